@@ -1,0 +1,61 @@
+# DINO-R1 with a Swin-T backbone, prompted by images alone. Sizes B and L change the backbone's numbers.
+model = dict(
+    type='DINOR1',
+    num_queries=900,
+    embed_dims=256,
+    num_heads=8,
+    feedforward_channels=2048,
+    num_feature_levels=4,
+    encoder=dict(num_layers=6),
+    decoder=dict(num_layers=6),
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+    ),
+    backbone=dict(
+        type='SwinTransformer',
+        embed_dims=96,
+        depths=[2, 2, 6, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=7,
+        drop_path_rate=0.2,
+        out_indices=(1, 2, 3),
+        convert_weights=True,
+    ),
+    neck=dict(
+        type='ChannelMapper',
+        in_channels=[192, 384, 768],
+        kernel_size=1,
+        bias=True,
+        act_cfg=None,
+        norm_cfg=dict(type='GN', num_groups=32),
+    ),
+    positional_encoding=dict(normalize=True, offset=0.0, temperature=20),
+    bbox_head=dict(
+        type='DINOR1Head',
+        num_classes=256,  # size of the denoising label embedding, as in MM-Grounding-DINO's checkpoints
+        sync_cls_avg_factor=True,
+        contrastive_cfg=dict(log_scale='auto', bias=True),
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+        loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+    ),
+    dn_cfg=dict(
+        label_noise_scale=0.5,
+        box_noise_scale=1.0,
+        group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=100),
+    ),
+    train_cfg=dict(
+        assigner=dict(
+            type='HungarianAssigner',
+            match_costs=[
+                dict(type='BinaryFocalLossCost', weight=2.0),
+                dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                dict(type='IoUCost', iou_mode='giou', weight=2.0),
+            ],
+        )
+    ),
+    test_cfg=dict(max_per_img=300),
+)

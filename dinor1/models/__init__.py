@@ -1,0 +1,20 @@
+"""Models: detectors, heads, prompt encoders and losses, registered with MMDetection's."""
+
+import dinor1.compat  # noqa: F401, I001  (first: mmdet.models does not import without it)
+
+from .dense_heads import DINOGRQOHead, DINOR1Head
+from .detectors import DINOGRQO, DINOR1, fingerprint
+from .layers import MultiScaleDeformableAttention
+from .losses import GRQOSettings
+from .prompts import VisualPromptEncoder
+
+__all__ = [
+    'DINOGRQO',
+    'DINOGRQOHead',
+    'DINOR1',
+    'DINOR1Head',
+    'GRQOSettings',
+    'MultiScaleDeformableAttention',
+    'VisualPromptEncoder',
+    'fingerprint',
+]

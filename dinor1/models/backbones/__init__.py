@@ -1,0 +1,1 @@
+"""Adapters that turn building blocks into detector backbones."""

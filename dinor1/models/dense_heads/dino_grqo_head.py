@@ -1,0 +1,52 @@
+"""GRQO for MMDetection's plain DINO head: query-based detectors in general, which the paper does not show."""
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads import DINOHead
+from mmdet.structures import SampleList
+from torch import Tensor
+
+from dinor1.registry import MODELS
+
+from ..losses import hungarian_match, matching_cost, pad_targets
+from .grqo_mixin import GRQOMixin
+
+
+@MODELS.register_module()
+class DINOGRQOHead(GRQOMixin, DINOHead):
+    """``DINOHead`` whose loss takes the objectness of the selected tokens as well."""
+
+    def loss(
+        self,
+        hidden_states: Tensor,
+        references: list[Tensor],
+        enc_outputs_class: Tensor,
+        enc_outputs_coord: Tensor,
+        batch_data_samples: SampleList,
+        dn_meta: dict[str, int],
+        selected_logits: Tensor | None = None,
+        ref_logits: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """MMDetection's losses, plus GRQO's in its stage.
+
+        Args:
+            selected_logits: (bs, Q) objectness logits of the selected tokens, in falling order.
+            ref_logits: (bs, Q) the reference model's at the same tokens.
+
+        The other arguments are those of ``DINOHead.loss``.
+        """
+        cls_logits, boxes = self(hidden_states, references)
+        instances = [sample.gt_instances for sample in batch_data_samples]
+        metas = [sample.metainfo for sample in batch_data_samples]
+        losses = self.loss_by_feat(
+            cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta
+        )
+        if self.grqo is not None:
+            num_dn = dn_meta['num_denoising_queries']
+            one_hot = [F.one_hot(i.labels, self.num_classes).float() for i in instances]
+            targets = pad_targets([i.bboxes for i in instances], one_hot, [m['img_shape'] for m in metas])
+            cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets)
+            with torch.no_grad():
+                match = hungarian_match(cost, targets)
+            losses |= self.grqo_losses(cost, targets, match, selected_logits, ref_logits)
+        return losses

@@ -1,0 +1,269 @@
+"""The contrastive head: similarity of queries to prompts, boxes, and the set-prediction losses, batched."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.dense_heads.grounding_dino_head import ContrastiveEmbed, GroundingDINOHead
+from mmdet.models.layers import inverse_sigmoid
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmdet.utils import reduce_mean
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from dinor1.errors import InputError
+from dinor1.registry import MODELS
+from dinor1.structures import PromptSet
+
+from ..losses import Match, Targets, hungarian_match, matching_cost
+from .grqo_mixin import GRQOMixin
+
+
+class PromptSimilarity(ContrastiveEmbed):
+    """logit = <x, p> / sqrt(C) + b for any number of prompts; -inf where a prompt is not offered.
+
+    MMDetection's ``ContrastiveEmbed``, which always returns 256 columns, without that limit. Same parameters.
+    """
+
+    def forward(self, visual_feat: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
+        """(bs, N, C) features, (bs, K, C) prompts, (bs, K) True = valid -> (bs, N, K) logits."""
+        logits = visual_feat @ prompts.transpose(-1, -2)
+        if isinstance(self.log_scale, nn.Parameter):
+            logits = logits * self.log_scale.exp()
+        elif self.log_scale == 'auto':
+            logits = logits / math.sqrt(visual_feat.shape[-1])
+        if self.bias is not None:
+            logits = logits + self.bias
+        return logits.masked_fill(~prompt_mask[:, None], float('-inf'))
+
+
+@MODELS.register_module()
+class DINOR1Head(GRQOMixin, GroundingDINOHead):
+    """Grounding DINO's head for visual and text prompts, with GRQO.
+
+    Parameter names are MMDetection's. Targets, matching and losses of all decoder layers, the encoder stage and the
+    denoising queries are computed in one pass over (stage, image, query); the values equal MMDetection's.
+
+    Args: those of ``GroundingDINOHead``. ``contrastive_cfg`` may leave out ``max_text_len``, which limits nothing
+    here. ``train_cfg.assigner`` may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and ``IoUCost('giou')``.
+    """
+
+    def __init__(self, contrastive_cfg: dict | None = None, **kwargs) -> None:
+        super().__init__(contrastive_cfg=contrastive_cfg or dict(log_scale='auto', bias=True), **kwargs)
+        if self.train_cfg:
+            self.cost_weights = _cost_weights(self.assigner.match_costs)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        similarity = PromptSimilarity(**self.contrastive_cfg)
+        branches = [similarity if self.share_pred_layer else copy.deepcopy(similarity) for _ in self.cls_branches]
+        self.cls_branches = nn.ModuleList(branches)
+
+    def loss(
+        self,
+        hidden_states: Tensor,
+        references: Tensor,
+        memory_prompts: Tensor,
+        prompt_mask: Tensor,
+        enc_outputs_class: Tensor,
+        enc_outputs_coord: Tensor,
+        dn_meta: dict[str, int],
+        targets: Targets,
+        selected_logits: Tensor,
+        ref_logits: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """All losses of one batch.
+
+        Args:
+            hidden_states: (L, bs, num_dn + Q, C), denoising queries first.
+            references: (1 + L, bs, num_dn + Q, 4) normalised cxcywh.
+            memory_prompts: (bs, K, C) prompts after the encoder.
+            prompt_mask: (bs, K) True = valid.
+            enc_outputs_class: (bs, Q, K) logits of the selected tokens.
+            enc_outputs_coord: (bs, Q, 4) their boxes.
+            dn_meta: ``num_denoising_queries`` and ``num_denoising_groups``.
+            targets: Ground truth.
+            selected_logits: (bs, Q) objectness logits of the selected tokens.
+            ref_logits: (bs, Q) the reference model's at the same tokens, in the GRQO stage.
+
+        Returns:
+            Losses under MMDetection's names, plus those of :class:`GRQOMixin` in the GRQO stage.
+        """
+        cls_logits, boxes = self(hidden_states, references, memory_prompts, prompt_mask)
+        num_layers, num_dn = len(cls_logits), dn_meta['num_denoising_queries']
+        stage_logits = torch.cat([cls_logits[:, :, num_dn:], enc_outputs_class[None]])
+        stage_boxes = torch.cat([boxes[:, :, num_dn:], enc_outputs_coord[None]])
+
+        with torch.set_grad_enabled(self.grqo is not None):
+            cost = matching_cost(stage_logits, stage_boxes, targets, **self.cost_weights)
+        match = hungarian_match(cost, targets)
+        names = [f'd{i}.' for i in range(num_layers - 1)] + ['', 'enc_']
+        losses = self._set_losses(stage_logits, stage_boxes, targets, match, prompt_mask, names)
+
+        dn_match = _denoising_match(targets, num_layers, dn_meta)
+        names = [f'd{i}.dn_' for i in range(num_layers - 1)] + ['dn_']
+        losses |= self._set_losses(
+            cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names
+        )
+        if self.grqo is not None:
+            losses |= self.grqo_losses(cost[:num_layers], targets, match, selected_logits, ref_logits)
+        return losses
+
+    def _set_losses(
+        self,
+        cls_logits: Tensor,
+        boxes: Tensor,
+        targets: Targets,
+        match: Match,
+        prompt_mask: Tensor,
+        names: list[str],
+    ) -> dict[str, Tensor]:
+        """Focal, L1 and GIoU loss of S stages.
+
+        Args:
+            cls_logits: (S, bs, Q, K).
+            boxes: (S, bs, Q, 4) normalised cxcywh.
+            targets: Ground truth.
+            match: Assigned pairs; the same number in every stage.
+            prompt_mask: (bs, K) True = valid.
+            names: S prefixes of the losses' names.
+        """
+        num_stages = len(cls_logits)
+        count = cls_logits.new_tensor([len(match.stage) / num_stages], dtype=torch.float32)
+        # MMDetection averages over the devices' numbers of positives, so that every device weighs an object alike.
+        count = reduce_mean(count).clamp(min=1)
+
+        # A prompt that is not offered has the logit -inf, which no loss survives, and takes no part in the loss.
+        logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
+        labels = torch.zeros_like(logits)
+        labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
+        focal = self.loss_cls(logits, labels, reduction_override='none') * prompt_mask[:, None]
+        loss_cls = focal.sum(dim=(1, 2, 3)) / count
+
+        # The empty sum keeps the boxes in the graph when nothing is matched, as DDP requires.
+        loss_bbox = loss_iou = boxes.float().sum(dim=(1, 2, 3)) * 0
+        if len(match.stage):
+            predicted = boxes[match.stage, match.image, match.query].float()
+            wanted = targets.boxes[match.image, match.target].float()
+            scale = targets.scale[match.image]
+            l1 = self.loss_bbox(predicted, wanted, reduction_override='none').sum(-1)
+            giou = self.loss_iou(
+                bbox_cxcywh_to_xyxy(predicted) * scale,
+                bbox_cxcywh_to_xyxy(wanted) * scale,
+                reduction_override='none',
+            )
+            loss_bbox = loss_bbox.index_add(0, match.stage, l1) / count
+            loss_iou = loss_iou.index_add(0, match.stage, giou) / count
+
+        losses = {}
+        for i, name in enumerate(names):
+            losses[f'{name}loss_cls'] = loss_cls[i]
+            losses[f'{name}loss_bbox'] = loss_bbox[i]
+            losses[f'{name}loss_iou'] = loss_iou[i]
+        return losses
+
+    def predict(
+        self,
+        hidden_states: Tensor,
+        references: Tensor,
+        memory_prompts: Tensor,
+        prompt_mask: Tensor,
+        prompt_sets: list[PromptSet],
+        batch_data_samples: SampleList,
+        rescale: bool = True,
+    ) -> list[InstanceData]:
+        """Detections of the last decoder layer.
+
+        Args:
+            hidden_states: (L, bs, Q, C).
+            references: (1 + L, bs, Q, 4).
+            memory_prompts: (bs, K, C).
+            prompt_mask: (bs, K).
+            prompt_sets: Per image, what the K columns mean.
+            batch_data_samples: Image sizes and scale factors.
+            rescale: Return pixels of the original image instead of the network input.
+
+        Returns:
+            Per image ``bboxes`` (n, 4) pixel xyxy, ``scores`` (n,) in [0, 1] and ``labels`` (n,), indices into the
+            prompt set's names, by falling score; n <= ``test_cfg.max_per_img``.
+        """
+        last = len(hidden_states) - 1
+        cls_logits, boxes = self(hidden_states, references, memory_prompts, prompt_mask, layers=[last])
+        return [
+            self._select_detections(logits[:, : len(prompts.embeddings)], box, prompts, sample.metainfo, rescale)
+            for logits, box, prompts, sample in zip(
+                cls_logits[0], boxes[0], prompt_sets, batch_data_samples, strict=True
+            )
+        ]
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        references: Tensor,
+        memory_prompts: Tensor,
+        prompt_mask: Tensor,
+        layers: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions of decoder layers.
+
+        Args:
+            hidden_states: (L, bs, Q, C).
+            references: (1 + L, bs, Q, 4) normalised cxcywh.
+            memory_prompts: (bs, K, C).
+            prompt_mask: (bs, K) True = valid.
+            layers: Which decoder layers; default: all.
+
+        Returns:
+            Logits (len(layers), bs, Q, K) and boxes (len(layers), bs, Q, 4), normalised cxcywh.
+        """
+        layers = range(len(hidden_states)) if layers is None else layers
+        cls_logits = [self.cls_branches[i](hidden_states[i], memory_prompts, prompt_mask) for i in layers]
+        # Each layer refines the box of the layer before it with gradient: DINO's "look forward twice".
+        boxes = [(self.reg_branches[i](hidden_states[i]) + inverse_sigmoid(references[i])).sigmoid() for i in layers]
+        return torch.stack(cls_logits), torch.stack(boxes)
+
+    def _select_detections(
+        self, logits: Tensor, boxes: Tensor, prompts: PromptSet, img_meta: dict, rescale: bool
+    ) -> InstanceData:
+        reported = prompts.reported
+        scores = logits.float().sigmoid() @ prompts.class_map()[:, reported].float()
+        limit = min(self.test_cfg.get('max_per_img', len(boxes)), scores.numel())
+        scores, index = scores.flatten().topk(limit)
+        height, width = img_meta['img_shape']
+        pixels = bbox_cxcywh_to_xyxy(boxes.float()[index // len(reported)])
+        pixels = pixels * pixels.new_tensor([width, height, width, height])
+        pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
+        if rescale:
+            pixels = pixels / pixels.new_tensor(img_meta['scale_factor']).repeat(2)
+        return InstanceData(bboxes=pixels, scores=scores, labels=reported[index % len(reported)])
+
+
+def _denoising_match(targets: Targets, num_layers: int, dn_meta: dict[str, int]) -> Match:
+    """Denoising queries know their ground truth: in each group the first M of 2 M queries are the positives."""
+    image, target = targets.valid.nonzero(as_tuple=True)
+    num_groups = dn_meta['num_denoising_groups'] if len(image) else 0
+    device = image.device
+    first = torch.arange(num_groups, device=device) * (2 * targets.valid.shape[1])
+    stage = torch.arange(num_layers, device=device)
+    stage, first, pair = (
+        t.flatten() for t in torch.meshgrid(stage, first, torch.arange(len(image), device=device), indexing='ij')
+    )
+    return Match(stage, image[pair], first + target[pair], target[pair])
+
+
+def _cost_weights(match_costs: list) -> dict[str, float]:
+    """Weights of MMDetection's match costs as arguments of :func:`~dinor1.models.losses.matching.matching_cost`."""
+    names = {'BinaryFocalLossCost': 'cls_weight', 'BBoxL1Cost': 'l1_weight', 'IoUCost': 'giou_weight'}
+    weights = dict.fromkeys(names.values(), 0.0)
+    for cost in match_costs:
+        kind = type(cost).__name__
+        if kind not in names or getattr(cost, 'iou_mode', 'giou') != 'giou':
+            raise InputError(
+                f'bbox_head.train_cfg.assigner: match cost {kind} is not supported; use {", ".join(names)} (giou)'
+            )
+        weights[names[kind]] = cost.weight
+        if kind == 'BinaryFocalLossCost':
+            weights |= dict(alpha=cost.alpha, gamma=cost.gamma, eps=cost.eps)
+    return weights

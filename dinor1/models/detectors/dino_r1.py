@@ -1,0 +1,413 @@
+"""DINO-R1: a Grounding DINO that finds objects by example.
+
+C. Pan, W. He, Z. Tu, L. Ren, *DINO-R1: Incentivizing Reasoning Capability in Vision Foundation Models*,
+arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 2303.05499) has text tokens:
+
+    images -> backbone, neck -> feat
+    prompts: boxes -> VisualPromptEncoder(feat) | names -> language model | bank -> PromptBatch
+    feat, prompts -> encoder -> memory, refined prompts -> select_queries -> decoder -> head
+"""
+
+from typing import Any
+
+import torch
+from mmdet.models.detectors import GroundingDINO
+from mmdet.models.layers import SinePositionalEncoding
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from torch import Tensor, nn
+
+from dinor1.errors import InputError
+from dinor1.registry import MODELS
+from dinor1.structures import PromptBatch, PromptSet
+
+from ..layers import DINOR1TransformerDecoder, DINOR1TransformerEncoder
+from ..losses import LanguageAlignment, targets_of
+from ..prompts import PromptDraw, encode_text, positive_maps, sample_prompts
+from .layer_cfg import decoder_cfg, encoder_cfg
+from .reference import ReferenceMixin
+
+
+@MODELS.register_module()
+class DINOR1(ReferenceMixin, GroundingDINO):
+    """Detector prompted by boxes, class names, or both.
+
+    Sub-modules and parameters that Grounding DINO has too keep MMDetection's names; a checkpoint of it lacks
+    ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``.
+
+    Args:
+        embed_dims: Width C of the transformer.
+        num_heads: Attention heads; fusion and prompt layers use half as many.
+        feedforward_channels: Hidden width of the FFNs.
+        num_points: Sampling points of deformable attention per head and level.
+        num_feature_levels: Levels that the neck gives.
+        encoder: Overrides of the encoder's config, such as ``dict(num_layers=2)``.
+        decoder: Overrides of the decoder's config.
+        prompt_encoder: Overrides of ``VisualPromptEncoder``'s config.
+        language_model: Config of MMDetection's ``BertModel``; None: no text prompts, and no text model is needed.
+        alignment: Arguments of ``LanguageAlignment``; needs a language model.
+        text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
+        **kwargs: ``GroundingDINO``'s: ``backbone``, ``neck``, ``bbox_head``, ``num_queries``, ``dn_cfg``, ``train_cfg``,
+            ``test_cfg``, ``data_preprocessor`` ...
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dims: int = 256,
+        num_heads: int = 8,
+        feedforward_channels: int = 2048,
+        num_points: int = 4,
+        num_feature_levels: int = 4,
+        encoder: dict | None = None,
+        decoder: dict | None = None,
+        prompt_encoder: dict | None = None,
+        language_model: dict | None = None,
+        alignment: dict | None = None,
+        text_prompts: str = 'token',
+        **kwargs: Any,
+    ) -> None:
+        if alignment is not None and language_model is None:
+            raise InputError('model.alignment needs model.language_model; set alignment=None or give a language model')
+        if text_prompts not in ('token', 'class'):
+            raise InputError(f"model.text_prompts must be 'token' or 'class', got {text_prompts!r}")
+        self.text_prompts = text_prompts
+        sizes = (embed_dims, num_heads, feedforward_channels, num_feature_levels, num_points)
+        self._prompt_encoder_cfg = dict(
+            type='VisualPromptEncoder',
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            num_levels=num_feature_levels,
+            num_points=num_points,
+            feedforward_channels=feedforward_channels,
+        ) | (prompt_encoder or {})
+        self._alignment_cfg = alignment
+        kwargs['bbox_head'] = dict(embed_dims=embed_dims) | kwargs['bbox_head']
+        kwargs['neck'] = dict(out_channels=embed_dims, num_outs=num_feature_levels) | kwargs['neck']
+        kwargs['positional_encoding'] = dict(num_feats=embed_dims // 2) | kwargs['positional_encoding']
+        super().__init__(
+            language_model,
+            encoder=encoder_cfg(*sizes, encoder or {}),
+            decoder=decoder_cfg(*sizes, decoder or {}),
+            num_feature_levels=num_feature_levels,
+            as_two_stage=True,
+            with_box_refine=True,
+            **kwargs,
+        )
+
+    def _init_layers(self) -> None:
+        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.encoder = DINOR1TransformerEncoder(**self.encoder)
+        self.decoder = DINOR1TransformerDecoder(**self.decoder)
+        self.embed_dims = self.encoder.embed_dims
+        self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
+        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, self.embed_dims))
+        self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
+        self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
+        self.prompt_encoder = MODELS.build(self._prompt_encoder_cfg)
+        self.language_model = self.text_feat_map = self.alignment = None
+        if self.language_model_cfg is not None:
+            self.language_model = MODELS.build(self.language_model_cfg).requires_grad_(False)
+            width = self.language_model.language_backbone.body.language_dim
+            self.text_feat_map = nn.Linear(width, self.embed_dims)
+        if self._alignment_cfg is not None:
+            self.alignment = LanguageAlignment(**self._alignment_cfg)
+
+    def init_weights(self) -> None:
+        """Initialise as Grounding DINO; the prompt encoder initialises itself."""
+        super(GroundingDINO, self).init_weights()
+        if self.text_feat_map is not None:
+            nn.init.xavier_uniform_(self.text_feat_map.weight)
+            nn.init.zeros_(self.text_feat_map.bias)
+
+    # ---------------------------------------------------------------- training
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
+        """Losses of one batch under in-batch visual prompts.
+
+        Args:
+            batch_inputs: (bs, 3, H, W) after the data preprocessor.
+            batch_data_samples: ``gt_instances`` with ``bboxes`` (m, 4) pixel xyxy and ``labels`` (m,). Images, and
+                whole batches, without boxes are fine.
+        """
+        labels = [sample.gt_instances.labels for sample in batch_data_samples]
+        draw = sample_prompts(labels)
+        features = self.encode_image(batch_inputs, batch_data_samples)
+        prompts, instances = self.encode_drawn(features, batch_data_samples, draw)
+        memory, memory_prompts = self.encoder(**features, prompts=prompts)
+        selection = self.select_queries(memory, memory_prompts, prompts, features)
+
+        for sample, positive_map in zip(batch_data_samples, positive_maps(labels, draw), strict=True):
+            sample.gt_instances.positive_maps = positive_map
+        targets = targets_of(
+            [sample.gt_instances for sample in batch_data_samples], [s.img_shape for s in batch_data_samples]
+        )
+        hidden_states, references, dn_meta = self.decode(
+            selection, memory, memory_prompts, prompts, features, batch_data_samples
+        )
+        ref_logits = None
+        if self.bbox_head.grqo is not None:
+            ref_logits = self.reference_logits(selection['tokens'], batch_inputs, batch_data_samples, draw)
+        losses = self.bbox_head.loss(
+            hidden_states,
+            references,
+            memory_prompts,
+            prompts.mask,
+            enc_outputs_class=selection['cls_logits'],
+            enc_outputs_coord=selection['boxes'],
+            dn_meta=dn_meta,
+            targets=targets,
+            selected_logits=selection['objectness'],
+            ref_logits=ref_logits,
+        )
+        if self.alignment is not None:
+            losses['loss_alignment'] = self._alignment_loss(instances, labels, draw, batch_data_samples)
+        return losses
+
+    def objectness(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], draw: PromptDraw) -> Tensor:
+        """(bs, T) best prompt logit of every encoder token, for the prompts that the student drew."""
+        features = self.encode_image(batch_inputs, batch_data_samples)
+        prompts, _ = self.encode_drawn(features, batch_data_samples, draw)
+        memory, memory_prompts = self.encoder(**features, prompts=prompts)
+        return self.token_logits(memory, memory_prompts, prompts, features)[0].amax(-1)
+
+    def _alignment_loss(self, instances: Tensor, labels: list, draw: PromptDraw, batch_data_samples: list) -> Tensor:
+        """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
+        flat = torch.cat(labels)
+        if not len(flat):
+            return instances.sum() * 0 + self.alignment.logit_scale * 0
+        member = (flat[None] == draw.labels[:, None]).to(instances.dtype)
+        visual = member @ instances / member.sum(1, keepdim=True)
+        classes = batch_data_samples[0].text
+        with torch.no_grad():
+            text = encode_text([classes[i] for i in draw.labels.tolist()], self.language_model, self.text_feat_map)
+        # Zero times the text map keeps its parameters in the graph, as DDP requires.
+        unused = sum(p.sum() for p in self.text_feat_map.parameters()) * 0
+        return self.alignment(visual, text.class_embeddings()) + unused
+
+    # ---------------------------------------------------------------- images and prompts
+
+    def encode_image(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor | None]:
+        """Multi-level features of the neck, flattened.
+
+        Returns:
+            ``feat`` (bs, sum HW, C), ``feat_mask`` (bs, sum HW) True = padding or None, ``feat_pos``,
+            ``spatial_shapes`` (L, 2), ``level_start_index`` (L,), ``valid_ratios`` (bs, L, 2).
+        """
+        return self.pre_transformer(self.extract_feat(batch_inputs), batch_data_samples)[0]
+
+    def encode_boxes(
+        self, features: dict[str, Tensor | None], boxes: list[Tensor], batch_data_samples: list[DetDataSample]
+    ) -> Tensor:
+        """Visual prompt embeddings of boxes on the images that ``features`` are of.
+
+        Args:
+            features: From :meth:`encode_image`.
+            boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
+            batch_data_samples: For the un-padded image sizes.
+
+        Returns:
+            (sum m, C) in the order of the images.
+        """
+        longest = max(len(b) for b in boxes)
+        padded = features['feat'].new_full((len(boxes), longest, 4), 0.5)
+        valid = torch.zeros(len(boxes), longest, dtype=torch.bool, device=padded.device)
+        for i, (box, sample) in enumerate(zip(boxes, batch_data_samples, strict=True)):
+            height, width = sample.img_shape
+            padded[i, : len(box)] = bbox_xyxy_to_cxcywh(box / box.new_tensor([width, height, width, height]))
+            valid[i, : len(box)] = True
+        keys = ('feat', 'feat_mask', 'spatial_shapes', 'level_start_index', 'valid_ratios')
+        return self.prompt_encoder(padded, **{key: features[key] for key in keys})[valid]
+
+    def encode_drawn(
+        self, features: dict[str, Tensor | None], batch_data_samples: list[DetDataSample], draw: PromptDraw
+    ) -> tuple[PromptBatch, Tensor]:
+        """The drawn prompts, shared by all images; also the embeddings of all boxes that were encoded.
+
+        Without alignment only the drawn boxes are encoded: no prompt depends on another.
+        """
+        all_boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
+        if draw.labels[0] < 0:
+            height, width = batch_data_samples[0].img_shape
+            all_boxes = [all_boxes[0].new_tensor([[0, 0, width, height]])] + [b[:0] for b in all_boxes[1:]]
+        image, box = draw.image, draw.box.clamp(min=0)
+        if self.alignment is not None:
+            instances = self.encode_boxes(features, all_boxes, batch_data_samples)
+            start = torch.tensor([0] + [len(b) for b in all_boxes[:-1]], device=image.device).cumsum(0)
+            embeddings = instances[start[image] + box]
+        else:
+            drawn = [boxes[box[image == i]] for i, boxes in enumerate(all_boxes)]
+            instances = self.encode_boxes(features, drawn, batch_data_samples)
+            # encode_boxes orders by image, the draw by class.
+            embeddings = instances[image.argsort(stable=True).argsort()]
+        return PromptBatch.shared(embeddings, len(batch_data_samples)), instances
+
+    def text_prompt_set(self, names: list[str]) -> PromptSet:
+        """Prompts from class names.
+
+        Raises:
+            InputError: the model has no language model.
+        """
+        if self.language_model is None:
+            raise InputError('this model has no language model and takes no text prompts; prompt it with boxes')
+        return encode_text(names, self.language_model, self.text_feat_map, per_token=self.text_prompts == 'token')
+
+    def prompt_sets(
+        self, features: dict[str, Tensor | None], batch_data_samples: list[DetDataSample]
+    ) -> list[PromptSet]:
+        """The prompts of each image, from its data sample.
+
+        A sample carries ``prompts`` (a :class:`PromptSet`), or ``prompt_instances`` (``bboxes`` in pixels of the network
+        input and ``labels``) with ``prompt_names``, or ``text`` (class names).
+
+        Raises:
+            InputError: an image has no prompts of any kind.
+        """
+        prompt_sets = []
+        for i, sample in enumerate(batch_data_samples):
+            if 'prompts' in sample:
+                prompt_sets.append(sample.prompts)
+            elif 'prompt_instances' in sample:
+                one = {k: v if v is None or k in _SHARED else v[i : i + 1] for k, v in features.items()}
+                boxes, labels = sample.prompt_instances.bboxes, sample.prompt_instances.labels
+                embeddings = self.encode_boxes(one, [boxes], [sample])
+                prompt_sets.append(class_means(embeddings, labels, sample.prompt_names))
+            elif 'text' in sample:
+                prompt_sets.append(self.text_prompt_set(list(sample.text)))
+            else:
+                raise InputError(
+                    f'{sample.get("img_path", "image")}: no prompts; give boxes, class names or a prompt bank'
+                )
+        return prompt_sets
+
+    # ---------------------------------------------------------------- queries
+
+    def token_logits(
+        self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder stage of the head: logits (bs, T, K), token features (bs, T, C) and proposals (bs, T, 4) as logits."""
+        token_feat, proposals = self.gen_encoder_output_proposals(
+            memory, features['feat_mask'], features['spatial_shapes']
+        )
+        cls_branch = self.bbox_head.cls_branches[self.decoder.num_layers]
+        return cls_branch(token_feat, memory_prompts, prompts.mask), token_feat, proposals
+
+    def select_queries(
+        self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
+    ) -> dict[str, Tensor]:
+        """Visual-guided query selection: the N tokens whose best prompt logit is highest, in falling order.
+
+        Returns:
+            ``tokens`` (bs, N) indices, ``objectness`` (bs, N) best prompt logits, ``cls_logits`` (bs, N, K) and ``boxes``
+            (bs, N, 4) normalised cxcywh. N is ``num_queries``, or the number of tokens if that is smaller.
+        """
+        logits, token_feat, proposals = self.token_logits(memory, memory_prompts, prompts, features)
+        objectness, tokens = logits.amax(-1).topk(min(self.num_queries, logits.shape[1]), dim=1)
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor.gather(1, tokens[..., None].expand(-1, -1, tensor.shape[-1]))
+
+        reg_branch = self.bbox_head.reg_branches[self.decoder.num_layers]
+        boxes = (reg_branch(take(token_feat)) + take(proposals)).sigmoid()
+        return dict(tokens=tokens, objectness=objectness, cls_logits=take(logits), boxes=boxes)
+
+    def decode(
+        self,
+        selection: dict[str, Tensor],
+        memory: Tensor,
+        memory_prompts: Tensor,
+        prompts: PromptBatch,
+        features: dict[str, Tensor | None],
+        batch_data_samples: list[DetDataSample] | None = None,
+    ) -> tuple[Tensor, Tensor, dict[str, int] | None]:
+        """Run the decoder on the selected queries, preceded by denoising queries when ``batch_data_samples`` is given.
+
+        Returns:
+            hidden states (L, bs, num_dn + N, C), references (1 + L, bs, num_dn + N, 4), and the denoising meta data.
+        """
+        bs, num_selected = selection['tokens'].shape
+        query = self.query_embedding.weight[:num_selected].expand(bs, -1, -1)
+        reference_points = selection['boxes'].detach()
+        self_attn_mask = dn_meta = None
+        if batch_data_samples is not None:
+            dn_query, dn_boxes, self_attn_mask, dn_meta = self.dn_query_generator(batch_data_samples)
+            # A batch without boxes has no denoising query, and DDP wants the embedding in the graph all the same.
+            unused = self.dn_query_generator.label_embedding.weight[0, 0] * 0
+            query = torch.cat([dn_query.to(query.dtype), query + unused], 1)
+            reference_points = torch.cat([dn_boxes.sigmoid().to(reference_points.dtype), reference_points], 1)
+            # The generator masks for num_queries queries; there are fewer where the image has fewer tokens.
+            self_attn_mask = self_attn_mask[: query.shape[1], : query.shape[1]]
+        hidden_states, references = self.decoder(
+            query=query,
+            reference_points=reference_points,
+            self_attn_mask=self_attn_mask,
+            memory=memory,
+            memory_mask=features['feat_mask'],
+            memory_prompts=memory_prompts,
+            prompts=prompts,
+            spatial_shapes=features['spatial_shapes'],
+            level_start_index=features['level_start_index'],
+            valid_ratios=features['valid_ratios'],
+            reg_branches=self.bbox_head.reg_branches,
+        )
+        return hidden_states, references, dn_meta
+
+    # ---------------------------------------------------------------- inference
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], rescale: bool = True
+    ) -> list[DetDataSample]:
+        """Detections of one batch.
+
+        Args:
+            batch_inputs: (bs, 3, H, W).
+            batch_data_samples: Each carries its prompts, see :meth:`prompt_sets`.
+            rescale: Return pixels of the original images.
+
+        Returns:
+            The data samples with ``pred_instances``: ``bboxes`` (n, 4) pixel xyxy, ``scores`` (n,), ``labels`` (n,) and
+            ``label_names`` (n strings).
+        """
+        features = self.encode_image(batch_inputs, batch_data_samples)
+        prompt_sets = self.prompt_sets(features, batch_data_samples)
+        hidden_states, references, memory_prompts, prompts = self._detect(features, prompt_sets)
+        results = self.bbox_head.predict(
+            hidden_states, references, memory_prompts, prompts.mask, prompt_sets, batch_data_samples, rescale
+        )
+        for sample, instances, shown in zip(batch_data_samples, results, prompt_sets, strict=True):
+            instances.label_names = [shown.names[label] for label in instances.labels.tolist()]
+            sample.pred_instances = instances
+        return batch_data_samples
+
+    def _detect(
+        self, features: dict[str, Tensor | None], prompt_sets: list[PromptSet]
+    ) -> tuple[Tensor, Tensor, Tensor, PromptBatch]:
+        prompts = PromptBatch.stack(prompt_sets)
+        memory, memory_prompts = self.encoder(**features, prompts=prompts)
+        selection = self.select_queries(memory, memory_prompts, prompts, features)
+        hidden_states, references, _ = self.decode(selection, memory, memory_prompts, prompts, features)
+        return hidden_states, references, memory_prompts, prompts
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
+        """Raw outputs: logits (L, bs, N, K) and boxes (L, bs, N, 4) normalised cxcywh, of all decoder layers."""
+        features = self.encode_image(batch_inputs, batch_data_samples)
+        hidden_states, references, memory_prompts, prompts = self._detect(
+            features, self.prompt_sets(features, batch_data_samples)
+        )
+        return self.bbox_head(hidden_states, references, memory_prompts, prompts.mask)
+
+
+_SHARED = ('spatial_shapes', 'level_start_index')
+
+
+def class_means(embeddings: Tensor, labels: Tensor, names: list[str]) -> PromptSet:
+    """Mean of the exemplars (n, C) of each class; classes without one are not offered.
+
+    Args:
+        embeddings: (n, C).
+        labels: (n,) indices into ``names``.
+        names: Class names.
+    """
+    member = (labels[None] == torch.arange(len(names), device=labels.device)[:, None]).to(embeddings.dtype)
+    counts = member.sum(1)
+    return PromptSet.from_classes(member @ embeddings / counts.clamp(min=1)[:, None], names, mask=counts > 0)

@@ -1,0 +1,79 @@
+"""Encoder: image features and prompts refine each other.
+
+Grounding DINO's encoder (Liu et al., arXiv 2303.05499, section 3.2) as implemented in MMDetection, for prompts of any
+kind, number and width.
+"""
+
+from mmdet.models.layers.transformer.grounding_dino_layers import GroundingDinoTransformerEncoder
+from mmdet.models.layers.transformer.utils import get_text_sine_pos_embed
+from torch import Tensor
+
+from dinor1.structures import PromptBatch
+
+from .deformable_attention import MultiScaleDeformableAttention
+
+
+class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
+    """Layers of {image-prompt fusion, prompt self-attention, deformable image self-attention}.
+
+    Parameter names are MMDetection's. Two of its limits are lifted: the width of the prompts' position encoding
+    follows ``embed_dims`` instead of 256, and the self-attention masks are laid out in the order that
+    ``nn.MultiheadAttention`` expects, (image, head), so that images may differ in their prompts.
+    """
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        for layer in self.layers:
+            layer.self_attn = MultiScaleDeformableAttention(**layer.self_attn_cfg)
+
+    def forward(
+        self,
+        feat: Tensor,
+        feat_pos: Tensor,
+        feat_mask: Tensor | None,
+        spatial_shapes: Tensor,
+        level_start_index: Tensor,
+        valid_ratios: Tensor,
+        prompts: PromptBatch,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode.
+
+        Args:
+            feat: (bs, sum HW, C) image features.
+            feat_pos: (bs, sum HW, C) their position encoding.
+            feat_mask: (bs, sum HW) True = padding, or None.
+            spatial_shapes: (L, 2) height and width of each level.
+            level_start_index: (L,) first token of each level.
+            valid_ratios: (bs, L, 2) un-padded share of width and height.
+            prompts: Prompts of the batch.
+
+        Returns:
+            ``memory`` (bs, sum HW, C) and the refined prompts (bs, K, C).
+        """
+        reference_points = self.get_encoder_reference_points(spatial_shapes, valid_ratios, device=feat.device)
+        memory, memory_prompts = feat, prompts.embeddings
+        prompt_pos = get_text_sine_pos_embed(
+            prompts.position_ids()[..., None].to(feat.dtype), num_pos_feats=self.embed_dims, exchange_xy=False
+        )
+        num_heads = self.text_layers[0].self_attn_cfg.num_heads
+        forbidden = (~prompts.attention_mask()).repeat_interleave(num_heads, dim=0)
+        layers = zip(self.fusion_layers, self.text_layers, self.layers, strict=True)
+        for fusion_layer, prompt_layer, image_layer in layers:
+            memory, memory_prompts = fusion_layer(
+                visual_feature=memory,
+                lang_feature=memory_prompts,
+                attention_mask_v=feat_mask,
+                attention_mask_l=~prompts.mask,
+            )
+            memory_prompts = prompt_layer(
+                query=memory_prompts, query_pos=prompt_pos, attn_mask=forbidden, key_padding_mask=None
+            )
+            memory = image_layer(
+                query=memory,
+                query_pos=feat_pos,
+                reference_points=reference_points,
+                spatial_shapes=spatial_shapes,
+                level_start_index=level_start_index,
+                key_padding_mask=feat_mask,
+            )
+        return memory, memory_prompts

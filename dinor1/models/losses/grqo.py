@@ -1,0 +1,206 @@
+"""Group Relative Query Optimization (GRQO): pure functions of tensors.
+
+Pan et al., *DINO-R1: Incentivizing Reasoning Capability in Vision Foundation Models*, arXiv 2505.24025, Algorithm 1.
+For every decoder layer and image the N queries form a group. With the matcher's cost C (differentiable):
+
+- reward          r_i = -min_j C_ij
+- advantage       A_i = (r_i - mean r) / (std r + eps), zero for the muted queries
+- KL (estimator k3) of the objectness o_i = sigmoid(best prompt logit) to that of a reference model,
+                  KL_i = rho - log rho - 1 with rho = o_ref_i / o_i
+- loss            L = mean_i(-alpha A_i + beta KL_i), one value per decoder layer
+
+Two facts that the formulas hide. The mean of A over a whole group is identically zero, and so is its gradient: the
+reward acts only through the mute, which turns it into a contrast between the queries of high and of low objectness.
+And because r carries gradient, this is no policy gradient; that reading is offered as another ``objective``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinor1.errors import InputError
+
+from .matching import Targets, matching_cost, pad_targets
+
+Objective = Literal['contrast', 'policy', 'clipped']
+OBJECTIVES: tuple[Objective, ...] = ('contrast', 'policy', 'clipped')
+
+
+@dataclass(frozen=True)
+class GRQOSettings:
+    """What a config says about GRQO.
+
+    Attributes:
+        objective: See :func:`grqo_loss`.
+        alpha: Weight of the advantage.
+        beta: Weight of the KL term; 0 needs no reference model.
+        mute: Share of the queries that is muted, those of lowest objectness; the release mutes 300 of 900.
+
+    Raises:
+        InputError: a setting is out of range, or makes the reward vanish (see the module's text).
+    """
+
+    objective: Objective = 'contrast'
+    alpha: float = 0.01
+    beta: float = 0.04
+    mute: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f'grqo: objective must be one of {", ".join(OBJECTIVES)}; got {self.objective!r}')
+        if self.alpha < 0 or self.beta < 0 or not 0 <= self.mute < 1:
+            raise InputError(
+                f'grqo: expected alpha >= 0, beta >= 0 and mute in [0, 1); got alpha={self.alpha}, '
+                f'beta={self.beta}, mute={self.mute}'
+            )
+        if self.objective == 'contrast' and self.alpha > 0 and self.mute == 0:
+            raise InputError(
+                'grqo: with mute=0 the reward term and its gradient are identically zero; '
+                "set mute to 1/3, choose objective='policy', or set alpha=0 for the KL term alone"
+            )
+
+    def num_mute(self, num_queries: int) -> int:
+        """How many of ``num_queries`` are muted.
+
+        Raises:
+            InputError: so few queries that rounding mutes none, and the reward term would vanish.
+        """
+        num_mute = round(self.mute * num_queries)
+        if self.objective == 'contrast' and self.alpha > 0 and not 0 < num_mute < num_queries:
+            raise InputError(
+                f'grqo: mute={self.mute:.3g} of {num_queries} queries mutes {num_mute}, which makes the reward term '
+                'vanish; use more queries or another share'
+            )
+        return num_mute
+
+
+def rewards_from_cost(cost: Tensor, targets: Targets) -> Tensor:
+    """Quality of each query: minus its cost to the nearest ground truth.
+
+    Args:
+        cost: (L, B, Q, M) of :func:`~dinor1.models.losses.matching.matching_cost`.
+        targets: Ground truth of the B images.
+
+    Returns:
+        (L, B, Q), differentiable. An image without ground truth gives every query the same reward 0.
+    """
+    empty = ~targets.valid.any(-1)
+    # The fill comes before the minimum: the gradient through an infinite minimum would be NaN.
+    return -cost.masked_fill(empty[:, None, None], 0.0).amin(-1)
+
+
+def query_rewards(
+    cls_logits: Tensor,
+    boxes: Tensor,
+    targets: Sequence[dict[str, Tensor]],
+    img_hw: Tensor,
+    **cost_weights: float,
+) -> Tensor:
+    """Rewards of all queries of all decoder layers and images.
+
+    Args:
+        cls_logits: (L, B, Q, K) prompt logits.
+        boxes: (L, B, Q, 4) normalised cxcywh.
+        targets: Per image ``boxes`` (m, 4) pixel xyxy and ``positive_map`` (m, K).
+        img_hw: (B, 2) height and width in pixels.
+        **cost_weights: Keyword arguments of :func:`~dinor1.models.losses.matching.matching_cost`.
+
+    Returns:
+        (L, B, Q) rewards, unbounded above by about ``2 * giou_weight``; higher is better.
+    """
+    padded = pad_targets([t['boxes'] for t in targets], [t['positive_map'] for t in targets], img_hw)
+    return rewards_from_cost(matching_cost(cls_logits, boxes, padded, **cost_weights), padded)
+
+
+def group_advantage(rewards: Tensor, num_mute: int, eps: float = 2e-9) -> Tensor:
+    """Rewards normalised within their group, with the last queries muted.
+
+    Args:
+        rewards: (..., Q), queries in the order of selection (falling objectness).
+        num_mute: How many of the last queries get advantage 0; 0 mutes nothing.
+        eps: Added to the unbiased standard deviation.
+
+    Returns:
+        (..., Q). A group whose rewards are all equal, or of a single query, has advantage 0 and no gradient.
+
+    Raises:
+        ValueError: ``num_mute`` is not in [0, Q).
+    """
+    num_queries = rewards.shape[-1]
+    if not 0 <= num_mute < num_queries:
+        raise ValueError(f'num_mute must be in [0, {num_queries}), the number of queries; got {num_mute}')
+    if num_queries == 1:
+        return torch.zeros_like(rewards)
+    degenerate = (rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)).expand_as(rewards)
+    # Where all rewards are equal the gradient of the root is infinite: such a group is replaced before the division.
+    placeholder = torch.arange(num_queries, dtype=rewards.dtype, device=rewards.device).expand_as(rewards)
+    safe = torch.where(degenerate, placeholder, rewards)
+    advantage = (safe - safe.mean(-1, keepdim=True)) / (safe.std(-1, keepdim=True) + eps)
+    kept = torch.arange(num_queries, device=rewards.device) < num_queries - num_mute
+    return advantage.masked_fill(degenerate | ~kept, 0.0)
+
+
+def objectness_kl(logits: Tensor, ref_logits: Tensor, eps: float = 2e-9) -> Tensor:
+    """Estimator k3 of the KL divergence between the objectness of two models, per query.
+
+    Args:
+        logits: (B, Q) the model's best prompt logit at the tokens which it selected.
+        ref_logits: (B, Q) the reference model's at the same tokens.
+        eps: Added to both probabilities.
+
+    Returns:
+        (B, Q), >= 0, and 0 exactly where the logits are equal.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    log_ratio = (ref_logits.to(dtype).sigmoid() + eps).log() - (logits.to(dtype).sigmoid() + eps).log()
+    # expm1 keeps the difference exact near 0, where rho - log(rho) - 1 cancels.
+    return log_ratio.expm1() - log_ratio
+
+
+def grqo_loss(
+    rewards: Tensor,
+    logits: Tensor,
+    ref_logits: Tensor,
+    *,
+    alpha: float = 0.01,
+    beta: float = 0.04,
+    num_mute: int,
+    objective: Objective = 'contrast',
+    eps_low: float = 0.2,
+    eps_high: float = 0.28,
+) -> Tensor:
+    """GRQO's loss, one value per decoder layer.
+
+    Args:
+        rewards: (L, B, Q) of :func:`query_rewards`.
+        logits: (B, Q) objectness logits of the selected tokens, in falling order.
+        ref_logits: (B, Q) the reference model's, gathered at the same tokens; no gradient reaches them.
+        alpha: Weight of the advantage.
+        beta: Weight of the KL term.
+        num_mute: Number of muted queries.
+        objective: ``contrast``: -A_i, the release's, gradient through the rewards. ``policy``: -stop_grad(A_i) log o_i,
+            REINFORCE on the selection probability. ``clipped``: GRPO's clipped ratio o_i / o_ref_i.
+        eps_low: Lower clip of ``clipped``.
+        eps_high: Upper clip of ``clipped``.
+
+    Returns:
+        (L,) means over images and queries.
+    """
+    ref_logits = ref_logits.detach()
+    advantage = group_advantage(rewards, num_mute)
+    if objective == 'contrast':
+        gain = advantage
+    elif objective == 'policy':
+        gain = advantage.detach() * F.logsigmoid(logits.to(rewards.dtype))
+    elif objective == 'clipped':
+        log_ratio = F.logsigmoid(logits.to(rewards.dtype)) - F.logsigmoid(ref_logits.to(rewards.dtype))
+        ratio = log_ratio.exp()
+        fixed = advantage.detach()
+        gain = torch.minimum(ratio * fixed, ratio.clamp(1 - eps_low, 1 + eps_high) * fixed)
+    else:
+        raise ValueError(f'objective must be one of {", ".join(OBJECTIVES)}; got {objective!r}')
+    return (-alpha * gain + beta * objectness_kl(logits, ref_logits)).mean(dim=(-2, -1))

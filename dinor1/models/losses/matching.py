@@ -1,0 +1,142 @@
+"""Matching of predictions to ground truth, batched over decoder layers and images.
+
+The cost is that of Grounding DINO in MMDetection (``BinaryFocalLossCost`` + ``BBoxL1Cost`` + ``IoUCost('giou')``), and
+it is differentiable: GRQO's reward is its negative minimum over the ground truths (:mod:`.grqo`).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from mmengine.structures import InstanceData
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+class Targets(NamedTuple):
+    """Ground truth of a batch, padded to the largest number M of objects in an image.
+
+    Attributes:
+        boxes: (B, M, 4) normalised cxcywh in [0, 1].
+        positive_map: (B, M, K) 1 where a prompt belongs to the object's class.
+        valid: (B, M) False = padding.
+        scale: (B, 4) width, height, width, height of the images in pixels.
+    """
+
+    boxes: Tensor
+    positive_map: Tensor
+    valid: Tensor
+    scale: Tensor
+
+
+class Match(NamedTuple):
+    """Matched pairs of all S stages (decoder layers, encoder) and B images; four index tensors of one length."""
+
+    stage: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+def pad_targets(
+    boxes: Sequence[Tensor], positive_maps: Sequence[Tensor], img_hw: Sequence[tuple[int, int]] | Tensor
+) -> Targets:
+    """Pad and normalise the ground truth of a batch.
+
+    Args:
+        boxes: Per image (m, 4) pixel xyxy.
+        positive_maps: Per image (m, K).
+        img_hw: Per image (height, width) of the un-padded network input, pixels.
+    """
+    longest = max(1, max(len(b) for b in boxes))
+    padded = boxes[0].new_zeros(len(boxes), longest, 4)
+    maps = boxes[0].new_zeros(len(boxes), longest, positive_maps[0].shape[-1])
+    for i, (box, positive_map) in enumerate(zip(boxes, positive_maps, strict=True)):
+        padded[i, : len(box)] = box
+        maps[i, : len(box)] = positive_map.to(maps.dtype)
+    lengths = torch.tensor([len(b) for b in boxes], device=padded.device)
+    valid = torch.arange(longest, device=padded.device) < lengths[:, None]
+    height, width = torch.as_tensor(img_hw, dtype=padded.dtype, device=padded.device).unbind(-1)
+    scale = torch.stack([width, height, width, height], -1)
+    return Targets(bbox_xyxy_to_cxcywh(padded / scale[:, None]), maps, valid, scale)
+
+
+def targets_of(instances: Sequence[InstanceData], img_hw: Sequence[tuple[int, int]]) -> Targets:
+    """:func:`pad_targets` of MMDetection's ``gt_instances`` with ``bboxes`` and ``positive_maps``."""
+    return pad_targets([i.bboxes for i in instances], [i.positive_maps for i in instances], img_hw)
+
+
+def _corners(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    half = boxes[..., 2:] / 2
+    return boxes[..., :2] - half, boxes[..., :2] + half, boxes[..., 2] * boxes[..., 3]
+
+
+def pairwise_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-12) -> Tensor:
+    """Generalised IoU in [-1, 1] of every box (..., Q, 4) with every target (..., M, 4), cxcywh -> (..., Q, M).
+
+    The ratio of areas does not change when an axis is scaled, so normalised boxes give the value of pixel boxes.
+    """
+    low, high, area = _corners(boxes[..., :, None, :])
+    target_low, target_high, target_area = _corners(targets[..., None, :, :])
+    inner = (torch.minimum(high, target_high) - torch.maximum(low, target_low)).clamp(min=0)
+    outer = torch.maximum(high, target_high) - torch.minimum(low, target_low)
+    intersection, hull = inner[..., 0] * inner[..., 1], outer[..., 0] * outer[..., 1]
+    union = (area + target_area - intersection).clamp(min=eps)
+    hull = hull.clamp(min=eps)
+    return intersection / union - (hull - union) / hull
+
+
+def matching_cost(
+    cls_logits: Tensor,
+    boxes: Tensor,
+    targets: Targets,
+    *,
+    cls_weight: float = 2.0,
+    l1_weight: float = 5.0,
+    giou_weight: float = 2.0,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    eps: float = 1e-12,
+) -> Tensor:
+    """Cost of every query against every ground truth of its image, with gradient.
+
+    Args:
+        cls_logits: (S, B, Q, K); -inf in the columns of prompts that are not offered.
+        boxes: (S, B, Q, 4) normalised cxcywh.
+        targets: Ground truth of the B images.
+        cls_weight: Weight of the focal cost (``alpha``, ``gamma``, ``eps`` as in MMDetection).
+        l1_weight: Weight of the L1 distance of normalised cxcywh.
+        giou_weight: Weight of the negative GIoU.
+
+    Returns:
+        (S, B, Q, M) in at least single precision; +inf at padded ground truths.
+    """
+    dtype = torch.promote_types(cls_logits.dtype, torch.float32)
+    probability, boxes = cls_logits.to(dtype).sigmoid(), boxes.to(dtype)
+    positive = -(probability + eps).log() * alpha * (1 - probability).pow(gamma)
+    negative = -(1 - probability + eps).log() * (1 - alpha) * probability.pow(gamma)
+    positive_map = targets.positive_map.to(dtype)
+    focal = negative.sum(-1, keepdim=True) + (positive - negative) @ positive_map.transpose(-1, -2)
+    target_boxes = targets.boxes.to(dtype)
+    l1 = (boxes[..., :, None, :] - target_boxes[:, None]).abs().sum(-1)
+    cost = cls_weight * focal + l1_weight * l1 - giou_weight * pairwise_giou(boxes, target_boxes)
+    return cost.masked_fill(~targets.valid[:, None, :], float('inf'))
+
+
+def hungarian_match(cost: Tensor, targets: Targets) -> Match:
+    """One-to-one assignment of least cost for each stage and image.
+
+    Args:
+        cost: (S, B, Q, M); one transfer to the host serves all S * B assignments.
+        targets: Ground truth, for the number of objects of each image.
+    """
+    lengths = targets.valid.sum(-1).tolist()
+    host = cost.detach().cpu().numpy()
+    pairs = [
+        (stage, image, query, target)
+        for stage in range(host.shape[0])
+        for image, length in enumerate(lengths)
+        for query, target in zip(*linear_sum_assignment(host[stage, image, :, :length]), strict=True)
+    ]
+    return Match(*torch.tensor(pairs, dtype=torch.long, device=cost.device).reshape(-1, 4).unbind(-1))

@@ -1,0 +1,7 @@
+"""Where prompts come from: boxes, names, and the sampling of boxes during training."""
+
+from .sampling import PromptDraw, positive_maps, sample_prompts
+from .text import encode_text
+from .visual import VisualPromptEncoder
+
+__all__ = ['PromptDraw', 'VisualPromptEncoder', 'encode_text', 'positive_maps', 'sample_prompts']

@@ -1,0 +1,87 @@
+"""Text prompts: class names become one embedding per token (Grounding DINO's way) or per class.
+
+Grounding DINO, arXiv 2303.05499, section 3.4 (sub-sentence representation): the names are joined to one text, and a
+token attends only to the tokens of its own name.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.detectors.glip import create_positive_map, create_positive_map_label_to_token
+from torch import Tensor, nn
+
+from dinor1.errors import InputError
+from dinor1.structures import PromptSet
+
+_SEPARATOR = '. '
+
+
+def _clean(name: str) -> str:
+    """Data sets write "cup_(drinking)" where a person writes "cup"; the language model reads the latter."""
+    return re.sub(r'\s+', ' ', re.sub(r'\(.*\)', '', name).replace('_', ' ')).strip()
+
+
+def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
+    """Join names to one text; also the character span of each name."""
+    text, spans = '', []
+    for name in map(_clean, names):
+        spans.append([[len(text), len(text) + len(name)]])
+        text += name + _SEPARATOR
+    return text, spans
+
+
+def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
+    """(T,) index of the sub-sentence of each token: a separator closes the one that it ends, and the two tokens
+    that frame the text stand alone."""
+    special = torch.isin(token_ids, torch.tensor(list(special_tokens), device=token_ids.device))
+    return special.cumsum(0) - special.long()
+
+
+def encode_text(
+    names: Sequence[str], language_model: nn.Module, text_feat_map: nn.Module, *, per_token: bool = True
+) -> PromptSet:
+    """Encode class names.
+
+    Args:
+        names: Class names; label ``i`` of a prediction means ``names[i]``.
+        language_model: MMDetection's ``BertModel``.
+        text_feat_map: Linear map from the language model's width to C.
+        per_token: One prompt per token, as Grounding DINO; else one per class, the mean of its tokens, the form in
+            which alignment trains text and visual prompts to agree.
+
+    Raises:
+        InputError: no name, an empty name, or more text than the language model takes.
+    """
+    if not names or not all(name.strip() for name in names):
+        raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
+    text, spans = _join(names)
+    tokenized = language_model.tokenizer([text], return_tensors='pt')
+    token_ids = tokenized['input_ids'][0]
+    if len(token_ids) > language_model.max_tokens:
+        raise InputError(
+            f'text prompts: {len(names)} class names need {len(token_ids)} tokens, the language model takes '
+            f'{language_model.max_tokens}; offer fewer classes at a time'
+        )
+    outputs = language_model([text])
+    embeddings = text_feat_map(outputs['embedded'])[0]
+    label_to_token = create_positive_map_label_to_token(
+        create_positive_map(tokenized, spans, max_num_entities=len(token_ids)), plus=0
+    )
+    labels = torch.full((len(embeddings),), -1, dtype=torch.long, device=embeddings.device)
+    for label, tokens in label_to_token.items():
+        labels[tokens] = label
+    prompts = PromptSet(
+        embeddings=embeddings,
+        names=tuple(names),
+        labels=labels,
+        mask=outputs['text_token_mask'][0],
+        groups=_pad(_groups(token_ids, language_model.special_tokens), len(embeddings)).to(embeddings.device),
+        negative=torch.zeros(len(names), dtype=torch.bool, device=embeddings.device),
+    )
+    return prompts if per_token else PromptSet.from_classes(prompts.class_embeddings(), names)
+
+
+def _pad(groups: Tensor, length: int) -> Tensor:
+    """Groups of the padding that ``pad_to_max`` adds: masked anyway, so any value serves."""
+    return torch.cat([groups, groups.new_full((length - len(groups),), -2)])

@@ -1,0 +1,111 @@
+"""Prompt embeddings on disk: computed once from reference images, offered to any number of target images."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dinor1.errors import InputError
+from dinor1.fileio import atomic_path
+
+from .prompt_set import PromptSet
+
+_FORMAT = 'dinor1.prompt_bank/1'
+
+
+@dataclass(frozen=True)
+class PromptBank:
+    """Class embeddings with what is needed to use them safely.
+
+    Attributes:
+        embeddings: (K, C) float32 on the CPU; row ``i`` is the mean over the exemplars of ``names[i]``.
+        names: K class names, without repetition.
+        num_exemplars: (K,) how many exemplars each mean is over.
+        fingerprint: Digest of the weights that made the embeddings (:func:`dinor1.models.fingerprint`).
+    """
+
+    embeddings: Tensor
+    names: tuple[str, ...]
+    num_exemplars: tuple[int, ...]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise InputError('the prompt bank has no class; give at least one exemplar')
+        if not len(self.embeddings) == len(self.names) == len(self.num_exemplars) == len(set(self.names)):
+            raise ValueError(
+                f'{len(self.embeddings)} embeddings, {len(self.num_exemplars)} counts and {len(set(self.names))} '
+                f'distinct names for {len(self.names)} classes'
+            )
+
+    def save(self, path: str | PathLike) -> None:
+        """Write a ``.safetensors`` file, atomically."""
+        metadata = dict(
+            format=_FORMAT,
+            names=json.dumps(self.names),
+            num_exemplars=json.dumps(self.num_exemplars),
+            fingerprint=self.fingerprint,
+        )
+        tensors = {'embeddings': self.embeddings.detach().to('cpu', torch.float32).contiguous()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | PathLike, fingerprint: str | None = None) -> 'PromptBank':
+        """Read a bank.
+
+        Args:
+            path: File written by :meth:`save`.
+            fingerprint: That of the model which is going to use the bank. ``None`` skips the check.
+
+        Raises:
+            InputError: no such file, not a prompt bank, or a bank that another model made.
+        """
+        try:
+            with safe_open(path, framework='pt') as file:
+                metadata = file.metadata() or {}
+                embeddings = file.get_tensor('embeddings') if metadata.get('format') == _FORMAT else None
+        except FileNotFoundError:
+            raise InputError(f'{path}: no such prompt bank; make one with tools/build_prompt_bank.py') from None
+        except (SafetensorError, OSError) as error:
+            raise InputError(f'{path}: not a readable safetensors file ({error})') from None
+        if embeddings is None:
+            raise InputError(f'{path}: not a prompt bank of dinor1; make one with tools/build_prompt_bank.py')
+        bank = cls(
+            embeddings,
+            tuple(json.loads(metadata['names'])),
+            tuple(json.loads(metadata['num_exemplars'])),
+            metadata['fingerprint'],
+        )
+        if fingerprint is not None and bank.fingerprint != fingerprint:
+            raise InputError(
+                f'{path}: this prompt bank was made by another model (fingerprint {bank.fingerprint[:12]}, this '
+                f'model has {fingerprint[:12]}); rebuild it with tools/build_prompt_bank.py and this checkpoint'
+            )
+        return bank
+
+    def prompt_set(self, names: Sequence[str] | None = None) -> PromptSet:
+        """The bank as prompts.
+
+        Args:
+            names: Order of the classes, for instance a data set's. Classes that the bank lacks are not offered;
+                the bank's others are left out. Default: the bank's own.
+
+        Raises:
+            InputError: the bank has none of ``names``.
+        """
+        if names is None:
+            return PromptSet.from_classes(self.embeddings, self.names)
+        index = {name: i for i, name in enumerate(self.names)}
+        mask = torch.tensor([name in index for name in names])
+        if not bool(mask.any()):
+            raise InputError(
+                f'the prompt bank has none of the classes {", ".join(names)}; it has {", ".join(self.names)}'
+            )
+        rows = torch.tensor([index.get(name, 0) for name in names])
+        return PromptSet.from_classes(self.embeddings[rows], names, mask=mask)

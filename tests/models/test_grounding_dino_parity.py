@@ -1,0 +1,236 @@
+"""DINO-R1 with text prompts is MMDetection's Grounding DINO: same weights, same numbers, same losses."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+from dinor1.models.losses import targets_of
+from dinor1.registry import MODELS
+
+NAMES = ['cat', 'red dog', 'cup_(drinking)']
+MISSING = {'content_query', 'visual_bbox_encoding', 'cross_attn', 'self_attn', 'ffn', 'norms'}
+
+
+@pytest.fixture(scope='session')
+def bert_folder(tmp_path_factory):
+    """A BERT of 2 layers and a vocabulary of ten words, in the form that transformers saves them."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp('bert')
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', 'cat', 'red', 'dog', 'cup', 'house']
+    (folder / 'vocab.txt').write_text('\n'.join(words))
+    tokenizer = BertTokenizerFast(str(folder / 'vocab.txt'))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def language_model(folder):
+    return dict(
+        type='BertModel',
+        name=str(folder),
+        max_tokens=64,
+        pad_to_max=False,
+        use_sub_sentence_represent=True,
+        special_tokens_list=['[CLS]', '[SEP]', '.', '?'],
+        add_pooling_layer=False,
+    )
+
+
+@pytest.fixture
+def pair(build_tiny, bert_folder):
+    """Our detector and MMDetection's, at its own hard-coded width 256, with the same weights."""
+    sizes = {'model.embed_dims': 256, 'model.num_heads': 8, 'model.feedforward_channels': 64}
+    head = {'model.neck.norm_cfg.num_groups': 8}
+    ours = build_tiny(**sizes, **head, **{'model.language_model': language_model(bert_folder)})
+    for name, parameter in ours.named_parameters():
+        # Away from the initial values, at which fusion layers and box heads hardly act.
+        if name.endswith(('gamma_v', 'gamma_l')):
+            parameter.data.fill_(0.3)
+        if 'reg_branches' in name:
+            parameter.data.normal_(std=0.05)
+    attention = dict(embed_dims=256, num_heads=8, dropout=0.0)
+    ffn = dict(embed_dims=256, feedforward_channels=64, ffn_drop=0.0)
+    theirs = MODELS.build(
+        ConfigDict(
+            type='mmdet.GroundingDINO',
+            num_queries=ours.num_queries,
+            with_box_refine=True,
+            as_two_stage=True,
+            num_feature_levels=3,
+            backbone=dict(
+                type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3), norm_cfg=dict(type='BN')
+            ),
+            neck=dict(
+                type='ChannelMapper',
+                in_channels=[16, 32, 64],
+                kernel_size=1,
+                out_channels=256,
+                bias=True,
+                act_cfg=None,
+                norm_cfg=dict(type='GN', num_groups=8),
+                num_outs=3,
+            ),
+            language_model=language_model(bert_folder),
+            encoder=dict(
+                num_layers=1,
+                layer_cfg=dict(self_attn_cfg=dict(attention, num_levels=3), ffn_cfg=ffn),
+                text_layer_cfg=dict(
+                    self_attn_cfg=dict(attention, num_heads=4), ffn_cfg=dict(ffn, feedforward_channels=1024)
+                ),
+                fusion_layer_cfg=dict(v_dim=256, l_dim=256, embed_dim=1024, num_heads=4, init_values=1e-4),
+            ),
+            decoder=dict(
+                num_layers=2,
+                return_intermediate=True,
+                layer_cfg=dict(
+                    self_attn_cfg=attention,
+                    cross_attn_text_cfg=attention,
+                    cross_attn_cfg=dict(attention, num_levels=3),
+                    ffn_cfg=ffn,
+                ),
+                post_norm_cfg=None,
+            ),
+            positional_encoding=dict(num_feats=128, normalize=True, offset=0.0, temperature=20),
+            bbox_head=dict(
+                type='mmdet.GroundingDINOHead',
+                num_classes=8,
+                sync_cls_avg_factor=True,
+                contrastive_cfg=dict(max_text_len=64, log_scale='auto', bias=True),
+                loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+                loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+                loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+            ),
+            dn_cfg=dict(
+                label_noise_scale=0.5, box_noise_scale=1.0, group_cfg=dict(dynamic=True, num_dn_queries=8)
+            ),
+            train_cfg=dict(
+                assigner=dict(
+                    type='HungarianAssigner',
+                    match_costs=[
+                        dict(type='BinaryFocalLossCost', weight=2.0),
+                        dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                        dict(type='IoUCost', iou_mode='giou', weight=2.0),
+                    ],
+                )
+            ),
+            test_cfg=dict(max_per_img=10),
+        )
+    )
+    result = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not result.missing_keys
+    assert {key.split('.')[0] for key in result.unexpected_keys} == {'prompt_encoder'}
+    return ours.eval(), theirs.eval()
+
+
+def test_checkpoint_lacks_only_the_prompt_encoder(pair):
+    ours, theirs = pair
+    result = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not result.unexpected_keys
+    prefix = 'prompt_encoder.'
+    assert all(key.startswith(prefix) for key in result.missing_keys)
+    assert {key.removeprefix(prefix).split('.')[0] for key in result.missing_keys} == MISSING
+
+
+def test_alignment_adds_the_logit_scale_only(build_tiny, bert_folder):
+    plain = build_tiny(**{'model.language_model': language_model(bert_folder)})
+    aligned = build_tiny(**{'model.language_model': language_model(bert_folder), 'model.alignment': dict()})
+    assert set(aligned.state_dict()) - set(plain.state_dict()) == {'alignment.logit_scale'}
+
+
+def text_logits(theirs, inputs, samples):
+    """Logits and boxes of all decoder layers of MMDetection's detector."""
+    _, caption, _, _ = theirs.get_tokens_positive_and_prompts(NAMES, True)
+    text = theirs.language_model([caption] * len(inputs))
+    text['embedded'] = theirs.text_feat_map(text['embedded'])
+    outputs = theirs.forward_transformer(theirs.extract_feat(inputs), text, samples)
+    return theirs.bbox_head(**outputs)
+
+
+@torch.no_grad()
+def test_text_logits_and_boxes(pair, make_batch):
+    ours, theirs = pair
+    inputs, samples = make_batch((2, 1), shapes=[(64, 48), (56, 64)])
+    for sample in samples:
+        sample.text = NAMES
+    logits, boxes = ours._forward(inputs, samples)
+    their_logits, their_boxes = text_logits(theirs, inputs, samples)
+    their_logits = their_logits[..., : logits.shape[-1]]
+    assert torch.isfinite(logits).any() and torch.equal(logits.isinf(), their_logits.isinf())
+    finite = logits.isfinite()
+    # Same weights and formulas in float32; only the order of a few sums differs.
+    assert (logits - their_logits)[finite].abs().max() < 1e-5
+    assert (boxes - their_boxes).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_text_detections(pair, make_batch):
+    ours, theirs = pair
+    inputs, samples = make_batch((2, 1), shapes=[(64, 48), (56, 64)])
+    for sample in samples:
+        sample.text = NAMES
+    mine = [s.pred_instances for s in ours.predict(inputs, copy.deepcopy(samples))]
+    for sample in samples:
+        sample.custom_entities = True
+    for found, expected in zip(mine, theirs.predict(inputs, samples), strict=True):
+        expected = expected.pred_instances
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.bboxes, expected.bboxes, atol=1e-3, rtol=1e-4)
+        assert torch.equal(found.labels, expected.labels)
+        assert found.label_names == [NAMES[label] for label in found.labels]
+
+
+def test_losses_equal_mmdetection(pair, make_batch):
+    """Matching, targets, denoising and all losses, against MMDetection's loops over layers and images."""
+    ours, theirs = pair
+    torch.manual_seed(3)
+    # One group of denoising queries: a positive and a negative for each of at most 3 objects.
+    num_dn, num_queries, num_prompts, counts = 6, 12, 5, (3, 0, 2)
+    _, samples = make_batch(counts, shapes=[(64, 48), (64, 64), (40, 64)])
+    instances = []
+    for sample in samples:
+        eye = torch.eye(num_prompts)[sample.gt_instances.labels % num_prompts]
+        sample.gt_instances.positive_maps = eye
+        padded = torch.nn.functional.pad(eye, (0, 64 - num_prompts))
+        mask = torch.arange(64)[None].repeat(len(eye), 1) < num_prompts
+        instances.append(
+            InstanceData(
+                bboxes=sample.gt_instances.bboxes,
+                labels=sample.gt_instances.labels,
+                positive_maps=padded,
+                text_token_mask=mask,
+            )
+        )
+    batch = len(counts)
+    hidden = torch.randn(2, batch, num_dn + num_queries, 256) * 0.5
+    references = torch.rand(3, batch, num_dn + num_queries, 4) * 0.8 + 0.1
+    prompts = torch.randn(batch, num_prompts, 256)
+    mask = torch.ones(batch, num_prompts, dtype=torch.bool)
+    enc_class = torch.randn(batch, num_queries, num_prompts)
+    enc_coord = torch.rand(batch, num_queries, 4) * 0.8 + 0.1
+    dn_meta = dict(num_denoising_queries=num_dn, num_denoising_groups=1)
+    targets = targets_of([s.gt_instances for s in samples], [s.img_shape for s in samples])
+    mine = ours.bbox_head.loss(
+        hidden, references, prompts, mask, enc_class, enc_coord, dn_meta, targets, enc_class.amax(-1)
+    )
+    theirs.bbox_head.text_masks = mask
+    outs = theirs.bbox_head(hidden, list(references), prompts, mask)
+    padding = enc_class.new_full((batch, num_queries, 64 - num_prompts), float('-inf'))
+    expected = theirs.bbox_head.loss_by_feat(
+        *outs,
+        torch.cat([enc_class, padding], -1),
+        enc_coord,
+        instances,
+        [s.metainfo for s in samples],
+        dn_meta,
+    )
+    assert set(mine) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(mine[name], value.squeeze(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f'{n}: {m}')

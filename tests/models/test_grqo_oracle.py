@@ -1,0 +1,81 @@
+"""GRQO, the prompt encoder and the alignment loss against numbers made by the public release's own functions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dinor1.models import VisualPromptEncoder
+from dinor1.models.losses import grqo_loss, query_rewards, symmetric_info_nce
+
+pytestmark = pytest.mark.shared
+# The oracle is float64; 1e-10 absolute is the tolerance that its description states.
+ATOL = 1e-10
+
+
+@pytest.fixture(scope='module')
+def oracle(shared_dir):
+    with np.load(shared_dir / 'oracles/dino_r1_public.npz') as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.mark.parametrize('case', ['grqo0', 'grqo1', 'grqo2', 'grqo3'])
+def test_rewards_loss_and_gradients(oracle, case):
+    data = {k.split('/', 1)[1]: v for k, v in oracle.items() if k.startswith(case + '/')}
+    cfg = json.loads(str(data['cfg']))
+    leaves = {
+        name: torch.from_numpy(data[key]).requires_grad_()
+        for name, key in dict(cls_logits='cls_logits', boxes='boxes_cxcywh', selected='selected_logits').items()
+    }
+    eye = torch.eye(cfg['num_prompts'], dtype=torch.float64)
+    targets = [
+        dict(boxes=torch.from_numpy(data[f'gt_boxes{b}']), positive_map=eye[torch.from_numpy(data[f'gt_labels{b}'])])
+        for b in range(cfg['batch'])
+    ]
+    rewards = query_rewards(leaves['cls_logits'], leaves['boxes'], targets, torch.from_numpy(data['img_hw']))
+    np.testing.assert_allclose(rewards.detach(), data['reward'], rtol=0, atol=ATOL)
+
+    ref = torch.from_numpy(data['ref_logits']).gather(1, torch.from_numpy(data['selected_ids']))
+    loss = grqo_loss(
+        rewards, leaves['selected'], ref, alpha=cfg['alpha'], beta=cfg['beta'], num_mute=cfg['num_mute']
+    )
+    np.testing.assert_allclose(loss.detach(), data['loss_per_layer'], rtol=0, atol=ATOL)
+    loss.sum().backward()
+    for name, key in dict(cls_logits='grad_cls_logits', boxes='grad_boxes', selected='grad_selected_logits').items():
+        np.testing.assert_allclose(leaves[name].grad, data[key], rtol=0, atol=ATOL, err_msg=name)
+
+
+def test_visual_prompt_encoder(oracle):
+    data = {k.split('/', 1)[1]: v for k, v in oracle.items() if k.startswith('vpe/')}
+    cfg = json.loads(str(data['cfg']))
+    encoder = VisualPromptEncoder(
+        cfg['embed_dims'], cfg['num_heads'], cfg['num_levels'], cfg['num_points'], cfg['ffn']
+    ).double()
+    state = {k.removeprefix('weight/'): torch.from_numpy(v) for k, v in data.items() if k.startswith('weight/')}
+    state['content_query'] = torch.from_numpy(data['content_query'])
+    encoder.load_state_dict(state)
+    shapes = torch.tensor(cfg['spatial_shapes'])
+    start = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
+    out = encoder(
+        torch.from_numpy(data['boxes_cxcywh']),
+        torch.from_numpy(data['feat']),
+        torch.from_numpy(data['feat_padding_mask']),
+        shapes,
+        start,
+        torch.from_numpy(data['valid_ratios']),
+    )
+    valid = ~data['box_padding_mask']
+    # The sine encoding's frequencies are single precision in MMDetection and in the release alike.
+    np.testing.assert_allclose(out.detach().numpy()[valid], data['out'][valid], rtol=0, atol=1e-10)
+
+
+def test_alignment(oracle):
+    text = torch.from_numpy(oracle['contra/text'])
+    visual = torch.from_numpy(oracle['contra/visual']).requires_grad_()
+    scale = torch.tensor(np.log(1 / 0.07), requires_grad=True)
+    loss = symmetric_info_nce(visual, text, scale)
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), oracle['contra/loss'], rtol=0, atol=ATOL)
+    np.testing.assert_allclose(visual.grad, oracle['contra/grad_visual'], rtol=0, atol=ATOL)
+    np.testing.assert_allclose(scale.grad, oracle['contra/grad_log_scale'], rtol=0, atol=ATOL)
