@@ -134,7 +134,7 @@ def group_advantage(rewards: Tensor, num_mute: int, eps: float = 2e-9) -> Tensor
     if not 0 <= num_mute < num_queries:
         raise ValueError(f'num_mute must be in [0, {num_queries}), the number of queries; got {num_mute}')
     if num_queries == 1:
-        return torch.zeros_like(rewards)
+        return rewards * 0
     degenerate = (rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)).expand_as(rewards)
     # Where all rewards are equal the gradient of the root is infinite: such a group is replaced before the division.
     placeholder = torch.arange(num_queries, dtype=rewards.dtype, device=rewards.device).expand_as(rewards)

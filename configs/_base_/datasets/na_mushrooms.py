@@ -1,0 +1,11 @@
+# North American mushrooms: 2 categories, 41 / 5 / 5 images.
+_base_ = './small_coco.py'
+
+data_root = '{{$DINOR1_DATA:data}}/na_mushrooms'
+
+train_dataloader = dict(dataset=dict(data_root=data_root))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = dict(dataset=dict(data_root=data_root))
+val_evaluator = dict(ann_file=f'{data_root}/{_base_.val_dataloader.dataset.ann_file}')
+test_evaluator = dict(ann_file=f'{data_root}/{_base_.test_dataloader.dataset.ann_file}')
+prompt_dataset = dict(data_root=data_root)

@@ -1,0 +1,53 @@
+# The generated shapes world: 12 base categories for training and evaluation, images of 128 to 160 pixels.
+data_root = '{{$DINOR1_DATA:data}}/shapes'
+val_ann_file = 'annotations/val_base.json'
+
+# Small pictures of nearly one size: none is resized, the batch is padded.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+# The factor 1 changes no pixel; it records the scale_factor that predictions are divided by.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale_factor=1.0, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs'),
+]
+
+dataset_base = dict(type='CocoPromptDataset', data_root=data_root)
+train_split = dict(**dataset_base, ann_file='annotations/train.json', data_prefix=dict(img='images/train/'))
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='ResumableBatchSampler'),
+    dataset=dict(**train_split, filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        **dataset_base,
+        ann_file=val_ann_file,
+        data_prefix=dict(img='images/val_base/'),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+
+# Labels follow the order of category ids; sort_categories makes the metric do the same.
+val_evaluator = dict(
+    type='CocoMetric', ann_file=f'{data_root}/{val_ann_file}', metric='bbox', sort_categories=True
+)
+test_evaluator = val_evaluator
+
+# Where exemplars for visual prompts come from at evaluation.
+prompt_dataset = dict(**train_split, test_mode=True, pipeline=test_pipeline)

@@ -1,0 +1,48 @@
+# What the small real sets have in common: <root>/images and <root>/annotations/{train,val,test}.json.
+# The file of a set adds its root.
+img_scale = (320, 320)  # the longer side becomes 320 pixels
+
+# Ground truth of an evaluation is loaded after resizing: it stays in pixels of the original image, as
+# predictions do.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=img_scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs'),
+]
+# Exemplar boxes are loaded before resizing: they prompt in pixels of the prepared image.
+prompt_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=img_scale, keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+train_pipeline = [*prompt_pipeline[:-1], dict(type='RandomFlip', prob=0.5), prompt_pipeline[-1]]
+
+dataset_base = dict(type='CocoPromptDataset', data_prefix=dict(img='images/'))
+train_split = dict(**dataset_base, ann_file='annotations/train.json')
+eval_split = dict(**dataset_base, test_mode=True, pipeline=test_pipeline)
+eval_loader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='ResumableBatchSampler', group_by_aspect_ratio=True),
+    dataset=dict(**train_split, filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline),
+)
+val_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file='annotations/val.json'))
+test_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file='annotations/test.json'))
+
+# Labels follow the order of category ids; sort_categories makes the metric do the same.
+val_evaluator = dict(type='CocoMetric', metric='bbox', sort_categories=True)
+test_evaluator = val_evaluator
+
+# Where exemplars for visual prompts come from at evaluation.
+prompt_dataset = dict(**train_split, test_mode=True, pipeline=prompt_pipeline)

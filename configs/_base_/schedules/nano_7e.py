@@ -1,0 +1,22 @@
+# Seven epochs with one learning-rate cycle.
+max_epochs = 7
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=6e-4, weight_decay=1e-4),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = [
+    dict(
+        type='OneCycleLR',
+        eta_max=6e-4,
+        total_steps=max_epochs,
+        pct_start=0.1,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    )
+]
+auto_scale_lr = dict(base_batch_size=8)

@@ -1,0 +1,74 @@
+"""Loading weights, and refusing those of another architecture."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint
+from torch import nn
+
+from dinor1.errors import InputError
+from dinor1.registry import MODELS
+
+
+def check_checkpoint(model: nn.Module, path: str, partial: bool = False) -> None:
+    """Compare a checkpoint's parameters with the model's.
+
+    Args:
+        model: The model that is going to load it.
+        path: Checkpoint of MMEngine.
+        partial: Accept missing and surplus parameters, as for weights to start training from, as long as some fit.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or one of another architecture.
+    """
+    state_dict = _read(path)
+    own = model.state_dict()
+    fitting = [k for k, v in state_dict.items() if k in own and v.shape == own[k].shape]
+    differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
+    missing = [k for k in own if k not in state_dict]
+    surplus = [k for k in state_dict if k not in own]
+    if partial and fitting:
+        return
+    if differing or missing or surplus:
+        details = []
+        if differing:
+            key = differing[0]
+            shapes = f'{tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}'
+            details.append(f'{len(differing)} of another shape, such as {key} {shapes}')
+        if missing:
+            details.append(f'{len(missing)} missing, such as {missing[0]}')
+        if surplus:
+            details.append(f'{len(surplus)} unknown, such as {surplus[0]}')
+        raise InputError(
+            f'{path}: a checkpoint of another architecture ({"; ".join(details)}); give the config that it was trained with'
+        )
+
+
+def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
+    """Build ``cfg.model`` with the weights of ``path``, in evaluation mode on ``device``.
+
+    Raises:
+        InputError: see :func:`check_checkpoint`.
+    """
+    model = MODELS.build(cfg.model)
+    check_checkpoint(model, path)
+    load_checkpoint(model, path, map_location='cpu', strict=True, logger='silent')
+    return model.to(device).eval()
+
+
+def _read(path: str) -> dict[str, torch.Tensor]:
+    if not Path(path).is_file() and '://' not in str(path):
+        raise InputError(f'{path}: no such checkpoint')
+    try:
+        checkpoint = _load_checkpoint(str(path), map_location='cpu')
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise InputError(
+            f'{path}: not a checkpoint, or a damaged one ({type(error).__name__}); train or download it again'
+        ) from None
+    state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
+        raise InputError(f'{path}: not a checkpoint with a state_dict')
+    return {k.removeprefix('module.'): v for k, v in state_dict.items()}

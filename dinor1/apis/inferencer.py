@@ -1,0 +1,2 @@
+"""stub"""
+class DINOR1Inferencer: pass

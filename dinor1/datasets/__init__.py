@@ -1,0 +1,9 @@
+"""Data sets: reading, checking, augmenting and sampling."""
+
+import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
+
+from dinor1.datasets.coco import CocoPromptDataset
+from dinor1.datasets.samplers import ResumableBatchSampler
+from dinor1.datasets.seeding import SeededPipelineMixin
+
+__all__ = ['CocoPromptDataset', 'ResumableBatchSampler', 'SeededPipelineMixin']

@@ -1,0 +1,482 @@
+"""The shapes world: a generated detection data set whose 16 categories are 4 shapes x 4 fill patterns.
+
+It stands in for photographs where nothing can be downloaded. A category is named by its fill and its shape
+("striped circle"). Colour, size, aspect, rotation, pattern direction and period, clutter and mild occlusion
+vary and say nothing about it. Four combinations, one per shape and one per fill, are held out: a detector
+trained on the other twelve has seen every shape and every fill, but never these pairs.
+
+The same arguments give the same bytes on every machine. Each image has its own random generator, keyed by
+(seed, split, index); drawing is integer arithmetic (angles are whole degrees, their cosines a rounded
+table), enlargement uses OpenCV's bit-exact interpolation, and :func:`encode_png` stores the pixels
+uncompressed, because the output of a compressor depends on the version of its library.
+
+Lengths are pixels, boxes in the annotation files are COCO's ``[x, y, width, height]``, images are BGR.
+"""
+
+import math
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from dinor1.errors import InputError
+from dinor1.fileio import read_json, write_json
+
+SHAPES = ('circle', 'square', 'triangle', 'cross')
+FILLS = ('solid', 'striped', 'checkered', 'outlined')
+CATEGORIES = tuple(f'{fill} {shape}' for shape in SHAPES for fill in FILLS)
+NOVEL_CATEGORIES = ('striped circle', 'checkered square', 'solid triangle', 'outlined cross')
+BASE_CATEGORIES = tuple(name for name in CATEGORIES if name not in NOVEL_CATEGORIES)
+CATEGORY_IDS = {name: i for i, name in enumerate(CATEGORIES, start=1)}
+
+DEFAULT_SIZES = {'train': 2000, 'val_base': 200, 'val_novel': 200, 'support_novel': 64}
+NOVEL_SPLITS = ('val_novel', 'support_novel')
+
+# Raise it when any output byte changes: a folder of another version is never taken for this one.
+GENERATOR_VERSION = 1
+MANIFEST_NAME = 'shapes.json'
+_GENERATOR_NAME = 'dinor1 shapes world'
+
+IMAGE_SIDES = (128, 160)
+DIAMETERS = (22, 64)
+MAX_OBJECTS = 6
+MAX_OVERLAP_PERCENT = 25
+MIN_INSIDE_PERCENT = 88
+MIN_CONTRAST = 150
+
+# A shape is sampled at _GRID x _GRID points per pixel; its outline is defined for a radius of _UNIT.
+_GRID = 4
+_UNIT = 1024
+_COS = np.array([round(16384 * math.cos(math.radians(degree))) for degree in range(360)], dtype=np.int32)
+
+
+class RenderedImage(NamedTuple):
+    """A picture and the silhouettes of its objects in drawing order: later ones lie on top.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, BGR.
+        masks: (N, H, W) bool, the part of each object inside the image, also where a later object covers it.
+    """
+
+    pixels: np.ndarray
+    masks: np.ndarray
+
+
+class _Sprite(NamedTuple):
+    """An object without colours: how many of the ``_GRID ** 2`` samples of each pixel it holds, int32.
+
+    Attributes:
+        coverage: Samples of the whole object.
+        ink: Those of them in its first colour; the others are in the second.
+    """
+
+    coverage: np.ndarray
+    ink: np.ndarray
+
+
+def render_image(rng: np.random.Generator, categories: Sequence[str]) -> RenderedImage:
+    """Draw one image that holds one object for each entry of ``categories``; entries may repeat.
+
+    Args:
+        rng: Source of everything that varies, the image's size included; the same state gives the same image.
+        categories: At most ``MAX_OBJECTS`` of ``CATEGORIES``; none gives a mere background.
+
+    Raises:
+        ValueError: an unknown category, or too many objects.
+    """
+    if len(categories) > MAX_OBJECTS:
+        raise ValueError(f'{len(categories)} objects in one image; at most {MAX_OBJECTS} find a place')
+    unknown = sorted(set(categories) - set(CATEGORIES))
+    if unknown:
+        raise ValueError(f'unknown category {unknown[0]!r}; expected one of {", ".join(CATEGORIES)}')
+    height, width = rng.integers(*IMAGE_SIDES, size=2, endpoint=True).tolist()
+    canvas = _draw_background(rng, height, width)
+    # Light and noise lie over the objects too. They are drawn from `rng` before them, so that the objects do
+    # not change the background.
+    light = _smooth_field(rng, height, width, cells=3, amplitude=24)[..., None]
+    noise = rng.integers(-9, 9, size=(height, width, 3), dtype=np.int8, endpoint=True)
+
+    sprites = _lay_out(rng, categories, height, width)
+    masks = np.zeros((len(sprites), height, width), dtype=bool)
+    for mask, sprite in zip(masks, sprites, strict=True):
+        mask[:] = _silhouette(sprite)
+        _paint(rng, canvas, sprite)
+    return RenderedImage(np.clip(canvas + light + noise, 0, 255).astype(np.uint8), masks)
+
+
+def box_of_mask(mask: np.ndarray) -> list[int]:
+    """Return the tight box ``[x, y, width, height]`` around the True pixels of an (H, W) mask, not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode an (H, W, 3) uint8 BGR image as a PNG file with stored (uncompressed) deflate blocks.
+
+    Blocks stored here are the same everywhere; compressed ones differ between zlib, zlib-ng and their
+    versions. Noise compresses badly anyway: the files are 1.4 times as large as compressed ones, and read
+    in a fifth of the time.
+    """
+    height, width, _ = pixels.shape
+    # Each row starts with its filter type, 0 = none.
+    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)
+    rows[:, 1:] = pixels[:, :, ::-1].reshape(height, -1)
+    raw = rows.tobytes()
+    blocks = [raw[i : i + 0xFFFF] for i in range(0, len(raw), 0xFFFF)]
+    stream = [b'\x78\x01']
+    for i, block in enumerate(blocks, start=1):
+        stream += [struct.pack('<BHH', i == len(blocks), len(block), len(block) ^ 0xFFFF), block]
+    stream.append(struct.pack('>I', zlib.adler32(raw)))
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    chunks = ((b'IHDR', header), (b'IDAT', b''.join(stream)), (b'IEND', b''))
+    return b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def generate(
+    out_dir: str | os.PathLike,
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+) -> bool:
+    """Write the data set: ``images/<split>/NNNNNN.png`` and ``annotations/<split>.json`` in COCO format.
+
+    ``train`` and ``val_base`` hold and list base categories only. An image of ``val_novel`` or
+    ``support_novel`` holds one to three novel objects and up to three base objects; only the novel ones are
+    annotated and listed, the base objects are distractors. ``support_novel`` is where prompts for novel
+    categories come from. A box surrounds the whole object inside the image, also where a later object
+    covers it. Image ``i`` of a split does not depend on how many follow. Everything is written beside
+    ``out_dir`` and renamed at the end.
+
+    Args:
+        out_dir: Folder of the data set.
+        seed: At least 0.
+        sizes: Number of images of the splits that differ from ``DEFAULT_SIZES``.
+        force: Replace a shapes world that was generated with other arguments, or generate the same one again.
+        show_progress: Show a progress bar with the remaining time.
+
+    Returns:
+        True if the data set was written, False if ``out_dir`` held it already.
+
+    Raises:
+        InputError: arguments out of range, ``out_dir`` holds something else, or it cannot be written.
+    """
+    sizes = {**DEFAULT_SIZES, **(sizes or {})}
+    unknown = sorted(set(sizes) - set(DEFAULT_SIZES))
+    if unknown:
+        raise InputError(f'unknown split {unknown[0]!r}; the shapes world has {", ".join(DEFAULT_SIZES)}')
+    for split, size in sizes.items():
+        if size < 1:
+            raise InputError(f'{size} images in {split}; give at least 1')
+    if seed < 0:
+        raise InputError(f'seed {seed} is negative; give 0 or more')
+
+    # A link to a folder on another disk is followed: its target is what gets replaced.
+    root = Path(out_dir).resolve()
+    arguments = {'seed': seed, 'sizes': sizes}
+    manifest = {'generator': _GENERATOR_NAME, 'version': GENERATOR_VERSION, 'arguments': arguments}
+    if _holds(root, manifest, force):
+        return False
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
+            written = Path(scratch, 'new')
+            _write_splits(written, seed, sizes, show_progress)
+            write_json(manifest, written / MANIFEST_NAME, indent=1)
+            if root.exists():
+                root.rename(Path(scratch, 'old'))
+            written.rename(root)
+    except OSError as error:
+        raise InputError(f'{root}: cannot be written ({error.strerror}); choose another folder') from None
+    return True
+
+
+def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
+    """Say whether ``root`` holds this very generation; refuse a folder that must not be replaced."""
+    if not root.exists():
+        return False
+    if not root.is_dir():
+        raise InputError(f'{root}: is a file; give the name of a folder')
+    if not any(root.iterdir()):
+        return False
+    found = read_json(root / MANIFEST_NAME) if (root / MANIFEST_NAME).exists() else None
+    if not isinstance(found, dict) or found.get('generator') != _GENERATOR_NAME:
+        raise InputError(f'{root}: holds files that are no shapes world; choose another folder')
+    if force:
+        return False
+    if found != manifest:
+        raise InputError(
+            f'{root}: holds a shapes world of version {found.get("version")} with {found.get("arguments")}; '
+            'use --force to replace it or choose another folder'
+        )
+    for split, size in manifest['arguments']['sizes'].items():
+        images = list((root / 'images' / split).glob('*.png'))
+        if len(images) != size or not (root / 'annotations' / f'{split}.json').is_file():
+            raise InputError(f'{root}: files of {split} are missing; use --force to generate them again')
+    return True
+
+
+def _write_splits(root: Path, seed: int, sizes: Mapping[str, int], show_progress: bool) -> None:
+    contents = {}
+    for split, size in sizes.items():
+        (root / 'images' / split).mkdir(parents=True)
+        novel = split in NOVEL_SPLITS
+        note = 'base objects are not annotated' if novel else 'without novel objects'
+        listed = NOVEL_CATEGORIES if novel else BASE_CATEGORIES
+        contents[split] = {
+            'info': {
+                'description': f'{_GENERATOR_NAME}, {split}: {note}',
+                'version': str(GENERATOR_VERSION),
+                'seed': seed,
+                'num_images': size,
+            },
+            'images': [],
+            'annotations': [],
+            'categories': [{'id': CATEGORY_IDS[name], 'name': name} for name in listed],
+        }
+    jobs = [
+        (split, index, categories)
+        for split, size in sizes.items()
+        for index, categories in enumerate(_plan_split(seed, split, size))
+    ]
+    for split, index, categories in track(jobs, 'Drawing the shapes world', disable=not show_progress):
+        pixels, masks = render_image(_generator(seed, split, index), categories)
+        file_name = f'{index + 1:06d}.png'
+        (root / 'images' / split / file_name).write_bytes(encode_png(pixels))
+        _annotate(contents[split], file_name, categories, masks)
+    for split, content in contents.items():
+        write_json(content, root / 'annotations' / f'{split}.json')
+
+
+def _annotate(content: dict[str, Any], file_name: str, categories: Sequence[str], masks: np.ndarray) -> None:
+    """Append an image and those of its objects whose categories ``content`` lists."""
+    _, height, width = masks.shape
+    image_id = len(content['images']) + 1
+    content['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
+    listed = {category['name'] for category in content['categories']}
+    for name, mask in zip(categories, masks, strict=True):
+        if name in listed:
+            content['annotations'].append(
+                {
+                    'id': len(content['annotations']) + 1,
+                    'image_id': image_id,
+                    'category_id': CATEGORY_IDS[name],
+                    'bbox': box_of_mask(mask),
+                    'area': int(mask.sum()),
+                    'iscrowd': 0,
+                }
+            )
+
+
+def _generator(seed: int, split: str, *index: int) -> np.random.Generator:
+    """Return the generator of one image, or without ``index`` that of the split's plan."""
+    key = (tuple(DEFAULT_SIZES).index(split), *index)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _plan_split(seed: int, split: str, size: int) -> Iterator[list[str]]:
+    """Yield the categories of each image; within a split all occur equally often up to a few objects."""
+    rng = _generator(seed, split)
+    base, novel = _deal(rng, BASE_CATEGORIES), _deal(rng, NOVEL_CATEGORIES)
+    for _ in range(size):
+        if split in NOVEL_SPLITS:
+            names = [next(novel) for _ in range(rng.integers(1, 3, endpoint=True))]
+            names += [next(base) for _ in range(rng.integers(0, 3, endpoint=True))]
+            # Novel objects are not always the ones below.
+            yield [names[i] for i in rng.permutation(len(names))]
+        else:
+            yield [next(base) for _ in range(rng.integers(1, MAX_OBJECTS, endpoint=True))]
+
+
+def _deal(rng: np.random.Generator, names: Sequence[str]) -> Iterator[str]:
+    """Yield names without end from shuffled decks of four of each, so that one may come twice in an image."""
+    while True:
+        deck = 4 * list(names)
+        for i in rng.permutation(len(deck)):
+            yield deck[i]
+
+
+def _draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return (H, W, 3) int32: two octaves of colour texture, faint patches, open lines."""
+    canvas = 128 + np.dstack([_smooth_field(rng, height, width, cells=4, amplitude=70) for _ in range(3)])
+    canvas += np.dstack([_smooth_field(rng, height, width, cells=14, amplitude=22) for _ in range(3)])
+    for _ in range(rng.integers(1, 4)):
+        field = _smooth_field(rng, height, width, cells=6, amplitude=100)
+        canvas[field > 48] += rng.integers(-30, 30, size=3, dtype=np.int32, endpoint=True)
+    for _ in range(rng.integers(2, 9)):
+        start = rng.integers(0, [width, height])
+        steps = rng.integers(-30, 30, size=(rng.integers(1, 3), 2), endpoint=True)
+        line = np.cumsum(np.vstack([start, steps]), axis=0).astype(np.int32)
+        colour = rng.integers(0, 255, size=3, endpoint=True).tolist()
+        cv2.polylines(canvas, [line], isClosed=False, color=colour, thickness=int(rng.integers(1, 3)))
+    return canvas
+
+
+def _smooth_field(
+    rng: np.random.Generator, height: int, width: int, cells: int, amplitude: int
+) -> np.ndarray:
+    """Return (H, W) int32 in [-amplitude, amplitude], interpolated between ``cells`` x ``cells`` values."""
+    grid = rng.integers(0, 2 * amplitude, size=(cells, cells), dtype=np.uint8, endpoint=True)
+    field = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+    return field.astype(np.int32) - amplitude
+
+
+def _lay_out(rng: np.random.Generator, categories: Sequence[str], height: int, width: int) -> list[_Sprite]:
+    """Give every object a size and a place; returns them enlarged to the whole image, (H, W)."""
+    while True:
+        sprites: list[_Sprite] = []
+        areas = np.zeros(0, dtype=np.int64)
+        in_sight = np.zeros((height, width), dtype=np.int64)
+        for name in categories:
+            sprite = _find_place(rng, name, in_sight, areas)
+            if sprite is None:
+                break
+            mask = _silhouette(sprite)
+            sprites.append(sprite)
+            areas = np.append(areas, mask.sum())
+            in_sight[mask] = len(sprites)
+        else:
+            return sprites
+
+
+def _find_place(
+    rng: np.random.Generator, name: str, in_sight: np.ndarray, areas: np.ndarray
+) -> _Sprite | None:
+    """Try sizes and places for one more object that lies on top; None if all overlap too much.
+
+    Args:
+        rng: Source of sizes and places.
+        name: Category.
+        in_sight: (H, W), the number of the earlier object that is on top at a pixel, from 1; 0 = background.
+        areas: (N,) areas of the earlier objects, in pixels.
+    """
+    height, width = in_sight.shape
+    smallest, largest = DIAMETERS
+    for attempt in range(12):
+        # The limit shrinks, so that crowded images end up with smaller objects.
+        sprite = _draw_sprite(rng, name, int(rng.integers(smallest, largest - 3 * attempt, endpoint=True)))
+        sprite_area = int(_silhouette(sprite).sum())
+        side = len(sprite.coverage)
+        farthest = [width - 3 * side // 4, height - 3 * side // 4]
+        for x, y in rng.integers(-side // 4, farthest, size=(6, 2)).tolist():
+            moved = _Sprite(*(_move(samples, x, y, height, width) for samples in sprite))
+            mask = _silhouette(moved)
+            left_in_sight = np.bincount(in_sight[~mask], minlength=len(areas) + 1)[1:]
+            if (
+                100 * int(mask.sum()) >= MIN_INSIDE_PERCENT * sprite_area
+                and 100 * np.count_nonzero(in_sight[mask]) <= MAX_OVERLAP_PERCENT * sprite_area
+                and (100 * left_in_sight >= (100 - MAX_OVERLAP_PERCENT) * areas).all()
+            ):
+                return moved
+    return None
+
+
+def _draw_sprite(rng: np.random.Generator, name: str, diameter: int) -> _Sprite:
+    """Draw one object of about ``diameter`` pixels with random aspect, rotation and pattern, (n, n)."""
+    fill, shape = name.split()
+    stretch = int(rng.integers(-14, 14, endpoint=True))
+    rotation, direction = rng.integers(0, 360, size=2).tolist()
+    offset = rng.integers(0, 4096, size=2).tolist()
+    # Every fill draws all of these, so that it leaves no trace in what is drawn later. In 1/128 pixel.
+    period = _draw_length(rng, 128 * 6, 128 * diameter // 5, 128 * diameter // 3)
+    cell = _draw_length(rng, 128 * 4, 128 * diameter // 7, 128 * diameter // 5)
+    rim = _draw_length(rng, 128 * 3, 128 * diameter // 11, 128 * diameter // 8)
+
+    # Sample points relative to the centre in 1/8 pixel, half the distance of the grid. No shape reaches
+    # beyond 5/8 of the diameter from its centre.
+    side = 2 * (diameter * 5 // 8 + 3)
+    points = 2 * np.arange(_GRID * side, dtype=np.int32) + 1 - _GRID * side
+    u, v = _rotate(points[None, :], points[:, None], rotation)
+    radius = 64 * diameter
+    depth = _depth_inside(
+        shape, u * _UNIT // (radius * (100 + stretch) // 100), v * _UNIT // (radius * (100 - stretch) // 100)
+    )
+    along, across = _rotate(points[None, :], points[:, None], direction)
+    along, across = along + offset[0], across + offset[1]
+    if fill == 'solid':
+        is_ink = np.ones_like(depth, dtype=bool)
+    elif fill == 'striped':
+        is_ink = 2 * along // period % 2 == 0
+    elif fill == 'checkered':
+        is_ink = (along // cell + across // cell) % 2 == 0
+    else:
+        is_ink = depth < rim * _UNIT // radius
+    is_object = depth >= 0
+    return _Sprite(_count_samples(is_object), _count_samples(is_object & is_ink))
+
+
+def _draw_length(rng: np.random.Generator, least: int, low: int, high: int) -> int:
+    """Draw from [low, high), but at least ``least``."""
+    low = max(least, low)
+    return int(rng.integers(low, max(low + 1, high)))
+
+
+def _rotate(x: np.ndarray, y: np.ndarray, degrees: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate points in 1/8 pixel; the result is in 1/128 pixel."""
+    cos, sin = _COS[degrees], _COS[degrees - 90]
+    return (x * cos + y * sin) >> 10, (y * cos - x * sin) >> 10
+
+
+def _depth_inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return how far points lie inside a shape, negative outside; int32, in units of radius / _UNIT."""
+    if shape == 'circle':
+        # IEEE 754 prescribes every bit of a square root, so this is exact on all machines.
+        return 940 - np.sqrt(x * x + y * y).astype(np.int32)
+    x, y_signed, y = np.abs(x), y, np.abs(y)
+    if shape == 'square':
+        return 820 - np.maximum(x, y)
+    if shape == 'triangle':
+        # 887 / 1024 is the cosine of 30 degrees; the base is one side, the other two mirror each other.
+        return 560 - np.maximum(y_signed, (887 * x - 512 * y_signed) >> 10)
+    return np.maximum(np.minimum(390 - x, 1000 - y), np.minimum(1000 - x, 390 - y))
+
+
+def _count_samples(mask: np.ndarray) -> np.ndarray:
+    """Count the True samples of each pixel: (_GRID * n, _GRID * n) bool to (n, n) int32."""
+    n = len(mask) // _GRID
+    return mask.reshape(n, _GRID, n, _GRID).sum(axis=1, dtype=np.int32).sum(axis=2, dtype=np.int32)
+
+
+def _silhouette(sprite: _Sprite) -> np.ndarray:
+    """Return the pixels of which an object covers at least half, bool."""
+    return 2 * sprite.coverage >= _GRID * _GRID
+
+
+def _move(samples: np.ndarray, x: int, y: int, height: int, width: int) -> np.ndarray:
+    """Put an (n, n) array at column ``x`` and row ``y`` of an (H, W) one, without what lies outside."""
+    moved = np.zeros((height, width), dtype=samples.dtype)
+    n = len(samples)
+    top, left, bottom, right = max(y, 0), max(x, 0), min(y + n, height), min(x + n, width)
+    moved[top:bottom, left:right] = samples[top - y : bottom - y, left - x : right - x]
+    return moved
+
+
+def _paint(rng: np.random.Generator, canvas: np.ndarray, sprite: _Sprite) -> None:
+    """Paint an object in two random colours that differ from each other and from what is behind it."""
+    touched = sprite.coverage > 0
+    before = canvas[touched]
+    behind = before.sum(axis=0) // len(before)
+    ink = _draw_colour(rng, [behind])
+    paper = _draw_colour(rng, [behind, ink])
+    coverage, in_ink = sprite.coverage[touched][:, None], sprite.ink[touched][:, None]
+    samples = _GRID * _GRID
+    canvas[touched] = ((samples - coverage) * before + in_ink * ink + (coverage - in_ink) * paper) // samples
+
+
+def _draw_colour(rng: np.random.Generator, others: Sequence[np.ndarray]) -> np.ndarray:
+    """Draw a (3,) BGR colour, 0 to 255, that is far from each of ``others``."""
+    while True:
+        colour = rng.integers(0, 255, size=3, dtype=np.int32, endpoint=True)
+        if all(np.abs(colour - other).sum() >= MIN_CONTRAST for other in others):
+            return colour

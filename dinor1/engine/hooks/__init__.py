@@ -1,0 +1,15 @@
+"""Hooks: state that is not weights lives here, is saved here and restored here."""
+
+from .graceful_stop import GracefulStopHook
+from .prompt_protocol import PromptProtocolHook
+from .prompt_visualization import PromptVisualizationHook
+from .reference_model import ReferenceModelHook
+from .reproducibility import ReproducibilityHook
+
+__all__ = [
+    'GracefulStopHook',
+    'PromptProtocolHook',
+    'PromptVisualizationHook',
+    'ReferenceModelHook',
+    'ReproducibilityHook',
+]

@@ -1,0 +1,70 @@
+"""SIGTERM and Ctrl-C end a run with a checkpoint."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from dinor1.fileio import atomic_path
+from dinor1.registry import HOOKS
+
+
+@HOOKS.register_module()
+class GracefulStopHook(Hook):
+    """On SIGTERM or SIGINT finish the iteration, save ``iter_N.pth`` and exit; ``--resume`` continues from there.
+
+    A second signal ends the process at once. In a distributed run all ranks stop at the same iteration, whichever of
+    them got the signal.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Take over the signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        self._signal = number
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Save and exit if any rank got a signal."""
+        number = self._signal or 0
+        if runner.distributed:
+            flag = torch.tensor(number, device=next(runner.model.parameters()).device)
+            all_reduce(flag, 'max')
+            number = int(flag)
+        if not number:
+            return
+        # The parameter schedulers have stepped: this hook comes after theirs.
+        filename = f'iter_{runner.iter + 1}.pth'
+        runner.save_checkpoint(runner.work_dir, filename=filename, by_epoch=False)
+        if is_main_process():
+            with atomic_path(Path(runner.work_dir) / 'last_checkpoint') as temporary:
+                temporary.write_text(str(Path(runner.work_dir) / filename))
+        runner.logger.warning(
+            f'Stopped by {signal.Signals(number).name} after iteration {runner.iter + 1}; the checkpoint is '
+            f'{runner.work_dir}/{filename}. Run the same command with --resume to continue.'
+        )
+        sys.exit(128 + number)
+
+    def after_train(self, runner: Runner) -> None:
+        """Give the signals back."""
+        self._give_back()

@@ -1,0 +1,115 @@
+"""A picture per evaluation: the prompts, and what they found."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from dinor1.fileio import atomic_path
+from dinor1.registry import HOOKS
+from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
+
+from .prompt_protocol import PromptProtocolHook
+
+_TRUTH = (255, 255, 255)
+
+
+@HOOKS.register_module()
+class PromptVisualizationHook(Hook):
+    """Writes ``vis/val_epoch_<n>.png`` or ``vis/test.png`` to the work directory.
+
+    The upper strip shows one exemplar per class; below are the first images with detections in the colour of their
+    class and the ground truth as thin white boxes.
+
+    Args:
+        num_images: Images on the sheet.
+        score_thr: Detections below this score are not drawn.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, num_images: int = 12, score_thr: float = 0.3) -> None:
+        self.num_images, self.score_thr = num_images, score_thr
+        self._pictures: list[np.ndarray] = []
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Start a new sheet."""
+        self._pictures = []
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: list | None = None
+    ) -> None:
+        """Draw the first images of the set."""
+        self._collect(runner.val_dataloader.dataset.metainfo['classes'], outputs)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: list | None = None
+    ) -> None:
+        """Draw the first images of the set."""
+        self._collect(runner.test_dataloader.dataset.metainfo['classes'], outputs)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Write the sheet of this epoch."""
+        self._write(runner, runner.val_dataloader.dataset.metainfo['classes'], f'val_epoch_{runner.epoch}.png')
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Write the sheet of the test."""
+        self._write(runner, runner.test_dataloader.dataset.metainfo['classes'], 'test.png')
+
+    def _collect(self, names: tuple[str, ...], outputs: list) -> None:
+        if not is_main_process():
+            return
+        colors = class_colors(len(names))
+        for sample in outputs[: self.num_images - len(self._pictures)]:
+            found = sample.pred_instances.cpu().numpy()
+            found = found[found.scores >= self.score_thr]
+            captions = [f'{names[i]} {score:.2f}' for i, score in zip(found.labels, found.scores, strict=True)]
+            image = mmcv.imread(sample.img_path)
+            # Test pipelines load annotations after the resize: the truth is in pixels of the original image.
+            truth = sample.gt_instances.bboxes.cpu().numpy()
+            scale = max(1.0, 320 / max(image.shape[:2]))
+            picture = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
+            boxes = found.bboxes * scale
+            self._pictures.append(draw_boxes(picture, boxes, captions, [colors[i] for i in found.labels], 1.0))
+
+    def _write(self, runner: Runner, names: tuple[str, ...], filename: str) -> None:
+        if not self._pictures:
+            return
+        sheet = contact_sheet(self._pictures)
+        protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
+        if protocol is not None and protocol.exemplars:
+            sheet = _stack(self._strip(protocol, names), sheet)
+        path = Path(runner.work_dir) / 'vis' / filename
+        with atomic_path(path) as temporary:
+            cv2.imwrite(str(temporary), sheet)
+        self._pictures = []
+        runner.logger.info(f'Prompts and detections: {path}')
+
+    @staticmethod
+    def _strip(protocol: PromptProtocolHook, names: tuple[str, ...]) -> np.ndarray:
+        """One exemplar of each class."""
+        known = protocol.dataset.metainfo['classes']
+        first = {}
+        for exemplar in protocol.exemplars:
+            first.setdefault(known[exemplar.label], exemplar)
+        crops, shown = [], [name for name in names if name in first]
+        for name in shown:
+            image = mmcv.imread(protocol.dataset.get_data_info(first[name].index)['img_path'])
+            x1, y1, x2, y2 = first[name].bbox
+            crops.append(image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))])
+        colors = class_colors(len(names))
+        return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
+
+
+def _stack(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """One picture above the other, the narrower padded on the right."""
+    width = max(upper.shape[1], lower.shape[1])
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=245) for p in (upper, lower)]
+    return np.concatenate(padded)

@@ -1,0 +1,122 @@
+"""Visual-generic prompts: each class is the mean embedding of a few training instances, from other images.
+
+The protocol of T-Rex2 (arXiv 2403.14610) and DINO-R1 (arXiv 2505.24025).
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset, pseudo_collate
+from torch import nn
+
+from dinor1.errors import InputError
+from dinor1.models import fingerprint
+from dinor1.models.detectors.dino_r1 import class_means
+from dinor1.structures import PromptBank
+
+
+class Exemplar(NamedTuple):
+    """One instance that serves as a prompt.
+
+    Attributes:
+        img_id: Image id in the annotation file.
+        index: Position of the image in the data set.
+        bbox: (x1, y1, x2, y2) pixels of the original image.
+        label: Class index.
+    """
+
+    img_id: int
+    index: int
+    bbox: tuple[float, float, float, float]
+    label: int
+
+
+def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0) -> list[Exemplar]:
+    """Draw up to ``num_exemplars`` instances of every class, without replacement.
+
+    The draw depends on the annotations, ``num_exemplars`` and ``seed`` only: not on the order of the images, and for a
+    class not on the other classes. Crowd and ignored boxes are never drawn.
+
+    Args:
+        dataset: In MMDetection's form; its ``metainfo['classes']`` are the classes.
+        num_exemplars: N, at least 1. A class with fewer instances gives all it has.
+        seed: Any integer.
+
+    Returns:
+        Exemplars in the order of the images. A class without instances has none.
+
+    Raises:
+        InputError: ``num_exemplars`` is not positive, or the data set has no instance at all.
+    """
+    if num_exemplars < 1:
+        raise InputError(f'num_exemplars must be at least 1, got {num_exemplars}')
+    candidates: dict[int, list[Exemplar]] = {}
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        for instance in info['instances']:
+            if not instance.get('ignore_flag', 0):
+                exemplar = Exemplar(info['img_id'], index, tuple(instance['bbox']), instance['bbox_label'])
+                candidates.setdefault(exemplar.label, []).append(exemplar)
+    if not candidates:
+        raise InputError(f'{dataset.ann_file}: no instance to take as a visual prompt; use another prompt data set')
+    drawn = []
+    for label, exemplars in candidates.items():
+        exemplars.sort(key=lambda e: (e.img_id, e.bbox))
+        name = dataset.metainfo['classes'][label]
+        generator = np.random.default_rng([abs(seed), zlib.crc32(name.encode())])
+        chosen = generator.permutation(len(exemplars))[:num_exemplars]
+        drawn += [exemplars[i] for i in chosen]
+    return sorted(drawn, key=lambda e: (e.index, e.label, e.bbox))
+
+
+@torch.no_grad()
+def build_bank(
+    model: nn.Module,
+    dataset: BaseDataset,
+    exemplars: Sequence[Exemplar],
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> PromptBank:
+    """Embed exemplars and average them per class.
+
+    Args:
+        model: A :class:`dinor1.models.DINOR1`; left in the mode (train or eval) that it was in.
+        dataset: The data set that the exemplars were drawn from, with a test pipeline.
+        exemplars: From :func:`draw_exemplars`.
+        batch_size: Images per forward pass.
+        progress: Called with the number of images after each pass.
+
+    Returns:
+        A bank of the classes that have at least one exemplar, in the data set's order.
+    """
+    was_training = model.training
+    model.eval()
+    embeddings, labels = [], []
+    images = [list(group) for _, group in groupby(exemplars, key=lambda e: e.index)]
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        data = model.data_preprocessor(pseudo_collate([dataset[group[0].index] for group in batch]), False)
+        samples = data['data_samples']
+        boxes = []
+        for group, sample in zip(batch, samples, strict=True):
+            box = torch.tensor([e.bbox for e in group], device=data['inputs'].device)
+            boxes.append(box * box.new_tensor(sample.scale_factor).repeat(2))
+            labels += [e.label for e in group]
+        features = model.encode_image(data['inputs'], samples)
+        embeddings.append(model.encode_boxes(features, boxes, samples).float().cpu())
+        if progress is not None:
+            progress(len(batch))
+    model.train(was_training)
+
+    index = torch.tensor(labels)
+    present = index.unique()
+    names = dataset.metainfo['classes']
+    means = class_means(torch.cat(embeddings), index, names).embeddings[present]
+    counts = index.bincount(minlength=len(names))[present]
+    return PromptBank(
+        means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model)
+    )

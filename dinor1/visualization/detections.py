@@ -1,0 +1,60 @@
+"""Boxes with names and scores on a picture."""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+
+def class_colors(num_classes: int) -> list[tuple[int, int, int]]:
+    """``num_classes`` distinct BGR colours, hues spread evenly, alternating in brightness."""
+    colors = []
+    for i in range(num_classes):
+        red, green, blue = colorsys.hsv_to_rgb(i / num_classes, 0.85, 1.0 if i % 2 == 0 else 0.75)
+        colors.append((round(255 * blue), round(255 * green), round(255 * red)))
+    return colors
+
+
+def draw_boxes(
+    image: np.ndarray,
+    bboxes: np.ndarray,
+    captions: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    scale: float | None = None,
+    thickness: int = 2,
+) -> np.ndarray:
+    """Draw boxes with captions.
+
+    Args:
+        image: (H, W, 3) BGR uint8; not changed.
+        bboxes: (n, 4) pixel xyxy of ``image``.
+        captions: n texts; an empty one draws the box alone.
+        colors: n BGR colours.
+        scale: Enlarge the picture first, so that captions are readable on small images. Default: to a longer side of
+            at least 480 pixels.
+        thickness: Line width in pixels of the result.
+
+    Returns:
+        A new BGR picture.
+    """
+    if scale is None:
+        scale = max(1.0, 480 / max(image.shape[:2]))
+    interpolation = cv2.INTER_NEAREST if scale >= 2 else cv2.INTER_LINEAR
+    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+    for box, caption, color in zip(np.asarray(bboxes).reshape(-1, 4), captions, colors, strict=True):
+        x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness)
+        if caption:
+            _caption(canvas, caption, (x1, y1), color)
+    return canvas
+
+
+def _caption(canvas: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, int, int]) -> None:
+    """Text on a filled bar above the box, or inside it at the picture's upper edge."""
+    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+    x = max(0, min(corner[0], canvas.shape[1] - width))
+    y = corner[1] - base if corner[1] >= height + 2 * base else corner[1] + height + base
+    cv2.rectangle(canvas, (x, y - height - base // 2), (x + width, y + base), color, cv2.FILLED)
+    dark = sum(color) > 380
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0) if dark else (255,) * 3, 1, cv2.LINE_AA)

@@ -1,0 +1,52 @@
+"""Several pictures on one sheet."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+_BACKGROUND = 245
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4, gap: int = 8) -> np.ndarray:
+    """Pictures (H, W, 3) of any size in rows, each centred in a cell of the largest size.
+
+    Raises:
+        ValueError: no picture.
+    """
+    if not pictures:
+        raise ValueError('a contact sheet needs at least one picture')
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height = max(p.shape[0] for p in pictures) + gap
+    width = max(p.shape[1] for p in pictures) + gap
+    sheet = np.full((rows * height + gap, columns * width + gap, 3), _BACKGROUND, np.uint8)
+    for i, picture in enumerate(pictures):
+        y = gap + (i // columns) * height + (height - gap - picture.shape[0]) // 2
+        x = gap + (i % columns) * width + (width - gap - picture.shape[1]) // 2
+        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    return sheet
+
+
+def prompt_strip(
+    crops: Sequence[np.ndarray], names: Sequence[str], colors: Sequence[tuple[int, int, int]], size: int = 96
+) -> np.ndarray:
+    """Exemplars side by side, each framed in its class's colour with the name below.
+
+    Args:
+        crops: BGR pictures of the exemplars.
+        names: Their class names.
+        colors: Their classes' BGR colours.
+        size: Side of a crop in pixels.
+    """
+    tiles = []
+    for crop, name, color in zip(crops, names, colors, strict=True):
+        tile = np.full((size + 18, size + 8, 3), _BACKGROUND, np.uint8)
+        scale = (size - 4) / max(crop.shape[:2])
+        small = cv2.resize(crop, None, fx=scale, fy=scale)[: size - 4, : size - 4]
+        y, x = (size - small.shape[0]) // 2, 4 + (size - small.shape[1]) // 2
+        tile[y : y + small.shape[0], x : x + small.shape[1]] = small
+        cv2.rectangle(tile, (5, 1), (size + 2, size - 2), color, 2)
+        cv2.putText(tile, name[:18], (4, size + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    return contact_sheet(tiles, columns=12, gap=2)

@@ -1,0 +1,132 @@
+"""Every file in configs/_base_/datasets parses, follows DINOR1_DATA, and its data sets and loaders build."""
+
+import dinor1.compat  # noqa: F401, I001  (first: mmdet does not import without it)
+
+import copy
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmdet.evaluation import CocoMetric
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from dinor1.datasets import CocoPromptDataset, ResumableBatchSampler
+from dinor1.registry import DATASETS, METRICS
+
+FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
+NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem != 'small_coco')
+SMALL_REAL_SETS = sorted(name for name in NAMES if 'small_coco.py' in (FOLDER / f'{name}.py').read_text())
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(FOLDER / f'{name}.py')
+
+
+def dataset_configs(cfg: Config) -> dict:
+    loaders = {split: cfg[f'{split}_dataloader'].dataset for split in ('train', 'val', 'test')}
+    return loaders | {'prompt': cfg.prompt_dataset}
+
+
+def write_data(cfg: Config) -> None:
+    """Put two images of 150 x 100 pixels, one of them without boxes, where the config looks for its files."""
+    for dataset in dataset_configs(cfg).values():
+        root = Path(dataset.data_root)
+        for folder in (root / dataset.data_prefix.img, (root / dataset.ann_file).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        images = [dict(id=i, file_name=f'{i}.jpg', width=150, height=100) for i in (1, 2)]
+        for image in images:
+            cv2.imwrite(str(root / dataset.data_prefix.img / image['file_name']), np.zeros((100, 150, 3)))
+        box = dict(id=1, image_id=1, category_id=3, bbox=[30, 20, 60, 40], area=2400, iscrowd=0)
+        categories = [dict(id=3, name='cat'), dict(id=1, name='dog')]
+        content = dict(images=images, categories=categories, annotations=[box])
+        (root / dataset.ann_file).write_text(json.dumps(content))
+
+
+def without_workers(loader: dict) -> dict:
+    return copy.deepcopy(loader) | dict(num_workers=0, persistent_workers=False)
+
+
+def test_the_folder_is_not_empty():
+    assert {'shapes', 'shapes_novel', 'coco_detection', 'objects365_detection', 'raccoon'} <= set(NAMES)
+    assert len(SMALL_REAL_SETS) == 8
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_data_root_follows_the_environment(name, monkeypatch):
+    monkeypatch.delenv('DINOR1_DATA', raising=False)
+    before = load(name)
+    monkeypatch.setenv('DINOR1_DATA', '/elsewhere')
+    after = load(name)
+    for cfg, root in ((before, 'data/'), (after, '/elsewhere/')):
+        for dataset in dataset_configs(cfg).values():
+            assert dataset.data_root.startswith(root)
+        for split in ('val', 'test'):
+            dataset = cfg[f'{split}_dataloader'].dataset
+            assert cfg[f'{split}_evaluator'].ann_file == f'{dataset.data_root}/{dataset.ann_file}'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
+    monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
+    cfg = load(name)
+    write_data(cfg)
+
+    train = Runner.build_dataloader(without_workers(cfg.train_dataloader), seed=0)
+    assert isinstance(train.dataset, CocoPromptDataset) and not train.dataset.test_mode
+    assert isinstance(train.batch_sampler, ResumableBatchSampler)
+    assert train.batch_sampler.batch_size == cfg.train_dataloader.batch_size
+    # The image without boxes takes part in training.
+    assert len(train.dataset) == 2
+    batch = next(iter(train))
+    assert len(batch['inputs']) == len(batch['data_samples']) == 2
+    assert {'img_id', 'ori_shape', 'img_shape', 'flip'} <= set(batch['data_samples'][0].metainfo_keys())
+
+    for split in ('val', 'test'):
+        loader = Runner.build_dataloader(without_workers(cfg[f'{split}_dataloader']), seed=0)
+        assert loader.dataset.test_mode
+        sample = next(iter(loader))['data_samples'][0]
+        # Predictions, divided by scale_factor, meet ground truth in pixels of the original image.
+        assert sample.scale_factor == pytest.approx(
+            (sample.img_shape[1] / 150, sample.img_shape[0] / 100), rel=0.01
+        )
+        assert sample.gt_instances.bboxes.tensor.tolist() == [[30, 20, 90, 60]]
+        metric = METRICS.build(cfg[f'{split}_evaluator'])
+        assert isinstance(metric, CocoMetric)
+        assert metric._coco_api.get_cat_ids(cat_names=loader.dataset.metainfo['classes']) == [1, 3]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_exemplars_are_in_pixels_of_the_prepared_image(name, monkeypatch, tmp_path):
+    monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
+    cfg = load(name)
+    write_data(cfg)
+    dataset = DATASETS.build(cfg.prompt_dataset)
+    assert dataset.test_mode and dataset.metainfo['classes'] == ('dog', 'cat')
+    sample = dataset[0]['data_samples']
+    width, height = sample.scale_factor
+    expected = [30 * width, 20 * height, 90 * width, 60 * height]
+    assert sample.gt_instances.bboxes.tensor[0].tolist() == pytest.approx(expected, abs=1e-3)
+    assert sample.gt_instances.labels.tolist() == [1]
+
+
+def test_shapes_are_not_resized(monkeypatch, tmp_path):
+    monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
+    cfg = load('shapes')
+    write_data(cfg)
+    for dataset in dataset_configs(cfg).values():
+        assert DATASETS.build(dataset)[0]['inputs'].shape == (3, 100, 150)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize('name', SMALL_REAL_SETS)
+def test_small_real_sets_read(name, shared_dir, monkeypatch):
+    monkeypatch.setenv('DINOR1_DATA', str(shared_dir / 'data'))
+    classes = set()
+    for dataset in dataset_configs(load(name)).values():
+        dataset = DATASETS.build(dataset)
+        classes.add(dataset.metainfo['classes'])
+        assert max(dataset[0]['inputs'].shape[1:]) == 320
+    assert len(classes) == 1

@@ -1,0 +1,84 @@
+"""ResumableBatchSampler against PyTorch's and MMDetection's own batch samplers."""
+
+import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
+
+import pytest
+from mmdet.datasets import AspectRatioBatchSampler
+from mmengine.dataset import DefaultSampler
+from torch.utils.data import BatchSampler, DataLoader
+
+from dinor1.datasets import ResumableBatchSampler
+from dinor1.registry import DATA_SAMPLERS
+
+
+class Shapes:
+    """Every third image is upright; 23 is no multiple of the batch size."""
+
+    def __len__(self):
+        return 23
+
+    def __getitem__(self, idx):
+        return idx
+
+    def get_data_info(self, idx):
+        return dict(width=10, height=20 if idx % 3 == 0 else 5)
+
+
+def reference(epoch: int, grouped: bool, drop_last: bool) -> list[list[int]]:
+    sampler = DefaultSampler(Shapes(), shuffle=True, seed=5)
+    sampler.set_epoch(epoch)
+    return list((AspectRatioBatchSampler if grouped else BatchSampler)(sampler, 4, drop_last))
+
+
+def build(grouped: bool, drop_last: bool = False) -> ResumableBatchSampler:
+    """As MMEngine's Runner builds it."""
+    cfg = dict(type='ResumableBatchSampler', group_by_aspect_ratio=grouped, drop_last=drop_last)
+    sampler = DefaultSampler(Shapes(), shuffle=True, seed=5)
+    return DATA_SAMPLERS.build(cfg, default_args=dict(sampler=sampler, batch_size=4))
+
+
+@pytest.mark.parametrize('grouped', [False, True])
+@pytest.mark.parametrize('drop_last', [False, True])
+def test_skips_the_first_batches_of_one_epoch_only(grouped, drop_last):
+    batches = build(grouped, drop_last)
+    length = len(batches)
+    assert length == len(reference(0, grouped, drop_last)) == (5 if drop_last else 6)
+    assert list(batches) == reference(0, grouped, drop_last)
+    for num_skipped in range(length + 1):
+        batches.sampler.set_epoch(num_skipped)
+        batches.skip_batches(num_skipped)
+        assert len(batches) == length
+        whole = reference(num_skipped, grouped, drop_last)
+        assert list(batches) == whole[num_skipped:]
+        assert list(batches) == whole
+
+
+@pytest.mark.parametrize('grouped', [False, True])
+def test_an_abandoned_epoch_leaves_nothing_behind(grouped):
+    batches = build(grouped)
+    iterator = iter(batches)
+    for _ in range(3):
+        next(iterator)
+    assert list(batches) == reference(0, grouped, False)
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_inside_a_data_loader(num_workers):
+    batches = build(grouped=True)
+    loader = DataLoader(
+        Shapes(),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=list,
+    )
+    batches.skip_batches(2)
+    assert len(loader) == 6
+    assert list(loader) == reference(0, True, False)[2:]
+    batches.sampler.set_epoch(1)
+    assert list(loader) == reference(1, True, False)
+
+
+def test_skipping_a_negative_number_is_refused():
+    with pytest.raises(ValueError, match='must not be negative, got -1'):
+        build(grouped=False).skip_batches(-1)

@@ -1,0 +1,300 @@
+import collections
+import hashlib
+import io
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from dinor1.datasets import shapes_world
+from dinor1.datasets.shapes_world import (
+    BASE_CATEGORIES,
+    CATEGORIES,
+    CATEGORY_IDS,
+    DEFAULT_SIZES,
+    FILLS,
+    MAX_OBJECTS,
+    NOVEL_CATEGORIES,
+    NOVEL_SPLITS,
+    SHAPES,
+    box_of_mask,
+    encode_png,
+    generate,
+    render_image,
+)
+from dinor1.errors import InputError
+
+SMALL = {'train': 12, 'val_base': 6, 'val_novel': 6, 'support_novel': 4}
+
+
+@pytest.fixture(scope='module')
+def small_world(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    assert generate(root, sizes=SMALL)
+    return root
+
+
+def _contents(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file()}
+
+
+def test_no_objects_gives_a_background():
+    pixels, masks = render_image(np.random.default_rng(0), [])
+    height, width, channels = pixels.shape
+    assert pixels.dtype == np.uint8 and channels == 3
+    assert 128 <= height <= 160 and 128 <= width <= 160
+    assert masks.shape == (0, height, width)
+
+
+def test_rejects_unknown_categories_and_crowds():
+    with pytest.raises(ValueError, match='dotted circle'):
+        render_image(np.random.default_rng(0), ['solid circle', 'dotted circle'])
+    with pytest.raises(ValueError, match='at most 6'):
+        render_image(np.random.default_rng(0), ['solid circle'] * 7)
+
+
+def test_novel_categories_pair_each_shape_and_each_fill_once():
+    assert len(BASE_CATEGORIES) == 12 and len(CATEGORIES) == 16
+    fills, shapes = zip(*(name.split() for name in NOVEL_CATEGORIES), strict=True)
+    assert sorted(fills) == sorted(FILLS) and sorted(shapes) == sorted(SHAPES)
+    assert sorted(CATEGORY_IDS.values()) == list(range(1, 17))
+
+
+def test_same_bytes_as_ever(small_world):
+    """Holds on every machine. If a change is meant, raise GENERATOR_VERSION and put the new digest here."""
+    digest = hashlib.sha256()
+    for name, content in _contents(small_world).items():
+        digest.update(name.encode() + b'\0' + content)
+    assert digest.hexdigest() == '82f43031077debaa9dc573d9b533469388635f262d81108937ad3bb276d77aef'
+
+
+def test_twice_the_same_another_seed_differs(small_world, tmp_path):
+    generate(tmp_path / 'again', sizes=SMALL)
+    assert _contents(tmp_path / 'again') == _contents(small_world)
+    generate(tmp_path / 'other', seed=1, sizes=SMALL)
+    assert _contents(tmp_path / 'other').keys() == _contents(small_world).keys()
+    first = 'images/train/000001.png'
+    assert _contents(tmp_path / 'other')[first] != _contents(small_world)[first]
+
+
+def test_images_do_not_depend_on_the_size_of_the_split(small_world, tmp_path):
+    generate(tmp_path / 'fewer', sizes={name: 2 for name in SMALL})
+    fewer, more = _contents(tmp_path / 'fewer'), _contents(small_world)
+    images = [name for name in fewer if name.endswith('.png')]
+    assert len(images) == 8
+    assert all(fewer[name] == more[name] for name in images)
+
+
+def test_images_differ(small_world):
+    images = [content for name, content in _contents(small_world).items() if name.endswith('.png')]
+    assert len(set(images)) == len(images) == sum(SMALL.values())
+
+
+@pytest.mark.parametrize('split', DEFAULT_SIZES)
+def test_valid_coco(small_world, split):
+    coco = COCO(str(small_world / 'annotations' / f'{split}.json'))
+    listed = NOVEL_CATEGORIES if split in NOVEL_SPLITS else BASE_CATEGORIES
+    assert {(c['id'], c['name']) for c in coco.cats.values()} == {(CATEGORY_IDS[n], n) for n in listed}
+    assert len(coco.imgs) == SMALL[split] == len(coco.dataset['images'])
+    assert len(coco.anns) == len(coco.dataset['annotations'])
+    for image in coco.imgs.values():
+        picture = cv2.imread(str(small_world / 'images' / split / image['file_name']))
+        assert picture.shape == (image['height'], image['width'], 3)
+        annotations = coco.imgToAnns[image['id']]
+        assert 1 <= len(annotations) <= MAX_OBJECTS
+        for annotation in annotations:
+            assert annotation['category_id'] in coco.cats and annotation['iscrowd'] == 0
+            x, y, w, h = annotation['bbox']
+            assert x >= 0 and y >= 0 and x + w <= image['width'] and y + h <= image['height']
+            assert min(w, h) >= 8 and 0 < annotation['area'] <= w * h
+
+
+@pytest.mark.parametrize('split', DEFAULT_SIZES)
+def test_annotations_are_the_plan(small_world, split):
+    """Every drawn object of a listed category is annotated with its silhouette's box, and nothing else."""
+    coco = COCO(str(small_world / 'annotations' / f'{split}.json'))
+    for index, names in enumerate(shapes_world._plan_split(0, split, SMALL[split])):
+        _, masks = render_image(shapes_world._generator(0, split, index), names)
+        expected = [
+            (CATEGORY_IDS[name], list(cv2.boundingRect(mask.astype(np.uint8))), int(mask.sum()))
+            for name, mask in zip(names, masks, strict=True)
+            if CATEGORY_IDS[name] in coco.cats
+        ]
+        found = [(a['category_id'], a['bbox'], a['area']) for a in coco.imgToAnns[index + 1]]
+        assert found == expected
+
+
+@pytest.mark.parametrize('name', CATEGORIES)
+def test_box_surrounds_what_was_painted(name):
+    """Without its object the same random state gives the same background: the difference is the object."""
+    for seed in range(4):
+        pixels, masks = render_image(np.random.default_rng(seed), [name])
+        background, _ = render_image(np.random.default_rng(seed), [])
+        changed = (pixels != background).any(axis=2)
+        x, y, w, h = box_of_mask(masks[0])
+        left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
+        # A pixel that is covered by less than half is painted, but is not in the mask: one pixel at most, or
+        # two towards the tip of a sharp corner.
+        assert np.abs(np.array([left - x, top - y, left + width - x - w, top + height - y - h])).max() <= 2
+        # A painted colour can equal the background's by chance, but rarely: the mean distance is bounded.
+        assert changed[masks[0]].mean() > 0.97
+        assert not (changed & ~cv2.dilate(masks[0].astype(np.uint8), np.ones((5, 5))).astype(bool)).any()
+
+
+def test_sizes_and_occlusion_are_within_their_limits():
+    diameters = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        names = [CATEGORIES[i] for i in rng.integers(0, 16, size=MAX_OBJECTS)]
+        _, masks = render_image(rng, names)
+        assert len(masks) == MAX_OBJECTS
+        for i, mask in enumerate(masks):
+            covered = mask & masks[i + 1 :].any(axis=0)
+            assert covered.sum() <= 0.25 * mask.sum()
+            diameters.append(np.sqrt(np.prod(box_of_mask(mask)[2:])))
+    # Diameters are 22 to 64; the box around a rotated or stretched shape may be up to a quarter larger, the
+    # one around a square that lies straight, or that the border cuts, a quarter smaller.
+    assert 0.75 * 22 <= min(diameters) < 25
+    assert 50 < max(diameters) <= 1.25 * 64
+
+
+@pytest.mark.parametrize('split', DEFAULT_SIZES)
+def test_categories_are_balanced_and_novel_ones_kept_apart(split):
+    plan = list(shapes_world._plan_split(0, split, DEFAULT_SIZES[split]))
+    counts = collections.Counter(name for names in plan for name in names)
+    if split in NOVEL_SPLITS:
+        assert set(counts) == set(CATEGORIES)
+        assert all(set(names) & set(NOVEL_CATEGORIES) for names in plan)
+    else:
+        assert set(counts) == set(BASE_CATEGORIES)
+        assert {len(names) for names in plan} == set(range(1, MAX_OBJECTS + 1))
+    for group in (BASE_CATEGORIES, NOVEL_CATEGORIES):
+        # Names are dealt from decks that hold each of them four times; only the last deck is not used up.
+        assert max(counts[name] for name in group) - min(counts[name] for name in group) <= 4
+
+
+def test_colour_does_not_tell_the_category():
+    """A nearest-mean classifier on an object's mean colour stays within 4 standard deviations of chance."""
+    per_category = 24
+    features, labels = [], []
+    for label, name in enumerate(CATEGORIES):
+        for index in range(per_category):
+            pixels, masks = render_image(np.random.default_rng([label, index]), [name])
+            features.append(pixels[masks[0]].mean(axis=0))
+            labels.append(label)
+    features, labels = np.array(features), np.array(labels)
+    trained = np.arange(len(labels)) % 2 == 0
+
+    def accuracy(x):
+        means = np.stack([x[trained & (labels == k)].mean(axis=0) for k in range(16)])
+        distances = np.linalg.norm(x[~trained, None] - means, axis=-1)
+        return (distances.argmin(axis=1) == labels[~trained]).mean()
+
+    chance, tested = 1 / 16, (~trained).sum()
+    limit = chance + 4 * np.sqrt(chance * (1 - chance) / tested)
+    assert accuracy(features) < limit
+    # The classifier does find a tint that belongs to the category.
+    tint = np.random.default_rng(0).integers(-80, 80, size=(16, 3))
+    assert accuracy(features + tint[labels]) > limit
+
+
+def test_png_is_read_back_by_others():
+    # One stored block, two, and exactly one full block: 51 * (1 + 3 * 428) = 65,535 bytes.
+    for shape in ((1, 1, 3), (160, 150, 3), (51, 428, 3)):
+        pixels = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
+        data = encode_png(pixels)
+        np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), pixels)
+        image = Image.open(io.BytesIO(data))
+        image.verify()
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data)))[..., ::-1], pixels)
+
+
+def test_does_nothing_when_it_is_there_already(small_world):
+    before = (small_world / 'shapes.json').stat().st_mtime_ns
+    assert not generate(small_world, sizes=SMALL)
+    assert (small_world / 'shapes.json').stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def tiny_world(tmp_path):
+    root = tmp_path / 'shapes'
+    generate(root, sizes={name: 1 for name in DEFAULT_SIZES})
+    return root
+
+
+def test_other_arguments_need_force(tiny_world):
+    sizes = {**{name: 1 for name in DEFAULT_SIZES}, 'train': 2}
+    with pytest.raises(InputError, match='--force'):
+        generate(tiny_world, sizes=sizes)
+    assert generate(tiny_world, sizes=sizes, force=True)
+    assert len(list((tiny_world / 'images' / 'train').iterdir())) == 2
+    assert [path.name for path in tiny_world.parent.iterdir()] == ['shapes']
+
+
+def test_missing_files_are_noticed(tiny_world):
+    (tiny_world / 'images' / 'val_base' / '000001.png').unlink()
+    with pytest.raises(InputError, match='val_base.*--force'):
+        generate(tiny_world, sizes={name: 1 for name in DEFAULT_SIZES})
+
+
+def test_refuses_what_is_not_ours(tmp_path):
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'holiday.jpg').write_bytes(b'')
+    for force in (False, True):
+        with pytest.raises(InputError, match='photos'):
+            generate(tmp_path / 'photos', sizes=SMALL, force=force)
+        with pytest.raises(InputError, match='is a file'):
+            generate(tmp_path / 'photos' / 'holiday.jpg', sizes=SMALL, force=force)
+    assert [path.name for path in tmp_path.rglob('*.*')] == ['holiday.jpg']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'seed': -1}, 'seed -1'),
+        ({'sizes': {'train': 0}}, '0 images in train'),
+        ({'sizes': {'test': 5}}, "unknown split 'test'"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        generate(tmp_path / 'shapes', **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_leaves_the_old_data_and_nothing_half_written(tiny_world, monkeypatch):
+    before = _contents(tiny_world)
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(shapes_world, '_annotate', fail)
+    with pytest.raises(InputError, match='No space left'):
+        generate(tiny_world, sizes=SMALL, force=True)
+    assert _contents(tiny_world) == before
+    assert [path.name for path in tiny_world.parent.iterdir()] == ['shapes']
+
+
+def test_command_says_where_the_data_is(tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'make_shapes.py'
+    options = [f'--num-{name.replace("_", "-")}=1' for name in DEFAULT_SIZES]
+    monkeypatch.setattr(sys, 'argv', [str(script), f'--out={tmp_path / "shapes"}', *options])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        for expected in ('written to', 'already there'):
+            runpy.run_path(str(script), run_name='__main__')
+            last_line = capsys.readouterr().out.splitlines()[-1]
+            assert expected in last_line and last_line.endswith(str(tmp_path / 'shapes'))
+        sys.argv.append('--seed=7')
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(script), run_name='__main__')
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count('\n') == 1

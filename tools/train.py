@@ -1,0 +1,115 @@
+#!/usr/bin/env python
+"""Train a model.
+
+Examples:
+    python tools/train.py configs/dino_r1/dino-r1_nano_1xb8_7e_shapes.py
+    python tools/train.py CONFIG --work-dir work_dirs/run1 --resume --cfg-options default_hooks.grqo.alpha=0.1
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs, checkpoints and pictures go (default: work_dirs/CONFIG)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from CHECKPOINT, or from the latest one in the work directory if none is named',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='float16',
+        choices=['float16', 'bfloat16'],
+        help='mixed precision on a GPU (default of the option: float16)',
+    )
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size'
+    )
+    parser.add_argument('--seed', type=int, help="random seed (default: the config's)")
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher (default: none)'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+    import dinor1
+    from dinor1.apis import load_config
+
+    dinor1.register_all()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    if args.seed is not None:
+        cfg.randomness = dict(cfg.get('randomness', {}), seed=args.seed)
+        cfg.train_dataloader.dataset.seed = args.seed
+    if args.amp:
+        use_amp(cfg, args.amp)
+    if args.auto_scale_lr:
+        scale_learning_rate(cfg)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    train(cfg)
+
+
+def use_amp(cfg, dtype: str) -> None:
+    """Switch the optimizer wrapper to mixed precision."""
+    import torch
+
+    from dinor1.errors import InputError
+
+    if not torch.cuda.is_available():
+        raise InputError('--amp: mixed precision training needs a GPU; leave the option out on this machine')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.dtype = dtype
+    if dtype == 'float16':
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def scale_learning_rate(cfg) -> None:
+    """Let MMEngine scale the learning rate from ``auto_scale_lr.base_batch_size``."""
+    from dinor1.errors import InputError
+
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise InputError(f'--auto-scale-lr: {cfg.filename} has no auto_scale_lr.base_batch_size; add it')
+    cfg.auto_scale_lr.enable = True
+
+
+def train(cfg) -> None:
+    """Run MMEngine's Runner, with the environment beside the log and the starting weights checked."""
+    from mmengine.runner import Runner
+    from mmengine.utils.dl_utils import collect_env
+
+    from dinor1.apis import check_checkpoint
+    from dinor1.fileio import write_json
+
+    runner = Runner.from_cfg(cfg)
+    if cfg.get('load_from'):
+        check_checkpoint(runner.model, cfg.load_from, partial=not cfg.resume)
+    if runner.rank == 0:
+        write_json({k: str(v) for k, v in collect_env().items()}, Path(runner.work_dir) / 'environment.json', indent=2)
+    runner.train()
+    print(f'Checkpoints, logs and pictures: {runner.work_dir}')
+
+
+if __name__ == '__main__':
+    from dinor1.apis.cli import run_tool
+
+    run_tool(main)
