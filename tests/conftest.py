@@ -4,9 +4,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-import torch
-from mmengine.config import Config
+# Read when torch is imported: waiting threads sleep instead of spinning, or two busy cores take ten times as long.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(2)

@@ -45,7 +45,7 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
 
 
 def _check_override(cfg: Config, key: str) -> None:
-    """An override may set a new value, and add keys to a leaf dict of arguments, but not misspell a key."""
+    """An override may add arguments that the config leaves at their default, but not misspell a key."""
     node: Any = cfg._cfg_dict
     parts = key.split('.')
     for depth, part in enumerate(parts):
@@ -57,8 +57,8 @@ def _check_override(cfg: Config, key: str) -> None:
         elif isinstance(node, ConfigDict | dict):
             if part not in node:
                 close = difflib.get_close_matches(part, list(node), n=1, cutoff=0.6)
-                known = depth == len(parts) - 1 and not close and (depth > 0 or part in _KNOWN)
-                if known:
+                new = not close and (depth > 0 or part in _KNOWN)
+                if new:
                     return
                 hint = f'did you mean {close[0]!r}?' if close else f'it has {", ".join(map(str, node))}'
                 raise InputError(f'--cfg-options {key}: {where} has no key {part!r}; {hint}')

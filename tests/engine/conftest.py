@@ -1,0 +1,80 @@
+"""A complete run, tiny: shapes world of a few images, tiny model, MMEngine's Runner."""
+
+import copy
+
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import Hook
+
+
+class RecordHook(Hook):
+    """Keeps every logged scalar of every iteration, and can send a signal at one of them."""
+
+    priority = 'LOW'
+
+    def __init__(self, on_iter=None):
+        self.history, self.on_iter = [], on_iter
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if self.on_iter is not None:
+            self.on_iter(runner)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.history.append({name: float(value) for name, value in outputs.items()})
+
+
+@pytest.fixture(scope='session')
+def shapes_dir(tmp_path_factory):
+    """24 training images, 8 for each other split."""
+    from dinor1.datasets.shapes_world import generate
+
+    root = tmp_path_factory.mktemp('data')
+    generate(root / 'shapes', sizes=dict(train=24, val_base=8, val_novel=8, support_novel=8))
+    return root
+
+
+@pytest.fixture(scope='session')
+def tiny_run_config(shapes_dir, repo):
+    """The nano GRQO recipe at the tiny model's size: 3 epochs of 6 iterations, no validation."""
+    import os
+
+    from tests.conftest import tiny_config
+
+    os.environ['DINOR1_DATA'] = str(shapes_dir)
+    try:
+        cfg = Config.fromfile(repo / 'configs/dino_r1/dino-r1_nano_1xb8_7e_shapes.py')
+    finally:
+        del os.environ['DINOR1_DATA']
+    cfg.merge_from_dict({'model': tiny_config()['model'].to_dict(), 'model.bbox_head.num_classes': 16})
+    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    cfg.train_cfg.max_epochs = 3
+    cfg.param_scheduler[0].total_steps = 3
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    for name in ('prompts', 'visualization'):
+        cfg.default_hooks.pop(name)
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    cfg.log_level = 'ERROR'
+    return cfg
+
+
+@pytest.fixture
+def train(tiny_run_config, tmp_path):
+    """``train(name, on_iter=None, **overrides)`` runs the recipe; returns runner and the history of scalars."""
+    from mmengine.runner import Runner
+
+    def run(name, on_iter=None, **overrides):
+        cfg = copy.deepcopy(tiny_run_config)
+        cfg.work_dir = str(tmp_path / name)
+        cfg.experiment_name = f'{tmp_path.name}-{name}-{len(overrides)}-{id(cfg)}'
+        cfg.merge_from_dict(overrides)
+        runner = Runner.from_cfg(cfg)
+        recorder = RecordHook(on_iter)
+        runner.register_hook(recorder)
+        try:
+            runner.train()
+        except SystemExit as stop:
+            recorder.exit_code = stop.code
+        return runner, recorder
+
+    return run

@@ -1,0 +1,132 @@
+"""The stage switch and the reference model, inside real runs of MMEngine's Runner."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinor1.engine import ReferenceModelHook
+from dinor1.errors import InputError
+
+ITERS = 6  # per epoch
+
+
+def test_sft_then_grqo(train):
+    runner, record = train('run')
+    has_term = ['loss_grqo' in scalars for scalars in record.history]
+    assert has_term == [False] * ITERS + [True] * 2 * ITERS
+    for name in ('reward_mean', 'reward_std', 'advantage_matched', 'advantage_unmatched', 'kl', 'objectness_entropy'):
+        assert f'grqo_{name}' in record.history[-1]
+    assert all(value == value and abs(value) < 1e6 for scalars in record.history for value in scalars.values())
+    # matched queries are better than the rest by construction of the reward
+    assert record.history[-1]['grqo_advantage_matched'] > record.history[-1]['grqo_advantage_unmatched']
+
+
+def test_kl_is_zero_in_the_first_iteration_after_each_refresh(train):
+    """Student and reference in the same mode, without dropout, see the same prompts and have the same weights."""
+    overrides = {
+        'default_hooks.grqo.mode': 'train',
+        'model.encoder.fusion_layer_cfg': dict(dropout=0.0),
+    }
+    _, record = train('run', **overrides)
+    kl = [scalars['grqo_kl'] for scalars in record.history[ITERS:]]
+    assert kl[0] == 0 and kl[ITERS] == 0
+    assert kl[1] > 0 and kl[ITERS + 1] > 0
+
+
+def test_the_reference_is_outside_of_model_optimizer_and_checkpoint(train):
+    seen = {}
+
+    def look(runner):
+        if runner.iter == 2 * ITERS - 1:
+            hook = next(h for h in runner.hooks if isinstance(h, ReferenceModelHook))
+            ids = {id(p) for p in hook.reference.parameters()}
+            seen['in_model'] = any(id(p) in ids for p in runner.model.parameters())
+            groups = runner.optim_wrapper.optimizer.param_groups
+            seen['in_optimizer'] = any(id(p) in ids for group in groups for p in group['params'])
+            seen['trainable'] = any(p.requires_grad for p in hook.reference.parameters())
+
+    runner, _ = train('run', look)
+    assert seen == dict(in_model=False, in_optimizer=False, trainable=False)
+    checkpoint = torch.load(Path(runner.work_dir) / 'epoch_2.pth', map_location='cpu', weights_only=False)
+    assert set(checkpoint['state_dict']) == set(runner.model.state_dict())
+    assert 'grqo_reference' not in checkpoint
+    assert not list(Path(runner.work_dir).glob('*reference*'))
+
+
+@pytest.mark.parametrize('at', [ITERS + 2, 2 * ITERS - 1, 2 * ITERS])
+@pytest.mark.parametrize('refresh', [1, None])
+def test_interrupted_and_resumed_equals_uninterrupted(train, at, refresh):
+    """SIGTERM inside the GRQO stage, in the middle of an epoch, in its last and in its first iteration."""
+    overrides = {'default_hooks.grqo.refresh': refresh}
+    _, whole = train('whole', **overrides)
+
+    def stop(runner):
+        if runner.iter == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    _, first = train('parts', stop, **overrides)
+    assert first.exit_code == 128 + signal.SIGTERM and len(first.history) == at + 1
+    _, second = train('parts', **overrides, resume=True)
+    # Bit-equal, every loss and figure of every iteration.
+    assert first.history + second.history == whole.history
+
+
+def test_resume_without_the_reference_is_refused(train, tmp_path):
+    def stop(runner):
+        if runner.iter == ITERS + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train('run', stop)
+    (tmp_path / 'run' / 'grqo_reference.pth').unlink()
+    with pytest.raises(InputError, match='grqo_reference.pth: no such file'):
+        train('run', resume=True)
+
+
+def test_grqo_from_the_checkpoint_of_sft_equals_a_run_of_its_own(train, tmp_path):
+    """What the demo does: both arms share the first epoch."""
+    _, whole = train('whole')
+    train('sft', **{'default_hooks.grqo.warmup': 99})
+    _, rest = train('rest', resume=True, load_from=str(tmp_path / 'sft' / 'epoch_1.pth'))
+    assert rest.history == whole.history[ITERS:]
+
+
+def test_beta_zero_needs_no_reference(train):
+    def look(runner):
+        assert runner.model.reference is None
+
+    _, record = train('run', look, **{'default_hooks.grqo.beta': 0.0})
+    assert record.history[-1]['grqo_kl'] == 0 and 'loss_grqo' in record.history[-1]
+
+
+def test_by_iteration(train):
+    _, record = train(
+        'run', **{'default_hooks.grqo': dict(type='ReferenceModelHook', warmup=4, refresh=3, by_epoch=False)}
+    )
+    assert ['loss_grqo' in scalars for scalars in record.history] == [False] * 4 + [True] * (3 * ITERS - 4)
+
+
+def test_gradient_accumulation(train):
+    _, record = train('run', **{'optim_wrapper.accumulative_counts': 2})
+    assert len(record.history) == 3 * ITERS and record.history[-1]['loss_grqo'] == record.history[-1]['loss_grqo']
+
+
+def test_a_vanishing_reward_is_refused_before_the_first_iteration(train):
+    with pytest.raises(InputError, match='vanish'):
+        train('run', **{'model.num_queries': 1})
+
+
+def test_a_model_without_objectness_is_refused(train):
+    class Runner:
+        model = torch.nn.Linear(1, 1)
+
+    with pytest.raises(InputError, match='objectness'):
+        ReferenceModelHook().before_train(Runner)
+
+
+@pytest.mark.parametrize('arguments', [dict(mode='other'), dict(warmup=-1), dict(refresh=0), dict(mute=0.0)])
+def test_bad_arguments(arguments):
+    with pytest.raises(InputError):
+        ReferenceModelHook(**arguments)
