@@ -6,25 +6,29 @@ kind, number and width.
 
 from mmdet.models.layers.transformer.grounding_dino_layers import GroundingDinoTransformerEncoder
 from mmdet.models.layers.transformer.utils import get_text_sine_pos_embed
+from mmengine.model import ModuleList
 from torch import Tensor
 
 from dinor1.structures import PromptBatch
 
 from .deformable_attention import MultiScaleDeformableAttention
+from .fusion import PromptFusionBlock
 
 
 class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
     """Layers of {image-prompt fusion, prompt self-attention, deformable image self-attention}.
 
-    Parameter names are MMDetection's. Two of its limits are lifted: the width of the prompts' position encoding
-    follows ``embed_dims`` instead of 256, and the self-attention masks are laid out in the order that
-    ``nn.MultiheadAttention`` expects, (image, head), so that images may differ in their prompts.
+    Parameter names are MMDetection's. What keeps its images from having different prompts is put right: the
+    self-attention masks are laid out in the order that ``nn.MultiheadAttention`` expects, (image, head), and padded
+    prompts are masked in the fusion too. The width of the prompts' position encoding follows ``embed_dims`` instead
+    of 256.
     """
 
     def _init_layers(self) -> None:
         super()._init_layers()
         for layer in self.layers:
             layer.self_attn = MultiScaleDeformableAttention(**layer.self_attn_cfg)
+        self.fusion_layers = ModuleList(PromptFusionBlock(**self.fusion_layer_cfg) for _ in range(self.num_layers))
 
     def forward(
         self,

@@ -7,6 +7,7 @@ it is differentiable: GRQO's reward is its negative minimum over the ground trut
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from mmengine.structures import InstanceData
@@ -130,9 +131,14 @@ def hungarian_match(cost: Tensor, targets: Targets) -> Match:
     Args:
         cost: (S, B, Q, M); one transfer to the host serves all S * B assignments.
         targets: Ground truth, for the number of objects of each image.
+
+    Raises:
+        FloatingPointError: the cost contains NaN.
     """
     lengths = targets.valid.sum(-1).tolist()
     host = cost.detach().cpu().numpy()
+    if np.isnan(host).any():
+        raise FloatingPointError('the matching cost is NaN: training diverged; lower the learning rate or clip harder')
     pairs = [
         (stage, image, query, target)
         for stage in range(host.shape[0])

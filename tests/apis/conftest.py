@@ -1,0 +1,83 @@
+"""A tiny model on disk, as a config and a checkpoint, and pictures to look at."""
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+SIDE = 96  # the longer side of an image after resizing
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(SIDE, SIDE), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs'),
+]
+
+
+class ModelFiles(NamedTuple):
+    """Paths of a config and of weights for it."""
+
+    config: str
+    checkpoint: str
+
+
+def write_model(folder: Path, seed: int = 0, **overrides) -> ModelFiles:
+    """Write a tiny DINO-R1 with random weights and the pipeline above."""
+    from dinor1.registry import MODELS
+    from tests.conftest import tiny_config
+
+    # 12 queries, few classes: a limit of 100 leaves no detection out, so that results can be compared as sets.
+    cfg = tiny_config(**{'model.test_cfg.max_per_img': 100, **overrides})
+    cfg.default_scope = 'dinor1'
+    cfg.test_dataloader = dict(dataset=dict(pipeline=PIPELINE))
+    files = ModelFiles(str(folder / 'model.py'), str(folder / 'model.pth'))
+    cfg.dump(files.config)
+    torch.manual_seed(seed)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    model.init_weights()
+    for name, parameter in model.named_parameters():
+        # Away from the initial values, at which fusion layers and box heads hardly act.
+        if name.endswith(('gamma_v', 'gamma_l')):
+            parameter.data.fill_(0.3)
+        if 'reg_branches' in name:
+            parameter.data.normal_(std=0.05)
+    torch.save(dict(meta={}, state_dict=model.state_dict()), files.checkpoint)
+    return files
+
+
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Blurred noise (H, W, 3), BGR."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (5, 5), 2)
+
+
+@pytest.fixture(scope='session')
+def model_files(tmp_path_factory) -> ModelFiles:
+    return write_model(tmp_path_factory.mktemp('model'))
+
+
+@pytest.fixture(scope='session')
+def other_files(tmp_path_factory) -> ModelFiles:
+    """The same architecture with other weights."""
+    return write_model(tmp_path_factory.mktemp('other_model'), seed=1)
+
+
+@pytest.fixture(scope='session')
+def wide_files(tmp_path_factory) -> ModelFiles:
+    """Another architecture."""
+    overrides = {'model.embed_dims': 64, 'model.feedforward_channels': 32}
+    return write_model(tmp_path_factory.mktemp('wide_model'), **overrides)
+
+
+@pytest.fixture(scope='session')
+def pictures(tmp_path_factory) -> Path:
+    """A folder of four PNG files of three sizes, and a text file."""
+    folder = tmp_path_factory.mktemp('pictures')
+    for i, size in enumerate([(60, 80), (80, 60), (64, 64), (60, 80)]):
+        cv2.imwrite(str(folder / f'{i}.png'), random_image(*size, seed=i))
+    (folder / 'notes.txt').write_text('not a picture')
+    return folder

@@ -1,0 +1,79 @@
+"""GRQO on MMDetection's plain DINO: fixed classes, the same reward and reference."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from dinor1.models import GRQOSettings
+from dinor1.registry import MODELS
+
+
+@pytest.fixture(scope='module')
+def dino_cfg():
+    """MMDetection's stock DINO, shrunk; its decoder keeps 256 channels by force."""
+    cfg = get_config('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py').model
+    cfg = Config(dict(model=cfg))
+    cfg.merge_from_dict(
+        {
+            'model.type': 'DINOGRQO',
+            'model.bbox_head.type': 'DINOGRQOHead',
+            'model.bbox_head.num_classes': 8,
+            'model.num_queries': 12,
+            'model.num_feature_levels': 3,
+            'model.backbone': dict(
+                _delete_=True, type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3), norm_cfg=dict(type='BN')
+            ),
+            'model.neck.in_channels': [16, 32, 64],
+            'model.neck.num_outs': 3,
+            'model.encoder.num_layers': 1,
+            'model.encoder.layer_cfg.self_attn_cfg.num_levels': 3,
+            'model.encoder.layer_cfg.ffn_cfg.feedforward_channels': 64,
+            'model.decoder.num_layers': 2,
+            'model.decoder.layer_cfg.cross_attn_cfg.num_levels': 3,
+            'model.decoder.layer_cfg.ffn_cfg.feedforward_channels': 64,
+            'model.dn_cfg.group_cfg.num_dn_queries': 8,
+        }
+    )
+    return cfg.model
+
+
+def build(cfg):
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(cfg))
+    model.init_weights()
+    return model
+
+
+def test_sft_equals_the_stock_detector(dino_cfg, make_batch):
+    ours = build(dino_cfg)
+    stock = build(dict(dino_cfg, type='mmdet.DINO', bbox_head=dict(dino_cfg.bbox_head, type='mmdet.DINOHead')))
+    stock.load_state_dict(ours.state_dict())
+    inputs, samples = make_batch((2, 1))
+    results = []
+    for model in (ours, stock):
+        torch.manual_seed(5)
+        results.append(model.loss(inputs, copy.deepcopy(samples)))
+    assert set(results[0]) == set(results[1])
+    for name in results[0]:
+        assert torch.equal(results[0][name], results[1][name]), name
+
+
+def test_grqo_terms(dino_cfg, make_batch):
+    model = build(dino_cfg).train()
+    inputs, samples = make_batch((2, 0))
+    model.set_grqo(GRQOSettings())
+    reference = copy.deepcopy(model)
+    model.reference = reference.objectness
+    losses = model.loss(inputs, samples)
+    # same weights, same mode, no dropout: nothing to diverge from
+    assert losses['grqo_kl'] == 0
+    assert losses['loss_grqo'].isfinite() and losses['d0.loss_grqo'].isfinite()
+    (gradient,) = torch.autograd.grad(losses['d0.loss_grqo'] + losses['loss_grqo'], model.bbox_head.cls_branches[1].weight)
+    assert gradient.abs().max() > 0
+    with torch.no_grad():
+        for parameter in reference.bbox_head.cls_branches[2].parameters():
+            parameter.add_(0.1)
+    assert model.loss(inputs, samples)['grqo_kl'] > 0

@@ -1,0 +1,119 @@
+"""Prompt sets and banks."""
+
+import pytest
+import torch
+
+from dinor1.errors import InputError
+from dinor1.structures import PromptBank, PromptBatch, PromptSet
+
+
+def prompts(num=3, negative=None, mask=None, width=4):
+    torch.manual_seed(num)
+    return PromptSet.from_classes(torch.randn(num, width), [f'c{i}' for i in range(num)], mask, negative)
+
+
+def token_set():
+    """Class 0 has two tokens, class 1 has one; token 2 is a separator, token 4 is padding."""
+    return PromptSet(
+        embeddings=torch.arange(10.0).reshape(5, 2),
+        names=('a', 'b'),
+        labels=torch.tensor([0, 0, -1, 1, -1]),
+        mask=torch.tensor([True, True, True, True, False]),
+        groups=torch.tensor([1, 1, 1, 2, -2]),
+        negative=torch.tensor([False, False]),
+    )
+
+
+def test_empty_set_is_refused():
+    with pytest.raises(InputError, match='empty'):
+        PromptSet.from_classes(torch.zeros(0, 4), [])
+    with pytest.raises(InputError, match='empty'):
+        prompts(mask=torch.zeros(3, dtype=torch.bool))
+
+
+def test_wrong_lengths_are_refused():
+    with pytest.raises(ValueError, match='mask'):
+        prompts(mask=torch.ones(2, dtype=torch.bool))
+
+
+def test_class_map_averages_the_tokens_of_a_class():
+    scores = torch.tensor([[0.2, 0.4, 0.9, 0.5, 0.9]])
+    torch.testing.assert_close(scores @ token_set().class_map(), torch.tensor([[0.3, 0.5]]))
+    torch.testing.assert_close(token_set().class_embeddings(), torch.tensor([[1.0, 2.0], [6.0, 7.0]]))
+
+
+def test_reported_leaves_out_negatives_and_classes_not_offered():
+    shown = prompts(4, mask=torch.tensor([True, True, True, False]), negative=torch.tensor([False, True, False, False]))
+    assert shown.reported.tolist() == [0, 2]
+
+
+def test_batch_pads_and_keeps_groups_apart():
+    batch = PromptBatch.stack([token_set(), prompts(3, width=2)])
+    assert batch.embeddings.shape == (2, 5, 2)
+    attend = batch.attention_mask()
+    expected = torch.tensor(
+        [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]], dtype=torch.bool
+    )
+    assert torch.equal(attend[0], expected) and torch.equal(attend[1], torch.eye(5, dtype=torch.bool))
+    assert batch.position_ids().tolist() == [[0, 1, 2, 0, 0], [0] * 5]
+
+
+def test_shared_batch_is_one_set_for_all():
+    batch = PromptBatch.shared(torch.randn(3, 4), 2)
+    assert torch.equal(batch.embeddings[0], batch.embeddings[1])
+    assert torch.equal(batch.attention_mask()[1], torch.eye(3, dtype=torch.bool))
+
+
+def test_mix_averages_directions_and_keeps_the_length():
+    text = PromptSet.from_classes(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), ['a', 'b'])
+    visual = PromptSet.from_classes(torch.tensor([[0.0, 4.0]]), ['a'], negative=torch.tensor([True]))
+    mixed = text.mix(visual)
+    # a: mean direction (1/2, 1/2) times the mean length 3; b: text alone
+    torch.testing.assert_close(mixed.embeddings, torch.tensor([[1.5, 1.5], [0.0, 2.0]]))
+    assert mixed.names == ('a', 'b') and mixed.negative.tolist() == [False, False]
+
+
+def test_to_moves_and_casts_the_embeddings_only():
+    moved = token_set().to(torch.float64)
+    assert moved.embeddings.dtype == torch.float64 and moved.labels.dtype == torch.int64
+
+
+class TestBank:
+    bank = PromptBank(torch.arange(6.0).reshape(3, 2), ('x', 'y', 'z'), (4, 1, 2), 'f' * 64)
+
+    def test_round_trip(self, tmp_path):
+        self.bank.save(tmp_path / 'bank.safetensors')
+        loaded = PromptBank.load(tmp_path / 'bank.safetensors', fingerprint='f' * 64)
+        assert torch.equal(loaded.embeddings, self.bank.embeddings)
+        assert (loaded.names, loaded.num_exemplars, loaded.fingerprint) == (('x', 'y', 'z'), (4, 1, 2), 'f' * 64)
+        assert [p.name for p in tmp_path.iterdir()] == ['bank.safetensors']
+
+    def test_another_models_bank_is_refused(self, tmp_path):
+        self.bank.save(tmp_path / 'bank.safetensors')
+        with pytest.raises(InputError, match='another model'):
+            PromptBank.load(tmp_path / 'bank.safetensors', fingerprint='0' * 64)
+
+    def test_what_is_not_a_bank_is_refused(self, tmp_path):
+        from safetensors.torch import save_file
+
+        with pytest.raises(InputError, match='no such prompt bank'):
+            PromptBank.load(tmp_path / 'none.safetensors')
+        (tmp_path / 'text.safetensors').write_text('hello')
+        with pytest.raises(InputError, match='not a readable'):
+            PromptBank.load(tmp_path / 'text.safetensors')
+        save_file({'w': torch.zeros(1)}, tmp_path / 'other.safetensors')
+        with pytest.raises(InputError, match='not a prompt bank'):
+            PromptBank.load(tmp_path / 'other.safetensors')
+
+    def test_order_of_a_data_set(self):
+        shown = self.bank.prompt_set(['z', 'unknown', 'x'])
+        assert shown.mask.tolist() == [True, False, True] and shown.reported.tolist() == [0, 2]
+        assert torch.equal(shown.embeddings[[0, 2]], self.bank.embeddings[[2, 0]])
+        with pytest.raises(InputError, match='none of the classes'):
+            self.bank.prompt_set(['unknown'])
+
+    def test_empty_and_repeated_names(self):
+        with pytest.raises(InputError, match='no class'):
+            PromptBank(torch.zeros(0, 2), (), (), '')
+        with pytest.raises(ValueError, match='distinct'):
+            PromptBank(torch.zeros(2, 2), ('a', 'a'), (1, 1), '')

@@ -1,0 +1,332 @@
+"""Every config loads, runs what its name says, and builds, as far as that needs no data."""
+
+import copy
+import functools
+import importlib.util
+import json
+import math
+import re
+import resource
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from dinor1.apis import load_config
+from dinor1.engine import PromptProtocolHook, ReferenceModelHook
+from dinor1.models import DINOR1
+from dinor1.registry import HOOKS, MODELS, PARAM_SCHEDULERS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / 'configs'
+RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
+DETECTORS = [path for path in RECIPES if path.parent.name in ('dino_r1', 'vis_gdino')]
+FULL_SIZE = [path for path in DETECTORS if '_swin-' in path.name]
+MODEL_FILES = sorted((CONFIGS / '_base_/models').glob('dino_r1_*.py'))
+ALIGNED = CONFIGS / 'dino_r1/dino-r1_swin-t_align_8xb32_12e_coco.py'
+
+
+def each(paths):
+    return pytest.mark.parametrize('path', paths, ids=lambda path: path.stem)
+
+
+@functools.cache
+def _read(path: Path) -> Config:
+    return load_config(str(path))
+
+
+def read(path: Path) -> Config:
+    """The config, the caller's to change: building a model, for one, fills in its config."""
+    return copy.deepcopy(_read(path))
+
+
+# Files -----------------------------------------------------------------------------------------------------
+
+
+def test_the_announced_configs_are_there():
+    expected = {f'vis-gdino_swin-{s}_{run}' for s in 'tbl' for run in ('8xb4_6e_o365', '8xb32_12e_coco')}
+    expected |= {name.replace('vis-gdino', 'dino-r1') for name in expected}
+    assert expected | {ALIGNED.stem} == {path.stem for path in FULL_SIZE}
+
+
+@each(RECIPES)
+def test_loads(path):
+    cfg = read(path)
+    assert cfg.default_scope == 'dinor1'
+    assert {'model', 'train_cfg', 'optim_wrapper', 'default_hooks'} <= set(cfg)
+
+
+def inheritance_depth(path: Path) -> int:
+    bases = Config._get_base_files(str(path))
+    return max((1 + inheritance_depth(path.parent / base) for base in bases), default=0)
+
+
+@each(RECIPES)
+def test_inheritance_is_at_most_two_deep(path):
+    assert inheritance_depth(path) <= 2
+
+
+@each(DETECTORS)
+def test_the_name_says_what_runs(path):
+    """dino-r1_swin-t_8xb4_6e_o365: 8 devices with 4 images each, 6 epochs, on Objects365."""
+    kind, size, devices, batch, epochs, data = re.fullmatch(
+        r'(dino-r1|vis-gdino)_(\S+?)(?:_align)?_(\d+)xb(\d+)_(\d+)e_(\S+)', path.stem
+    ).groups()
+    cfg = read(path)
+    assert cfg.train_dataloader.batch_size == int(batch)
+    assert cfg.auto_scale_lr.base_batch_size == int(devices) * int(batch)
+    assert cfg.train_cfg.max_epochs == int(epochs)
+    assert ('grqo' in cfg.default_hooks) == (kind == 'dino-r1')
+    assert cfg.model.backbone == read(CONFIGS / f'_base_/models/dino_r1_{size}.py').model.backbone
+    folder = {'o365': 'objects365v1'}.get(data, data.split('-')[0])
+    assert cfg.train_dataloader.dataset.data_root.endswith(f'/{folder}')
+    # Exemplars of an evaluation come from the data set that it evaluates.
+    assert cfg.default_hooks.prompts.prompt_dataset.data_root == cfg.val_dataloader.dataset.data_root
+
+
+def baseline(path: Path) -> Path:
+    return CONFIGS / 'vis_gdino' / path.name.replace('dino-r1', 'vis-gdino')
+
+
+@each([path for path in DETECTORS if path.name.startswith('dino-r1') and baseline(path).exists()])
+def test_dino_r1_differs_from_its_baseline_by_the_hook_alone(path):
+    ours, theirs = read(path), read(baseline(path))
+    assert ours.default_hooks.pop('grqo')
+    assert ours.to_dict() == theirs.to_dict()
+
+
+# Hooks, optimizer, schedules -------------------------------------------------------------------------------
+
+
+@each(RECIPES)
+def test_hooks_build(path):
+    cfg = read(path)
+    hooks = [HOOKS.build(hook) for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]]
+    if path in DETECTORS:
+        assert any(isinstance(hook, PromptProtocolHook) for hook in hooks)
+
+
+@each([path for path in FULL_SIZE if path.name.startswith('dino-r1')])
+def test_grqo_is_the_published_one(path):
+    cfg = read(path)
+    hook = HOOKS.build(cfg.default_hooks.grqo)
+    assert isinstance(hook, ReferenceModelHook)
+    settings = hook.settings
+    assert (settings.objective, settings.alpha, settings.beta) == ('contrast', 1e-2, 0.04)
+    assert settings.num_mute(cfg.model.num_queries) == 300
+    # Objects365: one epoch of supervised fine-tuning, five of GRQO. COCO: GRQO from the start.
+    on_o365 = path.stem.endswith('o365')
+    assert (hook.warmup, cfg.train_cfg.max_epochs) == ((1, 6) if on_o365 else (0, 12))
+    assert hook.refresh == 1 and hook.by_epoch
+
+
+def stand_in() -> nn.Module:
+    """Parts with the names that the optimizer treats differently."""
+    language_model = nn.ModuleDict(dict(language_backbone=nn.Linear(1, 1)))
+    return nn.ModuleDict(
+        dict(backbone=nn.Linear(1, 1), language_model=language_model, encoder=nn.Linear(1, 1))
+    )
+
+
+@each(RECIPES)
+def test_optimizer_and_schedules_build(path):
+    cfg = read(path)
+    wrapper = build_optim_wrapper(stand_in(), cfg.optim_wrapper)
+    for scheduler in cfg.get('param_scheduler', []):
+        PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=wrapper, epoch_length=10))
+    assert all(math.isfinite(group['lr']) for group in wrapper.param_groups)
+
+
+@pytest.mark.parametrize(
+    'name, rate, steps', [('8xb4_6e_o365', 2e-4, (4, 5)), ('8xb32_12e_coco', 4e-4, (8, 11))]
+)
+def test_learning_rate_over_a_run(name, rate, steps, epoch_length=2000):
+    cfg = read(CONFIGS / f'vis_gdino/vis-gdino_swin-t_{name}.py')
+    wrapper = build_optim_wrapper(stand_in(), cfg.optim_wrapper)
+    assert {group['weight_decay'] for group in wrapper.param_groups} == {1e-4}
+    assert wrapper.clip_grad_kwargs['max_norm'] == 0.1
+    schedulers = [
+        PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=wrapper, epoch_length=epoch_length))
+        for scheduler in cfg.param_scheduler
+    ]
+    for epoch in range(cfg.train_cfg.max_epochs):
+        for iteration in range(epoch_length):
+            warm = min(1.0, 0.1 + 0.9 * (epoch * epoch_length + iteration) / 999)
+            expected = rate * warm * 0.1 ** sum(epoch >= step for step in steps)
+            if iteration in (0, 1, 500, 999, 1999):
+                # Backbone and language model have a tenth of the rate. The seventh group is empty: MMEngine
+                # keeps the rate itself there.
+                rates = [group['lr'] for group in wrapper.param_groups[:6]]
+                assert rates == pytest.approx([expected / 10] * 4 + [expected] * 2, rel=1e-6)
+            wrapper.optimizer.step()
+            for scheduler in schedulers:
+                if not scheduler.by_epoch:
+                    scheduler.step()
+        for scheduler in schedulers:
+            if scheduler.by_epoch:
+                scheduler.step()
+
+
+# Models ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def count_params():
+    path = ROOT / 'tools/analysis_tools/count_params.py'
+    spec = importlib.util.spec_from_file_location('count_params', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def untrained_bert(monkeypatch):
+    """BERT-base without weights: nothing to download, and on the meta device nothing to hold."""
+    from mmdet.models.language_models import bert
+    from transformers import BertConfig, BertModel
+
+    class Tokenizer:
+        def convert_tokens_to_ids(self, tokens):
+            return list(range(len(tokens)))
+
+    class Bert:
+        @staticmethod
+        def from_pretrained(name, config, **kwargs):
+            assert name == 'bert-base-uncased'
+            with torch.device('meta'):
+                return BertModel(config, **kwargs)
+
+    monkeypatch.setattr(bert.AutoTokenizer, 'from_pretrained', lambda name: Tokenizer())
+    monkeypatch.setattr(bert.BertConfig, 'from_pretrained', lambda name: BertConfig())
+    monkeypatch.setattr(bert, 'HFBertModel', Bert)
+
+
+@each([*MODEL_FILES, ALIGNED])
+def test_builds_with_the_parameters_that_the_model_zoo_states(path, count_params, untrained_bert):
+    model = MODELS.build(read(path).model)
+    assert isinstance(model, DINOR1)
+    table = (ROOT / 'model_zoo.md').read_text().splitlines()
+    assert count_params.row(str(path.relative_to(ROOT)), count_params.count(model)) in table
+
+
+@each([path for path in DETECTORS if path != ALIGNED])
+def test_every_detector_is_one_of_the_models_that_are_built_here(path):
+    models = [read(model_file).model.to_dict() for model_file in MODEL_FILES]
+    assert read(path).model.to_dict() in models
+
+
+def test_nano_has_at_most_two_million_parameters(count_params):
+    counts = count_params.count(MODELS.build(read(CONFIGS / '_base_/models/dino_r1_nano.py').model))
+    assert counts['total'] <= 2_000_000
+
+
+def test_count_params_counts_each_parameter_once(count_params):
+    shared = nn.Linear(3, 2)
+    model = nn.ModuleDict(
+        dict(backbone=shared, bbox_head=nn.Sequential(shared, nn.Linear(2, 1)), rest=nn.Linear(1, 1))
+    )
+    counts = count_params.count(model)
+    assert {part: number for part, number in counts.items() if number} == dict(
+        backbone=8, head=3, other=2, total=13
+    )
+
+
+# Language alignment ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_bert(tmp_path):
+    """A saved BERT with two layers that knows two words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path / 'bert'
+    folder.mkdir()
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', 'cat', 'dog']
+    (folder / 'vocab.txt').write_text('\n'.join(words))
+    BertTokenizerFast(str(folder / 'vocab.txt')).save_pretrained(folder)
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    return folder
+
+
+def test_the_aligned_recipe_brings_class_names_to_the_loss(small_bert, build_tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
+    cfg = load_config(str(ALIGNED))
+    loader = cfg.train_dataloader
+    images = [dict(id=i, file_name=f'{i}.png', width=96, height=64) for i in (1, 2)]
+    folder = tmp_path / 'coco' / loader.dataset.data_prefix.img
+    folder.mkdir(parents=True)
+    for image in images:
+        cv2.imwrite(str(folder / image['file_name']), np.full((64, 96, 3), 128, np.uint8))
+    box = dict(bbox=[10, 10, 40, 30], area=1200, iscrowd=0)
+    annotations = [dict(box, id=i, image_id=i, category_id=i) for i in (1, 2)]
+    categories = [dict(id=1, name='cat'), dict(id=2, name='dog')]
+    ann_file = tmp_path / 'coco' / loader.dataset.ann_file
+    ann_file.parent.mkdir()
+    ann_file.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    # The recipe's pipeline but for its size: 480 to 800 pixels would only take time here.
+    loader.dataset.pipeline[3] = dict(type='Resize', scale=(96, 64), keep_ratio=True)
+    loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    batch = next(iter(Runner.build_dataloader(loader, seed=0)))
+    assert [sample.text for sample in batch['data_samples']] == [('cat', 'dog')] * 2
+
+    cfg.model.language_model.name = str(small_bert)
+    model = build_tiny(
+        **{f'model.{key}': cfg.model[key] for key in ('language_model', 'alignment', 'text_prompts')}
+    )
+    data = model.data_preprocessor(batch, True)
+    losses = model.loss(data['inputs'], data['data_samples'])
+    # Two classes, hence a choice between two that is not free of doubt.
+    assert 0 < losses['loss_alignment'].item() < math.inf
+    losses['loss_alignment'].backward()
+    assert model.prompt_encoder.content_query.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in model.language_model.parameters())
+    assert len(model.text_prompt_set(['cat', 'dog']).embeddings) == 2
+
+
+# A real step -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_swin_t_takes_an_optimizer_step_on_the_cpu(make_batch, capsys):
+    cfg = read(CONFIGS / 'vis_gdino/vis-gdino_swin-t_8xb4_6e_o365.py')
+    cfg.model.backbone.init_cfg = None  # no download
+    cfg.model.dn_cfg.group_cfg.num_dn_queries = 10
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    got_gradient = set()
+    for name, parameter in model.named_parameters():
+        # train_step clears the gradients after the step.
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: got_gradient.add(name))
+
+    inputs, samples = make_batch((3, 2), side=320)
+    images = [(image * 50 + 120).clamp(0, 255).byte() for image in inputs]
+    start = time.perf_counter()
+    log_vars = model.train_step(dict(inputs=images, data_samples=samples), wrapper)
+    seconds = time.perf_counter() - start
+
+    losses = {name: value.item() for name, value in log_vars.items()}
+    assert all(math.isfinite(value) for value in losses.values())
+    # Focal, L1 and GIoU of six decoder layers, as many for denoising, and the encoder's; and their sum.
+    assert len([name for name in losses if 'loss_' in name]) == 3 * (6 + 6 + 1)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable - got_gradient == set()
+    # Behind layers that start at zero, and in blocks that stochastic depth left out, the gradient itself is
+    # zero; but the step moves something in every module.
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    modules = {name.split('.')[0] for name in trainable if '.' in name}
+    assert modules <= {name.split('.')[0] for name in moved}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    with capsys.disabled():
+        print(f'\nSwin-T, 2 images of 320 pixels: {seconds:.1f} s, peak memory {memory:.1f} GB')
