@@ -130,9 +130,7 @@ def test_grqo_is_the_published_one(path):
 def stand_in() -> nn.Module:
     """Parts with the names that the optimizer treats differently."""
     language_model = nn.ModuleDict(dict(language_backbone=nn.Linear(1, 1)))
-    return nn.ModuleDict(
-        dict(backbone=nn.Linear(1, 1), language_model=language_model, encoder=nn.Linear(1, 1))
-    )
+    return nn.ModuleDict(dict(backbone=nn.Linear(1, 1), language_model=language_model, encoder=nn.Linear(1, 1)))
 
 
 @each(RECIPES)
@@ -144,9 +142,7 @@ def test_optimizer_and_schedules_build(path):
     assert all(math.isfinite(group['lr']) for group in wrapper.param_groups)
 
 
-@pytest.mark.parametrize(
-    'name, rate, steps', [('8xb4_6e_o365', 2e-4, (4, 5)), ('8xb32_12e_coco', 4e-4, (8, 11))]
-)
+@pytest.mark.parametrize('name, rate, steps', [('8xb4_6e_o365', 2e-4, (4, 5)), ('8xb32_12e_coco', 4e-4, (8, 11))])
 def test_learning_rate_over_a_run(name, rate, steps, epoch_length=2000):
     cfg = read(CONFIGS / f'vis_gdino/vis-gdino_swin-t_{name}.py')
     wrapper = build_optim_wrapper(stand_in(), cfg.optim_wrapper)
@@ -229,13 +225,9 @@ def test_nano_has_at_most_two_million_parameters(count_params):
 
 def test_count_params_counts_each_parameter_once(count_params):
     shared = nn.Linear(3, 2)
-    model = nn.ModuleDict(
-        dict(backbone=shared, bbox_head=nn.Sequential(shared, nn.Linear(2, 1)), rest=nn.Linear(1, 1))
-    )
+    model = nn.ModuleDict(dict(backbone=shared, bbox_head=nn.Sequential(shared, nn.Linear(2, 1)), rest=nn.Linear(1, 1)))
     counts = count_params.count(model)
-    assert {part: number for part, number in counts.items() if number} == dict(
-        backbone=8, head=3, other=2, total=13
-    )
+    assert {part: number for part, number in counts.items() if number} == dict(backbone=8, head=3, other=2, total=13)
 
 
 # Language alignment ----------------------------------------------------------------------------------------
@@ -278,9 +270,7 @@ def test_the_aligned_recipe_brings_class_names_to_the_loss(small_bert, build_tin
     assert [sample.text for sample in batch['data_samples']] == [('cat', 'dog')] * 2
 
     cfg.model.language_model.name = str(small_bert)
-    model = build_tiny(
-        **{f'model.{key}': cfg.model[key] for key in ('language_model', 'alignment', 'text_prompts')}
-    )
+    model = build_tiny(**{f'model.{key}': cfg.model[key] for key in ('language_model', 'alignment', 'text_prompts')})
     data = model.data_preprocessor(batch, True)
     losses = model.loss(data['inputs'], data['data_samples'])
     # Two classes, hence a choice between two that is not free of doubt.

@@ -45,6 +45,9 @@ def main() -> None:
 
     dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
+    # Before the runner makes the work directory, which lies beside the checkpoint.
+    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise InputError(f'{args.checkpoint}: no such checkpoint')
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = args.checkpoint, False
     cfg.work_dir = args.work_dir or str(Path(args.checkpoint).parent / f'test_{Path(args.config).stem}')
@@ -54,7 +57,7 @@ def main() -> None:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=args.out)]
     # Test needs no optimizer, and a config for training brings one.
-    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = None
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
 
     runner = Runner.from_cfg(cfg)
     check_checkpoint(runner.model, args.checkpoint)

@@ -106,7 +106,8 @@ def train(cfg) -> None:
     if runner.rank == 0:
         write_json({k: str(v) for k, v in collect_env().items()}, Path(runner.work_dir) / 'environment.json', indent=2)
     runner.train()
-    print(f'Checkpoints, logs and pictures: {runner.work_dir}')
+    if runner.rank == 0:
+        print(f'Checkpoints, logs and pictures: {runner.work_dir}')
 
 
 if __name__ == '__main__':

@@ -6,4 +6,8 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))
+default_hooks = dict(
+    # Small files, and GRQO starts from the checkpoint of an early epoch: all are kept.
+    checkpoint=dict(max_keep_ckpts=-1),
+    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
+)

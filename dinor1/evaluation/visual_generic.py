@@ -78,17 +78,18 @@ def build_bank(
     model: nn.Module,
     dataset: BaseDataset,
     exemplars: Sequence[Exemplar],
-    batch_size: int = 8,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[], None] | None = None,
 ) -> PromptBank:
     """Embed exemplars and average them per class.
+
+    Images go through the model one at a time: in a batch they would be padded to one size, convolutions carry padding
+    into the picture, and an embedding would depend on its neighbours in the batch.
 
     Args:
         model: A :class:`dinor1.models.DINOR1`; left in the mode (train or eval) that it was in.
         dataset: The data set that the exemplars were drawn from, with a test pipeline.
         exemplars: From :func:`draw_exemplars`.
-        batch_size: Images per forward pass.
-        progress: Called with the number of images after each pass.
+        progress: Called after each image.
 
     Returns:
         A bank of the classes that have at least one exemplar, in the data set's order.
@@ -96,20 +97,17 @@ def build_bank(
     was_training = model.training
     model.eval()
     embeddings, labels = [], []
-    images = [list(group) for _, group in groupby(exemplars, key=lambda e: e.index)]
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        data = model.data_preprocessor(pseudo_collate([dataset[group[0].index] for group in batch]), False)
+    for index, group in groupby(exemplars, key=lambda e: e.index):
+        group = list(group)
+        data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
         samples = data['data_samples']
-        boxes = []
-        for group, sample in zip(batch, samples, strict=True):
-            box = torch.tensor([e.bbox for e in group], device=data['inputs'].device)
-            boxes.append(box * box.new_tensor(sample.scale_factor).repeat(2))
-            labels += [e.label for e in group]
+        boxes = torch.tensor([e.bbox for e in group], device=data['inputs'].device)
+        boxes = boxes * boxes.new_tensor(samples[0].scale_factor).repeat(2)
         features = model.encode_image(data['inputs'], samples)
-        embeddings.append(model.encode_boxes(features, boxes, samples).float().cpu())
+        embeddings.append(model.encode_boxes(features, [boxes], samples).float().cpu())
+        labels += [e.label for e in group]
         if progress is not None:
-            progress(len(batch))
+            progress()
     model.train(was_training)
 
     index = torch.tensor(labels)
@@ -117,6 +115,4 @@ def build_bank(
     names = dataset.metainfo['classes']
     means = class_means(torch.cat(embeddings), index, names).embeddings[present]
     counts = index.bincount(minlength=len(names))[present]
-    return PromptBank(
-        means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model)
-    )
+    return PromptBank(means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model))

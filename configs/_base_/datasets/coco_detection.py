@@ -47,7 +47,7 @@ train_split = dict(
 )
 
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=32,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
@@ -70,9 +70,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # Labels follow the order of category ids; sort_categories makes the metric do the same.
-val_evaluator = dict(
-    type='CocoMetric', ann_file=f'{data_root}/{val_ann_file}', metric='bbox', sort_categories=True
-)
+val_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/{val_ann_file}', metric='bbox', sort_categories=True)
 test_evaluator = val_evaluator
 
 # Where exemplars for visual prompts come from at evaluation.

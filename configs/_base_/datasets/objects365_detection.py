@@ -9,7 +9,7 @@ train_split = dict(
     ann_file='annotations/objects365_train.json',
     data_prefix=dict(img='train/'),
 )
-train_dataloader = dict(dataset=train_split)
+train_dataloader = dict(batch_size=4, dataset=train_split)
 val_dataloader = dict(dataset=dict(data_root=data_root, ann_file=val_ann_file, data_prefix=dict(img='val/')))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=f'{data_root}/{val_ann_file}')

@@ -1,4 +1,7 @@
 # DINO-R1 with a Swin-T backbone, prompted by images alone. Sizes B and L change the backbone's numbers.
+# The published Swin weights on ImageNet; they are fetched when a training starts.
+swin_weights = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0'
+
 model = dict(
     type='DINOR1',
     num_queries=900,
@@ -22,7 +25,10 @@ model = dict(
         window_size=7,
         drop_path_rate=0.2,
         out_indices=(1, 2, 3),
+        # Recomputes activations in the backward pass: a batch of large images would not fit otherwise.
+        with_cp=True,
         convert_weights=True,
+        init_cfg=dict(type='Pretrained', checkpoint=f'{swin_weights}/swin_tiny_patch4_window7_224.pth'),
     ),
     neck=dict(
         type='ChannelMapper',

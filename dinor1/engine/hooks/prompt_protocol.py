@@ -83,7 +83,7 @@ class PromptProtocolHook(Hook):
         shown = len({e.index for e in self.exemplars})
         runner.logger.info(f'Visual prompts: {len(self.exemplars)} exemplars on {shown} images')
         bar = ProgressBar(shown) if is_main_process() else None
-        bank = build_bank(model, self.dataset, self.exemplars, progress=bar and (lambda n: bar.update(n)))
+        bank = build_bank(model, self.dataset, self.exemplars, progress=bar and bar.update)
         self._prompts = bank.prompt_set(names)
 
     def _record(self, runner: Runner, names: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from mmdet.models.detectors import GroundingDINO
 from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from dinor1.errors import InputError
@@ -330,7 +331,9 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         reference_points = selection['boxes'].detach()
         self_attn_mask = dn_meta = None
         if batch_data_samples is not None:
-            dn_query, dn_boxes, self_attn_mask, dn_meta = self.dn_query_generator(batch_data_samples)
+            dn_query, dn_boxes, self_attn_mask, dn_meta = self.dn_query_generator(
+                [self._denoising_sample(sample) for sample in batch_data_samples]
+            )
             # A batch without boxes has no denoising query, and DDP wants the embedding in the graph all the same.
             unused = self.dn_query_generator.label_embedding.weight[0, 0] * 0
             query = torch.cat([dn_query.to(query.dtype), query + unused], 1)
@@ -351,6 +354,16 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             reg_branches=self.bbox_head.reg_branches,
         )
         return hidden_states, references, dn_meta
+
+    def _denoising_sample(self, sample: DetDataSample) -> DetDataSample:
+        """The ground truth with labels that fit the denoising label embedding.
+
+        Published checkpoints have 256 rows, and a data set may have more classes. Classes that share a row only share
+        the content that their noised queries start from: targets and losses are of the prompts.
+        """
+        labels = sample.gt_instances.labels % self.dn_query_generator.num_classes
+        instances = InstanceData(bboxes=sample.gt_instances.bboxes, labels=labels)
+        return DetDataSample(metainfo=dict(img_shape=sample.img_shape), gt_instances=instances)
 
     # ---------------------------------------------------------------- inference
 

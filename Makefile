@@ -1,0 +1,39 @@
+# Needs make and Python 3.10 or newer. Everything else goes into .venv, on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint docs
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 TARGET"
+
+demo: $(VENV)/installed-demo ## generate data, train VIS-GDINO and DINO-R1, evaluate, draw detections
+	PYTHON=$(BIN)/python bash tools/demo.sh
+
+test: $(VENV)/installed-dev ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+docs: $(VENV)/installed-docs ## build the documentation in build/docs
+	$(BIN)/mkdocs build --strict
+
+# One stamp per extra; a change of the dependencies installs again.
+$(VENV)/installed-%: setup.cfg pyproject.toml $(VENV)/created
+	$(BIN)/python -m pip install -e '.[$*]'
+	@touch $@
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' is not Python 3.10 or newer; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+.SECONDARY:

@@ -1,0 +1,6 @@
+# Twenty epochs with one learning-rate cycle: for small data sets.
+_base_ = './nano_7e.py'
+
+max_epochs = 20
+train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+param_scheduler = [dict(_base_.param_scheduler[0], total_steps=max_epochs)]

@@ -1,0 +1,17 @@
+# DINO-R1 with Swin-B, fine-tuned on COCO. GRQO from the start: what it starts from detects already.
+_base_ = [
+    '../_base_/models/dino_r1_swin-b.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/coco_12e.py',
+    '../_base_/default_runtime.py',
+]
+
+default_hooks = dict(
+    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
+    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3, warmup=0),
+)
+
+# Fine-tuning starts from dino-r1_swin-b_8xb4_6e_o365: name its checkpoint with
+# --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained, and
+# default_hooks.grqo.warmup=1 puts an epoch of supervised fine-tuning first.
+load_from = None

@@ -1,0 +1,38 @@
+# DINO-R1 with Swin-T, fine-tuned on COCO with language alignment: boxes and class names prompt one network.
+# BERT is frozen. To evaluate with class names: --cfg-options default_hooks.prompts.protocol=text
+_base_ = [
+    '../_base_/models/dino_r1_swin-t.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/coco_12e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    language_model=dict(
+        type='BertModel',
+        name='bert-base-uncased',
+        max_tokens=256,
+        pad_to_max=False,
+        use_sub_sentence_represent=True,
+        special_tokens_list=['[CLS]', '[SEP]', '.', '?'],
+        add_pooling_layer=False,
+    ),
+    alignment=dict(loss_weight=100.0),
+    # One prompt per class name, the form that the alignment trains.
+    text_prompts='class',
+)
+
+# Every training image brings the class names along, for the text side of the alignment.
+meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction', 'text')
+train_pipeline = [*_base_.train_pipeline[:-1], dict(type='PackDetInputs', meta_keys=meta_keys)]
+train_dataloader = dict(dataset=dict(return_classes=True, pipeline=train_pipeline))
+
+default_hooks = dict(
+    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
+    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3, warmup=0),
+)
+
+# Fine-tuning starts from dino-r1_swin-t_8xb4_6e_o365: name its checkpoint with
+# --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained, and
+# default_hooks.grqo.warmup=1 puts an epoch of supervised fine-tuning first.
+load_from = None

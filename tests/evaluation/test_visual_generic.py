@@ -1,0 +1,104 @@
+"""The draw of exemplars and the bank made of them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dinor1.datasets import CocoPromptDataset
+from dinor1.errors import InputError
+from dinor1.evaluation import build_bank, draw_exemplars
+
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs'),
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write(order)`` stores ten noise images of two sizes with boxes of three classes, listed in ``order``."""
+
+    def write(order=range(10), name='a', boxes=True):
+        rng = np.random.default_rng(0)
+        images, annotations = [], []
+        for i in range(10):
+            height, width = (48, 64) if i % 2 else (128, 96)
+            cv2.imwrite(str(tmp_path / f'{i}.png'), rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+            images.append(dict(id=i + 1, file_name=f'{i}.png', width=width, height=height))
+            for j in range(3):
+                # The third class occurs once; crowd boxes are everywhere.
+                category = 3 if (i, j) == (4, 2) else 1 + (i + j) % 2
+                box = [int(v) for v in (*rng.integers(0, 20, 2), *rng.integers(10, 25, 2))]
+                number = len(annotations) + 1
+                annotations.append(
+                    dict(id=number, image_id=i + 1, category_id=category, bbox=box, area=1.0, iscrowd=int(j == 1))
+                )
+        content = dict(
+            images=[images[i] for i in order],
+            annotations=annotations if boxes else [],
+            categories=[dict(id=k, name=n) for k, n in enumerate(('cat', 'dog', 'owl'), 1)],
+        )
+        path = tmp_path / f'{name}.json'
+        path.write_text(json.dumps(content))
+        return CocoPromptDataset(
+            ann_file=str(path), data_prefix=dict(img=str(tmp_path)), pipeline=PIPELINE, test_mode=True
+        )
+
+    return write
+
+
+def as_set(exemplars):
+    return {(e.img_id, e.bbox, e.label) for e in exemplars}
+
+
+def test_no_instance_and_no_number(write):
+    with pytest.raises(InputError, match='no instance'):
+        draw_exemplars(write(boxes=False))
+    with pytest.raises(InputError, match='at least 1'):
+        draw_exemplars(write(), 0)
+
+
+def test_number_per_class_and_no_crowd(write):
+    dataset = write()
+    exemplars = draw_exemplars(dataset, 4)
+    assert np.bincount([e.label for e in exemplars]).tolist() == [4, 4, 1]
+    usable = {
+        (info['img_id'], tuple(instance['bbox']), instance['bbox_label'])
+        for info in map(dataset.get_data_info, range(10))
+        for instance in info['instances']
+        if not instance['ignore_flag']
+    }
+    assert as_set(exemplars) <= usable and len(as_set(draw_exemplars(dataset, 1000))) == len(usable)
+
+
+def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_images(write):
+    first = draw_exemplars(write(), 4, seed=3)
+    assert as_set(first) == as_set(draw_exemplars(write(reversed(range(10)), 'b'), 4, seed=3))
+    assert any(as_set(first) != as_set(draw_exemplars(write(), 4, seed=s)) for s in (4, 5))
+
+
+def test_fewer_exemplars_are_a_subset(write):
+    """So that the effect of N is not mixed with that of another draw."""
+    assert as_set(draw_exemplars(write(), 2)) <= as_set(draw_exemplars(write(), 5))
+
+
+def test_bank_is_the_mean_over_single_boxes(write, build_tiny):
+    model, dataset = build_tiny().eval(), write()
+    exemplars = draw_exemplars(dataset, 3)
+    bank = build_bank(model, dataset, exemplars)
+    assert bank.names == ('cat', 'dog', 'owl') and bank.num_exemplars == (3, 3, 1)
+    single = {e: build_bank(model, dataset, [e]).embeddings[0] for e in exemplars}
+    for i in range(3):
+        rows = torch.stack([v for e, v in single.items() if e.label == i])
+        torch.testing.assert_close(bank.embeddings[i], rows.mean(0))
+
+
+def test_bank_leaves_the_mode_of_the_model(write, build_tiny):
+    model, dataset = build_tiny().train(), write()
+    build_bank(model, dataset, draw_exemplars(dataset, 1))
+    assert model.training

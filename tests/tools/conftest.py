@@ -1,0 +1,114 @@
+"""Tools called as functions: a tiny model, a tiny data set, and what a tool printed."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from tests.apis.conftest import (
+    PIPELINE,
+    model_files,  # noqa: F401  (fixtures)
+    other_files,  # noqa: F401
+    pictures,  # noqa: F401
+    random_image,
+    wide_files,  # noqa: F401
+)
+
+CATEGORIES = ['apple', 'pear', 'plum']
+
+
+class Outcome(NamedTuple):
+    """How a tool ended.
+
+    Attributes:
+        status: Exit status.
+        out: What it wrote to standard output.
+        err: What it wrote to standard error.
+    """
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(repo, monkeypatch, capfd):
+    """``call('image_demo', argument, ...)`` runs a tool in this process, because a start costs seconds."""
+    from dinor1.apis import run_tool
+
+    def run(tool: str, *arguments) -> Outcome:
+        spec = importlib.util.spec_from_file_location(f'tool_{tool}', repo / f'tools/{tool}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            run_tool(module.main)
+        except SystemExit as stop:
+            status = stop.code
+        return Outcome(status, *capfd.readouterr())
+
+    return run
+
+
+def coco_content(num_images: int) -> dict:
+    """Images of 64 x 48 pixels with a box of each category."""
+    images = [dict(id=i, file_name=f'{i}.png', width=64, height=48) for i in range(num_images)]
+    annotations = [
+        dict(id=10 * i + c, image_id=i, category_id=c, bbox=[4 + 15 * c, 5 + i, 14, 20], area=280, iscrowd=0)
+        for i in range(num_images)
+        for c in range(len(CATEGORIES))
+    ]
+    categories = [dict(id=c, name=name) for c, name in enumerate(CATEGORIES)]
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory) -> Path:
+    """Five training and two validation images, where the shapes world's config looks for them."""
+    root = tmp_path_factory.mktemp('data')
+    (root / 'shapes/annotations').mkdir(parents=True)
+    for seed, (split, count) in enumerate([('train', 5), ('val_base', 2)]):
+        folder = root / 'shapes/images' / split
+        folder.mkdir(parents=True)
+        for i in range(count):
+            cv2.imwrite(str(folder / f'{i}.png'), random_image(48, 64, seed=10 * seed + i))
+        (root / f'shapes/annotations/{split}.json').write_text(json.dumps(coco_content(count)))
+    return root
+
+
+@pytest.fixture
+def run_config(repo, data_dir, model_files, tmp_path, monkeypatch) -> Path:  # noqa: F811
+    """The supervised nano recipe with the tiny model on the tiny data, without worker processes."""
+    monkeypatch.setenv('DINOR1_DATA', str(data_dir))
+    cfg = Config.fromfile(repo / 'configs/vis_gdino/vis-gdino_nano_1xb8_7e_shapes.py')
+    cfg.model = Config.fromfile(model_files.config).model
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[name].update(num_workers=0, persistent_workers=False)
+    cfg.test_dataloader.dataset.pipeline = cfg.prompt_dataset.pipeline = PIPELINE
+    cfg.default_hooks.prompts.prompt_dataset = cfg.prompt_dataset
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    path = tmp_path / 'config.py'
+    cfg.dump(path)
+    return path
+
+
+@pytest.fixture
+def reference(pictures) -> str:  # noqa: F811
+    """A good ``--prompt``."""
+    assert cv2.imread(str(pictures / '0.png')).shape == (60, 80, 3)
+    return f'{pictures / "0.png"}:5,5,30,40:cat'
+
+
+def picture_of(path: Path) -> np.ndarray:
+    """An image file that must be readable."""
+    image = cv2.imread(str(path))
+    assert image is not None
+    return image

@@ -1,0 +1,84 @@
+"""image_demo and build_prompt_bank: what they write, on good input."""
+
+import json
+
+import numpy as np
+import torch
+
+from dinor1.apis import DINOR1Inferencer
+from dinor1.structures import PromptBank
+from tests.tools.conftest import CATEGORIES, coco_content, picture_of
+
+
+def files_in(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
+
+
+def model_options(files):
+    return ['--config', files.config, '--checkpoint', files.checkpoint, '--device', 'cpu']
+
+
+def test_demo_on_a_folder(call, model_files, pictures, reference, tmp_path):
+    options = ['--prompt', reference, '--prompt', f'{pictures / "1.png"}:5,5,30,40:-dog', '--score-thr', 0.01]
+    outcome = call('image_demo', pictures, *model_options(model_files), *options, '--out-dir', tmp_path)
+    assert (outcome.status, outcome.err) == (0, '')
+    assert 'ETA' in outcome.out and '4/4' in outcome.out
+    assert outcome.out.splitlines()[-1] == f'Pictures: {tmp_path / "vis"}; boxes: {tmp_path / "preds"}'
+    expected = [f'preds/{i}.json' for i in range(4)] + [f'vis/{i}.png' for i in range(4)]
+    assert files_in(tmp_path) == expected
+
+    inferencer = DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
+    visual = [(pictures / '0.png', [5, 5, 30, 40], 'cat'), (pictures / '1.png', [5, 5, 30, 40], 'dog')]
+    inferencer.set_prompts(visual=visual, negative='dog')
+    for i, result in enumerate(inferencer.predict(pictures, score_thr=0.01, as_dict=True)):
+        written = json.loads((tmp_path / f'preds/{i}.json').read_text())
+        assert result['bboxes'] and set(result['names']) == {'cat'}
+        assert written == result | dict(prompts=['cat'], negative_prompts=['dog'], score_thr=0.01)
+        assert picture_of(tmp_path / f'vis/{i}.png').shape[2] == 3
+
+
+def test_demo_draws_what_it_found(call, model_files, pictures, reference, tmp_path):
+    for name, threshold in {'boxes': 0, 'nothing': 1.1}.items():
+        options = ['--prompt', reference, '--score-thr', threshold, '--out-dir', tmp_path / name]
+        assert call('image_demo', pictures / '2.png', *model_options(model_files), *options).status == 0
+    drawn, plain = (picture_of(tmp_path / name / 'vis/2.png') for name in ('boxes', 'nothing'))
+    assert drawn.shape == plain.shape and (drawn != plain).any()
+
+
+def test_targets_of_one_stem_do_not_overwrite_each_other(call, model_files, pictures, reference, tmp_path):
+    folder = tmp_path / 'targets'
+    folder.mkdir()
+    for name in ('a.png', 'a.bmp', 'b.png'):
+        (folder / name).write_bytes((pictures / '0.png').read_bytes())
+    options = ['--prompt', reference, '--out-dir', tmp_path / 'out']
+    assert call('image_demo', folder, *model_options(model_files), *options).status == 0
+    assert files_in(tmp_path / 'out/preds') == ['a.bmp.json', 'a.png.json', 'b.json']
+    assert files_in(tmp_path / 'out/vis') == ['a.bmp.png', 'a.png.png', 'b.png']
+
+
+def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir, pictures, tmp_path):
+    path = tmp_path / 'banks/bank.safetensors'
+    options = [run_config, model_files.checkpoint, '--out', path, '--device', 'cpu']
+    outcome = call('build_prompt_bank', *options)
+    assert outcome.status == 0 and 'ETA' in outcome.out
+    assert outcome.out.splitlines()[-1] == f'Prompt bank of 3 classes, 15 exemplars: {path}'
+    bank = PromptBank.load(path)
+    assert bank.names == tuple(CATEGORIES) and bank.num_exemplars == (5, 5, 5)
+
+    # All five images are exemplars, so that the draw plays no part: the same boxes through the other door.
+    inferencer = DINOR1Inferencer(run_config, model_files.checkpoint, device='cpu')
+    content = coco_content(5)
+    visual = []
+    for image in content['images']:
+        mine = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        x1, y1, width, height = np.array([a['bbox'] for a in mine]).T
+        boxes = np.stack([x1, y1, x1 + width, y1 + height], 1)
+        names = [CATEGORIES[a['category_id']] for a in mine]
+        visual.append((data_dir / 'shapes/images/train' / image['file_name'], boxes, names))
+    prompts = inferencer.set_prompts(visual=visual)
+    torch.testing.assert_close(bank.embeddings, prompts.embeddings, rtol=0, atol=1e-5)
+
+    options = ['--bank', path, '--score-thr', 0, '--out-dir', tmp_path / 'out']
+    assert call('image_demo', pictures / '0.png', *model_options(model_files), *options).status == 0
+    found = json.loads((tmp_path / 'out/preds/0.json').read_text())
+    assert found['prompts'] == CATEGORIES and set(found['names']) <= set(CATEGORIES)

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Print the results of tests as a table.
+
+Examples:
+    python tools/analysis_tools/collect_results.py work_dirs/demo/test/*
+    python tools/analysis_tools/collect_results.py work_dirs/*/test_* --out results.md
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from dinor1.apis.cli import run_tool
+from dinor1.errors import InputError
+from dinor1.fileio import atomic_path, read_json
+
+_METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
+
+
+def table(folders: list[str]) -> str:
+    """Markdown table with one row per folder that tools/test.py wrote.
+
+    Raises:
+        InputError: a folder has no ``metrics.json``, or one without AP.
+    """
+    rows = ['| run | annotations | prompts | AP | AP50 |', '|---|---|---|---:|---:|']
+    for folder in folders:
+        record = read_json(Path(folder) / 'metrics.json')
+        missing = [key for key in _METRICS if key not in record.get('metrics', {})]
+        if missing:
+            raise InputError(f'{folder}/metrics.json: no {", ".join(missing)}; run tools/test.py again')
+        protocol = record['protocol']
+        prompts = f'N={protocol.get("num_exemplars", 16)}, seed {protocol.get("seed", 0)}'
+        numbers = ' | '.join(f'{record["metrics"][key]:.3f}' for key in _METRICS)
+        rows.append(f'| {Path(folder).name} | {Path(record["ann_file"]).name} | {prompts} | {numbers} |')
+    return '\n'.join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folders', nargs='+', help='folders that tools/test.py wrote metrics.json to')
+    parser.add_argument('--out', metavar='FILE.md', help='also write the table to a file')
+    args = parser.parse_args()
+    text = table(args.folders)
+    if args.out:
+        with atomic_path(args.out) as temporary:
+            temporary.write_text(text + os.linesep)
+    print(text)
+
+
+if __name__ == '__main__':
+    run_tool(main)

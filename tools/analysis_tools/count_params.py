@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Count the parameters of models, part by part, as rows of model_zoo.md's table.
+
+Examples:
+    python tools/analysis_tools/count_params.py configs/_base_/models/dino_r1_*.py
+    python tools/analysis_tools/count_params.py configs/dino_r1/dino-r1_swin-t_align_8xb32_12e_coco.py
+"""
+
+import argparse
+from pathlib import Path
+
+from dinor1.apis.cli import run_tool
+
+# Columns of the table and the sub-modules that they add up.
+PARTS = {
+    'backbone': ('backbone',),
+    'neck': ('neck',),
+    'prompt encoder': ('prompt_encoder',),
+    'encoder': ('encoder',),
+    'decoder': ('decoder',),
+    'head': ('bbox_head',),
+    'language model': ('language_model',),
+}
+
+
+def count(model) -> dict[str, int]:
+    """Parameters of each of :data:`PARTS`, of the rest (``other``), and of the whole model (``total``)."""
+    counts = dict.fromkeys([*PARTS, 'other', 'total'], 0)
+    part_of = {module: part for part, modules in PARTS.items() for module in modules}
+    # named_parameters lists a shared parameter once, under the first of its names.
+    for name, parameter in model.named_parameters():
+        counts[part_of.get(name.split('.')[0], 'other')] += parameter.numel()
+        counts['total'] += parameter.numel()
+    return counts
+
+
+def header() -> str:
+    """The two head lines of the table."""
+    return f'| model | total | {" | ".join([*PARTS, "other"])} |\n|---|{"---:|" * (len(PARTS) + 2)}'
+
+
+def row(config: str, counts: dict[str, int]) -> str:
+    """One line of the table, in millions of parameters; a part that the model does not have stays empty."""
+    cells = [f'{counts[part] / 1e6:.2f}' if counts[part] else '' for part in ['total', *PARTS, 'other']]
+    return f'| [{Path(config).stem}]({config}) | {" | ".join(cells)} |'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files with a model')
+    args = parser.parse_args()
+
+    import dinor1
+    from dinor1.apis import load_config
+    from dinor1.errors import InputError
+    from dinor1.registry import MODELS
+
+    dinor1.register_all()
+    print(header())
+    for config in args.configs:
+        cfg = load_config(config)
+        if 'model' not in cfg:
+            raise InputError(f'{config}: no model in this config; name one that has it')
+        print(row(config, count(MODELS.build(cfg.model))))
+
+
+if __name__ == '__main__':
+    run_tool(main)
