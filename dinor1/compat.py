@@ -30,6 +30,7 @@ def apply() -> None:
     fill_lvis_numpy_float()
     silence_onedl_message()
     fill_bert_pairwise_mask()
+    trust_one_cycle_scheduler()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -342,6 +343,23 @@ def fill_bert_pairwise_mask() -> None:
         return results
 
     BertEncoder.forward = forward_with_heads_axis
+
+
+# -----------------------------------------------------------------------------------------------------------
+# mmengine
+
+
+def trust_one_cycle_scheduler() -> None:
+    """Let checkpoints of one-cycle runs load in torch's safe mode.
+
+    What: such a checkpoint holds a class of MMEngine's that is missing in MMEngine's own list of what a checkpoint may
+    hold; loading it printed a page of warnings and went on in the unsafe mode.
+    Since: torch 2.6, whose default is the safe mode.
+    Goes: when MMEngine lists the class.
+    """
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+    torch.serialization.add_safe_globals([OneCycleParamScheduler])
 
 
 apply()

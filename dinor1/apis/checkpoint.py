@@ -1,11 +1,15 @@
 """Loading weights, and refusing those of another architecture."""
 
-import pickle
+import contextlib
+import copy
+import io
+import logging
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
@@ -17,14 +21,32 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False) -> None
     """Compare a checkpoint's parameters with the model's.
 
     Args:
-        model: The model that is going to load it.
+        model: The model that is going to load it, wrapped for distributed training or not.
         path: Checkpoint of MMEngine.
-        partial: Accept missing and surplus parameters, as for weights to start training from, as long as some fit.
+        partial: Accept missing and surplus parameters, as for weights to start training from, as long as some
+            fit.
 
     Raises:
         InputError: no such file, not a checkpoint, or one of another architecture.
     """
+    _compare(model.module if is_model_wrapper(model) else model, _read(path), path, partial)
+
+
+def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
+    """Build ``cfg.model`` with the weights of ``path``, in evaluation mode on ``device``.
+
+    Raises:
+        InputError: see :func:`check_checkpoint`.
+    """
+    # Building writes into the nested dicts of its config, which would spoil it for a second model.
+    model = MODELS.build(copy.deepcopy(cfg.model))
     state_dict = _read(path)
+    _compare(model, state_dict, path)
+    model.load_state_dict(state_dict)
+    return model.to(device).eval()
+
+
+def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, partial: bool = False) -> None:
     own = model.state_dict()
     fitting = [k for k, v in state_dict.items() if k in own and v.shape == own[k].shape]
     differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
@@ -43,31 +65,26 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False) -> None
         if surplus:
             details.append(f'{len(surplus)} unknown, such as {surplus[0]}')
         raise InputError(
-            f'{path}: a checkpoint of another architecture ({"; ".join(details)}); give the config that it was trained with'
+            f'{path}: a checkpoint of another architecture ({"; ".join(details)}); '
+            'give the config that it was trained with'
         )
-
-
-def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
-    """Build ``cfg.model`` with the weights of ``path``, in evaluation mode on ``device``.
-
-    Raises:
-        InputError: see :func:`check_checkpoint`.
-    """
-    model = MODELS.build(cfg.model)
-    check_checkpoint(model, path)
-    load_checkpoint(model, path, map_location='cpu', strict=True, logger='silent')
-    return model.to(device).eval()
 
 
 def _read(path: str) -> dict[str, torch.Tensor]:
     if not Path(path).is_file() and '://' not in str(path):
         raise InputError(f'{path}: no such checkpoint')
+    said = io.StringIO()
     try:
-        checkpoint = _load_checkpoint(str(path), map_location='cpu')
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        # MMEngine prints a page when it falls back to a laxer loader; after a failure that distracts.
+        with contextlib.redirect_stdout(said):
+            checkpoint = _load_checkpoint(str(path), map_location='cpu', logger='silent')
+    except Exception as error:
+        # Damaged bytes are a program for the unpickler, and can make it raise nearly anything.
         raise InputError(
             f'{path}: not a checkpoint, or a damaged one ({type(error).__name__}); train or download it again'
-        ) from None
+        ) from error
+    if said.getvalue():
+        print_log(said.getvalue().strip(), logger='current', level=logging.WARNING)
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
         raise InputError(f'{path}: not a checkpoint with a state_dict')

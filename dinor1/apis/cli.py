@@ -3,7 +3,10 @@
 import difflib
 import re
 import sys
+import warnings
 from collections.abc import Callable
+
+import cv2
 
 from dinor1.errors import InputError
 
@@ -13,6 +16,10 @@ _UNKNOWN_ARGUMENT = re.compile(r"(?:class `(\w+)`.*)?unexpected keyword argument
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool's ``main``; report bad input as ``error: ...`` on one line and exit with status 2."""
+    # MMDetection's own, once per run; a user can do nothing about it.
+    warnings.filterwarnings('ignore', message='torch.meshgrid')
+    # OpenCV comments on a damaged picture in its own words; our error names the file.
+    cv2.setLogLevel(0)
     try:
         main()
     except InputError as error:
@@ -24,6 +31,8 @@ def run_tool(main: Callable[[], None]) -> None:
         if message is None:
             raise
         _fail(message)
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        _fail(f'{error.filename}: {error.strerror}; give another path')
 
 
 def _fail(message: str) -> None:
@@ -37,6 +46,8 @@ def _config_slip(text: str) -> str | None:
     if found:
         name = found[1].strip('"\'')
         return f'config: unknown type {name!r}{_nearest_type(name)}'
+    if text == 'None is not a callable object':  # what MMEngine says of an optimizer that it does not know
+        return 'config: optim_wrapper.optimizer.type is no known optimizer; check the spelling'
     found = _UNKNOWN_ARGUMENT.search(text)
     if found:
         return f'config: {found[1] or "a component"} takes no argument {found[2]!r}; check the spelling'

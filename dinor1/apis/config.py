@@ -10,10 +10,10 @@ from dinor1.errors import InputError
 
 # What MMEngine's Runner and this project's tools read at the top level of a config.
 _KNOWN = (
-    'model train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr optim_wrapper '
-    'param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor load_from resume '
-    'launcher env_cfg log_processor log_level visualizer default_scope randomness experiment_name work_dir '
-    'prompt_dataset custom_imports'
+    'model train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr '
+    'optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor '
+    'load_from resume launcher env_cfg log_processor log_level visualizer default_scope randomness '
+    'experiment_name work_dir prompt_dataset custom_imports'
 ).split()
 
 
@@ -29,9 +29,10 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        # Whatever a config raises while it is read, its text tells the user more than a trace through the parser.
+        # Whatever a config raises while it is read, its text tells more than a trace through the parser.
         message = str(error).strip().splitlines() or ['']
-        raise InputError(f'{path}: cannot be read as a config ({type(error).__name__}: {message[-1]})') from error
+        reason = f'{type(error).__name__}: {message[-1]}'
+        raise InputError(f'{path}: cannot be read as a config ({reason})') from error
     for key in cfg_options or {}:
         _check_override(cfg, key)
     cfg.merge_from_dict(cfg_options or {})
@@ -56,9 +57,10 @@ def _check_override(cfg: Config, key: str) -> None:
             node = node[int(part)]
         elif isinstance(node, ConfigDict | dict):
             if part not in node:
-                close = difflib.get_close_matches(part, list(node), n=1, cutoff=0.6)
-                new = not close and (depth > 0 or part in _KNOWN)
-                if new:
+                # Components have arguments of similar names (num_stages and frozen_stages): there, be surer.
+                cutoff = 0.6 if depth == 0 else 0.8
+                close = difflib.get_close_matches(part, list(node), n=1, cutoff=cutoff)
+                if part in _KNOWN if depth == 0 else not close:
                     return
                 hint = f'did you mean {close[0]!r}?' if close else f'it has {", ".join(map(str, node))}'
                 raise InputError(f'--cfg-options {key}: {where} has no key {part!r}; {hint}')

@@ -101,7 +101,7 @@ def build_bank(
         group = list(group)
         data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
         samples = data['data_samples']
-        boxes = torch.tensor([e.bbox for e in group], device=data['inputs'].device)
+        boxes = torch.tensor([e.bbox for e in group], dtype=torch.float32, device=data['inputs'].device)
         boxes = boxes * boxes.new_tensor(samples[0].scale_factor).repeat(2)
         features = model.encode_image(data['inputs'], samples)
         embeddings.append(model.encode_boxes(features, [boxes], samples).float().cpu())

@@ -30,7 +30,7 @@ def write_model(folder: Path, seed: int = 0, **overrides) -> ModelFiles:
     from dinor1.registry import MODELS
     from tests.conftest import tiny_config
 
-    # 12 queries, few classes: a limit of 100 leaves no detection out, so that results can be compared as sets.
+    # With 12 queries and few classes a limit of 100 leaves no detection out: results can be compared as sets.
     cfg = tiny_config(**{'model.test_cfg.max_per_img': 100, **overrides})
     cfg.default_scope = 'dinor1'
     cfg.test_dataloader = dict(dataset=dict(pipeline=PIPELINE))

@@ -1,4 +1,4 @@
-"""image_demo and build_prompt_bank: what they write, on good input."""
+"""image_demo, build_prompt_bank and test: what they write, on good input."""
 
 import json
 
@@ -82,3 +82,14 @@ def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir,
     assert call('image_demo', pictures / '0.png', *model_options(model_files), *options).status == 0
     found = json.loads((tmp_path / 'out/preds/0.json').read_text())
     assert found['prompts'] == CATEGORIES and set(found['names']) <= set(CATEGORIES)
+
+
+def test_test_writes_metrics(call, run_config, model_files, tmp_path):
+    out_dir = tmp_path / 'run'
+    name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}'
+    outcome = call('test', run_config, model_files.checkpoint, '--work-dir', out_dir, '--cfg-options', name)
+    assert outcome.status == 0
+    assert outcome.out.splitlines()[-1] == f'Metrics and pictures: {out_dir}'
+    metrics = json.loads((out_dir / 'metrics.json').read_text())['metrics']
+    assert 0 <= metrics['coco/bbox_mAP'] <= 1
+    assert picture_of(out_dir / 'vis/test.png').size

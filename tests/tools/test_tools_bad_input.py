@@ -10,6 +10,9 @@ from mmengine.config import Config
 
 from tests.tools.conftest import coco_content
 
+# Several runs in one process share MMEngine's visualizer, of which it warns.
+pytestmark = pytest.mark.filterwarnings('ignore:.*instance named of visualizer')
+
 
 def assert_refused(outcome, *parts):
     """The only line on standard error is an error that says ``parts``."""
@@ -239,13 +242,32 @@ def test_bad_annotations_make_no_bank(call, spoil, model_files, tmp_path, change
     assert not bank.exists()
 
 
-@pytest.mark.parametrize('change, message', [BAD_ANNOTATIONS[0], BAD_ANNOTATIONS[4], BAD_ANNOTATIONS[-1]])
-@pytest.mark.parametrize('tool, split', [('test', 'val_base'), ('test', 'train'), ('train', 'train')])
+@pytest.mark.parametrize(
+    'tool, split, change, message',
+    [
+        ('test', 'val_base', *BAD_ANNOTATIONS[4]),
+        ('test', 'train', *BAD_ANNOTATIONS[-1]),
+        ('train', 'train', *BAD_ANNOTATIONS[0]),
+    ],
+)
 def test_bad_annotations_stop_a_run(call, spoil, model_files, tmp_path, tool, split, change, message):
     arguments = [spoil(split, change), *([model_files.checkpoint] if tool == 'test' else [])]
     outcome = call(tool, *arguments, '--work-dir', tmp_path / 'run', *unique(tmp_path))
     assert_refused(outcome, message, f'annotations/{split}.json')
     assert not list(tmp_path.glob('run/**/*.pth')) and not (tmp_path / 'run/metrics.json').exists()
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_unreadable_image_stops_a_test(call, spoil, model_files, tmp_path, num_workers):
+    config = spoil('val_base', lambda content: None)
+    image = tmp_path / 'data/shapes/images/val_base/1.png'
+    image.write_bytes(b'not a picture')
+    outcome = call(
+        'test',
+        *(config, model_files.checkpoint, '--work-dir', tmp_path / 'run', *unique(tmp_path)),
+        f'test_dataloader.num_workers={num_workers}',
+    )
+    assert_refused(outcome, f'{image}: missing, or not an image that can be read')
 
 
 def unique(tmp_path):
