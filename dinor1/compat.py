@@ -108,9 +108,7 @@ def _ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    return ms_deform_attn(
-        value, value_spatial_shapes, value_level_start_index, sampling_locations, attention_weights
-    )
+    return ms_deform_attn(value, value_spatial_shapes, value_level_start_index, sampling_locations, attention_weights)
 
 
 def _ms_deform_attn_backward(
@@ -128,9 +126,7 @@ def _ms_deform_attn_backward(
     """Fill the three gradients in place; MMCV keeps no graph from the forward pass, so it is built anew."""
     inputs = [t.detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
-        output = ms_deform_attn(
-            inputs[0], value_spatial_shapes, value_level_start_index, inputs[1], inputs[2]
-        )
+        output = ms_deform_attn(inputs[0], value_spatial_shapes, value_level_start_index, inputs[1], inputs[2])
     grads = torch.autograd.grad(output, inputs, grad_output)
     for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         target.copy_(grad)
@@ -195,9 +191,7 @@ def _roi_align(
             "without them; use pool_mode='avg'"
         )
     size = (aligned_height, aligned_width)
-    return torchvision.ops.roi_align(
-        features, rois.to(features.dtype), size, spatial_scale, sampling_ratio, aligned
-    )
+    return torchvision.ops.roi_align(features, rois.to(features.dtype), size, spatial_scale, sampling_ratio, aligned)
 
 
 def _roi_align_forward(

@@ -110,9 +110,7 @@ def test_roi_align_equals_torchvision(aligned, sampling_ratio):
         return output, *torch.autograd.grad(output, leaf, direction)
 
     ours = forward_backward(lambda x: RoIAlign((4, 5), 0.25, sampling_ratio, 'avg', aligned)(x, rois))
-    reference = forward_backward(
-        lambda x: torchvision.ops.roi_align(x, rois, (4, 5), 0.25, sampling_ratio, aligned)
-    )
+    reference = forward_backward(lambda x: torchvision.ops.roi_align(x, rois, (4, 5), 0.25, sampling_ratio, aligned))
     for got, expected in zip(ours, reference, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
@@ -315,10 +313,7 @@ def test_lvis_evaluates(tmp_path):
     box = [10.0, 10.0, 40.0, 40.0]
     annotations = [(1, 1), (2, 2), (1, 2)]  # image, class
     ground_truth = dict(
-        images=[
-            dict(id=i, height=100, width=100, neg_category_ids=[], not_exhaustive_category_ids=[])
-            for i in (1, 2)
-        ],
+        images=[dict(id=i, height=100, width=100, neg_category_ids=[], not_exhaustive_category_ids=[]) for i in (1, 2)],
         categories=[
             dict(id=1, name='a', frequency='r', image_count=1),
             dict(id=2, name='b', frequency='f', image_count=2),

@@ -81,7 +81,8 @@ def test_the_name_says_what_runs(path):
     ).groups()
     cfg = read(path)
     assert cfg.train_dataloader.batch_size == int(batch)
-    assert cfg.auto_scale_lr.base_batch_size == int(devices) * int(batch)
+    if 'auto_scale_lr' in cfg:
+        assert cfg.auto_scale_lr.base_batch_size == int(devices) * int(batch)
     assert cfg.train_cfg.max_epochs == int(epochs)
     assert ('grqo' in cfg.default_hooks) == (kind == 'dino-r1')
     assert cfg.model.backbone == read(CONFIGS / f'_base_/models/dino_r1_{size}.py').model.backbone

@@ -46,9 +46,7 @@ def coco_root(tmp_path_factory):
         images.append(dict(id=image_id, file_name=f'{image_id}.png', height=64, width=96))
     categories = [dict(id=index + 1, name=name) for index, name in enumerate(CLASSES)]
     annotation_file = root / 'annotations.json'
-    annotation_file.write_text(
-        json.dumps(dict(images=images, annotations=annotations, categories=categories))
-    )
+    annotation_file.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
     return root
 
 

@@ -44,9 +44,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
     METAINFO: dict = {}
 
-    def __init__(
-        self, *args: Any, bad_annotations: str = 'error', seed: int | None = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, bad_annotations: str = 'error', seed: int | None = 0, **kwargs: Any) -> None:
         if bad_annotations not in ('error', 'skip'):
             raise InputError(f"bad_annotations must be 'error' or 'skip', not {bad_annotations!r}")
         self.bad_annotations = bad_annotations
@@ -110,9 +108,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             # Looked into only after a failure, so that it costs nothing and other errors keep their own text.
             path = self.get_data_info(idx)['img_path']
             if self.backend_args is None and (not os.path.isfile(path) or cv2.imread(path) is None):
-                raise InputError(
-                    f'{path}: missing, or not an image that can be read; restore the file'
-                ) from error
+                raise InputError(f'{path}: missing, or not an image that can be read; restore the file') from error
             raise
 
 

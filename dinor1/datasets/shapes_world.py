@@ -40,12 +40,12 @@ DEFAULT_SIZES = {'train': 2000, 'val_base': 200, 'val_novel': 200, 'support_nove
 NOVEL_SPLITS = ('val_novel', 'support_novel')
 
 # Raise it when any output byte changes: a folder of another version is never taken for this one.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 MANIFEST_NAME = 'shapes.json'
 _GENERATOR_NAME = 'dinor1 shapes world'
 
 IMAGE_SIDES = (128, 160)
-DIAMETERS = (22, 64)
+DIAMETERS = (32, 72)
 MAX_OBJECTS = 6
 MAX_OVERLAP_PERCENT = 25
 MIN_INSIDE_PERCENT = 88
@@ -138,8 +138,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
     chunks = ((b'IHDR', header), (b'IDAT', b''.join(stream)), (b'IEND', b''))
     return b'\x89PNG\r\n\x1a\n' + b''.join(
-        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-        for kind, data in chunks
+        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in chunks
     )
 
 
@@ -323,9 +322,7 @@ def _draw_background(rng: np.random.Generator, height: int, width: int) -> np.nd
     return canvas
 
 
-def _smooth_field(
-    rng: np.random.Generator, height: int, width: int, cells: int, amplitude: int
-) -> np.ndarray:
+def _smooth_field(rng: np.random.Generator, height: int, width: int, cells: int, amplitude: int) -> np.ndarray:
     """Return (H, W) int32 in [-amplitude, amplitude], interpolated between ``cells`` x ``cells`` values."""
     grid = rng.integers(0, 2 * amplitude, size=(cells, cells), dtype=np.uint8, endpoint=True)
     field = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
@@ -350,9 +347,7 @@ def _lay_out(rng: np.random.Generator, categories: Sequence[str], height: int, w
             return sprites
 
 
-def _find_place(
-    rng: np.random.Generator, name: str, in_sight: np.ndarray, areas: np.ndarray
-) -> _Sprite | None:
+def _find_place(rng: np.random.Generator, name: str, in_sight: np.ndarray, areas: np.ndarray) -> _Sprite | None:
     """Try sizes and places for one more object that lies on top; None if all overlap too much.
 
     Args:

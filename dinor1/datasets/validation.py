@@ -31,9 +31,7 @@ _ANNOTATION_KEYS = {'id', 'image_id', 'category_id', 'bbox'}
 _Defects = dict[int, tuple[str, str]]
 
 
-def check_coco(
-    data: Any, path: str, img_dir: str | None, skip: bool = False
-) -> tuple[list[dict], list[dict]]:
+def check_coco(data: Any, path: str, img_dir: str | None, skip: bool = False) -> tuple[list[dict], list[dict]]:
     """Check the content of a COCO file and the presence of its images.
 
     Args:
@@ -78,27 +76,21 @@ def check_coco(
     print_log(f'{path}: left out {summary}', logger='current', level=logging.WARNING)
     gone = {image['id'] for image in missing}
     images = [image for image in images if image['id'] not in gone]
-    annotations = [
-        a for place, a in enumerate(annotations) if place not in defects and a['image_id'] not in gone
-    ]
+    annotations = [a for place, a in enumerate(annotations) if place not in defects and a['image_id'] not in gone]
     return images, annotations
 
 
 def _check_structure(data: Any, path: str) -> None:
     for section in ('images', 'categories', 'annotations'):
         if not isinstance(data, dict) or not isinstance(data.get(section), list):
-            raise InputError(
-                f"{path}: not a COCO file, it has no list '{section}'; give a file in COCO format"
-            )
+            raise InputError(f"{path}: not a COCO file, it has no list '{section}'; give a file in COCO format")
     for section, types in _RECORD_KEYS.items():
         if not data[section]:
             raise InputError(f"{path}: '{section}' is empty; a data set needs at least one entry there")
         for place, record in enumerate(data[section]):
             for key, expected in types.items():
                 if not isinstance(record, dict) or not isinstance(record.get(key), expected):
-                    raise InputError(
-                        f"{path}: entry {place} of '{section}' has no valid '{key}'; complete it"
-                    )
+                    raise InputError(f"{path}: entry {place} of '{section}' has no valid '{key}'; complete it")
         _refuse_repeats(path, section, 'id', data)
     # Names are what prompts and class lists go by.
     _refuse_repeats(path, 'categories', 'name', data)

@@ -1,6 +1,6 @@
 """Models: detectors, heads, prompt encoders and losses, registered with MMDetection's."""
 
-import dinor1.compat  # noqa: F401, I001  (first: mmdet.models does not import without it)
+import dinor1.compat  # noqa: F401  (first: mmdet.models does not import without it)
 
 from .dense_heads import DINOGRQOHead, DINOR1Head
 from .detectors import DINOGRQO, DINOR1, fingerprint

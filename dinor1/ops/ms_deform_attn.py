@@ -100,9 +100,7 @@ def _checked_shapes(
         raise ValueError(f'spatial_shapes {shapes} hold {sum(sizes)} positions, but value holds {num_keys}')
     expected_starts = [sum(sizes[:level]) for level in range(len(sizes))]
     if starts != expected_starts:
-        raise ValueError(
-            f'level_start_index must be {expected_starts} for spatial_shapes {shapes}, got {starts}'
-        )
+        raise ValueError(f'level_start_index must be {expected_starts} for spatial_shapes {shapes}, got {starts}')
 
     num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
     expected = (batch_size, num_queries, num_heads, len(shapes), num_points)
@@ -113,8 +111,7 @@ def _checked_shapes(
         )
     if attention_weights.shape != expected:
         raise ValueError(
-            f'attention_weights must be {expected} to fit sampling_locations, '
-            f'got {tuple(attention_weights.shape)}'
+            f'attention_weights must be {expected} to fit sampling_locations, got {tuple(attention_weights.shape)}'
         )
     return shapes
 

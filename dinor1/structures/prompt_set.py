@@ -113,9 +113,7 @@ class PromptSet:
     def to(self, *args, **kwargs) -> 'PromptSet':
         """Move every tensor; dtype arguments reach ``embeddings`` only."""
         embeddings = self.embeddings.to(*args, **kwargs)
-        moved = {
-            name: getattr(self, name).to(embeddings.device) for name in ('labels', 'mask', 'groups', 'negative')
-        }
+        moved = {name: getattr(self, name).to(embeddings.device) for name in ('labels', 'mask', 'groups', 'negative')}
         return replace(self, embeddings=embeddings, **moved)
 
 

@@ -151,18 +151,14 @@ def test_unsorted_file_agrees_with_objects365_reader_and_metric(shared_dir, tmp_
 def test_real_sets_agree_with_mmdetection(shared_dir, name):
     root = shared_dir / 'data' / name
     for split in ('train', 'val', 'test'):
-        kwargs = dict(
-            data_root=str(root), ann_file=f'annotations/{split}.json', data_prefix=dict(img='images/')
-        )
+        kwargs = dict(data_root=str(root), ann_file=f'annotations/{split}.json', data_prefix=dict(img='images/'))
         ours = CocoPromptDataset(**kwargs, serialize_data=False, pipeline=PIPELINE)
         names = dict(classes=ours.metainfo['classes'])
         assert ours.data_list == CocoDataset(**kwargs, serialize_data=False, metainfo=names).data_list
         info = ours.get_data_info(0)
         sample = ours[0]
         assert sample['inputs'].shape == (3, info['height'], info['width'])
-        assert len(sample['data_samples'].gt_instances) == sum(
-            not box['ignore_flag'] for box in info['instances']
-        )
+        assert len(sample['data_samples'].gt_instances) == sum(not box['ignore_flag'] for box in info['instances'])
 
 
 # Refusing
@@ -270,9 +266,7 @@ def test_unknown_policy_is_refused():
 def test_missing_image(tmp_path, monkeypatch):
     source = write(tmp_path, make_content())
     (tmp_path / 'images' / 'a.png').unlink()
-    with pytest.raises(
-        InputError, match='a.png: no such file, named by image 7 of .*instances.json'
-    ) as error:
+    with pytest.raises(InputError, match='a.png: no such file, named by image 7 of .*instances.json') as error:
         CocoPromptDataset(**source)
     one_line(error)
 
@@ -372,9 +366,7 @@ def test_augmentation_depends_on_epoch_but_not_on_workers(source):
 
 
 def test_samples_of_an_epoch_draw_independently(source):
-    dataset = CocoPromptDataset(
-        **(source | dict(pipeline=[lambda results: (random.random(), np.random.rand())]))
-    )
+    dataset = CocoPromptDataset(**(source | dict(pipeline=[lambda results: (random.random(), np.random.rand())])))
     draws = np.array([dataset[i] for i in range(8)])
     assert len(np.unique(draws)) == draws.size
 

@@ -89,9 +89,7 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
         assert loader.dataset.test_mode
         sample = next(iter(loader))['data_samples'][0]
         # Predictions, divided by scale_factor, meet ground truth in pixels of the original image.
-        assert sample.scale_factor == pytest.approx(
-            (sample.img_shape[1] / 150, sample.img_shape[0] / 100), rel=0.01
-        )
+        assert sample.scale_factor == pytest.approx((sample.img_shape[1] / 150, sample.img_shape[0] / 100), rel=0.01)
         assert sample.gt_instances.bboxes.tensor.tolist() == [[30, 20, 90, 60]]
         metric = METRICS.build(cfg[f'{split}_evaluator'])
         assert isinstance(metric, CocoMetric)

@@ -56,8 +56,7 @@ def test_the_reference_is_outside_of_model_optimizer_and_checkpoint(train):
     assert not list(Path(runner.work_dir).glob('*reference*'))
 
 
-@pytest.mark.parametrize('at', [ITERS + 2, 2 * ITERS - 1, 2 * ITERS])
-@pytest.mark.parametrize('refresh', [1, None])
+@pytest.mark.parametrize(('at', 'refresh'), [(ITERS + 2, 1), (2 * ITERS - 1, None), (2 * ITERS, 1)])
 def test_interrupted_and_resumed_equals_uninterrupted(train, at, refresh):
     """SIGTERM inside the GRQO stage, in the middle of an epoch, in its last and in its first iteration."""
     overrides = {'default_hooks.grqo.refresh': refresh}

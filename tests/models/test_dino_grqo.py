@@ -71,7 +71,9 @@ def test_grqo_terms(dino_cfg, make_batch):
     # same weights, same mode, no dropout: nothing to diverge from
     assert losses['grqo_kl'] == 0
     assert losses['loss_grqo'].isfinite() and losses['d0.loss_grqo'].isfinite()
-    (gradient,) = torch.autograd.grad(losses['d0.loss_grqo'] + losses['loss_grqo'], model.bbox_head.cls_branches[1].weight)
+    (gradient,) = torch.autograd.grad(
+        losses['d0.loss_grqo'] + losses['loss_grqo'], model.bbox_head.cls_branches[1].weight
+    )
     assert gradient.abs().max() > 0
     with torch.no_grad():
         for parameter in reference.bbox_head.cls_branches[2].parameters():

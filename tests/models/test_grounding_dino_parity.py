@@ -9,6 +9,7 @@ from mmengine.structures import InstanceData
 
 from dinor1.models.losses import targets_of
 from dinor1.registry import MODELS
+from tests.conftest import tiny_config
 
 NAMES = ['cat', 'red dog', 'cup_(drinking)']
 MISSING = {'content_query', 'visual_bbox_encoding', 'cross_attn', 'self_attn', 'ffn', 'norms'}
@@ -47,9 +48,14 @@ def language_model(folder):
 @pytest.fixture
 def pair(build_tiny, bert_folder):
     """Our detector and MMDetection's, at its own hard-coded width 256, with the same weights."""
-    sizes = {'model.embed_dims': 256, 'model.num_heads': 8, 'model.feedforward_channels': 64}
-    head = {'model.neck.norm_cfg.num_groups': 8}
-    ours = build_tiny(**sizes, **head, **{'model.language_model': language_model(bert_folder)})
+    overrides = {
+        'model.embed_dims': 256,
+        'model.num_heads': 8,
+        'model.feedforward_channels': 64,
+        'model.encoder.fusion_layer_cfg.embed_dim': 1024,
+        'model.language_model': language_model(bert_folder),
+    }
+    ours = build_tiny(**overrides)
     for name, parameter in ours.named_parameters():
         # Away from the initial values, at which fusion layers and box heads hardly act.
         if name.endswith(('gamma_v', 'gamma_l')):
@@ -65,12 +71,10 @@ def pair(build_tiny, bert_folder):
             with_box_refine=True,
             as_two_stage=True,
             num_feature_levels=3,
-            backbone=dict(
-                type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3), norm_cfg=dict(type='BN')
-            ),
+            backbone=tiny_config().model.backbone,
             neck=dict(
                 type='ChannelMapper',
-                in_channels=[16, 32, 64],
+                in_channels=[16, 32],
                 kernel_size=1,
                 out_channels=256,
                 bias=True,
@@ -108,9 +112,7 @@ def pair(build_tiny, bert_folder):
                 loss_bbox=dict(type='L1Loss', loss_weight=5.0),
                 loss_iou=dict(type='GIoULoss', loss_weight=2.0),
             ),
-            dn_cfg=dict(
-                label_noise_scale=0.5, box_noise_scale=1.0, group_cfg=dict(dynamic=True, num_dn_queries=8)
-            ),
+            dn_cfg=dict(label_noise_scale=0.5, box_noise_scale=1.0, group_cfg=dict(dynamic=True, num_dn_queries=8)),
             train_cfg=dict(
                 assigner=dict(
                     type='HungarianAssigner',
@@ -140,6 +142,7 @@ def test_checkpoint_lacks_only_the_prompt_encoder(pair):
 
 
 def test_alignment_adds_the_logit_scale_only(build_tiny, bert_folder):
+    """Relative to Grounding DINO, besides the prompt encoder."""
     plain = build_tiny(**{'model.language_model': language_model(bert_folder)})
     aligned = build_tiny(**{'model.language_model': language_model(bert_folder), 'model.alignment': dict()})
     assert set(aligned.state_dict()) - set(plain.state_dict()) == {'alignment.logit_scale'}

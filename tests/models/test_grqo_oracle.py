@@ -37,9 +37,7 @@ def test_rewards_loss_and_gradients(oracle, case):
     np.testing.assert_allclose(rewards.detach(), data['reward'], rtol=0, atol=ATOL)
 
     ref = torch.from_numpy(data['ref_logits']).gather(1, torch.from_numpy(data['selected_ids']))
-    loss = grqo_loss(
-        rewards, leaves['selected'], ref, alpha=cfg['alpha'], beta=cfg['beta'], num_mute=cfg['num_mute']
-    )
+    loss = grqo_loss(rewards, leaves['selected'], ref, alpha=cfg['alpha'], beta=cfg['beta'], num_mute=cfg['num_mute'])
     np.testing.assert_allclose(loss.detach(), data['loss_per_layer'], rtol=0, atol=ATOL)
     loss.sum().backward()
     for name, key in dict(cls_logits='grad_cls_logits', boxes='grad_boxes', selected='grad_selected_logits').items():

@@ -16,9 +16,7 @@ def level_starts(shapes):
     return [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
 
 
-def make_inputs(
-    shapes=PYRAMID, batch=2, heads=3, channels=4, queries=6, points=3, dtype=torch.float64, seed=0
-):
+def make_inputs(shapes=PYRAMID, batch=2, heads=3, channels=4, queries=6, points=3, dtype=torch.float64, seed=0):
     """Random inputs of the operator; about a third of the locations lies outside the image."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -83,9 +81,7 @@ def test_equals_mmcv():
     assert reference.__code__.co_filename.endswith('multi_scale_deform_attn.py')
     value, shapes, starts, locations, weights = make_inputs()
     expected = reference(value, torch.tensor(shapes), locations, weights)
-    torch.testing.assert_close(
-        ms_deform_attn(value, shapes, starts, locations, weights), expected, rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(ms_deform_attn(value, shapes, starts, locations, weights), expected, rtol=0, atol=1e-12)
 
 
 def test_gradcheck():
@@ -170,17 +166,13 @@ def test_non_contiguous_input():
 def test_tensors_and_integers_give_the_same():
     value, shapes, starts, locations, weights = make_inputs()
     output = ms_deform_attn(value, torch.tensor(shapes), torch.tensor(starts), locations, weights)
-    torch.testing.assert_close(
-        output, ms_deform_attn(value, shapes, starts, locations, weights), rtol=0, atol=0
-    )
+    torch.testing.assert_close(output, ms_deform_attn(value, shapes, starts, locations, weights), rtol=0, atol=0)
 
 
 # float32: 24 bits of a location up to 7 pixels and sums of 9 products below 1.
 # Half types: rounding the inputs moves a sample by up to 7 * 2**-9 (bfloat16) or 7 * 2**-12 (float16) of a
 # pixel, and a weight by 2**-9 or 2**-12 of itself; 9 samples of values up to 0.5 add up.
-@pytest.mark.parametrize(
-    'dtype, atol', [(torch.float32, 2e-6), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)]
-)
+@pytest.mark.parametrize('dtype, atol', [(torch.float32, 2e-6), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
 def test_lower_precision_is_close_to_float64(dtype, atol):
     expected = ms_deform_attn(*make_inputs())
     output = ms_deform_attn(*make_inputs(dtype=dtype))

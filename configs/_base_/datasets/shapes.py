@@ -7,7 +7,8 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
+    # Class names travel with the images, for the text side of the alignment.
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
 ]
 # The factor 1 changes no pixel; it records the scale_factor that predictions are divided by.
 test_pipeline = [
@@ -26,7 +27,12 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='ResumableBatchSampler'),
-    dataset=dict(**train_split, filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline),
+    dataset=dict(
+        **train_split,
+        filter_cfg=dict(filter_empty_gt=False),
+        pipeline=train_pipeline,
+        return_classes=True,
+    ),
 )
 val_dataloader = dict(
     batch_size=8,
@@ -44,9 +50,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # Labels follow the order of category ids; sort_categories makes the metric do the same.
-val_evaluator = dict(
-    type='CocoMetric', ann_file=f'{data_root}/{val_ann_file}', metric='bbox', sort_categories=True
-)
+val_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/{val_ann_file}', metric='bbox', sort_categories=True)
 test_evaluator = val_evaluator
 
 # Where exemplars for visual prompts come from at evaluation.

@@ -8,6 +8,4 @@ val_dataloader = dict(dataset=dict(ann_file=val_ann_file, data_prefix=dict(img='
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=f'{_base_.data_root}/{val_ann_file}')
 test_evaluator = val_evaluator
-prompt_dataset = dict(
-    ann_file='annotations/support_novel.json', data_prefix=dict(img='images/support_novel/')
-)
+prompt_dataset = dict(ann_file='annotations/support_novel.json', data_prefix=dict(img='images/support_novel/'))

@@ -17,7 +17,12 @@ prompt_pipeline = [
     dict(type='Resize', scale=img_scale, keep_ratio=True),
     dict(type='PackDetInputs'),
 ]
-train_pipeline = [*prompt_pipeline[:-1], dict(type='RandomFlip', prob=0.5), prompt_pipeline[-1]]
+train_pipeline = [
+    *prompt_pipeline[:-1],
+    dict(type='RandomFlip', prob=0.5),
+    # Class names travel with the images, for the text side of the alignment.
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
+]
 
 dataset_base = dict(type='CocoPromptDataset', data_prefix=dict(img='images/'))
 train_split = dict(**dataset_base, ann_file='annotations/train.json')
@@ -35,7 +40,12 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='ResumableBatchSampler', group_by_aspect_ratio=True),
-    dataset=dict(**train_split, filter_cfg=dict(filter_empty_gt=False), pipeline=train_pipeline),
+    dataset=dict(
+        **train_split,
+        filter_cfg=dict(filter_empty_gt=False),
+        pipeline=train_pipeline,
+        return_classes=True,
+    ),
 )
 val_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file='annotations/val.json'))
 test_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file='annotations/test.json'))

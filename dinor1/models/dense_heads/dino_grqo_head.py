@@ -38,9 +38,7 @@ class DINOGRQOHead(GRQOMixin, DINOHead):
         cls_logits, boxes = self(hidden_states, references)
         instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
-        losses = self.loss_by_feat(
-            cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta
-        )
+        losses = self.loss_by_feat(cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta)
         if self.grqo is not None:
             num_dn = dn_meta['num_denoising_queries']
             one_hot = [F.one_hot(i.labels, self.num_classes).float() for i in instances]

@@ -45,11 +45,12 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         encoder: Overrides of the encoder's config, such as ``dict(num_layers=2)``.
         decoder: Overrides of the decoder's config.
         prompt_encoder: Overrides of ``VisualPromptEncoder``'s config.
-        language_model: Config of MMDetection's ``BertModel``; None: no text prompts, and no text model is needed.
+        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
+            text model is needed.
         alignment: Arguments of ``LanguageAlignment``; needs a language model.
         text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
-        **kwargs: ``GroundingDINO``'s: ``backbone``, ``neck``, ``bbox_head``, ``num_queries``, ``dn_cfg``, ``train_cfg``,
-            ``test_cfg``, ``data_preprocessor`` ...
+        **kwargs: ``GroundingDINO``'s: ``backbone``, ``neck``, ``bbox_head``, ``num_queries``, ``dn_cfg``,
+            ``train_cfg``, ``test_cfg``, ``data_preprocessor`` ...
     """
 
     def __init__(
@@ -109,8 +110,9 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         self.language_model = self.text_feat_map = self.alignment = None
         if self.language_model_cfg is not None:
             self.language_model = MODELS.build(self.language_model_cfg).requires_grad_(False)
-            width = self.language_model.language_backbone.body.language_dim
-            self.text_feat_map = nn.Linear(width, self.embed_dims)
+            # MMDetection's BertModel keeps the width deep inside.
+            body = getattr(self.language_model, 'language_backbone', [self.language_model])[0]
+            self.text_feat_map = nn.Linear(body.language_dim, self.embed_dims)
         if self._alignment_cfg is not None:
             self.alignment = LanguageAlignment(**self._alignment_cfg)
 
@@ -258,8 +260,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
     ) -> list[PromptSet]:
         """The prompts of each image, from its data sample.
 
-        A sample carries ``prompts`` (a :class:`PromptSet`), or ``prompt_instances`` (``bboxes`` in pixels of the network
-        input and ``labels``) with ``prompt_names``, or ``text`` (class names).
+        A sample carries ``prompts`` (a :class:`PromptSet`), or ``prompt_instances`` (``bboxes`` in pixels of the
+        network input and ``labels``) with ``prompt_names``, or ``text`` (class names).
 
         Raises:
             InputError: an image has no prompts of any kind.
@@ -286,7 +288,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
     def token_logits(
         self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder stage of the head: logits (bs, T, K), token features (bs, T, C) and proposals (bs, T, 4) as logits."""
+        """Encoder stage of the head: logits (bs, T, K), token features (bs, T, C), proposals (bs, T, 4) as logits."""
         token_feat, proposals = self.gen_encoder_output_proposals(
             memory, features['feat_mask'], features['spatial_shapes']
         )
@@ -299,8 +301,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         """Visual-guided query selection: the N tokens whose best prompt logit is highest, in falling order.
 
         Returns:
-            ``tokens`` (bs, N) indices, ``objectness`` (bs, N) best prompt logits, ``cls_logits`` (bs, N, K) and ``boxes``
-            (bs, N, 4) normalised cxcywh. N is ``num_queries``, or the number of tokens if that is smaller.
+            ``tokens`` (bs, N) indices, ``objectness`` (bs, N) best prompt logits, ``cls_logits`` (bs, N, K) and
+            ``boxes`` (bs, N, 4) normalised cxcywh. N is ``num_queries``, or the number of tokens if that is smaller.
         """
         logits, token_feat, proposals = self.token_logits(memory, memory_prompts, prompts, features)
         objectness, tokens = logits.amax(-1).topk(min(self.num_queries, logits.shape[1]), dim=1)

@@ -44,9 +44,7 @@ class DINOR1TransformerDecoderLayer(GroundingDinoTransformerDecoderLayer):
         level_start_index: Tensor,
     ) -> Tensor:
         """One layer; arguments as in :class:`DINOR1TransformerDecoder`, ``reference_points`` (bs, Q, L, 4)."""
-        query = self.norms[0](
-            self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask)
-        )
+        query = self.norms[0](self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask))
         query = self.norms[1](
             self.cross_attn_text(
                 query,

@@ -70,4 +70,3 @@ class MultiScaleDeformableAttention(_MMCVAttention):
             value, spatial_shapes, level_start_index, locations.to(reference_points.dtype), weights.to(value.dtype)
         )
         return self.dropout(self.output_proj(sampled)) + identity
-

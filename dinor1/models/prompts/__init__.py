@@ -3,5 +3,6 @@
 from .sampling import PromptDraw, positive_maps, sample_prompts
 from .text import encode_text
 from .visual import VisualPromptEncoder
+from .word_hash import WordHashModel
 
-__all__ = ['PromptDraw', 'VisualPromptEncoder', 'encode_text', 'positive_maps', 'sample_prompts']
+__all__ = ['PromptDraw', 'VisualPromptEncoder', 'WordHashModel', 'encode_text', 'positive_maps', 'sample_prompts']

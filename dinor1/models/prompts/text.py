@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.detectors.glip import create_positive_map, create_positive_map_label_to_token
 from torch import Tensor, nn
 
@@ -45,7 +46,8 @@ def encode_text(
 
     Args:
         names: Class names; label ``i`` of a prediction means ``names[i]``.
-        language_model: MMDetection's ``BertModel``.
+        language_model: MMDetection's ``BertModel``, or a model that embeds class names as a whole with
+            ``class_embeddings(names) -> (K, E)``, such as :class:`~dinor1.models.prompts.word_hash.WordHashModel`.
         text_feat_map: Linear map from the language model's width to C.
         per_token: One prompt per token, as Grounding DINO; else one per class, the mean of its tokens, the form in
             which alignment trains text and visual prompts to agree.
@@ -55,6 +57,8 @@ def encode_text(
     """
     if not names or not all(name.strip() for name in names):
         raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
+    if hasattr(language_model, 'class_embeddings'):
+        return _class_prompts(text_feat_map(language_model.class_embeddings(names)), names)
     text, spans = _join(names)
     tokenized = language_model.tokenizer([text], return_tensors='pt')
     token_ids = tokenized['input_ids'][0]
@@ -79,7 +83,16 @@ def encode_text(
         groups=_pad(_groups(token_ids, language_model.special_tokens), len(embeddings)).to(embeddings.device),
         negative=torch.zeros(len(names), dtype=torch.bool, device=embeddings.device),
     )
-    return prompts if per_token else PromptSet.from_classes(prompts.class_embeddings(), names)
+    return prompts if per_token else _class_prompts(prompts.class_embeddings(), names)
+
+
+def _class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
+    """One prompt per class, of length sqrt(C).
+
+    Alignment makes text and visual prompts agree in direction; the length is that of a visual prompt, which leaves a
+    layer normalisation, at its initial weights.
+    """
+    return PromptSet.from_classes(F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5, names)
 
 
 def _pad(groups: Tensor, length: int) -> Tensor:

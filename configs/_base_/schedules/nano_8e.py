@@ -1,18 +1,18 @@
-# Seven epochs with one learning-rate cycle.
-max_epochs = 7
+# Eight epochs with one learning-rate cycle.
+max_epochs = 8
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-4, weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4, fused=True),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [
     dict(
         type='OneCycleLR',
-        eta_max=6e-4,
+        eta_max=3e-3,
         total_steps=max_epochs,
         pct_start=0.1,
         by_epoch=True,

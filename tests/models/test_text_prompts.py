@@ -1,0 +1,85 @@
+"""Class names as prompts, without a downloaded language model, and their alignment with visual prompts."""
+
+import hashlib
+
+import pytest
+import torch
+
+from dinor1.errors import InputError
+from dinor1.models.prompts import WordHashModel, encode_text
+
+WORDS = {'model.language_model': dict(type='WordHashModel', language_dim=512), 'model.text_prompts': 'class'}
+
+
+def test_names_that_share_words_are_alike():
+    e = WordHashModel(language_dim=4096).class_embeddings(['striped circle', 'Striped square', 'solid cross'])
+    cosine = e @ e.t()
+    torch.testing.assert_close(cosine.diagonal(), torch.ones(3))
+    # One word of two in common: 1/2; none: 0; each up to chance, 1 / sqrt(4096) = 0.016, five times that allowed.
+    assert abs(cosine[0, 1] - 0.5) < 0.08 and abs(cosine[0, 2]) < 0.08
+
+
+def test_embeddings_are_the_same_everywhere():
+    bits = (WordHashModel(language_dim=16)._word('circle') > 0).int().tolist()
+    # The first two bytes of SHAKE-256 of "circle", lowest bit first.
+    digest = hashlib.shake_256(b'circle').digest(2)
+    assert bits == [digest[i // 8] >> (i % 8) & 1 for i in range(16)]
+
+
+def test_not_in_the_checkpoint(build_tiny):
+    assert not [name for name in build_tiny(**WORDS).state_dict() if 'language_model' in name]
+
+
+@torch.no_grad()
+def test_text_prompts_have_the_length_of_visual_ones(build_tiny, make_batch):
+    model = build_tiny(**WORDS).eval()
+    prompts = encode_text(['a b', 'c'], model.language_model, model.text_feat_map)
+    torch.testing.assert_close(prompts.embeddings.norm(dim=-1), torch.full((2,), 32**0.5))
+    inputs, samples = make_batch((1,))
+    samples[0].text = ['red cup', 'blue cup']
+    found = model.predict(inputs, samples)[0].pred_instances
+    assert set(found.label_names) <= {'red cup', 'blue cup'} and len(found) == 10
+
+
+@pytest.mark.parametrize('names', [[], ['cat', ' ']])
+def test_empty_names_are_refused(names):
+    with pytest.raises(InputError, match='class names'):
+        encode_text(names, WordHashModel(), torch.nn.Identity())
+
+
+@pytest.mark.parametrize('counts', [(3, 2), (0, 1), (0, 0)])
+def test_alignment_pulls_prompts_towards_the_names(build_tiny, make_batch, counts):
+    model = build_tiny(**WORDS, **{'model.alignment': dict(loss_weight=2.0)})
+    inputs, samples = make_batch(counts)
+    for sample in samples:
+        sample.set_metainfo(dict(text=[f'class {i}' for i in range(8)]))
+    loss = model.loss(inputs, samples)['loss_alignment']
+    loss.sum().backward()
+    gradient = model.prompt_encoder.norms[2].weight.grad
+    if sum(counts) > 1:
+        assert loss > 0 and gradient.abs().max() > 0
+    assert loss.isfinite() and gradient.isfinite().all()
+    # The text side stays where it is.
+    assert model.text_feat_map.weight.grad.abs().max() == 0
+
+
+def test_alignment_is_the_infonce_of_class_means(build_tiny, make_batch):
+    from dinor1.models.losses import symmetric_info_nce
+    from dinor1.models.prompts import sample_prompts
+
+    model = build_tiny(**WORDS, **{'model.alignment': dict(loss_weight=3.0)}).eval()
+    inputs, samples = make_batch((4, 3))
+    names = [f'class {i}' for i in range(8)]
+    for sample in samples:
+        sample.set_metainfo(dict(text=names))
+    labels = torch.cat([s.gt_instances.labels for s in samples])
+    features = model.encode_image(inputs, samples)
+    rows = model.encode_boxes(features, [s.gt_instances.bboxes for s in samples], samples)
+    classes = sorted(set(labels.tolist()))
+    visual = torch.stack([rows[labels == c].mean(0) for c in classes])
+    text = model.text_feat_map(model.language_model.class_embeddings([names[c] for c in classes]))
+    expected = 3.0 * symmetric_info_nce(visual, text, model.alignment.logit_scale)
+    draw = sample_prompts([s.gt_instances.labels for s in samples])
+    prompts, instances = model.encode_drawn(features, samples, draw)
+    loss = model._alignment_loss(instances, [s.gt_instances.labels for s in samples], draw, samples)
+    torch.testing.assert_close(loss, expected)
