@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import MMFullyShardedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -80,6 +80,10 @@ class ReferenceModelHook(Hook):
                 'remove the hook to train without GRQO'
             )
         self.settings.num_mute(model.num_queries)
+        if self.settings.beta > 0 and isinstance(runner.model, MMFullyShardedDataParallel):
+            raise InputError(
+                'ReferenceModelHook: a sharded model cannot be copied as a reference; train with DDP, or set beta=0'
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch stage and refresh, counting epochs."""
@@ -150,7 +154,7 @@ class ReferenceModelHook(Hook):
         if path is None:
             raise InputError(
                 f'{folders[0] / wanted["file"]}: no such file; the checkpoint was taken between two refreshes of the '
-                'reference model and cannot resume without it: put the file back or resume from the checkpoint of an epoch'
+                'reference model and cannot resume without it: put the file back, or resume from the end of an epoch'
             )
         self._copy(model, torch.load(path, map_location='cpu', weights_only=True))
         if fingerprint(self.reference, whole=True) != wanted['fingerprint']:
