@@ -2,7 +2,7 @@
 """Test a checkpoint with the prompts that the config names.
 
 Examples:
-    python tools/test.py configs/dino_r1/dino-r1_nano_1xb8_8e_shapes.py work_dirs/run1/epoch_8.pth
+    python tools/test.py configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py work_dirs/run1/epoch_6.pth
     python tools/test.py CONFIG CHECKPOINT --cfg-options default_hooks.prompts.seed=1
 """
 

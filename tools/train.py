@@ -2,7 +2,7 @@
 """Train a model.
 
 Examples:
-    python tools/train.py configs/dino_r1/dino-r1_nano_1xb8_8e_shapes.py
+    python tools/train.py configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py
     python tools/train.py CONFIG --work-dir work_dirs/run1 --resume --cfg-options default_hooks.grqo.alpha=0.1
 """
 

@@ -42,7 +42,7 @@ def tiny_run_config(shapes_dir, repo):
 
     os.environ['DINOR1_DATA'] = str(shapes_dir)
     try:
-        cfg = Config.fromfile(repo / 'configs/dino_r1/dino-r1_nano_1xb8_8e_shapes.py')
+        cfg = Config.fromfile(repo / 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py')
     finally:
         del os.environ['DINOR1_DATA']
     cfg.merge_from_dict({'model': tiny_config()['model'].to_dict(), 'model.bbox_head.num_classes': 16})

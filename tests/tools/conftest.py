@@ -88,7 +88,7 @@ def data_dir(tmp_path_factory) -> Path:
 def run_config(repo, data_dir, model_files, tmp_path, monkeypatch) -> Path:  # noqa: F811
     """The supervised nano recipe with the tiny model on the tiny data, without worker processes."""
     monkeypatch.setenv('DINOR1_DATA', str(data_dir))
-    cfg = Config.fromfile(repo / 'configs/vis_gdino/vis-gdino_nano_1xb8_8e_shapes.py')
+    cfg = Config.fromfile(repo / 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py')
     cfg.model = Config.fromfile(model_files.config).model
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[name].update(num_workers=0, persistent_workers=False)

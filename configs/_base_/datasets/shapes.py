@@ -2,11 +2,14 @@
 data_root = '{{$DINOR1_DATA:data}}/shapes'
 val_ann_file = 'annotations/val_base.json'
 
-# Small pictures of nearly one size: none is resized, the batch is padded.
+# Small pictures of nearly one size: none is resized, all are padded to one size as part of the picture. A batch that
+# pads them instead would shift them against its coarse feature maps, and make results depend on the batch.
+pad = dict(type='Pad', size=(160, 160), pad_val=dict(img=(114, 114, 114)))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
+    pad,
     # Class names travel with the images, for the text side of the alignment.
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
 ]
@@ -14,6 +17,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale_factor=1.0, keep_ratio=True),
+    pad,
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs'),
 ]

@@ -1,12 +1,15 @@
 # What the small real sets have in common: <root>/images and <root>/annotations/{train,val,test}.json.
 # The file of a set adds its root.
-img_scale = (320, 320)  # the longer side becomes 320 pixels
+img_scale = (320, 320)  # the longer side becomes 320 pixels, the shorter is padded as part of the picture
+resize = dict(type='Resize', scale=img_scale, keep_ratio=True)
+pad = dict(type='Pad', size=img_scale, pad_val=dict(img=(114, 114, 114)))
 
 # Ground truth of an evaluation is loaded after resizing: it stays in pixels of the original image, as
 # predictions do.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=img_scale, keep_ratio=True),
+    resize,
+    pad,
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs'),
 ]
@@ -14,12 +17,16 @@ test_pipeline = [
 prompt_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=img_scale, keep_ratio=True),
+    resize,
+    pad,
     dict(type='PackDetInputs'),
 ]
 train_pipeline = [
-    *prompt_pipeline[:-1],
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    resize,
     dict(type='RandomFlip', prob=0.5),
+    pad,
     # Class names travel with the images, for the text side of the alignment.
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
 ]
@@ -39,7 +46,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=dict(type='ResumableBatchSampler', group_by_aspect_ratio=True),
+    batch_sampler=dict(type='ResumableBatchSampler'),
     dataset=dict(
         **train_split,
         filter_cfg=dict(filter_empty_gt=False),

@@ -1,5 +1,5 @@
 # Twenty epochs with one learning-rate cycle: for small data sets.
-_base_ = './nano_8e.py'
+_base_ = './nano_6e.py'
 
 max_epochs = 20
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)

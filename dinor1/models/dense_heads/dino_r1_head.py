@@ -234,9 +234,11 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
         height, width = img_meta['img_shape']
         pixels = bbox_cxcywh_to_xyxy(boxes.float()[index // len(reported)])
         pixels = pixels * pixels.new_tensor([width, height, width, height])
-        pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
         if rescale:
+            # The picture may have been padded: a detection ends where the original image does.
             pixels = pixels / pixels.new_tensor(img_meta['scale_factor']).repeat(2)
+            height, width = img_meta['ori_shape']
+        pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
         return InstanceData(bboxes=pixels, scores=scores, labels=reported[index % len(reported)])
 
 

@@ -1,5 +1,5 @@
-# Eight epochs with one learning-rate cycle.
-max_epochs = 8
+# Six epochs with one learning-rate cycle.
+max_epochs = 6
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
