@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import OptimWrapper
 
 COUNTS = {0: (3, 1), 1: (0, 0)}  # the second process sees no box at all
 
@@ -25,12 +24,13 @@ def step(rank: int, port: int, model, batches, queue) -> None:
     model.reference = copy.deepcopy(model).eval().requires_grad_(False).objectness
     # Without find_unused_parameters, DDP stops at the second step if a parameter got no gradient in the first.
     wrapped = MMDistributedDataParallel(model)
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
     inputs, samples = batches[rank]
     for _ in range(2):
         torch.manual_seed(rank)
-        losses = wrapped.train_step(dict(inputs=list(inputs), data_samples=samples), optimizer)
-    queue.put((rank, float(losses['loss']), {n: p.grad.numpy() for n, p in model.named_parameters()}))
+        wrapped.zero_grad()
+        loss, _ = model.parse_losses(wrapped(inputs, samples, mode='loss'))
+        loss.backward()
+    queue.put((rank, loss.item(), {n: p.grad.numpy() for n, p in model.named_parameters()}))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -108,7 +108,7 @@ def pair(build_tiny, bert_folder):
                 num_classes=8,
                 sync_cls_avg_factor=True,
                 contrastive_cfg=dict(max_text_len=64, log_scale='auto', bias=True),
-                loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+                loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
                 loss_bbox=dict(type='L1Loss', loss_weight=5.0),
                 loss_iou=dict(type='GIoULoss', loss_weight=2.0),
             ),

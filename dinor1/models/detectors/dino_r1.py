@@ -176,16 +176,16 @@ class DINOR1(ReferenceMixin, GroundingDINO):
 
     def _alignment_loss(self, instances: Tensor, labels: list, draw: PromptDraw, batch_data_samples: list) -> Tensor:
         """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
+        # Zero times the text map keeps its parameters in the graph, as DDP requires.
+        unused = sum(p.sum() for p in self.text_feat_map.parameters()) * 0
         flat = torch.cat(labels)
         if not len(flat):
-            return instances.sum() * 0 + self.alignment.logit_scale * 0
+            return instances.sum() * 0 + self.alignment.logit_scale * 0 + unused
         member = (flat[None] == draw.labels[:, None]).to(instances.dtype)
         visual = member @ instances / member.sum(1, keepdim=True)
         classes = batch_data_samples[0].text
         with torch.no_grad():
             text = encode_text([classes[i] for i in draw.labels.tolist()], self.language_model, self.text_feat_map)
-        # Zero times the text map keeps its parameters in the graph, as DDP requires.
-        unused = sum(p.sum() for p in self.text_feat_map.parameters()) * 0
         return self.alignment(visual, text.class_embeddings()) + unused
 
     # ---------------------------------------------------------------- images and prompts
