@@ -2,12 +2,12 @@
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/raccoon.py',
-    '../_base_/schedules/nano_20e.py',
+    '../_base_/schedules/nano_12e.py',
     '../_base_/default_runtime.py',
 ]
 
 load_from = 'work_dirs/demo/grqo/epoch_6.pth'
 default_hooks = dict(
     prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3, warmup=4),
+    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3, warmup=2),
 )
