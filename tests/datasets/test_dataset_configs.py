@@ -82,14 +82,17 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
     assert len(train.dataset) == 2
     batch = next(iter(train))
     assert len(batch['inputs']) == len(batch['data_samples']) == 2
-    assert {'img_id', 'ori_shape', 'img_shape', 'flip'} <= set(batch['data_samples'][0].metainfo_keys())
+    assert {'img_id', 'ori_shape', 'img_shape'} <= set(batch['data_samples'][0].metainfo_keys())
 
     for split in ('val', 'test'):
         loader = Runner.build_dataloader(without_workers(cfg[f'{split}_dataloader']), seed=0)
         assert loader.dataset.test_mode
         sample = next(iter(loader))['data_samples'][0]
         # Predictions, divided by scale_factor, meet ground truth in pixels of the original image.
-        assert sample.scale_factor == pytest.approx((sample.img_shape[1] / 150, sample.img_shape[0] / 100), rel=0.01)
+        width, height = sample.scale_factor[0] * 150, sample.scale_factor[1] * 100
+        assert width / height == pytest.approx(1.5, rel=0.01)
+        # The resized picture fills the prepared one, or what remains of it is padding.
+        assert width <= sample.img_shape[1] + 0.5 and height <= sample.img_shape[0] + 0.5
         assert sample.gt_instances.bboxes.tensor.tolist() == [[30, 20, 90, 60]]
         metric = METRICS.build(cfg[f'{split}_evaluator'])
         assert isinstance(metric, CocoMetric)
@@ -110,12 +113,17 @@ def test_exemplars_are_in_pixels_of_the_prepared_image(name, monkeypatch, tmp_pa
     assert sample.gt_instances.labels.tolist() == [1]
 
 
-def test_shapes_are_not_resized(monkeypatch, tmp_path):
+def test_shapes_are_padded_and_not_resized(monkeypatch, tmp_path):
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     cfg = load('shapes')
     write_data(cfg)
-    for dataset in dataset_configs(cfg).values():
-        assert DATASETS.build(dataset)[0]['inputs'].shape == (3, 100, 150)
+    for name, dataset in dataset_configs(cfg).items():
+        sample = DATASETS.build(dataset)[0]
+        assert sample['inputs'].shape == (3, 160, 160)
+        if name != 'train':  # which may be flipped
+            image = cv2.imread(sample['data_samples'].img_path).transpose(2, 0, 1)
+            assert (sample['inputs'][:, :100, :150].numpy() == image).all()
+            assert (sample['inputs'][:, 100:] == 114).all()
 
 
 @pytest.mark.shared
