@@ -37,6 +37,12 @@ def _registered() -> None:
     dinor1.register_all()
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test that draws random numbers draws the same ones every time."""
+    torch.manual_seed(0)
+
+
 def tiny_config(**overrides) -> Config:
     """The nano model at width 32, prompted by images alone: builds and runs in a blink."""
     cfg = Config.fromfile(ROOT / 'configs/_base_/models/dino_r1_nano.py')
