@@ -40,7 +40,7 @@ def draw_boxes(
     """
     if scale is None:
         scale = max(1.0, 480 / max(image.shape[:2]))
-    interpolation = cv2.INTER_NEAREST if scale >= 2 else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_NEAREST if scale >= 2 else cv2.INTER_LINEAR if scale >= 1 else cv2.INTER_AREA
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
     for box, caption, color in zip(np.asarray(bboxes).reshape(-1, 4), captions, colors, strict=True):
         x1, y1, x2, y2 = (round(float(v) * scale) for v in box)

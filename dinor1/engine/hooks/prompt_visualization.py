@@ -74,7 +74,7 @@ class PromptVisualizationHook(Hook):
             image = mmcv.imread(sample.img_path)
             # Test pipelines load annotations after the resize: the truth is in pixels of the original image.
             truth = sample.gt_instances.bboxes.cpu().numpy()
-            scale = max(1.0, 320 / max(image.shape[:2]))
+            scale = 320 / max(image.shape[:2])
             picture = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
             boxes = found.bboxes * scale
             self._pictures.append(draw_boxes(picture, boxes, captions, [colors[i] for i in found.labels], 1.0))
