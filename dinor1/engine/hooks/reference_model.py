@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import MMFullyShardedDataParallel, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
 from dinor1.errors import InputError
 from dinor1.fileio import atomic_path
 from dinor1.models import GRQOSettings
 from dinor1.models.detectors.fingerprint import fingerprint
 from dinor1.models.detectors.reference import ReferenceMixin
-from dinor1.registry import HOOKS
+from dinor1.registry import HOOKS, MODELS
 
 _KEY = 'grqo_reference'
 _FILE = 'grqo_reference.pth'
@@ -80,10 +81,6 @@ class ReferenceModelHook(Hook):
                 'remove the hook to train without GRQO'
             )
         self.settings.num_mute(model.num_queries)
-        if self.settings.beta > 0 and isinstance(runner.model, MMFullyShardedDataParallel):
-            raise InputError(
-                'ReferenceModelHook: a sharded model cannot be copied as a reference; train with DDP, or set beta=0'
-            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch stage and refresh, counting epochs."""
@@ -107,12 +104,12 @@ class ReferenceModelHook(Hook):
             model.set_grqo(None)
             return
         if self._to_restore is not None:
-            self._restore(runner, model)
+            self._restore(runner)
         if model.bbox_head.grqo is None:
             runner.logger.info(f'GRQO begins: {self.settings}')
         model.set_grqo(self.settings)
         if self.settings.beta > 0 and self._due(position):
-            self._copy(model, model.state_dict())
+            self._copy(runner, _full_state(runner.model))
             self.refreshed_at = position
 
     def _due(self, position: int) -> bool:
@@ -120,12 +117,18 @@ class ReferenceModelHook(Hook):
             return True
         return self.refresh is not None and position - self.refreshed_at >= self.refresh
 
-    def _copy(self, model: nn.Module, state_dict: dict) -> None:
-        """Make the reference a frozen copy of ``model`` with the weights ``state_dict``."""
-        model.reference = None  # or the copy would contain the previous reference
+    def _copy(self, runner: Runner, state_dict: dict) -> None:
+        """Make the reference a frozen, whole model with the weights ``state_dict``."""
+        model = _unwrap(runner.model)
+        model.reference = None  # or a copy would contain the previous reference
         if self.reference is None:
-            self.reference = copy.deepcopy(model).requires_grad_(False)
-            self.reference.set_grqo(None)
+            if isinstance(runner.model, FullyShardedDataParallel):
+                # A shard cannot be copied: every process builds the model anew.
+                device = next(model.parameters()).device
+                self.reference = MODELS.build(copy.deepcopy(runner.cfg.model)).to(device)
+            else:
+                self.reference = copy.deepcopy(model)
+            self.reference.requires_grad_(False).set_grqo(None)
         self.reference.load_state_dict(state_dict)
         self.reference.train(self.mode == 'train')
         model.reference = self.reference.objectness
@@ -145,7 +148,7 @@ class ReferenceModelHook(Hook):
         """Remember what the checkpoint says of the reference; it is restored when training goes on."""
         self._to_restore = checkpoint.get(_KEY)
 
-    def _restore(self, runner: Runner, model: nn.Module) -> None:
+    def _restore(self, runner: Runner) -> None:
         wanted, self._to_restore = self._to_restore, None
         folders = [Path(runner.work_dir)]
         if runner._load_from is not None:
@@ -156,7 +159,7 @@ class ReferenceModelHook(Hook):
                 f'{folders[0] / wanted["file"]}: no such file; the checkpoint was taken between two refreshes of the '
                 'reference model and cannot resume without it: put the file back, or resume from the end of an epoch'
             )
-        self._copy(model, torch.load(path, map_location='cpu', weights_only=True))
+        self._copy(runner, torch.load(path, map_location='cpu', weights_only=True))
         if fingerprint(self.reference, whole=True) != wanted['fingerprint']:
             raise InputError(f'{path}: not the reference model that the checkpoint belongs to; put the right file back')
         self.refreshed_at = wanted['refreshed_at']
@@ -164,3 +167,12 @@ class ReferenceModelHook(Hook):
 
 def _unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
+
+
+def _full_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights of the whole detector; those of a sharded one are gathered by every process."""
+    if not isinstance(model, FullyShardedDataParallel):
+        return _unwrap(model).state_dict()
+    config = FullStateDictConfig(rank0_only=False)
+    with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT, config):
+        return {key.removeprefix('module.'): value for key, value in model.state_dict().items()}

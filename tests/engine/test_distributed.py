@@ -1,0 +1,97 @@
+"""Two processes with gloo: DDP, where one process has no box, and FSDP, where no process has the whole model."""
+
+import copy
+import logging
+import os
+import socket
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel
+
+from tests.conftest import tiny_config
+
+COUNTS = {0: (3, 1), 1: (0, 0)}  # the second process sees no box at all
+
+
+def join(rank: int, port: int) -> None:
+    os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE='2')
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo')
+
+
+def step(rank: int, port: int, model, batches, queue) -> None:
+    """One GRQO step of one process; reports its gradients."""
+    join(rank, port)
+    from dinor1.models import GRQOSettings
+
+    model.set_grqo(GRQOSettings())
+    model.reference = copy.deepcopy(model).eval().requires_grad_(False).objectness
+    # Without find_unused_parameters, DDP stops at the second step if a parameter got no gradient in the first.
+    wrapped = MMDistributedDataParallel(model)
+    inputs, samples = batches[rank]
+    for _ in range(2):
+        torch.manual_seed(rank)
+        wrapped.zero_grad()
+        loss, _ = model.parse_losses(wrapped(inputs, samples, mode='loss'))
+        loss.backward()
+    queue.put((rank, loss.item(), {n: p.grad.numpy() for n, p in model.named_parameters()}))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def sharded(rank: int, port: int, cfg, batches, queue) -> None:
+    """One GRQO forward and backward pass of a sharded model whose reference the hook has just made."""
+    join(rank, port)
+    import dinor1
+    from dinor1.engine import ReferenceModelHook
+    from dinor1.registry import MODELS
+
+    dinor1.register_all()
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    wrapped = MMFullyShardedDataParallel(model, device_id=torch.device('cpu'), use_orig_params=True)
+    hook = ReferenceModelHook(warmup=0, mode='train')
+    hook.before_train_epoch(SimpleNamespace(model=wrapped, cfg=cfg, epoch=0, logger=logging.getLogger()))
+    inputs, samples = batches[0]
+    loss, figures = wrapped.module.parse_losses(wrapped(inputs, samples, mode='loss'))
+    loss.backward()
+    queue.put((rank, loss.item(), float(figures['grqo_kl'])))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run(target, *arguments) -> list[tuple]:
+    """Start ``target`` in two processes; what each of them reports."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    context = mp.get_context('spawn')
+    queue = context.Queue()
+    processes = [context.Process(target=target, args=(rank, port, *arguments, queue)) for rank in COUNTS]
+    for process in processes:
+        process.start()
+    results = sorted((queue.get(timeout=120) for _ in processes), key=lambda result: result[0])
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    return results
+
+
+def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
+    batches = {rank: make_batch(counts, seed=rank) for rank, counts in COUNTS.items()}
+    (_, loss, gradients), (_, other_loss, other_gradients) = run(step, build_tiny(), batches)
+    assert loss == loss and other_loss == other_loss
+    for name, gradient in gradients.items():
+        assert (gradient == other_gradients[name]).all(), name
+
+
+def test_a_sharded_model_gets_a_whole_reference(make_batch):
+    """Same weights, same mode, no dropout: the KL is 0 only if the gathered weights are the right ones."""
+    (_, loss, kl), (_, other_loss, other_kl) = run(sharded, tiny_config(), {0: make_batch((2, 1))})
+    assert loss == other_loss and loss == loss
+    assert kl == other_kl == 0
