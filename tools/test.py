@@ -68,7 +68,7 @@ def main() -> None:
             config=args.config,
             checkpoint=args.checkpoint,
             command=' '.join(sys.argv),
-            ann_file=str(runner.test_dataloader.dataset.ann_file),
+            ann_file=str(getattr(runner.test_dataloader.dataset, 'ann_file', '')),
             protocol={k: prompts.get(k) for k in ('protocol', 'num_exemplars', 'seed') if k in prompts},
             metrics=metrics,
         )

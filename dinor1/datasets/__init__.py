@@ -3,7 +3,8 @@
 import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
 
 from dinor1.datasets.coco import CocoPromptDataset
+from dinor1.datasets.mnist import MNIST
 from dinor1.datasets.samplers import ResumableBatchSampler
 from dinor1.datasets.seeding import SeededPipelineMixin
 
-__all__ = ['CocoPromptDataset', 'ResumableBatchSampler', 'SeededPipelineMixin']
+__all__ = ['MNIST', 'CocoPromptDataset', 'ResumableBatchSampler', 'SeededPipelineMixin']

@@ -2,6 +2,8 @@
 
 import dinor1.compat  # noqa: F401  (first: mmdet.models does not import without it)
 
+from .backbones import ConvNet, SmallViT
+from .classifiers import ImageClassifier
 from .dense_heads import DINOGRQOHead, DINOR1Head
 from .detectors import DINOGRQO, DINOR1, fingerprint
 from .layers import MultiScaleDeformableAttention
@@ -9,12 +11,15 @@ from .losses import GRQOSettings
 from .prompts import VisualPromptEncoder
 
 __all__ = [
+    'ConvNet',
     'DINOGRQO',
     'DINOGRQOHead',
     'DINOR1',
     'DINOR1Head',
     'GRQOSettings',
+    'ImageClassifier',
     'MultiScaleDeformableAttention',
+    'SmallViT',
     'VisualPromptEncoder',
     'fingerprint',
 ]

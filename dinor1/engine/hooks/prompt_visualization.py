@@ -6,6 +6,8 @@ from typing import Any
 import cv2
 import mmcv
 import numpy as np
+from mmdet.structures import DetDataSample
+from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -24,7 +26,7 @@ class PromptVisualizationHook(Hook):
     """Writes ``vis/val_epoch_<n>.png`` or ``vis/test.png`` to the work directory.
 
     The upper strip shows one exemplar per class; below are the first images with detections in the colour of their
-    class and the ground truth as thin white boxes.
+    class and the ground truth as thin white boxes. Models that detect nothing, such as classifiers, get no picture.
 
     Args:
         num_images: Images on the sheet.
@@ -47,25 +49,26 @@ class PromptVisualizationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: list | None = None
     ) -> None:
         """Draw the first images of the set."""
-        self._collect(runner.val_dataloader.dataset.metainfo['classes'], outputs)
+        self._collect(runner.val_dataloader.dataset, outputs)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: list | None = None
     ) -> None:
         """Draw the first images of the set."""
-        self._collect(runner.test_dataloader.dataset.metainfo['classes'], outputs)
+        self._collect(runner.test_dataloader.dataset, outputs)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the sheet of this epoch."""
-        self._write(runner, runner.val_dataloader.dataset.metainfo['classes'], f'val_epoch_{runner.epoch}.png')
+        self._write(runner, runner.val_dataloader.dataset, f'val_epoch_{runner.epoch}.png')
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the sheet of the test."""
-        self._write(runner, runner.test_dataloader.dataset.metainfo['classes'], 'test.png')
+        self._write(runner, runner.test_dataloader.dataset, 'test.png')
 
-    def _collect(self, names: tuple[str, ...], outputs: list) -> None:
-        if not is_main_process():
+    def _collect(self, dataset: BaseDataset, outputs: list) -> None:
+        if not is_main_process() or not isinstance(outputs[0], DetDataSample):
             return
+        names = dataset.metainfo['classes']
         colors = class_colors(len(names))
         for sample in outputs[: self.num_images - len(self._pictures)]:
             found = sample.pred_instances.cpu().numpy()
@@ -79,9 +82,10 @@ class PromptVisualizationHook(Hook):
             boxes = found.bboxes * scale
             self._pictures.append(draw_boxes(picture, boxes, captions, [colors[i] for i in found.labels], 1.0))
 
-    def _write(self, runner: Runner, names: tuple[str, ...], filename: str) -> None:
+    def _write(self, runner: Runner, dataset: BaseDataset, filename: str) -> None:
         if not self._pictures:
             return
+        names = dataset.metainfo['classes']
         sheet = contact_sheet(self._pictures)
         protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
         if protocol is not None and protocol.exemplars:

@@ -1,0 +1,53 @@
+"""A plain convolutional network, whose norm (and with EvoNorm also activation) is one word in the config."""
+
+from collections.abc import Sequence
+
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from dinor1.registry import MODELS
+
+
+@MODELS.register_module()
+class ConvNet(nn.Sequential):
+    """Convolution, norm, activation; once per entry of ``channels``.
+
+    Args:
+        in_channels: Channels of the images.
+        channels: Width of each layer.
+        strides: Stride of each layer.
+        kernel_size: Of all layers, odd; padded to keep the size.
+        norm_cfg: Config of a norm over (B, C, H, W).
+        act_cfg: Config of the activation; None where the norm brings its own, as EvoNorm does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: Sequence[int] = (16, 32, 64),
+        strides: Sequence[int] = (1, 2, 2),
+        kernel_size: int = 3,
+        norm_cfg: dict | None = dict(type='BN'),
+        act_cfg: dict | None = dict(type='ReLU'),
+    ) -> None:
+        if len(channels) != len(strides):
+            raise ValueError(f'one stride per layer: {len(channels)} channels, {len(strides)} strides')
+        widths = [in_channels, *channels]
+        super().__init__(
+            *(
+                ConvModule(
+                    widths[i],
+                    widths[i + 1],
+                    kernel_size,
+                    stride=strides[i],
+                    padding=kernel_size // 2,
+                    norm_cfg=norm_cfg,
+                    act_cfg=act_cfg,
+                )
+                for i in range(len(channels))
+            )
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels[-1], h, w)."""
+        return super().forward(images)
