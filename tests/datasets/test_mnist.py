@@ -154,7 +154,7 @@ def test_classifier_learns_and_resumes_by_the_runner(digits, tmp_path, repo, mon
         {
             'model': dict(
                 type='ImageClassifier',
-                backbone=dict(type='SmallViT', embed_dims=32, num_layers=1, patch_size=14, feedforward_channels=32),
+                backbone=dict(type='SmallViT', norm_cfg=None, embed_dims=32, num_layers=1, patch_size=14),
                 embed_dims=32,
             ),
             'train_dataloader.batch_size': 20,

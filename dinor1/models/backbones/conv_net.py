@@ -13,22 +13,22 @@ class ConvNet(nn.Sequential):
     """Convolution, norm, activation; once per entry of ``channels``.
 
     Args:
+        norm_cfg: Config of a norm over (B, C, H, W); None: no norm.
+        act_cfg: Config of the activation; None where the norm brings its own, as EvoNorm does.
         in_channels: Channels of the images.
         channels: Width of each layer.
         strides: Stride of each layer.
         kernel_size: Of all layers, odd; padded to keep the size.
-        norm_cfg: Config of a norm over (B, C, H, W).
-        act_cfg: Config of the activation; None where the norm brings its own, as EvoNorm does.
     """
 
     def __init__(
         self,
+        norm_cfg: dict | None,
+        act_cfg: dict | None,
         in_channels: int = 1,
         channels: Sequence[int] = (16, 32, 64),
         strides: Sequence[int] = (1, 2, 2),
         kernel_size: int = 3,
-        norm_cfg: dict | None = dict(type='BN'),
-        act_cfg: dict | None = dict(type='ReLU'),
     ) -> None:
         if len(channels) != len(strides):
             raise ValueError(f'one stride per layer: {len(channels)} channels, {len(strides)} strides')

@@ -32,11 +32,11 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm1(x)), then x + mlp(norm2(x))."""
 
-    def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int, norm_cfg: dict) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int, norm_cfg: dict | None) -> None:
         super().__init__()
-        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm1 = _norm(norm_cfg, embed_dims)
         self.attn = Attention(embed_dims, num_heads)
-        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm2 = _norm(norm_cfg, embed_dims)
         self.mlp = nn.Sequential(
             nn.Linear(embed_dims, feedforward_channels), nn.GELU(), nn.Linear(feedforward_channels, embed_dims)
         )
@@ -52,6 +52,7 @@ class SmallViT(nn.Module):
     """Pre-norm ViT without a class token.
 
     Args:
+        norm_cfg: Any norm over the last axis of (B, N, C); None: no norm at all.
         img_size: Side of the square images.
         patch_size: Side of a patch; divides ``img_size``.
         in_channels: Channels of the images.
@@ -59,11 +60,11 @@ class SmallViT(nn.Module):
         num_layers: Blocks.
         num_heads: Heads of each block.
         feedforward_channels: Hidden width of the MLPs.
-        norm_cfg: Any norm over the last axis of (B, N, C); None: no norm at all.
     """
 
     def __init__(
         self,
+        norm_cfg: dict | None,
         img_size: int = 28,
         patch_size: int = 4,
         in_channels: int = 1,
@@ -71,12 +72,10 @@ class SmallViT(nn.Module):
         num_layers: int = 4,
         num_heads: int = 4,
         feedforward_channels: int = 128,
-        norm_cfg: dict | None = dict(type='LN'),
     ) -> None:
         super().__init__()
         if img_size % patch_size:
             raise ValueError(f'img_size {img_size} is not a multiple of patch_size {patch_size}')
-        norm_cfg = norm_cfg or dict(type='Identity')
         self.patch_size = patch_size
         # A linear map of pixels, not a convolution: the same sum, and one kind of layer fewer for the converters.
         self.patch_embed = nn.Linear(in_channels * patch_size**2, embed_dims)
@@ -85,9 +84,13 @@ class SmallViT(nn.Module):
         self.layers = nn.Sequential(
             *(Block(embed_dims, num_heads, feedforward_channels, norm_cfg) for _ in range(num_layers))
         )
-        self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm = _norm(norm_cfg, embed_dims)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, img_size, img_size) -> tokens (B, N, C)."""
         patches = F.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2)
         return self.norm(self.layers(self.patch_embed(patches) + self.pos_embed))
+
+
+def _norm(cfg: dict | None, embed_dims: int) -> nn.Module:
+    return nn.Identity() if cfg is None else build_norm_layer(cfg, embed_dims)[1]
