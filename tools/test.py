@@ -3,7 +3,8 @@
 
 Examples:
     python tools/test.py configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py work_dirs/run1/epoch_6.pth
-    python tools/test.py CONFIG CHECKPOINT --cfg-options default_hooks.prompts.seed=1
+    python tools/test.py CONFIG CHECKPOINT --prompt-seeds 5
+    python tools/test.py CONFIG CHECKPOINT --cfg-options default_hooks.prompts.protocol=visual-interactive
 """
 
 import argparse
@@ -20,6 +21,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--work-dir', help='where metrics and pictures go (default: folder of the checkpoint, /test_CONFIG)'
+    )
+    parser.add_argument(
+        '--prompt-seeds',
+        type=int,
+        default=1,
+        metavar='N',
+        help='repeat with N draws of the visual prompts, and report mean and standard deviation (default: 1)',
     )
     parser.add_argument('--out', metavar='FILE.pkl', help='also write the raw predictions')
     parser.add_argument(
@@ -40,7 +48,9 @@ def main() -> None:
 
     import dinor1
     from dinor1.apis import check_checkpoint, load_config
+    from dinor1.engine import PromptProtocolHook
     from dinor1.errors import InputError
+    from dinor1.evaluation import mean_and_std
     from dinor1.fileio import write_json
 
     dinor1.register_all()
@@ -48,6 +58,7 @@ def main() -> None:
     # Before the runner makes the work directory, which lies beside the checkpoint.
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise InputError(f'{args.checkpoint}: no such checkpoint')
+    _check_prompt_seeds(args, cfg)
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = args.checkpoint, False
     cfg.work_dir = args.work_dir or str(Path(args.checkpoint).parent / f'test_{Path(args.config).stem}')
@@ -61,19 +72,43 @@ def main() -> None:
 
     runner = Runner.from_cfg(cfg)
     check_checkpoint(runner.model, args.checkpoint)
-    metrics = runner.test()
+    protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
+    runs = []
+    for i in range(args.prompt_seeds):
+        if i:
+            protocol.set_seed(protocol.seed + 1)
+        metrics = runner.test()
+        runs.append(dict(prompts=protocol.describe() if protocol else {}, metrics=metrics))
+    mean, std = mean_and_std([run['metrics'] for run in runs])
     if runner.rank == 0:
-        prompts = cfg.default_hooks.get('prompts') or {}
         record = dict(
             config=args.config,
             checkpoint=args.checkpoint,
             command=' '.join(sys.argv),
             ann_file=str(getattr(runner.test_dataloader.dataset, 'ann_file', '')),
-            protocol={k: prompts.get(k) for k in ('protocol', 'num_exemplars', 'seed') if k in prompts},
-            metrics=metrics,
+            protocol=runs[0]['prompts'],
+            metrics=mean,
         )
+        if args.prompt_seeds > 1:
+            record |= dict(metrics_std=std, runs=runs)
+            print(f'Mean and standard deviation over {len(runs)} draws of prompts:')
+            for name, value in mean.items():
+                print(f'  {name}: {value:.4f} +- {std[name]:.4f}')
         write_json(record, Path(runner.work_dir) / 'metrics.json', indent=2)
         print(f'Metrics and pictures: {runner.work_dir}')
+
+
+def _check_prompt_seeds(args: argparse.Namespace, cfg) -> None:
+    from dinor1.errors import InputError
+
+    if args.prompt_seeds < 1:
+        raise InputError(f'--prompt-seeds must be at least 1, got {args.prompt_seeds}')
+    if args.prompt_seeds > 1:
+        protocol = (cfg.default_hooks.get('prompts') or {}).get('protocol', 'visual-generic')
+        if 'prompts' not in cfg.default_hooks or protocol == 'text':
+            raise InputError('--prompt-seeds: this config draws no visual prompts, there is nothing to repeat')
+        if args.out:
+            raise InputError('--out holds the predictions of one draw; leave out --prompt-seeds or --out')
 
 
 if __name__ == '__main__':

@@ -71,6 +71,70 @@ class PromptSet:
         hidden = torch.zeros_like(index, dtype=torch.bool) if negative is None else negative
         return cls(embeddings, tuple(names), index, valid, index.clone(), hidden)
 
+    @classmethod
+    def nothing(cls, names: Sequence[str], embeddings: Tensor) -> 'PromptSet':
+        """The prompts of an image that is asked for nothing: one zero embedding that belongs to no class.
+
+        Args:
+            names: Class names; none is offered.
+            embeddings: Any tensor (..., C) of the width, type and device wanted.
+        """
+        row = embeddings.new_zeros(1, embeddings.shape[-1])
+        label = torch.full((1,), -1, device=row.device)
+        hidden = torch.zeros(len(names), dtype=torch.bool, device=row.device)
+        return cls(row, tuple(names), label, torch.ones_like(label, dtype=torch.bool), label.clone(), hidden)
+
+    @classmethod
+    def concat(cls, sets: Sequence['PromptSet']) -> 'PromptSet':
+        """Join the classes of several sets; names must differ.
+
+        Rows that stand alone and belong to no class, the tokens that frame a text, are kept of the first set only:
+        they are the same in every text.
+        """
+        names = tuple(name for s in sets for name in s.names)
+        if len(set(names)) != len(names):
+            raise ValueError('concat: a class name is in more than one of the sets')
+        parts, num_classes, num_groups = [], 0, 0
+        for i, s in enumerate(sets):
+            kept = slice(None) if i == 0 else ~s._frame()
+            labels, groups = s.labels[kept], s.groups[kept]
+            parts.append(
+                (
+                    s.embeddings[kept],
+                    torch.where(labels < 0, labels, labels + num_classes),
+                    s.mask[kept],
+                    torch.where(groups < 0, groups, groups + num_groups),
+                    s.negative,
+                )
+            )
+            num_classes, num_groups = num_classes + len(s.names), num_groups + int(s.groups.max()) + 1
+        embeddings, labels, mask, groups, negative = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return cls(embeddings, names, labels, mask, groups, negative)
+
+    def split(self, max_classes: int) -> list['PromptSet']:
+        """Sets of at most ``max_classes`` offered classes each, all with the names of the whole.
+
+        Classes keep their order; a class is never torn apart, and takes the rest of its group (the separator behind
+        its name) along. Rows that stand alone and belong to no class are in every part.
+        """
+        offered = self.mask & (self.labels >= 0)
+        classes = self.labels[offered].unique()
+        if len(classes) <= max_classes:
+            return [self]
+        frame = self._frame()
+        parts = []
+        for some in classes.split(max_classes):
+            groups = self.groups[offered & torch.isin(self.labels, some)]
+            rows = frame | (self.mask & torch.isin(self.groups, groups))
+            fields = {name: getattr(self, name)[rows] for name in ('embeddings', 'labels', 'mask', 'groups')}
+            parts.append(replace(self, **fields))
+        return parts
+
+    def _frame(self) -> Tensor:
+        """(K,) True = valid, of no class, and in a group without a row of any class."""
+        with_class = self.groups[self.mask & (self.labels >= 0)]
+        return self.mask & (self.labels < 0) & ~torch.isin(self.groups, with_class)
+
     @property
     def num_classes(self) -> int:
         return len(self.names)

@@ -154,7 +154,7 @@ def test_classifier_learns_and_resumes_by_the_runner(digits, tmp_path, repo, mon
         {
             'model': dict(
                 type='ImageClassifier',
-                backbone=dict(type='SmallViT', norm_cfg=None, embed_dims=32, num_layers=1, patch_size=14),
+                backbone=dict(type='SmallViT', norm_cfg=dict(type='LN'), embed_dims=32, num_layers=1, patch_size=14),
                 embed_dims=32,
             ),
             'train_dataloader.batch_size': 20,
@@ -163,12 +163,12 @@ def test_classifier_learns_and_resumes_by_the_runner(digits, tmp_path, repo, mon
             'val_dataloader.dataset.data_root': str(digits),
             'test_dataloader.dataset.data_root': str(digits),
             'optim_wrapper': dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
-            'train_cfg': dict(by_epoch=True, max_epochs=60, val_interval=60),
+            'train_cfg': dict(by_epoch=True, max_epochs=90, val_interval=90),
             'val_cfg': {},
             'test_cfg': {},
             'work_dir': str(tmp_path / 'work'),
             'log_level': 'ERROR',
-            'default_hooks.checkpoint.interval': 60,
+            'default_hooks.checkpoint.interval': 90,
         }
     )
     runner = Runner.from_cfg(cfg)

@@ -245,3 +245,55 @@ def test_an_absent_class_moves_boxes_through_fusion_alone(build_tiny, make_batch
     # The query content that a token gets is the learned embedding of its rank, which the new prompt changes.
     model.query_embedding.weight[:] = model.query_embedding.weight[:1]
     assert distance() < 1e-4
+
+
+@torch.no_grad()
+def test_a_vocabulary_in_parts_is_found_as_in_one_pass_without_fusion(build_tiny, make_batch):
+    """Fusion closed, all 84 tokens selected, equal query contents: the parts change nothing. Image 1 needs one part."""
+    model = livened(build_tiny(**{'model.num_queries': 84, 'model.test_cfg.max_per_img': 588})).double()
+    for name, parameter in model.named_parameters():
+        if 'gamma_v' in name or 'cross_attn_text.attn.out_proj' in name:
+            parameter.zero_()
+    model.query_embedding.weight[:] = model.query_embedding.weight[:1]
+    inputs, samples = make_batch((1, 1))
+    samples[0].prompts, samples[1].prompts = prompt_set(7).to(torch.float64), prompt_set(2).to(torch.float64)
+
+    def found(chunked_size):
+        model.test_cfg['chunked_size'] = chunked_size
+        return [s.pred_instances for s in model.predict(inputs.double(), copy.deepcopy(samples))]
+
+    whole = found(-1)
+    assert len(whole[0]) == 84 * 7 and len(whole[1]) == 84 * 2
+    for size in (1, 3, 7):
+        for ours, theirs in zip(found(size), whole, strict=True):
+            # float64; scores and boxes are made in float32
+            torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-6, rtol=0)
+            torch.testing.assert_close(ours.bboxes, theirs.bboxes, atol=1e-4, rtol=0)
+            assert torch.equal(ours.labels, theirs.labels) and ours.label_names == theirs.label_names
+
+
+@torch.no_grad()
+def test_a_vocabulary_in_parts_keeps_the_best_of_all_parts(build_tiny, make_batch):
+    model = livened(build_tiny(**{'model.test_cfg.chunked_size': 2}))
+    inputs, samples = make_batch((1,))
+    prompts = prompt_set(5)
+    samples[0].prompts = prompts
+    found = model.predict(inputs, samples)[0].pred_instances
+    scores = []
+    for part in prompts.split(2):
+        samples[0].prompts = part
+        scores.append(model.predict(inputs, samples)[0].pred_instances.scores)
+    assert torch.equal(found.scores, torch.cat(scores).sort(descending=True).values[:10])
+
+
+@torch.no_grad()
+def test_an_image_that_is_asked_for_nothing_gives_nothing(build_tiny, make_batch):
+    model = livened(build_tiny())
+    inputs, samples = make_batch((0, 2))
+    for sample in samples:
+        sample.prompt_instances, sample.prompt_names = sample.gt_instances, [f'c{i}' for i in range(8)]
+    empty, other = (s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples)))
+    assert len(empty) == 0 and empty.bboxes.shape == (0, 4) and empty.label_names == []
+    alone = model.predict(inputs[1:], samples[1:])[0].pred_instances
+    # Another batch size makes other blocks of the same sums.
+    torch.testing.assert_close(other.scores, alone.scores, atol=1e-5, rtol=0)

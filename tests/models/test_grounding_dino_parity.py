@@ -7,6 +7,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
+from dinor1.errors import InputError
 from dinor1.models.losses import targets_of
 from dinor1.registry import MODELS
 from tests.conftest import tiny_config
@@ -237,3 +238,21 @@ def test_losses_equal_mmdetection(pair, make_batch):
     assert set(mine) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value.squeeze(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f'{n}: {m}')
+
+
+@torch.no_grad()
+def test_names_that_fill_several_texts_give_the_same_prompts(build_tiny, bert_folder):
+    """12 tokens hold three of the five names at a time."""
+    config = language_model(bert_folder)
+    model = build_tiny(**{'model.language_model': config}).eval()
+    names = ['cat', 'red dog', 'cup', 'house', 'red house']
+    whole = model.text_prompt_set(names)
+    model.language_model.max_tokens = 12
+    parts = model.text_prompt_set(names)
+    assert parts.names == whole.names
+    # float32 sums over another number of tokens
+    torch.testing.assert_close(parts.class_embeddings(), whole.class_embeddings(), atol=1e-5, rtol=0)
+    assert len(parts.embeddings) == len(whole.embeddings)
+    model.language_model.max_tokens = 4
+    with pytest.raises(InputError, match="'red dog' needs 5 tokens, the language model takes 4; shorten the name"):
+        model.text_prompt_set(names)

@@ -117,3 +117,65 @@ class TestBank:
             PromptBank(torch.zeros(0, 2), (), (), '')
         with pytest.raises(ValueError, match='distinct'):
             PromptBank(torch.zeros(2, 2), ('a', 'a'), (1, 1), '')
+
+
+def framed_text(names=('a', 'b', 'c')):
+    """As a tokenised text: a frame token, then per class one token more than for the class before and a separator."""
+    labels, groups = [-1], [0]
+    for i in range(len(names)):
+        labels += [i] * (i + 1) + [-1]
+        groups += [i + 1] * (i + 2)
+    labels, groups = [*labels, -1], [*groups, len(names) + 1]
+    size = len(labels)
+    return PromptSet(
+        embeddings=torch.arange(2.0 * size).reshape(size, 2),
+        names=tuple(names),
+        labels=torch.tensor(labels),
+        mask=torch.ones(size, dtype=torch.bool),
+        groups=torch.tensor(groups),
+        negative=torch.zeros(len(names), dtype=torch.bool),
+    )
+
+
+def test_split_keeps_classes_whole_and_the_frame_everywhere():
+    text = framed_text()
+    first, second = text.split(2)
+    assert first.labels.tolist() == [-1, 0, -1, 1, 1, -1, -1] and second.labels.tolist() == [-1, 2, 2, 2, -1, -1]
+    assert first.names == second.names == text.names
+    assert first.reported.tolist() == [0, 1] and second.reported.tolist() == [2]
+    whole = text.class_embeddings()
+    assert torch.equal(first.class_embeddings() + second.class_embeddings(), whole)
+    assert text.split(3) == [text]
+
+
+def test_split_counts_offered_classes_only():
+    offered = prompts(5, mask=torch.tensor([True, False, True, True, False]))
+    first, second = offered.split(2)
+    assert first.reported.tolist() == [0, 2] and second.reported.tolist() == [3]
+    assert len(first.embeddings) == 2 and len(second.embeddings) == 1
+
+
+def test_concat_is_the_text_of_all_names():
+    long = framed_text('abcd')
+    first, second = framed_text('ab'), framed_text('cd')
+    joined = PromptSet.concat([first, second])
+    assert joined.names == long.names and joined.reported.tolist() == [0, 1, 2, 3]
+    expected = torch.cat([first.class_embeddings(), second.class_embeddings()])
+    assert torch.equal(joined.class_embeddings(), expected)
+    # The frame of the first is kept, that of the second is not; no group of one is a group of the other.
+    assert len(joined.embeddings) == len(first.embeddings) + len(second.embeddings) - 2
+    together = PromptBatch.stack([joined]).attention_mask()[0]
+    of_class = joined.labels >= 0
+    same_class = joined.labels[:, None] == joined.labels[None]
+    assert torch.equal(together[of_class][:, of_class], same_class[of_class][:, of_class])
+
+
+def test_concat_refuses_a_name_twice():
+    with pytest.raises(ValueError, match='more than one'):
+        PromptSet.concat([framed_text('ab'), framed_text('bc')])
+
+
+def test_nothing_reports_nothing():
+    nothing = PromptSet.nothing(['a', 'b'], torch.ones(3, 4))
+    assert nothing.embeddings.tolist() == [[0.0] * 4] and nothing.reported.tolist() == []
+    assert nothing.split(1) == [nothing]

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from dinor1.apis import DINOR1Inferencer
@@ -93,3 +94,30 @@ def test_test_writes_metrics(call, run_config, model_files, tmp_path):
     metrics = json.loads((out_dir / 'metrics.json').read_text())['metrics']
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
     assert picture_of(out_dir / 'vis/test.png').size
+
+
+def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp_path):
+    out_dir = tmp_path / 'run'
+    name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}-seeds'
+    options = ['--cfg-options', 'default_hooks.prompts.num_exemplars=1', name]
+    outcome = call('test', run_config, model_files.checkpoint, '--work-dir', out_dir, '--prompt-seeds', 3, *options)
+    assert outcome.status == 0 and 'over 3 draws of prompts' in outcome.out
+    record = json.loads((out_dir / 'metrics.json').read_text())
+    assert [run['prompts']['seed'] for run in record['runs']] == [0, 1, 2]
+    values = [run['metrics']['coco/bbox_mAP_50'] for run in record['runs']]
+    assert record['metrics']['coco/bbox_mAP_50'] == pytest.approx(np.mean(values))
+    assert record['metrics_std']['coco/bbox_mAP_50'] == pytest.approx(np.std(values, ddof=1))
+    assert len(list(out_dir.glob('prompts_visual-generic_n1_seed*.json'))) == 3
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--prompt-seeds', 0], '--prompt-seeds must be at least 1, got 0'),
+        (['--prompt-seeds', 2, '--out', 'a.pkl'], '--out holds the predictions of one draw'),
+        (['--prompt-seeds', 2, '--cfg-options', 'default_hooks.prompts.protocol=text'], 'draws no visual prompts'),
+    ],
+)
+def test_prompt_seeds_that_make_no_sense(call, run_config, model_files, tmp_path, options, message):
+    outcome = call('test', run_config, model_files.checkpoint, '--work-dir', tmp_path / 'run', *options)
+    assert outcome.status != 0 and message in outcome.err and not (tmp_path / 'run').exists()

@@ -29,11 +29,23 @@ def table(folders: list[str]) -> str:
         missing = [key for key in _METRICS if key not in record.get('metrics', {})]
         if missing:
             raise InputError(f'{folder}/metrics.json: no {", ".join(missing)}; run tools/test.py again')
-        protocol = record['protocol']
-        prompts = f'N={protocol.get("num_exemplars", 16)}, seed {protocol.get("seed", 0)}'
-        numbers = ' | '.join(f'{record["metrics"][key]:.3f}' for key in _METRICS)
-        rows.append(f'| {Path(folder).name} | {Path(record["ann_file"]).name} | {prompts} | {numbers} |')
+        numbers = ' | '.join(_number(record, key) for key in _METRICS)
+        rows.append(f'| {Path(folder).name} | {Path(record["ann_file"]).name} | {_prompts(record)} | {numbers} |')
     return '\n'.join(rows)
+
+
+def _prompts(record: dict) -> str:
+    protocol = record['protocol']
+    settings = {'num_exemplars': 'N={}', 'seed': 'seed {}'}
+    words = [text.format(protocol[key]) for key, text in settings.items() if key in protocol]
+    if 'runs' in record:
+        words[-1] = f'{len(record["runs"])} seeds'
+    return ', '.join([protocol['protocol'], *words])
+
+
+def _number(record: dict, key: str) -> str:
+    spread = f' ± {record["metrics_std"][key]:.3f}' if 'metrics_std' in record else ''
+    return f'{record["metrics"][key]:.3f}{spread}'
 
 
 def main() -> None:

@@ -231,15 +231,16 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
         scores = logits.float().sigmoid() @ prompts.class_map()[:, reported].float()
         limit = min(self.test_cfg.get('max_per_img', len(boxes)), scores.numel())
         scores, index = scores.flatten().topk(limit)
+        num_reported = max(len(reported), 1)
         height, width = img_meta['img_shape']
-        pixels = bbox_cxcywh_to_xyxy(boxes.float()[index // len(reported)])
+        pixels = bbox_cxcywh_to_xyxy(boxes.float()[index // num_reported])
         pixels = pixels * pixels.new_tensor([width, height, width, height])
         if rescale:
             # The picture may have been padded: a detection ends where the original image does.
             pixels = pixels / pixels.new_tensor(img_meta['scale_factor']).repeat(2)
             height, width = img_meta['ori_shape']
         pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
-        return InstanceData(bboxes=pixels, scores=scores, labels=reported[index % len(reported)])
+        return InstanceData(bboxes=pixels, scores=scores, labels=reported[index % num_reported])
 
 
 def _denoising_match(targets: Targets, num_layers: int, dn_meta: dict[str, int]) -> Match:

@@ -8,6 +8,7 @@ arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 230
     feat, prompts -> encoder -> memory, refined prompts -> select_queries -> decoder -> head
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -261,7 +262,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         """The prompts of each image, from its data sample.
 
         A sample carries ``prompts`` (a :class:`PromptSet`), or ``prompt_instances`` (``bboxes`` in pixels of the
-        network input and ``labels``) with ``prompt_names``, or ``text`` (class names).
+        network input and ``labels``) with ``prompt_names``, or ``text`` (class names). No boxes in
+        ``prompt_instances``: nothing is looked for, and nothing found.
 
         Raises:
             InputError: an image has no prompts of any kind.
@@ -273,6 +275,9 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             elif 'prompt_instances' in sample:
                 one = {k: v if v is None or k in _SHARED else v[i : i + 1] for k, v in features.items()}
                 boxes, labels = sample.prompt_instances.bboxes, sample.prompt_instances.labels
+                if not len(boxes):
+                    prompt_sets.append(PromptSet.nothing(sample.prompt_names, features['feat']))
+                    continue
                 embeddings = self.encode_boxes(one, [boxes], [sample])
                 prompt_sets.append(class_means(embeddings, labels, sample.prompt_names))
             elif 'text' in sample:
@@ -374,6 +379,11 @@ class DINOR1(ReferenceMixin, GroundingDINO):
     ) -> list[DetDataSample]:
         """Detections of one batch.
 
+        A vocabulary of more than ``test_cfg.chunked_size`` classes is offered in parts, one pass of encoder and decoder
+        each; memory then depends on the size of a part. Scores of the parts are comparable, but not bit by bit those of
+        one pass: image features attend to the prompts that are offered together with a class (feature fusion), and
+        each part selects its own queries.
+
         Args:
             batch_inputs: (bs, 3, H, W).
             batch_data_samples: Each carries its prompts, see :meth:`prompt_sets`.
@@ -385,14 +395,37 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         """
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompt_sets = self.prompt_sets(features, batch_data_samples)
-        hidden_states, references, memory_prompts, prompts = self._detect(features, prompt_sets)
-        results = self.bbox_head.predict(
-            hidden_states, references, memory_prompts, prompts.mask, prompt_sets, batch_data_samples, rescale
-        )
-        for sample, instances, shown in zip(batch_data_samples, results, prompt_sets, strict=True):
-            instances.label_names = [shown.names[label] for label in instances.labels.tolist()]
-            sample.pred_instances = instances
+        chunks = [prompts.split(self._chunked_size) for prompts in prompt_sets]
+        found: list[list[InstanceData]] = [[] for _ in batch_data_samples]
+        for i in range(max(map(len, chunks))):
+            shown = [
+                parts[i] if i < len(parts) else PromptSet.nothing(whole.names, whole.embeddings)
+                for parts, whole in zip(chunks, prompt_sets, strict=True)
+            ]
+            hidden_states, references, memory_prompts, prompts = self._detect(features, shown)
+            results = self.bbox_head.predict(
+                hidden_states, references, memory_prompts, prompts.mask, shown, batch_data_samples, rescale
+            )
+            for instances, result in zip(found, results, strict=True):
+                instances.append(result)
+        for sample, instances, prompts in zip(batch_data_samples, found, prompt_sets, strict=True):
+            sample.pred_instances = self._best(instances)
+            sample.pred_instances.label_names = [prompts.names[i] for i in sample.pred_instances.labels.tolist()]
         return batch_data_samples
+
+    @property
+    def _chunked_size(self) -> int:
+        """Most classes that are offered in one pass."""
+        size = self.test_cfg.get('chunked_size', -1)
+        return sys.maxsize if size < 1 else size
+
+    def _best(self, instances: list[InstanceData]) -> InstanceData:
+        """The highest scores of all passes over an image."""
+        if len(instances) == 1:
+            return instances[0]
+        merged = InstanceData.cat(instances)
+        order = merged.scores.argsort(descending=True, stable=True)
+        return merged[order[: self.test_cfg.get('max_per_img', len(order))]]
 
     def _detect(
         self, features: dict[str, Tensor | None], prompt_sets: list[PromptSet]

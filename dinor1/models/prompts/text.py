@@ -44,6 +44,8 @@ def encode_text(
 ) -> PromptSet:
     """Encode class names.
 
+    Names that do not fit one text are encoded as several; as a token sees its own name only, the result is the same.
+
     Args:
         names: Class names; label ``i`` of a prediction means ``names[i]``.
         language_model: MMDetection's ``BertModel``, or a model that embeds class names as a whole with
@@ -53,7 +55,7 @@ def encode_text(
             which alignment trains text and visual prompts to agree.
 
     Raises:
-        InputError: no name, an empty name, or more text than the language model takes.
+        InputError: no name, an empty name, or a name that is longer than the language model takes.
     """
     if not names or not all(name.strip() for name in names):
         raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
@@ -63,9 +65,15 @@ def encode_text(
     tokenized = language_model.tokenizer([text], return_tensors='pt')
     token_ids = tokenized['input_ids'][0]
     if len(token_ids) > language_model.max_tokens:
-        raise InputError(
-            f'text prompts: {len(names)} class names need {len(token_ids)} tokens, the language model takes '
-            f'{language_model.max_tokens}; offer fewer classes at a time'
+        if len(names) == 1:
+            raise InputError(
+                f'text prompts: {names[0]!r} needs {len(token_ids)} tokens, the language model takes '
+                f'{language_model.max_tokens}; shorten the name'
+            )
+        half = len(names) // 2
+        parts = (names[:half], names[half:])
+        return PromptSet.concat(
+            [encode_text(part, language_model, text_feat_map, per_token=per_token) for part in parts]
         )
     outputs = language_model([text])
     embeddings = text_feat_map(outputs['embedded'])[0]

@@ -1,0 +1,44 @@
+"""Visual-interactive prompts: one ground-truth box per class of the test image itself.
+
+The protocol of T-Rex2 (arXiv 2403.14610). It is easier than visual-generic: the prompts come from the very image, and
+classes that are absent from it are never offered. The two say different things and are not averaged.
+"""
+
+import zlib
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from .visual_generic import Exemplar
+
+
+def draw_interactive(dataset: BaseDataset, seed: int = 0) -> dict[int, list[Exemplar]]:
+    """Draw one instance of every class that an image shows.
+
+    The draw depends on the annotations of the image and ``seed`` only. Crowd and ignored boxes are never drawn.
+
+    Args:
+        dataset: The evaluated data set, in MMDetection's form.
+        seed: Any integer.
+
+    Returns:
+        Exemplars by image id, in the order of their labels; an empty list for an image without instances.
+    """
+    drawn = {}
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        candidates: dict[int, list[Exemplar]] = {}
+        for instance in info['instances']:
+            if not instance.get('ignore_flag', 0):
+                exemplar = Exemplar(info['img_id'], index, tuple(instance['bbox']), instance['bbox_label'])
+                candidates.setdefault(exemplar.label, []).append(exemplar)
+        drawn[info['img_id']] = [_choose(candidates[label], dataset, seed) for label in sorted(candidates)]
+    return drawn
+
+
+def _choose(exemplars: list[Exemplar], dataset: BaseDataset, seed: int) -> Exemplar:
+    exemplars.sort(key=lambda e: e.bbox)
+    name = dataset.metainfo['classes'][exemplars[0].label]
+    image = zlib.crc32(str(exemplars[0].img_id).encode())
+    generator = np.random.default_rng([abs(seed), zlib.crc32(name.encode()), image])
+    return exemplars[generator.integers(len(exemplars))]
