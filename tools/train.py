@@ -107,7 +107,15 @@ def train(cfg) -> None:
         write_json({k: str(v) for k, v in collect_env().items()}, Path(runner.work_dir) / 'environment.json', indent=2)
     runner.train()
     if runner.rank == 0:
+        write_json(last_metrics(runner), Path(runner.work_dir) / 'metrics.json', indent=2)
         print(f'Checkpoints, logs and pictures: {runner.work_dir}')
+
+
+def last_metrics(runner) -> dict[str, float]:
+    """Results of the last validation, and under ``train/`` the last scalars of training."""
+    scalars = {name: float(buffer.current()) for name, buffer in runner.message_hub.log_scalars.items()}
+    timers = ('val/time', 'val/data_time', 'train/time', 'train/data_time')
+    return {name.removeprefix('val/'): value for name, value in scalars.items() if name not in timers}
 
 
 if __name__ == '__main__':

@@ -1,0 +1,125 @@
+"""Studies: read, run, resumed, and their tables."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from dinor1.apis.study import insert, load_study, read_runs, table
+from dinor1.errors import InputError
+
+STUDIES = sorted((Path(__file__).parents[2] / 'configs/studies').glob('*.py'))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write(arms=...)`` stores a study whose config exists."""
+
+    def write(name='study', **changes):
+        config = tmp_path / 'config.py'
+        config.write_text('x = 1\n')
+        content = dict(
+            title='T', config=str(config), options=['a=1'], arms={'A': [], 'B x': ['b=2']}, seeds=[0, 1],
+            metrics={'acc/top1': 'top-1'}, note='Paper: 99.',
+        )  # fmt: skip
+        content |= changes
+        path = tmp_path / f'{name}.py'
+        path.write_text('\n'.join(f'{key} = {value!r}' for key, value in content.items() if value is not None))
+        return path
+
+    return write
+
+
+def store(study, folder, values):
+    folder.mkdir(exist_ok=True)
+    for run, value in zip(study.runs, values, strict=False):
+        record = dict(run._asdict(), metrics={'acc/top1': value}, seconds=120.0)
+        (folder / f'{run.name}.json').write_text(json.dumps(record))
+
+
+def test_runs_go_seed_by_seed_with_the_options_of_study_and_arm(write):
+    study = load_study(write())
+    assert [(run.arm, run.seed, run.options) for run in study.runs] == [
+        ('A', 0, ('a=1',)), ('B x', 0, ('a=1', 'b=2')), ('A', 1, ('a=1',)), ('B x', 1, ('a=1', 'b=2')),
+    ]  # fmt: skip
+    assert study.runs[1].name == 'B-x_seed0'
+
+
+def test_table_has_mean_and_deviation_of_what_is_finished(write, tmp_path):
+    study = load_study(write())
+    store(study, tmp_path / 'r', [0.5, 0.7, 0.8])
+    text = table(study, tmp_path / 'r')
+    spread = statistics.stdev([0.5, 0.8])
+    assert f'| A | 2 | 0.650 ± {spread:.3f} | 2.0 |' in text and '| B x | 1 | 0.700 | 2.0 |' in text
+    assert 'Paper: 99.' in text and 'run_study.py' in text
+
+
+def test_results_of_other_options_are_refused(write, tmp_path):
+    store(load_study(write()), tmp_path / 'r', [0.5])
+    with pytest.raises(InputError, match='other options; delete it'):
+        read_runs(load_study(write(options=['a=2'])), tmp_path / 'r')
+    store(load_study(write(metrics={'other': 'x'})), tmp_path / 'r', [0.5])
+    with pytest.raises(InputError, match='has no other'):
+        read_runs(load_study(write(metrics={'other': 'x'})), tmp_path / 'r')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(seeds=None), 'not a study, it has no seeds'),
+        (dict(config=None), "arm 'A' names no config"),
+        (dict(config='nowhere.py'), 'no such config file'),
+        (dict(seeds=[0, 0]), 'two runs have the same name'),
+        (dict(arms={'a b': [], 'a-b': []}), 'two runs have the same name'),
+    ],
+)
+def test_wrong_studies_are_named(write, changes, message):
+    with pytest.raises(InputError, match=message):
+        load_study(write(**changes))
+
+
+def test_insert_replaces_what_stands_between_the_marks(tmp_path):
+    path = tmp_path / 'page.md'
+    path.write_text('before\n<!-- a:begin -->\nold\n<!-- a:end -->\nafter\n')
+    for text in ('new', 'newer'):
+        insert(path, 'a', text)
+    assert path.read_text() == 'before\n<!-- a:begin -->\n\nnewer\n\n<!-- a:end -->\nafter\n'
+    with pytest.raises(InputError, match='b:begin'):
+        insert(path, 'b', 'x')
+
+
+@pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
+def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
+    """Options name keys that exist, and every model builds."""
+    from mmengine.config import DictAction
+
+    from dinor1.apis import load_config
+    from dinor1.registry import MODELS
+
+    monkeypatch.chdir(repo)
+    study = load_study(path)
+    for run in {run.arm: run for run in study.runs}.values():
+        options = dict(option.split('=', 1) for option in run.options)
+        cfg = load_config(run.config, {key: DictAction._parse_iterable(value) for key, value in options.items()})
+        MODELS.build(cfg.model)
+
+
+def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkeypatch, repo):
+    """Two arms of one iteration each; the second call trains only what is missing."""
+    monkeypatch.chdir(repo)
+    short = ['train_cfg.max_epochs=1', 'param_scheduler=[]', 'default_hooks.visualization.num_images=1']
+    study = tmp_path / 'tiny.py'
+    study.write_text(
+        f'title = "T"\nconfig = {str(run_config)!r}\nmetrics = {{"coco/bbox_mAP": "AP"}}\nseeds = [0]\n'
+        f'options = {short!r}\narms = {{"sgd": ["optim_wrapper.optimizer.lr=0.01"], "same": []}}\n'
+    )
+    folders = ['--results', tmp_path / 'results', '--work-dir', tmp_path / 'work']
+    first = call('analysis_tools/run_study', study, *folders, '--only', 'sgd')
+    assert first.status == 0 and '[1/1] sgd_seed0' in first.out and '| same' not in first.out
+    second = call('analysis_tools/run_study', study, *folders)
+    assert second.status == 0 and '[1/1] same_seed0' in second.out and '| sgd | 1 |' in second.out
+    record = json.loads((tmp_path / 'results/tiny/sgd_seed0.json').read_text())
+    assert {'arm', 'seed', 'config', 'command', 'metrics', 'environment'} <= set(record)
+    wrong = call('analysis_tools/run_study', study, *folders, '--only', 'adam')
+    assert wrong.status != 0 and "no arm ['adam']" in wrong.err
