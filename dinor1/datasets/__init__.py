@@ -3,8 +3,19 @@
 import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
 
 from dinor1.datasets.coco import CocoPromptDataset
+from dinor1.datasets.lvis import LVISPromptDataset
 from dinor1.datasets.mnist import MNIST
+from dinor1.datasets.odvg import ODVGPromptDataset
 from dinor1.datasets.samplers import ResumableBatchSampler
 from dinor1.datasets.seeding import SeededPipelineMixin
+from dinor1.datasets.text import PythonTopics
 
-__all__ = ['MNIST', 'CocoPromptDataset', 'ResumableBatchSampler', 'SeededPipelineMixin']
+__all__ = [
+    'MNIST',
+    'CocoPromptDataset',
+    'LVISPromptDataset',
+    'ODVGPromptDataset',
+    'PythonTopics',
+    'ResumableBatchSampler',
+    'SeededPipelineMixin',
+]

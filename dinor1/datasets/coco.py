@@ -53,7 +53,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; the entries are those of MMDetection's ``CocoDataset``."""
         with get_local_path(self.ann_file, backend_args=self.backend_args) as local_path:
-            data = read_json(local_path)
+            data = self.read_annotations(local_path)
         # Only local files can be looked for at little cost; a remote one is missed when it is read.
         img_dir = self.data_prefix['img'] if self.backend_args is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
@@ -71,6 +71,10 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             )
             for image in images
         ]
+
+    def read_annotations(self, path: str) -> dict:
+        """Content of the annotation file, in COCO form; a subclass reads another form."""
+        return read_json(path)
 
     def _set_classes(self, categories: list[dict]) -> None:
         """Set the class names, their colours and the map from category ids to labels."""

@@ -1,0 +1,136 @@
+"""Category ids and names: the defects that train without a word, and give wrong classes.
+
+An annotation names its class by a number, and nothing in a file shows a person that the number is wrong. These checks
+look at all numbers together.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from .findings import Finding
+
+_NUMBER = re.compile(r'[+-]?\d+(\.\d+)?')
+
+
+def numbering_error(known: Collection, used: Collection) -> Finding | None:
+    """The error that all unknown category ids together show.
+
+    Leaving out the annotations with unknown ids is no way out here: those that remain have wrong classes.
+
+    Args:
+        known: Ids of ``categories``.
+        used: Ids that annotations refer to.
+
+    Returns:
+        ``category ids off by one`` if adding, or taking away, 1 makes every used id a known one; ``category ids are
+        positions`` if the used ids are 0..K-1 or 1..K for K categories whose ids have gaps; ``category ids of another
+        list`` if more than half of the used ids are unknown; otherwise None.
+    """
+    known, used = set(known), {value for value in used if type(value) is int}
+    unknown = used - known
+    if not unknown or not known or any(type(value) is not int for value in known):
+        return None
+    text = f'annotations use ids {_span(used)}, categories have {_span(known)}'
+    shifts = [step for step in (1, -1) if {value + step for value in used} <= known]
+    if len(shifts) == 1:
+        return Finding('category ids off by one', f'{text}: with {shifts[0]:+d} all would be known', 'annotations')
+    gaps = max(known) - min(known) + 1 > len(known)
+    for first in (0, 1):
+        if gaps and len(unknown) > 1 and min(used) >= first and max(used) < len(known) + first:
+            return Finding(
+                'category ids are positions', f'{text}, with gaps: the former count from {first}', 'annotations'
+            )
+    if len(unknown) > 1 and 2 * len(unknown) > len(used):
+        detail = f'{text}: {len(unknown)} of {len(used)} used ids are unknown'
+        return Finding('category ids of another list', detail, 'annotations')
+    return None
+
+
+def name_doubts(names: Sequence[str]) -> Iterator[Finding]:
+    """Names that a reader, or a text prompt, will not understand as they were meant.
+
+    Args:
+        names: In the order of the file's ``categories``.
+    """
+    if names and all(_NUMBER.fullmatch(name.strip()) for name in names):
+        shown = ', '.join(repr(name) for name in names[:3])
+        yield Finding('numeric class name', f'all class names are numbers: {shown}', 'categories')
+    alike = defaultdict(list)
+    for place, name in enumerate(names):
+        alike[re.sub(r'[\s_-]+', ' ', name.strip()).casefold()].append(place)
+        if name != name.strip():
+            yield Finding('untrimmed class name', f'{name!r} begins or ends with a space', 'categories', place)
+    for places in alike.values():
+        if len({names[place] for place in places}) > 1:
+            shown = ', '.join(repr(names[place]) for place in places)
+            yield Finding('similar class names', f'{shown} differ in case or spaces only', 'categories', places[-1])
+
+
+def use_doubts(categories: Sequence[dict], used: Collection, used_elsewhere: Collection = ()) -> Iterator[Finding]:
+    """Gaps in the ids, and classes without annotations.
+
+    Args:
+        categories: Valid records.
+        used: Category ids of the annotations.
+        used_elsewhere: Names of classes that other splits of the same data have annotations of.
+    """
+    ids = sorted(category['id'] for category in categories)
+    if ids and ids[-1] - ids[0] + 1 > len(set(ids)):
+        detail = f'{len(ids)} ids from {ids[0]} to {ids[-1]}, the first gap after {_first_gap(ids)}'
+        yield Finding('category id gap', detail, 'categories')
+    empty = [place for place, category in enumerate(categories) if category['id'] not in used]
+    children = defaultdict(int)
+    for category in categories:
+        children[category.get('supercategory')] += 1
+    for place in empty:
+        category = categories[place]
+        name = category['name']
+        if children[name] == len(categories) - 1 and len(categories) > 1:
+            detail = f'{name!r} has no annotation and is the supercategory of all others'
+            yield Finding('class of classes', detail, 'categories', place)
+        elif len(empty) == 1 and len(ids) > 2 and category['id'] in (ids[0], ids[-1]) and name not in used_elsewhere:
+            end = 'first' if category['id'] == ids[0] else 'last'
+            detail = f'{name!r}, the {end} class, is the only one without annotations'
+            yield Finding('first or last class empty', detail, 'categories', place)
+        else:
+            yield Finding('empty class', f'{name!r} has no annotation', 'categories', place)
+
+
+def differences(ids_by_file: Mapping[str, Mapping[str, int]]) -> dict[str, Finding]:
+    """Files of one data set that give a name or an id two meanings; each is compared with the first that has it.
+
+    Args:
+        ids_by_file: File -> category name -> id.
+
+    Returns:
+        File -> finding, for the files that contradict an earlier one.
+    """
+    found: dict[str, Finding] = {}
+    first_id: dict[str, tuple[int, str]] = {}
+    first_name: dict[int, tuple[str, str]] = {}
+    for file, ids in ids_by_file.items():
+        clashes, steps, other = [], set(), ''
+        for name, number in ids.items():
+            seen_id, its_file = first_id.setdefault(name, (number, file))
+            seen_name, name_file = first_name.setdefault(number, (name, file))
+            if seen_id != number:
+                clashes.append(f'{name!r} is {number} here and {seen_id} in {its_file}')
+                steps.add(number - seen_id)
+                other = its_file
+            elif seen_name != name:
+                clashes.append(f'{number} is {name!r} here and {seen_name!r} in {name_file}')
+        if clashes:
+            detail = '; '.join(clashes[:2]) + (f'; and {len(clashes) - 2} more' if len(clashes) > 2 else '')
+            if len(steps) == 1 and len(clashes) > 2:
+                detail = f'all ids differ by {steps.pop():+d} from those of {other}: {detail}'
+            found[file] = Finding('category ids differ between files', detail, 'categories')
+    return found
+
+
+def _span(values: set[int]) -> str:
+    return f'{min(values)}..{max(values)}' if len(values) > 1 else f'{min(values)} only'
+
+
+def _first_gap(ids: list[int]) -> int:
+    return next(low for low, high in zip(ids, ids[1:], strict=False) if high > low + 1)

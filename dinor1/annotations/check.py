@@ -1,0 +1,289 @@
+"""Checking annotation files: one, or all of a folder."""
+
+import math
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dinor1.errors import InputError
+
+from . import categories as category_checks
+from .coco import from_json, lvis_findings
+from .content import COCO, LVIS, ODVG, Content, parse, read_text
+from .findings import ERROR, Finding
+from .instances import Sizes, annotation_defects, annotation_doubts, box_form
+from .odvg import from_lines, looks_like_odvg, odvg_findings
+from .pictures import Folder, Picture, inspect_all, locate, picture_findings, size_doubts
+from .structure import has_size, structure_findings
+
+# Folders of splits: their parent is the data set.
+_SPLITS = ('train', 'val', 'test', 'dev', 'support')
+# What annotation_defects says of boxes that are all in another form.
+_BOX_KINDS = {'box without area', 'box outside its image', 'box partly outside its image', 'malformed box'}
+
+
+@dataclass
+class Checked:
+    """An annotation file and what is wrong with it.
+
+    Attributes:
+        content: The file.
+        img_dir: Folder of its pictures; None: not looked for, or not found.
+        look: Whether pictures were looked for.
+        pictures: By the file name of their image, those that were opened.
+        findings: Errors and warnings.
+    """
+
+    content: Content
+    img_dir: Path | None = None
+    look: bool = True
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that are errors."""
+        return [finding for finding in self.findings if finding.severity == ERROR]
+
+
+def read(path: Path, label_map: Path | None = None) -> Content:
+    """Read a file of any of the formats; one that is broken has a finding that says so.
+
+    Raises:
+        InputError: there is no such file, or its label map cannot be used.
+    """
+    try:
+        text = read_text(path)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b'\n', 0, error.start) + 1
+        column = error.start - error.object.rfind(b'\n', 0, error.start)
+        detail = f'not valid JSON at line {line}, column {column} (not UTF-8)'
+        return Content(path, COCO, None, [Finding('broken JSON', detail)])
+    if looks_like_odvg(path, text):
+        return from_lines(path, text, label_map)
+    data, problem = parse(text)
+    if problem:
+        return Content(path, COCO, None, [Finding('broken JSON', problem)])
+    return from_json(path, data)
+
+
+def check_path(
+    path: Path,
+    img_dir: Path | None = None,
+    label_map: Path | None = None,
+    look: bool = True,
+    sample: int | None = None,
+    show_progress: bool = False,
+) -> tuple[list[Checked], list[Path]]:
+    """Check a file, or every annotation file of a folder.
+
+    Args:
+        path: File or folder.
+        img_dir: Where file names start from; default: found beside the file.
+        label_map: Names of an ODVG file's labels; default: found beside the file.
+        look: Look for the pictures and open them.
+        sample: Open so many pictures of each file only; all are looked for.
+        show_progress: Draw a bar on standard error while pictures are opened.
+
+    Returns:
+        The checked files, and JSON files of the folder that are no boxes: captions, segments, lists of test images.
+
+    Raises:
+        InputError: there is no such path, or no annotation file in the folder.
+    """
+    if img_dir is not None and not img_dir.is_dir():
+        raise InputError(f'{img_dir}: no such folder; correct --img-dir')
+    contents, skipped = [read(path, label_map)] if path.is_file() or not path.is_dir() else [], []
+    for file in _candidates(path) if path.is_dir() else []:
+        content = read(file, label_map)
+        (contents if _is_annotation_file(content) else skipped).append(content)
+    if not contents:
+        raise InputError(f'{path}: no annotation file in COCO, LVIS or ODVG format; name one')
+    results = []
+    for content in contents:
+        checked = Checked(content, look=look)
+        if look:
+            _open_pictures(checked, img_dir, sample, show_progress)
+        results.append(checked)
+    check_together(results)
+    return results, [content.path for content in skipped]
+
+
+def check_together(results: list[Checked]) -> None:
+    """Fill in the findings of files, also those that only several splits of one data set show."""
+    groups = defaultdict(list)
+    for checked in results:
+        parent = checked.content.path.resolve().parent
+        split_folder = parent.name.lower().startswith(_SPLITS)
+        groups[parent.parent if split_folder else parent].append(checked)
+    for group in groups.values():
+        used = {id(checked): _used_names(checked.content) for checked in group}
+        for checked in group:
+            others = [names for key, names in used.items() if key != id(checked)]
+            checked.findings = check(checked, set().union(*others))
+        named = {_short_name(checked): checked for checked in group if checked.content.named}
+        ids = {name: _category_ids(checked.content) for name, checked in named.items()}
+        for name, finding in category_checks.differences(ids).items():
+            named[name].findings.append(finding)
+
+
+def check(checked: Checked, used_elsewhere: Collection[str] = ()) -> list[Finding]:
+    """All findings of one file.
+
+    Args:
+        checked: The file; its ``findings`` are not read.
+        used_elsewhere: Names of classes that other splits have annotations of.
+    """
+    content = checked.content
+    findings = list(content.findings)
+    if any(finding.kind == 'broken JSON' for finding in findings):
+        return findings
+    findings += structure_findings(content.data)
+    if any(finding.kind == 'missing section' for finding in findings):
+        return findings
+    named = list(odvg_findings(content)) if content.format == ODVG else []
+    if content.format == LVIS:
+        named += lvis_findings(content)
+    findings += named
+    claimed = {finding.entry for finding in named if finding.section == 'annotations'}
+    return findings + _annotation_findings(content, claimed, used_elsewhere) + _image_findings(checked)
+
+
+def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Collection[str]) -> list[Finding]:
+    annotations, sizes = content.records('annotations'), _sizes(content)
+    known = _ids(content, 'categories')
+    defects = annotation_defects(annotations, sizes, known)
+    findings = []
+    numbering = category_checks.numbering_error(known, _used(annotations, claimed))
+    form = box_form(annotations, sizes)
+    for finding, consequences in ((numbering, {'unknown category'}), (form, _BOX_KINDS)):
+        if finding is not None:
+            findings.append(finding)
+            defects = {place: defect for place, defect in defects.items() if defect[0] not in consequences}
+    for place, (kind, detail) in defects.items():
+        if not (place in claimed and kind == 'unknown category'):
+            findings.append(Finding(kind, detail, 'annotations', place))
+    if form is None and numbering is None:
+        unknown = set(defects) | claimed
+        findings += annotation_doubts(annotations, dict.fromkeys(unknown), content.format != LVIS)
+    if content.named:
+        valid = content.valid('categories')
+        findings += category_checks.name_doubts([category['name'] for _, category in valid])
+        if numbering is None:
+            records = [category for _, category in valid]
+            findings += category_checks.use_doubts(records, _used(annotations, set()), used_elsewhere)
+    return findings
+
+
+def _image_findings(checked: Checked) -> list[Finding]:
+    content = checked.content
+    images = [(place, image) for place, image in content.valid('images') if has_size(image)]
+    findings = [finding for place, image in images for finding in size_doubts(place, image)]
+    if content.named:
+        findings += _repeated_files(images)
+    if not checked.look or not images:
+        return findings
+    if checked.img_dir is None:
+        detail = f'no picture is beside the file, not {images[0][1]["file_name"]} either'
+        return [*findings, Finding('missing image', detail, 'images')]
+    folder = Folder(checked.img_dir)
+    boxes = defaultdict(list)
+    for annotation in content.records('annotations'):
+        image_id = annotation.get('image_id') if isinstance(annotation, dict) else None
+        if type(image_id) in (int, str) and _is_box(annotation.get('bbox')):
+            boxes[image_id].append(annotation['bbox'])
+    for place, image in images:
+        names = content.file_names(image)
+        shown = f'no file {checked.img_dir / names[0]}'
+        if folder.find(names) is None:
+            nearest = folder.nearest(names)
+            if nearest is None:
+                findings.append(Finding('missing image', shown, 'images', place))
+            else:
+                detail = f'{shown}, but {nearest}'
+                findings.append(Finding('image under another name', detail, 'images', place))
+        elif image['file_name'] in checked.pictures:
+            picture = checked.pictures[image['file_name']]
+            findings += picture_findings(place, image, picture, boxes[image['id']])
+    return findings
+
+
+def _repeated_files(images: list[tuple[int, dict]]) -> list[Finding]:
+    first: dict[str, Any] = {}
+    findings = []
+    for place, image in images:
+        other = first.setdefault(image['file_name'], image['id'])
+        if other != image['id']:
+            detail = f'image {other} is {image["file_name"]} as well'
+            findings.append(Finding('repeated file name', detail, 'images', place))
+    return findings
+
+
+def _open_pictures(checked: Checked, img_dir: Path | None, sample: int | None, show_progress: bool) -> None:
+    content = checked.content
+    images = [image for _, image in content.valid('images')]
+    checked.img_dir = img_dir or locate(content.path, [content.file_names(image) for image in images])
+    if checked.img_dir is None:
+        return
+    folder, paths = Folder(checked.img_dir), {}
+    for image in images:
+        found = folder.find(content.file_names(image))
+        if found is not None:
+            paths[image['file_name']] = checked.img_dir / found
+    checked.pictures = inspect_all(paths, sample, show_progress=show_progress)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """JSON files below a folder, without hidden ones and label maps."""
+    files = [path for suffix in ('*.json', '*.jsonl') for path in folder.rglob(suffix)]
+    inner = [(path, path.relative_to(folder)) for path in files if 'label_map' not in path.name]
+    return sorted(path for path, name in inner if not any(part.startswith('.') for part in name.parts))
+
+
+def _is_annotation_file(content: Content) -> bool:
+    """Whether a file of a folder is meant as annotations with boxes; a broken one might be."""
+    if any(finding.kind == 'broken JSON' for finding in content.findings):
+        return True
+    annotations = content.records('annotations')
+    first = annotations[0] if annotations and isinstance(annotations[0], dict) else {}
+    other = not first.keys().isdisjoint(('caption', 'segments_info'))
+    has_annotations = isinstance(content.data, dict) and isinstance(content.data.get('annotations'), list)
+    return has_annotations and not other and any(content.records(name) for name in ('images', 'categories'))
+
+
+def _sizes(content: Content) -> Sizes:
+    unknown = dict.fromkeys(_ids(content, 'images'), (math.inf, math.inf))
+    return unknown | {
+        image['id']: (image['width'], image['height']) for _, image in content.valid('images') if has_size(image)
+    }
+
+
+def _ids(content: Content, section: str) -> set:
+    """Ids, also those of records with another defect: what refers to them is not wrong as well."""
+    records = [record for record in content.records(section) if isinstance(record, dict)]
+    return {record['id'] for record in records if type(record.get('id')) in (int, str)}
+
+
+def _used(annotations: list, without: set[int]) -> set:
+    values = (a.get('category_id') for i, a in enumerate(annotations) if i not in without and isinstance(a, dict))
+    return {value for value in values if type(value) in (int, str)}
+
+
+def _short_name(checked: Checked) -> str:
+    path = checked.content.path.resolve()
+    return f'{path.parent.name}/{path.name}'
+
+
+def _category_ids(content: Content) -> dict[str, int]:
+    return {category['name']: category['id'] for _, category in content.valid('categories')}
+
+
+def _used_names(content: Content) -> set[str]:
+    used = _used(content.records('annotations'), set())
+    return {category['name'] for _, category in content.valid('categories') if category['id'] in used}
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)

@@ -1,0 +1,95 @@
+"""Reading COCO files, and LVIS files, which are COCO files with lists of what an image is known to have and to lack."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from .content import COCO, LVIS, Content
+from .findings import Finding
+
+_LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
+_FREQUENCIES = ('r', 'c', 'f')
+
+
+def from_json(path: Path, data: Any) -> Content:
+    """Content of a COCO or LVIS file; which of them, is seen from its images."""
+    images = data.get('images') if isinstance(data, dict) else None
+    first = images[0] if isinstance(images, list) and images and isinstance(images[0], dict) else {}
+    if not any(key in first for key in _LISTS):
+        return Content(path, COCO, data)
+    for image in images:
+        # LVIS v1 has no file_name; readers make it from the address of the picture.
+        if isinstance(image, dict) and 'file_name' not in image and isinstance(image.get('coco_url'), str):
+            image['file_name'] = _from_url(image['coco_url'])
+            image[MADE_NAME] = True
+    return Content(path, LVIS, data, file_names=_lvis_names)
+
+
+# Marks an image whose file_name is not in the file.
+MADE_NAME = '_made_file_name'
+
+
+def to_json(content: Content) -> Any:
+    """What is written to disk for a content."""
+    if content.format != LVIS:
+        return content.data
+    hidden = (MADE_NAME, 'file_name')
+    images = [
+        {key: value for key, value in image.items() if key not in hidden} if image.get(MADE_NAME) else image
+        for image in content.data['images']
+    ]
+    return content.data | {'images': images}
+
+
+def picture_path(image: dict) -> str:
+    """Path of an LVIS image's picture below COCO's root, by its address: all are pictures of COCO 2017."""
+    url = image.get('coco_url')
+    return _from_url(url) if isinstance(url, str) else image['file_name']
+
+
+def _from_url(url: str) -> str:
+    """``val2017/000000397133.jpg`` of ``http://images.cocodataset.org/val2017/000000397133.jpg``."""
+    return '/'.join(urlparse(url).path.strip('/').split('/')[-2:])
+
+
+def _lvis_names(image: dict) -> list[str]:
+    name = image['file_name']
+    base = name.rsplit('/', 1)[-1]
+    # LVIS v0.5 writes names of COCO 2014, COCO_val2014_000000397133.jpg, for pictures of COCO 2017.
+    names = [name, base, base[-16:] if base.startswith('COCO_') else base]
+    if isinstance(image.get('coco_url'), str):
+        names.append(_from_url(image['coco_url']))
+    return list(dict.fromkeys(names))
+
+
+def lvis_findings(content: Content) -> Iterator[Finding]:
+    """Defects of what LVIS adds: the frequency of a category, and the lists of an image."""
+    known = {category['id'] for _, category in content.valid('categories')}
+    present = defaultdict(set)
+    for annotation in content.records('annotations'):
+        if isinstance(annotation, dict) and isinstance(annotation.get('image_id'), int | str):
+            category = annotation.get('category_id')
+            if isinstance(category, int):
+                present[annotation['image_id']].add(category)
+    for place, category in content.valid('categories'):
+        if category.get('frequency') not in _FREQUENCIES:
+            detail = f'{category["name"]!r} has frequency {category.get("frequency")!r}'
+            yield Finding('no frequency', detail, 'categories', place)
+    for place, image in content.valid('images'):
+        lists = {key: image.get(key, []) for key in _LISTS}
+        for key, ids in lists.items():
+            strange = [i for i in ids if type(i) is not int or i not in known] if isinstance(ids, list) else [ids]
+            if strange:
+                detail = f'{key} has {strange[0]!r}'
+                yield Finding('unknown category in a list', detail, 'images', place)
+        negative = set(_as_ids(lists['neg_category_ids']))
+        both = negative & (present[image['id']] | set(_as_ids(lists['not_exhaustive_category_ids'])))
+        if both:
+            detail = f'category {min(both)} is listed as absent and is there as well'
+            yield Finding('contradictory lists', detail, 'images', place)
+
+
+def _as_ids(values: Any) -> list[int]:
+    return [value for value in values if isinstance(value, int)] if isinstance(values, list) else []

@@ -1,0 +1,68 @@
+"""COCO and LVIS files as ODVG."""
+
+from collections import Counter
+from pathlib import Path
+
+from dinor1.errors import InputError
+from dinor1.fileio import atomic_path, write_json
+
+from .check import read
+from .coco import picture_path
+from .content import COCO, LVIS, ODVG
+from .odvg import from_coco, own_label_map
+from .screen import screen
+
+
+def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None = None) -> tuple[int, Counter]:
+    """Write a COCO or LVIS file as ODVG lines and a label map.
+
+    The lines have the boxes that training on the source with ``bad_annotations='skip'`` has: those without a defect.
+    Crowd and ignored boxes, which ODVG cannot mark, are left out too.
+
+    Args:
+        source: The file to convert.
+        source_format: ``COCO`` or ``LVIS``: how pictures are named.
+        out: ODVG file to write.
+        label_map: Where the names go; default: ``<stem>_label_map.json`` beside ``out``.
+
+    Returns:
+        Number of lines; and how many annotations were left out, by reason.
+
+    Raises:
+        InputError: the source cannot be read or is wrong as a whole, or an output is the source.
+    """
+    label_map = label_map or own_label_map(out)
+    if source.resolve() in (out.resolve(), label_map.resolve()):
+        raise InputError(f'{source}: would be overwritten; give another output')
+    content = read(source)
+    for finding in content.findings:
+        raise InputError(f'{source}: {finding.detail}; {finding.advice}')
+    if content.format != source_format:
+        tool = {COCO: 'use coco2odvg.py', LVIS: 'use lvis2odvg.py', ODVG: 'nothing to do'}[content.format]
+        raise InputError(f'{source}: is a file in {content.format} format; {tool}')
+    defects, data = screen(content.data, str(source)), content.data
+    left_out = Counter(kind for kind, _ in defects.values())
+    annotations = []
+    for place, annotation in enumerate(data['annotations']):
+        if place not in defects:
+            reason = _reason(annotation)
+            if reason:
+                left_out[reason] += 1
+            else:
+                annotations.append(annotation)
+    name_of = picture_path if content.format == LVIS else lambda image: image['file_name']
+    lines, names = from_coco(data['images'], annotations, data['categories'], name_of)
+    with atomic_path(out) as temporary, temporary.open('w') as file:
+        file.writelines(f'{line}\n' for line in lines)
+    write_json(names, label_map, indent=1)
+    return len(data['images']), left_out
+
+
+def _reason(annotation: dict) -> str:
+    if annotation.get('iscrowd'):
+        return 'crowd'
+    if annotation.get('ignore'):
+        return 'ignore'
+    area = annotation.get('area')
+    too_small = min(annotation['bbox'][2:]) < 1 or (area is not None and not area > 0)
+    return 'box under one pixel' if too_small else ''

@@ -1,0 +1,138 @@
+"""What can be wrong with an annotation file: one table with the remedy of each kind of defect."""
+
+from typing import NamedTuple
+
+ERROR, WARNING = 'error', 'warning'
+
+
+class Kind(NamedTuple):
+    """A kind of defect.
+
+    Attributes:
+        severity: ``error``: what is trained or measured on the file would be wrong, or it cannot be read at all;
+            ``warning``: legal, but often not what was meant.
+        remedy: What its owner should do, as the end of a sentence.
+        repair: What a repair does about it; empty: nothing, because a tool cannot know what is right.
+        blocking: Nothing in the file can be repaired while this is open: the other repairs would hide it.
+    """
+
+    severity: str
+    remedy: str
+    repair: str = ''
+    blocking: bool = False
+
+
+class Finding(NamedTuple):
+    """One defect.
+
+    Attributes:
+        kind: Key of :data:`KINDS`.
+        detail: What is wrong, with the values.
+        section: ``images``, ``annotations`` or ``categories``; empty: the file as a whole.
+        entry: Place in that section, from 0; -1: the section, or the file, as a whole.
+    """
+
+    kind: str
+    detail: str
+    section: str = ''
+    entry: int = -1
+
+    @property
+    def severity(self) -> str:
+        """``error`` or ``warning``."""
+        return KINDS[self.kind].severity
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return KINDS[self.kind].remedy
+
+
+_DROP = 'the annotation is left out'
+_LOOK = 'look at pictures with tools/analysis_tools/browse_dataset.py'
+
+KINDS: dict[str, Kind] = {
+    # The file
+    'broken JSON': Kind(ERROR, 'restore or regenerate the file', blocking=True),
+    'broken line': Kind(ERROR, 'write one JSON object per line', 'the line is left out'),
+    'missing section': Kind(ERROR, 'give a file in COCO format', blocking=True),
+    'empty section': Kind(ERROR, 'a data set needs at least one entry there', blocking=True),
+    'mixed lines': Kind(ERROR, 'write detection and grounding lines to two files', blocking=True),
+    'no label map': Kind(ERROR, 'give it with --label-map, or write it beside the file', blocking=True),
+    # Records
+    'incomplete record': Kind(ERROR, 'complete it', 'the record is left out, with its annotations'),
+    'incomplete category': Kind(ERROR, 'complete it', blocking=True),
+    'invalid image size': Kind(
+        ERROR,
+        'write its size in pixels',
+        'the size is read from the picture; without a picture the image is left out',
+    ),
+    'duplicate image id': Kind(ERROR, 'make it unique', 'a repetition of the same record is left out'),
+    'duplicate category id': Kind(ERROR, 'make it unique', blocking=True),
+    'duplicate category name': Kind(ERROR, 'make it unique', 'the categories become one'),
+    # Categories
+    'category ids off by one': Kind(ERROR, f'{_LOOK} and correct the ids', blocking=True),
+    'category ids are positions': Kind(
+        ERROR, "write the ids of 'categories', which have gaps, instead of their places", blocking=True
+    ),
+    'category ids of another list': Kind(
+        ERROR, 'give the categories that the annotations were made with', blocking=True
+    ),
+    'category ids differ between files': Kind(ERROR, 'write one list of categories to all splits'),
+    'category id gap': Kind(WARNING, 'legal: labels follow the order of ids; never take an id for a label'),
+    'empty class': Kind(WARNING, 'legal; if it should have annotations, its id may be wrong'),
+    'first or last class empty': Kind(WARNING, f'ids that are off by one look like this: {_LOOK}'),
+    'class of classes': Kind(WARNING, 'take the entry out of all splits if nothing is annotated with it'),
+    'numeric class name': Kind(WARNING, 'write names instead of numbers: text prompts are made of them'),
+    'similar class names': Kind(WARNING, 'make them one class, or name their difference'),
+    'untrimmed class name': Kind(WARNING, 'take the spaces away in all splits', 'the spaces are taken away'),
+    # Annotations
+    'wrong type': Kind(ERROR, 'make it an object with id, image_id, category_id and bbox', _DROP),
+    'missing key': Kind(ERROR, 'complete it or remove it', _DROP),
+    'number as text': Kind(ERROR, 'write the number without quotes', 'text that is a number becomes one'),
+    'duplicate id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),
+    'unknown image': Kind(ERROR, 'add the image or remove the annotation', _DROP),
+    'unknown category': Kind(ERROR, 'add the category or correct the id', _DROP),
+    'malformed box': Kind(ERROR, 'write four finite numbers', f'text that is a number becomes one, otherwise {_DROP}'),
+    'box without area': Kind(ERROR, 'correct the box or remove the annotation', _DROP),
+    'box outside its image': Kind(ERROR, 'correct the box or remove the annotation', _DROP),
+    'box partly outside its image': Kind(
+        ERROR, 'clip the box to its image', f'the box is clipped; if less than a pixel remains, {_DROP}'
+    ),
+    'normalised boxes': Kind(ERROR, 'multiply the boxes by width and height of their images', blocking=True),
+    'boxes are corners': Kind(ERROR, 'write x, y, width, height instead of x1, y1, x2, y2', blocking=True),
+    'box under one pixel': Kind(WARNING, 'it is left out of training; remove it', _DROP),
+    'repeated annotation': Kind(WARNING, 'remove the repetition', _DROP),
+    'no area': Kind(WARNING, 'COCO evaluation needs it: write it', 'width times height of the box is written'),
+    'no iscrowd': Kind(WARNING, 'COCO evaluation needs it: write 0', '0 is written'),
+    'area not positive': Kind(
+        WARNING, 'the annotation is left out of training: write its area', 'width times height of the box is written'
+    ),
+    # Images
+    'missing image': Kind(ERROR, 'restore the file, or give its folder with --img-dir', 'the image is left out'),
+    'image under another name': Kind(ERROR, 'write its name as on disk', 'the name on disk is written'),
+    'unreadable image': Kind(ERROR, 'restore the file', 'the image is left out'),
+    'wrong image size': Kind(
+        ERROR,
+        'if the picture was resized after annotation, scale the boxes with it; otherwise write its true size',
+        'the image is left out, because its boxes may be those of another size',
+    ),
+    'width and height exchanged': Kind(
+        ERROR, 'write the true size, in which all boxes of the image fit', 'the true size is written'
+    ),
+    'EXIF rotation contradicts the boxes': Kind(
+        ERROR,
+        'training rotates the picture, but its boxes were drawn before that: rotate the pixels and remove the tag',
+        'the image is left out',
+    ),
+    'EXIF rotation': Kind(WARNING, f'tools differ in whether they apply it: {_LOOK}, or rotate the pixels'),
+    'absurd image size': Kind(WARNING, 'check the picture'),
+    'repeated file name': Kind(WARNING, 'make it one image, or the boxes of the others count as background'),
+    # LVIS
+    'no frequency': Kind(ERROR, "LVIS evaluation needs 'r', 'c' or 'f' for its APr, APc and APf: write it"),
+    'contradictory lists': Kind(ERROR, 'an absent category has no annotation: correct one of them'),
+    'unknown category in a list': Kind(ERROR, 'add the category or correct the list'),
+    # ODVG
+    'label contradicts category': Kind(ERROR, 'correct the label', 'the label of the named category is written'),
+    'span outside the caption': Kind(ERROR, 'correct tokens_positive'),
+}

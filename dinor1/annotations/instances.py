@@ -1,0 +1,186 @@
+"""Single annotations: their keys, the image and the category that they refer to, and their box."""
+
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .findings import Finding
+from .structure import as_number
+
+# Boxes may stick out of their image by this many pixels: annotation tools round, and count from 0 or from 1.
+TOLERANCE = 1.0
+# Fewer boxes than this do not show the form in which they were written.
+_MIN_BOXES = {'normalised': 3, 'corners': 10}
+
+_KEYS = {'id', 'image_id', 'category_id', 'bbox'}
+_ID_TYPES = (int, str, float)
+
+# Place of an annotation in the file -> kind of its first defect and details.
+Defects = dict[int, tuple[str, str]]
+# Image id -> (width, height) in pixels; infinite where the file does not say it.
+Sizes = Mapping[Any, tuple[float, float]]
+
+
+def annotation_defects(annotations: list, sizes: Sizes, categories: set) -> Defects:
+    """The first defect of every defective annotation.
+
+    Args:
+        annotations: COCO's ``annotations``; boxes are ``[x, y, width, height]`` in pixels.
+        sizes: Of the known images.
+        categories: Ids of the known categories.
+    """
+    defects = _incomplete(annotations)
+    defects |= _unknown_references(annotations, sizes, categories, _others(annotations, defects))
+    defects |= _bad_boxes(annotations, sizes, _others(annotations, defects))
+    return dict(sorted(defects.items()))
+
+
+def box_form(annotations: list, sizes: Sizes) -> Finding | None:
+    """The one defect that all boxes together show: that they are not ``[x, y, width, height]`` in pixels.
+
+    Boxes within 0..1 are taken for fractions of the image. Boxes are taken for corners if at least a fifth of them
+    leaves its image as it is written, while all of them fit, and are ordered, as ``[x1, y1, x2, y2]``.
+    """
+    usable = [a for a in annotations if isinstance(a, dict) and _KEYS <= a.keys() and _known(a['image_id'], sizes)]
+    boxes = box_array([a['bbox'] for a in usable])
+    finite = np.isfinite(boxes).all(1)
+    if finite.sum() < _MIN_BOXES['normalised']:
+        return None
+    limits = np.array([sizes[a['image_id']] for a in usable], dtype=np.float64)[finite]
+    boxes = boxes[finite]
+    if boxes.max() <= 1 and boxes.min() >= 0 and limits.min() > 1:
+        detail = f'all {len(boxes)} boxes lie within 0..1, such as {boxes[0].round(4).tolist()}'
+        return Finding('normalised boxes', detail, 'annotations')
+    if len(boxes) < _MIN_BOXES['corners']:
+        return None
+    leaves = (boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE).any(1)
+    ordered = (boxes[:, 2:] > boxes[:, :2]).all()
+    inside = (boxes[:, 2:] <= limits + TOLERANCE).all() and boxes.min() >= -TOLERANCE
+    if leaves.mean() >= 0.2 and ordered and inside:
+        detail = f'{leaves.sum()} of {len(boxes)} boxes leave their image, and as x1, y1, x2, y2 all would fit'
+        return Finding('boxes are corners', detail, 'annotations')
+    return None
+
+
+def annotation_doubts(annotations: list, defects: Defects, needs_iscrowd: bool = True) -> Iterator[Finding]:
+    """What is legal in an annotation without a defect, and yet makes a reader leave it out or fail.
+
+    Args:
+        annotations: As for :func:`annotation_defects`.
+        defects: Its result.
+        needs_iscrowd: Whether the evaluation of this format reads ``iscrowd``.
+    """
+    seen = set()
+    for place, annotation in enumerate(annotations):
+        if place in defects:
+            continue
+        x, y, width, height = annotation['bbox']
+        key = (annotation['image_id'], annotation['category_id'], x, y, width, height)
+        if min(width, height) < 1:
+            detail = f'bbox {annotation["bbox"]} is {width:g} x {height:g} pixels'
+            yield Finding('box under one pixel', detail, 'annotations', place)
+        elif key in seen:
+            detail = f'an earlier one of image {annotation["image_id"]} has the same category and box'
+            yield Finding('repeated annotation', detail, 'annotations', place)
+        seen.add(key)
+        area = annotation.get('area')
+        if area is None:
+            yield Finding('no area', "it has no 'area'", 'annotations', place)
+        elif type(area) not in (int, float) or not area > 0:
+            yield Finding('area not positive', f'area {area!r} of bbox {annotation["bbox"]}', 'annotations', place)
+        if needs_iscrowd and 'iscrowd' not in annotation:
+            yield Finding('no iscrowd', "it has no 'iscrowd'", 'annotations', place)
+
+
+def _others(annotations: list, defects: Defects) -> list[int]:
+    return [place for place in range(len(annotations)) if place not in defects]
+
+
+def _incomplete(annotations: list) -> Defects:
+    defects = {}
+    for place, annotation in enumerate(annotations):
+        if not isinstance(annotation, dict):
+            defects[place] = ('wrong type', 'it is not an object')
+        elif not _KEYS <= annotation.keys():
+            defects[place] = ('missing key', ', '.join(sorted(_KEYS - annotation.keys())))
+        else:
+            for key in ('id', 'image_id', 'category_id'):
+                if type(annotation[key]) not in _ID_TYPES:
+                    defects[place] = ('wrong type', f'{key} {annotation[key]!r} is neither a number nor text')
+    return defects
+
+
+def _known(image_id: Any, sizes: Sizes) -> bool:
+    return type(image_id) in _ID_TYPES and image_id in sizes
+
+
+def _unknown_references(annotations: list, sizes: Sizes, categories: set, places: list[int]) -> Defects:
+    defects, seen = {}, set()
+    for place in places:
+        annotation = annotations[place]
+        for key, known in (('image_id', sizes), ('category_id', categories)):
+            value = annotation[key]
+            if value in known or place in defects:
+                continue
+            twin = as_listed(value, known)
+            if twin is not None:
+                defects[place] = ('number as text', f'{key} {value!r} is {twin!r} in the list')
+            else:
+                kind = key.removesuffix('_id')
+                defects[place] = (f'unknown {kind}', f'no {kind} has the id {value!r}')
+        if annotation['id'] in seen and place not in defects:
+            defects[place] = ('duplicate id', f'an earlier annotation has the id {annotation["id"]!r} as well')
+        seen.add(annotation['id'])
+    return defects
+
+
+def as_listed(value: int | float | str, known: Container) -> int | float | str | None:
+    """The id of ``known`` that ``value`` is but for being text or not, or None."""
+    twin = as_number(value) if isinstance(value, str) else str(value)
+    return twin if twin is not None and twin in known else None
+
+
+def _bad_boxes(annotations: list, sizes: Sizes, places: list[int]) -> Defects:
+    if not places:
+        return {}
+    annotations = [annotations[place] for place in places]
+    limits = np.array([sizes[annotation['image_id']] for annotation in annotations], dtype=np.float64)
+    boxes = box_array([annotation['bbox'] for annotation in annotations])
+    with np.errstate(invalid='ignore'):  # infinity and minus infinity, which are malformed
+        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+
+    malformed = ~np.isfinite(boxes).all(1)
+    flat = (boxes[:, 2:] <= 0).any(1)
+    outside = (high <= 0).any(1) | (low >= limits).any(1)
+    beyond = (low < -TOLERANCE).any(1) | (high > limits + TOLERANCE).any(1)
+
+    defects = {}
+    for row in np.flatnonzero(malformed | flat | outside | beyond):
+        detail = f'bbox {annotations[row]["bbox"]}'
+        if malformed[row]:
+            kind, detail = 'malformed box', f'{detail} is not four finite numbers'
+        elif flat[row]:
+            kind, detail = 'box without area', f'{detail} needs a positive width and height'
+        else:
+            kind = 'box outside its image' if outside[row] else 'box partly outside its image'
+            detail = f'{detail} (x, y, width, height) against {limits[row, 0]:g} x {limits[row, 1]:g} pixels'
+        defects[places[row]] = (kind, detail)
+    return defects
+
+
+def box_array(boxes: list) -> np.ndarray:
+    """Boxes as an array (n, 4) float64; one that is not four numbers becomes a row of NaN."""
+    if not boxes:
+        return np.empty((0, 4))
+    try:
+        array = np.array(boxes)
+    except ValueError:  # of different lengths
+        array = np.empty(0)
+    if array.shape == (len(boxes), 4) and array.dtype.kind in 'iuf':
+        return array.astype(np.float64)
+    return np.array([box if _is_box(box) else [np.nan] * 4 for box in boxes], dtype=np.float64)
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)

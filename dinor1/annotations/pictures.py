@@ -1,0 +1,216 @@
+"""The pictures that an annotation file names: where they are, and whether they are what the file says."""
+
+import contextlib
+import math
+import os
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from .findings import Finding
+
+# What PIL decodes as OpenCV does, which reads the pictures in training; others are decoded by both.
+_COMMON = {'JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM'}
+_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange width and height
+_MAX_SIDE, _MIN_SIDE, _MAX_ASPECT, _MAX_PIXELS = 20_000, 8, 20, 200_000_000
+# One folder has the pictures of one split: a few names tell which one it is.
+_NUM_PROBES = 20
+
+
+class Picture(NamedTuple):
+    """What is on the disk.
+
+    Attributes:
+        size: (width, height) as stored; None: not opened.
+        orientation: EXIF, 1 to 8; 1: as stored.
+        problem: Why it cannot be read; empty: it can, or nobody looked.
+    """
+
+    size: tuple[int, int] | None = None
+    orientation: int = 1
+    problem: str = ''
+
+    @property
+    def shown_size(self) -> tuple[int, int] | None:
+        """(width, height) that training sees: OpenCV applies the EXIF rotation."""
+        return self.size[::-1] if self.size and self.orientation >= 5 else self.size
+
+
+def locate(ann_file: Path, names: Sequence[Sequence[str]]) -> Path | None:
+    """The folder that has the pictures of an annotation file.
+
+    Looked for in the layouts ``X/annotations/f.json`` with ``X/``, ``X/images/`` or a folder in them, and ``X/f.json``
+    with ``X/`` or a folder in it.
+
+    Args:
+        ann_file: The file.
+        names: Of each image, the paths that it may have below the folder.
+
+    Returns:
+        The folder that has most of the first images; None: none has any.
+    """
+    probes = [name for name in names if name][:_NUM_PROBES]
+    here = ann_file.resolve().parent
+    roots = [here, here / 'images']
+    if here.name.startswith('annotation'):
+        roots += [here.parent / 'images', here.parent]
+    folders = [inner for root in roots if root.is_dir() for inner in (root, *_folders(root))]
+    # A folder that is named like the file wins where several have the same names: 0.png is everywhere.
+    folders.sort(key=lambda folder: folder.name not in ann_file.stem)
+    best, most = None, 0
+    for folder in dict.fromkeys(folders):
+        found = sum(any((folder / name).is_file() for name in image) for image in probes)
+        if found > most:
+            best, most = folder, found
+    return best
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('.'))
+
+
+class Folder:
+    """Names of the files below a folder, listed once per inner folder rather than looked up one by one.
+
+    Args:
+        root: The folder that names start from.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # Inner folder -> names, and the same by their folded form.
+        self._listings: dict[str, tuple[set[str], dict[str, str]]] = {}
+
+    def find(self, candidates: Sequence[str]) -> str | None:
+        """The first of the candidates that is there."""
+        for name in candidates:
+            head, tail = os.path.split(os.path.normpath(name))
+            if tail in self._listing(head)[0]:
+                return name
+        return None
+
+    def nearest(self, candidates: Sequence[str]) -> str | None:
+        """A file that a candidate names but for upper and lower case, suffix, folder, or the kind of slash."""
+        for name in candidates:
+            slashed = name.replace('\\', '/')
+            for form in (slashed, os.path.basename(slashed)):
+                head, tail = os.path.split(form)
+                found = self._listing(head)[1].get(_fold(tail))
+                if found:
+                    return os.path.join(head, found)
+        return None
+
+    def _listing(self, head: str) -> tuple[set[str], dict[str, str]]:
+        if head not in self._listings:
+            try:
+                names = {entry.name for entry in os.scandir(self.root / head) if entry.is_file()}
+            except OSError:
+                names = set()
+            self._listings[head] = (names, {_fold(name): name for name in sorted(names)})
+        return self._listings[head]
+
+
+def _fold(name: str) -> str:
+    return os.path.splitext(name)[0].casefold()
+
+
+def inspect(path: Path) -> Picture:
+    """Open and decode a picture; one of absurd size is only opened."""
+    try:
+        with Image.open(path) as image:
+            size, too_large = image.size, math.prod(image.size) > _MAX_PIXELS
+            if too_large and image.format == 'PNG':  # whose EXIF may stand behind the pixels
+                return Picture(size)
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = orientation if orientation in range(1, 9) else 1
+            if too_large:
+                return Picture(size, orientation)
+            common = image.format in _COMMON
+            image.load()
+        if not common and cv2.imread(str(path)) is None:
+            return Picture(size, orientation, 'OpenCV, which reads it in training, cannot')
+        return Picture(size, orientation)
+    # Whatever a decoder raises on a damaged file, the file is the reason.
+    except Exception as error:
+        return Picture(problem=str(error).replace(str(path), 'the file') or type(error).__name__)
+
+
+def inspect_all(
+    paths: Mapping[int, Path], sample: int | None = None, workers: int | None = None, show_progress: bool = False
+) -> dict[int, Picture]:
+    """Pictures by the key of their path, decoded in threads.
+
+    Args:
+        paths: Key -> existing file.
+        sample: Decode so many, drawn with a fixed seed, instead of all.
+        workers: Threads; default: one per processor.
+        show_progress: Draw a bar on standard error.
+    """
+    keys = list(paths)
+    if sample is not None and sample < len(keys):
+        keys = sorted(random.Random(0).sample(keys, sample))
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, _without_pixel_limit():
+        pictures = pool.map(inspect, [paths[key] for key in keys])
+        if show_progress and keys:
+            console = Console(stderr=True)
+            pictures = track(pictures, 'Pictures', total=len(keys), console=console, transient=True)
+        return dict(zip(keys, pictures, strict=True))
+
+
+@contextlib.contextmanager
+def _without_pixel_limit() -> Iterator[None]:
+    """PIL refuses to open a picture of 180 megapixels, as aerial images have; we want to know its size."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def picture_findings(place: int, image: dict, picture: Picture, boxes: Collection) -> Iterator[Finding]:
+    """Defects of a picture that exists.
+
+    Args:
+        place: Of the image among ``images``.
+        image: Its valid record.
+        picture: What was found.
+        boxes: ``[x, y, width, height]`` of its annotations.
+    """
+    shown = image['file_name']
+    if picture.problem:
+        yield Finding('unreadable image', f'{shown}: {picture.problem}', 'images', place)
+        return
+    if picture.size is None:
+        return
+    said = (image['width'], image['height'])
+    width, height = picture.shown_size
+    rotated = f'{shown} is stored as {picture.size[0]} x {picture.size[1]} with EXIF orientation {picture.orientation}'
+    if said != (width, height):
+        detail = f'the file says {said[0]:g} x {said[1]:g}'
+        if picture.orientation >= 5 and said == picture.size:
+            yield Finding('EXIF rotation contradicts the boxes', f'{rotated}; {detail}', 'images', place)
+        else:
+            turned = said == (height, width) and not any(_leaves(box, width, height) for box in boxes)
+            kind = 'width and height exchanged' if turned else 'wrong image size'
+            yield Finding(kind, f'{shown} is {width} x {height} pixels, {detail}', 'images', place)
+    elif picture.orientation != 1:
+        yield Finding('EXIF rotation', rotated, 'images', place)
+
+
+def size_doubts(place: int, image: dict) -> Iterator[Finding]:
+    """A size that the file states and that hardly any picture has."""
+    short, long = sorted((image['width'], image['height']))
+    if short < _MIN_SIDE or long > _MAX_SIDE or long > _MAX_ASPECT * short or short * long > _MAX_PIXELS:
+        detail = f'{image["file_name"]} has {image["width"]:g} x {image["height"]:g} pixels'
+        yield Finding('absurd image size', detail, 'images', place)
+
+
+def _leaves(box: Sequence[float], width: int, height: int) -> bool:
+    return box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1

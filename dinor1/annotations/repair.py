@@ -1,0 +1,228 @@
+"""Repairing an annotation file as far as the repair is certain; what is not stays, and is reported again."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dinor1.errors import InputError
+from dinor1.fileio import atomic_path, write_json
+
+from .check import Checked, check
+from .coco import to_json
+from .content import ODVG, Content
+from .findings import KINDS, Finding
+from .instances import as_listed, box_array
+from .odvg import own_label_map, to_lines
+from .pictures import Folder, inspect
+from .structure import as_number
+
+# A repair can uncover the next defect of the same record: a renamed picture may have another size.
+_MAX_ROUNDS = 6
+
+
+def repair(checked: Checked) -> Counter:
+    """Repair a file in memory, again and again until nothing more can be done.
+
+    Args:
+        checked: The file; its content changes, its findings become those that are left.
+
+    Returns:
+        Kind of defect -> number of repairs.
+
+    Raises:
+        InputError: it has a defect that a person must decide about first, or no image would be left.
+    """
+    path = checked.content.path
+    blocking = [finding for finding in checked.findings if KINDS[finding.kind].blocking]
+    if blocking:
+        raise InputError(
+            f'{path}: not repaired, because of {blocking[0].kind} ({blocking[0].detail}); {blocking[0].advice}'
+        )
+    if not checked.content.named:
+        raise InputError(f'{path}: grounding data are checked and not repaired; correct the file')
+    # Lines that are no images are not in the content.
+    done = Counter(finding.kind for finding in checked.content.findings)
+    checked.content.findings = []
+    between_files = [f for f in checked.findings if f.kind == 'category ids differ between files']
+    for _ in range(_MAX_ROUNDS):
+        round_done = _Round(checked).run()
+        done += round_done
+        if not checked.content.records('images'):
+            raise InputError(f'{path}: not repaired, because no image would be left; correct its errors first')
+        checked.findings = check(checked)
+        if not round_done:
+            break
+    checked.findings += between_files
+    return done
+
+
+def write(content: Content, path: Path) -> None:
+    """Write a content in the format that it was read from, whole or not at all; ODVG with its label map beside it."""
+    if content.format == ODVG:
+        with atomic_path(path) as temporary:
+            temporary.write_text(to_lines(content))
+        write_json({str(c['id']): c['name'] for c in content.data['categories']}, own_label_map(path))
+    else:
+        write_json(to_json(content), path)
+
+
+class _Round:
+    """One pass over the findings of a file."""
+
+    def __init__(self, checked: Checked) -> None:
+        self.checked, self.content = checked, checked.content
+        self.dropped: dict[str, set[int]] = {'images': set(), 'annotations': set(), 'categories': set()}
+        ids = [a['id'] for a in self.content.records('annotations') if isinstance(a, dict) and type(a.get('id')) is int]
+        self.next_id = max(ids, default=0) + 1
+        self.images = {image['id']: image for _, image in self.content.valid('images')}
+
+    def run(self) -> Counter:
+        done = Counter()
+        for finding in self.checked.findings:
+            action = _ACTIONS.get(finding.kind)
+            if action is None or finding.entry < 0 or finding.entry in self.dropped[finding.section]:
+                continue
+            if action(self, finding, self.content.data[finding.section][finding.entry]):
+                done[finding.kind] += 1
+        self._take_out()
+        return done
+
+    def _take_out(self) -> None:
+        data = self.content.data
+        gone = [data['images'][place] for place in self.dropped['images']]
+        for section, places in self.dropped.items():
+            if places:
+                data[section] = [record for place, record in enumerate(data[section]) if place not in places]
+        # A repeated record goes and its twin stays: annotations go with the last image of an id.
+        left = {
+            image['id'] for image in data['images'] if isinstance(image, dict) and type(image.get('id')) in (int, str)
+        }
+        lost = [image.get('id') for image in gone if isinstance(image, dict)]
+        lost = {value for value in lost if type(value) in (int, str)} - left
+        if lost:
+            data['annotations'] = [
+                a
+                for a in data['annotations']
+                if not (isinstance(a, dict) and type(a.get('image_id')) in (int, str) and a['image_id'] in lost)
+            ]
+
+    # Each returns whether it did something.
+
+    def drop(self, finding: Finding, record: Any) -> bool:
+        self.dropped[finding.section].add(finding.entry)
+        return True
+
+    def drop_copy(self, finding: Finding, record: dict) -> bool:
+        first = next(other for other in self.content.data[finding.section] if other.get('id') == record['id'])
+        return first == record and self.drop(finding, record)
+
+    def true_size(self, finding: Finding, record: dict) -> bool:
+        picture = self.checked.pictures.get(record['file_name'])
+        if picture is None or picture.problem or picture.size is None:
+            return self.drop(finding, record)
+        record['width'], record['height'] = picture.shown_size
+        return True
+
+    def rename(self, finding: Finding, record: dict) -> bool:
+        found = Folder(self.checked.img_dir).nearest(self.content.file_names(record))
+        record['file_name'] = found
+        self.checked.pictures[found] = inspect(self.checked.img_dir / found)
+        return True
+
+    def make_number(self, finding: Finding, record: dict) -> bool:
+        if finding.section == 'annotations':
+            known = {
+                'image_id': self.images,
+                'category_id': {category['id'] for _, category in self.content.valid('categories')},
+            }
+            twins = {key: as_listed(record[key], ids) for key, ids in known.items() if record[key] not in ids}
+        else:
+            twins = {key: as_number(record[key]) for key in ('id', 'width', 'height') if type(record.get(key)) is str}
+            if finding.section == 'images':
+                twins.pop('id', None)
+        record.update({key: value for key, value in twins.items() if value is not None})
+        return True
+
+    def new_id(self, finding: Finding, record: dict) -> bool:
+        record['id'], self.next_id = self.next_id, self.next_id + 1
+        return True
+
+    def number_box(self, finding: Finding, record: dict) -> bool:
+        box = record['bbox']
+        if isinstance(box, list) and len(box) == 4:
+            numbers = [as_number(value) if isinstance(value, str) else value for value in box]
+            if all(value == value and abs(value) < float('inf') for value in box_array([numbers])[0]):
+                record['bbox'] = numbers
+                return True
+        return self.drop(finding, record)
+
+    def clip(self, finding: Finding, record: dict) -> bool:
+        size = self.images[record['image_id']]
+        x, y, width, height = record['bbox']
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + width, size['width']), min(y + height, size['height'])
+        if right - left < 1 or bottom - top < 1:
+            return self.drop(finding, record)
+        record['bbox'] = [left, top, right - left, bottom - top]
+        # The area of a mask stays as it is.
+        if 'area' in record and not record.get('segmentation'):
+            record['area'] = record['bbox'][2] * record['bbox'][3]
+        return True
+
+    def box_area(self, finding: Finding, record: dict) -> bool:
+        record['area'] = record['bbox'][2] * record['bbox'][3]
+        return True
+
+    def no_crowd(self, finding: Finding, record: dict) -> bool:
+        record['iscrowd'] = 0
+        return True
+
+    def strip_name(self, finding: Finding, record: dict) -> bool:
+        record['name'] = record['name'].strip()
+        return True
+
+    def merge_category(self, finding: Finding, record: dict) -> bool:
+        first = next(c for _, c in self.content.valid('categories') if c['name'] == record['name'])
+        for annotation in self.content.data['annotations']:
+            if isinstance(annotation, dict) and annotation.get('category_id') == record['id']:
+                annotation['category_id'] = first['id']
+        return self.drop(finding, record)
+
+    def label_of_name(self, finding: Finding, record: dict) -> bool:
+        labels = [c['id'] for _, c in self.content.valid('categories') if c['name'] == record['source']['category']]
+        if len(labels) != 1:
+            return False
+        record['category_id'] = labels[0]
+        return True
+
+
+_ACTIONS: dict[str, Callable[[_Round, Finding, Any], bool]] = {
+    'incomplete record': _Round.drop,
+    'number as text': _Round.make_number,
+    'invalid image size': _Round.true_size,
+    'duplicate image id': _Round.drop_copy,
+    'duplicate category name': _Round.merge_category,
+    'untrimmed class name': _Round.strip_name,
+    'wrong type': _Round.drop,
+    'missing key': _Round.drop,
+    'duplicate id': _Round.new_id,
+    'unknown image': _Round.drop,
+    'unknown category': _Round.drop,
+    'malformed box': _Round.number_box,
+    'box without area': _Round.drop,
+    'box outside its image': _Round.drop,
+    'box partly outside its image': _Round.clip,
+    'box under one pixel': _Round.drop,
+    'repeated annotation': _Round.drop,
+    'no area': _Round.box_area,
+    'area not positive': _Round.box_area,
+    'no iscrowd': _Round.no_crowd,
+    'missing image': _Round.drop,
+    'image under another name': _Round.rename,
+    'unreadable image': _Round.drop,
+    'wrong image size': _Round.drop,
+    'width and height exchanged': _Round.true_size,
+    'EXIF rotation contradicts the boxes': _Round.drop,
+    'label contradicts category': _Round.label_of_name,
+}

@@ -1,0 +1,117 @@
+"""What the checks found, for a person or for a program."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from .check import Checked
+from .findings import ERROR, KINDS, WARNING, Finding
+
+
+def text_report(results: Iterable[Checked], limit: int = 5) -> str:
+    """Lines per file: its counts, then each kind of defect with its remedy and its first cases.
+
+    Args:
+        results: Checked files.
+        limit: Cases of one kind that are shown; the rest is counted.
+    """
+    lines = []
+    for checked in results:
+        lines.append(_headline(checked))
+        by_kind = defaultdict(list)
+        for finding in sorted(checked.findings, key=lambda finding: finding.severity != ERROR):
+            by_kind[finding.kind].append(finding)
+        for kind, findings in by_kind.items():
+            lines += _kind_lines(checked, kind, findings, limit)
+        if not by_kind:
+            lines.append('  no defects')
+    return '\n'.join(lines)
+
+
+def _headline(checked: Checked) -> str:
+    content = checked.content
+    nouns = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
+    sizes = [_number(len(content.records(section)), noun) for section, noun in nouns.items()]
+    parts = [f'{content.path} ({content.format}): {", ".join(sizes)}']
+    if checked.look and checked.img_dir is not None:
+        parts.append(f'{_number(len(checked.pictures), "picture")} opened in {checked.img_dir}')
+    elif not checked.look:
+        parts.append('pictures not looked for')
+    return '; '.join(parts)
+
+
+def _kind_lines(checked: Checked, kind: str, findings: list[Finding], limit: int) -> list[str]:
+    count = f', {len(findings):,} times' if len(findings) > 1 else ''
+    repair = _repair_of(findings[0])
+    lines = [f'  {KINDS[kind].severity}: {kind}{count}']
+    for finding in findings[:limit]:
+        place = checked.content.place(checked.content, finding)
+        lines.append(f'    {place + ": " if place else ""}{finding.detail}')
+    if len(findings) > limit:
+        lines.append(f'    and {len(findings) - limit:,} more')
+    lines.append(f'    remedy: {findings[0].advice}' + (f'; --fix: {repair}' if repair else ''))
+    return lines
+
+
+def _repair_of(finding: Finding) -> str:
+    # What concerns a file as a whole is not repaired, but for lines of ODVG that are none.
+    return KINDS[finding.kind].repair if finding.entry >= 0 or finding.kind == 'broken line' else ''
+
+
+def summary(results: Iterable[Checked]) -> str:
+    """``3 files: 1 error, 12 warnings``."""
+    results = list(results)
+    counts = count_severities(results)
+    return f'{_number(len(results), "file")}: {_number(counts[ERROR], ERROR)}, {_number(counts[WARNING], WARNING)}'
+
+
+def count_severities(results: Iterable[Checked]) -> Counter:
+    """Number of findings by severity."""
+    return Counter(finding.severity for checked in results for finding in checked.findings)
+
+
+def as_json(results: Iterable[Checked]) -> dict[str, Any]:
+    """All findings, for a program: ``errors``, ``warnings``, and per file its counts and findings."""
+    results = list(results)
+    counts = count_severities(results)
+    return {'errors': counts[ERROR], 'warnings': counts[WARNING], 'files': [_file_record(c) for c in results]}
+
+
+def _file_record(checked: Checked) -> dict[str, Any]:
+    content = checked.content
+    return {
+        'file': str(content.path),
+        'format': content.format,
+        'images': len(content.records('images')),
+        'annotations': len(content.records('annotations')),
+        'categories': len(content.records('categories')),
+        'img_dir': None if checked.img_dir is None else str(checked.img_dir),
+        'pictures_opened': len(checked.pictures),
+        'findings': [
+            {
+                'severity': finding.severity,
+                'kind': finding.kind,
+                'place': content.place(content, finding),
+                'section': finding.section or None,
+                'entry': finding.entry if finding.entry >= 0 else None,
+                'id': _id_of(checked, finding),
+                'detail': finding.detail,
+                'remedy': finding.advice,
+                'repairable': bool(_repair_of(finding)),
+            }
+            for finding in checked.findings
+        ],
+    }
+
+
+def _id_of(checked: Checked, finding: Finding) -> Any:
+    if finding.entry < 0:
+        return None
+    record = checked.content.data[finding.section][finding.entry]
+    identity = record.get('id') if isinstance(record, dict) else None
+    return identity if isinstance(identity, int | str) else None
+
+
+def _number(count: int, noun: str) -> str:
+    plural = f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}s'
+    return f'{count:,} {noun if count == 1 else plural}'

@@ -1,0 +1,101 @@
+"""Sections and records of a COCO file: what must be right before its annotations mean anything."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from .findings import Finding
+
+SECTIONS = ('images', 'categories', 'annotations')
+_RECORD_KEYS = {
+    'images': {'id': (int, str), 'file_name': (str,), 'width': (int, float), 'height': (int, float)},
+    'categories': {'id': (int,), 'name': (str,)},
+}
+_REPEATS = (
+    ('images', 'id', 'duplicate image id'),
+    ('categories', 'id', 'duplicate category id'),
+    # Names are what prompts and class lists go by.
+    ('categories', 'name', 'duplicate category name'),
+)
+
+
+def structure_findings(data: Any) -> Iterator[Finding]:
+    """Defects of the sections, of the records of images and categories, and of their ids and names.
+
+    Args:
+        data: Content of the file, of any type.
+
+    Yields:
+        The most fundamental first: one who stops at the first finding has seen what the others follow from.
+    """
+    lacking = [s for s in SECTIONS if not isinstance(data, dict) or not isinstance(data.get(s), list)]
+    for section in lacking:
+        yield Finding('missing section', f"not a COCO file, it has no list '{section}'", section)
+    if lacking:
+        return
+    for section in _RECORD_KEYS:
+        if not data[section]:
+            yield Finding('empty section', f"'{section}' is empty", section)
+        yield from _incomplete(section, data[section])
+    for section, key, kind in _REPEATS:
+        yield from _repeats(section, key, kind, data[section])
+    for place, image in enumerate(data['images']):
+        if is_valid('images', image) and not has_size(image):
+            detail = f'image {image["id"]} has width {image["width"]} and height {image["height"]}'
+            yield Finding('invalid image size', detail, 'images', place)
+
+
+def is_valid(section: str, record: Any) -> bool:
+    """Whether a record of ``images`` or ``categories`` has every key that it must have, of the right type."""
+    return _lacks(section, record) is None
+
+
+def has_size(image: dict) -> bool:
+    """Whether width and height of a valid record are positive and finite."""
+    return all(side > 0 and math.isfinite(side) for side in (image['width'], image['height']))
+
+
+def _lacks(section: str, record: Any) -> str | None:
+    for key, types in _RECORD_KEYS[section].items():
+        # type() rather than isinstance(): true and false are no ids.
+        if not isinstance(record, dict) or type(record.get(key)) not in types:
+            return key
+    return None
+
+
+def _incomplete(section: str, records: list) -> Iterator[Finding]:
+    for place, record in enumerate(records):
+        key = _lacks(section, record)
+        if key is None:
+            continue
+        detail = f"entry {place} of '{section}' has no valid '{key}'"
+        value = record.get(key) if isinstance(record, dict) else None
+        if isinstance(value, str) and str not in _RECORD_KEYS[section][key] and as_number(value) is not None:
+            yield Finding('number as text', f'{detail}, but the text {value!r}', section, place)
+        else:
+            yield Finding('incomplete record' if section == 'images' else 'incomplete category', detail, section, place)
+
+
+def as_number(text: str) -> int | float | None:
+    """The finite number that ``text`` is, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else value
+
+
+def _repeats(section: str, key: str, kind: str, records: list) -> Iterator[Finding]:
+    values = [record[key] if is_valid(section, record) else None for record in records]
+    counts = Counter(value for value in values if value is not None)
+    if len(counts) == len(records):
+        return
+    seen = set()
+    for place, value in enumerate(values):
+        if value in seen:
+            yield Finding(kind, f"{key} {value!r} occurs {counts[value]} times in '{section}'", section, place)
+        if value is not None:
+            seen.add(value)

@@ -1,0 +1,47 @@
+"""Training data in ODVG form: one line per image."""
+
+from pathlib import Path
+from typing import Any
+
+from dinor1.annotations.content import read_text
+from dinor1.annotations.odvg import from_lines, odvg_findings
+from dinor1.datasets.coco import CocoPromptDataset
+from dinor1.errors import InputError
+from dinor1.registry import DATASETS
+
+
+@DATASETS.register_module()
+class ODVGPromptDataset(CocoPromptDataset):
+    """Boxes with classes of an ODVG file, with all that :class:`CocoPromptDataset` does for training.
+
+    MMDetection's ``ODVGDataset`` has no class names, which visual prompts are drawn by, and checks nothing. Labels are
+    those of the label map in rising order, whether or not it begins at 0. Phrases of captions are no classes: a file
+    of them is refused.
+
+    Args:
+        label_map_file: JSON file of names by label, below ``data_root``; default: ``<stem>_label_map.json`` beside the
+            file, or the only ``*label_map*.json`` there.
+        kwargs: Of :class:`CocoPromptDataset`.
+
+    Raises:
+        InputError: as :class:`CocoPromptDataset`; also if there is no label map, or if a label contradicts the name
+            that stands beside it.
+    """
+
+    def __init__(self, *args: Any, label_map_file: str | None = None, data_root: str = '', **kwargs: Any) -> None:
+        self.label_map_file = None if label_map_file is None else Path(data_root) / label_map_file
+        super().__init__(*args, data_root=data_root, **kwargs)
+
+    def read_annotations(self, path: str) -> dict:
+        """The file in COCO form.
+
+        Raises:
+            InputError: a line is broken, or a label contradicts the name beside it.
+        """
+        content = from_lines(Path(path), read_text(Path(path)), self.label_map_file)
+        for finding in (*content.findings, *odvg_findings(content)):
+            place = content.place(content, finding)
+            raise InputError(f'{self.ann_file}: {place + ": " if place else ""}{finding.detail}; {finding.advice}')
+        if not content.named:
+            raise InputError(f'{self.ann_file}: has captions instead of classes; use MMDetection ODVGDataset')
+        return content.data

@@ -1,0 +1,66 @@
+"""What a detector is shown: prepared pictures with their boxes, and the prompts among them."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from .detections import draw_boxes
+from .sheets import prompt_strip
+
+_PROMPT = (255, 255, 255)
+
+
+def prepared_picture(inputs: Tensor) -> np.ndarray:
+    """(H, W, 3) uint8 of what a pipeline packed as (3, H, W), before any normalisation."""
+    return np.ascontiguousarray(inputs.permute(1, 2, 0).clamp(0, 255).byte().numpy())
+
+
+def crop(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """The part of ``image`` (H, W, 3) in a box of pixel xyxy, at least one pixel of it."""
+    height, width = image.shape[:2]
+    x1, y1 = min(max(int(box[0]), 0), width - 1), min(max(int(box[1]), 0), height - 1)
+    x2, y2 = int(np.ceil(box[2])), int(np.ceil(box[3]))
+    return image[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
+
+
+def draw_truth(
+    image: np.ndarray,
+    bboxes: np.ndarray,
+    labels: Sequence[int],
+    names: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    prompts: Collection[int] = (),
+) -> np.ndarray:
+    """Draw ground truth; boxes that serve as prompts get a white frame within their own.
+
+    Args:
+        image: (H, W, 3) BGR uint8.
+        bboxes: (n, 4) pixel xyxy.
+        labels: n class indices; -1: to be ignored, drawn without a class.
+        names: Of the classes.
+        colors: BGR of the classes.
+        prompts: Indices among the n.
+    """
+    captions = [names[i] if i >= 0 else 'ignored' for i in labels]
+    captions = [f'{caption}: prompt' if i in prompts else caption for i, caption in enumerate(captions)]
+    frames = [colors[i] if i >= 0 else (128, 128, 128) for i in labels]
+    scale = max(1.0, 480 / max(image.shape[:2]))
+    picture = draw_boxes(image, bboxes, captions, frames, scale)
+    chosen = np.asarray(bboxes, dtype=np.float64).reshape(-1, 4)[sorted(prompts)] * scale
+    chosen += np.array([2, 2, -2, -2])
+    return draw_boxes(picture, chosen, [''] * len(chosen), [_PROMPT] * len(chosen), 1.0, thickness=1)
+
+
+def with_strip(
+    picture: np.ndarray, crops: Sequence[np.ndarray], captions: Sequence[str], colors: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """A picture below the strip of its prompts; without prompts the picture alone."""
+    return stack(prompt_strip(crops, captions, colors), picture) if crops else picture
+
+
+def stack(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """One picture above the other, the narrower padded on the right."""
+    width = max(upper.shape[1], lower.shape[1])
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=245) for p in (upper, lower)]
+    return np.concatenate(padded)

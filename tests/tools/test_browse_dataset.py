@@ -1,0 +1,170 @@
+"""browse_dataset draws pictures of a split with boxes and prompts; run_mmdet_tool runs a tool of MMDetection."""
+
+import json
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from dinor1.visualization import class_colors
+from dinor1.visualization.samples import crop, draw_truth, prepared_picture, stack, with_strip
+from tests.datasets.conftest import _frozen_imports  # noqa: F401  (a fixture)
+from tests.tools.conftest import picture_of
+
+
+@pytest.fixture
+def browse(call, run_config, tmp_path):
+    """``browse(option, ...)`` draws into ``tmp_path / 'out'``."""
+    return lambda *options: call('analysis_tools/browse_dataset', run_config, '--out-dir', tmp_path / 'out', *options)
+
+
+def drawn(tmp_path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / 'out').iterdir())
+
+
+def has_color(picture, color) -> bool:
+    return bool((picture == color).all(-1).any())
+
+
+# ------------------------------------------------------------------------ the tool
+
+
+def test_training_pictures_have_the_prompts_of_their_batch(browse, run_config, tmp_path):
+    outcome = browse('--number', 3)
+    assert outcome.status == 0, outcome.err
+    assert f'3 pictures: {tmp_path / "out"}' in outcome.out and len(drawn(tmp_path)) == 3
+    size = Config.fromfile(run_config).train_dataloader.dataset.pipeline[-2].size
+    for name in drawn(tmp_path):
+        picture = picture_of(tmp_path / 'out' / name)
+        # The prepared picture of 160 pixels is enlarged to 480; above it is the strip of three prompts.
+        assert size == (160, 160) and picture.shape[1] == 480 and picture.shape[0] > 480 + 96
+        strip, below = picture[:-480], picture[-480:]
+        for color in class_colors(3):
+            assert has_color(strip, color) and has_color(below, color)
+
+
+def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
+    def read():
+        return {name.split('_')[1]: picture_of(tmp_path / 'out' / name)[-480:] for name in drawn(tmp_path)}
+
+    browse('--number', 5)
+    first = read()
+    browse('--number', 5)
+    assert all((first[name] == picture).all() for name, picture in read().items())
+    for path in (tmp_path / 'out').iterdir():
+        path.unlink()
+    browse('--number', 5, '--epoch', 1)
+    second = read()
+    assert first.keys() == second.keys() and len(first) == 5
+    assert any((first[name] != second[name]).any() for name in first)
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_evaluation_pictures_are_those_of_the_file(browse, data_dir, tmp_path, split):
+    assert browse('--split', split).status == 0
+    assert drawn(tmp_path) == ['0000_0.png', '0001_1.png', 'prompts.png']
+    picture = picture_of(tmp_path / 'out/0000_0.png')
+    assert picture.shape == (360, 480, 3)  # 64 x 48, enlarged
+    # The first box is [4, 5, 14, 20]: its left edge is drawn at 4 * 7.5 pixels.
+    color = np.array(class_colors(3)[0])
+    assert (picture[60:180, 30] == color).all()
+    original = cv2.imread(str(data_dir / 'shapes/images/val_base/0.png'))
+    enlarged = cv2.resize(original, None, fx=7.5, fy=7.5, interpolation=cv2.INTER_NEAREST)
+    assert (picture[300:] == enlarged[300:]).all()
+    strip = picture_of(tmp_path / 'out/prompts.png')
+    assert all(has_color(strip, color) for color in class_colors(3))
+
+
+def test_pictures_that_prompts_are_taken_from(browse, tmp_path):
+    assert browse('--split', 'prompt', '--cfg-options', 'default_hooks.prompts.num_exemplars=1').status == 0
+    # One exemplar for each of three classes, on up to three pictures.
+    assert 1 <= len(drawn(tmp_path)) <= 3
+    pictures = [picture_of(tmp_path / 'out' / name) for name in drawn(tmp_path)]
+    assert {i for i, color in enumerate(class_colors(3)) if any(has_color(p, color) for p in pictures)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['--number', '0'], '--number must be at least 1, got 0'),
+        (['--split', 'val', '--cfg-options', 'val_dataloader=None'], 'has no val_dataloader'),
+        (['--cfg-options', 'train_dataloader.dataset.ann_file=absent.json'], 'absent.json: no such file'),
+    ],
+)
+def test_what_cannot_be_drawn(browse, tmp_path, options, message):
+    outcome = browse(*options)
+    assert outcome.status == 2 and message in outcome.err and not (tmp_path / 'out').exists()
+
+
+# ------------------------------------------------------------------------ drawing
+
+GREY = np.full((48, 64, 3), 100, np.uint8)
+
+
+def test_a_prepared_picture_is_its_pixels():
+    pixels = torch.arange(2 * 3 * 3).reshape(3, 2, 3).byte()
+    picture = prepared_picture(pixels)
+    assert picture.shape == (2, 3, 3) and (picture == pixels.numpy().transpose(1, 2, 0)).all()
+    assert prepared_picture(torch.tensor([[[-5.0]], [[300.0]], [[7.9]]])).tolist() == [[[0, 255, 7]]]
+
+
+@pytest.mark.parametrize(
+    'box, shape', [([4, 5, 14, 25], (20, 10)), ([-9, -9, 4, 5], (5, 4)), ([63.5, 47.5, 63.6, 47.6], (1, 1))]
+)
+def test_a_crop_has_at_least_a_pixel(box, shape):
+    assert crop(GREY, box).shape[:2] == shape
+    assert crop(GREY, [70, 60, 90, 80]).shape[:2] == (1, 1)
+
+
+def test_prompts_have_a_white_frame_and_ignored_boxes_no_class():
+    boxes, colors = np.array([[4, 5, 24, 25], [30, 10, 60, 40]]), [(0, 0, 255)]
+    plain = draw_truth(GREY, boxes, [0, -1], ['cat'], colors)
+    framed = draw_truth(GREY, boxes, [0, -1], ['cat'], colors, prompts=[0])
+    assert has_color(plain, (0, 0, 255)) and has_color(plain, (128, 128, 128))
+    white = (framed[100:180] == 255).all(-1)
+    assert white[:, 32].all() and not (plain[100:180] == 255).all(-1).any()
+    assert draw_truth(GREY, np.zeros((0, 4)), [], [], []).shape == (360, 480, 3)
+
+
+def test_a_strip_stands_above_and_the_narrower_part_is_padded():
+    assert with_strip(GREY, [], [], []) is GREY
+    assert with_strip(GREY, [GREY], ['cat'], [(0, 0, 255)]).shape[0] > 48 + 96
+    both = stack(GREY[:, :10], GREY)
+    assert both.shape == (96, 64, 3) and (both[:48, 10:] == 245).all()
+
+
+# ------------------------------------------------------------------------ MMDetection's tools
+
+
+@pytest.mark.filterwarnings('ignore:invalid value encountered in divide')
+def test_confusion_matrix_of_mmdetection(call, run_config, data_dir, tmp_path):
+    pytest.importorskip('matplotlib')
+    content = json.loads((data_dir / 'shapes/annotations/val_base.json').read_text())
+    results = []
+    for image in content['images']:
+        own = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        boxes = torch.tensor([a['bbox'] for a in own]).float()
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.tensor([a['category_id'] for a in own])
+        results.append(dict(img_id=image['id'], pred_instances=dict(bboxes=boxes, labels=labels, scores=labels + 0.5)))
+    (tmp_path / 'pred.pkl').write_bytes(pickle.dumps(results))
+    arguments = (run_config, tmp_path / 'pred.pkl', tmp_path / 'out')
+    outcome = call('analysis_tools/run_mmdet_tool', 'confusion_matrix', *arguments)
+    assert outcome.status == 0, outcome.err
+    assert picture_of(tmp_path / 'out/confusion_matrix.png').size
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['confusion_matrx'], "confusion_matrx: no such tool; did you mean 'confusion_matrix'?"),
+        ([], 'there are analyze_logs, '),
+        (['zzz'], 'there are analyze_logs, '),
+    ],
+)
+def test_unknown_tools_are_told(call, arguments, message):
+    outcome = call('analysis_tools/run_mmdet_tool', *arguments)
+    assert outcome.status == 2 and message in outcome.err

@@ -1,0 +1,406 @@
+"""Converters: what they write is read by MMDetection's readers and by ours, with the boxes of the source."""
+
+import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from mmdet.datasets import Objects365V1Dataset, Objects365V2Dataset, ODVGDataset, V3DetDataset
+from mmengine.config import Config
+
+from dinor1.annotations import check_path
+from dinor1.annotations.objects365 import CORRECTIONS, MISSING, corrected, short_name
+from dinor1.datasets import CocoPromptDataset
+from dinor1.datasets.odvg import ODVGPromptDataset
+from dinor1.errors import InputError
+from dinor1.evaluation import draw_exemplars
+from dinor1.registry import DATASETS
+
+from tests.datasets.conftest import _frozen_imports  # noqa: F401  (a fixture)
+
+
+def make_content() -> dict:
+    """Category ids out of order and with gaps; a crowd, an ignored, a flat, a tiny and two good boxes."""
+    images = [dict(id=7, file_name='a.png', width=64, height=48), dict(id=3, file_name='b/b.png', width=48, height=64)]
+    categories = [dict(id=50, name='zebra'), dict(id=2, name='apple'), dict(id=9, name='lamp')]
+    boxes = [
+        dict(category_id=50, bbox=[2.3, 3.1, 10.4, 8.7]),
+        dict(category_id=9, bbox=[1, 1, 20, 20], iscrowd=1),
+        dict(category_id=9, bbox=[1, 1, 20, 20], ignore=1),
+        dict(category_id=2, bbox=[1, 1, 0, 20]),
+        dict(category_id=2, bbox=[1, 1, 0.5, 20]),
+        dict(category_id=2, bbox=[30, 20, 34, 28]),
+    ]
+    annotations = [dict(dict(iscrowd=0, area=100) | box, id=i, image_id=7) for i, box in enumerate(boxes)]
+    return dict(images=images, categories=categories, annotations=annotations)
+
+
+def save(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write_pictures(folder, images):
+    for image in images:
+        path = folder / image['file_name']
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.zeros((image['height'], image['width'], 3), np.uint8))
+
+
+def lines_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def instances(dataset) -> dict:
+    """Picture -> its boxes and labels, without boxes to ignore."""
+    return {
+        info['img_path']: [(i['bbox'], i['bbox_label']) for i in info['instances'] if not i['ignore_flag']]
+        for info in map(dataset.get_data_info, range(len(dataset)))
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for path, boxes in expected.items():
+        assert [label for _, label in found[path]] == [label for _, label in boxes]
+        # Corners are rounded to a millionth of a pixel.
+        ours, theirs = (np.array([box for box, _ in one]).reshape(-1, 4) for one in (found[path], boxes))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# ------------------------------------------------------------------------ COCO to ODVG
+
+
+def odvg_readers(folder, img_dir):
+    kwargs = dict(ann_file=str(folder / 'od.jsonl'), data_prefix=dict(img=str(img_dir)))
+    label_map = str(folder / 'od_label_map.json')
+    theirs = ODVGDataset(**kwargs, label_map_file=label_map, return_classes=True, serialize_data=False)
+    ours = ODVGPromptDataset(**kwargs, serialize_data=False)
+    return theirs, ours
+
+
+def test_odvg_has_the_boxes_that_training_on_the_coco_file_has(call, tmp_path):
+    content = make_content()
+    write_pictures(tmp_path / 'images', content['images'])
+    source = save(tmp_path / 'train.json', content)
+    outcome = call('dataset_converters/coco2odvg', source, tmp_path / 'od.jsonl')
+    assert outcome.status == 0, outcome.err
+    assert 'left out: 1 x box under one pixel, 1 x box without area, 1 x crowd, 1 x ignore' in outcome.out
+
+    coco = CocoPromptDataset(
+        ann_file=str(source), data_prefix=dict(img=str(tmp_path / 'images')), bad_annotations='skip'
+    )
+    theirs, ours = odvg_readers(tmp_path, tmp_path / 'images')
+    assert len(instances(coco)[str(tmp_path / 'images/a.png')]) == 2
+    for dataset in (theirs, ours):
+        assert_same(instances(dataset), instances(coco))
+    assert coco.metainfo['classes'] == ours.metainfo['classes'] == ('apple', 'lamp', 'zebra')
+    assert theirs.get_data_info(0)['text'] == {'0': 'apple', '1': 'lamp', '2': 'zebra'}
+    assert lines_of(tmp_path / 'od.jsonl')[0]['detection']['instances'][0] == {
+        'bbox': [2.3, 3.1, 12.7, 11.8],
+        'label': 2,
+        'category': 'zebra',
+    }
+
+
+@pytest.mark.shared
+def test_coco_mini_as_odvg(call, shared_dir, tmp_path):
+    root = shared_dir / 'data/coco_mini'
+    assert call('dataset_converters/coco2odvg', root / 'annotations/train.json', tmp_path / 'od.jsonl').status == 0
+    coco = CocoPromptDataset(ann_file=str(root / 'annotations/train.json'), data_prefix=dict(img=str(root / 'images')))
+    theirs, ours = odvg_readers(tmp_path, root / 'images')
+    for dataset in (theirs, ours):
+        assert_same(instances(dataset), instances(coco))
+    assert ours.metainfo['classes'] == coco.metainfo['classes'] and len(ours) == 92
+    results, _ = check_path(tmp_path / 'od.jsonl', img_dir=root / 'images')
+    assert results[0].errors == [] and len(results[0].pictures) == 92
+
+
+def test_label_map_goes_where_it_is_wanted(call, tmp_path):
+    source = save(tmp_path / 'train.json', make_content())
+    names = tmp_path / 'maps/names.json'
+    assert call('dataset_converters/coco2odvg', source, tmp_path / 'od.jsonl', '--label-map', names).status == 0
+    assert json.loads(names.read_text()) == {'0': 'apple', '1': 'lamp', '2': 'zebra'}
+    assert not (tmp_path / 'od_label_map.json').exists()
+
+
+@pytest.mark.parametrize(
+    'tool, change, out, message',
+    [
+        ('coco2odvg', lambda c: c.pop('images'), 'od.jsonl', "no list 'images'"),
+        ('coco2odvg', lambda c: c['categories'][0].update(id=2), 'od.jsonl', 'id 2 occurs 2 times'),
+        ('coco2odvg', lambda c: [c['categories'][i].update(id=i) for i in range(3)], 'od.jsonl', 'of another list'),
+        ('coco2odvg', lambda c: None, 'train.json', 'would be overwritten'),
+        ('lvis2odvg', lambda c: None, 'od.jsonl', 'is a file in COCO format; use coco2odvg.py'),
+        ('coco2odvg', lambda c: c['images'][0].update(neg_category_ids=[]), 'od.jsonl', 'use lvis2odvg.py'),
+    ],
+)
+def test_what_cannot_be_converted(call, tmp_path, tool, change, out, message):
+    content = make_content()
+    change(content)
+    source = save(tmp_path / 'train.json', content)
+    before = source.read_bytes()
+    outcome = call(f'dataset_converters/{tool}', source, tmp_path / out)
+    assert outcome.status == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
+    assert source.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ['train.json']
+
+
+def test_ids_that_are_off_by_one_are_not_converted(call, tmp_path):
+    content = make_content()
+    content['categories'] = [dict(id=i, name=name) for i, name in enumerate(('apple', 'lamp', 'zebra'), start=1)]
+    for i, annotation in enumerate(content['annotations']):
+        annotation['category_id'] = i % 3
+    outcome = call('dataset_converters/coco2odvg', save(tmp_path / 'train.json', content), tmp_path / 'od.jsonl')
+    assert outcome.status == 2 and 'category ids off by one' in outcome.err
+
+
+# ------------------------------------------------------------------------ LVIS to ODVG
+
+
+def test_lvis_pictures_go_by_their_address(call, tmp_path):
+    content = make_content()
+    for image in content['images']:
+        name = image.pop('file_name').split('/')[-1]
+        image.update(coco_url=f'http://images.cocodataset.org/val2017/{name}', neg_category_ids=[])
+    source = save(tmp_path / 'lvis_v1_val.json', content)
+    assert call('dataset_converters/lvis2odvg', source, tmp_path / 'od.jsonl').status == 0
+    assert [line['filename'] for line in lines_of(tmp_path / 'od.jsonl')] == ['val2017/a.png', 'val2017/b.png']
+
+
+@pytest.mark.shared
+def test_real_lvis_as_odvg(call, shared_dir, tmp_path):
+    source = shared_dir / 'data/fixtures/lvis/lvis_val_mini.json'
+    assert call('dataset_converters/lvis2odvg', source, tmp_path / 'od.jsonl').status == 0
+    data = json.loads(source.read_text())
+    names = {category['id']: category['name'] for category in data['categories']}
+    expected = {image['id']: [] for image in data['images']}
+    for a in data['annotations']:
+        x, y, width, height = a['bbox']
+        expected[a['image_id']].append((names[a['category_id']], pytest.approx([x, y, x + width, y + height])))
+    lines = lines_of(tmp_path / 'od.jsonl')
+    for image, line in zip(data['images'], lines, strict=True):
+        assert line['filename'] == image['coco_url'].removeprefix('http://images.cocodataset.org/')
+        assert [(i['category'], i['bbox']) for i in line['detection']['instances']] == expected[image['id']]
+    assert sum(map(len, expected.values())) == 142
+    label_map = json.loads((tmp_path / 'od_label_map.json').read_text())
+    assert len(label_map) == 1230 and all(
+        label_map[str(i['label'])] == i['category'] for line in lines for i in line['detection']['instances']
+    )
+
+
+# ------------------------------------------------------------------------ ODVGPromptDataset
+
+
+@pytest.fixture
+def odvg(tmp_path):
+    """Arguments of a data set with two pictures; ``odvg(**label_map)`` changes the names."""
+
+    def make(label_map=None, lines=None):
+        content = make_content()
+        write_pictures(tmp_path / 'images', content['images'])
+        boxes = [([2, 3, 20, 30], 1, 'pear'), ([30, 10, 50, 40], 0, 'apple'), ([5, 5, 30, 30], 1, 'pear')]
+        found = [dict(bbox=bbox, label=label, category=name) for bbox, label, name in boxes]
+        sizes = [{'filename': i['file_name'], 'width': i['width'], 'height': i['height']} for i in content['images']]
+        default = [sizes[0] | {'detection': {'instances': found}}, sizes[1]]
+        text = '\n'.join(json.dumps(line) for line in (lines or default))
+        (tmp_path / 'od.jsonl').write_text(text)
+        save(tmp_path / 'od_label_map.json', label_map or {'0': 'apple', '1': 'pear'})
+        return dict(data_root=str(tmp_path), ann_file='od.jsonl', data_prefix=dict(img='images/'))
+
+    return make
+
+
+def test_odvg_trains_with_visual_prompts(odvg):
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
+    ]
+    config = dict(type='ODVGPromptDataset', **odvg(), pipeline=pipeline, return_classes=True)
+    dataset = DATASETS.build(config)
+    # A picture without boxes is a negative for the prompts of the others.
+    assert len(dataset) == 2 and len(dataset[1]['data_samples'].gt_instances) == 0
+    sample = dataset[0]['data_samples']
+    assert sample.text == ('apple', 'pear') and sample.gt_instances.labels.tolist() == [1, 0, 1]
+    assert (dataset[0]['data_samples'].gt_instances.bboxes.tensor == sample.gt_instances.bboxes.tensor).all()
+    exemplars = draw_exemplars(dataset, num_exemplars=1)
+    assert [(e.img_id, e.label) for e in exemplars] == [(1, 0), (1, 1)]
+    assert len(DATASETS.build(config | dict(filter_cfg=dict(filter_empty_gt=True)))) == 1
+
+
+def test_labels_follow_the_label_map_wherever_it_begins(odvg):
+    lines = [dict(filename='a.png', width=64, height=48, detection=dict(instances=[dict(bbox=[1, 1, 9, 9], label=5)]))]
+    dataset = ODVGPromptDataset(**odvg({'5': 'pear', '1': 'apple'}, lines))
+    assert dataset.metainfo['classes'] == ('apple', 'pear')
+    assert [label for _, label in instances(dataset)[dataset.get_data_info(0)['img_path']]] == [1]
+
+
+@pytest.mark.parametrize(
+    'label_map, lines, message',
+    [
+        ({'0': 'pear', '1': 'apple'}, None, "line 1, instance 0: category 'pear' has the label 1, which means 'apple'"),
+        ({'1': 'apple', '2': 'pear'}, None, 'correct the label'),
+        (['apple', 'pear'], None, 'not a label map'),
+        (None, [dict(filename='a.png', width=64, height=48, grounding=dict(caption='a', regions=[]))], 'captions'),
+        (None, [dict(filename='a.png', width=64)], "no valid 'height'"),
+        (None, [dict(filename='x.png', width=64, height=48)], 'x.png: no such file'),
+        (
+            None,
+            [dict(filename='a.png', width=9, height=9, detection=dict(instances=[dict(bbox=[4, 4, 4, 8], label=0)]))],
+            'annotation line 1, instance 0 (entry 0): box without area',
+        ),
+        (None, ['not an object'], 'line 1 is not an object'),
+    ],
+)
+def test_odvg_that_is_refused(odvg, label_map, lines, message):
+    with pytest.raises(InputError) as error:
+        ODVGPromptDataset(**odvg(label_map, lines))
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_odvg_without_a_label_map(odvg, tmp_path):
+    arguments = odvg()
+    names = tmp_path / 'od_label_map.json'
+    names.rename(tmp_path / 'names.json')
+    with pytest.raises(InputError, match='its labels have no names'):
+        ODVGPromptDataset(**arguments)
+    assert len(ODVGPromptDataset(**arguments, label_map_file='names.json')) == 2
+
+
+# ------------------------------------------------------------------------ Objects365
+
+
+def objects365_v2() -> dict:
+    images = [
+        dict(id=1, file_name='images/v1/patch8/objects365_v1_00420917.jpg', width=64, height=48, license=1, url=''),
+        dict(id=2, file_name='images/v2/patch16/objects365_v2_00908726.jpg', width=64, height=48),
+        dict(id=3, file_name='images/v2/patch20/objects365_v2_01000000.jpg', width=64, height=48),
+    ]
+    categories = [
+        dict(id=3, name='Bakset'),
+        dict(id=1, name='Cigar/Cigarette '),
+        dict(id=2, name='Tape Measur/ Ruler'),
+        dict(id=4, name='Pot, Pan'),
+    ]
+    boxes = [
+        dict(image_id=1, category_id=3, bbox=[50, 20, 20, 10], area=200, iscrowd=0, isfake=0),
+        dict(image_id=1, category_id=1, bbox=[1.5, 2.5, 20, 10], area=200, iscrowd=1, isreflected=1),
+        dict(image_id=1, category_id=1, bbox=[10, 10, 0, 10], area=0, iscrowd=0),
+        dict(image_id=2, category_id=1, bbox=[10, 10, 5, 10], area=50, iscrowd=0),
+        dict(image_id=1, category_id=1, bbox=[63.5, 10, 20, 10], area=200, iscrowd=0),
+    ]
+    annotations = [box | dict(id=i) for i, box in enumerate(boxes, start=1)]
+    return dict(images=images, categories=categories, annotations=annotations, licenses=[])
+
+
+def test_objects365_version_2(call, tmp_path):
+    source = save(tmp_path / 'zhiyuan_objv2_train.json', objects365_v2())
+    outcome = call('dataset_converters/objects365', source, tmp_path / 'out.json')
+    assert outcome.status == 0, outcome.err
+    for counted in ('1 x image without a file', '1 x box without area', '1 x box clipped', '4 x name corrected'):
+        assert counted in outcome.out
+    data = json.loads((tmp_path / 'out.json').read_text())
+    assert [c['name'] for c in data['categories']] == [
+        'Cigar/Cigarette',
+        'Tape Measure/Ruler',
+        'Basket',
+        'Pot/Pan',
+    ]
+    # One image is known to be missing, and the box on it goes with it.
+    assert [(i['id'], i['file_name']) for i in data['images']] == [
+        (1, 'patch8/objects365_v1_00420917.jpg'),
+        (3, 'patch20/objects365_v2_01000000.jpg'),
+    ]
+    assert data['annotations'] == [
+        dict(id=1, image_id=1, category_id=3, bbox=[50, 20, 14, 10], area=140, iscrowd=0),
+        dict(id=2, image_id=1, category_id=1, bbox=[1.5, 2.5, 20, 10], area=200, iscrowd=1),
+    ]
+
+
+def test_objects365_leaves_out_what_has_no_file(call, tmp_path):
+    content = objects365_v2()
+    write_pictures(tmp_path / 'train', [dict(file_name='patch8/objects365_v1_00420917.jpg', width=64, height=48)])
+    source = save(tmp_path / 'zhiyuan_objv2_train.json', content)
+    out = tmp_path / 'out.json'
+    arguments = ('dataset_converters/objects365', source, out, '--img-dir')
+    assert call(*arguments, tmp_path / 'train', '--keep-names').status == 0
+    data = json.loads(out.read_text())
+    assert [image['id'] for image in data['images']] == [1] and data['categories'][2]['name'] == 'Bakset'
+    assert check_path(out, img_dir=tmp_path / 'train')[0][0].errors == []
+    (tmp_path / 'empty').mkdir()
+    outcome = call(*arguments, tmp_path / 'empty')
+    assert outcome.status == 2 and 'correct --img-dir' in outcome.err
+    assert 'no such folder' in call(*arguments, tmp_path / 'absent').err
+
+
+def test_the_config_reads_what_was_converted(call, repo, tmp_path, monkeypatch):
+    """Version 1: pictures in one folder, and categories in another order than their ids."""
+    monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
+    cfg = Config.fromfile(repo / 'configs/_base_/datasets/objects365_detection.py')
+    for split, dataset in (('train', cfg.train_dataloader.dataset), ('val', cfg.val_dataloader.dataset)):
+        content = objects365_v2()
+        for image in content['images']:
+            image['file_name'] = f'obj365_{split}_{image["id"]:012}.jpg'
+        if split == 'val':
+            content['categories'].reverse()
+        write_pictures(tmp_path / 'objects365v1' / split, content['images'])
+        source = save(tmp_path / f'official_{split}.json', content)
+        out = tmp_path / 'objects365v1' / dataset.ann_file
+        img_dir = tmp_path / 'objects365v1' / split
+        assert call('dataset_converters/objects365', source, out, '--img-dir', img_dir).status == 0
+        built = DATASETS.build(dataset)
+        assert len(built) == 3
+        assert built.metainfo['classes'] == ('Cigar/Cigarette', 'Tape Measure/Ruler', 'Basket', 'Pot/Pan')
+        boxes = instances(built)[str(img_dir / f'obj365_{split}_{1:012}.jpg')]
+        assert boxes == [([50, 20, 64, 30], 2)]
+
+
+@pytest.mark.parametrize(
+    'name, short',
+    [
+        ('images/v1/patch8/objects365_v1_00420917.jpg', 'patch8/objects365_v1_00420917.jpg'),
+        ('patch8/objects365_v1_00420917.jpg', 'patch8/objects365_v1_00420917.jpg'),
+        ('obj365_train_000000586313.jpg', 'obj365_train_000000586313.jpg'),
+        ('images/obj365_train_000000586313.jpg', 'obj365_train_000000586313.jpg'),
+    ],
+)
+def test_short_names(name, short):
+    assert short_name(name) == short
+
+
+def test_corrections_are_of_official_names_and_keep_them_apart():
+    """MMDetection lists the official names, typos included."""
+    official = [Objects365V1Dataset.METAINFO['classes'], Objects365V2Dataset.METAINFO['classes']]
+    assert set(CORRECTIONS) <= {name for names in official for name in names}
+    for names in official:
+        better = [corrected(name) for name in names]
+        assert len(set(better)) == 365 and all(name == name.strip() and ',' not in name for name in better)
+        assert 1 <= sum(old != new for old, new in zip(names, better, strict=True)) <= 20
+
+
+def test_missing_pictures_are_those_that_mmdetection_knows():
+    from mmdet.datasets.objects365 import objv2_ignore_list
+
+    assert set(objv2_ignore_list) == MISSING
+
+
+# ------------------------------------------------------------------------ V3Det
+
+
+def test_v3det_is_read_by_mmdetection_and_by_us(tmp_path):
+    """Its files are COCO's; MMDetection wants a second file with the names, we do not."""
+    content = make_content()
+    write_pictures(tmp_path / 'images', content['images'])
+    content['categories'].sort(key=lambda category: category['id'])
+    save(tmp_path / 'annotations/v3det_2023_v1_train.json', content)
+    names = '\n'.join(category['name'] for category in content['categories'])
+    (tmp_path / 'annotations/names.txt').write_text(names)
+    kwargs = dict(data_root=str(tmp_path), ann_file='annotations/v3det_2023_v1_train.json')
+    kwargs |= dict(data_prefix=dict(img='images/'), serialize_data=False)
+    theirs = V3DetDataset(**kwargs, label_file='annotations/names.txt')
+    ours = CocoPromptDataset(**kwargs, bad_annotations='skip')
+    assert theirs.metainfo['classes'] == ours.metainfo['classes'] and instances(theirs) == instances(ours)

@@ -1,0 +1,178 @@
+#!/usr/bin/env python
+"""Draw what a detector is shown: boxes and prompts, as the config's data sets and pipelines make them.
+
+Examples:
+    python tools/analysis_tools/browse_dataset.py configs/dino_r1/dino-r1_nano_1xb8_12e_raccoon.py
+    python tools/analysis_tools/browse_dataset.py CONFIG --split val --number 50 --out-dir val_pictures
+
+--split train: augmented pictures, batch by batch. Above each are the prompts of its batch, one box per class, drawn as
+in training; absent classes are hard negatives. A prompt that lies on the picture has a white inner frame.
+--split val, test: pictures and ground truth as in the file; prompts.png has a prompt of every class.
+--split prompt: the pictures that evaluation takes its prompts from, with these boxes framed.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+SPLITS = ('train', 'val', 'test', 'prompt')
+# More prompts than these would make a sheet that nobody can look through.
+MAX_PROMPTS = 120
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--split', choices=SPLITS, default='train', help='what to draw (default: %(default)s)')
+    parser.add_argument('--number', type=int, default=16, help='pictures to draw (default: %(default)s)')
+    parser.add_argument('--out-dir', type=Path, help='where they go (default: work_dirs/browse_dataset/CONFIG_SPLIT)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of order and prompts (default: %(default)s)')
+    parser.add_argument('--epoch', type=int, default=0, help='epoch whose augmentation is drawn (default: %(default)s)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    import cv2
+
+    import dinor1
+    from dinor1.apis import load_config
+    from dinor1.errors import InputError
+    from dinor1.fileio import atomic_path
+
+    if args.number < 1:
+        raise InputError(f'--number must be at least 1, got {args.number}')
+    dinor1.register_all()
+    cfg = load_config(args.config, args.cfg_options)
+    key = 'prompt_dataset' if args.split == 'prompt' else f'{args.split}_dataloader'
+    if not cfg.get(key):
+        raise InputError(f'{args.config}: has no {key}; choose another --split')
+    out_dir = args.out_dir or Path(f'work_dirs/browse_dataset/{Path(args.config).stem}_{args.split}')
+
+    count = 0
+    draw = {'train': training_pictures, 'prompt': prompt_pictures}.get(args.split, truth_pictures)
+    for name, picture in draw(cfg, args):
+        with atomic_path(out_dir / f'{name}.png') as temporary:
+            cv2.imwrite(str(temporary), picture)
+        count += 1
+    print(f'{count} pictures: {out_dir}')
+
+
+def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    """Pictures as the training pipeline makes them, with the prompts of their batch."""
+    import torch
+    from mmengine.runner import Runner
+
+    from dinor1.models.prompts import sample_prompts
+    from dinor1.visualization import class_colors
+    from dinor1.visualization.samples import crop, draw_truth, prepared_picture, with_strip
+
+    loader = Runner.build_dataloader(cfg.train_dataloader | dict(num_workers=0, persistent_workers=False), args.seed)
+    names = class_names(loader.dataset, args.config)
+    colors = class_colors(len(names))
+    for part in (loader.dataset, loader.batch_sampler.sampler):
+        if hasattr(part, 'set_epoch'):
+            part.set_epoch(args.epoch)
+    torch.manual_seed(args.seed)
+    count = 0
+    for batch in loader:
+        images = [prepared_picture(inputs) for inputs in batch['inputs']]
+        truths = [sample.gt_instances for sample in batch['data_samples']]
+        boxes = [truth.bboxes.tensor.numpy() for truth in truths]
+        draw = sample_prompts([truth.labels for truth in truths])
+        chosen = [(i, b, c) for i, b, c in zip(*(part.tolist() for part in draw), strict=True) if c >= 0]
+        crops = [crop(images[i], boxes[i][b]) for i, b, _ in chosen]
+        for i, (image, truth, sample) in enumerate(zip(images, truths, batch['data_samples'], strict=True)):
+            labels = truth.labels.tolist()
+            own = {box for index, box, _ in chosen if index == i}
+            captions = [names[c] if c in labels else f'{names[c]} (absent)' for _, _, c in chosen]
+            picture = draw_truth(image, boxes[i], labels, names, colors, own)
+            frames = [colors[c] for _, _, c in chosen]
+            yield f'{count:04}_{Path(sample.img_path).stem}', with_strip(picture, crops, captions, frames)
+            count += 1
+            if count == args.number:
+                return
+
+
+def truth_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    """Pictures and ground truth as in the file; first, where the config has a prompt_dataset, a prompt per class."""
+    import mmcv
+
+    from dinor1.registry import DATASETS
+    from dinor1.visualization import class_colors, prompt_strip
+    from dinor1.visualization.samples import crop, draw_truth
+
+    dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
+    names = class_names(dataset, args.config)
+    colors = class_colors(len(names))
+    if cfg.get('prompt_dataset'):
+        source, exemplars = drawn_exemplars(cfg, args)
+        known, first = source.metainfo['classes'], {}
+        for exemplar in exemplars:
+            first.setdefault(known[exemplar.label], exemplar)
+        shown = [name for name in names if name in first][:MAX_PROMPTS]
+        paths = [source.get_data_info(first[name].index)['img_path'] for name in shown]
+        crops = [crop(mmcv.imread(path), first[name].bbox) for path, name in zip(paths, shown, strict=True)]
+        if shown:
+            yield 'prompts', prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
+    for index in range(min(args.number, len(dataset))):
+        info = dataset.get_data_info(index)
+        boxes = [instance['bbox'] for instance in info['instances']]
+        labels = [-1 if i.get('ignore_flag') else i['bbox_label'] for i in info['instances']]
+        path = info['img_path']
+        yield f'{index:04}_{Path(path).stem}', draw_truth(mmcv.imread(path), boxes, labels, names, colors)
+
+
+def prompt_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    """The prepared pictures that prompts of an evaluation come from."""
+    import numpy as np
+
+    from dinor1.visualization import class_colors
+    from dinor1.visualization.samples import draw_truth, prepared_picture
+
+    dataset, exemplars = drawn_exemplars(cfg, args)
+    names = class_names(dataset, args.config)
+    colors = class_colors(len(names))
+    for index in sorted({exemplar.index for exemplar in exemplars})[: args.number]:
+        prepared = dataset[index]
+        sample = prepared['data_samples']
+        own = [exemplar for exemplar in exemplars if exemplar.index == index]
+        # Annotations are in pixels of the file; the detector sees the prepared picture.
+        boxes = np.array([exemplar.bbox for exemplar in own]) * np.tile(sample.scale_factor, 2)
+        image = prepared_picture(prepared['inputs'])
+        labels = [exemplar.label for exemplar in own]
+        picture = draw_truth(image, boxes, labels, names, colors, range(len(own)))
+        yield f'{index:04}_{Path(sample.img_path).stem}', picture
+
+
+def drawn_exemplars(cfg: Config, args: argparse.Namespace) -> tuple:
+    """The prompt data set, and the exemplars that the evaluation's hook would draw with the tool's seed."""
+    from dinor1.evaluation import draw_exemplars
+    from dinor1.registry import DATASETS
+
+    dataset = DATASETS.build(cfg.prompt_dataset)
+    hook = (cfg.get('default_hooks') or {}).get('prompts') or {}
+    return dataset, draw_exemplars(dataset, hook.get('num_exemplars', 16), args.seed)
+
+
+def class_names(dataset, config: str) -> tuple[str, ...]:
+    """Class names of a detection data set."""
+    from dinor1.errors import InputError
+
+    names = getattr(dataset, 'metainfo', {}).get('classes')
+    if not names:
+        raise InputError(f'{config}: {type(dataset).__name__} has no classes; only detection data have boxes to draw')
+    return tuple(names)
+
+
+if __name__ == '__main__':
+    from dinor1.apis.cli import run_tool
+
+    run_tool(main)
