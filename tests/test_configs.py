@@ -26,7 +26,10 @@ from dinor1.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
-RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
+# Studies are lists of arms over recipes (tests/tools/test_run_study.py); zero-shot files evaluate and train nothing.
+FILES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'studies'} & set(path.parts))
+ZERO_SHOT = [path for path in FILES if '_zero-shot_' in path.name]
+RECIPES = [path for path in FILES if path not in ZERO_SHOT]
 DETECTORS = [path for path in RECIPES if path.parent.name in ('dino_r1', 'vis_gdino')]
 FULL_SIZE = [path for path in DETECTORS if '_swin-' in path.name]
 MODEL_FILES = sorted((CONFIGS / '_base_/models').glob('dino_r1_*.py'))
@@ -63,12 +66,23 @@ def test_loads(path):
     assert {'model', 'train_cfg', 'optim_wrapper', 'default_hooks'} <= set(cfg)
 
 
+@each(ZERO_SHOT)
+def test_zero_shot_runs_a_model_of_the_zoo_with_prompts(path):
+    cfg = read(path)
+    size = re.fullmatch(r'dino-r1_(swin-\w)_zero-shot_lvis(-minival)?', path.stem)[1]
+    assert cfg.model.backbone == read(CONFIGS / f'_base_/models/dino_r1_{size}.py').model.backbone
+    assert cfg.test_evaluator.type == 'LVISFixedMetric' and 'train_cfg' not in cfg
+    # 1,203 classes do not fit one pass, and fixed AP has no cut per image.
+    assert cfg.model.test_cfg.chunked_size > 0 and cfg.model.test_cfg.max_per_img >= 1000
+    assert cfg.default_hooks.prompts.prompt_dataset.type == 'LVISPromptDataset'
+
+
 def inheritance_depth(path: Path) -> int:
     bases = Config._get_base_files(str(path))
     return max((1 + inheritance_depth(path.parent / base) for base in bases), default=0)
 
 
-@each(RECIPES)
+@each(FILES)
 def test_inheritance_is_at_most_two_deep(path):
     assert inheritance_depth(path) <= 2
 

@@ -1,8 +1,21 @@
 """Protocols that give a detector its prompts, and metrics."""
 
 from .accuracy import Accuracy
+from .coco_metric import CocoPromptMetric
+from .cross_entropy import CrossEntropy
+from .lvis_metric import LVISFixedMetric
 from .repeats import mean_and_std
 from .visual_generic import Exemplar, build_bank, draw_exemplars
 from .visual_interactive import draw_interactive
 
-__all__ = ['Accuracy', 'Exemplar', 'build_bank', 'draw_exemplars', 'draw_interactive', 'mean_and_std']
+__all__ = [
+    'Accuracy',
+    'CocoPromptMetric',
+    'CrossEntropy',
+    'Exemplar',
+    'LVISFixedMetric',
+    'build_bank',
+    'draw_exemplars',
+    'draw_interactive',
+    'mean_and_std',
+]

@@ -6,6 +6,7 @@ from .backbones import ConvNet, SmallViT
 from .classifiers import ImageClassifier
 from .dense_heads import DINOGRQOHead, DINOR1Head
 from .detectors import DINOGRQO, DINOR1, fingerprint
+from .language import GPT2
 from .layers import MultiScaleDeformableAttention
 from .losses import GRQOSettings
 from .prompts import VisualPromptEncoder
@@ -16,6 +17,7 @@ __all__ = [
     'DINOGRQOHead',
     'DINOR1',
     'DINOR1Head',
+    'GPT2',
     'GRQOSettings',
     'ImageClassifier',
     'MultiScaleDeformableAttention',

@@ -69,8 +69,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# Labels follow the order of category ids; sort_categories makes the metric do the same.
-val_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/{val_ann_file}', metric='bbox', sort_categories=True)
+val_evaluator = dict(type='CocoPromptMetric', ann_file=f'{data_root}/{val_ann_file}')
 test_evaluator = val_evaluator
 
 # Where exemplars for visual prompts come from at evaluation.

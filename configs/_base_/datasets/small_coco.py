@@ -57,8 +57,7 @@ train_dataloader = dict(
 val_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file='annotations/val.json'))
 test_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file='annotations/test.json'))
 
-# Labels follow the order of category ids; sort_categories makes the metric do the same.
-val_evaluator = dict(type='CocoMetric', metric='bbox', sort_categories=True)
+val_evaluator = dict(type='CocoPromptMetric')
 test_evaluator = val_evaluator
 
 # Where exemplars for visual prompts come from at evaluation.

@@ -1,0 +1,13 @@
+# Swin-L trained on Objects365, evaluated on LVIS v1 val with visual-generic prompts out of LVIS's training set.
+# For checkpoints of dino-r1_swin-l_8xb4_6e_o365 and of its VIS-GDINO baseline alike.
+_base_ = [
+    '../_base_/models/dino_r1_swin-l.py',
+    '../_base_/datasets/lvis_detection.py',
+    '../_base_/schedules/evaluation.py',
+    '../_base_/default_runtime.py',
+]
+
+# Fixed AP has a budget per class and none per image; standard AP takes the best 300 of these by itself. Classes are
+# offered as many at a time as COCO has.
+model = dict(test_cfg=dict(max_per_img=1000, chunked_size=80))
+default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))

@@ -1,0 +1,192 @@
+"""COCO's box AP as a metric of MMEngine, computed by faster-coco-eval or by pycocotools."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import faster_coco_eval
+import numpy as np
+import pycocotools.coco
+import pycocotools.cocoeval
+from mmengine.evaluator import BaseMetric
+from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
+
+from dinor1.errors import InputError
+from dinor1.evaluation.detections import Detections, write_results
+from dinor1.evaluation.intake import match_classes, take_in
+from dinor1.fileio import read_json
+from dinor1.registry import METRICS
+
+# What loads a file's content, and what evaluates it.
+BACKENDS = {
+    'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
+    'pycocotools': (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
+}
+MAX_DETS = (1, 10, 100)
+_AREAS = ('all', 's', 'm', 'l')
+
+
+def coco_curves(
+    content: dict, results: list[dict], category_ids: Sequence[int], backend: str = 'faster_coco_eval'
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall by the rules of COCO.
+
+    Args:
+        content: Of the annotation file. The backends add fields to its annotations.
+        results: Detections in COCO result format, of images of the file. May be empty.
+        category_ids: Categories to evaluate.
+        backend: One of :data:`BACKENDS`; they agree in every number.
+
+    Returns:
+        Precision (T, R, K, A, M) and recall (T, K, A, M) for 10 IoU thresholds, 101 recalls, the categories by rising
+        id, 4 area ranges (all, small, medium, large) and at most 1, 10 and 100 detections per image and category; -1
+        where there is no ground truth.
+    """
+    load, evaluate = BACKENDS[backend]
+    # Both report their progress on standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = load()
+        truth.dataset = content
+        truth.createIndex()
+        if results:
+            found = truth.loadRes(results)
+        else:  # pycocotools looks at the first result
+            found = load()
+            found.dataset = content | {'annotations': []}
+            found.createIndex()
+        evaluation = evaluate(truth, found, 'bbox')
+        evaluation.params.catIds = list(category_ids)
+        evaluation.params.maxDets = list(MAX_DETS)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval['precision'], evaluation.eval['recall']
+
+
+def summarize(precision: np.ndarray) -> dict[str, float]:
+    """``mAP``, ``mAP_50``, ``mAP_75``, ``mAP_s``, ``mAP_m``, ``mAP_l`` in [0, 1]; -1 without ground truth.
+
+    Args:
+        precision: From :func:`coco_curves`.
+    """
+    precision = precision[..., -1]
+    values = {'mAP': precision[..., 0], 'mAP_50': precision[0, ..., 0], 'mAP_75': precision[5, ..., 0]}
+    values |= {f'mAP_{name}': precision[..., a] for a, name in enumerate(_AREAS) if a}
+    valid = {name: value[value > -1] for name, value in values.items()}
+    return {name: float(value.mean()) if value.size else -1.0 for name, value in valid.items()}
+
+
+def read_coco(path: str, ann_file: str) -> dict:
+    """Content of an annotation file, with what the backends need and the format leaves out.
+
+    Raises:
+        InputError: the file is missing or is not in COCO format; the message calls it ``ann_file``.
+    """
+    content = read_json(path)
+    for section in ('images', 'annotations', 'categories'):
+        if not isinstance(content, dict) or not isinstance(content.get(section), list):
+            raise InputError(f"{ann_file}: not a COCO file, it has no list '{section}'; give a file in COCO format")
+    for number, annotation in enumerate(content['annotations'], 1):
+        # A match is noted by the id of the annotation, so that a match with id 0 would look like none.
+        annotation['id'] = number
+        # Both may be absent, as in CocoPromptDataset.
+        annotation.setdefault('iscrowd', 0)
+        if annotation.get('area') is None:
+            annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+    return content
+
+
+@METRICS.register_module()
+class CocoPromptMetric(BaseMetric):
+    """COCO's box AP with classes matched to categories by name.
+
+    What is different from MMDetection's ``CocoMetric``:
+
+    - Evaluation is by faster-coco-eval, whose numbers are those of pycocotools.
+    - Label ``i`` is the category with the data set's ``i``-th class name. ``CocoMetric`` takes the ``i``-th of the
+      file's categories that are among the class names, and so mixes up classes that are chosen in another order.
+    - All numbers are the official ones, of at most 100 detections per image and category, and not rounded.
+      ``CocoMetric`` allows 1,000 detections in all of them but ``mAP``.
+    - An image that is not in the file, or a class that the data set does not have, ends the run at once.
+
+    Reports ``coco/bbox_mAP``, ``bbox_mAP_50``, ``bbox_mAP_75``, ``bbox_mAP_s``, ``bbox_mAP_m`` and ``bbox_mAP_l`` in
+    [0, 1]; -1 stands for no ground truth.
+
+    Args:
+        ann_file: Annotations in COCO format.
+        backend: ``'faster_coco_eval'`` or ``'pycocotools'``.
+        classwise: Also report AP of each class as ``CLASS_precision``; NaN without ground truth.
+        outfile_prefix: Also write the detections to ``PREFIX.bbox.json``.
+        format_only: Write the detections and evaluate nothing.
+        backend_args: Of MMEngine's file client, to read ``ann_file``.
+        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
+
+    Raises:
+        InputError: an argument is wrong, the annotation file is not in COCO format, or classes or images of the data
+            set are not in it.
+    """
+
+    default_prefix = 'coco'
+
+    def __init__(
+        self,
+        ann_file: str,
+        backend: str = 'faster_coco_eval',
+        classwise: bool = False,
+        outfile_prefix: str | None = None,
+        format_only: bool = False,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if backend not in BACKENDS:
+            raise InputError(f'CocoPromptMetric: backend must be one of {", ".join(BACKENDS)}, not {backend!r}')
+        if format_only and outfile_prefix is None:
+            raise InputError('CocoPromptMetric: format_only needs outfile_prefix, the place to write to')
+        self.backend, self.classwise, self.ann_file = backend, classwise, ann_file
+        self.outfile_prefix, self.format_only = outfile_prefix, format_only
+        with get_local_path(ann_file, backend_args=backend_args) as path:
+            self._content = read_coco(path, ann_file)
+        self._known = frozenset(image['id'] for image in self._content['images'])
+        categories = sorted(self._content['categories'], key=lambda category: category['id'])
+        self._ids = {category['name']: category['id'] for category in categories}
+
+    def _classes(self) -> tuple[str, ...]:
+        """Names of the labels: those of the data set, which may choose among the categories."""
+        return tuple((self.dataset_meta or {}).get('classes', self._ids))
+
+    def _category_ids(self) -> np.ndarray:
+        """Category id of each label, (K,)."""
+        return np.array(list(self._ids.values()))[match_classes(self._classes(), list(self._ids), self.ann_file)]
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Collect the detections of a batch.
+
+        Raises:
+            InputError: a class or an image is not in the annotation file, or a detection is not finite or of no class.
+        """
+        num_classes = len(self._category_ids())
+        self.results += [take_in(sample, self._known, num_classes, self.ann_file) for sample in data_samples]
+
+    def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
+        """Metrics of the detections of all images."""
+        names, ids = self._classes(), self._category_ids()
+        detections = Detections.concatenate(results)
+        if self.outfile_prefix is not None:
+            write_results(detections, ids, f'{self.outfile_prefix}.bbox.json')
+        if self.format_only:
+            return {}
+        precision, _ = coco_curves(self._content, list(detections.records(ids)), ids.tolist(), self.backend)
+        summary = summarize(precision)
+        line = (f'{name} {100 * value:.2f}' if value >= 0 else f'{name} -' for name, value in summary.items())
+        print_log(', '.join(line), logger='current')
+        metrics = {f'bbox_{name}': value for name, value in summary.items()}
+        if self.classwise:
+            # Evaluated by rising id.
+            per_class = precision[..., 0, -1].mean((0, 1))[np.argsort(np.argsort(ids))]
+            metrics |= {
+                f'{name}_precision': float(ap) if ap > -1 else float('nan')
+                for name, ap in zip(names, per_class, strict=True)
+            }
+        return metrics

@@ -1,0 +1,190 @@
+"""What an LVIS annotation file says, as arrays: boxes, and which categories were looked for in which image."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dinor1.errors import InputError
+from dinor1.evaluation.intake import match_classes
+from dinor1.fileio import read_json
+
+# Rare, common, frequent: in fewer than 10, fewer than 100, or more images of the training set.
+FREQUENCIES = 'rcf'
+
+_LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
+
+
+@dataclass(frozen=True)
+class LVISGroundTruth:
+    """The ground truth of a federated data set (Gupta et al. 2019, arXiv 1908.03195, Section 2).
+
+    I images, K classes, G boxes. Boxes without area are left out, as in the ``lvis`` package.
+
+    Attributes:
+        path: The annotation file, for messages.
+        image_ids: (I,) int64, rising.
+        category_ids: (K,) int64; class k has the id ``category_ids[k]``.
+        names: K class names.
+        frequency: (K,) int64, index into :data:`FREQUENCIES`.
+        judged: (I, K) bool. True: the class has a box in the image or is known to be absent from it. Detections of
+            other classes are not judged there.
+        not_exhaustive: (I, K) bool. True: some instances have no box, so that a surplus detection is not an error.
+        image: (G,) int64, index of the image.
+        label: (G,) int64, index of the class.
+        box: (G, 4) float64, (x, y, width, height) in pixels.
+        area: (G,) float64, area of the annotated mask in square pixels.
+        ignore: (G,) bool. True: finding the box is neither right nor wrong.
+    """
+
+    path: str
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    names: tuple[str, ...]
+    frequency: np.ndarray
+    judged: np.ndarray
+    not_exhaustive: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+    box: np.ndarray
+    area: np.ndarray
+    ignore: np.ndarray
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> 'LVISGroundTruth':
+        """Read an annotation file; classes are in the order of their ids.
+
+        Raises:
+            InputError: the file is missing, is not in LVIS format, or contradicts itself.
+        """
+        return cls.from_content(read_json(path), str(path))
+
+    @classmethod
+    def from_content(cls, content: Any, path: str = 'annotations') -> 'LVISGroundTruth':
+        """The same from a file's content.
+
+        Raises:
+            InputError: the content is not in LVIS format, or contradicts itself.
+        """
+        images, annotations, categories = _sections(content, path)
+        categories = sorted(categories, key=lambda category: category['id'])
+        image_ids = np.unique(_ids(images, 'id', path, 'images'))
+        category_ids = np.array([category['id'] for category in categories], dtype=np.int64)
+        size = (len(image_ids), len(category_ids))
+
+        image = _index(image_ids, _ids(annotations, 'image_id', path, 'annotations'), path, 'image')
+        label = _index(category_ids, _ids(annotations, 'category_id', path, 'annotations'), path, 'category')
+        try:
+            box = np.array([annotation['bbox'] for annotation in annotations], dtype=np.float64)
+            box = box.reshape(len(annotations), 4)
+            area = np.array([annotation['area'] for annotation in annotations], dtype=np.float64)
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{path}: an annotation has no 'bbox' of four numbers or no 'area'; add it") from None
+        ignore = np.array([bool(annotation.get('ignore', 0)) for annotation in annotations], dtype=bool)
+
+        kept = area > 0
+        image, label, box, area, ignore = (column[kept] for column in (image, label, box, area, ignore))
+        judged, not_exhaustive = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+        _mark(judged, 'neg_category_ids', images, image_ids, category_ids, path)
+        _mark(not_exhaustive, 'not_exhaustive_category_ids', images, image_ids, category_ids, path)
+        judged[image, label] = True
+        frequency = np.array([FREQUENCIES.index(category['frequency']) for category in categories], dtype=np.int64)
+        names = tuple(category['name'] for category in categories)
+        return cls(
+            path, image_ids, category_ids, names, frequency, judged, not_exhaustive, image, label, box, area, ignore
+        )
+
+    def select(self, names: Sequence[str]) -> 'LVISGroundTruth':
+        """The same with the classes ``names`` alone, numbered in this order.
+
+        Raises:
+            InputError: a name is not in the file, or is given twice.
+        """
+        names = tuple(names)
+        if names == self.names:
+            return self
+        chosen = match_classes(names, self.names, self.path)
+        new_label = np.full(len(self.names), -1)
+        new_label[chosen] = np.arange(len(chosen))
+        kept = new_label[self.label] >= 0
+        return replace(
+            self,
+            category_ids=self.category_ids[chosen],
+            names=names,
+            frequency=self.frequency[chosen],
+            judged=self.judged[:, chosen],
+            not_exhaustive=self.not_exhaustive[:, chosen],
+            image=self.image[kept],
+            label=new_label[self.label[kept]],
+            box=self.box[kept],
+            area=self.area[kept],
+            ignore=self.ignore[kept],
+        )
+
+
+def _sections(content: Any, path: str) -> tuple[list[dict], list[dict], list[dict]]:
+    """Images, annotations and categories, with the fields that the evaluation reads."""
+    sections = []
+    for name in ('images', 'annotations', 'categories'):
+        records = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise InputError(f"{path}: not an LVIS file, it has no list '{name}'; give a file in LVIS format")
+        if not records and name != 'annotations':
+            raise InputError(f"{path}: '{name}' is empty; an evaluation needs at least one entry there")
+        values = _ids(records, 'id', path, name)
+        if len(np.unique(values)) < len(values):
+            raise InputError(f"{path}: an id occurs more than once in '{name}'; make ids unique")
+        sections.append(records)
+    images, annotations, categories = sections
+    for key in _LISTS:
+        for image in images:
+            if not isinstance(image.get(key), list):
+                raise InputError(
+                    f"{path}: image {image['id']} has no list '{key}', which federated evaluation needs; "
+                    'give a file in LVIS format, or evaluate with CocoPromptMetric'
+                )
+    for category in categories:
+        if not isinstance(category.get('name'), str):
+            raise InputError(f"{path}: category {category['id']} has no 'name'; add it")
+        if category.get('frequency') not in tuple(FREQUENCIES):
+            raise InputError(
+                f"{path}: category {category['id']} ({category['name']}) has no 'frequency' r, c or f, which APr, APc "
+                'and APf need; give a file in LVIS format, or evaluate with CocoPromptMetric'
+            )
+    return images, annotations, categories
+
+
+def _ids(records: list[dict], key: str, path: str, section: str) -> np.ndarray:
+    values = [record.get(key) for record in records]
+    for place, value in enumerate(values):
+        if type(value) is not int:
+            raise InputError(f"{path}: entry {place} of '{section}' has no integer '{key}'; add it")
+    return np.array(values, dtype=np.int64)
+
+
+def _index(known: np.ndarray, ids: np.ndarray, path: str, what: str) -> np.ndarray:
+    """Positions of ``ids`` in ``known``, which rises."""
+    index = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    unknown = known[index] != ids
+    if unknown.any():
+        raise InputError(
+            f'{path}: an annotation is of {what} {ids[unknown][0]}, which the file does not list '
+            f'({unknown.sum()} such annotations); add it or remove them'
+        )
+    return index
+
+
+def _mark(
+    table: np.ndarray, key: str, images: list[dict], image_ids: np.ndarray, category_ids: np.ndarray, path: str
+) -> None:
+    """Set ``table[image, class]`` for the categories that the images list under ``key``."""
+    rows = np.searchsorted(image_ids, [image['id'] for image in images])
+    counts = [len(image[key]) for image in images]
+    listed = [category for image in images for category in image[key]]
+    if set(map(type, listed)) - {int} or not np.isin(listed, category_ids).all():
+        known = set(category_ids.tolist())
+        image, value = next((i['id'], c) for i in images for c in i[key] if type(c) is not int or c not in known)
+        raise InputError(f"{path}: image {image} lists {value!r} in '{key}', which is no category of the file; fix it")
+    table[np.repeat(rows, counts), np.searchsorted(category_ids, np.array(listed, dtype=np.int64))] = True

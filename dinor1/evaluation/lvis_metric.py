@@ -1,0 +1,168 @@
+"""LVIS as a metric of MMEngine: standard AP and fixed AP of one run."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from mmengine.dist import get_world_size
+from mmengine.evaluator import BaseMetric
+from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
+
+from dinor1.errors import InputError
+from dinor1.evaluation.detections import Detections, write_results
+from dinor1.evaluation.intake import match_classes, take_in
+from dinor1.evaluation.lvis_eval import evaluate_lvis
+from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
+from dinor1.fileio import read_json
+from dinor1.registry import METRICS
+
+REPORTED = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
+
+# Rows that may gather above what is kept before the next cut; 44 bytes each.
+_SLACK = 2_000_000
+
+
+@dataclass
+class _Part:
+    """What one process collected: its images in the order in which they came, and their detections."""
+
+    images: np.ndarray
+    detections: Detections
+
+
+@METRICS.register_module()
+class LVISFixedMetric(BaseMetric):
+    """Standard and fixed AP on LVIS v1 (val, minival) and other federated data sets with frequencies.
+
+    Reports ``lvis/AP``, AP50, AP75, APs, APm, APl, APr, APc and APf in [0, 1], of the ``max_per_image`` best detections
+    of each image, and the same as ``lvis/fixed_AP`` and so on, of the ``budget`` best detections of each class over
+    the whole set, however many are in one image (Dave et al. 2021, arXiv 2102.01066). -1 stands for no ground truth.
+    The numbers are those of the ``lvis`` package.
+
+    Images of the annotation file that are not evaluated count as images without detections. An image that comes twice,
+    as from a sampler that fills up its last round, counts once. Classes are matched to categories by name.
+
+    Memory: what can still matter is kept, at most ``budget`` detections of each class and ``max_per_image`` of each
+    image, 44 bytes each.
+
+    Args:
+        ann_file: Annotations in LVIS format.
+        max_per_image: Detections per image in the standard numbers.
+        budget: Detections per class in the fixed numbers. For these to be what their name says, the detector must not
+            cut an image's detections to ``max_per_image`` first.
+        outfile_prefix: Where to write the detections that were evaluated, in COCO result format:
+            ``PREFIX.bbox.json`` and, for fixed AP, ``PREFIX.fixed.bbox.json``.
+        backend_args: Of MMEngine's file client, to read ``ann_file``.
+        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix``, ``collect_dir``.
+
+    Raises:
+        InputError: the annotation file is not in LVIS format, classes or images of the data set are not in it, or a
+            number of detections is not positive.
+    """
+
+    default_prefix = 'lvis'
+
+    def __init__(
+        self,
+        ann_file: str,
+        max_per_image: int = 300,
+        budget: int = 10_000,
+        outfile_prefix: str | None = None,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if min(max_per_image, budget) < 1:
+            raise InputError(f'max_per_image and budget must be positive, got {max_per_image} and {budget}')
+        self.max_per_image, self.budget, self.outfile_prefix = max_per_image, budget, outfile_prefix
+        # Before hours of inference rather than after them.
+        with get_local_path(ann_file, backend_args=backend_args) as path:
+            self._truth = LVISGroundTruth.from_content(read_json(path), ann_file)
+        self._known = frozenset(self._truth.image_ids.tolist())
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seen: dict[int, None] = {}
+        self._parts: list[Detections] = []
+        self._rows, self._limit = 0, _SLACK
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Collect the detections of a batch.
+
+        Raises:
+            InputError: a class or an image is not in the annotation file, or a detection is not finite or of no class.
+        """
+        # Here rather than after the last batch.
+        num_classes = len(match_classes(self._classes(), self._truth.names, self._truth.path))
+        for sample in data_samples:
+            found = take_in(sample, self._known, num_classes, self._truth.path)
+            if sample['img_id'] not in self._seen:
+                self._seen[sample['img_id']] = None
+                self._parts.append(found)
+                self._rows += len(found)
+        if self._rows > self._limit:
+            kept = self._cut(Detections.concatenate(self._parts))
+            self._parts, self._rows, self._limit = [kept], len(kept), len(kept) + _SLACK
+
+    def _classes(self) -> tuple[str, ...]:
+        """Names of the labels: those of the data set, which may choose among the categories."""
+        return tuple((self.dataset_meta or {}).get('classes', self._truth.names))
+
+    def _cut(self, detections: Detections) -> Detections:
+        """Only what standard or fixed AP can still depend on."""
+        return detections.select((detections.rank < self.max_per_image) | detections.within_budget(self.budget))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Gather the processes' detections and compute the metrics; see MMEngine's ``BaseMetric``.
+
+        Args:
+            size: Number of images of the data set.
+        """
+        detections = self._cut(Detections.concatenate(self._parts))
+        self.results = [_Part(np.array(list(self._seen), dtype=np.int64), detections)]
+        self._clear()
+        # MMEngine cuts the gathered list to the number of images; here it has one entry per process.
+        return super().evaluate(max(size, get_world_size()))
+
+    def compute_metrics(self, results: list[_Part]) -> dict[str, float]:
+        """Metrics of the detections of all processes."""
+        truth = self._truth.select(self._classes())
+        detections, seen = _merge(results)
+        missing = len(truth.image_ids) - len(seen)
+        if missing:
+            print_log(
+                f'{missing} of {len(truth.image_ids)} images of {truth.path} were not evaluated: they count as images '
+                'without detections',
+                logger='current',
+                level=logging.WARNING,
+            )
+        standard = detections.select(detections.rank < self.max_per_image)
+        fixed = detections.select(detections.within_budget(self.budget))
+        if self.outfile_prefix is not None:
+            write_results(standard, truth.category_ids, f'{self.outfile_prefix}.bbox.json')
+            write_results(fixed, truth.category_ids, f'{self.outfile_prefix}.fixed.bbox.json')
+        metrics = {}
+        for prefix, chosen in (('', standard), ('fixed_', fixed)):
+            indexed = replace(chosen, image=np.searchsorted(truth.image_ids, chosen.image))
+            summary = evaluate_lvis(truth, indexed).summary()
+            metrics |= {prefix + name: summary[name] for name in REPORTED}
+        rows = [' ' * 8 + ''.join(f'{name:>7}' for name in REPORTED)]
+        for title, prefix in (('standard', ''), ('fixed', 'fixed_')):
+            values = (metrics[prefix + name] for name in REPORTED)
+            rows.append(f'{title:8}' + ''.join(f'{100 * v:7.2f}' if v >= 0 else '      -' for v in values))
+        print_log('\n' + '\n'.join(rows), logger='current')
+        return metrics
+
+
+def _merge(parts: Sequence[_Part]) -> tuple[Detections, set[int]]:
+    """Detections of all processes, each image from the first that has it, and the images."""
+    seen: set[int] = set()
+    kept = []
+    for part in parts:
+        again = [image for image in part.images.tolist() if image in seen]
+        kept.append(part.detections.select(~np.isin(part.detections.image, again)))
+        seen.update(part.images.tolist())
+    return Detections.concatenate(kept), seen

@@ -1,0 +1,118 @@
+"""Made-up annotations and detections: what the metrics are compared on."""
+
+import numpy as np
+import torch
+
+CROWDED = dict(num_images=6, num_classes=3, boxes=25, detections=400)
+SPARSE = dict(num_images=25, num_classes=40, boxes=6, detections=40)
+
+
+def random_box(rng) -> list[float]:
+    """(x, y, width, height); sides from 7 to 240 pixels reach all three area ranges."""
+    return [*rng.uniform(0, 400, 2).tolist(), *np.exp(rng.uniform(2, 5.5, 2)).tolist()]
+
+
+def shaken(box: list[float], rng) -> list[float]:
+    """A box with an IoU anywhere between 0.3 and 1 with ``box``."""
+    noise = rng.normal(size=4) * rng.uniform(0, 0.2) * np.array([box[2], box[3]] * 2)
+    moved = np.array(box) + noise
+    return [*moved[:2].tolist(), *np.maximum(moved[2:], 1).tolist()]
+
+
+def detect(content: dict, rng, per_image: int) -> list[dict]:
+    """Noisy detections in COCO result format: of a box, of a box under another class, or of nothing.
+
+    Scores are whole hundredths, so that many are equal.
+    """
+    categories = [category['id'] for category in content['categories']]
+    boxes = {image['id']: [] for image in content['images']}
+    for annotation in content['annotations']:
+        boxes[annotation['image_id']].append((annotation['category_id'], annotation['bbox']))
+    results = []
+    for image, present in boxes.items():
+        for _ in range(per_image):
+            if present and rng.random() < 0.7:
+                category, box = present[rng.integers(len(present))]
+                box = shaken(box, rng)
+                if rng.random() < 0.15:
+                    category = int(rng.choice(categories))
+            else:
+                category, box = int(rng.choice(categories)), random_box(rng)
+            score = round(float(rng.random()), 2)
+            results.append(dict(image_id=image, category_id=category, bbox=box, score=score))
+    return results
+
+
+def federated(rng, num_images: int, num_classes: int, boxes: int, detections: int) -> tuple[dict, list[dict]]:
+    """LVIS annotations and detections; ids have gaps and are not in order, one image has no box."""
+    categories = [dict(id=5 * k + 2, name=f'class {k}', frequency='rcf'[k % 3]) for k in range(num_classes)]
+    ids = [category['id'] for category in categories]
+    images, annotations = [], []
+    for i in rng.permutation(num_images).tolist():
+        present = rng.choice(ids, size=min(num_classes, max(1, boxes // 2)), replace=False)
+        absent = np.setdiff1d(rng.choice(ids, size=max(1, num_classes // 4), replace=False), present)
+        image = dict(id=11 * i + 4, file_name=f'{i}.jpg', width=640, height=480, neg_category_ids=absent.tolist())
+        image['not_exhaustive_category_ids'] = [int(c) for c in present if rng.random() < 0.2]
+        images.append(image)
+        for _ in range(rng.integers(1, 2 * boxes) if i else 0):
+            box = random_box(rng)
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image['id'],
+                    category_id=int(rng.choice(present)),
+                    bbox=box,
+                    # Of the mask, and now and then exactly on the border of two ranges.
+                    area=32.0**2 if rng.random() < 0.05 else box[2] * box[3] * float(rng.uniform(0.3, 1)),
+                    ignore=int(rng.random() < 0.05),
+                )
+            )
+    content = dict(info={}, images=images, annotations=annotations, categories=categories[::-1])
+    return content, detect(content, rng, detections)
+
+
+def coco(rng, num_images: int, num_classes: int, boxes: int, detections: int) -> tuple[dict, list[dict]]:
+    """COCO annotations with crowds, and detections."""
+    content, _ = federated(rng, num_images, num_classes, boxes, 0)
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = int(rng.random() < 0.15)
+        annotation.pop('ignore')
+    return content, detect(content, rng, detections)
+
+
+def as_samples(content: dict, results: list[dict]) -> list[dict]:
+    """The same detections as a detector returns them: one sample per image, float32 tensors, boxes xyxy."""
+    labels = {id: label for label, id in enumerate(sorted(category['id'] for category in content['categories']))}
+    samples = []
+    for image in content['images']:
+        own = [result for result in results if result['image_id'] == image['id']]
+        boxes = torch.tensor([result['bbox'] for result in own], dtype=torch.float32).reshape(-1, 4)
+        predicted = dict(
+            bboxes=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
+            scores=torch.tensor([result['score'] for result in own], dtype=torch.float32),
+            labels=torch.tensor([labels[result['category_id']] for result in own], dtype=torch.int64),
+        )
+        samples.append(dict(img_id=image['id'], ori_shape=(480, 640), pred_instances=predicted))
+    return samples
+
+
+def as_results(content: dict, samples: list[dict]) -> list[dict]:
+    """What a detector returned, in COCO result format and in its precision."""
+    ids = sorted(category['id'] for category in content['categories'])
+    results = []
+    for sample in samples:
+        predicted = sample['pred_instances']
+        columns = (predicted[key].double().tolist() for key in ('bboxes', 'scores', 'labels'))
+        for (x1, y1, x2, y2), score, label in zip(*columns, strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            results.append(dict(image_id=sample['img_id'], category_id=ids[int(label)], bbox=box, score=score))
+    return results
+
+
+def perfect(content: dict) -> list[dict]:
+    """Samples of a detector that returns the ground truth."""
+    results = [
+        dict(image_id=a['image_id'], category_id=a['category_id'], bbox=a['bbox'], score=0.9)
+        for a in content['annotations']
+    ]
+    return as_samples(content, results)

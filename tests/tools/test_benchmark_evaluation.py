@@ -1,0 +1,115 @@
+"""The benchmark of evaluations: its data, its contenders, its limits and its table."""
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
+
+SIZES = dict(images=12, detections=30, classes=9, boxes=5)
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    path = Path(__file__).parents[2] / 'tools/analysis_tools/benchmark_evaluation.py'
+    spec = importlib.util.spec_from_file_location('benchmark_evaluation', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save(tool, folder: Path, task: str) -> dict:
+    content, columns = tool.make_data(**SIZES, federated=task == 'lvis', seed=0)
+    (folder / 'annotations.json').write_text(json.dumps(content))
+    np.savez(folder / 'detections.npz', **columns)
+    return columns
+
+
+def test_the_data_depend_on_the_seed_alone(tool):
+    (content, columns), (again, columns_again), (_, others) = (
+        tool.make_data(**SIZES, federated=True, seed=seed) for seed in (1, 1, 2)
+    )
+    assert content == again and not np.array_equal(columns['box'], others['box'])
+    for key, column in columns.items():
+        np.testing.assert_array_equal(column, columns_again[key])
+
+
+def test_the_data_are_federated_and_as_many_as_asked_for(tool):
+    content, columns = tool.make_data(**SIZES, federated=True, seed=0)
+    truth = LVISGroundTruth.from_content(content)
+    assert len(truth.image_ids) == 12 and len(truth.names) == 9 and len(columns['score']) == 12 * 30
+    present = np.zeros_like(truth.judged)
+    present[truth.image, truth.label] = True
+    assert (truth.judged & ~present).any() and truth.not_exhaustive.any()
+    assert set(truth.frequency.tolist()) == {0, 1, 2}
+    assert np.bincount(columns['image'])[1:].tolist() == [30] * 12
+
+
+@pytest.mark.parametrize('task', ['lvis', 'coco'])
+def test_contenders_agree(tool, task, tmp_path):
+    columns = save(tool, tmp_path, task)
+    aps = [tool.prepare(name, str(tmp_path / 'annotations.json'), columns)() for name in tool.CONTENDERS[task]]
+    # The contenders that take tensors round the corners of a box to float32.
+    assert 0 < aps[0] < 1 and aps == pytest.approx([aps[0]] * len(aps), abs=1e-6)
+
+
+def test_measure_reports_time_and_memory(tool, tmp_path):
+    save(tool, tmp_path, 'coco')
+    row = tool.measure('faster_coco_eval', tmp_path)
+    assert set(row) == {'seconds', 'cpu_seconds', 'memory_before_gib', 'memory_peak_gib', 'AP'}
+    assert row['seconds'] > 0 and 0.05 < row['memory_before_gib'] <= row['memory_peak_gib'] < 100
+
+
+@pytest.mark.parametrize(
+    'outcome, message',
+    [
+        (SimpleNamespace(returncode=1, stdout='', stderr='a trace\nnumpy._ArrayMemoryError: no'), 'more than 2 GiB'),
+        (SimpleNamespace(returncode=1, stdout='', stderr='Traceback\nKeyError: 7\n'), 'KeyError: 7'),
+        (SimpleNamespace(returncode=-9, stdout='', stderr=''), 'killed'),
+        (subprocess.TimeoutExpired('command', 30), 'more than 0.5 minutes'),
+    ],
+)
+def test_a_contender_that_fails_says_why(tool, outcome, message, monkeypatch, tmp_path):
+    def run(*args, **kwargs):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(subprocess, 'run', run)
+    assert tool.run_apart('lvis', tmp_path, 2, 0.5) == dict(failed=message)
+
+
+def test_table(tool):
+    numbers = dict(seconds=2.0, memory_before_gib=0.5, memory_peak_gib=1.25, AP=0.5)
+    rows = dict(fast=numbers | dict(cpu_seconds=2.0), slow=numbers | dict(cpu_seconds=15.0), out=dict(failed='killed'))
+    lines = tool.table(rows, 'slow').splitlines()
+    assert lines[2] == '| fast | 2.0 | 2.0 | 7.5 | 1.25 | 0.50 | 0.50000000 |'
+    assert lines[3].startswith('| slow | 2.0 | 15.0 | 1.0 |') and lines[4] == '| out | killed | | | | | |'
+    assert tool.table({'fast': rows['fast']}, 'slow').splitlines()[2].startswith('| fast | 2.0 | 2.0 |  |')
+
+
+def test_bad_input(call):
+    for arguments, message in (
+        (('coco', '--images', 0), 'must be positive'),
+        (('lvis', '--contenders', 'pycocotools'), '--contenders pycocotools: on lvis there are dinor1'),
+    ):
+        outcome = call('analysis_tools/benchmark_evaluation', *arguments)
+        assert outcome.status == 2 and message in outcome.err and len(outcome.err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_whole_run(call, tmp_path):
+    sizes = ('--images', 5, '--detections', 10, '--classes', 3)
+    outcome = call('analysis_tools/benchmark_evaluation', 'coco', *sizes, '--out', tmp_path / 'result.json')
+    assert outcome.status == 0, outcome.err
+    record = json.loads((tmp_path / 'result.json').read_text())
+    assert set(record['results']) == {'faster_coco_eval', 'pycocotools'} and 'numpy' in record['environment']
+    assert all(row['seconds'] > 0 for row in record['results'].values())
+    assert '| faster_coco_eval |' in outcome.out
