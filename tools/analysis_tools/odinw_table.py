@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Make the ODinW tables from the result files of tools/test_odinw.py: one table per protocol, one column per arm.
+
+Examples:
+    python tools/analysis_tools/odinw_table.py work_dirs/odinw/zero-shot work_dirs/odinw/fine-tuned
+    python tools/analysis_tools/odinw_table.py work_dirs/odinw/* --update model_zoo.md
+"""
+
+import argparse
+from pathlib import Path
+
+from dinor1.apis.cli import run_tool
+from dinor1.datasets.odinw import LAYOUTS, load_sets
+from dinor1.errors import InputError
+from dinor1.evaluation.odinw import PROTOCOLS, read_results, summarize
+from dinor1.evaluation.odinw_tables import tables
+from dinor1.fileio import atomic_path
+
+MARKERS = ('<!-- odinw:begin -->', '<!-- odinw:end -->')
+
+
+def report(folders: list[str]) -> str:
+    """Tables, what one has to know to read them, and the commands that made them.
+
+    Raises:
+        InputError: a folder has no result or a broken one, or two have the same run.
+    """
+    results = [result for folder in folders for result in read_results(folder)]
+    order = [name for layout in LAYOUTS for name in load_sets(layout)]
+    parts = [tables(summarize(results, order)), '\n'.join(_notes(results, order))]
+    commands = dict.fromkeys(result['suite_command'] for result in results if result.get('suite_command'))
+    if commands:
+        parts.append('\n'.join(['```bash', *commands, '```']))
+    return '\n\n'.join(part for part in parts if part)
+
+
+def _notes(results: list[dict], order: list[str]) -> list[str]:
+    notes = []
+    protocols = {result['protocol']['protocol'] for result in results}
+    if 'visual-interactive' in protocols and len(protocols) > 1:
+        notes.append(
+            '- Visual-I is given a box of each class that the test image shows, and no other class: the easier '
+            'protocol, never averaged with the others.'
+        )
+    deviations = {result['set']: result['deviation'] for result in results if result['deviation']}
+    for name in sorted(deviations, key=lambda name: order.index(name) if name in order else len(order)):
+        notes.append(f'- `{name}`: {deviations[name]}')
+    unprompted: dict[str, dict[str, None]] = {}
+    for result in results:
+        unprompted.setdefault(result['set'], {}).update(dict.fromkeys(result.get('without_exemplar', [])))
+    for name, classes in unprompted.items():
+        if classes:
+            title = PROTOCOLS['visual-generic']
+            notes.append(
+                f'- `{name}`, {title}: no training instance of {", ".join(classes)}: not offered, and counted as '
+                'missed where the evaluated split has them.'
+            )
+    warnings = dict.fromkeys(warning for result in results for warning in result.get('warnings', []))
+    return notes + [f'- Counts differ from the manifest: {warning}.' for warning in warnings]
+
+
+def update(path: str, text: str) -> None:
+    """Replace what stands between the markers of a file.
+
+    Raises:
+        InputError: the file does not have each marker once, in order.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'{path}: no such file')
+    content = Path(path).read_text()
+    begin, end = MARKERS
+    if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
+        raise InputError(f'{path}: expected one line {begin} and after it one line {end}; add them where tables go')
+    before, rest = content.split(begin)
+    after = rest.split(end)[1]
+    with atomic_path(path) as temporary:
+        temporary.write_text(f'{before}{begin}\n\n{text}\n\n{end}{after}')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folders', nargs='+', help='--out-dir of tools/test_odinw.py, one per arm')
+    parser.add_argument('--update', metavar='FILE.md', help=f'write between the lines {MARKERS[0]} and {MARKERS[1]}')
+    args = parser.parse_args()
+    text = report(args.folders)
+    if args.update:
+        update(args.update, text)
+    print(text)
+
+
+if __name__ == '__main__':
+    run_tool(main)
