@@ -1,0 +1,121 @@
+"""The projection that AdamP and SGDP share: which tensors get it, and what it takes away.
+
+Heo et al., *AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights*, ICLR 2021,
+arXiv 2006.08217, Algorithms 1 and 2. A loss that does not change with the length of a weight w has
+w . gradient = 0. Steps along the gradient then lengthen w slowly, but momentum has a part along w that lengthens it
+fast, and the longer w is, the less a step turns it. The projection takes that part out of the update u::
+
+    u - w_hat (w_hat . u)   with   w_hat = w / (|w| + eps),   if   max |cos(w, gradient)| < delta / sqrt(n)
+
+A weight is seen first as one row of n numbers per output channel (the first dimension), where every row must pass,
+and if one does not, as a single row. The test uses the gradient of this step, never the momentum, and an absolute
+value: without it, as the paper's algorithm boxes are printed, every negative cosine would pass.
+
+Here are two forms of the same. :func:`project_` treats one tensor in the order of operations of the authors'
+package, bit for bit in float32 and float64 where the layout is contiguous. :func:`radial_coefficients` treats many
+tensors of one shape without asking the device for a single value.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NONE, CHANNEL, LAYER, SKIPPED = 'none', 'channel', 'layer', 'skipped'
+
+
+def has_rows(weight: Tensor) -> bool:
+    """Whether a weight is tested at all: biases, norm weights and empty tensors are not."""
+    return weight.dim() > 1 and weight.numel() > 0
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """In which dtype norms and cosines are summed: 11 or 8 bits are too few for a row of a thousand numbers."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: float) -> str:
+    """Take the radial part out of one ``update`` in place, if the weight looks scale-invariant.
+
+    Branches on values, so that it synchronises with the device up to twice.
+
+    Args:
+        weight: Of any shape and layout.
+        grad: Gradient of this step, of the same shape.
+        update: Direction of the step, of the same shape; float32 at least.
+        delta: Threshold on the cosine for n = 1; 0 lets nothing pass.
+        eps: Added to the norm, and the least norm in the cosine.
+
+    Returns:
+        Which view passed: ``'channel'``, ``'layer'``, ``'none'``, or ``'skipped'`` for a tensor without rows.
+    """
+    if not has_rows(weight):
+        return SKIPPED
+    weight, grad = weight.to(update.dtype), grad.to(update.dtype)
+    for view, num_rows in ((CHANNEL, weight.shape[0]), (LAYER, 1)):
+        rows = weight.reshape(num_rows, -1)
+        cosine = F.cosine_similarity(grad.reshape(num_rows, -1), rows, dim=1, eps=eps).abs()
+        if cosine.max() < delta / math.sqrt(rows.shape[1]):
+            per_row = (num_rows,) + (1,) * (weight.dim() - 1)
+            direction = weight / (rows.norm(dim=1).view(per_row) + eps)
+            radial = (direction * update).reshape(num_rows, -1).sum(dim=1).view(per_row)
+            update.sub_(direction * radial)
+            return view
+    return NONE
+
+
+class Radial(NamedTuple):
+    """What :func:`radial_coefficients` found for T tensors of C rows.
+
+    Attributes:
+        coefficients: (T, C, 1); ``coefficients * weights`` is the part of the updates to take out, 0 where no view
+            passed.
+        channel: (T,) bool, the channel view passed.
+        layer: (T,) bool, the layer view passed and the channel view did not.
+    """
+
+    coefficients: Tensor
+    channel: Tensor
+    layer: Tensor
+
+    def decay_ratio(self, wd_ratio: float) -> Tensor:
+        """(T, 1, 1), the factor of the weight decay: ``wd_ratio`` where a view passed, 1 elsewhere."""
+        passed = (self.channel | self.layer)[:, None, None].to(self.coefficients.dtype)
+        return 1 + (wd_ratio - 1) * passed
+
+
+def radial_coefficients(
+    weights: Tensor, grads: Tensor, updates: Tensor, delta: float, eps: float, scratch: Tensor | None = None
+) -> Radial:
+    """The projection of many tensors at once, without host synchronisation.
+
+    The sums of the layer view are those of the channel view added up, so that each operand is read once per product.
+
+    Args:
+        weights: (T, C, n), T tensors of C rows; float32 or float64.
+        grads: (T, C, n), gradients of this step.
+        updates: (T, C, n), directions of the step. Not changed.
+        delta: Threshold on the cosine for n = 1; 0 lets nothing pass.
+        eps: Added to the norm, and the least norm in the cosine.
+        scratch: (T, C, n), memory for products; its content is lost.
+    """
+    num_columns, num_elements = weights.shape[2], weights.shape[1] * weights.shape[2]
+    weight_norm = torch.linalg.vector_norm(weights, dim=2)
+    grad_norm = torch.linalg.vector_norm(grads, dim=2)
+    with_grad = torch.mul(weights, grads, out=scratch).sum(2)
+    with_update = torch.mul(weights, updates, out=scratch).sum(2)
+
+    cosine = with_grad.abs() / (weight_norm.clamp(min=eps) * grad_norm.clamp(min=eps))
+    channel = cosine.amax(1) < delta / math.sqrt(num_columns)
+
+    layer_weight_norm = torch.linalg.vector_norm(weight_norm, dim=1)
+    layer_grad_norm = torch.linalg.vector_norm(grad_norm, dim=1)
+    cosine = with_grad.sum(1).abs() / (layer_weight_norm.clamp(min=eps) * layer_grad_norm.clamp(min=eps))
+    layer = (cosine < delta / math.sqrt(num_elements)) & ~channel
+
+    of_rows = with_update / (weight_norm + eps).square()
+    of_layer = with_update.sum(1) / (layer_weight_norm + eps).square()
+    coefficients = torch.where(channel[:, None], of_rows, torch.where(layer, of_layer, 0.0)[:, None])
+    return Radial(coefficients[..., None], channel, layer)

@@ -1,0 +1,173 @@
+#!/usr/bin/env python
+"""Time one step of AdamP and SGDP against the authors' package and torch's own optimizers.
+
+All optimizers of a device take turns, round after round, so that whatever else the machine does meets all of them;
+a ratio is the median over the rounds of the ratio within a round. The weights are those of the backbone in a config
+(default: Swin-T), at random values; the authors' package is left out if it is not installed (pip install adamp).
+
+Examples:
+    python tools/analysis_tools/benchmark_optimizers.py
+    python tools/analysis_tools/benchmark_optimizers.py --rounds 30 --threads 1 --out work_dirs/optimizers.json
+"""
+
+import argparse
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.optim import SGD, AdamW, Optimizer
+
+from dinor1.apis.cli import run_tool
+
+CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
+# What a step cannot do without: read weight, gradient and moments, write weight and moments.
+LEAST_ARRAYS = {'Adam': 7, 'SGD': 5}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--config', default=CONFIG, help=f'config whose backbone gives the shapes (default: {CONFIG})')
+    parser.add_argument('--devices', nargs='+', help='default: cpu, and cuda where there is one')
+    parser.add_argument('--rounds', type=int, default=15, help='timed steps of every optimizer (default: 15)')
+    parser.add_argument('--threads', type=int, help="torch's threads on CPU (default: torch's)")
+    parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
+    return parser.parse_args()
+
+
+def arms() -> dict[str, tuple[str, Callable[[list], Optimizer]]]:
+    """Name -> (family, what makes the optimizer). The first of a family is what the others are divided by."""
+    from dinor1.optim import SGDP, AdamP
+
+    adam = dict(lr=1e-4, weight_decay=1e-4)
+    sgd = dict(lr=1e-4, weight_decay=1e-4, momentum=0.9)
+    made = {
+        'AdamP foreach': ('Adam', lambda p: AdamP(p, **adam, foreach=True)),
+        'AdamP one by one': ('Adam', lambda p: AdamP(p, **adam, foreach=False)),
+        'AdamW one by one': ('Adam', lambda p: AdamW(p, **adam, foreach=False)),
+        'AdamW foreach': ('Adam', lambda p: AdamW(p, **adam, foreach=True)),
+        'AdamW fused': ('Adam', lambda p: AdamW(p, **adam, fused=True)),
+        'SGDP foreach': ('SGD', lambda p: SGDP(p, **sgd, foreach=True)),
+        'SGDP one by one': ('SGD', lambda p: SGDP(p, **sgd, foreach=False)),
+        'SGD foreach': ('SGD', lambda p: SGD(p, **sgd, foreach=True)),
+        'SGD fused': ('SGD', lambda p: SGD(p, **sgd, fused=True)),
+    }
+    if importlib.util.find_spec('adamp') is not None:
+        import adamp
+
+        made['adamp.AdamP'] = ('Adam', lambda p: adamp.AdamP(p, **adam))
+        made['adamp.SGDP'] = ('SGD', lambda p: adamp.SGDP(p, **sgd))
+    return made
+
+
+def backbone_shapes(config: str) -> list[torch.Size]:
+    """Shapes of the trained parameters of a config's backbone.
+
+    Raises:
+        InputError: the config has no backbone.
+    """
+    import dinor1
+    from dinor1.apis import load_config
+    from dinor1.errors import InputError
+    from dinor1.registry import MODELS
+
+    dinor1.register_all()
+    cfg = load_config(config)
+    if 'backbone' not in cfg.get('model', {}):
+        raise InputError(f'{config}: no model.backbone in this config; name one that has it')
+    cfg.model.backbone.pop('init_cfg', None)
+    return [p.shape for p in MODELS.build(cfg.model.backbone).parameters() if p.requires_grad]
+
+
+def bandwidth(device: str, num_elements: int) -> float:
+    """Bytes per second of ``a += b`` on float32 arrays of the model's size: the roof over every step."""
+    a, b = torch.ones(num_elements, device=device), torch.ones(num_elements, device=device)
+    return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device) for _ in range(9))
+
+
+def timed(function: Callable[[], object], device: str) -> float:
+    """Seconds from an idle device to an idle device."""
+    if device != 'cpu':
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    function()
+    if device != 'cpu':
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure(device: str, shapes: list[torch.Size], rounds: int) -> dict[str, list[float]]:
+    """Seconds per step of every optimizer in every round."""
+    made = arms()
+    generator = torch.Generator().manual_seed(0)
+    optimizers = {}
+    # Every optimizer has weights and moments of its own; a gradient is only read, so that one serves all.
+    grads = [torch.randn(shape, generator=generator).mul_(1e-3).to(device) for shape in shapes]
+    for name, (_, make) in made.items():
+        params = [torch.nn.Parameter(torch.randn(shape, generator=generator).mul_(0.02).to(device)) for shape in shapes]
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        optimizers[name] = make(params)
+    for optimizer in optimizers.values():  # state is created, caches and clocks are warm
+        for _ in range(2):
+            optimizer.step()
+    seconds = {name: [] for name in optimizers}
+    for _ in range(rounds):
+        for name, optimizer in optimizers.items():
+            seconds[name].append(timed(optimizer.step, device))
+    return seconds
+
+
+def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> dict[str, dict[str, float]]:
+    """Per optimizer: median milliseconds, ratio to the first of its family, share of the roof."""
+    made, first = arms(), {}
+    table = {}
+    for name, times in seconds.items():
+        family = made[name][0]
+        base = seconds[first.setdefault(family, name)]
+        least = LEAST_ARRAYS[family] * 4 * num_elements / roof
+        table[name] = dict(
+            milliseconds=1e3 * statistics.median(times),
+            ratio=statistics.median(t / b for t, b in zip(times, base, strict=True)),
+            roof_share=least / statistics.median(times),
+        )
+    return table
+
+
+def main() -> None:
+    args = parse_args()
+
+    from dinor1.errors import InputError
+    from dinor1.fileio import write_json
+
+    if args.rounds < 1:
+        raise InputError(f'--rounds: {args.rounds} gives no number; give at least 1')
+    if args.threads is not None:
+        if args.threads < 1:
+            raise InputError(f'--threads: must be at least 1, got {args.threads}')
+        torch.set_num_threads(args.threads)
+    devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
+    if any(device != 'cpu' and not torch.cuda.is_available() for device in devices):
+        raise InputError(f'--devices: {" ".join(devices)}: there is no GPU on this machine; use cpu')
+    shapes = backbone_shapes(args.config)
+    num_elements = sum(shape.numel() for shape in shapes)
+    record = dict(config=args.config, tensors=len(shapes), parameters=num_elements, devices={})
+    record.update(torch=torch.__version__, threads=torch.get_num_threads(), rounds=args.rounds)
+    print(f'{args.config}: {len(shapes)} tensors, {num_elements / 1e6:.1f} M parameters')
+    for device in devices:
+        roof = bandwidth(device, num_elements)
+        seconds = measure(device, shapes, args.rounds)
+        results = report(seconds, num_elements, roof)
+        name = 'cpu' if device == 'cpu' else torch.cuda.get_device_name(device)
+        record['devices'][device] = dict(name=name, bytes_per_second=roof, results=results, seconds=seconds)
+        print(f'\n{name}: {roof / 1e9:.1f} GB/s')
+        print('| optimizer | ms per step | time relative to the first | share of memory speed |\n|---|---:|---:|---:|')
+        for arm, row in results.items():
+            print(f'| {arm} | {row["milliseconds"]:.1f} | {row["ratio"]:.2f} | {row["roof_share"]:.0%} |')
+    if args.out:
+        write_json(record, args.out, indent=2)
+
+
+if __name__ == '__main__':
+    run_tool(main)
