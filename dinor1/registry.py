@@ -51,8 +51,14 @@ _PACKAGES = (
 )
 
 
+# Ground-floor packages import torch only; their names reach configs from here.
+_GROUND_FLOOR = ('dinor1.norm.registry', 'dinor1.optim.registry')
+
+
 def register_all() -> None:
     """Import every package that registers components and make ``dinor1`` the default scope. Idempotent."""
     for package in _PACKAGES:
         importlib.import_module(package)
+    for package in _GROUND_FLOOR:
+        importlib.import_module(package).register()
     init_default_scope('dinor1')

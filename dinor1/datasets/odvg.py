@@ -1,10 +1,12 @@
 """Training data in ODVG form: one line per image."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
-from dinor1.annotations.content import read_text
-from dinor1.annotations.odvg import from_lines, odvg_findings
+from dinor1.annotations import read
+from dinor1.annotations.content import ODVG
+from dinor1.annotations.odvg import odvg_findings
 from dinor1.datasets.coco import CocoPromptDataset
 from dinor1.errors import InputError
 from dinor1.registry import DATASETS
@@ -38,10 +40,12 @@ class ODVGPromptDataset(CocoPromptDataset):
         Raises:
             InputError: a line is broken, or a label contradicts the name beside it.
         """
-        content = from_lines(Path(path), read_text(Path(path)), self.label_map_file)
-        for finding in (*content.findings, *odvg_findings(content)):
+        content = read(Path(path), self.label_map_file)
+        if content.format != ODVG and not content.findings:
+            raise InputError(f'{self.ann_file}: is a file in {content.format} format, not ODVG; use its data set class')
+        for finding in itertools.chain(content.findings, odvg_findings(content)):
             place = content.place(content, finding)
             raise InputError(f'{self.ann_file}: {place + ": " if place else ""}{finding.detail}; {finding.advice}')
         if not content.named:
-            raise InputError(f'{self.ann_file}: has captions instead of classes; use MMDetection ODVGDataset')
+            raise InputError(f"{self.ann_file}: has captions instead of classes; use MMDetection's ODVGDataset")
         return content.data

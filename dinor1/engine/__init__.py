@@ -2,16 +2,20 @@
 
 from .hooks import (
     GracefulStopHook,
+    LayerNormRemovalHook,
     PromptProtocolHook,
     PromptVisualizationHook,
     ReferenceModelHook,
     ReproducibilityHook,
+    WeightNormHook,
 )
 
 __all__ = [
     'GracefulStopHook',
+    'LayerNormRemovalHook',
     'PromptProtocolHook',
     'PromptVisualizationHook',
     'ReferenceModelHook',
     'ReproducibilityHook',
+    'WeightNormHook',
 ]

@@ -262,6 +262,22 @@ def test_odvg_that_is_refused(odvg, label_map, lines, message):
     assert message in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'{"filename": "\xff"}', 'not valid JSON at line 1, column 15 (not UTF-8)'),
+        (json.dumps(make_content()).encode(), 'is a file in COCO format, not ODVG'),
+        (b'{"filename": "a.png"', 'line 1, column 21'),
+    ],
+)
+def test_files_that_are_no_odvg(odvg, tmp_path, content, message):
+    arguments = odvg()
+    (tmp_path / 'od.json').write_bytes(content)
+    with pytest.raises(InputError) as error:
+        ODVGPromptDataset(**arguments | dict(ann_file='od.json', label_map_file='od_label_map.json'))
+    assert message in str(error.value) and 'od.json' in str(error.value)
+
+
 def test_odvg_without_a_label_map(odvg, tmp_path):
     arguments = odvg()
     names = tmp_path / 'od_label_map.json'

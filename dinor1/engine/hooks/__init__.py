@@ -1,15 +1,19 @@
 """Hooks: state that is not weights lives here, is saved here and restored here."""
 
 from .graceful_stop import GracefulStopHook
+from .layernorm_removal import LayerNormRemovalHook
 from .prompt_protocol import PromptProtocolHook
 from .prompt_visualization import PromptVisualizationHook
 from .reference_model import ReferenceModelHook
 from .reproducibility import ReproducibilityHook
+from .weight_norm import WeightNormHook
 
 __all__ = [
     'GracefulStopHook',
+    'LayerNormRemovalHook',
     'PromptProtocolHook',
     'PromptVisualizationHook',
     'ReferenceModelHook',
     'ReproducibilityHook',
+    'WeightNormHook',
 ]

@@ -1,0 +1,91 @@
+"""What several norms share: number formats, shape checks, and recognising a recomputed forward pass."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """The dtype for statistics of ``x``: float32, or float64 where ``x`` is."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def autocast_off(x: Tensor) -> torch.autocast:
+    """A context in which no operator on the device of ``x`` casts down."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def is_recomputing() -> bool:
+    """True inside a backward pass, where a forward can only be activation checkpointing's second run of a layer.
+
+    Running statistics have seen that batch already. PyTorch has no public name for this; its own checkpointing asks
+    the same function.
+    """
+    return torch._C._current_graph_task_id() != -1
+
+
+class StatisticsModule(nn.Module):
+    """A module whose floating point buffers stay in float32 or better when the model is cast to a half."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            if buffer is not None and buffer.is_floating_point() and buffer.dtype != statistics_dtype(buffer):
+                self._buffers[name] = before[name].to(buffer.device)
+        return self
+
+
+def check_channels(layer: nn.Module, x: Tensor, channel_dim: int, min_dim: int = 1) -> None:
+    """Refuse an input that ``layer`` cannot normalise.
+
+    Raises:
+        ValueError: ``x`` is not floating point, has less than ``min_dim`` axes, or has not ``layer.num_features``
+            channels on axis ``channel_dim``.
+    """
+    name, width = type(layer).__name__, layer.num_features
+    if not x.is_floating_point():
+        raise ValueError(f'{name} needs floating point input, got {x.dtype}')
+    if x.dim() < min_dim or not -x.dim() <= channel_dim < x.dim():
+        raise ValueError(
+            f'{name} needs channels on axis {channel_dim} of at least {min_dim} axes, got shape {tuple(x.shape)}'
+        )
+    if x.shape[channel_dim] != width:
+        raise ValueError(
+            f'{name}({width}) normalises {width} channels on axis {channel_dim}, got shape {tuple(x.shape)}'
+            + _axis_hint(layer, x, width)
+        )
+
+
+def _axis_hint(layer: nn.Module, x: Tensor, width: int) -> str:
+    fitting = [axis for axis in (1, -1) if x.dim() > 2 and x.shape[axis] == width]
+    if not fitting:
+        return ''
+    if hasattr(layer, 'channel_dim'):
+        return f'; for channels on axis {fitting[0]} build it with channel_dim={fitting[0]}'
+    return '; it works on the last axis only: use UN, PN or L1BN with channel_dim=1, or EvoNorm, for (B, C, H, W)'
+
+
+def per_channel(values: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    """``values``, (C,), shaped to broadcast against ``x`` with its channels on axis ``channel_dim``."""
+    shape = [1] * x.dim()
+    shape[channel_dim] = -1
+    return values.view(shape)
+
+
+def position_mask(layer: nn.Module, x: Tensor, pad_mask: Tensor) -> Tensor:
+    """``pad_mask`` (True = padding) turned into True = counts, with an axis of size 1 for the channels.
+
+    Raises:
+        ValueError: it is not boolean, or has neither the shape of ``x`` without channels nor that as (B, N).
+    """
+    name, axis = type(layer).__name__, layer.channel_dim % x.dim()
+    positions = x.shape[:axis] + x.shape[axis + 1 :]
+    if pad_mask.dtype != torch.bool:
+        raise ValueError(f'{name}: pad_mask must be boolean, True = padding; got {pad_mask.dtype}')
+    if pad_mask.shape not in (positions, (positions[0], positions[1:].numel())):
+        raise ValueError(
+            f'{name}: pad_mask must be {tuple(positions)} for an input {tuple(x.shape)}, got {tuple(pad_mask.shape)}'
+        )
+    return ~pad_mask.reshape(positions).unsqueeze(axis)

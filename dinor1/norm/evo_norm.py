@@ -1,0 +1,229 @@
+"""EvoNorm, normalisation and activation in one layer: H. Liu, A. Brock, K. Simonyan and Q. V. Le, NeurIPS 2020,
+arXiv 2004.02967.
+
+The running variance follows timm's implementation (with n / (n - 1)), which the reference numbers come from; the
+authors' own has the biased one (``unbiased=False``).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .base import StatisticsModule, autocast_off, check_channels, is_recomputing, statistics_dtype
+
+
+class _EvoNorm(StatisticsModule):
+    """What all six have: channels on axis 1 of an image, an affine part, and a switch for everything else."""
+
+    _abbr_ = 'evo'
+
+    def __init__(self, num_features: int, eps: float, apply_act: bool, zero_init: bool) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.apply_act = apply_act
+        self.weight = nn.Parameter(torch.zeros(num_features) if zero_init else torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        """The paper's formula without its affine part."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and activate ``x``, (B, num_features, H, W); the result has its shape and dtype.
+
+        Raises:
+            ValueError: ``x`` is no batch of images of this width.
+        """
+        if x.dim() != 4:
+            raise ValueError(
+                f'{type(self).__name__} normalises images (B, C, H, W), got shape {tuple(x.shape)}: tokens have no H '
+                'and W to take statistics over; use UN, PN, RMSNorm or L1LN for them'
+            )
+        check_channels(self, x, 1)
+        with autocast_off(x):
+            y = x.to(statistics_dtype(x))
+            if self.apply_act:
+                y = self._activate(y)
+            y = y * _per_channel(self.weight, y) + _per_channel(self.bias, y)
+        return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, eps={self.eps}, apply_act={self.apply_act}'
+
+
+class _EvoNormB(_EvoNorm):
+    """Batch variants: ``y = x / max(sB, term(x)) * weight + bias``, ``sB = sqrt(var over (B, H, W) + eps)``."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        apply_act: bool = True,
+        zero_init: bool = False,
+        unbiased: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, apply_act, zero_init)
+        self.momentum = momentum
+        self.unbiased = unbiased
+        self.register_buffer('running_var', torch.ones(num_features))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        measured = self.training and x.numel() > 0
+        variance = x.var((0, 2, 3), correction=0) if measured else self.running_var.to(x.dtype)
+        if measured and not is_recomputing():
+            self._track(variance.detach(), x.numel() // self.num_features)
+        batch_std = (variance + self.eps).sqrt()
+        return x / torch.maximum(_per_channel(batch_std, x), self._term(x))
+
+    @torch.no_grad()
+    def _track(self, variance: Tensor, count: int) -> None:
+        if self.unbiased and count > 1:
+            variance = variance * (count / (count - 1))
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+    def _term(self, x: Tensor) -> Tensor:
+        """What competes with the batch's deviation: it grows with ``x`` and so makes the non-linearity."""
+        raise NotImplementedError
+
+
+class _EvoNormS(_EvoNorm):
+    """Sample variants: ``y = gate(x) / (deviation of the group) * weight + bias``; no running state."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        groups: int = 32,
+        group_size: int | None = None,
+        apply_act: bool = True,
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__(num_features, eps, apply_act, zero_init)
+        self.groups = _num_groups(type(self).__name__, num_features, groups, group_size)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        grouped = x.unflatten(1, (self.groups, -1))
+        root = (self._square_deviation(grouped) + self.eps).sqrt()
+        return (self._gate(x).unflatten(1, (self.groups, -1)) / root).flatten(1, 2)
+
+    def _square_deviation(self, grouped: Tensor) -> Tensor:
+        return grouped.var((2, 3, 4), correction=0, keepdim=True)
+
+    def _gate(self, x: Tensor) -> Tensor:
+        return x * x.sigmoid()
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, groups={self.groups}'
+
+
+class EvoNormB0(_EvoNormB):
+    """``x / max(sB, v x + sqrt(var over (H, W) + eps)) * weight + bias``.
+
+    timm's default ``eps`` is 1e-3 for this variant alone; the authors have 1e-5 throughout, as here. Statistics are
+    per process: neither reference synchronises them.
+
+    Args:
+        num_features: Channels C.
+        eps: Added to variances, inside every root.
+        momentum: Share of the new batch in ``running_var``.
+        apply_act: False: ``weight * x + bias`` alone, for places that must stay linear; there is no ``v`` then.
+        zero_init: ``weight`` starts at 0, for the last norm of a residual branch.
+        unbiased: Whether ``running_var`` gets n / (n - 1).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        apply_act: bool = True,
+        zero_init: bool = False,
+        unbiased: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, apply_act, zero_init, unbiased)
+        self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
+
+    def _term(self, x: Tensor) -> Tensor:
+        deviation = (x.var((2, 3), correction=0, keepdim=True) + self.eps).sqrt()
+        return x * _per_channel(self.v, x) + deviation
+
+
+class EvoNormB1(_EvoNormB):
+    """``x / max(sB, (x + 1) sqrt(mean over (H, W) of x^2 + eps)) * weight + bias``; arguments as in EvoNormB0."""
+
+    def _term(self, x: Tensor) -> Tensor:
+        return (x + 1) * _root_mean_square(x, self.eps)
+
+
+class EvoNormB2(_EvoNormB):
+    """``x / max(sB, sqrt(mean over (H, W) of x^2 + eps) - x) * weight + bias``; arguments as in EvoNormB0."""
+
+    def _term(self, x: Tensor) -> Tensor:
+        return _root_mean_square(x, self.eps) - x
+
+
+class EvoNormS0(_EvoNormS):
+    """``x sigmoid(v x) / sqrt(var over (H, W, group) + eps) * weight + bias``.
+
+    Args:
+        num_features: Channels C.
+        eps: Added to variances, inside the root.
+        groups: Groups of channels; where it does not divide ``num_features`` the next lower number that does is taken,
+            as in the authors' code.
+        group_size: Channels per group, instead of ``groups``.
+        apply_act: False: ``weight * x + bias`` alone; there is no ``v`` then.
+        zero_init: ``weight`` starts at 0, for the last norm of a residual branch.
+
+    Raises:
+        ValueError: ``group_size`` does not divide ``num_features``.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        groups: int = 32,
+        group_size: int | None = None,
+        apply_act: bool = True,
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__(num_features, eps, groups, group_size, apply_act, zero_init)
+        self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
+
+    def _gate(self, x: Tensor) -> Tensor:
+        return x * (x * _per_channel(self.v, x)).sigmoid()
+
+
+class EvoNormS1(_EvoNormS):
+    """``x sigmoid(x) / sqrt(var over (H, W, group) + eps) * weight + bias``; arguments as in EvoNormS0."""
+
+
+class EvoNormS2(_EvoNormS):
+    """``x sigmoid(x) / sqrt(mean over (H, W, group) of x^2 + eps) * weight + bias``; arguments as in EvoNormS0."""
+
+    def _square_deviation(self, grouped: Tensor) -> Tensor:
+        return grouped.square().mean((2, 3, 4), keepdim=True)
+
+
+def is_norm_act(layer: nn.Module) -> bool:
+    """True if ``layer`` also is the activation, so that the block around it must not apply another one."""
+    return isinstance(layer, _EvoNorm) and layer.apply_act
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(x.dtype).view(1, -1, 1, 1)
+
+
+def _root_mean_square(x: Tensor, eps: float) -> Tensor:
+    return (x.square().mean((2, 3), keepdim=True) + eps).sqrt()
+
+
+def _num_groups(name: str, num_features: int, groups: int, group_size: int | None) -> int:
+    if group_size is not None:
+        if group_size < 1 or num_features % group_size:
+            raise ValueError(f'{name}: group_size {group_size} does not divide {num_features} channels')
+        return num_features // group_size
+    if groups < 1:
+        raise ValueError(f'{name}: groups must be at least 1, got {groups}')
+    return next(number for number in range(min(groups, num_features), 0, -1) if num_features % number == 0)

@@ -1,0 +1,275 @@
+"""What PowerNorm and Unified Normalization share: a second moment over positions, running state in both directions.
+
+Both divide every channel by the root of a second moment of that channel over all positions, and both approximate the
+gradient with a running average of ``mean_n(q * z)``, ``q`` being the gradient with respect to ``weight * x / root``
+times ``weight``. They differ in how the numbers of this step and the running numbers are mixed.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .base import (
+    StatisticsModule,
+    autocast_off,
+    check_channels,
+    is_recomputing,
+    per_channel,
+    position_mask,
+    statistics_dtype,
+)
+
+# Forward passes whose backward may still come. Only activation checkpointing asks for them, and it takes each once;
+# the bound is for training without it, and for forward passes that never see a backward.
+_REMEMBERED_CALLS = 64
+
+
+@dataclass
+class Call:
+    """What one training forward decided, for its own backward: another forward may come in between.
+
+    Attributes:
+        iteration: Its number, from 1.
+        forward_moment: (C,), the moment that divides the forward.
+        backward_moment: (C,), the moment that divides the gradient.
+        gradient_scale: (C,) factor on the gradient of ``weight * z``, or None for 1.
+        skip: Whether running statistics are left out; a boolean tensor () where only the device knows.
+        local_moment: (C,), this process's own moment; it identifies the batch.
+        count: Positions behind the statistics, over all processes.
+    """
+
+    iteration: int
+    forward_moment: Tensor
+    backward_moment: Tensor
+    gradient_scale: Tensor | None = None
+    skip: bool | Tensor = False
+    local_moment: Tensor | None = None
+    count: float | Tensor = 0
+
+
+class MomentNorm(StatisticsModule):
+    """Base of :class:`PowerNorm` and :class:`UnifiedNorm`; a subclass gives the mixing rules.
+
+    Every training forward is one step: gradient accumulation makes one per micro-batch, and each process has its own
+    unless ``sync``. Forward state moves in call order, backward state in backward order. The backward reaches its state
+    through the module and not through saved tensors, so that one layer may be called several times before a backward.
+    A forward that activation checkpointing repeats finds the numbers of the first one and moves nothing. An empty
+    batch, or one that is all padding, is normalised by the running moment and moves nothing. Infinity or NaN in a batch
+    or in its gradient leaves no trace in the state: with a dynamic loss scale such steps are ordinary. (The backward
+    state averages *scaled* gradients: after a change of scale it is off by that factor for some steps.)
+
+    Args:
+        num_features: Channels C.
+        eps: Added to moments.
+        affine: Whether there are ``weight`` and ``bias``.
+        channel_dim: Axis of the channels: -1 for tokens, 1 for (B, C, H, W).
+        sync: Average the statistics over all processes of the default group, in forward and backward. Every process
+            must then call the layer equally often.
+        exact_padding: Leave padding out of the backward statistics too; the published code averages over it.
+    """
+
+    # Whether `_mix_backward` reads mean_n(z^2); it costs a pass over the batch.
+    _needs_energy = False
+
+    def __init__(
+        self, num_features: int, eps: float, affine: bool, channel_dim: int, sync: bool, exact_padding: bool
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.channel_dim = channel_dim
+        self.sync = sync
+        self.exact_padding = exact_padding
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.register_buffer('iters', torch.zeros(1, dtype=torch.int64))
+        # Python's copy of `iters`, and which tensor in which version it is a copy of.
+        self._iteration = 0
+        self._iters_seen: tuple[Tensor, int] = (self.iters, self.iters._version)
+        self._calls: deque[Call] = deque(maxlen=_REMEMBERED_CALLS)
+
+    def running_moment(self) -> Tensor:
+        """(C,), the moment of the inference formula."""
+        raise NotImplementedError
+
+    def _mix_forward(self, iteration: int, moment: Tensor) -> Call:
+        """Choose the moments of a step from the batch's ``moment`` (C,), and move the forward state."""
+        raise NotImplementedError
+
+    def _mix_backward(self, call: Call, correlation: Tensor, energy: Tensor, finite: Tensor) -> Tensor:
+        """The coefficient (C,) of ``z`` in ``q - coefficient * z``; moves the backward state where ``finite`` ().
+
+        ``correlation`` is mean_n(q * z) and ``energy`` is mean_n(z^2) or, unless asked for, zero; both (C,).
+        """
+        raise NotImplementedError
+
+    def _prepare(self, x: Tensor) -> Tensor:
+        """A differentiable step in front; nothing here."""
+        return x
+
+    def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
+        """Normalise.
+
+        Args:
+            x: Any shape with ``num_features`` channels on axis ``channel_dim``.
+            pad_mask: Boolean, the shape of ``x`` without its channel axis, or (B, N) with all positions of an image in
+                one axis. True = padding: normalised like the rest, but outside of the statistics. In training, and on
+                a GPU, it costs one synchronisation, which finds out whether it is all padding.
+
+        Returns:
+            The shape and dtype of ``x``.
+
+        Raises:
+            ValueError: ``x`` or ``pad_mask`` does not fit.
+        """
+        check_channels(self, x, self.channel_dim, min_dim=2)
+        keep = None if pad_mask is None else position_mask(self, x, pad_mask)
+        with autocast_off(x):
+            full = self._prepare(x.to(statistics_dtype(x)))
+            call = self._begin(full.detach(), keep) if self.training else None
+            if call is None:
+                y = self._infer(full)
+            else:
+                y = _MomentNormFunction.apply(full, self.weight, self.bias, keep, self, call)
+        return y.to(x.dtype)
+
+    def _infer(self, x: Tensor) -> Tensor:
+        scale = torch.rsqrt(self.running_moment().to(x.dtype) + self.eps)
+        if self.weight is None:
+            return x * self._per_channel(scale, x)
+        scale = scale * self.weight.to(x.dtype)
+        return torch.addcmul(self._per_channel(self.bias.to(x.dtype), x), x, self._per_channel(scale, x))
+
+    @torch.no_grad()
+    def _begin(self, x: Tensor, keep: Tensor | None) -> Call | None:
+        """Measure the batch and move the forward state; None if there is nothing to measure."""
+        total = self._sum(_kept(x, keep).square())
+        # Without a mask the count is known without asking the device.
+        count = x.numel() // self.num_features if keep is None else int(keep.sum())
+        local_moment = total / max(count, 1)
+        if is_recomputing() and self._calls and (count > 0 or self._synchronised()):
+            return self._recall(local_moment)
+        if self._synchronised():
+            # One reduction: the count travels behind the sums. A process without positions must take part.
+            reduced = torch.cat([total, total.new_full((1,), count)])
+            dist.all_reduce(reduced)
+            total, global_count = reduced[:-1], reduced[-1]
+            if count == 0 and not bool(global_count > 0):
+                return None
+            count = global_count
+        elif count == 0:
+            return None
+        moment = total / count
+        moment = torch.where(moment.isfinite().all(), moment, self.running_moment().to(moment.dtype))
+        iteration = self._read_iters() + 1
+        call = self._mix_forward(iteration, moment)
+        call.local_moment, call.count = local_moment, count
+        self._write_iters(iteration)
+        self._calls.append(call)
+        return call
+
+    def _recall(self, local_moment: Tensor) -> Call:
+        """The call whose forward is being repeated: the one with this moment. Asks the device only if in doubt."""
+        index = 0
+        if len(self._calls) > 1:
+            known = torch.stack([call.local_moment for call in self._calls])
+            index = int((known - local_moment).abs().sum(-1).argmin())
+        call = self._calls[index]
+        del self._calls[index]
+        return call
+
+    def _read_iters(self) -> int:
+        """The number of steps so far; reads the buffer only after somebody else wrote to it (a load, a reset)."""
+        tensor, version = self._iters_seen
+        if self.iters is not tensor or self.iters._version != version:
+            self._iteration = int(self.iters)
+        return self._iteration
+
+    def _write_iters(self, iteration: int) -> None:
+        self.iters.fill_(iteration)
+        self._iteration = iteration
+        self._iters_seen = (self.iters, self.iters._version)
+
+    def _per_channel(self, values: Tensor, x: Tensor) -> Tensor:
+        return per_channel(values, x, self.channel_dim)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Sum over all axes but the channels', (C,)."""
+        return x.sum([axis for axis in range(x.dim()) if axis != self.channel_dim % x.dim()])
+
+    def _synchronised(self) -> bool:
+        return self.sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}, sync={self.sync}'
+
+
+def _kept(x: Tensor, keep: Tensor | None) -> Tensor:
+    """``x`` with zeros for padding, whatever the padding holds."""
+    return x if keep is None else x.masked_fill(~keep, 0)
+
+
+class _MomentNormFunction(torch.autograd.Function):
+    """The affine result of a division by given moments, with the layer's approximate gradient.
+
+    Forward: ``z = x / sqrt(forward_moment + eps)`` and ``y = weight * z + bias``. Backward::
+
+        q = g_out * weight * gradient_scale
+        dx = (q - coefficient * z) / sqrt(backward_moment + eps)
+        dweight = sum_n(g_out * gradient_scale * z),   dbias = sum_n(g_out)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        keep: Tensor | None,
+        layer: MomentNorm,
+        call: Call,
+    ) -> Tensor:
+        z = x * layer._per_channel(torch.rsqrt(call.forward_moment + layer.eps), x)
+        ctx.save_for_backward(z, weight, keep)
+        ctx.layer, ctx.call = layer, call
+        if weight is None:
+            return z
+        weight, bias = weight.to(z.dtype), bias.to(z.dtype)
+        return torch.addcmul(layer._per_channel(bias, z), z, layer._per_channel(weight, z))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, keep = ctx.saved_tensors
+        layer, call = ctx.layer, ctx.call
+        with autocast_off(grad):
+            # weight and gradient_scale are constant over positions: one sum serves dweight and the statistic.
+            slope = z.new_ones(layer.num_features) if weight is None else weight.to(z.dtype)
+            grad_z = layer._sum(grad * z)
+            if call.gradient_scale is not None:
+                slope, grad_z = slope * call.gradient_scale, grad_z * call.gradient_scale
+            masked = keep is not None and layer.exact_padding
+            correlation = grad_z if weight is None else grad_z * weight.to(z.dtype)
+            energy = torch.zeros_like(correlation)
+            if layer._needs_energy:
+                energy = layer._sum((_kept(z, keep) if masked else z).square())
+            count = z.numel() // layer.num_features
+            if layer._synchronised():
+                reduced = torch.cat([correlation, energy, correlation.new_full((1,), count)])
+                dist.all_reduce(reduced)
+                correlation, energy = reduced[:-1].view(2, -1)
+                count = reduced[-1]
+            count = call.count if masked else count
+            finite = correlation.isfinite().all()
+            coefficient = layer._mix_backward(call, correlation / count, energy / count, finite)
+            inverse = torch.rsqrt(call.backward_moment + layer.eps)
+            pull = z * layer._per_channel(coefficient * inverse, z)
+            grad_x = grad * layer._per_channel(slope * inverse, z) - (_kept(pull, keep) if masked else pull)
+            if weight is None:
+                return grad_x, None, None, None, None, None
+            grad_bias = layer._sum(grad)
+        return grad_x, grad_z.to(weight.dtype), grad_bias.to(weight.dtype), None, None, None

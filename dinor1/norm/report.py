@@ -1,0 +1,103 @@
+"""What a converter did to every norm of a model, and why."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NormRecord:
+    """The fate of one norm.
+
+    Attributes:
+        name: Its name in the model, as in ``named_modules()``; empty for the model itself.
+        kind: Its class before the conversion.
+        status: ``converted`` or ``kept``.
+        reason: One line: what it became, or what forbids the conversion.
+        asked: False for a norm that the converter was not asked to convert.
+    """
+
+    name: str
+    kind: str
+    status: Literal['converted', 'kept']
+    reason: str
+    asked: bool = True
+
+    def __str__(self) -> str:
+        return f'{self.status:<9}  {self.name or "(the model)"}  {self.kind}: {self.reason}'
+
+
+@dataclass
+class ConversionReport:
+    """Every norm of a model as converted or kept, with the reason.
+
+    A converter fills one while it works and hands it over with :meth:`attach`; the caller reads it from the model::
+
+        model = replace_norm(model, cfg=dict(type='RMSNorm'))
+        print(model.norm_report)
+
+    Attributes:
+        converter: Name of the converter.
+        records: One record per norm, in the model's order.
+    """
+
+    converter: str
+    records: list[NormRecord] = field(default_factory=list)
+
+    def converted(self, name: str, module: nn.Module, reason: str) -> None:
+        """Record that the norm ``module`` called ``name`` was converted; ``reason`` says into what."""
+        self._add(NormRecord(name, type(module).__name__, 'converted', reason))
+
+    def kept(self, name: str, module: nn.Module, reason: str, asked: bool = True) -> None:
+        """Record that the norm ``module`` called ``name`` stays as it is; ``reason`` says why."""
+        self._add(NormRecord(name, type(module).__name__, 'kept', reason, asked))
+
+    def _add(self, record: NormRecord) -> None:
+        if any(other.name == record.name for other in self.records):
+            raise ValueError(f'{self.converter}: the norm {record.name!r} is reported twice')
+        self.records.append(record)
+
+    def names(self, status: Literal['converted', 'kept']) -> list[str]:
+        """Names of the norms with this status."""
+        return [record.name for record in self.records if record.status == status]
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Set ``model.norm_report`` to this report, log one line, and return ``model``.
+
+        The line is a warning where a norm was kept against the wish: nobody should have to ask whether a conversion
+        was complete.
+        """
+        model.norm_report = self
+        refused = any(record.status == 'kept' and record.asked for record in self.records)
+        logger.log(logging.WARNING if refused else logging.INFO, self.summary())
+        return model
+
+    def summary(self) -> str:
+        """One line: how many were converted, how many kept."""
+        converted, kept = len(self.names('converted')), len(self.names('kept'))
+        return f'{self.converter}: {converted} norms converted, {kept} kept (model.norm_report says why)'
+
+    def __getitem__(self, name: str) -> NormRecord:
+        """The record of the norm called ``name``.
+
+        Raises:
+            KeyError: no norm of that name was met.
+        """
+        for record in self.records:
+            if record.name == name:
+                return record
+        raise KeyError(f'{self.converter} met no norm called {name!r}; it met {[r.name for r in self.records]}')
+
+    def __iter__(self) -> Iterator[NormRecord]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __str__(self) -> str:
+        return '\n'.join([self.summary(), *map(str, self.records)])

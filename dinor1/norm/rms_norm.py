@@ -1,0 +1,89 @@
+"""Root-mean-square normalisation and its compressed form.
+
+RMSNorm: B. Zhang and R. Sennrich, arXiv 1910.07467, Eq. (4). CRMSNorm: Z. Jiang, J. Gu, H. Zhu and D. Z. Pan,
+"Pre-RMSNorm and Pre-CRMSNorm Transformers", arXiv 2305.14858, section 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import autocast_off, check_channels, statistics_dtype
+
+
+class RMSNorm(nn.Module):
+    """``y = weight * x / sqrt(mean_c(x^2) + eps) + bias`` over the last axis, by :func:`torch.nn.functional.rms_norm`.
+
+    On an input with zero mean over channels this is LayerNorm. What it adds to :class:`torch.nn.RMSNorm` is the bias
+    (which a converted LayerNorm needs), statistics in float32 whatever the weight's dtype, and output in the input's.
+
+    Args:
+        num_features: Width of the last axis.
+        eps: Added to the mean square.
+        affine: Whether there is a ``weight``, (num_features,), initially 1.
+        bias: Whether there is also a ``bias``, (num_features,), initially 0; it needs ``affine``.
+
+    Raises:
+        ValueError: ``bias`` without ``affine``; in ``forward``, an input that does not end in ``num_features``.
+    """
+
+    _abbr_ = 'rms'
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
+        super().__init__()
+        if bias and not affine:
+            raise ValueError('RMSNorm: bias=True needs affine=True')
+        self.num_features = num_features
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, (..., num_features); the result has its shape and dtype."""
+        check_channels(self, x, -1)
+        weight, bias = self.weight, self.bias
+        # The kernel reads halves and sums in float32 by itself where all dtypes agree: no copy is needed then.
+        dtype = x.dtype if bias is None and (weight is None or weight.dtype == x.dtype) else statistics_dtype(x)
+        with autocast_off(x):
+            weight = None if weight is None else weight.to(dtype)
+            y = F.rms_norm(x.to(dtype), (self.num_features,), weight, self.eps)
+            if bias is not None:
+                y = y + bias.to(dtype)
+        return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, eps={self.eps}, affine={self.weight is not None}, bias={self.bias is not None}'
+
+
+class CRMSNorm(nn.Module):
+    """RMSNorm of a zero-mean vector of width ``d``, of which only the first ``d - 1`` entries are stored.
+
+    The missing entry is ``-S`` with ``S = sum(x)``, so that ``y = x / sqrt((sum(x^2) + S^2) / d + eps)``. There is no
+    affine part: the last channel's scale would have no place; fold it into the layer that reads the output.
+
+    Args:
+        num_features: Stored width, ``d - 1``.
+        eps: Added to the mean square.
+
+    Raises:
+        ValueError: in ``forward``, an input that does not end in ``num_features``.
+    """
+
+    _abbr_ = 'crms'
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, (..., num_features); the result has its shape and dtype."""
+        check_channels(self, x, -1)
+        with autocast_off(x):
+            stored = x.to(statistics_dtype(x))
+            square_sum = stored.square().sum(-1, keepdim=True) + stored.sum(-1, keepdim=True).square()
+            y = stored * torch.rsqrt(square_sum / (self.num_features + 1) + self.eps)
+        return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, eps={self.eps}'
