@@ -64,9 +64,23 @@ def main() -> None:
     if args.auto_scale_lr:
         scale_learning_rate(cfg)
     if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        resume(cfg, args.resume)
     train(cfg)
+
+
+def resume(cfg, checkpoint: str) -> None:
+    """Continue from ``checkpoint``, or for ``auto`` from the latest one in the work directory, if there is one.
+
+    Without one the run begins as if nothing had been said: with the weights of ``load_from``, which MMEngine would
+    forget.
+    """
+    from mmengine.runner import find_latest_checkpoint
+
+    if checkpoint == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
+        print(f'--resume: no checkpoint in {cfg.work_dir}, this is a new run')
+        return
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
 
 
 def use_amp(cfg, dtype: str) -> None:

@@ -121,3 +121,19 @@ def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp
 def test_prompt_seeds_that_make_no_sense(call, run_config, model_files, tmp_path, options, message):
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', tmp_path / 'run', *options)
     assert outcome.status != 0 and message in outcome.err and not (tmp_path / 'run').exists()
+
+
+def test_resume_in_a_new_folder_starts_from_load_from(call, run_config, model_files, tmp_path):
+    """MMEngine forgets ``load_from`` when it is told to resume and finds nothing."""
+    options = ['--cfg-options', f'load_from={model_files.checkpoint}', 'train_cfg.max_epochs=1', 'param_scheduler=[]']
+    options += ['optim_wrapper.optimizer.lr=0.0', f'experiment_name={tmp_path.parent.name}-{tmp_path.name}']
+    outcome = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *options)
+    assert outcome.status == 0 and 'this is a new run' in outcome.out
+    trained = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)['state_dict']
+    started = torch.load(model_files.checkpoint, weights_only=False)
+    started = started.get('state_dict', started)
+    parameters = [name for name in started if name.endswith('decoder.norm.weight') or 'prompt_encoder' in name]
+    assert parameters and all(torch.equal(trained[name], started[name]) for name in parameters)
+    # A second call goes on from there: nothing is left to do.
+    again = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *options[:-1], options[-1] + 'b')
+    assert again.status == 0 and 'this is a new run' not in again.out
