@@ -42,8 +42,11 @@ class _EvoNorm(StatisticsModule):
         check_channels(self, x, 1)
         with autocast_off(x):
             y = x.to(statistics_dtype(x))
-            if self.apply_act:
+            if self.apply_act and x.numel():
                 y = self._activate(y)
+            elif getattr(self, 'v', None) is not None:
+                # Nothing to measure; but DistributedDataParallel waits for a gradient of every parameter.
+                y = y * _per_channel(self.v, y)
             y = y * _per_channel(self.weight, y) + _per_channel(self.bias, y)
         return y.to(x.dtype)
 
@@ -69,9 +72,8 @@ class _EvoNormB(_EvoNorm):
         self.register_buffer('running_var', torch.ones(num_features))
 
     def _activate(self, x: Tensor) -> Tensor:
-        measured = self.training and x.numel() > 0
-        variance = x.var((0, 2, 3), correction=0) if measured else self.running_var.to(x.dtype)
-        if measured and not is_recomputing():
+        variance = x.var((0, 2, 3), correction=0) if self.training else self.running_var.to(x.dtype)
+        if self.training and not is_recomputing():
             self._track(variance.detach(), x.numel() // self.num_features)
         batch_std = (variance + self.eps).sqrt()
         return x / torch.maximum(_per_channel(batch_std, x), self._term(x))

@@ -214,7 +214,7 @@ def test_activation_checkpointing_changes_nothing(name, arguments, shape):
     def train(wrap):
         torch.manual_seed(0)
         layer, gradients = build(name, arguments), []
-        for seed in range(4):
+        for seed in range(2):
             inputs = [draw(shape, 10 * seed + call) for call in range(3)]
             outputs = [wrap(lambda x: layer(x.sin() * 2).sin(), x) for x in inputs]
             sum((call + 1) * torch.cos(y).sum() for call, y in enumerate(outputs)).backward()
