@@ -30,8 +30,9 @@ def shared_dir() -> Path:
     return path
 
 
-@pytest.fixture(scope='session', autouse=True)
+@pytest.fixture(autouse=True)
 def _registered() -> None:
+    """Before every test, because a Runner sets the default scope for the whole process."""
     import dinor1
 
     dinor1.register_all()

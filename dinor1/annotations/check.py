@@ -13,7 +13,7 @@ from . import categories as category_checks
 from .coco import from_json, lvis_findings
 from .content import COCO, LVIS, ODVG, Content, parse, read_text
 from .findings import ERROR, Finding
-from .instances import Sizes, annotation_defects, annotation_doubts, box_form
+from .instances import Sizes, annotation_defects, annotation_doubts, box_form, is_box
 from .odvg import from_lines, looks_like_odvg, odvg_findings
 from .pictures import Folder, Picture, inspect_all, locate, picture_findings, size_doubts
 from .structure import has_size, structure_findings
@@ -95,10 +95,13 @@ def check_path(
     """
     if img_dir is not None and not img_dir.is_dir():
         raise InputError(f'{img_dir}: no such folder; correct --img-dir')
-    contents, skipped = [read(path, label_map)] if path.is_file() or not path.is_dir() else [], []
-    for file in _candidates(path) if path.is_dir() else []:
+    contents, skipped = [], []
+    for file in _candidates(path) if path.is_dir() else [path]:
         content = read(file, label_map)
-        (contents if _is_annotation_file(content) else skipped).append(content)
+        if file == path or _is_annotation_file(content):
+            contents.append(content)
+        else:
+            skipped.append(file)
     if not contents:
         raise InputError(f'{path}: no annotation file in COCO, LVIS or ODVG format; name one')
     results = []
@@ -108,7 +111,7 @@ def check_path(
             _open_pictures(checked, img_dir, sample, show_progress)
         results.append(checked)
     check_together(results)
-    return results, [content.path for content in skipped]
+    return results, skipped
 
 
 def check_together(results: list[Checked]) -> None:
@@ -192,7 +195,7 @@ def _image_findings(checked: Checked) -> list[Finding]:
     boxes = defaultdict(list)
     for annotation in content.records('annotations'):
         image_id = annotation.get('image_id') if isinstance(annotation, dict) else None
-        if type(image_id) in (int, str) and _is_box(annotation.get('bbox')):
+        if type(image_id) in (int, str) and is_box(annotation.get('bbox')):
             boxes[image_id].append(annotation['bbox'])
     for place, image in images:
         names = content.file_names(image)
@@ -283,7 +286,3 @@ def _category_ids(content: Content) -> dict[str, int]:
 def _used_names(content: Content) -> set[str]:
     used = _used(content.records('annotations'), set())
     return {category['name'] for _, category in content.valid('categories') if category['id'] in used}
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)

@@ -179,8 +179,9 @@ def box_array(boxes: list) -> np.ndarray:
         array = np.empty(0)
     if array.shape == (len(boxes), 4) and array.dtype.kind in 'iuf':
         return array.astype(np.float64)
-    return np.array([box if _is_box(box) else [np.nan] * 4 for box in boxes], dtype=np.float64)
+    return np.array([box if is_box(box) else [np.nan] * 4 for box in boxes], dtype=np.float64)
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether ``box`` is a list of four numbers, which may be infinite or NaN."""
     return isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)

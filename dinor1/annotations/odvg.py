@@ -15,6 +15,7 @@ from dinor1.errors import InputError
 
 from .content import ODVG, Content, parse, read_text
 from .findings import Finding
+from .instances import is_box
 from .structure import as_number
 
 _PHRASE = {'id': 0, 'name': 'phrase'}
@@ -128,7 +129,7 @@ def _list(container: Any, key: str) -> list:
 
 def _from_corners(box: Any) -> Any:
     """``[x, y, width, height]`` of a box; anything else as it is, for the check of boxes to name."""
-    if isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box):
+    if is_box(box):
         return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
     return box
 

@@ -101,21 +101,17 @@ def radial_coefficients(
         eps: Added to the norm, and the least norm in the cosine.
         scratch: (T, C, n), memory for products; its content is lost.
     """
-    num_columns, num_elements = weights.shape[2], weights.shape[1] * weights.shape[2]
-    weight_norm = torch.linalg.vector_norm(weights, dim=2)
-    grad_norm = torch.linalg.vector_norm(grads, dim=2)
-    with_grad = torch.mul(weights, grads, out=scratch).sum(2)
-    with_update = torch.mul(weights, updates, out=scratch).sum(2)
+    num_rows, num_columns = weights.shape[1:]
+    norms = torch.stack([torch.linalg.vector_norm(rows, dim=2) for rows in (weights, grads)])
+    dots = torch.stack([torch.mul(weights, rows, out=scratch).sum(2) for rows in (grads, updates)])
+    # The layer view is one row more, behind the channels.
+    norms = torch.cat([norms, torch.linalg.vector_norm(norms, dim=2, keepdim=True)], 2)
+    dots = torch.cat([dots, dots.sum(2, keepdim=True)], 2)
 
-    cosine = with_grad.abs() / (weight_norm.clamp(min=eps) * grad_norm.clamp(min=eps))
-    channel = cosine.amax(1) < delta / math.sqrt(num_columns)
-
-    layer_weight_norm = torch.linalg.vector_norm(weight_norm, dim=1)
-    layer_grad_norm = torch.linalg.vector_norm(grad_norm, dim=1)
-    cosine = with_grad.sum(1).abs() / (layer_weight_norm.clamp(min=eps) * layer_grad_norm.clamp(min=eps))
-    layer = (cosine < delta / math.sqrt(num_elements)) & ~channel
-
-    of_rows = with_update / (weight_norm + eps).square()
-    of_layer = with_update.sum(1) / (layer_weight_norm + eps).square()
-    coefficients = torch.where(channel[:, None], of_rows, torch.where(layer, of_layer, 0.0)[:, None])
+    cosines = dots[0].abs() / norms.clamp(min=eps).prod(0)
+    channel = cosines[:, :-1].amax(1) < delta / math.sqrt(num_columns)
+    layer = (cosines[:, -1] < delta / math.sqrt(num_rows * num_columns)) & ~channel
+    radial = dots[1] / (norms[0] + eps).square()
+    of_layer = torch.where(layer, radial[:, -1], 0.0)
+    coefficients = torch.where(channel[:, None], radial[:, :-1], of_layer[:, None])
     return Radial(coefficients[..., None], channel, layer)

@@ -1,8 +1,11 @@
 """The benchmark of evaluations: its data, its contenders, its limits and its table."""
 
 import importlib.util
+import inspect
 import json
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,22 +71,29 @@ def test_measure_reports_time_and_memory(tool, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'outcome, message',
+    'status, stderr, message',
     [
-        (SimpleNamespace(returncode=1, stdout='', stderr='a trace\nnumpy._ArrayMemoryError: no'), 'more than 2 GiB'),
-        (SimpleNamespace(returncode=1, stdout='', stderr='Traceback\nKeyError: 7\n'), 'KeyError: 7'),
-        (SimpleNamespace(returncode=-9, stdout='', stderr=''), 'killed'),
-        (subprocess.TimeoutExpired('command', 30), 'more than 0.5 minutes'),
+        (1, 'a trace\nnumpy._ArrayMemoryError: no', 'more than 2 GiB'),
+        (1, 'Traceback\nKeyError: 7\n', 'KeyError: 7'),
+        (-9, '', 'more than 0.5 minutes of processor time'),
+        (-11, '', 'killed'),
     ],
 )
-def test_a_contender_that_fails_says_why(tool, outcome, message, monkeypatch, tmp_path):
-    def run(*args, **kwargs):
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    monkeypatch.setattr(subprocess, 'run', run)
+def test_a_contender_that_fails_says_why(tool, status, stderr, message, monkeypatch, tmp_path):
+    outcome = SimpleNamespace(returncode=status, stdout='', stderr=stderr)
+    monkeypatch.setattr(subprocess, 'run', lambda *args, **kwargs: outcome)
     assert tool.run_apart('lvis', tmp_path, 2, 0.5) == dict(failed=message)
+
+
+@pytest.mark.parametrize(
+    'memory, minutes, work', [(0.5, None, 'bytes(2 ** 30)'), (None, 1 / 60, 'sum(range(10 ** 12))')]
+)
+def test_limits_hold(tool, memory, minutes, work, tmp_path):
+    """In a process that imports nothing but the limits."""
+    source = inspect.getsource(tool.limit).replace('float | None', 'object')
+    code = f'import resource\n{source}\nlimit({memory}, {minutes})\n{work}'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert 'MemoryError' in done.stderr if memory else done.returncode in (-signal.SIGKILL, -signal.SIGXCPU)
 
 
 def test_table(tool):

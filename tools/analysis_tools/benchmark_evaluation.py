@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='of the data (default: 0)')
     parser.add_argument('--contenders', nargs='+', metavar='NAME', help='some of them (default: all)')
     parser.add_argument('--memory', type=float, metavar='GIB', help='end a contender that needs more')
-    parser.add_argument('--minutes', type=float, help='end a contender that takes longer')
+    parser.add_argument('--minutes', type=float, help='end a contender that takes more processor time')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
     parser.add_argument('--run', nargs=2, metavar=('NAME', 'FOLDER'), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -228,29 +229,26 @@ def measure(name: str, folder: Path) -> dict[str, float]:
     )
 
 
+def limit(memory: float | None, minutes: float | None) -> None:
+    """End this process if it needs more data memory, in GiB, or more processor time."""
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 1024**3),) * 2)
+    if minutes is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(60 * minutes),) * 2)
+
+
 def run_apart(name: str, folder: Path, memory: float | None, minutes: float | None) -> dict:
     """:func:`measure` in a process of its own; ``failed`` says why there are no numbers."""
-
-    def limit() -> None:
-        if memory is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 1024**3),) * 2)
-
     command = [sys.executable, __file__, 'lvis', '--run', name, str(folder)]
+    for option, value in (('--memory', memory), ('--minutes', minutes)):
+        command += [] if value is None else [option, str(value)]
     threads = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', MKL_NUM_THREADS='1')
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            preexec_fn=limit,
-            env=os.environ | threads,
-            timeout=None if minutes is None else 60 * minutes,
-        )
-    except subprocess.TimeoutExpired:
-        return dict(failed=f'more than {minutes:g} minutes')
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     last = (done.stderr.strip().splitlines() or ['killed'])[-1]
+    if minutes is not None and done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
+        return dict(failed=f'more than {minutes:g} minutes of processor time')
     return dict(failed=f'more than {memory:g} GiB' if 'MemoryError' in last or 'bad_alloc' in last else last[:100])
 
 
@@ -278,6 +276,7 @@ def table(rows: dict[str, dict], reference: str) -> str:
 def main() -> None:
     args = parse_args()
     if args.run:
+        limit(args.memory, args.minutes)
         print(json.dumps(measure(args.run[0], Path(args.run[1]))))
         return
 

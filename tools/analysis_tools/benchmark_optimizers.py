@@ -32,6 +32,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--devices', nargs='+', help='default: cpu, and cuda where there is one')
     parser.add_argument('--rounds', type=int, default=15, help='timed steps of every optimizer (default: 15)')
     parser.add_argument('--threads', type=int, help="torch's threads on CPU (default: torch's)")
+    parser.add_argument(
+        '--clock',
+        choices=['wall', 'cpu'],
+        default='wall',
+        help='cpu: count the time that this process had a processor, for a machine that others use, too; needs '
+        '--threads 1 (default: wall)',
+    )
     parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
     return parser.parse_args()
 
@@ -80,24 +87,24 @@ def backbone_shapes(config: str) -> list[torch.Size]:
     return [p.shape for p in MODELS.build(cfg.model.backbone).parameters() if p.requires_grad]
 
 
-def bandwidth(device: str, num_elements: int) -> float:
+def bandwidth(device: str, num_elements: int, clock: Callable[[], float]) -> float:
     """Bytes per second of ``a += b`` on float32 arrays of the model's size: the roof over every step."""
     a, b = torch.ones(num_elements, device=device), torch.ones(num_elements, device=device)
-    return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device) for _ in range(9))
+    return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock) for _ in range(9))
 
 
-def timed(function: Callable[[], object], device: str) -> float:
+def timed(function: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
     """Seconds from an idle device to an idle device."""
     if device != 'cpu':
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     function()
     if device != 'cpu':
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(device: str, shapes: list[torch.Size], rounds: int) -> dict[str, list[float]]:
+def measure(device: str, shapes: list[torch.Size], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds per step of every optimizer in every round."""
     made = arms()
     generator = torch.Generator().manual_seed(0)
@@ -115,7 +122,7 @@ def measure(device: str, shapes: list[torch.Size], rounds: int) -> dict[str, lis
     seconds = {name: [] for name in optimizers}
     for _ in range(rounds):
         for name, optimizer in optimizers.items():
-            seconds[name].append(timed(optimizer.step, device))
+            seconds[name].append(timed(optimizer.step, device, clock))
     return seconds
 
 
@@ -150,14 +157,17 @@ def main() -> None:
     devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
     if any(device != 'cpu' and not torch.cuda.is_available() for device in devices):
         raise InputError(f'--devices: {" ".join(devices)}: there is no GPU on this machine; use cpu')
+    clock = dict(wall=time.perf_counter, cpu=time.process_time)[args.clock]
+    if args.clock == 'cpu' and (devices != ['cpu'] or torch.get_num_threads() > 1):
+        raise InputError('--clock cpu: counts one thread on CPU alone; add --devices cpu --threads 1')
     shapes = backbone_shapes(args.config)
     num_elements = sum(shape.numel() for shape in shapes)
     record = dict(config=args.config, tensors=len(shapes), parameters=num_elements, devices={})
-    record.update(torch=torch.__version__, threads=torch.get_num_threads(), rounds=args.rounds)
+    record.update(torch=torch.__version__, threads=torch.get_num_threads(), rounds=args.rounds, clock=args.clock)
     print(f'{args.config}: {len(shapes)} tensors, {num_elements / 1e6:.1f} M parameters')
     for device in devices:
-        roof = bandwidth(device, num_elements)
-        seconds = measure(device, shapes, args.rounds)
+        roof = bandwidth(device, num_elements, clock)
+        seconds = measure(device, shapes, args.rounds, clock)
         results = report(seconds, num_elements, roof)
         name = 'cpu' if device == 'cpu' else torch.cuda.get_device_name(device)
         record['devices'][device] = dict(name=name, bytes_per_second=roof, results=results, seconds=seconds)
