@@ -10,6 +10,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(2)
@@ -30,12 +31,17 @@ def shared_dir() -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='session', autouse=True)
 def _registered() -> None:
-    """Before every test, because a Runner sets the default scope for the whole process."""
     import dinor1
 
     dinor1.register_all()
+
+
+@pytest.fixture(autouse=True)
+def _default_scope() -> None:
+    """A Runner sets the default scope for the whole process: undo what the test before chose."""
+    init_default_scope('dinor1')
 
 
 @pytest.fixture(autouse=True)
