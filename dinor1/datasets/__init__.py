@@ -3,6 +3,7 @@
 import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
 
 from dinor1.datasets.coco import CocoPromptDataset
+from dinor1.datasets.knowledge_graph import KnowledgeGraphDataset
 from dinor1.datasets.lvis import LVISPromptDataset
 from dinor1.datasets.mnist import MNIST
 from dinor1.datasets.odvg import ODVGPromptDataset
@@ -13,6 +14,7 @@ from dinor1.datasets.text import PythonTopics
 __all__ = [
     'MNIST',
     'CocoPromptDataset',
+    'KnowledgeGraphDataset',
     'LVISPromptDataset',
     'ODVGPromptDataset',
     'PythonTopics',

@@ -3,6 +3,7 @@
 from .accuracy import Accuracy
 from .coco_metric import CocoPromptMetric
 from .cross_entropy import CrossEntropy
+from .link_prediction import LinkPredictionMetric
 from .lvis_metric import LVISFixedMetric
 from .repeats import mean_and_std
 from .visual_generic import Exemplar, build_bank, draw_exemplars
@@ -14,6 +15,7 @@ __all__ = [
     'CrossEntropy',
     'Exemplar',
     'LVISFixedMetric',
+    'LinkPredictionMetric',
     'build_bank',
     'draw_exemplars',
     'draw_interactive',

@@ -2,16 +2,18 @@
 
 import dinor1.compat  # noqa: F401  (first: mmdet.models does not import without it)
 
-from .backbones import ConvNet, SmallViT
+from .backbones import AffineEquivariantBackbone, ConvNet, SmallViT
 from .classifiers import ImageClassifier
 from .dense_heads import DINOGRQOHead, DINOR1Head
 from .detectors import DINOGRQO, DINOR1, fingerprint
+from .kge import NFELinkPredictor
 from .language import GPT2
 from .layers import MultiScaleDeformableAttention
 from .losses import GRQOSettings
 from .prompts import VisualPromptEncoder
 
 __all__ = [
+    'AffineEquivariantBackbone',
     'ConvNet',
     'DINOGRQO',
     'DINOGRQOHead',
@@ -21,6 +23,7 @@ __all__ = [
     'GRQOSettings',
     'ImageClassifier',
     'MultiScaleDeformableAttention',
+    'NFELinkPredictor',
     'SmallViT',
     'VisualPromptEncoder',
     'fingerprint',

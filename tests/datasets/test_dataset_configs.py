@@ -18,7 +18,7 @@ from dinor1.registry import DATASETS, METRICS
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
 # What detectors are trained and evaluated on; the LVIS files are COCO's with another metric (test_lvis.py).
-OTHERS = {'small_coco', 'mnist', 'lvis_detection', 'lvis_minival_detection'}
+OTHERS = {'small_coco', 'mnist', 'affnist', 'lvis_detection', 'lvis_minival_detection'}
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in OTHERS)
 SMALL_REAL_SETS = sorted(name for name in NAMES if 'small_coco.py' in (FOLDER / f'{name}.py').read_text())
 

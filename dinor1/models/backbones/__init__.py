@@ -1,6 +1,7 @@
 """Adapters that turn building blocks into backbones, and small networks to try building blocks in."""
 
+from .affine_equivariant import AffineEquivariantBackbone
 from .conv_net import ConvNet
 from .vit import SmallViT
 
-__all__ = ['ConvNet', 'SmallViT']
+__all__ = ['AffineEquivariantBackbone', 'ConvNet', 'SmallViT']

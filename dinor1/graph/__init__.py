@@ -1,0 +1,1 @@
+"""Graphs: graph transformer, positional encodings, category graph, and knowledge-graph embedding in :mod:`.kge`."""

@@ -1,0 +1,63 @@
+"""Training without a framework: small graphs in a few lines. Large ones: ``configs/kge`` and ``tools/train.py``."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .nfe import NFE
+from .triples import with_reciprocals
+
+
+def fit(
+    nfe: NFE,
+    triples: Tensor,
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int = 128,
+    decay: float = 1.0,
+    seed: int = 0,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Train by Adam with the learning rate multiplied by ``decay`` after each epoch, the procedure of the release.
+
+    Args:
+        nfe: Changed in place; if it has reciprocal relations, each triple is also learned backwards.
+        triples: ``(n, 3)`` int64, rows (head, relation, tail), without reciprocals.
+        epochs: Passes over the triples.
+        lr: Learning rate.
+        batch_size: Triples per step, reciprocals counted.
+        decay: In (0, 1].
+        seed: Of the order of the triples.
+        on_epoch: Called with the number of the epoch, from 1, and its mean loss.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        ValueError: no triple, or a number is out of range.
+    """
+    if not len(triples):
+        raise ValueError('no triple to learn from')
+    if nfe.reciprocal:
+        triples = with_reciprocals(triples, nfe.num_relations)
+    optimizer = torch.optim.Adam(nfe.parameters(), lr=lr)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
+    # The order is drawn on the CPU, so that it is the same on every device.
+    generator = torch.Generator().manual_seed(seed)
+    losses = []
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(triples), generator=generator).to(triples.device)
+        total = torch.zeros((), device=triples.device)
+        for batch in triples[order].split(batch_size):
+            loss = nfe.loss(*batch.unbind(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(batch)
+        scheduler.step()
+        losses.append(total.item() / len(triples))
+        if on_epoch is not None:
+            on_epoch(epoch, losses[-1])
+    return losses

@@ -1,0 +1,71 @@
+"""Normalisation and activation that keep the law.
+
+The action of G only moves values within a channel, over space and samples. So any function of single values keeps it
+(GELU, ReLU), and so does a normalisation whose statistics are taken over all of space and samples, and whose scale
+and shift are one number per channel. Statistics per sample, or per position, would not.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .equivariance import EquivariantModule
+from .samples import GroupSamples
+
+
+def _check_map(x: Tensor, layer: str) -> None:
+    if x.dim() != 5:
+        raise ValueError(f'{layer} takes a map on the group, (B, C, N, H, W), got shape {tuple(x.shape)}')
+
+
+class GroupLayerNorm(EquivariantModule):
+    """Layer norm over (C, N, H, W) together, without parameters; what the published network uses.
+
+    It also removes the constant that a sum over samples without weights leaves. Law: exact where h preserves area and
+    nothing enters or leaves at the border. It is not exact for other h: what an object adds to the mean and variance
+    of a fixed frame is multiplied by ``|det h|`` (measured: 17 % error under a scale of 1.2). :class:`GroupBatchNorm`
+    has no such error.
+
+    Args:
+        eps: Added to the variance.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def extra_repr(self) -> str:
+        return f'eps={self.eps}'
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, N, H, W)`` -> the same shape."""
+        _check_map(x, type(self).__name__)
+        return F.layer_norm(x, x.shape[1:], eps=self.eps)
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x)
+
+
+class GroupBatchNorm(EquivariantModule):
+    """Batch norm per channel, over images, samples and space, with one scale and shift per channel.
+
+    Law: exact with the running statistics. Those fit the number of samples they were gathered with: do not change it
+    afterwards, unless the sums over samples are weighted.
+
+    Args:
+        num_channels: C.
+        eps: Added to the variance.
+        momentum: Of the running statistics.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.in_channels = num_channels
+        self.norm = nn.BatchNorm3d(num_channels, eps, momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, N, H, W)`` -> the same shape."""
+        _check_map(x, type(self).__name__)
+        return self.norm(x)
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x)

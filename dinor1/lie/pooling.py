@@ -1,0 +1,75 @@
+"""Pooling: over space within each sample, over the group to the plane, over both to an invariant."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .equivariance import EquivariantModule
+from .samples import GroupSamples
+
+
+class SpatialMaxPool(EquivariantModule):
+    """Maximum over windows of ``kernel_size`` squared, within each sample.
+
+    Law: good to interpolation, since the windows are squares and do not turn; exact for quarter turns of maps whose
+    side is a multiple of the window, and for shifts by multiples of it.
+
+    Args:
+        kernel_size: Side of the windows and their distance.
+    """
+
+    def __init__(self, kernel_size: int = 2) -> None:
+        super().__init__()
+        if kernel_size < 1:
+            raise ValueError(f'kernel_size must be at least 1, got {kernel_size}')
+        self.kernel_size = kernel_size
+        self.check_size = 20 * kernel_size
+
+    def extra_repr(self) -> str:
+        return f'kernel_size={self.kernel_size}'
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, N, H, W)`` -> ``(B, C, N, H // kernel_size, W // kernel_size)``."""
+        if x.dim() != 5 or min(x.shape[-2:]) < self.kernel_size:
+            raise ValueError(
+                f'SpatialMaxPool takes (B, C, N, H, W) with H and W at least {self.kernel_size}, got {tuple(x.shape)}'
+            )
+        return F.max_pool2d(x.flatten(1, 2), self.kernel_size).unflatten(1, x.shape[1:3])
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x)
+
+
+class GroupPool(EquivariantModule):
+    """Maximum or mean over the group.
+
+    Law: over samples alone the result is a map on the plane that moves with the image, ``Phi(L_h f)(x) =
+    Phi(f)(h^-1 x)``; over samples and space it is a vector that does not change at all. Exact with transported
+    samples. With independent ones it is the noise of N draws: of a mean ``N^-1/2``, if they are drawn from (or
+    weighted to) Haar measure; a maximum grows with N besides. A mean over space is an integral over a fixed frame,
+    which h multiplies by ``|det h|``: of groups that change areas only the maximum is an invariant.
+
+    Args:
+        reduce: ``max`` or ``mean``.
+        dims: ``group``: over N. ``all``: over N, H and W.
+    """
+
+    def __init__(self, reduce: Literal['max', 'mean'] = 'max', dims: Literal['group', 'all'] = 'all') -> None:
+        super().__init__()
+        if reduce not in ('max', 'mean') or dims not in ('group', 'all'):
+            raise ValueError(f"reduce must be 'max' or 'mean' and dims 'group' or 'all', got {reduce!r} and {dims!r}")
+        self.reduce, self.dims = reduce, dims
+
+    def extra_repr(self) -> str:
+        return f'reduce={self.reduce!r}, dims={self.dims!r}'
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, N, H, W)`` -> ``(B, C, H, W)`` or, over all, ``(B, C)``."""
+        if x.dim() != 5:
+            raise ValueError(f'GroupPool takes a map on the group, (B, C, N, H, W), got shape {tuple(x.shape)}')
+        axes = (2,) if self.dims == 'group' else (2, 3, 4)
+        return x.amax(axes) if self.reduce == 'max' else x.mean(axes)
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x)

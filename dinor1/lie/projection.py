@@ -1,0 +1,90 @@
+"""Projection: from maps on the group to images."""
+
+import torch
+from torch import Tensor
+
+from .kernel_conv import KernelConv
+from .kernels import Kernel
+from .masks import Mask
+from .matrix_group import MatrixGroup
+from .samples import GroupSamples
+from .sym2 import det2
+
+
+class ProjectConv2d(KernelConv):
+    """From the group to the plane: ``(k * f)(x) = int_H int f(x', g') k(g'^-1 (x' - x)) |det g'|^-1 dx' dmu(g')``.
+
+    Law: ``Phi(L_h f)(x) = Phi(f)(h^-1 x)``: an image that turns and stretches along. Arguments as in
+    :class:`LiftingConv2d`, except that ``padding`` is ``k // 2`` by default.
+    """
+
+    def __init__(
+        self,
+        group: MatrixGroup,
+        c_in: int,
+        c_out: int,
+        k: int = 5,
+        padding: int | None = None,
+        stride: int = 1,
+        bias: bool = False,
+        hidden: int = 60,
+        w0: float = 10.0,
+        mask: Mask | None = 'auto',
+        support_radius: float = 1.0,
+        padding_mode: str = 'zeros',
+        kernel: Kernel = 'siren',
+        knots: int = 3,
+    ) -> None:
+        padding = k // 2 if padding is None else padding
+        super().__init__(
+            group,
+            2,
+            c_in,
+            c_out,
+            k,
+            padding,
+            stride,
+            bias,
+            hidden,
+            w0,
+            mask,
+            support_radius,
+            padding_mode,
+            kernel,
+            knots,
+        )
+
+    def kernel(self, g_in_inv: Tensor) -> Tensor:
+        """Masked kernel without the determinant: ``(N, 2, 2)`` -> ``(c_out, c_in, N, k, k)``."""
+        with torch.autocast(g_in_inv.device.type, enabled=False):
+            return self._read_kernel(self._spatial(g_in_inv), None).permute(3, 4, 0, 1, 2)
+
+    def forward(self, x: Tensor, g_in_inv: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Project maps.
+
+        Args:
+            x: ``(B, c_in, N, H, W)``.
+            g_in_inv: ``(N, 2, 2)`` inverses of the elements that x lives on.
+            weight: ``(N,)`` weights of the sum over them; None for ones.
+
+        Returns:
+            ``(B, c_out, H', W')``.
+
+        Raises:
+            TypeError: matrices are not floating point.
+            ValueError: shapes do not fit, or a matrix is not in the group (values are read on CPU only).
+        """
+        self._check_samples(g_in_inv=g_in_inv)
+        self._check_map(x, len(g_in_inv))
+        if weight is not None and weight.shape != (len(g_in_inv),):
+            raise ValueError(f'weight must be ({len(g_in_inv)},), one per sample, got {tuple(weight.shape)}')
+        kernel = self.kernel(g_in_inv)
+        if not self.group.unimodular_on_R2:
+            kernel = kernel * det2(g_in_inv).abs()[:, None, None]
+        if weight is not None:
+            kernel = kernel * weight[:, None, None]
+        out = self._convolve(x.flatten(1, 2), kernel.flatten(1, 2))
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x, samples.g_inv)
