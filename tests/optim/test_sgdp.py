@@ -40,7 +40,7 @@ OWN = dict(
 @pytest.mark.parametrize('setting', SETTINGS)
 def test_stored_trajectories(oracle, setting, precision, foreach):
     kwargs = oracle.settings[setting]['kwargs']
-    # Tensor by tensor the order of operations is the reference's, and so is every bit.
+    # Tensor by tensor the order of operations is the reference's.
     oracle.check(lambda p: SGDP(p, **kwargs, foreach=foreach), setting, precision, exact=not foreach)
 
 
