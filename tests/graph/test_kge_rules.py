@@ -253,7 +253,6 @@ def test_small_wn18rr(shared_dir, kind):
     fit(nfe, train, epochs=15, lr=0.1, batch_size=256, decay=0.8)
     known = KnownTails(with_reciprocals(torch.cat([train, valid, test]), 11), 2_000, 22)
     result = filtered_ranking(nfe.score_all, test, known, num_relations=11)
-    print(kind, result)
     if kind == 'transe':
         assert result['hits@1'] <= 0.05
     else:
