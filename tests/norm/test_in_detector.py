@@ -33,25 +33,13 @@ def assert_gradients(model, but=()):
 
 @pytest.mark.parametrize('name', TOKEN_NORMS)
 def test_transformer_of_the_detector(build_tiny, make_batch, name):
-    cfg = dict(type=name)
-    model = build_tiny(
-        **{
-            'model.encoder.layer_cfg.norm_cfg': cfg,
-            'model.encoder.text_layer_cfg.norm_cfg': cfg,
-            'model.decoder.layer_cfg.norm_cfg': cfg,
-            'model.prompt_encoder': dict(norm_cfg=cfg),
-        }
-    )
-    for part in (model.encoder.layers, model.encoder.text_layers, model.decoder.layers, model.prompt_encoder):
+    """One word in the config reaches every norm but those of the backbone and the neck."""
+    model = build_tiny(**{'model.norm_cfg': dict(type=name)})
+    for part in (model.encoder, model.decoder, model.prompt_encoder):
         assert kinds(part) == {NORMS[name]}
-    # These have no norm_cfg in MMDetection.
-    for part in (model.encoder.fusion_layers, model.decoder.norm):
-        assert kinds(part) == {nn.LayerNorm}
-    model = replace_norm(model, cfg=cfg)
-    assert kinds(model.encoder) == kinds(model.decoder) == {NORMS[name]}
     assert type(model.memory_trans_norm) is NORMS[name]
-    assert model.norm_report['decoder.norm'].status == 'converted'
     assert kinds(model.backbone) == {nn.BatchNorm2d}
+    assert kinds(model.neck) == {nn.GroupNorm}
 
     for counts in ((2, 1), (0, 0)):
         model.zero_grad()
@@ -66,7 +54,7 @@ def test_transformer_of_the_detector(build_tiny, make_batch, name):
 
 @pytest.mark.parametrize('name', ['EvoNormB0', 'EvoNormS0'])
 def test_image_norms_are_refused_for_tokens(build_tiny, make_batch, name):
-    model = build_tiny(**{'model.encoder.layer_cfg.norm_cfg': dict(type=name)})
+    model = build_tiny(**{'model.norm_cfg': dict(type=name)})
     with pytest.raises(ValueError, match=f'{name} normalises images .* tokens have no H and W'):
         model(*make_batch(), mode='loss')
     report = replace_norm(build_tiny(), cfg=dict(type=name)).norm_report

@@ -9,6 +9,7 @@ model = dict(
     num_heads=8,
     feedforward_channels=2048,
     num_feature_levels=4,
+    norm_cfg=dict(type='LN'),
     encoder=dict(num_layers=6),
     decoder=dict(num_layers=6),
     data_preprocessor=dict(

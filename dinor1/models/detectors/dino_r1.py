@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import torch
+from mmcv.cnn import build_norm_layer
 from mmdet.models.detectors import GroundingDINO
 from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import DetDataSample
@@ -46,6 +47,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         encoder: Overrides of the encoder's config, such as ``dict(num_layers=2)``.
         decoder: Overrides of the decoder's config.
         prompt_encoder: Overrides of ``VisualPromptEncoder``'s config.
+        norm_cfg: Norm of all transformer layers, of the fusion, of the prompt encoder and before query selection;
+            backbone and neck have their own. Default: LayerNorm.
         language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
             text model is needed.
         alignment: Arguments of ``LanguageAlignment``; needs a language model.
@@ -65,6 +68,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         encoder: dict | None = None,
         decoder: dict | None = None,
         prompt_encoder: dict | None = None,
+        norm_cfg: dict | None = None,
         language_model: dict | None = None,
         alignment: dict | None = None,
         text_prompts: str = 'token',
@@ -75,7 +79,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         if text_prompts not in ('token', 'class'):
             raise InputError(f"model.text_prompts must be 'token' or 'class', got {text_prompts!r}")
         self.text_prompts = text_prompts
-        sizes = (embed_dims, num_heads, feedforward_channels, num_feature_levels, num_points)
+        self._norm_cfg = norm_cfg or dict(type='LN')
+        sizes = (embed_dims, num_heads, feedforward_channels, num_feature_levels, num_points, self._norm_cfg)
         self._prompt_encoder_cfg = dict(
             type='VisualPromptEncoder',
             embed_dims=embed_dims,
@@ -83,6 +88,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             num_levels=num_feature_levels,
             num_points=num_points,
             feedforward_channels=feedforward_channels,
+            norm_cfg=dict(self._norm_cfg),
         ) | (prompt_encoder or {})
         self._alignment_cfg = alignment
         kwargs['bbox_head'] = dict(embed_dims=embed_dims) | kwargs['bbox_head']
@@ -106,7 +112,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
         self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, self.embed_dims))
         self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
-        self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
+        self.memory_trans_norm = build_norm_layer(self._norm_cfg, self.embed_dims)[1]
         self.prompt_encoder = MODELS.build(self._prompt_encoder_cfg)
         self.language_model = self.text_feat_map = self.alignment = None
         if self.language_model_cfg is not None:

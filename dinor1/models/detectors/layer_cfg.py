@@ -12,7 +12,13 @@ def _merged(default: dict, override: dict) -> ConfigDict:
 
 
 def encoder_cfg(
-    embed_dims: int, num_heads: int, feedforward_channels: int, num_levels: int, num_points: int, override: dict
+    embed_dims: int,
+    num_heads: int,
+    feedforward_channels: int,
+    num_levels: int,
+    num_points: int,
+    norm_cfg: dict,
+    override: dict,
 ) -> ConfigDict:
     """Grounding DINO's encoder at any width: fusion and prompt layers have half the heads and width 4 C inside."""
     return _merged(
@@ -27,10 +33,12 @@ def encoder_cfg(
                     dropout=0.0,
                 ),
                 ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=feedforward_channels, ffn_drop=0.0),
+                norm_cfg=dict(norm_cfg),
             ),
             text_layer_cfg=dict(
                 self_attn_cfg=dict(embed_dims=embed_dims, num_heads=num_heads // 2, dropout=0.0),
                 ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=4 * embed_dims, ffn_drop=0.0),
+                norm_cfg=dict(norm_cfg),
             ),
             fusion_layer_cfg=dict(
                 v_dim=embed_dims,
@@ -45,7 +53,13 @@ def encoder_cfg(
 
 
 def decoder_cfg(
-    embed_dims: int, num_heads: int, feedforward_channels: int, num_levels: int, num_points: int, override: dict
+    embed_dims: int,
+    num_heads: int,
+    feedforward_channels: int,
+    num_levels: int,
+    num_points: int,
+    norm_cfg: dict,
+    override: dict,
 ) -> ConfigDict:
     """Grounding DINO's decoder at any width."""
     attention = dict(embed_dims=embed_dims, num_heads=num_heads, dropout=0.0)
@@ -58,6 +72,7 @@ def decoder_cfg(
                 cross_attn_text_cfg=dict(attention),
                 cross_attn_cfg=dict(attention, num_levels=num_levels, num_points=num_points),
                 ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=feedforward_channels, ffn_drop=0.0),
+                norm_cfg=dict(norm_cfg),
             ),
             post_norm_cfg=None,
         ),

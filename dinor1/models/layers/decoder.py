@@ -5,6 +5,7 @@ cross-attention to the prompts (arXiv 2303.05499, section 3.3).
 """
 
 import torch
+from mmcv.cnn import build_norm_layer
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.models.layers.transformer.grounding_dino_layers import (
     GroundingDinoTransformerDecoder,
@@ -73,12 +74,14 @@ class DINOR1TransformerDecoder(GroundingDinoTransformerDecoder):
     """Layers of {query self-attention, query-to-prompt attention, deformable image attention, FFN}.
 
     Parameter names are MMDetection's. The width of the coordinate encoding follows ``embed_dims`` here; MMDetection
-    fixes it at 128 values per coordinate (and some of its releases changed it without need).
+    fixes it at 128 values per coordinate (and some of its releases changed it without need). The final norm is of the
+    layers' kind instead of always a LayerNorm.
     """
 
     def _init_layers(self) -> None:
         super()._init_layers()
         self.layers = ModuleList(DINOR1TransformerDecoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
+        self.norm = build_norm_layer(self.layers[0].norm_cfg, self.embed_dims)[1]
 
     def forward(
         self,

@@ -21,14 +21,16 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
     Parameter names are MMDetection's. What keeps its images from having different prompts is put right: the
     self-attention masks are laid out in the order that ``nn.MultiheadAttention`` expects, (image, head), and padded
     prompts are masked in the fusion too. The width of the prompts' position encoding follows ``embed_dims`` instead
-    of 256.
+    of 256, and the fusion's norms are of the image layers' kind.
     """
 
     def _init_layers(self) -> None:
         super()._init_layers()
         for layer in self.layers:
             layer.self_attn = MultiScaleDeformableAttention(**layer.self_attn_cfg)
-        self.fusion_layers = ModuleList(PromptFusionBlock(**self.fusion_layer_cfg) for _ in range(self.num_layers))
+        self.fusion_layers = ModuleList(
+            PromptFusionBlock(**self.fusion_layer_cfg, norm_cfg=layer.norm_cfg) for layer in self.layers
+        )
 
     def forward(
         self,

@@ -3,7 +3,10 @@
 Grounding DINO's feature enhancer (arXiv 2303.05499, section 3.2); the bi-attention block is GLIP's (arXiv 2112.03857).
 """
 
+from typing import Any
+
 import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmdet.models.utils.vlfuse_helper import BiMultiHeadAttention, SingleScaleBiAttentionBlock
 from torch import Tensor
 
@@ -54,8 +57,20 @@ def _keep(padding_mask: Tensor | None) -> Tensor | None:
 
 
 class PromptFusionBlock(SingleScaleBiAttentionBlock):
-    """Pre-norm, :class:`PromptBiAttention`, layer scale; arguments as in MMDetection's block."""
+    """Pre-norm, :class:`PromptBiAttention`, layer scale; ``norm_cfg`` beside the arguments of MMDetection's block."""
 
-    def __init__(self, v_dim: int, l_dim: int, embed_dim: int, num_heads: int, dropout: float = 0.1, **kwargs) -> None:
+    def __init__(
+        self,
+        v_dim: int,
+        l_dim: int,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.1,
+        norm_cfg: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(v_dim, l_dim, embed_dim, num_heads, dropout, **kwargs)
         self.attn = PromptBiAttention(v_dim, l_dim, embed_dim, num_heads, dropout)
+        norm_cfg = norm_cfg or dict(type='LN')
+        self.layer_norm_v = build_norm_layer(norm_cfg, v_dim)[1]
+        self.layer_norm_l = build_norm_layer(norm_cfg, l_dim)[1]
