@@ -13,13 +13,13 @@ Examples:
 import argparse
 import importlib.util
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch.optim import SGD, AdamW, Optimizer
 
 from dinor1.apis.cli import run_tool
+from dinor1.apis.timing import ratio, take_turns, timed
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
 # What a step cannot do without: read weight, gradient and moments, write weight and moments.
@@ -87,43 +87,26 @@ def backbone_shapes(config: str) -> list[torch.Size]:
     return [p.shape for p in MODELS.build(cfg.model.backbone).parameters() if p.requires_grad]
 
 
-def bandwidth(device: str, num_elements: int, clock: Callable[[], float]) -> float:
+def bandwidth(device: str, num_elements: int, clock: str) -> float:
     """Bytes per second of ``a += b`` on float32 arrays of the model's size: the roof over every step."""
     a, b = torch.ones(num_elements, device=device), torch.ones(num_elements, device=device)
     return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock) for _ in range(9))
 
 
-def timed(function: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
-    """Seconds from an idle device to an idle device."""
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
-    start = clock()
-    function()
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
-    return clock() - start
-
-
-def measure(device: str, shapes: list[torch.Size], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+def measure(device: str, shapes: list[torch.Size], rounds: int, clock: str) -> dict[str, list[float]]:
     """Seconds per step of every optimizer in every round."""
     made = arms()
     generator = torch.Generator().manual_seed(0)
-    optimizers = {}
+    steps = {}
     # Every optimizer has weights and moments of its own; a gradient is only read, so that one serves all.
     grads = [torch.randn(shape, generator=generator).mul_(1e-3).to(device) for shape in shapes]
     for name, (_, make) in made.items():
         params = [torch.nn.Parameter(torch.randn(shape, generator=generator).mul_(0.02).to(device)) for shape in shapes]
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
-        optimizers[name] = make(params)
-    for optimizer in optimizers.values():  # state is created, caches and clocks are warm
-        for _ in range(2):
-            optimizer.step()
-    seconds = {name: [] for name in optimizers}
-    for _ in range(rounds):
-        for name, optimizer in optimizers.items():
-            seconds[name].append(timed(optimizer.step, device, clock))
-    return seconds
+        steps[name] = make(params).step
+    # The first steps create the state.
+    return take_turns(steps, rounds, device, clock, warmup=2)
 
 
 def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> dict[str, dict[str, float]]:
@@ -136,7 +119,7 @@ def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> d
         least = LEAST_ARRAYS[family] * 4 * num_elements / roof
         table[name] = dict(
             milliseconds=1e3 * statistics.median(times),
-            ratio=statistics.median(t / b for t, b in zip(times, base, strict=True)),
+            ratio=ratio(times, base),
             roof_share=least / statistics.median(times),
         )
     return table
@@ -157,7 +140,6 @@ def main() -> None:
     devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
     if any(device != 'cpu' and not torch.cuda.is_available() for device in devices):
         raise InputError(f'--devices: {" ".join(devices)}: there is no GPU on this machine; use cpu')
-    clock = dict(wall=time.perf_counter, cpu=time.process_time)[args.clock]
     if args.clock == 'cpu' and (devices != ['cpu'] or torch.get_num_threads() > 1):
         raise InputError('--clock cpu: counts one thread on CPU alone; add --devices cpu --threads 1')
     shapes = backbone_shapes(args.config)
@@ -166,8 +148,8 @@ def main() -> None:
     record.update(torch=torch.__version__, threads=torch.get_num_threads(), rounds=args.rounds, clock=args.clock)
     print(f'{args.config}: {len(shapes)} tensors, {num_elements / 1e6:.1f} M parameters')
     for device in devices:
-        roof = bandwidth(device, num_elements, clock)
-        seconds = measure(device, shapes, args.rounds, clock)
+        roof = bandwidth(device, num_elements, args.clock)
+        seconds = measure(device, shapes, args.rounds, args.clock)
         results = report(seconds, num_elements, roof)
         name = 'cpu' if device == 'cpu' else torch.cuda.get_device_name(device)
         record['devices'][device] = dict(name=name, bytes_per_second=roof, results=results, seconds=seconds)

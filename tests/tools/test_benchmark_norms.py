@@ -1,0 +1,33 @@
+"""benchmark_norms: its table and file, and what it refuses."""
+
+import json
+
+import pytest
+
+NANO = ('--models', 'detector', '--config', 'configs/_base_/models/dino_r1_nano.py', '--size', 64, 96, '--device', 'cpu')
+
+
+def test_every_norm_is_timed_in_every_round(call, tmp_path):
+    path = tmp_path / 'norms.json'
+    outcome = call('analysis_tools/benchmark_norms', *NANO, '--rounds', 2, '--out', path)
+    assert outcome.status == 0
+    record = json.loads(path.read_text())
+    seconds = record['models']['detector']['seconds']
+    assert list(seconds) == ['LN', 'RMSNorm', 'CRMSNorm', 'UN, not folded', 'UN, folded']
+    assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
+    rows = [line for line in outcome.out.splitlines() if line.startswith('| ')][1:]
+    assert [row.split('|')[1].strip() for row in rows] == list(seconds)
+    assert rows[0].split('|')[3].strip() == '1.000'
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('--rounds', 0), '--rounds, --batch and --size must be at least 1'),
+        (('--threads', 0), '--threads: must be at least 1, got 0'),
+        (('--clock', 'cpu', '--threads', 2), '--clock cpu: counts one thread on CPU alone'),
+    ],
+)
+def test_refusals(call, arguments, message):
+    outcome = call('analysis_tools/benchmark_norms', *NANO, *arguments)
+    assert outcome.status == 2 and outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1

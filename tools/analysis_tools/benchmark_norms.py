@@ -1,0 +1,174 @@
+#!/usr/bin/env python
+"""Time a forward pass with LayerNorm, with RMSNorm and CRMSNorm, and with Unified Normalization folded away.
+
+Two models at random weights: a ViT-S/16, and a detector. RMSNorm and CRMSNorm in the ViT are exact conversions of the
+LayerNorm model. In the detector, whose post-norm layers do not convert, every norm is the other one from the start, as
+after a training with it. UN is folded where that is exact, and elsewhere becomes a constant scale and shift. Arms take
+turns; a ratio is the median over the rounds of the ratio within a round.
+
+Examples:
+    python tools/analysis_tools/benchmark_norms.py
+    python tools/analysis_tools/benchmark_norms.py --models vit-s --threads 1 --clock cpu --out work_dirs/norms.json
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dinor1.apis.cli import run_tool
+from dinor1.apis.timing import ratio, take_turns
+
+CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
+BASE = 'LN'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--models', nargs='+', choices=['vit-s', 'detector'], default=['vit-s', 'detector'])
+    parser.add_argument('--config', default=CONFIG, help=f'of the detector (default: {CONFIG})')
+    parser.add_argument(
+        '--size', nargs=2, type=int, default=[480, 640], metavar=('H', 'W'), help='detector: image size'
+    )
+    parser.add_argument('--batch', type=int, default=1, help='images (default: 1)')
+    parser.add_argument('--rounds', type=int, default=15, help='timed passes of every arm (default: 15)')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--threads', type=int, help="torch's threads on CPU (default: torch's)")
+    parser.add_argument(
+        '--clock', choices=['wall', 'cpu'], default='wall', help='cpu: processor time, with --threads 1'
+    )
+    parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
+    return parser.parse_args()
+
+
+def vit_arms(batch: int, device: str) -> dict[str, Callable[[], object]]:
+    """ViT-S/16 on 224 x 224 pixels: 12 layers of width 384."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    from dinor1.norm import fuse_unified_norm, replace_norm, to_pre_crmsnorm, to_pre_rmsnorm
+
+    sizes = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
+    model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).eval()
+    un = replace_norm(model, cfg=dict(type='UN'))
+    models = {
+        BASE: model,
+        'RMSNorm, converted': to_pre_rmsnorm(model, check=False),
+        'CRMSNorm, converted': to_pre_crmsnorm(model, check=False),
+        'UN, not folded': un,
+        'UN, folded': fuse_unified_norm(un, check=False),
+    }
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    return {name: _forward(arm.to(device), dict(pixel_values=images)) for name, arm in models.items()}
+
+
+class Prompted(nn.Module):
+    """The detector as a function of tensors: images (bs, 3, H, W) and prompt embeddings (K, C)."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        from mmdet.structures import DetDataSample
+
+        from dinor1.structures import PromptSet
+
+        size = tuple(images.shape[-2:])
+        prompts = PromptSet.from_classes(embeddings, [f'class {i}' for i in range(len(embeddings))])
+        samples = [
+            DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=size), prompts=prompts) for _ in images
+        ]
+        return self.detector(images, samples, mode='tensor')
+
+
+def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict[str, Callable[[], object]]:
+    """The detector of a config on pictures of ``size``, prompted by ten stored embeddings."""
+    import dinor1
+    from dinor1.apis import load_config
+    from dinor1.norm import fuse_unified_norm, replace_norm
+    from dinor1.registry import MODELS
+
+    dinor1.register_all()
+    cfg = load_config(config)
+    cfg.model.backbone.pop('init_cfg', None)
+    width = cfg.model.embed_dims
+    model = Prompted(MODELS.build(cfg.model)).eval()
+    un = replace_norm(model, cfg=dict(type='UN'))
+    example = (torch.randn(1, 3, 100, 150), torch.randn(3, width))
+    models = {
+        BASE: model,
+        'RMSNorm': replace_norm(model, cfg=dict(type='RMSNorm')),
+        'CRMSNorm': replace_norm(model, cfg=dict(type='CRMSNorm')),
+        'UN, not folded': un,
+        'UN, folded': fuse_unified_norm(un, example_inputs=example, check=False),
+    }
+    inputs = dict(images=torch.randn(batch, 3, *size, device=device), embeddings=torch.randn(10, width, device=device))
+    return {name: _forward(arm.to(device), inputs) for name, arm in models.items()}
+
+
+def _forward(model: nn.Module, arguments: dict) -> Callable[[], object]:
+    model.eval()
+
+    @torch.inference_mode()
+    def run() -> None:
+        model(**arguments)
+
+    return run
+
+
+def peak_memory(arms: dict[str, Callable[[], object]], device: str) -> dict[str, float | None]:
+    """GiB that a pass needs beyond what was there before; None on CPU, where torch keeps no such account."""
+    if device == 'cpu':
+        return dict.fromkeys(arms)
+    peaks = {}
+    for name, run in arms.items():
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+    return peaks
+
+
+def main() -> None:
+    args = parse_args()
+
+    from dinor1.errors import InputError
+    from dinor1.fileio import write_json
+
+    if min(args.rounds, args.batch, *args.size) < 1:
+        raise InputError('--rounds, --batch and --size must be at least 1')
+    if args.threads is not None:
+        if args.threads < 1:
+            raise InputError(f'--threads: must be at least 1, got {args.threads}')
+        torch.set_num_threads(args.threads)
+    if args.device != 'cpu' and not torch.cuda.is_available():
+        raise InputError(f'--device {args.device}: there is no GPU on this machine; use cpu')
+    if args.clock == 'cpu' and (args.device != 'cpu' or torch.get_num_threads() > 1):
+        raise InputError('--clock cpu: counts one thread on CPU alone; add --device cpu --threads 1')
+    torch.manual_seed(0)
+    hardware = 'CPU' if args.device == 'cpu' else torch.cuda.get_device_name(args.device)
+    record = dict(torch=torch.__version__, device=hardware, threads=torch.get_num_threads(), clock=args.clock)
+    record.update(batch=args.batch, size=args.size, rounds=args.rounds, config=args.config, models={})
+    for name in args.models:
+        if name == 'vit-s':
+            arms = vit_arms(args.batch, args.device)
+        else:
+            arms = detector_arms(args.config, args.batch, args.size, args.device)
+        seconds = take_turns(arms, args.rounds, args.device, args.clock)
+        memory = peak_memory(arms, args.device)
+        record['models'][name] = dict(seconds=seconds, memory_gib=memory)
+        print(f'\n{name}, batch {args.batch}, {hardware}')
+        print('| norm | ms per pass | time relative to LN | peak memory, GiB |\n|---|---:|---:|---:|')
+        for arm, times in seconds.items():
+            peak = '' if memory[arm] is None else f'{memory[arm]:.3f}'
+            print(f'| {arm} | {1e3 * statistics.median(times):.1f} | {ratio(times, seconds[BASE]):.3f} | {peak} |')
+    if args.out:
+        write_json(record, args.out, indent=2)
+
+
+if __name__ == '__main__':
+    run_tool(main)
