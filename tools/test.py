@@ -49,6 +49,7 @@ def main() -> None:
     import dinor1
     from dinor1.apis import check_checkpoint, load_config
     from dinor1.engine import PromptProtocolHook
+    from dinor1.engine.hooks.integer_training import convert_now
     from dinor1.errors import InputError
     from dinor1.evaluation import mean_and_std
     from dinor1.fileio import write_json
@@ -71,6 +72,7 @@ def main() -> None:
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
 
     runner = Runner.from_cfg(cfg)
+    convert_now(runner)
     check_checkpoint(runner.model, args.checkpoint)
     protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
     runs = []

@@ -112,9 +112,11 @@ def train(cfg) -> None:
     from mmengine.utils.dl_utils import collect_env
 
     from dinor1.apis import check_checkpoint
+    from dinor1.engine.hooks.integer_training import convert_now
     from dinor1.fileio import write_json
 
     runner = Runner.from_cfg(cfg)
+    convert_now(runner)
     if cfg.get('load_from'):
         check_checkpoint(runner.model, cfg.load_from, partial=not cfg.resume)
     if runner.rank == 0:

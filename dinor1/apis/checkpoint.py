@@ -14,7 +14,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from dinor1.errors import InputError
-from dinor1.registry import MODELS
+from dinor1.registry import HOOKS, MODELS
 
 
 def check_checkpoint(model: nn.Module, path: str, partial: bool = False) -> None:
@@ -35,11 +35,16 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False) -> None
 def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
     """Build ``cfg.model`` with the weights of ``path``, in evaluation mode on ``device``.
 
+    A model that was trained in integers computes in integers here, too.
+
     Raises:
         InputError: see :func:`check_checkpoint`.
     """
     # Building writes into the nested dicts of its config, which would spoil it for a second model.
     model = MODELS.build(copy.deepcopy(cfg.model))
+    for hook in cfg.get('custom_hooks') or []:
+        if hook['type'] == 'IntegerTrainingHook':
+            HOOKS.build(hook).convert(model)
     state_dict = _read(path)
     _compare(model, state_dict, path)
     model.load_state_dict(state_dict)

@@ -13,12 +13,14 @@ _KNOWN = (
     'model train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg auto_scale_lr '
     'optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks custom_hooks data_preprocessor '
     'load_from resume launcher env_cfg log_processor log_level visualizer default_scope randomness '
-    'experiment_name work_dir prompt_dataset custom_imports'
+    'experiment_name work_dir prompt_dataset custom_imports quantization'
 ).split()
 
 
 def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     """Read a config file and apply ``key.path=value`` overrides.
+
+    ``quantization = dict(...)`` at the top level stands for an ``IntegerTrainingHook`` with these arguments.
 
     Raises:
         InputError: the file is missing or broken, an override names a key that the config does not have, or a
@@ -42,6 +44,10 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
             close = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.9)
             if close and close[0] not in cfg:
                 raise InputError(f'{path}: unknown key {key!r}; did you mean {close[0]!r}?')
+    quantization = cfg.pop('quantization', None)
+    if quantization is not None:
+        hook = dict(type='IntegerTrainingHook', **quantization)
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     return cfg
 
 

@@ -2,6 +2,7 @@
 
 from .hooks import (
     GracefulStopHook,
+    IntegerTrainingHook,
     LayerNormRemovalHook,
     PromptProtocolHook,
     PromptVisualizationHook,
@@ -12,6 +13,7 @@ from .hooks import (
 
 __all__ = [
     'GracefulStopHook',
+    'IntegerTrainingHook',
     'LayerNormRemovalHook',
     'PromptProtocolHook',
     'PromptVisualizationHook',

@@ -1,7 +1,9 @@
 """Hooks: state that is not weights lives here, is saved here and restored here."""
 
 from .graceful_stop import GracefulStopHook
+from .integer_training import IntegerTrainingHook
 from .layernorm_removal import LayerNormRemovalHook
+from .plateau import PlateauHook
 from .prompt_protocol import PromptProtocolHook
 from .prompt_visualization import PromptVisualizationHook
 from .reference_model import ReferenceModelHook
@@ -10,7 +12,9 @@ from .weight_norm import WeightNormHook
 
 __all__ = [
     'GracefulStopHook',
+    'IntegerTrainingHook',
     'LayerNormRemovalHook',
+    'PlateauHook',
     'PromptProtocolHook',
     'PromptVisualizationHook',
     'ReferenceModelHook',

@@ -1,0 +1,105 @@
+"""Which share of a model's multiply-accumulates is integer."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from .grid import FLOAT_BITS
+from .layers import IntegerLayer
+from .report import MacCount
+
+
+class _Counter(TorchDispatchMode):
+    """Multiply-accumulates of every operator that is called while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: tuple, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func._overloadpacket
+        if packet is torch.ops.aten.grid_sampler_2d:
+            self.macs += 4 * out.numel()
+        elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+            self.macs += sdpa_flop_count(*(tensor.shape for tensor in args[:3])) // 2
+        elif packet in flop_registry:
+            self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        return out
+
+
+class MacMeter:
+    """Watches forward passes between :meth:`start` and :meth:`stop`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._counter = _Counter()
+        self._integer: dict[str, int] = {}
+        self._products: dict[str, int] = {}
+        self._inside, self._before = 0, 0
+        self._handles: list[Any] = []
+
+    def start(self) -> None:
+        """Begin to count."""
+        for name, module in self._model.named_modules():
+            if isinstance(module, IntegerLayer) and FLOAT_BITS not in module.recipe.bits[:2]:
+                self._handles.append(module.register_forward_pre_hook(self._enter))
+                self._handles.append(module.register_forward_hook(self._leave(name)))
+        self._counter.__enter__()
+
+    def stop(self) -> MacCount:
+        """What was counted since the start."""
+        self._counter.__exit__(None, None, None)
+        for handle in self._handles:
+            handle.remove()
+        return MacCount(self._integer, self._counter.macs - self._inside, self._products)
+
+    def _enter(self, module: nn.Module, args: tuple) -> None:
+        self._before = self._counter.macs
+
+    def _leave(self, name: str) -> Callable:
+        def leave(layer: IntegerLayer, args: tuple, output: Tensor) -> None:
+            if not layer.enabled:
+                return
+            self._inside += self._counter.macs - self._before
+            macs = output.numel() * layer.weight[0].numel()
+            self._integer[name] = self._integer.get(name, 0) + macs
+            self._products[name] = layer.recipe.integer_products
+
+        return leave
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def count_macs(model: nn.Module, *args: Any, **kwargs: Any) -> MacCount:
+    """Count one forward pass ``model(*args, **kwargs)`` in evaluation mode, without gradients.
+
+    Integer multiply-accumulates are those of the layer's definition (a number of the output times the weights that
+    make it), whatever the backend does for them.
+    """
+    meter = MacMeter(model)
+    with _evaluating(model):
+        meter.start()
+        try:
+            model(*args, **kwargs)
+        finally:
+            count = meter.stop()
+    return count

@@ -1,0 +1,102 @@
+"""How a layer's input becomes the rows of a matrix product, and how the gradient finds its way back.
+
+Channels come last everywhere: then a window's row is a handful of contiguous runs, and a result (B, H, W, C) is what
+torch calls a channels_last tensor (B, C, H, W), without a copy.
+
+The gradient of a convolution's input is itself a convolution: of the result's gradient, with zeros between its
+positions where the stride is not 1, by the reversed kernel. So all operands are int8, and no sums of int32 have to be
+folded back into a picture.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A linear layer: rows are rows."""
+
+    groups: ClassVar[int] = 1
+
+    def columns(self, x: Tensor) -> Tensor:
+        """(N, C), as it is."""
+        return x
+
+    def adjoint_columns(self, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """(N, C), as it is."""
+        return grad
+
+    def adjoint_kernel(self, kernel: Tensor) -> Tensor:
+        """(Co, Ci), as it is."""
+        return kernel
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution as a matrix product (im2col), for tensors of any dtype.
+
+    Attributes:
+        kernel: Height and width.
+        stride: Down and right.
+        padding: Zeros at left, right, top and bottom; negative numbers cut off.
+        dilation: Down and right.
+        groups: Groups of the convolution.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the result."""
+        left, right, top, bottom = self.padding
+        return tuple(
+            (size - self.dilation[i] * (self.kernel[i] - 1) - 1) // self.stride[i] + 1
+            for i, size in enumerate((height + top + bottom, width + left + right))
+        )
+
+    def columns(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B h w, kernel height * kernel width * C)."""
+        if self.kernel == self.stride == (1, 1) and not any(self.padding):
+            return x.reshape(-1, x.shape[-1])
+        out_height, out_width = self.output_size(*x.shape[1:3])
+        padded = F.pad(x, (0, 0, *self.padding)).contiguous()
+        batch, _, _, channels = padded.shape
+        image, row, column, _ = padded.stride()
+        steps = (row * self.stride[0], column * self.stride[1], row * self.dilation[0], column * self.dilation[1])
+        windows = padded.as_strided((batch, out_height, out_width, *self.kernel, channels), (image, *steps, 1))
+        return windows.reshape(batch * out_height * out_width, -1)
+
+    def adjoint_columns(self, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Columns of the convolution that leads back.
+
+        Args:
+            grad: (B h w, C), of the result.
+            shape: (B, H, W, channels) of the input.
+
+        Returns:
+            (B H W, kernel height * kernel width * C).
+        """
+        batch, height, width, _ = shape
+        out_height, out_width = self.output_size(height, width)
+        spread = grad.view(batch, out_height, out_width, -1)
+        if self.stride != (1, 1):
+            sizes = [self.stride[i] * (size - 1) + 1 for i, size in enumerate((out_height, out_width))]
+            between = grad.new_zeros(batch, *sizes, grad.shape[-1])
+            between[:, :: self.stride[0], :: self.stride[1]] = spread
+            spread = between
+        padding = []
+        for axis, size, before in ((1, width, self.padding[0]), (0, height, self.padding[2])):
+            reach = self.dilation[axis] * (self.kernel[axis] - 1)
+            padding += [reach - before, size - spread.shape[axis + 1] + before]
+        return replace(self, stride=(1, 1), padding=tuple(padding)).columns(spread)
+
+    def adjoint_kernel(self, kernel: Tensor) -> Tensor:
+        """Reversed taps: (Co, taps * Ci) -> (taps * Co, Ci), Co and Ci being those of a group."""
+        taps = kernel.unflatten(1, (self.kernel[0] * self.kernel[1], -1))
+        return taps.flip(1).transpose(0, 1).flatten(0, 1)

@@ -1,0 +1,216 @@
+#!/usr/bin/env python
+"""Time integer products and whole layer steps against float32 and bfloat16 on the same machine.
+
+All arms take turns, round after round, so that whatever else the machine does meets all of them; a ratio is the median
+over the rounds of the ratio within a round. What is timed for every shape:
+
+- product: one matrix product of operands that are ready.
+- shifted: the product for the input's gradient with ShiftQuant's shifts, in one product and in one per group.
+- quantize, of linear layers: ShiftQuant of the gradient, stochastic, and rounding of the activation to nearest.
+- step: forward and backward pass of a layer, with everything that it has to quantize.
+
+Examples:
+    python tools/analysis_tools/benchmark_quant.py --threads 1 --clock cpu
+    python tools/analysis_tools/benchmark_quant.py --bits 6 --shapes 4096x256x1024 --out work_dirs/quant.json
+"""
+
+import argparse
+import copy
+import platform
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from dinor1.apis.cli import run_tool
+from dinor1.apis.timing import ratio, take_turns
+
+# N x Ci x Co of linear layers, and B x Ci x Co x side x kernel of convolutions.
+SHAPES = ['1024x256x256', '4096x256x1024', '16x64x64x28x3', '16x128x128x14x3']
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--shapes',
+        nargs='+',
+        default=SHAPES,
+        help=f'NxCIxCO, or for convolutions BxCIxCOxSIDExKERNEL (default: {" ".join(SHAPES)})',
+    )
+    parser.add_argument('--bits', type=int, default=4, help='of weights, activations and gradients (default: 4)')
+    parser.add_argument('--devices', nargs='+', help='default: cpu, and cuda where there is one')
+    parser.add_argument('--rounds', type=int, default=15, help='timed calls of every arm (default: 15)')
+    parser.add_argument('--threads', type=int, help="torch's threads on CPU (default: torch's)")
+    parser.add_argument(
+        '--clock',
+        choices=['wall', 'cpu'],
+        default='wall',
+        help='cpu: count the time that this process had a processor, for a machine that others use, too; needs '
+        '--devices cpu --threads 1 (default: wall)',
+    )
+    parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
+    return parser.parse_args()
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Numbers of a shape.
+
+    Raises:
+        InputError: not three or five whole numbers from 1.
+    """
+    from dinor1.errors import InputError
+
+    parts = text.split('x')
+    if len(parts) not in (3, 5) or not all(part.isdigit() and int(part) for part in parts):
+        raise InputError(
+            f'--shapes: {text!r} is neither NxCIxCO nor BxCIxCOxSIDExKERNEL; give for example 1024x256x256'
+        )
+    return tuple(map(int, parts))
+
+
+def matrix_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Rows, inner size and columns of a layer's forward product."""
+    if len(shape) == 3:
+        return shape
+    batch, inner, columns, side, kernel = shape
+    return batch * side**2, inner * kernel**2, columns
+
+
+def product_arms(rows: int, inner: int, columns: int, bits: int, device: str) -> dict[str, dict[str, Callable]]:
+    """Section -> arm -> call, for the matrices (rows, inner) and (columns, inner) transposed."""
+    from dinor1.quant import ShiftQuantizer, int_matmul
+
+    x, weight, grad = (
+        torch.randn(shape, device=device) for shape in ((rows, inner), (columns, inner), (rows, columns))
+    )
+    nearest, shift = ShiftQuantizer(bits, 1, rounding='nearest'), ShiftQuantizer(bits)
+    x_codes, weight_codes = nearest(x).q, nearest(weight).q
+    half_x, half_weight = x.bfloat16(), weight.bfloat16()
+    quantized = shift(grad * torch.randn(columns, device=device).exp())
+
+    def masked() -> torch.Tensor:
+        total = None
+        for h in range(quantized.groups):
+            part = int_matmul(quantized.q * (quantized.shift == h).to(torch.int8), weight_codes)
+            total = part if total is None else total.add_(part, alpha=1 << h)
+        return total
+
+    return {
+        'product': {
+            'float32': lambda: x @ weight.t(),
+            'bfloat16': lambda: half_x @ half_weight.t(),
+            'int8': lambda: int_matmul(x_codes, weight_codes.t()),
+        },
+        'shifted': {
+            'float32': lambda: grad @ weight,
+            'int8 without shifts': lambda: int_matmul(quantized.q, weight_codes),
+            'int8, shifted before': lambda: int_matmul(quantized.preshifted(), weight_codes),
+            'int8, one product per group': masked,
+        },
+        'quantize': {
+            'gradient, ShiftQuant': lambda: shift(grad),
+            'gradient, one scale': lambda: ShiftQuantizer(bits, 1)(grad),
+            'activation, to nearest': lambda: nearest(x),
+        },
+    }
+
+
+def step_arms(shape: tuple[int, ...], bits: int, device: str) -> dict[str, Callable]:
+    """Arm -> forward and backward pass of a layer."""
+    from dinor1.quant import IntConv2d, IntLinear
+
+    if len(shape) == 3:
+        rows, inner, columns = shape
+        plain = nn.Linear(inner, columns).to(device)
+        x, integer = torch.randn(rows, inner), IntLinear
+    else:
+        batch, inner, columns, side, kernel = shape
+        plain = nn.Conv2d(inner, columns, kernel, padding=kernel // 2).to(device)
+        x, integer = torch.randn(batch, inner, side, side).to(memory_format=torch.channels_last), IntConv2d
+    grad = torch.randn_like(plain(x.to(device)))
+
+    def step(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Callable:
+        leaf = x.to(device, dtype).requires_grad_()
+        pull = grad.to(dtype)
+
+        def call() -> None:
+            leaf.grad = None
+            layer.zero_grad()
+            layer(leaf).backward(pull)
+
+        return call
+
+    options = dict(bits=(bits,) * 3, seed=0)
+    return {
+        'float32': step(plain),
+        'bfloat16': step(copy.deepcopy(plain).bfloat16(), torch.bfloat16),
+        'integer, int8': step(integer.from_float(plain, backend='int8', **options)),
+        'integer, one scale': step(integer.from_float(plain, backend='int8', groups=1, **options)),
+        'integer, simulated': step(integer.from_float(plain, backend='sim', **options)),
+    }
+
+
+def report(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Per arm: median milliseconds, and how many times as fast as the first arm it is."""
+    first = next(iter(seconds.values()))
+    return {
+        name: dict(
+            milliseconds=1e3 * statistics.median(times),
+            speedup=ratio(first, times),
+        )
+        for name, times in seconds.items()
+    }
+
+
+def main() -> None:
+    args = parse_args()
+
+    from dinor1.errors import InputError
+    from dinor1.fileio import write_json
+    from dinor1.quant import has_int_mm
+
+    shapes = {text: parse_shape(text) for text in args.shapes}
+    if args.rounds < 1:
+        raise InputError(f'--rounds: {args.rounds} gives no number; give at least 1')
+    if not 2 <= args.bits <= 8:
+        raise InputError(f'--bits: must be from 2 to 8, got {args.bits}')
+    if args.threads is not None:
+        if args.threads < 1:
+            raise InputError(f'--threads: must be at least 1, got {args.threads}')
+        torch.set_num_threads(args.threads)
+    devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
+    if any(device != 'cpu' and not torch.cuda.is_available() for device in devices):
+        raise InputError(f'--devices: {" ".join(devices)}: there is no GPU on this machine; use cpu')
+    if any(not has_int_mm(torch.device(device).type) for device in devices):
+        raise InputError(f'--devices: this torch has no int8 product on {" or ".join(devices)}')
+    if args.clock == 'cpu' and (devices != ['cpu'] or torch.get_num_threads() > 1):
+        raise InputError('--clock cpu: counts one thread on CPU alone; add --devices cpu --threads 1')
+    record = dict(bits=args.bits, rounds=args.rounds, clock=args.clock, threads=torch.get_num_threads(), devices={})
+    record.update(torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability())
+    torch.manual_seed(0)
+    for device in devices:
+        name = platform.processor() or platform.machine() if device == 'cpu' else torch.cuda.get_device_name(device)
+        record['devices'][device] = dict(name=name, shapes={})
+        print(f'{name} ({device}), {args.bits} bits')
+        print('| shape | what | arm | ms | times as fast as the first |\n|---|---|---|---:|---:|')
+        for text, shape in shapes.items():
+            sections = product_arms(*matrix_of(shape), args.bits, device)
+            if len(shape) == 5:
+                # A convolution quantizes its input, which is smaller than this matrix of windows.
+                del sections['quantize']
+            sections['step'] = step_arms(shape, args.bits, device)
+            found = record['devices'][device]['shapes'][text] = {}
+            for section, arms in sections.items():
+                seconds = take_turns(arms, args.rounds, device, args.clock, warmup=2)
+                found[section] = dict(results=report(seconds), seconds=seconds)
+                for arm, row in found[section]['results'].items():
+                    print(
+                        f'| {text} | {section} | {arm} | {row["milliseconds"]:.2f} | {row["speedup"]:.2f} |', flush=True
+                    )
+    if args.out:
+        write_json(record, args.out, indent=2)
+
+
+if __name__ == '__main__':
+    run_tool(main)
