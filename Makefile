@@ -15,7 +15,7 @@ demo: $(VENV)/installed-demo ## generate data, train VIS-GDINO and DINO-R1, eval
 	PYTHON=$(BIN)/python bash tools/demo.sh
 
 test: $(VENV)/installed-dev ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-dev ## check style and format
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from .accuracy import Accuracy
 from .coco_metric import CocoPromptMetric
 from .cross_entropy import CrossEntropy
+from .graphs import MeanAbsoluteError, SBMAccuracy
 from .link_prediction import LinkPredictionMetric
 from .lvis_metric import LVISFixedMetric
 from .repeats import mean_and_std
@@ -16,6 +17,8 @@ __all__ = [
     'Exemplar',
     'LVISFixedMetric',
     'LinkPredictionMetric',
+    'MeanAbsoluteError',
+    'SBMAccuracy',
     'build_bank',
     'draw_exemplars',
     'draw_interactive',

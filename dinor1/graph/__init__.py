@@ -1,1 +1,6 @@
-"""Graphs: graph transformer, positional encodings, category graph, and knowledge-graph embedding in :mod:`.kge`."""
+"""Graphs, in three packages that are imported by themselves.
+
+- :mod:`.transformer`: graph transformer, positional encodings, graphs to try it on
+- :mod:`.category`: the graph of a detector's classes, and prompts refined along it
+- :mod:`.kge`: knowledge-graph embedding and link prediction
+"""

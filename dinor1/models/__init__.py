@@ -6,6 +6,7 @@ from .backbones import AffineEquivariantBackbone, ConvNet, SmallViT
 from .classifiers import ImageClassifier
 from .dense_heads import DINOGRQOHead, DINOR1Head
 from .detectors import DINOGRQO, DINOR1, fingerprint
+from .graph import GraphPredictor
 from .kge import NFELinkPredictor
 from .language import GPT2
 from .layers import MultiScaleDeformableAttention
@@ -21,6 +22,7 @@ __all__ = [
     'DINOR1Head',
     'GPT2',
     'GRQOSettings',
+    'GraphPredictor',
     'ImageClassifier',
     'MultiScaleDeformableAttention',
     'NFELinkPredictor',

@@ -5,6 +5,7 @@ arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 230
 
     images -> backbone, neck -> feat
     prompts: boxes -> VisualPromptEncoder(feat) | names -> language model | bank -> PromptBatch
+    with a category graph: PromptBatch -> refined along its edges -> PromptBatch
     feat, prompts -> encoder -> memory, refined prompts -> select_queries -> decoder -> head
 """
 
@@ -26,7 +27,7 @@ from dinor1.structures import PromptBatch, PromptSet
 
 from ..layers import DINOR1TransformerDecoder, DINOR1TransformerEncoder
 from ..losses import LanguageAlignment, targets_of
-from ..prompts import PromptDraw, encode_text, positive_maps, sample_prompts
+from ..prompts import CategoryGraphPrompts, PromptDraw, encode_text, positive_maps, sample_prompts
 from .layer_cfg import decoder_cfg, encoder_cfg
 from .reference import ReferenceMixin
 
@@ -52,6 +53,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
             text model is needed.
         alignment: Arguments of ``LanguageAlignment``; needs a language model.
+        prompt_refiner: Arguments of ``CategoryGraphPrompts``: ``graph``, and those of ``PromptGraphRefiner``. Training
+            images must bring class names (``return_classes``).
         text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
         **kwargs: ``GroundingDINO``'s: ``backbone``, ``neck``, ``bbox_head``, ``num_queries``, ``dn_cfg``,
             ``train_cfg``, ``test_cfg``, ``data_preprocessor`` ...
@@ -71,6 +74,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         norm_cfg: dict | None = None,
         language_model: dict | None = None,
         alignment: dict | None = None,
+        prompt_refiner: dict | None = None,
         text_prompts: str = 'token',
         **kwargs: Any,
     ) -> None:
@@ -90,7 +94,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             feedforward_channels=feedforward_channels,
             norm_cfg=dict(self._norm_cfg),
         ) | (prompt_encoder or {})
-        self._alignment_cfg = alignment
+        self._alignment_cfg, self._prompt_refiner_cfg = alignment, prompt_refiner
         kwargs['bbox_head'] = dict(embed_dims=embed_dims) | kwargs['bbox_head']
         kwargs['neck'] = dict(out_channels=embed_dims, num_outs=num_feature_levels) | kwargs['neck']
         kwargs['positional_encoding'] = dict(num_feats=embed_dims // 2) | kwargs['positional_encoding']
@@ -114,7 +118,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
         self.memory_trans_norm = build_norm_layer(self._norm_cfg, self.embed_dims)[1]
         self.prompt_encoder = MODELS.build(self._prompt_encoder_cfg)
-        self.language_model = self.text_feat_map = self.alignment = None
+        self.language_model = self.text_feat_map = self.alignment = self.prompt_refiner = None
         if self.language_model_cfg is not None:
             self.language_model = MODELS.build(self.language_model_cfg).requires_grad_(False)
             # MMDetection's BertModel keeps the width deep inside.
@@ -122,6 +126,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             self.text_feat_map = nn.Linear(body.language_dim, self.embed_dims)
         if self._alignment_cfg is not None:
             self.alignment = LanguageAlignment(**self._alignment_cfg)
+        if self._prompt_refiner_cfg is not None:
+            self.prompt_refiner = CategoryGraphPrompts(self.embed_dims, **self._prompt_refiner_cfg)
 
     def init_weights(self) -> None:
         """Initialise as Grounding DINO; the prompt encoder initialises itself."""
@@ -250,7 +256,18 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             instances = self.encode_boxes(features, drawn, batch_data_samples)
             # encode_boxes orders by image, the draw by class.
             embeddings = instances[image.argsort(stable=True).argsort()]
+        if self.prompt_refiner is not None:
+            classes = self._class_names(batch_data_samples)
+            embeddings = self.prompt_refiner(embeddings, [classes[i] if i >= 0 else None for i in draw.labels.tolist()])
         return PromptBatch.shared(embeddings, len(batch_data_samples)), instances
+
+    @staticmethod
+    def _class_names(batch_data_samples: list[DetDataSample]) -> list[str]:
+        if 'text' not in batch_data_samples[0]:
+            raise InputError(
+                'model.prompt_refiner needs class names; set return_classes=True in train_dataloader.dataset'
+            )
+        return batch_data_samples[0].text
 
     def text_prompt_set(self, names: list[str]) -> PromptSet:
         """Prompts from class names.
@@ -269,7 +286,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
 
         A sample carries ``prompts`` (a :class:`PromptSet`), or ``prompt_instances`` (``bboxes`` in pixels of the
         network input and ``labels``) with ``prompt_names``, or ``text`` (class names). No boxes in
-        ``prompt_instances``: nothing is looked for, and nothing found.
+        ``prompt_instances``: nothing is looked for, and nothing found. With a category graph they are refined along it.
 
         Raises:
             InputError: an image has no prompts of any kind.
@@ -292,7 +309,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
                 raise InputError(
                     f'{sample.get("img_path", "image")}: no prompts; give boxes, class names or a prompt bank'
                 )
-        return prompt_sets
+        return prompt_sets if self.prompt_refiner is None else [self.prompt_refiner.refine(p) for p in prompt_sets]
 
     # ---------------------------------------------------------------- queries
 

@@ -1,8 +1,17 @@
 """Where prompts come from: boxes, names, and the sampling of boxes during training."""
 
+from .category_graph import CategoryGraphPrompts
 from .sampling import PromptDraw, positive_maps, sample_prompts
 from .text import encode_text
 from .visual import VisualPromptEncoder
 from .word_hash import WordHashModel
 
-__all__ = ['PromptDraw', 'VisualPromptEncoder', 'WordHashModel', 'encode_text', 'positive_maps', 'sample_prompts']
+__all__ = [
+    'CategoryGraphPrompts',
+    'PromptDraw',
+    'VisualPromptEncoder',
+    'WordHashModel',
+    'encode_text',
+    'positive_maps',
+    'sample_prompts',
+]

@@ -1,0 +1,172 @@
+#!/usr/bin/env python
+"""Time the graph transformer against PyTorch Geometric's TransformerConv, on batches of CLUSTER graphs.
+
+  attention    queries, keys, values and attention of one layer, with the same weights; the outputs are compared
+  network      a training step of the whole network, and of the same network with TransformerConv in its layers
+
+Ours has two forms: over the list of edges, as TransformerConv, and by matrix products, which the network chooses for
+batches of small and dense graphs such as these. On the CPU the time is that of the processor, which other programs do
+not add to.
+
+PyTorch Geometric (pip install torch_geometric) is needed for its half; without it the tool says so, and times ours.
+
+Examples:
+    python tools/analysis_tools/benchmark_graph.py
+    python tools/analysis_tools/benchmark_graph.py --device cuda --graphs 128 --out bench.json
+    python tools/analysis_tools/benchmark_graph.py --size-max 20 --dim 48 --heads 4 --layers 4 --graphs 16
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from dinor1.apis.cli import run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--graphs', type=int, default=32, help='graphs of a batch (default: 32)')
+    parser.add_argument('--size-max', type=int, default=35, help='one more than the largest community (default: 35)')
+    parser.add_argument('--dim', type=int, default=80, help='width (default: 80)')
+    parser.add_argument('--heads', type=int, default=8, help='heads (default: 8)')
+    parser.add_argument('--layers', type=int, default=10, help='layers of the network (default: 10)')
+    parser.add_argument('--repeat', type=int, default=5, help='rounds; ours and theirs take turns (default: 5)')
+    parser.add_argument('--device', default='cpu', help='default: cpu')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
+    return parser.parse_args()
+
+
+def take_turns(functions: dict[str, Callable], repeat: int, device: str) -> dict[str, list[float]]:
+    """Seconds of ``repeat`` runs of each, in turns, so that other load on the machine meets all alike."""
+    import torch
+
+    on_gpu = device.startswith('cuda')
+    wait, clock = (torch.cuda.synchronize, time.perf_counter) if on_gpu else (lambda: None, time.process_time)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeat):
+        for name, function in functions.items():
+            wait()
+            start = clock()
+            function()
+            wait()
+            seconds[name].append(clock() - start)
+    return seconds
+
+
+def build(args: argparse.Namespace, conv: type | None):
+    """The network of the paper in both forms, and the same with TransformerConv if it is there."""
+    import torch
+    from torch import nn
+
+    from dinor1.graph.transformer import GraphTransformer
+
+    class ConvLayer(nn.Module):
+        """A layer of ours with their attention, with the same weights."""
+
+        def __init__(self, layer):
+            super().__init__()
+            self.conv = conv(
+                layer.dim, layer.dim // layer.num_heads, heads=layer.num_heads, root_weight=False, bias=False
+            )
+            self.node = layer.node
+            for name in ('query', 'key', 'value'):
+                getattr(self.conv, f'lin_{name}').weight = getattr(layer, name).weight
+
+        def forward(self, x, edge_index, **_):
+            return self.node(x, self.conv(x, edge_index))
+
+    def network(dense: bool):
+        torch.manual_seed(0)
+        sizes = dict(dim=args.dim, num_layers=args.layers, num_heads=args.heads, out_dim=6)
+        return GraphTransformer(num_node_types=7, dense=dense, **sizes).to(args.device)
+
+    networks = {'ours': network(False), 'ours, dense': network(True)}
+    if conv is not None:
+        networks['TransformerConv'] = network(False)
+        networks['TransformerConv'].layers = nn.ModuleList(map(ConvLayer, networks['TransformerConv'].layers))
+    return networks
+
+
+def main() -> None:
+    args = parse_args()
+
+    import torch
+
+    from dinor1.fileio import write_json
+    from dinor1.graph.transformer import (
+        dense_attention,
+        dense_blocks,
+        disjoint_union,
+        graph_attention,
+        make_sbm_cluster,
+        weighted_node_cross_entropy,
+    )
+
+    try:
+        from torch_geometric import __version__ as peer
+        from torch_geometric.nn import TransformerConv
+    except ImportError:
+        peer, TransformerConv = None, None
+
+    batch = disjoint_union(make_sbm_cluster(args.graphs, 0, size_max=args.size_max))
+    batch = {name: value.to(args.device) for name, value in batch.items() if value is not None}
+    edge_index, num_edges = batch['edge_index'], batch['edge_index'].shape[1]
+    networks = build(args, TransformerConv)
+    x = torch.randn(len(batch['x']), args.dim, device=args.device, requires_grad=True)
+    layer = networks['ours'].layers[0]
+    # Once per batch, for all layers: in the time of the network.
+    blocks = dense_blocks(edge_index, batch['batch'], args.graphs, torch.float32)
+
+    def projected():
+        return [layer._split(linear(x)) for linear in (layer.query, layer.key, layer.value)]
+
+    def step(network):
+        logits = network(batch['x'], edge_index, batch=batch['batch'], num_graphs=args.graphs)
+        network.zero_grad()
+        weighted_node_cross_entropy(logits, batch['y'], 6).backward()
+
+    attentions = {'ours': lambda: graph_attention(*projected(), edge_index)[0].flatten(1)}
+    if blocks is not None:
+        attentions['ours, dense'] = lambda: dense_attention(*projected(), blocks).flatten(1)
+    if peer is not None:
+        attentions['TransformerConv'] = lambda: networks['TransformerConv'].layers[0].conv(x, edge_index)
+    cases = {
+        'attention, forward': {name: torch.no_grad()(f) for name, f in attentions.items()},
+        'attention, forward and backward': {name: lambda f=f: f().sum().backward() for name, f in attentions.items()},
+        'network, training step': {name: lambda n=networks[name]: step(n) for name in attentions},
+    }
+    reference = attentions['ours']()
+    record = dict(
+        command=' '.join(sys.argv),
+        torch=torch.__version__,
+        torch_geometric=peer,
+        device=torch.cuda.get_device_name() if args.device.startswith('cuda') else 'cpu',
+        threads=torch.get_num_threads(),
+        graphs=args.graphs,
+        nodes=len(x),
+        edges=num_edges,
+        largest_difference={name: (f() - reference).abs().max().item() for name, f in attentions.items()},
+        cases={},
+    )
+    print(f'{args.graphs} graphs, {len(x)} nodes, {num_edges} edges, d = {args.dim}, {args.heads} heads')
+    if peer is None:
+        print('PyTorch Geometric is not installed (pip install torch_geometric): ours alone is timed')
+    print(f'largest difference from ours: {record["largest_difference"]}')
+    for case, functions in cases.items():
+        seconds = take_turns(functions, args.repeat, args.device)
+        best = {name: min(values) for name, values in seconds.items()}
+        median = {name: statistics.median(values) for name, values in seconds.items()}
+        record['cases'][case] = dict(fastest_seconds=best, median_seconds=median)
+        for name, value in best.items():
+            ratio = f'{best["TransformerConv"] / value:7.2f} x as fast as theirs' if peer else ''
+            print(f'  {case:<32}{name:<16}{value * 1e3:9.1f} ms {num_edges / value / 1e6:8.2f} M edges/s{ratio}')
+    if args.out:
+        write_json(record, args.out, indent=2)
+
+
+if __name__ == '__main__':
+    run_tool(main)

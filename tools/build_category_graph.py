@@ -1,0 +1,144 @@
+#!/usr/bin/env python
+"""Build a category graph from the annotation file of a training set, COCO's or LVIS's.
+
+Hierarchy: WordNet (LVIS's synsets, where NLTK and its data are on disk), super-categories (COCO), or, with --words, the
+words that several names share. Images: classes that are seen together more often than by chance. Co-occurrence is
+counted in FILE alone: give a training set, never one that is evaluated.
+
+Examples:
+    python tools/build_category_graph.py data/coco/annotations/instances_train2017.json --out coco_graph.safetensors
+    python tools/build_category_graph.py data/lvis/annotations/lvis_v1_train.json --out lvis_graph.safetensors
+    python tools/build_category_graph.py data/shapes/annotations/train.json --words --no-images \
+        --names-of data/shapes/annotations/val_novel.json --out shapes_graph.safetensors
+    python tools/build_category_graph.py FILE --out graph.safetensors --complete co_occurs
+"""
+
+import argparse
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('annotations', metavar='FILE.json', help='annotation file of a training set')
+    parser.add_argument('--out', required=True, metavar='FILE.safetensors', help='category graph to write')
+    parser.add_argument(
+        '--names-of',
+        nargs='+',
+        default=[],
+        metavar='FILE.json',
+        help='also know the classes of these files, such as novel ones; nothing but their categories is read',
+    )
+    parser.add_argument(
+        '--wordnet',
+        choices=['auto', 'yes', 'no'],
+        default='auto',
+        help='hypernyms of the synsets: yes: an error where WordNet is not on disk; auto: without (default: auto)',
+    )
+    parser.add_argument('--words', action='store_true', help='words that several names share become parents')
+    parser.add_argument('--no-images', action='store_true', help='leave out co-occurrence')
+    parser.add_argument('--topk', type=int, default=8, help='neighbours by co-occurrence per class (default: 8)')
+    parser.add_argument('--min-pmi', type=float, default=0.0, help='least mutual information, in nats (default: 0)')
+    parser.add_argument('--pe-dim', type=int, default=8, help='columns of the Laplacian code (default: 8)')
+    parser.add_argument(
+        '--complete',
+        metavar='RELATION',
+        help='train NFE on the edges, report how it ranks held-out ones, and add the missing edges it believes in',
+    )
+    parser.add_argument(
+        '--nfe',
+        nargs=3,
+        type=float,
+        default=[32, 200, 0.03],
+        metavar=('DIM', 'EPOCHS', 'LR'),
+        help='its width, training and learning rate (default: 32 200 0.03)',
+    )
+    parser.add_argument('--min-prob', type=float, default=0.5, help='probability of an added edge (default: 0.5)')
+    parser.add_argument('--seed', type=int, default=0, help='of NFE (default: 0)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+
+    from dinor1.errors import InputError
+    from dinor1.fileio import read_json
+    from dinor1.graph.category import build_category_graph, cooccurrence_counts, read_categories, word_parents
+
+    if not args.out.endswith('.safetensors'):
+        raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
+    data = read_json(args.annotations)
+    known = read_categories(data, args.annotations)
+    fields = {name: rest for name, *rest in zip(known.names, known.synsets, known.supercategories, strict=True)}
+    for path in args.names_of:
+        more = read_categories(read_json(path), path)
+        for name, *rest in zip(more.names, more.synsets, more.supercategories, strict=True):
+            fields.setdefault(name, rest)
+    names = list(fields)
+    synsets, supercategories = zip(*fields.values(), strict=True)
+    settings = dict(supercategories=supercategories, parents=word_parents(names) if args.words else None)
+    hypernyms = hypernyms_of(synsets, args.wordnet)
+    if hypernyms is not None:
+        settings |= dict(synsets=synsets, hypernyms=hypernyms)
+    if not args.no_images:
+        counts, num_images = cooccurrence_counts(data, known.ids, args.annotations)
+        # Classes of the other files have no images here.
+        whole = counts.new_zeros(len(names), len(names))
+        whole[: len(known.ids), : len(known.ids)] = counts
+        settings |= dict(cooccurrence=whole, num_images=num_images, topk=args.topk, min_pmi=args.min_pmi)
+    graph = build_category_graph(names, pe_dim=args.pe_dim, **settings)
+    if args.complete:
+        graph = complete(graph, args)
+    graph.save(args.out)
+    parents = len(graph.names) - graph.num_classes
+    print(f'{graph.num_classes} classes, {parents} parents: {args.out}')
+    for number, relation in enumerate(graph.relations):
+        print(f'  {relation:<10} {int((graph.edge_type == number).sum()):7d} edges')
+    alone = graph.num_classes - len(graph.edge_index[1][graph.edge_index[1] < graph.num_classes].unique())
+    if alone:
+        print(f'  {alone} classes have no edge')
+
+
+def hypernyms_of(synsets, wordnet: str) -> dict[str, list[str]] | None:
+    """Hypernyms, or None where there are no synsets, or no WordNet and none is insisted on."""
+    from dinor1.errors import InputError
+    from dinor1.graph.category import wordnet_hypernyms
+
+    if wordnet == 'no' or not any(synsets):
+        if wordnet == 'yes':
+            raise InputError('--wordnet yes: the categories have no synsets; only LVIS has them')
+        return None
+    try:
+        return wordnet_hypernyms(synsets)
+    except InputError as error:
+        if wordnet == 'yes':
+            raise
+        print(f'Without the hierarchy of the synsets: {error}')
+        return None
+
+
+def complete(graph, args: argparse.Namespace):
+    """Report what NFE makes of edges that it has not seen, then train it on all and add what is missing."""
+    import torch
+
+    from dinor1.graph.category import complete_category_graph, held_out_ranking
+    from dinor1.graph.kge import NFE, fit, graph_triples
+
+    dim, epochs, lr = int(args.nfe[0]), int(args.nfe[1]), args.nfe[2]
+    result = held_out_ranking(graph, seed=args.seed, epochs=epochs, lr=lr, dim=dim)
+    print(
+        f'NFE, {len(result["ranks"])} held-out queries: MRR {result["mrr"]:.3f}, Hits@10 {result["hits@10"]:.3f} '
+        f'(chance: MRR {result["chance"]:.3f})'
+    )
+    torch.manual_seed(args.seed)
+    nfe = NFE(len(graph.names), len(graph.relations), dim)
+    fit(nfe, graph_triples(graph), epochs=epochs, lr=lr, seed=args.seed)
+    denser = complete_category_graph(graph, args.complete, nfe, min_prob=args.min_prob)
+    print(f'{len(denser.edge_type) - len(graph.edge_type)} edges added')
+    return denser
+
+
+if __name__ == '__main__':
+    from dinor1.apis.cli import run_tool
+
+    run_tool(main)
