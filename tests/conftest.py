@@ -6,10 +6,8 @@ from pathlib import Path
 
 # Read when torch is imported: waiting threads sleep instead of spinning, or two busy cores take ten times as long.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-# Workers of `pytest -n` have a core each; what they start inherits the setting.
-_WORKER = 'PYTEST_XDIST_WORKER' in os.environ
-if _WORKER:
-    os.environ['OMP_NUM_THREADS'] = '1'
+# Workers of `pytest -n` have a core each; what a test starts inherits the setting.
+os.environ['OMP_NUM_THREADS'] = '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2'
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).parents[1]
-torch.set_num_threads(1 if _WORKER else 2)
+torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 
 @pytest.fixture(scope='session')

@@ -1,27 +1,35 @@
-"""Multi-scale deformable attention, Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3), in torch.
+"""Multi-scale deformable attention, Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3): the entry points.
 
-For query ``q`` and head ``h``, with ``x_l(p)`` the bilinear reading of level ``l`` at location ``p``::
-
-    out[q, h] = sum over levels l and points k of  weight[q, h, l, k] * x_l(location[q, h, l, k])
-
-The input and output projections of the equation belong to the attention module; this lies between them. The
-sampled values keep the queries as last axis: the weighted sum then runs along contiguous memory, which makes
-forward and backward together up to 1.5 times as fast on CPU as the usual order with the points last.
+:func:`ms_deform_attn` takes locations and weights; :func:`ms_deform_attn_predicted` takes what the linear layers of an
+attention module predict, and never writes locations and weights to memory. Both check their arguments, then hand them
+to one of the backends of :mod:`dinor1.ops.msda_backends`, all of which equal :mod:`dinor1.ops.msda_definition`.
 """
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from dinor1.ops.msda_backends import ms_deform_attn_backend
+from dinor1.ops.msda_checks import (
+    LevelShapes,
+    LevelStarts,
+    check_prediction_shapes,
+    check_sampling_shapes,
+    check_tensors,
+    checked_levels,
+    level_tensors,
+)
+from dinor1.ops.msda_definition import compute_dtype, definition, sampling_from_offsets
+from dinor1.ops.msda_library import ms_deform_attn_op, ms_deform_attn_predicted_op
 
 
 def ms_deform_attn(
     value: Tensor,
-    spatial_shapes: Tensor | Sequence[Sequence[int]],
-    level_start_index: Tensor | Sequence[int],
+    spatial_shapes: LevelShapes,
+    level_start_index: LevelStarts,
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    *,
+    deterministic: bool | None = None,
 ) -> Tensor:
     """Sum bilinear samples of a feature pyramid, weighted, for every query and head.
 
@@ -30,91 +38,84 @@ def ms_deform_attn(
     infinite reads nothing out of bounds; it makes the output of its own query and head NaN.
 
     Half-precision input is sampled in float32, since 8 bits cannot address a pixel. On CPU the result and the
-    gradients are deterministic; on CUDA the gradient of ``value`` is summed by atomics.
+    gradients are deterministic; on CUDA the gradient of ``value`` is summed by atomics unless told otherwise.
 
     Args:
         value: Features, ``(B, N, H, D)``: level after level, row after row, ``H`` heads of ``D`` channels.
-        spatial_shapes: ``(L, 2)``, the (height, width) of each level. Integers spare a GPU a synchronisation.
+        spatial_shapes: ``(L, 2)``, the (height, width) of each level. Numbers that lie on a GPU are not checked, which
+            would stop the host; wrong ones give wrong results, but no access out of bounds.
         level_start_index: ``(L,)``, the position in ``N`` where each level begins.
         sampling_locations: ``(B, Q, H, L, P, 2)``, (x, y) as fractions of the level: [0, 1] is the image.
         attention_weights: ``(B, Q, H, L, P)``, usually with sum 1 over levels and points.
+        deterministic: Whether gradients must be the same bits every time; the default is what
+            :func:`torch.use_deterministic_algorithms` says.
 
     Returns:
         ``(B, Q, H * D)`` in the dtype of ``value``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit together.
+        ValueError: shapes, dtypes or devices do not fit together, or the backend that was named cannot run.
     """
-    shapes = _checked_shapes(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    batch_size, num_keys, num_heads, channels = value.shape
-    _, num_queries, _, num_levels, num_points, _ = sampling_locations.shape
-
-    tensors = (value, sampling_locations, attention_weights)
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    features = value.to(dtype).permute(0, 2, 3, 1).reshape(batch_size * num_heads, channels, num_keys)
-    # grid_sample wants [-1, 1]; both are laid out (L, B * H, P, Q), one contiguous slice per level.
-    grids = (2 * sampling_locations.to(dtype) - 1).permute(3, 0, 2, 4, 1, 5)
-    grids = grids.reshape(num_levels, batch_size * num_heads, num_points, num_queries, 2)
-    weights = attention_weights.to(dtype).permute(3, 0, 2, 4, 1)
-    weights = weights.reshape(num_levels, batch_size * num_heads, 1, num_points, num_queries)
-
-    output = features.new_zeros(batch_size * num_heads, channels, num_queries)
-    levels = features.split([height * width for height, width in shapes], dim=-1)
-    for shape, level, grid, weight in zip(shapes, levels, grids.unbind(), weights.unbind(), strict=True):
-        sampled = F.grid_sample(
-            level.unflatten(-1, shape), grid, mode='bilinear', padding_mode='zeros', align_corners=False
-        )
-        output = output + (sampled * weight).sum(dim=2)
-    output = output.reshape(batch_size, num_heads * channels, num_queries).transpose(1, 2)
-    return output.to(value.dtype).contiguous()
+    check_tensors(
+        value, sampling_locations=(sampling_locations, 'BQHLP2'), attention_weights=(attention_weights, 'BQHLP')
+    )
+    shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
+    check_sampling_shapes(value, len(shapes), sampling_locations, attention_weights)
+    if ms_deform_attn_backend(value.device, attention_weights.numel()) == 'definition':
+        levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+        return definition(value, levels, sampling_locations, attention_weights)
+    return ms_deform_attn_op(
+        value, shapes, starts, sampling_locations, attention_weights, _is_deterministic(deterministic)
+    )
 
 
-def _checked_shapes(
+def ms_deform_attn_predicted(
     value: Tensor,
-    spatial_shapes: Tensor | Sequence[Sequence[int]],
-    level_start_index: Tensor | Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> list[tuple[int, int]]:
-    """Check the arguments of :func:`ms_deform_attn` against each other; return (height, width) per level."""
-    tensors = {
-        'value': value,
-        'sampling_locations': sampling_locations,
-        'attention_weights': attention_weights,
-    }
-    for (name, tensor), layout in zip(tensors.items(), ('BNHD', 'BQHLP2', 'BQHLP'), strict=True):
-        if tensor.dim() != len(layout):
-            raise ValueError(f'{name} must be ({", ".join(layout)}), got shape {tuple(tensor.shape)}')
-        if not tensor.is_floating_point():
-            raise ValueError(f'{name} must be floating point, got {tensor.dtype}')
-        if tensor.device != value.device:
-            raise ValueError(f'{name} is on {tensor.device}, but value is on {value.device}')
+    spatial_shapes: LevelShapes,
+    level_start_index: LevelStarts,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    *,
+    deterministic: bool | None = None,
+) -> Tensor:
+    """Deformable attention from the predictions of an attention module; softmax and locations are computed inside.
 
-    shapes = [tuple(int(side) for side in shape) for shape in _to_list(spatial_shapes)]
-    starts = [int(start) for start in _to_list(level_start_index)]
-    if not shapes or any(len(shape) != 2 or min(shape) < 1 for shape in shapes):
-        raise ValueError(f'spatial_shapes must hold one positive (height, width) per level, got {shapes}')
-    batch_size, num_keys, num_heads, _ = value.shape
-    sizes = [height * width for height, width in shapes]
-    if sum(sizes) != num_keys:
-        raise ValueError(f'spatial_shapes {shapes} hold {sum(sizes)} positions, but value holds {num_keys}')
-    expected_starts = [sum(sizes[:level]) for level in range(len(sizes))]
-    if starts != expected_starts:
-        raise ValueError(f'level_start_index must be {expected_starts} for spatial_shapes {shapes}, got {starts}')
+    ``attention_weights`` are the softmax of ``attention_logits`` over levels and points. Around a reference point,
+    ``sampling_locations`` are the point plus offsets in pixels of each level; around a box they are its centre plus
+    offsets of which ``P`` reach the border. Otherwise as :func:`ms_deform_attn`.
 
-    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
-    expected = (batch_size, num_queries, num_heads, len(shapes), num_points)
-    if sampling_locations.shape != (*expected, 2):
-        raise ValueError(
-            f'sampling_locations must be {(*expected, 2)} to fit value and spatial_shapes, '
-            f'got {tuple(sampling_locations.shape)}'
-        )
-    if attention_weights.shape != expected:
-        raise ValueError(
-            f'attention_weights must be {expected} to fit sampling_locations, got {tuple(attention_weights.shape)}'
-        )
-    return shapes
+    Args:
+        value: Features, ``(B, N, H, D)``.
+        spatial_shapes: ``(L, 2)``, the (height, width) of each level.
+        level_start_index: ``(L,)``, the position in ``N`` where each level begins.
+        reference_points: ``(B, Q, L, 2)`` points (x, y) or ``(B, Q, L, 4)`` boxes cxcywh, as fractions of the level.
+            They may be single-precision beside half-precision predictions.
+        sampling_offsets: ``(B, Q, H, L, P, 2)``.
+        attention_logits: ``(B, Q, H, L, P)``.
+        deterministic: As in :func:`ms_deform_attn`.
+
+    Returns:
+        ``(B, Q, H * D)`` in the dtype of ``value``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together, or the backend that was named cannot run.
+    """
+    check_tensors(
+        value,
+        reference_points=(reference_points, ('B', 'Q', 'L', '2 or 4')),
+        sampling_offsets=(sampling_offsets, 'BQHLP2'),
+        attention_logits=(attention_logits, 'BQHLP'),
+    )
+    shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
+    check_prediction_shapes(value, len(shapes), reference_points, sampling_offsets, attention_logits)
+    inputs = (reference_points, sampling_offsets, attention_logits)
+    if ms_deform_attn_backend(value.device, attention_logits.numel()) == 'definition':
+        levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+        locations, weights = sampling_from_offsets(levels, *inputs, dtype=compute_dtype(value, *inputs))
+        return definition(value, levels, locations, weights)
+    return ms_deform_attn_predicted_op(value, shapes, starts, *inputs, _is_deterministic(deterministic))
 
 
-def _to_list(numbers: Tensor | Sequence) -> list:
-    return numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
+def _is_deterministic(wanted: bool | None) -> bool:
+    return torch.are_deterministic_algorithms_enabled() if wanted is None else wanted

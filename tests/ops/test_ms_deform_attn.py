@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention against references that share no code with it."""
+"""Multi-scale deformable attention in plain torch, both backends, against references that share no code with it."""
 
 import inspect
 import math
@@ -7,9 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinor1.ops import ms_deform_attn
+from dinor1.ops import ms_deform_attn, use_ms_deform_attn_backend
 
 PYRAMID = ((7, 5), (3, 4), (1, 2))
+
+
+@pytest.fixture(autouse=True, params=['definition', 'bags'])
+def backend(request):
+    """Every test runs on both; the kernels have a file of their own."""
+    with use_ms_deform_attn_backend(request.param):
+        yield request.param
 
 
 def level_starts(shapes):
@@ -215,7 +222,10 @@ def wrong(position, change):
         (wrong(1, lambda s: []), 'one positive'),
         (wrong(1, lambda s: [(7, 5), (12,), (1, 2)]), 'one positive'),
         (wrong(1, lambda s: [(7, 5), (3, 4), (-1, -2)]), 'one positive'),
+        (wrong(1, lambda s: torch.tensor(s).float()), r'spatial_shapes must be \(L, 2\) integers, got torch.float32'),
+        (wrong(1, lambda s: torch.tensor(s).flatten()), r'spatial_shapes must be \(L, 2\) integers'),
         (wrong(2, lambda s: [0, 30, 47]), r'level_start_index must be \[0, 35, 47\]'),
+        (wrong(2, lambda s: torch.tensor([s])), r'level_start_index must be \(L,\) integers'),
         (wrong(3, lambda x: x[:, :, :2]), r'sampling_locations must be \(2, 6, 3, 3, 3, 2\)'),
         (wrong(3, lambda x: x[..., :1]), 'sampling_locations must be'),
         (wrong(3, lambda x: x.to('meta')), 'sampling_locations is on meta, but value is on cpu'),

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-NANO = ('--models', 'detector', '--config', 'configs/_base_/models/dino_r1_nano.py', '--size', 64, 96, '--device', 'cpu')
+CONFIG = 'configs/_base_/models/dino_r1_nano.py'
+NANO = ('--models', 'detector', '--config', CONFIG, '--size', 64, 96, '--device', 'cpu')
 
 
 def test_every_norm_is_timed_in_every_round(call, tmp_path):

@@ -19,10 +19,9 @@ Examples:
 import argparse
 import statistics
 import sys
-import time
-from collections.abc import Callable
 
 from dinor1.apis.cli import run_tool
+from dinor1.apis.timing import take_turns
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,25 +35,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
     return parser.parse_args()
-
-
-def take_turns(functions: dict[str, Callable], repeat: int, device: str) -> dict[str, list[float]]:
-    """Seconds of ``repeat`` runs of each, in turns, so that other load on the machine meets all alike."""
-    import torch
-
-    on_gpu = device.startswith('cuda')
-    wait, clock = (torch.cuda.synchronize, time.perf_counter) if on_gpu else (lambda: None, time.process_time)
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(repeat):
-        for name, function in functions.items():
-            wait()
-            start = clock()
-            function()
-            wait()
-            seconds[name].append(clock() - start)
-    return seconds
 
 
 def build(args: argparse.Namespace, conv: type | None):
@@ -156,8 +136,9 @@ def main() -> None:
     if peer is None:
         print('PyTorch Geometric is not installed (pip install torch_geometric): ours alone is timed')
     print(f'largest difference from ours: {record["largest_difference"]}')
+    clock = 'wall' if args.device.startswith('cuda') else 'cpu'
     for case, functions in cases.items():
-        seconds = take_turns(functions, args.repeat, args.device)
+        seconds = take_turns(functions, args.repeat, args.device, clock)
         best = {name: min(values) for name, values in seconds.items()}
         median = {name: statistics.median(values) for name, values in seconds.items()}
         record['cases'][case] = dict(fastest_seconds=best, median_seconds=median)

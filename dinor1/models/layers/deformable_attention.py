@@ -3,16 +3,17 @@
 from mmcv.ops import MultiScaleDeformableAttention as _MMCVAttention
 from torch import Tensor
 
-from dinor1.ops import ms_deform_attn
+from dinor1.ops import ms_deform_attn_predicted
 from dinor1.registry import MODELS
 
 
 @MODELS.register_module()
 class MultiScaleDeformableAttention(_MMCVAttention):
-    """Deformable DETR's attention (Zhu et al., arXiv 2010.04159) through :func:`dinor1.ops.ms_deform_attn`.
+    """Deformable DETR's attention (Zhu et al., arXiv 2010.04159) on :func:`dinor1.ops.ms_deform_attn_predicted`.
 
-    Parameters and state dict are MMCV's, so that published checkpoints fit. Differences: batch first only, and no
-    check of the operator's shapes is repeated here.
+    Parameters and state dict are MMCV's, so that published checkpoints fit. Differences: batch first only; softmax and
+    locations are computed by the operator, in single precision whatever the features have, since a half has 11 bits,
+    too few for a coordinate in a feature map; and no check of the operator's shapes is repeated here.
     """
 
     def forward(
@@ -56,17 +57,12 @@ class MultiScaleDeformableAttention(_MMCVAttention):
             value = value.masked_fill(key_padding_mask[..., None], 0.0)
         value = value.view(bs, value.shape[1], self.num_heads, -1)
         per_point = (bs, num_queries, self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).view(*per_point, 2)
-        weights = self.attention_weights(query).view(bs, num_queries, self.num_heads, -1).softmax(-1).view(per_point)
-
-        centre = reference_points[:, :, None, :, None, :2]
-        if reference_points.shape[-1] == 2:
-            locations = centre + offsets / spatial_shapes.flip(-1).to(offsets)[:, None]
-        else:
-            box_size = reference_points[:, :, None, :, None, 2:]
-            locations = centre + offsets * box_size * (0.5 / self.num_points)
-        # Locations keep at least single precision: a half has 11 bits, too few for a coordinate in a feature map.
-        sampled = ms_deform_attn(
-            value, spatial_shapes, level_start_index, locations.to(reference_points.dtype), weights.to(value.dtype)
+        sampled = ms_deform_attn_predicted(
+            value,
+            spatial_shapes,
+            level_start_index,
+            reference_points,
+            self.sampling_offsets(query).view(*per_point, 2),
+            self.attention_weights(query).view(per_point),
         )
         return self.dropout(self.output_proj(sampled)) + identity

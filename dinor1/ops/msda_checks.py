@@ -1,0 +1,119 @@
+"""Do the arguments of deformable attention fit together? Checked at the door, whatever computes afterwards."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LevelShapes = Tensor | Sequence[Sequence[int]]
+LevelStarts = Tensor | Sequence[int]
+
+
+def check_tensors(value: Tensor, **others: tuple[Tensor, Sequence[str]]) -> None:
+    """Check that all tensors have their number of axes, are floating point and on the device of ``value``.
+
+    Args:
+        value: ``(B, N, H, D)``.
+        **others: name = (tensor, name of each axis).
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    for name, (tensor, layout) in {'value': (value, 'BNHD'), **others}.items():
+        if tensor.dim() != len(layout):
+            raise ValueError(f'{name} must be ({", ".join(layout)}), got shape {tuple(tensor.shape)}')
+        if not tensor.is_floating_point():
+            raise ValueError(f'{name} must be floating point, got {tensor.dtype}')
+        if tensor.device != value.device:
+            raise ValueError(f'{name} is on {tensor.device}, but value is on {value.device}')
+
+
+def check_sampling_shapes(
+    value: Tensor, num_levels: int, sampling_locations: Tensor, attention_weights: Tensor
+) -> None:
+    """Check the sizes of locations and weights against ``value`` and the number of levels."""
+    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
+    expected = (value.shape[0], num_queries, value.shape[2], num_levels, num_points)
+    if sampling_locations.shape != (*expected, 2):
+        raise ValueError(
+            f'sampling_locations must be {(*expected, 2)} to fit value and spatial_shapes, '
+            f'got {tuple(sampling_locations.shape)}'
+        )
+    if attention_weights.shape != expected:
+        raise ValueError(
+            f'attention_weights must be {expected} to fit sampling_locations, got {tuple(attention_weights.shape)}'
+        )
+
+
+def check_prediction_shapes(
+    value: Tensor, num_levels: int, reference_points: Tensor, sampling_offsets: Tensor, attention_logits: Tensor
+) -> None:
+    """Check the sizes of reference points, offsets and logits against ``value`` and the number of levels."""
+    num_queries, num_points = sampling_offsets.shape[1], sampling_offsets.shape[4]
+    expected = (value.shape[0], num_queries, value.shape[2], num_levels, num_points)
+    if sampling_offsets.shape != (*expected, 2):
+        raise ValueError(
+            f'sampling_offsets must be {(*expected, 2)} to fit value and spatial_shapes, '
+            f'got {tuple(sampling_offsets.shape)}'
+        )
+    if attention_logits.shape != expected:
+        raise ValueError(
+            f'attention_logits must be {expected} to fit sampling_offsets, got {tuple(attention_logits.shape)}'
+        )
+    per_query = (value.shape[0], num_queries, num_levels)
+    if reference_points.shape[:3] != per_query or reference_points.shape[3] not in (2, 4):
+        raise ValueError(
+            f'reference_points must be {(*per_query, 2)} points or {(*per_query, 4)} boxes to fit sampling_offsets, '
+            f'got {tuple(reference_points.shape)}'
+        )
+
+
+def checked_levels(spatial_shapes: LevelShapes, level_start_index: LevelStarts, num_keys: int) -> list[tuple[int, int]]:
+    """(height, width) of each level as integers, once they fit ``num_keys`` features and the levels' starts.
+
+    Raises:
+        ValueError: they do not.
+    """
+    shapes = [tuple(int(side) for side in shape) for shape in _to_list(spatial_shapes)]
+    starts = [int(start) for start in _to_list(level_start_index)]
+    if not shapes or any(len(shape) != 2 or min(shape) < 1 for shape in shapes):
+        raise ValueError(f'spatial_shapes must hold one positive (height, width) per level, got {shapes}')
+    sizes = [height * width for height, width in shapes]
+    if sum(sizes) != num_keys:
+        raise ValueError(f'spatial_shapes {shapes} hold {sum(sizes)} positions, but value holds {num_keys}')
+    expected_starts = [sum(sizes[:level]) for level in range(len(sizes))]
+    if starts != expected_starts:
+        raise ValueError(f'level_start_index must be {expected_starts} for spatial_shapes {shapes}, got {starts}')
+    return shapes
+
+
+def level_tensors(value: Tensor, spatial_shapes: LevelShapes, level_start_index: LevelStarts) -> tuple[Tensor, Tensor]:
+    """Check the levels where their numbers are at hand, and return them as integer tensors for the operator.
+
+    Numbers that lie on an accelerator are not fetched, since that would stop the host until the device has caught
+    up; nor are those of a graph that is being compiled. The operator then checks or guards them where it runs.
+
+    Raises:
+        ValueError: they do not fit each other or ``value``.
+    """
+    for name, numbers, dims in (('spatial_shapes', spatial_shapes, 2), ('level_start_index', level_start_index, 1)):
+        if isinstance(numbers, Tensor) and (numbers.dim() != dims or numbers.is_floating_point()):
+            layout = '(L, 2)' if dims == 2 else '(L,)'
+            raise ValueError(f'{name} must be {layout} integers, got {numbers.dtype} of shape {tuple(numbers.shape)}')
+    if all(_at_hand(numbers) for numbers in (spatial_shapes, level_start_index)):
+        checked_levels(spatial_shapes, level_start_index, value.shape[1])
+    return _to_tensor(spatial_shapes), _to_tensor(level_start_index)
+
+
+def _at_hand(numbers: Tensor | Sequence) -> bool:
+    if not isinstance(numbers, Tensor):
+        return True
+    return numbers.device.type == 'cpu' and not torch.compiler.is_compiling()
+
+
+def _to_list(numbers: Tensor | Sequence) -> list:
+    return numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
+
+
+def _to_tensor(numbers: Tensor | Sequence) -> Tensor:
+    return numbers if isinstance(numbers, Tensor) else torch.tensor(numbers, dtype=torch.int64, device='cpu')

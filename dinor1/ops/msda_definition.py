@@ -1,0 +1,88 @@
+"""The definition of multi-scale deformable attention in plain torch: what every faster path must equal.
+
+Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3). For query ``q`` and head ``h``, with ``x_l(p)`` the
+bilinear reading of level ``l`` at location ``p``::
+
+    out[q, h] = sum over levels l and points k of  weight[q, h, l, k] * x_l(location[q, h, l, k])
+
+The input and output projections of the equation belong to the attention module; this lies between them. The
+sampled values keep the queries as last axis: the weighted sum then runs along contiguous memory, which makes
+forward and backward together up to 1.5 times as fast on CPU as the usual order with the points last.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype to sample in: float64 where any tensor is, else float32, since 8 bits cannot address a pixel."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def definition(
+    value: Tensor, shapes: list[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """:func:`dinor1.ops.ms_deform_attn` with ``shapes`` as integers, on checked arguments, differentiable by autograd.
+
+    Args:
+        value: ``(B, N, H, D)``.
+        shapes: (height, width) of each level.
+        sampling_locations: ``(B, Q, H, L, P, 2)``.
+        attention_weights: ``(B, Q, H, L, P)``.
+
+    Returns:
+        ``(B, Q, H * D)`` in the dtype of ``value``.
+    """
+    batch_size, num_keys, num_heads, channels = value.shape
+    _, num_queries, _, num_levels, num_points, _ = sampling_locations.shape
+    dtype = compute_dtype(value, sampling_locations, attention_weights)
+    features = value.to(dtype).permute(0, 2, 3, 1).reshape(batch_size * num_heads, channels, num_keys)
+    # grid_sample wants [-1, 1]; both are laid out (L, B * H, P, Q), one contiguous slice per level.
+    grids = (2 * sampling_locations.to(dtype) - 1).permute(3, 0, 2, 4, 1, 5)
+    grids = grids.reshape(num_levels, batch_size * num_heads, num_points, num_queries, 2)
+    weights = attention_weights.to(dtype).permute(3, 0, 2, 4, 1)
+    weights = weights.reshape(num_levels, batch_size * num_heads, 1, num_points, num_queries)
+
+    output = features.new_zeros(batch_size * num_heads, channels, num_queries)
+    levels = features.split([height * width for height, width in shapes], dim=-1)
+    for shape, level, grid, weight in zip(shapes, levels, grids.unbind(), weights.unbind(), strict=True):
+        sampled = F.grid_sample(
+            level.unflatten(-1, shape), grid, mode='bilinear', padding_mode='zeros', align_corners=False
+        )
+        output = output + (sampled * weight).sum(dim=2)
+    output = output.reshape(batch_size, num_heads * channels, num_queries).transpose(1, 2)
+    return output.to(value.dtype).contiguous()
+
+
+def sampling_from_offsets(
+    shapes: list[tuple[int, int]],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Locations and weights of Deformable DETR's attention from what its linear layers predict.
+
+    Around a point, offsets are in pixels of the level (Eq. 3); around a box, ``num_points`` steps reach from the centre
+    to the border (appendix A.4: iterative refinement).
+
+    Args:
+        shapes: (height, width) of each level.
+        reference_points: ``(B, Q, L, 2)`` points or ``(B, Q, L, 4)`` cxcywh boxes, fractions of the level.
+        sampling_offsets: ``(B, Q, H, L, P, 2)``.
+        attention_logits: ``(B, Q, H, L, P)``; softmax runs over levels and points together.
+        dtype: Of the results.
+
+    Returns:
+        Locations ``(B, Q, H, L, P, 2)`` and weights ``(B, Q, H, L, P)``.
+    """
+    references = reference_points.to(dtype)[:, :, None, :, None]
+    if reference_points.shape[-1] == 2:
+        sizes = torch.tensor([[width, height] for height, width in shapes], dtype=dtype, device=references.device)
+        steps = sizes.reciprocal()[:, None]
+    else:
+        steps = references[..., 2:] * (0.5 / sampling_offsets.shape[4])
+    locations = torch.addcmul(references[..., :2], sampling_offsets.to(dtype), steps)
+    weights = attention_logits.to(dtype).flatten(3).softmax(-1).view(attention_logits.shape)
+    return locations, weights

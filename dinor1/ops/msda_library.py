@@ -1,0 +1,238 @@
+"""Deformable attention as torch operators, so that ``torch.compile`` and ``torch.export`` see one node.
+
+``dinor1::ms_deform_attn`` and ``dinor1::ms_deform_attn_predicted`` with their backward operators. Levels are tensors
+here: a graph then holds for every image size. The operators choose their backend when they run, not when they are
+traced; ``definition`` is no backend of theirs, since it exists to be seen through.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from dinor1.ops import msda_bags
+from dinor1.ops.msda_backends import ms_deform_attn_backend
+from dinor1.ops.msda_checks import checked_levels
+from dinor1.ops.msda_sampling import GivenSampling, PredictedSampling, Sampling
+
+
+def _triton():
+    # Imported where it is used: Triton is optional, and importing it takes a second.
+    from dinor1.ops import msda_triton
+
+    return msda_triton
+
+
+def _on_triton(value: Tensor) -> bool:
+    return ms_deform_attn_backend(value.device) == 'triton'
+
+
+def _output(value: Tensor, queries: Tensor) -> Tensor:
+    return value.new_empty(value.shape[0], queries.shape[1], value.shape[2] * value.shape[3])
+
+
+def _empty_like(tensor: Tensor, wanted: bool) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format) if wanted else tensor.new_empty(0)
+
+
+def _bags_backward(
+    grad: Tensor,
+    value: Tensor,
+    shapes: list[tuple[int, int]],
+    sampling: Sampling,
+    inputs: tuple[Tensor, ...],
+    need_value: bool,
+    need_sampling: bool,
+) -> list[Tensor]:
+    """Gradients of value and inputs; one that is not needed is empty, since an operator returns tensors."""
+    grad_value, grads = msda_bags.backward(grad, value, shapes, sampling, need_value, need_sampling)
+    grad_value = _empty_like(value, False) if grad_value is None else grad_value
+    return [grad_value, *(grads or (_empty_like(t, False) for t in inputs))]
+
+
+# -----------------------------------------------------------------------------------------------------------
+# locations and weights given
+
+
+@torch.library.custom_op('dinor1::ms_deform_attn', mutates_args=())
+def ms_deform_attn_op(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    deterministic: bool,
+) -> Tensor:
+    """See :func:`dinor1.ops.ms_deform_attn`."""
+    inputs = (sampling_locations, attention_weights)
+    if _on_triton(value):
+        return _triton().forward(value, spatial_shapes, level_start_index, inputs)
+    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+    return msda_bags.forward(value, shapes, GivenSampling(value, *inputs))
+
+
+@ms_deform_attn_op.register_fake
+def _(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, deterministic):
+    return _output(value, sampling_locations)
+
+
+@torch.library.custom_op('dinor1::ms_deform_attn_backward', mutates_args=())
+def ms_deform_attn_backward_op(
+    grad: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    deterministic: bool,
+    need_value: bool,
+    need_sampling: bool,
+) -> list[Tensor]:
+    """Gradients of value, locations and weights."""
+    inputs = (sampling_locations, attention_weights)
+    if _on_triton(value):
+        return _triton().backward(
+            grad, value, spatial_shapes, level_start_index, inputs, None, deterministic, need_value, need_sampling
+        )
+    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+    return _bags_backward(grad, value, shapes, GivenSampling(value, *inputs), inputs, need_value, need_sampling)
+
+
+@ms_deform_attn_backward_op.register_fake
+def _(
+    grad,
+    value,
+    spatial_shapes,
+    level_start_index,
+    sampling_locations,
+    attention_weights,
+    deterministic,
+    need_value,
+    need_sampling,
+):
+    needed = (need_value, need_sampling, need_sampling)
+    return [_empty_like(t, n) for t, n in zip((value, sampling_locations, attention_weights), needed, strict=True)]
+
+
+def _setup(ctx, inputs, output) -> None:
+    *tensors, ctx.deterministic = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, grad):
+    value, shapes, starts, *inputs = ctx.saved_tensors
+    need_value, _, _, *need_inputs, _ = ctx.needs_input_grad
+    grads = ms_deform_attn_backward_op(
+        grad, value, shapes, starts, *inputs, ctx.deterministic, need_value, any(need_inputs)
+    )
+    grad_value, *grad_inputs = _needed(grads, (need_value, *need_inputs))
+    return grad_value, None, None, *grad_inputs, None
+
+
+def _needed(grads: list[Tensor], needed: tuple[bool, ...]) -> list[Tensor | None]:
+    return [grad if need else None for grad, need in zip(grads, needed, strict=True)]
+
+
+ms_deform_attn_op.register_autograd(_backward, setup_context=_setup)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# locations and weights computed inside
+
+
+@torch.library.custom_op('dinor1::ms_deform_attn_predicted', mutates_args=())
+def ms_deform_attn_predicted_op(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    deterministic: bool,
+) -> Tensor:
+    """See :func:`dinor1.ops.ms_deform_attn_predicted`."""
+    inputs = (reference_points, sampling_offsets, attention_logits)
+    if _on_triton(value):
+        return _triton().forward(value, spatial_shapes, level_start_index, inputs)
+    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+    return msda_bags.forward(value, shapes, PredictedSampling(value, shapes, *inputs))
+
+
+@ms_deform_attn_predicted_op.register_fake
+def _(value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits, deterministic):
+    return _output(value, sampling_offsets)
+
+
+@torch.library.custom_op('dinor1::ms_deform_attn_predicted_backward', mutates_args=())
+def ms_deform_attn_predicted_backward_op(
+    grad: Tensor,
+    output: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    deterministic: bool,
+    need_value: bool,
+    need_sampling: bool,
+) -> list[Tensor]:
+    """Gradients of value, reference points, offsets and logits."""
+    inputs = (reference_points, sampling_offsets, attention_logits)
+    if _on_triton(value):
+        return _triton().backward(
+            grad, value, spatial_shapes, level_start_index, inputs, output, deterministic, need_value, need_sampling
+        )
+    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+    sampling = PredictedSampling(value, shapes, *inputs)
+    return _bags_backward(grad, value, shapes, sampling, inputs, need_value, need_sampling)
+
+
+@ms_deform_attn_predicted_backward_op.register_fake
+def _(
+    grad,
+    output,
+    value,
+    spatial_shapes,
+    level_start_index,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    deterministic,
+    need_value,
+    need_sampling,
+):
+    inputs = (reference_points, sampling_offsets, attention_logits)
+    return [_empty_like(value, need_value), *(_empty_like(t, need_sampling) for t in inputs)]
+
+
+def _setup_predicted(ctx, inputs, output) -> None:
+    *tensors, ctx.deterministic = inputs
+    ctx.save_for_backward(output, *tensors)
+
+
+def _backward_predicted(ctx, grad):
+    output, value, shapes, starts, *inputs = ctx.saved_tensors
+    need_value, _, _, *need_inputs, _ = ctx.needs_input_grad
+    grads = ms_deform_attn_predicted_backward_op(
+        grad, output, value, shapes, starts, *inputs, ctx.deterministic, need_value, any(need_inputs)
+    )
+    grad_value, *grad_inputs = _needed(grads, (need_value, *need_inputs))
+    return grad_value, None, None, *grad_inputs, None
+
+
+ms_deform_attn_predicted_op.register_autograd(_backward_predicted, setup_context=_setup_predicted)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# what counters of operations see
+
+
+@register_flop_formula([torch.ops.dinor1.ms_deform_attn, torch.ops.dinor1.ms_deform_attn_predicted])
+def _flops(value_shape, *input_shapes, out_shape=None, **kwargs) -> int:
+    """Four corners of every sample and channel, a multiplication and an addition each.
+
+    The last two of ``input_shapes`` are those of the weights ``(B, Q, H, L, P)`` and a flag.
+    """
+    return 2 * 4 * math.prod(input_shapes[-2]) * value_shape[-1]

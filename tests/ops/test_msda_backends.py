@@ -1,0 +1,181 @@
+"""Which backend computes, and what torch.compile and torch.export see of it."""
+
+import logging
+
+import pytest
+import torch
+
+from dinor1.ops import (
+    ms_deform_attn,
+    ms_deform_attn_backend,
+    ms_deform_attn_predicted,
+    msda_backends,
+    use_ms_deform_attn_backend,
+)
+from dinor1.ops.msda_cases import Case, make_inputs
+from dinor1.ops.msda_library import ms_deform_attn_op, ms_deform_attn_predicted_op
+
+OPERATORS = {
+    'given': (ms_deform_attn, ms_deform_attn_op),
+    'boxes': (ms_deform_attn_predicted, ms_deform_attn_predicted_op),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_variable(monkeypatch):
+    monkeypatch.delenv(msda_backends.VARIABLE, raising=False)
+
+
+def arguments(kind, **sizes):
+    case = Case(kind, kind, **sizes)
+    value, starts, inputs = make_inputs(case)
+    return [value, torch.tensor(case.shapes), torch.tensor(starts), *inputs]
+
+
+# ---------------------------------------------------------------------------------------------- the choice
+
+
+def test_automatic_choice(monkeypatch):
+    assert ms_deform_attn_backend('cpu') == 'bags'
+    assert ms_deform_attn_backend('cpu', num_samples=100) == 'definition'
+    assert ms_deform_attn_backend(torch.device('cpu'), num_samples=10**6) == 'bags'
+    assert ms_deform_attn_backend('meta') == 'definition'
+    for installed, expected in ((True, 'triton'), (False, 'definition')):
+        monkeypatch.setattr(msda_backends, '_has_triton', lambda installed=installed: installed)
+        assert ms_deform_attn_backend('cuda:1') == expected
+
+
+def test_block_wins_over_variable_and_ends(monkeypatch):
+    monkeypatch.setenv(msda_backends.VARIABLE, 'definition')
+    assert ms_deform_attn_backend('cpu') == 'definition'
+    with use_ms_deform_attn_backend('bags'):
+        assert ms_deform_attn_backend('cpu', num_samples=1) == 'bags'
+        with use_ms_deform_attn_backend('auto'):
+            assert ms_deform_attn_backend('cpu', num_samples=1) == 'definition'
+        assert ms_deform_attn_backend('cpu', num_samples=1) == 'bags'
+    with pytest.raises(RuntimeError, match='stop'), use_ms_deform_attn_backend('bags'):
+        raise RuntimeError('stop')
+    assert ms_deform_attn_backend('cpu') == 'definition'
+
+
+def test_unknown_names_are_refused(monkeypatch):
+    names = 'auto, definition, bags, triton'
+    with pytest.raises(ValueError, match=f"the backend must be one of {names}, got 'cuda'"):
+        with use_ms_deform_attn_backend('cuda'):
+            pass
+    monkeypatch.setenv(msda_backends.VARIABLE, 'fast')
+    with pytest.raises(ValueError, match=f'the environment variable DINOR1_MS_DEFORM_ATTN must be one of {names}'):
+        ms_deform_attn(*arguments('given'))
+
+
+@pytest.mark.parametrize(
+    'installed, device, reason',
+    [
+        (False, 'cuda', 'the package triton is not installed'),
+        (True, 'cpu', 'only the interpreter'),
+        (True, 'mps', 'made for CUDA devices'),
+    ],
+)
+def test_a_named_backend_that_cannot_run_is_an_error(installed, device, reason, monkeypatch):
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    monkeypatch.setattr(msda_backends, '_has_triton', lambda: installed)
+    with use_ms_deform_attn_backend('triton'), pytest.raises(ValueError, match=reason):
+        ms_deform_attn_backend(device)
+
+
+def test_choice_is_reported_once(caplog, monkeypatch):
+    monkeypatch.setattr(msda_backends, '_reported', set())
+    with caplog.at_level(logging.DEBUG, 'dinor1.ops'), use_ms_deform_attn_backend('bags'):
+        for _ in range(2):
+            ms_deform_attn(*arguments('given'))
+    assert [record.message for record in caplog.records] == ['deformable attention on cpu: backend bags']
+
+
+# ------------------------------------------------------------------------------------------- the operators
+
+
+@pytest.mark.parametrize('kind', OPERATORS)
+def test_torchs_own_check_of_an_operator(kind):
+    """Schema, autograd registration, fake kernel, and tracing with dynamic shapes."""
+    value, *levels_and_inputs = arguments(kind)
+    leaves = [t.requires_grad_() for t in (value, *levels_and_inputs[2:])]
+    torch.library.opcheck(OPERATORS[kind][1], (leaves[0], *levels_and_inputs[:2], *leaves[1:], False))
+
+
+@pytest.mark.parametrize('as_numbers', [False, True])
+@pytest.mark.parametrize('kind', OPERATORS)
+def test_compiles_to_one_graph(kind, as_numbers):
+    function = OPERATORS[kind][0]
+    value, shapes, starts, *inputs = arguments(kind)
+    if as_numbers:
+        shapes, starts = shapes.tolist(), starts.tolist()
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    leaves = [t.requires_grad_() for t in (value, *inputs)]
+    with use_ms_deform_attn_backend('bags'):
+        output, expected = (
+            compiled(leaves[0], shapes, starts, *leaves[1:]),
+            function(leaves[0], shapes, starts, *leaves[1:]),
+        )
+    torch.testing.assert_close(output, expected, rtol=0, atol=0)
+    for got, want in zip(*(torch.autograd.grad(o.sum(), leaves) for o in (output, expected)), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+    called = [str(node.target) for node in graphs[0].graph.nodes if 'dinor1' in str(node.target)]
+    assert len(graphs) == 1 and called == [f'dinor1.{function.__name__}.default']
+
+
+@pytest.mark.parametrize('kind', OPERATORS)
+def test_compiled_forward_and_backward(kind):
+    """Through autograd's tracer as well; the same graph serves another number of queries."""
+    torch._dynamo.reset()
+    compiled = torch.compile(OPERATORS[kind][0], fullgraph=True, backend='aot_eager', dynamic=True)
+    for queries in (3, 5):
+        value, shapes, starts, *inputs = arguments(kind, queries=queries)
+        leaves = [t.requires_grad_() for t in (value, *inputs)]
+        got = compiled(leaves[0], shapes, starts, *leaves[1:])
+        expected = OPERATORS[kind][0](leaves[0], shapes, starts, *leaves[1:])
+        # Eager mode takes the definition for so few samples: equal to rounding.
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+        for mine, want in zip(*(torch.autograd.grad(o.sum(), leaves) for o in (got, expected)), strict=True):
+            torch.testing.assert_close(mine, want, rtol=1e-5, atol=1e-5)
+
+
+def test_export_holds_one_operator():
+    class Attention(torch.nn.Module):
+        def forward(self, *tensors):
+            return ms_deform_attn(*tensors)
+
+    tensors = arguments('given')
+    program = torch.export.export(Attention(), tuple(tensors))
+    calls = [node.target for node in program.graph.nodes if node.op == 'call_function']
+    assert calls == [torch.ops.dinor1.ms_deform_attn.default]
+    torch.testing.assert_close(program.module()(*tensors), ms_deform_attn(*tensors), rtol=0, atol=1e-6)
+
+
+def test_levels_are_checked_where_a_compiled_graph_runs():
+    compiled = torch.compile(ms_deform_attn, fullgraph=True, backend='eager')
+    tensors = arguments('given')
+    tensors[2] = tensors[2] + 1
+    with pytest.raises(ValueError, match='level_start_index must be'):
+        compiled(*tensors)
+
+
+def test_counters_see_four_corners_per_sample_and_channel():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    value, shapes, starts = torch.randn(2, 6, 4, 8), torch.tensor([[2, 3]]), torch.tensor([0])
+    offsets, weights = torch.rand(2, 5, 4, 1, 3, 2), torch.rand(2, 5, 4, 1, 3)
+    calls = [
+        lambda: ms_deform_attn(value, shapes, starts, offsets, weights),
+        lambda: ms_deform_attn_predicted(value, shapes, starts, torch.rand(2, 5, 1, 2), offsets, weights),
+    ]
+    for call in calls:
+        with use_ms_deform_attn_backend('bags'), FlopCounterMode(display=False) as counter:
+            call()
+        # 2 images, 5 queries, 4 heads, 3 points, 8 channels: 4 corners, a product and a sum each.
+        assert counter.get_total_flops() == 2 * 4 * (2 * 5 * 4 * 3 * 8)

@@ -1,0 +1,87 @@
+"""The Triton kernels in Triton's interpreter; ``test_msda_triton.py`` runs this file in a process of its own.
+
+Not collected by itself: the interpreter must be chosen before Triton is imported, for a whole process.
+"""
+
+import os
+
+import pytest
+import torch
+
+from dinor1.ops import ms_deform_attn, ms_deform_attn_backend, msda_triton, use_ms_deform_attn_backend
+from dinor1.ops.msda_cases import PYRAMID, TOLERANCES, Case, all_cases, differences, make_inputs
+from dinor1.ops.msda_library import ms_deform_attn_op
+
+assert os.environ.get('TRITON_INTERPRET') == '1'
+
+
+# The interpreter is slow: around points, which differ from boxes by one line, every precision and odd sizes only.
+CASES = [case for case in all_cases() if case.kind != 'points' or not case.special and case.batch and case.queries]
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+def test_agrees_with_the_definition_in_double_precision(case):
+    for name, difference in differences(case, 'triton').items():
+        assert difference <= TOLERANCES[case.dtype], name
+
+
+@pytest.mark.parametrize('options', [dict(BLOCK_Q=1, num_warps=1), dict(BLOCK_Q=8, num_warps=4)])
+def test_blocks_do_not_show(options, monkeypatch):
+    """Queries that fill no block, one block, and more."""
+    monkeypatch.setattr(msda_triton, 'launch_options', lambda channels, dtype: options)
+    case = Case('', 'boxes', torch.float64, PYRAMID[1:], queries=4 if options['BLOCK_Q'] == 1 else 11, heads=1)
+    for name, difference in differences(case, 'triton').items():
+        assert difference <= 1e-8, name
+
+
+@pytest.mark.parametrize('needed', [(True, False), (False, True)])
+@pytest.mark.parametrize('kind', ['given', 'points', 'boxes'])
+def test_gradients_that_are_not_needed_are_empty(kind, needed):
+    case = Case(kind, kind)
+    value, starts, inputs = make_inputs(case)
+    levels = (torch.tensor(case.shapes), torch.tensor(starts))
+    output = msda_triton.forward(value, *levels, inputs)
+    grad = torch.rand(output.shape)
+    everything = msda_triton.backward(grad, value, *levels, inputs, output)
+    some = msda_triton.backward(grad, value, *levels, inputs, output, False, *needed)
+    for got, want, wanted in zip(some, everything, (needed[0], *[needed[1]] * len(inputs)), strict=True):
+        if wanted:
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
+        else:
+            assert got.numel() == 0
+
+
+def test_wrong_levels_read_nothing_out_of_bounds():
+    """On a GPU the levels are not checked: what would lie outside of ``value`` reads as zero."""
+    case = Case('wrong levels', batch=1)
+    value, _, (locations, weights) = make_inputs(case)
+    value = torch.cat((torch.full_like(value, float('nan')), value, torch.full_like(value, float('nan'))))[1:2]
+    shapes, starts = torch.tensor([[50, 70], [20, 30]]), torch.tensor([value.shape[1], -5000])
+    output = msda_triton.forward(value, shapes, starts, (locations, weights))
+    assert output.count_nonzero() == 0
+
+
+def test_mixed_precision_samples_in_single_precision():
+    value, starts, inputs = make_inputs(Case('mixed'))
+    with use_ms_deform_attn_backend('triton'):
+        output = ms_deform_attn(value.half(), Case('').shapes, starts, *inputs)
+        exact = ms_deform_attn(value.half().float(), Case('').shapes, starts, *inputs)
+    assert output.dtype == torch.float16
+    torch.testing.assert_close(output, exact.half(), rtol=0, atol=0)
+
+
+def test_too_large_a_value_is_refused():
+    huge = torch.empty(1, dtype=torch.float16).expand(1, 2**20, 64, 32)
+    inputs = (torch.zeros(1, 1, 64, 1, 1, 2), torch.zeros(1, 1, 64, 1, 1))
+    with pytest.raises(ValueError, match="the kernels count to 2\\*\\*31; name the backend 'definition'"):
+        msda_triton.forward(huge, torch.tensor([[2**10, 2**10]]), torch.tensor([0]), inputs)
+
+
+def test_torchs_own_check_of_an_operator():
+    with use_ms_deform_attn_backend('triton'):
+        assert ms_deform_attn_backend('cpu') == 'triton'
+        case = Case('', queries=1, heads=1)
+        value, starts, inputs = make_inputs(case)
+        leaves = [t.requires_grad_() for t in (value, *inputs)]
+        levels = (torch.tensor(case.shapes), torch.tensor(starts))
+        torch.library.opcheck(ms_deform_attn_op, (leaves[0], *levels, *leaves[1:], False))

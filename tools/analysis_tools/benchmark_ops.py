@@ -1,0 +1,110 @@
+#!/usr/bin/env python
+"""Time deformable attention: our backends, the definition compiled, and other people's operators if installed.
+
+All arms take turns, round after round, and all start from reference points, offsets and logits. ``encoder`` and
+``decoder`` are an 800 x 1333 image of Swin-T's size, the others the nano model's.
+
+Examples:
+    python tools/analysis_tools/benchmark_ops.py --threads 1 --clock cpu
+    python tools/analysis_tools/benchmark_ops.py --device cuda --batch 8 --dtypes bfloat16 --compile
+"""
+
+import argparse
+import platform
+
+import torch
+
+from dinor1.apis.cli import run_tool
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def parse_args() -> argparse.Namespace:
+    from dinor1.apis.op_benchmark import PASSES, WORKLOADS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--workloads', nargs='+', choices=list(WORKLOADS), default=list(WORKLOADS), help='default: all')
+    parser.add_argument('--passes', nargs='+', choices=list(PASSES), default=list(PASSES), help='default: both')
+    parser.add_argument(
+        '--dtypes', nargs='+', choices=list(DTYPES), default=['float32', 'bfloat16'], help='default: float32 bfloat16'
+    )
+    parser.add_argument('--batch', type=int, default=1, help='images per call (default: 1)')
+    parser.add_argument('--rounds', type=int, default=5, help='timed rounds of every arm (default: 5)')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
+    parser.add_argument('--threads', type=int, help="torch's threads on a CPU (default: torch's)")
+    parser.add_argument(
+        '--clock',
+        choices=['wall', 'cpu'],
+        default='wall',
+        help='cpu: count the time that this process had a processor, for a machine that others use, too; needs '
+        '--threads 1 (default: wall)',
+    )
+    parser.add_argument('--compile', action='store_true', help='also the definition under torch.compile')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
+    return parser.parse_args()
+
+
+def check(args: argparse.Namespace) -> None:
+    """Complain before the first measurement rather than after it."""
+    from dinor1.errors import InputError
+
+    if min(args.batch, args.rounds, args.threads or 1) < 1:
+        raise InputError('--batch, --rounds and --threads must be at least 1')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise InputError('--device cuda: there is no GPU on this machine; use cpu')
+    if args.clock == 'cpu' and (args.device != 'cpu' or args.threads != 1):
+        raise InputError('--clock cpu: counts one thread on CPU alone; add --device cpu --threads 1')
+
+
+def main() -> None:
+    args = parse_args()
+    check(args)
+
+    from dinor1.apis.op_benchmark import WORKLOADS, arms, ceilings, least_work, measure
+    from dinor1.fileio import write_json
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = torch.cuda.get_device_name() if args.device == 'cuda' else f'cpu ({platform.machine()})'
+    record = dict(
+        device=name, torch=torch.__version__, threads=torch.get_num_threads(), clock=args.clock, batch=args.batch
+    )
+    record['rows'] = []
+    print(f'{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, batch {args.batch}')
+    print('| workload | dtype | pass | arm | ms | fastest | relative | gathered GB/s |')
+    print('|---|---|---|---|---:|---:|---:|---:|')
+    for workload in args.workloads:
+        for dtype in args.dtypes:
+            work = least_work(WORKLOADS[workload], args.batch, DTYPES[dtype])
+            roof = ceilings(WORKLOADS[workload], DTYPES[dtype], args.device, args.clock)
+            for kind in args.passes:
+                shared = dict(workload=workload, dtype=dtype, kind=kind)
+                rows = measure(
+                    WORKLOADS[workload],
+                    args.batch,
+                    DTYPES[dtype],
+                    kind,
+                    arms(args.device, args.compile),
+                    args.device,
+                    args.rounds,
+                    args.clock,
+                    calls_per_round=20 if args.device == 'cuda' or workload.startswith('nano') else 1,
+                )
+                record['rows'] += [{**shared, **row, 'least_work': work, 'bytes_per_second': roof} for row in rows]
+                for row in rows:
+                    print(f'| {workload} | {dtype} | {kind} | {row["arm"]} | {_cells(row, kind, work)} |', flush=True)
+    if args.out:
+        write_json(record, args.out, indent=2)
+
+
+def _cells(row: dict, kind: str, work: dict) -> str:
+    if 'error' in row:
+        return f'{row["error"]} | | | '
+    relative = '' if row['relative'] is None else f'{row["relative"]:.3f}'
+    # The forward pass reads every sample once; how often the backward pass does is the backend's affair.
+    speed = f'{work["bytes_gathered"] / row["milliseconds"] / 1e6:.1f}' if kind == 'forward' else ''
+    return f'{row["milliseconds"]:.3f} | {row["fastest"]:.3f} | {relative} | {speed}'
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,282 @@
+#!/usr/bin/env python
+"""Check deformable attention's kernels on a GPU, then time them: under 8 minutes, a table and a JSON file.
+
+Every backend is compared with the definition in double precision, outputs and gradients, over odd sizes, bad numbers
+and all precisions; gradients are repeated bit by bit; torch.compile sees one operator. Then all backends, the compiled
+definition, MMCV's operator and msda-triton, where they are installed, take turns on a detector's workloads. The exit
+status is 1 if a check failed, and 2 if there is no GPU.
+
+Examples:
+    python tools/analysis_tools/gpu_check.py --out work_dirs/gpu_check.json
+    python tools/analysis_tools/gpu_check.py --interpret      # no GPU: checks alone, in Triton's interpreter
+"""
+
+import argparse
+import dataclasses
+import datetime
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from dinor1.apis.cli import run_tool
+
+# Benchmarks in order of interest, since a slow machine may not reach the last: workload, dtype, batch, and whether
+# the definition is compiled, which takes half a minute for each.
+BENCHMARKS = (
+    ('encoder', torch.bfloat16, 1, True),
+    ('encoder', torch.float32, 1, True),
+    ('decoder', torch.bfloat16, 1, False),
+    ('encoder', torch.bfloat16, 8, False),
+    ('encoder', torch.float16, 1, False),
+    ('decoder', torch.bfloat16, 8, False),
+    ('encoder', torch.float32, 8, False),
+    ('decoder', torch.float32, 1, False),
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--interpret', action='store_true', help="checks only, on a CPU, in Triton's interpreter")
+    parser.add_argument('--minutes', type=float, default=7.0, help='begin nothing after this time (default: 7)')
+    parser.add_argument('--rounds', type=int, default=20, help='timed rounds of every arm (default: 20)')
+    parser.add_argument('--sweep', action='store_true', help="also time the kernels' launch options")
+    parser.add_argument('--out', metavar='FILE.json', help='also write everything to a file')
+    return parser.parse_args()
+
+
+def large_cases() -> list:
+    """Cases of a detector's width, beside the small ones that the interpreter can run, too."""
+    from dinor1.ops.msda_cases import TOLERANCES, Case
+
+    sizes = dict(shapes=((25, 42), (13, 21), (7, 11), (4, 6)), batch=2, queries=300, heads=8, channels=32, points=4)
+    kinds = ('given', 'points', 'boxes')
+    cases = [Case(f'{kind} {str(dtype)[6:]} large', kind, dtype, **sizes) for kind in kinds for dtype in TOLERANCES]
+    return cases + [dataclasses.replace(cases[1], name='given wide heads', channels=200)]
+
+
+def check_cases(backends: tuple[str, ...], cases: list, device: str) -> Iterator[dict]:
+    """One row per backend and case: the largest difference and what it may be."""
+    from dinor1.ops.msda_cases import TOLERANCES, differences
+
+    for backend in backends:
+        for case in cases:
+            try:
+                largest, error = max(differences(case, backend, device).values()), ''
+            except Exception as failure:  # whatever a new GPU or Triton throws: the other checks still tell something
+                largest, error = float('inf'), f'{type(failure).__name__}: {str(failure).strip()[-300:]}'
+            limit = TOLERANCES[case.dtype]
+            yield dict(check=f'{backend}: {case.name}', ok=largest <= limit, largest=largest, limit=limit, error=error)
+
+
+def _call(dtype: torch.dtype = torch.float32):
+    from dinor1.apis.op_benchmark import WORKLOADS, make_call
+
+    return make_call(WORKLOADS['encoder'], 1, dtype, 'cuda')
+
+
+def _gradients(call, deterministic: bool) -> list[torch.Tensor]:
+    from dinor1.ops import ms_deform_attn_predicted
+
+    leaves = [t.detach().requires_grad_() for t in (call.value, *call.predictions)]
+    output = ms_deform_attn_predicted(
+        leaves[0], call.shape_tensor, call.start_tensor, *leaves[1:], deterministic=deterministic
+    )
+    return [output, *torch.autograd.grad(output.square().sum(), leaves)]
+
+
+def check_repeats() -> bool:
+    """Deterministic gradients are the same bits, and equal those of the atomics to rounding."""
+    call = _call()
+    first, second, atomic = (_gradients(call, deterministic) for deterministic in (True, True, False))
+    same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return same and all(
+        ((a - b).abs().max() <= 1e-4 * a.abs().max()).item() for a, b in zip(first, atomic, strict=True)
+    )
+
+
+def check_wrong_levels() -> bool:
+    """Levels that lie, on the GPU, where nobody reads them: the kernels stay inside memory."""
+    call = _call()
+    call.shape_tensor, call.start_tensor = 3 * call.shape_tensor, 2 * call.start_tensor + 5
+    _gradients(call, False)
+    torch.cuda.synchronize()
+    return True
+
+
+def check_operator() -> bool:
+    """torch's own check of a custom operator: schema, fake kernel, autograd, dynamic shapes."""
+    from dinor1.ops.msda_cases import Case, make_inputs
+    from dinor1.ops.msda_library import ms_deform_attn_op, ms_deform_attn_predicted_op
+
+    for kind, operator in (('given', ms_deform_attn_op), ('boxes', ms_deform_attn_predicted_op)):
+        case = Case(kind, kind)
+        value, starts, inputs = make_inputs(case, 'cuda')
+        levels = [torch.tensor(numbers, device='cuda') for numbers in (case.shapes, starts)]
+        leaves = [t.requires_grad_() for t in (value, *inputs)]
+        torch.library.opcheck(operator, (leaves[0], *levels, *leaves[1:], False))
+    return True
+
+
+def check_compile() -> bool:
+    """One graph under torch.compile, with the output of eager mode; the backward operator is in the graph, too."""
+    from dinor1.ops import ms_deform_attn_predicted
+
+    call = _call()
+    expected = _gradients(call, True)
+    leaves = [t.detach().requires_grad_() for t in (call.value, *call.predictions)]
+    compiled = torch.compile(ms_deform_attn_predicted, fullgraph=True)
+    output = compiled(leaves[0], call.shape_tensor, call.start_tensor, *leaves[1:], deterministic=True)
+    got = [output, *torch.autograd.grad(output.square().sum(), leaves)]
+    return all(((a - b).abs().max() <= 1e-5 * a.abs().max()).item() for a, b in zip(expected, got, strict=True))
+
+
+def run_checks(checks: Iterator[dict]) -> list[dict]:
+    """Print what fails, and how much does not."""
+    rows = []
+    for row in checks:
+        rows.append(row)
+        if not row['ok']:
+            print(f'FAILED {row["check"]}: {row["largest"]:.1e} > {row["limit"]:.0e} {row["error"]}', flush=True)
+    print(f'{sum(row["ok"] for row in rows)} of {len(rows)} checks passed', flush=True)
+    return rows
+
+
+def single_checks() -> Iterator[dict]:
+    """The checks that are not comparisons with the definition."""
+    checks: tuple[Callable[[], bool], ...] = (check_repeats, check_wrong_levels, check_operator, check_compile)
+    for check in checks:
+        try:
+            ok, error = check(), ''
+        except Exception as failure:  # see check_cases
+            ok, error = False, f'{type(failure).__name__}: {str(failure).strip()[-300:]}'
+        yield dict(check=check.__name__, ok=ok, largest=0.0 if ok else float('inf'), limit=0.0, error=error)
+
+
+def benchmark(rounds: int, deadline: float) -> list[dict]:
+    """Time all arms on :data:`BENCHMARKS`, and print the table."""
+    from dinor1.apis.op_benchmark import PASSES, WORKLOADS, arms, ceilings, least_work, measure
+
+    print('| workload | dtype | batch | pass | arm | ms | relative | gathered GB/s | peak MiB |')
+    print('|---|---|---:|---|---|---:|---:|---:|---:|')
+    records = []
+    for name, dtype, batch, with_compile in BENCHMARKS:
+        workload, short = WORKLOADS[name], str(dtype)[6:]
+        if time.monotonic() > deadline:
+            print(f'no time left for {name} {short} batch {batch}', flush=True)
+            continue
+        work, roof = least_work(workload, batch, dtype), ceilings(workload, dtype, 'cuda')
+        for kind in PASSES:
+            contenders = arms('cuda', with_compile)
+            rows = measure(
+                workload, batch, dtype, kind, contenders, 'cuda', rounds, calls_per_round=10, deadline=deadline
+            )
+            for row in rows:
+                cells = row.get('error') or ' | '.join(_cells(row, kind, work))
+                print(f'| {name} | {short} | {batch} | {kind} | {row["arm"]} | {cells} |', flush=True)
+                records.append(
+                    dict(workload=name, dtype=short, batch=batch, kind=kind, **row, least_work=work, roof=roof)
+                )
+            torch.cuda.empty_cache()
+    return records
+
+
+def _cells(row: dict, kind: str, work: dict) -> tuple[str, ...]:
+    speed = f'{work["bytes_gathered"] / row["milliseconds"] / 1e6:.0f}' if kind == 'forward' else ''
+    relative = '' if row['relative'] is None else f'{row["relative"]:.3f}'
+    return f'{row["milliseconds"]:.3f}', relative, speed, f'{row["peak_mib"]:.0f}'
+
+
+def sweep(deadline: float) -> list[dict]:
+    """Time the kernels' launch options on the encoder in bfloat16."""
+    from dinor1.apis.timing import timed
+    from dinor1.ops import msda_triton
+
+    call = _call(torch.bfloat16)
+    levels = (call.shape_tensor, call.start_tensor)
+    output = msda_triton.forward(call.value, *levels, call.predictions)
+    records = []
+    for block in (8, 16, 32, 64, 128):
+        for warps in (1, 2, 4, 8):
+            if time.monotonic() > deadline:
+                return records
+            options = dict(BLOCK_Q=block, num_warps=warps)
+            passes = {
+                'forward': lambda o=options: msda_triton.forward(call.value, *levels, call.predictions, o),
+                'backward': lambda o=options: msda_triton.backward(
+                    output, call.value, *levels, call.predictions, output, options=o
+                ),
+            }
+            record = dict(options)
+            for name, step in passes.items():
+                step()
+                record[name] = 1e3 * min(timed(lambda s=step: [s() for _ in range(10)], 'cuda') for _ in range(5)) / 10
+            records.append(record)
+            print(f'sweep {record}', flush=True)
+    return records
+
+
+def machine() -> dict:
+    """What the numbers depend on."""
+    import triton
+
+    driver = None
+    if shutil.which('nvidia-smi'):
+        command = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
+        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        driver = lines[0] if lines else None
+    return dict(
+        gpu=torch.cuda.get_device_name(),
+        capability='.'.join(map(str, torch.cuda.get_device_capability())),
+        driver=driver,
+        cuda=torch.version.cuda,
+        torch=torch.__version__,
+        triton=triton.__version__,
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    if args.interpret and os.environ.get('TRITON_INTERPRET') != '1':
+        # Triton reads it when it is imported, and something else may have imported it by now: start anew.
+        environment = os.environ | {'TRITON_INTERPRET': '1'}
+        sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode)
+
+    from dinor1.errors import InputError
+    from dinor1.fileio import write_json
+    from dinor1.ops.msda_backends import why_not_triton
+    from dinor1.ops.msda_cases import all_cases
+
+    if args.rounds < 1 or args.minutes <= 0:
+        raise InputError('--rounds must be at least 1 and --minutes positive')
+    if not args.interpret and not torch.cuda.is_available():
+        raise InputError('there is no GPU on this machine; add --interpret for the checks that need none')
+    device = 'cpu' if args.interpret else 'cuda'
+    if reason := why_not_triton(device):
+        raise InputError(f'{reason}; install it with: pip install triton')
+    deadline = time.monotonic() + 60 * args.minutes
+    record: dict = {}
+    if args.interpret:
+        record['checks'] = run_checks(check_cases(('triton',), all_cases(), device))
+    else:
+        record['machine'] = machine()
+        print(', '.join(f'{key} {value}' for key, value in record['machine'].items()))
+        record['checks'] = run_checks(check_cases(('triton', 'bags'), all_cases() + large_cases(), device))
+        record['checks'] += run_checks(single_checks())
+        record['benchmarks'] = benchmark(args.rounds, deadline)
+        if args.sweep:
+            record['sweep'] = sweep(deadline)
+    if args.out:
+        write_json(record, args.out, indent=2)
+        print(f'Written: {args.out}')
+    if not all(row['ok'] for row in record['checks']):
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run_tool(main)
