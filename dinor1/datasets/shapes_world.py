@@ -111,6 +111,12 @@ def render_image(rng: np.random.Generator, categories: Sequence[str]) -> Rendere
     return RenderedImage(np.clip(canvas + light + noise, 0, 255).astype(np.uint8), masks)
 
 
+def render_split(seed: int, split: str, size: int) -> Iterator[tuple[list[str], RenderedImage]]:
+    """Yield the categories and the picture of each image of a split, as :func:`generate` writes them."""
+    for index, categories in enumerate(_plan_split(seed, split, size)):
+        yield categories, render_image(_generator(seed, split, index), categories)
+
+
 def box_of_mask(mask: np.ndarray) -> list[int]:
     """Return the tight box ``[x, y, width, height]`` around the True pixels of an (H, W) mask, not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -21,6 +21,7 @@ from .matrix_group import MatrixGroup
 from .network import AffineEquivariantNet, NetworkSamples
 from .norm import GroupBatchNorm, GroupLayerNorm
 from .plain import PlainConvNet
+from .planar_conv import PlanarConv2d
 from .pooling import GroupPool, SpatialMaxPool
 from .projection import ProjectConv2d
 from .rotations import encode_angle, sample_angles
@@ -55,6 +56,7 @@ __all__ = [
     'MatrixGroup',
     'NetworkSamples',
     'PlainConvNet',
+    'PlanarConv2d',
     'PositiveScaling',
     'ProjectConv2d',
     'Similarity2',

@@ -9,6 +9,7 @@ from .equivariance import EquivariantModule
 from .group_conv import GroupConv2d
 from .matrix_group import MatrixGroup
 from .norm import GroupBatchNorm, GroupLayerNorm
+from .planar_conv import PlanarConv2d
 from .samples import GroupSamples
 
 Norm = Literal['layer', 'batch']
@@ -27,13 +28,22 @@ def make_norm(norm: Norm, num_channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'layer' or 'batch', got {norm!r}")
 
 
+def convolve(
+    layer: GroupConv2d | PlanarConv2d, x: Tensor, source: GroupSamples, target: GroupSamples, importance: bool
+) -> Tensor:
+    """A map on ``source`` to one on ``target``; a layer that mixes no samples has both on ``target``."""
+    if isinstance(layer, PlanarConv2d):
+        return layer(x, target.g_inv)
+    return layer(x, source.g, target.g_inv, source.weight if importance else None)
+
+
 class GroupResBlock(EquivariantModule):
     """``gelu(conv_norm_gelu(conv_norm_gelu(x)) + shortcut(x))`` on one set of samples.
 
     Input and output live on the same samples, without which the sum of the two would mean nothing. The shortcut is x
     itself, or where the channels change, a group convolution at single points with a kernel network of half the width.
 
-    Law: that of :class:`~dinor1.lie.GroupConv2d`, for both of them together.
+    Law: that of its convolutions, for both of them together.
 
     Args:
         group: H.
@@ -43,6 +53,8 @@ class GroupResBlock(EquivariantModule):
         norm: ``layer`` or ``batch``.
         hidden: Width of the kernel networks.
         importance: Sum with the samples' weights.
+        mix: Whether samples mix, by :class:`~dinor1.lie.GroupConv2d` as published, or each goes its own way through
+            :class:`~dinor1.lie.PlanarConv2d`.
         **conv: Further arguments of :class:`~dinor1.lie.GroupConv2d`.
     """
 
@@ -55,25 +67,27 @@ class GroupResBlock(EquivariantModule):
         norm: Norm = 'layer',
         hidden: int = 60,
         importance: bool = False,
+        mix: bool = True,
         **conv: Any,
     ) -> None:
         super().__init__()
         if k % 2 == 0:
             raise ValueError(f'a residual block needs an odd window, got k={k}')
         self.group, self.in_channels, self.importance = group, c_in, importance
-        self.conv1 = GroupConv2d(group, c_in, c_out, k, hidden=hidden, **conv)
+        kind = GroupConv2d if mix else PlanarConv2d
+        self.conv1 = kind(group, c_in, c_out, k, hidden=hidden, **conv)
         self.norm1 = make_norm(norm, c_out)
-        self.conv2 = GroupConv2d(group, c_out, c_out, k, hidden=hidden, **conv)
+        self.conv2 = kind(group, c_out, c_out, k, hidden=hidden, **conv)
         self.norm2 = make_norm(norm, c_out)
-        self.shortcut = None if c_in == c_out else GroupConv2d(group, c_in, c_out, 1, hidden=hidden // 2, **conv)
+        self.shortcut = None if c_in == c_out else kind(group, c_in, c_out, 1, hidden=hidden // 2, **conv)
 
     def forward(self, x: Tensor, samples: GroupSamples) -> Tensor:
         """``(B, c_in, N, H, W)`` on ``samples`` -> ``(B, c_out, N, H, W)`` on the same."""
-        g, g_inv, weight = samples
-        weight = weight if self.importance else None
-        y = F.gelu(self.norm1(self.conv1(x, g, g_inv, weight)))
-        y = F.gelu(self.norm2(self.conv2(y, g, g_inv, weight)))
-        return F.gelu(y + (x if self.shortcut is None else self.shortcut(x, g, g_inv, weight)))
+        y = F.gelu(self.norm1(convolve(self.conv1, x, samples, samples, self.importance)))
+        y = F.gelu(self.norm2(convolve(self.conv2, y, samples, samples, self.importance)))
+        if self.shortcut is not None:
+            x = convolve(self.shortcut, x, samples, samples, self.importance)
+        return F.gelu(y + x)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
         return self(x, samples)

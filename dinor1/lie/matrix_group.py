@@ -228,7 +228,8 @@ class MatrixGroup:
             n: Number of elements.
             generator: Source of the random numbers, on ``device``; None for torch's own.
             rot: How rotations are spread, see :func:`~dinor1.lie.sample_angles`. None: ``equidistant`` for n = 2, the
-                published choice, and ``haar`` for n = 3.
+                published choice, and ``haar`` for n = 3. ``sobol`` takes angles and stretches together from a scrambled
+                Sobol' sequence, which covers the group more evenly than independent draws; n = 2 only.
             rot_bound: Share of the full turn, (0, 1]. Below 1 the samples cover no subgroup.
             spd_var: Variance of the coordinates of ``log S``; those of ``log P`` have a quarter of it.
             importance: Weights that make ``sum_i w_i f(g_i)`` an unbiased estimate of the Haar integral of f, with
@@ -245,13 +246,19 @@ class MatrixGroup:
         kwargs: dict[str, Any] = dict(dtype=dtype or torch.get_default_dtype(), device=device)
         weight = torch.ones(n, **kwargs)
         log_p = rotation = None
+        sobol = self._draw_sobol(n, generator, **kwargs) if rot == 'sobol' else None
         if self.spd is not None:
-            v = self.spd.sample_tangent(n, spd_var, generator, **kwargs)
+            if sobol is None:
+                v = self.spd.sample_tangent(n, spd_var, generator, **kwargs)
+            else:
+                v = torch.special.ndtri(sobol[:, : self.spd.dim]) * spd_var**0.5
             log_p = self.spd.hat(v) / 2
             if importance:
                 weight = self.spd.haar_density(v) / self.spd.normal_density(v, spd_var)
         if self.rotations:
-            if self.n == 2:
+            if sobol is not None:
+                rotation = rotation2((2 * sobol[:, -1] - 1) * rot_bound * torch.pi)
+            elif self.n == 2:
                 rotation = rotation2(sample_angles(n, rot, rot_bound, generator, **kwargs))
             else:
                 rotation = sample_haar(n, self.n, generator, **kwargs)
@@ -263,6 +270,13 @@ class MatrixGroup:
         if g_inv is None:
             g_inv = rotation.mT if p_inv is None else p_inv
         return GroupSamples(g, g_inv.contiguous(), weight)
+
+    def _draw_sobol(self, n: int, generator: torch.Generator | None, **kwargs: Any) -> Tensor:
+        """``(n, tangent_dim)`` points of a scrambled Sobol' sequence, inside (0, 1)."""
+        seed = int(torch.randint(2**31, (), generator=generator, device=kwargs['device']))
+        points = torch.quasirandom.SobolEngine(self.tangent_dim, scramble=True, seed=seed).draw(n, dtype=torch.float64)
+        # The engine may give 0, whose normal quantile is infinite.
+        return points.clamp(1e-6, 1 - 1e-6).to(**kwargs)
 
     def _check_sampling(self, n: int, rot: Spread, rot_bound: float, spd_var: float) -> None:
         if n < 1:

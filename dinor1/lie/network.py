@@ -6,13 +6,13 @@ convolution is told the samples that its input really lives on, and the determin
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import GroupResBlock, Norm, make_norm
+from .blocks import GroupResBlock, Norm, convolve, make_norm
 from .equivariance import invariance_error, smooth_images, standard_elements
 from .group_conv import GroupConv2d
 from .groups import plane_group
@@ -20,10 +20,13 @@ from .kernels import Kernel
 from .lifting import LiftingConv2d
 from .masks import Mask
 from .matrix_group import MatrixGroup
+from .planar_conv import PlanarConv2d
 from .pooling import GroupPool, SpatialMaxPool
 from .rotations import Angle, Spread
 from .sampler import GroupSampler, Resample
 from .samples import GroupSamples
+
+Mixing = Literal['all', 'last', 'none']
 
 
 class NetworkSamples(NamedTuple):
@@ -80,6 +83,11 @@ class AffineEquivariantNet(nn.Module):
         importance: Weights for an unbiased Haar integral; needs ``group_width``.
         group_width: Localisation of the kernels on H.
         share_samples: Use one set of samples in all layers.
+        pool: How the maxima over space of the samples become one number per channel: their ``max``, as published, or
+            their ``mean``.
+        n_test_samples: Samples in evaluation, None: ``n_samples``. Only without mixing, where no sum changes with it.
+        mixing: Where samples mix: in ``all`` group convolutions, as published; in the ``last`` one; in ``none``, where
+            they meet in the pooling alone and share one set, see :class:`~dinor1.lie.PlanarConv2d`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -117,6 +125,9 @@ class AffineEquivariantNet(nn.Module):
         importance: bool = False,
         group_width: float | None = None,
         share_samples: bool = False,
+        pool: Literal['max', 'mean'] = 'max',
+        n_test_samples: int | None = None,
+        mixing: Mixing = 'all',
     ) -> None:
         super().__init__()
         group = plane_group(group, angle)
@@ -125,6 +136,15 @@ class AffineEquivariantNet(nn.Module):
             raise ValueError(f'width must be one number or {depth}, one per depth; got {width}')
         if importance and group_width is None:
             raise ValueError('importance weights have a finite variance only with group_width below sqrt(2 spd_var)')
+        if mixing not in ('all', 'last', 'none'):
+            raise ValueError(f"mixing must be 'all', 'last' or 'none', got {mixing!r}")
+        if mixing == 'none' and (importance or group_width is not None):
+            raise ValueError("mixing='none' sums over no samples: leave out importance and group_width")
+        if pool not in ('max', 'mean'):
+            raise ValueError(f"pool must be 'max' or 'mean', got {pool!r}")
+        if n_test_samples is not None and mixing != 'none':
+            raise ValueError("n_test_samples needs mixing='none': sums over samples grow with their number")
+        share_samples = share_samples or mixing == 'none'
         self.group, self.importance, self.share_samples = group, importance, share_samples
         options: dict[str, Any] = dict(
             kernel=kernel,
@@ -135,8 +155,10 @@ class AffineEquivariantNet(nn.Module):
             support_radius=support_radius,
             padding_mode=padding_mode,
         )
+        # Only layers that see two elements at once have a width on the group.
+        mixed = options | dict(group_width=group_width)
         sampling: dict[str, Any] = dict(rot=rot, rot_bound=rot_bound, spd_var=spd_var, importance=importance)
-        self.first_sampler = GroupSampler(group, n_samples, resample, seed, layer=0, **sampling)
+        self.first_sampler = GroupSampler(group, n_samples, resample, seed, 0, n_test_samples, **sampling)
         if not share_samples:
             seed = int(self.first_sampler.state[0])
             self.last_sampler = GroupSampler(group, n_samples, resample, seed, layer=1, **sampling)
@@ -146,14 +168,20 @@ class AffineEquivariantNet(nn.Module):
         )
         self.stem_norm = make_norm(norm, widths[0])
         self.blocks = nn.ModuleList(
-            GroupResBlock(group, a, b, k, norm, importance=importance, group_width=group_width, **options)
+            GroupResBlock(group, a, b, k, norm, importance=importance, **mixed)
+            if mixing == 'all'
+            else GroupResBlock(group, a, b, k, norm, mix=False, **options)
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
         self.pool_norm = make_norm(norm, widths[-1])
         self.pool = SpatialMaxPool(2)
-        self.last = GroupConv2d(group, widths[-1], widths[-1], k, padding=0, group_width=group_width, **options)
+        self.last = (
+            PlanarConv2d(group, widths[-1], widths[-1], k, padding=0, **options)
+            if mixing == 'none'
+            else GroupConv2d(group, widths[-1], widths[-1], k, padding=0, **mixed)
+        )
         self.last_norm = make_norm(norm, widths[-1])
-        self.group_pool = GroupPool('max', 'all')
+        self.group_pool = GroupPool('max' if pool == 'max' else 'max_mean', 'all')
         self.head = make_head(widths[-1], head, dropout, num_classes)
 
     def draw(self) -> NetworkSamples:
@@ -181,8 +209,7 @@ class AffineEquivariantNet(nn.Module):
         for block in self.blocks:
             y = block(y, first)
         y = F.gelu(self.pool(self.pool_norm(y)))
-        weight = first.weight if self.importance else None
-        return F.gelu(self.last_norm(self.last(y, first.g, last.g_inv, weight)))
+        return F.gelu(self.last_norm(convolve(self.last, y, first, last, self.importance)))
 
     def pooled(self, x: Tensor, samples: NetworkSamples | None = None) -> Tensor:
         """Invariant features, ``(B, C, H, W)`` images -> ``(B, C')``."""

@@ -48,17 +48,23 @@ class GroupPool(EquivariantModule):
     Phi(f)(h^-1 x)``; over samples and space it is a vector that does not change at all. Exact with transported
     samples. With independent ones it is the noise of N draws: of a mean ``N^-1/2``, if they are drawn from (or
     weighted to) Haar measure; a maximum grows with N besides. A mean over space is an integral over a fixed frame,
-    which h multiplies by ``|det h|``: of groups that change areas only the maximum is an invariant.
+    which h multiplies by ``|det h|``: of groups that change areas only the maximum over space is an invariant.
 
     Args:
-        reduce: ``max`` or ``mean``.
+        reduce: ``max``, ``mean``, or ``max_mean``: the maximum over space, then the mean over samples (``all`` only).
         dims: ``group``: over N. ``all``: over N, H and W.
     """
 
-    def __init__(self, reduce: Literal['max', 'mean'] = 'max', dims: Literal['group', 'all'] = 'all') -> None:
+    def __init__(
+        self, reduce: Literal['max', 'mean', 'max_mean'] = 'max', dims: Literal['group', 'all'] = 'all'
+    ) -> None:
         super().__init__()
-        if reduce not in ('max', 'mean') or dims not in ('group', 'all'):
-            raise ValueError(f"reduce must be 'max' or 'mean' and dims 'group' or 'all', got {reduce!r} and {dims!r}")
+        if reduce not in ('max', 'mean', 'max_mean') or dims not in ('group', 'all'):
+            raise ValueError(
+                f"reduce must be 'max', 'mean' or 'max_mean' and dims 'group' or 'all', got {reduce!r} and {dims!r}"
+            )
+        if reduce == 'max_mean' and dims == 'group':
+            raise ValueError("reduce='max_mean' needs dims='all': over samples alone it is a mean")
         self.reduce, self.dims = reduce, dims
 
     def extra_repr(self) -> str:
@@ -68,6 +74,8 @@ class GroupPool(EquivariantModule):
         """``(B, C, N, H, W)`` -> ``(B, C, H, W)`` or, over all, ``(B, C)``."""
         if x.dim() != 5:
             raise ValueError(f'GroupPool takes a map on the group, (B, C, N, H, W), got shape {tuple(x.shape)}')
+        if self.reduce == 'max_mean':
+            return x.amax((3, 4)).mean(2)
         axes = (2,) if self.dims == 'group' else (2, 3, 4)
         return x.amax(axes) if self.reduce == 'max' else x.mean(axes)
 

@@ -14,8 +14,8 @@ from .checks import check_square
 
 Angle = Literal['zero_two_pi', 'minus_pi_pi', 'cos_sin']
 ANGLES: tuple[Angle, ...] = ('zero_two_pi', 'minus_pi_pi', 'cos_sin')
-Spread = Literal['equidistant', 'cyclic', 'uniform', 'haar']
-SPREADS: tuple[Spread, ...] = ('equidistant', 'cyclic', 'uniform', 'haar')
+Spread = Literal['equidistant', 'cyclic', 'uniform', 'haar', 'sobol']
+SPREADS: tuple[Spread, ...] = ('equidistant', 'cyclic', 'uniform', 'haar', 'sobol')
 
 
 def rotation2(theta: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class GroupSampler(nn.Module):
             always the same. ``never``: always the same.
         seed: None draws one from torch's generator.
         layer: Number of the layer, for samplers that share a seed.
+        n_test: Number of samples in evaluation; None: n. Only where evaluation has samples of its own.
         **options: Arguments of :meth:`~dinor1.lie.MatrixGroup.sample`.
     """
 
@@ -38,11 +39,17 @@ class GroupSampler(nn.Module):
         resample: Resample = 'always',
         seed: int | None = None,
         layer: int = 0,
+        n_test: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         if resample not in RESAMPLE:
             raise ValueError(f'resample must be one of {", ".join(RESAMPLE)}; got {resample!r}')
+        if n_test is not None and resample == 'never':
+            raise ValueError(
+                "n_test needs samples that are redrawn in training; with resample='never' there is one set"
+            )
+        self.n_test = n if n_test is None else n_test
         if seed is None:
             seed = int(torch.randint(2**31, ()))
         self.group, self.n, self.resample, self.layer, self.options = group, n, resample, layer, options
@@ -72,7 +79,8 @@ class GroupSampler(nn.Module):
     def draw(self, step: int, mode: int = _TRAIN) -> GroupSamples:
         """The samples of one step, on the CPU; changes nothing."""
         generator = torch.Generator().manual_seed(_mix(self._seed, self.layer, step, mode))
-        return self.group.sample(self.n, generator, dtype=torch.float32, **self.options)
+        n = self.n_test if mode == _EVAL else self.n
+        return self.group.sample(n, generator, dtype=torch.float32, **self.options)
 
     def reseed(self, seed: int) -> None:
         """Start over from another seed; fixed samples change too."""

@@ -32,12 +32,15 @@ def test_stages_that_nobody_reads_are_not_built():
     assert [tuple(level.shape) for level in backbone(torch.randn(1, 3, 32, 32))] == [(1, 6, 4, 4)]
 
 
-@pytest.mark.parametrize('group', ['gl2', 'sl2', 'so2', 'sim2'])
-def test_maps_turn_with_the_image(group):
+@pytest.mark.parametrize(
+    'options',
+    [dict(group='gl2'), dict(group='sl2'), dict(group='so2'), dict(group='sim2'), dict(mix=False, kernel='spline')],
+)
+def test_maps_turn_with_the_image(options):
     """Exactly for quarter turns with transported samples. The stem reads every second pixel, which is symmetric on
     odd sides only; after it sides are even.
     """
-    backbone = build(group=group).eval()
+    backbone = build(**options).eval()
     samples = backbone.sampler()
     x = torch.randn(1, 3, 63, 63)
     with torch.no_grad():

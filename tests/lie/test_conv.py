@@ -13,6 +13,7 @@ from dinor1.lie import (
     GroupConv2d,
     GroupResBlock,
     LiftingConv2d,
+    PlanarConv2d,
     ProjectConv2d,
     equivariance_error,
     make_group,
@@ -75,6 +76,25 @@ def test_lifting_equals_the_integral_written_out():
     torch.testing.assert_close(layer(x, g_inv), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize('padding_mode', ['zeros', 'replicate'])
+def test_planar_convolution_equals_the_integral_written_out(padding_mode):
+    """Sample by sample, from the kernel network itself."""
+    group = GLp2()
+    layer = PlanarConv2d(group, 2, 3, 3, hidden=4, mask='smooth', bias=True, padding_mode=padding_mode).double()
+    layer.bias.data.normal_()
+    g, g_inv, _ = samples_of(group, 2)
+    x = torch.randn(2, 2, 2, 4, 5, dtype=torch.float64)
+    grid = window(3, torch.float64)
+    expected = layer.bias.detach().view(1, 3, 1, 1, 1).expand(2, 3, 2, 4, 5).clone()
+    mode = dict(mode='constant' if padding_mode == 'zeros' else 'replicate')
+    for i, dy, dx in ((i, dy, dx) for i in range(2) for dy in range(3) for dx in range(3)):
+        spatial = g_inv[i] @ grid[dy, dx]
+        kernel = layer.net(spatial).view(3, 2) * torch.sigmoid(2 * (1 - spatial.norm())) / torch.linalg.det(g[i])
+        shifted = F.pad(x[:, :, i], (1, 1, 1, 1), **mode)[:, :, dy : dy + 4, dx : dx + 5]
+        expected[:, :, i] += torch.einsum('oc,bcyx->boyx', kernel, shifted)
+    torch.testing.assert_close(layer(x, g_inv), expected, rtol=0, atol=1e-12)
+
+
 def test_projection_equals_the_integral_written_out():
     group = GLp2()
     layer = ProjectConv2d(group, 2, 3, 3, hidden=4, mask=None, bias=True).double()
@@ -133,7 +153,7 @@ def test_replicated_padding_continues_a_constant_background():
 
 
 @pytest.mark.parametrize('name', PLANE_GROUPS)
-@pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d, ProjectConv2d])
+@pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d, PlanarConv2d, ProjectConv2d])
 def test_law_holds_with_a_compact_mask(name, kind):
     """Within 3 %, which is what bicubic interpolation of these images costs (1 to 2 %)."""
     torch.manual_seed(1)
@@ -258,7 +278,7 @@ def test_kernels_keep_full_precision_under_autocast():
         (dict(padding_mode='reflect'), "padding_mode must be 'zeros' or 'replicate'"),
     ],
 )
-@pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d, ProjectConv2d])
+@pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d, PlanarConv2d, ProjectConv2d])
 def test_bad_arguments(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(**{**dict(group=SL2(), c_in=1, c_out=1), **arguments})

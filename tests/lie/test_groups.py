@@ -166,7 +166,7 @@ def test_elements_of_larger_groups_are_refused(name, a, message):
     'arguments, message',
     [
         (dict(n=0), 'at least 1, got 0'),
-        (dict(n=3, rot='sobol'), 'rot must be one of equidistant, cyclic, uniform, haar'),
+        (dict(n=3, rot='spiral'), 'rot must be one of equidistant, cyclic, uniform, haar'),
         (dict(n=3, rot_bound=0.0), r'rot_bound must lie in \(0, 1\], got 0'),
         (dict(n=3, rot_bound=0.5, rot='cyclic'), 'covers the whole turn'),
         (dict(n=3, spd_var=-1.0), 'spd_var must be positive'),

@@ -162,3 +162,20 @@ def test_haar_rotations_are_uniform(dim):
     assert (covariance - expected).abs().max() < 0.02
     if dim == 3:
         SO3().validate(r)
+
+
+@pytest.mark.parametrize('name', ['gl2', 'sl2', 'so2', 'sim2', 'scale2'])
+def test_sobol_samples_have_the_law_of_independent_ones_and_less_noise(name):
+    """Means of smooth functions of the coordinates over 64 samples, 50 draws, against 100,000 independent samples."""
+    group = make_group(name)
+    options = dict(rot_bound=0.5, spd_var=0.1, dtype=torch.float64) if group.rotations else dict(dtype=torch.float64)
+
+    def mean(rot, n, seed):
+        c = group.coords(group.sample(n, torch.Generator().manual_seed(seed), rot=rot, **options).g, check=False)
+        return (c + 0.3).cos().mean(0)
+
+    exact = mean('uniform', 100_000, 0)
+    errors = {rot: torch.stack([mean(rot, 64, seed) for seed in range(50)]) - exact for rot in ('uniform', 'sobol')}
+    # Coordinates, reduced to [0, 2 pi), have a deviation of about 0.7, so means over 100,000 one of 0.002.
+    assert errors['sobol'].mean(0).abs().max() < 0.01
+    assert (errors['sobol'].square().mean(0) < 0.3 * errors['uniform'].square().mean(0)).all()

@@ -8,6 +8,7 @@ from torch import nn
 from dinor1.lie import (
     SL2,
     AffineEquivariantNet,
+    GroupSamples,
     NetworkSamples,
     PlainConvNet,
     make_group,
@@ -37,10 +38,13 @@ def test_default_sizes_are_the_published_ones():
     assert min(sizes, key=sizes.get) == 65 and sizes[65] < 0.003 * 339_102
 
 
-@pytest.mark.parametrize('group', ['sl2', 'gl2'])
-def test_quarter_turns_are_exact_when_samples_move_along(group):
+@pytest.mark.parametrize(
+    'group, options',
+    [('sl2', {}), ('gl2', {}), ('gl2', dict(mixing='none')), ('gl2', dict(mixing='last', pool='mean'))],
+)
+def test_quarter_turns_are_exact_when_samples_move_along(group, options):
     """On the whole trunk in float32; measured 3e-7 to 7e-6."""
-    net = small(group)
+    net = small(group, **options)
     x, samples = torch.randn(2, 1, 40, 40), net.draw()
     moved = samples.transport(QUARTER)
     with torch.no_grad():
@@ -84,6 +88,8 @@ def test_samples_that_move_along_leave_a_smaller_error():
         dict(rot='cyclic', mask=None),
         dict(kernel='spline', knots=3, angle='minus_pi_pi', group='gl2'),
         dict(num_classes=None),
+        dict(mixing='last', group_width=0.5, width=(3, 4)),
+        dict(mixing='none', pool='mean', group='gl2', kernel='spline', norm='batch'),
         dict(group='so2', in_channels=3),
         dict(group='scale2'),
         dict(group='sim2', resample='never'),
@@ -108,6 +114,24 @@ def test_samples_are_redrawn_as_resample_says():
     assert isinstance(given, NetworkSamples) and not torch.equal(given.first.g, given.last.g)
     shared = small(share_samples=True).draw()
     assert shared.first is shared.last
+
+
+def test_without_mixing_a_sample_knows_nothing_of_the_others():
+    """Features of a set are those of its members, and their pool that of the members' pools."""
+    net = small(mixing='none', norm='batch', n_samples=5)
+    x, (samples, _) = torch.randn(2, 1, 32, 32), net.draw()
+    with torch.no_grad():
+        together = net.features(x, NetworkSamples(samples, samples))
+        for i in range(5):
+            one = GroupSamples(*(tensor[i : i + 1] for tensor in samples))
+            alone = net.features(x, NetworkSamples(one, one))
+            torch.testing.assert_close(together[:, :, i : i + 1], alone, rtol=1e-4, atol=1e-5)
+        mixed = small(norm='batch', n_samples=5)
+        one = GroupSamples(*(tensor[:1] for tensor in samples))
+        part = mixed.features(x, NetworkSamples(one, one))
+        assert not torch.allclose(mixed.features(x, NetworkSamples(samples, samples))[:, :, :1], part, atol=1e-2)
+    pooled = small(mixing='none', norm='batch', n_samples=5, pool='mean').pooled(x)
+    torch.testing.assert_close(pooled, together.amax((3, 4)).mean(2), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['siren', 'spline', 'plain'])
@@ -166,6 +190,14 @@ def test_errors():
         AffineEquivariantNet(importance=True)
     with pytest.raises(ValueError, match="norm must be 'layer' or 'batch', got 'group'"):
         AffineEquivariantNet(norm='group')
+    with pytest.raises(ValueError, match="mixing must be 'all', 'last' or 'none', got 'first'"):
+        AffineEquivariantNet(mixing='first')
+    with pytest.raises(ValueError, match="mixing='none' sums over no samples"):
+        AffineEquivariantNet(mixing='none', group_width=0.5)
+    with pytest.raises(ValueError, match="n_test_samples needs mixing='none'"):
+        AffineEquivariantNet(n_test_samples=16)
+    with pytest.raises(ValueError, match="pool must be 'max' or 'mean', got 'sum'"):
+        AffineEquivariantNet(pool='sum')
     with pytest.raises(ValueError, match="norm must be 'layer' or 'batch', got 'group'"):
         PlainConvNet(norm='group')
     with pytest.raises(ValueError, match='odd window'):

@@ -29,6 +29,8 @@ def test_pools(x):
     assert torch.equal(GroupPool('max', 'group')(x), x.amax(2))
     torch.testing.assert_close(GroupPool('mean', 'group')(x), x.mean(2))
     torch.testing.assert_close(GroupPool('mean', 'all')(x), x.mean((2, 3, 4)))
+    expected = torch.stack([x[:, :, n].amax((2, 3)) for n in range(4)]).mean(0)
+    torch.testing.assert_close(GroupPool('max_mean', 'all')(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +52,10 @@ def test_what_changes_of_area_do_to_each():
             'batch norm': GroupBatchNorm(3),
             'max': GroupPool('max', 'all'),
             'mean': GroupPool('mean', 'all'),
+            'max_mean': GroupPool('max_mean', 'all'),
         }.items()
     }
-    assert errors['batch norm'] < 1e-3 and errors['max'] < 0.03
+    assert errors['batch norm'] < 1e-3 and max(errors['max'], errors['max_mean']) < 0.03
     assert errors['layer norm'] > 0.1
     # The mean is multiplied by 1.44, but for what leaves the frame.
     assert errors['mean'] == pytest.approx(0.44, abs=0.06)
@@ -69,8 +72,10 @@ def test_errors(x):
         SpatialMaxPool()(x[..., :1])
     with pytest.raises(ValueError, match='GroupPool takes a map on the group'):
         GroupPool()(x[0])
-    with pytest.raises(ValueError, match="reduce must be 'max' or 'mean'"):
+    with pytest.raises(ValueError, match="reduce must be 'max', 'mean' or 'max_mean'"):
         GroupPool('sum')
+    with pytest.raises(ValueError, match="reduce='max_mean' needs dims='all'"):
+        GroupPool('max_mean', 'group')
     with pytest.raises(ValueError, match='kernel_size must be at least 1'):
         SpatialMaxPool(0)
     with pytest.raises(ValueError, match=r'suits any group; name one: check_equivariance\(group=...\)'):

@@ -48,6 +48,13 @@ def test_modes(mode):
     assert torch.equal(one, two) == (mode != 'always')
 
 
+def test_evaluation_may_have_more_samples():
+    sampler = GroupSampler(GLp2(), 4, 'train', seed=0, n_test=9)
+    assert len(sampler.train()().g) == 4 and len(sampler.eval()().g) == 9
+    with pytest.raises(ValueError, match="with resample='never' there is one set"):
+        GroupSampler(GLp2(), 4, 'never', n_test=9)
+
+
 def test_evaluation_does_not_change_what_training_draws_next():
     plain, evaluated = (GroupSampler(SL2(), 4, seed=0) for _ in range(2))
     draws(plain), draws(evaluated)
@@ -105,4 +112,4 @@ def test_errors():
     with pytest.raises(ValueError, match='number of samples must be at least 1, got 0'):
         GroupSampler(SL2(), 0)
     with pytest.raises(ValueError, match='rot must be one of'):
-        GroupSampler(SL2(), 4, rot='sobol')
+        GroupSampler(SL2(), 4, rot='spiral')

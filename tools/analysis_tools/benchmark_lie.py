@@ -152,7 +152,7 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f'--device {args.device}: no GPU here; leave the option out')
     if 'escnn' in args.arms:
         try:
-            import escnn  # noqa: F401
+            import escnn.nn  # noqa: F401
         except ImportError as error:
             raise InputError(
                 f'escnn cannot be imported ({error}); pip install escnn, or leave it out of --arms'

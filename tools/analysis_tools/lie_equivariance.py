@@ -127,7 +127,10 @@ def draw(results: dict, path: str) -> None:
         offsets = [position + 0.8 * i / len(kinds) for position in range(len(elements))]
         bars.bar(offsets, [errors[name] for name in elements], 0.8 / len(kinds), align='edge', label=kind)
     bars.set_xticks([position + 0.4 for position in range(len(elements))], elements, fontsize=8)
+    # Room above the bars for the legend.
+    top = 30 * max(max(errors.values()) for errors in kinds.values())
     bars.set(yscale='log', ylabel='relative error', title='lifting layer, GL+(2), samples move along')
+    bars.set_ylim(top=top)
     for group, curves in results['network'].items():
         for name, errors in curves.items():
             network.plot(results['samples'], errors, 'o-' if group == 'gl2' else 's--', label=f'{group}, {name}')
@@ -139,8 +142,10 @@ def draw(results: dict, path: str) -> None:
     theory = [start * (n / first) ** -0.5 for n in results['integral_samples']]
     integral.plot(results['integral_samples'], theory, 'k:', label='N^(-1/2)')
     integral.set(title='weighted group convolution against the integral')
-    for axes in (network, integral):
+    for axes, ticks in ((network, results['samples']), (integral, results['integral_samples'])):
         axes.set(xscale='log', yscale='log', xlabel='samples N', ylabel='relative error')
+        axes.set_xticks(ticks, [str(n) for n in ticks])
+        axes.set_xticks([], minor=True)
     for axes in (bars, network, integral):
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)

@@ -19,6 +19,7 @@ from dinor1.lie import (
 )
 from dinor1.lie.blocks import Norm, make_norm
 from dinor1.lie.groups import plane_group
+from dinor1.lie.kernels import Kernel
 from dinor1.lie.masks import Mask
 from dinor1.lie.rotations import Angle, Spread
 from dinor1.lie.sampler import Resample
@@ -42,7 +43,7 @@ class AffineEquivariantBackbone(BaseModule):
     Args:
         group: One of :data:`dinor1.lie.GROUPS` for the plane.
         widths: Channels of the four stages; fewer numbers, fewer stages.
-        n_samples: N; the cost grows with its square.
+        n_samples: N; the cost grows with its square, without ``mix`` in proportion.
         out_indices: Stages to give out, ascending.
         proj_channels: Channels of each map that is given out.
         pool: ``mean`` or ``max`` over the group.
@@ -59,6 +60,10 @@ class AffineEquivariantBackbone(BaseModule):
         spd_var: Variance of the samples' stretch.
         resample: ``train``: fresh samples at every training step, fixed ones in tests. Also ``always``, ``never``.
         seed: Of the samples; replicas with one seed draw the same.
+        kernel: ``siren`` or ``spline``, see :mod:`dinor1.lie.kernels`.
+        knots: Of the splines.
+        mix: Whether samples mix in every block, as in the published network, or meet in the pooling alone, see
+            :class:`dinor1.lie.PlanarConv2d`.
         init_cfg: As in MMEngine.
 
     Raises:
@@ -87,6 +92,9 @@ class AffineEquivariantBackbone(BaseModule):
         spd_var: float = 0.1,
         resample: Resample = 'train',
         seed: int = 0,
+        kernel: Kernel = 'siren',
+        knots: int = 3,
+        mix: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -96,7 +104,9 @@ class AffineEquivariantBackbone(BaseModule):
             raise ValueError(f'proj_channels needs one number per out_indices, got {proj_channels} for {out_indices}')
         self.group = plane_group(group, angle)
         self.out_indices = tuple(out_indices)
-        options: dict[str, Any] = dict(hidden=hidden, w0=w0, mask=mask, support_radius=support_radius)
+        options: dict[str, Any] = dict(
+            hidden=hidden, w0=w0, mask=mask, support_radius=support_radius, kernel=kernel, knots=knots
+        )
         self.sampler = GroupSampler(
             self.group, n_samples, resample, seed, rot=rot, rot_bound=rot_bound, spd_var=spd_var
         )
@@ -106,7 +116,7 @@ class AffineEquivariantBackbone(BaseModule):
         # Stages after the last level that is given out would only cost time.
         widths = list(widths)[: self.out_indices[-1] + 1]
         self.stages = nn.ModuleList(
-            GroupResBlock(self.group, c_in, c_out, k, norm, **options)
+            GroupResBlock(self.group, c_in, c_out, k, norm, mix=mix, **options)
             for c_in, c_out in zip([widths[0], *widths[:-1]], widths, strict=True)
         )
         self.group_pool = GroupPool(pool, 'group')

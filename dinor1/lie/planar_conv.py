@@ -1,0 +1,113 @@
+"""Group convolution whose kernel sits at the identity of H: every sample is convolved by itself."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .kernel_conv import KernelConv
+from .kernels import Kernel
+from .masks import Mask
+from .matrix_group import MatrixGroup
+from .samples import GroupSamples
+from .sym2 import det2
+
+
+class PlanarConv2d(KernelConv):
+    """On the group: ``(k * f)(x, g) = |det g|^-1 int f(x', g) k(g^-1 (x' - x)) dx'``.
+
+    The kernel of :class:`~dinor1.lie.GroupConv2d` with a delta function on H in place of a continuous one, hence with
+    no sum over samples: no Monte Carlo error, cost N instead of N^2, and any number of samples in tests. Samples meet
+    in :class:`~dinor1.lie.GroupPool` only. A network of these layers gives at g what an ordinary one gives for the
+    image ``L_g^-1 f``. It is not in the published network; what it is for, docs/lie_groups.md measures.
+
+    Law: ``Phi(L_h f)(x, g) = Phi(f)(h^-1 x, h^-1 g)`` for every h of the group.
+
+    Args:
+        group: H, of 2 x 2 matrices.
+        c_in: Channels of the input map.
+        c_out: Channels of the output map.
+        k: Window size.
+        padding: Pixels added around; default ``k // 2``.
+        stride: Of the window.
+        bias: Whether a constant is added per channel.
+        hidden: Width of the kernel network.
+        w0: Its frequency.
+        mask: As in :class:`~dinor1.lie.LiftingConv2d`.
+        support_radius: Of the mask.
+        padding_mode: ``zeros`` or ``replicate``.
+        kernel: ``siren`` or ``spline``.
+        knots: Of the spline.
+    """
+
+    def __init__(
+        self,
+        group: MatrixGroup,
+        c_in: int,
+        c_out: int,
+        k: int = 5,
+        padding: int | None = None,
+        stride: int = 1,
+        bias: bool = False,
+        hidden: int = 60,
+        w0: float = 10.0,
+        mask: Mask | None = 'auto',
+        support_radius: float = 1.0,
+        padding_mode: str = 'zeros',
+        kernel: Kernel = 'siren',
+        knots: int = 3,
+    ) -> None:
+        padding = k // 2 if padding is None else padding
+        super().__init__(
+            group,
+            2,
+            c_in,
+            c_out,
+            k,
+            padding,
+            stride,
+            bias,
+            hidden,
+            w0,
+            mask,
+            support_radius,
+            padding_mode,
+            kernel,
+            knots,
+        )
+
+    def kernel(self, g_inv: Tensor) -> Tensor:
+        """Masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(N, c_out, c_in, k, k)``."""
+        with torch.autocast(g_inv.device.type, enabled=False):
+            kernel = self._read_kernel(self._spatial(g_inv), None)
+            if not self.group.unimodular_on_R2:
+                kernel = kernel * det2(g_inv).abs()[:, None, None, None, None]
+            return kernel.permute(0, 3, 4, 1, 2)
+
+    def forward(self, x: Tensor, g_inv: Tensor) -> Tensor:
+        """Convolve maps on the group, sample by sample.
+
+        Args:
+            x: ``(B, c_in, N, H, W)``.
+            g_inv: ``(N, 2, 2)`` inverses of the elements that x and the result live on.
+
+        Returns:
+            ``(B, c_out, N, H', W')``.
+
+        Raises:
+            TypeError: matrices are not floating point.
+            ValueError: shapes do not fit, or a matrix is not in the group (values are read on CPU only).
+        """
+        self._check_samples(g_inv=g_inv)
+        n_samples = len(g_inv)
+        self._check_map(x, n_samples)
+        # Grouped convolution wants the channels of a sample side by side.
+        x = x.transpose(1, 2).flatten(1, 2)
+        padding = self.padding
+        if padding and self.padding_mode == 'replicate':
+            x, padding = F.pad(x, (padding,) * 4, mode='replicate'), 0
+        out = F.conv2d(x, self.kernel(g_inv).flatten(0, 1), stride=self.stride, padding=padding, groups=n_samples)
+        out = out.unflatten(1, (n_samples, self.out_channels)).transpose(1, 2)
+        return out if self.bias is None else out + self.bias[:, None, None, None]
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x, samples.g_inv)

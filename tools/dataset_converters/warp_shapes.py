@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Write rotated, sheared and scaled copies of the shapes world's validation images, with exact boxes.
+
+Examples:
+    python tools/dataset_converters/warp_shapes.py
+    python tools/dataset_converters/warp_shapes.py --out data/shapes_turned --variants identity rotation-45 --size 50
+"""
+
+import argparse
+
+from dinor1.apis.cli import run_tool
+from dinor1.datasets.shapes_warped import VARIANTS, generate_warped
+from dinor1.datasets.shapes_world import DEFAULT_SIZES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', default='data/shapes_warped', help='new folder (default: %(default)s)')
+    parser.add_argument('--variants', nargs='+', choices=list(VARIANTS), default=list(VARIANTS), help='default: all')
+    parser.add_argument('--size', type=int, default=DEFAULT_SIZES['val_base'], help='images (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the shapes world (default: %(default)s)')
+    args = parser.parse_args()
+    generate_warped(args.out, args.variants, size=args.size, seed=args.seed, show_progress=True)
+    print(f'{args.size} images under each of {", ".join(args.variants)}: {args.out}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
