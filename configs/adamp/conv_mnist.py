@@ -1,4 +1,4 @@
-# Three convolutions with batch norm, hence scale-invariant weights, at a constant learning rate without weight decay.
+# Three convolutions with batch norm, hence scale-invariant weights, without weight decay.
 _base_ = [
     '../_base_/datasets/mnist.py',
     '../_base_/schedules/mnist_3e.py',
@@ -11,6 +11,13 @@ model = dict(
     embed_dims=64,
 )
 optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='AdamP', lr=1e-2, weight_decay=0.0))
-param_scheduler = []
+param_scheduler = [
+    dict(
+        type='CosineAnnealingLR',
+        T_max={{_base_.max_epochs}},
+        by_epoch=True,
+        convert_to_iter_based=True,
+    )
+]
 # Their growth is what AdamP and SGDP slow down.
 default_hooks = dict(weight_norm=dict(type='WeightNormHook', patterns=dict(conv=r'conv\.weight$'), interval=50))
