@@ -16,7 +16,7 @@ arms = {
         f'{_optimizer}.weight_decay=1e-4',
     ],
 }
-seeds = [0, 1]
+seeds = [0]
 metrics = {'coco/bbox_mAP': 'val_base AP', 'coco/bbox_mAP_50': 'AP50'}
 note = """
 The norm is that of the transformer, the prompt encoder and the fusion (`model.norm_cfg`); backbone and neck keep
