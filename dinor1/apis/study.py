@@ -10,8 +10,26 @@ A study is a Python file of assignments, read as MMEngine reads configs::
     metrics = {'accuracy/top1': 'top-1, %'}          # metric of the last validation -> head of its column
     note = 'Paper: ...'                              # below the table
 
-An arm is a list of ``--cfg-options``, or ``dict(config=..., options=[...])``. A run is one arm with one seed, and
-leaves one small JSON file; tables come from these files and from nothing else.
+An arm is a list of ``--cfg-options``, or a dict of any of::
+
+    dict(
+        config='...', options=[...],
+        seeds=[0],                                                    # instead of the study's
+        start=dict(arm='LN', checkpoint='epoch_1.pth', resume=True),  # go on from an earlier arm's run of that seed
+        after={...},                                                  # instead of the study's
+    )
+
+``resume=True`` takes weights, optimizer and position over, so that arms share first epochs; without it, weights alone
+(``load_from``). Three more keys of a study say what a result file holds besides the last validation::
+
+    after = {'measures': ['tools/analysis_tools/measure_detector.py', '{checkpoint}', '--out', '{out}']}
+    keep = {'gradients': 'loss_gradients.json'}    # files of the work directory
+    curves = ['loss', 'grqo_kl']                   # scalars of the training log
+
+``after`` are tools that run when training has ended, with ``{config}``, ``{checkpoint}`` (the last), ``{work_dir}`` and
+``{out}`` filled in; each writes a JSON file ``{out}``, whose ``metrics`` join those of the run.
+
+A run is one arm with one seed, and leaves one small JSON file; tables come from these files and from nothing else.
 """
 
 import statistics
@@ -34,18 +52,30 @@ class Run(NamedTuple):
         seed: Seed of tools/train.py.
         config: Config file.
         options: ``--cfg-options``.
+        start: What it starts from: ``arm``, ``checkpoint`` and ``resume``; None: from scratch.
+        after: Name -> command of the tools that run when training has ended.
     """
 
     arm: str
     seed: int
     config: str
     options: tuple[str, ...]
+    start: dict[str, Any] | None = None
+    after: dict[str, list[str]] | None = None
 
     @property
     def name(self) -> str:
         """File name without suffix."""
-        arm = ''.join(c if c.isalnum() or c in '.-' else '-' for c in self.arm)
-        return f'{arm}_seed{self.seed}'
+        return _run_name(self.arm, self.seed)
+
+    @property
+    def starts_from(self) -> str | None:
+        """Name of the run that it starts from."""
+        return None if self.start is None else _run_name(self.start['arm'], self.seed)
+
+
+def _run_name(arm: str, seed: int) -> str:
+    return f'{"".join(c if c.isalnum() or c in ".-" else "-" for c in arm)}_seed{seed}'
 
 
 class Study(NamedTuple):
@@ -57,6 +87,8 @@ class Study(NamedTuple):
         runs: Every arm with every seed, seed by seed: after the first round there is a table of all arms.
         metrics: Name of a metric -> head of its column.
         note: Text below the table.
+        keep: Name in the result file -> JSON file of the work directory.
+        curves: Scalars of the training log that the result file holds.
     """
 
     path: Path
@@ -64,6 +96,8 @@ class Study(NamedTuple):
     runs: tuple[Run, ...]
     metrics: dict[str, str]
     note: str
+    keep: dict[str, str]
+    curves: tuple[str, ...]
 
 
 def load_study(path: str | Path) -> Study:
@@ -82,10 +116,25 @@ def load_study(path: str | Path) -> Study:
     missing = [key for key in _NEEDED if not content.get(key)]
     if missing:
         raise InputError(f'{path}: not a study, it has no {", ".join(missing)}')
-    runs = [_run(path, content, arm, seed) for seed in content['seeds'] for arm in content['arms']]
-    if len({run.name for run in runs}) != len(runs):
+    seeds_of = {
+        arm: own.get('seeds', content['seeds']) if isinstance(own, dict) else content['seeds']
+        for arm, own in content['arms'].items()
+    }
+    seeds = list(dict.fromkeys([*content['seeds'], *(seed for own in seeds_of.values() for seed in own)]))
+    once = all(len(set(own)) == len(own) for own in (content['seeds'], *seeds_of.values()))
+    runs = [_run(path, content, arm, seed) for seed in seeds for arm in content['arms'] if seed in seeds_of[arm]]
+    if not once or len({run.name for run in runs}) != len(runs):
         raise InputError(f'{path}: two runs have the same name; give each arm and each seed once')
-    return Study(path, content['title'], tuple(runs), content['metrics'], content.get('note', ''))
+    earlier: set[str] = set()
+    for run in runs:
+        if run.starts_from is not None and run.starts_from not in earlier:
+            raise InputError(
+                f'{path}: arm {run.arm!r} starts from arm {run.start["arm"]!r}, which has no run of seed {run.seed} '
+                'before it; put that arm first, with this seed'
+            )
+        earlier.add(run.name)
+    keep, curves = content.get('keep', {}), tuple(content.get('curves', ()))
+    return Study(path, content['title'], tuple(runs), content['metrics'], content.get('note', ''), keep, curves)
 
 
 def _run(path: Path, content: dict[str, Any], arm: str, seed: int) -> Run:
@@ -96,7 +145,13 @@ def _run(path: Path, content: dict[str, Any], arm: str, seed: int) -> Run:
         raise InputError(f'{path}: arm {arm!r} names no config, and neither does the study')
     if not Path(config).is_file():
         raise InputError(f'{path}: arm {arm!r}: {config}: no such config file; start in the root of the repository')
-    return Run(arm, seed, config, (*content.get('options', []), *own.get('options', [])))
+    start = own.get('start')
+    if start is not None:
+        if not {'arm', 'checkpoint'} <= set(start) <= {'arm', 'checkpoint', 'resume'}:
+            raise InputError(f"{path}: arm {arm!r}: start needs 'arm' and 'checkpoint', and may have 'resume'")
+        start = dict(resume=False, **start) if 'resume' not in start else dict(start)
+    options = (*content.get('options', []), *own.get('options', []))
+    return Run(arm, seed, config, options, start, dict(own.get('after', content.get('after', {}))))
 
 
 def read_runs(study: Study, folder: str | Path) -> dict[str, list[dict[str, Any]]]:
@@ -111,7 +166,8 @@ def read_runs(study: Study, folder: str | Path) -> dict[str, list[dict[str, Any]
         if not path.is_file():
             continue
         record = read_json(path)
-        if record.get('config') != run.config or record.get('options') != list(run.options):
+        made_with = (record.get('config'), record.get('options'), record.get('start'))
+        if made_with != (run.config, list(run.options), run.start):
             raise InputError(f'{path}: made with another config or other options; delete it to run it again')
         missing = [name for name in study.metrics if name not in record.get('metrics', {})]
         if missing:

@@ -74,13 +74,13 @@ def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0)
 
 
 @torch.no_grad()
-def build_bank(
+def embed_exemplars(
     model: nn.Module,
     dataset: BaseDataset,
     exemplars: Sequence[Exemplar],
     progress: Callable[[], None] | None = None,
-) -> PromptBank:
-    """Embed exemplars and average them per class.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed exemplars.
 
     Images go through the model one at a time: in a batch they would be padded to one size, convolutions carry padding
     into the picture, and an embedding would depend on its neighbours in the batch.
@@ -92,7 +92,7 @@ def build_bank(
         progress: Called after each image.
 
     Returns:
-        A bank of the classes that have at least one exemplar, in the data set's order.
+        Embeddings (n, C) in float32 on the CPU, and class indices (n,), in the order of ``exemplars``.
     """
     was_training = model.training
     model.eval()
@@ -109,10 +109,26 @@ def build_bank(
         if progress is not None:
             progress()
     model.train(was_training)
+    return torch.cat(embeddings), torch.tensor(labels)
 
-    index = torch.tensor(labels)
+
+def build_bank(
+    model: nn.Module,
+    dataset: BaseDataset,
+    exemplars: Sequence[Exemplar],
+    progress: Callable[[], None] | None = None,
+) -> PromptBank:
+    """Embed exemplars and average them per class.
+
+    Args:
+        model, dataset, exemplars, progress: See :func:`embed_exemplars`.
+
+    Returns:
+        A bank of the classes that have at least one exemplar, in the data set's order.
+    """
+    embeddings, index = embed_exemplars(model, dataset, exemplars, progress)
     present = index.unique()
     names = dataset.metainfo['classes']
-    means = class_means(torch.cat(embeddings), index, names).embeddings[present]
+    means = class_means(embeddings, index, names).embeddings[present]
     counts = index.bincount(minlength=len(names))[present]
     return PromptBank(means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model))

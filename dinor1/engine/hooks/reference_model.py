@@ -45,6 +45,9 @@ class ReferenceModelHook(Hook):
         by_epoch: Whether ``warmup`` and ``refresh`` count epochs or iterations.
         mode: ``eval`` runs the reference without dropout and with the running statistics of batch norm; ``train`` as
             the release does (dropout masks are not shared with the student).
+        groups: ``image``: the queries of an image form a group, as published; ``prompt``: those of one prompt.
+        one_sided_kl: See :class:`dinor1.models.GRQOSettings`.
+        allow_vanishing: Accept a reward term that is identically zero, to show that it is.
     """
 
     priority = 'NORMAL'
@@ -59,6 +62,9 @@ class ReferenceModelHook(Hook):
         refresh: int | None = 1,
         by_epoch: bool = True,
         mode: str = 'eval',
+        groups: str = 'image',
+        one_sided_kl: bool = False,
+        allow_vanishing: bool = False,
     ) -> None:
         if mode not in ('eval', 'train'):
             raise InputError(f"ReferenceModelHook: mode must be 'eval' or 'train', got {mode!r}")
@@ -66,7 +72,15 @@ class ReferenceModelHook(Hook):
             raise InputError(
                 f'ReferenceModelHook: expected warmup >= 0 and refresh >= 1 or None, got {warmup} and {refresh}'
             )
-        self.settings = GRQOSettings(objective=objective, alpha=alpha, beta=beta, mute=mute)
+        self.settings = GRQOSettings(
+            objective=objective,
+            alpha=alpha,
+            beta=beta,
+            mute=mute,
+            groups=groups,
+            one_sided_kl=one_sided_kl,
+            allow_vanishing=allow_vanishing,
+        )
         self.warmup, self.refresh, self.by_epoch, self.mode = warmup, refresh, by_epoch, mode
         self.reference: nn.Module | None = None
         self.refreshed_at: int | None = None

@@ -46,5 +46,5 @@ class DINOGRQOHead(GRQOMixin, DINOHead):
             cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets)
             with torch.no_grad():
                 match = hungarian_match(cost, targets)
-            losses |= self.grqo_losses(cost, targets, match, selected_logits, ref_logits)
+            losses |= self.grqo_losses(cost, targets, match, enc_outputs_class, selected_logits, ref_logits)
         return losses

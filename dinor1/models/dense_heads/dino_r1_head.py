@@ -108,7 +108,9 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
             cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names
         )
         if self.grqo is not None:
-            losses |= self.grqo_losses(cost[:num_layers], targets, match, selected_logits, ref_logits)
+            losses |= self.grqo_losses(
+                cost[:num_layers], targets, match, enc_outputs_class, selected_logits, ref_logits
+            )
         return losses
 
     def _set_losses(

@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from ..losses import GRQOSettings, Match, Targets, group_advantage, grqo_loss, objectness_kl, rewards_from_cost
+from ..losses import (
+    GRQOSettings,
+    Match,
+    Targets,
+    group_advantage,
+    grqo_loss_by_settings,
+    objectness_kl,
+    rewards_from_cost,
+)
 
 
 class GRQOMixin:
@@ -16,7 +24,13 @@ class GRQOMixin:
     grqo: GRQOSettings | None = None
 
     def grqo_losses(
-        self, cost: Tensor, targets: Targets, match: Match, selected_logits: Tensor, ref_logits: Tensor | None
+        self,
+        cost: Tensor,
+        targets: Targets,
+        match: Match,
+        token_logits: Tensor,
+        selected_logits: Tensor,
+        ref_logits: Tensor | None,
     ) -> dict[str, Tensor]:
         """Loss and figures.
 
@@ -24,30 +38,22 @@ class GRQOMixin:
             cost: (L, B, Q, M) matching cost of the decoder layers, with gradient.
             targets: Ground truth.
             match: Assignment; its stages below L are the decoder layers.
-            selected_logits: (B, Q) objectness logits of the selected tokens, in falling order.
+            token_logits: (B, Q, K) prompt logits of the selected tokens.
+            selected_logits: (B, Q) their maxima over the prompts, in falling order.
             ref_logits: (B, Q) the reference model's at the same tokens; None when ``beta`` is 0.
 
         Returns:
             ``loss_grqo``, ``d0.loss_grqo`` ... in MMDetection's naming, and detached ``grqo_*`` figures.
         """
         num_layers, _, num_queries, _ = cost.shape
-        settings = self.grqo
-        num_mute = settings.num_mute(num_queries)
-        rewards = rewards_from_cost(cost, targets)
+        num_mute = self.grqo.num_mute(num_queries)
         if ref_logits is None:
             ref_logits = selected_logits.detach()
-        layers = grqo_loss(
-            rewards,
-            selected_logits,
-            ref_logits,
-            alpha=settings.alpha,
-            beta=settings.beta,
-            num_mute=num_mute,
-            objective=settings.objective,
-        )
+        layers = grqo_loss_by_settings(self.grqo, cost, targets, token_logits, selected_logits, ref_logits)
         names = [f'd{i}.loss_grqo' for i in range(num_layers - 1)] + ['loss_grqo']
         losses = dict(zip(names, layers.unbind(), strict=True))
         with torch.no_grad():
+            rewards = rewards_from_cost(cost, targets)
             losses.update(_figures(rewards, match, selected_logits, ref_logits, num_mute))
         return losses
 

@@ -1,7 +1,15 @@
 """Losses: matching, GRQO, language alignment. Pure functions of tensors."""
 
 from .alignment import LanguageAlignment, symmetric_info_nce
-from .grqo import GRQOSettings, group_advantage, grqo_loss, objectness_kl, query_rewards, rewards_from_cost
+from .grqo import (
+    GRQOSettings,
+    group_advantage,
+    grqo_loss,
+    grqo_loss_by_settings,
+    objectness_kl,
+    query_rewards,
+    rewards_from_cost,
+)
 from .matching import Match, Targets, hungarian_match, matching_cost, pad_targets, targets_of
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     'Targets',
     'group_advantage',
     'grqo_loss',
+    'grqo_loss_by_settings',
     'hungarian_match',
     'matching_cost',
     'objectness_kl',

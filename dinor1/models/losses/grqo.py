@@ -11,7 +11,8 @@ For every decoder layer and image the N queries form a group. With the matcher's
 
 Two facts that the formulas hide. The mean of A over a whole group is identically zero, and so is its gradient: the
 reward acts only through the mute, which turns it into a contrast between the queries of high and of low objectness.
-And because r carries gradient, this is no policy gradient; that reading is offered as another ``objective``.
+And because r carries gradient, this is no policy gradient; that reading is offered as another ``objective``. Groups by
+prompt and a one-sided KL, which are not in the paper, are in :mod:`.prompt_groups`.
 """
 
 from collections.abc import Sequence
@@ -25,9 +26,12 @@ from torch import Tensor
 from dinor1.errors import InputError
 
 from .matching import Targets, matching_cost, pad_targets
+from .prompt_groups import MIN_GROUP, Gain, grouped_gain, one_sided, prompt_groups
 
 Objective = Literal['contrast', 'policy', 'clipped']
 OBJECTIVES: tuple[Objective, ...] = ('contrast', 'policy', 'clipped')
+Group = Literal['image', 'prompt']
+GROUPS: tuple[Group, ...] = ('image', 'prompt')
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class GRQOSettings:
         alpha: Weight of the advantage.
         beta: Weight of the KL term; 0 needs no reference model.
         mute: Share of the queries that is muted, those of lowest objectness; the release mutes 300 of 900.
+        groups: ``image``: all queries of an image are one group, as published. ``prompt``: those of one prompt are
+            (:mod:`.prompt_groups`).
+        one_sided_kl: Count the KL of a query whose class the image does not show only where the model is surer than
+            its reference.
+        allow_vanishing: Accept settings with which the reward term is identically zero: for the experiment that shows
+            it, and for nothing else.
 
     Raises:
         InputError: a setting is out of range, or makes the reward vanish (see the module's text).
@@ -48,6 +58,9 @@ class GRQOSettings:
     alpha: float = 0.01
     beta: float = 0.04
     mute: float = 1 / 3
+    groups: Group = 'image'
+    one_sided_kl: bool = False
+    allow_vanishing: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -57,11 +70,22 @@ class GRQOSettings:
                 f'grqo: expected alpha >= 0, beta >= 0 and mute in [0, 1); got alpha={self.alpha}, '
                 f'beta={self.beta}, mute={self.mute}'
             )
-        if self.objective == 'contrast' and self.alpha > 0 and self.mute == 0:
+        if self.groups not in GROUPS:
+            raise InputError(f'grqo: groups must be one of {", ".join(GROUPS)}; got {self.groups!r}')
+        if self._needs_mute and self.mute == 0:
             raise InputError(
                 'grqo: with mute=0 the reward term and its gradient are identically zero; '
                 "set mute to 1/3, choose objective='policy', or set alpha=0 for the KL term alone"
             )
+        if self._needs_mute and self.groups == 'prompt' and self.mute * MIN_GROUP < 1:
+            raise InputError(
+                f'grqo: mute={self.mute:.3g} mutes nobody in a group of {MIN_GROUP} queries, and the reward term would '
+                f"vanish there; with groups='prompt' set mute to 1/{MIN_GROUP} or more"
+            )
+
+    @property
+    def _needs_mute(self) -> bool:
+        return self.objective == 'contrast' and self.alpha > 0 and not self.allow_vanishing
 
     def num_mute(self, num_queries: int) -> int:
         """How many of ``num_queries`` are muted.
@@ -70,7 +94,7 @@ class GRQOSettings:
             InputError: so few queries that rounding mutes none, and the reward term would vanish.
         """
         num_mute = round(self.mute * num_queries)
-        if self.objective == 'contrast' and self.alpha > 0 and not 0 < num_mute < num_queries:
+        if self._needs_mute and not 0 < num_mute < num_queries:
             raise InputError(
                 f'grqo: mute={self.mute:.3g} of {num_queries} queries mutes {num_mute}, which makes the reward term '
                 'vanish; use more queries or another share'
@@ -191,16 +215,61 @@ def grqo_loss(
         (L,) means over images and queries.
     """
     ref_logits = ref_logits.detach()
+    gain = _gain_of(objective, logits.to(rewards.dtype), ref_logits.to(rewards.dtype), eps_low, eps_high)
     advantage = group_advantage(rewards, num_mute)
-    if objective == 'contrast':
-        gain = advantage
-    elif objective == 'policy':
-        gain = advantage.detach() * F.logsigmoid(logits.to(rewards.dtype))
-    elif objective == 'clipped':
-        log_ratio = F.logsigmoid(logits.to(rewards.dtype)) - F.logsigmoid(ref_logits.to(rewards.dtype))
-        ratio = log_ratio.exp()
-        fixed = advantage.detach()
-        gain = torch.minimum(ratio * fixed, ratio.clamp(1 - eps_low, 1 + eps_high) * fixed)
+    return (-alpha * gain(advantage) + beta * objectness_kl(logits, ref_logits)).mean(dim=(-2, -1))
+
+
+def grqo_loss_by_settings(
+    settings: GRQOSettings,
+    cost: Tensor,
+    targets: Targets,
+    token_logits: Tensor,
+    logits: Tensor,
+    ref_logits: Tensor,
+) -> Tensor:
+    """GRQO's loss as a config describes it, one value per decoder layer.
+
+    Args:
+        settings: What the config says.
+        cost: (L, B, Q, M) matching cost of the decoder layers, with gradient.
+        targets: Ground truth.
+        token_logits: (B, Q, K) prompt logits of the selected tokens; read for groups by prompt and the one-sided KL.
+        logits: (B, Q) their maxima over the prompts, in falling order.
+        ref_logits: (B, Q) the reference model's at the same tokens; no gradient reaches them.
+
+    Returns:
+        (L,) means over images and queries; with ``groups='image'`` and the full KL exactly those of :func:`grqo_loss`.
+    """
+    rewards = rewards_from_cost(cost, targets)
+    num_mute = settings.num_mute(cost.shape[2])
+    weights = dict(alpha=settings.alpha, beta=settings.beta)
+    if settings.groups == 'image' and not settings.one_sided_kl:
+        return grqo_loss(rewards, logits, ref_logits, num_mute=num_mute, objective=settings.objective, **weights)
+    groups = prompt_groups(token_logits, targets)
+    ref_logits = ref_logits.detach()
+    gain = _gain_of(settings.objective, logits.to(rewards.dtype), ref_logits.to(rewards.dtype))
+    advantage = group_advantage(rewards, num_mute)
+    if settings.groups == 'prompt':
+        gained = grouped_gain(cost, targets, groups, advantage, settings.mute, gain)
     else:
-        raise ValueError(f'objective must be one of {", ".join(OBJECTIVES)}; got {objective!r}')
-    return (-alpha * gain + beta * objectness_kl(logits, ref_logits)).mean(dim=(-2, -1))
+        gained = gain(advantage).mean(-1)
+    kl = objectness_kl(logits, ref_logits)
+    if settings.one_sided_kl:
+        kl = kl.masked_fill(~one_sided(logits, ref_logits, groups), 0.0)
+    return (-settings.alpha * gained + settings.beta * kl.mean(-1)).mean(-1)
+
+
+def _gain_of(
+    objective: Objective, logits: Tensor, ref_logits: Tensor, eps_low: float = 0.2, eps_high: float = 0.28
+) -> Gain:
+    """What an objective makes of advantages (L, B, Q), see :func:`grqo_loss`."""
+    if objective == 'contrast':
+        return lambda advantage: advantage
+    if objective == 'policy':
+        return lambda advantage: advantage.detach() * F.logsigmoid(logits)
+    if objective == 'clipped':
+        ratio = (F.logsigmoid(logits) - F.logsigmoid(ref_logits)).exp()
+        clipped = ratio.clamp(1 - eps_low, 1 + eps_high)
+        return lambda advantage: torch.minimum(ratio * advantage.detach(), clipped * advantage.detach())
+    raise ValueError(f'objective must be one of {", ".join(OBJECTIVES)}; got {objective!r}')

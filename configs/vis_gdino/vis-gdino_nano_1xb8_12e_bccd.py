@@ -1,0 +1,10 @@
+# The supervised baseline on real photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
+_base_ = [
+    '../_base_/models/dino_r1_nano.py',
+    '../_base_/datasets/bccd.py',
+    '../_base_/schedules/nano_12e.py',
+    '../_base_/default_runtime.py',
+]
+
+load_from = 'work_dirs/demo/grqo/epoch_6.pth'
+default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))

@@ -1,0 +1,216 @@
+"""How hard each term of the loss pulls at the weights, and at how many queries.
+
+DINO-R1 (arXiv 2505.24025) adds its reward to the detection losses with a weight of 0.01. Whether that moves anything is
+a question of gradients, not of loss values: a loss may be large and flat. The measurement is ours.
+"""
+
+import copy
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from dinor1.errors import InputError
+from dinor1.fileio import read_json, write_json
+from dinor1.models import GRQOSettings
+from dinor1.models.detectors.reference import ReferenceMixin
+from dinor1.registry import HOOKS
+
+# What is a term: names of MMDetection's losses, summed over the decoder layers.
+TERMS = {
+    'class': r'(d\d+\.)?loss_cls',
+    'box': r'(d\d+\.)?loss_(bbox|iou)',
+    'encoder': r'enc_loss_.*',
+    'denoising': r'(d\d+\.)?dn_loss_.*',
+    'alignment': r'loss_alignment',
+}
+_GRQO = r'(d\d+\.)?loss_grqo'
+_FILE = 'loss_gradients.json'
+
+
+@HOOKS.register_module()
+class LossGradientHook(Hook):
+    """Measures the gradient of every term of the loss, every ``interval`` iterations.
+
+    Before such an iteration its batch runs through the model once more, with the same random numbers; buffers and
+    random state are put back, so that the training is the same to the bit with and without the hook. A measurement
+    costs about as much as six iterations, eight in the GRQO stage.
+
+    Of each term, weighted as in the loss: the norm of its gradient by all trainable weights, the cosine to the gradient
+    of the detection losses together, and the number of queries that it reaches. That number is the participation ratio
+    (sum g)^2 / sum g^2 of the norms g of its gradient by the decoder's outputs, per layer and image: 1 if one query has
+    it all, Q if all have the same. Terms are ``class``, ``box``, ``encoder``, ``denoising``, ``alignment`` and, apart,
+    GRQO's ``advantage`` and ``kl``. Outside of the GRQO stage ``advantage`` is what the default reward would do.
+
+    Written to ``loss_gradients.json`` in the work directory, with GRQO's figures; norms also to the scalars of training
+    as ``gradient/TERM``. In distributed training the figures are the main process's.
+
+    Args:
+        interval: Iterations between two measurements, the first at iteration 0.
+
+    Raises:
+        InputError: ``interval`` is below 1.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 125) -> None:
+        if interval < 1:
+            raise InputError(f'LossGradientHook: interval must be at least 1, got {interval}')
+        self.interval = interval
+        self.records: list[dict[str, Any]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse what cannot be measured; take up the file of a run that is resumed.
+
+        Raises:
+            InputError: the model is sharded, or is none that GRQO knows.
+        """
+        if isinstance(runner.model, FullyShardedDataParallel):
+            raise InputError('LossGradientHook: a sharded model has no gradient of a single term; remove the hook')
+        if not isinstance(_unwrap(runner.model), ReferenceMixin):
+            raise InputError(
+                f'LossGradientHook: {type(runner.model).__name__} is no detector that GRQO trains; remove the hook'
+            )
+        path = Path(runner.work_dir) / _FILE
+        if runner.iter and path.is_file():
+            self.records = [record for record in read_json(path) if record['iter'] < runner.iter]
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Measure, every ``interval`` iterations."""
+        if runner.iter % self.interval:
+            return
+        with runner.optim_wrapper.optim_context(runner.model):
+            measured = measure_terms(_unwrap(runner.model), data_batch)
+        self.records.append(dict(iter=runner.iter, **measured))
+        for term, value in measured['norm'].items():
+            runner.message_hub.update_scalar(f'train/gradient/{term}', value)
+        if is_main_process():
+            write_json(self.records, Path(runner.work_dir) / _FILE)
+
+
+def measure_terms(model: nn.Module, data_batch: dict) -> dict[str, Any]:
+    """Gradients of the terms of one batch; the model is left as it was.
+
+    Args:
+        model: A detector with :class:`dinor1.models.detectors.reference.ReferenceMixin`, in training mode.
+        data_batch: As the loader gives it; not changed.
+
+    Returns:
+        ``norm``, ``cosine`` and ``queries``, each by term; ``alpha`` of the advantage; ``figures``, GRQO's by name.
+    """
+    own = model.bbox_head.grqo
+    settings = own or GRQOSettings(beta=0.0)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    result: dict[str, Any] = dict(norm={}, cosine={}, queries={}, alpha=settings.alpha, figures={})
+    with _unchanged(model), torch.random.fork_rng(), torch.enable_grad():
+        data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+
+        def run(grqo: GRQOSettings | None) -> tuple[dict[str, Tensor], Tensor]:
+            model.set_grqo(grqo)
+            with torch.random.fork_rng(), _decoder_output(model) as outputs:
+                losses = model(**copy.deepcopy(data), mode='loss')
+            return losses, outputs[0]
+
+        try:
+            losses, hidden = run(replace(settings, beta=0.0))
+            detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_GRQO, name)]
+            reference = torch.autograd.grad(sum(detection), weights, retain_graph=True, allow_unused=True)
+            terms = {term: _sum(losses, pattern) for term, pattern in TERMS.items()}
+            if settings.alpha > 0:
+                terms['advantage'] = _sum(losses, _GRQO)
+            _measure(result, terms, weights, hidden, reference, model.num_queries)
+            result['figures'] = {name: float(value) for name, value in losses.items() if name.startswith('grqo_')}
+            if own is not None and own.beta > 0:
+                losses, hidden = run(replace(own, alpha=0.0))
+                _measure(result, dict(kl=_sum(losses, _GRQO)), weights, hidden, reference, model.num_queries)
+        finally:
+            model.set_grqo(own)
+    return result
+
+
+def _measure(
+    result: dict[str, Any],
+    terms: dict[str, Tensor | None],
+    weights: list[Tensor],
+    hidden: Tensor,
+    reference: tuple[Tensor | None, ...],
+    num_queries: int,
+) -> None:
+    length = _dot(reference, reference).sqrt()
+    for term, value in terms.items():
+        if value is None or not value.requires_grad:
+            continue
+        *gradients, queries = torch.autograd.grad(value, [*weights, hidden], retain_graph=True, allow_unused=True)
+        norm = _dot(gradients, gradients).sqrt()
+        result['norm'][term] = norm.item()
+        cosine = _dot(gradients, reference) / (norm * length).clamp(min=1e-30)
+        result['cosine'][term] = cosine.item()
+        if queries is not None:
+            result['queries'][term] = participation(queries[:, :, -num_queries:].float().norm(dim=-1))
+
+
+def participation(norms: Tensor) -> float:
+    """Mean over groups of the participation ratio (sum g)^2 / sum g^2 in [1, Q]; 0 if no group has any.
+
+    Args:
+        norms: (..., Q), >= 0.
+    """
+    square, total = norms.square().sum(-1), norms.sum(-1).square()
+    alive = square > 0
+    return (total[alive] / square[alive]).mean().item() if bool(alive.any()) else 0.0
+
+
+def _dot(a: list | tuple, b: list | tuple) -> Tensor:
+    products = [(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
+
+
+def _is(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern, name) is not None
+
+
+def _add(value: Tensor | list[Tensor]) -> Tensor:
+    return sum(v.sum() for v in value) if isinstance(value, list) else value.sum()
+
+
+def _sum(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
+    values = [_add(value) for name, value in losses.items() if _is(pattern, name)]
+    return sum(values) if values else None
+
+
+@contextmanager
+def _decoder_output(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The decoder's hidden states (L, bs, num_dn + Q, C) of the next forward pass."""
+    outputs: list[Tensor] = []
+    handle = model.decoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Put the buffers back: a forward pass in training mode moves the statistics of batch norms."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(kept[name])
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

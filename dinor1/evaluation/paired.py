@@ -1,0 +1,88 @@
+"""Differences between two arms of an experiment, paired by seed, with Student's interval.
+
+Two arms that share seeds share initial weights and the order of the data; their difference varies less than either.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class PairedDifference(NamedTuple):
+    """Mean difference and what the seeds allow to say of it.
+
+    Attributes:
+        n: Seeds that both arms have.
+        mean: Mean difference.
+        half_width: Half the width of the interval; infinite for one seed, of which no spread is known.
+        p_value: Two-sided, of Student's paired test; NaN for one seed. 1 if all differences are 0, and 0 if they are
+            equal and not 0.
+    """
+
+    n: int
+    mean: float
+    half_width: float
+    p_value: float
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.mean + self.half_width
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_difference(
+    ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = 0.95
+) -> PairedDifference | None:
+    """Mean of ``ours - theirs`` over the seeds that both have.
+
+    Args:
+        ours: Value by seed.
+        theirs: Value by seed.
+        confidence: Coverage of the interval, in (0, 1).
+
+    Returns:
+        None if the arms share no seed.
+
+    Raises:
+        ValueError: ``confidence`` is not in (0, 1), or a value is not finite.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f'confidence must be in (0, 1), got {confidence}')
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return None
+    differences = np.array([ours[seed] - theirs[seed] for seed in seeds], dtype=np.float64)
+    if not np.isfinite(differences).all():
+        raise ValueError(f'a value of the seeds {seeds} is not finite')
+    count, mean = len(seeds), float(differences.mean())
+    if count == 1:
+        return PairedDifference(1, mean, math.inf, math.nan)
+    error = float(differences.std(ddof=1)) / math.sqrt(count)
+    half_width = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    if error == 0:
+        return PairedDifference(count, mean, 0.0, 1.0 if mean == 0 else 0.0)
+    return PairedDifference(count, mean, half_width, float(2 * stats.t.sf(abs(mean) / error, count - 1)))
+
+
+def mean_interval(values: Mapping[int, float], confidence: float = 0.95) -> PairedDifference:
+    """Mean of one arm over its seeds with Student's interval: the difference to nothing.
+
+    Raises:
+        ValueError: see :func:`paired_difference`; or there is no value.
+    """
+    if not values:
+        raise ValueError('mean_interval: expected at least one value')
+    return paired_difference(values, dict.fromkeys(values, 0.0), confidence)

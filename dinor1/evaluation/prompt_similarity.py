@@ -1,0 +1,51 @@
+"""How well prompts of one class hang together and those of others stay apart.
+
+The ratio of the mean cosine inside classes to that between classes is DETR-ViP's diagnostic (arXiv 2604.14684). Its
+averaging is not published; ours is written below.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LEAST = 1e-6
+
+
+def iisr(prompts: Tensor, labels: Tensor) -> dict[str, float]:
+    """Intra- over inter-class similarity of prompt embeddings.
+
+    Args:
+        prompts: (M, C) one embedding per exemplar.
+        labels: (M,) their classes.
+
+    Returns:
+        ``intra``: mean over the classes of two or more prompts of the mean cosine of two different ones;
+        ``inter_proto``: mean over pairs of classes of the cosine of their mean embeddings; ``inter_pair``: the same of
+        the mean cosine of a prompt of the one and a prompt of the other; ``iisr`` = intra / inter_proto and
+        ``iisr_pair`` = intra / inter_pair. A denominator below 1e-6 is replaced by it. NaN where there is no pair.
+    """
+    prompts = prompts.double()
+    cosine = F.normalize(prompts, dim=-1) @ F.normalize(prompts, dim=-1).t()
+    classes, index = labels.unique(return_inverse=True)
+    member = F.one_hot(index, len(classes)).to(prompts)
+    counts = member.sum(0)
+    within = (member * (cosine @ member)).sum(0) - (member * cosine.diagonal()[:, None]).sum(0)
+    several = counts > 1
+    intra = (within / (counts * (counts - 1)).clamp(min=1))[several].mean()
+    prototypes = F.normalize(member.t() @ prompts / counts[:, None], dim=-1)
+    others = ~torch.eye(len(classes), dtype=torch.bool, device=prompts.device)
+    inter_proto = (prototypes @ prototypes.t())[others].mean()
+    inter_pair = ((member.t() @ cosine @ member) / (counts[:, None] * counts))[others].mean()
+    values = dict(intra=intra, inter_proto=inter_proto, inter_pair=inter_pair)
+    values |= dict(iisr=intra / inter_proto.clamp(min=_LEAST), iisr_pair=intra / inter_pair.clamp(min=_LEAST))
+    return {name: value.item() for name, value in values.items()}
+
+
+def bernoulli_entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of a coin with the log-odds ``logits``, of any shape; 0 at plus and minus infinity."""
+    magnitude = logits.abs()
+    certain = magnitude.isinf()
+    # With u = exp(-|x|): log(1 + u) + |x| u / (1 + u), which overflows nowhere.
+    finite = magnitude.masked_fill(certain, 0.0)
+    entropy = torch.log1p((-finite).exp()) + finite * torch.sigmoid(-finite)
+    return entropy.masked_fill(certain, 0.0)

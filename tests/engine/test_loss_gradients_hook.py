@@ -1,0 +1,118 @@
+"""Gradients of the terms of the loss: right, and without a trace in the training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinor1.engine import LossGradientHook
+from dinor1.engine.hooks.loss_gradients import TERMS, measure_terms, participation
+from dinor1.errors import InputError
+from dinor1.models import GRQOSettings
+
+ITERS = 6  # per epoch
+HOOK = 'default_hooks.gradients'
+DETECTION = set(TERMS) - {'alignment'}
+
+
+def batch(make_batch, counts=(3, 2)):
+    inputs, samples = make_batch(counts)
+    return dict(inputs=list(inputs), data_samples=samples)
+
+
+def test_participation():
+    assert participation(torch.zeros(2, 5)) == 0
+    assert participation(torch.tensor([[3.0, 0, 0, 0], [2, 2, 2, 2], [0, 0, 0, 0]])) == pytest.approx((1 + 4) / 2)
+
+
+@pytest.mark.parametrize('counts', [(3, 2), (0, 0)])
+def test_norms_are_those_of_backward(build_tiny, make_batch, counts):
+    """Each term alone, by backward() through a forward pass of its own."""
+    model = build_tiny().train()
+    data = batch(make_batch, counts)
+    settings = GRQOSettings(alpha=1.0, beta=0.0)
+    model.set_grqo(settings)
+    torch.manual_seed(5)
+    measured = measure_terms(model, data)
+    torch.manual_seed(5)
+    with torch.random.fork_rng():
+        losses = model(**model.data_preprocessor(data, True), mode='loss')
+    last = ['', 'd0.']
+    owner = {
+        'class': [f'{layer}loss_cls' for layer in last],
+        'box': [f'{layer}loss_{kind}' for layer in last for kind in ('bbox', 'iou')],
+        'encoder': [f'enc_loss_{kind}' for kind in ('cls', 'bbox', 'iou')],
+        'denoising': [f'{layer}dn_loss_{kind}' for layer in last for kind in ('cls', 'bbox', 'iou')],
+        'advantage': [f'{layer}loss_grqo' for layer in last],
+    }
+    assert {name for names in owner.values() for name in names} == {name for name in losses if 'loss' in name}
+    for term, names in owner.items():
+        chosen = [losses[name] for name in names]
+        model.zero_grad()
+        sum(chosen).backward(retain_graph=True)
+        norm = sum(p.grad.double().square().sum() for p in model.parameters() if p.grad is not None) ** 0.5
+        # The same operations in another order; float32.
+        assert measured['norm'][term] == pytest.approx(float(norm), rel=1e-4, abs=1e-7)
+    assert all(-1 - 1e-6 <= c <= 1 + 1e-6 for c in measured['cosine'].values())
+    assert all(0 <= n <= model.num_queries for n in measured['queries'].values())
+    if any(counts):
+        # One-to-one matching reaches as many queries with boxes as there are objects, at most.
+        assert measured['queries']['box'] <= 3 < measured['queries']['advantage']
+
+
+def test_the_model_is_left_as_it_was(build_tiny, make_batch):
+    model = build_tiny().train()
+    data = batch(make_batch)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    measured = measure_terms(model, data)
+    assert torch.equal(state, torch.get_rng_state()) and model.bbox_head.grqo is None
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert 'kl' not in measured['norm'] and set(measured['norm']) == DETECTION | {'advantage'}
+    assert measured['alpha'] == 0.01 and measured['figures']['grqo_reward_std'] > 0
+
+
+def test_the_unmuted_reward_has_no_gradient(build_tiny, make_batch):
+    """What the formulas say, in the whole detector: rounding is all that is left."""
+    model = build_tiny().train()
+    norms = {}
+    for mute in (1 / 3, 0.0):
+        model.set_grqo(GRQOSettings(alpha=1.0, beta=0.0, mute=mute, allow_vanishing=True))
+        torch.manual_seed(0)
+        norms[mute] = measure_terms(model, batch(make_batch))['norm']['advantage']
+    assert norms[0.0] < 1e-4 * norms[1 / 3]
+
+
+def test_training_is_the_same_to_the_bit_and_measured_in_both_stages(train):
+    _, plain = train('plain')
+    runner, measured = train('measured', **{HOOK: dict(type='LossGradientHook', interval=3)})
+    assert measured.history == plain.history
+    records = json.loads((Path(runner.work_dir) / 'loss_gradients.json').read_text())
+    assert [record['iter'] for record in records] == list(range(0, 3 * ITERS, 3))
+    assert all(DETECTION | {'advantage'} <= set(record['norm']) for record in records)
+    assert ['kl' in record['norm'] for record in records] == [False] * 2 + [True] * 4
+    # Not in the first iteration after a refresh, where the models are equal but for batch norm's mode.
+    assert records[3]['norm']['kl'] > 0 and records[3]['figures']['grqo_kl'] > 0
+    assert 'train/gradient/box' in runner.message_hub.log_scalars
+
+
+def test_a_resumed_run_goes_on_in_the_same_file(train, tmp_path):
+    hook = {HOOK: dict(type='LossGradientHook', interval=4)}
+    train('whole', **hook)
+    train('parts', **hook, **{'train_cfg.max_epochs': 2})
+    train('parts', **hook, resume=True)
+    whole, parts = (json.loads((tmp_path / name / 'loss_gradients.json').read_text()) for name in ('whole', 'parts'))
+    assert [r['iter'] for r in parts] == [r['iter'] for r in whole] == [0, 4, 8, 12, 16]
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match='interval'):
+        LossGradientHook(interval=0)
+
+    class Runner:
+        model = torch.nn.Linear(1, 1)
+
+    with pytest.raises(InputError, match='no detector that GRQO trains'):
+        LossGradientHook().before_train(Runner)

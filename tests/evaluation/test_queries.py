@@ -1,0 +1,82 @@
+"""Query statistics of scenes whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from dinor1.evaluation import QueryStatistics, query_statistics
+from dinor1.models.losses import pad_targets
+
+SIZE = (100, 200)  # height, width
+
+
+def scene(gt, labels, queries, classes, num_classes=2):
+    """``queries``: per layer a list of pixel xyxy boxes; ``classes``: per layer the class that each is sure of."""
+    targets = pad_targets([torch.tensor(gt).reshape(-1, 4)], [torch.eye(num_classes)[labels]], [SIZE])
+    boxes = torch.tensor(queries)
+    scale = torch.tensor([SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
+    centres = torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1) / scale
+    logits = torch.nn.functional.one_hot(torch.tensor(classes), num_classes) * 8.0 - 4
+    return logits[:, None], centres[:, None], targets
+
+
+BOX, FAR, SHIFTED = [10.0, 20, 50, 60], [150.0, 10, 190, 50], [14.0, 20, 54, 60]  # IoU of the last: 36 / 44
+
+
+def test_no_object():
+    empty = query_statistics(*scene([], [], [[BOX, FAR]], [[0, 0]]))
+    assert empty.summary() == dict(objects=0) and empty.covering.shape == (1, 0)
+    full = query_statistics(*scene([BOX], [0], [[BOX, FAR]], [[0, 0]]))
+    assert QueryStatistics.concatenate([empty, full, empty]).summary() == full.summary()
+    with pytest.raises(ValueError, match='at least one'):
+        QueryStatistics.concatenate([])
+
+
+def test_an_object_that_changes_its_query():
+    """In the first layer query 2 fits exactly, in the second query 0."""
+    queries = [[SHIFTED, FAR, BOX], [BOX, FAR, SHIFTED]]
+    result = query_statistics(*scene([BOX], [0], queries, [[0, 0, 0], [0, 0, 1]]))
+    assert result.matched.tolist() == [[2], [0]] and result.distinct.tolist() == [2]
+    assert result.covering.tolist() == [[2], [2]]
+    # In the second layer query 2 covers the object and is sure of another class.
+    assert result.responding.tolist() == [[2], [1]] and result.ever_responding.tolist() == [2]
+    np.testing.assert_allclose(result.iou, 1, rtol=1e-6)
+    # Two centres 4 pixels apart are 2 from their mean, on an object of 40 x 40 pixels.
+    np.testing.assert_allclose(result.spread, 2 / 40, rtol=1e-5)
+
+
+def test_an_object_that_keeps_its_query_and_one_that_nobody_covers():
+    gt, queries = [BOX, [100.0, 70, 120, 90]], [[BOX, FAR], [BOX, FAR]]
+    result = query_statistics(*scene(gt, [0, 1], queries, [[0, 1], [0, 1]]))
+    assert result.distinct.tolist() == [1, 1] and result.covering.tolist() == [[1, 0], [1, 0]]
+    assert np.isnan(result.spread).all() and result.iou[:, 1].tolist() == [0, 0]
+    summary = result.summary()
+    assert summary['spread'] == [None, None] and summary['covering'] == [0.5, 0.5]
+    assert summary['matched_place'] == [0.5, 0.5]
+
+
+def test_more_objects_than_queries():
+    result = query_statistics(*scene([BOX, FAR, SHIFTED], [0, 1, 0], [[BOX, FAR]], [[0, 1]]))
+    # The third object has no query left: the last place, no overlap.
+    assert result.matched.tolist() == [[0, 1, 2]] and result.iou[0, 2] == 0
+
+
+def test_classes_that_are_not_offered_answer_for_nothing():
+    logits, boxes, targets = scene([BOX], [0], [[BOX, FAR]], [[0, 1]])
+    logits[..., 1] = float('-inf')
+    result = query_statistics(logits, boxes, targets)
+    assert result.matched.tolist() == [[0]] and result.responding.tolist() == [[1]]
+
+
+def test_a_permutation_of_the_queries_moves_their_places_alone():
+    torch.manual_seed(3)
+    targets = pad_targets([torch.tensor([BOX, FAR])], [torch.eye(2)], [SIZE])
+    logits, boxes = torch.randn(3, 1, 12, 2), torch.rand(3, 1, 12, 4) * 0.3 + 0.2
+    order = torch.randperm(12)
+    plain, moved = (
+        query_statistics(logits, boxes, targets),
+        query_statistics(logits[:, :, order], boxes[:, :, order], targets),
+    )
+    assert np.array_equal(order.numpy()[moved.matched], plain.matched)
+    for name in ('distinct', 'covering', 'responding', 'ever_responding'):
+        assert np.array_equal(getattr(moved, name), getattr(plain, name))

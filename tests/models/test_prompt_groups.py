@@ -1,0 +1,206 @@
+"""GRQO with a group per prompt, against the loop that its definition says."""
+
+import math
+
+import pytest
+import torch
+
+from dinor1.engine import ReferenceModelHook
+from dinor1.errors import InputError
+from dinor1.models import GRQOSettings
+from dinor1.models.losses import grqo_loss, grqo_loss_by_settings, matching_cost, pad_targets, rewards_from_cost
+from dinor1.models.losses.prompt_groups import MIN_GROUP, grouped_advantage, one_sided, prompt_groups, prompt_rewards
+
+PROMPT = dict(groups='prompt', one_sided_kl=True)
+
+
+def scene(labels=((0, 1, 1), (2,)), layers=2, queries=30, prompts=3, seed=0, dtype=torch.float64):
+    """Cost with gradient to its leaves, targets, and what the selection says of the tokens, by falling objectness."""
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(layers, len(labels), queries, prompts, generator=g, dtype=dtype).requires_grad_()
+    boxes = (torch.rand(layers, len(labels), queries, 4, generator=g, dtype=dtype) * 0.5 + 0.2).requires_grad_()
+    corners = [torch.rand(len(label), 2, generator=g, dtype=dtype) * 40 for label in labels]
+    gt = [torch.cat([c, c + 5 + torch.rand(c.shape, generator=g, dtype=dtype) * 30], 1) for c in corners]
+    maps = [torch.eye(prompts, dtype=dtype)[list(label)] for label in labels]
+    targets = pad_targets(gt, maps, torch.tensor([[80, 100]] * len(labels)))
+    tokens = torch.randn(len(labels), queries, prompts, generator=g, dtype=dtype)
+    order = tokens.amax(-1).argsort(dim=1, descending=True)
+    tokens = tokens.gather(1, order[..., None].expand_as(tokens)).requires_grad_()
+    ref = tokens.detach().amax(-1) + 0.5 * torch.randn(len(labels), queries, generator=g, dtype=dtype)
+    return (logits, boxes), matching_cost(logits, boxes, targets), targets, tokens, ref
+
+
+def by_settings(settings, cost, targets, tokens, ref):
+    return grqo_loss_by_settings(settings, cost, targets, tokens, tokens.amax(-1), ref)
+
+
+def loop(settings, cost, targets, tokens, ref):
+    """The definition, one query at a time."""
+    per_layer = []
+    for layer_cost in cost:
+        images = []
+        for b, image_cost in enumerate(layer_cost):
+            count = int(targets.valid[b].sum())
+            labels = targets.positive_map[b, :count].argmax(-1).tolist()
+            kappa = tokens[b].argmax(-1).tolist()
+            o = tokens[b].amax(-1).sigmoid()
+            queries = range(len(kappa))
+            present = sorted(set(labels))
+
+            def advantages(group, muted, objects, image_cost=image_cost):
+                rewards = torch.stack([-min(image_cost[q, j] for j in objects) for q in group])
+                normed = (rewards - rewards.mean()) / (rewards.std() + 2e-9)
+                return normed[: len(group) - muted].sum() / len(group)
+
+            gain = cost.new_zeros(())
+            for k in present:
+                group = [q for q in queries if kappa[q] == k]
+                if len(group) >= MIN_GROUP:
+                    objects = [j for j in range(count) if labels[j] == k]
+                    gain = gain + advantages(group, math.floor(len(group) * settings.mute + 1e-6), objects)
+                else:
+                    gain = gain + advantages(list(queries), settings.num_mute(len(kappa)), range(count))
+            gain = gain / max(len(present), 1)
+            kl = cost.new_zeros(())
+            for q in queries:
+                rho = (ref[b, q].sigmoid() + 2e-9) / (o[q] + 2e-9)
+                if not settings.one_sided_kl or kappa[q] in present or o[q] > ref[b, q].sigmoid():
+                    kl = kl + (rho - rho.log() - 1) / len(kappa)
+            images.append(-settings.alpha * gain + settings.beta * kl)
+        per_layer.append(torch.stack(images).mean())
+    return torch.stack(per_layer)
+
+
+@pytest.mark.parametrize('labels', [((0, 1, 1), (2,)), ((), (0, 0)), ((2, 1, 0), ())])
+@pytest.mark.parametrize('switches', [PROMPT, dict(groups='prompt')])
+@pytest.mark.parametrize('queries', [8, 30])
+def test_values_and_gradients_are_those_of_the_loop(labels, switches, queries):
+    """With 8 queries and 3 prompts most groups are too small and fall back to the image's."""
+    leaves, cost, targets, tokens, ref = scene(labels, queries=queries)
+    settings = GRQOSettings(alpha=0.7, beta=0.3, **switches)
+    loss, expected = by_settings(settings, cost, targets, tokens, ref), loop(settings, cost, targets, tokens, ref)
+    # float64: sums of some dozens of numbers of order one
+    torch.testing.assert_close(loss, expected, atol=1e-12, rtol=1e-12)
+    ours, theirs = (
+        torch.autograd.grad(value.sum(), (*leaves, tokens), retain_graph=True) for value in (loss, expected)
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-9)
+
+
+def test_the_scenes_have_groups_of_both_kinds():
+    groups = [prompt_groups(scene(queries=q)[3], scene(queries=q)[2]) for q in (8, 30)]
+    assert groups[1].own.sum() == 3 and groups[0].own.sum() < groups[0].present.sum() == 3
+
+
+def test_one_prompt_that_is_offered_and_present_gives_the_published_loss():
+    _, cost, targets, tokens, ref = scene(labels=((0, 0), (0,)), prompts=1)
+    expected = grqo_loss(rewards_from_cost(cost, targets), tokens[..., 0], ref, alpha=0.5, beta=0.2, num_mute=10)
+    torch.testing.assert_close(
+        by_settings(GRQOSettings(alpha=0.5, beta=0.2, **PROMPT), cost, targets, tokens, ref), expected
+    )
+
+
+def test_the_default_is_the_published_loss_to_the_bit():
+    _, cost, targets, tokens, ref = scene()
+    expected = grqo_loss(rewards_from_cost(cost, targets), tokens.amax(-1), ref, num_mute=10)
+    assert torch.equal(by_settings(GRQOSettings(), cost, targets, tokens, ref), expected)
+
+
+@pytest.mark.parametrize('objective', ['contrast', 'policy', 'clipped'])
+def test_without_any_group_of_its_own_every_objective_is_the_published_one(objective):
+    """Five queries: no group reaches the minimum, and the gain is that of the image's group."""
+    _, cost, targets, tokens, ref = scene(queries=5)
+    settings = GRQOSettings(objective=objective, alpha=0.5, groups='prompt')
+    plain = GRQOSettings(objective=objective, alpha=0.5)
+    torch.testing.assert_close(
+        by_settings(settings, cost, targets, tokens, ref), by_settings(plain, cost, targets, tokens, ref)
+    )
+
+
+def test_unmuted_advantages_of_a_group_have_mean_zero_and_no_gradient():
+    leaves, cost, targets, tokens, _ = scene()
+    groups = prompt_groups(tokens, targets)
+    advantage = grouped_advantage(prompt_rewards(cost, targets, groups), groups, mute=0.0)
+    sums = torch.einsum('lbq,bqk->lbk', advantage, groups.member.double())
+    # Sums of about ten numbers of order one in float64.
+    assert sums.abs().max() < 1e-13
+    assert max(g.abs().max() for g in torch.autograd.grad(sums.square().sum() + sums.sum(), leaves)) < 1e-13
+    settings = GRQOSettings(alpha=1.0, beta=0.0, mute=0.0, groups='prompt', allow_vanishing=True)
+    gradients = torch.autograd.grad(by_settings(settings, *scene_without_leaves(leaves, targets, tokens)).sum(), leaves)
+    assert max(g.abs().max() for g in gradients) < 1e-13
+
+
+def scene_without_leaves(leaves, targets, tokens):
+    return matching_cost(*leaves, targets), targets, tokens, tokens.detach().amax(-1)
+
+
+def test_the_mute_gives_a_gradient_to_queries_of_present_prompts_only():
+    (logits, boxes), cost, targets, tokens, ref = scene(labels=((0,),))
+    settings = GRQOSettings(alpha=1.0, beta=0.0, groups='prompt')
+    gradient = torch.autograd.grad(by_settings(settings, cost, targets, tokens, ref).sum(), boxes)[0]
+    touched = gradient.abs().amax(-1)[0, 0] > 0
+    assert touched.any() and torch.equal(touched, prompt_groups(tokens, targets).of_present()[0])
+
+
+def test_the_one_sided_kl_lets_go_of_false_responses():
+    """A query of an absent class that is less sure than its reference gets no gradient; a surer one does."""
+    _, cost, targets, tokens, ref = scene(labels=((0,),))
+    settings = GRQOSettings(alpha=0.0, beta=1.0, one_sided_kl=True)
+    gradient = torch.autograd.grad(by_settings(settings, cost, targets, tokens, ref).sum(), tokens)[0].abs().amax(-1)
+    counted = one_sided(tokens.amax(-1), ref, prompt_groups(tokens, targets))
+    assert torch.equal(gradient > 0, counted) and 0 < counted.sum() < counted.numel()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('labels', [((), ()), ((), (0,)), ((0, 1, 2), (1, 1))])
+def test_degenerate_groups_stay_finite(labels, dtype):
+    (logits, boxes), _, targets, tokens, ref = scene(labels, dtype=torch.float32)
+    logits, boxes, tokens = (
+        (s * t.detach()).to(dtype).requires_grad_() for s, t in ((20, logits), (1, boxes), (4, tokens))
+    )
+    cost = matching_cost(logits, boxes, targets)
+    loss = by_settings(GRQOSettings(**PROMPT), cost, targets, tokens, ref)
+    gradients = torch.autograd.grad(loss.sum(), (logits, boxes, tokens), allow_unused=True)
+    assert loss.isfinite().all() and all(g.isfinite().all() for g in gradients if g is not None)
+
+
+def test_equal_rewards_and_padded_prompts():
+    cost = torch.full((1, 1, 12, 1), 2.5, dtype=torch.float64, requires_grad=True)
+    targets = pad_targets([torch.tensor([[0.0, 0, 9, 9]])], [torch.tensor([[1.0, 0.0]])], [(10, 10)])
+    tokens = torch.zeros(1, 12, 2, dtype=torch.float64)
+    tokens[..., 1] = float('-inf')
+    loss = by_settings(GRQOSettings(alpha=1.0, groups='prompt'), cost, targets, tokens, tokens[..., 0])
+    loss.sum().backward()
+    assert loss.item() == 0 and torch.equal(cost.grad, torch.zeros_like(cost))
+
+
+def test_the_vanishing_reward_needs_to_be_asked_for():
+    with pytest.raises(InputError, match='identically zero'):
+        ReferenceModelHook(mute=0.0)
+    assert ReferenceModelHook(mute=0.0, allow_vanishing=True).settings.num_mute(40) == 0
+
+
+@pytest.mark.parametrize(
+    ('settings', 'text'), [(dict(groups='class'), 'groups'), (dict(groups='prompt', mute=0.1), 'mutes nobody')]
+)
+def test_settings_that_make_no_sense_are_refused(settings, text):
+    with pytest.raises(InputError, match=text):
+        GRQOSettings(**settings)
+
+
+def test_in_the_detector(build_tiny, make_batch):
+    """One more line of settings: losses and gradients are finite, and not those of the default."""
+    model = build_tiny()
+    inputs, samples = make_batch((3, 2), num_classes=2)
+    model.train()
+    found = {}
+    for name, switches in (('published', {}), ('variant', PROMPT)):
+        model.set_grqo(GRQOSettings(alpha=1.0, **switches))
+        torch.manual_seed(0)
+        model.zero_grad()
+        losses = model.loss(inputs, samples)
+        found[name] = losses['loss_grqo'].item()
+        sum(value.sum() for key, value in losses.items() if 'loss' in key).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert math.isfinite(found['variant']) and found['variant'] != found['published']

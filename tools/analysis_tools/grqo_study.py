@@ -1,0 +1,387 @@
+#!/usr/bin/env python
+"""Does GRQO beat supervised fine-tuning? Run the grid of configs/studies/grqo.py, and make the page of its results.
+
+Finished runs are kept: start the same command again after an interruption.
+
+Examples:
+    python tools/analysis_tools/grqo_study.py
+    python tools/analysis_tools/grqo_study.py --only SFT GRQO --seeds 0 1 2 --jobs 2
+    python tools/analysis_tools/grqo_study.py --verify --only SFT --seeds 0
+    python tools/analysis_tools/grqo_study.py --report
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SFT, GRQO = 'SFT', 'GRQO'
+AP = {
+    'base/generic16/AP': 'base AP',
+    'base/generic16/AP50': 'base AP50',
+    'novel/generic16/AP': 'novel AP',
+    'novel/generic16/AP50': 'novel AP50',
+}
+PROTOCOLS = {'generic1': 'N = 1', 'generic4': 'N = 4', 'generic16': 'N = 16', 'interactive': 'interactive'}
+PROMPTS = {
+    'base/iisr': 'ratio, base',
+    'novel/iisr': 'ratio, novel',
+    'base/intra': 'intra, base',
+    'base/inter_proto': 'inter, base',
+    'base/objectness_entropy': 'entropy, base',
+    'novel/objectness_entropy': 'entropy, novel',
+    'novel/absent_class_share': 'absent class, novel',
+}
+QUERIES = {
+    'base/distinct_queries': 'matched over the layers',
+    'base/ever_responding': 'responding in any layer',
+    'base/responding_last': 'responding, last layer',
+    'base/covering_last': 'covering, last layer',
+    'base/spread_last': 'spread, last layer',
+}
+TERMS = ('class', 'box', 'encoder', 'denoising', 'alignment', 'advantage', 'kl')
+COSTS = {
+    'train_minutes': 'minutes of training',
+    'cpu_minutes': 'CPU minutes',
+    'seconds_per_iteration': 'seconds per iteration',
+    'memory_mib': 'peak memory, MiB',
+}
+NOTHING = 'Not run yet.'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--study', default='configs/studies/grqo.py', help='study file (default: %(default)s)')
+    parser.add_argument('--results', default='results', help='result files go to RESULTS/STUDY/ (default: results)')
+    parser.add_argument('--work-dir', default='work_dirs/studies', help='logs and checkpoints go here')
+    parser.add_argument('--only', nargs='+', metavar='ARM', help='these arms, and those that they start from')
+    parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help='these seeds')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time (default: 1)')
+    parser.add_argument('--list', action='store_true', help='say what is done and what is missing, and run nothing')
+    parser.add_argument(
+        '--verify', action='store_true', help='run anew, beside the first results: the report then compares the two'
+    )
+    parser.add_argument('--report', action='store_true', help='run nothing; write tables and figures to the page')
+    parser.add_argument('--page', default='docs/grqo_study.md', help='page of the report (default: %(default)s)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+
+    from dinor1.apis.study import load_study
+    from dinor1.apis.study_run import run_all, select
+    from dinor1.errors import InputError
+
+    study = load_study(args.study)
+    folder, work_dir = Path(args.results) / study.path.stem, Path(args.work_dir) / study.path.stem
+    if args.verify:
+        if not args.only or not args.seeds:
+            raise InputError('--verify: name what to run anew with --only and --seeds')
+        folder, work_dir = folder / 'verify', work_dir / 'verify'
+    runs = select(study, args.only, args.seeds)
+    if args.report:
+        report(study, folder, Path(args.page))
+    elif args.list:
+        for run in runs:
+            print(f'{"done   " if (folder / f"{run.name}.json").is_file() else "missing"} {run.name}')
+    else:
+        run_all(study, runs, folder, work_dir, args.jobs, lambda line: print(line, flush=True))
+        print(f'Results: {folder}   The page: {Path(__file__).name} --report')
+
+
+def report(study, folder: Path, page: Path) -> None:
+    """Write every generated part of the page, and its figures beside it."""
+    from dinor1.apis.study import insert, read_runs
+
+    records = read_runs(study, folder)
+    shapes = {
+        arm: _with_minutes(own) for arm, own in records.items() if ', bccd' not in arm and ', aquarium' not in arm
+    }
+    real = {arm: _with_minutes(own) for arm, own in records.items() if arm not in shapes}
+    images = page.parent / 'images'
+    parts = {
+        'state': state(study, records),
+        'accuracy': accuracy(shapes),
+        'differences': with_figure(differences(shapes), draw_differences(shapes, images), page),
+        'protocols': protocols(shapes),
+        'prompts': versus(shapes, PROMPTS),
+        'queries': with_figure(versus(shapes, QUERIES), draw_query_figure(shapes, images), page),
+        'gradients': with_figure(gradients(shapes), draw_gradients(shapes, images), page),
+        'training': with_figure('' if any(shapes.values()) else NOTHING, draw_training(shapes, images), page),
+        'real': real_data(real),
+        'costs': costs(shapes | real),
+        'verify': verification(records, read_runs(study, folder / 'verify')),
+    }
+    for name, text in parts.items():
+        insert(page, f'grqo-{name}', text)
+    print(f'{sum(map(len, records.values()))} of {len(study.runs)} runs: {page}')
+
+
+def state(study, records) -> str:
+    """How much of the grid is done."""
+    from dinor1.apis.study_report import markdown
+
+    planned = {arm: [run.seed for run in study.runs if run.arm == arm] for arm in records}
+    rows = [[arm, str(len(planned[arm])), str(len(own))] for arm, own in records.items()]
+    done = sum(map(len, records.values()))
+    machines = sorted({_machine(record) for own in records.values() for record in own})
+    lines = [f'{done} of {len(study.runs)} runs are finished.', markdown(['arm', 'seeds planned', 'finished'], rows)]
+    return '\n\n'.join(lines + [f'Made on: {machine}.' for machine in machines])
+
+
+def _machine(record: dict[str, Any]) -> str:
+    environment = record['environment']
+    return (
+        f'{environment.get("processor", environment["machine"])}, {environment["device"]}, torch {environment["torch"]}'
+    )
+
+
+def accuracy(records) -> str:
+    """AP of every arm."""
+    from dinor1.apis.study_report import means
+
+    return means(records, AP) if any(records.values()) else NOTHING
+
+
+def differences(records) -> str:
+    """Every arm against SFT, and every variant against default GRQO."""
+    from dinor1.apis.study_report import paired
+
+    tables = [paired(_comparable(records, base), base, AP) for base in (SFT, GRQO) if _comparable(records, base)]
+    return '\n\n'.join(tables) or NOTHING
+
+
+def _comparable(records, baseline: str) -> dict[str, Any]:
+    """The arms that share a seed with the baseline, and it; nothing if there is no such arm."""
+    seeds = {record['seed'] for record in records.get(baseline, [])}
+    arms = {arm: own for arm, own in records.items() if seeds & {record['seed'] for record in own}}
+    return arms if len(arms) > 1 else {}
+
+
+def draw_differences(records, images: Path) -> Path | None:
+    """Differences to SFT with their intervals."""
+    from dinor1.apis import study_report
+    from dinor1.visualization import draw_intervals
+
+    metrics = {name: head for name, head in AP.items() if name.endswith('/AP')}
+    arms = _comparable(records, SFT)
+    if not arms:
+        return None
+    found = study_report.differences(arms, SFT, metrics)
+    panels = {f'{metrics[m]}, less SFT': {a: (d.mean, d.half_width) for a, d in found[m].items()} for m in metrics}
+    path = images / 'grqo_differences.png'
+    draw_intervals(panels, path)
+    return path
+
+
+def protocols(records) -> str:
+    """SFT against GRQO under every protocol."""
+    from dinor1.apis.study_report import by_seed, interval, markdown, mean_with_interval
+    from dinor1.evaluation import paired_difference
+
+    ours, theirs = records.get(GRQO, []), records.get(SFT, [])
+    if not ours and not theirs:
+        return NOTHING
+    rows = []
+    for name in ('base', 'novel'):
+        for kind, head in PROTOCOLS.items():
+            metric = f'{name}/{kind}/AP'
+            difference = paired_difference(by_seed(ours, metric), by_seed(theirs, metric))
+            spread = (
+                statistics.fmean(by_seed(theirs, f'{metric}_std').values()) if by_seed(theirs, metric) else math.nan
+            )
+            means = [mean_with_interval(own, metric) for own in (theirs, ours)]
+            rows.append([f'{name}, {head}', *means, interval(difference), f'{spread:.4f}'])
+    return markdown(['AP', SFT, GRQO, 'GRQO less SFT', 'deviation over prompt seeds (SFT)'], rows)
+
+
+def versus(records, metrics: dict[str, str]) -> str:
+    """Means of all arms, and their differences to SFT."""
+    from dinor1.apis.study_report import means, paired
+
+    if not any(records.values()):
+        return NOTHING
+    tables = [means(records, metrics)]
+    if arms := _comparable(records, SFT):
+        tables.append(paired(arms, SFT, metrics))
+    return '\n\n'.join(tables)
+
+
+def draw_query_figure(records, images: Path) -> Path | None:
+    """SFT against GRQO, seeds together."""
+    from dinor1.visualization import draw_queries
+
+    arms = {}
+    for arm in (SFT, GRQO):
+        found = [record['measures']['queries']['base'] for record in records.get(arm, []) if 'measures' in record]
+        if found:
+            arms[arm] = _sum_queries(found)
+    if not arms:
+        return None
+    path = images / 'grqo_queries.png'
+    draw_queries(arms, path)
+    return path
+
+
+def _sum_queries(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts of several seeds added up, means averaged."""
+
+    def average(key: str) -> list[float]:
+        return [statistics.fmean(layer) for layer in zip(*(record[key] for record in found), strict=True)]
+
+    places = [
+        [sum(counts) for counts in zip(*layers, strict=True)]
+        for layers in zip(*(record['matched_places'] for record in found), strict=True)
+    ]
+    objects = sum(record['objects'] for record in found)
+    return dict(objects=objects, matched_places=places, covering=average('covering'), responding=average('responding'))
+
+
+def gradients(records) -> str:
+    """Norms of the terms over the last third of training, and how many queries each reaches."""
+    from dinor1.apis.study_report import markdown
+
+    tables = []
+    for key, title, digits in (
+        ('norm', 'Norm of the gradient', 3),
+        ('cosine', 'Cosine to the gradient of the detection losses', 2),
+        ('queries', 'Queries that it reaches', 1),
+    ):
+        rows = []
+        for arm, own in records.items():
+            measured = [point for record in own for point in _last_third(record.get('gradients', []))]
+            if measured:
+                rows.append([arm, *(_mean_of(measured, key, term, digits) for term in TERMS)])
+        if rows:
+            tables.append(f'{title}:\n\n{markdown(["arm", *TERMS], rows)}')
+    rows = []
+    for arm, own in records.items():
+        figures = [point['figures'] for record in own for point in _last_third(record.get('gradients', []))]
+        if figures:
+            names = ('grqo_reward_std', 'grqo_advantage_matched', 'grqo_advantage_unmatched', 'grqo_advantage_kept')
+            rows.append([arm, *(f'{statistics.fmean(f[name] for f in figures):.3f}' for name in names)])
+    if rows:
+        heads = ['arm', 'deviation of rewards', 'advantage, matched', 'unmatched', 'kept']
+        tables.append(f'Rewards and advantages:\n\n{markdown(heads, rows)}')
+    return '\n\n'.join(tables) or NOTHING
+
+
+def _last_third(points: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    return [p for p in points if p['iter'] >= 2 / 3 * points[-1]['iter']]
+
+
+def _mean_of(points: Sequence[dict[str, Any]], key: str, term: str, digits: int) -> str:
+    values = [point[key][term] for point in points if term in point[key]]
+    if not values:
+        return '-'
+    mean = statistics.fmean(values)
+    # A gradient that is zero up to rounding must not read as 0.000.
+    return f'{mean:.{digits}f}' if mean == 0 or abs(mean) >= 10**-digits else f'{mean:.1e}'
+
+
+def draw_gradients(records, images: Path) -> Path | None:
+    """Norms of all terms over the training of the main arms, means over the seeds."""
+    from dinor1.visualization import draw_curves
+
+    panels, log = {}, []
+    for arm in (SFT, GRQO, 'alpha 1', 'policy', 'prompt groups'):
+        lines = {}
+        for term in TERMS:
+            points: dict[int, list[float]] = {}
+            for record in records.get(arm, []):
+                for point in record.get('gradients', []):
+                    if term in point['norm']:
+                        points.setdefault(point['iter'], []).append(point['norm'][term])
+            if points:
+                x = sorted(points)
+                lines[term] = (x, [statistics.fmean(points[i]) for i in x])
+        if lines:
+            panels[f'{arm}: norm of the gradient'] = lines
+            log.append(f'{arm}: norm of the gradient')
+    if not panels:
+        return None
+    path = images / 'grqo_gradients.png'
+    draw_curves(panels, path, log=log)
+    return path
+
+
+def draw_training(records, images: Path) -> Path | None:
+    """Scalars of the training log, means over the seeds, an arm a line."""
+    from dinor1.visualization import draw_curves
+
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for arm, own in records.items():
+        for name in dict.fromkeys(name for record in own for name in record.get('curves', {})):
+            points: dict[int, list[float]] = {}
+            for record in own:
+                for i, value in record['curves'][name]:
+                    points.setdefault(i, []).append(value)
+            if points:
+                x = sorted(points)
+                panels.setdefault(name, {})[arm] = (x, [statistics.fmean(points[i]) for i in x])
+    if not panels:
+        return None
+    path = images / 'grqo_training.png'
+    draw_curves(panels, path, log=['grqo_kl'])
+    return path
+
+
+def real_data(records) -> str:
+    """Both arms on photographs."""
+    from dinor1.apis.study_report import means, paired
+
+    metrics = {f'test/{kind}/{ap}': f'{head}, {ap}' for kind, head in PROTOCOLS.items() for ap in ('AP', 'AP50')}
+    if not any(records.values()):
+        return NOTHING
+    tables = [means(records, metrics)]
+    for data in dict.fromkeys(arm.split(', ')[1] for arm in records):
+        arms = _comparable({arm: own for arm, own in records.items() if arm.endswith(data)}, f'{SFT}, {data}')
+        if arms:
+            tables.append(paired(arms, f'{SFT}, {data}', metrics))
+    return '\n\n'.join(tables)
+
+
+def _with_minutes(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        record | dict(train_minutes=record['train_seconds'] / 60, cpu_minutes=record['cpu_seconds'] / 60)
+        for record in own
+    ]
+
+
+def costs(records) -> str:
+    """Time and memory of every arm."""
+    from dinor1.apis.study_report import means
+
+    return means(records, COSTS, digits=2) if any(records.values()) else NOTHING
+
+
+def verification(records, repeated) -> str:
+    """Runs that were done twice: the largest difference of any number."""
+    from dinor1.apis.study_report import markdown
+
+    rows = []
+    for arm, own in repeated.items():
+        for second in own:
+            first = next((record for record in records[arm] if record['seed'] == second['seed']), None)
+            if first is None:
+                continue
+            numbers = [k for k in first['metrics'] if k in second['metrics'] and isinstance(first['metrics'][k], float)]
+            largest = max(abs(first['metrics'][k] - second['metrics'][k]) for k in numbers)
+            same = 'yes' if first['environment'] == second['environment'] else 'no'
+            rows.append([f'{arm}, seed {second["seed"]}', str(len(numbers)), f'{largest:.2g}', same])
+    heads = ['run', 'numbers', 'largest difference', 'same machine type and versions']
+    return markdown(heads, rows) if rows else NOTHING
+
+
+def with_figure(text: str, path: Path | None, page: Path) -> str:
+    """A table with its figure below."""
+    return text if path is None else f'{text}\n\n![{path.stem}]({path.relative_to(page.parent)})'.strip()
+
+
+if __name__ == '__main__':
+    from dinor1.apis.cli import run_tool
+
+    run_tool(main)
