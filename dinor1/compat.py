@@ -12,7 +12,7 @@ import importlib.util
 import io
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mmcv
 import numpy as np
@@ -64,6 +64,26 @@ def fill_mmcv_ext() -> None:
     multi_scale_deform_attn.multi_scale_deformable_attn_pytorch = functools.update_wrapper(
         _multi_scale_deformable_attn_pytorch, multi_scale_deform_attn.multi_scale_deformable_attn_pytorch
     )
+
+
+@contextlib.contextmanager
+def mmcv_attention() -> Iterator[None]:
+    """Within this block, MMCV's attention module computes on a CPU in MMCV's own form, to be compared with."""
+    from mmcv.ops import multi_scale_deform_attn as module
+
+    ours = module.multi_scale_deformable_attn_pytorch
+    module.multi_scale_deformable_attn_pytorch = getattr(ours, '__wrapped__', ours)
+    try:
+        yield
+    finally:
+        module.multi_scale_deformable_attn_pytorch = ours
+
+
+def has_mmcv_operators() -> bool:
+    """Whether MMCV came with its compiled operators."""
+    spec = importlib.util.find_spec('mmcv._ext')
+    # The stand-in has a specification, too, but was not loaded from anywhere.
+    return spec is not None and spec.loader is not None
 
 
 def _missing_operator(name: str) -> Callable:

@@ -4,6 +4,7 @@
 Examples:
     python tools/test.py configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py work_dirs/run1/epoch_6.pth
     python tools/test.py CONFIG CHECKPOINT --prompt-seeds 5
+    python tools/test.py CONFIG CHECKPOINT --amp bfloat16 --compile
     python tools/test.py CONFIG CHECKPOINT --cfg-options default_hooks.prompts.protocol=visual-interactive
 """
 
@@ -29,6 +30,16 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='repeat with N draws of the visual prompts, and report mean and standard deviation (default: 1)',
     )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='bfloat16',
+        choices=['bfloat16'],
+        help='mixed precision, on a CPU or a GPU; boxes and scores stay in float32 (default: off)',
+    )
+    parser.add_argument(
+        '--compile', action='store_true', help='compile the model; needs a C++ compiler, pays for images of few sizes'
+    )
     parser.add_argument('--out', metavar='FILE.pkl', help='also write the raw predictions')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
@@ -44,10 +55,12 @@ def main() -> None:
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
+    from mmengine.model import is_model_wrapper
     from mmengine.runner import Runner
 
     import dinor1
     from dinor1.apis import check_checkpoint, load_config
+    from dinor1.apis.speed import compile_detector, set_inference_dtype
     from dinor1.engine import PromptProtocolHook
     from dinor1.engine.hooks.integer_training import convert_now
     from dinor1.errors import InputError
@@ -74,6 +87,11 @@ def main() -> None:
     runner = Runner.from_cfg(cfg)
     convert_now(runner)
     check_checkpoint(runner.model, args.checkpoint)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if args.amp:
+        set_inference_dtype(model, args.amp, '--amp')
+    if args.compile:
+        compile_detector(model, next(model.parameters()).device, '--compile')
     protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
     runs = []
     for i in range(args.prompt_seeds):
@@ -89,6 +107,8 @@ def main() -> None:
             command=' '.join(sys.argv),
             ann_file=str(getattr(runner.test_dataloader.dataset, 'ann_file', '')),
             protocol=runs[0]['prompts'],
+            precision=args.amp or 'float32',
+            compiled=args.compile,
             metrics=mean,
         )
         if args.prompt_seeds > 1:

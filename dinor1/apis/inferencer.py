@@ -26,6 +26,7 @@ from dinor1.structures import PromptBank, PromptSet
 from .checkpoint import load_model
 from .config import load_config
 from .images import ImageLike, as_path_or_array, list_images
+from .speed import compile_detector, set_inference_dtype
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
@@ -45,6 +46,9 @@ class DINOR1Inferencer:
         config: Config file, or a loaded one. Images are prepared by its test pipeline.
         checkpoint: Weights of exactly this architecture.
         device: Such as ``'cpu'`` or ``'cuda:0'``. Default: the GPU if there is one.
+        dtype: ``'bfloat16'`` computes in it, except what has to be exact. Default: ``'float32'``.
+        compile: Compile the model; worth it for many images of one or few sizes, see
+            :func:`~dinor1.apis.speed.compile_detector`.
 
     Attributes:
         device: Where the model is.
@@ -59,6 +63,8 @@ class DINOR1Inferencer:
         config: str | PathLike | Config,
         checkpoint: str | PathLike,
         device: str | torch.device | None = None,
+        dtype: str = 'float32',
+        compile: bool = False,
     ) -> None:
         dinor1.register_all()
         cfg = config if isinstance(config, Config) else load_config(str(config))
@@ -70,6 +76,9 @@ class DINOR1Inferencer:
         self.model = load_model(cfg, str(checkpoint), self.device)
         if not isinstance(self.model, DINOR1):
             raise InputError(f'{name}: a {type(self.model).__name__} takes no prompts; give the config of a DINOR1')
+        set_inference_dtype(self.model, dtype, 'dtype')
+        if compile:
+            compile_detector(self.model, self.device)
         self.prompts: PromptSet | None = None
         self._bank: PromptBank | None = None
 

@@ -9,13 +9,13 @@ arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 230
     feat, prompts -> encoder -> memory, refined prompts -> select_queries -> decoder -> head
 """
 
+import contextlib
 import sys
 from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
 from mmdet.models.detectors import GroundingDINO
-from mmdet.models.layers import SinePositionalEncoding
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from mmengine.structures import InstanceData
@@ -25,7 +25,13 @@ from dinor1.errors import InputError
 from dinor1.registry import MODELS
 from dinor1.structures import PromptBatch, PromptSet
 
-from ..layers import DINOR1TransformerDecoder, DINOR1TransformerEncoder
+from ..layers import (
+    DINOR1TransformerDecoder,
+    DINOR1TransformerEncoder,
+    RememberedSinePositions,
+    at_least_float32,
+    full_precision,
+)
 from ..losses import LanguageAlignment, targets_of
 from ..prompts import CategoryGraphPrompts, PromptDraw, encode_text, positive_maps, sample_prompts
 from .layer_cfg import decoder_cfg, encoder_cfg
@@ -58,7 +64,14 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
         **kwargs: ``GroundingDINO``'s: ``backbone``, ``neck``, ``bbox_head``, ``num_queries``, ``dn_cfg``,
             ``train_cfg``, ``test_cfg``, ``data_preprocessor`` ...
+
+    Attributes:
+        inference_dtype: Autocast of everything but training, such as ``torch.bfloat16``; None: none. Box refinement,
+            positions of samples and the scores that queries are selected by and detections are sorted by are computed
+            in float32 in any case. Training is the optimizer wrapper's affair.
     """
+
+    inference_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -109,7 +122,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         )
 
     def _init_layers(self) -> None:
-        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.positional_encoding = RememberedSinePositions(**self.positional_encoding)
         self.encoder = DINOR1TransformerEncoder(**self.encoder)
         self.decoder = DINOR1TransformerDecoder(**self.decoder)
         self.embed_dims = self.encoder.embed_dims
@@ -210,7 +223,21 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             ``feat`` (bs, sum HW, C), ``feat_mask`` (bs, sum HW) True = padding or None, ``feat_pos``,
             ``spatial_shapes`` (L, 2), ``level_start_index`` (L,), ``valid_ratios`` (bs, L, 2).
         """
-        return self.pre_transformer(self.extract_feat(batch_inputs), batch_data_samples)[0]
+        with self._inference_precision():
+            levels = self.extract_feat(batch_inputs)
+            features = self.pre_transformer(levels, batch_data_samples)[0]
+        # As numbers: reading a tensor back stops the host on a GPU, and cannot be compiled.
+        shapes = [tuple(level.shape[-2:]) for level in levels]
+        sizes = [height * width for height, width in shapes]
+        starts = [sum(sizes[:level]) for level in range(len(sizes))]
+        return features | dict(spatial_shapes=shapes, level_start_index=starts)
+
+    def _inference_precision(self) -> contextlib.AbstractContextManager:
+        """Autocast to :attr:`inference_dtype`; in training, whatever is set around it."""
+        device = self.level_embed.device.type
+        if self.training or self.inference_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device, dtype=self.inference_dtype)
 
     def encode_boxes(
         self, features: dict[str, Tensor | None], boxes: list[Tensor], batch_data_samples: list[DetDataSample]
@@ -226,14 +253,16 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             (sum m, C) in the order of the images.
         """
         longest = max(len(b) for b in boxes)
-        padded = features['feat'].new_full((len(boxes), longest, 4), 0.5)
+        padded = at_least_float32(features['feat']).new_full((len(boxes), longest, 4), 0.5)
         valid = torch.zeros(len(boxes), longest, dtype=torch.bool, device=padded.device)
         for i, (box, sample) in enumerate(zip(boxes, batch_data_samples, strict=True)):
             height, width = sample.img_shape
             padded[i, : len(box)] = bbox_xyxy_to_cxcywh(box / box.new_tensor([width, height, width, height]))
             valid[i, : len(box)] = True
         keys = ('feat', 'feat_mask', 'spatial_shapes', 'level_start_index', 'valid_ratios')
-        return self.prompt_encoder(padded, **{key: features[key] for key in keys})[valid]
+        with self._inference_precision():
+            encoded = self.prompt_encoder(padded, **{key: features[key] for key in keys})
+        return (encoded if self.training else at_least_float32(encoded))[valid]
 
     def encode_drawn(
         self, features: dict[str, Tensor | None], batch_data_samples: list[DetDataSample], draw: PromptDraw
@@ -299,7 +328,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
                 one = {k: v if v is None or k in _SHARED else v[i : i + 1] for k, v in features.items()}
                 boxes, labels = sample.prompt_instances.bboxes, sample.prompt_instances.labels
                 if not len(boxes):
-                    prompt_sets.append(PromptSet.nothing(sample.prompt_names, features['feat']))
+                    prompt_sets.append(PromptSet.nothing(sample.prompt_names, self.query_embedding.weight))
                     continue
                 embeddings = self.encode_boxes(one, [boxes], [sample])
                 prompt_sets.append(class_means(embeddings, labels, sample.prompt_names))
@@ -317,11 +346,13 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder stage of the head: logits (bs, T, K), token features (bs, T, C), proposals (bs, T, 4) as logits."""
-        token_feat, proposals = self.gen_encoder_output_proposals(
-            memory, features['feat_mask'], features['spatial_shapes']
-        )
         cls_branch = self.bbox_head.cls_branches[self.decoder.num_layers]
-        return cls_branch(token_feat, memory_prompts, prompts.mask), token_feat, proposals
+        with full_precision(memory.device):
+            token_feat, proposals = self.gen_encoder_output_proposals(
+                at_least_float32(memory), features['feat_mask'], features['spatial_shapes']
+            )
+            logits = cls_branch(token_feat, at_least_float32(memory_prompts), prompts.mask)
+        return logits, token_feat, proposals
 
     def select_queries(
         self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
@@ -339,7 +370,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             return tensor.gather(1, tokens[..., None].expand(-1, -1, tensor.shape[-1]))
 
         reg_branch = self.bbox_head.reg_branches[self.decoder.num_layers]
-        boxes = (reg_branch(take(token_feat)) + take(proposals)).sigmoid()
+        with full_precision(memory.device):
+            boxes = (reg_branch(take(token_feat)) + take(proposals)).sigmoid()
         return dict(tokens=tokens, objectness=objectness, cls_logits=take(logits), boxes=boxes)
 
     def decode(
@@ -426,9 +458,10 @@ class DINOR1(ReferenceMixin, GroundingDINO):
                 for parts, whole in zip(chunks, prompt_sets, strict=True)
             ]
             hidden_states, references, memory_prompts, prompts = self._detect(features, shown)
-            results = self.bbox_head.predict(
-                hidden_states, references, memory_prompts, prompts.mask, shown, batch_data_samples, rescale
-            )
+            with full_precision(batch_inputs.device):
+                results = self.bbox_head.predict(
+                    hidden_states, references, memory_prompts, prompts.mask, shown, batch_data_samples, rescale
+                )
             for instances, result in zip(found, results, strict=True):
                 instances.append(result)
         for sample, instances, prompts in zip(batch_data_samples, found, prompt_sets, strict=True):
@@ -454,10 +487,24 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         self, features: dict[str, Tensor | None], prompt_sets: list[PromptSet]
     ) -> tuple[Tensor, Tensor, Tensor, PromptBatch]:
         prompts = PromptBatch.stack(prompt_sets)
+        with self._inference_precision():
+            hidden_states, references, memory_prompts = self.transform(features, prompts)
+        return at_least_float32(hidden_states), references, at_least_float32(memory_prompts), prompts
+
+    def transform(self, features: dict[str, Tensor | None], prompts: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder, query selection and decoder: a function of tensors alone, which ``torch.compile`` can take whole.
+
+        Args:
+            features: From :meth:`encode_image`.
+            prompts: Prompts of the batch.
+
+        Returns:
+            hidden states (L, bs, N, C), references (1 + L, bs, N, 4), and the refined prompts (bs, K, C).
+        """
         memory, memory_prompts = self.encoder(**features, prompts=prompts)
         selection = self.select_queries(memory, memory_prompts, prompts, features)
         hidden_states, references, _ = self.decode(selection, memory, memory_prompts, prompts, features)
-        return hidden_states, references, memory_prompts, prompts
+        return hidden_states, references, memory_prompts
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
         """Raw outputs: logits (L, bs, N, K) and boxes (L, bs, N, 4) normalised cxcywh, of all decoder layers."""
@@ -465,7 +512,8 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         hidden_states, references, memory_prompts, prompts = self._detect(
             features, self.prompt_sets(features, batch_data_samples)
         )
-        return self.bbox_head(hidden_states, references, memory_prompts, prompts.mask)
+        with full_precision(batch_inputs.device):
+            return self.bbox_head(hidden_states, references, memory_prompts, prompts.mask)
 
 
 _SHARED = ('spatial_shapes', 'level_start_index')

@@ -1,7 +1,17 @@
 """Transformer layers on MMDetection's."""
 
+from .attention import MultiheadAttention, at_least_float32, full_precision
 from .decoder import DINOR1TransformerDecoder
 from .deformable_attention import MultiScaleDeformableAttention
 from .encoder import DINOR1TransformerEncoder
+from .positions import RememberedSinePositions
 
-__all__ = ['DINOR1TransformerDecoder', 'DINOR1TransformerEncoder', 'MultiScaleDeformableAttention']
+__all__ = [
+    'DINOR1TransformerDecoder',
+    'DINOR1TransformerEncoder',
+    'MultiScaleDeformableAttention',
+    'MultiheadAttention',
+    'RememberedSinePositions',
+    'at_least_float32',
+    'full_precision',
+]

@@ -15,20 +15,23 @@ from mmdet.models.layers.transformer.utils import coordinate_to_encoding
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
+from dinor1.ops.msda_checks import LevelShapes, LevelStarts
 from dinor1.structures import PromptBatch
 
+from .attention import MultiheadAttention, at_least_float32, full_precision
 from .deformable_attention import MultiScaleDeformableAttention
 
 
 class DINOR1TransformerDecoderLayer(GroundingDinoTransformerDecoderLayer):
     """Query self-attention, query-to-prompt attention, deformable image attention, FFN; a norm after each.
 
-    MMDetection's layer, except that prompts never get a position: there, MMCV's attention adds the *queries'* position
-    to the prompts in the one case that their numbers happen to agree.
+    MMDetection's layer on this project's attention, in which prompts never get a position.
     """
 
     def _init_layers(self) -> None:
         super()._init_layers()
+        self.self_attn = MultiheadAttention(**self.self_attn_cfg)
+        self.cross_attn_text = MultiheadAttention(**self.cross_attn_text_cfg)
         self.cross_attn = MultiScaleDeformableAttention(**self.cross_attn_cfg)
 
     def forward(
@@ -41,8 +44,8 @@ class DINOR1TransformerDecoderLayer(GroundingDinoTransformerDecoderLayer):
         prompt_mask: Tensor,
         self_attn_mask: Tensor | None,
         reference_points: Tensor,
-        spatial_shapes: Tensor,
-        level_start_index: Tensor,
+        spatial_shapes: LevelShapes,
+        level_start_index: LevelStarts,
     ) -> Tensor:
         """One layer; arguments as in :class:`DINOR1TransformerDecoder`, ``reference_points`` (bs, Q, L, 4)."""
         query = self.norms[0](self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask))
@@ -52,7 +55,6 @@ class DINOR1TransformerDecoderLayer(GroundingDinoTransformerDecoderLayer):
                 memory_prompts,
                 memory_prompts,
                 query_pos=query_pos,
-                key_pos=torch.zeros_like(memory_prompts[:1, :1]),
                 key_padding_mask=~prompt_mask,
             )
         )
@@ -92,8 +94,8 @@ class DINOR1TransformerDecoder(GroundingDinoTransformerDecoder):
         memory_mask: Tensor | None,
         memory_prompts: Tensor,
         prompts: PromptBatch,
-        spatial_shapes: Tensor,
-        level_start_index: Tensor,
+        spatial_shapes: LevelShapes,
+        level_start_index: LevelStarts,
         valid_ratios: Tensor,
         reg_branches: nn.ModuleList,
     ) -> tuple[Tensor, Tensor]:
@@ -107,8 +109,8 @@ class DINOR1TransformerDecoder(GroundingDinoTransformerDecoder):
             memory_mask: (bs, sum HW) True = padding, or None.
             memory_prompts: (bs, K, C) prompts refined by the encoder.
             prompts: Which of them are valid.
-            spatial_shapes: (L, 2).
-            level_start_index: (L,).
+            spatial_shapes: (height, width) of each level, (L, 2).
+            level_start_index: First token of each level, (L,).
             valid_ratios: (bs, L, 2).
             reg_branches: One box head per layer.
 
@@ -133,7 +135,9 @@ class DINOR1TransformerDecoder(GroundingDinoTransformerDecoder):
                 spatial_shapes=spatial_shapes,
                 level_start_index=level_start_index,
             )
-            refined = (reg_branch(query) + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
+            with full_precision(query.device):
+                step = reg_branch(at_least_float32(query))
+                refined = (step + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
             hidden_states.append(self.norm(query))
             # The undetached box is kept: the next layer's loss reaches this layer's refinement through it.
             references.append(refined)

@@ -4,6 +4,7 @@ from mmcv.ops import MultiScaleDeformableAttention as _MMCVAttention
 from torch import Tensor
 
 from dinor1.ops import ms_deform_attn_predicted
+from dinor1.ops.msda_checks import LevelShapes, LevelStarts
 from dinor1.registry import MODELS
 
 
@@ -25,8 +26,8 @@ class MultiScaleDeformableAttention(_MMCVAttention):
         query_pos: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
         reference_points: Tensor | None = None,
-        spatial_shapes: Tensor | None = None,
-        level_start_index: Tensor | None = None,
+        spatial_shapes: LevelShapes | None = None,
+        level_start_index: LevelStarts | None = None,
         **kwargs,
     ) -> Tensor:
         """Sample ``value`` around the reference points.

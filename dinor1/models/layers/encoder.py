@@ -9,8 +9,10 @@ from mmdet.models.layers.transformer.utils import get_text_sine_pos_embed
 from mmengine.model import ModuleList
 from torch import Tensor
 
+from dinor1.ops.msda_checks import LevelShapes, LevelStarts
 from dinor1.structures import PromptBatch
 
+from .attention import MultiheadAttention, at_least_float32
 from .deformable_attention import MultiScaleDeformableAttention
 from .fusion import PromptFusionBlock
 
@@ -28,6 +30,8 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
         super()._init_layers()
         for layer in self.layers:
             layer.self_attn = MultiScaleDeformableAttention(**layer.self_attn_cfg)
+        for layer in self.text_layers:
+            layer.self_attn = MultiheadAttention(**layer.self_attn_cfg)
         self.fusion_layers = ModuleList(
             PromptFusionBlock(**self.fusion_layer_cfg, norm_cfg=layer.norm_cfg) for layer in self.layers
         )
@@ -37,8 +41,8 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
         feat: Tensor,
         feat_pos: Tensor,
         feat_mask: Tensor | None,
-        spatial_shapes: Tensor,
-        level_start_index: Tensor,
+        spatial_shapes: LevelShapes,
+        level_start_index: LevelStarts,
         valid_ratios: Tensor,
         prompts: PromptBatch,
     ) -> tuple[Tensor, Tensor]:
@@ -59,7 +63,9 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
         reference_points = self.get_encoder_reference_points(spatial_shapes, valid_ratios, device=feat.device)
         memory, memory_prompts = feat, prompts.embeddings
         prompt_pos = get_text_sine_pos_embed(
-            prompts.position_ids()[..., None].to(feat.dtype), num_pos_feats=self.embed_dims, exchange_xy=False
+            at_least_float32(prompts.position_ids()[..., None].to(feat.dtype)),
+            num_pos_feats=self.embed_dims,
+            exchange_xy=False,
         )
         num_heads = self.text_layers[0].self_attn_cfg.num_heads
         forbidden = (~prompts.attention_mask()).repeat_interleave(num_heads, dim=0)

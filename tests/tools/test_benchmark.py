@@ -1,0 +1,72 @@
+"""benchmark: its file and table, the file of a table's markers, and what it refuses."""
+
+import json
+
+import pytest
+import torch
+
+from dinor1.apis import speed
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+
+SMALL = ('--size', 64, 96, '--prompts', 3, '--boxes', 2)
+
+
+def test_measures_and_makes_the_table(call, model_files, tmp_path):
+    path, page = tmp_path / 'result.json', tmp_path / 'page.md'
+    options = ['--precisions', 'float32', 'bfloat16', '--passes', 'inference', 'training', '--rounds', 2, '--no-memory']
+    outcome = call('analysis_tools/benchmark', model_files.config, *SMALL, *options, '--out', path)
+    assert outcome.status == 0
+    record = json.loads(path.read_text())
+    assert [(row['kind'], row['precision']) for row in record['rows']] == [
+        (kind, precision) for kind in ('inference', 'training') for precision in ('float32', 'bfloat16')
+    ]
+    for row in record['rows']:
+        assert 'error' not in row and len(row['seconds']) == 2
+        assert row['milliseconds']['fastest'] <= row['milliseconds']['median'] and row['parameters'] > 0
+    assert record['rows'][0]['relative'] == 1 and record['rows'][0]['flops'] > 1e6
+    assert {'device', 'torch', 'threads', 'date'} <= set(record['environment'])
+
+    page.write_text('before\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n')
+    outcome = call('analysis_tools/benchmark', '--table', path, '--update', page)
+    assert outcome.status == 0
+    text = page.read_text()
+    assert text.startswith('before\n') and text.endswith('after\n') and 'old' not in text
+    assert outcome.out.strip() in text and 'neither prompt encoder nor text model runs' in text
+    rows = [line for line in text.splitlines() if line.startswith('| model ')][1:]
+    assert len(rows) == 4 and f'| {record["rows"][0]["milliseconds"]["median"]:.1f} (' in rows[0]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ((), 'nothing to measure: name a config, or --peers'),
+        (('missing.py',), 'missing.py: no such config file'),
+        (('configs/_base_/models/affnist_cnn.py',), 'configs/_base_/models/affnist_cnn.py: a '),
+        (('a.py', '--rounds', 0), '--rounds: must be at least 1'),
+        (('a.py', '--size', 0, 8), '--size: must be at least 1'),
+        (('a.py', '--threads', 0), '--threads: must be at least 1'),
+        (('a.py', '--device', 'tpu'), '--device tpu: must be cpu or cuda'),
+        pytest.param(('a.py', '--device', 'cuda'), '--device cuda: there is no GPU', marks=no_gpu),
+        (('a.py', '--clock', 'cpu'), '--clock cpu: counts one thread on CPU alone'),
+        (('a.py', '--compile', '--passes', 'training'), '--compile: compiles inference only'),
+        (('a.py', '--update', 'b.md'), '--update: needs --table FILE.json'),
+        (('a.py', '--table', 'b.json'), '--table: makes a table of files and measures nothing'),
+        (('--table', 'missing.json'), 'missing.json: no such file'),
+        (('--table', 'pyproject.toml'), 'pyproject.toml: not valid JSON'),
+        (('--table', 'dinor1/datasets/odinw_manifest.json'), 'dinor1/datasets/odinw_manifest.json: not a result'),
+    ],
+)
+def test_refuses(call, arguments, message):
+    outcome = call('analysis_tools/benchmark', *arguments)
+    assert outcome.status == 2 and outcome.out == ''
+    assert outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1
+
+
+def test_says_that_a_compiler_is_missing(call, monkeypatch):
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    outcome = call('analysis_tools/benchmark', 'a.py', '--compile')
+    assert outcome.status == 2 and outcome.err.startswith(
+        'error: --compile: there is no C++ compiler (no-such-compiler)'
+    )
+    assert speed.why_not_compile('cpu')

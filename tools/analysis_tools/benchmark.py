@@ -1,0 +1,210 @@
+#!/usr/bin/env python
+"""Measure parameters, FLOPs, latency, training time and peak memory of detectors, and make the table of the results.
+
+Weights are random. Prompts come from a bank, so that a prediction runs neither prompt encoder nor text model; the peers
+(MMDetection's and transformers' Grounding DINO, Swin-T) get stored text features in the same place. A prediction goes
+from normalised images to final boxes; a training step is loss, backward pass and AdamW. All contenders take turns.
+
+Examples:
+    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_nano.py --size 128 128 --out nano.json
+    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_swin-t.py --peers mmdetection transformers \\
+        --size 480 640 --precisions float32 bfloat16 --threads 1 --clock cpu --rounds 3 --out swin-t.json
+    python tools/analysis_tools/benchmark.py --table nano.json swin-t.json --update model_zoo.md
+"""
+
+import argparse
+import datetime
+import os
+import shlex
+import sys
+
+import torch
+
+from dinor1.apis.cli import run_tool
+
+NAME = 'benchmark'
+NOTE = (
+    'Random weights. *relative* compares with the first line of a run: median over the rounds of the ratio within a '
+    'round. Prompts come from a bank: neither prompt encoder nor text model runs in a prediction. FLOPs: a product and '
+    'a sum are two; `grid_sample`, which the peers use, is not counted. *peak*: memory beyond what is held between '
+    'calls.'
+)
+
+
+def parse_args() -> argparse.Namespace:
+    from dinor1.apis.contenders import PEERS
+    from dinor1.apis.model_benchmark import PASSES
+    from dinor1.apis.speed import INFERENCE_DTYPES
+    from dinor1.ops.msda_backends import BACKENDS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files with a DINOR1')
+    parser.add_argument('--peers', nargs='+', choices=list(PEERS), default=[], help='also these (default: none)')
+    parser.add_argument('--passes', nargs='+', choices=PASSES, default=['inference'], help='default: inference')
+    parser.add_argument('--size', nargs=2, type=int, default=[800, 1333], metavar=('H', 'W'), help='default: 800 1333')
+    parser.add_argument('--batch', type=int, default=1, help='images per call (default: 1)')
+    parser.add_argument('--prompts', type=int, default=10, help='classes that are looked for (default: 10)')
+    parser.add_argument('--boxes', type=int, default=8, help='ground-truth boxes per training image (default: 8)')
+    parser.add_argument(
+        '--precisions', nargs='+', choices=list(INFERENCE_DTYPES), default=['float32'], help='default: float32'
+    )
+    parser.add_argument(
+        '--backends',
+        nargs='+',
+        choices=BACKENDS,
+        default=['auto'],
+        help='of deformable attention, for the configs (default: auto)',
+    )
+    parser.add_argument('--compile', action='store_true', help='also the configs under torch.compile')
+    parser.add_argument('--rounds', type=int, default=5, help='timed calls of every contender (default: 5)')
+    parser.add_argument('--warmup', type=int, default=1, help='calls of every contender before (default: 1)')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
+    parser.add_argument('--threads', type=int, help="torch's threads on a CPU (default: torch's)")
+    parser.add_argument(
+        '--clock',
+        choices=['wall', 'cpu'],
+        default='wall',
+        help='cpu: processor time, for a machine that others use, too; needs --threads 1 (default: wall)',
+    )
+    parser.add_argument('--no-flops', action='store_true', help='do not count operations')
+    parser.add_argument('--no-memory', action='store_true', help='do not measure memory')
+    parser.add_argument('--out', metavar='FILE.json', help='write every number to a file')
+    parser.add_argument(
+        '--table', nargs='+', metavar='FILE.json', help='measure nothing: print the table of these files'
+    )
+    parser.add_argument(
+        '--update', metavar='FILE.md', help=f'with --table: also write it between <!-- {NAME}:begin --> and :end'
+    )
+    return parser.parse_args()
+
+
+def check(args: argparse.Namespace) -> None:
+    """Complain before the first measurement rather than after it."""
+    from dinor1.errors import InputError
+
+    if args.table:
+        if args.configs or args.peers:
+            raise InputError('--table: makes a table of files and measures nothing; leave out configs and --peers')
+        return
+    if args.update:
+        raise InputError('--update: needs --table FILE.json; measure with --out FILE.json first')
+    if not args.configs and not args.peers:
+        raise InputError('nothing to measure: name a config, or --peers')
+    counts = dict(batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds, warmup=args.warmup)
+    for name, count in (counts | dict(size=min(args.size), threads=args.threads or 1)).items():
+        if count < 1 or args.threads == 0:
+            raise InputError(f'--{name if count < 1 else "threads"}: must be at least 1')
+    if args.device.split(':')[0] not in ('cpu', 'cuda'):
+        raise InputError(f'--device {args.device}: must be cpu or cuda')
+    if args.device != 'cpu' and not torch.cuda.is_available():
+        raise InputError(f'--device {args.device}: there is no GPU on this machine; use cpu')
+    if args.clock == 'cpu' and (args.device != 'cpu' or args.threads != 1):
+        raise InputError('--clock cpu: counts one thread on CPU alone; add --device cpu --threads 1')
+    if args.compile and 'training' in args.passes:
+        raise InputError('--compile: compiles inference only; measure training in a run of its own')
+
+
+def main() -> None:
+    args = parse_args()
+    check(args)
+
+    from dinor1.apis.study import insert
+    from dinor1.fileio import write_json
+
+    if args.table:
+        text = table(args.table)
+        if args.update:
+            insert(args.update, NAME, text)
+        print(text)
+        return
+    record = run(args)
+    print('\n'.join([HEAD, *lines(record)]))
+    if args.out:
+        write_json(record, args.out, indent=2)
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Measure, and describe where and how."""
+    from dinor1.apis.contenders import Task
+    from dinor1.apis.model_benchmark import make_arms, measure, processor
+    from dinor1.apis.speed import why_not_compile
+    from dinor1.errors import InputError
+
+    if args.compile and (reason := why_not_compile(args.device)):
+        raise InputError(f'--compile: {reason}; install it, or leave the option out')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    task = Task(tuple(args.size), args.batch, args.prompts, args.boxes, args.device)
+    arms = make_arms([*args.peers, *args.configs], args.precisions, args.backends, args.compile)
+    rows = []
+    for kind in args.passes:
+        rows += measure(arms, kind, task, args.rounds, args.warmup, args.clock, not args.no_flops, not args.no_memory)
+    environment = dict(
+        device=processor() if args.device == 'cpu' else torch.cuda.get_device_name(args.device),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        date=datetime.date.today().isoformat(),
+        load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
+    )
+    # The folder of the tool on this machine is left out.
+    command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]])
+    settings = dict(size=args.size, batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds)
+    return dict(command=command, environment=environment, clock=args.clock, **settings, note=NOTE, rows=rows)
+
+
+HEAD = (
+    '| model | pass | image | batch | precision | attention | mode | ms per image (quartiles) | relative | peak MiB '
+    '| M parameters | GFLOPs |\n|---|---|---|---:|---|---|---|---:|---:|---:|---:|---:|'
+)
+
+
+def lines(record: dict) -> list[str]:
+    """One line of the table per row."""
+    made = []
+    for row in record['rows']:
+        mode = 'compiled' if row['compiled'] else 'eager'
+        size = ' x '.join(map(str, record['size']))
+        setting = [row['title'], row['kind'], size, str(record['batch']), row['precision'], row['backend'], mode]
+        if 'error' in row:
+            made.append(f'| {" | ".join([*setting, row["error"].replace("|", "/")])} | | | | |')
+            continue
+        times = row['milliseconds']
+        numbers = [
+            f'{times["median"]:.1f} ({times["low"]:.1f} to {times["high"]:.1f})',
+            f'{row["relative"]:.3f}',
+            f'{row["peak_mib"]:.0f}' if row.get('peak_mib') is not None else '',
+            f'{row["parameters"] / 1e6:.2f}',
+            f'{row["flops"] / 1e9:.1f}' if row.get('flops') is not None else '',
+        ]
+        made.append(f'| {" | ".join(setting + numbers)} |')
+    return made
+
+
+def table(files: list[str]) -> str:
+    """The tables of result files, each with its machine and command.
+
+    Raises:
+        InputError: a file is missing or is not one of this tool's.
+    """
+    from dinor1.errors import InputError
+    from dinor1.fileio import read_json
+
+    parts = [NOTE]
+    for file in files:
+        record = read_json(file)
+        if not isinstance(record, dict) or not {'command', 'environment', 'clock', 'rows'} <= set(record):
+            raise InputError(f'{file}: not a result of this tool; make one with --out')
+        where = record['environment']
+        clock = 'processor time' if record['clock'] == 'cpu' else 'wall-clock time'
+        load = '' if where.get('load') is None else f', load {where["load"]} at the end'
+        parts.append(
+            f'{where["device"]}, {where["threads"]} threads, torch {where["torch"]}, {where["date"]}; {clock}, median '
+            f'of {record["rounds"]} rounds{load}:'
+        )
+        parts.append('\n'.join([HEAD, *lines(record)]))
+        parts.append(f'```bash\n{record["command"]}\n```')
+    return '\n\n'.join(parts)
+
+
+if __name__ == '__main__':
+    run_tool(main)
