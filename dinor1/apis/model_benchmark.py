@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinor1.errors import InputError
-from dinor1.ops import use_ms_deform_attn_backend
+from dinor1.ops import register_flops, use_ms_deform_attn_backend
 
 from .contenders import PEERS, Contender, Task, make_contender
 from .memory import peak_memory
@@ -121,6 +121,7 @@ def count_flops(arm: Arm, task: Task) -> float:
     # The counter hooks into the graph of whatever asks for a gradient, and a prediction has none.
     contender.model.requires_grad_(False)
     # The attention kernel of a CPU has no formula; its definition by matrix products has.
+    register_flops()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         step()
     return float(counter.get_total_flops())

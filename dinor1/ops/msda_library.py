@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from dinor1.ops import msda_bags
 from dinor1.ops.msda_backends import ms_deform_attn_backend
@@ -229,7 +228,18 @@ ms_deform_attn_predicted_op.register_autograd(_backward_predicted, setup_context
 # what counters of operations see
 
 
-@register_flop_formula([torch.ops.dinor1.ms_deform_attn, torch.ops.dinor1.ms_deform_attn_predicted])
+def register_flops() -> None:
+    """Let torch's counter of operations, and whatever reads its registry, see the operators. Idempotent.
+
+    Not done on import, because the module that holds the registry imports Triton.
+    """
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+    operators = [torch.ops.dinor1.ms_deform_attn, torch.ops.dinor1.ms_deform_attn_predicted]
+    if not set(operators) <= set(flop_registry):
+        register_flop_formula(operators)(_flops)
+
+
 def _flops(value_shape, *input_shapes, out_shape=None, **kwargs) -> int:
     """Four corners of every sample and channel, a multiplication and an addition each.
 

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from dinor1.errors import InputError
+from dinor1.ops import register_flops
 from dinor1.quant import (
     GradientStats,
     IntegerLayer,
@@ -144,6 +145,7 @@ class IntegerTrainingHook(Hook):
         report, model = self.report, _unwrap(runner.model)
         if report.macs is not None or runner.iter < self.start_iter and phase == 'train':
             return
+        register_flops()
         meter = MacMeter(model)
 
         # Functions, not methods: whoever copies the model meanwhile must not copy the runner with it.
