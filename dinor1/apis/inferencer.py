@@ -19,7 +19,6 @@ from torch import Tensor
 import dinor1
 from dinor1.errors import InputError
 from dinor1.models import DINOR1, fingerprint
-from dinor1.models.detectors.dino_r1 import class_means
 from dinor1.registry import TRANSFORMS
 from dinor1.structures import PromptBank, PromptSet
 
@@ -173,7 +172,7 @@ class DINOR1Inferencer:
             for i, part in zip(indices, embeddings.split([len(box) for box in scaled]), strict=True):
                 rows[i] = part
         index = torch.tensor([names.index(name) for group in labels for name in group])
-        means = class_means(torch.cat(rows), index, names).embeddings
+        means = PromptSet.from_exemplars(torch.cat(rows), index, names).embeddings
         return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
 
     # ---------------------------------------------------------------- detections

@@ -15,8 +15,7 @@ from torch import nn
 
 from dinor1.errors import InputError
 from dinor1.models import fingerprint
-from dinor1.models.detectors.dino_r1 import class_means
-from dinor1.structures import PromptBank
+from dinor1.structures import PromptBank, PromptSet
 
 
 class Exemplar(NamedTuple):
@@ -129,6 +128,6 @@ def build_bank(
     embeddings, index = embed_exemplars(model, dataset, exemplars, progress)
     present = index.unique()
     names = dataset.metainfo['classes']
-    means = class_means(embeddings, index, names).embeddings[present]
+    means = PromptSet.from_exemplars(embeddings, index, names).embeddings[present]
     counts = index.bincount(minlength=len(names))[present]
     return PromptBank(means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model))

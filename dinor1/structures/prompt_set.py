@@ -72,6 +72,22 @@ class PromptSet:
         return cls(embeddings, tuple(names), index, valid, index.clone(), hidden)
 
     @classmethod
+    def from_exemplars(cls, embeddings: Tensor, labels: Tensor, names: Sequence[str]) -> 'PromptSet':
+        """One prompt per class, the mean of its exemplars; classes without one are not offered.
+
+        Args:
+            embeddings: (n, C), one row per exemplar.
+            labels: (n,) indices into ``names``.
+            names: K class names.
+
+        Raises:
+            InputError: there is no exemplar.
+        """
+        member = (labels[None] == torch.arange(len(names), device=labels.device)[:, None]).to(embeddings.dtype)
+        counts = member.sum(1)
+        return cls.from_classes(member @ embeddings / counts.clamp(min=1)[:, None], names, mask=counts > 0)
+
+    @classmethod
     def nothing(cls, names: Sequence[str], embeddings: Tensor) -> 'PromptSet':
         """The prompts of an image that is asked for nothing: one zero embedding that belongs to no class.
 

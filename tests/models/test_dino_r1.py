@@ -7,7 +7,6 @@ import torch
 
 from dinor1.errors import InputError
 from dinor1.models import GRQOSettings, fingerprint
-from dinor1.models.detectors.dino_r1 import class_means
 from dinor1.models.prompts import positive_maps, sample_prompts
 from dinor1.structures import PromptSet
 
@@ -164,7 +163,7 @@ def test_interactive_prompts_are_the_means_of_their_boxes(build_tiny, make_batch
     embeddings = model.encode_boxes(features, [s.gt_instances.bboxes for s in samples], samples)
     for sample, rows in zip(samples, embeddings.split([3, 2]), strict=True):
         del sample.prompt_instances
-        sample.prompts = class_means(rows, sample.gt_instances.labels, ['a', 'b', 'c'])
+        sample.prompts = PromptSet.from_exemplars(rows, sample.gt_instances.labels, ['a', 'b', 'c'])
     for mine, other in zip(first, model.predict(inputs, samples), strict=True):
         torch.testing.assert_close(mine.scores, other.pred_instances.scores)
         assert set(mine.label_names) <= {'a', 'b'}

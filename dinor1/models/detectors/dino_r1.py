@@ -331,7 +331,7 @@ class DINOR1(ReferenceMixin, GroundingDINO):
                     prompt_sets.append(PromptSet.nothing(sample.prompt_names, self.query_embedding.weight))
                     continue
                 embeddings = self.encode_boxes(one, [boxes], [sample])
-                prompt_sets.append(class_means(embeddings, labels, sample.prompt_names))
+                prompt_sets.append(PromptSet.from_exemplars(embeddings, labels, sample.prompt_names))
             elif 'text' in sample:
                 prompt_sets.append(self.text_prompt_set(list(sample.text)))
             else:
@@ -517,16 +517,3 @@ class DINOR1(ReferenceMixin, GroundingDINO):
 
 
 _SHARED = ('spatial_shapes', 'level_start_index')
-
-
-def class_means(embeddings: Tensor, labels: Tensor, names: list[str]) -> PromptSet:
-    """Mean of the exemplars (n, C) of each class; classes without one are not offered.
-
-    Args:
-        embeddings: (n, C).
-        labels: (n,) indices into ``names``.
-        names: Class names.
-    """
-    member = (labels[None] == torch.arange(len(names), device=labels.device)[:, None]).to(embeddings.dtype)
-    counts = member.sum(1)
-    return PromptSet.from_classes(member @ embeddings / counts.clamp(min=1)[:, None], names, mask=counts > 0)
