@@ -116,35 +116,38 @@ class AdamP(ProjectedOptimizer):
     def _step_batch(self, group: dict[str, Any], batch: Batch, scratch: Scratch) -> None:
         for state in batch.states:
             state['step'] += 1
-        decay = group['lr'] * group['weight_decay']
-        params, grads = batch.params, batch.grads
-        if not batch.rows:
-            if _can_fuse(group, batch):
-                _fused_adamw_(group, batch, params, group['weight_decay'])
-                return
-            moves = self._moves(group, batch)
-            if decay > 0:
-                torch._foreach_mul_(params, 1 - decay)
-            torch._foreach_add_(params, moves)
+        passed, params = None, batch.params
+        if batch.rows:
+            weights = batch.stacked(params)
+            products = scratch.empty('products', weights)
+            passed = self._test(group, batch, weights, products)
+        if passed is None:
+            self._step_plain(group, batch)
             return
 
-        weights = batch.stacked(params)
         if _can_fuse(group, batch) and weights.dtype == params[0].dtype:
             # Adam in one kernel adds the step to the weights that it is given. Given zeros, it returns the step.
             moves = scratch.empty('moves', weights).zero_()
             _fused_adamw_(group, batch, batch.split(moves), 0.0)
         else:
             moves = batch.stacked(self._moves(group, batch))
-        products = scratch.empty('products', weights)
-        radial = radial_coefficients(weights, batch.stacked(grads), moves, group['delta'], group['eps'], products)
-        self._record(radial)
         # Decay and projection are both multiples of the weights: added to the step first, they take one pass over
         # memory, and the weights are rounded once.
-        scale = -radial.coefficients
-        if decay > 0:
-            scale = scale - decay * radial.decay_ratio(group['wd_ratio'])
+        scale = -radial_coefficients(passed, weights, moves, group['eps'], products)
+        if group['weight_decay'] > 0:
+            scale = scale - group['lr'] * group['weight_decay'] * passed.decay_ratio(group['wd_ratio'])
         moves.addcmul_(weights, scale)
         torch._foreach_add_(params, batch.split(moves))
+
+    def _step_plain(self, group: dict[str, Any], batch: Batch) -> None:
+        """AdamW."""
+        if _can_fuse(group, batch):
+            _fused_adamw_(group, batch, batch.params, group['weight_decay'])
+            return
+        moves = self._moves(group, batch)
+        if group['weight_decay'] > 0:
+            torch._foreach_mul_(batch.params, 1 - group['lr'] * group['weight_decay'])
+        torch._foreach_add_(batch.params, moves)
 
     @staticmethod
     def _moves(group: dict[str, Any], batch: Batch) -> list[Tensor]:

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from .projection import CHANNEL, LAYER, NONE, SKIPPED, Radial, compute_dtype, has_rows
+from .projection import CHANNEL, LAYER, NONE, SKIPPED, Passed, compute_dtype, has_rows, which_pass
 
 # Small weights of one shape are stacked and treated as one; those beyond this many elements gain nothing from the
 # copy. On CPU the limit keeps the copies in the cache of a core, elsewhere it limits their memory.
 _STACK_LIMIT = {'cpu': 2**16}
 _STACK_LIMIT_ELSEWHERE = 2**24
+# Where a value is read without waiting: work that the test proves unnecessary is left out.
+_FREE_READS = ('cpu',)
 
 
 class Batch(NamedTuple):
@@ -157,19 +159,24 @@ class ProjectedOptimizer(Optimizer):
             tested, since they have no rows.
         """
         counts = dict(self._counts)
-        for radial in self._decisions:
-            channel, layer = int(radial.channel.sum()), int(radial.layer.sum())
+        for channel, layer in self._decisions:
+            size = len(channel)
+            channel, layer = int(channel.sum()), int(layer.sum())
             counts[CHANNEL] += channel
             counts[LAYER] += layer
-            counts[NONE] += len(radial.channel) - channel - layer
+            counts[NONE] += size - channel - layer
         return counts
 
     def _reset_counts(self) -> None:
         self._counts = {CHANNEL: 0, LAYER: 0, NONE: 0, SKIPPED: 0}
-        self._decisions: list[Radial] = []
+        self._decisions: list[tuple[Tensor, Tensor]] = []
 
-    def _record(self, radial: Radial) -> None:
-        self._decisions.append(radial._replace(coefficients=None))
+    def _test(self, group: dict[str, Any], batch: Batch, weights: Tensor, scratch: Tensor) -> Passed | None:
+        """The test of a batch; None if it is known that nothing passed."""
+        passed = which_pass(weights, batch.stacked(batch.grads), group['delta'], group['eps'], scratch)
+        self._decisions.append((passed.channel, passed.layer))
+        readable = weights.device.type in _FREE_READS and not torch.compiler.is_compiling()
+        return None if readable and not passed.any() else passed
 
     def _batches(self, group: dict[str, Any], params: list[Parameter]) -> Iterable[Batch]:
         """Group the tensors of a parameter group, the largest first, so that scratch memory need not grow."""
@@ -232,5 +239,5 @@ class ProjectedOptimizer(Optimizer):
         raise NotImplementedError
 
     def _step_batch(self, group: dict[str, Any], batch: Batch, scratch: Scratch) -> None:
-        """Step a batch, without host synchronisation."""
+        """Step a batch, without waiting for the device."""
         raise NotImplementedError

@@ -12,8 +12,8 @@ and if one does not, as a single row. The test uses the gradient of this step, n
 value: without it, as the paper's algorithm boxes are printed, every negative cosine would pass.
 
 Here are two forms of the same. :func:`project_` treats one tensor in the order of operations of the authors'
-package, bit for bit in float32 and float64 where the layout is contiguous. :func:`radial_coefficients` treats many
-tensors of one shape without asking the device for a single value.
+package, bit for bit in float32 and float64 where the layout is contiguous. :func:`which_pass` and
+:func:`radial_coefficients` treat many tensors of one shape without asking the device for a single value.
 """
 
 import math
@@ -66,52 +66,69 @@ def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: fl
     return NONE
 
 
-class Radial(NamedTuple):
-    """What :func:`radial_coefficients` found for T tensors of C rows.
+class Passed(NamedTuple):
+    """Which of T tensors of C rows look scale-invariant.
 
     Attributes:
-        coefficients: (T, C, 1); ``coefficients * weights`` is the part of the updates to take out, 0 where no view
-            passed.
         channel: (T,) bool, the channel view passed.
         layer: (T,) bool, the layer view passed and the channel view did not.
+        norms: (T, C + 1), length of every row of the weights, and of the whole.
     """
 
-    coefficients: Tensor
     channel: Tensor
     layer: Tensor
+    norms: Tensor
+
+    def any(self) -> Tensor:
+        """() bool, whether there is anything to project."""
+        return (self.channel | self.layer).any()
 
     def decay_ratio(self, wd_ratio: float) -> Tensor:
         """(T, 1, 1), the factor of the weight decay: ``wd_ratio`` where a view passed, 1 elsewhere."""
-        passed = (self.channel | self.layer)[:, None, None].to(self.coefficients.dtype)
+        passed = (self.channel | self.layer)[:, None, None].to(self.norms.dtype)
         return 1 + (wd_ratio - 1) * passed
 
 
-def radial_coefficients(
-    weights: Tensor, grads: Tensor, updates: Tensor, delta: float, eps: float, scratch: Tensor | None = None
-) -> Radial:
-    """The projection of many tensors at once, without host synchronisation.
+def which_pass(weights: Tensor, grads: Tensor, delta: float, eps: float, scratch: Tensor | None = None) -> Passed:
+    """The test of many tensors at once, without host synchronisation.
 
     The sums of the layer view are those of the channel view added up, so that each operand is read once per product.
 
     Args:
         weights: (T, C, n), T tensors of C rows; float32 or float64.
         grads: (T, C, n), gradients of this step.
-        updates: (T, C, n), directions of the step. Not changed.
         delta: Threshold on the cosine for n = 1; 0 lets nothing pass.
-        eps: Added to the norm, and the least norm in the cosine.
+        eps: The least norm in the cosine.
         scratch: (T, C, n), memory for products; its content is lost.
     """
     num_rows, num_columns = weights.shape[1:]
     norms = torch.stack([torch.linalg.vector_norm(rows, dim=2) for rows in (weights, grads)])
-    dots = torch.stack([torch.mul(weights, rows, out=scratch).sum(2) for rows in (grads, updates)])
     # The layer view is one row more, behind the channels.
     norms = torch.cat([norms, torch.linalg.vector_norm(norms, dim=2, keepdim=True)], 2)
-    dots = torch.cat([dots, dots.sum(2, keepdim=True)], 2)
-
-    cosines = dots[0].abs() / norms.clamp(min=eps).prod(0)
+    cosines = _row_products(weights, grads, scratch).abs() / norms.clamp(min=eps).prod(0)
     channel = cosines[:, :-1].amax(1) < delta / math.sqrt(num_columns)
     layer = (cosines[:, -1] < delta / math.sqrt(num_rows * num_columns)) & ~channel
-    radial = dots[1] / (norms[0] + eps).square()
-    of_layer = torch.where(layer, radial[:, -1], 0.0)
-    coefficients = torch.where(channel[:, None], radial[:, :-1], of_layer[:, None])
-    return Radial(coefficients[..., None], channel, layer)
+    return Passed(channel, layer, norms[0])
+
+
+def radial_coefficients(
+    passed: Passed, weights: Tensor, updates: Tensor, eps: float, scratch: Tensor | None = None
+) -> Tensor:
+    """(T, C, 1); ``coefficients * weights`` is what to take out of the updates, 0 where no view passed.
+
+    Args:
+        passed: Result of the test.
+        weights: (T, C, n), T tensors of C rows; float32 or float64.
+        updates: (T, C, n), directions of the step. Not changed.
+        eps: Added to the norm.
+        scratch: (T, C, n), memory for products; its content is lost.
+    """
+    radial = _row_products(weights, updates, scratch) / (passed.norms + eps).square()
+    of_layer = torch.where(passed.layer, radial[:, -1], 0.0)
+    return torch.where(passed.channel[:, None], radial[:, :-1], of_layer[:, None])[..., None]
+
+
+def _row_products(a: Tensor, b: Tensor, scratch: Tensor | None) -> Tensor:
+    """(T, C + 1), inner products of the rows of two (T, C, n), and of the wholes."""
+    products = torch.mul(a, b, out=scratch).sum(2)
+    return torch.cat([products, products.sum(1, keepdim=True)], 1)

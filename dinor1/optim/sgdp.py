@@ -119,19 +119,22 @@ class SGDP(ProjectedOptimizer):
             updates = torch._foreach_mul(buffers, momentum)
             torch._foreach_add_(updates, grads)
         decay = group['weight_decay'] / (1 - momentum) if group['weight_decay'] > 0 else 0.0
-        if not batch.rows:
+        passed = None
+        if batch.rows:
+            weights = batch.stacked(params)
+            moves = scratch.empty('moves', weights)
+            passed = self._test(group, batch, weights, moves)
+        if passed is None:
             if decay > 0:
                 torch._foreach_mul_(params, 1 - group['lr'] * decay)
             torch._foreach_add_(params, updates, alpha=-group['lr'])
             return
 
-        weights, stacked = batch.stacked(params), batch.stacked(updates)
-        moves = scratch.empty('moves', weights)
-        radial = radial_coefficients(weights, batch.stacked(grads), stacked, group['delta'], group['eps'], moves)
-        self._record(radial)
-        torch.addcmul(stacked, weights, radial.coefficients, value=-1, out=moves)
+        stacked = batch.stacked(updates)
+        coefficients = radial_coefficients(passed, weights, stacked, group['eps'], moves)
+        torch.addcmul(stacked, weights, coefficients, value=-1, out=moves)
         if group['project_buffer'] and not group['nesterov']:
             torch._foreach_copy_(buffers, batch.split(moves))
         if decay > 0:
-            moves.addcmul_(weights, decay * radial.decay_ratio(group['wd_ratio']))
+            moves.addcmul_(weights, decay * passed.decay_ratio(group['wd_ratio']))
         torch._foreach_add_(params, batch.split(moves), alpha=-group['lr'])

@@ -136,6 +136,19 @@ class CountReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def never_wait(monkeypatch):
+    """Batches as on a GPU, where no value is read."""
+    monkeypatch.setattr('dinor1.optim.base._FREE_READS', ())
+
+
+@pytest.fixture(params=['cpu', 'gpu'])
+def as_on(request):
+    """Batches that read whether something passed, and batches that do not."""
+    if request.param == 'gpu':
+        request.getfixturevalue('never_wait')
+
+
 def host_reads(make):
     """Host reads in the second of two steps."""
     params = make_params(torch.float32)

@@ -58,7 +58,7 @@ def test_one_by_one_is_the_published_package_to_the_bit(kwargs, dtype):
 # Float32: ten steps of the oracle are allowed 2e-6; rounding adds up like a random walk.
 @pytest.mark.parametrize('dtype, relative', [(torch.float64, 1e-12), (torch.float32, 4e-6)])
 @pytest.mark.parametrize('kwargs', VARIANTS.values(), ids=VARIANTS)
-def test_batches_are_one_by_one_to_rounding(kwargs, dtype, relative):
+def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
     optimizers = [AdamP(make_params(dtype), **kwargs, foreach=foreach) for foreach in (False, True)]
     seen = dict.fromkeys(('channel', 'layer', 'none', 'skipped'), 0)
     for step in range(40):
@@ -248,7 +248,7 @@ def test_meta_tensors_beside_real_ones():
 
 
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_batches_never_wait_for_the_device(nesterov):
+def test_batches_never_wait_for_the_device(never_wait, nesterov):
     kwargs = dict(weight_decay=0.1, nesterov=nesterov)
     assert host_reads(lambda p: AdamP(p, **kwargs, foreach=True)) == 0
     assert host_reads(lambda p: AdamP(p, **kwargs, foreach=False)) > 0

@@ -9,7 +9,7 @@ from scipy.special import betainc
 from torch import nn
 
 from dinor1.optim import SGDP, AdamP
-from dinor1.optim.projection import project_, radial_coefficients
+from dinor1.optim.projection import project_, radial_coefficients, which_pass
 
 EPS = 1e-8
 
@@ -48,9 +48,9 @@ def cases(shape=(4, 3, 2), count=12, seed=0):
 def batched(weights, grads, updates, delta=0.1):
     """The batched form as :func:`by_definition` answers: views and projected updates."""
     w, g, u = (x.reshape(x.shape[0], x.shape[1], -1) for x in (weights, grads, updates))
-    found = radial_coefficients(w, g, u, delta, EPS)
+    found = which_pass(w, g, delta, EPS)
     views = ['channel' if c else 'layer' if a else 'none' for c, a in zip(found.channel, found.layer, strict=True)]
-    return views, (u - found.coefficients * w).reshape(updates.shape)
+    return views, (u - radial_coefficients(found, w, u, EPS) * w).reshape(updates.shape)
 
 
 @pytest.mark.parametrize('delta', [0.1, 0.5, 3.0])

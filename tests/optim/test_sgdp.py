@@ -60,7 +60,7 @@ def test_one_by_one_is_the_published_package_to_the_bit(kwargs, dtype):
 # Rounding over 40 steps, where gradients follow the first optimizer's weights and thus do not amplify it.
 @pytest.mark.parametrize('dtype, relative', [(torch.float64, 1e-12), (torch.float32, 4e-6)])
 @pytest.mark.parametrize('kwargs', (VARIANTS | OWN).values(), ids=VARIANTS | OWN)
-def test_batches_are_one_by_one_to_rounding(kwargs, dtype, relative):
+def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
     optimizers = [SGDP(make_params(dtype), **kwargs, foreach=foreach) for foreach in (False, True)]
     seen = dict.fromkeys(('channel', 'layer', 'none', 'skipped'), 0)
     for step in range(40):
@@ -260,7 +260,7 @@ def test_bfloat16_stays_near_float32(project_buffer, foreach):
 
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(nesterov=True), dict(project_buffer=False)])
-def test_batches_never_wait_for_the_device(kwargs):
+def test_batches_never_wait_for_the_device(never_wait, kwargs):
     kwargs = dict(lr=0.1, momentum=0.9, weight_decay=0.1) | kwargs
     assert host_reads(lambda p: SGDP(p, **kwargs, foreach=True)) == 0
     assert host_reads(lambda p: SGDP(p, **kwargs, foreach=False)) > 0

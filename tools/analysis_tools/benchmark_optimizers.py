@@ -3,7 +3,8 @@
 
 All optimizers of a device take turns, round after round, so that whatever else the machine does meets all of them;
 a ratio is the median over the rounds of the ratio within a round. The weights are those of the backbone in a config
-(default: Swin-T), at random values; the authors' package is left out if it is not installed (pip install adamp).
+(default: Swin-T), at random values, of which about one in twelve tensors is projected, or with --tangent all; the
+authors' package is left out if it is not installed (pip install adamp).
 
 Examples:
     python tools/analysis_tools/benchmark_optimizers.py
@@ -39,6 +40,9 @@ def parse_args() -> argparse.Namespace:
         help='cpu: count the time that this process had a processor, for a machine that others use, too; needs '
         '--threads 1 (default: wall)',
     )
+    parser.add_argument(
+        '--tangent', action='store_true', help='gradients at right angles to the weights, so that all are projected'
+    )
     parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
     return parser.parse_args()
 
@@ -47,8 +51,9 @@ def arms() -> dict[str, tuple[str, Callable[[list], Optimizer]]]:
     """Name -> (family, what makes the optimizer). The first of a family is what the others are divided by."""
     from dinor1.optim import SGDP, AdamP
 
-    adam = dict(lr=1e-4, weight_decay=1e-4)
-    sgd = dict(lr=1e-4, weight_decay=1e-4, momentum=0.9)
+    # The rate does not change the time, and a small one keeps tangent gradients tangent.
+    adam = dict(lr=1e-9, weight_decay=1e-4)
+    sgd = dict(lr=1e-9, weight_decay=1e-4, momentum=0.9)
     made = {
         'AdamP foreach': ('Adam', lambda p: AdamP(p, **adam, foreach=True)),
         'AdamP one by one': ('Adam', lambda p: AdamP(p, **adam, foreach=False)),
@@ -93,15 +98,29 @@ def bandwidth(device: str, num_elements: int, clock: str) -> float:
     return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock) for _ in range(9))
 
 
-def measure(device: str, shapes: list[torch.Size], rounds: int, clock: str) -> dict[str, list[float]]:
+def tangent(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The gradient without its part along the weight, row by row; a vector is left as it is."""
+    if weight.dim() < 2:
+        return grad
+    rows, along = grad.flatten(1), weight.flatten(1)
+    along = along / along.norm(dim=1, keepdim=True)
+    return (rows - along * (rows * along).sum(1, keepdim=True)).view_as(grad)
+
+
+def measure(
+    device: str, shapes: list[torch.Size], rounds: int, clock: str, all_projected: bool
+) -> dict[str, list[float]]:
     """Seconds per step of every optimizer in every round."""
     made = arms()
     generator = torch.Generator().manual_seed(0)
     steps = {}
     # Every optimizer has weights and moments of its own; a gradient is only read, so that one serves all.
+    weights = [torch.randn(shape, generator=generator).mul_(0.02).to(device) for shape in shapes]
     grads = [torch.randn(shape, generator=generator).mul_(1e-3).to(device) for shape in shapes]
+    if all_projected:
+        grads = [tangent(grad, weight) for grad, weight in zip(grads, weights, strict=True)]
     for name, (_, make) in made.items():
-        params = [torch.nn.Parameter(torch.randn(shape, generator=generator).mul_(0.02).to(device)) for shape in shapes]
+        params = [torch.nn.Parameter(weight.clone()) for weight in weights]
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
         steps[name] = make(params).step
@@ -145,11 +164,12 @@ def main() -> None:
     shapes = backbone_shapes(args.config)
     num_elements = sum(shape.numel() for shape in shapes)
     record = dict(config=args.config, tensors=len(shapes), parameters=num_elements, devices={})
-    record.update(torch=torch.__version__, threads=torch.get_num_threads(), rounds=args.rounds, clock=args.clock)
+    record.update(torch=torch.__version__, threads=torch.get_num_threads(), rounds=args.rounds)
+    record.update(clock=args.clock, tangent=args.tangent)
     print(f'{args.config}: {len(shapes)} tensors, {num_elements / 1e6:.1f} M parameters')
     for device in devices:
         roof = bandwidth(device, num_elements, args.clock)
-        seconds = measure(device, shapes, args.rounds, args.clock)
+        seconds = measure(device, shapes, args.rounds, args.clock, args.tangent)
         results = report(seconds, num_elements, roof)
         name = 'cpu' if device == 'cpu' else torch.cuda.get_device_name(device)
         record['devices'][device] = dict(name=name, bytes_per_second=roof, results=results, seconds=seconds)
