@@ -7,6 +7,15 @@ arms = {
     'LN, AdamW': [],
     'RMSNorm': [f'{_norm}.type=RMSNorm'],
     'UN, window 4, warm-up 100': [f'{_norm}.type=UN', f'{_norm}.warmup_iters=100', f'{_norm}.outlier_filtration=True'],
+    # Which part of UN it is: exact at this step in both directions; in the forward pass alone; as above, but slower.
+    'UN, window 1': [f'{_norm}.type=UN', f'{_norm}.window_size=1', f'{_norm}.warmup_iters=100'],
+    'UN, window 4, all warm-up': [f'{_norm}.type=UN', f'{_norm}.warmup_iters=4000'],
+    'UN, window 4, warm-up 100, rate / 6': [
+        f'{_norm}.type=UN',
+        f'{_norm}.warmup_iters=100',
+        f'{_optimizer}.lr=5e-4',
+        'param_scheduler.0.eta_max=5e-4',
+    ],
     'PN, 4 groups, warm-up 100': [f'{_norm}.type=PN', f'{_norm}.warmup_iters=100', f'{_norm}.group_num=4'],
     'BN over tokens': [f'{_norm}.type=TokenBN'],
     'AdamP': [

@@ -1,18 +1,30 @@
-# Training and validation on the shapes world; tests on rotated, sheared or scaled copies of the validation images that
-# tools/dataset_converters/warp_shapes.py writes. Prompts come from untouched training images.
+# The shapes world on a canvas of 256 pixels, in training too: positions are encoded relative to it. Tests are on rotated,
+# sheared or scaled copies of the validation images, prompts come from untouched training images. Written by
+#   python tools/dataset_converters/warp_shapes.py
+#   python tools/dataset_converters/warp_shapes.py --split train --variants identity --out data/shapes_canvas
 _base_ = './shapes.py'
 
 warped_root = '{{$DINOR1_DATA:data}}/shapes_warped'
-variant = 'rotation-45'
-# All variants have one canvas, and need no padding.
-warped_pipeline = [_base_.test_pipeline[0], _base_.test_pipeline[1], *_base_.test_pipeline[3:]]
+variant = 'identity'
+# The canvas is the padding.
+train_pipeline = [*_base_.train_pipeline[:3], *_base_.train_pipeline[4:]]
+test_pipeline = [*_base_.test_pipeline[:2], *_base_.test_pipeline[3:]]
+train_files = dict(
+    data_root='{{$DINOR1_DATA:data}}/shapes_canvas',
+    ann_file='annotations/identity.json',
+    data_prefix=dict(img='images/identity/'),
+)
 
-test_dataloader = dict(
+train_dataloader = dict(dataset=dict(**train_files, pipeline=train_pipeline))
+val_dataloader = dict(
     dataset=dict(
         data_root=warped_root,
         ann_file=f'annotations/{variant}.json',
         data_prefix=dict(img=f'images/{variant}/'),
-        pipeline=warped_pipeline,
+        pipeline=test_pipeline,
     ),
 )
-test_evaluator = dict(ann_file=f'{warped_root}/annotations/{variant}.json')
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=f'{warped_root}/annotations/{variant}.json')
+test_evaluator = val_evaluator
+prompt_dataset = dict(**train_files, pipeline=test_pipeline)

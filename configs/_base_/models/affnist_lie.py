@@ -24,7 +24,7 @@ model = dict(
         mixing='none',
         # Fresh samples at every step keep the network from fitting one set; more of them in tests cost little.
         n_samples=4,
-        n_test_samples=16,
+        n_test_samples=32,
         resample='train',
         seed=0,
         # A neighbourhood of the identity that affNIST's maps lie in; a 6 must not become a 9.
