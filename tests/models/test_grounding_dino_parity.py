@@ -191,53 +191,93 @@ def test_text_detections(pair, make_batch):
         assert found.label_names == [NAMES[label] for label in found.labels]
 
 
+class LossInputs:
+    """Made-up decoder outputs, and the losses of both heads on them.
+
+    Attributes:
+        tensors: ``hidden`` (2, 3, 6 + 12, 256), denoising queries first; ``prompts`` (3, 5, 256); ``enc_class`` and
+            ``enc_boxes`` (3, 12, ...), boxes as logits.
+    """
+
+    # One group of denoising queries: a positive and a negative for each of at most 3 objects.
+    num_dn, num_queries, num_prompts, counts = 6, 12, 5, (3, 0, 2)
+
+    def __init__(self, make_batch):
+        _, self.samples = make_batch(self.counts, shapes=[(64, 48), (64, 64), (40, 64)])
+        self.instances = []
+        for sample in self.samples:
+            eye = torch.eye(self.num_prompts)[sample.gt_instances.labels % self.num_prompts]
+            sample.gt_instances.positive_maps = eye
+            self.instances.append(
+                InstanceData(
+                    bboxes=sample.gt_instances.bboxes,
+                    labels=sample.gt_instances.labels,
+                    positive_maps=torch.nn.functional.pad(eye, (0, 64 - self.num_prompts)),
+                    text_token_mask=torch.arange(64)[None].repeat(len(eye), 1) < self.num_prompts,
+                )
+            )
+        batch, queries = len(self.counts), self.num_dn + self.num_queries
+        self.references = torch.rand(3, batch, queries, 4) * 0.8 + 0.1
+        self.mask = torch.ones(batch, self.num_prompts, dtype=torch.bool)
+        self.dn_meta = dict(num_denoising_queries=self.num_dn, num_denoising_groups=1)
+        self.tensors = dict(
+            hidden=torch.randn(2, batch, queries, 256) * 0.5,
+            prompts=torch.randn(batch, self.num_prompts, 256),
+            enc_class=torch.randn(batch, self.num_queries, self.num_prompts),
+            enc_boxes=torch.randn(batch, self.num_queries, 4),
+        )
+
+    def ours(self, head, hidden, prompts, enc_class, enc_boxes):
+        targets = targets_of([s.gt_instances for s in self.samples], [s.img_shape for s in self.samples])
+        boxes, best = enc_boxes.sigmoid(), enc_class.amax(-1)
+        return head.loss(hidden, self.references, prompts, self.mask, enc_class, boxes, self.dn_meta, targets, best)
+
+    def theirs(self, head, hidden, prompts, enc_class, enc_boxes):
+        head.text_masks = self.mask
+        outs = head(hidden, list(self.references), prompts, self.mask)
+        padding = enc_class.new_full((*enc_class.shape[:2], 64 - self.num_prompts), float('-inf'))
+        enc_class = torch.cat([enc_class, padding], -1)
+        metas = [s.metainfo for s in self.samples]
+        return head.loss_by_feat(*outs, enc_class, enc_boxes.sigmoid(), self.instances, metas, self.dn_meta)
+
+
 def test_losses_equal_mmdetection(pair, make_batch):
     """Matching, targets, denoising and all losses, against MMDetection's loops over layers and images."""
     ours, theirs = pair
     torch.manual_seed(3)
-    # One group of denoising queries: a positive and a negative for each of at most 3 objects.
-    num_dn, num_queries, num_prompts, counts = 6, 12, 5, (3, 0, 2)
-    _, samples = make_batch(counts, shapes=[(64, 48), (64, 64), (40, 64)])
-    instances = []
-    for sample in samples:
-        eye = torch.eye(num_prompts)[sample.gt_instances.labels % num_prompts]
-        sample.gt_instances.positive_maps = eye
-        padded = torch.nn.functional.pad(eye, (0, 64 - num_prompts))
-        mask = torch.arange(64)[None].repeat(len(eye), 1) < num_prompts
-        instances.append(
-            InstanceData(
-                bboxes=sample.gt_instances.bboxes,
-                labels=sample.gt_instances.labels,
-                positive_maps=padded,
-                text_token_mask=mask,
-            )
-        )
-    batch = len(counts)
-    hidden = torch.randn(2, batch, num_dn + num_queries, 256) * 0.5
-    references = torch.rand(3, batch, num_dn + num_queries, 4) * 0.8 + 0.1
-    prompts = torch.randn(batch, num_prompts, 256)
-    mask = torch.ones(batch, num_prompts, dtype=torch.bool)
-    enc_class = torch.randn(batch, num_queries, num_prompts)
-    enc_coord = torch.rand(batch, num_queries, 4) * 0.8 + 0.1
-    dn_meta = dict(num_denoising_queries=num_dn, num_denoising_groups=1)
-    targets = targets_of([s.gt_instances for s in samples], [s.img_shape for s in samples])
-    mine = ours.bbox_head.loss(
-        hidden, references, prompts, mask, enc_class, enc_coord, dn_meta, targets, enc_class.amax(-1)
-    )
-    theirs.bbox_head.text_masks = mask
-    outs = theirs.bbox_head(hidden, list(references), prompts, mask)
-    padding = enc_class.new_full((batch, num_queries, 64 - num_prompts), float('-inf'))
-    expected = theirs.bbox_head.loss_by_feat(
-        *outs,
-        torch.cat([enc_class, padding], -1),
-        enc_coord,
-        instances,
-        [s.metainfo for s in samples],
-        dn_meta,
-    )
+    inputs = LossInputs(make_batch)
+    mine = inputs.ours(ours.bbox_head, **inputs.tensors)
+    expected = inputs.theirs(theirs.bbox_head, **inputs.tensors)
     assert set(mine) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value.squeeze(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f'{n}: {m}')
+
+
+def test_losses_stay_equal_over_20_steps(pair, make_batch):
+    """Each head trains its own weights and its own decoder outputs on its own losses, so that gradients count, too."""
+    torch.manual_seed(3)
+    inputs = LossInputs(make_batch)
+    runs = []
+    for model, loss in zip(pair, (inputs.ours, inputs.theirs), strict=True):
+        head = model.bbox_head
+        tensors = {name: tensor.clone().requires_grad_() for name, tensor in inputs.tensors.items()}
+        optimizer = torch.optim.SGD([*head.parameters(), *tensors.values()], lr=0.01)
+        history = []
+        for _ in range(20):
+            losses = loss(head, **tensors)
+            history.append({name: value.squeeze().detach() for name, value in losses.items()})
+            optimizer.zero_grad()
+            sum(losses.values()).sum().backward()
+            optimizer.step()
+        runs.append(history)
+    for step, (mine, expected) in enumerate(zip(*runs, strict=True)):
+        for name, value in expected.items():
+            # float32 sums in another order, carried through up to 20 updates.
+            torch.testing.assert_close(
+                mine[name], value, atol=1e-4, rtol=1e-4, msg=lambda m, at=(step, name): f'{at}: {m}'
+            )
+    first, last = (sum(float(value) for value in runs[0][step].values()) for step in (0, -1))
+    assert last < 0.8 * first
 
 
 @torch.no_grad()
