@@ -90,7 +90,7 @@ def query_statistics(
         **cost_weights: Of :func:`~dinor1.models.losses.matching.matching_cost`.
     """
     num_layers = len(cls_logits)
-    count = int(targets.valid.sum())
+    count = sum(targets.counts)
     if not count:
         none, empty = np.zeros(0, dtype=np.int64), np.zeros((num_layers, 0), dtype=np.int64)
         return QueryStatistics(empty, none, empty, empty, none, empty.astype(np.float64), empty.astype(np.float64))

@@ -6,8 +6,10 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinor1.errors import InputError
+from dinor1.models import GRQOSettings
 from dinor1.models.losses import targets_of
 from dinor1.registry import MODELS
 from tests.conftest import tiny_config
@@ -251,6 +253,35 @@ def test_losses_equal_mmdetection(pair, make_batch):
     assert set(mine) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value.squeeze(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f'{n}: {m}')
+
+
+@pytest.mark.parametrize('grqo', [None, GRQOSettings(), GRQOSettings(groups='prompt', one_sided_kl=True)])
+def test_losses_leave_the_device_once(pair, make_batch, grqo):
+    """What stops a GPU's host: reading a value, sizes that depend on values, copies to the host."""
+    head = pair[0].bbox_head
+    head.grqo = grqo
+    inputs = LossInputs(make_batch)
+    with HostReads() as reads:
+        inputs.ours(head, **inputs.tensors)
+    assert reads.found == []
+    # The matching takes its one copy by .cpu(), which is none on a CPU: the counter sees that it can see.
+    with HostReads() as reads:
+        float(inputs.mask.any()), inputs.mask.nonzero(), inputs.references[inputs.references > 0.5]
+    assert len(reads.found) == 3
+
+
+class HostReads(TorchDispatchMode):
+    """Names of the operations that make the host wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if masks or func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def test_losses_stay_equal_over_20_steps(pair, make_batch):

@@ -247,7 +247,7 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
 
 def _denoising_match(targets: Targets, num_layers: int, dn_meta: dict[str, int]) -> Match:
     """Denoising queries know their ground truth: in each group the first M of 2 M queries are the positives."""
-    image, target = targets.valid.nonzero(as_tuple=True)
+    image, target = targets.indices()
     num_groups = dn_meta['num_denoising_groups'] if len(image) else 0
     device = image.device
     first = torch.arange(num_groups, device=device) * (2 * targets.valid.shape[1])

@@ -66,9 +66,10 @@ def _figures(
     The advantages shown are those before the mute, which sum to zero over a group.
     """
     advantage = group_advantage(rewards, 0)
-    matched = torch.zeros_like(advantage, dtype=torch.bool)
-    layer = match.stage < len(rewards)
-    matched[match.stage[layer], match.image[layer], match.query[layer]] = True
+    # The matched pairs have one stage more, the encoder's. Indexing by a mask would wait for the device.
+    matched = advantage.new_zeros(len(rewards) + 1, *rewards.shape[1:])
+    matched[match.stage, match.image, match.query] = 1.0
+    matched = matched[:-1]
     log_o = torch.nn.functional.logsigmoid(selected_logits.float())
     log_not_o = torch.nn.functional.logsigmoid(-selected_logits.float())
     entropy = -(log_o.exp() * log_o + log_not_o.exp() * log_not_o)
@@ -76,8 +77,8 @@ def _figures(
     return dict(
         grqo_reward_mean=rewards.mean(),
         grqo_reward_std=rewards.std(-1).mean(),
-        grqo_advantage_matched=advantage[matched].sum() / matched.sum().clamp(min=1),
-        grqo_advantage_unmatched=advantage[~matched].sum() / (~matched).sum().clamp(min=1),
+        grqo_advantage_matched=(advantage * matched).sum() / matched.sum().clamp(min=1),
+        grqo_advantage_unmatched=(advantage * (1 - matched)).sum() / (1 - matched).sum().clamp(min=1),
         grqo_advantage_kept=kept.mean(),
         grqo_kl=objectness_kl(selected_logits, ref_logits).mean(),
         grqo_objectness_entropy=entropy.mean(),

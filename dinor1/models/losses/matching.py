@@ -23,12 +23,20 @@ class Targets(NamedTuple):
         positive_map: (B, M, K) 1 where a prompt belongs to the object's class.
         valid: (B, M) False = padding.
         scale: (B, 4) width, height, width, height of the images in pixels.
+        counts: Objects of each of the B images, known to the host.
     """
 
     boxes: Tensor
     positive_map: Tensor
     valid: Tensor
     scale: Tensor
+    counts: tuple[int, ...]
+
+    def indices(self) -> tuple[Tensor, Tensor]:
+        """Image and number within it of every object: ``valid.nonzero`` without waiting for the device."""
+        image = [i for i, count in enumerate(self.counts) for _ in range(count)]
+        target = [j for count in self.counts for j in range(count)]
+        return tuple(torch.tensor(index, dtype=torch.long, device=self.valid.device) for index in (image, target))
 
 
 class Match(NamedTuple):
@@ -56,11 +64,11 @@ def pad_targets(
     for i, (box, positive_map) in enumerate(zip(boxes, positive_maps, strict=True)):
         padded[i, : len(box)] = box
         maps[i, : len(box)] = positive_map.to(maps.dtype)
-    lengths = torch.tensor([len(b) for b in boxes], device=padded.device)
-    valid = torch.arange(longest, device=padded.device) < lengths[:, None]
+    counts = tuple(len(b) for b in boxes)
+    valid = torch.arange(longest, device=padded.device) < torch.tensor(counts, device=padded.device)[:, None]
     height, width = torch.as_tensor(img_hw, dtype=padded.dtype, device=padded.device).unbind(-1)
     scale = torch.stack([width, height, width, height], -1)
-    return Targets(bbox_xyxy_to_cxcywh(padded / scale[:, None]), maps, valid, scale)
+    return Targets(bbox_xyxy_to_cxcywh(padded / scale[:, None]), maps, valid, scale, counts)
 
 
 def targets_of(instances: Sequence[InstanceData], img_hw: Sequence[tuple[int, int]]) -> Targets:
@@ -135,14 +143,13 @@ def hungarian_match(cost: Tensor, targets: Targets) -> Match:
     Raises:
         FloatingPointError: the cost contains NaN.
     """
-    lengths = targets.valid.sum(-1).tolist()
     host = cost.detach().cpu().numpy()
     if np.isnan(host).any():
         raise FloatingPointError('the matching cost is NaN: training diverged; lower the learning rate or clip harder')
     pairs = [
         (stage, image, query, target)
         for stage in range(host.shape[0])
-        for image, length in enumerate(lengths)
-        for query, target in zip(*linear_sum_assignment(host[stage, image, :, :length]), strict=True)
+        for image, count in enumerate(targets.counts)
+        for query, target in zip(*linear_sum_assignment(host[stage, image, :, :count]), strict=True)
     ]
     return Match(*torch.tensor(pairs, dtype=torch.long, device=cost.device).reshape(-1, 4).unbind(-1))

@@ -58,7 +58,8 @@ def prompt_groups(token_logits: Tensor, targets: Targets, min_group: int = MIN_G
         min_group: Smaller groups fall back to the image's.
     """
     prompt = token_logits.detach().argmax(-1)
-    member = torch.nn.functional.one_hot(prompt, token_logits.shape[-1]).bool()
+    # One-hot; torch's function reads the largest index back on a CPU.
+    member = prompt[..., None] == torch.arange(token_logits.shape[-1], device=prompt.device)
     present = ((targets.positive_map > 0) & targets.valid[..., None]).any(1)
     return PromptGroups(prompt, member, present, present & (member.sum(1) >= min_group))
 
