@@ -290,7 +290,7 @@ def test_names_what_is_wrong(make, message):
 
 def test_configs_are_there():
     names = {path.stem for path in CONFIGS}
-    assert names == {'sbm_cluster', 'sbm_pattern', 'zinc', 'sbm_cluster_short', 'sbm_pattern_short'}
+    assert names == {'sbm_cluster', 'sbm_pattern', 'zinc', 'sbm_cluster_1000', 'sbm_cluster_short', 'sbm_pattern_short'}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

@@ -60,5 +60,5 @@ def test_detectors_have_backbones_of_nearly_equal_size_and_differ_by_nothing_els
     assert ours == plain
     # Tests are on warped images, prompts from untouched ones.
     test, prompts = ours['test_dataloader']['dataset'], ours['default_hooks']['prompts']['prompt_dataset']
-    assert test['data_root'].endswith('shapes_warped') and prompts['data_root'].endswith('shapes')
+    assert test['data_root'].endswith('shapes_warped') and prompts['data_root'].endswith('shapes_canvas')
     assert ours['test_evaluator']['ann_file'] == f'{test["data_root"]}/{test["ann_file"]}'

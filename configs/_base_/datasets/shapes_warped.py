@@ -1,5 +1,5 @@
-# The shapes world on a canvas of 256 pixels, in training too: positions are encoded relative to it. Tests are on rotated,
-# sheared or scaled copies of the validation images, prompts come from untouched training images. Written by
+# The shapes world on a canvas of 256 pixels, in training too: positions are encoded relative to it. Tests are on
+# rotated, sheared or scaled copies of the validation images, prompts come from untouched training images. Written by
 #   python tools/dataset_converters/warp_shapes.py
 #   python tools/dataset_converters/warp_shapes.py --split train --variants identity --out data/shapes_canvas
 _base_ = './shapes.py'
