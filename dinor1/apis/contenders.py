@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import dinor1
 from dinor1.errors import InputError
 from dinor1.models import DINOR1
-from dinor1.registry import MODELS
+from dinor1.registry import HOOKS, MODELS
 from dinor1.structures import PromptSet
 
 from .config import load_config
@@ -100,7 +100,7 @@ class Contender:
 
 
 def from_config(config: str, task: Task) -> Contender:
-    """The detector of a config.
+    """The detector of a config. If the config has GRQO, a training step is one of the GRQO stage.
 
     Raises:
         InputError: no such config, or its model is not a :class:`~dinor1.models.DINOR1`.
@@ -114,6 +114,11 @@ def from_config(config: str, task: Task) -> Contender:
         raise InputError(f'{config}: a {type(model).__name__} takes no prompts; name a config of a DINOR1')
     _initialise(model)
     model.to(task.device)
+    if 'grqo' in cfg.get('default_hooks', {}):
+        hook = HOOKS.build(cfg.default_hooks.grqo)
+        if hook.settings.beta > 0:
+            model.reference = copy.deepcopy(model).requires_grad_(False).train(hook.mode == 'train').objectness
+        model.set_grqo(hook.settings)
     embeddings = torch.randn(task.prompts, model.embed_dims, generator=torch.Generator().manual_seed(2))
     prompts = PromptSet.from_classes(embeddings.to(task.device), task.names)
     images, samples = task.images(), task.samples()

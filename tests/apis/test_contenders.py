@@ -42,6 +42,18 @@ def test_a_config_finds_its_boxes_and_trains(model_files, task):
     step()
 
 
+@pytest.mark.parametrize('beta', [0.04, 0.0])
+def test_a_config_with_grqo_trains_in_its_second_stage(model_files, task, tmp_path, beta):
+    hook = dict(type='ReferenceModelHook', beta=beta)
+    config = tmp_path / 'grqo.py'
+    config.write_text(f'_base_ = {str(model_files.config)!r}\ndefault_hooks = dict(grqo={hook!r})\n')
+    model = make_contender(str(config), task).model
+    assert model.bbox_head.grqo.beta == beta
+    assert (model.reference is None) == (beta == 0)
+    _, step = make_step(Arm(str(config)), 'training', task)
+    step()
+
+
 def test_the_caption_keeps_names_apart(task):
     caption = contenders._caption(task)
     assert caption['ids'][0].tolist() == [101, 2000, 1012, 2001, 1012, 2002, 1012, 102]
