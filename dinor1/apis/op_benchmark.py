@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dinor1.apis.timing import ratio, take_turns, timed
+from dinor1.compat import has_mmcv_operators
 from dinor1.ops import ms_deform_attn, ms_deform_attn_predicted, use_ms_deform_attn_backend
 from dinor1.ops.msda_definition import compute_dtype, definition, sampling_from_offsets
 
@@ -142,7 +143,7 @@ def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]
         if importlib.util.find_spec('triton') is not None:
             made['triton'] = backend(_backend, 'triton')
             made['triton, weights given'] = given(_backend_given, 'triton')
-        if importlib.util.find_spec('mmcv._ext') is not None:
+        if has_mmcv_operators():
             made['mmcv'] = _mmcv
         if importlib.util.find_spec('msda_triton') is not None:
             made['msda-triton'] = _msda_triton

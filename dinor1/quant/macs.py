@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from .grid import FLOAT_BITS
 from .layers import IntegerLayer
@@ -18,8 +17,12 @@ class _Counter(TorchDispatchMode):
     """Multiply-accumulates of every operator that is called while it is on."""
 
     def __init__(self) -> None:
+        # Loads Triton, which takes a second: not before somebody counts.
+        from torch.utils import flop_counter
+
         super().__init__()
         self.macs = 0
+        self._registry, self._attention = flop_counter.flop_registry, flop_counter.sdpa_flop_count
 
     def __torch_dispatch__(
         self, func: Any, types: tuple, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -30,9 +33,9 @@ class _Counter(TorchDispatchMode):
         if packet is torch.ops.aten.grid_sampler_2d:
             self.macs += 4 * out.numel()
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
-            self.macs += sdpa_flop_count(*(tensor.shape for tensor in args[:3])) // 2
-        elif packet in flop_registry:
-            self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+            self.macs += self._attention(*(tensor.shape for tensor in args[:3])) // 2
+        elif packet in self._registry:
+            self.macs += self._registry[packet](*args, **kwargs, out_val=out) // 2
         return out
 
 
@@ -41,7 +44,7 @@ class MacMeter:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._counter = _Counter()
+        self._counter: _Counter | None = None
         self._integer: dict[str, int] = {}
         self._products: dict[str, int] = {}
         self._inside, self._before = 0, 0
@@ -53,6 +56,7 @@ class MacMeter:
             if isinstance(module, IntegerLayer) and FLOAT_BITS not in module.recipe.bits[:2]:
                 self._handles.append(module.register_forward_pre_hook(self._enter))
                 self._handles.append(module.register_forward_hook(self._leave(name)))
+        self._counter = _Counter()
         self._counter.__enter__()
 
     def stop(self) -> MacCount:
