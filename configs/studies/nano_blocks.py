@@ -25,6 +25,15 @@ arms = {
         f'{_optimizer}.weight_decay=1e-4',
     ],
 }
+for _name in ('SGD', 'SGDP'):
+    for _rate in (0.1, 0.01):
+        arms[f'{_name}, rate {_rate}'] = [
+            f'{_optimizer}._delete_=True',
+            f'{_optimizer}.type={_name}',
+            f'{_optimizer}.lr={_rate}',
+            f'{_optimizer}.momentum=0.9',
+            'param_scheduler.0.eta_max=' + str(_rate),
+        ]
 seeds = [0]
 metrics = {'coco/bbox_mAP': 'val_base AP', 'coco/bbox_mAP_50': 'AP50'}
 note = """

@@ -32,8 +32,10 @@ def test_kl_is_zero_in_the_first_iteration_after_each_refresh(train):
     }
     _, record = train('run', **overrides)
     kl = [scalars['grqo_kl'] for scalars in record.history[ITERS:]]
-    assert kl[0] == 0 and kl[ITERS] == 0
-    assert kl[1] > 0 and kl[ITERS + 1] > 0
+    # The reference computes the last layer for the selected tokens alone, and so rounds another way: the KL is quadratic
+    # in differences of 1e-5.
+    assert kl[0] < 1e-8 and kl[ITERS] < 1e-8
+    assert kl[1] > 1e-6 and kl[ITERS + 1] > 1e-6
 
 
 def test_the_reference_is_outside_of_model_optimizer_and_checkpoint(train):

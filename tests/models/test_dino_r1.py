@@ -75,6 +75,42 @@ def test_autocast(build_tiny, make_batch, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize('num_layers', [1, 3])
+@torch.no_grad()
+def test_objectness_of_some_tokens_is_that_of_a_whole_pass(build_tiny, make_batch, num_layers):
+    model = livened(build_tiny(**{'model.encoder.num_layers': num_layers}).double())
+    # Other sizes give the second image padding, and boxes that were not drawn are not encoded here.
+    inputs, samples = make_batch((3, 4))
+    samples[1].set_metainfo(dict(img_shape=(48, 40)))
+    draw = sample_prompts([sample.gt_instances.labels for sample in samples])
+    features = model.encode_image(inputs.double(), samples)
+    prompts, _ = model.encode_drawn(features, samples, draw, every_box=True)
+    memory, memory_prompts = model.encoder(**features, prompts=prompts)
+    whole = model.token_logits(memory, memory_prompts, prompts, features)[0].amax(-1)
+    tokens = torch.stack([torch.randperm(whole.shape[1], generator=torch.Generator().manual_seed(i))[:7] for i in (0, 1)])
+    some = model.objectness(tokens, inputs.double(), samples, draw)
+    torch.testing.assert_close(some, whole.gather(1, tokens), atol=1e-12, rtol=1e-12)
+    assert some.std() > 1e-3
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_the_reference_alone_in_half_precision(build_tiny, make_batch, dtype):
+    model = build_tiny()
+    model.set_grqo(GRQOSettings())
+    model.reference = copy.deepcopy(model).eval().objectness
+    inputs, samples = make_batch((3, 2))
+    results = []
+    for model.reference_dtype in (None, dtype):
+        torch.manual_seed(0)
+        results.append(model.loss(inputs, copy.deepcopy(samples)))
+    whole, half = results
+    assert all(torch.equal(whole[name], half[name]) for name in whole if 'grqo' not in name)
+    # The student uses batch statistics and the reference does not: the KL is not zero, and changes with the rounding of
+    # a half, 8 bits or 11.
+    assert half['grqo_kl'] != whole['grqo_kl']
+    torch.testing.assert_close(half['grqo_kl'], whole['grqo_kl'], atol=0, rtol=0.05)
+
+
 def prompt_set(num=4, width=32, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return PromptSet.from_classes(torch.randn(num, width, generator=generator), [f'c{i}' for i in range(num)])

@@ -24,12 +24,12 @@ class DINOGRQO(ReferenceMixin, DINO):
             head_inputs['ref_logits'] = self.reference_logits(selected, batch_inputs, batch_data_samples)
         return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
 
-    def objectness(self, batch_inputs: Tensor, batch_data_samples: list) -> Tensor:
-        """(bs, T) best class logit of every encoder token."""
+    def objectness(self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list) -> Tensor:
+        """(bs, N) best class logit of the encoder tokens ``tokens`` (bs, N)."""
         encoder_inputs, _ = self.pre_transformer(self.extract_feat(batch_inputs), batch_data_samples)
         encoded = self.forward_encoder(**encoder_inputs)
         memory, _ = self.gen_encoder_output_proposals(**encoded)
-        return self.bbox_head.cls_branches[self.decoder.num_layers](memory).amax(-1)
+        return self.bbox_head.cls_branches[self.decoder.num_layers](memory).amax(-1).gather(1, tokens)
 
     def _with_token_scores(self, run):
         """Call ``run``; also return the (bs, T) scores that its encoder stage computed and does not hand out."""

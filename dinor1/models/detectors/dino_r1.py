@@ -162,7 +162,9 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         labels = [sample.gt_instances.labels for sample in batch_data_samples]
         draw = sample_prompts(labels)
         features = self.encode_image(batch_inputs, batch_data_samples)
-        prompts, instances = self.encode_drawn(features, batch_data_samples, draw)
+        prompts, instances = self.encode_drawn(
+            features, batch_data_samples, draw, every_box=self.alignment is not None
+        )
         memory, memory_prompts = self.encoder(**features, prompts=prompts)
         selection = self.select_queries(memory, memory_prompts, prompts, features)
 
@@ -193,12 +195,14 @@ class DINOR1(ReferenceMixin, GroundingDINO):
             losses['loss_alignment'] = self._alignment_loss(instances, labels, draw, batch_data_samples)
         return losses
 
-    def objectness(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], draw: PromptDraw) -> Tensor:
-        """(bs, T) best prompt logit of every encoder token, for the prompts that the student drew."""
+    def objectness(
+        self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], draw: PromptDraw
+    ) -> Tensor:
+        """(bs, N) best prompt logit of the encoder tokens ``tokens`` (bs, N), for the prompts that the student drew."""
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, _ = self.encode_drawn(features, batch_data_samples, draw)
-        memory, memory_prompts = self.encoder(**features, prompts=prompts)
-        return self.token_logits(memory, memory_prompts, prompts, features)[0].amax(-1)
+        memory, memory_prompts = self.encoder(**features, prompts=prompts, tokens=tokens)
+        return self.token_logits(memory, memory_prompts, prompts, features)[0].amax(-1).gather(1, tokens)
 
     def _alignment_loss(self, instances: Tensor, labels: list, draw: PromptDraw, batch_data_samples: list) -> Tensor:
         """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
@@ -265,18 +269,22 @@ class DINOR1(ReferenceMixin, GroundingDINO):
         return (encoded if self.training else at_least_float32(encoded))[valid]
 
     def encode_drawn(
-        self, features: dict[str, Tensor | None], batch_data_samples: list[DetDataSample], draw: PromptDraw
+        self,
+        features: dict[str, Tensor | None],
+        batch_data_samples: list[DetDataSample],
+        draw: PromptDraw,
+        every_box: bool = False,
     ) -> tuple[PromptBatch, Tensor]:
         """The drawn prompts, shared by all images; also the embeddings of all boxes that were encoded.
 
-        Without alignment only the drawn boxes are encoded: no prompt depends on another.
+        No prompt depends on another: without ``every_box`` only the drawn boxes are encoded.
         """
         all_boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
         if draw.labels[0] < 0:
             height, width = batch_data_samples[0].img_shape
             all_boxes = [all_boxes[0].new_tensor([[0, 0, width, height]])] + [b[:0] for b in all_boxes[1:]]
         image, box = draw.image, draw.box.clamp(min=0)
-        if self.alignment is not None:
+        if every_box:
             instances = self.encode_boxes(features, all_boxes, batch_data_samples)
             start = torch.tensor([0] + [len(b) for b in all_boxes[:-1]], device=image.device).cumsum(0)
             embeddings = instances[start[image] + box]

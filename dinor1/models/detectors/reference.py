@@ -1,5 +1,6 @@
-"""What GRQO asks of a detector: the objectness of all tokens, and a place for the reference model's."""
+"""What GRQO asks of a detector: the objectness of tokens, and a place for the reference model's."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,13 @@ class ReferenceMixin:
     The reference model is not a sub-module: it must reach neither optimizer, nor checkpoint, nor DDP's buckets. So the
     detector keeps its bound ``objectness`` method only; :class:`dinor1.engine.ReferenceModelHook` owns the model.
 
-    The detector provides ``objectness(batch_inputs, batch_data_samples, *shared) -> (bs, T)``: the best class logit of
-    every encoder token, where ``shared`` are the random choices of the student that the reference has to repeat.
+    The detector provides ``objectness(tokens, batch_inputs, batch_data_samples, *shared) -> (bs, N)``: the best class
+    logit of the encoder tokens (bs, N), where ``shared`` are the random choices of the student that the reference has
+    to repeat. Tokens are named so that it may leave out what only others need.
     """
 
     reference: Callable[..., Tensor] | None = None
+    reference_dtype: torch.dtype | None = None  # autocast of the reference; None: as the student
 
     def set_grqo(self, settings: GRQOSettings | None) -> None:
         """Enter the GRQO stage with ``settings``, or leave it with None."""
@@ -31,5 +34,8 @@ class ReferenceMixin:
         """The reference's logits (bs, Q) at the tokens (bs, Q) which the student selected; None without reference."""
         if self.reference is None:
             return None
-        with torch.no_grad():
-            return self.reference(batch_inputs, batch_data_samples, *shared).gather(1, selected)
+        precision = contextlib.nullcontext()
+        if self.reference_dtype is not None:
+            precision = torch.autocast(batch_inputs.device.type, dtype=self.reference_dtype)
+        with torch.no_grad(), precision:
+            return self.reference(selected, batch_inputs, batch_data_samples, *shared)

@@ -7,7 +7,7 @@ kind, number and width.
 from mmdet.models.layers.transformer.grounding_dino_layers import GroundingDinoTransformerEncoder
 from mmdet.models.layers.transformer.utils import get_text_sine_pos_embed
 from mmengine.model import ModuleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinor1.ops.msda_checks import LevelShapes, LevelStarts
 from dinor1.structures import PromptBatch
@@ -45,6 +45,7 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
         level_start_index: LevelStarts,
         valid_ratios: Tensor,
         prompts: PromptBatch,
+        tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encode.
 
@@ -56,6 +57,8 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
             level_start_index: (L,) first token of each level.
             valid_ratios: (bs, L, 2) un-padded share of width and height.
             prompts: Prompts of the batch.
+            tokens: (bs, N) distinct tokens. With them the last deformable attention and FFN, which no other token
+                depends on, run for these alone: memory is right there, and elsewhere what went into that layer.
 
         Returns:
             ``memory`` (bs, sum HW, C) and the refined prompts (bs, K, C).
@@ -80,12 +83,30 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
             memory_prompts = prompt_layer(
                 query=memory_prompts, query_pos=prompt_pos, attn_mask=forbidden, key_padding_mask=None
             )
-            memory = image_layer(
-                query=memory,
-                query_pos=feat_pos,
-                reference_points=reference_points,
-                spatial_shapes=spatial_shapes,
-                level_start_index=level_start_index,
-                key_padding_mask=feat_mask,
+            image_args = dict(
+                spatial_shapes=spatial_shapes, level_start_index=level_start_index, key_padding_mask=feat_mask
             )
+            if tokens is not None and image_layer is self.layers[-1]:
+                memory = _refine_at(tokens, image_layer, memory, feat_pos, reference_points, **image_args)
+            else:
+                memory = image_layer(
+                    query=memory, query_pos=feat_pos, reference_points=reference_points, **image_args
+                )
         return memory, memory_prompts
+
+
+def _refine_at(
+    tokens: Tensor, layer: nn.Module, memory: Tensor, feat_pos: Tensor, reference_points: Tensor, **image_args
+) -> Tensor:
+    """``memory`` with ``layer`` applied at ``tokens`` (bs, N): what MMDetection's layer does, with fewer queries."""
+    index = tokens[..., None].expand(-1, -1, memory.shape[-1])
+    points = reference_points.flatten(2).gather(1, tokens[..., None].expand(-1, -1, reference_points[0, 0].numel()))
+    query = layer.self_attn(
+        query=memory.gather(1, index),
+        query_pos=feat_pos.gather(1, index),
+        value=memory,
+        reference_points=points.unflatten(2, reference_points.shape[2:]),
+        **image_args,
+    )
+    query = layer.norms[1](layer.ffn(layer.norms[0](query)))
+    return memory.to(query.dtype).scatter(1, index, query)
