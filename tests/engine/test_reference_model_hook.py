@@ -32,8 +32,8 @@ def test_kl_is_zero_in_the_first_iteration_after_each_refresh(train):
     }
     _, record = train('run', **overrides)
     kl = [scalars['grqo_kl'] for scalars in record.history[ITERS:]]
-    # The reference computes the last layer for the selected tokens alone, and so rounds another way: the KL is quadratic
-    # in differences of 1e-5.
+    # The reference computes the last layer for the selected tokens alone, and so rounds another way: the KL is
+    # quadratic in differences of 1e-5.
     assert kl[0] < 1e-8 and kl[ITERS] < 1e-8
     assert kl[1] > 1e-6 and kl[ITERS + 1] > 1e-6
 
@@ -127,7 +127,9 @@ def test_a_model_without_objectness_is_refused(train):
         ReferenceModelHook().before_train(Runner)
 
 
-@pytest.mark.parametrize('arguments', [dict(mode='other'), dict(warmup=-1), dict(refresh=0), dict(mute=0.0)])
+@pytest.mark.parametrize(
+    'arguments', [dict(mode='other'), dict(dtype='float8'), dict(warmup=-1), dict(refresh=0), dict(mute=0.0)]
+)
 def test_bad_arguments(arguments):
     with pytest.raises(InputError):
         ReferenceModelHook(**arguments)

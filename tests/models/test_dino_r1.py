@@ -87,7 +87,9 @@ def test_objectness_of_some_tokens_is_that_of_a_whole_pass(build_tiny, make_batc
     prompts, _ = model.encode_drawn(features, samples, draw, every_box=True)
     memory, memory_prompts = model.encoder(**features, prompts=prompts)
     whole = model.token_logits(memory, memory_prompts, prompts, features)[0].amax(-1)
-    tokens = torch.stack([torch.randperm(whole.shape[1], generator=torch.Generator().manual_seed(i))[:7] for i in (0, 1)])
+    tokens = torch.stack(
+        [torch.randperm(whole.shape[1], generator=torch.Generator().manual_seed(i))[:7] for i in (0, 1)]
+    )
     some = model.objectness(tokens, inputs.double(), samples, draw)
     torch.testing.assert_close(some, whole.gather(1, tokens), atol=1e-12, rtol=1e-12)
     assert some.std() > 1e-3

@@ -80,6 +80,6 @@ def test_alignment_is_the_infonce_of_class_means(build_tiny, make_batch):
     text = model.text_feat_map(model.language_model.class_embeddings([names[c] for c in classes]))
     expected = 3.0 * symmetric_info_nce(visual, text, model.alignment.logit_scale)
     draw = sample_prompts([s.gt_instances.labels for s in samples])
-    prompts, instances = model.encode_drawn(features, samples, draw)
-    loss = model._alignment_loss(instances, [s.gt_instances.labels for s in samples], draw, samples)
+    prompts, instances = model.encode_drawn(features, samples, draw, every_box=True)
+    loss = model.alignment_loss(instances, [s.gt_instances.labels for s in samples], draw, samples)
     torch.testing.assert_close(loss, expected)

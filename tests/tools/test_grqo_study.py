@@ -38,7 +38,7 @@ def record(run, rng) -> dict:
     for name in sets:
         for kind in ('generic1', 'generic4', 'generic16', 'interactive'):
             metrics |= {f'{name}/{kind}/{ap}{std}': base for ap in ('AP', 'AP50') for std in ('', '_std')}
-        for key in ('iisr', 'intra', 'inter_proto', 'objectness_entropy', 'absent_class_share', 'distinct_queries',
+        for key in ('intra', 'inter_proto', 'objectness_entropy', 'absent_class_share', 'distinct_queries',
                     'ever_responding', 'responding_last', 'covering_last', 'spread_last'):  # fmt: skip
             metrics[f'{name}/{key}'] = float(rng.random())
     terms = dict.fromkeys(('class', 'box', 'advantage'), 0.5) | ({} if run.arm == 'SFT' else dict(kl=1e-9))

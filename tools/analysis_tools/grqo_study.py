@@ -26,10 +26,10 @@ AP = {
 }
 PROTOCOLS = {'generic1': 'N = 1', 'generic4': 'N = 4', 'generic16': 'N = 16', 'interactive': 'interactive'}
 PROMPTS = {
-    'base/iisr': 'ratio, base',
-    'novel/iisr': 'ratio, novel',
     'base/intra': 'intra, base',
     'base/inter_proto': 'inter, base',
+    'novel/intra': 'intra, novel',
+    'novel/inter_proto': 'inter, novel',
     'base/objectness_entropy': 'entropy, base',
     'novel/objectness_entropy': 'entropy, novel',
     'novel/absent_class_share': 'absent class, novel',

@@ -73,7 +73,7 @@ class ReferenceModelHook(Hook):
             raise InputError(f"ReferenceModelHook: mode must be 'eval' or 'train', got {mode!r}")
         if dtype not in _DTYPES:
             raise InputError(
-                f"ReferenceModelHook: dtype must be 'bfloat16', 'float16' or None for that of the training, got {dtype!r}"
+                f"ReferenceModelHook: dtype must be 'bfloat16', 'float16' or None, the training's, got {dtype!r}"
             )
         if warmup < 0 or (refresh is not None and refresh < 1):
             raise InputError(

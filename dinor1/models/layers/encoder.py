@@ -89,9 +89,7 @@ class DINOR1TransformerEncoder(GroundingDinoTransformerEncoder):
             if tokens is not None and image_layer is self.layers[-1]:
                 memory = _refine_at(tokens, image_layer, memory, feat_pos, reference_points, **image_args)
             else:
-                memory = image_layer(
-                    query=memory, query_pos=feat_pos, reference_points=reference_points, **image_args
-                )
+                memory = image_layer(query=memory, query_pos=feat_pos, reference_points=reference_points, **image_args)
         return memory, memory_prompts
 
 
