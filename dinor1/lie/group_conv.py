@@ -1,12 +1,11 @@
 """Group convolution: from maps on the group to maps on the group."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .kernel_conv import KernelConv
-from .kernels import Kernel
-from .masks import Mask
-from .matrix_group import MatrixGroup
 from .samples import GroupSamples
 from .sym2 import det2
 
@@ -20,63 +19,20 @@ class GroupConv2d(KernelConv):
     ``sqrt(2 spd_var)``, it is an unbiased estimate of the integral, whose error falls as ``N^-1/2``.
 
     Args:
-        group: H, of 2 x 2 matrices.
-        c_in: Channels of the input map.
-        c_out: Channels of the output map.
-        k: Window size.
-        padding: Pixels added around; default ``k // 2``.
-        stride: Of the window.
-        bias: Whether a constant is added per channel.
-        hidden: Width of the kernel network.
-        w0: Its frequency.
-        mask: As in :class:`LiftingConv2d`; ``smooth`` covers the coordinates on H too.
-        support_radius: Of the mask.
-        padding_mode: ``zeros`` or ``replicate``.
-        kernel: ``siren`` or ``spline``.
-        knots: Of the spline.
+        *args: As in :class:`~dinor1.lie.kernel_conv.KernelConv`.
         group_width: Localise the kernel on H by ``exp(-|log S|^2 / (2 group_width^2))``, S of ``g^-1 g'``.
         compat_det_axis: Apply the i-th input sample's ``|det g'|^-1`` to the i-th output sample, as the published code
             does; only to compare with its numbers. Where both sets are the same this is ``|det g|^-1``, another kernel
             times ``|det g^-1 g'|``, and the law holds; where they are not, the output depends on the order of samples.
+        **kwargs: As in :class:`~dinor1.lie.kernel_conv.KernelConv`.
     """
 
+    mixes = True
+
     def __init__(
-        self,
-        group: MatrixGroup,
-        c_in: int,
-        c_out: int,
-        k: int = 5,
-        padding: int | None = None,
-        stride: int = 1,
-        bias: bool = False,
-        hidden: int = 60,
-        w0: float = 10.0,
-        mask: Mask | None = 'auto',
-        support_radius: float = 1.0,
-        padding_mode: str = 'zeros',
-        kernel: Kernel = 'siren',
-        knots: int = 3,
-        group_width: float | None = None,
-        compat_det_axis: bool = False,
+        self, *args: Any, group_width: float | None = None, compat_det_axis: bool = False, **kwargs: Any
     ) -> None:
-        padding = k // 2 if padding is None else padding
-        super().__init__(
-            group,
-            2 + group.dim,
-            c_in,
-            c_out,
-            k,
-            padding,
-            stride,
-            bias,
-            hidden,
-            w0,
-            mask,
-            support_radius,
-            padding_mode,
-            kernel,
-            knots,
-        )
+        super().__init__(*args, **kwargs)
         if group_width is not None and not group_width > 0:
             raise ValueError(f'group_width must be positive, got {group_width}')
         self.group_width, self.compat_det_axis = group_width, compat_det_axis

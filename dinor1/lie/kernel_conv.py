@@ -24,26 +24,55 @@ from .matrix_group import MatrixGroup
 
 
 class KernelConv(EquivariantModule):
-    """What the three convolutions share: a kernel network on a window, and its mask."""
+    """What the convolutions share: a kernel network on a window, and its mask.
+
+    Args:
+        group: H, of 2 x 2 matrices.
+        c_in: Channels of the input.
+        c_out: Channels of the output.
+        k: Window size.
+        padding: Pixels added around. Default: ``k // 2``, and none in a lifting, as published.
+        stride: Of the window; above 1 the law holds for translations by multiples of it.
+        bias: Whether a constant is added per channel.
+        hidden: Width of the kernel network.
+        w0: Its frequency.
+        mask: See :func:`~dinor1.lie.window_mask`; ``auto``, the published choice, is ``hard`` for groups of
+            determinant 1 and else ``smooth``, which covers the coordinates on H too. ``bump`` keeps the law best.
+        support_radius: Of the mask, in half windows.
+        padding_mode: ``zeros``, or ``replicate``, which continues a constant background.
+        kernel: ``siren``, as published, or ``spline``, see :class:`~dinor1.lie.SplineKernel`.
+        knots: Of the spline; ``hidden`` and ``w0`` are the network's.
+
+    Attributes:
+        mixes: Whether the kernel reads two elements of H, of the input and of the output, besides the window.
+        keeps_size: Whether the default padding does.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    mixes = False
+    keeps_size = True
 
     def __init__(
         self,
         group: MatrixGroup,
-        d_in: int,
         c_in: int,
         c_out: int,
-        k: int,
-        padding: int,
-        stride: int,
-        bias: bool,
-        hidden: int,
-        w0: float,
-        mask: Mask | None,
-        support_radius: float,
-        padding_mode: str,
-        kernel: Kernel,
-        knots: int,
+        k: int = 5,
+        padding: int | None = None,
+        stride: int = 1,
+        bias: bool = False,
+        hidden: int = 60,
+        w0: float = 10.0,
+        mask: Mask | None = 'auto',
+        support_radius: float = 1.0,
+        padding_mode: str = 'zeros',
+        kernel: Kernel = 'siren',
+        knots: int = 3,
     ) -> None:
+        if padding is None:
+            padding = k // 2 if self.keeps_size else 0
         super().__init__()
         if group.n != 2:
             raise ValueError(f'images need a group of 2 x 2 matrices, got {group}')
@@ -65,6 +94,7 @@ class KernelConv(EquivariantModule):
         self.mask, self.support_radius = mask, support_radius
         if kernel not in ('siren', 'spline'):
             raise ValueError(f"kernel must be 'siren' or 'spline', got {kernel!r}")
+        d_in = 2 + group.dim if self.mixes else 2
         self.net = (
             SirenKernel(d_in, c_in, c_out, k, hidden, w0=w0)
             if kernel == 'siren'

@@ -5,9 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kernel_conv import KernelConv
-from .kernels import Kernel
-from .masks import Mask
-from .matrix_group import MatrixGroup
 from .samples import GroupSamples
 from .sym2 import det2
 
@@ -22,58 +19,8 @@ class PlanarConv2d(KernelConv):
 
     Law: ``Phi(L_h f)(x, g) = Phi(f)(h^-1 x, h^-1 g)`` for every h of the group.
 
-    Args:
-        group: H, of 2 x 2 matrices.
-        c_in: Channels of the input map.
-        c_out: Channels of the output map.
-        k: Window size.
-        padding: Pixels added around; default ``k // 2``.
-        stride: Of the window.
-        bias: Whether a constant is added per channel.
-        hidden: Width of the kernel network.
-        w0: Its frequency.
-        mask: As in :class:`~dinor1.lie.LiftingConv2d`.
-        support_radius: Of the mask.
-        padding_mode: ``zeros`` or ``replicate``.
-        kernel: ``siren`` or ``spline``.
-        knots: Of the spline.
+    Arguments are those of :class:`~dinor1.lie.kernel_conv.KernelConv`.
     """
-
-    def __init__(
-        self,
-        group: MatrixGroup,
-        c_in: int,
-        c_out: int,
-        k: int = 5,
-        padding: int | None = None,
-        stride: int = 1,
-        bias: bool = False,
-        hidden: int = 60,
-        w0: float = 10.0,
-        mask: Mask | None = 'auto',
-        support_radius: float = 1.0,
-        padding_mode: str = 'zeros',
-        kernel: Kernel = 'siren',
-        knots: int = 3,
-    ) -> None:
-        padding = k // 2 if padding is None else padding
-        super().__init__(
-            group,
-            2,
-            c_in,
-            c_out,
-            k,
-            padding,
-            stride,
-            bias,
-            hidden,
-            w0,
-            mask,
-            support_radius,
-            padding_mode,
-            kernel,
-            knots,
-        )
 
     def kernel(self, g_inv: Tensor) -> Tensor:
         """Masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(N, c_out, c_in, k, k)``."""

@@ -4,9 +4,6 @@ import torch
 from torch import Tensor
 
 from .kernel_conv import KernelConv
-from .kernels import Kernel
-from .masks import Mask
-from .matrix_group import MatrixGroup
 from .samples import GroupSamples
 from .sym2 import det2
 
@@ -14,45 +11,9 @@ from .sym2 import det2
 class ProjectConv2d(KernelConv):
     """From the group to the plane: ``(k * f)(x) = int_H int f(x', g') k(g'^-1 (x' - x)) |det g'|^-1 dx' dmu(g')``.
 
-    Law: ``Phi(L_h f)(x) = Phi(f)(h^-1 x)``: an image that turns and stretches along. Arguments as in
-    :class:`LiftingConv2d`, except that ``padding`` is ``k // 2`` by default.
+    Law: ``Phi(L_h f)(x) = Phi(f)(h^-1 x)``: an image that turns and stretches along. Arguments are
+    those of :class:`~dinor1.lie.kernel_conv.KernelConv`.
     """
-
-    def __init__(
-        self,
-        group: MatrixGroup,
-        c_in: int,
-        c_out: int,
-        k: int = 5,
-        padding: int | None = None,
-        stride: int = 1,
-        bias: bool = False,
-        hidden: int = 60,
-        w0: float = 10.0,
-        mask: Mask | None = 'auto',
-        support_radius: float = 1.0,
-        padding_mode: str = 'zeros',
-        kernel: Kernel = 'siren',
-        knots: int = 3,
-    ) -> None:
-        padding = k // 2 if padding is None else padding
-        super().__init__(
-            group,
-            2,
-            c_in,
-            c_out,
-            k,
-            padding,
-            stride,
-            bias,
-            hidden,
-            w0,
-            mask,
-            support_radius,
-            padding_mode,
-            kernel,
-            knots,
-        )
 
     def kernel(self, g_in_inv: Tensor) -> Tensor:
         """Masked kernel without the determinant: ``(N, 2, 2)`` -> ``(c_out, c_in, N, k, k)``."""
