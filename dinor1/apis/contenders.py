@@ -112,7 +112,7 @@ def from_config(config: str, task: Task) -> Contender:
     model = MODELS.build(cfg.model)
     if not isinstance(model, DINOR1):
         raise InputError(f'{config}: a {type(model).__name__} takes no prompts; name a config of a DINOR1')
-    _initialise(model)
+    initialise(model)
     model.to(task.device)
     if 'grqo' in cfg.get('default_hooks', {}):
         hook = HOOKS.build(cfg.default_hooks.grqo)
@@ -264,7 +264,7 @@ def _mmdetection(task: Task, own_operator: bool) -> Contender:
     cfg = _mmdetection_cfg()
     cfg['type'] = _PromptedGroundingDINO
     model = MODELS.build(cfg)
-    _initialise(model)
+    initialise(model)
     model.to(task.device)
     images, samples, caption = task.images(), task.samples(), _caption(task)
     for i, sample in enumerate(samples):
@@ -364,7 +364,7 @@ def make_contender(name: str, task: Task) -> Contender:
     return PEERS[name].make(task) if name in PEERS else from_config(name, task)
 
 
-def _initialise(model: BaseModule) -> None:
+def initialise(model: BaseModule) -> None:
     """Draw the weights, without MMEngine's line for each of them."""
     logger = MMLogger.get_current_instance()
     level = logger.level

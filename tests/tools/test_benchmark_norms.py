@@ -16,6 +16,10 @@ def test_every_norm_is_timed_in_every_round(call, tmp_path):
     seconds = record['models']['detector']['seconds']
     assert list(seconds) == ['LN', 'RMSNorm', 'CRMSNorm', 'UN, not folded', 'UN, folded']
     assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
+    memory = record['models']['detector']['memory_mib']
+    assert list(memory) == list(seconds) and memory['UN, folded']['training'] is None
+    # None where the system keeps no account
+    assert all(value is None or value >= 0 for peaks in memory.values() for value in peaks.values())
     rows = [line for line in outcome.out.splitlines() if line.startswith('| ')][1:]
     assert [row.split('|')[1].strip() for row in rows] == list(seconds)
     assert rows[0].split('|')[3].strip() == '1.000'

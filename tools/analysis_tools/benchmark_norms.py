@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Time a forward pass with LayerNorm, with RMSNorm and CRMSNorm, and with Unified Normalization folded away.
+"""Time and memory with LayerNorm, with RMSNorm and CRMSNorm, and with Unified Normalization folded away.
 
 Two models at random weights: a ViT-S/16, and a detector. RMSNorm and CRMSNorm in the ViT are exact conversions of the
 LayerNorm model. In the detector, whose post-norm layers do not convert, every norm is the other one from the start, as
-after a training with it. UN is folded where that is exact, and elsewhere becomes a constant scale and shift. Arms take
-turns; a ratio is the median over the rounds of the ratio within a round.
+after a training with it. UN is folded where that is exact, and elsewhere becomes a constant scale and shift. Forward
+passes take turns; a ratio is the median over the rounds of the ratio within a round. Memory is the peak beyond what is
+held before, of a forward pass and of a forward and backward pass in training mode (a folded norm is not trained).
 
 Examples:
     python tools/analysis_tools/benchmark_norms.py
@@ -13,7 +14,6 @@ Examples:
 
 import argparse
 import statistics
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from dinor1.apis.cli import run_tool
 from dinor1.apis.timing import ratio, take_turns
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
-BASE = 'LN'
+BASE, FOLDED = 'LN', 'UN, folded'
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +43,26 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def vit_arms(batch: int, device: str) -> dict[str, Callable[[], object]]:
+class Calls:
+    """A forward pass of a model, and a forward and backward pass."""
+
+    def __init__(self, model: nn.Module, arguments: dict) -> None:
+        self.model, self.arguments = model.eval(), arguments
+
+    @torch.inference_mode()
+    def predict(self) -> None:
+        self.model(**self.arguments)
+
+    def train(self) -> None:
+        self.model.train()
+        outputs = self.model(**self.arguments)
+        logits = outputs.logits if hasattr(outputs, 'logits') else torch.cat([o.flatten() for o in outputs])
+        logits.square().mean().backward()
+        self.model.zero_grad()
+        self.model.eval()
+
+
+def vit_arms(batch: int, device: str) -> dict[str, Calls]:
     """ViT-S/16 on 224 x 224 pixels: 12 layers of width 384."""
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -57,10 +76,10 @@ def vit_arms(batch: int, device: str) -> dict[str, Callable[[], object]]:
         'RMSNorm, converted': to_pre_rmsnorm(model, check=False),
         'CRMSNorm, converted': to_pre_crmsnorm(model, check=False),
         'UN, not folded': un,
-        'UN, folded': fuse_unified_norm(un, check=False),
+        FOLDED: fuse_unified_norm(un, check=False),
     }
     images = torch.randn(batch, 3, 224, 224, device=device)
-    return {name: _forward(arm.to(device), dict(pixel_values=images)) for name, arm in models.items()}
+    return _calls(models, dict(pixel_values=images), device)
 
 
 class Prompted(nn.Module):
@@ -83,10 +102,11 @@ class Prompted(nn.Module):
         return self.detector(images, samples, mode='tensor')
 
 
-def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict[str, Callable[[], object]]:
+def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict[str, Calls]:
     """The detector of a config on pictures of ``size``, prompted by ten stored embeddings."""
     import dinor1
     from dinor1.apis import load_config
+    from dinor1.apis.contenders import initialise
     from dinor1.norm import fuse_unified_norm, replace_norm
     from dinor1.registry import MODELS
 
@@ -94,7 +114,9 @@ def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict
     cfg = load_config(config)
     cfg.model.backbone.pop('init_cfg', None)
     width = cfg.model.embed_dims
-    model = Prompted(MODELS.build(cfg.model)).eval()
+    detector = MODELS.build(cfg.model)
+    initialise(detector)
+    model = Prompted(detector).eval()
     un = replace_norm(model, cfg=dict(type='UN'))
     example = (torch.randn(1, 3, 100, 150), torch.randn(3, width))
     models = {
@@ -102,35 +124,29 @@ def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict
         'RMSNorm': replace_norm(model, cfg=dict(type='RMSNorm')),
         'CRMSNorm': replace_norm(model, cfg=dict(type='CRMSNorm')),
         'UN, not folded': un,
-        'UN, folded': fuse_unified_norm(un, example_inputs=example, check=False),
+        FOLDED: fuse_unified_norm(un, example_inputs=example, check=False),
     }
     inputs = dict(images=torch.randn(batch, 3, *size, device=device), embeddings=torch.randn(10, width, device=device))
-    return {name: _forward(arm.to(device), inputs) for name, arm in models.items()}
+    return _calls(models, inputs, device)
 
 
-def _forward(model: nn.Module, arguments: dict) -> Callable[[], object]:
-    model.eval()
-
-    @torch.inference_mode()
-    def run() -> None:
-        model(**arguments)
-
-    return run
+def _calls(models: dict[str, nn.Module], arguments: dict, device: str) -> dict[str, Calls]:
+    return {name: Calls(model.to(device), arguments) for name, model in models.items()}
 
 
-def peak_memory(arms: dict[str, Callable[[], object]], device: str) -> dict[str, float | None]:
-    """GiB that a pass needs beyond what was there before; None on CPU, where torch keeps no such account."""
-    if device == 'cpu':
-        return dict.fromkeys(arms)
-    peaks = {}
-    for name, run in arms.items():
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        torch.cuda.synchronize(device)
-        peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**30
-    return peaks
+def peaks(calls: Calls, arm: str, device: str) -> dict[str, float | None]:
+    """Peak MiB of both calls, medians of three; none where the system keeps no account, or the arm is not trained."""
+    from dinor1.apis.memory import peak_memory
+
+    found: dict[str, float | None] = {}
+    for kind, call in (('inference', calls.predict), ('training', calls.train)):
+        if kind == 'training' and arm == FOLDED:
+            found[kind] = None
+            continue
+        call()
+        values = [peak_memory(call, device) for _ in range(3)]
+        found[kind] = None if None in values else statistics.median(values)
+    return found
 
 
 def main() -> None:
@@ -158,13 +174,14 @@ def main() -> None:
             arms = vit_arms(args.batch, args.device)
         else:
             arms = detector_arms(args.config, args.batch, args.size, args.device)
-        seconds = take_turns(arms, args.rounds, args.device, args.clock)
-        memory = peak_memory(arms, args.device)
-        record['models'][name] = dict(seconds=seconds, memory_gib=memory)
+        seconds = take_turns({arm: calls.predict for arm, calls in arms.items()}, args.rounds, args.device, args.clock)
+        memory = {arm: peaks(calls, arm, args.device) for arm, calls in arms.items()}
+        record['models'][name] = dict(seconds=seconds, memory_mib=memory)
         print(f'\n{name}, batch {args.batch}, {hardware}')
-        print('| norm | ms per pass | time relative to LN | peak memory, GiB |\n|---|---:|---:|---:|')
+        print('| norm | ms per pass | relative to LN | peak MiB of a pass | of a training step |')
+        print('|---|---:|---:|---:|---:|')
         for arm, times in seconds.items():
-            peak = '' if memory[arm] is None else f'{memory[arm]:.3f}'
+            peak = ' | '.join('' if value is None else f'{value:.0f}' for value in memory[arm].values())
             print(f'| {arm} | {1e3 * statistics.median(times):.1f} | {ratio(times, seconds[BASE]):.3f} | {peak} |')
     if args.out:
         write_json(record, args.out, indent=2)

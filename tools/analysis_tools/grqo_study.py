@@ -114,6 +114,7 @@ def report(study, folder: Path, page: Path) -> None:
         'real': real_data(real),
         'costs': costs(shapes | real),
         'verify': verification(records, read_runs(study, folder / 'verify')),
+        'rounding': rounding(records, read_runs(study, folder / 'rounding')),
     }
     for name, text in parts.items():
         insert(page, f'grqo-{name}', text)
@@ -374,6 +375,20 @@ def verification(records, repeated) -> str:
             rows.append([f'{arm}, seed {second["seed"]}', str(len(numbers)), f'{largest:.2g}', same])
     heads = ['run', 'numbers', 'largest difference', 'same machine type and versions']
     return markdown(heads, rows) if rows else NOTHING
+
+
+def rounding(records, others) -> str:
+    """Differences in AP between runs that differ in the rounding of the reference alone."""
+    from dinor1.apis.study_report import markdown
+
+    rows = []
+    for arm, own in records.items():
+        for first in own:
+            second = next((record for record in others.get(arm, []) if record['seed'] == first['seed']), None)
+            if second is not None:
+                changes = [f'{second["metrics"][k] - first["metrics"][k]:+.4f}' for k in AP]
+                rows.append([f'{arm}, seed {first["seed"]}', *changes])
+    return markdown(['run, less its twin', *AP.values()], rows) if rows else NOTHING
 
 
 def with_figure(text: str, path: Path | None, page: Path) -> str:
