@@ -8,21 +8,25 @@ Loss, on one training batch, forward and backward:
   dense        all scores of the batch in one array, and autograd
 
 Examples:
-    python tools/analysis_tools/benchmark_kge.py --data-root data/wn18rr
+    python tools/analysis_tools/benchmark_kge.py
     python tools/analysis_tools/benchmark_kge.py --data-root data/wn18rr --kind nfe-2 --dim 200 --out bench.json
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from dinor1.apis.cli import run_tool
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data-root', default='data/wn18rr', help='folder of train.txt, valid.txt and test.txt')
+    parser.add_argument(
+        '--data-root', help='folder of train.txt, valid.txt and test.txt (default: wn18rr in $DINOR1_DATA or data)'
+    )
     parser.add_argument('--kind', default='nfe-1', help='see dinor1.graph.kge.KINDS (default: nfe-1)')
     parser.add_argument('--dim', type=int, default=100, help='coordinates (default: 100)')
     parser.add_argument('--triples', type=int, default=100, help='test triples to rank (default: 100)')
@@ -68,7 +72,7 @@ def main() -> None:
     from dinor1.graph.kge import NFE, TripleDataset, filtered_ranking, with_reciprocals
     from dinor1.graph.kge.losses import softplus
 
-    data = TripleDataset.read(args.data_root)
+    data = TripleDataset.read(args.data_root or Path(os.environ.get('DINOR1_DATA', 'data')) / 'wn18rr')
     num_relations = len(data.relations)
     torch.manual_seed(0)
     nfe = NFE(len(data.entities), num_relations, args.dim, args.kind).to(args.device)
