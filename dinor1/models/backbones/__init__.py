@@ -2,6 +2,7 @@
 
 from .affine_equivariant import AffineEquivariantBackbone
 from .conv_net import ConvNet
+from .swin import SwinTransformer
 from .vit import SmallViT
 
-__all__ = ['AffineEquivariantBackbone', 'ConvNet', 'SmallViT']
+__all__ = ['AffineEquivariantBackbone', 'ConvNet', 'SmallViT', 'SwinTransformer']
