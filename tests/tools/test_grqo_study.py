@@ -84,7 +84,7 @@ def test_a_page_without_any_result_says_so(call, page, tmp_path):
     assert outcome.status == 0, outcome.err
     found = parts(page)
     assert '0 of 52 runs are finished.' in found.pop('grqo-state')
-    assert len(found) == 10 and all(text.strip() == 'Not run yet.' for text in found.values())
+    assert len(found) == 11 and all(text.strip() == 'Not run yet.' for text in found.values())
 
 
 def test_the_committed_page_is_what_the_report_writes(call, page, repo, tmp_path):
@@ -97,6 +97,7 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     study = load_study(STUDY)
     store(study, tmp_path / 'r/grqo', study.runs)
     store(study, tmp_path / 'r/grqo/verify', study.runs[:1])
+    store(study, tmp_path / 'r/grqo/rounding', study.runs[:1])
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     assert outcome.status == 0, outcome.err
     found = parts(page)
@@ -110,6 +111,7 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     assert exact in found['grqo-protocols'] and '1.0e-09' in found['grqo-gradients']
     assert '| SFT | 5 | 0.50 ± 0.00 |' in found['grqo-costs'] and 'GRQO, aquarium' in found['grqo-real']
     assert '| SFT, seed 0 |' in found['grqo-verify'] and '| yes |' in found['grqo-verify']
+    assert '| SFT, seed 0 | +0.0000 | +0.0000 |' in found['grqo-rounding']
     for name in re.findall(r'!\[\w+\]\((images/\w+\.png)\)', page.read_text()):
         picture = cv2.imread(str(page.parent / name))
         assert picture is not None and picture.std() > 0
