@@ -117,9 +117,7 @@ def from_config(config: str, task: Task) -> Contender:
     if 'grqo' in cfg.get('default_hooks', {}):
         hook = HOOKS.build(cfg.default_hooks.grqo)
         if hook.settings.beta > 0:
-            reference = copy.deepcopy(model).requires_grad_(False).train(hook.mode == 'train')
-            model.reference = reference.to(memory_format=torch.channels_last).objectness
-            model.reference_dtype = hook.dtype
+            model.set_reference(copy.deepcopy(model).train(hook.mode == 'train'), hook.dtype)
         model.set_grqo(hook.settings)
     embeddings = torch.randn(task.prompts, model.embed_dims, generator=torch.Generator().manual_seed(2))
     prompts = PromptSet.from_classes(embeddings.to(task.device), task.names)

@@ -118,7 +118,8 @@ class ReferenceModelHook(Hook):
         """Leave a plain model behind."""
         model = _unwrap(runner.model)
         model.set_grqo(None)
-        model.reference = model.reference_dtype = self.reference = None
+        model.set_reference(None)
+        self.reference = None
 
     def _update(self, runner: Runner, position: int) -> None:
         model = _unwrap(runner.model)
@@ -142,7 +143,7 @@ class ReferenceModelHook(Hook):
     def _copy(self, runner: Runner, state_dict: dict) -> None:
         """Make the reference a frozen, whole model with the weights ``state_dict``."""
         model = _unwrap(runner.model)
-        model.reference = None  # or a copy would contain the previous reference
+        model.set_reference(None)  # or a copy would contain the previous reference
         if self.reference is None:
             if isinstance(runner.model, FullyShardedDataParallel):
                 # A shard cannot be copied: every process builds the model anew.
@@ -150,12 +151,10 @@ class ReferenceModelHook(Hook):
                 self.reference = MODELS.build(copy.deepcopy(runner.cfg.model)).to(device)
             else:
                 self.reference = copy.deepcopy(model)
-            self.reference.requires_grad_(False).set_grqo(None)
-            # Convolutions without gradient are up to a third faster so on a CPU.
-            self.reference.to(memory_format=torch.channels_last)
+            self.reference.set_grqo(None)
         self.reference.load_state_dict(state_dict)
         self.reference.train(self.mode == 'train')
-        model.reference, model.reference_dtype = self.reference.objectness, self.dtype
+        model.set_reference(self.reference, self.dtype)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the reference, outside of the checkpoint, if a run that resumes from here would need it."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..losses import GRQOSettings
 
@@ -27,6 +27,19 @@ class ReferenceMixin:
     def set_grqo(self, settings: GRQOSettings | None) -> None:
         """Enter the GRQO stage with ``settings``, or leave it with None."""
         self.bbox_head.grqo = settings
+
+    def set_reference(self, model: nn.Module | None, dtype: torch.dtype | None = None) -> None:
+        """Freeze ``model``, a detector of this kind, and refer to it; None: refer to nothing.
+
+        Args:
+            model: Its mode and weights are the caller's affair.
+            dtype: Autocast of the reference alone; None: the precision of the student.
+        """
+        if model is not None:
+            # Convolutions without gradient are up to a third faster so on a CPU.
+            model.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.reference = None if model is None else model.objectness
+        self.reference_dtype = dtype
 
     def reference_logits(
         self, selected: Tensor, batch_inputs: Tensor, batch_data_samples: list, *shared: Any
