@@ -25,9 +25,9 @@ def _variant(*changes, seeds=_few):
     return dict(config=_grqo, options=own, seeds=seeds, start=start)
 
 
-def _real(data):
-    """Both main arms on photographs: from the supervised shapes detector of the same seed, two epochs shared."""
-    own = ['default_hooks.gradients.interval=27']
+def _real(data, shared=2, schedule=(), grqo=()):
+    """Both main arms on photographs: from the supervised shapes detector of the same seed, first epochs shared."""
+    own = ['default_hooks.gradients.interval=27', *schedule]
     sft = f'configs/vis_gdino/vis-gdino_nano_1xb8_12e_{data}.py'
     after = _measure(f'test={sft}')
     sft_arm = dict(
@@ -39,14 +39,16 @@ def _real(data):
     )
     grqo_arm = dict(
         config=f'configs/dino_r1/dino-r1_nano_1xb8_12e_{data}.py',
-        options=[*own, *_last_only],
+        options=[*own, *_last_only, *grqo],
         seeds=_few,
-        start=dict(arm=f'SFT, {data}', checkpoint='epoch_2.pth', resume=True),
+        start=dict(arm=f'SFT, {data}', checkpoint=f'epoch_{shared}.pth', resume=True),
         after=after,
     )
     return {f'SFT, {data}': sft_arm, f'GRQO, {data}': grqo_arm}
 
 
+# After the twelve epochs of the config, supervised training ends at 0.008 AP here, which compares nothing.
+_longer = ['train_cfg.max_epochs=24', 'train_cfg.val_interval=8', 'param_scheduler.0.total_steps=24']
 after = _measure(f'base={_sft}', f'novel={_novel}')
 arms = {
     'SFT': dict(config=_sft, options=_shapes),
@@ -62,7 +64,7 @@ arms = {
     'prompt groups': _variant('groups=prompt', 'one_sided_kl=True'),
     'prompt groups, alpha 1': _variant('groups=prompt', 'one_sided_kl=True', 'alpha=1.0'),
     **_real('bccd'),
-    **_real('aquarium'),
+    **_real('aquarium', shared=4, schedule=_longer, grqo=[f'{_hook}.warmup=4']),
 }
 seeds = [0, 1, 2, 3, 4]
 metrics = {'coco/bbox_mAP': 'AP of the last validation', 'coco/bbox_mAP_50': 'AP50'}
