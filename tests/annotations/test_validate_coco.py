@@ -1,0 +1,115 @@
+"""validate_dataset: every defect is named with its place and remedy, and repaired where that is certain."""
+
+import copy
+import json
+
+import pytest
+
+from dinor1.annotations import KINDS, check_path, repair
+from dinor1.datasets.validation import check_coco
+from dinor1.errors import InputError
+from tests.annotations.samples import COCO_DEFECTS, edit, every, make_content, save
+
+
+@pytest.mark.parametrize('kind, damage, shown', COCO_DEFECTS)
+def test_a_defect_is_named_with_its_place_and_remedy(validate, root, kind, damage, shown):
+    content = make_content()
+    damage(content)
+    file = save(root, content)
+    outcome = validate(file)
+    assert outcome.status == (KINDS[kind].severity == 'error' or 'error:' in outcome.out)
+    assert f'{KINDS[kind].severity}: {kind}' in outcome.out, outcome.out
+    case = outcome.out.split(f'{KINDS[kind].severity}: {kind}')[1]
+    assert shown in case.split('remedy:')[0] and f'remedy: {KINDS[kind].remedy}' in case
+    assert str(file) in outcome.out
+
+
+# Defects that a training run cannot see at its start, because it does not open the pictures or would read through them.
+NOT_SEEN_AT_LOAD = {'image under another name', 'missing image', 'width and height exchanged', 'wrong image size'}
+
+
+@pytest.mark.parametrize(
+    'kind, damage', [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].severity == 'error' and k not in NOT_SEEN_AT_LOAD]
+)
+def test_what_is_an_error_here_is_refused_by_training(kind, damage):
+    content = make_content()
+    damage(content)
+    content = json.loads(json.dumps(content))
+    with pytest.raises(InputError):
+        check_coco(content, 'train.json', None)
+    if KINDS[kind].blocking:
+        # These can neither be left out nor repaired: what remains would be wrong, and nobody would know.
+        with pytest.raises(InputError):
+            check_coco(copy.deepcopy(content), 'train.json', None, skip=True)
+
+
+BEYOND_REPAIR = {kind for kind in KINDS if KINDS[kind].blocking}
+
+
+@pytest.mark.parametrize('kind, damage', [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].repair])
+def test_repairs_leave_no_error_and_change_nothing_else(validate, root, kind, damage):
+    content = make_content()
+    damage(content)
+    file = save(root, content)
+    before = file.read_bytes()
+    outcome = validate(file, '--fix', root / 'annotations/repaired.json', '--img-dir', root / 'images')
+    assert file.read_bytes() == before
+    repaired = root / 'annotations/repaired.json'
+    assert f'x {kind}' in outcome.err
+    if kind == 'incomplete category':
+        return
+    assert outcome.status == 0, outcome.out
+    again = validate(repaired)
+    assert again.status == 0 and kind not in again.out
+    # At most the defective record is gone, or the one image with its annotations.
+    left = json.loads(repaired.read_text())
+    assert len(left['images']) >= 3 and len(left['annotations']) >= 8
+    untouched = [a for a in left['annotations'] if a in make_content()['annotations']]
+    assert len(untouched) >= len(left['annotations']) - 4
+
+
+@pytest.mark.parametrize('kind', sorted({k for k, _, _ in COCO_DEFECTS} & BEYOND_REPAIR))
+def test_what_a_person_must_decide_is_not_repaired(validate, root, kind):
+    content = make_content()
+    next(damage for k, damage, _ in COCO_DEFECTS if k == kind)(content)
+    outcome = validate(save(root, content), '--fix', root / 'repaired.json')
+    assert outcome.status == 1 and not (root / 'repaired.json').exists()
+    assert f'not repaired, because of {kind}' in outcome.err
+
+
+def test_repairs_that_have_one_right_answer(validate, root):
+    content = make_content()
+    edit('annotations', 0, bbox=[50, 2, 20, 9], area=180)(content)
+    edit('annotations', 1, id=1)(content)
+    edit('annotations', 2, bbox=['5', 5, '20', 30])(content)
+    edit('annotations', 3, category_id='2')(content)
+    edit('annotations', 4, area=0)(content)
+    edit('images', 3, width=48, height=64)(content)
+    content['categories'].append(dict(id=9, name='apple '))
+    edit('annotations', 5, category_id=9)(content)
+    out = root / 'annotations/repaired.json'
+    assert validate(save(root, content), '--fix', out).status == 0
+    left = json.loads(out.read_text())
+    boxes = {a['id']: a for a in left['annotations']}
+    assert boxes[1]['bbox'] == [50, 2, 14, 9] and boxes[1]['area'] == 126
+    assert sorted(boxes) == [1, *range(3, 14)] and boxes[13]['image_id'] == 3
+    assert boxes[3]['bbox'] == [5, 5, 20, 30] and boxes[4]['category_id'] == 2
+    assert boxes[5]['area'] == 25 * 30
+    # 'apple ' is stripped, found twice, and becomes one with 'apple'.
+    assert boxes[6]['category_id'] == 1 and [c['name'] for c in left['categories']] == ['apple', 'pear', 'plum']
+    assert (left['images'][3]['width'], left['images'][3]['height']) == (64, 48)
+
+
+def test_two_records_that_claim_an_image_id_are_not_repaired(validate, root):
+    content = make_content()
+    edit('images', 3, id=1)(content)
+    outcome = validate(save(root, content), '--fix', root / 'repaired.json')
+    assert outcome.status == 1 and outcome.out.count('duplicate image id') == 2  # before and after
+
+
+def test_a_repair_that_leaves_no_image_is_refused(root):
+    content = make_content()
+    every('images', lambda image: image.update(file_name=f'absent{image["id"]}.png'))(content)
+    results, _ = check_path(save(root, content), img_dir=root / 'images')
+    with pytest.raises(InputError, match='no image would be left'):
+        repair(results[0])

@@ -1,0 +1,40 @@
+"""validate_dataset: LVIS files."""
+
+import json
+
+import pytest
+
+from tests.annotations.samples import edit, make_content, make_lvis, save, write_pictures
+
+
+@pytest.mark.parametrize(
+    'kind, damage, shown',
+    [
+        (None, lambda c: None, 'no defects'),
+        (
+            'no frequency',
+            edit('categories', 1, frequency='often'),
+            "category 2 (entry 1): 'pear' has frequency 'often'",
+        ),
+        ('contradictory lists', edit('images', 0, neg_category_ids=[1]), 'image 1 (entry 0): category 1'),
+        ('unknown category in a list', edit('images', 0, neg_category_ids=[77]), 'neg_category_ids has 77'),
+        ('box without area', edit('annotations', 1, bbox=[1, 2, 0, 9]), 'annotation 2 (entry 1)'),
+    ],
+)
+def test_lvis(validate, tmp_path, kind, damage, shown):
+    content = make_lvis()
+    damage(content)
+    write_pictures(tmp_path / 'val2017', make_content())
+    file = save(tmp_path, content, 'lvis_v1_val.json')
+    outcome = validate(file)
+    assert '(LVIS)' in outcome.out and '4 pictures opened' in outcome.out and shown in outcome.out
+    assert outcome.status == (kind is not None) and (kind or 'no defects') in outcome.out
+
+
+def test_a_repaired_lvis_file_has_no_names_that_it_did_not_have(validate, tmp_path):
+    content = make_lvis()
+    content['annotations'].append(content['annotations'][0] | {'id': 99, 'bbox': [1, 2, 0, 9]})
+    write_pictures(tmp_path / 'val2017', make_content())
+    file = save(tmp_path, content, 'lvis_v1_val.json')
+    assert validate(file, '--fix', tmp_path / 'repaired.json').status == 0
+    assert json.loads((tmp_path / 'repaired.json').read_text()) == make_lvis()

@@ -1,0 +1,93 @@
+"""validate_dataset: damage at random is survived; every kind of defect has a test."""
+
+import copy
+import json
+import random
+
+import pytest
+
+from dinor1.annotations import KINDS, as_json, check_path, repair, text_report, write
+from dinor1.datasets.validation import check_coco
+from dinor1.errors import InputError
+from tests.annotations.samples import COCO_DEFECTS, ODVG_DEFECTS, make_content, make_lvis, make_odvg, save_odvg
+
+JUNK = [None, True, -1, 0, 2, 3, 99, 1.5, float('nan'), float('inf'), 10**30, '', '3', 'x', [], [1, 2, 3, 4], [[1]], {}]
+
+
+def places(node):
+    """Every (container, key) below a JSON value."""
+    if isinstance(node, dict | list):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            yield node, key
+            yield from places(node[key])
+
+
+def damage_at_random(content, rng) -> None:
+    """Replace, remove, repeat or add one value anywhere."""
+    parent, key = rng.choice(list(places(content)))
+    action = rng.choice(['replace', 'replace', 'replace', 'remove', 'add'])
+    if action == 'replace':
+        parent[key] = copy.deepcopy(rng.choice(JUNK))
+    elif action == 'remove':
+        del parent[key]
+    elif isinstance(parent, list):
+        parent.insert(key, copy.deepcopy(rng.choice([parent[key], *JUNK])))
+    else:
+        parent[rng.choice(['id', 'bbox', 'area', 'other'])] = copy.deepcopy(rng.choice(JUNK))
+
+
+@pytest.mark.parametrize('make', [make_content, make_lvis, make_odvg])
+def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
+    file = tmp_path / ('t.jsonl' if make is make_odvg else 't.json')
+    outcomes = set()
+    for seed in range(120):
+        rng = random.Random(seed)
+        content = make()
+        for _ in range(rng.choice([1, 1, 3])):
+            damage_at_random(content, rng)
+        if make is make_odvg:
+            save_odvg(tmp_path, content).replace(file)
+            (tmp_path / 'train_od_label_map.json').replace(tmp_path / 't_label_map.json')
+        else:
+            file.write_text(json.dumps(content))
+        (checked,), _ = check_path(file, look=False)
+        json.dumps(as_json([checked]))
+        wrong = bool(checked.errors)
+        assert text_report([checked]).count('error: ') >= wrong
+        outcomes.add(wrong)
+        if make is make_content:
+            try:
+                check_coco(json.loads(file.read_text()), 't.json', None)
+                refused = False
+            except InputError:
+                refused = True
+            assert refused == wrong, (seed, checked.errors)
+        try:
+            repair(checked)
+        except InputError:
+            continue
+        if not checked.errors:
+            copied = tmp_path / f'copy{file.suffix}'
+            write(checked.content, copied)
+            assert check_path(copied, look=False)[0][0].errors == [], seed
+            outcomes.add('repaired')
+    assert outcomes == {False, True, 'repaired'}
+
+
+def test_every_kind_of_defect_is_made_by_a_test():
+    """A kind that no test makes might never be found."""
+    made = {kind for kind, *_ in (*COCO_DEFECTS, *ODVG_DEFECTS)}
+    elsewhere = {
+        'broken JSON',
+        'mixed lines',
+        'no label map',
+        'category ids differ between files',
+        'unreadable image',
+        'EXIF rotation',
+        'EXIF rotation contradicts the boxes',
+        'no frequency',
+        'contradictory lists',
+        'unknown category in a list',
+        'span outside the caption',
+    }
+    assert made | elsewhere == set(KINDS) and not made & elsewhere
