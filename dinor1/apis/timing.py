@@ -32,7 +32,12 @@ def timed(function: Callable[[], object], device: str = 'cpu', clock: str = 'wal
 
 
 def take_turns(
-    contenders: dict[str, Callable[[], object]], rounds: int, device: str = 'cpu', clock: str = 'wall', warmup: int = 1
+    contenders: dict[str, Callable[[], object]],
+    rounds: int,
+    device: str = 'cpu',
+    clock: str = 'wall',
+    warmup: int = 1,
+    deadline: float = float('inf'),
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round.
 
@@ -42,12 +47,15 @@ def take_turns(
         device: See :func:`timed`.
         clock: See :func:`timed`.
         warmup: Calls of each before the first round.
+        deadline: ``time.monotonic()`` after which no further round is begun, but the first.
     """
     for function in contenders.values():
         for _ in range(warmup):
             function()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for i in range(rounds):
+        if i and time.monotonic() > deadline:
+            break
         for name, function in contenders.items():
             seconds[name].append(timed(function, device, clock))
     return seconds

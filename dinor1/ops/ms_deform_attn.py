@@ -8,7 +8,7 @@ to one of the backends of :mod:`dinor1.ops.msda_backends`, all of which equal :m
 import torch
 from torch import Tensor
 
-from dinor1.ops.msda_backends import ms_deform_attn_backend
+from dinor1.ops.msda_backends import ms_deform_attn_backend, named_ms_deform_attn_backend
 from dinor1.ops.msda_checks import (
     LevelShapes,
     LevelStarts,
@@ -35,7 +35,8 @@ def ms_deform_attn(
 
     A pixel's value sits at its centre, ``((x + 0.5) / W, (y + 0.5) / H)``; outside a level all is zero.
     Gradients flow to ``value``, ``sampling_locations`` and ``attention_weights``. A location that is NaN or
-    infinite reads nothing out of bounds; it makes the output of its own query and head NaN.
+    infinite reads nothing out of bounds; it makes the output of its own query and head NaN (the backend ``definition``
+    on CUDA excepted, where torch's ``grid_sample`` puts such a location outside of the level).
 
     Half-precision input is sampled in float32, since 8 bits cannot address a pixel. On CPU the result and the
     gradients are deterministic; on CUDA the gradient of ``value`` is summed by atomics unless told otherwise.
@@ -61,11 +62,12 @@ def ms_deform_attn(
     )
     shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
     check_sampling_shapes(value, len(shapes), sampling_locations, attention_weights)
-    if ms_deform_attn_backend(value.device, attention_weights.numel()) == 'definition':
+    named = named_ms_deform_attn_backend()
+    if ms_deform_attn_backend(value.device, attention_weights.numel(), named) == 'definition':
         levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
         return definition(value, levels, sampling_locations, attention_weights)
     return ms_deform_attn_op(
-        value, shapes, starts, sampling_locations, attention_weights, _is_deterministic(deterministic)
+        value, shapes, starts, sampling_locations, attention_weights, _is_deterministic(deterministic), named
     )
 
 
@@ -110,11 +112,12 @@ def ms_deform_attn_predicted(
     shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
     check_prediction_shapes(value, len(shapes), reference_points, sampling_offsets, attention_logits)
     inputs = (reference_points, sampling_offsets, attention_logits)
-    if ms_deform_attn_backend(value.device, attention_logits.numel()) == 'definition':
+    named = named_ms_deform_attn_backend()
+    if ms_deform_attn_backend(value.device, attention_logits.numel(), named) == 'definition':
         levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
         locations, weights = sampling_from_offsets(levels, *inputs, dtype=compute_dtype(value, *inputs))
         return definition(value, levels, locations, weights)
-    return ms_deform_attn_predicted_op(value, shapes, starts, *inputs, _is_deterministic(deterministic))
+    return ms_deform_attn_predicted_op(value, shapes, starts, *inputs, _is_deterministic(deterministic), named)
 
 
 def _is_deterministic(wanted: bool | None) -> bool:

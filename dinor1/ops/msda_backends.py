@@ -12,7 +12,6 @@ an error, never replaced.
 """
 
 import contextlib
-import functools
 import importlib.util
 import logging
 import os
@@ -27,6 +26,8 @@ BACKENDS = ('auto', 'definition', 'bags', 'triton')
 VARIABLE = 'DINOR1_MS_DEFORM_ATTN'
 
 _logger = logging.getLogger('dinor1.ops')
+# Asked once, and not in a function: torch.compile refuses to trace the question, and traces through a cache.
+_HAS_TRITON = importlib.util.find_spec('triton') is not None
 # One for the process, as torch's own switches are: torch.compile can guard on it, and threads of a loader need none.
 _named: str | None = None
 _reported: set[tuple[str, str]] = set()
@@ -51,18 +52,28 @@ def use_ms_deform_attn_backend(name: str) -> Iterator[None]:
         _named = before
 
 
-def ms_deform_attn_backend(device: torch.device | str, num_samples: int | None = None) -> str:
+def named_ms_deform_attn_backend() -> str:
+    """What the user named, for this block or the process; ``'auto'`` if nothing.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    return _named if _named is not None else _from_environment()
+
+
+def ms_deform_attn_backend(device: torch.device | str, num_samples: int | None = None, named: str | None = None) -> str:
     """The backend that tensors on ``device`` take now: ``'definition'``, ``'bags'`` or ``'triton'``.
 
     Args:
         device: Of the tensors.
         num_samples: Batch size times queries, heads, levels and points, where a CPU's choice shall depend on it.
+        named: What the user named when the computation began; default: what is named now.
 
     Raises:
         ValueError: the backend that the user named cannot run there, or does not exist.
     """
     kind = device.type if isinstance(device, torch.device) else str(device).split(':')[0]
-    name = _named if _named is not None else _from_environment()
+    name = named_ms_deform_attn_backend() if named is None else named
     if name == 'auto':
         name = _automatic(kind, num_samples)
     elif name == 'triton' and (reason := why_not_triton(kind)):
@@ -73,7 +84,7 @@ def ms_deform_attn_backend(device: torch.device | str, num_samples: int | None =
 
 def why_not_triton(kind: str) -> str:
     """Why Triton's kernels cannot run on this kind of device; empty if they can."""
-    if not _has_triton():
+    if not _HAS_TRITON:
         return 'the package triton is not installed'
     if kind == 'cpu' and not _interpreted():
         return 'on a CPU there is only the interpreter (TRITON_INTERPRET=1), for tests'
@@ -93,18 +104,13 @@ def _checked(name: str, where: str) -> str:
 
 
 def _automatic(kind: str, num_samples: int | None) -> str:
-    if kind == 'cuda' and _has_triton():
+    if kind == 'cuda' and _HAS_TRITON:
         return 'triton'
     if kind != 'cpu':
         return 'definition'
     # What is compiled shall be one operator, and hold for every size.
     small = not torch.compiler.is_compiling() and num_samples is not None and num_samples < _FEW_SAMPLES
     return 'definition' if small else 'bags'
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec('triton') is not None
 
 
 def _interpreted() -> bool:

@@ -16,6 +16,7 @@ that the result is deterministic, on a GPU as well.
 import functools
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,10 @@ from torch import Tensor
 
 from dinor1.ops.msda_sampling import Sampling
 
-# Sizes of what is worked on at once, so that intermediate arrays stay in a second-level cache.
-_BLOCK_SAMPLES = 2**16
-_BLOCK_ROWS = 2**15
-_BLOCK_NUMBERS = 2**18
+# Sizes of what is worked on at once. On a CPU intermediate arrays stay in a second-level cache; on a GPU, where
+# launching a small operation takes longer than computing it, they only bound the memory.
+_CPU_BLOCKS = SimpleNamespace(samples=2**16, rows=2**15, numbers=2**18)
+_GPU_BLOCKS = SimpleNamespace(samples=2**21, rows=2**20, numbers=2**24)
 # A bound on memory: samples that are sorted at once.
 _SORTED_SAMPLES = 2**22
 
@@ -150,9 +151,13 @@ def _corner_weights(weights: Tensor, right: Tensor, down: Tensor) -> tuple[Tenso
     return upper - upper_right, upper_right, lower - lower_right, lower_right
 
 
-def _blocks(sampling: Sampling) -> Iterator[slice]:
+def _blocks_of(device: torch.device) -> SimpleNamespace:
+    return _CPU_BLOCKS if device.type == 'cpu' else _GPU_BLOCKS
+
+
+def _blocks(sampling: Sampling, device: torch.device) -> Iterator[slice]:
     batch_size, num_queries, num_heads, num_levels, num_points = sampling.shape
-    size = max(1, _BLOCK_SAMPLES // (batch_size * num_heads * num_levels * num_points))
+    size = max(1, _blocks_of(device).samples // (batch_size * num_heads * num_levels * num_points))
     return (slice(start, min(start + size, num_queries)) for start in range(0, num_queries, size))
 
 
@@ -166,7 +171,7 @@ def forward(value: Tensor, shapes: list[tuple[int, int]], sampling: Sampling) ->
     canvas = _canvas_of(value, shapes, sampling)
     table = canvas.table(value, sampling.dtype)
     per_bag = 4 * num_levels * num_points
-    for block in _blocks(sampling):
+    for block in _blocks(sampling, value.device):
         locations, weights = sampling.block(block)
         rows, right, down = canvas.pixels(locations)
         weights = torch.stack(_corner_weights(weights, right, down), 3)
@@ -203,7 +208,7 @@ def backward(
         corner_weights = grad.new_empty(4, *sampling.shape)
     if need_sampling:
         table = canvas.table(value, sampling.dtype)
-    for block in _blocks(sampling):
+    for block in _blocks(sampling, value.device):
         locations, weights = sampling.block(block)
         rows, right, down = canvas.pixels(locations)
         if need_value:
@@ -230,7 +235,7 @@ def _row_products(table: Tensor, corners: Tensor, grad: Tensor) -> Tensor:
             starts, rows.flatten(), table.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
         )
         return torch.sparse.sampled_addmm(pattern, grad, table.t(), beta=0.0).values().view(corners.shape)
-    size = max(1, _BLOCK_ROWS // rows.shape[1])
+    size = max(1, _blocks_of(table.device).rows // rows.shape[1])
     products = [
         torch.bmm(table.index_select(0, part.flatten()).view(*part.shape, -1), part_grad[..., None])
         for part, part_grad in zip(rows.split(size), grad.split(size), strict=True)
@@ -277,7 +282,7 @@ def _sum_all_rows(table: Tensor, grad: Tensor, rows: Tensor, corner_weights: Ten
     rows, order = torch.sort(rows.flatten(), stable=True)
     num_bags = len(table) - canvas.steps[-1]
     offsets = F.pad(torch.bincount(rows, minlength=num_bags).cumsum(0), (1, 0))
-    block = max(1, _BLOCK_NUMBERS // channels)
+    block = max(1, _blocks_of(table.device).numbers // channels)
     bounds = offsets[::block].tolist()
     if num_bags % block:
         bounds.append(len(rows))

@@ -55,6 +55,12 @@ def definition(
     return output.to(value.dtype).contiguous()
 
 
+def pixel_steps(shapes: list[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One pixel in x and y as a fraction of each level, ``(L, 1, 2)``; the host does not wait for a GPU."""
+    sizes = torch.tensor([[width, height] for height, width in shapes], dtype=dtype, device='cpu')
+    return sizes.reciprocal()[:, None].to(device, non_blocking=True)
+
+
 def sampling_from_offsets(
     shapes: list[tuple[int, int]],
     reference_points: Tensor,
@@ -79,8 +85,7 @@ def sampling_from_offsets(
     """
     references = reference_points.to(dtype)[:, :, None, :, None]
     if reference_points.shape[-1] == 2:
-        sizes = torch.tensor([[width, height] for height, width in shapes], dtype=dtype, device=references.device)
-        steps = sizes.reciprocal()[:, None]
+        steps = pixel_steps(shapes, dtype, references.device)
     else:
         steps = references[..., 2:] * (0.5 / sampling_offsets.shape[4])
     locations = torch.addcmul(references[..., :2], sampling_offsets.to(dtype), steps)

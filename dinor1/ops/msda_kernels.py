@@ -177,6 +177,7 @@ def backward_kernel(
     BOX_STEP: tl.constexpr,
     NEED_VALUE: tl.constexpr,
     NEED_SAMPLING: tl.constexpr,
+    NEED_REFERENCE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -244,13 +245,13 @@ def backward_kernel(
                     if NEED_VALUE:
                         share = weight * share_x * share_y
                         tl.atomic_add(grad_value + place, share[:, None] * slope, mask=mask, sem='relaxed')
-                    if NEED_SAMPLING:
+                    if NEED_SAMPLING or NEED_REFERENCE:
                         pixel = tl.load(value + place, mask=mask, other=0.0).to(ACC)
                         product = tl.sum(pixel * slope, 1)
                         grad_weight += share_x * share_y * product
                         grad_x += (share_y if dx else -share_y) * product
                         grad_y += (share_x if dy else -share_x) * product
-            if NEED_SAMPLING:
+            if NEED_SAMPLING or NEED_REFERENCE:
                 grad_x *= weight * width
                 grad_y *= weight * height
                 if PREDICTED:
@@ -265,10 +266,11 @@ def backward_kernel(
                         size_y += grad_y * first_y * BOX_STEP
                         grad_x *= step_x
                         grad_y *= step_y
+            if NEED_SAMPLING:
                 tl.store(grad_first + 2 * sample, grad_x, mask=query_mask)
                 tl.store(grad_first + 2 * sample + 1, grad_y, mask=query_mask)
                 tl.store(grad_second + sample, grad_weight, mask=query_mask)
-        if PREDICTED and NEED_SAMPLING:
+        if NEED_REFERENCE:
             here = grad_reference + ((query * NUM_HEADS + head) * NUM_LEVELS + level) * REFERENCE_DIM
             tl.store(here, centre_x, mask=query_mask)
             tl.store(here + 1, centre_y, mask=query_mask)

@@ -1,8 +1,9 @@
 """Deformable attention as torch operators, so that ``torch.compile`` and ``torch.export`` see one node.
 
 ``dinor1::ms_deform_attn`` and ``dinor1::ms_deform_attn_predicted`` with their backward operators. Levels are tensors
-here: a graph then holds for every image size. The operators choose their backend when they run, not when they are
-traced; ``definition`` is no backend of theirs, since it exists to be seen through.
+here: a graph then holds for every image size. ``named`` is what the user named when the forward pass was called, so
+that the backward pass computes by the same; ``'auto'`` is decided when an operator runs, not when it is traced.
+``definition`` is no backend of theirs, since it exists to be seen through.
 """
 
 import math
@@ -23,8 +24,8 @@ def _triton():
     return msda_triton
 
 
-def _on_triton(value: Tensor) -> bool:
-    return ms_deform_attn_backend(value.device) == 'triton'
+def _on_triton(value: Tensor, named: str) -> bool:
+    return ms_deform_attn_backend(value.device, named=named) == 'triton'
 
 
 def _output(value: Tensor, queries: Tensor) -> Tensor:
@@ -62,17 +63,18 @@ def ms_deform_attn_op(
     sampling_locations: Tensor,
     attention_weights: Tensor,
     deterministic: bool,
+    named: str,
 ) -> Tensor:
     """See :func:`dinor1.ops.ms_deform_attn`."""
     inputs = (sampling_locations, attention_weights)
-    if _on_triton(value):
+    if _on_triton(value, named):
         return _triton().forward(value, spatial_shapes, level_start_index, inputs)
     shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
     return msda_bags.forward(value, shapes, GivenSampling(value, *inputs))
 
 
 @ms_deform_attn_op.register_fake
-def _(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, deterministic):
+def _(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, deterministic, named):
     return _output(value, sampling_locations)
 
 
@@ -85,12 +87,13 @@ def ms_deform_attn_backward_op(
     sampling_locations: Tensor,
     attention_weights: Tensor,
     deterministic: bool,
+    named: str,
     need_value: bool,
     need_sampling: bool,
 ) -> list[Tensor]:
     """Gradients of value, locations and weights."""
     inputs = (sampling_locations, attention_weights)
-    if _on_triton(value):
+    if _on_triton(value, named):
         return _triton().backward(
             grad, value, spatial_shapes, level_start_index, inputs, None, deterministic, need_value, need_sampling
         )
@@ -107,6 +110,7 @@ def _(
     sampling_locations,
     attention_weights,
     deterministic,
+    named,
     need_value,
     need_sampling,
 ):
@@ -115,18 +119,18 @@ def _(
 
 
 def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.deterministic = inputs
+    *tensors, ctx.deterministic, ctx.named = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad):
     value, shapes, starts, *inputs = ctx.saved_tensors
-    need_value, _, _, *need_inputs, _ = ctx.needs_input_grad
+    need_value, _, _, *need_inputs, _, _ = ctx.needs_input_grad
     grads = ms_deform_attn_backward_op(
-        grad, value, shapes, starts, *inputs, ctx.deterministic, need_value, any(need_inputs)
+        grad, value, shapes, starts, *inputs, ctx.deterministic, ctx.named, need_value, any(need_inputs)
     )
     grad_value, *grad_inputs = _needed(grads, (need_value, *need_inputs))
-    return grad_value, None, None, *grad_inputs, None
+    return grad_value, None, None, *grad_inputs, None, None
 
 
 def _needed(grads: list[Tensor], needed: tuple[bool, ...]) -> list[Tensor | None]:
@@ -149,17 +153,27 @@ def ms_deform_attn_predicted_op(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
     deterministic: bool,
+    named: str,
 ) -> Tensor:
     """See :func:`dinor1.ops.ms_deform_attn_predicted`."""
     inputs = (reference_points, sampling_offsets, attention_logits)
-    if _on_triton(value):
+    if _on_triton(value, named):
         return _triton().forward(value, spatial_shapes, level_start_index, inputs)
     shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
     return msda_bags.forward(value, shapes, PredictedSampling(value, shapes, *inputs))
 
 
 @ms_deform_attn_predicted_op.register_fake
-def _(value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits, deterministic):
+def _(
+    value,
+    spatial_shapes,
+    level_start_index,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    deterministic,
+    named,
+):
     return _output(value, sampling_offsets)
 
 
@@ -174,18 +188,31 @@ def ms_deform_attn_predicted_backward_op(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
     deterministic: bool,
+    named: str,
     need_value: bool,
+    need_reference: bool,
     need_sampling: bool,
 ) -> list[Tensor]:
-    """Gradients of value, reference points, offsets and logits."""
+    """Gradients of value, reference points, offsets and logits; ``need_sampling`` is meant for the last two."""
     inputs = (reference_points, sampling_offsets, attention_logits)
-    if _on_triton(value):
+    if _on_triton(value, named):
         return _triton().backward(
-            grad, value, spatial_shapes, level_start_index, inputs, output, deterministic, need_value, need_sampling
+            grad,
+            value,
+            spatial_shapes,
+            level_start_index,
+            inputs,
+            output,
+            deterministic,
+            need_value,
+            need_sampling,
+            need_reference,
         )
     shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
     sampling = PredictedSampling(value, shapes, *inputs)
-    return _bags_backward(grad, value, shapes, sampling, inputs, need_value, need_sampling)
+    grads = _bags_backward(grad, value, shapes, sampling, inputs, need_value, need_sampling or need_reference)
+    needed = (need_value, need_reference, need_sampling, need_sampling)
+    return [g if need else _empty_like(g, False) for g, need in zip(grads, needed, strict=True)]
 
 
 @ms_deform_attn_predicted_backward_op.register_fake
@@ -199,26 +226,30 @@ def _(
     sampling_offsets,
     attention_logits,
     deterministic,
+    named,
     need_value,
+    need_reference,
     need_sampling,
 ):
-    inputs = (reference_points, sampling_offsets, attention_logits)
-    return [_empty_like(value, need_value), *(_empty_like(t, need_sampling) for t in inputs)]
+    tensors = (value, reference_points, sampling_offsets, attention_logits)
+    needed = (need_value, need_reference, need_sampling, need_sampling)
+    return [_empty_like(t, need) for t, need in zip(tensors, needed, strict=True)]
 
 
 def _setup_predicted(ctx, inputs, output) -> None:
-    *tensors, ctx.deterministic = inputs
+    *tensors, ctx.deterministic, ctx.named = inputs
     ctx.save_for_backward(output, *tensors)
 
 
 def _backward_predicted(ctx, grad):
     output, value, shapes, starts, *inputs = ctx.saved_tensors
-    need_value, _, _, *need_inputs, _ = ctx.needs_input_grad
+    need_value, _, _, need_reference, *need_sampling, _, _ = ctx.needs_input_grad
+    needed = (need_value, need_reference, any(need_sampling))
     grads = ms_deform_attn_predicted_backward_op(
-        grad, output, value, shapes, starts, *inputs, ctx.deterministic, need_value, any(need_inputs)
+        grad, output, value, shapes, starts, *inputs, ctx.deterministic, ctx.named, *needed
     )
-    grad_value, *grad_inputs = _needed(grads, (need_value, *need_inputs))
-    return grad_value, None, None, *grad_inputs, None
+    grad_value, *grad_inputs = _needed(grads, (need_value, need_reference, *need_sampling))
+    return grad_value, None, None, *grad_inputs, None, None
 
 
 ms_deform_attn_predicted_op.register_autograd(_backward_predicted, setup_context=_setup_predicted)
@@ -243,6 +274,6 @@ def register_flops() -> None:
 def _flops(value_shape, *input_shapes, out_shape=None, **kwargs) -> int:
     """Four corners of every sample and channel, a multiplication and an addition each.
 
-    The last two of ``input_shapes`` are those of the weights ``(B, Q, H, L, P)`` and a flag.
+    The last three of ``input_shapes`` are those of the weights ``(B, Q, H, L, P)``, a flag and a name.
     """
-    return 2 * 4 * math.prod(input_shapes[-2]) * value_shape[-1]
+    return 2 * 4 * math.prod(input_shapes[-3]) * value_shape[-1]

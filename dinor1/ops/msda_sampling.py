@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dinor1.ops.msda_definition import compute_dtype, sampling_from_offsets
+from dinor1.ops.msda_definition import compute_dtype, pixel_steps, sampling_from_offsets
 
 
 class Sampling(Protocol):
@@ -85,8 +85,7 @@ class PredictedSampling:
         # Locations are centre + offset * step, where a box's step grows with its size.
         grads[0][:, queries, ..., :2] = grad_locations.sum((2, 4))
         if references.shape[-1] == 2:
-            sizes = [[width, height] for height, width in self.shapes]
-            steps = torch.tensor(sizes, dtype=self.dtype, device=references.device).reciprocal()[:, None]
+            steps = pixel_steps(self.shapes, self.dtype, references.device)
         else:
             per_step = 0.5 / self.shape[4]
             grads[0][:, queries, ..., 2:] = (grad_locations * offsets).sum((2, 4)) * per_step

@@ -14,18 +14,21 @@ from dinor1.ops.msda_definition import compute_dtype
 from dinor1.ops.msda_kernels import backward_kernel, forward_kernel
 from dinor1.ops.msda_sampling import GivenSampling, PredictedSampling
 
-# A tile of this many bytes on four warps: eight single-precision numbers per thread, one 16-byte load of halves. With
-# double precision in as large a tile, registers would not suffice.
-_TILE_BYTES, _NUM_WARPS = 4096, 4
+# Bytes of a tile per warp: eight single-precision numbers per thread, one 16-byte load of halves. With double precision
+# in as large a tile, registers would not suffice.
+_TILE_BYTES = 1024
 
 
 def launch_options(channels: int, dtype: torch.dtype) -> dict[str, int]:
     """Block of queries and warps for heads of ``channels``, computed in ``dtype``.
 
-    Both entry points take others, to be timed.
+    One warp as long as its tile holds four queries. The gradient of every sample is a sum over channels, whose result
+    is then laid out along queries: that needs barriers among warps (27 in the machine code of the backward kernel with
+    four warps, in bfloat16), and none within one. Both entry points take other options, to be timed.
     """
     row_bytes = triton.next_power_of_2(channels) * dtype.itemsize
-    return dict(BLOCK_Q=max(4, _TILE_BYTES // row_bytes), num_warps=_NUM_WARPS)
+    block = max(4, _TILE_BYTES // row_bytes)
+    return dict(BLOCK_Q=block, num_warps=min(4, block * row_bytes // _TILE_BYTES))
 
 
 def forward(
@@ -69,6 +72,7 @@ def backward(
     deterministic: bool = False,
     need_value: bool = True,
     need_sampling: bool = True,
+    need_reference: bool = True,
     options: dict[str, int] | None = None,
 ) -> list[Tensor]:
     """Gradients of ``value`` and of each of ``inputs``; empty where not needed.
@@ -85,12 +89,14 @@ def backward(
         output: What :func:`forward` returned; needed with reference points only.
         deterministic: Sum the gradient of ``value`` in a fixed order.
         need_value: Whether the gradient of ``value`` is wanted.
-        need_sampling: Whether those of ``inputs`` are.
+        need_sampling: Whether those of the last two of ``inputs`` are.
+        need_reference: Whether that of the reference points is, if there are any.
         options: Launch options, see :func:`launch_options`.
     """
-    num_queries = inputs[-1].shape[1]
+    num_queries, predicted = inputs[-1].shape[1], len(inputs) == 3
+    need_reference &= predicted
     if grad.numel() == 0 or inputs[-1].numel() == 0:
-        needed = (need_value, *[need_sampling] * len(inputs))
+        needed = (need_value, *[need_reference] * predicted, need_sampling, need_sampling)
         return [t.new_zeros(t.shape if need else 0) for t, need in zip((value, *inputs), needed, strict=True)]
     tensors, constants = _arguments(value, spatial_shapes, level_start_index, inputs)
     value, _, _, reference, first, second = tensors
@@ -98,11 +104,10 @@ def backward(
     by_atomics = need_value and not deterministic
     grad_value = value.new_zeros(value.shape if by_atomics else 0, dtype=dtype)
     grad_first, grad_second = (torch.empty_like(t) if need_sampling else t.new_empty(0) for t in (first, second))
-    predicted = len(inputs) == 3
     # Summed over heads below, since different programs must not write to one place.
-    per_head = (*second.shape[:4], reference.shape[-1]) if predicted and need_sampling else 0
+    per_head = (*second.shape[:4], reference.shape[-1]) if need_reference else 0
     grad_reference = reference.new_empty(per_head, dtype=dtype)
-    if by_atomics or need_sampling:
+    if by_atomics or need_sampling or need_reference:
         options = options or launch_options(value.shape[-1], dtype)
         with _on_device(value):
             backward_kernel[_grid(value, num_queries, options)](
@@ -116,6 +121,7 @@ def backward(
                 *_sizes(tensors),
                 NEED_VALUE=by_atomics,
                 NEED_SAMPLING=need_sampling,
+                NEED_REFERENCE=need_reference,
                 **constants,
                 **options,
             )
@@ -125,7 +131,7 @@ def backward(
         grad_value, _ = msda_bags.backward(grad, value, shapes, sampling, need_sampling=False)
     grads = [grad_value.to(value.dtype), grad_first, grad_second]
     if predicted:
-        grads.insert(1, (grad_reference.sum(2) if need_sampling else grad_reference).to(reference.dtype))
+        grads.insert(1, (grad_reference.sum(2) if need_reference else grad_reference).to(reference.dtype))
     return grads
 
 

@@ -91,8 +91,9 @@ def test_blocks_of_queries_and_images_do_not_show(monkeypatch, backend):
         return output, *torch.autograd.grad(output.square().sum(), inputs)
 
     expected = run()
-    for name, size in (('_BLOCK_SAMPLES', 40), ('_BLOCK_NUMBERS', 64), ('_SORTED_SAMPLES', 130)):
-        monkeypatch.setattr(msda_bags, name, size)
+    blocks = msda_bags._CPU_BLOCKS
+    for holder, name, size in ((blocks, 'samples', 40), (blocks, 'numbers', 64), (msda_bags, '_SORTED_SAMPLES', 130)):
+        monkeypatch.setattr(holder, name, size)
         for got, want in zip(run(), expected, strict=True):
             torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
 

@@ -42,7 +42,7 @@ def test_automatic_choice(monkeypatch):
     assert ms_deform_attn_backend(torch.device('cpu'), num_samples=10**6) == 'bags'
     assert ms_deform_attn_backend('meta') == 'definition'
     for installed, expected in ((True, 'triton'), (False, 'definition')):
-        monkeypatch.setattr(msda_backends, '_has_triton', lambda installed=installed: installed)
+        monkeypatch.setattr(msda_backends, '_HAS_TRITON', installed)
         assert ms_deform_attn_backend('cuda:1') == expected
 
 
@@ -79,7 +79,7 @@ def test_unknown_names_are_refused(monkeypatch):
 )
 def test_a_named_backend_that_cannot_run_is_an_error(installed, device, reason, monkeypatch):
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
-    monkeypatch.setattr(msda_backends, '_has_triton', lambda: installed)
+    monkeypatch.setattr(msda_backends, '_HAS_TRITON', installed)
     with use_ms_deform_attn_backend('triton'), pytest.raises(ValueError, match=reason):
         ms_deform_attn_backend(device)
 
@@ -100,7 +100,7 @@ def test_torchs_own_check_of_an_operator(kind):
     """Schema, autograd registration, fake kernel, and tracing with dynamic shapes."""
     value, *levels_and_inputs = arguments(kind)
     leaves = [t.requires_grad_() for t in (value, *levels_and_inputs[2:])]
-    torch.library.opcheck(OPERATORS[kind][1], (leaves[0], *levels_and_inputs[:2], *leaves[1:], False))
+    torch.library.opcheck(OPERATORS[kind][1], (leaves[0], *levels_and_inputs[:2], *leaves[1:], False, 'auto'))
 
 
 @pytest.mark.parametrize('as_numbers', [False, True])

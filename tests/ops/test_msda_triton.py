@@ -54,6 +54,7 @@ def test_kernels_compile_for_hopper(kind, dtype):
         BOX_STEP=0.125,
         NEED_VALUE=True,
         NEED_SAMPLING=True,
+        NEED_REFERENCE=kind != 'given',
         ACC=tl.float32,
         BLOCK_Q=options['BLOCK_Q'],
         BLOCK_D=32,
@@ -64,7 +65,9 @@ def test_kernels_compile_for_hopper(kind, dtype):
         signature = {name: 'constexpr' if name in constants else pointers.get(name, 'i32') for name in names}
         given = {(i,): constants[name] for i, name in enumerate(names) if name in constants}
         source = ASTSource(fn=kernel, signature=signature, constexprs=given)
-        compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=4))
+        compiled = triton.compile(
+            source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=options['num_warps'])
+        )
         assert len(compiled.asm['cubin']) > 1000
         # Gradients of neighbouring queries meet in memory: without atomics they would be lost.
         sums = re.search(r'\b(red|atom)\.', compiled.asm['ptx'])

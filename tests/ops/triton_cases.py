@@ -8,7 +8,14 @@ import os
 import pytest
 import torch
 
-from dinor1.ops import ms_deform_attn, ms_deform_attn_backend, msda_triton, use_ms_deform_attn_backend
+from dinor1.ops import (
+    ms_deform_attn,
+    ms_deform_attn_backend,
+    ms_deform_attn_predicted,
+    msda_bags,
+    msda_triton,
+    use_ms_deform_attn_backend,
+)
 from dinor1.ops.msda_cases import PYRAMID, TOLERANCES, Case, all_cases, differences, make_inputs
 from dinor1.ops.msda_library import ms_deform_attn_op
 
@@ -34,7 +41,7 @@ def test_blocks_do_not_show(options, monkeypatch):
         assert difference <= 1e-8, name
 
 
-@pytest.mark.parametrize('needed', [(True, False), (False, True)])
+@pytest.mark.parametrize('needed', [(True, False, False), (False, True, False), (False, False, True)])
 @pytest.mark.parametrize('kind', ['given', 'points', 'boxes'])
 def test_gradients_that_are_not_needed_are_empty(kind, needed):
     case = Case(kind, kind)
@@ -44,11 +51,24 @@ def test_gradients_that_are_not_needed_are_empty(kind, needed):
     grad = torch.rand(output.shape)
     everything = msda_triton.backward(grad, value, *levels, inputs, output)
     some = msda_triton.backward(grad, value, *levels, inputs, output, False, *needed)
-    for got, want, wanted in zip(some, everything, (needed[0], *[needed[1]] * len(inputs)), strict=True):
+    wanted_grads = (needed[0], *[needed[2]] * (kind != 'given'), needed[1], needed[1])
+    for got, want, wanted in zip(some, everything, wanted_grads, strict=True):
         if wanted:
             torch.testing.assert_close(got, want, rtol=0, atol=0)
         else:
             assert got.numel() == 0
+
+
+@pytest.mark.parametrize('kind', ['given', 'boxes'])
+def test_the_backward_pass_computes_by_what_was_named_for_the_forward_pass(kind, monkeypatch):
+    """Also after the block that named it, which is where a training step calls it."""
+    value, starts, inputs = make_inputs(Case(kind, kind, queries=1, heads=1))
+    operator = ms_deform_attn if kind == 'given' else ms_deform_attn_predicted
+    with use_ms_deform_attn_backend('triton'):
+        output = operator(value.requires_grad_(), Case('').shapes, starts, *inputs)
+    monkeypatch.setattr(msda_bags, 'backward', None)
+    output.sum().backward()
+    assert value.grad.count_nonzero() > 0
 
 
 def test_wrong_levels_read_nothing_out_of_bounds():
@@ -84,4 +104,4 @@ def test_torchs_own_check_of_an_operator():
         value, starts, inputs = make_inputs(case)
         leaves = [t.requires_grad_() for t in (value, *inputs)]
         levels = (torch.tensor(case.shapes), torch.tensor(starts))
-        torch.library.opcheck(ms_deform_attn_op, (leaves[0], *levels, *leaves[1:], False))
+        torch.library.opcheck(ms_deform_attn_op, (leaves[0], *levels, *leaves[1:], False, 'triton'))
