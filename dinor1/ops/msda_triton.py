@@ -24,7 +24,8 @@ def launch_options(channels: int, dtype: torch.dtype) -> dict[str, int]:
 
     One warp as long as its tile holds four queries. The gradient of every sample is a sum over channels, whose result
     is then laid out along queries: that needs barriers among warps (15 in the backward kernel's machine code for
-    compute capability 9.0 with four warps, in bfloat16), and none within one. Both entry points take other options, to be timed.
+    compute capability 9.0 with four warps, in bfloat16), and none within one. Both entry points take other options, to
+    be timed.
     """
     row_bytes = triton.next_power_of_2(channels) * dtype.itemsize
     block = max(4, _TILE_BYTES // row_bytes)
