@@ -2,41 +2,79 @@
 
 import contextlib
 import json
+import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dinor1.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, delete it on failure.
 
-    The temporary name keeps the suffix, because writers of pictures choose the format by it.
+    The temporary name keeps the suffix, because writers of pictures choose the format by it, and begins with a dot
+    (see :func:`visible`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f'.{path.stem}-{secrets.token_hex(6)}{path.suffix}'
+    # With the permissions that any new file gets, which tempfile would not give it.
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        # mkstemp makes files private; a result file gets the permissions that any new file gets.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
+    """Files that match, sorted, without those that are being written or were left by a killed process."""
+    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith('.'))
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold ``folder`` for this process, where the system has locks that end with a process.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'w') as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
+        yield
+
+
 def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
-    """Write ``obj`` as JSON to ``path`` atomically; ``kwargs`` go to :func:`json.dumps`."""
+    """Write ``obj`` as JSON to ``path`` atomically; ``kwargs`` go to :func:`json.dumps`.
+
+    Numbers that are not finite become ``null``: JSON has no others, and many programs refuse Python's ``NaN``.
+    """
+    text = json.dumps(_finite(obj), allow_nan=False, **kwargs)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(obj, **kwargs) + '\n')
+        temporary.write_text(text + '\n')
+
+
+def _finite(obj: Any) -> Any:
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, dict):
+        return {key: _finite(value) for key, value in obj.items()}
+    return [_finite(value) for value in obj] if isinstance(obj, list | tuple) else obj
 
 
 def read_json(path: str | os.PathLike) -> Any:

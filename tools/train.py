@@ -51,6 +51,7 @@ def main() -> None:
 
     import dinor1
     from dinor1.apis import load_config
+    from dinor1.datasets.seeding import set_seed
 
     dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
@@ -58,7 +59,7 @@ def main() -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.seed is not None:
         cfg.randomness = dict(cfg.get('randomness', {}), seed=args.seed)
-        cfg.train_dataloader.dataset.seed = args.seed
+        set_seed(cfg.train_dataloader.dataset, args.seed)
     if args.amp:
         use_amp(cfg, args.amp)
     if args.auto_scale_lr:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dinor1.errors import InputError
+from dinor1.fileio import visible
 
 from .content import ODVG, Content, parse, read_text
 from .findings import Finding
@@ -32,7 +33,7 @@ def find_label_map(path: Path) -> Path | None:
     own = own_label_map(path)
     if own.is_file():
         return own
-    others = sorted(path.parent.glob('*label_map*.json'))
+    others = visible(path.parent, '*label_map*.json')
     return others[0] if len(others) == 1 else None
 
 

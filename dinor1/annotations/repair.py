@@ -9,7 +9,7 @@ from dinor1.errors import InputError
 from dinor1.fileio import atomic_path, write_json
 
 from .check import Checked, check
-from .coco import to_json
+from .coco import MADE_NAME, to_json
 from .content import ODVG, Content
 from .findings import KINDS, Finding
 from .instances import as_listed, box_array
@@ -125,6 +125,8 @@ class _Round:
         return True
 
     def rename(self, finding: Finding, record: dict) -> bool:
+        if record.get(MADE_NAME):
+            return False  # an LVIS file names its pictures by address, which is not ours to change
         found = Folder(self.checked.img_dir).nearest(self.content.file_names(record))
         record['file_name'] = found
         self.checked.pictures[found] = inspect(self.checked.img_dir / found)

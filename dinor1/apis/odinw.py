@@ -21,7 +21,7 @@ from dinor1.apis.config import load_config
 from dinor1.datasets.odinw import Annotations, BenchmarkSet, prepare_annotations
 from dinor1.errors import InputError
 from dinor1.evaluation.odinw import METRICS, PROTOCOLS, read_result
-from dinor1.fileio import write_json
+from dinor1.fileio import visible, write_json
 
 # Our names of metrics -> how the COCO metrics of MMDetection and of this project end.
 _REPORTED = dict(zip(METRICS, ('bbox_mAP', 'bbox_mAP_50'), strict=True))
@@ -243,7 +243,7 @@ def refuse_other_results(settings: Settings, overwritten: Container[Path] = ()) 
         InputError: a result belongs to another suite, or is broken.
     """
     expected = dict(arm=settings.arm, layout=settings.layout, split_policy=settings.split)
-    for path in sorted(settings.out_dir.glob('runs/*/*.json')):
+    for path in visible(settings.out_dir, 'runs/*/*.json'):
         if path in overwritten:
             continue
         result = read_result(path)
@@ -251,6 +251,10 @@ def refuse_other_results(settings: Settings, overwritten: Container[Path] = ()) 
         differing = [f'{key} {result[key]} instead of {value}' for key, value in here.items() if result[key] != value]
         if differing:
             raise InputError(f'{path}: a result of another suite ({", ".join(differing)}); give another --out-dir')
+        checkpoint = here['checkpoint']
+        if Path(checkpoint).is_file() and result.get('checkpoint_sha256') != _sha256(checkpoint):
+            again = f'run {result["set"]} again with --redo'
+            raise InputError(f'{path}: the checkpoint or its settings have changed since; {again}')
 
 
 def store(job: Job, command: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinor1.errors import InputError
-from dinor1.fileio import read_json, write_json
+from dinor1.fileio import locked, read_json, visible, write_json
 
 from .study import Run, Study
 
@@ -83,7 +83,7 @@ def run_all(
     if jobs < 1:
         raise InputError(f'--jobs must be at least 1, got {jobs}')
     waiting = [run for run in runs if not (folder / f'{run.name}.json').is_file()]
-    known = [read_json(path) for path in sorted(folder.glob('*_seed*.json'))]
+    known = [read_json(path) for path in visible(folder, '*_seed*.json')]
     threads = _threads(jobs)
     futures: dict[str, Future] = {}
     pool = ThreadPoolExecutor(jobs)
@@ -135,8 +135,15 @@ def execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int |
         What is in the result file.
 
     Raises:
-        InputError: a command failed, there is no checkpoint to start from, or the work directory is another run's.
+        InputError: a command failed, there is no checkpoint to start from, or the work directory is another run's, or
+            in use.
     """
+    own = work_dir / run.name
+    with locked(own):
+        return _execute(run, study, folder, work_dir, threads)
+
+
+def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int | None) -> dict[str, Any]:
     own = work_dir / run.name
     _claim(own, run)
     environment = dict(os.environ) if threads is None else os.environ | {'OMP_NUM_THREADS': str(threads)}
@@ -160,8 +167,9 @@ def execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int |
         extra['curves'] = {name: [[line['iter'], line[name]] for line in log if name in line] for name in study.curves}
     if log:
         extra['seconds_per_iteration'] = round(statistics.median(line['time'] for line in log), 4)
-    costs = read_json(own / 'cost.json')
-    training = Cost(*costs['train'])
+    # A command that outlived its killed parent came to its end without anybody to note what it cost.
+    costs = read_json(own / 'cost.json') if (own / 'cost.json').is_file() else {}
+    training = Cost(*costs.get('train', ()))
     record = dict(
         arm=run.arm,
         seed=run.seed,

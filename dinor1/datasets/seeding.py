@@ -1,12 +1,15 @@
 """Random augmentation that depends on the sample and the epoch, and on nothing else."""
 
 import contextlib
+import inspect
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+
+from dinor1.registry import DATASETS
 
 
 @contextlib.contextmanager
@@ -26,6 +29,26 @@ def _seeded(seed: int, epoch: int, idx: int) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
+def set_epoch(dataset: Any, epoch: int) -> None:
+    """Tell a data set the epoch, and those within it: of ``ConcatDataset``, ``RepeatDataset`` and other wrappers."""
+    if hasattr(dataset, 'set_epoch'):
+        dataset.set_epoch(epoch)
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for one in inner:
+        if one is not None:
+            set_epoch(one, epoch)
+
+
+def set_seed(cfg: dict[str, Any], seed: int) -> None:
+    """Write a seed into the config of a data set, or of those within it, where the class takes one."""
+    inner = cfg.get('datasets') or ([cfg['dataset']] if 'dataset' in cfg else [])
+    for one in inner:
+        set_seed(one, seed)
+    kind = cfg['type'] if isinstance(cfg['type'], type) else DATASETS.get(cfg['type'])
+    if not inner and kind and any('seed' in inspect.signature(base.__init__).parameters for base in kind.__mro__):
+        cfg['seed'] = seed
+
+
 class SeededPipelineMixin:
     """Mixin for MMEngine data sets: sample ``idx`` of epoch ``e`` is always augmented in the same way.
 
@@ -35,8 +58,8 @@ class SeededPipelineMixin:
         class MyDataset(SeededPipelineMixin, BaseDetDataset): ...
 
     Transforms must draw from ``random`` or ``numpy.random``, as those of MMCV and MMDetection do; PyTorch's
-    generator is left alone. Whoever runs the epochs calls :meth:`set_epoch`. Under ``RepeatDataset`` the
-    copies of a sample within one epoch come out equal: train for more epochs instead.
+    generator is left alone. Whoever runs the epochs calls :func:`set_epoch`. Under ``RepeatDataset`` and
+    ``ClassBalancedDataset`` the copies of a sample within one epoch come out equal.
 
     Args:
         seed: Not negative; ``None`` leaves the random generators as they are. In test mode nothing is seeded.

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,6 +88,10 @@ def read_coco(path: str, ann_file: str) -> dict:
     for section in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
             raise InputError(f"{ann_file}: not a COCO file, it has no list '{section}'; give a file in COCO format")
+    if not all(isinstance(image, dict) and type(image.get('id')) is int for image in content['images']):
+        raise InputError(f'{ann_file}: an image has no id that is a whole number; number the images')
+    # What has no box is no object, and CocoPromptDataset reports it; pycocotools would fail, or count NaN as missed.
+    content['annotations'] = [a for a in content['annotations'] if isinstance(a, dict) and _has_box(a)]
     for number, annotation in enumerate(content['annotations'], 1):
         # A match is noted by the id of the annotation, so that a match with id 0 would look like none.
         annotation['id'] = number
@@ -95,6 +100,15 @@ def read_coco(path: str, ann_file: str) -> dict:
         if annotation.get('area') is None:
             annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
     return content
+
+
+def _has_box(annotation: dict) -> bool:
+    box = annotation.get('bbox')
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(number, int | float) and math.isfinite(number) for number in box)
+    )
 
 
 @METRICS.register_module()

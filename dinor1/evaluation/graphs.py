@@ -20,6 +20,8 @@ class SBMAccuracy(BaseMetric):
     which the plateau schedule watches. Both depend on the batch size a little. ``accuracy_pooled`` does not: it is over
     the nodes of all batches together.
 
+    On several processes the first two are over each process's batches; the pooled one counts every graph once.
+
     Args:
         num_classes: C.
         mode: See :func:`~dinor1.graph.transformer.sbm_accuracy`.
@@ -48,20 +50,24 @@ class SBMAccuracy(BaseMetric):
             data_samples: Logits ``(n, C)`` of each graph.
         """
         logits, target = torch.cat(list(data_samples)).float().cpu(), data_batch['y'].cpu()
-        counts = target.bincount(minlength=self.num_classes)
-        correct = target[logits.argmax(1) == target].bincount(minlength=self.num_classes)
         accuracy = sbm_accuracy(logits, target, self.num_classes, self.mode)
         loss = weighted_node_cross_entropy(logits, target, self.num_classes).item()
-        self.results.append((accuracy, loss, correct.tolist(), counts.tolist()))
+        # One entry per graph, as MMEngine needs to leave out those that fill up the last batch of a process.
+        sizes = [len(sample) for sample in data_samples]
+        for own, truth in zip(logits.argmax(1).split(sizes), target.split(sizes), strict=True):
+            counts = truth.bincount(minlength=self.num_classes)
+            correct = truth[own == truth].bincount(minlength=self.num_classes)
+            self.results.append((accuracy, loss, 1 / len(sizes), correct.tolist(), counts.tolist()))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """``accuracy``, ``accuracy_pooled`` (0 to 100) and ``loss``."""
-        accuracies, losses, correct, counts = (
+        accuracies, losses, shares, correct, counts = (
             torch.tensor(column, dtype=torch.float64) for column in zip(*results, strict=True)
         )
         correct, counts = correct.sum(0), counts.sum(0)
         pooled = 100 * (correct / counts)[counts > 0].mean()
-        return dict(accuracy=accuracies.mean().item(), accuracy_pooled=pooled.item(), loss=losses.mean().item())
+        accuracy, loss = ((values * shares).sum().item() / shares.sum().item() for values in (accuracies, losses))
+        return dict(accuracy=accuracy, accuracy_pooled=pooled.item(), loss=loss)
 
 
 @METRICS.register_module()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dinor1.datasets.odinw import BENCHMARKS, members
 from dinor1.errors import InputError
-from dinor1.fileio import read_json
+from dinor1.fileio import read_json, visible
 
 # In the order of tables. Visual-I is told the classes of each image and so is easier: it is never averaged with the
 # others.
@@ -140,7 +140,7 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: there is none, or one is broken.
     """
-    paths = sorted(Path(folder).glob('runs/*/*.json'))
+    paths = visible(folder, 'runs/*/*.json')
     if not paths:
         raise InputError(f'{folder}: no result in runs/; give the --out-dir of tools/test_odinw.py')
     return [read_result(path) for path in paths]

@@ -43,7 +43,9 @@ def prompt_strip(
     for crop, name, color in zip(crops, names, colors, strict=True):
         tile = np.full((size + 18, size + 8, 3), _BACKGROUND, np.uint8)
         scale = (size - 4) / max(crop.shape[:2])
-        small = cv2.resize(crop, None, fx=scale, fy=scale)[: size - 4, : size - 4]
+        # A thin crop keeps a pixel of its width.
+        height, width = (min(size - 4, max(1, round(side * scale))) for side in crop.shape[:2])
+        small = cv2.resize(crop, (width, height))
         y, x = (size - small.shape[0]) // 2, 4 + (size - small.shape[1]) // 2
         tile[y : y + small.shape[0], x : x + small.shape[1]] = small
         cv2.rectangle(tile, (5, 1), (size + 2, size - 2), color, 2)

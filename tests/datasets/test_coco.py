@@ -15,7 +15,9 @@ from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
 from dinor1.datasets import CocoPromptDataset, validation
+from dinor1.datasets.seeding import set_epoch, set_seed
 from dinor1.errors import InputError
+from dinor1.registry import DATASETS
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -369,6 +371,25 @@ def test_samples_of_an_epoch_draw_independently(source):
     dataset = CocoPromptDataset(**(source | dict(pipeline=[lambda results: (random.random(), np.random.rand())])))
     draws = np.array([dataset[i] for i in range(8)])
     assert len(np.unique(draws)) == draws.size
+
+
+@pytest.mark.parametrize('wrapper', [dict(type='ConcatDataset'), dict(type='RepeatDataset', times=2)])
+def test_a_wrapped_data_set_learns_epoch_and_seed(source, wrapper):
+    inner = source | dict(type='CocoPromptDataset')
+    cfg = wrapper | (dict(datasets=[inner, inner]) if wrapper['type'] == 'ConcatDataset' else dict(dataset=inner))
+    set_seed(cfg, 7)
+    wrapped, plain = DATASETS.build(cfg), CocoPromptDataset(**source, seed=7)
+    for epoch in (0, 1):
+        set_epoch(wrapped, epoch)
+        plain.set_epoch(epoch)
+        for idx in range(8):
+            np.testing.assert_array_equal(wrapped[idx]['inputs'], plain[idx]['inputs'])
+
+
+def test_a_data_set_without_a_seed_is_given_none():
+    cfg = dict(type='mmdet.CocoDataset', ann_file='a.json')
+    set_seed(cfg, 7)
+    assert 'seed' not in cfg
 
 
 def test_another_seed_gives_another_augmentation(source):

@@ -145,6 +145,15 @@ def test_area_and_iscrowd_may_be_absent(save):
         assert metrics == pytest.approx(expected, **EXACT)
 
 
+@pytest.mark.parametrize('box', [None, [1, 2, 3], [1, 2, 'x', 4], [1, float('nan'), 3, 4]])
+def test_an_annotation_without_a_box_is_no_object(save, box):
+    """CocoPromptDataset says that it leaves such annotations out."""
+    content, _ = coco(np.random.default_rng(2), 20, 5, 8, 0)
+    samples = perfect(content)
+    content['annotations'].append(content['annotations'][0] | dict(id=10**6, bbox=box))
+    assert evaluate(CocoPromptMetric(save(content)), samples)['coco/bbox_mAP'] == pytest.approx(1.0, **EXACT)
+
+
 def test_chosen_classes_in_any_order(save):
     """As if the file had no others."""
     content, results = coco(np.random.default_rng(4), 10, 5, 8, 40)

@@ -269,6 +269,19 @@ def test_metrics_are_per_batch_and_over_all():
     assert result['sbm/accuracy'] != pytest.approx(result['sbm/accuracy_pooled'])
 
 
+def test_graphs_that_fill_up_the_last_batch_of_a_process_do_not_count():
+    """Two processes, three graphs: the sampler gives the first one a second time, and MMEngine leaves it out."""
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(n, 4, generator=generator) for n in (5, 7, 6)]
+    targets = [torch.randint(0, 4, (len(one),), generator=generator) for one in logits]
+    metrics = [SBMAccuracy(4), SBMAccuracy(4)]
+    metrics[0].process(dict(y=torch.cat([targets[0], targets[2]])), [logits[0], logits[2]])
+    metrics[1].process(dict(y=torch.cat([targets[1], targets[0]])), [logits[1], logits[0]])
+    gathered = [one for pair in zip(metrics[0].results, metrics[1].results, strict=True) for one in pair][:3]
+    pooled = metrics[0].compute_metrics(gathered)['accuracy_pooled']
+    assert pooled == pytest.approx(sbm_accuracy(torch.cat(logits), torch.cat(targets), 4))
+
+
 @pytest.mark.parametrize(
     'make, message',
     [

@@ -38,6 +38,12 @@ def test_contact_sheet():
     assert (sheet == 100).all(-1).sum() == 60 * 80 * 2 + 30 * 80
 
 
+@pytest.mark.parametrize('shape', [(1, 200), (300, 1), (2, 400), (1, 1)])
+def test_a_thin_exemplar_is_shown(shape):
+    strip = prompt_strip([np.zeros((*shape, 3), np.uint8)], ['thin'], [(0, 0, 255)])
+    assert strip.ndim == 3 and (strip == 0).all(-1).any()
+
+
 def test_prompt_strip_frames_each_crop():
     strip = prompt_strip([GREY, GREY[:20]], ['a', 'b'], [(0, 0, 255), (255, 0, 0)])
     assert (strip == (0, 0, 255)).all(-1).any() and (strip == (255, 0, 0)).all(-1).any()

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from dinor1.fileio import atomic_path
 from dinor1.registry import HOOKS
 from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
+from dinor1.visualization.samples import crop, stack
 
 from .prompt_protocol import PromptProtocolHook
 
@@ -89,7 +90,7 @@ class PromptVisualizationHook(Hook):
         sheet = contact_sheet(self._pictures)
         protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
         if protocol is not None and protocol.exemplars:
-            sheet = _stack(self._strip(protocol, names), sheet)
+            sheet = stack(self._strip(protocol, names), sheet)
         path = Path(runner.work_dir) / 'vis' / filename
         with atomic_path(path) as temporary:
             cv2.imwrite(str(temporary), sheet)
@@ -106,14 +107,6 @@ class PromptVisualizationHook(Hook):
         crops, shown = [], [name for name in names if name in first]
         for name in shown:
             image = mmcv.imread(protocol.dataset.get_data_info(first[name].index)['img_path'])
-            x1, y1, x2, y2 = first[name].bbox
-            crops.append(image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))])
+            crops.append(crop(image, first[name].bbox))
         colors = class_colors(len(names))
         return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
-
-
-def _stack(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """One picture above the other, the narrower padded on the right."""
-    width = max(upper.shape[1], lower.shape[1])
-    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=245) for p in (upper, lower)]
-    return np.concatenate(padded)
