@@ -38,3 +38,12 @@ def test_a_repaired_lvis_file_has_no_names_that_it_did_not_have(validate, tmp_pa
     file = save(tmp_path, content, 'lvis_v1_val.json')
     assert validate(file, '--fix', tmp_path / 'repaired.json').status == 0
     assert json.loads((tmp_path / 'repaired.json').read_text()) == make_lvis()
+
+
+def test_an_address_is_not_renamed(validate, tmp_path):
+    """LVIS v1 names a picture by its address: what was repaired in memory would not be in the file."""
+    write_pictures(tmp_path / 'val2017', make_content())
+    (tmp_path / 'val2017/1.png').rename(tmp_path / 'val2017/1.PNG')
+    file = save(tmp_path, make_lvis(), 'lvis_v1_val.json')
+    outcome = validate(file, '--fix', tmp_path / 'repaired.json')
+    assert outcome.status == 1 and 'image under another name' in outcome.out
