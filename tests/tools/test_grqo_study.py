@@ -84,7 +84,7 @@ def test_a_page_without_any_result_says_so(call, page, tmp_path):
     assert outcome.status == 0, outcome.err
     found = parts(page)
     assert '0 of 52 runs are finished.' in found.pop('grqo-state')
-    assert len(found) == 11 and all(text.strip() == 'Not run yet.' for text in found.values())
+    assert len(found) == 12 and all(text.strip() == 'Not run yet.' for text in found.values())
 
 
 def test_the_committed_page_is_what_the_report_writes(call, page, repo, tmp_path):
@@ -108,6 +108,7 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     assert f'| policy | 3 | {exact} |' in found['grqo-differences']
     assert '| policy | 3 | +0.0000 [+0.0000, +0.0000] |' in found['grqo-differences']
     assert '| GRQO | 5 | 0.640 ± 0.016 |' in found['grqo-accuracy']
+    assert '| without mute | 3 | +0.0000 [+0.0000, +0.0000] |' in found['grqo-null']
     assert exact in found['grqo-protocols'] and '1.0e-09' in found['grqo-gradients']
     assert '| SFT | 5 | 0.50 ± 0.00 |' in found['grqo-costs'] and 'GRQO, aquarium' in found['grqo-real']
     assert '| SFT, seed 0 |' in found['grqo-verify'] and '| yes |' in found['grqo-verify']

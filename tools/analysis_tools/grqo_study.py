@@ -106,6 +106,7 @@ def report(study, folder: Path, page: Path) -> None:
         'state': state(study, records),
         'accuracy': accuracy(shapes),
         'differences': with_figure(differences(shapes), draw_differences(shapes, images), page),
+        'null': null(shapes),
         'protocols': protocols(shapes),
         'prompts': versus(shapes, PROMPTS),
         'queries': with_figure(versus(shapes, QUERIES), draw_query_figure(shapes, images), page),
@@ -153,6 +154,14 @@ def differences(records) -> str:
 
     tables = [paired(_comparable(records, base), base, AP) for base in (SFT, GRQO) if _comparable(records, base)]
     return '\n\n'.join(tables) or NOTHING
+
+
+def null(records) -> str:
+    """Two arms with the same gradients up to rounding: what a difference is where there is none."""
+    from dinor1.apis.study_report import paired
+
+    pair = {arm: records.get(arm, []) for arm in ('KL alone', 'without mute')}
+    return paired(pair, 'KL alone', AP) if all(pair.values()) else NOTHING
 
 
 def _comparable(records, baseline: str) -> dict[str, Any]:
@@ -378,7 +387,7 @@ def verification(records, repeated) -> str:
 
 
 def rounding(records, others) -> str:
-    """Differences in AP between runs that differ in the rounding of the reference alone."""
+    """Differences in AP between runs that differ in their rounding alone."""
     from dinor1.apis.study_report import markdown
 
     rows = []
