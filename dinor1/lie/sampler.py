@@ -80,7 +80,9 @@ class GroupSampler(nn.Module):
         """The samples of one step, on the CPU; changes nothing."""
         generator = torch.Generator().manual_seed(_mix(self._seed, self.layer, step, mode))
         n = self.n_test if mode == _EVAL else self.n
-        return self.group.sample(n, generator, dtype=torch.float32, **self.options)
+        # Decompositions of matrices know no half precision, and samples are exact or useless.
+        with torch.autocast('cpu', enabled=False):
+            return self.group.sample(n, generator, dtype=torch.float32, **self.options)
 
     def reseed(self, seed: int) -> None:
         """Start over from another seed; fixed samples change too."""

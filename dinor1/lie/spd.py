@@ -10,6 +10,7 @@ the same density in their own coordinates. SPD is no group; :mod:`~dinor1.lie.gr
 """
 
 import math
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -44,11 +45,15 @@ class SPD:
         if not alpha > 0:
             raise ValueError(f'alpha must be positive, got {alpha}')
         self.n, self.part, self.alpha = n, part, alpha
-        self._functions = sym2 if n == 2 else symn
         basis = _basis(n, part) / math.sqrt(alpha)
         self.dim = len(basis)
         # A copy per dtype and device: sending it along in every forward would make the host wait.
         self._bases = {(basis.dtype, basis.device): basis}
+
+    @property
+    def _functions(self) -> ModuleType:
+        # Not kept: a module can be neither copied nor pickled, and models are both.
+        return sym2 if self.n == 2 else symn
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(n={self.n}, part={self.part!r}, alpha={self.alpha})'

@@ -136,6 +136,8 @@ class FixedStdLayerNorm(StatisticsModule):
         old = self.std if self.per_position is None else self.std[entries]
         new = sigma.mean().to(old.dtype)
         moved = torch.where(old == 0, new, self.momentum * old + (1 - self.momentum) * new)
+        # One batch with infinite values must not decide the schedule.
+        moved = torch.where(moved.isfinite(), moved, old)
         old.copy_(torch.where(self.is_fixed | self.v_is_fixed, old, moved))
 
     def fix(self, main: bool = True, values: bool = True) -> None:

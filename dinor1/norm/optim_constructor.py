@@ -14,8 +14,8 @@ class NormAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys={'backbone': dict(lr_mult=0.1)}),
         )
 
-    As for torch's norms, a custom key that matches a parameter overrides everything else, and ``bias_lr_mult`` and
-    ``bias_decay_mult`` do not touch a norm's bias.
+    As for torch's norms, a custom key that matches a parameter overrides everything else, ``bias_lr_mult`` does not
+    touch a norm's bias, and ``bias_decay_mult`` and ``flat_decay_mult`` act where ``norm_decay_mult`` is not given.
 
     Without it, a custom key does the same where all norms have a common part in their names, as in our detector and in
     Swin: ``custom_keys={'norm': dict(decay_mult=0.0)}``. The longest key that is part of a parameter's name wins, and
@@ -37,6 +37,5 @@ class NormAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if any(key in name for key in self.paramwise_cfg.get('custom_keys', {})):
                 continue
             group.pop('lr', None)
-            group.pop('weight_decay', None)
             if decay_mult is not None:
                 group['weight_decay'] = self.base_wd * decay_mult

@@ -272,6 +272,7 @@ def test_triples_bring_relations():
         (lambda: build_category_graph(['a'], cooccurrence=torch.eye(2)), r'cooccurrence is \(2, 2\) for 1 categories'),
         (lambda: positive_pmi(torch.tensor([[1, 2], [3, 1]])), 'must be a symmetric square matrix'),
         (lambda: positive_pmi(torch.tensor([[4]]), 3), r'cooccurrence must be in \[0, 3\]'),
+        (lambda: positive_pmi(torch.tensor([[0, 3], [3, 5]]), 10), 'a pair in more images than one of its classes'),
         (lambda: read_categories([]), 'no categories; expected an annotation file of COCO or LVIS'),
         (lambda: read_categories(dict(categories=[dict(id=1)]), 'f.json'), 'f.json: category number 0 has no id or no'),
         (lambda: cooccurrence_counts(dict(images=[]), []), 'no images or no annotations'),

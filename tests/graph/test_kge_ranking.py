@@ -134,6 +134,9 @@ def test_bad_arguments():
     test, everything, table = problem()
     with pytest.raises(ValueError, match="ties must be one of pessimistic, optimistic, mean; got 'best'"):
         filtered_ranking(lambda h, r: table[h, r], test, known_tails(everything), num_relations=R, ties='best')
+    one_way = KnownTails(everything, known_tails(everything).num_entities, R)
+    with pytest.raises(ValueError, match='add reciprocals'):
+        filtered_ranking(lambda h, r: table[h, r], test, one_way, num_relations=R)
     with pytest.raises(ValueError, match='no triple to rank'):
         filtered_ranking(lambda h, r: table[h, r], test[:0], known_tails(everything), num_relations=R)
 

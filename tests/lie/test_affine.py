@@ -1,6 +1,8 @@
 """Affine groups: group laws, modular function, and the action on images."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -12,6 +14,15 @@ def random_elements(affine, count, seed):
     generator = torch.Generator().manual_seed(seed)
     h = affine.group.sample(count, generator, spd_var=0.5, dtype=torch.float64).g
     return affine.element(h, torch.randn(count, affine.n, generator=generator, dtype=torch.float64))
+
+
+@pytest.mark.parametrize('name', GROUPS)
+def test_a_group_is_copied_and_pickled(name):
+    """A reference model, an average of weights and a checkpoint of a whole model need it."""
+    group = make_group(name)
+    for copied in (copy.deepcopy(group), pickle.loads(pickle.dumps(group))):
+        mine, theirs = (g.sample(4, torch.Generator().manual_seed(0)) for g in (group, copied))
+        assert torch.equal(mine.g, theirs.g)
 
 
 @pytest.mark.parametrize('name', GROUPS)

@@ -32,6 +32,12 @@ def test_seeds_layers_steps_and_modes_are_unrelated():
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(sets, 2))
 
 
+def test_autocast_changes_no_sample():
+    expected = GroupSampler(GLp2(), 4, seed=3).draw(0)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(GroupSampler(GLp2(), 4, seed=3).draw(0).g, expected.g)
+
+
 def test_global_randomness_is_left_alone():
     sampler = GroupSampler(SL2(), 4, seed=0)
     before = torch.get_rng_state()

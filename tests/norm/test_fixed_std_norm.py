@@ -156,3 +156,14 @@ def test_misuse_is_refused():
         layer(torch.randn(2, 4, 6))
     with pytest.raises(ValueError, match='first_std_mask needs per_position'):
         FixedStdLayerNorm(6)(torch.randn(2, 4, 6), first_std_mask=torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_one_batch_that_is_not_finite_does_not_decide_the_constant():
+    layer, x = FixedStdLayerNorm(8), torch.randn(4, 8)
+    layer(x)
+    before = layer.std.clone()
+    layer(x.index_fill(0, torch.tensor([1]), float('inf')))
+    assert torch.equal(layer.std, before)
+    layer(x)
+    layer.fix()
+    assert layer(x).isfinite().all()

@@ -209,6 +209,13 @@ def test_weight_decay_of_norms():
     assert groups_of('DefaultOptimWrapperConstructor', rules)['backbone.1.weight'] == (1.0, 0.5)
 
 
+@pytest.mark.parametrize('rules', [dict(flat_decay_mult=0.0), dict(bias_decay_mult=0.0)])
+def test_general_rules_of_decay_reach_norms_as_they_reach_torchs(rules):
+    ours = groups_of('NormAwareOptimWrapperConstructor', rules)
+    assert ours == groups_of('DefaultOptimWrapperConstructor', rules)
+    assert ours['backbone.1.bias'] == (1.0, 0.0)
+
+
 def test_without_rules_for_norms_they_are_ordinary():
     groups = groups_of('NormAwareOptimWrapperConstructor', dict(bias_lr_mult=2.0))
     assert groups['backbone.1.weight'] == groups['backbone.1.bias'] == groups['backbone.2.bias'] == (1.0, 0.5)

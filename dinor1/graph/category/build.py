@@ -113,8 +113,11 @@ def positive_pmi(counts: Tensor, num_images: int | None = None, *, topk: int = 8
     counts = counts.double()
     if (counts < 0).any() or (num_images is not None and len(counts) and counts.max() > num_images):
         raise InputError(f'cooccurrence must be in [0, {"number of images" if num_images is None else num_images}]')
+    own = counts.diagonal()
+    if num_images is not None and (counts > torch.minimum(own[:, None], own)).any():
+        raise InputError('cooccurrence has a pair in more images than one of its classes, which the diagonal counts')
     pairs = counts.clone().fill_diagonal_(0)
-    single = counts.diagonal() if num_images is not None else pairs.sum(1)
+    single = own if num_images is not None else pairs.sum(1)
     total = num_images if num_images is not None else float(pairs.sum())
     # Where nothing was counted, the logarithm is -inf or nan: neither exceeds the bound.
     pmi = (pairs * total / (single[:, None] * single)).log()

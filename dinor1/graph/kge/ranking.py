@@ -49,10 +49,13 @@ def filtered_ranking(
         two directions of a triple follow each other.
 
     Raises:
-        ValueError: no triple, or see :func:`filtered_ranks`.
+        ValueError: no triple, or ``filters`` do not have the reciprocal relations that are asked for, or see
+            :func:`filtered_ranks`.
     """
     if not len(triples):
         raise ValueError('no triple to rank')
+    if filters.num_relations < (asked := num_relations * (1 + both_directions)):
+        raise ValueError(f'filters know {filters.num_relations} relations, and {asked} are asked for: add reciprocals')
     queries = with_reciprocals(triples, num_relations) if both_directions else triples
     batch_size = max(1, min(batch_size, max_scores // filters.num_entities))
     ranks = []
