@@ -86,6 +86,16 @@ def test_resume_without_the_reference_is_refused(train, tmp_path):
         train('run', resume=True)
 
 
+def test_weights_alone_begin_with_a_reference_of_their_own(train, tmp_path):
+    """``load_from`` is no resumption: nothing of the reference of that run is needed, or used."""
+    train('first', **{'default_hooks.grqo.refresh': None})
+    (tmp_path / 'first' / 'grqo_reference.pth').unlink()
+    overrides = {'default_hooks.grqo.warmup': 0, 'default_hooks.grqo.mode': 'train'}
+    overrides |= {'model.encoder.fusion_layer_cfg': dict(dropout=0.0), 'train_cfg.max_epochs': 1}
+    _, record = train('second', load_from=str(tmp_path / 'first' / 'epoch_2.pth'), **overrides)
+    assert record.history[0]['grqo_kl'] < 1e-8
+
+
 def test_grqo_from_the_checkpoint_of_sft_equals_a_run_of_its_own(train, tmp_path):
     """What the demo does: both arms share the first epoch."""
     _, whole = train('whole')

@@ -144,6 +144,12 @@ def test_checkpoint_lacks_only_the_prompt_encoder(pair):
     assert {key.removeprefix(prefix).split('.')[0] for key in result.missing_keys} == MISSING
 
 
+def test_the_frozen_language_model_has_no_dropout_in_training(build_tiny, bert_folder):
+    model = build_tiny(**{'model.language_model': language_model(bert_folder)}).train()
+    first, second = (model.text_prompt_set(NAMES).embeddings for _ in range(2))
+    assert model.training and torch.equal(first, second)
+
+
 def test_alignment_adds_the_logit_scale_only(build_tiny, bert_folder):
     """Relative to Grounding DINO, besides the prompt encoder."""
     plain = build_tiny(**{'model.language_model': language_model(bert_folder)})

@@ -168,8 +168,9 @@ class ReferenceModelHook(Hook):
                 torch.save(self.reference.state_dict(), temporary)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember what the checkpoint says of the reference; it is restored when training goes on."""
-        self._to_restore = checkpoint.get(_KEY)
+        """Remember what the checkpoint says of the reference; it is restored when its training goes on."""
+        # Weights alone, load_from, begin another training, with a reference of its own.
+        self._to_restore = checkpoint.get(_KEY) if runner._resume else None
 
     def _restore(self, runner: Runner) -> None:
         wanted, self._to_restore = self._to_restore, None

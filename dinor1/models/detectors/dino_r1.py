@@ -151,6 +151,13 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
 
     # ---------------------------------------------------------------- training
 
+    def train(self, mode: bool = True) -> 'DINOR1':
+        """Training mode, but for the language model: it is frozen, and its dropout would blur the names."""
+        super().train(mode)
+        if self.language_model is not None:
+            self.language_model.eval()
+        return self
+
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
         """Losses of one batch under in-batch visual prompts.
 

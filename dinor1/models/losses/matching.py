@@ -14,6 +14,8 @@ from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from dinor1.models.layers.attention import full_precision
+
 
 class Targets(NamedTuple):
     """Ground truth of a batch, padded to the largest number M of objects in an image.
@@ -126,7 +128,8 @@ def matching_cost(
     positive = -(probability + eps).log() * alpha * (1 - probability).pow(gamma)
     negative = -(1 - probability + eps).log() * (1 - alpha) * probability.pow(gamma)
     positive_map = targets.positive_map.to(dtype)
-    focal = negative.sum(-1, keepdim=True) + (positive - negative) @ positive_map.transpose(-1, -2)
+    with full_precision(cls_logits.device):  # autocast would round what the matching sorts by
+        focal = negative.sum(-1, keepdim=True) + (positive - negative) @ positive_map.transpose(-1, -2)
     target_boxes = targets.boxes.to(dtype)
     l1 = (boxes[..., :, None, :] - target_boxes[:, None]).abs().sum(-1)
     cost = cls_weight * focal + l1_weight * l1 - giou_weight * pairwise_giou(boxes, target_boxes)
