@@ -1,5 +1,6 @@
 """Repairing an annotation file as far as the repair is certain; what is not stays, and is reported again."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,9 @@ def write(content: Content, path: Path) -> None:
             temporary.write_text(to_lines(content))
         write_json({str(c['id']): c['name'] for c in content.data['categories']}, own_label_map(path))
     else:
-        write_json(to_json(content), path)
+        # As it was read, NaN included: what is left of it is not an error.
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(to_json(content)) + '\n')
 
 
 class _Round:
