@@ -29,8 +29,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.parent / f'.{path.stem}-{secrets.token_hex(6)}{path.suffix}'
     # With the permissions that any new file gets, which tempfile would not give it.
     temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode & 0o777
     try:
         yield temporary
+        # Writers that put a file of their own in its place, as safetensors, may have made it private.
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

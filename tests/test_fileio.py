@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from safetensors.torch import save_file
 
 from dinor1.errors import InputError
 from dinor1.fileio import atomic_path, locked, read_json, visible, write_json
@@ -31,7 +32,12 @@ def test_a_file_that_is_being_written_is_not_seen(tmp_path):
 def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / 'plain').touch()
     write_json({}, tmp_path / 'a.json')
-    assert (tmp_path / 'a.json').stat().st_mode == (tmp_path / 'plain').stat().st_mode
+    save_file({}, tmp_path / 'private.safetensors')
+    with atomic_path(tmp_path / 'a.safetensors') as temporary:
+        (tmp_path / 'private.safetensors').replace(temporary)
+        temporary.chmod(0o600)
+    for name in ('a.json', 'a.safetensors'):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / 'plain').stat().st_mode
 
 
 def test_numbers_that_json_does_not_have_become_null(tmp_path):
