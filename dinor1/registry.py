@@ -7,6 +7,7 @@ MMEngine's under their plain names, so that ``type='ChannelMapper'`` needs no pr
 import dinor1.compat  # noqa: F401, I001  (first: it fills the gaps that keep mmdet from importing)
 
 import importlib
+import inspect
 
 from mmdet import registry as _mmdet
 from mmengine.registry import Registry, init_default_scope
@@ -49,6 +50,11 @@ _PACKAGES = (
     'dinor1.engine',
     'dinor1.visualization',
 )
+
+
+def takes_argument(kind: type, name: str) -> bool:
+    """Whether the constructor of a class, or of one that it inherits from, has an argument of this name."""
+    return any(name in inspect.signature(base.__init__).parameters for base in kind.__mro__)
 
 
 # Ground-floor packages import torch only; their names reach configs from here.

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 
 import pytest
 from safetensors.torch import save_file
@@ -54,4 +53,4 @@ def test_a_folder_has_one_holder(tmp_path):
     code = f'import os; from dinor1.fileio import locked\nwith locked({str(tmp_path)!r}): os._exit(1)'
     subprocess.run([sys.executable, '-c', code], check=False)
     with locked(tmp_path):
-        assert threading.active_count() >= 1
+        pass

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from dinor1.errors import InputError
+from dinor1.registry import HOOKS, MODELS, takes_argument
 
 # What MMEngine's Runner and this project's tools read at the top level of a config.
 _KNOWN = (
@@ -51,6 +52,12 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     return cfg
 
 
+def _is_argument(node: dict, name: str) -> bool:
+    """Whether the component that ``node`` describes takes an argument of this name."""
+    kinds = [registry.get(node['type']) for registry in (HOOKS, MODELS)] if isinstance(node.get('type'), str) else []
+    return any(isinstance(kind, type) and takes_argument(kind, name) for kind in kinds)
+
+
 def _check_override(cfg: Config, key: str) -> None:
     """An override may add arguments that the config leaves at their default, but not misspell a key."""
     node: Any = cfg._cfg_dict
@@ -66,7 +73,7 @@ def _check_override(cfg: Config, key: str) -> None:
                 # Components have arguments of similar names (num_stages and frozen_stages): there, be surer.
                 cutoff = 0.6 if depth == 0 else 0.8
                 close = difflib.get_close_matches(part, list(node), n=1, cutoff=cutoff)
-                if part in _KNOWN if depth == 0 else not close:
+                if part in _KNOWN if depth == 0 else not close or _is_argument(node, part):
                     return
                 hint = f'did you mean {close[0]!r}?' if close else f'it has {", ".join(map(str, node))}'
                 raise InputError(f'--cfg-options {key}: {where} has no key {part!r}; {hint}')

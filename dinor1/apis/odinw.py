@@ -220,15 +220,14 @@ def finished(job: Job) -> bool:
     """Whether the results of all seeds are there.
 
     Raises:
-        InputError: one is broken, or was made with other weights or another config.
+        InputError: one is broken, or was made with another config. Weights: :func:`refuse_other_results`.
     """
     if not all(path.is_file() for path in job.paths):
         return False
     for path in job.paths:
         result = read_result(path)
-        for what in ('checkpoint', 'config'):
-            if result.get(f'{what}_sha256') != job.fields[f'{what}_sha256']:
-                raise InputError(f'{path}: the {what} or its settings have changed since; run again with --redo')
+        if result.get('config_sha256') != job.fields['config_sha256']:
+            raise InputError(f'{path}: the config or its settings have changed since; run again with --redo')
     return True
 
 
@@ -253,8 +252,7 @@ def refuse_other_results(settings: Settings, overwritten: Container[Path] = ()) 
             raise InputError(f'{path}: a result of another suite ({", ".join(differing)}); give another --out-dir')
         checkpoint = here['checkpoint']
         if Path(checkpoint).is_file() and result.get('checkpoint_sha256') != _sha256(checkpoint):
-            again = f'run {result["set"]} again with --redo'
-            raise InputError(f'{path}: the checkpoint or its settings have changed since; {again}')
+            raise InputError(f'{path}: the checkpoint has changed since; run {result["set"]} again with --redo')
 
 
 def store(job: Job, command: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -167,9 +167,13 @@ def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int 
         extra['curves'] = {name: [[line['iter'], line[name]] for line in log if name in line] for name in study.curves}
     if log:
         extra['seconds_per_iteration'] = round(statistics.median(line['time'] for line in log), 4)
-    # A command that outlived its killed parent came to its end without anybody to note what it cost.
-    costs = read_json(own / 'cost.json') if (own / 'cost.json').is_file() else {}
-    training = Cost(*costs.get('train', ()))
+    if not (own / 'cost.json').is_file():
+        # Training outlived its killed parent. Its cost belongs to the results, and nobody has measured it.
+        raise InputError(
+            f'{own}: trained, but what it cost was lost with the process; delete the folder to run it again'
+        )
+    costs = read_json(own / 'cost.json')
+    training = Cost(*costs['train'])
     record = dict(
         arm=run.arm,
         seed=run.seed,

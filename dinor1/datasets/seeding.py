@@ -1,7 +1,6 @@
 """Random augmentation that depends on the sample and the epoch, and on nothing else."""
 
 import contextlib
-import inspect
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinor1.registry import DATASETS
+from dinor1.registry import DATASETS, takes_argument
 
 
 @contextlib.contextmanager
@@ -45,7 +44,7 @@ def set_seed(cfg: dict[str, Any], seed: int) -> None:
     for one in inner:
         set_seed(one, seed)
     kind = cfg['type'] if isinstance(cfg['type'], type) else DATASETS.get(cfg['type'])
-    if not inner and kind and any('seed' in inspect.signature(base.__init__).parameters for base in kind.__mro__):
+    if not inner and kind and takes_argument(kind, 'seed'):
         cfg['seed'] = seed
 
 

@@ -102,20 +102,10 @@ def ms_deform_attn_backward_op(
 
 
 @ms_deform_attn_backward_op.register_fake
-def _(
-    grad,
-    value,
-    spatial_shapes,
-    level_start_index,
-    sampling_locations,
-    attention_weights,
-    deterministic,
-    named,
-    need_value,
-    need_sampling,
-):
+def _(grad, value, spatial_shapes, level_start_index, *rest):
+    *inputs, _, _, need_value, need_sampling = rest
     needed = (need_value, need_sampling, need_sampling)
-    return [_empty_like(t, n) for t, n in zip((value, sampling_locations, attention_weights), needed, strict=True)]
+    return [_empty_like(t, n) for t, n in zip((value, *inputs), needed, strict=True)]
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -216,24 +206,10 @@ def ms_deform_attn_predicted_backward_op(
 
 
 @ms_deform_attn_predicted_backward_op.register_fake
-def _(
-    grad,
-    output,
-    value,
-    spatial_shapes,
-    level_start_index,
-    reference_points,
-    sampling_offsets,
-    attention_logits,
-    deterministic,
-    named,
-    need_value,
-    need_reference,
-    need_sampling,
-):
-    tensors = (value, reference_points, sampling_offsets, attention_logits)
+def _(grad, output, value, spatial_shapes, level_start_index, *rest):
+    *inputs, _, _, need_value, need_reference, need_sampling = rest
     needed = (need_value, need_reference, need_sampling, need_sampling)
-    return [_empty_like(t, need) for t, need in zip(tensors, needed, strict=True)]
+    return [_empty_like(t, n) for t, n in zip((value, *inputs), needed, strict=True)]
 
 
 def _setup_predicted(ctx, inputs, output) -> None:
