@@ -51,6 +51,14 @@ def test_override(path, key, value):
     assert node == value
 
 
+def test_an_argument_may_resemble_a_key(repo):
+    """``dtype`` is an argument of the hook, and nearly the key ``type``."""
+    config = repo / 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py'
+    assert load_config(config, {'default_hooks.grqo.dtype': 'bfloat16'}).default_hooks.grqo.dtype == 'bfloat16'
+    with pytest.raises(InputError, match="did you mean 'objective'"):
+        load_config(config, {'default_hooks.grqo.objectiv': 'x'})
+
+
 @pytest.mark.parametrize(
     'key, message',
     [

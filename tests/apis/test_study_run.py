@@ -151,3 +151,14 @@ def test_the_log_of_several_sessions(tmp_path):
         path.write_text('\n'.join(map(json.dumps, content)) + ('\n{"iter": 15' if session == 'b' else ''))
     assert [(line['iter'], line['loss']) for line in training_log(tmp_path)] == [(50, 2.0), (100, 1.5)]
     assert training_log(tmp_path / 'none') == []
+
+
+def test_a_training_whose_cost_was_lost_gets_no_invented_one(study, fake_train):
+    """Its parent was killed, it came to its end."""
+    run, own = study().runs[0], fake_train / 'work/A_seed0'
+    execute(run, study(), fake_train / 'results', fake_train / 'work')
+    (own / 'cost.json').unlink()
+    (fake_train / 'results/A_seed0.json').unlink()
+    with pytest.raises(InputError, match='A_seed0: trained, but what it cost was lost'):
+        execute(run, study(), fake_train / 'results', fake_train / 'work')
+    assert not (fake_train / 'results/A_seed0.json').exists()
