@@ -8,5 +8,13 @@ _base_ = [
 
 default_hooks = dict(
     prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3, warmup=1),
+    grqo=dict(
+        type='ReferenceModelHook',
+        objective='contrast',
+        alpha=0.01,
+        beta=0.04,
+        mute=1 / 3,
+        warmup=1,
+        dtype='bfloat16',  # of the reference's forward pass alone; None: the precision of the training
+    ),
 )

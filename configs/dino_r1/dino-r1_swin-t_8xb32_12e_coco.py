@@ -8,7 +8,15 @@ _base_ = [
 
 default_hooks = dict(
     prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3, warmup=0),
+    grqo=dict(
+        type='ReferenceModelHook',
+        objective='contrast',
+        alpha=0.01,
+        beta=0.04,
+        mute=1 / 3,
+        warmup=0,
+        dtype='bfloat16',  # of the reference's forward pass alone; None: the precision of the training
+    ),
 )
 
 # Fine-tuning starts from dino-r1_swin-t_8xb4_6e_o365: name its checkpoint with

@@ -61,6 +61,7 @@ arms = {
     'alpha 0.1': _variant('alpha=0.1'),
     'alpha 1': _variant('alpha=1.0'),
     'reference never refreshed': _variant('refresh=None'),
+    'reference in bfloat16': _variant('dtype=bfloat16'),
     'prompt groups': _variant('groups=prompt', 'one_sided_kl=True'),
     'prompt groups, alpha 1': _variant('groups=prompt', 'one_sided_kl=True', 'alpha=1.0'),
     **_real('bccd'),

@@ -116,7 +116,7 @@ def from_config(config: str, task: Task) -> Contender:
     model.to(task.device)
     if 'grqo' in cfg.get('default_hooks', {}):
         hook = HOOKS.build(cfg.default_hooks.grqo)
-        if hook.settings.beta > 0:
+        if hook.settings.needs_reference:
             model.set_reference(copy.deepcopy(model).train(hook.mode == 'train'), hook.dtype)
         model.set_grqo(hook.settings)
     embeddings = torch.randn(task.prompts, model.embed_dims, generator=torch.Generator().manual_seed(2))

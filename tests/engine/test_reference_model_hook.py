@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,43 @@ def test_beta_zero_needs_no_reference(train):
 
     _, record = train('run', look, **{'default_hooks.grqo.beta': 0.0})
     assert record.history[-1]['grqo_kl'] == 0 and 'loss_grqo' in record.history[-1]
+
+
+def test_the_clipped_ratio_needs_a_reference_without_kl_too(train):
+    """Against itself the ratio is 1 and never clips; against a reference of another iteration it is not."""
+    seen = []
+
+    def look(runner):
+        seen.append(runner.model.reference is not None)
+
+    _, record = train('run', look, **{'default_hooks.grqo.beta': 0.0, 'default_hooks.grqo.objective': 'clipped'})
+    assert seen == [False] * ITERS + [True] * 2 * ITERS
+    assert record.history[-1]['grqo_kl'] > 0
+
+
+def test_epochs_are_refused_where_there_are_none(train):
+    loop = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
+    with pytest.raises(InputError, match='by_epoch=False'):
+        train('run', train_cfg=dict(_delete_=True, **loop))
+
+
+def test_a_warmup_without_end_is_said(train, tmp_path):
+    _, record = train('run', **{'default_hooks.grqo.warmup': 3, 'log_level': 'WARNING'})
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert 'GRQO never begins: warmup=3, and the training ends after 3 epochs' in log.read_text()
+    assert not any('loss_grqo' in scalars for scalars in record.history)
+
+
+def test_half_precision_is_refused_where_a_gpu_lacks_it(train, monkeypatch):
+    """There is no such GPU here: the parts that are asked for say that there is."""
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Old GPU')
+
+    runner, _ = train('run', **{'train_cfg.max_epochs': 1})
+    on_gpu = SimpleNamespace(device=torch.device('cuda'))
+    monkeypatch.setattr(runner.model, 'parameters', lambda: iter([on_gpu]))
+    with pytest.raises(InputError, match="dtype='bfloat16', which Old GPU does not have"):
+        ReferenceModelHook(dtype='bfloat16').before_train(runner)
 
 
 def test_by_iteration(train):

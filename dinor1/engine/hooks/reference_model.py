@@ -12,7 +12,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
@@ -39,7 +39,7 @@ class ReferenceModelHook(Hook):
     Args:
         objective: ``contrast`` (the release's), ``policy`` or ``clipped``; see :func:`dinor1.models.losses.grqo_loss`.
         alpha: Weight of the advantage.
-        beta: Weight of the KL term; with 0 there is no reference model and no extra cost.
+        beta: Weight of the KL term; with 0 there is no reference model and no extra cost, but for ``clipped``.
         mute: Share of muted queries.
         warmup: Epochs (iterations) of SFT before GRQO begins.
         refresh: Epochs (iterations) between refreshes; None: the reference of the first GRQO iteration for good.
@@ -95,7 +95,7 @@ class ReferenceModelHook(Hook):
         self._to_restore: dict[str, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a model or a number of queries that GRQO cannot work with, before the first iteration."""
+        """Refuse what GRQO cannot work with, before the first iteration."""
         model = _unwrap(runner.model)
         if not isinstance(model, ReferenceMixin):
             raise InputError(
@@ -103,6 +103,23 @@ class ReferenceModelHook(Hook):
                 'remove the hook to train without GRQO'
             )
         self.settings.num_mute(model.num_queries)
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise InputError(
+                'ReferenceModelHook: by_epoch=True, and a training by iterations has no epochs; set by_epoch=False and '
+                'give warmup and refresh in iterations'
+            )
+        device = next(model.parameters()).device
+        if self.dtype is torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
+            raise InputError(
+                f"ReferenceModelHook: dtype='bfloat16', which {torch.cuda.get_device_name(device)} does not have; set "
+                'default_hooks.grqo.dtype to float16, or to None for the precision of the training'
+            )
+        end, unit = (runner.max_epochs, 'epochs') if self.by_epoch else (runner.max_iters, 'iterations')
+        if self.warmup >= end:
+            runner.logger.warning(
+                f'GRQO never begins: warmup={self.warmup}, and the training ends after {end} {unit}. All of it is '
+                'supervised fine-tuning.'
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch stage and refresh, counting epochs."""
@@ -131,7 +148,7 @@ class ReferenceModelHook(Hook):
         if model.bbox_head.grqo is None:
             runner.logger.info(f'GRQO begins: {self.settings}')
         model.set_grqo(self.settings)
-        if self.settings.beta > 0 and self._due(position):
+        if self.settings.needs_reference and self._due(position):
             self._copy(runner, _full_state(runner.model))
             self.refreshed_at = position
 

@@ -40,7 +40,7 @@ class GRQOMixin:
             match: Assignment; its stages below L are the decoder layers.
             token_logits: (B, Q, K) prompt logits of the selected tokens.
             selected_logits: (B, Q) their maxima over the prompts, in falling order.
-            ref_logits: (B, Q) the reference model's at the same tokens; None when ``beta`` is 0.
+            ref_logits: (B, Q) the reference model's at the same tokens; None where ``grqo`` needs none.
 
         Returns:
             ``loss_grqo``, ``d0.loss_grqo`` ... in MMDetection's naming, and detached ``grqo_*`` figures.

@@ -41,7 +41,7 @@ class GRQOSettings:
     Attributes:
         objective: See :func:`grqo_loss`.
         alpha: Weight of the advantage.
-        beta: Weight of the KL term; 0 needs no reference model.
+        beta: Weight of the KL term; with 0 only ``clipped`` needs a reference model.
         mute: Share of the queries that is muted, those of lowest objectness; the release mutes 300 of 900.
         groups: ``image``: all queries of an image are one group, as published. ``prompt``: those of one prompt are
             (:mod:`.prompt_groups`).
@@ -86,6 +86,11 @@ class GRQOSettings:
     @property
     def _needs_mute(self) -> bool:
         return self.objective == 'contrast' and self.alpha > 0 and not self.allow_vanishing
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a term compares with a reference model: the KL, or the ratio of ``clipped``."""
+        return self.beta > 0 or (self.objective == 'clipped' and self.alpha > 0)
 
     def num_mute(self, num_queries: int) -> int:
         """How many of ``num_queries`` are muted.
