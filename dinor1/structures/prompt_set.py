@@ -156,11 +156,16 @@ class PromptSet:
         return len(self.names)
 
     @property
-    def reported(self) -> Tensor:
-        """(num_reported,) indices of the classes that are offered and are not negative."""
+    def offered(self) -> Tensor:
+        """(num_classes,) True = the class has a valid prompt."""
         offered = torch.zeros(self.num_classes, dtype=torch.bool, device=self.labels.device)
         offered[self.labels[self.mask & (self.labels >= 0)]] = True
-        return (offered & ~self.negative).nonzero().flatten()
+        return offered
+
+    @property
+    def reported(self) -> Tensor:
+        """(num_reported,) indices of the classes that are offered and are not negative."""
+        return (self.offered & ~self.negative).nonzero().flatten()
 
     def class_map(self) -> Tensor:
         """(K, num_classes): multiplying scores (..., K) by it averages the prompts of each class."""
@@ -176,19 +181,27 @@ class PromptSet:
     def mix(self, other: 'PromptSet') -> 'PromptSet':
         """Average the class embeddings of two sets after L2 normalisation (text and visual prompts of one class).
 
-        A class that only one of the sets has keeps that set's embedding. The result gets the mean of the two norms,
-        because the classifier's scale lives in the norm of the prompts.
+        A class that only one of the sets offers keeps that set's embedding; one that neither offers is not offered. The
+        result gets the mean of the two norms, because the classifier's scale lives in the norm of the prompts.
         """
         names = tuple(dict.fromkeys(self.names + other.names))
-        rows, negative = [], []
+        mine, theirs = self._offers(), other._offers()
+        rows, mask, negative = [], [], []
         for name in names:
-            found = [(s, s.names.index(name)) for s in (self, other) if name in s.names]
-            vectors = torch.stack([s.class_embeddings()[i] for s, i in found])
+            found = [offers[name] for offers in (mine, theirs) if name in offers]
+            vectors = torch.stack([vector for vector, _ in found] or [torch.zeros_like(self.embeddings[0])])
             rows.append(F.normalize(vectors, dim=-1).mean(0) * vectors.norm(dim=-1).mean())
-            negative.append(all(bool(s.negative[i]) for s, i in found))
+            mask.append(bool(found))
+            negative.append(bool(found) and all(hidden for _, hidden in found))
+        device = self.embeddings.device
         return PromptSet.from_classes(
-            torch.stack(rows), names, negative=torch.tensor(negative, device=self.embeddings.device)
+            torch.stack(rows), names, torch.tensor(mask, device=device), torch.tensor(negative, device=device)
         )
+
+    def _offers(self) -> dict[str, tuple[Tensor, bool]]:
+        """Embedding (C,) of each class that is offered, and whether it is a negative one."""
+        entries = zip(self.names, self.class_embeddings(), self.negative.tolist(), self.offered.tolist(), strict=True)
+        return {name: (embedding, hidden) for name, embedding, hidden, offered in entries if offered}
 
     def to(self, *args, **kwargs) -> 'PromptSet':
         """Move every tensor; dtype arguments reach ``embeddings`` only."""

@@ -62,6 +62,17 @@ def test_counts(test_run, protocol):
     assert not runner.model.bbox_head._forward_hooks
 
 
+def test_several_processes_count_every_image_once(test_run, monkeypatch):
+    """Three processes share eight images: the last one repeats the first image, to have three as well."""
+    _, alone = test_run('alone', num_exemplars=2)
+    monkeypatch.setattr(
+        'dinor1.engine.hooks.query_recorder.all_gather_object',
+        lambda images: [(images + images[:1])[rank::3] for rank in range(3)],
+    )
+    _, shared = test_run('shared', num_exemplars=2)
+    assert shared == alone
+
+
 def test_the_last_layer_is_what_the_detector_reports(test_run):
     """Detections are the boxes of the last layer: of one that covers an object the recorder knows as well."""
     runner, record = test_run('run', num_exemplars=2)

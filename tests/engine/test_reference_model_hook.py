@@ -158,8 +158,42 @@ def test_by_iteration(train):
 
 
 def test_gradient_accumulation(train):
-    _, record = train('run', **{'optim_wrapper.accumulative_counts': 2})
-    assert len(record.history) == 3 * ITERS and record.history[-1]['loss_grqo'] == record.history[-1]['loss_grqo']
+    """A stop waits for the optimizer's step, or the gradients of the iterations before it would be lost."""
+    overrides = {'optim_wrapper.accumulative_counts': 2}
+    _, whole = train('whole', **overrides)
+    assert len(whole.history) == 3 * ITERS
+
+    def stop(runner):
+        if runner.iter == ITERS + 2:  # the first iteration of a pair
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    _, first = train('parts', stop, **overrides)
+    assert len(first.history) == ITERS + 4
+    _, second = train('parts', **overrides, resume=True)
+    assert first.history + second.history == whole.history
+
+
+def test_a_second_sigterm_does_not_cut_the_checkpoint_short(train, tmp_path):
+    """A scheduler signals every process, and a launcher passes its own signal on."""
+
+    def stop(runner):
+        if runner.iter == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    _, record = train('run', stop)
+    assert record.exit_code == 128 + signal.SIGTERM
+    assert (tmp_path / 'run' / 'iter_3.pth').is_file()
+
+
+def test_a_second_ctrl_c_ends_at_once(train):
+    def stop(runner):
+        if runner.iter == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train('run', stop)
 
 
 def test_a_vanishing_reward_is_refused_before_the_first_iteration(train):

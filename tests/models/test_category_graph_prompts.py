@@ -171,7 +171,7 @@ def test_autocast(build_tiny, batch, dtype):
 
 
 def test_training_without_class_names_is_an_error(build_tiny, make_batch):
-    with pytest.raises(InputError, match='prompt_refiner needs class names; set return_classes=True'):
+    with pytest.raises(InputError, match='prompt_refiner need class names; set return_classes=True'):
         build_tiny(**REFINER).loss(*make_batch((2, 1)))
 
 

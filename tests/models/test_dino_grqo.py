@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 
+from dinor1.errors import InputError
 from dinor1.models import GRQOSettings
 from dinor1.registry import MODELS
 
@@ -79,3 +80,23 @@ def test_grqo_terms(dino_cfg, make_batch):
         for parameter in reference.bbox_head.cls_branches[2].parameters():
             parameter.add_(0.1)
     assert model.loss(inputs, samples)['grqo_kl'] > 0
+
+
+def test_the_reward_has_the_weights_of_the_matcher(dino_cfg, make_batch):
+    cfg = copy.deepcopy(dino_cfg)
+    assert build(cfg).bbox_head.cost_weights == dict(
+        cls_weight=2.0, l1_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2, eps=1e-12
+    )
+    inputs, samples = make_batch((2, 1))
+    rewards = []
+    for factor in (1, 3):
+        for cost in cfg.train_cfg.assigner.match_costs:
+            cost.weight = cost.weight * factor
+        model = build(cfg).train()
+        model.set_grqo(GRQOSettings(beta=0.0))
+        torch.manual_seed(0)
+        rewards.append(model.loss(inputs, copy.deepcopy(samples))['grqo_reward_mean'])
+    torch.testing.assert_close(rewards[1], 3 * rewards[0])
+    cfg.train_cfg.assigner.match_costs[2] = dict(type='IoUCost', iou_mode='iou', weight=2.0)
+    with pytest.raises(InputError, match='IoUCost is not supported'):
+        build(cfg)

@@ -1,5 +1,6 @@
 """Class names as prompts, without a downloaded language model, and their alignment with visual prompts."""
 
+import copy
 import hashlib
 
 import pytest
@@ -41,9 +42,11 @@ def test_text_prompts_have_the_length_of_visual_ones(build_tiny, make_batch):
     assert set(found.label_names) <= {'red cup', 'blue cup'} and len(found) == 10
 
 
-@pytest.mark.parametrize('names', [[], ['cat', ' ']])
-def test_empty_names_are_refused(names):
-    with pytest.raises(InputError, match='class names'):
+@pytest.mark.parametrize(
+    ('names', 'said'), [([], 'class names'), (['cat', ' '], 'class names'), (['cat', '(animal)'], r"'\(animal\)'")]
+)
+def test_empty_names_are_refused(names, said):
+    with pytest.raises(InputError, match=said):
         encode_text(names, WordHashModel(), torch.nn.Identity())
 
 
@@ -79,7 +82,50 @@ def test_alignment_is_the_infonce_of_class_means(build_tiny, make_batch):
     visual = torch.stack([rows[labels == c].mean(0) for c in classes])
     text = model.text_feat_map(model.language_model.class_embeddings([names[c] for c in classes]))
     expected = 3.0 * symmetric_info_nce(visual, text, model.alignment.logit_scale)
-    draw = sample_prompts([s.gt_instances.labels for s in samples])
+    draw = sample_prompts([s.gt_instances.labels for s in samples], names)
     prompts, instances = model.encode_drawn(features, samples, draw, every_box=True)
-    loss = model.alignment_loss(instances, [s.gt_instances.labels for s in samples], draw, samples)
+    loss = model.alignment_loss(instances, [s.gt_instances.labels for s in samples], draw)
     torch.testing.assert_close(loss, expected)
+
+
+def test_images_of_two_vocabularies_in_one_batch(build_tiny, make_batch):
+    """Class 1 of an image is not class 1 of another with other names; under one numbering the losses are the same."""
+    model = build_tiny(**WORDS, **{'model.alignment': dict()}).eval()
+    inputs, samples = make_batch((3, 3))
+    one, two = [f'class {i}' for i in range(8)], [f'class {i}' for i in (7, 2, 9, 0, 1, 3, 8, 4)]
+    common = [*one, 'class 9', 'class 8']  # in the order of their first mention
+    losses = []
+    for names in ((one, two), (common, common)):
+        again = copy.deepcopy(samples)
+        for sample, own in zip(again, names, strict=True):
+            sample.set_metainfo(dict(text=own))
+        if names[1] is common:
+            again[1].gt_instances.labels = torch.tensor([common.index(two[i]) for i in again[1].gt_instances.labels])
+        # Denoising starts from the labels as they are, and is not what this is about.
+        model.dn_query_generator.label_embedding.weight.data.zero_()
+        torch.manual_seed(0)
+        losses.append(model.loss(inputs, again))
+    assert losses[0].keys() == losses[1].keys()
+    for name in losses[0]:
+        torch.testing.assert_close(losses[0][name], losses[1][name], msg=name)
+
+
+def test_names_on_some_images_only_are_refused(build_tiny, make_batch):
+    inputs, samples = make_batch((3, 3))
+    samples[0].set_metainfo(dict(text=[f'class {i}' for i in range(8)]))
+    with pytest.raises(InputError, match='with and without class names'):
+        build_tiny().loss(inputs, samples)
+
+
+def test_alignment_without_names_is_refused(build_tiny, make_batch):
+    inputs, samples = make_batch((3, 3))
+    with pytest.raises(InputError, match='return_classes=True'):
+        build_tiny(**WORDS, **{'model.alignment': dict()}).loss(inputs, samples)
+
+
+def test_every_parameter_that_asks_for_a_gradient_gets_one(build_tiny, make_batch):
+    """DDP waits for it: also with a language model that no alignment uses in training."""
+    model = build_tiny(**WORDS)
+    sum(value for name, value in model.loss(*make_batch((3, 2))).items() if 'loss' in name).backward()
+    assert not model.text_feat_map.weight.requires_grad
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []

@@ -64,6 +64,20 @@ def test_shared_batch_is_one_set_for_all():
     assert torch.equal(batch.attention_mask()[1], torch.eye(3, dtype=torch.bool))
 
 
+def test_mix_takes_a_class_from_the_set_that_offers_it():
+    """Zeros stand for a class that is not offered; they are no embedding."""
+    some = PromptSet.from_classes(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), ['a', 'b'], torch.tensor([False, True]))
+    other = PromptSet.from_classes(
+        torch.tensor([[3.0, 0.0], [0.0, 0.0], [1.0, 1.0]]),
+        ['a', 'b', 'c'],
+        torch.tensor([True, False, False]),
+        torch.tensor([True, False, False]),
+    )
+    mixed = some.mix(other)
+    torch.testing.assert_close(mixed.embeddings, torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
+    assert mixed.mask.tolist() == [True, True, False] and mixed.negative.tolist() == [True, False, False]
+
+
 def test_mix_averages_directions_and_keeps_the_length():
     text = PromptSet.from_classes(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), ['a', 'b'])
     visual = PromptSet.from_classes(torch.tensor([[0.0, 4.0]]), ['a'], negative=torch.tensor([True]))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import all_reduce, barrier, is_main_process
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 from dinor1.fileio import atomic_path
@@ -18,8 +19,10 @@ from dinor1.registry import HOOKS
 class GracefulStopHook(Hook):
     """On SIGTERM or SIGINT finish the iteration, save ``iter_N.pth`` and exit; ``--resume`` continues from there.
 
-    A second signal ends the process at once. In a distributed run all ranks stop at the same iteration, whichever of
-    them got the signal.
+    With accumulated gradients the step of the optimizer is awaited: the gradients are in no checkpoint. A second
+    Ctrl-C ends the process at once; a second SIGTERM does not, since launchers send it on top of the scheduler's. In a
+    distributed run all ranks stop at the same iteration, whichever of them got the signal, and none exits before the
+    checkpoint is written, as a launcher ends all processes when it misses one.
     """
 
     priority = 'LOWEST'
@@ -35,7 +38,8 @@ class GracefulStopHook(Hook):
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         self._signal = number
-        self._give_back()
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
     def _give_back(self) -> None:
         for number, handler in self._previous.items():
@@ -46,6 +50,8 @@ class GracefulStopHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Save and exit if any rank got a signal."""
+        if not _has_stepped(runner):
+            return
         number = self._signal or 0
         if runner.distributed:
             flag = torch.tensor(number, device=next(runner.model.parameters()).device)
@@ -59,12 +65,21 @@ class GracefulStopHook(Hook):
         if is_main_process():
             with atomic_path(Path(runner.work_dir) / 'last_checkpoint') as temporary:
                 temporary.write_text(str(Path(runner.work_dir) / filename))
+        barrier()
         runner.logger.warning(
             f'Stopped by {signal.Signals(number).name} after iteration {runner.iter + 1}; the checkpoint is '
             f'{runner.work_dir}/{filename}. Run the same command with --resume to continue.'
         )
+        self._give_back()
         sys.exit(128 + number)
 
     def after_train(self, runner: Runner) -> None:
         """Give the signals back."""
         self._give_back()
+
+
+def _has_stepped(runner: Runner) -> bool:
+    """Whether the iteration ended with a step of the optimizer, so that no gradient waits for one."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return all(w.should_update() for w in wrappers)

@@ -1,5 +1,6 @@
 """Which queries answer for the objects of an evaluated set, layer by layer of the decoder."""
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,7 @@ class QueryRecorderHook(Hook):
         if model.test_cfg.get('chunked_size', -1) > 0:
             raise InputError('QueryRecorderHook: test_cfg.chunked_size runs an image several times; remove one of both')
         head, num_layers = model.bbox_head, model.decoder.num_layers
-        self._statistics: list[QueryStatistics] = []
-        self._entropy: list[float] = []
-        self._absent: list[float] = []
+        self._images: list[tuple[QueryStatistics, float, float | None]] = []
         self._cost_weights = getattr(head, 'cost_weights', {})
 
         def decoded(_module: Any, inputs: tuple, _output: Any) -> None:
@@ -86,23 +85,22 @@ class QueryRecorderHook(Hook):
         """Count what the batch's queries did."""
         (cls_logits, boxes), objectness = self._decoded.pop(), self._objectness.pop()
         for i, sample in enumerate(outputs):
-            self._entropy.append(bernoulli_entropy(objectness[i].float()).mean().item())
+            entropy = bernoulli_entropy(objectness[i].float()).mean().item()
             predicted, shown = sample.pred_instances.labels, sample.gt_instances.labels
-            if len(predicted):
-                self._absent.append((~torch.isin(predicted, shown)).float().mean().item())
+            absent = (~torch.isin(predicted, shown)).float().mean().item() if len(predicted) else None
             logits = _by_class(cls_logits[:, i], sample)
-            self._statistics.append(self._count(logits[:, None], boxes[:, i, None], sample))
+            self._images.append((self._count(logits[:, None], boxes[:, i, None], sample), entropy, absent))
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the file and the picture of the test."""
-        self._finish(runner, 'test')
+        self._finish(runner, 'test', len(runner.test_dataloader.dataset))
 
     before_val_epoch = before_test_epoch
     after_val_iter = after_test_iter
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the file and the picture of this epoch."""
-        self._finish(runner, f'val_epoch_{runner.epoch}')
+        self._finish(runner, f'val_epoch_{runner.epoch}', len(runner.val_dataloader.dataset))
 
     def _count(self, logits: Tensor, boxes: Tensor, sample: DetDataSample) -> QueryStatistics:
         truth = sample.gt_instances
@@ -115,14 +113,17 @@ class QueryRecorderHook(Hook):
         targets = pad_targets([truth.bboxes[asked] * scale], [positive], [sample.img_shape])
         return query_statistics(logits, boxes, targets, self.min_iou, **self._cost_weights)
 
-    def _finish(self, runner: Runner, name: str) -> None:
+    def _finish(self, runner: Runner, name: str, num_images: int) -> None:
         for handle in self._handles:
             handle.remove()
-        parts = all_gather_object((self._statistics, self._entropy, self._absent))
+        parts = all_gather_object(self._images)
         if not is_main_process():
             return
-        statistics = QueryStatistics.concatenate([s for part in parts for s in part[0]])
-        entropy, absent = ([value for part in parts for value in part[k]] for k in (1, 2))
+        # Processes take images in turns, and some repeat the first ones so that all have equally many.
+        images = [image for turn in zip_longest(*parts) for image in turn if image is not None][:num_images]
+        found, entropy, absent = zip(*images, strict=True)
+        statistics = QueryStatistics.concatenate(found)
+        absent = [share for share in absent if share is not None]
         num_queries = (runner.model.module if is_model_wrapper(runner.model) else runner.model).num_queries
         places = [np.bincount(layer[layer < num_queries], minlength=num_queries) for layer in statistics.matched]
         record = dict(

@@ -9,12 +9,22 @@ from torch import Tensor
 from dinor1.registry import MODELS
 
 from ..losses import hungarian_match, matching_cost, pad_targets
+from .cost_weights import cost_weights
 from .grqo_mixin import GRQOMixin
 
 
 @MODELS.register_module()
 class DINOGRQOHead(GRQOMixin, DINOHead):
-    """``DINOHead`` whose loss takes the objectness of the selected tokens as well."""
+    """``DINOHead`` whose loss takes the objectness of the selected tokens as well.
+
+    The reward has the weights of the costs of ``train_cfg.assigner``: ``FocalLossCost``, ``BBoxL1Cost`` and
+    ``IoUCost('giou')``. Its focal term counts all classes, as Grounding DINO's does, and not the object's alone.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.train_cfg:
+            self.cost_weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
 
     def loss(
         self,
@@ -43,7 +53,7 @@ class DINOGRQOHead(GRQOMixin, DINOHead):
             num_dn = dn_meta['num_denoising_queries']
             one_hot = [F.one_hot(i.labels, self.num_classes).float() for i in instances]
             targets = pad_targets([i.bboxes for i in instances], one_hot, [m['img_shape'] for m in metas])
-            cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets)
+            cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets, **self.cost_weights)
             with torch.no_grad():
                 match = hungarian_match(cost, targets)
             losses |= self.grqo_losses(cost, targets, match, enc_outputs_class, selected_logits, ref_logits)

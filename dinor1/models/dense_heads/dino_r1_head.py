@@ -13,11 +13,11 @@ from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from dinor1.errors import InputError
 from dinor1.registry import MODELS
 from dinor1.structures import PromptSet
 
 from ..losses import Match, Targets, hungarian_match, matching_cost
+from .cost_weights import cost_weights
 from .grqo_mixin import GRQOMixin
 
 
@@ -53,7 +53,7 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
     def __init__(self, contrastive_cfg: dict | None = None, **kwargs) -> None:
         super().__init__(contrastive_cfg=contrastive_cfg or dict(log_scale='auto', bias=True), **kwargs)
         if self.train_cfg:
-            self.cost_weights = _cost_weights(self.assigner.match_costs)
+            self.cost_weights = cost_weights(self.assigner.match_costs)
 
     def _init_layers(self) -> None:
         super()._init_layers()
@@ -256,19 +256,3 @@ def _denoising_match(targets: Targets, num_layers: int, dn_meta: dict[str, int])
         t.flatten() for t in torch.meshgrid(stage, first, torch.arange(len(image), device=device), indexing='ij')
     )
     return Match(stage, image[pair], first + target[pair], target[pair])
-
-
-def _cost_weights(match_costs: list) -> dict[str, float]:
-    """Weights of MMDetection's match costs as arguments of :func:`~dinor1.models.losses.matching.matching_cost`."""
-    names = {'BinaryFocalLossCost': 'cls_weight', 'BBoxL1Cost': 'l1_weight', 'IoUCost': 'giou_weight'}
-    weights = dict.fromkeys(names.values(), 0.0)
-    for cost in match_costs:
-        kind = type(cost).__name__
-        if kind not in names or getattr(cost, 'iou_mode', 'giou') != 'giou':
-            raise InputError(
-                f'bbox_head.train_cfg.assigner: match cost {kind} is not supported; use {", ".join(names)} (giou)'
-            )
-        weights[names[kind]] = cost.weight
-        if kind == 'BinaryFocalLossCost':
-            weights |= dict(alpha=cost.alpha, gamma=cost.gamma, eps=cost.eps)
-    return weights

@@ -32,7 +32,7 @@ from ..layers import (
     full_precision,
 )
 from ..losses import LanguageAlignment, targets_of
-from ..prompts import CategoryGraphPrompts, PromptDraw, positive_maps, sample_prompts
+from ..prompts import CategoryGraphPrompts, PromptDraw, common_vocabulary, positive_maps, sample_prompts
 from .layer_cfg import decoder_cfg, encoder_cfg
 from .prompted import PromptMixin
 from .reference import ReferenceMixin
@@ -137,6 +137,8 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
             # MMDetection's BertModel keeps the width deep inside.
             body = getattr(self.language_model, 'language_backbone', [self.language_model])[0]
             self.text_feat_map = nn.Linear(body.language_dim, self.embed_dims)
+            # Without alignment nothing trains it, and DDP waits for the gradient of what is not frozen.
+            self.text_feat_map.requires_grad_(self._alignment_cfg is not None)
         if self._alignment_cfg is not None:
             self.alignment = LanguageAlignment(**self._alignment_cfg)
         if self._prompt_refiner_cfg is not None:
@@ -164,10 +166,13 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
         Args:
             batch_inputs: (bs, 3, H, W) after the data preprocessor.
             batch_data_samples: ``gt_instances`` with ``bboxes`` (m, 4) pixel xyxy and ``labels`` (m,). Images, and
-                whole batches, without boxes are fine.
+                whole batches, without boxes are fine. ``text``, the class names, may differ from image to image.
         """
-        labels = [sample.gt_instances.labels for sample in batch_data_samples]
-        draw = sample_prompts(labels)
+        labels, classes = common_vocabulary(
+            [sample.gt_instances.labels for sample in batch_data_samples],
+            [sample.get('text') for sample in batch_data_samples],
+        )
+        draw = sample_prompts(labels, classes)
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, instances = self.encode_drawn(features, batch_data_samples, draw, every_box=self.alignment is not None)
         memory, memory_prompts = self.encoder(**features, prompts=prompts)
@@ -197,7 +202,7 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
             ref_logits=ref_logits,
         )
         if self.alignment is not None:
-            losses['loss_alignment'] = self.alignment_loss(instances, labels, draw, batch_data_samples)
+            losses['loss_alignment'] = self.alignment_loss(instances, labels, draw)
         return losses
 
     def objectness(

@@ -72,17 +72,8 @@ class PromptMixin:
             # encode_boxes orders by image, the draw by class.
             embeddings = instances[image.argsort(stable=True).argsort()]
         if self.prompt_refiner is not None:
-            classes = self._class_names(batch_data_samples)
-            embeddings = self.prompt_refiner(embeddings, [classes[i] if i >= 0 else None for i in draw.labels.tolist()])
+            embeddings = self.prompt_refiner(embeddings, draw.names())
         return PromptBatch.shared(embeddings, len(batch_data_samples)), instances
-
-    @staticmethod
-    def _class_names(batch_data_samples: list[DetDataSample]) -> list[str]:
-        if 'text' not in batch_data_samples[0]:
-            raise InputError(
-                'model.prompt_refiner needs class names; set return_classes=True in train_dataloader.dataset'
-            )
-        return batch_data_samples[0].text
 
     def text_prompt_set(self, names: list[str]) -> PromptSet:
         """Prompts from class names.
@@ -126,7 +117,7 @@ class PromptMixin:
                 )
         return prompt_sets if self.prompt_refiner is None else [self.prompt_refiner.refine(p) for p in prompt_sets]
 
-    def alignment_loss(self, instances: Tensor, labels: list, draw: PromptDraw, batch_data_samples: list) -> Tensor:
+    def alignment_loss(self, instances: Tensor, labels: list[Tensor], draw: PromptDraw) -> Tensor:
         """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
         # Zero times the text map keeps its parameters in the graph, as DDP requires.
         unused = sum(p.sum() for p in self.text_feat_map.parameters()) * 0
@@ -135,7 +126,6 @@ class PromptMixin:
             return instances.sum() * 0 + self.alignment.logit_scale * 0 + unused
         member = (flat[None] == draw.labels[:, None]).to(instances.dtype)
         visual = member @ instances / member.sum(1, keepdim=True)
-        classes = batch_data_samples[0].text
         with torch.no_grad():
-            text = encode_text([classes[i] for i in draw.labels.tolist()], self.language_model, self.text_feat_map)
+            text = encode_text(draw.names(), self.language_model, self.text_feat_map)
         return self.alignment(visual, text.class_embeddings()) + unused

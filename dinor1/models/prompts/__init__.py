@@ -1,7 +1,7 @@
 """Where prompts come from: boxes, names, and the sampling of boxes during training."""
 
 from .category_graph import CategoryGraphPrompts
-from .sampling import PromptDraw, positive_maps, sample_prompts
+from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
 from .text import encode_text
 from .visual import VisualPromptEncoder
 from .word_hash import WordHashModel
@@ -11,6 +11,7 @@ __all__ = [
     'PromptDraw',
     'VisualPromptEncoder',
     'WordHashModel',
+    'common_vocabulary',
     'encode_text',
     'positive_maps',
     'sample_prompts',

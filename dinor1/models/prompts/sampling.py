@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dinor1.errors import InputError
+
 
 class PromptDraw(NamedTuple):
     """The prompts of one iteration; student and reference model share it, or their KL would compare two questions.
@@ -18,18 +20,64 @@ class PromptDraw(NamedTuple):
         image: (K,) index of the image that the exemplar lies on.
         box: (K,) index of the exemplar among the boxes of its image; -1: the whole image, which stands for no class.
         labels: (K,) class of each prompt, rising; -1: no class.
+        classes: Names that the labels count through; None: the images bring none.
     """
 
     image: Tensor
     box: Tensor
     labels: Tensor
+    classes: Sequence[str] | None = None
+
+    def names(self) -> list[str | None]:
+        """K class names, None for a prompt of no class.
+
+        Raises:
+            InputError: the images bring no names.
+        """
+        if self.classes is None:
+            raise InputError(
+                'model.alignment and model.prompt_refiner need class names; set return_classes=True in '
+                'train_dataloader.dataset'
+            )
+        return [self.classes[i] if i >= 0 else None for i in self.labels.tolist()]
 
 
-def sample_prompts(labels: Sequence[Tensor]) -> PromptDraw:
+def common_vocabulary(
+    labels: Sequence[Tensor], texts: Sequence[Sequence[str] | None]
+) -> tuple[list[Tensor], Sequence[str] | None]:
+    """One numbering of the classes of a batch, whose images may come from data sets with different classes.
+
+    Args:
+        labels: Per image (m,) indices into its own names.
+        texts: Per image its class names, or None.
+
+    Returns:
+        The labels by one list of names, and that list; as they are if all images have the same names, or none has any.
+
+    Raises:
+        InputError: some images have names and others have none.
+    """
+    first = texts[0]
+    if all(text is first or text == first for text in texts):
+        return list(labels), first
+    if any(text is None for text in texts):
+        raise InputError(
+            'a training batch mixes images with and without class names; set return_classes=True in every data set'
+        )
+    index: dict[str, int] = {}
+    renamed = [
+        label.new_tensor([index.setdefault(name, len(index)) for name in text])[label]
+        for label, text in zip(labels, texts, strict=True)
+    ]
+    return renamed, tuple(index)
+
+
+def sample_prompts(labels: Sequence[Tensor], classes: Sequence[str] | None = None) -> PromptDraw:
     """Draw one instance per class of the batch, from torch's global generator.
 
     Args:
-        labels: Per image (m,) class indices.
+        labels: Per image (m,) class indices, in one numbering.
+        classes: The names that they count through, for whoever needs them.
 
     Returns:
         K = number of distinct classes. A batch without any box gives one prompt, the whole first image with no
@@ -39,18 +87,18 @@ def sample_prompts(labels: Sequence[Tensor]) -> PromptDraw:
     flat = torch.cat(list(labels))
     if not len(flat):
         index = torch.zeros(1, dtype=torch.long, device=device)
-        return PromptDraw(index, index - 1, index - 1)
+        return PromptDraw(index, index - 1, index - 1, classes)
     lengths = torch.tensor([len(label) for label in labels], device=device)
     image = torch.repeat_interleave(torch.arange(len(labels), device=device), lengths)
     box = torch.cat([torch.arange(len(label), device=device) for label in labels])
     # Of each class the first instance in a random order.
     order = torch.randperm(len(flat), device='cpu').to(device)
-    classes, inverse = flat[order].unique(return_inverse=True)
-    first = torch.full_like(classes, len(flat)).scatter_reduce(
+    distinct, inverse = flat[order].unique(return_inverse=True)
+    first = torch.full_like(distinct, len(flat)).scatter_reduce(
         0, inverse, torch.arange(len(flat), device=device), reduce='amin'
     )
     chosen = order[first]
-    return PromptDraw(image[chosen], box[chosen], classes)
+    return PromptDraw(image[chosen], box[chosen], distinct, classes)
 
 
 def positive_maps(labels: Sequence[Tensor], draw: PromptDraw) -> list[Tensor]:

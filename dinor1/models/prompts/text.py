@@ -55,10 +55,13 @@ def encode_text(
             which alignment trains text and visual prompts to agree.
 
     Raises:
-        InputError: no name, an empty name, or a name that is longer than the language model takes.
+        InputError: no name, an empty name, one that is all in brackets, or one that is longer than the language model
+            takes.
     """
     if not names or not all(name.strip() for name in names):
         raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
+    if unreadable := next((name for name in names if not _clean(name)), None):
+        raise InputError(f'text prompts: {unreadable!r} is nothing but brackets, which are left out; name the class')
     if hasattr(language_model, 'class_embeddings'):
         return _class_prompts(text_feat_map(language_model.class_embeddings(names)), names)
     text, spans = _join(names)
