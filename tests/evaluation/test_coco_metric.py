@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dinor1.errors import InputError
-from dinor1.evaluation.coco_metric import BACKENDS, CocoPromptMetric, coco_curves, summarize
+from dinor1.evaluation.coco_metric import BACKENDS, CocoPromptMetric, coco_curves, curves_in_parts, summarize
+from dinor1.evaluation.detections import Detections
 from dinor1.registry import METRICS
 from tests.evaluation.synthetic import as_results, as_samples, coco, detect, perfect
 
@@ -173,6 +174,31 @@ def test_chosen_classes_in_any_order(save):
     by_id = dict(zip(sorted(ids), expected.eval['precision'][..., 0, -1].mean((0, 1)), strict=True))
     per_class = [metrics[f'coco/{name}_precision'] for name in names]
     assert per_class == pytest.approx([by_id[id] for id in ids], **EXACT)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('at_once', [1, 90, 10**9])
+def test_categories_in_parts(backend, at_once):
+    """One category after the other, two or so, all: the same numbers; one has no detection, and ids do not rise."""
+    content, results = coco(np.random.default_rng(6), 8, 5, 8, 30)
+    results = [result for result in results if result['category_id'] != 12]
+    ids = np.array([17, 2, 22, 12, 7])
+    found = Detections.concatenate(
+        [
+            Detections(
+                np.array([r['image_id']]),
+                np.flatnonzero(ids == r['category_id']),
+                np.array([r['score']]),
+                np.array([r['bbox']]),
+                np.array([0]),
+            )
+            for r in results
+        ]
+    )
+    precision, recall = curves_in_parts(copy.deepcopy(content), found, ids, backend, at_once)
+    expected = pycocotools(content, results)
+    np.testing.assert_allclose(precision, expected.eval['precision'], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(recall, expected.eval['recall'], rtol=0, atol=1e-12)
 
 
 def test_written_detections_give_the_same_numbers(save, tmp_path):
