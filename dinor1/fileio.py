@@ -1,9 +1,11 @@
 """Reading and writing files so that a failure leaves nothing half-written and says what was wrong."""
 
 import contextlib
+import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+_RUST_ERROR = re.compile(r'\(os error (\d+)\)')
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -23,20 +27,64 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     The temporary name keeps the suffix, because writers of pictures choose the format by it, and begins with a dot
     (see :func:`visible`).
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``, which is what the user knows.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f'.{path.stem}-{secrets.token_hex(6)}{path.suffix}'
-    # With the permissions that any new file gets, which tempfile would not give it.
-    temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode & 0o777
+    with _errors_name(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # With the permissions that any new file gets, which tempfile would not give it.
+        temporary.touch(exist_ok=False)
+        try:
+            mode = temporary.stat().st_mode & 0o777
+            yield temporary
+            # Writers that put a file of their own in its place, as safetensors, may have made it private.
+            temporary.chmod(mode)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
+    """Errors of the system that concern the file being written name ``path``, whoever found them."""
     try:
-        yield temporary
-        # Writers that put a file of their own in its place, as safetensors, may have made it private.
-        temporary.chmod(mode)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        # Without a name: a full disk is noticed while writing to an open file.
+        ours = ('None', str(path), str(temporary), *map(str, path.parents))
+        if error.errno is None or str(error.filename) not in ours:
+            raise
+        # A file that stands where a folder should be "exists" for mkdir.
+        number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
+        raise OSError(number, os.strerror(number), str(path)) from None
+    except Exception as error:
+        # Libraries in Rust, as safetensors, say it in words.
+        found = _RUST_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def write_image(picture: Any, path: str | os.PathLike) -> None:
+    """Write a BGR picture (H, W, 3) of uint8 atomically, in the format that the suffix says.
+
+    Raises:
+        InputError: OpenCV cannot encode it in this format.
+        OSError: it could not be written.
+    """
+    import cv2  # Only here: the tools on annotation files start without it.
+
+    path = Path(path)
+    done, data = cv2.imencode(path.suffix, picture)
+    if not done:
+        raise InputError(f'{path}: the picture cannot be encoded; give a name that ends in .png')
+    # OpenCV's own writer tells a full disk by nothing but False.
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:

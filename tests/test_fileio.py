@@ -1,14 +1,18 @@
 """Files are whole or absent, are JSON that every program reads, and have one writer."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dinor1.errors import InputError
-from dinor1.fileio import atomic_path, locked, read_json, visible, write_json
+from dinor1.fileio import atomic_path, locked, read_json, visible, write_image, write_json
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):
@@ -54,3 +58,73 @@ def test_a_folder_has_one_holder(tmp_path):
     subprocess.run([sys.executable, '-c', code], check=False)
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.ENOSPC, 'No space left on device'),
+        SafetensorError('I/O error: No space left on device (os error 28)'),
+    ],
+)
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path, error):
+    path = tmp_path / 'a.json'
+    with pytest.raises(OSError, match='No space left') as caught, atomic_path(path):
+        raise error
+    assert caught.value.filename == str(path) and caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_place_of_the_folder_is_named_by_the_path_that_was_asked_for(tmp_path):
+    (tmp_path / 'file').touch()
+    for path in (tmp_path / 'file/a.json', tmp_path / 'file/new/a.json'):
+        with pytest.raises(NotADirectoryError) as caught:
+            write_json({}, path)
+        assert caught.value.filename == str(path)
+
+
+def test_trouble_with_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / 'a.json'):
+        open(tmp_path / 'absent')
+    assert caught.value.filename == str(tmp_path / 'absent')
+
+
+def test_an_image_is_whole_or_an_error(tmp_path, monkeypatch):
+    write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'new/a.png')
+    assert (tmp_path / 'new/a.png').read_bytes().startswith(b'\x89PNG')
+    monkeypatch.setattr('cv2.imencode', lambda *_: (False, None))
+    with pytest.raises(InputError, match='cannot be encoded'):
+        write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'b.png')
+    assert not list(tmp_path.glob('*.png'))
+
+
+@pytest.mark.parametrize(
+    'error, status, line',
+    [
+        (InputError('x: bad'), 2, 'error: x: bad'),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'a.json'), 2, 'error: a.json: No space left on device; make'),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), 'a.json'), 2, 'error: a.json: Read-only file system; give'),
+        (PermissionError(errno.EACCES, 'Permission denied', 'a.json'), 2, 'error: a.json: Permission denied; change'),
+        (KeyboardInterrupt(), 130, 'interrupted'),
+    ],
+)
+def test_a_tool_ends_in_one_line(capsys, error, status, line):
+    import dinor1.annotations.cli
+    import dinor1.apis.cli
+
+    def main():
+        raise error
+
+    for run in (dinor1.apis.cli.run_tool, dinor1.annotations.cli.run):
+        with pytest.raises(SystemExit) as stop:
+            run(main)
+        said = capsys.readouterr().err.splitlines()
+        assert stop.value.code == status and len(said) == 1 and said[0].startswith(line)
+
+
+def test_an_error_of_no_file_keeps_its_traceback():
+    from dinor1.ending import one_line_errors
+
+    for error in (OSError('no number'), ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')):
+        with pytest.raises(type(error)), one_line_errors():
+            raise error

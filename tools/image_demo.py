@@ -102,11 +102,10 @@ def output_paths(targets: list[str], out_dir: Path) -> list[tuple[Path, Path]]:
 
 def write_picture(sample, num_classes: int, path: Path) -> None:
     """Draw the detections on the image that they were found on."""
-    import cv2
     import mmcv
     import torch
 
-    from dinor1.fileio import atomic_path
+    from dinor1.fileio import write_image
     from dinor1.visualization import class_colors, draw_boxes
 
     # The best detection is drawn last, on top of the others.
@@ -115,8 +114,7 @@ def write_picture(sample, num_classes: int, path: Path) -> None:
     captions = [f'{n} {s:.2f}' for n, s in zip(found.label_names, found.scores.tolist(), strict=True)]
     image = mmcv.imread(sample.img_path)
     picture = draw_boxes(image, found.bboxes.numpy(), captions, [colors[i] for i in found.labels.tolist()])
-    with atomic_path(path) as temporary:
-        cv2.imwrite(str(temporary), picture)
+    write_image(picture, path)
 
 
 def write_result(inferencer, sample, score_thr: float, path: Path) -> None:

@@ -1,29 +1,19 @@
 """What the tools on annotation files share. They do not load MMDetection, which takes longer than most of them."""
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from dinor1.errors import InputError
+from dinor1.ending import one_line_errors
 
 from .convert import to_odvg
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool's ``main`` and end as :func:`dinor1.apis.run_tool` does: bad input is one line and status 2."""
-    try:
+    with one_line_errors():
         main()
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        print(f'error: {error.filename}: {error.strerror}; give another path', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        sys.exit(130)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

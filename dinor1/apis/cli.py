@@ -2,42 +2,31 @@
 
 import difflib
 import re
-import sys
 import warnings
 from collections.abc import Callable
 
 import cv2
 
-from dinor1.errors import InputError
+from dinor1.ending import fail, one_line_errors
 
 _UNKNOWN_TYPE = re.compile(r'(\S+) is not in the (\S+?)(?:::(.+?))? registry')
 _UNKNOWN_ARGUMENT = re.compile(r"(?:class `(\w+)`.*)?unexpected keyword argument '(\w+)'")
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's ``main``; report bad input as ``error: ...`` on one line and exit with status 2."""
+    """Run a tool's ``main`` and end as :func:`~dinor1.ending.one_line_errors` says, also for a slip in a config."""
     # MMDetection's own, once per run; a user can do nothing about it.
     warnings.filterwarnings('ignore', message='torch.meshgrid')
     # OpenCV comments on a damaged picture in its own words; our error names the file.
     cv2.setLogLevel(0)
-    try:
-        main()
-    except InputError as error:
-        # A worker process of a data loader reports its whole traceback; the message is its last line.
-        line = str(error).strip().splitlines()[-1]
-        _fail(line.split('InputError: ')[-1])
-    except (KeyError, TypeError) as error:
-        message = _config_slip(str(error))
-        if message is None:
-            raise
-        _fail(message)
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        _fail(f'{error.filename}: {error.strerror}; give another path')
-
-
-def _fail(message: str) -> None:
-    print(f'error: {message}', file=sys.stderr)
-    sys.exit(2)
+    with one_line_errors():
+        try:
+            main()
+        except (KeyError, TypeError) as error:
+            message = _config_slip(str(error))
+            if message is None:
+                raise
+            fail(message)
 
 
 def _config_slip(text: str) -> str | None:

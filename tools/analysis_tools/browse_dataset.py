@@ -40,12 +40,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    import cv2
-
     import dinor1
     from dinor1.apis import load_config
     from dinor1.errors import InputError
-    from dinor1.fileio import atomic_path
+    from dinor1.fileio import write_image
 
     if args.number < 1:
         raise InputError(f'--number must be at least 1, got {args.number}')
@@ -59,8 +57,7 @@ def main() -> None:
     count = 0
     draw = {'train': training_pictures, 'prompt': prompt_pictures}.get(args.split, truth_pictures)
     for name, picture in draw(cfg, args):
-        with atomic_path(out_dir / f'{name}.png') as temporary:
-            cv2.imwrite(str(temporary), picture)
+        write_image(picture, out_dir / f'{name}.png')
         count += 1
     print(f'{count} pictures: {out_dir}')
 

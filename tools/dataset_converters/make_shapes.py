@@ -10,7 +10,7 @@ import signal
 import sys
 
 from dinor1.datasets.shapes_world import CATEGORIES, DEFAULT_SIZES, generate
-from dinor1.errors import InputError
+from dinor1.ending import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,17 +41,11 @@ def main() -> None:
     sizes = {split: getattr(args, split) for split in DEFAULT_SIZES}
     # A termination unwinds the stack like an error does, which removes the unfinished folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        written = generate(args.out, args.seed, sizes, force=args.force, show_progress=True)
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print('interrupted: nothing was written', file=sys.stderr)
-        sys.exit(130)
+    written = generate(args.out, args.seed, sizes, force=args.force, show_progress=True)
     found = 'written to' if written else 'already there, nothing to do:'
     print(f'{sum(sizes.values())} images, {len(CATEGORIES)} categories {found} {args.out}')
 
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mmcv
 import numpy as np
 from mmdet.structures import DetDataSample
@@ -12,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from dinor1.fileio import atomic_path
+from dinor1.fileio import write_image
 from dinor1.registry import HOOKS
 from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
 from dinor1.visualization.samples import crop, stack
@@ -92,8 +91,7 @@ class PromptVisualizationHook(Hook):
         if protocol is not None and protocol.exemplars:
             sheet = stack(self._strip(protocol, names), sheet)
         path = Path(runner.work_dir) / 'vis' / filename
-        with atomic_path(path) as temporary:
-            cv2.imwrite(str(temporary), sheet)
+        write_image(sheet, path)
         self._pictures = []
         runner.logger.info(f'Prompts and detections: {path}')
 
