@@ -9,7 +9,7 @@ Examples:
 import argparse
 import sys
 
-from mmengine.config import DictAction
+from dinor1.apis.options import ConfigOptions
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='override settings of the config',
     )

@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.config import DictAction
-
+from dinor1.apis.options import ConfigOptions
 from dinor1.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', help='where results go (default: work_dirs/odinw/ARM)')
     parser.add_argument('--redo', action='store_true', help='run again what is finished')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of CONFIG'
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of CONFIG'
     )
     return parser.parse_args()
 

@@ -1,8 +1,11 @@
 """load_config: what an override may say, and which line a typo gets."""
 
+import argparse
+
 import pytest
 
 from dinor1.apis import load_config
+from dinor1.apis.options import ConfigOptions
 from dinor1.errors import InputError
 
 TEXT = """
@@ -113,3 +116,28 @@ def test_free_variables_are_welcome(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(TEXT + "max_epochs = 3\nmodels = 'a free variable beside the key that it resembles'")
     assert load_config(str(path)).max_epochs == 3
+
+
+def parse(*items):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
+    return parser.parse_args(['--cfg-options', *items]).cfg_options
+
+
+def test_options_of_the_command_line():
+    assert parse('a.b=3', 'c=x=y', 'd=[1,2]', 'e=') == {'a.b': 3, 'c': 'x=y', 'd': [1, 2], 'e': ''}
+
+
+@pytest.mark.parametrize(
+    'items, message',
+    [
+        (['a.b', '3'], "expected KEY=VALUE, got 'a.b'"),
+        (['a=1', '=3'], "expected KEY=VALUE, got '=3'"),
+        (['a=[1,2'], 'Imbalanced brackets'),
+    ],
+)
+def test_bad_options_of_the_command_line(capsys, items, message):
+    with pytest.raises(SystemExit) as stop:
+        parse(*items)
+    said = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and f'error: argument --cfg-options: {message}' in said[-1]

@@ -15,7 +15,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+
+from dinor1.apis.options import ConfigOptions
 
 SPLITS = ('train', 'val', 'test', 'prompt')
 # More prompts than these would make a sheet that nobody can look through.
@@ -33,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='seed of order and prompts (default: %(default)s)')
     parser.add_argument('--epoch', type=int, default=0, help='epoch whose augmentation is drawn (default: %(default)s)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
     )
     return parser.parse_args()
 
