@@ -14,6 +14,7 @@ Examples:
 """
 
 import argparse
+import math
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,12 +62,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from dinor1.errors import InputError
     from dinor1.fileio import read_json
     from dinor1.graph.category import build_category_graph, cooccurrence_counts, read_categories, word_parents
 
-    if not args.out.endswith('.safetensors'):
-        raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
+    check(args)
     data = read_json(args.annotations)
     known = read_categories(data, args.annotations)
     fields = {name: rest for name, *rest in zip(known.names, known.synsets, known.supercategories, strict=True)}
@@ -99,6 +98,30 @@ def main() -> None:
         print(f'  {alone} classes have no edge')
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse, before any file is read, what could only fail after the work."""
+    from dinor1.errors import InputError
+    from dinor1.graph.category import RELATIONS
+
+    if not args.out.endswith('.safetensors'):
+        raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
+    dim, epochs, lr = args.nfe
+    for option, value, good, wanted in (
+        ('--topk', args.topk, args.topk >= 1, 'at least 1'),
+        ('--min-pmi', args.min_pmi, math.isfinite(args.min_pmi), 'finite'),
+        ('--pe-dim', args.pe_dim, args.pe_dim >= 0, 'at least 0'),
+        ('--nfe DIM', dim, dim >= 1 and dim % 1 == 0, 'a whole number of at least 1'),
+        ('--nfe EPOCHS', epochs, epochs >= 1 and epochs % 1 == 0, 'a whole number of at least 1'),
+        ('--nfe LR', lr, 0 < lr < math.inf, 'positive and finite'),
+        ('--min-prob', args.min_prob, 0 <= args.min_prob <= 1, 'in [0, 1]'),
+        ('--seed', args.seed, 0 <= args.seed < 2**63, 'in [0, 2^63)'),
+    ):
+        if not good:
+            raise InputError(f'{option} must be {wanted}, got {value:g}')
+    if args.complete is not None and args.complete not in RELATIONS:
+        raise InputError(f'--complete {args.complete}: no such relation; give one of {", ".join(RELATIONS)}')
+
+
 def hypernyms_of(synsets, wordnet: str) -> dict[str, list[str]] | None:
     """Hypernyms, or None where there are no synsets, or no WordNet and none is insisted on."""
     from dinor1.errors import InputError
@@ -121,11 +144,15 @@ def complete(graph, args: argparse.Namespace):
     """Report what NFE makes of edges that it has not seen, then train it on all and add what is missing."""
     import torch
 
+    from dinor1.errors import InputError
     from dinor1.graph.category import complete_category_graph, held_out_ranking
     from dinor1.graph.kge import NFE, fit, graph_triples
 
     dim, epochs, lr = int(args.nfe[0]), int(args.nfe[1]), args.nfe[2]
-    result = held_out_ranking(graph, seed=args.seed, epochs=epochs, lr=lr, dim=dim)
+    try:
+        result = held_out_ranking(graph, seed=args.seed, epochs=epochs, lr=lr, dim=dim)
+    except ValueError as error:
+        raise InputError(f'--complete: {error}') from error
     print(
         f'NFE, {len(result["ranks"])} held-out queries: MRR {result["mrr"]:.3f}, Hits@10 {result["hits@10"]:.3f} '
         f'(chance: MRR {result["chance"]:.3f})'

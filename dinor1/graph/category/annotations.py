@@ -8,6 +8,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from dinor1.annotations.structure import is_valid, structure_findings
 from dinor1.errors import InputError
 
 
@@ -35,15 +36,22 @@ def read_categories(data: Mapping[str, Any], path: str = '') -> Categories:
         path: The file, for messages.
 
     Raises:
-        InputError: there are no categories, or one lacks an id or a name.
+        InputError: there are no categories, one lacks an id or a name, or shares them with another.
     """
     where = f'{path}: ' if path else ''
     categories = data.get('categories') if isinstance(data, Mapping) else None
-    if not categories:
+    if not categories or not isinstance(categories, list):
         raise InputError(f'{where}no categories; expected an annotation file of COCO or LVIS')
     for number, category in enumerate(categories):
-        if not isinstance(category, Mapping) or not {'id', 'name'} <= set(category):
+        if not is_valid('categories', category):
             raise InputError(f'{where}category number {number} has no id or no name; correct the file')
+        for key in ('synset', 'supercategory'):
+            if not isinstance(category.get(key), str | None):
+                raise InputError(f'{where}category number {number}: {key} is no text; correct the file')
+    # Nothing but the categories is known to be there.
+    for finding in structure_findings(dict(images=[], annotations=[], categories=categories)):
+        if finding.section == 'categories':
+            raise InputError(f'{where}{finding.detail}; {finding.advice}')
     ordered = sorted(categories, key=lambda category: category['id'])
     columns = [tuple(category.get(key) or None for category in ordered) for key in ('synset', 'supercategory')]
     return Categories(tuple(c['id'] for c in ordered), tuple(c['name'] for c in ordered), *columns)
@@ -61,20 +69,33 @@ def cooccurrence_counts(data: Mapping[str, Any], ids: Sequence[int], path: str =
         ``(C, C)`` int64, on the diagonal the images that show the class; and the number of all images.
 
     Raises:
-        InputError: the file has no images or annotations, or an annotation names none of the images.
+        InputError: the file has no images or annotations, one of them is incomplete, or an annotation names none of
+            the images.
     """
     where = f'{path}: ' if path else ''
-    if 'images' not in data or 'annotations' not in data:
+    images, annotations = (data.get(key) if isinstance(data, Mapping) else None for key in ('images', 'annotations'))
+    if not isinstance(images, list) or not isinstance(annotations, list):
         raise InputError(f'{where}no images or no annotations; expected an annotation file of COCO or LVIS')
-    rows = {image['id']: i for i, image in enumerate(data['images'])}
+    # By hand and not by structure_findings: pictures play no part, and those of LVIS have no file name.
+    rows = {_id(image, 'id', f'{where}image number {i}'): i for i, image in enumerate(images)}
     columns = {category: i for i, category in enumerate(ids)}
     pairs = set()
-    for annotation in data['annotations']:
-        image = rows.get(annotation['image_id'])
+    for number, annotation in enumerate(annotations):
+        image_id, category = (
+            _id(annotation, key, f'{where}annotation number {number}') for key in ('image_id', 'category_id')
+        )
+        image = rows.get(image_id)
         if image is None:
-            raise InputError(f'{where}annotation {annotation.get("id")} is of image {annotation["image_id"]}, unknown')
-        if annotation['category_id'] in columns:
-            pairs.add((image, columns[annotation['category_id']]))
+            raise InputError(f'{where}annotation {annotation.get("id")} is of image {image_id}, unknown; correct it')
+        if category in columns:
+            pairs.add((image, columns[category]))
     places = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
     shown = csr_array((np.ones(places.shape[1], np.int64), tuple(places)), shape=(len(rows), len(columns)))
     return torch.from_numpy((shown.T @ shown).toarray()), len(rows)
+
+
+def _id(record: Any, key: str, where: str) -> int | str:
+    value = record.get(key) if isinstance(record, Mapping) else None
+    if type(value) not in (int, str):  # type() rather than isinstance(): true and false are no ids
+        raise InputError(f'{where} has no {key}; correct the file')
+    return value
