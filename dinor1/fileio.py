@@ -87,6 +87,28 @@ def write_image(picture: Any, path: str | os.PathLike) -> None:
         temporary.write_bytes(data)
 
 
+def check_output(path: str | os.PathLike, option: str = '') -> None:
+    """Refuse, before long work, a file that could not be written at its end. Nothing is made.
+
+    Args:
+        path: The file.
+        option: That gave it, such as ``--out``, for the message.
+
+    Raises:
+        InputError: it is a folder, or its folder can neither be written to nor made.
+    """
+    path, where = Path(path), f'{option} {path}'.strip()
+    if path.is_dir():
+        raise InputError(f'{where}: is a folder; give the name of a file')
+    folder = path.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f'{where}: {folder} is not a folder; give another path')
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f'{where}: {folder} may not be written to; change its permissions, or give another path')
+
+
 def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
     """Files that match, sorted, without those that are being written or were left by a killed process."""
     return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith('.'))
@@ -135,15 +157,51 @@ def read_json(path: str | os.PathLike) -> Any:
         InputError: the file is missing or is not JSON; the message has the line and column of the defect.
     """
     try:
-        text = Path(path).read_text()
+        content, problem = parse_json(read_text(path))
+    except UnicodeDecodeError as error:
+        content, problem = None, not_utf8(error)
+    if problem:
+        raise InputError(f'{path}: {problem}; restore or regenerate the file')
+    return content
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Text of a file in UTF-8, without the byte order mark that some programs write before it.
+
+    Raises:
+        InputError: it does not exist or cannot be read.
+        UnicodeDecodeError: it is not UTF-8; see :func:`not_utf8`.
+    """
+    try:
+        return Path(path).read_bytes().decode('utf-8-sig')
     except FileNotFoundError:
         raise InputError(f'{path}: no such file; check the path') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: cannot be read ({error})') from None
+    except IsADirectoryError:
+        raise InputError(f'{path}: a folder where a file is expected; give a file') from None
+    except PermissionError:
+        raise InputError(f'{path}: may not be read; change its permissions') from None
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror}); check the path') from None
+
+
+def parse_json(text: str, first_line: int = 1) -> tuple[Any, str]:
+    """JSON content and what is wrong with it, with line and column; an empty text: nothing.
+
+    Args:
+        text: To parse.
+        first_line: Number of its first line in the file.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text), ''
     except json.JSONDecodeError as error:
-        raise InputError(
-            f'{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); '
-            'restore or regenerate the file'
-        ) from None
+        line = error.lineno + first_line - 1
+        return None, f'not valid JSON at line {line}, column {error.colno} ({error.msg})'
+    except RecursionError:
+        return None, f'not valid JSON at line {first_line}, column 1 (nested too deeply)'
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong with a file that is not UTF-8, in the words of :func:`parse_json`."""
+    line = error.object.count(b'\n', 0, error.start) + 1
+    column = error.start - error.object.rfind(b'\n', 0, error.start)
+    return f'not valid JSON at line {line}, column {column} (not UTF-8)'

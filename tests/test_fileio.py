@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dinor1.errors import InputError
-from dinor1.fileio import atomic_path, locked, read_json, visible, write_image, write_json
+from dinor1.fileio import atomic_path, check_output, locked, read_json, visible, write_image, write_json
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):
@@ -128,3 +128,36 @@ def test_an_error_of_no_file_keeps_its_traceback():
     for error in (OSError('no number'), ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')):
         with pytest.raises(type(error)), one_line_errors():
             raise error
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / 'a.json').write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa4"}')
+    assert read_json(tmp_path / 'a.json') == {'a': '\u00e4'}
+
+
+@pytest.mark.parametrize(
+    'data, message',
+    [
+        (b'{"a":\n x}', 'not valid JSON at line 2, column 2'),
+        (b'[' * 100_000 + b']' * 100_000, 'nested too deeply'),
+        (b'{"a":\n "\xff"}', 'not valid JSON at line 2, column 3 (not UTF-8)'),
+        (b'', 'not valid JSON at line 1, column 1'),
+    ],
+)
+def test_what_is_no_json(tmp_path, data, message):
+    path = tmp_path / 'a.json'
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert message in str(caught.value) and str(caught.value).startswith(f'{path}: ')
+
+
+def test_an_output_is_checked_without_making_anything(tmp_path):
+    (tmp_path / 'file').touch()
+    check_output(tmp_path / 'new/deep/a.json')
+    check_output('a.json')
+    for path, message in [(tmp_path, 'is a folder'), (tmp_path / 'file/new/a.json', 'file is not a folder')]:
+        with pytest.raises(InputError, match=message) as caught:
+            check_output(path, '--out')
+        assert str(caught.value).startswith(f'--out {path}: ')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

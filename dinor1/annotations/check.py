@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dinor1.errors import InputError
+from dinor1.fileio import not_utf8, parse_json, read_text
 
 from . import categories as category_checks
 from .coco import from_json, lvis_findings
-from .content import COCO, LVIS, ODVG, Content, parse, read_text
+from .content import COCO, LVIS, ODVG, Content
 from .findings import ERROR, Finding
 from .instances import Sizes, annotation_defects, annotation_doubts, box_form, is_box
 from .odvg import from_lines, looks_like_odvg, odvg_findings
@@ -57,13 +58,10 @@ def read(path: Path, label_map: Path | None = None) -> Content:
     try:
         text = read_text(path)
     except UnicodeDecodeError as error:
-        line = error.object.count(b'\n', 0, error.start) + 1
-        column = error.start - error.object.rfind(b'\n', 0, error.start)
-        detail = f'not valid JSON at line {line}, column {column} (not UTF-8)'
-        return Content(path, COCO, None, [Finding('broken JSON', detail)])
+        return Content(path, COCO, None, [Finding('broken JSON', not_utf8(error))])
     if looks_like_odvg(path, text):
         return from_lines(path, text, label_map)
-    data, problem = parse(text)
+    data, problem = parse_json(text)
     if problem:
         return Content(path, COCO, None, [Finding('broken JSON', problem)])
     return from_json(path, data)

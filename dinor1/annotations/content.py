@@ -1,12 +1,9 @@
 """An annotation file in memory: COCO's form, whatever the form on disk."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from dinor1.errors import InputError
 
 from .findings import Finding
 from .structure import is_valid
@@ -55,36 +52,3 @@ def coco_place(data: Any, finding: Finding) -> str:
     singular = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}[finding.section]
     identity = record.get('id') if isinstance(record, dict) else None
     return f'{singular} {identity} (entry {finding.entry})'
-
-
-def read_text(path: Path) -> str:
-    """Text of a file.
-
-    Raises:
-        InputError: it does not exist or cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode('utf-8-sig')
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file; check the path') from None
-    except IsADirectoryError:
-        raise InputError(f'{path}: a folder where a file is expected; give a file') from None
-    except PermissionError:
-        raise InputError(f'{path}: may not be read; change its permissions') from None
-
-
-def parse(text: str, first_line: int = 1) -> tuple[Any, str]:
-    """JSON content and what is wrong with it, with line and column; an empty text: nothing.
-
-    Args:
-        text: To parse.
-        first_line: Number of its first line in the file.
-    """
-    try:
-        return json.loads(text), ''
-    except json.JSONDecodeError as error:
-        line = error.lineno + first_line - 1
-        return None, f'not valid JSON at line {line}, column {error.colno} ({error.msg})'
-    except RecursionError:
-        return None, f'not valid JSON at line {first_line}, column 1 (nested too deeply)'

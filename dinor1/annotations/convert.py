@@ -1,10 +1,11 @@
 """COCO and LVIS files as ODVG."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 from dinor1.errors import InputError
-from dinor1.fileio import atomic_path, write_json
+from dinor1.fileio import atomic_path, check_output
 
 from .check import read
 from .coco import picture_path
@@ -29,11 +30,16 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
         Number of lines; and how many annotations were left out, by reason.
 
     Raises:
-        InputError: the source cannot be read or is wrong as a whole, or an output is the source.
+        InputError: the source cannot be read or is wrong as a whole, an output is the source or
+            the other output, or one could not be written.
     """
     label_map = label_map or own_label_map(out)
     if source.resolve() in (out.resolve(), label_map.resolve()):
         raise InputError(f'{source}: would be overwritten; give another output')
+    if out.resolve() == label_map.resolve():
+        raise InputError(f'{out}: is to hold the lines and the label map; give them different names')
+    check_output(out)
+    check_output(label_map, '--label-map')
     content = read(source)
     for finding in content.findings:
         raise InputError(f'{source}: {finding.detail}; {finding.advice}')
@@ -52,9 +58,11 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
                 annotations.append(annotation)
     name_of = picture_path if content.format == LVIS else lambda image: image['file_name']
     lines, names = from_coco(data['images'], annotations, data['categories'], name_of)
-    with atomic_path(out) as temporary, temporary.open('w') as file:
-        file.writelines(f'{line}\n' for line in lines)
-    write_json(names, label_map, indent=1)
+    # Both or none: each is whole before either gets its name.
+    with atomic_path(label_map) as temporary_names, atomic_path(out) as temporary:
+        with temporary.open('w') as file:
+            file.writelines(f'{line}\n' for line in lines)
+        temporary_names.write_text(json.dumps(names, indent=1) + '\n')
     return len(data['images']), left_out
 
 

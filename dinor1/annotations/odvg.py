@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dinor1.errors import InputError
-from dinor1.fileio import visible
+from dinor1.fileio import parse_json, read_json, visible
 
-from .content import ODVG, Content, parse, read_text
+from .content import ODVG, Content
 from .findings import Finding
 from .instances import is_box
 from .structure import as_number
@@ -48,9 +48,7 @@ def read_label_map(path: Path) -> list[dict]:
     Raises:
         InputError: it is missing, or not an object of names.
     """
-    content, problem = parse(read_text(path))
-    if problem:
-        raise InputError(f'{path}: {problem}; restore the file')
+    content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
         raise InputError(f'{path}: not a label map; write an object of names by label, such as {{"0": "cat"}}')
     return [{'id': as_number(label), 'name': name} for label, name in content.items()]
@@ -71,7 +69,7 @@ def from_lines(path: Path, text: str, label_map: Path | None = None) -> Content:
     images, annotations, findings, kinds = [], [], [], set()
     # Not splitlines(), which also splits at separators that a JSON string may contain.
     for number, line in enumerate(text.removesuffix('\n').split('\n'), start=1):
-        record, problem = parse(line, number) if line.strip() else (None, f'line {number} is empty')
+        record, problem = parse_json(line, number) if line.strip() else (None, f'line {number} is empty')
         if not isinstance(record, dict):
             findings.append(Finding('broken line', problem or f'line {number} is not an object'))
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinor1.errors import InputError
-from dinor1.fileio import atomic_path, write_json
+from dinor1.fileio import atomic_path
 
 from .check import Checked, check
 from .coco import MADE_NAME, to_json
@@ -61,9 +61,11 @@ def repair(checked: Checked) -> Counter:
 def write(content: Content, path: Path) -> None:
     """Write a content in the format that it was read from, whole or not at all; ODVG with its label map beside it."""
     if content.format == ODVG:
-        with atomic_path(path) as temporary:
+        names = {str(c['id']): c['name'] for c in content.data['categories']}
+        # Both or none: each is whole before either gets its name.
+        with atomic_path(own_label_map(path)) as temporary_names, atomic_path(path) as temporary:
             temporary.write_text(to_lines(content))
-        write_json({str(c['id']): c['name'] for c in content.data['categories']}, own_label_map(path))
+            temporary_names.write_text(json.dumps(names) + '\n')
     else:
         # As it was read, NaN included: what is left of it is not an error.
         with atomic_path(path) as temporary:

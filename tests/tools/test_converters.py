@@ -11,6 +11,7 @@ from mmdet.datasets import Objects365V1Dataset, Objects365V2Dataset, ODVGDataset
 from mmengine.config import Config
 
 from dinor1.annotations import check_path
+from dinor1.annotations.convert import to_odvg
 from dinor1.annotations.objects365 import CORRECTIONS, MISSING, corrected, short_name
 from dinor1.datasets import CocoPromptDataset
 from dinor1.datasets.odvg import ODVGPromptDataset
@@ -146,6 +147,34 @@ def test_what_cannot_be_converted(call, tmp_path, tool, change, out, message):
     outcome = call(f'dataset_converters/{tool}', source, tmp_path / out)
     assert outcome.status == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
     assert source.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ['train.json']
+
+
+@pytest.mark.parametrize(
+    'label_map, message',
+    [
+        ('od.jsonl', 'od.jsonl: is to hold the lines and the label map'),
+        ('new/../od.jsonl', 'od.jsonl: is to hold the lines and the label map'),
+        ('train.json', 'would be overwritten'),
+        ('folder', 'is a folder'),
+        ('train.json/names.json', 'train.json is not a folder'),
+    ],
+)
+def test_neither_output_is_written_where_one_cannot_be(call, tmp_path, label_map, message):
+    source = save(tmp_path / 'train.json', make_content())
+    (tmp_path / 'folder').mkdir()
+    options = ['--label-map', tmp_path / label_map]
+    outcome = call('dataset_converters/coco2odvg', source, tmp_path / 'od.jsonl', *options)
+    assert outcome.status == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['folder', 'train.json']
+
+
+def test_a_failure_between_the_outputs_leaves_neither(tmp_path, monkeypatch):
+    source = save(tmp_path / 'train.json', make_content())
+    # The lines are written by then, the label map is not.
+    monkeypatch.setattr('pathlib.Path.write_text', lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        to_odvg(source, tmp_path / 'od.jsonl', 'COCO')
+    assert [path.name for path in tmp_path.iterdir()] == ['train.json']
 
 
 def test_ids_that_are_off_by_one_are_not_converted(call, tmp_path):
