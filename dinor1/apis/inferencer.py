@@ -24,6 +24,7 @@ from dinor1.structures import PromptBank, PromptSet
 
 from .checkpoint import load_model
 from .config import load_config
+from .devices import as_device
 from .images import ImageLike, as_path_or_array, list_images
 from .speed import compile_detector, set_inference_dtype
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
@@ -71,7 +72,7 @@ class DINOR1Inferencer:
         if 'model' not in cfg:
             raise InputError(f'{name}: has no model; give the config that the checkpoint was trained with')
         self._transform = _array_pipeline(cfg, name)
-        self.device = _device(device)
+        self.device = as_device(device)
         self.model = load_model(cfg, str(checkpoint), self.device)
         if not isinstance(self.model, DINOR1):
             raise InputError(f'{name}: a {type(self.model).__name__} takes no prompts; give the config of a DINOR1')
@@ -270,19 +271,6 @@ def split_text(text: str) -> list[str]:
     """``'cat . dog'`` as class names, without repetition."""
     names = [' '.join(part.split()) for part in text.split('.')]
     return list(dict.fromkeys(name for name in names if name))
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    available = torch.cuda.is_available()
-    if device is None:
-        return torch.device('cuda' if available else 'cpu')
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device {device!r}: not a device; give 'cpu' or 'cuda:0'") from None
-    if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(f'device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices')
-    return chosen
 
 
 def _array_pipeline(cfg: Config, name: str) -> Compose:

@@ -1,10 +1,12 @@
-"""``--cfg-options KEY=VALUE``: overrides of a config on the command line."""
+"""What options of the command line must be: ``--cfg-options KEY=VALUE``, and numbers in their range."""
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import DictAction
+
+from dinor1.errors import InputError
 
 
 class ConfigOptions(DictAction):
@@ -25,3 +27,20 @@ class ConfigOptions(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # brackets that do not match
             raise argparse.ArgumentError(self, str(error)) from None
+
+
+def require_at_least(least: float, args: argparse.Namespace, *names: str) -> None:
+    """Refuse options below ``least``; those that are None were not given.
+
+    Args:
+        least: The smallest that is allowed.
+        args: The parsed command line.
+        names: Attributes of ``args``.
+
+    Raises:
+        InputError: one is smaller.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise InputError(f'--{name.replace("_", "-")} must be at least {least}, got {value}')

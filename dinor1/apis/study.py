@@ -33,6 +33,7 @@ A run is one arm with one seed, and leaves one small JSON file; tables come from
 """
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,15 +206,32 @@ def insert(path: str | Path, name: str, text: str) -> None:
     """Replace what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a file.
 
     Raises:
-        InputError: the file does not have the two lines, once and in this order.
+        InputError: see :func:`check_marks`.
     """
     from dinor1.fileio import atomic_path
 
-    path = Path(path)
-    content = path.read_text() if path.is_file() else ''
-    begin, end = f'<!-- {name}:begin -->', f'<!-- {name}:end -->'
-    if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
-        raise InputError(f'{path}: expected one line {begin} and after it one line {end}; add them where the text goes')
-    before, rest = content.split(begin)
+    check_marks(path, [name])
+    begin, end = _marks(name)
+    before, rest = Path(path).read_text().split(begin)
     with atomic_path(path) as temporary:
         temporary.write_text(f'{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}')
+
+
+def check_marks(path: str | Path, names: Iterable[str]) -> None:
+    """Refuse a file that :func:`insert` could not fill, before anything is made for it.
+
+    Raises:
+        InputError: there is no such file, or it does not have the two lines of each name, once and in this order.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'{path}: no such file; check the path')
+    content = Path(path).read_text()
+    for begin, end in map(_marks, names):
+        if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
+            raise InputError(
+                f'{path}: expected one line {begin} and after it one line {end}; add them where the text goes'
+            )
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f'<!-- {name}:begin -->', f'<!-- {name}:end -->'

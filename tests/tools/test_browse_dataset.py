@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import cv2
 import numpy as np
@@ -97,6 +98,19 @@ def test_pictures_that_prompts_are_taken_from(browse, tmp_path):
 def test_what_cannot_be_drawn(browse, tmp_path, options, message):
     outcome = browse(*options)
     assert outcome.status == 2 and message in outcome.err and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('data', [b'', b'no picture'])
+def test_a_picture_that_cannot_be_read_is_named(call, run_config, data_dir, tmp_path, data):
+    root = tmp_path / 'data'
+    shutil.copytree(data_dir, root)
+    path = root / 'shapes/images/val_base/0.png'
+    path.write_bytes(data)
+    config = tmp_path / 'spoilt.py'
+    config.write_text(run_config.read_text().replace(str(data_dir), str(root)))
+    outcome = call('analysis_tools/browse_dataset', config, '--split', 'val', '--out-dir', tmp_path / 'out')
+    assert outcome.status == 2 and outcome.err.startswith(f'error: {path}: missing, or not an image')
+    assert len(outcome.err.splitlines()) == 1
 
 
 # ------------------------------------------------------------------------ drawing

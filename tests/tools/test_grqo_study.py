@@ -128,6 +128,19 @@ def test_a_part_of_the_grid_is_reported_as_far_as_it_goes(call, page, tmp_path):
     assert '| policy | 1 | +0.0200 |' in found['grqo-differences'] and found['grqo-real'].strip() == 'Not run yet.'
 
 
+@pytest.mark.parametrize('without', ['gradients', None])
+def test_a_page_that_cannot_take_the_tables_gets_no_figures(call, page, tmp_path, without):
+    study = load_study(STUDY)
+    store(study, tmp_path / 'r/grqo', [run for run in study.runs if run.seed == 0 and run.arm in ('SFT', 'policy')])
+    if without is None:
+        page.unlink()
+    else:
+        page.write_text(page.read_text().replace(f'<!-- grqo-{without}:end -->', ''))
+    outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
+    assert outcome.status == 2 and ('no such file' if without is None else 'grqo-gradients:begin') in outcome.err
+    assert len(outcome.err.splitlines()) == 1 and not (page.parent / 'images').exists()
+
+
 def test_list_and_bad_input(call, repo, monkeypatch, tmp_path):
     monkeypatch.chdir(repo)
     listed = call('analysis_tools/grqo_study', '--list', '--only', 'policy', '--seeds', 1, '--results', tmp_path)

@@ -76,7 +76,10 @@ def main() -> None:
 
     import torch
 
-    from dinor1.fileio import write_json
+    from dinor1.apis.devices import as_device
+    from dinor1.apis.options import require_at_least
+    from dinor1.errors import InputError
+    from dinor1.fileio import check_output, write_json
     from dinor1.graph.transformer import (
         dense_attention,
         dense_blocks,
@@ -86,6 +89,13 @@ def main() -> None:
         weighted_node_cross_entropy,
     )
 
+    require_at_least(1, args, 'graphs', 'dim', 'heads', 'layers', 'repeat')
+    require_at_least(6, args, 'size_max')  # the smallest community has 5 nodes
+    if args.dim % args.heads:
+        raise InputError(f'--dim must be a multiple of --heads, got {args.dim} and {args.heads}')
+    as_device(args.device, '--device')
+    if args.out:
+        check_output(args.out, '--out')
     try:
         from torch_geometric import __version__ as peer
         from torch_geometric.nn import TransformerConv

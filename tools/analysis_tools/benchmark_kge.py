@@ -68,10 +68,19 @@ def main() -> None:
 
     import torch
 
-    from dinor1.fileio import write_json
-    from dinor1.graph.kge import NFE, TripleDataset, filtered_ranking, with_reciprocals
+    from dinor1.apis.devices import as_device
+    from dinor1.apis.options import require_at_least
+    from dinor1.errors import InputError
+    from dinor1.fileio import check_output, write_json
+    from dinor1.graph.kge import KINDS, NFE, TripleDataset, filtered_ranking, with_reciprocals
     from dinor1.graph.kge.losses import softplus
 
+    require_at_least(1, args, 'dim', 'triples', 'batch', 'repeat')
+    if args.kind not in KINDS:
+        raise InputError(f'--kind {args.kind}: unknown; give one of {", ".join(KINDS)}')
+    as_device(args.device, '--device')
+    if args.out:
+        check_output(args.out, '--out')
     data = TripleDataset.read(args.data_root or Path(os.environ.get('DINOR1_DATA', 'data')) / 'wn18rr')
     num_relations = len(data.relations)
     torch.manual_seed(0)

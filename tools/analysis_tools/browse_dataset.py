@@ -102,8 +102,6 @@ def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[s
 
 def truth_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
     """Pictures and ground truth as in the file; first, where the config has a prompt_dataset, a prompt per class."""
-    import mmcv
-
     from dinor1.registry import DATASETS
     from dinor1.visualization import class_colors, prompt_strip
     from dinor1.visualization.samples import crop, draw_truth
@@ -118,7 +116,7 @@ def truth_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str,
             first.setdefault(known[exemplar.label], exemplar)
         shown = [name for name in names if name in first][:MAX_PROMPTS]
         paths = [source.get_data_info(first[name].index)['img_path'] for name in shown]
-        crops = [crop(mmcv.imread(path), first[name].bbox) for path, name in zip(paths, shown, strict=True)]
+        crops = [crop(picture_of(path), first[name].bbox) for path, name in zip(paths, shown, strict=True)]
         if shown:
             yield 'prompts', prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
     for index in range(min(args.number, len(dataset))):
@@ -126,7 +124,20 @@ def truth_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str,
         boxes = [instance['bbox'] for instance in info['instances']]
         labels = [-1 if i.get('ignore_flag') else i['bbox_label'] for i in info['instances']]
         path = info['img_path']
-        yield f'{index:04}_{Path(path).stem}', draw_truth(mmcv.imread(path), boxes, labels, names, colors)
+        yield f'{index:04}_{Path(path).stem}', draw_truth(picture_of(path), boxes, labels, names, colors)
+
+
+def picture_of(path: str):
+    """A picture (H, W, 3), BGR."""
+    import mmcv
+
+    from dinor1.errors import InputError
+
+    # Of an empty file OpenCV does not say that it is no picture, but raises.
+    image = mmcv.imread(path) if Path(path).is_file() and Path(path).stat().st_size else None
+    if image is None:
+        raise InputError(f'{path}: missing, or not an image that can be read; restore the file')
+    return image
 
 
 def prompt_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:

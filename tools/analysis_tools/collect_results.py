@@ -25,26 +25,38 @@ def table(folders: list[str]) -> str:
     """
     rows = ['| run | annotations | prompts | AP | AP50 |', '|---|---|---|---:|---:|']
     for folder in folders:
-        record = read_json(Path(folder) / 'metrics.json')
-        missing = [key for key in _METRICS if key not in record.get('metrics', {})]
-        if missing:
-            raise InputError(f'{folder}/metrics.json: no {", ".join(missing)}; run tools/test.py again')
+        record = _record(Path(folder) / 'metrics.json')
         numbers = ' | '.join(_number(record, key) for key in _METRICS)
         rows.append(f'| {Path(folder).name} | {Path(record["ann_file"]).name} | {_prompts(record)} | {numbers} |')
     return '\n'.join(rows)
+
+
+def _record(path: Path) -> dict:
+    """What tools/test.py wrote, with everything that a row shows."""
+    record = read_json(path)
+    kinds = dict(metrics=dict, protocol=dict, ann_file=str)
+    strange = [key for key in kinds if not isinstance(record, dict) or not isinstance(record.get(key), kinds[key])]
+    if strange:
+        raise InputError(f'{path}: no {", ".join(strange)}, so not written by tools/test.py; run it again')
+    for section in ('metrics', 'metrics_std') if 'runs' in record else ('metrics',):
+        values = record.get(section)
+        missing = [key for key in _METRICS if not isinstance(values, dict) or type(values.get(key)) not in (int, float)]
+        if missing:
+            raise InputError(f'{path}: no {", ".join(missing)} in {section}; run tools/test.py again')
+    return record
 
 
 def _prompts(record: dict) -> str:
     protocol = record['protocol']
     settings = {'num_exemplars': 'N={}', 'seed': 'seed {}'}
     words = [text.format(protocol[key]) for key, text in settings.items() if key in protocol]
-    if 'runs' in record:
+    if words and isinstance(record.get('runs'), list):
         words[-1] = f'{len(record["runs"])} seeds'
-    return ', '.join([protocol['protocol'], *words])
+    return ', '.join([str(protocol.get('protocol', '-')), *words])
 
 
 def _number(record: dict, key: str) -> str:
-    spread = f' ± {record["metrics_std"][key]:.3f}' if 'metrics_std' in record else ''
+    spread = f' ± {record["metrics_std"][key]:.3f}' if 'runs' in record else ''
     return f'{record["metrics"][key]:.3f}{spread}'
 
 

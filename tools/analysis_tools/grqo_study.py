@@ -94,7 +94,7 @@ def main() -> None:
 
 def report(study, folder: Path, page: Path) -> None:
     """Write every generated part of the page, and its figures beside it."""
-    from dinor1.apis.study import insert, read_runs
+    from dinor1.apis.study import check_marks, insert, read_runs
 
     records = read_runs(study, folder)
     shapes = {
@@ -103,21 +103,23 @@ def report(study, folder: Path, page: Path) -> None:
     real = {arm: _with_minutes(own) for arm, own in records.items() if arm not in shapes}
     images = page.parent / 'images'
     parts = {
-        'state': state(study, records),
-        'accuracy': accuracy(shapes),
-        'differences': with_figure(differences(shapes), draw_differences(shapes, images), page),
-        'null': null(shapes),
-        'protocols': protocols(shapes),
-        'prompts': versus(shapes, PROMPTS),
-        'queries': with_figure(versus(shapes, QUERIES), draw_query_figure(shapes, images), page),
-        'gradients': with_figure(gradients(shapes), draw_gradients(shapes, images), page),
-        'training': with_figure('' if any(shapes.values()) else NOTHING, draw_training(shapes, images), page),
-        'real': real_data(real),
-        'costs': costs(shapes | real),
-        'verify': verification(records, read_runs(study, folder / 'verify')),
-        'rounding': rounding(records, read_runs(study, folder / 'rounding')),
+        'state': lambda: state(study, records),
+        'accuracy': lambda: accuracy(shapes),
+        'differences': lambda: with_figure(differences(shapes), draw_differences(shapes, images), page),
+        'null': lambda: null(shapes),
+        'protocols': lambda: protocols(shapes),
+        'prompts': lambda: versus(shapes, PROMPTS),
+        'queries': lambda: with_figure(versus(shapes, QUERIES), draw_query_figure(shapes, images), page),
+        'gradients': lambda: with_figure(gradients(shapes), draw_gradients(shapes, images), page),
+        'training': lambda: with_figure('' if any(shapes.values()) else NOTHING, draw_training(shapes, images), page),
+        'real': lambda: real_data(real),
+        'costs': lambda: costs(shapes | real),
+        'verify': lambda: verification(records, read_runs(study, folder / 'verify')),
+        'rounding': lambda: rounding(records, read_runs(study, folder / 'rounding')),
     }
-    for name, text in parts.items():
+    # Before figures are drawn beside a page that cannot take the tables.
+    check_marks(page, [f'grqo-{name}' for name in parts])
+    for name, text in {name: make() for name, make in parts.items()}.items():
         insert(page, f'grqo-{name}', text)
     print(f'{sum(map(len, records.values()))} of {len(study.runs)} runs: {page}')
 
