@@ -101,10 +101,12 @@ def main() -> None:
 def check(args: argparse.Namespace) -> None:
     """Refuse, before any file is read, what could only fail after the work."""
     from dinor1.errors import InputError
+    from dinor1.fileio import check_output
     from dinor1.graph.category import RELATIONS
 
     if not args.out.endswith('.safetensors'):
         raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
+    check_output(args.out, '--out')
     dim, epochs, lr = args.nfe
     for option, value, good, wanted in (
         ('--topk', args.topk, args.topk >= 1, 'at least 1'),

@@ -42,11 +42,13 @@ def main() -> None:
     from dinor1.apis import DINOR1Inferencer, load_config
     from dinor1.errors import InputError
     from dinor1.evaluation import build_bank, draw_exemplars
+    from dinor1.fileio import check_output
     from dinor1.registry import DATASETS
 
     dinor1.register_all()
     if not args.out.endswith('.safetensors'):
         raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
+    check_output(args.out, '--out')
     cfg = load_config(args.config, args.cfg_options)
     if 'prompt_dataset' not in cfg:
         raise InputError(f'{args.config}: has no prompt_dataset to draw exemplars from; add one, as shapes.py has')

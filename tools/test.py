@@ -60,18 +60,20 @@ def main() -> None:
 
     import dinor1
     from dinor1.apis import check_checkpoint, load_config
+    from dinor1.apis.run_checks import check_testing
     from dinor1.apis.speed import compile_detector, set_inference_dtype
     from dinor1.engine import PromptProtocolHook
     from dinor1.engine.hooks.integer_training import convert_now
     from dinor1.errors import InputError
     from dinor1.evaluation import mean_and_std
-    from dinor1.fileio import write_json
+    from dinor1.fileio import check_output, write_json
 
     dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
     # Before the runner makes the work directory, which lies beside the checkpoint.
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise InputError(f'{args.checkpoint}: no such checkpoint')
+    check_testing(cfg, args.config)
     _check_prompt_seeds(args, cfg)
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = args.checkpoint, False
@@ -79,6 +81,7 @@ def main() -> None:
     if args.out:
         if not args.out.endswith(('.pkl', '.pickle')):
             raise InputError(f'--out {args.out}: expected a file name that ends in .pkl')
+        check_output(args.out, '--out')
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=args.out)]
     # Test needs no optimizer, and a config for training brings one.
@@ -126,8 +129,9 @@ def _check_prompt_seeds(args: argparse.Namespace, cfg) -> None:
     if args.prompt_seeds < 1:
         raise InputError(f'--prompt-seeds must be at least 1, got {args.prompt_seeds}')
     if args.prompt_seeds > 1:
-        protocol = (cfg.default_hooks.get('prompts') or {}).get('protocol', 'visual-generic')
-        if 'prompts' not in cfg.default_hooks or protocol == 'text':
+        hooks = cfg.get('default_hooks') or {}
+        protocol = (hooks.get('prompts') or {}).get('protocol', 'visual-generic')
+        if 'prompts' not in hooks or protocol == 'text':
             raise InputError('--prompt-seeds: this config draws no visual prompts, there is nothing to repeat')
         if args.out:
             raise InputError('--out holds the predictions of one draw; leave out --prompt-seeds or --out')

@@ -51,10 +51,13 @@ def main() -> None:
 
     import dinor1
     from dinor1.apis import load_config
+    from dinor1.apis.run_checks import check_seed, check_training
     from dinor1.datasets.seeding import set_seed
 
     dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
+    check_seed(args.seed, '--seed')
+    check_training(cfg, args.config)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.seed is not None:
@@ -66,7 +69,23 @@ def main() -> None:
         scale_learning_rate(cfg)
     if args.resume:
         resume(cfg, args.resume)
+    check_start(cfg)
     train(cfg)
+
+
+def check_start(cfg) -> None:
+    """Refuse to start from a checkpoint that is not there, before the work directory is made."""
+    from dinor1.errors import InputError
+
+    path = cfg.get('load_from')
+    if path and '://' not in path and not Path(path).is_file():
+        hint = (
+            'check --resume'
+            if cfg.get('resume')
+            else 'the config starts from it: make it first, as `make demo` does for the recipes of small data sets, '
+            'or do without by --cfg-options load_from=None'
+        )
+        raise InputError(f'{path}: no such checkpoint; {hint}')
 
 
 def resume(cfg, checkpoint: str) -> None:
@@ -109,7 +128,7 @@ def scale_learning_rate(cfg) -> None:
 
 def train(cfg) -> None:
     """Run MMEngine's Runner, with the environment beside the log and the starting weights checked."""
-    from mmengine.runner import Runner
+    from mmengine.runner import Runner, find_latest_checkpoint
     from mmengine.utils.dl_utils import collect_env
 
     from dinor1.apis import check_checkpoint
@@ -118,8 +137,9 @@ def train(cfg) -> None:
 
     runner = Runner.from_cfg(cfg)
     convert_now(runner)
-    if cfg.get('load_from'):
-        check_checkpoint(runner.model, cfg.load_from, partial=not cfg.resume)
+    start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
+    if start:
+        check_checkpoint(runner.model, start, partial=not cfg.get('resume'), resume=cfg.get('resume', False))
     if runner.rank == 0:
         write_json({k: str(v) for k, v in collect_env().items()}, Path(runner.work_dir) / 'environment.json', indent=2)
     runner.train()

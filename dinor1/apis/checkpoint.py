@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -17,7 +18,7 @@ from dinor1.errors import InputError
 from dinor1.registry import HOOKS, MODELS
 
 
-def check_checkpoint(model: nn.Module, path: str, partial: bool = False) -> None:
+def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume: bool = False) -> None:
     """Compare a checkpoint's parameters with the model's.
 
     Args:
@@ -25,11 +26,17 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False) -> None
         path: Checkpoint of MMEngine.
         partial: Accept missing and surplus parameters, as for weights to start training from, as long as some
             fit.
+        resume: A run is going to continue from it, which takes more than weights.
 
     Raises:
-        InputError: no such file, not a checkpoint, or one of another architecture.
+        InputError: no such file, not a checkpoint, one of another architecture, or weights alone where a run is to
+            be resumed.
     """
-    _compare(model.module if is_model_wrapper(model) else model, _read(path), path, partial)
+    checkpoint = _load(path)
+    state_dict = _state_dict(checkpoint, path)
+    if resume:
+        _check_resumable(checkpoint, path)
+    _compare(model.module if is_model_wrapper(model) else model, state_dict, path, partial)
 
 
 def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
@@ -75,7 +82,22 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
         )
 
 
+def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
+    meta = checkpoint.get('meta')
+    missing = [key for key in ('meta', 'optimizer', 'message_hub') if not checkpoint.get(key)]
+    missing += [f'meta.{key}' for key in ('epoch', 'iter') if isinstance(meta, dict) and meta and key not in meta]
+    if missing:
+        raise InputError(
+            f'{path}: has no {", ".join(missing)}, so that no run can be resumed from it; '
+            'to start from its weights, give --cfg-options load_from=PATH instead of --resume'
+        )
+
+
 def _read(path: str) -> dict[str, torch.Tensor]:
+    return _state_dict(_load(path), path)
+
+
+def _load(path: str) -> Any:
     if not Path(path).is_file() and '://' not in str(path):
         raise InputError(f'{path}: no such checkpoint')
     said = io.StringIO()
@@ -90,6 +112,10 @@ def _read(path: str) -> dict[str, torch.Tensor]:
         ) from error
     if said.getvalue():
         print_log(said.getvalue().strip(), logger='current', level=logging.WARNING)
+    return checkpoint
+
+
+def _state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
         raise InputError(f'{path}: not a checkpoint with a state_dict')

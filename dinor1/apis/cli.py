@@ -34,7 +34,7 @@ def _config_slip(text: str) -> str | None:
     found = _UNKNOWN_TYPE.search(text)
     if found:
         name = found[1].strip('"\'')
-        return f'config: unknown type {name!r}{_nearest_type(name)}'
+        return f'config: unknown type {name!r}{_remedy(name, found[3] or found[2])}'
     if text == 'None is not a callable object':  # what MMEngine says of an optimizer that it does not know
         return 'config: optim_wrapper.optimizer.type is no known optimizer; check the spelling'
     found = _UNKNOWN_ARGUMENT.search(text)
@@ -43,15 +43,22 @@ def _config_slip(text: str) -> str | None:
     return None
 
 
-def _nearest_type(name: str) -> str:
+def _remedy(name: str, wanted: str) -> str:
+    """What to do about a type that is not among those of kind ``wanted``, such as ``model``."""
     from mmengine.registry import Registry
 
     from dinor1 import registry
 
-    names: set[str] = set()
+    kinds: dict[str, set[str]] = {}
     for candidate in vars(registry).values():
         while isinstance(candidate, Registry):
-            names.update(candidate.module_dict)
+            for known in candidate.module_dict:
+                kinds.setdefault(known, set()).add(candidate.name)
             candidate = candidate.parent
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if wanted in kinds.get(name, ()):
+        # It is there, and was looked for under another scope.
+        return " in this scope; the config needs default_scope = 'dinor1'"
+    if name in kinds:
+        return f' of {wanted}; it is a type of {" and ".join(sorted(kinds[name]))}'
+    close = difflib.get_close_matches(name, kinds, n=1, cutoff=0.6)
     return f'; did you mean {close[0]!r}?' if close else '; check the spelling'

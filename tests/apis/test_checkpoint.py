@@ -84,6 +84,20 @@ def test_weights_to_start_from_may_fit_in_part(build_tiny, state, wide_files, tm
         check_checkpoint(model, save({'backbone_of_another.weight': torch.zeros(2)}, tmp_path), partial=True)
 
 
+@pytest.mark.parametrize('lost', ['meta', 'optimizer', 'message_hub', 'epoch'])
+def test_a_run_is_not_resumed_from_weights_alone(build_tiny, state, tmp_path, lost):
+    meta = dict(epoch=1, iter=5)
+    content = dict(meta=meta, optimizer=dict(state={}), message_hub=dict(a=1), state_dict=build_tiny().state_dict())
+    path = str(tmp_path / 'epoch_1.pth')
+    torch.save(content, path)
+    check_checkpoint(build_tiny(), path, resume=True)
+    (meta if lost in meta else content).pop(lost)
+    torch.save(content, path)
+    check_checkpoint(build_tiny(), path)
+    with pytest.raises(InputError, match=f'has no .*{lost}, so that no run can be resumed'):
+        check_checkpoint(build_tiny(), path, resume=True)
+
+
 def truncated(data):
     return data[: len(data) // 2]
 

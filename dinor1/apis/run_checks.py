@@ -1,0 +1,100 @@
+"""What a run needs, checked before a runner makes folders, builds and loads.
+
+Of all this MMEngine complains too, but late and with a traceback.
+"""
+
+import math
+from typing import Any
+
+from mmengine.config import Config
+
+from dinor1.errors import InputError
+
+_TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper')
+_VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
+_TEST = ('test_dataloader', 'test_cfg', 'test_evaluator')
+
+
+def check_training(cfg: Config, name: str) -> None:
+    """Refuse a config that cannot train.
+
+    Args:
+        cfg: With all overrides.
+        name: Its file, for messages.
+
+    Raises:
+        InputError: a part is missing, or a number that every recipe has is out of its range.
+    """
+    _require(cfg, name, ('model', *_TRAIN), 'train')
+    for parts in (_VAL, _TEST):
+        _all_or_none(cfg, name, parts)
+    _check_loaders(cfg, name)
+    for key in ('max_epochs', 'max_iters', 'val_interval'):
+        _check_number(cfg.train_cfg, key, 1, f'{name}: train_cfg')
+    optimizer = cfg.optim_wrapper.get('optimizer')
+    if isinstance(optimizer, dict):
+        _check_number(optimizer, 'lr', 0, f'{name}: optim_wrapper.optimizer', whole=False)
+    check_seed((cfg.get('randomness') or {}).get('seed'), f'{name}: randomness.seed')
+
+
+def check_testing(cfg: Config, name: str) -> None:
+    """Refuse a config that cannot test.
+
+    Args:
+        cfg: With all overrides.
+        name: Its file, for messages.
+
+    Raises:
+        InputError: as for :func:`check_training`.
+    """
+    _require(cfg, name, ('model', *_TEST), 'test')
+    _all_or_none(cfg, name, _VAL)
+    _check_loaders(cfg, name)
+
+
+def check_seed(seed: Any, option: str) -> None:
+    """Refuse a seed that a generator of random numbers does not take; None: drawn anew.
+
+    Raises:
+        InputError: it is not an integer in [0, 2^32).
+    """
+    if seed is not None and not (type(seed) is int and 0 <= seed < 2**32):
+        raise InputError(f'{option} must be a whole number in [0, 2^32), got {seed!r}')
+
+
+def _require(cfg: Config, name: str, keys: tuple[str, ...], purpose: str) -> None:
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise InputError(f'{name}: has no {", ".join(missing)}; give a config that can {purpose}')
+    strange = [key for key in keys if not isinstance(cfg[key], dict) and not key.endswith('evaluator')]
+    if strange:
+        raise InputError(f'{name}: {strange[0]} must be a dict, got {cfg[strange[0]]!r}')
+    if 'type' not in cfg.model:
+        raise InputError(f"{name}: model has no type; write for example type='DINOR1'")
+
+
+def _all_or_none(cfg: Config, name: str, parts: tuple[str, ...]) -> None:
+    missing = [key for key in parts if cfg.get(key) is None]
+    if 0 < len(missing) < len(parts):
+        raise InputError(f'{name}: has no {", ".join(missing)}; give all of {", ".join(parts)}, or none')
+
+
+def _check_loaders(cfg: Config, name: str) -> None:
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(key)
+        if isinstance(loader, dict):
+            if not isinstance(loader.get('dataset'), dict):
+                raise InputError(f'{name}: {key} has no dataset; give one')
+            _check_number(loader, 'batch_size', 1, f'{name}: {key}')
+            _check_number(loader, 'num_workers', 0, f'{name}: {key}')
+
+
+def _check_number(node: dict, key: str, least: int, where: str, whole: bool = True) -> None:
+    value = node.get(key)
+    if value is None:
+        return
+    # type() rather than isinstance(): true and false are no numbers here.
+    good = type(value) in ((int,) if whole else (int, float)) and math.isfinite(value) and value >= least
+    if not good:
+        kind = 'a whole number' if whole else 'a finite number'
+        raise InputError(f'{where}.{key} must be {kind} of at least {least}, got {value!r}')
