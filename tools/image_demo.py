@@ -60,11 +60,13 @@ def main() -> None:
 
     from dinor1.apis import DINOR1Inferencer
     from dinor1.apis.images import list_images
+    from dinor1.apis.options import require_at_least
     from dinor1.apis.prompts_cli import gather_prompts
     from dinor1.errors import InputError
 
-    if args.batch_size < 1:
-        raise InputError(f'--batch-size must be at least 1, got {args.batch_size}')
+    require_at_least(1, args, 'batch_size')
+    if not 0 <= args.score_thr <= 1:
+        raise InputError(f'--score-thr must be in [0, 1], as scores are, got {args.score_thr:g}')
     # Everything that can be checked without the model comes first: loading it takes a while.
     prompts = gather_prompts(args.prompt, args.negative_prompt, args.text)
     targets = list_images(args.target)
@@ -72,18 +74,56 @@ def main() -> None:
     inferencer = DINOR1Inferencer(args.config, args.checkpoint, args.device)
     inferencer.set_prompts(**prompts, bank=args.bank)
 
+    tally = Tally(args.score_thr)
     bar = ProgressBar(len(targets), file=sys.stdout)
     try:
         for start in range(0, len(targets), args.batch_size):
             batch = slice(start, start + args.batch_size)
-            samples = inferencer.predict(targets[batch], args.batch_size, args.score_thr)
+            # All candidates, so that of a class without a detection the best score can be told.
+            samples = inferencer.predict(targets[batch], args.batch_size, score_thr=0)
             for sample, (picture, result) in zip(samples, outputs[batch], strict=True):
+                tally.keep_detections(sample)
                 write_picture(sample, inferencer.prompts.num_classes, picture)
                 write_result(inferencer, sample, args.score_thr, result)
             bar.update(len(samples))
     finally:
         print()  # The bar leaves the cursor on its line.
-    print(f'Pictures: {Path(args.out_dir) / "vis"}; boxes: {Path(args.out_dir) / "preds"}')
+    hidden = inferencer.prompts.negative.tolist()
+    print(tally.report([n for n, is_hidden in zip(inferencer.prompts.names, hidden, strict=True) if not is_hidden]))
+    if len(outputs) == 1:
+        print(f'Picture: {outputs[0][0]}; boxes: {outputs[0][1]}')
+    else:
+        print(f'Pictures: {Path(args.out_dir) / "vis"}; boxes: {Path(args.out_dir) / "preds"}')
+
+
+class Tally:
+    """How many objects of each class were found, and how close the best candidate came where none was."""
+
+    def __init__(self, score_thr: float) -> None:
+        self.score_thr, self.images, self.hits = score_thr, 0, 0
+        self.counts: Counter[str] = Counter()
+        self.best: dict[str, float] = {}
+
+    def keep_detections(self, sample) -> None:
+        """Count the candidates of an image, and leave in it those that reach the threshold."""
+        found = sample.pred_instances
+        for name, score in zip(found.label_names, found.scores.tolist(), strict=True):
+            self.best[name] = max(score, self.best.get(name, 0))
+        sample.pred_instances = found[found.scores >= self.score_thr]
+        self.counts.update(sample.pred_instances.label_names)
+        self.images += 1
+        self.hits += len(sample.pred_instances) > 0
+
+    def report(self, names: list[str]) -> str:
+        """One line on all classes, and what to do if nothing was found."""
+        parts = [f'{self.counts[n]} x {n}' + ('' if self.counts[n] else f' ({self._best_of(n)})') for n in names]
+        line = f'Found on {self.hits} of {self.images} images: {", ".join(parts)}'
+        if self.hits:
+            return line
+        return f'{line}\nNothing reaches --score-thr {self.score_thr:g}; try a lower one, or other or more prompts'
+
+    def _best_of(self, name: str) -> str:
+        return f'best score {self.best[name]:.3f}' if name in self.best else 'no candidate'
 
 
 def output_paths(targets: list[str], out_dir: Path) -> list[tuple[Path, Path]]:

@@ -29,8 +29,8 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
         resume: A run is going to continue from it, which takes more than weights.
 
     Raises:
-        InputError: no such file, not a checkpoint, one of another architecture, or weights alone where a run is to
-            be resumed.
+        InputError: no such file, not a checkpoint, one of another architecture or with NaN, or weights alone where a
+            run is to be resumed.
     """
     checkpoint = _load(path)
     state_dict = _state_dict(checkpoint, path)
@@ -64,6 +64,12 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
     differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
     missing = [k for k in own if k not in state_dict]
     surplus = [k for k in state_dict if k not in own]
+    spoilt = [k for k in fitting if state_dict[k].is_floating_point() and state_dict[k].isnan().any()]
+    if spoilt:
+        raise InputError(
+            f'{path}: {len(spoilt)} of its weights hold NaN, such as {spoilt[0]}; '
+            'its training diverged: give an earlier checkpoint, or train with a lower learning rate'
+        )
     if partial and fitting:
         return
     if differing or missing or surplus:

@@ -149,10 +149,14 @@ class DINOR1Inferencer:
         return fingerprint(self.model)
 
     def _own_bank(self, bank: str | PathLike | PromptBank) -> PromptBank:
+        where = 'this prompt bank' if isinstance(bank, PromptBank) else f'{bank}: this prompt bank'
         if not isinstance(bank, PromptBank):
-            return PromptBank.load(bank, self._fingerprint)
+            bank = PromptBank.load(bank, self._fingerprint)
         if bank.fingerprint != self._fingerprint:
-            raise InputError('this prompt bank was made by another model; rebuild it with this checkpoint')
+            raise InputError(f'{where} was made by another model; rebuild it with this checkpoint')
+        width = bank.embeddings.shape[-1]
+        if width != self.model.embed_dims:
+            raise InputError(f'{where} has embeddings of {width} numbers, not {self.model.embed_dims}; rebuild it')
         return bank
 
     def _embed(self, visual: list[VisualPrompt], batch_size: int = 8) -> PromptBank:

@@ -64,7 +64,7 @@ class PromptBank:
             fingerprint: That of the model which is going to use the bank. ``None`` skips the check.
 
         Raises:
-            InputError: no such file, not a prompt bank, or a bank that another model made.
+            InputError: no such file, not a prompt bank, a damaged one, or one that another model made.
         """
         try:
             with safe_open(path, framework='pt') as file:
@@ -76,12 +76,13 @@ class PromptBank:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
         if embeddings is None:
             raise InputError(f'{path}: not a prompt bank of dinor1; make one with tools/build_prompt_bank.py')
-        bank = cls(
-            embeddings,
-            tuple(json.loads(metadata['names'])),
-            tuple(json.loads(metadata['num_exemplars'])),
-            metadata['fingerprint'],
-        )
+        try:
+            bank = cls(*_checked(embeddings, metadata))
+        except (KeyError, ValueError) as error:
+            reason = f'no {error}' if isinstance(error, KeyError) else error
+            raise InputError(
+                f'{path}: a damaged prompt bank ({reason}); make it again with tools/build_prompt_bank.py'
+            ) from None
         if fingerprint is not None and bank.fingerprint != fingerprint:
             raise InputError(
                 f'{path}: this prompt bank was made by another model (fingerprint {bank.fingerprint[:12]}, this '
@@ -109,3 +110,22 @@ class PromptBank:
             )
         rows = torch.tensor([index.get(name, 0) for name in names])
         return PromptSet.from_classes(self.embeddings[rows], names, mask=mask)
+
+
+def _checked(embeddings: Tensor, metadata: dict[str, str]) -> tuple[Tensor, tuple[str, ...], tuple[int, ...], str]:
+    """Fields of a bank from those of its file.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one is of another type or shape, or holds no numbers.
+    """
+    names, counts = json.loads(metadata['names']), json.loads(metadata['num_exemplars'])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError('names must be a list of texts')
+    if not isinstance(counts, list) or not all(type(count) is int and count >= 1 for count in counts):
+        raise ValueError('num_exemplars must be a list of whole numbers of at least 1')
+    if embeddings.dim() != 2 or not embeddings.is_floating_point():
+        raise ValueError(f'embeddings must be a table of floats, got {tuple(embeddings.shape)} of {embeddings.dtype}')
+    if not embeddings.isfinite().all():
+        raise ValueError('embeddings hold numbers that are not finite')
+    return embeddings.float(), tuple(names), tuple(counts), metadata['fingerprint']

@@ -76,6 +76,15 @@ def test_another_architecture_is_refused(cfg, state, tmp_path, change, message):
     assert str(error.value).startswith(path) and '\n' not in str(error.value)
 
 
+def test_weights_of_a_diverged_training_are_refused(cfg, state, build_tiny, tmp_path):
+    state['level_embed'][0, 0] = torch.nan
+    path = save(state, tmp_path)
+    with pytest.raises(InputError, match='1 of its weights hold NaN, such as level_embed'):
+        load_model(cfg, path)
+    with pytest.raises(InputError, match='hold NaN'):
+        check_checkpoint(build_tiny(), path, partial=True)
+
+
 def test_weights_to_start_from_may_fit_in_part(build_tiny, state, wide_files, tmp_path):
     model = build_tiny()
     state.pop('level_embed')

@@ -452,3 +452,9 @@ def test_gpu_finds_what_the_cpu_finds(prompted, model_files, pictures):
     for one, two in zip(results, expected, strict=True):
         # TF32 convolutions keep 10 bits of the mantissa.
         np.testing.assert_allclose(one['scores'], two['scores'], rtol=0, atol=5e-3)
+
+
+def test_a_bank_of_another_width_is_refused(inferencer):
+    bank = PromptBank(torch.zeros(1, 7), ('a',), (1,), inferencer._fingerprint)
+    with pytest.raises(InputError, match='embeddings of 7 numbers'):
+        inferencer.set_prompts(bank=bank)

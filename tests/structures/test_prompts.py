@@ -119,6 +119,37 @@ class TestBank:
         with pytest.raises(InputError, match='not a prompt bank'):
             PromptBank.load(tmp_path / 'other.safetensors')
 
+    @pytest.mark.parametrize(
+        'changes, message',
+        [
+            (dict(names=None), "no 'names'"),
+            (dict(fingerprint=None), "no 'fingerprint'"),
+            (dict(names='["x", '), 'Expecting value'),
+            (dict(names='"xyz"'), 'names must be a list of texts'),
+            (dict(names='["x", "y", 3]'), 'names must be a list of texts'),
+            (dict(names='["x", "y"]'), '3 embeddings, 3 counts'),
+            (dict(names='["x", "y", "x"]'), '2 distinct names'),
+            (dict(num_exemplars='[1, 2, 0]'), 'num_exemplars must be a list of whole numbers of at least 1'),
+            (dict(num_exemplars='3'), 'num_exemplars must be a list'),
+            (dict(embeddings=torch.zeros(3)), 'embeddings must be a table of floats, got (3,)'),
+            (dict(embeddings=torch.zeros(3, 2, dtype=torch.int64)), 'embeddings must be a table of floats'),
+            (dict(embeddings=torch.full((3, 2), torch.nan)), 'not finite'),
+        ],
+    )
+    def test_a_damaged_bank_is_refused(self, tmp_path, changes, message):
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+
+        path = tmp_path / 'bank.safetensors'
+        self.bank.save(path)
+        with safe_open(path, framework='pt') as file:
+            fields = file.metadata() | dict(embeddings=file.get_tensor('embeddings')) | changes
+        tensors = dict(embeddings=fields.pop('embeddings'))
+        save_file(tensors, path, metadata={key: value for key, value in fields.items() if value is not None})
+        with pytest.raises(InputError) as caught:
+            PromptBank.load(path)
+        assert str(caught.value).startswith(f'{path}: a damaged prompt bank (') and message in str(caught.value)
+
     def test_order_of_a_data_set(self):
         shown = self.bank.prompt_set(['z', 'unknown', 'x'])
         assert shown.mask.tolist() == [True, False, True] and shown.reported.tolist() == [0, 2]

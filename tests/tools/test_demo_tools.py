@@ -39,11 +39,27 @@ def test_demo_on_a_folder(call, model_files, pictures, reference, tmp_path):
 
 
 def test_demo_draws_what_it_found(call, model_files, pictures, reference, tmp_path):
-    for name, threshold in {'boxes': 0, 'nothing': 1.1}.items():
+    for name, threshold in {'boxes': 0, 'nothing': 1}.items():
         options = ['--prompt', reference, '--score-thr', threshold, '--out-dir', tmp_path / name]
         assert call('image_demo', pictures / '2.png', *model_options(model_files), *options).status == 0
     drawn, plain = (picture_of(tmp_path / name / 'vis/2.png') for name in ('boxes', 'nothing'))
     assert drawn.shape == plain.shape and (drawn != plain).any()
+
+
+def test_demo_tells_what_it_found_and_where_it_is(call, model_files, pictures, reference, tmp_path):
+    def lines(*options):
+        files = (*model_options(model_files), '--prompt', reference, '--out-dir', tmp_path)
+        outcome = call('image_demo', pictures / '0.png', *files, *options)
+        assert outcome.status == 0
+        return outcome.out[outcome.out.index('Found') :].splitlines()
+
+    found, where = lines('--score-thr', 0)
+    assert where == f'Picture: {tmp_path}/vis/0.png; boxes: {tmp_path}/preds/0.json'
+    written = json.loads((tmp_path / 'preds/0.json').read_text())
+    assert found == f'Found on 1 of 1 images: {len(written["names"])} x cat'
+    missed, advice, _ = lines('--score-thr', 1)
+    assert missed == f'Found on 0 of 1 images: 0 x cat (best score {max(written["scores"]):.3f})'
+    assert advice.startswith('Nothing reaches --score-thr 1; ')
 
 
 def test_targets_of_one_stem_do_not_overwrite_each_other(call, model_files, pictures, reference, tmp_path):

@@ -1,0 +1,53 @@
+"""What train.py, test.py and build_prompt_bank.py refuse before a run begins."""
+
+import pytest
+from mmengine.config import Config
+
+from tests.tools.test_tools_bad_input import assert_refused, results_in, unique
+
+# Several runs in one process share MMEngine's visualizer, of which it warns.
+pytestmark = pytest.mark.filterwarnings('ignore:.*instance named of visualizer')
+
+
+@pytest.mark.parametrize(
+    'tool, changes, message',
+    [
+        ('train', dict(model=None), 'has no model; give a config that can train'),
+        ('train', dict(train_dataloader=None, optim_wrapper=None), 'has no train_dataloader, optim_wrapper; give'),
+        ('train', dict(train_dataloader=dict(batch_size=1)), 'train_dataloader has no dataset'),
+        ('train', dict(val_evaluator=None), 'has no val_evaluator; give all of val_dataloader'),
+        ('train', dict(model=dict(num_queries=3)), 'model has no type'),
+        ('train', dict(default_scope=None), "in this scope; the config needs default_scope = 'dinor1'"),
+        ('train', dict(model=dict(type='CocoPromptDataset')), "'CocoPromptDataset' of model; it is a type of dataset"),
+        ('test', dict(model=None), 'has no model; give a config that can test'),
+        ('test', dict(test_dataloader=None, test_cfg=None, test_evaluator=None), 'has no test_dataloader, test_cfg'),
+        ('test', dict(test_evaluator=None), 'has no test_evaluator; give a config that can test'),
+        ('test', dict(val_cfg=None), 'has no val_cfg; give all of val_dataloader'),
+    ],
+)
+def test_a_config_that_lacks_a_part(call, run_config, model_files, tmp_path, tool, changes, message):
+    cfg = Config.fromfile(run_config)
+    for key, value in changes.items():
+        cfg.pop(key)
+        if value is not None:
+            cfg[key] = value
+    cfg.dump(tmp_path / 'changed.py')
+    arguments = [tmp_path / 'changed.py', *([model_files.checkpoint] if tool == 'test' else [])]
+    outcome = call(tool, *arguments, '--work-dir', tmp_path / 'run', *unique(tmp_path))
+    assert_refused(outcome, message)
+    assert not results_in(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('tool, suffix', [('test', 'pkl'), ('build_prompt_bank', 'safetensors')])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(call, model_files, tmp_path, tool, suffix):
+    config = tmp_path / 'config.py'
+    # No model: whoever gets as far as building one has not looked at --out.
+    config.write_text(
+        "model = dict(type='X')\nprompt_dataset = dict()\ntest_cfg = dict()\ntest_evaluator = dict(type='X')\n"
+        'test_dataloader = dict(dataset=dict())'
+    )
+    (tmp_path / 'file').touch()
+    (tmp_path / f'folder.{suffix}').mkdir()
+    for out, words in [(f'file/a.{suffix}', 'file is not a folder'), (f'folder.{suffix}', 'is a folder')]:
+        outcome = call(tool, config, model_files.checkpoint, '--out', tmp_path / out)
+        assert_refused(outcome, f'--out {tmp_path / out}: ', words)
