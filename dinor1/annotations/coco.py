@@ -22,7 +22,7 @@ def from_json(path: Path, data: Any) -> Content:
     for image in images:
         # LVIS v1 has no file_name; readers make it from the address of the picture.
         if isinstance(image, dict) and 'file_name' not in image and isinstance(image.get('coco_url'), str):
-            image['file_name'] = _from_url(image['coco_url'])
+            image['file_name'] = path_from_url(image['coco_url'])
             image[MADE_NAME] = True
     return Content(path, LVIS, data, file_names=_lvis_names)
 
@@ -46,10 +46,10 @@ def to_json(content: Content) -> Any:
 def picture_path(image: dict) -> str:
     """Path of an LVIS image's picture below COCO's root, by its address: all are pictures of COCO 2017."""
     url = image.get('coco_url')
-    return _from_url(url) if isinstance(url, str) else image['file_name']
+    return path_from_url(url) if isinstance(url, str) else image['file_name']
 
 
-def _from_url(url: str) -> str:
+def path_from_url(url: str) -> str:
     """``val2017/000000397133.jpg`` of ``http://images.cocodataset.org/val2017/000000397133.jpg``."""
     return '/'.join(urlparse(url).path.strip('/').split('/')[-2:])
 
@@ -60,7 +60,7 @@ def _lvis_names(image: dict) -> list[str]:
     # LVIS v0.5 writes names of COCO 2014, COCO_val2014_000000397133.jpg, for pictures of COCO 2017.
     names = [name, base, base[-16:] if base.startswith('COCO_') else base]
     if isinstance(image.get('coco_url'), str):
-        names.append(_from_url(image['coco_url']))
+        names.append(path_from_url(image['coco_url']))
     return list(dict.fromkeys(names))
 
 

@@ -1,5 +1,6 @@
 """LVIS with prompts: pictures of COCO 2017 under another vocabulary."""
 
+from dinor1.annotations.coco import path_from_url
 from dinor1.datasets.coco import CocoPromptDataset
 from dinor1.fileio import read_json
 from dinor1.registry import DATASETS
@@ -27,7 +28,7 @@ class LVISPromptDataset(CocoPromptDataset):
         data = read_json(path)
         for image in _records(data, 'images'):
             if isinstance(image.get('coco_url'), str):
-                image['file_name'] = '/'.join(image['coco_url'].split('/')[-2:])
+                image['file_name'] = path_from_url(image['coco_url'])
         for annotation in _records(data, 'annotations'):
             annotation.pop('segmentation', None)
         return data

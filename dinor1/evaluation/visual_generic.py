@@ -34,6 +34,20 @@ class Exemplar(NamedTuple):
     label: int
 
 
+def candidates_of(info: dict, index: int) -> list[Exemplar]:
+    """All instances of an image that may serve as a prompt: crowds and ignored boxes may not.
+
+    Args:
+        info: ``dataset.get_data_info(index)``.
+        index: Position of the image in the data set.
+    """
+    return [
+        Exemplar(info['img_id'], index, tuple(instance['bbox']), instance['bbox_label'])
+        for instance in info['instances']
+        if not instance.get('ignore_flag', 0)
+    ]
+
+
 def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0) -> list[Exemplar]:
     """Draw up to ``num_exemplars`` instances of every class, without replacement.
 
@@ -55,11 +69,8 @@ def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0)
         raise InputError(f'num_exemplars must be at least 1, got {num_exemplars}')
     candidates: dict[int, list[Exemplar]] = {}
     for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        for instance in info['instances']:
-            if not instance.get('ignore_flag', 0):
-                exemplar = Exemplar(info['img_id'], index, tuple(instance['bbox']), instance['bbox_label'])
-                candidates.setdefault(exemplar.label, []).append(exemplar)
+        for exemplar in candidates_of(dataset.get_data_info(index), index):
+            candidates.setdefault(exemplar.label, []).append(exemplar)
     if not candidates:
         raise InputError(f'{dataset.ann_file}: no instance to take as a visual prompt; use another prompt data set')
     drawn = []

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from .visual_generic import Exemplar
+from .visual_generic import Exemplar, candidates_of
 
 
 def draw_interactive(dataset: BaseDataset, seed: int = 0) -> dict[int, list[Exemplar]]:
@@ -28,10 +28,8 @@ def draw_interactive(dataset: BaseDataset, seed: int = 0) -> dict[int, list[Exem
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         candidates: dict[int, list[Exemplar]] = {}
-        for instance in info['instances']:
-            if not instance.get('ignore_flag', 0):
-                exemplar = Exemplar(info['img_id'], index, tuple(instance['bbox']), instance['bbox_label'])
-                candidates.setdefault(exemplar.label, []).append(exemplar)
+        for exemplar in candidates_of(info, index):
+            candidates.setdefault(exemplar.label, []).append(exemplar)
         drawn[info['img_id']] = [_choose(candidates[label], dataset, seed) for label in sorted(candidates)]
     return drawn
 

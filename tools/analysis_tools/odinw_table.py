@@ -7,16 +7,14 @@ Examples:
 """
 
 import argparse
-from pathlib import Path
 
 from dinor1.apis.cli import run_tool
+from dinor1.apis.study import insert
 from dinor1.datasets.odinw import LAYOUTS, load_sets
-from dinor1.errors import InputError
 from dinor1.evaluation.odinw import PROTOCOLS, read_results, summarize
 from dinor1.evaluation.odinw_tables import tables
-from dinor1.fileio import atomic_path
 
-MARKERS = ('<!-- odinw:begin -->', '<!-- odinw:end -->')
+NAME = 'odinw'
 
 
 def report(folders: list[str]) -> str:
@@ -59,32 +57,14 @@ def _notes(results: list[dict], order: list[str]) -> list[str]:
     return notes + [f'- Counts differ from the manifest: {warning}.' for warning in warnings]
 
 
-def update(path: str, text: str) -> None:
-    """Replace what stands between the markers of a file.
-
-    Raises:
-        InputError: the file does not have each marker once, in order.
-    """
-    if not Path(path).is_file():
-        raise InputError(f'{path}: no such file')
-    content = Path(path).read_text()
-    begin, end = MARKERS
-    if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
-        raise InputError(f'{path}: expected one line {begin} and after it one line {end}; add them where tables go')
-    before, rest = content.split(begin)
-    after = rest.split(end)[1]
-    with atomic_path(path) as temporary:
-        temporary.write_text(f'{before}{begin}\n\n{text}\n\n{end}{after}')
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folders', nargs='+', help='--out-dir of tools/test_odinw.py, one per arm')
-    parser.add_argument('--update', metavar='FILE.md', help=f'write between the lines {MARKERS[0]} and {MARKERS[1]}')
+    parser.add_argument('--update', metavar='FILE.md', help=f'write between <!-- {NAME}:begin --> and :end')
     args = parser.parse_args()
     text = report(args.folders)
     if args.update:
-        update(args.update, text)
+        insert(args.update, NAME, text)
     print(text)
 
 

@@ -11,7 +11,7 @@ arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 230
 
 import contextlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -36,6 +36,22 @@ from ..prompts import CategoryGraphPrompts, PromptDraw, common_vocabulary, posit
 from .layer_cfg import decoder_cfg, encoder_cfg
 from .prompted import PromptMixin
 from .reference import ReferenceMixin
+
+
+class Selection(NamedTuple):
+    """The N encoder tokens that decoder queries start from.
+
+    Attributes:
+        tokens: (bs, N) indices.
+        objectness: (bs, N) best prompt logits, falling.
+        cls_logits: (bs, N, K) prompt logits.
+        boxes: (bs, N, 4) normalised cxcywh.
+    """
+
+    tokens: Tensor
+    objectness: Tensor
+    cls_logits: Tensor
+    boxes: Tensor
 
 
 @MODELS.register_module()
@@ -188,17 +204,17 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
         )
         ref_logits = None
         if self.bbox_head.grqo is not None:
-            ref_logits = self.reference_logits(selection['tokens'], batch_inputs, batch_data_samples, draw)
+            ref_logits = self.reference_logits(selection.tokens, batch_inputs, batch_data_samples, draw)
         losses = self.bbox_head.loss(
             hidden_states,
             references,
             memory_prompts,
             prompts.mask,
-            enc_outputs_class=selection['cls_logits'],
-            enc_outputs_coord=selection['boxes'],
+            enc_outputs_class=selection.cls_logits,
+            enc_outputs_coord=selection.boxes,
             dn_meta=dn_meta,
             targets=targets,
-            selected_logits=selection['objectness'],
+            selected_logits=selection.objectness,
             ref_logits=ref_logits,
         )
         if self.alignment is not None:
@@ -255,12 +271,10 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
 
     def select_queries(
         self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
-    ) -> dict[str, Tensor]:
+    ) -> Selection:
         """Visual-guided query selection: the N tokens whose best prompt logit is highest, in falling order.
 
-        Returns:
-            ``tokens`` (bs, N) indices, ``objectness`` (bs, N) best prompt logits, ``cls_logits`` (bs, N, K) and
-            ``boxes`` (bs, N, 4) normalised cxcywh. N is ``num_queries``, or the number of tokens if that is smaller.
+        N is ``num_queries``, or the number of tokens if that is smaller.
         """
         logits, token_feat, proposals = self.token_logits(memory, memory_prompts, prompts, features)
         objectness, tokens = logits.amax(-1).topk(min(self.num_queries, logits.shape[1]), dim=1)
@@ -271,11 +285,11 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
         reg_branch = self.bbox_head.reg_branches[self.decoder.num_layers]
         with full_precision(memory.device):
             boxes = (reg_branch(take(token_feat)) + take(proposals)).sigmoid()
-        return dict(tokens=tokens, objectness=objectness, cls_logits=take(logits), boxes=boxes)
+        return Selection(tokens, objectness, take(logits), boxes)
 
     def decode(
         self,
-        selection: dict[str, Tensor],
+        selection: Selection,
         memory: Tensor,
         memory_prompts: Tensor,
         prompts: PromptBatch,
@@ -287,9 +301,9 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
         Returns:
             hidden states (L, bs, num_dn + N, C), references (1 + L, bs, num_dn + N, 4), and the denoising meta data.
         """
-        bs, num_selected = selection['tokens'].shape
+        bs, num_selected = selection.tokens.shape
         query = self.query_embedding.weight[:num_selected].expand(bs, -1, -1)
-        reference_points = selection['boxes'].detach()
+        reference_points = selection.boxes.detach()
         self_attn_mask = dn_meta = None
         if batch_data_samples is not None:
             dn_query, dn_boxes, self_attn_mask, dn_meta = self.dn_query_generator(
