@@ -121,24 +121,26 @@ class FixedStdLayerNorm(StatisticsModule):
             std = torch.where(first_std_mask[..., None], self.std[0], std)
         return std
 
+    # A buffer made in inference mode could never again be written to outside of it.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _track(self, sigma: Tensor) -> None:
         """Move ``std`` towards the mean of ``sigma``, (..., positions), unless a switch has frozen it."""
         if self.per_position is None:
-            self._move(slice(None), sigma)
+            moved = self._moved(self.std, sigma)
         else:
-            self._move(slice(0, 1), sigma[..., :1])
-            self._move(slice(1, None), sigma[..., 1:])
+            first, others = self._moved(self.std[:1], sigma[..., :1]), self._moved(self.std[1:], sigma[..., 1:])
+            moved = torch.cat([first, others])
+        # Not in place: a compiled backward may have saved the old one, to compute the divisor again.
+        self.std = torch.where(self.is_fixed | self.v_is_fixed, self.std, moved)
 
-    def _move(self, entries: slice, sigma: Tensor) -> None:
+    def _moved(self, old: Tensor, sigma: Tensor) -> Tensor:
         if sigma.numel() == 0:
-            return
-        old = self.std if self.per_position is None else self.std[entries]
+            return old
         new = sigma.mean().to(old.dtype)
         moved = torch.where(old == 0, new, self.momentum * old + (1 - self.momentum) * new)
         # One batch with infinite values must not decide the schedule.
-        moved = torch.where(moved.isfinite(), moved, old)
-        old.copy_(torch.where(self.is_fixed | self.v_is_fixed, old, moved))
+        return torch.where(moved.isfinite(), moved, old)
 
     def fix(self, main: bool = True, values: bool = True) -> None:
         """Switch to the constant ``S``: ``main`` for ordinary calls, ``values`` for those with ``values=True``.

@@ -1,5 +1,7 @@
 """LayerNorm with a switchable divisor: the published script's numbers, tracking, freezing, and checkpoints."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -167,3 +169,33 @@ def test_one_batch_that_is_not_finite_does_not_decide_the_constant():
     layer(x)
     layer.fix()
     assert layer(x).isfinite().all()
+
+
+@pytest.mark.parametrize('calls', [(False, True), (True, False), (False, False)])
+@pytest.mark.parametrize('per_position', [None, 5])
+def test_compiled_training_is_the_eager_one(calls, per_position):
+    """Both calls of a forward, for queries and for values, in either order; S moves between them and the backward."""
+    layer = FixedStdLayerNorm(6, per_position=per_position)
+    eager = copy.deepcopy(layer)
+
+    def step(layer, x):
+        y = sum(layer(x * (i + 1), values=values) for i, values in enumerate(calls))
+        return y.detach(), *torch.autograd.grad(y.sin().sum(), (x, *layer.parameters()))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend='aot_eager')
+    for number in range(3):
+        x = (torch.randn(2, 4, 6) * (number + 1)).requires_grad_()
+        # The same operators, perhaps in another order.
+        torch.testing.assert_close(step(compiled, x), step(eager, x), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(layer.state_dict(), eager.state_dict(), rtol=1e-6, atol=0)
+        if number == 1:
+            layer.fix(), eager.fix()
+
+
+def test_tracking_in_inference_mode_leaves_an_ordinary_buffer():
+    layer = FixedStdLayerNorm(6, per_position=5)
+    with torch.inference_mode():
+        layer(torch.randn(2, 5, 6))
+    layer.drop_first_position()
+    assert (layer.std > 0).all() and not layer.std.is_inference()
