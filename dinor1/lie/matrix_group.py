@@ -20,6 +20,7 @@ from .rotations import (
     Angle,
     Spread,
     angle2,
+    angle_weights,
     decode_angle,
     encode_angle,
     rotation2,
@@ -263,7 +264,8 @@ class MatrixGroup:
             else:
                 rotation = sample_haar(n, self.n, generator, **kwargs)
         if importance:
-            weight = weight * (rot_bound / n)
+            # Only rotations have ends, where an equidistant sample stands for less.
+            weight = weight * angle_weights(n, rot if self.rotations else 'uniform', rot_bound, **kwargs)
         g = self._product(log_p, rotation)
         p_inv = self.spd.exp(-log_p) if log_p is not None else None
         g_inv = rotation.mT @ p_inv if rotation is not None and p_inv is not None else None

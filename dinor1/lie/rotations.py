@@ -125,6 +125,15 @@ def sample_angles(n: int, spread: Spread, bound: float, generator: torch.Generat
     return (2 * torch.rand(n, generator=generator, **kwargs) - 1) * bound * math.pi
 
 
+def angle_weights(n: int, spread: Spread, bound: float, **kwargs) -> Tensor:
+    """Shares of the full turn that the angles of :func:`sample_angles` stand for: ``(n,)``, their sum is ``bound``."""
+    weight = torch.ones(n, **kwargs)
+    if spread == 'equidistant' and n > 1:
+        # Half an interval lies beside either end; with bound 1 the two ends are one rotation, which counts once.
+        weight[[0, -1]] = 0.5
+    return weight * (bound / weight.sum())
+
+
 def sample_haar(n: int, dim: int, generator: torch.Generator | None, **kwargs) -> Tensor:
     """``(n, dim, dim)`` rotations from the Haar measure of SO(dim).
 
