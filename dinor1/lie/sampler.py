@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from .matrix_group import MatrixGroup
@@ -26,7 +27,8 @@ class GroupSampler(nn.Module):
         n: Number of samples.
         resample: ``always``: a fresh set at every call, as published. ``train``: fresh in training, in evaluation
             always the same. ``never``: always the same.
-        seed: None draws one from torch's generator.
+        seed: None draws one from torch's generator; in a distributed run, where all processes must then build the
+            sampler, it is the first process's.
         layer: Number of the layer, for samplers that share a seed.
         n_test: Number of samples in evaluation; None: n. Only where evaluation has samples of its own.
         **options: Arguments of :meth:`~dinor1.lie.MatrixGroup.sample`.
@@ -51,7 +53,7 @@ class GroupSampler(nn.Module):
             )
         self.n_test = n if n_test is None else n_test
         if seed is None:
-            seed = int(torch.randint(2**31, ()))
+            seed = _common_seed()
         self.group, self.n, self.resample, self.layer, self.options = group, n, resample, layer, options
         # On the host, where reading them makes no device wait; the buffer is their copy in checkpoints.
         self._seed, self._steps = seed, [0, 0]
@@ -101,6 +103,14 @@ def resample(model: nn.Module, seed: int) -> None:
     for module in model.modules():
         if isinstance(module, GroupSampler):
             module.reseed(seed)
+
+
+def _common_seed() -> int:
+    """From torch's generator, which may differ between processes; replicas with seeds of their own would be others."""
+    seed = [int(torch.randint(2**31, ()))]
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(seed)
+    return seed[0]
 
 
 def _mix(*numbers: int) -> int:
