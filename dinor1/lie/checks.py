@@ -10,15 +10,17 @@ from torch import Tensor
 
 
 def check_square(matrices: Tensor, n: int, name: str) -> None:
-    """Raise unless ``matrices`` are floating-point ``(..., n, n)``.
+    """Raise unless ``matrices`` are float32 or float64 ``(..., n, n)``: no decomposition knows a half.
 
     Raises:
-        TypeError: not a floating-point tensor.
+        TypeError: not a floating-point tensor, or a half.
         ValueError: another shape.
     """
     if not isinstance(matrices, Tensor) or not matrices.is_floating_point():
         kind = matrices.dtype if isinstance(matrices, Tensor) else type(matrices).__name__
         raise TypeError(f'{name} must be a floating-point tensor, got {kind}')
+    if matrices.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f'{name} must be float32 or float64, got {matrices.dtype}')
     if matrices.dim() < 2 or matrices.shape[-2:] != (n, n):
         raise ValueError(f'{name} must be (..., {n}, {n}), got {tuple(matrices.shape)}')
 

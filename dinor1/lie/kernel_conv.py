@@ -122,13 +122,15 @@ class KernelConv(EquivariantModule):
             # A spline is centred at the identity; a network finds it by itself, as published.
             coords = xi if isinstance(self.net, SirenKernel) else offsets
             points = torch.cat([spatial.expand(*lead, 2), coords.expand(*lead, coords.shape[-1])], dim=-1)
-        values = self.net(points)
+        # Samples are float32 whatever the network is: float64 would refuse their rounding, and a half is too coarse.
+        values = self.net(points.to(next(self.net.parameters()).dtype))
         mask = window_mask(self.mask, spatial, offsets, self.support_radius)
         if mask is not None:
             values = values * mask.unsqueeze(-1)
         return values.unflatten(-1, (self.out_channels, self.in_channels))
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(x.dtype)
         if self.padding and self.padding_mode == 'replicate':
             x = F.pad(x, (self.padding,) * 4, mode='replicate')
             return F.conv2d(x, weight, stride=self.stride)

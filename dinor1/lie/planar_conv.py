@@ -52,7 +52,8 @@ class PlanarConv2d(KernelConv):
         padding = self.padding
         if padding and self.padding_mode == 'replicate':
             x, padding = F.pad(x, (padding,) * 4, mode='replicate'), 0
-        out = F.conv2d(x, self.kernel(g_inv).flatten(0, 1), stride=self.stride, padding=padding, groups=n_samples)
+        kernel = self.kernel(g_inv).flatten(0, 1).to(x.dtype)
+        out = F.conv2d(x, kernel, stride=self.stride, padding=padding, groups=n_samples)
         out = out.unflatten(1, (n_samples, self.out_channels)).transpose(1, 2)
         return out if self.bias is None else out + self.bias[:, None, None, None]
 

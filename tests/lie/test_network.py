@@ -202,3 +202,38 @@ def test_errors():
         PlainConvNet(norm='group')
     with pytest.raises(ValueError, match='odd window'):
         PlainConvNet(k=4)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(
+    'options',
+    [dict(group='gl2', importance=True, group_width=0.4), dict(group='sl2', mixing='none'), dict(kernel='spline')],
+)
+def test_other_number_formats(options, dtype, tolerance):
+    """The samples stay the same float32 numbers, so that what is left is rounding, ten layers of it."""
+    net = AffineEquivariantNet(width=4, n_samples=3, hidden=8, seed=0, **options).eval()
+    x = torch.randn(2, 1, 24, 24)
+    with torch.no_grad():
+        expected = net(x)
+        net.first_sampler.reseed(0)
+        if not net.share_samples:
+            net.last_sampler.reseed(0)
+        y = net.to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    assert (y.double() - expected).abs().max() < tolerance * expected.abs().max()
+    assert net.first_sampler().g.dtype == torch.float32
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_training_in_other_number_formats(dtype):
+    net = AffineEquivariantNet('gl2', width=4, n_samples=2, hidden=8, seed=0, dropout=0.0).to(dtype)
+    net(torch.randn(2, 1, 24, 24, dtype=dtype)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == dtype and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_laws_are_not_measured_in_half_precision(dtype):
+    net = AffineEquivariantNet('gl2', width=4, n_samples=2, hidden=8, seed=0).to(dtype)
+    for module in (net, net.stem):
+        with pytest.raises(TypeError, match=f'must be float32 or float64, got {dtype}'):
+            module.check_equivariance(size=24)
