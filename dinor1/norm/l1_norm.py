@@ -47,14 +47,14 @@ class _L1Norm(StatisticsModule):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
 
-    def _normalise(self, centred: Tensor, deviation: Tensor) -> Tensor:
+    def _normalise(self, centred: Tensor, deviation: Tensor, keep: Tensor | None = None) -> Tensor:
         """The affine result of ``centred`` over a ``deviation`` that broadcasts against it."""
         if self.quant is not None:
             deviation = fake_quantize(deviation, _STATISTICS_BITS)
         z = centred / (self.factor * deviation + self.eps)
         if self.quant is not None:
-            z = fake_quantize(z, self.quant['bits'])
-            z = _QuantizeGradient.apply(z, self.quant['bits'], self.quant['grad_rounding'] == 'stochastic')
+            z = fake_quantize(z, self.quant['bits'], keep)
+            z = _QuantizeGradient.apply(z, self.quant['bits'], self.quant['grad_rounding'] == 'stochastic', keep)
         if self.weight is None:
             return z
         weight = self.weight.to(z.dtype)
@@ -62,10 +62,10 @@ class _L1Norm(StatisticsModule):
             weight = fake_quantize(weight, _STATISTICS_BITS)
         return z * self._per_channel(weight, z) + self._per_channel(self.bias.to(z.dtype), z)
 
-    def _read(self, x: Tensor) -> Tensor:
+    def _read(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """``x`` in the statistics' dtype, quantized where asked for."""
         x = x.to(statistics_dtype(x))
-        return x if self.quant is None else fake_quantize(x, self.quant['bits'])
+        return x if self.quant is None else fake_quantize(x, self.quant['bits'], keep)
 
     def _centre(self, x: Tensor, mean: Tensor) -> Tensor:
         return x - (mean if self.quant is None else fake_quantize(mean, _STATISTICS_BITS))
@@ -159,7 +159,7 @@ class L1BatchNorm(_L1Norm):
         Args:
             x: Any shape with ``num_features`` channels on axis ``channel_dim``.
             pad_mask: Boolean, the shape of ``x`` without its channel axis, or (B, N). True = padding: normalised like
-                the rest, but outside of the statistics.
+                the rest, but outside of the statistics, and of the scales of ``quant``, to whose grids it is cut.
 
         Returns:
             The shape and dtype of ``x``.
@@ -167,11 +167,11 @@ class L1BatchNorm(_L1Norm):
         check_channels(self, x, self.channel_dim, min_dim=2)
         keep = None if pad_mask is None else position_mask(self, x, pad_mask)
         with autocast_off(x):
-            full = self._read(x)
+            full = self._read(x, keep)
             mean = self._per_channel(self.running_mean.to(full.dtype), full)
             deviation = self._per_channel(self.running_mad.to(full.dtype), full)
             if not self.training or x.numel() == 0:
-                y = self._normalise(self._centre(full, mean), deviation)
+                y = self._normalise(self._centre(full, mean), deviation, keep)
             else:
                 y = self._forward_training(full, keep, mean, deviation)
         return y.to(x.dtype)
@@ -194,35 +194,43 @@ class L1BatchNorm(_L1Norm):
             with torch.no_grad():
                 self.running_mean.lerp_(mean.flatten().to(self.running_mean.dtype), self.momentum)
                 self.running_mad.lerp_(deviation.flatten().to(self.running_mad.dtype), self.momentum)
-        return self._normalise(centred, deviation)
+        return self._normalise(centred, deviation, keep)
 
 
-def fake_quantize(x: Tensor, bits: int) -> Tensor:
-    """``x`` rounded to a symmetric grid of ``2^bits - 1`` values up to its largest magnitude; gradient 1."""
+def fake_quantize(x: Tensor, bits: int, keep: Tensor | None = None) -> Tensor:
+    """``x`` rounded to a symmetric grid of ``2^bits - 1`` values up to its largest magnitude; gradient 1.
+
+    ``keep``, boolean and broadcast against ``x``, says whose magnitudes count (None: all); others are cut to the grid.
+    """
     if x.numel() == 0:
         return x
-    return x + (_round_to_grid(x.detach(), bits, stochastic=False) - x.detach())
+    return x + (_round_to_grid(x.detach(), bits, False, keep) - x.detach())
 
 
-def _round_to_grid(x: Tensor, bits: int, stochastic: bool) -> Tensor:
-    step = x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny) / (2 ** (bits - 1) - 1)
+def _round_to_grid(x: Tensor, bits: int, stochastic: bool, keep: Tensor | None) -> Tensor:
+    # Where nothing is kept, the grid is that of all.
+    counted = x if keep is None else x.masked_fill(~keep & keep.any(), 0)
+    top = 2 ** (bits - 1) - 1
+    step = counted.abs().amax().clamp(min=torch.finfo(x.dtype).tiny) / top
     scaled = x / step
     rounded = (scaled + torch.rand_like(scaled)).floor() if stochastic else scaled.round()
-    return rounded * step
+    return rounded.clamp(-top, top) * step
 
 
 class _QuantizeGradient(torch.autograd.Function):
     """Identity whose gradient is rounded to a symmetric grid."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, bits: int, stochastic: bool) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, bits: int, stochastic: bool, keep: Tensor | None) -> Tensor:
         ctx.bits, ctx.stochastic = bits, stochastic
+        ctx.save_for_backward(keep)
         return x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return (_round_to_grid(grad, ctx.bits, ctx.stochastic) if grad.numel() else grad), None, None
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (keep,) = ctx.saved_tensors
+        return (_round_to_grid(grad, ctx.bits, ctx.stochastic, keep) if grad.numel() else grad), None, None, None
 
 
 def _checked_quant(name: str, quant: dict) -> dict[str, Any]:

@@ -103,6 +103,43 @@ def test_batch_norm_ignores_padding():
     torch.testing.assert_close(padded.running_mad, plain.running_mad, rtol=0, atol=EXACT)
 
 
+@pytest.mark.parametrize('training', [True, False])
+def test_quantized_batch_norm_ignores_padding(training):
+    """Grids are those of the valid positions: the numbers are the ones without padding, forward and backward."""
+    quant = dict(bits=4, grad_rounding='nearest')
+    plain, padded = (L1BatchNorm(4, quant=quant).train(training) for _ in range(2))
+    x, grad = torch.randn(3, 5, 4), torch.randn(3, 5, 4)
+    mask = torch.tensor([[False] * 5 + [True] * 2] * 3)
+
+    def numbers(layer, x, grad, *masks):
+        y = layer(x.requires_grad_(), *masks)
+        y.backward(grad)
+        return y[:, :5].detach(), x.grad[:, :5], layer.weight.grad, layer.running_mean, layer.running_mad
+
+    # Padding 50 times as large would leave the rest one value of the grid.
+    junk = torch.cat([x, torch.full((3, 2, 4), 50.0)], 1)
+    expected = numbers(plain, x, grad)
+    actual = numbers(padded, junk, torch.cat([grad, torch.zeros(3, 2, 4)], 1), mask)
+    # The same sums in another order; float32.
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_padding_leave_the_grid_of_the_others_alone():
+    layer = L1BatchNorm(4, affine=False, quant=dict(bits=4, grad_rounding='nearest')).eval()
+    x, grad = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(layer(x[:, :2]), x, grad[:, :2])
+    grad[:, 2] = 50.0
+    (actual,) = torch.autograd.grad(layer(x, torch.tensor([[False, False, True]] * 2)), x, grad)
+    assert torch.equal(actual[:, :2], expected[:, :2])
+
+
+def test_a_quantized_batch_of_padding_is_finite():
+    layer = L1BatchNorm(4, quant=dict(bits=4))
+    y = layer(torch.randn(3, 5, 4), torch.ones(3, 5, dtype=torch.bool))
+    assert y.isfinite().all() and y.abs().max() > 0 and layer.running_mean.eq(0).all()
+
+
 @pytest.mark.parametrize('norm, axes', [(L1LayerNorm, (1,)), (L1BatchNorm, (0, 2, 3))])
 def test_channels_on_axis_one(norm, axes):
     layer = norm(6, channel_dim=1).double()
