@@ -89,7 +89,7 @@ class MomentNorm(StatisticsModule):
         self.register_buffer('iters', torch.zeros(1, dtype=torch.int64))
         # Python's copy of `iters`, and which tensor in which version it is a copy of.
         self._iteration = 0
-        self._iters_seen: tuple[Tensor, int] = (self.iters, self.iters._version)
+        self._iters_seen: tuple[Tensor, int | None] = (self.iters, _version(self.iters))
         self._calls: deque[Call] = deque(maxlen=_REMEMBERED_CALLS)
 
     def running_moment(self) -> Tensor:
@@ -185,14 +185,14 @@ class MomentNorm(StatisticsModule):
     def _read_iters(self) -> int:
         """The number of steps so far; reads the buffer only after somebody else wrote to it (a load, a reset)."""
         tensor, version = self._iters_seen
-        if self.iters is not tensor or self.iters._version != version:
+        if self.iters is not tensor or version is None or self.iters._version != version:
             self._iteration = int(self.iters)
         return self._iteration
 
     def _write_iters(self, iteration: int) -> None:
         self.iters.fill_(iteration)
         self._iteration = iteration
-        self._iters_seen = (self.iters, self.iters._version)
+        self._iters_seen = (self.iters, _version(self.iters))
 
     def _per_channel(self, values: Tensor, x: Tensor) -> Tensor:
         return per_channel(values, x, self.channel_dim)
@@ -206,6 +206,11 @@ class MomentNorm(StatisticsModule):
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}, sync={self.sync}'
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often ``tensor`` was written to; None for one made in inference mode, which does not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _kept(x: Tensor, keep: Tensor | None) -> Tensor:

@@ -320,6 +320,24 @@ def test_the_step_number_follows_its_buffer(norm):
     assert copy.deepcopy(layer).iters.item() == 2
 
 
+@every_case
+def test_a_layer_made_in_inference_mode_is_the_ordinary_one(name, arguments, shape):
+    x = torch.randn(shape)
+    ordinary = build(name, arguments)
+    with torch.inference_mode():
+        made = build(name, arguments)
+        made.load_state_dict(ordinary.state_dict())
+        for training in (True, True, False):
+            assert torch.equal(made.train(training)(x), ordinary.train(training)(x))
+        # A step number that somebody else writes is read here too, where torch counts no writes.
+        made.load_state_dict(ordinary.state_dict())
+        for steps in (5, 9):
+            if 'iters' in made.state_dict():
+                made.iters.fill_(steps)
+                made.train()(x)
+                assert made.iters.item() == steps + 1
+
+
 @pytest.mark.parametrize('name', ['PN', 'UN', 'L1BN'])
 def test_gradient_accumulation_counts_every_micro_batch(name):
     layer = build(name, {})
