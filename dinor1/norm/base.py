@@ -1,9 +1,28 @@
-"""What several norms share: number formats, shape checks, and recognising a recomputed forward pass."""
+"""What several norms share: number formats, checks, and recognising a recomputed forward pass."""
 
+import math
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
+
+from dinor1.errors import InputError
+
+# Arguments of the norms: whether whole, lowest and highest value. 0 is a useful eps where no moment vanishes.
+_RANGES: dict[str, tuple[bool, float, float]] = {
+    'num_features': (True, 1, math.inf),
+    'per_position': (True, 1, math.inf),
+    'group_num': (True, 1, math.inf),
+    'warmup_iters': (True, 0, math.inf),
+    'renorm_after': (True, 0, math.inf),
+    'eps': (False, 0, math.inf),
+    'momentum': (False, 0, 1),
+    'alpha_fwd': (False, 0, 1),
+    'alpha_bkw': (False, 0, 1),
+    'renorm_clip': (False, 1, math.inf),
+    'max_moment_ratio': (False, 0, math.inf),
+}
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -35,6 +54,21 @@ class StatisticsModule(nn.Module):
             if buffer is not None and buffer.is_floating_point() and buffer.dtype != statistics_dtype(buffer):
                 self._buffers[name] = before[name].to(buffer.device)
         return self
+
+
+def check_numbers(layer: nn.Module, **arguments: float) -> None:
+    """Refuse ``arguments`` of ``layer``'s constructor, by name, that are out of range.
+
+    Raises:
+        InputError: one is no number, not whole where it must be, infinite, NaN, or out of range.
+    """
+    for name, value in arguments.items():
+        whole, low, high = _RANGES[name]
+        is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high or value == math.inf:
+            kind = 'whole number' if whole else 'number'
+            span = f'from {low} to {high}' if high < math.inf else f'of at least {low}'
+            raise InputError(f'{type(layer).__name__}: {name} must be a {kind} {span}, got {value!r}')
 
 
 def check_channels(layer: nn.Module, x: Tensor, channel_dim: int, min_dim: int = 1) -> None:

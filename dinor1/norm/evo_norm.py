@@ -8,7 +8,7 @@ authors' own has the biased one (``unbiased=False``).
 import torch
 from torch import Tensor, nn
 
-from .base import StatisticsModule, autocast_off, check_channels, is_recomputing, statistics_dtype
+from .base import StatisticsModule, autocast_off, check_channels, check_numbers, is_recomputing, statistics_dtype
 
 
 class _EvoNorm(StatisticsModule):
@@ -18,6 +18,7 @@ class _EvoNorm(StatisticsModule):
 
     def __init__(self, num_features: int, eps: float, apply_act: bool, zero_init: bool) -> None:
         super().__init__()
+        check_numbers(self, num_features=num_features, eps=eps)
         self.num_features = num_features
         self.eps = eps
         self.apply_act = apply_act
@@ -67,6 +68,7 @@ class _EvoNormB(_EvoNorm):
         unbiased: bool = True,
     ) -> None:
         super().__init__(num_features, eps, apply_act, zero_init)
+        check_numbers(self, momentum=momentum)
         self.momentum = momentum
         self.unbiased = unbiased
         self.register_buffer('running_var', torch.ones(num_features))
@@ -132,6 +134,9 @@ class EvoNormB0(_EvoNormB):
         apply_act: False: ``weight * x + bias`` alone, for places that must stay linear; there is no ``v`` then.
         zero_init: ``weight`` starts at 0, for the last norm of a residual branch.
         unbiased: Whether ``running_var`` gets n / (n - 1).
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -178,7 +183,7 @@ class EvoNormS0(_EvoNormS):
         zero_init: ``weight`` starts at 0, for the last norm of a residual branch.
 
     Raises:
-        ValueError: ``group_size`` does not divide ``num_features``.
+        ValueError: ``group_size`` does not divide ``num_features``, or a number out of range.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ M. Subkhankulov and S. Heimersheim, "Transformers Don't Need LayerNorm at Infere
 import torch
 from torch import Tensor, nn
 
-from .base import StatisticsModule, autocast_off, check_channels, is_recomputing, statistics_dtype
+from .base import StatisticsModule, autocast_off, check_channels, check_numbers, is_recomputing, statistics_dtype
 
 
 class FixedStdLayerNorm(StatisticsModule):
@@ -33,7 +33,8 @@ class FixedStdLayerNorm(StatisticsModule):
         bias: Whether there is also a ``bias``, initially 0; ignored without ``affine``, as in LayerNorm.
 
     Raises:
-        ValueError: in ``forward``, an input that does not fit; in :meth:`fix`, nothing was measured yet.
+        ValueError: a number out of range; in ``forward``, an input that does not fit; in :meth:`fix`, nothing was
+            measured yet.
     """
 
     _abbr_ = 'fln'
@@ -48,6 +49,9 @@ class FixedStdLayerNorm(StatisticsModule):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        check_numbers(self, num_features=num_features, eps=eps, momentum=momentum)
+        if per_position is not None:
+            check_numbers(self, per_position=per_position)
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum

@@ -17,6 +17,7 @@ from .base import (
     StatisticsModule,
     autocast_off,
     check_channels,
+    check_numbers,
     is_recomputing,
     per_channel,
     position_mask,
@@ -36,6 +37,7 @@ class _L1Norm(StatisticsModule):
         self, num_features: int, eps: float, scale: str, affine: bool, channel_dim: int, quant: dict | None
     ) -> None:
         super().__init__()
+        check_numbers(self, num_features=num_features, eps=eps)
         if scale not in ('none', 'gauss'):
             raise ValueError(f"{type(self).__name__}: scale must be 'none' or 'gauss', got {scale!r}")
         self.num_features = num_features
@@ -98,7 +100,8 @@ class L1LayerNorm(_L1Norm):
             The gradient passes roundings unchanged. This is our arrangement, not a paper's.
 
     Raises:
-        ValueError: an unknown ``scale`` or ``quant``; in ``forward``, an input that does not fit.
+        ValueError: an unknown ``scale`` or ``quant``, or a number out of range; in ``forward``, an input that does not
+            fit.
     """
 
     def __init__(
@@ -135,7 +138,8 @@ class L1BatchNorm(_L1Norm):
         momentum: Share of the new batch in the running statistics.
 
     Raises:
-        ValueError: an unknown ``scale`` or ``quant``; in ``forward``, an input or mask that does not fit.
+        ValueError: an unknown ``scale`` or ``quant``, or a number out of range; in ``forward``, an input or mask that
+            does not fit.
     """
 
     def __init__(
@@ -149,6 +153,7 @@ class L1BatchNorm(_L1Norm):
         quant: dict | None = None,
     ) -> None:
         super().__init__(num_features, eps, scale, affine, channel_dim, quant)
+        check_numbers(self, momentum=momentum)
         self.momentum = momentum
         self.register_buffer('running_mean', torch.zeros(num_features))
         self.register_buffer('running_mad', torch.ones(num_features))

@@ -17,6 +17,7 @@ from .base import (
     StatisticsModule,
     autocast_off,
     check_channels,
+    check_numbers,
     is_recomputing,
     per_channel,
     position_mask,
@@ -79,6 +80,7 @@ class MomentNorm(StatisticsModule):
         self, num_features: int, eps: float, affine: bool, channel_dim: int, sync: bool, exact_padding: bool
     ) -> None:
         super().__init__()
+        check_numbers(self, num_features=num_features, eps=eps)
         self.num_features = num_features
         self.eps = eps
         self.channel_dim = channel_dim

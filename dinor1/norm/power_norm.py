@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .base import check_numbers
 from .moment_norm import Call, MomentNorm
 
 
@@ -37,7 +38,7 @@ class PowerNorm(MomentNorm):
             more than ``2 / (1 - alpha_bkw)`` times above the running moment. None = no bound, as published.
 
     Raises:
-        ValueError: ``group_num`` does not divide ``num_features``.
+        ValueError: ``group_num`` does not divide ``num_features``, or a number out of range.
     """
 
     _abbr_ = 'pn'
@@ -59,8 +60,13 @@ class PowerNorm(MomentNorm):
         max_moment_ratio: float | None = None,
     ) -> None:
         super().__init__(num_features, eps, affine, channel_dim, sync, exact_padding)
-        if group_num is not None and (group_num < 1 or num_features % group_num):
-            raise ValueError(f'PowerNorm: group_num {group_num} does not divide {num_features} channels')
+        check_numbers(self, alpha_fwd=alpha_fwd, alpha_bkw=alpha_bkw, warmup_iters=warmup_iters)
+        if max_moment_ratio is not None:
+            check_numbers(self, max_moment_ratio=max_moment_ratio)
+        if group_num is not None:
+            check_numbers(self, group_num=group_num)
+            if num_features % group_num:
+                raise ValueError(f'PowerNorm: group_num {group_num} does not divide {num_features} channels')
         self.alpha_fwd = alpha_fwd
         self.alpha_bkw = alpha_bkw
         self.warmup_iters = warmup_iters

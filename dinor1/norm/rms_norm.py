@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import autocast_off, check_channels, statistics_dtype
+from .base import autocast_off, check_channels, check_numbers, statistics_dtype
 
 
 class RMSNorm(nn.Module):
@@ -24,13 +24,15 @@ class RMSNorm(nn.Module):
         bias: Whether there is also a ``bias``, (num_features,), initially 0; it needs ``affine``.
 
     Raises:
-        ValueError: ``bias`` without ``affine``; in ``forward``, an input that does not end in ``num_features``.
+        ValueError: ``bias`` without ``affine``, or a number out of range; in ``forward``, an input that does not end
+            in ``num_features``.
     """
 
     _abbr_ = 'rms'
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
         super().__init__()
+        check_numbers(self, num_features=num_features, eps=eps)
         if bias and not affine:
             raise ValueError('RMSNorm: bias=True needs affine=True')
         self.num_features = num_features
@@ -66,13 +68,14 @@ class CRMSNorm(nn.Module):
         eps: Added to the mean square.
 
     Raises:
-        ValueError: in ``forward``, an input that does not end in ``num_features``.
+        ValueError: a number out of range; in ``forward``, an input that does not end in ``num_features``.
     """
 
     _abbr_ = 'crms'
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
+        check_numbers(self, num_features=num_features, eps=eps)
         self.num_features = num_features
         self.eps = eps
 

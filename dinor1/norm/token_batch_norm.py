@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .base import check_channels
+from .base import check_channels, check_numbers
 
 
 class TokenBatchNorm(nn.BatchNorm1d):
@@ -13,16 +13,20 @@ class TokenBatchNorm(nn.BatchNorm1d):
     Args:
         num_features: Width of the last axis.
         eps: Added to the variance.
-        momentum: Weight of a new batch in the running statistics.
+        momentum: Weight of a new batch in the running statistics; None: their plain mean, as in torch.
         affine: Whether there are ``weight`` and ``bias``.
 
     Raises:
-        ValueError: in ``forward``, an input of fewer than two axes or that does not end in ``num_features``.
+        ValueError: a number out of range; in ``forward``, an input of fewer than two axes or that does not end
+            in ``num_features``.
     """
 
     _abbr_ = 'tbn'
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True) -> None:
+        check_numbers(self, num_features=num_features, eps=eps)
+        if momentum is not None:
+            check_numbers(self, momentum=momentum)
         super().__init__(num_features, eps, momentum, affine)
 
     def forward(self, x: Tensor) -> Tensor:

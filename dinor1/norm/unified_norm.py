@@ -5,9 +5,12 @@ results come from. The paper's text has a threshold per channel that counts the 
 it is one number per layer and does not.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from .base import check_numbers
 from .moment_norm import Call, MomentNorm
 
 
@@ -50,7 +53,7 @@ class UnifiedNorm(MomentNorm):
         channel_dim, sync, exact_padding: As in :class:`MomentNorm`.
 
     Raises:
-        ValueError: a window below 1.
+        ValueError: a window below 1, or a number out of range.
     """
 
     _abbr_ = 'un'
@@ -70,8 +73,11 @@ class UnifiedNorm(MomentNorm):
         exact_padding: bool = False,
     ) -> None:
         super().__init__(num_features, eps, True, channel_dim, sync, exact_padding)
-        windows = (window_size, window_size) if isinstance(window_size, int) else tuple(window_size)
-        if len(windows) != 2 or min(windows) < 1:
+        check_numbers(
+            self, warmup_iters=warmup_iters, momentum=momentum, renorm_after=renorm_after, renorm_clip=renorm_clip
+        )
+        windows = tuple(window_size) if isinstance(window_size, Sequence) else (window_size, window_size)
+        if len(windows) != 2 or not all(isinstance(size, int) and size >= 1 for size in windows):
             raise ValueError(f'UnifiedNorm: window_size must be one or two numbers from 1 on, got {window_size}')
         self.window_fwd, self.window_bkw = windows
         self.warmup_iters = warmup_iters

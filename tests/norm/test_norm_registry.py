@@ -2,10 +2,13 @@
 
 import copy
 import functools
+import inspect
 import itertools
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmcv.cnn import build_norm_layer
@@ -14,7 +17,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from dinor1.errors import InputError
 from dinor1.norm import NORMS, L1BatchNorm, PowerNorm, UnifiedNorm, is_norm, register
+from dinor1.norm.registry import BASELINES
 
 C = 32
 TOKENS, FLAT, MAPS_LAST, MAPS = (2, 5, C), (6, C), (2, 3, 4, C), (2, C, 3, 4)
@@ -348,6 +353,40 @@ def test_gradient_accumulation_counts_every_micro_batch(name):
         assert layer.iters.item() == 2
     moved = [not torch.equal(a, b) for a, b in zip(before, layer.state_dict().values(), strict=True)]
     assert any(moved)
+
+
+NUMBERS = {
+    'num_features': (0, -1, 2.0, True, None),
+    'eps': (-1e-5, float('nan'), float('inf'), '1e-5', None),
+    'momentum': (-0.1, 1.5, float('nan')),
+    'alpha_fwd': (-0.1, 1.5, float('nan')),
+    'alpha_bkw': (-0.1, 1.5, float('nan')),
+    'warmup_iters': (-1, 2.5),
+    'renorm_after': (-1, 2.5),
+    'renorm_clip': (0.5, float('nan')),
+    'max_moment_ratio': (-1.0, float('nan')),
+    'per_position': (0, 2.5),
+    'group_num': (0, 2.0),
+}
+
+
+@pytest.mark.parametrize('name', NORMS | BASELINES)
+def test_numbers_out_of_range_are_refused_in_one_line(name):
+    norm = (NORMS | BASELINES)[name]
+    known = inspect.signature(norm).parameters
+    for argument, values in NUMBERS.items():
+        for value in values if argument in known else ():
+            line = rf'^{norm.__name__}: {argument} must be a (whole )?number .*\d, got {re.escape(repr(value))}$'
+            with pytest.raises(InputError, match=line):
+                norm(**{'num_features': 8, argument: value})
+    assert set(NUMBERS) & set(known) >= {'num_features', 'eps'}
+
+
+def test_ends_of_the_ranges_are_allowed():
+    for momentum in (0, 1, np.float32(0.5)):
+        L1BatchNorm(np.int64(8), eps=0, momentum=momentum)
+        PowerNorm(8, alpha_fwd=momentum, alpha_bkw=momentum, warmup_iters=0, max_moment_ratio=None)
+        UnifiedNorm(8, momentum=momentum, warmup_iters=0, renorm_after=0, renorm_clip=1)
 
 
 def test_one_dimension_is_a_token_for_norms_over_channels():

@@ -155,7 +155,7 @@ def test_windows_may_differ():
     assert layer.buffer_gz.shape == (5, 3)
 
 
-@pytest.mark.parametrize('window_size', [0, (3, 0), (1, 2, 3)])
+@pytest.mark.parametrize('window_size', [0, (3, 0), (1, 2, 3), 2.0, (2, 2.5), None])
 def test_bad_windows_are_refused(window_size):
     with pytest.raises(ValueError, match='window_size must be one or two numbers from 1 on'):
         UnifiedNorm(3, window_size=window_size)
