@@ -19,11 +19,11 @@ from .report import QuantReport
 
 # What stays in floating point unless somebody says otherwise, by the names of this project and MMDetection: the first
 # layer, the heads, and what aims deformable attention. The paper's choice is not known.
-DEFAULT_SKIP = (
-    r're:(.*\.)?backbone\.(conv1|stem\.0|0\.conv|patch_embed.*)',
-    r're:(.*\.)?[a-z_]*head(\..*)?',
-    r're:(.*\.)?(sampling_offsets|attention_weights)',
-)
+_STEMS = r're:(.*\.)?backbone\.(conv1|stem\.0|0\.conv|patch_embed.*)'
+_HEADS = r're:(.*\.)?[a-z_]*heads?(\..*)?'
+DEFAULT_SKIP = (_STEMS, _HEADS, r're:(.*\.)?(sampling_offsets|attention_weights)')
+# More channels than an image has are features, which some layer has made already.
+_IMAGE_CHANNELS = 4
 _NORMS = {nn.BatchNorm1d: L1BatchNorm1d, nn.BatchNorm2d: L1BatchNorm2d, nn.LayerNorm: L1LayerNorm}
 _L2_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -49,7 +49,8 @@ def quantize_model(
         model: Any model. Layers that are integer layers already stay as they are.
         bits: Of weights, activations and gradients, 2 to 8 each; 32: that one in floating point.
         skip: Layers to keep: names (``backbone.conv1``, with everything inside of it) or regular expressions for the
-            whole name (``re:.*head.*``). None: :data:`DEFAULT_SKIP`.
+            whole name (``re:.*head.*``). None: :data:`DEFAULT_SKIP`; in a model without such names, the first
+            convolution if it reads an image, and the last layer. The report's ``skip`` says which.
         groups, backend: See :class:`IntegerRecipe`.
         norm: ``'l1'``: batch norms and layer norms become L1 norms with these bits, and a trained deviation is carried
             over as that of Gaussian data. None: they stay.
@@ -70,7 +71,7 @@ def quantize_model(
         raise InputError(f"quantize_model: norm must be None or 'l1', got {norm!r}")
     if norm == 'l1' and recipe.bits[1] == FLOAT_BITS and not recipe.is_float:
         raise InputError("quantize_model: norm='l1' needs bits of activations from 2 to 8")
-    report = QuantReport(recipe.bits, tuple(DEFAULT_SKIP if skip is None else skip))
+    report = QuantReport(recipe.bits, DEFAULT_SKIP + _unnamed_ends(model) if skip is None else tuple(skip))
     is_skipped = _skip_rule(model, report.skip, must_match=skip is not None)
     made: dict[nn.Module, nn.Module] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
@@ -169,6 +170,22 @@ def _make(module: nn.Module, kind: type[nn.Module], recipe: IntegerRecipe, seed:
     if module.weight is not None:
         new.weight, new.bias = module.weight, module.bias
     return new.train(module.training)
+
+
+def _unnamed_ends(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layer that reads images and of the last one, in a model whose names for them are unknown.
+
+    The order is that of definition, which is all that can be known without an input.
+    """
+    layers = [(name, m) for name, m in model.named_modules() if name and isinstance(m, nn.Linear | nn.Conv2d)]
+    found = []
+    if layers and not any(re.fullmatch(_STEMS[3:], name) for name, _ in layers):
+        name, first = layers[0]
+        if isinstance(first, nn.Conv2d) and first.in_channels <= _IMAGE_CHANNELS:
+            found.append(name)
+    if layers and not any(re.fullmatch(_HEADS[3:], name) for name, _ in layers):
+        found.append(layers[-1][0])
+    return tuple(found)
 
 
 def _skip_rule(model: nn.Module, patterns: tuple[str, ...], must_match: bool) -> Any:

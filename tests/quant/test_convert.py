@@ -1,6 +1,7 @@
 """quantize_model: what is replaced and kept, shared parameters, and the count of multiply-accumulates."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -77,6 +78,36 @@ def test_what_is_replaced_and_why_not():
     assert kinds == [L1BatchNorm2d, IntConv2d, L1LayerNorm, IntLinear, IntLinear]
     assert model.shared[0] is model.shared[1]
     assert 'kept      frozen  BatchNorm2d: frozen' in str(report)
+
+
+def named(**layers):
+    return nn.Sequential(OrderedDict(layers))
+
+
+@pytest.mark.parametrize(
+    'layers, ends',
+    [
+        # A classifier with torchvision's names.
+        (dict(conv1=nn.Conv2d(3, 4, 3), layer1=nn.Conv2d(4, 4, 3), pool=nn.Flatten(), fc=nn.Linear(4, 2)), 'conv1 fc'),
+        # A head that is known by name, a patch embedding that is not.
+        (dict(conv_proj=nn.Conv2d(3, 4, 2), mlp=nn.Linear(4, 4), heads=named(last=nn.Linear(4, 2))), 'conv_proj'),
+        # Features come in: the first layer is one like the others.
+        (dict(first=nn.Conv2d(64, 4, 3), second=nn.Conv2d(4, 4, 3), last=nn.Conv2d(4, 2, 1)), 'last'),
+        (dict(first=nn.Linear(3, 4), second=nn.Linear(4, 4), last=nn.Linear(4, 2)), 'last'),
+        # Names that are known.
+        (dict(backbone=named(conv1=nn.Conv2d(3, 4, 3)), bbox_head=nn.Linear(4, 2), neck=nn.Linear(4, 4)), ''),
+    ],
+)
+def test_first_and_last_layer_of_a_model_with_other_names(layers, ends):
+    model = named(**layers)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    report = quantize_model(model)
+    assert report.skip == (*DEFAULT_SKIP, *ends.split())
+    by_name = [name for name in names if 'head' in name or 'backbone' in name]
+    assert report.names('kept') == [name for name in names if name in ends.split() or name in by_name]
+    # A second conversion finds the same ends.
+    assert quantize_model(model).skip == report.skip
+    assert quantize_model(named(a=nn.Conv2d(3, 4, 3), b=nn.Linear(4, 2)), skip=()).names('kept') == []
 
 
 def test_parameters_and_state_dict_stay():
