@@ -92,6 +92,14 @@ class GroupSampler(nn.Module):
         self.state.copy_(torch.tensor([seed, 0, 0]))
         self._fixed.clear()
 
+    def host_state(self) -> tuple[int, ...]:
+        """Draws so far, in training and in evaluation, to go back to; the buffer is the caller's to put back."""
+        return tuple(self._steps)
+
+    def set_host_state(self, state: tuple[int, ...]) -> None:
+        """Go on as after the draws of :meth:`host_state`."""
+        self._steps = list(state)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._seed, *self._steps = self.state.tolist()

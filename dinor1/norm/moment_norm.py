@@ -174,6 +174,14 @@ class MomentNorm(StatisticsModule):
         self._calls.append(call)
         return call
 
+    def host_state(self) -> tuple[Call, ...]:
+        """Forward passes that may still be repeated, to go back to; buffers are the caller's to put back."""
+        return tuple(self._calls)
+
+    def set_host_state(self, state: tuple[Call, ...]) -> None:
+        """Forget the forward passes since :meth:`host_state`."""
+        self._calls = deque(state, maxlen=_REMEMBERED_CALLS)
+
     def _recall(self, local_moment: Tensor) -> Call:
         """The call whose forward is being repeated: the one with this moment. Asks the device only if in doubt."""
         index = 0

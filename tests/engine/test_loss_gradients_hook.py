@@ -98,6 +98,34 @@ def test_training_is_the_same_to_the_bit_and_measured_in_both_stages(train):
     assert 'train/gradient/box' in runner.message_hub.log_scalars
 
 
+def test_training_is_the_same_with_samplers_noise_and_norms_that_count(train):
+    """Layers with state in Python: samples redrawn at every pass, stochastic rounding, norms with a schedule."""
+    changes = {
+        'model.backbone': dict(
+            _delete_=True,
+            type='AffineEquivariantBackbone',
+            widths=(4, 4, 4),
+            n_samples=2,
+            hidden=8,
+            out_indices=(1, 2),
+            proj_channels=(16, 32),
+            resample='always',
+        ),
+        'model.norm_cfg': dict(type='PN', warmup_iters=4),
+        'custom_hooks': [dict(type='IntegerTrainingHook', bits=(8, 8, 8), stats_interval=1)],
+        'train_cfg.max_epochs': 2,
+    }
+    one, plain = train('plain', **changes)
+    two, measured = train('measured', **changes, **{HOOK: dict(type='LossGradientHook', interval=2)})
+    assert measured.history == plain.history
+    expected = one.model.state_dict()
+    assert any('iters' in name for name in expected) and 'backbone.sampler.state' in expected
+    assert all(torch.equal(expected[name], tensor) for name, tensor in two.model.state_dict().items())
+    for name in ('train/grad_zeros', 'train/grad_group_0'):
+        first, second = (run.message_hub.get_scalar(name).data[0] for run in (one, two))
+        assert first.tolist() == second.tolist()
+
+
 def test_a_resumed_run_goes_on_in_the_same_file(train, tmp_path):
     hook = {HOOK: dict(type='LossGradientHook', interval=4)}
     train('whole', **hook)

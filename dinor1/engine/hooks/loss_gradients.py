@@ -7,7 +7,7 @@ a question of gradients, not of loss values: a loss may be large and flat. The m
 import copy
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from dinor1.engine.preserve import preserved
 from dinor1.errors import InputError
 from dinor1.fileio import read_json, write_json
 from dinor1.models import GRQOSettings
@@ -42,9 +43,9 @@ _FILE = 'loss_gradients.json'
 class LossGradientHook(Hook):
     """Measures the gradient of every term of the loss, every ``interval`` iterations.
 
-    Before such an iteration its batch runs through the model once more, with the same random numbers; buffers and
-    random state are put back, so that the training is the same to the bit with and without the hook. A measurement
-    costs about as much as six iterations, eight in the GRQO stage.
+    Before such an iteration its batch runs through the model once more, with the same random numbers; buffers, random
+    state and the positions of samplers and noise are put back, so that the training is the same to the bit with and
+    without the hook. A measurement costs about as much as six iterations, eight in the GRQO stage.
 
     Of each term, weighted as in the loss: the norm of its gradient by all trainable weights, the cosine to the gradient
     of the detection losses together, and the number of queries that it reaches. That number is the participation ratio
@@ -202,14 +203,10 @@ def _decoder_output(model: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Put the buffers back: a forward pass in training mode moves the statistics of batch norms."""
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
+    """Preserve the detector and the reference model, which is no part of it."""
+    reference = getattr(model.reference, '__self__', None)
+    with preserved(model), preserved(reference) if isinstance(reference, nn.Module) else nullcontext():
         yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(kept[name])
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

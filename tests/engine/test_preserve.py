@@ -1,0 +1,52 @@
+"""A block of passes that leaves no trace in a model."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dinor1.engine.preserve import preserved
+from dinor1.lie import SL2, GroupSampler
+from dinor1.norm import FixedStdLayerNorm, PowerNorm
+from dinor1.quant import GradientStats, IntLinear, noise_state
+
+
+class Net(nn.Module):
+    """State of every kind: buffers, one of them replaced at every pass, noise, counters, remembered calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = IntLinear(4, 4, seed=0)
+        self.norms = nn.Sequential(nn.BatchNorm1d(4), PowerNorm(4, warmup_iters=1), FixedStdLayerNorm(4))
+        self.sampler = GroupSampler(SL2(), 2, seed=0)
+
+    def forward(self, x):
+        return self.norms(self.linear(x)) * self.sampler().g.sum()
+
+
+def host(model):
+    return noise_state(model), model.sampler.host_state(), model.norms[1].host_state(), model.linear.stats
+
+
+def test_passes_leave_no_trace():
+    model = Net()
+    x = torch.randn(6, 4)
+    model(x).sum().backward()
+    model.linear.stats = stats = GradientStats()
+    other = copy.deepcopy(model)
+    before, state = host(model), copy.deepcopy(model.state_dict())
+    with pytest.raises(ZeroDivisionError), preserved(model):
+        model(x).sum().backward()
+        assert host(model)[0] != before[0] and host(model)[1] != before[1]
+        raise ZeroDivisionError
+    after = host(model)
+    assert after[:2] == before[:2] and after[3] is stats and not stats.group_shares()
+    assert len(after[2]) == len(before[2]) and all(a is b for a, b in zip(after[2], before[2], strict=True))
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    # What comes next is what would have come.
+    for net in (model, other):
+        net.zero_grad()
+        net(x).square().sum().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), other.buffers(), strict=True))
