@@ -11,7 +11,7 @@ arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 230
 
 import contextlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -36,26 +36,11 @@ from ..prompts import CategoryGraphPrompts, PromptDraw, common_vocabulary, posit
 from .layer_cfg import decoder_cfg, encoder_cfg
 from .prompted import PromptMixin
 from .reference import ReferenceMixin
-
-
-class Selection(NamedTuple):
-    """The N encoder tokens that decoder queries start from.
-
-    Attributes:
-        tokens: (bs, N) indices.
-        objectness: (bs, N) best prompt logits, falling.
-        cls_logits: (bs, N, K) prompt logits.
-        boxes: (bs, N, 4) normalised cxcywh.
-    """
-
-    tokens: Tensor
-    objectness: Tensor
-    cls_logits: Tensor
-    boxes: Tensor
+from .selection import Selection, SelectionMixin
 
 
 @MODELS.register_module()
-class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
+class DINOR1(PromptMixin, SelectionMixin, ReferenceMixin, GroundingDINO):
     """Detector prompted by boxes, class names, or both.
 
     Sub-modules and parameters that Grounding DINO has too keep MMDetection's names; a checkpoint of it lacks
@@ -256,36 +241,6 @@ class DINOR1(PromptMixin, ReferenceMixin, GroundingDINO):
         return torch.autocast(device, dtype=self.inference_dtype)
 
     # ---------------------------------------------------------------- queries
-
-    def token_logits(
-        self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder stage of the head: logits (bs, T, K), token features (bs, T, C), proposals (bs, T, 4) as logits."""
-        cls_branch = self.bbox_head.cls_branches[self.decoder.num_layers]
-        with full_precision(memory.device):
-            token_feat, proposals = self.gen_encoder_output_proposals(
-                at_least_float32(memory), features['feat_mask'], features['spatial_shapes']
-            )
-            logits = cls_branch(token_feat, at_least_float32(memory_prompts), prompts.mask)
-        return logits, token_feat, proposals
-
-    def select_queries(
-        self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
-    ) -> Selection:
-        """Visual-guided query selection: the N tokens whose best prompt logit is highest, in falling order.
-
-        N is ``num_queries``, or the number of tokens if that is smaller.
-        """
-        logits, token_feat, proposals = self.token_logits(memory, memory_prompts, prompts, features)
-        objectness, tokens = logits.amax(-1).topk(min(self.num_queries, logits.shape[1]), dim=1)
-
-        def take(tensor: Tensor) -> Tensor:
-            return tensor.gather(1, tokens[..., None].expand(-1, -1, tensor.shape[-1]))
-
-        reg_branch = self.bbox_head.reg_branches[self.decoder.num_layers]
-        with full_precision(memory.device):
-            boxes = (reg_branch(take(token_feat)) + take(proposals)).sigmoid()
-        return Selection(tokens, objectness, take(logits), boxes)
 
     def decode(
         self,
