@@ -83,7 +83,7 @@ def test_a_page_without_any_result_says_so(call, page, tmp_path):
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     assert outcome.status == 0, outcome.err
     found = parts(page)
-    assert '0 of 52 runs are finished.' in found.pop('grqo-state')
+    assert '0 of 55 runs are finished.' in found.pop('grqo-state')
     assert len(found) == 12 and all(text.strip() == 'Not run yet.' for text in found.values())
 
 
@@ -101,7 +101,7 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     assert outcome.status == 0, outcome.err
     found = parts(page)
-    assert '52 of 52 runs are finished.' in found['grqo-state'] and 'Not run yet' not in ''.join(found.values())
+    assert '55 of 55 runs are finished.' in found['grqo-state'] and 'Not run yet' not in ''.join(found.values())
     # Equal differences have an interval without width, in every seed that both arms have.
     exact = '**+0.0200 [+0.0200, +0.0200]**'
     assert f'| GRQO | 5 | {exact} |' in found['grqo-differences']
@@ -124,7 +124,7 @@ def test_a_part_of_the_grid_is_reported_as_far_as_it_goes(call, page, tmp_path):
     store(study, tmp_path / 'r/grqo', [run for run in study.runs if run.arm in ('SFT', 'policy') and run.seed == 0])
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     found = parts(page)
-    assert outcome.status == 0 and '2 of 52' in outcome.out
+    assert outcome.status == 0 and '2 of 55' in outcome.out
     assert '| policy | 1 | +0.0200 |' in found['grqo-differences'] and found['grqo-real'].strip() == 'Not run yet.'
 
 

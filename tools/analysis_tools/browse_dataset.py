@@ -86,7 +86,8 @@ def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[s
         truths = [sample.gt_instances for sample in batch['data_samples']]
         boxes = [truth.bboxes.tensor.numpy() for truth in truths]
         draw = sample_prompts([truth.labels for truth in truths])
-        chosen = [(i, b, c) for i, b, c in zip(*(part.tolist() for part in draw), strict=True) if c >= 0]
+        columns = (draw.image.tolist(), draw.box.tolist(), draw.labels.tolist())
+        chosen = [(i, b, c) for i, b, c in zip(*columns, strict=True) if c >= 0]
         crops = [crop(images[i], boxes[i][b]) for i, b, _ in chosen]
         for i, (image, truth, sample) in enumerate(zip(images, truths, batch['data_samples'], strict=True)):
             labels = truth.labels.tolist()
