@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinor1.errors import InputError
 from dinor1.ops import register_flops, use_ms_deform_attn_backend
 
-from .contenders import PEERS, Contender, Task, make_contender
+from .contenders import Contender, Task
 from .memory import peak_memory
+from .peers import PEERS, make_contender
 from .speed import INFERENCE_DTYPES, compile_detector
 from .timing import ratio, take_turns
 

@@ -2,11 +2,13 @@
 """Measure parameters, FLOPs, latency, training time and peak memory of detectors, and make the table of the results.
 
 Weights are random. Prompts come from a bank, so that a prediction runs neither prompt encoder nor text model; the peers
-(MMDetection's and transformers' Grounding DINO, Swin-T) get stored text features in the same place. A prediction goes
-from normalised images to final boxes; a training step is loss, backward pass and AdamW. All contenders take turns.
+(MMDetection's and transformers' Grounding DINO, with Swin-T and at nano size) get stored text features in the same
+place. A prediction goes from normalised images to final boxes; a training step is loss, backward pass and AdamW. All
+contenders take turns.
 
 Examples:
-    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_nano.py --size 128 128 --out nano.json
+    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_nano.py --size 128 128 \\
+        --peers mmdetection-nano transformers-nano --out nano.json
     python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_swin-t.py --peers mmdetection transformers \\
         --size 480 640 --precisions float32 bfloat16 --threads 1 --clock cpu --rounds 3 --out swin-t.json
     python tools/analysis_tools/benchmark.py --table nano.json swin-t.json --update model_zoo.md
@@ -32,8 +34,8 @@ NOTE = (
 
 
 def parse_args() -> argparse.Namespace:
-    from dinor1.apis.contenders import PEERS
     from dinor1.apis.model_benchmark import PASSES
+    from dinor1.apis.peers import PEERS
     from dinor1.apis.speed import INFERENCE_DTYPES
     from dinor1.ops.msda_backends import BACKENDS
 
