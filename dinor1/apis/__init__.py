@@ -1,9 +1,22 @@
-"""What a script or a notebook calls."""
+"""What a script or a notebook calls.
 
-from .checkpoint import check_checkpoint, load_model
-from .cli import run_tool
-from .config import load_config
-from .inferencer import DINOR1Inferencer
-from .visual_prompt import VisualPrompt
+Names are looked up when they are asked for: a tool that only prints its help need not wait for MMDetection.
+"""
 
-__all__ = ['DINOR1Inferencer', 'VisualPrompt', 'check_checkpoint', 'load_config', 'load_model', 'run_tool']
+import importlib
+
+_HOMES = {
+    'DINOR1Inferencer': 'inferencer',
+    'VisualPrompt': 'visual_prompt',
+    'check_checkpoint': 'checkpoint',
+    'load_config': 'config',
+    'load_model': 'checkpoint',
+    'run_tool': 'cli',
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_HOMES[name]}'), name)

@@ -1,0 +1,41 @@
+"""What a user types most: a tool's help, and its complaint about a command line, come at once."""
+
+import subprocess
+import sys
+
+import pytest
+
+TOOLS = ['train', 'test', 'test_odinw', 'image_demo', 'build_prompt_bank', 'build_category_graph']
+# Runs a tool and tells on standard error what it has loaded; torch and MMDetection take seconds.
+SPY = (
+    'import atexit, runpy, sys; '
+    "atexit.register(lambda: print('loaded', *sorted({'torch', 'mmdet'} & set(sys.modules)), file=sys.stderr)); "
+    "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+def call(repo, *arguments):
+    command = [sys.executable, '-c', SPY, *map(str, arguments)]
+    return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_help_loads_no_deep_learning_library(repo, tool):
+    outcome = call(repo, f'tools/{tool}.py', '--help')
+    assert outcome.returncode == 0 and 'usage:' in outcome.stdout
+    assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
+
+
+def test_a_wrong_option_is_told_as_soon(repo):
+    outcome = call(repo, 'tools/train.py', 'config.py', '--cfg-options', 'no value')
+    assert outcome.returncode == 2 and 'KEY=VALUE' in outcome.stderr
+    assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
+
+
+def test_the_api_offers_what_it_names():
+    import dinor1.apis
+
+    for name in dinor1.apis.__all__:
+        assert getattr(dinor1.apis, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = dinor1.apis.nothing
