@@ -9,11 +9,10 @@ Examples:
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from dinor1.apis.options import ConfigOptions
+from dinor1.apis.options import parse_run_args
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,19 +40,11 @@ def parse_args() -> argparse.Namespace:
         '--compile', action='store_true', help='compile the model; needs a C++ compiler, pays for images of few sizes'
     )
     parser.add_argument('--out', metavar='FILE.pkl', help='also write the raw predictions')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher (default: none)'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parse_run_args(parser)
 
 
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
     from mmengine.model import is_model_wrapper
     from mmengine.runner import Runner

@@ -7,10 +7,9 @@ Examples:
 """
 
 import argparse
-import os
 from pathlib import Path
 
-from dinor1.apis.options import ConfigOptions
+from dinor1.apis.options import parse_run_args
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,19 +34,11 @@ def parse_args() -> argparse.Namespace:
         '--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size'
     )
     parser.add_argument('--seed', type=int, help="random seed (default: the config's)")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher (default: none)'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parse_run_args(parser)
 
 
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
     import dinor1
     from dinor1.apis import load_config

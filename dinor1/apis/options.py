@@ -1,6 +1,7 @@
-"""What options of the command line must be: ``--cfg-options KEY=VALUE``, and numbers in their range."""
+"""Options of the command line: those of every run, ``--cfg-options KEY=VALUE``, and numbers in their range."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,24 @@ class ConfigOptions(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # brackets that do not match
             raise argparse.ArgumentError(self, str(error)) from None
+
+
+def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add what every run of MMEngine's Runner takes, and parse the command line.
+
+    That is ``--cfg-options``, ``--launcher``, and the local rank, which a launcher gives as an argument or in the
+    environment.
+    """
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher (default: none)'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def require_at_least(least: float, args: argparse.Namespace, *names: str) -> None:
