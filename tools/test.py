@@ -51,7 +51,7 @@ def main() -> None:
 
     import dinor1
     from dinor1.apis import check_checkpoint, load_config
-    from dinor1.apis.run_checks import check_testing
+    from dinor1.apis.run_checks import check_launcher, check_testing
     from dinor1.apis.speed import compile_detector, set_inference_dtype
     from dinor1.engine import PromptProtocolHook
     from dinor1.engine.hooks.integer_training import convert_now
@@ -64,6 +64,7 @@ def main() -> None:
     # Before the runner makes the work directory, which lies beside the checkpoint.
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise InputError(f'{args.checkpoint}: no such checkpoint')
+    check_launcher(args.launcher)
     check_testing(cfg, args.config)
     _check_prompt_seeds(args, cfg)
     cfg.launcher = args.launcher

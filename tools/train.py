@@ -42,11 +42,12 @@ def main() -> None:
 
     import dinor1
     from dinor1.apis import load_config
-    from dinor1.apis.run_checks import check_seed, check_training
+    from dinor1.apis.run_checks import check_launcher, check_seed, check_training
     from dinor1.datasets.seeding import set_seed
 
     dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
+    check_launcher(args.launcher)
     check_seed(args.seed, '--seed')
     check_training(cfg, args.config)
     cfg.launcher = args.launcher

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from dinor1.errors import InputError
 
@@ -50,6 +51,18 @@ def check_testing(cfg: Config, name: str) -> None:
     _require(cfg, name, ('model', *_TEST), 'test')
     _all_or_none(cfg, name, _VAL)
     _check_loaders(cfg, name)
+
+
+def check_launcher(launcher: str) -> None:
+    """Refuse a launcher of several processes on a machine without an accelerator.
+
+    Raises:
+        InputError: MMEngine's launchers give every process a device, and there is none.
+    """
+    if launcher != 'none' and get_device() == 'cpu':
+        raise InputError(
+            f'--launcher {launcher}: gives every process a GPU, and there is none on this machine; leave the option out'
+        )
 
 
 def check_seed(seed: Any, option: str) -> None:
