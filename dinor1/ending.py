@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from dinor1.errors import InputError
+from dinor1.fileio import DISK_ERRORS
 
 _ROOM = 'make room, or give another path'
 _PERMISSION = 'change its permissions, or give another path'
@@ -37,7 +38,8 @@ def one_line_errors() -> Iterator[None]:
         lines = str(error).strip().splitlines() or ['bad input']
         fail(lines[-1].split('InputError: ')[-1])
     except OSError as error:
-        if error.errno not in _ADVICE:
+        # Without a file's name it may be any trouble, as of a socket, unless it is that of a disk.
+        if error.errno not in _ADVICE or (error.filename is None and error.errno not in DISK_ERRORS):
             raise
         where = '' if error.filename is None else f'{error.filename}: '
         fail(f'{where}{error.strerror}; {_ADVICE[error.errno]}')

@@ -18,6 +18,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+# Noticed while writing to an open file, so that nothing says its name.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _RUST_ERROR = re.compile(r'\(os error (\d+)\)')
 
 
@@ -53,12 +55,16 @@ def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Without a name: a full disk is noticed while writing to an open file.
-        ours = ('None', str(path), str(temporary), *map(str, path.parents))
-        if error.errno is None or str(error.filename) not in ours:
+        if error.filename is None:
+            ours, number = error.errno in DISK_ERRORS, error.errno
+        else:
+            folders = [str(folder) for folder in path.parents]
+            ours = str(error.filename) in (str(path), str(temporary), *folders)
+            # A file that stands where a folder should be "exists" for mkdir.
+            is_no_folder = error.errno == errno.EEXIST and str(error.filename) in folders
+            number = errno.ENOTDIR if is_no_folder else error.errno
+        if not ours:
             raise
-        # A file that stands where a folder should be "exists" for mkdir.
-        number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
         raise OSError(number, os.strerror(number), str(path)) from None
     except Exception as error:
         # Libraries in Rust, as safetensors, say it in words.
@@ -79,7 +85,10 @@ def write_image(picture: Any, path: str | os.PathLike) -> None:
     import cv2  # Only here: the tools on annotation files start without it.
 
     path = Path(path)
-    done, data = cv2.imencode(path.suffix, picture)
+    try:
+        done, data = cv2.imencode(path.suffix, picture)
+    except cv2.error:  # an unknown suffix
+        done = False
     if not done:
         raise InputError(f'{path}: the picture cannot be encoded; give a name that ends in .png')
     # OpenCV's own writer tells a full disk by nothing but False.

@@ -11,6 +11,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from dinor1.ending import one_line_errors
 from dinor1.errors import InputError
 from dinor1.fileio import atomic_path, check_output, locked, read_json, visible, write_image, write_json
 
@@ -92,6 +93,8 @@ def test_trouble_with_another_file_keeps_its_name(tmp_path):
 def test_an_image_is_whole_or_an_error(tmp_path, monkeypatch):
     write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'new/a.png')
     assert (tmp_path / 'new/a.png').read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(InputError, match='cannot be encoded'):
+        write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'a.unknown')
     monkeypatch.setattr('cv2.imencode', lambda *_: (False, None))
     with pytest.raises(InputError, match='cannot be encoded'):
         write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'b.png')
@@ -123,8 +126,6 @@ def test_a_tool_ends_in_one_line(capsys, error, status, line):
 
 
 def test_an_error_of_no_file_keeps_its_traceback():
-    from dinor1.ending import one_line_errors
-
     for error in (OSError('no number'), ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')):
         with pytest.raises(type(error)), one_line_errors():
             raise error
@@ -161,3 +162,14 @@ def test_an_output_is_checked_without_making_anything(tmp_path):
             check_output(path, '--out')
         assert str(caught.value).startswith(f'--out {path}: ')
     assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+def test_other_trouble_keeps_its_own_words(tmp_path):
+    """A socket's error says nothing of a file; an error of an existing file is none of a folder."""
+    with pytest.raises(FileNotFoundError), one_line_errors():
+        raise FileNotFoundError(errno.ENOENT, 'No such file or directory')
+    with pytest.raises(ConnectionRefusedError, match='refused'), atomic_path(tmp_path / 'a.json'):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, 'Connection refused')
+    (tmp_path / 'there').touch()
+    with pytest.raises(FileExistsError), atomic_path(tmp_path / 'there'):
+        (tmp_path / 'there').touch(exist_ok=False)

@@ -64,7 +64,8 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
     differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
     missing = [k for k in own if k not in state_dict]
     surplus = [k for k in state_dict if k not in own]
-    spoilt = [k for k in fitting if state_dict[k].is_floating_point() and state_dict[k].isnan().any()]
+    # Of parameters: a buffer may hold NaN on purpose.
+    spoilt = [k for k, _ in model.named_parameters() if k in fitting and state_dict[k].isnan().any()]
     if spoilt:
         raise InputError(
             f'{path}: {len(spoilt)} of its weights hold NaN, such as {spoilt[0]}; '
@@ -90,7 +91,7 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
 
 def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
     meta = checkpoint.get('meta')
-    missing = [key for key in ('meta', 'optimizer', 'message_hub') if not checkpoint.get(key)]
+    missing = [key for key in ('meta', 'message_hub') if not checkpoint.get(key)]
     missing += [f'meta.{key}' for key in ('epoch', 'iter') if isinstance(meta, dict) and meta and key not in meta]
     if missing:
         raise InputError(

@@ -29,9 +29,12 @@ def check_training(cfg: Config, name: str) -> None:
     _require(cfg, name, ('model', *_TRAIN), 'train')
     for parts in (_VAL, _TEST):
         _all_or_none(cfg, name, parts)
-    _check_loaders(cfg, name)
-    for key in ('max_epochs', 'max_iters', 'val_interval'):
+    _check_loaders(cfg, name, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
+    _check_vocabularies(cfg, name)
+    for key in ('max_epochs', 'max_iters'):
         _check_number(cfg.train_cfg, key, 1, f'{name}: train_cfg')
+    if cfg.train_cfg.get('val_interval') != math.inf:  # never
+        _check_number(cfg.train_cfg, 'val_interval', 1, f'{name}: train_cfg')
     optimizer = cfg.optim_wrapper.get('optimizer')
     if isinstance(optimizer, dict):
         _check_number(optimizer, 'lr', 0, f'{name}: optim_wrapper.optimizer', whole=False)
@@ -50,7 +53,7 @@ def check_testing(cfg: Config, name: str) -> None:
     """
     _require(cfg, name, ('model', *_TEST), 'test')
     _all_or_none(cfg, name, _VAL)
-    _check_loaders(cfg, name)
+    _check_loaders(cfg, name, ('val_dataloader', 'test_dataloader'))
 
 
 def check_launcher(launcher: str) -> None:
@@ -92,8 +95,8 @@ def _all_or_none(cfg: Config, name: str, parts: tuple[str, ...]) -> None:
         raise InputError(f'{name}: has no {", ".join(missing)}; give all of {", ".join(parts)}, or none')
 
 
-def _check_loaders(cfg: Config, name: str) -> None:
-    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+def _check_loaders(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
+    for key in keys:
         loader = cfg.get(key)
         if isinstance(loader, dict):
             if not isinstance(loader.get('dataset'), dict):
@@ -102,12 +105,27 @@ def _check_loaders(cfg: Config, name: str) -> None:
             _check_number(loader, 'num_workers', 0, f'{name}: {key}')
 
 
+def _check_vocabularies(cfg: Config, name: str) -> None:
+    """Data sets whose classes differ go by their names, which must reach the detector, or classes are mixed up."""
+    dataset = cfg.train_dataloader.get('dataset')
+    if cfg.model.get('type') != 'DINOR1' or 'classes' not in (dataset.get('ignore_keys') or ()):
+        return
+    for number, part in enumerate(dataset.get('datasets', ())):
+        packed = [step for step in part.get('pipeline') or () if step.get('type') == 'PackDetInputs']
+        if not part.get('return_classes') or not all('text' in step.get('meta_keys', ()) for step in packed):
+            raise InputError(
+                f'{name}: train_dataloader.dataset.datasets[{number}] does not hand on its class names, and the sets '
+                "have others; set return_classes=True and add 'text' to meta_keys of PackDetInputs"
+            )
+
+
 def _check_number(node: dict, key: str, least: int, where: str, whole: bool = True) -> None:
     value = node.get(key)
     if value is None:
         return
-    # type() rather than isinstance(): true and false are no numbers here.
-    good = type(value) in ((int,) if whole else (int, float)) and math.isfinite(value) and value >= least
+    # type() rather than isinstance(): true and false are no numbers here. 9e4 is a whole one.
+    good = type(value) in (int, float) and math.isfinite(value) and value >= least
+    good = good and (not whole or value == int(value))
     if not good:
         kind = 'a whole number' if whole else 'a finite number'
         raise InputError(f'{where}.{key} must be {kind} of at least {least}, got {value!r}')

@@ -23,6 +23,8 @@ _RANGES: dict[str, tuple[bool, float, float]] = {
     'renorm_clip': (False, 1, math.inf),
     'max_moment_ratio': (False, 0, math.inf),
 }
+_STEPS = ('warmup_iters', 'renorm_after')  # 1e4 will do
+_OFF_AT_INFINITY = ('renorm_after', 'renorm_clip', 'max_moment_ratio')
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -64,8 +66,11 @@ def check_numbers(layer: nn.Module, **arguments: float) -> None:
     """
     for name, value in arguments.items():
         whole, low, high = _RANGES[name]
-        is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or value == math.inf:
+        if name in _OFF_AT_INFINITY and value == math.inf:
+            continue
+        kind = Integral if whole and name not in _STEPS else Real
+        is_number = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+        if not is_number or value == math.inf or (whole and value != int(value)):
             kind = 'whole number' if whole else 'number'
             span = f'from {low} to {high}' if high < math.inf else f'of at least {low}'
             raise InputError(f'{type(layer).__name__}: {name} must be a {kind} {span}, got {value!r}')

@@ -6,6 +6,7 @@ it is one number per layer and does not.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ class UnifiedNorm(MomentNorm):
             self, warmup_iters=warmup_iters, momentum=momentum, renorm_after=renorm_after, renorm_clip=renorm_clip
         )
         windows = tuple(window_size) if isinstance(window_size, Sequence) else (window_size, window_size)
-        if len(windows) != 2 or not all(isinstance(size, int) and size >= 1 for size in windows):
+        if len(windows) != 2 or not all(isinstance(size, Integral) and size >= 1 for size in windows):
             raise ValueError(f'UnifiedNorm: window_size must be one or two numbers from 1 on, got {window_size}')
         self.window_fwd, self.window_bkw = windows
         self.warmup_iters = warmup_iters

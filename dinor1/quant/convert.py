@@ -19,9 +19,9 @@ from .report import QuantReport
 
 # What stays in floating point unless somebody says otherwise, by the names of this project and MMDetection: the first
 # layer, the heads, and what aims deformable attention. The paper's choice is not known.
-_STEMS = r're:(.*\.)?backbone\.(conv1|stem\.0|0\.conv|patch_embed.*)'
-_HEADS = r're:(.*\.)?[a-z_]*heads?(\..*)?'
-DEFAULT_SKIP = (_STEMS, _HEADS, r're:(.*\.)?(sampling_offsets|attention_weights)')
+_STEMS = r'(.*\.)?backbone\.(conv1|stem\.0|0\.conv|patch_embed.*)'
+_HEADS = r'(.*\.)?[a-z_]*heads?(\..*)?'
+DEFAULT_SKIP = (f're:{_STEMS}', f're:{_HEADS}', r're:(.*\.)?(sampling_offsets|attention_weights)')
 # More channels than an image has are features, which some layer has made already.
 _IMAGE_CHANNELS = 4
 _NORMS = {nn.BatchNorm1d: L1BatchNorm1d, nn.BatchNorm2d: L1BatchNorm2d, nn.LayerNorm: L1LayerNorm}
@@ -175,15 +175,18 @@ def _make(module: nn.Module, kind: type[nn.Module], recipe: IntegerRecipe, seed:
 def _unnamed_ends(model: nn.Module) -> tuple[str, ...]:
     """Names of the layer that reads images and of the last one, in a model whose names for them are unknown.
 
-    The order is that of definition, which is all that can be known without an input.
+    The order is that of definition, which is all that can be known without an input. A model of one or two layers is
+    taken for a part of another, without ends of its own.
     """
     layers = [(name, m) for name, m in model.named_modules() if name and isinstance(m, nn.Linear | nn.Conv2d)]
+    if len(layers) < 3:
+        return ()
     found = []
-    if layers and not any(re.fullmatch(_STEMS[3:], name) for name, _ in layers):
+    if not any(re.fullmatch(_STEMS, name) for name, _ in layers):
         name, first = layers[0]
         if isinstance(first, nn.Conv2d) and first.in_channels <= _IMAGE_CHANNELS:
             found.append(name)
-    if layers and not any(re.fullmatch(_HEADS[3:], name) for name, _ in layers):
+    if not any(re.fullmatch(_HEADS, name) for name, _ in layers):
         found.append(layers[-1][0])
     return tuple(found)
 

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from dinor1.engine import ReferenceModelHook
+from dinor1.engine.hooks.graceful_stop import GracefulStopHook, _has_stepped
 from dinor1.errors import InputError
 
 ITERS = 6  # per epoch
@@ -138,16 +140,19 @@ def test_a_warmup_without_end_is_said(train, tmp_path):
     assert not any('loss_grqo' in scalars for scalars in record.history)
 
 
-def test_half_precision_is_refused_where_a_gpu_lacks_it(train, monkeypatch):
+def test_a_gpu_that_emulates_half_precision_is_named(train, monkeypatch):
     """There is no such GPU here: the parts that are asked for say that there is."""
-    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Old GPU')
 
     runner, _ = train('run', **{'train_cfg.max_epochs': 1})
     on_gpu = SimpleNamespace(device=torch.device('cuda'))
     monkeypatch.setattr(runner.model, 'parameters', lambda: iter([on_gpu]))
-    with pytest.raises(InputError, match="dtype='bfloat16', which Old GPU does not have"):
-        ReferenceModelHook(dtype='bfloat16').before_train(runner)
+    said = []
+    monkeypatch.setattr(runner.logger, 'warning', said.append)
+    for dtype in ('float16', None, 'bfloat16'):
+        ReferenceModelHook(warmup=0, dtype=dtype).before_train(runner)
+    assert len(said) == 1 and 'Old GPU only emulates bfloat16' in said[0]
 
 
 def test_by_iteration(train):
@@ -184,6 +189,29 @@ def test_a_second_sigterm_does_not_cut_the_checkpoint_short(train, tmp_path):
     _, record = train('run', stop)
     assert record.exit_code == 128 + signal.SIGTERM
     assert (tmp_path / 'run' / 'iter_3.pth').is_file()
+
+
+def test_a_late_second_sigterm_is_meant(monkeypatch):
+    """Whoever asks again after a while does not want to wait any longer."""
+    hook, now, sent = GracefulStopHook(), [0.0], []
+    monkeypatch.setattr('time.monotonic', lambda: now[0])
+    monkeypatch.setattr(signal, 'raise_signal', sent.append)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        hook.before_train(None)
+        for now[0] in (0.0, 4.0, 6.0):
+            hook._on_signal(signal.SIGTERM, None)
+        assert sent == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_two_optimizers_that_never_step_together_do_not_keep_a_run_alive():
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    wrappers = [OptimWrapper(torch.optim.SGD([w], lr=0.1), accumulative_counts=2) for w in weights]
+    wrappers[0]._inner_count = 1
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(a=wrappers[0], b=wrappers[1]))
+    assert [_has_stepped(runner, awaited) for awaited in (1, 2)] == [False, True]
 
 
 def test_a_second_ctrl_c_ends_at_once(train):

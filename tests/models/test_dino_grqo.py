@@ -9,6 +9,7 @@ from mmengine.hub import get_config
 
 from dinor1.errors import InputError
 from dinor1.models import GRQOSettings
+from dinor1.models.dense_heads.cost_weights import cost_weights
 from dinor1.registry import MODELS
 
 
@@ -84,7 +85,7 @@ def test_grqo_terms(dino_cfg, make_batch):
 
 def test_the_reward_has_the_weights_of_the_matcher(dino_cfg, make_batch):
     cfg = copy.deepcopy(dino_cfg)
-    assert build(cfg).bbox_head.cost_weights == dict(
+    assert cost_weights(build(cfg).bbox_head.assigner.match_costs, 'FocalLossCost') == dict(
         cls_weight=2.0, l1_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2, eps=1e-12
     )
     inputs, samples = make_batch((2, 1))
@@ -98,5 +99,8 @@ def test_the_reward_has_the_weights_of_the_matcher(dino_cfg, make_batch):
         rewards.append(model.loss(inputs, copy.deepcopy(samples))['grqo_reward_mean'])
     torch.testing.assert_close(rewards[1], 3 * rewards[0])
     cfg.train_cfg.assigner.match_costs[2] = dict(type='IoUCost', iou_mode='iou', weight=2.0)
-    with pytest.raises(InputError, match='IoUCost is not supported'):
-        build(cfg)
+    model = build(cfg).train()  # without GRQO any matcher will do
+    model.loss(inputs, copy.deepcopy(samples))
+    model.set_grqo(GRQOSettings(beta=0.0))
+    with pytest.raises(InputError, match="IoUCost\\('iou'\\) is not supported"):
+        model.loss(inputs, samples)

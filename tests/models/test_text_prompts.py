@@ -117,6 +117,14 @@ def test_names_on_some_images_only_are_refused(build_tiny, make_batch):
         build_tiny().loss(inputs, samples)
 
 
+def test_a_caption_is_no_list_of_names(build_tiny, make_batch):
+    inputs, samples = make_batch((3, 3))
+    for sample in samples:
+        sample.set_metainfo(dict(text='a man with a dog'))
+    with pytest.raises(InputError, match='caption'):
+        build_tiny().loss(inputs, samples)
+
+
 def test_alignment_without_names_is_refused(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     with pytest.raises(InputError, match='return_classes=True'):

@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -387,6 +388,9 @@ def test_ends_of_the_ranges_are_allowed():
         L1BatchNorm(np.int64(8), eps=0, momentum=momentum)
         PowerNorm(8, alpha_fwd=momentum, alpha_bkw=momentum, warmup_iters=0, max_moment_ratio=None)
         UnifiedNorm(8, momentum=momentum, warmup_iters=0, renorm_after=0, renorm_clip=1)
+    # Iterations are often written as 1e4, and infinity turns off what comes after or beyond it.
+    PowerNorm(8, warmup_iters=1e4, max_moment_ratio=math.inf)
+    UnifiedNorm(8, window_size=np.int64(4), renorm_after=math.inf, renorm_clip=math.inf)
 
 
 def test_one_dimension_is_a_token_for_norms_over_channels():

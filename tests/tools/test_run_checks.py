@@ -4,6 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from dinor1.apis.run_checks import check_testing, check_training
+from dinor1.errors import InputError
 from tests.tools.test_tools_bad_input import assert_refused, results_in, unique
 
 # Several runs in one process share MMEngine's visualizer, of which it warns.
@@ -59,3 +61,26 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(call, model_fi
 def test_several_processes_need_gpus(call, run_config, model_files, tool):
     arguments = [run_config, *([model_files.checkpoint] if tool == 'test' else [])]
     assert_refused(call(tool, *arguments, '--launcher', 'pytorch'), '--launcher pytorch: gives every process a GPU')
+
+
+def test_numbers_that_mmengine_takes(run_config):
+    cfg = Config.fromfile(run_config)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=9e4, val_interval=float('inf'))
+    check_training(cfg, 'a.py')
+    cfg.train_cfg.max_iters = 0.5
+    with pytest.raises(InputError, match='max_iters must be a whole number'):
+        check_training(cfg, 'a.py')
+    # What a test throws away may be anything.
+    cfg.train_dataloader = dict(batch_size=0)
+    check_testing(cfg, 'a.py')
+
+
+def test_sets_with_other_classes_must_name_them(run_config):
+    """Without names, class 1 of one set would be taken for class 1 of another."""
+    cfg = Config.fromfile(run_config)
+    part = cfg.train_dataloader.dataset.to_dict() | dict(return_classes=True)
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, part], ignore_keys=['classes'])
+    check_training(cfg, 'a.py')
+    cfg.train_dataloader.dataset.datasets[1].pipeline[-1] = dict(type='PackDetInputs')
+    with pytest.raises(InputError, match=r"datasets\[1\] does not hand on its class names.*'text'"):
+        check_training(cfg, 'a.py')

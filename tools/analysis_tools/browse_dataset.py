@@ -69,13 +69,12 @@ def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[s
     import torch
     from mmengine.runner import Runner
 
-    from dinor1.models.prompts import sample_prompts
+    from dinor1.models.prompts import common_vocabulary, sample_prompts
     from dinor1.visualization import class_colors
     from dinor1.visualization.samples import crop, draw_truth, prepared_picture, with_strip
 
     loader = Runner.build_dataloader(cfg.train_dataloader | dict(num_workers=0, persistent_workers=False), args.seed)
-    names = class_names(loader.dataset, args.config)
-    colors = class_colors(len(names))
+    classes = class_names(loader.dataset, args.config)
     for part in (loader.dataset, loader.batch_sampler.sampler):
         if hasattr(part, 'set_epoch'):
             part.set_epoch(args.epoch)
@@ -85,12 +84,16 @@ def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[s
         images = [prepared_picture(inputs) for inputs in batch['inputs']]
         truths = [sample.gt_instances for sample in batch['data_samples']]
         boxes = [truth.bboxes.tensor.numpy() for truth in truths]
-        draw = sample_prompts([truth.labels for truth in truths])
+        texts = [sample.get('text') for sample in batch['data_samples']]
+        numbers, vocabulary = common_vocabulary([truth.labels for truth in truths], texts)
+        names = vocabulary or classes
+        colors = class_colors(len(names))
+        draw = sample_prompts(numbers)
         columns = (draw.image.tolist(), draw.box.tolist(), draw.labels.tolist())
         chosen = [(i, b, c) for i, b, c in zip(*columns, strict=True) if c >= 0]
         crops = [crop(images[i], boxes[i][b]) for i, b, _ in chosen]
-        for i, (image, truth, sample) in enumerate(zip(images, truths, batch['data_samples'], strict=True)):
-            labels = truth.labels.tolist()
+        for i, (image, sample) in enumerate(zip(images, batch['data_samples'], strict=True)):
+            labels = numbers[i].tolist()
             own = {box for index, box, _ in chosen if index == i}
             captions = [names[c] if c in labels else f'{names[c]} (absent)' for _, _, c in chosen]
             picture = draw_truth(image, boxes[i], labels, names, colors, own)

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,26 @@ from mmengine.runner import Runner
 from dinor1.fileio import atomic_path
 from dinor1.registry import HOOKS
 
+# A launcher's signal follows the scheduler's within moments.
+_DUPLICATE_SECONDS = 5
+
 
 @HOOKS.register_module()
 class GracefulStopHook(Hook):
     """On SIGTERM or SIGINT finish the iteration, save ``iter_N.pth`` and exit; ``--resume`` continues from there.
 
     With accumulated gradients the step of the optimizer is awaited: the gradients are in no checkpoint. A second
-    Ctrl-C ends the process at once; a second SIGTERM does not, since launchers send it on top of the scheduler's. In a
-    distributed run all ranks stop at the same iteration, whichever of them got the signal, and none exits before the
-    checkpoint is written, as a launcher ends all processes when it misses one.
+    signal ends the process at once, but for a SIGTERM within five seconds, since launchers send it on top of the
+    scheduler's. In a distributed run all ranks stop at the same iteration, whichever of them got the signal, and none
+    exits before the checkpoint is written, as a launcher ends all processes when it misses one.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._since = 0.0  # seconds, of the first signal
+        self._awaited = 0  # iterations since then
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -37,9 +43,12 @@ class GracefulStopHook(Hook):
             self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: Any) -> None:
-        self._signal = number
-        if number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
+        if self._signal is None:
+            self._signal, self._since = number, time.monotonic()
+        elif number == signal.SIGINT or time.monotonic() - self._since > _DUPLICATE_SECONDS:
+            self._give_back()
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def _give_back(self) -> None:
         for number, handler in self._previous.items():
@@ -50,14 +59,15 @@ class GracefulStopHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Save and exit if any rank got a signal."""
-        if not _has_stepped(runner):
-            return
         number = self._signal or 0
         if runner.distributed:
             flag = torch.tensor(number, device=next(runner.model.parameters()).device)
             all_reduce(flag, 'max')
             number = int(flag)
         if not number:
+            return
+        self._awaited += 1
+        if not _has_stepped(runner, self._awaited):
             return
         # The parameter schedulers have stepped: this hook comes after theirs.
         filename = f'iter_{runner.iter + 1}.pth'
@@ -78,8 +88,13 @@ class GracefulStopHook(Hook):
         self._give_back()
 
 
-def _has_stepped(runner: Runner) -> bool:
-    """Whether the iteration ended with a step of the optimizer, so that no gradient waits for one."""
+def _has_stepped(runner: Runner, awaited: int) -> bool:
+    """Whether the iteration ended with a step of the optimizer, so that no gradient waits for one.
+
+    Several optimizers may never step together: then every one has stepped while they were ``awaited``.
+    """
     wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return all(w.should_update() for w in wrappers)
+    wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    if all(w.should_update() for w in wrappers):
+        return True
+    return awaited >= max(w._accumulative_counts for w in wrappers)

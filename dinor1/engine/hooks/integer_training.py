@@ -55,6 +55,7 @@ class IntegerTrainingHook(Hook):
     """
 
     priority = 'VERY_HIGH'
+    replaces_layers = True  # see convert_now
 
     def __init__(
         self,
@@ -168,9 +169,9 @@ class IntegerTrainingHook(Hook):
 
 
 def convert_now(runner: Runner) -> None:
-    """Let an :class:`IntegerTrainingHook` of ``runner`` replace layers already, before a checkpoint is compared."""
+    """Let the hooks of ``runner`` that replace layers do so already, before a checkpoint is compared."""
     for hook in runner.hooks:
-        if isinstance(hook, IntegerTrainingHook):
+        if getattr(hook, 'replaces_layers', False):
             hook.before_run(runner)
 
 

@@ -55,6 +55,7 @@ class LayerNormRemovalHook(Hook):
     """
 
     priority = 'NORMAL'
+    replaces_layers = True  # see convert_now of integer_training
 
     def __init__(
         self,
@@ -96,6 +97,8 @@ class LayerNormRemovalHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Swap, before weights and buffers are loaded."""
+        if self.schedule:  # asked for before, to compare a checkpoint
+            return
         module = self._module(runner)
         if not any(isinstance(m, FixedStdLayerNorm) for m in module.modules()):
             swap_layernorm_for_fixed_std(

@@ -109,10 +109,10 @@ class ReferenceModelHook(Hook):
                 'give warmup and refresh in iterations'
             )
         device = next(model.parameters()).device
-        if self.dtype is torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
-            raise InputError(
-                f"ReferenceModelHook: dtype='bfloat16', which {torch.cuda.get_device_name(device)} does not have; set "
-                'default_hooks.grqo.dtype to float16, or to None for the precision of the training'
+        if self.dtype is torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported(False):
+            runner.logger.warning(
+                f'GRQO: {torch.cuda.get_device_name(device)} only emulates bfloat16, and the reference model will be '
+                'slow; set default_hooks.grqo.dtype to float16, or to None for the precision of the training'
             )
         end, unit = (runner.max_epochs, 'epochs') if self.by_epoch else (runner.max_iters, 'iterations')
         if self.warmup >= end:

@@ -21,9 +21,12 @@ def cost_weights(match_costs: Sequence[BaseMatchCost], focal: str = 'BinaryFocal
     weights = dict.fromkeys(names.values(), 0.0)
     for cost in match_costs:
         kind = type(cost).__name__
-        if kind not in names or getattr(cost, 'iou_mode', 'giou') != 'giou':
+        mode = getattr(cost, 'iou_mode', 'giou')
+        if kind not in names or mode != 'giou':
+            given = kind if mode == 'giou' else f'{kind}({mode!r})'
             raise InputError(
-                f'bbox_head.train_cfg.assigner: match cost {kind} is not supported; use {", ".join(names)} (giou)'
+                f'bbox_head.train_cfg.assigner: match cost {given} is not supported; use {focal}, BBoxL1Cost and '
+                "IoUCost('giou')"
             )
         weights[names[kind]] = cost.weight
         if kind == focal:

@@ -21,11 +21,6 @@ class DINOGRQOHead(GRQOMixin, DINOHead):
     ``IoUCost('giou')``. Its focal term counts all classes, as Grounding DINO's does, and not the object's alone.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        if self.train_cfg:
-            self.cost_weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
-
     def loss(
         self,
         hidden_states: Tensor,
@@ -50,10 +45,11 @@ class DINOGRQOHead(GRQOMixin, DINOHead):
         metas = [sample.metainfo for sample in batch_data_samples]
         losses = self.loss_by_feat(cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta)
         if self.grqo is not None:
+            weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
             num_dn = dn_meta['num_denoising_queries']
             one_hot = [F.one_hot(i.labels, self.num_classes).float() for i in instances]
             targets = pad_targets([i.bboxes for i in instances], one_hot, [m['img_shape'] for m in metas])
-            cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets, **self.cost_weights)
+            cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets, **weights)
             with torch.no_grad():
                 match = hungarian_match(cost, targets)
             losses |= self.grqo_losses(cost, targets, match, enc_outputs_class, selected_logits, ref_logits)

@@ -55,8 +55,10 @@ def common_vocabulary(
         The labels by one list of names, and that list; as they are if all images have the same names, or none has any.
 
     Raises:
-        InputError: some images have names and others have none.
+        InputError: some images have names and others have none, or a text is a caption.
     """
+    if any(isinstance(text, str) for text in texts):
+        raise InputError('a training image brings a caption where class names are expected; use ODVGPromptDataset')
     first = texts[0]
     if all(text is first or text == first for text in texts):
         return list(labels), first
