@@ -1,6 +1,7 @@
 """The schedule of the removal, in real runs of MMEngine's Runner."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from dinor1.apis import check_checkpoint
+from dinor1.engine.hooks.integer_training import convert_now
 from dinor1.engine.hooks.layernorm_removal import LayerNormRemovalHook
 from dinor1.errors import InputError
 from dinor1.norm.fixed_std_norm import FixedStdLayerNorm
@@ -154,6 +157,23 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, at):
     assert first.states + second.states == whole_record.states
     state = whole.model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in parts.model.state_dict().items())
+
+
+def test_norms_can_be_swapped_before_a_checkpoint_is_compared(tmp_path):
+    """As tools/train.py --resume does; the run that follows finds them swapped, and is the same."""
+    options = dict(start=2, gap=(1, 2, 3, 1), iters=6)
+    first, record, _ = run(tmp_path, 'first', **options)
+    checkpoint = str(tmp_path / 'first' / 'iter_6.pth')
+    model = Classifier()
+    with pytest.raises(InputError, match='another architecture'):
+        check_checkpoint(model, checkpoint, resume=True)
+    hook = LayerNormRemovalHook(target='backbone', start=2, gap=(1, 2, 3, 1))
+    runner = SimpleNamespace(model=model, hooks=[hook], logger=first.logger)
+    convert_now(runner)
+    check_checkpoint(model, checkpoint, resume=True)
+    schedule, norms = list(hook.schedule), dict(model.named_modules())
+    hook.before_run(runner)
+    assert hook.schedule == schedule and dict(model.named_modules()) == norms
 
 
 def test_auxiliary_loss(tmp_path):

@@ -257,3 +257,9 @@ def test_sampling_counts_four_per_number():
             return F.grid_sample(x, torch.zeros(1, 5, 7, 2), align_corners=False)
 
     assert count_macs(Sampler(), torch.zeros(1, 3, 4, 4)).floating == 4 * 3 * 5 * 7
+
+
+def test_a_part_of_a_model_has_no_ends():
+    """An FFN is converted whole: its last layer is no head."""
+    report = quantize_model(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
+    assert report.skip == DEFAULT_SKIP and report.names('replaced') == ['0', '2']

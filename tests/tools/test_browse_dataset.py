@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -45,6 +46,18 @@ def test_training_pictures_have_the_prompts_of_their_batch(browse, run_config, t
         strip, below = picture[:-480], picture[-480:]
         for color in class_colors(3):
             assert has_color(strip, color) and has_color(below, color)
+
+
+def test_sets_with_other_classes_are_drawn_by_name(call, run_config, tmp_path):
+    """Classes 0, 1, 2 of one set, 2 and 0 of the other: three colours, and no label beyond the names of the first."""
+    cfg = Config.fromfile(run_config)
+    part = cfg.train_dataloader.dataset.to_dict() | dict(return_classes=True)
+    names = [c['name'] for c in json.loads((Path(part['data_root']) / part['ann_file']).read_text())['categories']]
+    pair = [part | dict(metainfo=dict(classes=classes)) for classes in ((names[2], names[0]), tuple(names))]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=pair, ignore_keys=['classes', 'palette'])
+    cfg.dump(tmp_path / 'both.py')
+    outcome = call('analysis_tools/browse_dataset', tmp_path / 'both.py', '--out-dir', tmp_path / 'out', '--number', 4)
+    assert outcome.status == 0 and len(drawn(tmp_path)) == 4
 
 
 def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
