@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/dino_r1_swin-t.py',
     '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/coco_12e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/grqo_runtime.py',
 ]
 
 model = dict(
@@ -29,15 +29,7 @@ train_dataloader = dict(dataset=dict(return_classes=True, pipeline=train_pipelin
 
 default_hooks = dict(
     prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(
-        type='ReferenceModelHook',
-        objective='contrast',
-        alpha=0.01,
-        beta=0.04,
-        mute=1 / 3,
-        warmup=0,
-        dtype='bfloat16',  # of the reference's forward pass alone; None: the precision of the training
-    ),
+    grqo=dict(warmup=0),
 )
 
 # Fine-tuning starts from dino-r1_swin-t_8xb4_6e_o365: name its checkpoint with

@@ -2,24 +2,15 @@
 
 import copy
 import logging
-import os
-import socket
 from types import SimpleNamespace
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel
 
 from tests.conftest import tiny_config
+from tests.two_processes import join, leave, run
 
 COUNTS = {0: (3, 1), 1: (0, 0)}  # the second process sees no box at all
-
-
-def join(rank: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE='2')
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo')
 
 
 def step(rank: int, port: int, model, batches, queue) -> None:
@@ -38,8 +29,7 @@ def step(rank: int, port: int, model, batches, queue) -> None:
         loss, _ = model.parse_losses(wrapped(inputs, samples, mode='loss'))
         loss.backward()
     queue.put((rank, loss.item(), {n: p.grad.numpy() for n, p in model.named_parameters()}))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 def sharded(rank: int, port: int, cfg, batches, queue) -> None:
@@ -61,25 +51,7 @@ def sharded(rank: int, port: int, cfg, batches, queue) -> None:
     loss, figures = wrapped.module.parse_losses(wrapped(inputs, samples, mode='loss'))
     loss.backward()
     queue.put((rank, loss.item(), float(figures['grqo_kl'])))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run(target, *arguments) -> list[tuple]:
-    """Start ``target`` in two processes; what each of them reports."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    context = mp.get_context('spawn')
-    queue = context.Queue()
-    processes = [context.Process(target=target, args=(rank, port, *arguments, queue)) for rank in COUNTS]
-    for process in processes:
-        process.start()
-    results = sorted((queue.get(timeout=120) for _ in processes), key=lambda result: result[0])
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    return results
+    leave()
 
 
 def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
