@@ -4,13 +4,13 @@ A config with ``default_scope = 'dinor1'`` finds our components first and falls 
 MMEngine's under their plain names, so that ``type='ChannelMapper'`` needs no prefix.
 """
 
-import dinor1.compat  # noqa: F401, I001  (first: it fills the gaps that keep mmdet from importing)
-
 import importlib
 import inspect
 
 from mmdet import registry as _mmdet
 from mmengine.registry import Registry, init_default_scope
+
+from dinor1.utils import compat
 
 
 def _child(parent: Registry, *locations: str) -> Registry:
@@ -57,14 +57,12 @@ def takes_argument(kind: type, name: str) -> bool:
     return any(name in inspect.signature(base.__init__).parameters for base in kind.__mro__)
 
 
-# Ground-floor packages import torch only; their names reach configs from here.
-_GROUND_FLOOR = ('dinor1.norm.registry', 'dinor1.optim.registry')
-
-
 def register_all() -> None:
     """Import every package that registers components and make ``dinor1`` the default scope. Idempotent."""
+    # Without its gaps filled, MMDetection does not import.
+    compat.apply()
     for package in _PACKAGES:
         importlib.import_module(package)
-    for package in _GROUND_FLOOR:
-        importlib.import_module(package).register()
+    importlib.import_module('dinor1.models').register()
+    importlib.import_module('dinor1.blocks').register_blocks()
     init_default_scope('dinor1')

@@ -14,6 +14,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+import dinor1
+from tests.model_files import model_files, other_files, pictures, wide_files  # noqa: F401  (fixtures)
+
+# Test modules import MMDetection, which wants its gaps filled first.
+dinor1.register_all()
+
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
@@ -31,13 +37,6 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip('needs the shared reference folder, which is beside the repository on developers machines only')
     return path
-
-
-@pytest.fixture(scope='session', autouse=True)
-def _registered() -> None:
-    import dinor1
-
-    dinor1.register_all()
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from dinor1.apis import load_config
 from dinor1.engine import PromptProtocolHook, ReferenceModelHook
 from dinor1.models import DINOR1
 from dinor1.registry import HOOKS, MODELS, PARAM_SCHEDULERS
+from dinor1.utils.config import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -71,9 +71,11 @@ def test_zero_shot_runs_a_model_of_the_zoo_with_prompts(path):
     cfg = read(path)
     size = re.fullmatch(r'dino-r1_(swin-\w)_zero-shot_lvis(-minival)?', path.stem)[1]
     assert cfg.model.backbone == read(CONFIGS / f'_base_/models/dino_r1_{size}.py').model.backbone
-    assert cfg.test_evaluator.type == 'LVISFixedMetric' and 'train_cfg' not in cfg
+    assert cfg.test_evaluator.type == 'LVISFixedMetric'
+    assert 'train_cfg' not in cfg
     # 1,203 classes do not fit one pass, and fixed AP has no cut per image.
-    assert cfg.model.test_cfg.chunked_size > 0 and cfg.model.test_cfg.max_per_img >= 1000
+    assert cfg.model.test_cfg.chunked_size > 0
+    assert cfg.model.test_cfg.max_per_img >= 1000
     assert cfg.default_hooks.prompts.prompt_dataset.type == 'LVISPromptDataset'
 
 
@@ -139,7 +141,8 @@ def test_grqo_is_the_published_one(path):
     # Objects365: one epoch of supervised fine-tuning, five of GRQO. COCO: GRQO from the start.
     on_o365 = path.stem.endswith('o365')
     assert (hook.warmup, cfg.train_cfg.max_epochs) == ((1, 6) if on_o365 else (0, 12))
-    assert hook.refresh == 1 and hook.by_epoch
+    assert hook.refresh == 1
+    assert hook.by_epoch
 
 
 def stand_in() -> nn.Module:
@@ -157,7 +160,7 @@ def test_optimizer_and_schedules_build(path):
     assert all(math.isfinite(group['lr']) for group in wrapper.param_groups)
 
 
-@pytest.mark.parametrize('name, rate, steps', [('8xb4_6e_o365', 2e-4, (4, 5)), ('8xb32_12e_coco', 4e-4, (8, 11))])
+@pytest.mark.parametrize(('name', 'rate', 'steps'), [('8xb4_6e_o365', 2e-4, (4, 5)), ('8xb32_12e_coco', 4e-4, (8, 11))])
 def test_learning_rate_over_a_run(name, rate, steps, epoch_length=2000):
     cfg = read(CONFIGS / f'vis_gdino/vis-gdino_swin-t_{name}.py')
     wrapper = build_optim_wrapper(stand_in(), cfg.optim_wrapper)

@@ -62,8 +62,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from dinor1.fileio import read_json
-    from dinor1.graph.category import build_category_graph, cooccurrence_counts, read_categories, word_parents
+    from dinor1.blocks.category_graph import build_category_graph, cooccurrence_counts, read_categories, word_parents
+    from dinor1.utils.io import read_json
 
     check(args)
     data = read_json(args.annotations)
@@ -100,9 +100,9 @@ def main() -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse, before any file is read, what could only fail after the work."""
-    from dinor1.errors import InputError
-    from dinor1.fileio import check_output
-    from dinor1.graph.category import RELATIONS
+    from dinor1.blocks.category_graph import RELATIONS
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import check_output
 
     if not args.out.endswith('.safetensors'):
         raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
@@ -126,8 +126,8 @@ def check(args: argparse.Namespace) -> None:
 
 def hypernyms_of(synsets, wordnet: str) -> dict[str, list[str]] | None:
     """Hypernyms, or None where there are no synsets, or no WordNet and none is insisted on."""
-    from dinor1.errors import InputError
-    from dinor1.graph.category import wordnet_hypernyms
+    from dinor1.blocks.category_graph import wordnet_hypernyms
+    from dinor1.utils.errors import InputError
 
     if wordnet == 'no' or not any(synsets):
         if wordnet == 'yes':
@@ -146,9 +146,9 @@ def complete(graph, args: argparse.Namespace):
     """Report what NFE makes of edges that it has not seen, then train it on all and add what is missing."""
     import torch
 
-    from dinor1.errors import InputError
-    from dinor1.graph.category import complete_category_graph, held_out_ranking
-    from dinor1.graph.kge import NFE, fit, graph_triples
+    from dinor1.blocks.category_graph import complete_category_graph, held_out_ranking
+    from dinor1.blocks.nfe import NFE, fit, graph_triples
+    from dinor1.utils.errors import InputError
 
     dim, epochs, lr = int(args.nfe[0]), int(args.nfe[1]), args.nfe[2]
     try:
@@ -168,6 +168,6 @@ def complete(graph, args: argparse.Namespace):
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

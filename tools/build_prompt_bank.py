@@ -9,7 +9,7 @@ Examples:
 import argparse
 import sys
 
-from dinor1.apis.options import ConfigOptions
+from dinor1.cli.options import ConfigOptions
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,11 +39,12 @@ def main() -> None:
     from mmengine.utils import ProgressBar
 
     import dinor1
-    from dinor1.apis import DINOR1Inferencer, load_config
-    from dinor1.errors import InputError
     from dinor1.evaluation import build_bank, draw_exemplars
-    from dinor1.fileio import check_output
+    from dinor1.inference.inferencer import DINOR1Inferencer
     from dinor1.registry import DATASETS
+    from dinor1.utils.config import load_config
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import check_output
 
     dinor1.register_all()
     if not args.out.endswith('.safetensors'):
@@ -68,6 +69,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

@@ -58,11 +58,11 @@ def main() -> None:
     args = parse_args()
     from mmengine.utils import ProgressBar
 
-    from dinor1.apis import DINOR1Inferencer
-    from dinor1.apis.images import list_images
-    from dinor1.apis.options import require_at_least
-    from dinor1.apis.prompts_cli import gather_prompts
-    from dinor1.errors import InputError
+    from dinor1.cli.options import require_at_least
+    from dinor1.cli.prompt_arguments import gather_prompts
+    from dinor1.inference.image_input import list_images
+    from dinor1.inference.inferencer import DINOR1Inferencer
+    from dinor1.utils.errors import InputError
 
     require_at_least(1, args, 'batch_size')
     if not 0 <= args.score_thr <= 1:
@@ -128,7 +128,7 @@ class Tally:
 
 def output_paths(targets: list[str], out_dir: Path) -> list[tuple[Path, Path]]:
     """Where picture and JSON of each target go; targets that share a stem keep their suffix as well."""
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     stems = Counter(Path(target).stem for target in targets)
     names = [Path(t).stem if stems[Path(t).stem] == 1 else Path(t).name for t in targets]
@@ -145,7 +145,7 @@ def write_picture(sample, num_classes: int, path: Path) -> None:
     import mmcv
     import torch
 
-    from dinor1.fileio import write_image
+    from dinor1.utils.io import write_image
     from dinor1.visualization import class_colors, draw_boxes
 
     # The best detection is drawn last, on top of the others.
@@ -159,7 +159,7 @@ def write_picture(sample, num_classes: int, path: Path) -> None:
 
 def write_result(inferencer, sample, score_thr: float, path: Path) -> None:
     """Write boxes in pixels of the image, with what was asked for."""
-    from dinor1.fileio import write_json
+    from dinor1.utils.io import write_json
 
     prompts = inferencer.prompts
     hidden = prompts.negative.tolist()
@@ -172,6 +172,6 @@ def write_result(inferencer, sample, score_thr: float, path: Path) -> None:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

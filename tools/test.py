@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dinor1.apis.options import parse_run_args
+from dinor1.cli.options import parse_run_args
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,14 +50,15 @@ def main() -> None:
     from mmengine.runner import Runner
 
     import dinor1
-    from dinor1.apis import check_checkpoint, load_config
-    from dinor1.apis.run_checks import check_launcher, check_testing
-    from dinor1.apis.speed import compile_detector, set_inference_dtype
+    from dinor1.blocks.shiftquant.training_hook import convert_now
     from dinor1.engine import PromptProtocolHook
-    from dinor1.engine.hooks.integer_training import convert_now
-    from dinor1.errors import InputError
-    from dinor1.evaluation import mean_and_std
-    from dinor1.fileio import check_output, write_json
+    from dinor1.engine.run_checks import check_launcher, check_testing
+    from dinor1.evaluation.seed_average import mean_and_std
+    from dinor1.inference.acceleration import compile_detector, set_inference_dtype
+    from dinor1.utils.checkpoint import check_checkpoint
+    from dinor1.utils.config import load_config
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import check_output, write_json
 
     dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
@@ -116,7 +117,7 @@ def main() -> None:
 
 
 def _check_prompt_seeds(args: argparse.Namespace, cfg) -> None:
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     if args.prompt_seeds < 1:
         raise InputError(f'--prompt-seeds must be at least 1, got {args.prompt_seeds}')
@@ -130,6 +131,6 @@ def _check_prompt_seeds(args: argparse.Namespace, cfg) -> None:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

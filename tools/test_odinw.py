@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinor1.apis.options import ConfigOptions
-from dinor1.errors import InputError
+from dinor1.cli.options import ConfigOptions
+from dinor1.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from dinor1.apis.odinw import Job, Settings
-    from dinor1.evaluation.odinw import Summary
+    from dinor1.evaluation.odinw.runs import Job, Settings
+    from dinor1.evaluation.odinw.summary import Summary
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,7 +80,7 @@ def settings_of(args: argparse.Namespace) -> 'Settings':
     Raises:
         InputError: a number is not positive.
     """
-    from dinor1.apis.odinw import Settings
+    from dinor1.evaluation.odinw.runs import Settings
 
     if args.prompt_seeds < 1 or args.num_exemplars < 1:
         raise InputError('--prompt-seeds and --num-exemplars must be at least 1')
@@ -106,10 +106,10 @@ def settings_of(args: argparse.Namespace) -> 'Settings':
 def main() -> None:
     args = parse_args()
 
-    from dinor1.apis.odinw import finished, plan, refuse_other_results
-    from dinor1.datasets.odinw import choose_sets, find_sets, load_sets
-    from dinor1.evaluation.odinw import read_results, summarize
-    from dinor1.evaluation.odinw_tables import tables
+    from dinor1.evaluation.odinw.benchmark import choose_sets, find_sets, load_sets
+    from dinor1.evaluation.odinw.runs import finished, plan, refuse_other_results
+    from dinor1.evaluation.odinw.summary import read_results, summarize
+    from dinor1.evaluation.odinw.tables import tables
 
     settings = settings_of(args)
     layout = load_sets(settings.layout)
@@ -143,7 +143,7 @@ def run_all(jobs: list['Job']) -> dict[str, str]:
 
     A run that fails does not stop the others.
     """
-    from dinor1.apis.odinw import mean_scores, store
+    from dinor1.evaluation.odinw.runs import mean_scores, store
 
     failed: dict[str, str] = {}
     start = time.perf_counter()
@@ -173,7 +173,7 @@ def execute(job: 'Job') -> tuple[str, dict[str, Any] | str]:
     Returns:
         The command line for the record, and what the run wrote, or the last line of its output if it failed.
     """
-    from dinor1.fileio import atomic_path, read_json
+    from dinor1.utils.io import atomic_path, read_json
 
     content = job.cfg.to_dict().items()
     with atomic_path(job.work_dir / 'config.py') as temporary:
@@ -197,7 +197,7 @@ def write_summary(
     settings: 'Settings', summaries: list['Summary'], missing: dict[str, str], failed: dict[str, str]
 ) -> None:
     """Write the rows and averages of all protocols to ``summary.json``."""
-    from dinor1.fileio import write_json
+    from dinor1.utils.io import write_json
 
     protocols = []
     for summary in summaries:
@@ -211,6 +211,6 @@ def write_summary(
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

@@ -9,7 +9,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from dinor1.apis.options import parse_run_args
+from dinor1.cli.options import parse_run_args
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,9 +41,9 @@ def main() -> None:
     args = parse_args()
 
     import dinor1
-    from dinor1.apis import load_config
-    from dinor1.apis.run_checks import check_launcher, check_seed, check_training
     from dinor1.datasets.seeding import set_seed
+    from dinor1.engine.run_checks import check_launcher, check_seed, check_training
+    from dinor1.utils.config import load_config
 
     dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
@@ -67,7 +67,7 @@ def main() -> None:
 
 def check_start(cfg) -> None:
     """Refuse to start from a checkpoint that is not there, before the work directory is made."""
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     path = cfg.get('load_from')
     if path and '://' not in path and not Path(path).is_file():
@@ -99,7 +99,7 @@ def use_amp(cfg, dtype: str) -> None:
     """Switch the optimizer wrapper to mixed precision."""
     import torch
 
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     if not torch.cuda.is_available():
         raise InputError('--amp: mixed precision training needs a GPU; leave the option out on this machine')
@@ -111,7 +111,7 @@ def use_amp(cfg, dtype: str) -> None:
 
 def scale_learning_rate(cfg) -> None:
     """Let MMEngine scale the learning rate from ``auto_scale_lr.base_batch_size``."""
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         raise InputError(f'--auto-scale-lr: {cfg.filename} has no auto_scale_lr.base_batch_size; add it')
@@ -123,9 +123,9 @@ def train(cfg) -> None:
     from mmengine.runner import Runner, find_latest_checkpoint
     from mmengine.utils.dl_utils import collect_env
 
-    from dinor1.apis import check_checkpoint
-    from dinor1.engine.hooks.integer_training import convert_now
-    from dinor1.fileio import write_json
+    from dinor1.blocks.shiftquant.training_hook import convert_now
+    from dinor1.utils.checkpoint import check_checkpoint
+    from dinor1.utils.io import write_json
 
     runner = Runner.from_cfg(cfg)
     convert_now(runner)
@@ -148,6 +148,6 @@ def last_metrics(runner) -> dict[str, float]:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

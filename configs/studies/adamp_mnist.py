@@ -1,5 +1,5 @@
 title = 'AdamP and SGDP against Adam and SGD on scale-invariant weights, MNIST, 10,000 training digits'
-config = 'configs/adamp/conv_mnist.py'
+config = 'configs/blocks/adamp/conv_mnist.py'
 _optimizer = 'optim_wrapper.optimizer'
 arms = {
     'Adam': [f'{_optimizer}.type=Adam'],

@@ -1,5 +1,5 @@
 title = 'EvoNorm against batch norm with ReLU at small batches, MNIST, 2,000 training digits, eight epochs'
-config = 'configs/normalization/conv_mnist.py'
+config = 'configs/blocks/normalization/conv_mnist.py'
 options = ['train_cfg.max_epochs=8', 'train_cfg.val_interval=8', 'param_scheduler.0.total_steps=8']
 _act = 'model.backbone.act_cfg=None'
 _norms = {

@@ -1,6 +1,6 @@
 title = 'Graph transformer on small SBM graphs: communities of 5 to 19 nodes, 400 training graphs, one CPU core'
-_cluster = 'configs/graph_transformer/sbm_cluster_short.py'
-_pattern = 'configs/graph_transformer/sbm_pattern_short.py'
+_cluster = 'configs/blocks/graph_transformer/sbm_cluster_short.py'
+_pattern = 'configs/blocks/graph_transformer/sbm_pattern_short.py'
 _without = ['model.pe_dim=0']
 arms = {
     'CLUSTER, batch norm, Laplacian codes': dict(config=_cluster, options=[]),

@@ -1,7 +1,7 @@
 title = 'LayerNorm removal from a GPT-2 of 0.2 M parameters, English text by bytes'
-_removal = 'configs/normalization/gpt2_layernorm-removal_topics.py'
+_removal = 'configs/blocks/norm_conversion/gpt2_layernorm-removal_topics.py'
 arms = {
-    'LayerNorm kept': dict(config='configs/normalization/gpt2_topics.py'),
+    'LayerNorm kept': dict(config='configs/blocks/norm_conversion/gpt2_topics.py'),
     'removed, one norm every 12 steps': dict(config=_removal),
     'removed, all at step 600': dict(config=_removal, options=['default_hooks.removal.gap=0']),
     'removed one by one, no auxiliary loss': dict(config=_removal, options=['default_hooks.removal.aux_weight=0.0']),

@@ -2,7 +2,7 @@ title = 'Nano on the novel categories of the shapes world, with and without the 
 arms = {
     'VIS-GDINO': dict(config='configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes-novel.py', options=[]),
     'VIS-GDINO, category graph': dict(
-        config='configs/vis_gdino/vis-gdino_nano_graph_1xb8_6e_shapes-novel.py', options=[]
+        config='configs/blocks/category_graph/vis-gdino_nano_graph_1xb8_6e_shapes-novel.py', options=[]
     ),
 }
 seeds = [0, 1, 2]

@@ -1,5 +1,5 @@
 title = 'The nano detector in integers, shapes world, two epochs'
-config = 'configs/shiftquant/vis-gdino_nano_shapes.py'
+config = 'configs/blocks/shiftquant/vis-gdino_nano_shapes.py'
 # No worker processes: the images are small.
 options = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
 _bits = 'quantization.bits'

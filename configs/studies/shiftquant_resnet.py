@@ -1,5 +1,5 @@
 title = 'A narrow ResNet in integers, MNIST, 10,000 training digits'
-config = 'configs/shiftquant/resnet_mnist.py'
+config = 'configs/blocks/shiftquant/resnet_mnist.py'
 _bits = 'quantization.bits'
 _per_tensor = 'quantization.groups=1'
 arms = {

@@ -1,5 +1,5 @@
 title = 'A small ViT in integers, MNIST, 10,000 training digits'
-config = 'configs/shiftquant/vit_mnist.py'
+config = 'configs/blocks/shiftquant/vit_mnist.py'
 _bits = 'quantization.bits'
 _per_tensor = 'quantization.groups=1'
 arms = {

@@ -1,5 +1,5 @@
 title = 'Norms of a small pre-norm ViT, MNIST, 10,000 training digits'
-config = 'configs/normalization/vit_mnist.py'
+config = 'configs/blocks/normalization/vit_mnist.py'
 _norm = 'model.backbone.norm_cfg'
 arms = {
     'LN': [],

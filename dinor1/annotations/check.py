@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinor1.errors import InputError
-from dinor1.fileio import not_utf8, parse_json, read_text
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import not_utf8, parse_json, read_text
 
 from . import categories as category_checks
 from .coco import from_json, lvis_findings
 from .content import COCO, LVIS, ODVG, Content
 from .findings import ERROR, Finding
+from .images import Folder, Picture, inspect_all, locate, picture_findings, size_doubts
 from .instances import Sizes, annotation_defects, annotation_doubts, box_form, is_box
 from .odvg import from_lines, looks_like_odvg, odvg_findings
-from .pictures import Folder, Picture, inspect_all, locate, picture_findings, size_doubts
 from .structure import has_size, structure_findings
 
 # Folders of splits: their parent is the data set.

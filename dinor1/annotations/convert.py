@@ -4,14 +4,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from dinor1.errors import InputError
-from dinor1.fileio import atomic_path, check_output
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path, check_output
 
 from .check import read
 from .coco import picture_path
 from .content import COCO, LVIS, ODVG
 from .odvg import from_coco, own_label_map
-from .screen import screen
+from .training_check import screen
 
 
 def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None = None) -> tuple[int, Counter]:

@@ -42,7 +42,7 @@ def box_form(annotations: list, sizes: Sizes) -> Finding | None:
     Boxes within 0..1 are taken for fractions of the image. Boxes are taken for corners if at least a fifth of them
     leaves its image as it is written, while all of them fit, and are ordered, as ``[x1, y1, x2, y2]``.
     """
-    usable = [a for a in annotations if isinstance(a, dict) and _KEYS <= a.keys() and _known(a['image_id'], sizes)]
+    usable = [a for a in annotations if isinstance(a, dict) and a.keys() >= _KEYS and _known(a['image_id'], sizes)]
     boxes = box_array([a['bbox'] for a in usable])
     finite = np.isfinite(boxes).all(1)
     if finite.sum() < _MIN_BOXES['normalised']:
@@ -102,7 +102,7 @@ def _incomplete(annotations: list) -> Defects:
     for place, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
             defects[place] = ('wrong type', 'it is not an object')
-        elif not _KEYS <= annotation.keys():
+        elif not annotation.keys() >= _KEYS:
             defects[place] = ('missing key', ', '.join(sorted(_KEYS - annotation.keys())))
         else:
             for key in ('id', 'image_id', 'category_id'):

@@ -8,11 +8,11 @@ pictures named ``images/v1/patch8/objects365_v1_00420917.jpg`` that the archives
 from collections import Counter
 from pathlib import Path
 
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 
 from .content import Content
-from .pictures import Folder
-from .screen import screen
+from .images import Folder
+from .training_check import screen
 
 # Named by version 2's training file, and in none of its archives.
 MISSING = frozenset(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dinor1.errors import InputError
-from dinor1.fileio import parse_json, read_json, visible
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import parse_json, read_json, visible
 
 from .content import ODVG, Content
 from .findings import Finding

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dinor1.errors import InputError
-from dinor1.fileio import atomic_path
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path
 
 from .check import Checked, check
 from .coco import MADE_NAME, to_json
 from .content import ODVG, Content
 from .findings import KINDS, Finding
+from .images import Folder, inspect
 from .instances import as_listed, box_array
 from .odvg import own_label_map, to_lines
-from .pictures import Folder, inspect
 from .structure import as_number
 
 # A repair can uncover the next defect of the same record: a renamed picture may have another size.

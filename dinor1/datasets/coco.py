@@ -12,9 +12,9 @@ from mmengine.fileio import get_local_path
 
 from dinor1.datasets.seeding import SeededPipelineMixin
 from dinor1.datasets.validation import check_coco
-from dinor1.errors import InputError
-from dinor1.fileio import read_json
 from dinor1.registry import DATASETS
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json
 
 
 @DATASETS.register_module()

@@ -2,8 +2,8 @@
 
 from dinor1.annotations.coco import path_from_url
 from dinor1.datasets.coco import CocoPromptDataset
-from dinor1.fileio import read_json
 from dinor1.registry import DATASETS
+from dinor1.utils.io import read_json
 
 
 @DATASETS.register_module()

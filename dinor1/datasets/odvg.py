@@ -8,8 +8,8 @@ from dinor1.annotations import read
 from dinor1.annotations.content import ODVG
 from dinor1.annotations.odvg import odvg_findings
 from dinor1.datasets.coco import CocoPromptDataset
-from dinor1.errors import InputError
 from dinor1.registry import DATASETS
+from dinor1.utils.errors import InputError
 
 
 @DATASETS.register_module()

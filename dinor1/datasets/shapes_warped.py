@@ -22,8 +22,8 @@ from dinor1.datasets.shapes_world import (
     encode_png,
     render_split,
 )
-from dinor1.errors import InputError
-from dinor1.fileio import write_json
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_json
 
 # Of :func:`warp`: grey as the padding of the shapes world's pipelines.
 _BACKGROUND = 114

@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from dinor1.errors import InputError
-from dinor1.fileio import read_json, write_json
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json, write_json
 
 SHAPES = ('circle', 'square', 'triangle', 'cross')
 FILLS = ('solid', 'striped', 'checkered', 'outlined')

@@ -14,8 +14,8 @@ from mmengine.logging import print_log
 
 from dinor1.annotations.categories import name_doubts
 from dinor1.annotations.instances import TOLERANCE
-from dinor1.annotations.screen import screen
-from dinor1.errors import InputError
+from dinor1.annotations.training_check import screen
+from dinor1.utils.errors import InputError
 
 __all__ = ['MAX_FILES_CHECKED', 'TOLERANCE', 'check_coco']
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dinor1.quant import IntegerLayer, load_noise_state, noise_state
+from dinor1.blocks.shiftquant import IntegerLayer, load_noise_state, noise_state
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
-from dinor1.errors import InputError
 from dinor1.evaluation.detections import Detections, write_results
-from dinor1.evaluation.intake import match_classes, take_in
-from dinor1.fileio import read_json
+from dinor1.evaluation.predictions import match_classes, take_in
 from dinor1.registry import METRICS
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json
 
 # What loads a file's content, and what evaluates it.
 BACKENDS = {

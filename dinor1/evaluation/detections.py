@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from dinor1.fileio import atomic_path
+from dinor1.utils.io import atomic_path
 
 _RECORDS_AT_ONCE = 100_000
 

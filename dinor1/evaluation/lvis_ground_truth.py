@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dinor1.errors import InputError
-from dinor1.evaluation.intake import match_classes
-from dinor1.fileio import read_json
+from dinor1.evaluation.predictions import match_classes
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json
 
 # Rare, common, frequent: in fewer than 10, fewer than 100, or more images of the training set.
 FREQUENCIES = 'rcf'

@@ -11,13 +11,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
-from dinor1.errors import InputError
 from dinor1.evaluation.detections import Detections, write_results
-from dinor1.evaluation.intake import match_classes, take_in
 from dinor1.evaluation.lvis_eval import evaluate_lvis
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
-from dinor1.fileio import read_json
+from dinor1.evaluation.predictions import match_classes, take_in
 from dinor1.registry import METRICS
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json
 
 REPORTED = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
 

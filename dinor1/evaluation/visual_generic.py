@@ -13,9 +13,9 @@ import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
-from dinor1.errors import InputError
-from dinor1.models import fingerprint
 from dinor1.structures import PromptBank, PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import fingerprint
 
 
 class Exemplar(NamedTuple):

@@ -1,32 +1,26 @@
-"""Models: detectors, heads, prompt encoders and losses, registered with MMDetection's."""
+"""Models: detectors, heads, prompt encoders and losses, registered with MMDetection's.
 
-import dinor1.compat  # noqa: F401  (first: mmdet.models does not import without it)
+Names are loaded on demand: the losses are functions of tensors, and whoever imports them need not load MMDetection.
+"""
 
-from .backbones import AffineEquivariantBackbone, ConvNet, SmallViT
-from .classifiers import ImageClassifier
-from .dense_heads import DINOGRQOHead, DINOR1Head
-from .detectors import DINOGRQO, DINOR1, fingerprint
-from .graph import GraphPredictor
-from .kge import NFELinkPredictor
-from .language import GPT2
-from .layers import MultiScaleDeformableAttention
-from .losses import GRQOSettings
-from .prompts import VisualPromptEncoder
+from dinor1.utils.lazy import lazy_exports
 
-__all__ = [
-    'AffineEquivariantBackbone',
-    'ConvNet',
-    'DINOGRQO',
-    'DINOGRQOHead',
-    'DINOR1',
-    'DINOR1Head',
-    'GPT2',
-    'GRQOSettings',
-    'GraphPredictor',
-    'ImageClassifier',
-    'MultiScaleDeformableAttention',
-    'NFELinkPredictor',
-    'SmallViT',
-    'VisualPromptEncoder',
-    'fingerprint',
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        'DINOGRQO': '.detectors',
+        'DINOGRQOHead': '.heads',
+        'DINOR1': '.detectors',
+        'DINOR1Head': '.heads',
+        'GRQOSettings': '.losses',
+        'MultiScaleDeformableAttention': '.transformer',
+        'SwinTransformer': '.backbones',
+        'VisualPromptEncoder': '.prompts',
+        'WordHashModel': '.prompts',
+    },
+)
+
+
+def register() -> None:
+    """Import the modules whose decorators register components. Idempotent."""
+    from . import backbones, detectors, heads, prompts, transformer  # noqa: F401

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinor1.errors import InputError
-from dinor1.fileio import atomic_path
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path
 
 from .prompt_set import PromptSet
 
@@ -26,7 +26,7 @@ class PromptBank:
         embeddings: (K, C) float32 on the CPU; row ``i`` is the mean over the exemplars of ``names[i]``.
         names: K class names, without repetition.
         num_exemplars: (K,) how many exemplars each mean is over.
-        fingerprint: Digest of the weights that made the embeddings (:func:`dinor1.models.fingerprint`).
+        fingerprint: Digest of the weights that made the embeddings (:func:`dinor1.utils.fingerprint.fingerprint`).
     """
 
     embeddings: Tensor

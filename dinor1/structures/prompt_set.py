@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 
 
 @dataclass(frozen=True)

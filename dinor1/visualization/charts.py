@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dinor1.errors import InputError
-from dinor1.fileio import atomic_path
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path
 
 
 def new_figure(width: float, height: float) -> Any:

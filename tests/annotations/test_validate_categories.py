@@ -8,7 +8,7 @@ from tests.annotations.samples import make_content
 
 
 @pytest.mark.parametrize(
-    'known, used, kind',
+    ('known', 'used', 'kind'),
     [
         ({1, 2, 3}, {1, 2, 3}, None),
         ({1, 2, 3}, {2}, None),
@@ -48,7 +48,8 @@ def test_no_file_no_difference():
 def test_box_form_needs_evidence():
     sizes = {1: (100, 100)}
     one = [dict(id=i, image_id=1, category_id=1, bbox=[60, 60, 70, 70]) for i in range(9)]
-    assert box_form([], sizes) is None and box_form(one, sizes) is None
+    assert box_form([], sizes) is None
+    assert box_form(one, sizes) is None
     assert box_form([*one, one[0]], sizes).kind == 'boxes are corners'
     # One box that is no pair of corners: they are not all corners, some are just wrong.
     assert box_form([*one, one[0] | {'bbox': [60, 60, 10, 10]}], sizes) is None

@@ -7,11 +7,11 @@ import pytest
 
 from dinor1.annotations import KINDS, check_path, repair
 from dinor1.datasets.validation import check_coco
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 from tests.annotations.samples import COCO_DEFECTS, edit, every, make_content, save
 
 
-@pytest.mark.parametrize('kind, damage, shown', COCO_DEFECTS)
+@pytest.mark.parametrize(('kind', 'damage', 'shown'), COCO_DEFECTS)
 def test_a_defect_is_named_with_its_place_and_remedy(validate, root, kind, damage, shown):
     content = make_content()
     damage(content)
@@ -20,7 +20,8 @@ def test_a_defect_is_named_with_its_place_and_remedy(validate, root, kind, damag
     assert outcome.status == (KINDS[kind].severity == 'error' or 'error:' in outcome.out)
     assert f'{KINDS[kind].severity}: {kind}' in outcome.out, outcome.out
     case = outcome.out.split(f'{KINDS[kind].severity}: {kind}')[1]
-    assert shown in case.split('remedy:')[0] and f'remedy: {KINDS[kind].remedy}' in case
+    assert shown in case.split('remedy:')[0]
+    assert f'remedy: {KINDS[kind].remedy}' in case
     assert str(file) in outcome.out
 
 
@@ -29,7 +30,8 @@ NOT_SEEN_AT_LOAD = {'image under another name', 'missing image', 'width and heig
 
 
 @pytest.mark.parametrize(
-    'kind, damage', [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].severity == 'error' and k not in NOT_SEEN_AT_LOAD]
+    ('kind', 'damage'),
+    [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].severity == 'error' and k not in NOT_SEEN_AT_LOAD],
 )
 def test_what_is_an_error_here_is_refused_by_training(kind, damage):
     content = make_content()
@@ -46,7 +48,7 @@ def test_what_is_an_error_here_is_refused_by_training(kind, damage):
 BEYOND_REPAIR = {kind for kind in KINDS if KINDS[kind].blocking}
 
 
-@pytest.mark.parametrize('kind, damage', [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].repair])
+@pytest.mark.parametrize(('kind', 'damage'), [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].repair])
 def test_repairs_leave_no_error_and_change_nothing_else(validate, root, kind, damage):
     content = make_content()
     damage(content)
@@ -60,10 +62,12 @@ def test_repairs_leave_no_error_and_change_nothing_else(validate, root, kind, da
         return
     assert outcome.status == 0, outcome.out
     again = validate(repaired)
-    assert again.status == 0 and kind not in again.out
+    assert again.status == 0
+    assert kind not in again.out
     # At most the defective record is gone, or the one image with its annotations.
     left = json.loads(repaired.read_text())
-    assert len(left['images']) >= 3 and len(left['annotations']) >= 8
+    assert len(left['images']) >= 3
+    assert len(left['annotations']) >= 8
     untouched = [a for a in left['annotations'] if a in make_content()['annotations']]
     assert len(untouched) >= len(left['annotations']) - 4
 
@@ -73,7 +77,8 @@ def test_what_a_person_must_decide_is_not_repaired(validate, root, kind):
     content = make_content()
     next(damage for k, damage, _ in COCO_DEFECTS if k == kind)(content)
     outcome = validate(save(root, content), '--fix', root / 'repaired.json')
-    assert outcome.status == 1 and not (root / 'repaired.json').exists()
+    assert outcome.status == 1
+    assert not (root / 'repaired.json').exists()
     assert f'not repaired, because of {kind}' in outcome.err
 
 
@@ -91,12 +96,16 @@ def test_repairs_that_have_one_right_answer(validate, root):
     assert validate(save(root, content), '--fix', out).status == 0
     left = json.loads(out.read_text())
     boxes = {a['id']: a for a in left['annotations']}
-    assert boxes[1]['bbox'] == [50, 2, 14, 9] and boxes[1]['area'] == 126
-    assert sorted(boxes) == [1, *range(3, 14)] and boxes[13]['image_id'] == 3
-    assert boxes[3]['bbox'] == [5, 5, 20, 30] and boxes[4]['category_id'] == 2
+    assert boxes[1]['bbox'] == [50, 2, 14, 9]
+    assert boxes[1]['area'] == 126
+    assert sorted(boxes) == [1, *range(3, 14)]
+    assert boxes[13]['image_id'] == 3
+    assert boxes[3]['bbox'] == [5, 5, 20, 30]
+    assert boxes[4]['category_id'] == 2
     assert boxes[5]['area'] == 25 * 30
     # 'apple ' is stripped, found twice, and becomes one with 'apple'.
-    assert boxes[6]['category_id'] == 1 and [c['name'] for c in left['categories']] == ['apple', 'pear', 'plum']
+    assert boxes[6]['category_id'] == 1
+    assert [c['name'] for c in left['categories']] == ['apple', 'pear', 'plum']
     assert (left['images'][3]['width'], left['images'][3]['height']) == (64, 48)
 
 
@@ -104,7 +113,8 @@ def test_two_records_that_claim_an_image_id_are_not_repaired(validate, root):
     content = make_content()
     edit('images', 3, id=1)(content)
     outcome = validate(save(root, content), '--fix', root / 'repaired.json')
-    assert outcome.status == 1 and outcome.out.count('duplicate image id') == 2  # before and after
+    assert outcome.status == 1
+    assert outcome.out.count('duplicate image id') == 2
 
 
 def test_a_repair_that_leaves_no_image_is_refused(root):

@@ -13,9 +13,11 @@ SETS = ['raccoon', 'aquarium', 'na_mushrooms', 'thermal_dogs_and_people', 'chess
 
 def test_a_clean_set_has_no_defects(validate, root):
     outcome = validate(root)
-    assert outcome.status == 0 and outcome.err == ''
+    assert outcome.status == 0
+    assert outcome.err == ''
     assert 'train.json (COCO): 4 images, 12 annotations, 3 categories; 4 pictures opened in' in outcome.out
-    assert 'no defects' in outcome.out and outcome.out.endswith('1 file: 0 errors, 0 warnings\n')
+    assert 'no defects' in outcome.out
+    assert outcome.out.endswith('1 file: 0 errors, 0 warnings\n')
 
 
 @pytest.mark.shared
@@ -39,7 +41,8 @@ def test_real_lvis_has_no_errors(validate, shared_dir):
 def test_a_repeated_id_of_mmdetections_own_sample_is_found(validate, shared_dir):
     file = shared_dir / 'data/fixtures/mmdetection/coco_wrong_format_sample.json'
     outcome = validate(file, '--no-images')
-    assert outcome.status == 1 and 'duplicate id\n    annotation 1 (entry 1)' in outcome.out
+    assert outcome.status == 1
+    assert 'duplicate id\n    annotation 1 (entry 1)' in outcome.out
 
 
 def test_the_checks_load_no_deep_learning_library(repo):
@@ -49,7 +52,7 @@ def test_the_checks_load_no_deep_learning_library(repo):
 
 
 @pytest.mark.parametrize(
-    'text, place',
+    ('text', 'place'),
     [
         ('{"images": [', 'line 1, column 13'),
         ('{\n "images": [],\n "annotations": [1,,2]}', 'line 3, column 20'),
@@ -58,7 +61,8 @@ def test_the_checks_load_no_deep_learning_library(repo):
 )
 def test_broken_json_has_a_line_and_a_column(validate, root, text, place):
     outcome = validate(save(root, text))
-    assert outcome.status == 1 and f'broken JSON\n    not valid JSON at {place}' in outcome.out
+    assert outcome.status == 1
+    assert f'broken JSON\n    not valid JSON at {place}' in outcome.out
 
 
 def test_text_that_is_no_utf8_has_a_line_and_a_column(validate, root):
@@ -68,7 +72,7 @@ def test_text_that_is_no_utf8_has_a_line_and_a_column(validate, root):
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    ('arguments', 'message'),
     [
         (['absent.json'], 'absent.json: no such file'),
         (['images'], 'images: no annotation file in COCO, LVIS or ODVG format'),
@@ -81,7 +85,9 @@ def test_text_that_is_no_utf8_has_a_line_and_a_column(validate, root):
 def test_what_cannot_be_checked_has_status_2(validate, root, monkeypatch, arguments, message):
     monkeypatch.chdir(root)
     outcome = validate(*arguments)
-    assert outcome.status == 2 and outcome.err.startswith('error: ') and message in outcome.err
+    assert outcome.status == 2
+    assert outcome.err.startswith('error: ')
+    assert message in outcome.err
 
 
 def test_a_folder_skips_what_has_no_boxes(validate, root):
@@ -91,7 +97,8 @@ def test_a_folder_skips_what_has_no_boxes(validate, root):
     save(root, dict(images=content['images'], categories=content['categories']), 'image_info_test.json')
     save(root, '{"a": 1}', 'other.json')
     outcome = validate(root)
-    assert outcome.status == 0 and '1 file: 0 errors' in outcome.out
+    assert outcome.status == 0
+    assert '1 file: 0 errors' in outcome.out
     assert all(name in outcome.out.split('skipped')[1] for name in ('captions.json', 'image_info_test', 'other.json'))
 
 
@@ -101,7 +108,8 @@ def test_splits_that_number_their_categories_differently(validate, root):
     every('annotations', lambda a: a.update(category_id=a['category_id'] - 1))(shifted)
     save(root, shifted, 'val.json')
     outcome = validate(root)
-    assert outcome.status == 1 and outcome.out.count('category ids differ between files') == 1
+    assert outcome.status == 1
+    assert outcome.out.count('category ids differ between files') == 1
     assert 'all ids differ by -1 from those of annotations/train.json' in outcome.out
     # Alone, the file is right.
     assert validate(root / 'annotations/val.json').status == 0
@@ -122,7 +130,8 @@ def test_a_folder_is_repaired_into_a_folder(validate, root, tmp_path_factory):
     out = tmp_path_factory.mktemp('out')
     assert validate(root, '--fix', out).status == 0
     train, val = (json.loads((out / f'annotations/{name}.json').read_text()) for name in ('train', 'val'))
-    assert train == make_content() and len(val['annotations']) == 11
+    assert train == make_content()
+    assert len(val['annotations']) == 11
 
 
 def test_the_report_for_programs_has_every_case(validate, root):
@@ -131,9 +140,15 @@ def test_the_report_for_programs_has_every_case(validate, root):
     file = save(root, content)
     outcome = validate(file, '--json')
     report = json.loads(outcome.out)
-    assert outcome.status == 1 and report['errors'] == 12 and report['files'][0]['file'] == str(file)
+    assert outcome.status == 1
+    assert report['errors'] == 12
+    assert report['files'][0]['file'] == str(file)
     finding = report['files'][0]['findings'][3]
-    assert finding['kind'] == 'box without area' and finding['repairable'] and finding['severity'] == 'error'
+    assert finding['kind'] == 'box without area'
+    assert finding['repairable']
+    assert finding['severity'] == 'error'
     assert (finding['section'], finding['entry'], finding['id']) == ('annotations', 3, 4)
     text = validate(file, '--max', 2).out
-    assert 'box without area, 12 times' in text and 'and 10 more' in text and text.count('needs a positive') == 2
+    assert 'box without area, 12 times' in text
+    assert 'and 10 more' in text
+    assert text.count('needs a positive') == 2

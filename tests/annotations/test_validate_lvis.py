@@ -8,7 +8,7 @@ from tests.annotations.samples import edit, make_content, make_lvis, save, write
 
 
 @pytest.mark.parametrize(
-    'kind, damage, shown',
+    ('kind', 'damage', 'shown'),
     [
         (None, lambda c: None, 'no defects'),
         (
@@ -27,8 +27,11 @@ def test_lvis(validate, tmp_path, kind, damage, shown):
     write_pictures(tmp_path / 'val2017', make_content())
     file = save(tmp_path, content, 'lvis_v1_val.json')
     outcome = validate(file)
-    assert '(LVIS)' in outcome.out and '4 pictures opened' in outcome.out and shown in outcome.out
-    assert outcome.status == (kind is not None) and (kind or 'no defects') in outcome.out
+    assert '(LVIS)' in outcome.out
+    assert '4 pictures opened' in outcome.out
+    assert shown in outcome.out
+    assert outcome.status == (kind is not None)
+    assert (kind or 'no defects') in outcome.out
 
 
 def test_a_repaired_lvis_file_has_no_names_that_it_did_not_have(validate, tmp_path):
@@ -46,4 +49,5 @@ def test_an_address_is_not_renamed(validate, tmp_path):
     (tmp_path / 'val2017/1.png').rename(tmp_path / 'val2017/1.PNG')
     file = save(tmp_path, make_lvis(), 'lvis_v1_val.json')
     outcome = validate(file, '--fix', tmp_path / 'repaired.json')
-    assert outcome.status == 1 and 'image under another name' in outcome.out
+    assert outcome.status == 1
+    assert 'image under another name' in outcome.out

@@ -7,15 +7,17 @@ import pytest
 from tests.annotations.samples import ODVG_DEFECTS, instances_of, make_content, make_odvg, save_odvg, write_pictures
 
 
-@pytest.mark.parametrize('kind, damage, shown', [(None, lambda lines: None, 'no defects'), *ODVG_DEFECTS])
+@pytest.mark.parametrize(('kind', 'damage', 'shown'), [(None, lambda lines: None, 'no defects'), *ODVG_DEFECTS])
 def test_odvg(validate, tmp_path, kind, damage, shown):
     write_pictures(tmp_path / 'images', make_content())
     lines = make_odvg()
     damage(lines)
     file = save_odvg(tmp_path, lines)
     outcome = validate(file)
-    assert '(ODVG)' in outcome.out and shown in outcome.out
-    assert outcome.status == (kind is not None) and (kind or 'no defects') in outcome.out
+    assert '(ODVG)' in outcome.out
+    assert shown in outcome.out
+    assert outcome.status == (kind is not None)
+    assert (kind or 'no defects') in outcome.out
     out = tmp_path / 'repaired/train.jsonl'
     assert validate(file, '--fix', out, '--img-dir', tmp_path / 'images').status == 0
     assert validate(out, '--img-dir', tmp_path / 'images').status == 0
@@ -36,21 +38,24 @@ def test_odvg_without_names_in_its_lines_shows_a_shift(validate, tmp_path):
             instance['label'] += 1
             del instance['category']
     outcome = validate(save_odvg(tmp_path, lines), '--no-images', '--fix', tmp_path / 'repaired.jsonl')
-    assert outcome.status == 1 and 'category ids off by one' in outcome.out
+    assert outcome.status == 1
+    assert 'category ids off by one' in outcome.out
     assert not (tmp_path / 'repaired.jsonl').exists()
 
 
 def test_odvg_needs_a_label_map(validate, tmp_path):
     file = save_odvg(tmp_path, make_odvg(), label_map=False)
     outcome = validate(file, '--no-images')
-    assert outcome.status == 1 and 'no label map' in outcome.out
+    assert outcome.status == 1
+    assert 'no label map' in outcome.out
     names = tmp_path / 'names/map.json'
     names.parent.mkdir()
     names.write_text('{"0": "apple", "1": "pear", "2": "plum"}')
     assert validate(file, '--no-images', '--label-map', names).status == 0
     names.write_text('["apple"]')
     outcome = validate(file, '--no-images', '--label-map', names)
-    assert outcome.status == 2 and 'map.json: not a label map' in outcome.err
+    assert outcome.status == 2
+    assert 'map.json: not a label map' in outcome.err
 
 
 def grounding(**changes):
@@ -59,7 +64,7 @@ def grounding(**changes):
 
 
 @pytest.mark.parametrize(
-    'changes, shown',
+    ('changes', 'shown'),
     [
         ({}, None),
         ({'bbox': [[4, 5, 20, 30], [5, 5, 30, 30]]}, None),
@@ -70,9 +75,11 @@ def grounding(**changes):
 def test_grounding_lines(validate, tmp_path, changes, shown):
     file = save_odvg(tmp_path, [grounding(**changes)], label_map=False)
     outcome = validate(file, '--no-images')
-    assert outcome.status == (shown is not None) and (shown or 'no defects') in outcome.out
+    assert outcome.status == (shown is not None)
+    assert (shown or 'no defects') in outcome.out
 
 
 def test_detection_and_grounding_do_not_mix(validate, tmp_path):
     outcome = validate(save_odvg(tmp_path, [grounding(), *make_odvg()]), '--no-images')
-    assert outcome.status == 1 and 'mixed lines' in outcome.out
+    assert outcome.status == 1
+    assert 'mixed lines' in outcome.out

@@ -1,7 +1,5 @@
 """CocoPromptDataset: what it reads, what it refuses and with which line, and how it is reproducible."""
 
-import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
-
 import json
 import random
 import shutil
@@ -16,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from dinor1.datasets import CocoPromptDataset, validation
 from dinor1.datasets.seeding import set_epoch, set_seed
-from dinor1.errors import InputError
 from dinor1.registry import DATASETS
+from dinor1.utils.errors import InputError
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -68,7 +66,8 @@ def write(root, content, name='instances.json'):
 
 def one_line(error) -> str:
     message = str(error.value)
-    assert '\n' not in message and len(message) < 400
+    assert '\n' not in message
+    assert len(message) < 400
     return message
 
 
@@ -110,7 +109,7 @@ def test_unknown_class_lists_the_nearest(tmp_path):
     one_line(error)
 
 
-@pytest.mark.parametrize('empty, expected', [(False, [7, 3, 4]), (True, [7, 3])])
+@pytest.mark.parametrize(('empty', 'expected'), [(False, [7, 3, 4]), (True, [7, 3])])
 def test_images_without_boxes_follow_filter_cfg(tmp_path, empty, expected):
     dataset = CocoPromptDataset(
         **write(tmp_path, make_content()), filter_cfg=dict(filter_empty_gt=empty), pipeline=PIPELINE
@@ -131,7 +130,8 @@ def test_grey_image_becomes_rgb(tmp_path):
     cv2.imwrite(str(tmp_path / 'images' / 'a.png'), np.full((24, 32), 77, np.uint8))
     dataset = CocoPromptDataset(**source, pipeline=[PIPELINE[0], PIPELINE[-1]])
     image = dataset[0]['inputs']
-    assert image.shape == (3, 24, 32) and (image == 77).all()
+    assert image.shape == (3, 24, 32)
+    assert (image == 77).all()
 
 
 @pytest.mark.shared
@@ -194,7 +194,7 @@ ANNOTATION_DEFECTS = [
 ]
 
 
-@pytest.mark.parametrize('kind, damage, pattern', ANNOTATION_DEFECTS)
+@pytest.mark.parametrize(('kind', 'damage', 'pattern'), ANNOTATION_DEFECTS)
 def test_defective_annotation_is_refused_or_skipped(tmp_path, monkeypatch, kind, damage, pattern):
     content = make_content()
     damage(content)
@@ -202,12 +202,15 @@ def test_defective_annotation_is_refused_or_skipped(tmp_path, monkeypatch, kind,
     with pytest.raises(InputError, match=pattern) as error:
         CocoPromptDataset(**source)
     message = one_line(error)
-    assert kind in message and 'instances.json' in message and "bad_annotations='skip'" in message
+    assert kind in message
+    assert 'instances.json' in message
+    assert "bad_annotations='skip'" in message
 
     warnings = []
     monkeypatch.setattr(validation, 'print_log', lambda text, **_: warnings.append(text))
     dataset = CocoPromptDataset(**source, bad_annotations='skip')
-    assert len(warnings) == 1 and warnings[0].endswith(f'left out 1 x {kind}')
+    assert len(warnings) == 1
+    assert warnings[0].endswith(f'left out 1 x {kind}')
     assert len(dataset) == 3
     assert len(dataset.get_data_info(0)['instances']) == 2
 
@@ -232,7 +235,7 @@ STRUCTURE_DEFECTS = [
 
 
 @pytest.mark.parametrize('bad_annotations', ['error', 'skip'])
-@pytest.mark.parametrize('damage, pattern', STRUCTURE_DEFECTS)
+@pytest.mark.parametrize(('damage', 'pattern'), STRUCTURE_DEFECTS)
 def test_wrong_structure_is_always_refused(tmp_path, damage, pattern, bad_annotations):
     content = make_content()
     source = write(tmp_path, content)
@@ -244,7 +247,7 @@ def test_wrong_structure_is_always_refused(tmp_path, damage, pattern, bad_annota
 
 
 @pytest.mark.parametrize(
-    'text, pattern',
+    ('text', 'pattern'),
     [
         (None, 'no such file'),
         ('{"images": [', 'not valid JSON at line 1, column 13'),

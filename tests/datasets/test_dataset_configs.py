@@ -1,7 +1,5 @@
 """Every file in configs/_base_/datasets parses, follows DINOR1_DATA, and its data sets and loaders build."""
 
-import dinor1.compat  # noqa: F401, I001  (first: mmdet does not import without it)
-
 import copy
 import json
 from pathlib import Path
@@ -77,7 +75,8 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
     write_data(cfg)
 
     train = Runner.build_dataloader(without_workers(cfg.train_dataloader), seed=0)
-    assert isinstance(train.dataset, CocoPromptDataset) and not train.dataset.test_mode
+    assert isinstance(train.dataset, CocoPromptDataset)
+    assert not train.dataset.test_mode
     assert isinstance(train.batch_sampler, ResumableBatchSampler)
     assert train.batch_sampler.batch_size == cfg.train_dataloader.batch_size
     # The image without boxes takes part in training.
@@ -94,7 +93,8 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
         width, height = sample.scale_factor[0] * 150, sample.scale_factor[1] * 100
         assert width / height == pytest.approx(1.5, rel=0.01)
         # The resized picture fills the prepared one, or what remains of it is padding.
-        assert width <= sample.img_shape[1] + 0.5 and height <= sample.img_shape[0] + 0.5
+        assert width <= sample.img_shape[1] + 0.5
+        assert height <= sample.img_shape[0] + 0.5
         assert sample.gt_instances.bboxes.tensor.tolist() == [[30, 20, 90, 60]]
         metric = METRICS.build(cfg[f'{split}_evaluator'])
         assert isinstance(metric, CocoPromptMetric)
@@ -108,7 +108,8 @@ def test_exemplars_are_in_pixels_of_the_prepared_image(name, monkeypatch, tmp_pa
     cfg = load(name)
     write_data(cfg)
     dataset = DATASETS.build(cfg.prompt_dataset)
-    assert dataset.test_mode and dataset.metainfo['classes'] == ('dog', 'cat')
+    assert dataset.test_mode
+    assert dataset.metainfo['classes'] == ('dog', 'cat')
     sample = dataset[0]['data_samples']
     width, height = sample.scale_factor
     expected = [30 * width, 20 * height, 90 * width, 60 * height]

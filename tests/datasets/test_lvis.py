@@ -1,7 +1,5 @@
 """LVIS: how its records become pictures and boxes, and the configs that evaluate on it."""
 
-import dinor1.compat  # noqa: F401, I001  (first: mmdet does not import without it)
-
 import json
 from pathlib import Path
 
@@ -12,12 +10,12 @@ from mmdet.datasets import LVISV1Dataset
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from dinor1.apis import load_config
 from dinor1.datasets.lvis import LVISPromptDataset
 from dinor1.engine import PromptProtocolHook
-from dinor1.errors import InputError
 from dinor1.evaluation.lvis_metric import LVISFixedMetric
 from dinor1.registry import DATASETS, HOOKS, METRICS
+from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
 from tests.evaluation.synthetic import perfect
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +120,7 @@ def no_list(content):
 
 
 @pytest.mark.parametrize(
-    'damage, message',
+    ('damage', 'message'),
     [
         (without_address, r"entry 0 of 'images' has no valid 'file_name'"),
         (unknown_category, r'annotation 2 .* unknown category'),
@@ -165,7 +163,8 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
     backbone = Config.fromfile(ROOT / f'configs/_base_/models/dino_r1_{size}.py').model.backbone
     assert cfg.model.backbone == backbone
     assert ('minival' in cfg.test_dataloader.dataset.ann_file) == (split == 'lvis-minival')
-    assert cfg.val_dataloader == cfg.test_dataloader and cfg.val_evaluator == cfg.test_evaluator
+    assert cfg.val_dataloader == cfg.test_dataloader
+    assert cfg.val_evaluator == cfg.test_evaluator
     assert cfg.prompt_dataset.ann_file == 'annotations/lvis_v1_train.json'
     # Otherwise the budget of fixed AP would be one of 300 per image.
     assert cfg.model.test_cfg.max_per_img > LVISFixedMetric.__init__.__defaults__[0] == 300
@@ -174,7 +173,8 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
         write(tmp_path / 'coco', make_content(), dataset.ann_file)
     loader = cfg.test_dataloader | dict(num_workers=0, persistent_workers=False)
     loader = Runner.build_dataloader(loader, seed=0)
-    assert isinstance(loader.dataset, LVISPromptDataset) and loader.dataset.test_mode
+    assert isinstance(loader.dataset, LVISPromptDataset)
+    assert loader.dataset.test_mode
     metric = METRICS.build(cfg.test_evaluator)
     assert isinstance(metric, LVISFixedMetric)
     metric.dataset_meta = loader.dataset.metainfo
@@ -185,7 +185,8 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
     metrics = metric.evaluate(2)
     assert metrics['lvis/fixed_AP'] == metrics['lvis/AP'] == pytest.approx(1.0, abs=1e-12)
     hook = HOOKS.build(cfg.default_hooks.prompts)
-    assert isinstance(hook, PromptProtocolHook) and hook.protocol == 'visual-generic'
+    assert isinstance(hook, PromptProtocolHook)
+    assert hook.protocol == 'visual-generic'
     assert isinstance(DATASETS.build(cfg.default_hooks.prompts.prompt_dataset), LVISPromptDataset)
 
 
@@ -193,4 +194,5 @@ def test_recipes_train_nothing():
     for path in RECIPES:
         cfg = load_config(str(path))
         assert not {'train_cfg', 'optim_wrapper', 'param_scheduler'} & set(cfg)
-        assert cfg.test_cfg.type == 'TestLoop' and cfg.val_cfg.type == 'ValLoop'
+        assert cfg.test_cfg.type == 'TestLoop'
+        assert cfg.val_cfg.type == 'ValLoop'

@@ -1,7 +1,5 @@
 """ResumableBatchSampler against PyTorch's and MMDetection's own batch samplers."""
 
-import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
-
 import pytest
 from mmdet.datasets import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler

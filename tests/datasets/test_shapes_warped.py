@@ -9,7 +9,7 @@ import pytest
 from dinor1.datasets import CocoPromptDataset
 from dinor1.datasets.shapes_warped import CANVAS, VARIANTS, generate_warped, warp
 from dinor1.datasets.shapes_world import RenderedImage, box_of_mask, generate, render_split
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 
 
 def rectangle(height=120, width=140, box=(30, 40, 60, 20)):
@@ -22,9 +22,11 @@ def rectangle(height=120, width=140, box=(30, 40, 60, 20)):
 
 def test_no_objects_leave_a_background():
     image = warp(RenderedImage(np.full((128, 130, 3), 7, np.uint8), np.zeros((0, 128, 130), bool)), np.eye(2))
-    assert image.masks.shape == (0, CANVAS, CANVAS) and image.pixels.shape == (CANVAS, CANVAS, 3)
+    assert image.masks.shape == (0, CANVAS, CANVAS)
+    assert image.pixels.shape == (CANVAS, CANVAS, 3)
     assert (image.pixels[64:192, 63:193] == 7).all()
-    assert (image.pixels == 7).all(-1).sum() == 128 * 130 and (image.pixels[0, 0] == 114).all()
+    assert (image.pixels == 7).all(-1).sum() == 128 * 130
+    assert (image.pixels[0, 0] == 114).all()
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -43,7 +45,7 @@ def test_boxes_are_those_of_the_mapped_corners(name):
 
 
 def test_quarter_turn_is_exact_and_clockwise():
-    """y points down: the turn by +90 degrees takes x to y."""
+    """Y points down: the turn by +90 degrees takes x to y."""
     turned = warp(rectangle(), np.array([[0.0, -1.0], [1.0, 0.0]]))
     still = warp(rectangle(), np.eye(2))
     assert np.array_equal(turned.masks, np.rot90(still.masks, -1, axes=(1, 2)))
@@ -64,7 +66,8 @@ def test_files_are_read_and_the_identity_has_the_boxes_of_the_shapes_world(tmp_p
     for ours, theirs, small in zip(same['annotations'], original['annotations'], half['annotations'], strict=True):
         width, height = sizes[theirs['image_id']]
         shift = [(CANVAS - width) // 2, (CANVAS - height) // 2, 0, 0]
-        assert np.subtract(ours['bbox'], shift).tolist() == theirs['bbox'] and ours['area'] == theirs['area']
+        assert np.subtract(ours['bbox'], shift).tolist() == theirs['bbox']
+        assert ours['area'] == theirs['area']
         assert ours['category_id'] == theirs['category_id']
         np.testing.assert_allclose(small['bbox'][2:], np.divide(theirs['bbox'][2:], 2), atol=1.6)
     dataset = CocoPromptDataset(

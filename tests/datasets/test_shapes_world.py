@@ -28,7 +28,7 @@ from dinor1.datasets.shapes_world import (
     generate,
     render_image,
 )
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 
 SMALL = {'train': 12, 'val_base': 6, 'val_novel': 6, 'support_novel': 4}
 
@@ -47,8 +47,10 @@ def _contents(root):
 def test_no_objects_gives_a_background():
     pixels, masks = render_image(np.random.default_rng(0), [])
     height, width, channels = pixels.shape
-    assert pixels.dtype == np.uint8 and channels == 3
-    assert 128 <= height <= 160 and 128 <= width <= 160
+    assert pixels.dtype == np.uint8
+    assert channels == 3
+    assert 128 <= height <= 160
+    assert 128 <= width <= 160
     assert masks.shape == (0, height, width)
 
 
@@ -60,9 +62,11 @@ def test_rejects_unknown_categories_and_crowds():
 
 
 def test_novel_categories_pair_each_shape_and_each_fill_once():
-    assert len(BASE_CATEGORIES) == 12 and len(CATEGORIES) == 16
+    assert len(BASE_CATEGORIES) == 12
+    assert len(CATEGORIES) == 16
     fills, shapes = zip(*(name.split() for name in NOVEL_CATEGORIES), strict=True)
-    assert sorted(fills) == sorted(FILLS) and sorted(shapes) == sorted(SHAPES)
+    assert sorted(fills) == sorted(FILLS)
+    assert sorted(shapes) == sorted(SHAPES)
     assert sorted(CATEGORY_IDS.values()) == list(range(1, 17))
 
 
@@ -109,10 +113,15 @@ def test_valid_coco(small_world, split):
         annotations = coco.imgToAnns[image['id']]
         assert 1 <= len(annotations) <= MAX_OBJECTS
         for annotation in annotations:
-            assert annotation['category_id'] in coco.cats and annotation['iscrowd'] == 0
+            assert annotation['category_id'] in coco.cats
+            assert annotation['iscrowd'] == 0
             x, y, w, h = annotation['bbox']
-            assert x >= 0 and y >= 0 and x + w <= image['width'] and y + h <= image['height']
-            assert min(w, h) >= 8 and 0 < annotation['area'] <= w * h
+            assert x >= 0
+            assert y >= 0
+            assert x + w <= image['width']
+            assert y + h <= image['height']
+            assert min(w, h) >= 8
+            assert 0 < annotation['area'] <= w * h
 
 
 @pytest.mark.parametrize('split', DEFAULT_SIZES)
@@ -290,7 +299,8 @@ def test_command_says_where_the_data_is(tmp_path, monkeypatch, capsys):
         for expected in ('written to', 'already there'):
             runpy.run_path(str(script), run_name='__main__')
             last_line = capsys.readouterr().out.splitlines()[-1]
-            assert expected in last_line and last_line.endswith(str(tmp_path / 'shapes'))
+            assert expected in last_line
+            assert last_line.endswith(str(tmp_path / 'shapes'))
         sys.argv.append('--seed=7')
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(script), run_name='__main__')

@@ -57,7 +57,8 @@ def sharded(rank: int, port: int, cfg, batches, queue) -> None:
 def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
     batches = {rank: make_batch(counts, seed=rank) for rank, counts in COUNTS.items()}
     (_, loss, gradients), (_, other_loss, other_gradients) = run(step, build_tiny(), batches)
-    assert loss == loss and other_loss == other_loss
+    assert loss == loss
+    assert other_loss == other_loss
     for name, gradient in gradients.items():
         assert (gradient == other_gradients[name]).all(), name
 
@@ -65,5 +66,6 @@ def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
 def test_a_sharded_model_gets_a_whole_reference(make_batch):
     """Same weights, same mode, no dropout: the KL is 0 only if the gathered weights are the right ones."""
     (_, loss, kl), (_, other_loss, other_kl) = run(sharded, tiny_config(), {0: make_batch((2, 1))})
-    assert loss == other_loss and loss == loss
+    assert loss == other_loss
+    assert loss == loss
     assert kl == other_kl == 0

@@ -8,8 +8,8 @@ import torch
 
 from dinor1.engine import LossGradientHook
 from dinor1.engine.hooks.loss_gradients import TERMS, measure_terms, participation
-from dinor1.errors import InputError
 from dinor1.models import GRQOSettings
+from dinor1.utils.errors import InputError
 
 ITERS = 6  # per epoch
 HOOK = 'default_hooks.gradients'
@@ -67,11 +67,14 @@ def test_the_model_is_left_as_it_was(build_tiny, make_batch):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
     measured = measure_terms(model, data)
-    assert torch.equal(state, torch.get_rng_state()) and model.bbox_head.grqo is None
+    assert torch.equal(state, torch.get_rng_state())
+    assert model.bbox_head.grqo is None
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
-    assert 'kl' not in measured['norm'] and set(measured['norm']) == DETECTION | {'advantage'}
-    assert measured['alpha'] == 0.01 and measured['figures']['grqo_reward_std'] > 0
+    assert 'kl' not in measured['norm']
+    assert set(measured['norm']) == DETECTION | {'advantage'}
+    assert measured['alpha'] == 0.01
+    assert measured['figures']['grqo_reward_std'] > 0
 
 
 def test_the_unmuted_reward_has_no_gradient(build_tiny, make_batch):
@@ -94,7 +97,8 @@ def test_training_is_the_same_to_the_bit_and_measured_in_both_stages(train):
     assert all(DETECTION | {'advantage'} <= set(record['norm']) for record in records)
     assert ['kl' in record['norm'] for record in records] == [False] * 2 + [True] * 4
     # Not in the first iteration after a refresh, where the models are equal but for batch norm's mode.
-    assert records[3]['norm']['kl'] > 0 and records[3]['figures']['grqo_kl'] > 0
+    assert records[3]['norm']['kl'] > 0
+    assert records[3]['figures']['grqo_kl'] > 0
     assert 'train/gradient/box' in runner.message_hub.log_scalars
 
 
@@ -119,7 +123,8 @@ def test_training_is_the_same_with_samplers_noise_and_norms_that_count(train):
     two, measured = train('measured', **changes, **{HOOK: dict(type='LossGradientHook', interval=2)})
     assert measured.history == plain.history
     expected = one.model.state_dict()
-    assert any('iters' in name for name in expected) and 'backbone.sampler.state' in expected
+    assert any('iters' in name for name in expected)
+    assert 'backbone.sampler.state' in expected
     assert all(torch.equal(expected[name], tensor) for name, tensor in two.model.state_dict().items())
     for name in ('train/grad_zeros', 'train/grad_group_0'):
         first, second = (run.message_hub.get_scalar(name).data[0] for run in (one, two))

@@ -21,7 +21,8 @@ def test_classes_are_told_apart_by_name(train, tiny_run_config, monkeypatch):
 
     monkeypatch.setattr('dinor1.models.detectors.dino_r1.sample_prompts', watched)
     _, record = train('run', **{'train_dataloader.dataset': dataset, 'train_cfg.max_epochs': 1})
-    assert len(record.history) == 12 and all(scalars['loss'] == scalars['loss'] for scalars in record.history)
+    assert len(record.history) == 12
+    assert all(scalars['loss'] == scalars['loss'] for scalars in record.history)
     # By number, circle and square of one set would be square and cross of the other, and a batch have three prompts
     # with two of the classes mixed up.
     assert {name for prompts in drawn for name in prompts} - {None} == {*names[0], *names[1]}

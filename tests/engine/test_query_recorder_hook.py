@@ -11,14 +11,14 @@ import torch
 from mmengine.runner import Runner
 
 from dinor1.engine import QueryRecorderHook
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 from tests.conftest import tiny_config
 
 
 @pytest.fixture
 def test_run(shapes_dir, repo, tmp_path, monkeypatch):
     """``test_run(protocol)`` tests a random tiny detector on eight images with the recorder."""
-    from dinor1.apis import load_config
+    from dinor1.utils.config import load_config
 
     monkeypatch.setenv('DINOR1_DATA', str(shapes_dir))
     cfg = load_config(repo / 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py')
@@ -52,12 +52,14 @@ def test_counts(test_run, protocol):
     # Under visual-generic 24 training images may lack a class, which then nobody is asked for.
     assert 0 < record['objects'] <= instances
     assert record['objects'] == instances or protocol == 'visual-generic'
-    assert 1 <= record['distinct_queries'] <= 2 and len(record['covering']) == 2
+    assert 1 <= record['distinct_queries'] <= 2
+    assert len(record['covering']) == 2
     assert all(sum(layer) == record['objects'] and len(layer) == 12 for layer in record['matched_places'])
     assert 0 < record['objectness_entropy'] <= np.log(2) + 1e-6
     assert 0 <= record['absent_class_share'] <= 1
     picture = cv2.imread(str(Path(runner.work_dir) / 'vis/queries_test.png'))
-    assert picture is not None and picture.std() > 0
+    assert picture is not None
+    assert picture.std() > 0
     # No hook of torch is left behind.
     assert not runner.model.bbox_head._forward_hooks
 

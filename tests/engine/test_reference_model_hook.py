@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from dinor1.engine import ReferenceModelHook
 from dinor1.engine.hooks.graceful_stop import GracefulStopHook, _has_stepped
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 
 ITERS = 6  # per epoch
 
@@ -37,8 +37,10 @@ def test_kl_is_zero_in_the_first_iteration_after_each_refresh(train):
     kl = [scalars['grqo_kl'] for scalars in record.history[ITERS:]]
     # The reference computes the last layer for the selected tokens alone, and so rounds another way: the KL is
     # quadratic in differences of 1e-5.
-    assert kl[0] < 1e-8 and kl[ITERS] < 1e-8
-    assert kl[1] > 1e-6 and kl[ITERS + 1] > 1e-6
+    assert kl[0] < 1e-8
+    assert kl[ITERS] < 1e-8
+    assert kl[1] > 1e-6
+    assert kl[ITERS + 1] > 1e-6
 
 
 def test_the_reference_is_outside_of_model_optimizer_and_checkpoint(train):
@@ -72,7 +74,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(train, at, refresh):
             os.kill(os.getpid(), signal.SIGTERM)
 
     _, first = train('parts', stop, **overrides)
-    assert first.exit_code == 128 + signal.SIGTERM and len(first.history) == at + 1
+    assert first.exit_code == 128 + signal.SIGTERM
+    assert len(first.history) == at + 1
     _, second = train('parts', **overrides, resume=True)
     # Bit-equal, every loss and figure of every iteration.
     assert first.history + second.history == whole.history
@@ -112,7 +115,8 @@ def test_beta_zero_needs_no_reference(train):
         assert runner.model.reference is None
 
     _, record = train('run', look, **{'default_hooks.grqo.beta': 0.0})
-    assert record.history[-1]['grqo_kl'] == 0 and 'loss_grqo' in record.history[-1]
+    assert record.history[-1]['grqo_kl'] == 0
+    assert 'loss_grqo' in record.history[-1]
 
 
 def test_the_clipped_ratio_needs_a_reference_without_kl_too(train):
@@ -152,7 +156,8 @@ def test_a_gpu_that_emulates_half_precision_is_named(train, monkeypatch):
     monkeypatch.setattr(runner.logger, 'warning', said.append)
     for dtype in ('float16', None, 'bfloat16'):
         ReferenceModelHook(warmup=0, dtype=dtype).before_train(runner)
-    assert len(said) == 1 and 'Old GPU only emulates bfloat16' in said[0]
+    assert len(said) == 1
+    assert 'Old GPU only emulates bfloat16' in said[0]
 
 
 def test_by_iteration(train):
@@ -201,7 +206,8 @@ def test_a_late_second_sigterm_is_meant(monkeypatch):
         hook.before_train(None)
         for now[0] in (0.0, 4.0, 6.0):
             hook._on_signal(signal.SIGTERM, None)
-        assert sent == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert sent == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
 

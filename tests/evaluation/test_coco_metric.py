@@ -11,10 +11,10 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dinor1.errors import InputError
 from dinor1.evaluation.coco_metric import BACKENDS, CocoPromptMetric, coco_curves, curves_in_parts, summarize
 from dinor1.evaluation.detections import Detections
 from dinor1.registry import METRICS
+from dinor1.utils.errors import InputError
 from tests.evaluation.synthetic import as_results, as_samples, coco, detect, perfect
 
 NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -35,7 +35,7 @@ def save(tmp_path):
 
 
 def pycocotools(content: dict, results: list[dict]) -> COCOeval:
-    """pycocotools as its own demonstration uses it."""
+    """Pycocotools as its own demonstration uses it."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(content)
@@ -123,7 +123,7 @@ def test_a_detector_that_returns_ground_truth_scores_one(save):
 
 
 def test_an_annotation_with_id_zero_can_be_found(save):
-    """pycocotools counts the detection that finds it as an error."""
+    """Pycocotools counts the detection that finds it as an error."""
     content, _ = coco(np.random.default_rng(2), 20, 5, 8, 0)
     for annotation in content['annotations']:
         annotation['id'] -= 1

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dinor1.errors import InputError
 from dinor1.evaluation import lvis_eval, lvis_metric
 from dinor1.evaluation.detections import Detections
 from dinor1.evaluation.lvis_eval import evaluate_lvis
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
 from dinor1.evaluation.lvis_metric import REPORTED, LVISFixedMetric
 from dinor1.registry import METRICS
+from dinor1.utils.errors import InputError
 from tests.evaluation.synthetic import CROWDED, SPARSE, as_results, as_samples, detect, federated, perfect
 
 # Both sides do the same operations in float64; only the last average runs in another order.
@@ -241,7 +241,8 @@ def test_the_budget_is_per_class_and_not_per_image(save):
     # 5 of 30 boxes: precision 1 at the recalls 0, 0.01, ..., 0.16, which are 17 of 101.
     assert metrics['lvis/AP'] == pytest.approx(17 / 101)
     metrics = evaluate(LVISFixedMetric(save(content), budget=5), samples)
-    assert metrics['lvis/AP'] == 1.0 and metrics['lvis/fixed_AP'] == pytest.approx(17 / 101)
+    assert metrics['lvis/AP'] == 1.0
+    assert metrics['lvis/fixed_AP'] == pytest.approx(17 / 101)
 
 
 # The metric ------------------------------------------------------------------------------------------------
@@ -399,13 +400,14 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize('damage, message', BAD_FILES.values(), ids=BAD_FILES)
+@pytest.mark.parametrize(('damage', 'message'), BAD_FILES.values(), ids=BAD_FILES)
 def test_bad_annotations_are_refused(damage, message, save):
     content, _ = federated(np.random.default_rng(0), **SPARSE)
     path = save(damage(content))
     with pytest.raises(InputError) as error:
         LVISFixedMetric(path)
-    assert message in str(error.value) and str(error.value).startswith(path)
+    assert message in str(error.value)
+    assert str(error.value).startswith(path)
     assert '\n' not in str(error.value)
 
 

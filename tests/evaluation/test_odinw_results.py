@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from dinor1.datasets.odinw import members
-from dinor1.errors import InputError
-from dinor1.evaluation.odinw import average, read_result, read_results, summarize
-from dinor1.evaluation.odinw_tables import tables
+from dinor1.evaluation.odinw.benchmark import members
+from dinor1.evaluation.odinw.summary import average, read_result, read_results, summarize
+from dinor1.evaluation.odinw.tables import tables
+from dinor1.utils.errors import InputError
 
 
 def result(name, ap, seed=0, member='same', protocol='visual-generic', arm='zero-shot', deviation=None, **other):
@@ -58,9 +58,13 @@ def test_complete_benchmarks_have_their_name():
 def test_partial_averages_say_so():
     summary = only(summarize([result('Raccoon', 0.3), result('Aquarium', 0.1), result('BCCD', 0.8)]))
     small, large = summary.averages
-    assert small.name == 'mean over 2 of 13' and small.means['AP'] == pytest.approx(0.2)
-    assert set(small.sets) == {'Raccoon', 'Aquarium'} and len(small.missing) == 11 and 'pothole' in small.missing
-    assert large.name == 'mean over 3 of 35' and large.means['AP'] == pytest.approx(0.4)
+    assert small.name == 'mean over 2 of 13'
+    assert small.means['AP'] == pytest.approx(0.2)
+    assert set(small.sets) == {'Raccoon', 'Aquarium'}
+    assert len(small.missing) == 11
+    assert 'pothole' in small.missing
+    assert large.name == 'mean over 3 of 35'
+    assert large.means['AP'] == pytest.approx(0.4)
     # One set short of complete is not complete.
     most = only(summarize([result(name, 0.5) for name in members('ODinW-35') if name != 'dice']))
     assert [a.name for a in most.averages] == ['ODinW-13', 'mean over 34 of 35']
@@ -86,14 +90,16 @@ def test_several_seeds_are_averaged_per_set_and_spread_over_means():
     results = [result(name, ap, seed) for name, aps in values.items() for seed, ap in enumerate(aps)]
     summary = only(summarize(results[::-1]))
     rows = {row.name: row for row in summary.rows}
-    assert rows['Raccoon'].seeds == (0, 1, 2) and rows['Raccoon'].values['AP'] == (0.10, 0.20, 0.30)
+    assert rows['Raccoon'].seeds == (0, 1, 2)
+    assert rows['Raccoon'].values['AP'] == (0.10, 0.20, 0.30)
     # Sample standard deviations by hand: 0.1 for both sets; the means 0.30, 0.30, 0.45 have 0.15 / sqrt(3).
     assert rows['Raccoon'].stds['AP'] == pytest.approx(0.1)
     assert summary.averages[0].means['AP'] == pytest.approx(0.35)
     assert summary.averages[0].stds['AP'] == pytest.approx(0.15 / 3**0.5)
     # Sets with other seeds still have a mean, but no spread.
     fewer = only(summarize(results[:-1]))
-    assert fewer.averages[0].means['AP'] == pytest.approx((0.2 + 0.45) / 2) and fewer.averages[0].stds['AP'] is None
+    assert fewer.averages[0].means['AP'] == pytest.approx((0.2 + 0.45) / 2)
+    assert fewer.averages[0].stds['AP'] is None
 
 
 def test_protocols_arms_layouts_and_splits_are_never_mixed():
@@ -111,7 +117,8 @@ def test_protocols_arms_layouts_and_splits_are_never_mixed():
     assert all(
         len(summary.rows) == 1 and summary.averages[0].sets == (summary.rows[0].member,) for summary in summaries
     )
-    assert summaries[0].title == 'Text' and summaries[-1].title == 'Visual-I'
+    assert summaries[0].title == 'Text'
+    assert summaries[-1].title == 'Visual-I'
     assert {summary.title for summary in summaries[1:-1]} == {'Visual-G, N = 16', 'Visual-G, N = 4'}
 
 
@@ -183,7 +190,7 @@ def test_results_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'content, message',
+    ('content', 'message'),
     [
         ('{"arm": ', 'not valid JSON at line 1'),
         ('[1]', 'not a result of tools/test_odinw.py'),
@@ -201,7 +208,8 @@ def test_broken_result_files_are_named(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(InputError) as caught:
         read_result(path)
-    assert str(caught.value).startswith(str(path)) and message in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
     assert '\n' not in str(caught.value)
 
 

@@ -25,7 +25,8 @@ BOX, FAR, SHIFTED = [10.0, 20, 50, 60], [150.0, 10, 190, 50], [14.0, 20, 54, 60]
 
 def test_no_object():
     empty = query_statistics(*scene([], [], [[BOX, FAR]], [[0, 0]]))
-    assert empty.summary() == dict(objects=0) and empty.covering.shape == (1, 0)
+    assert empty.summary() == dict(objects=0)
+    assert empty.covering.shape == (1, 0)
     full = query_statistics(*scene([BOX], [0], [[BOX, FAR]], [[0, 0]]))
     assert QueryStatistics.concatenate([empty, full, empty]).summary() == full.summary()
     with pytest.raises(ValueError, match='at least one'):
@@ -36,10 +37,12 @@ def test_an_object_that_changes_its_query():
     """In the first layer query 2 fits exactly, in the second query 0."""
     queries = [[SHIFTED, FAR, BOX], [BOX, FAR, SHIFTED]]
     result = query_statistics(*scene([BOX], [0], queries, [[0, 0, 0], [0, 0, 1]]))
-    assert result.matched.tolist() == [[2], [0]] and result.distinct.tolist() == [2]
+    assert result.matched.tolist() == [[2], [0]]
+    assert result.distinct.tolist() == [2]
     assert result.covering.tolist() == [[2], [2]]
     # In the second layer query 2 covers the object and is sure of another class.
-    assert result.responding.tolist() == [[2], [1]] and result.ever_responding.tolist() == [2]
+    assert result.responding.tolist() == [[2], [1]]
+    assert result.ever_responding.tolist() == [2]
     np.testing.assert_allclose(result.iou, 1, rtol=1e-6)
     # Two centres 4 pixels apart are 2 from their mean, on an object of 40 x 40 pixels.
     np.testing.assert_allclose(result.spread, 2 / 40, rtol=1e-5)
@@ -48,24 +51,29 @@ def test_an_object_that_changes_its_query():
 def test_an_object_that_keeps_its_query_and_one_that_nobody_covers():
     gt, queries = [BOX, [100.0, 70, 120, 90]], [[BOX, FAR], [BOX, FAR]]
     result = query_statistics(*scene(gt, [0, 1], queries, [[0, 1], [0, 1]]))
-    assert result.distinct.tolist() == [1, 1] and result.covering.tolist() == [[1, 0], [1, 0]]
-    assert np.isnan(result.spread).all() and result.iou[:, 1].tolist() == [0, 0]
+    assert result.distinct.tolist() == [1, 1]
+    assert result.covering.tolist() == [[1, 0], [1, 0]]
+    assert np.isnan(result.spread).all()
+    assert result.iou[:, 1].tolist() == [0, 0]
     summary = result.summary()
-    assert summary['spread'] == [None, None] and summary['covering'] == [0.5, 0.5]
+    assert summary['spread'] == [None, None]
+    assert summary['covering'] == [0.5, 0.5]
     assert summary['matched_place'] == [0.5, 0.5]
 
 
 def test_more_objects_than_queries():
     result = query_statistics(*scene([BOX, FAR, SHIFTED], [0, 1, 0], [[BOX, FAR]], [[0, 1]]))
     # The third object has no query left: the last place, no overlap.
-    assert result.matched.tolist() == [[0, 1, 2]] and result.iou[0, 2] == 0
+    assert result.matched.tolist() == [[0, 1, 2]]
+    assert result.iou[0, 2] == 0
 
 
 def test_classes_that_are_not_offered_answer_for_nothing():
     logits, boxes, targets = scene([BOX], [0], [[BOX, FAR]], [[0, 1]])
     logits[..., 1] = float('-inf')
     result = query_statistics(logits, boxes, targets)
-    assert result.matched.tolist() == [[0]] and result.responding.tolist() == [[1]]
+    assert result.matched.tolist() == [[0]]
+    assert result.responding.tolist() == [[1]]
 
 
 def test_a_permutation_of_the_queries_moves_their_places_alone():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dinor1.datasets import CocoPromptDataset
-from dinor1.errors import InputError
 from dinor1.evaluation import build_bank, draw_exemplars
+from dinor1.utils.errors import InputError
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -73,7 +73,8 @@ def test_number_per_class_and_no_crowd(write):
         for instance in info['instances']
         if not instance['ignore_flag']
     }
-    assert as_set(exemplars) <= usable and len(as_set(draw_exemplars(dataset, 1000))) == len(usable)
+    assert as_set(exemplars) <= usable
+    assert len(as_set(draw_exemplars(dataset, 1000))) == len(usable)
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_images(write):
@@ -91,7 +92,8 @@ def test_bank_is_the_mean_over_single_boxes(write, build_tiny):
     model, dataset = build_tiny().eval(), write()
     exemplars = draw_exemplars(dataset, 3)
     bank = build_bank(model, dataset, exemplars)
-    assert bank.names == ('cat', 'dog', 'owl') and bank.num_exemplars == (3, 3, 1)
+    assert bank.names == ('cat', 'dog', 'owl')
+    assert bank.num_exemplars == (3, 3, 1)
     single = {e: build_bank(model, dataset, [e]).embeddings[0] for e in exemplars}
     for i in range(3):
         rows = torch.stack([v for e, v in single.items() if e.label == i])

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from dinor1.datasets import CocoPromptDataset
-from dinor1.evaluation import draw_interactive, mean_and_std
+from dinor1.evaluation import draw_interactive
+from dinor1.evaluation.seed_average import mean_and_std
 
 
 @pytest.fixture
@@ -60,7 +61,8 @@ def test_every_box_has_its_chance(dataset):
         for exemplars in draw_interactive(ones, seed).values():
             counts[int(exemplars[0].bbox[0])] += 1
     # 1600 draws of ten boxes: 160 each, standard deviation 12; five of them
-    assert sum(counts) == 1600 and all(abs(n - 160) < 60 for n in counts)
+    assert sum(counts) == 1600
+    assert all(abs(n - 160) < 60 for n in counts)
 
 
 def test_mean_and_sample_deviation():

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
-from dinor1.errors import InputError
-from dinor1.models import GRQOSettings, fingerprint
+from dinor1.models import GRQOSettings
 from dinor1.models.prompts import positive_maps, sample_prompts
 from dinor1.structures import PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import fingerprint
 
 
 def total(losses):
@@ -182,7 +183,8 @@ def test_negative_prompts_take_part_and_are_not_reported(build_tiny, make_batch)
         prompts.embeddings, prompts.names, negative=torch.tensor([False, True, False])
     )
     found = model.predict(inputs, samples)[0].pred_instances
-    assert set(found.labels.tolist()) <= {0, 2} and len(found) == 10
+    assert set(found.labels.tolist()) <= {0, 2}
+    assert len(found) == 10
     samples[0].prompts = PromptSet.from_classes(prompts.embeddings[[0, 2]], ['c0', 'c2'])
     without = model.predict(inputs, samples)[0].pred_instances
     assert not torch.equal(found.scores, without.scores)
@@ -229,11 +231,13 @@ def test_sampling_draws_one_instance_per_class_evenly():
     for _ in range(600):
         draw = sample_prompts(labels)
         assert draw.labels.tolist() == [2, 5]
-        assert labels[draw.image[0]][draw.box[0]] == 2 and labels[draw.image[1]][draw.box[1]] == 5
+        assert labels[draw.image[0]][draw.box[0]] == 2
+        assert labels[draw.image[1]][draw.box[1]] == 5
         key = (int(draw.image[1]), int(draw.box[1]))
         counts[key] = counts.get(key, 0) + 1
     # three instances of class 5, each 200 times of 600 but for chance: 5 standard deviations are 58
-    assert set(counts) == {(0, 0), (0, 2), (2, 0)} and all(abs(n - 200) < 58 for n in counts.values())
+    assert set(counts) == {(0, 0), (0, 2), (2, 0)}
+    assert all(abs(n - 200) < 58 for n in counts.values())
     assert torch.equal(positive_maps(labels, draw)[0], torch.tensor([[0.0, 1], [1, 0], [0, 1]]))
 
 
@@ -252,7 +256,8 @@ def test_drawn_prompts_are_the_embeddings_of_their_boxes(build_tiny, make_batch)
 def test_fingerprint_sees_one_bit_of_what_makes_prompts(build_tiny):
     model = build_tiny()
     before = fingerprint(model)
-    assert before == fingerprint(build_tiny()) and len(before) == 64
+    assert before == fingerprint(build_tiny())
+    assert len(before) == 64
     with torch.no_grad():
         model.decoder.norm.bias[0] += 1
     assert fingerprint(model) == before
@@ -300,13 +305,15 @@ def test_a_vocabulary_in_parts_is_found_as_in_one_pass_without_fusion(build_tiny
         return [s.pred_instances for s in model.predict(inputs.double(), copy.deepcopy(samples))]
 
     whole = found(-1)
-    assert len(whole[0]) == 84 * 7 and len(whole[1]) == 84 * 2
+    assert len(whole[0]) == 84 * 7
+    assert len(whole[1]) == 84 * 2
     for size in (1, 3, 7):
         for ours, theirs in zip(found(size), whole, strict=True):
             # float64; scores and boxes are made in float32
             torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-6, rtol=0)
             torch.testing.assert_close(ours.bboxes, theirs.bboxes, atol=1e-4, rtol=0)
-            assert torch.equal(ours.labels, theirs.labels) and ours.label_names == theirs.label_names
+            assert torch.equal(ours.labels, theirs.labels)
+            assert ours.label_names == theirs.label_names
 
 
 @torch.no_grad()
@@ -330,7 +337,9 @@ def test_an_image_that_is_asked_for_nothing_gives_nothing(build_tiny, make_batch
     for sample in samples:
         sample.prompt_instances, sample.prompt_names = sample.gt_instances, [f'c{i}' for i in range(8)]
     empty, other = (s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples)))
-    assert len(empty) == 0 and empty.bboxes.shape == (0, 4) and empty.label_names == []
+    assert len(empty) == 0
+    assert empty.bboxes.shape == (0, 4)
+    assert empty.label_names == []
     alone = model.predict(inputs[1:], samples[1:])[0].pred_instances
     # Another batch size makes other blocks of the same sums.
     torch.testing.assert_close(other.scores, alone.scores, atol=1e-5, rtol=0)

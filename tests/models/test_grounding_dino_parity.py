@@ -8,10 +8,10 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dinor1.errors import InputError
 from dinor1.models import GRQOSettings
 from dinor1.models.losses import targets_of
 from dinor1.registry import MODELS
+from dinor1.utils.errors import InputError
 from tests.conftest import tiny_config
 
 NAMES = ['cat', 'red dog', 'cup_(drinking)']
@@ -147,7 +147,8 @@ def test_checkpoint_lacks_only_the_prompt_encoder(pair):
 def test_the_frozen_language_model_has_no_dropout_in_training(build_tiny, bert_folder):
     model = build_tiny(**{'model.language_model': language_model(bert_folder)}).train()
     first, second = (model.text_prompt_set(NAMES).embeddings for _ in range(2))
-    assert model.training and torch.equal(first, second)
+    assert model.training
+    assert torch.equal(first, second)
 
 
 def test_alignment_adds_the_logit_scale_only(build_tiny, bert_folder):
@@ -175,7 +176,8 @@ def test_text_logits_and_boxes(pair, make_batch):
     logits, boxes = ours._forward(inputs, samples)
     their_logits, their_boxes = text_logits(theirs, inputs, samples)
     their_logits = their_logits[..., : logits.shape[-1]]
-    assert torch.isfinite(logits).any() and torch.equal(logits.isinf(), their_logits.isinf())
+    assert torch.isfinite(logits).any()
+    assert torch.equal(logits.isinf(), their_logits.isinf())
     finite = logits.isfinite()
     # Same weights and formulas in float32; only the order of a few sums differs.
     assert (logits - their_logits)[finite].abs().max() < 1e-5

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from dinor1.errors import InputError
 from dinor1.models import GRQOSettings
 from dinor1.models.losses import (
     group_advantage,
@@ -14,6 +13,7 @@ from dinor1.models.losses import (
     query_rewards,
     rewards_from_cost,
 )
+from dinor1.utils.errors import InputError
 
 
 def scene(counts=(2, 3), layers=2, queries=9, prompts=4, seed=0, dtype=torch.float64):
@@ -77,7 +77,8 @@ def test_advantage_is_normalised_and_follows_a_permutation_of_the_queries():
 
 def test_the_last_queries_are_muted():
     advantage = group_advantage(torch.randn(1, 1, 9), 3)
-    assert torch.equal(advantage[..., 6:], torch.zeros(1, 1, 3)) and (advantage[..., :6] != 0).all()
+    assert torch.equal(advantage[..., 6:], torch.zeros(1, 1, 3))
+    assert (advantage[..., :6] != 0).all()
 
 
 @pytest.mark.parametrize('num_mute', [-1, 9, 10])
@@ -99,7 +100,8 @@ def test_degenerate_groups_stay_finite(counts, dtype):
     rewards = query_rewards(logits, boxes, targets, img_hw)
     loss = grqo_loss(rewards, objectness, ref, num_mute=3)
     gradients = torch.autograd.grad(loss.sum(), (logits, boxes, objectness))
-    assert loss.isfinite().all() and all(g.isfinite().all() for g in gradients)
+    assert loss.isfinite().all()
+    assert all(g.isfinite().all() for g in gradients)
 
 
 @pytest.mark.parametrize('queries', [1, 5])
@@ -107,7 +109,8 @@ def test_equal_rewards_give_no_advantage(queries):
     rewards = torch.full((1, 1, queries), -3.3).requires_grad_()
     advantage = group_advantage(rewards, 0)
     advantage.sum().backward()
-    assert torch.equal(advantage, torch.zeros_like(advantage)) and torch.equal(rewards.grad, torch.zeros_like(rewards))
+    assert torch.equal(advantage, torch.zeros_like(advantage))
+    assert torch.equal(rewards.grad, torch.zeros_like(rewards))
 
 
 def test_prompts_that_are_not_offered_do_not_disturb():
@@ -135,7 +138,8 @@ def test_rewards_are_the_loop_that_the_paper_writes():
 
 def test_kl_is_positive_zero_only_at_equality_and_has_the_right_gradient():
     a, b = torch.randn(2, 4, 50, dtype=torch.float64)
-    assert (objectness_kl(a, b) > 0).all() and torch.equal(objectness_kl(a, a), torch.zeros_like(a))
+    assert (objectness_kl(a, b) > 0).all()
+    assert torch.equal(objectness_kl(a, a), torch.zeros_like(a))
     small = a[:1, :6].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: objectness_kl(x, b[:1, :6]), small)
 
@@ -191,7 +195,8 @@ def test_settings_that_make_no_sense_are_refused(settings, text):
 
 
 def test_the_mute_scales_with_the_queries_and_may_not_vanish():
-    assert GRQOSettings().num_mute(900) == 300 and GRQOSettings().num_mute(40) == 13
+    assert GRQOSettings().num_mute(900) == 300
+    assert GRQOSettings().num_mute(40) == 13
     with pytest.raises(InputError, match='vanish'):
         GRQOSettings().num_mute(1)
     assert GRQOSettings(alpha=0.0, mute=0.0).num_mute(40) == 0

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dinor1.engine import ReferenceModelHook
-from dinor1.errors import InputError
 from dinor1.models import GRQOSettings
 from dinor1.models.losses import grqo_loss, grqo_loss_by_settings, matching_cost, pad_targets, rewards_from_cost
 from dinor1.models.losses.prompt_groups import MIN_GROUP, grouped_advantage, one_sided, prompt_groups, prompt_rewards
+from dinor1.utils.errors import InputError
 
 PROMPT = dict(groups='prompt', one_sided_kl=True)
 
@@ -90,7 +90,8 @@ def test_values_and_gradients_are_those_of_the_loop(labels, switches, queries):
 
 def test_the_scenes_have_groups_of_both_kinds():
     groups = [prompt_groups(scene(queries=q)[3], scene(queries=q)[2]) for q in (8, 30)]
-    assert groups[1].own.sum() == 3 and groups[0].own.sum() < groups[0].present.sum() == 3
+    assert groups[1].own.sum() == 3
+    assert groups[0].own.sum() < groups[0].present.sum() == 3
 
 
 def test_one_prompt_that_is_offered_and_present_gives_the_published_loss():
@@ -140,7 +141,8 @@ def test_the_mute_gives_a_gradient_to_queries_of_present_prompts_only():
     settings = GRQOSettings(alpha=1.0, beta=0.0, groups='prompt')
     gradient = torch.autograd.grad(by_settings(settings, cost, targets, tokens, ref).sum(), boxes)[0]
     touched = gradient.abs().amax(-1)[0, 0] > 0
-    assert touched.any() and torch.equal(touched, prompt_groups(tokens, targets).of_present()[0])
+    assert touched.any()
+    assert torch.equal(touched, prompt_groups(tokens, targets).of_present()[0])
 
 
 def test_the_one_sided_kl_lets_go_of_false_responses():
@@ -149,7 +151,8 @@ def test_the_one_sided_kl_lets_go_of_false_responses():
     settings = GRQOSettings(alpha=0.0, beta=1.0, one_sided_kl=True)
     gradient = torch.autograd.grad(by_settings(settings, cost, targets, tokens, ref).sum(), tokens)[0].abs().amax(-1)
     counted = one_sided(tokens.amax(-1), ref, prompt_groups(tokens, targets))
-    assert torch.equal(gradient > 0, counted) and 0 < counted.sum() < counted.numel()
+    assert torch.equal(gradient > 0, counted)
+    assert 0 < counted.sum() < counted.numel()
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
@@ -162,7 +165,8 @@ def test_degenerate_groups_stay_finite(labels, dtype):
     cost = matching_cost(logits, boxes, targets)
     loss = by_settings(GRQOSettings(**PROMPT), cost, targets, tokens, ref)
     gradients = torch.autograd.grad(loss.sum(), (logits, boxes, tokens), allow_unused=True)
-    assert loss.isfinite().all() and all(g.isfinite().all() for g in gradients if g is not None)
+    assert loss.isfinite().all()
+    assert all(g.isfinite().all() for g in gradients if g is not None)
 
 
 def test_equal_rewards_and_padded_prompts():
@@ -172,7 +176,8 @@ def test_equal_rewards_and_padded_prompts():
     tokens[..., 1] = float('-inf')
     loss = by_settings(GRQOSettings(alpha=1.0, groups='prompt'), cost, targets, tokens, tokens[..., 0])
     loss.sum().backward()
-    assert loss.item() == 0 and torch.equal(cost.grad, torch.zeros_like(cost))
+    assert loss.item() == 0
+    assert torch.equal(cost.grad, torch.zeros_like(cost))
 
 
 def test_the_vanishing_reward_needs_to_be_asked_for():
@@ -203,4 +208,5 @@ def test_in_the_detector(build_tiny, make_batch):
         found[name] = losses['loss_grqo'].item()
         sum(value.sum() for key, value in losses.items() if 'loss' in key).backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert math.isfinite(found['variant']) and found['variant'] != found['published']
+    assert math.isfinite(found['variant'])
+    assert found['variant'] != found['published']

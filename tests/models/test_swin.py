@@ -8,7 +8,7 @@ from dinor1.registry import MODELS
 SMALL = dict(embed_dims=16, depths=(2, 2), num_heads=(2, 4), window_size=7, strides=(4, 2), out_indices=(0, 1))
 
 
-@pytest.fixture()
+@pytest.fixture
 def pair():
     from mmdet.models.backbones import SwinTransformer as MMDetSwin
 

@@ -6,8 +6,8 @@ import hashlib
 import pytest
 import torch
 
-from dinor1.errors import InputError
 from dinor1.models.prompts import WordHashModel, encode_text
+from dinor1.utils.errors import InputError
 
 WORDS = {'model.language_model': dict(type='WordHashModel', language_dim=512), 'model.text_prompts': 'class'}
 
@@ -17,7 +17,8 @@ def test_names_that_share_words_are_alike():
     cosine = e @ e.t()
     torch.testing.assert_close(cosine.diagonal(), torch.ones(3))
     # One word of two in common: 1/2; none: 0; each up to chance, 1 / sqrt(4096) = 0.016, five times that allowed.
-    assert abs(cosine[0, 1] - 0.5) < 0.08 and abs(cosine[0, 2]) < 0.08
+    assert abs(cosine[0, 1] - 0.5) < 0.08
+    assert abs(cosine[0, 2]) < 0.08
 
 
 def test_embeddings_are_the_same_everywhere():
@@ -39,7 +40,8 @@ def test_text_prompts_have_the_length_of_visual_ones(build_tiny, make_batch):
     inputs, samples = make_batch((1,))
     samples[0].text = ['red cup', 'blue cup']
     found = model.predict(inputs, samples)[0].pred_instances
-    assert set(found.label_names) <= {'red cup', 'blue cup'} and len(found) == 10
+    assert set(found.label_names) <= {'red cup', 'blue cup'}
+    assert len(found) == 10
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,10 @@ def test_alignment_pulls_prompts_towards_the_names(build_tiny, make_batch, count
     loss.sum().backward()
     gradient = model.prompt_encoder.norms[2].weight.grad
     if sum(counts) > 1:
-        assert loss > 0 and gradient.abs().max() > 0
-    assert loss.isfinite() and gradient.isfinite().all()
+        assert loss > 0
+        assert gradient.abs().max() > 0
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
     # The text side stays where it is.
     assert model.text_feat_map.weight.grad.abs().max() == 0
 

@@ -53,7 +53,7 @@ def loop_reference(value, shapes, starts, locations, weights):
 
 
 @pytest.mark.parametrize(
-    'shapes, heads, channels, queries, points',
+    ('shapes', 'heads', 'channels', 'queries', 'points'),
     [
         (PYRAMID, 3, 4, 6, 3),
         (((1, 1),), 1, 1, 1, 1),
@@ -80,7 +80,6 @@ def test_gradients_equal_those_of_the_written_out_definition():
 
 
 def test_equals_mmcv():
-    import dinor1.compat  # noqa: F401, I001  (mmcv.ops does not import without it)
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     # Where MMCV lacks its operators, ours stands in its place and wraps it.
@@ -146,14 +145,15 @@ def test_bad_location_harms_only_its_own_query_and_head(bad):
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize('batch, queries', [(2, 0), (0, 3)])
+@pytest.mark.parametrize(('batch', 'queries'), [(2, 0), (0, 3)])
 def test_empty(batch, queries):
     inputs = list(make_inputs(batch=batch, queries=queries))
     inputs[0].requires_grad_()
     output = ms_deform_attn(*inputs)
     assert output.shape == (batch, queries, 12)
     (grad,) = torch.autograd.grad(output.sum(), inputs[0])
-    assert grad.shape == inputs[0].shape and grad.count_nonzero() == 0
+    assert grad.shape == inputs[0].shape
+    assert grad.count_nonzero() == 0
 
 
 def test_non_contiguous_input():
@@ -179,7 +179,7 @@ def test_tensors_and_integers_give_the_same():
 # float32: 24 bits of a location up to 7 pixels and sums of 9 products below 1.
 # Half types: rounding the inputs moves a sample by up to 7 * 2**-9 (bfloat16) or 7 * 2**-12 (float16) of a
 # pixel, and a weight by 2**-9 or 2**-12 of itself; 9 samples of values up to 0.5 add up.
-@pytest.mark.parametrize('dtype, atol', [(torch.float32, 2e-6), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
+@pytest.mark.parametrize(('dtype', 'atol'), [(torch.float32, 2e-6), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
 def test_lower_precision_is_close_to_float64(dtype, atol):
     expected = ms_deform_attn(*make_inputs())
     output = ms_deform_attn(*make_inputs(dtype=dtype))
@@ -214,7 +214,7 @@ def wrong(position, change):
 
 
 @pytest.mark.parametrize(
-    'inputs, message',
+    ('inputs', 'message'),
     [
         (wrong(0, lambda v: v.flatten(2)), r'value must be \(B, N, H, D\), got shape \(2, 49, 12\)'),
         (wrong(0, lambda v: v[:, 1:]), 'hold 49 positions, but value holds 48'),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dinor1.ops import ms_deform_attn, ms_deform_attn_predicted, use_ms_deform_attn_backend
-from dinor1.ops.msda_cases import TOLERANCES, all_cases, differences
+from tests.ops.attention_cases import TOLERANCES, all_cases, differences
 
 SHAPES, STARTS = ((7, 5), (3, 4)), [0, 35]
 
@@ -82,7 +82,7 @@ def test_half_precision_predictions_beside_single_precision_reference_points():
 
 def test_blocks_of_queries_and_images_do_not_show(monkeypatch, backend):
     """The same numbers whatever fits into a block."""
-    from dinor1.ops import msda_bags
+    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
 
     inputs = [t.requires_grad_() for t in make_inputs(4, batch=3, queries=9)]
 
@@ -100,7 +100,7 @@ def test_blocks_of_queries_and_images_do_not_show(monkeypatch, backend):
 
 def test_trains_after_inference_mode_and_under_another_default_device():
     """What the first call of a size keeps for the next ones has nothing of the circumstances of that call."""
-    from dinor1.ops import msda_bags
+    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
 
     msda_bags._cached_canvas.cache_clear()
     leaves = [t.requires_grad_() for t in make_inputs(4)]
@@ -115,8 +115,8 @@ def test_trains_after_inference_mode_and_under_another_default_device():
 
 def test_few_and_many_samples_sum_the_same_gradient(monkeypatch):
     """A gradient of value is summed in one of two ways; both, on the same samples."""
-    from dinor1.ops import msda_bags
-    from dinor1.ops.msda_sampling import PredictedSampling
+    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
+    from dinor1.ops.ms_deform_attn.sampling import PredictedSampling
 
     value, *predictions = make_inputs(2)
     grad = torch.rand(2, 5, 12, dtype=torch.float64)
@@ -151,7 +151,7 @@ def wrong(position, change):
 
 
 @pytest.mark.parametrize(
-    'inputs, message',
+    ('inputs', 'message'),
     [
         (wrong(0, lambda v: v[:, 1:]), 'hold 47 positions, but value holds 46'),
         (wrong(1, lambda r: r[:, :, 0]), r'reference_points must be \(B, Q, L, 2 or 4\), got shape \(2, 5, 2\)'),

@@ -9,12 +9,12 @@ from dinor1.ops import (
     ms_deform_attn,
     ms_deform_attn_backend,
     ms_deform_attn_predicted,
-    msda_backends,
     register_flops,
     use_ms_deform_attn_backend,
 )
-from dinor1.ops.msda_cases import Case, make_inputs
-from dinor1.ops.msda_library import ms_deform_attn_op, ms_deform_attn_predicted_op
+from dinor1.ops.ms_deform_attn import backends as msda_backends
+from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op, ms_deform_attn_predicted_op
+from tests.ops.attention_cases import Case, make_inputs
 
 OPERATORS = {
     'given': (ms_deform_attn, ms_deform_attn_op),
@@ -70,7 +70,7 @@ def test_unknown_names_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'installed, device, reason',
+    ('installed', 'device', 'reason'),
     [
         (False, 'cuda', 'the package triton is not installed'),
         (True, 'cpu', 'only the interpreter'),
@@ -127,7 +127,8 @@ def test_compiles_to_one_graph(kind, as_numbers):
     for got, want in zip(*(torch.autograd.grad(o.sum(), leaves) for o in (output, expected)), strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=0)
     called = [str(node.target) for node in graphs[0].graph.nodes if 'dinor1' in str(node.target)]
-    assert len(graphs) == 1 and called == [f'dinor1.{function.__name__}.default']
+    assert len(graphs) == 1
+    assert called == [f'dinor1.{function.__name__}.default']
 
 
 @pytest.mark.parametrize('kind', OPERATORS)

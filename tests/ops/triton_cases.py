@@ -8,16 +8,11 @@ import os
 import pytest
 import torch
 
-from dinor1.ops import (
-    ms_deform_attn,
-    ms_deform_attn_backend,
-    ms_deform_attn_predicted,
-    msda_bags,
-    msda_triton,
-    use_ms_deform_attn_backend,
-)
-from dinor1.ops.msda_cases import PYRAMID, TOLERANCES, Case, all_cases, differences, make_inputs
-from dinor1.ops.msda_library import ms_deform_attn_op
+from dinor1.ops import ms_deform_attn, ms_deform_attn_backend, ms_deform_attn_predicted, use_ms_deform_attn_backend
+from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
+from dinor1.ops.ms_deform_attn import triton_launch as msda_triton
+from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op
+from tests.ops.attention_cases import PYRAMID, TOLERANCES, Case, all_cases, differences, make_inputs
 
 assert os.environ.get('TRITON_INTERPRET') == '1'
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dinor1.errors import InputError
 from dinor1.structures import PromptBank, PromptBatch, PromptSet
+from dinor1.utils.errors import InputError
 
 
 def prompts(num=3, negative=None, mask=None, width=4):
@@ -54,7 +54,8 @@ def test_batch_pads_and_keeps_groups_apart():
     expected = torch.tensor(
         [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]], dtype=torch.bool
     )
-    assert torch.equal(attend[0], expected) and torch.equal(attend[1], torch.eye(5, dtype=torch.bool))
+    assert torch.equal(attend[0], expected)
+    assert torch.equal(attend[1], torch.eye(5, dtype=torch.bool))
     assert batch.position_ids().tolist() == [[0, 1, 2, 0, 0], [0] * 5]
 
 
@@ -75,7 +76,8 @@ def test_mix_takes_a_class_from_the_set_that_offers_it():
     )
     mixed = some.mix(other)
     torch.testing.assert_close(mixed.embeddings, torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
-    assert mixed.mask.tolist() == [True, True, False] and mixed.negative.tolist() == [True, False, False]
+    assert mixed.mask.tolist() == [True, True, False]
+    assert mixed.negative.tolist() == [True, False, False]
 
 
 def test_mix_averages_directions_and_keeps_the_length():
@@ -84,12 +86,14 @@ def test_mix_averages_directions_and_keeps_the_length():
     mixed = text.mix(visual)
     # a: mean direction (1/2, 1/2) times the mean length 3; b: text alone
     torch.testing.assert_close(mixed.embeddings, torch.tensor([[1.5, 1.5], [0.0, 2.0]]))
-    assert mixed.names == ('a', 'b') and mixed.negative.tolist() == [False, False]
+    assert mixed.names == ('a', 'b')
+    assert mixed.negative.tolist() == [False, False]
 
 
 def test_to_moves_and_casts_the_embeddings_only():
     moved = token_set().to(torch.float64)
-    assert moved.embeddings.dtype == torch.float64 and moved.labels.dtype == torch.int64
+    assert moved.embeddings.dtype == torch.float64
+    assert moved.labels.dtype == torch.int64
 
 
 class TestBank:
@@ -120,7 +124,7 @@ class TestBank:
             PromptBank.load(tmp_path / 'other.safetensors')
 
     @pytest.mark.parametrize(
-        'changes, message',
+        ('changes', 'message'),
         [
             (dict(names=None), "no 'names'"),
             (dict(fingerprint=None), "no 'fingerprint'"),
@@ -148,11 +152,13 @@ class TestBank:
         save_file(tensors, path, metadata={key: value for key, value in fields.items() if value is not None})
         with pytest.raises(InputError) as caught:
             PromptBank.load(path)
-        assert str(caught.value).startswith(f'{path}: a damaged prompt bank (') and message in str(caught.value)
+        assert str(caught.value).startswith(f'{path}: a damaged prompt bank (')
+        assert message in str(caught.value)
 
     def test_order_of_a_data_set(self):
         shown = self.bank.prompt_set(['z', 'unknown', 'x'])
-        assert shown.mask.tolist() == [True, False, True] and shown.reported.tolist() == [0, 2]
+        assert shown.mask.tolist() == [True, False, True]
+        assert shown.reported.tolist() == [0, 2]
         assert torch.equal(shown.embeddings[[0, 2]], self.bank.embeddings[[2, 0]])
         with pytest.raises(InputError, match='none of the classes'):
             self.bank.prompt_set(['unknown'])
@@ -185,9 +191,11 @@ def framed_text(names=('a', 'b', 'c')):
 def test_split_keeps_classes_whole_and_the_frame_everywhere():
     text = framed_text()
     first, second = text.split(2)
-    assert first.labels.tolist() == [-1, 0, -1, 1, 1, -1, -1] and second.labels.tolist() == [-1, 2, 2, 2, -1, -1]
+    assert first.labels.tolist() == [-1, 0, -1, 1, 1, -1, -1]
+    assert second.labels.tolist() == [-1, 2, 2, 2, -1, -1]
     assert first.names == second.names == text.names
-    assert first.reported.tolist() == [0, 1] and second.reported.tolist() == [2]
+    assert first.reported.tolist() == [0, 1]
+    assert second.reported.tolist() == [2]
     whole = text.class_embeddings()
     assert torch.equal(first.class_embeddings() + second.class_embeddings(), whole)
     assert text.split(3) == [text]
@@ -196,15 +204,18 @@ def test_split_keeps_classes_whole_and_the_frame_everywhere():
 def test_split_counts_offered_classes_only():
     offered = prompts(5, mask=torch.tensor([True, False, True, True, False]))
     first, second = offered.split(2)
-    assert first.reported.tolist() == [0, 2] and second.reported.tolist() == [3]
-    assert len(first.embeddings) == 2 and len(second.embeddings) == 1
+    assert first.reported.tolist() == [0, 2]
+    assert second.reported.tolist() == [3]
+    assert len(first.embeddings) == 2
+    assert len(second.embeddings) == 1
 
 
 def test_concat_is_the_text_of_all_names():
     long = framed_text('abcd')
     first, second = framed_text('ab'), framed_text('cd')
     joined = PromptSet.concat([first, second])
-    assert joined.names == long.names and joined.reported.tolist() == [0, 1, 2, 3]
+    assert joined.names == long.names
+    assert joined.reported.tolist() == [0, 1, 2, 3]
     expected = torch.cat([first.class_embeddings(), second.class_embeddings()])
     assert torch.equal(joined.class_embeddings(), expected)
     # The frame of the first is kept, that of the second is not; no group of one is a group of the other.
@@ -222,5 +233,6 @@ def test_concat_refuses_a_name_twice():
 
 def test_nothing_reports_nothing():
     nothing = PromptSet.nothing(['a', 'b'], torch.ones(3, 4))
-    assert nothing.embeddings.tolist() == [[0.0] * 4] and nothing.reported.tolist() == []
+    assert nothing.embeddings.tolist() == [[0.0] * 4]
+    assert nothing.reported.tolist() == []
     assert nothing.split(1) == [nothing]

@@ -11,14 +11,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from tests.apis.conftest import (
-    PIPELINE,
-    model_files,  # noqa: F401  (fixtures)
-    other_files,  # noqa: F401
-    pictures,  # noqa: F401
-    random_image,
-    wide_files,  # noqa: F401
-)
+from tests.model_files import PIPELINE, random_image
 
 CATEGORIES = ['apple', 'pear', 'plum']
 
@@ -40,7 +33,7 @@ class Outcome(NamedTuple):
 @pytest.fixture
 def call(repo, monkeypatch, capfd):
     """``call('image_demo', argument, ...)`` runs a tool in this process, because a start costs seconds."""
-    from dinor1.apis import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     def run(tool: str, *arguments) -> Outcome:
         spec = importlib.util.spec_from_file_location(f'tool_{tool}', repo / f'tools/{tool}.py')
@@ -85,7 +78,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_config(repo, data_dir, model_files, tmp_path, monkeypatch) -> Path:  # noqa: F811
+def run_config(repo, data_dir, model_files, tmp_path, monkeypatch) -> Path:
     """The supervised nano recipe with the tiny model on the tiny data, without worker processes."""
     monkeypatch.setenv('DINOR1_DATA', str(data_dir))
     cfg = Config.fromfile(repo / 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py')
@@ -101,7 +94,7 @@ def run_config(repo, data_dir, model_files, tmp_path, monkeypatch) -> Path:  # n
 
 
 @pytest.fixture
-def reference(pictures) -> str:  # noqa: F811
+def reference(pictures) -> str:
     """A good ``--prompt``."""
     assert cv2.imread(str(pictures / '0.png')).shape == (60, 80, 3)
     return f'{pictures / "0.png"}:5,5,30,40:cat'

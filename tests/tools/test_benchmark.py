@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dinor1.apis import speed
+from dinor1.inference import acceleration as speed
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 
@@ -22,27 +22,34 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
         (kind, precision) for kind in ('inference', 'training') for precision in ('float32', 'bfloat16')
     ]
     for row in record['rows']:
-        assert 'error' not in row and len(row['seconds']) == 2
-        assert row['milliseconds']['fastest'] <= row['milliseconds']['median'] and row['parameters'] > 0
-    assert record['rows'][0]['relative'] == 1 and record['rows'][0]['flops'] > 1e6
+        assert 'error' not in row
+        assert len(row['seconds']) == 2
+        assert row['milliseconds']['fastest'] <= row['milliseconds']['median']
+        assert row['parameters'] > 0
+    assert record['rows'][0]['relative'] == 1
+    assert record['rows'][0]['flops'] > 1e6
     assert {'device', 'torch', 'threads', 'date'} <= set(record['environment'])
 
     page.write_text('before\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n')
     outcome = call('analysis_tools/benchmark', '--table', path, '--update', page)
     assert outcome.status == 0
     text = page.read_text()
-    assert text.startswith('before\n') and text.endswith('after\n') and 'old' not in text
-    assert outcome.out.strip() in text and 'neither prompt encoder nor text model runs' in text
+    assert text.startswith('before\n')
+    assert text.endswith('after\n')
+    assert 'old' not in text
+    assert outcome.out.strip() in text
+    assert 'neither prompt encoder nor text model runs' in text
     rows = [line for line in text.splitlines() if line.startswith('| model ')][1:]
-    assert len(rows) == 4 and f'| {record["rows"][0]["milliseconds"]["median"]:.1f} (' in rows[0]
+    assert len(rows) == 4
+    assert f'| {record["rows"][0]["milliseconds"]["median"]:.1f} (' in rows[0]
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    ('arguments', 'message'),
     [
         ((), 'nothing to measure: name a config, or --peers'),
         (('missing.py',), 'missing.py: no such config file'),
-        (('configs/_base_/models/affnist_cnn.py',), 'configs/_base_/models/affnist_cnn.py: a '),
+        (('configs/blocks/_base_/models/affnist_cnn.py',), 'configs/blocks/_base_/models/affnist_cnn.py: a '),
         (('a.py', '--rounds', 0), '--rounds: must be at least 1'),
         (('a.py', '--size', 0, 8), '--size: must be at least 1'),
         (('a.py', '--threads', 0), '--threads: must be at least 1'),
@@ -54,19 +61,20 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
         (('a.py', '--table', 'b.json'), '--table: makes a table of files and measures nothing'),
         (('--table', 'missing.json'), 'missing.json: no such file'),
         (('--table', 'pyproject.toml'), 'pyproject.toml: not valid JSON'),
-        (('--table', 'dinor1/datasets/odinw_manifest.json'), 'dinor1/datasets/odinw_manifest.json: not a result'),
+        (('--table', 'dinor1/evaluation/odinw/manifest.json'), 'dinor1/evaluation/odinw/manifest.json: not a result'),
     ],
 )
 def test_refuses(call, arguments, message):
     outcome = call('analysis_tools/benchmark', *arguments)
-    assert outcome.status == 2 and outcome.out == ''
-    assert outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1
+    assert outcome.status == 2
+    assert outcome.out == ''
+    assert outcome.err.startswith(f'error: {message}')
+    assert outcome.err.count('\n') == 1
 
 
 def test_says_that_a_compiler_is_missing(call, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     outcome = call('analysis_tools/benchmark', 'a.py', '--compile')
-    assert outcome.status == 2 and outcome.err.startswith(
-        'error: --compile: there is no C++ compiler (no-such-compiler)'
-    )
+    assert outcome.status == 2
+    assert outcome.err.startswith('error: --compile: there is no C++ compiler (no-such-compiler)')
     assert speed.why_not_compile('cpu')

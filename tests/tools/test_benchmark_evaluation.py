@@ -39,7 +39,8 @@ def test_the_data_depend_on_the_seed_alone(tool):
     (content, columns), (again, columns_again), (_, others) = (
         tool.make_data(**SIZES, federated=True, seed=seed) for seed in (1, 1, 2)
     )
-    assert content == again and not np.array_equal(columns['box'], others['box'])
+    assert content == again
+    assert not np.array_equal(columns['box'], others['box'])
     for key, column in columns.items():
         np.testing.assert_array_equal(column, columns_again[key])
 
@@ -47,10 +48,13 @@ def test_the_data_depend_on_the_seed_alone(tool):
 def test_the_data_are_federated_and_as_many_as_asked_for(tool):
     content, columns = tool.make_data(**SIZES, federated=True, seed=0)
     truth = LVISGroundTruth.from_content(content)
-    assert len(truth.image_ids) == 12 and len(truth.names) == 9 and len(columns['score']) == 12 * 30
+    assert len(truth.image_ids) == 12
+    assert len(truth.names) == 9
+    assert len(columns['score']) == 12 * 30
     present = np.zeros_like(truth.judged)
     present[truth.image, truth.label] = True
-    assert (truth.judged & ~present).any() and truth.not_exhaustive.any()
+    assert (truth.judged & ~present).any()
+    assert truth.not_exhaustive.any()
     assert set(truth.frequency.tolist()) == {0, 1, 2}
     assert np.bincount(columns['image'])[1:].tolist() == [30] * 12
 
@@ -60,18 +64,20 @@ def test_contenders_agree(tool, task, tmp_path):
     columns = save(tool, tmp_path, task)
     aps = [tool.prepare(name, str(tmp_path / 'annotations.json'), columns)() for name in tool.CONTENDERS[task]]
     # The contenders that take tensors round the corners of a box to float32.
-    assert 0 < aps[0] < 1 and aps == pytest.approx([aps[0]] * len(aps), abs=1e-6)
+    assert 0 < aps[0] < 1
+    assert aps == pytest.approx([aps[0]] * len(aps), abs=1e-6)
 
 
 def test_measure_reports_time_and_memory(tool, tmp_path):
     save(tool, tmp_path, 'coco')
     row = tool.measure('faster_coco_eval', tmp_path)
     assert set(row) == {'seconds', 'cpu_seconds', 'memory_before_gib', 'memory_peak_gib', 'AP'}
-    assert row['seconds'] > 0 and 0.05 < row['memory_before_gib'] <= row['memory_peak_gib'] < 100
+    assert row['seconds'] > 0
+    assert 0.05 < row['memory_before_gib'] <= row['memory_peak_gib'] < 100
 
 
 @pytest.mark.parametrize(
-    'status, stderr, message',
+    ('status', 'stderr', 'message'),
     [
         (1, 'a trace\nnumpy._ArrayMemoryError: no', 'more than 2 GiB'),
         (1, 'Traceback\nKeyError: 7\n', 'KeyError: 7'),
@@ -86,7 +92,7 @@ def test_a_contender_that_fails_says_why(tool, status, stderr, message, monkeypa
 
 
 @pytest.mark.parametrize(
-    'memory, minutes, work', [(0.5, None, 'bytes(2 ** 30)'), (None, 1 / 60, 'sum(range(10 ** 12))')]
+    ('memory', 'minutes', 'work'), [(0.5, None, 'bytes(2 ** 30)'), (None, 1 / 60, 'sum(range(10 ** 12))')]
 )
 def test_limits_hold(tool, memory, minutes, work, tmp_path):
     """In a process that imports nothing but the limits."""
@@ -101,7 +107,8 @@ def test_table(tool):
     rows = dict(fast=numbers | dict(cpu_seconds=2.0), slow=numbers | dict(cpu_seconds=15.0), out=dict(failed='killed'))
     lines = tool.table(rows, 'slow').splitlines()
     assert lines[2] == '| fast | 2.0 | 2.0 | 7.5 | 1.25 | 0.50 | 0.50000000 |'
-    assert lines[3].startswith('| slow | 2.0 | 15.0 | 1.0 |') and lines[4] == '| out | killed | | | | | |'
+    assert lines[3].startswith('| slow | 2.0 | 15.0 | 1.0 |')
+    assert lines[4] == '| out | killed | | | | | |'
     assert tool.table({'fast': rows['fast']}, 'slow').splitlines()[2].startswith('| fast | 2.0 | 2.0 |  |')
 
 
@@ -111,7 +118,9 @@ def test_bad_input(call):
         (('lvis', '--contenders', 'pycocotools'), '--contenders pycocotools: on lvis there are dinor1'),
     ):
         outcome = call('analysis_tools/benchmark_evaluation', *arguments)
-        assert outcome.status == 2 and message in outcome.err and len(outcome.err.strip().splitlines()) == 1
+        assert outcome.status == 2
+        assert message in outcome.err
+        assert len(outcome.err.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -120,6 +129,7 @@ def test_whole_run(call, tmp_path):
     outcome = call('analysis_tools/benchmark_evaluation', 'coco', *sizes, '--out', tmp_path / 'result.json')
     assert outcome.status == 0, outcome.err
     record = json.loads((tmp_path / 'result.json').read_text())
-    assert set(record['results']) == {'faster_coco_eval', 'pycocotools'} and 'numpy' in record['environment']
+    assert set(record['results']) == {'faster_coco_eval', 'pycocotools'}
+    assert 'numpy' in record['environment']
     assert all(row['seconds'] > 0 for row in record['results'].values())
     assert '| faster_coco_eval |' in outcome.out

@@ -17,7 +17,8 @@ def test_every_norm_is_timed_in_every_round(call, tmp_path):
     assert list(seconds) == ['LN', 'RMSNorm', 'CRMSNorm', 'UN, not folded', 'UN, folded']
     assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
     memory = record['models']['detector']['memory_mib']
-    assert list(memory) == list(seconds) and memory['UN, folded']['training'] is None
+    assert list(memory) == list(seconds)
+    assert memory['UN, folded']['training'] is None
     # None where the system keeps no account
     assert all(value is None or value >= 0 for peaks in memory.values() for value in peaks.values())
     rows = [line for line in outcome.out.splitlines() if line.startswith('| ')][1:]
@@ -26,7 +27,7 @@ def test_every_norm_is_timed_in_every_round(call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    ('arguments', 'message'),
     [
         (('--rounds', 0), '--rounds, --batch and --size must be at least 1'),
         (('--threads', 0), '--threads: must be at least 1, got 0'),
@@ -35,4 +36,6 @@ def test_every_norm_is_timed_in_every_round(call, tmp_path):
 )
 def test_refusals(call, arguments, message):
     outcome = call('analysis_tools/benchmark_norms', *NANO, *arguments)
-    assert outcome.status == 2 and outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1
+    assert outcome.status == 2
+    assert outcome.err.startswith(f'error: {message}')
+    assert outcome.err.count('\n') == 1

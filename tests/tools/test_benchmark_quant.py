@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from dinor1.quant import has_int_mm
+from dinor1.blocks.shiftquant import has_int_mm
 
 needs_int_mm = pytest.mark.skipif(not has_int_mm('cpu'), reason='this torch has no int8 product on CPU')
 
@@ -17,7 +17,8 @@ def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
     outcome = call('analysis_tools/benchmark_quant', *options)
     assert (outcome.status, outcome.err) == (0, '')
     record = json.loads(path.read_text())
-    assert record['bits'] == 6 and record['rounds'] == 3
+    assert record['bits'] == 6
+    assert record['rounds'] == 3
     shapes = record['devices']['cpu']['shapes']
     assert shapes.keys() == {'40x8x6', '2x3x4x5x3'}
     for name, sections in shapes.items():
@@ -36,7 +37,7 @@ def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    ('arguments', 'message'),
     [
         (['--rounds', '0'], '--rounds: 0 gives no number'),
         (['--bits', '9'], '--bits: must be from 2 to 8, got 9'),
@@ -48,4 +49,6 @@ def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
 )
 def test_bad_input(call, arguments, message):
     outcome = call('analysis_tools/benchmark_quant', *arguments)
-    assert outcome.status == 2 and outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1
+    assert outcome.status == 2
+    assert outcome.err.startswith(f'error: {message}')
+    assert outcome.err.count('\n') == 1

@@ -37,15 +37,19 @@ def has_color(picture, color) -> bool:
 def test_training_pictures_have_the_prompts_of_their_batch(browse, run_config, tmp_path):
     outcome = browse('--number', 3)
     assert outcome.status == 0, outcome.err
-    assert f'3 pictures: {tmp_path / "out"}' in outcome.out and len(drawn(tmp_path)) == 3
+    assert f'3 pictures: {tmp_path / "out"}' in outcome.out
+    assert len(drawn(tmp_path)) == 3
     size = Config.fromfile(run_config).train_dataloader.dataset.pipeline[-2].size
     for name in drawn(tmp_path):
         picture = picture_of(tmp_path / 'out' / name)
         # The prepared picture of 160 pixels is enlarged to 480; above it is the strip of three prompts.
-        assert size == (160, 160) and picture.shape[1] == 480 and picture.shape[0] > 480 + 96
+        assert size == (160, 160)
+        assert picture.shape[1] == 480
+        assert picture.shape[0] > 480 + 96
         strip, below = picture[:-480], picture[-480:]
         for color in class_colors(3):
-            assert has_color(strip, color) and has_color(below, color)
+            assert has_color(strip, color)
+            assert has_color(below, color)
 
 
 def test_sets_with_other_classes_are_drawn_by_name(call, run_config, tmp_path):
@@ -57,7 +61,8 @@ def test_sets_with_other_classes_are_drawn_by_name(call, run_config, tmp_path):
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=pair, ignore_keys=['classes', 'palette'])
     cfg.dump(tmp_path / 'both.py')
     outcome = call('analysis_tools/browse_dataset', tmp_path / 'both.py', '--out-dir', tmp_path / 'out', '--number', 4)
-    assert outcome.status == 0 and len(drawn(tmp_path)) == 4
+    assert outcome.status == 0
+    assert len(drawn(tmp_path)) == 4
 
 
 def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
@@ -72,7 +77,8 @@ def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
         path.unlink()
     browse('--number', 5, '--epoch', 1)
     second = read()
-    assert first.keys() == second.keys() and len(first) == 5
+    assert first.keys() == second.keys()
+    assert len(first) == 5
     assert any((first[name] != second[name]).any() for name in first)
 
 
@@ -101,7 +107,7 @@ def test_pictures_that_prompts_are_taken_from(browse, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'options, message',
+    ('options', 'message'),
     [
         (['--number', '0'], '--number must be at least 1, got 0'),
         (['--split', 'val', '--cfg-options', 'val_dataloader=None'], 'has no val_dataloader'),
@@ -110,7 +116,9 @@ def test_pictures_that_prompts_are_taken_from(browse, tmp_path):
 )
 def test_what_cannot_be_drawn(browse, tmp_path, options, message):
     outcome = browse(*options)
-    assert outcome.status == 2 and message in outcome.err and not (tmp_path / 'out').exists()
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('data', [b'', b'no picture'])
@@ -122,7 +130,8 @@ def test_a_picture_that_cannot_be_read_is_named(call, run_config, data_dir, tmp_
     config = tmp_path / 'spoilt.py'
     config.write_text(run_config.read_text().replace(str(data_dir), str(root)))
     outcome = call('analysis_tools/browse_dataset', config, '--split', 'val', '--out-dir', tmp_path / 'out')
-    assert outcome.status == 2 and outcome.err.startswith(f'error: {path}: missing, or not an image')
+    assert outcome.status == 2
+    assert outcome.err.startswith(f'error: {path}: missing, or not an image')
     assert len(outcome.err.splitlines()) == 1
 
 
@@ -134,12 +143,13 @@ GREY = np.full((48, 64, 3), 100, np.uint8)
 def test_a_prepared_picture_is_its_pixels():
     pixels = torch.arange(2 * 3 * 3).reshape(3, 2, 3).byte()
     picture = prepared_picture(pixels)
-    assert picture.shape == (2, 3, 3) and (picture == pixels.numpy().transpose(1, 2, 0)).all()
+    assert picture.shape == (2, 3, 3)
+    assert (picture == pixels.numpy().transpose(1, 2, 0)).all()
     assert prepared_picture(torch.tensor([[[-5.0]], [[300.0]], [[7.9]]])).tolist() == [[[0, 255, 7]]]
 
 
 @pytest.mark.parametrize(
-    'box, shape', [([4, 5, 14, 25], (20, 10)), ([-9, -9, 4, 5], (5, 4)), ([63.5, 47.5, 63.6, 47.6], (1, 1))]
+    ('box', 'shape'), [([4, 5, 14, 25], (20, 10)), ([-9, -9, 4, 5], (5, 4)), ([63.5, 47.5, 63.6, 47.6], (1, 1))]
 )
 def test_a_crop_has_at_least_a_pixel(box, shape):
     assert crop(GREY, box).shape[:2] == shape
@@ -150,9 +160,11 @@ def test_prompts_have_a_white_frame_and_ignored_boxes_no_class():
     boxes, colors = np.array([[4, 5, 24, 25], [30, 10, 60, 40]]), [(0, 0, 255)]
     plain = draw_truth(GREY, boxes, [0, -1], ['cat'], colors)
     framed = draw_truth(GREY, boxes, [0, -1], ['cat'], colors, prompts=[0])
-    assert has_color(plain, (0, 0, 255)) and has_color(plain, (128, 128, 128))
+    assert has_color(plain, (0, 0, 255))
+    assert has_color(plain, (128, 128, 128))
     white = (framed[100:180] == 255).all(-1)
-    assert white[:, 32].all() and not (plain[100:180] == 255).all(-1).any()
+    assert white[:, 32].all()
+    assert not (plain[100:180] == 255).all(-1).any()
     assert draw_truth(GREY, np.zeros((0, 4)), [], [], []).shape == (360, 480, 3)
 
 
@@ -160,7 +172,8 @@ def test_a_strip_stands_above_and_the_narrower_part_is_padded():
     assert with_strip(GREY, [], [], []) is GREY
     assert with_strip(GREY, [GREY], ['cat'], [(0, 0, 255)]).shape[0] > 48 + 96
     both = stack(GREY[:, :10], GREY)
-    assert both.shape == (96, 64, 3) and (both[:48, 10:] == 245).all()
+    assert both.shape == (96, 64, 3)
+    assert (both[:48, 10:] == 245).all()
 
 
 # ------------------------------------------------------------------------ MMDetection's tools
@@ -185,7 +198,7 @@ def test_confusion_matrix_of_mmdetection(call, run_config, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    ('arguments', 'message'),
     [
         (['confusion_matrx'], "confusion_matrx: no such tool; did you mean 'confusion_matrix'?"),
         ([], 'there are analyze_logs, '),
@@ -194,4 +207,5 @@ def test_confusion_matrix_of_mmdetection(call, run_config, data_dir, tmp_path):
 )
 def test_unknown_tools_are_told(call, arguments, message):
     outcome = call('analysis_tools/run_mmdet_tool', *arguments)
-    assert outcome.status == 2 and message in outcome.err
+    assert outcome.status == 2
+    assert message in outcome.err

@@ -21,7 +21,8 @@ def build(call, tmp_path):
 
 def test_a_graph_is_written(build, tmp_path):
     outcome = build(coco_content(3), '--topk', 1, '--pe-dim', 2)
-    assert outcome.status == 0 and outcome.out.startswith('3 classes, 0 parents')
+    assert outcome.status == 0
+    assert outcome.out.startswith('3 classes, 0 parents')
     assert (tmp_path / 'graph.safetensors').is_file()
 
 
@@ -32,7 +33,7 @@ def changed(section, entry, **values):
 
 
 @pytest.mark.parametrize(
-    'content, message',
+    ('content', 'message'),
     [
         ([], 'no categories'),
         (dict(categories={'a': 1}), 'no categories'),
@@ -53,12 +54,15 @@ def changed(section, entry, **values):
 def test_bad_files(build, tmp_path, content, message):
     outcome = build(content)
     lines = outcome.err.splitlines()
-    assert outcome.status == 2 and len(lines) == 1 and lines[0].startswith(f'error: {tmp_path / "train.json"}: ')
-    assert message in lines[0] and not (tmp_path / 'graph.safetensors').exists()
+    assert outcome.status == 2
+    assert len(lines) == 1
+    assert lines[0].startswith(f'error: {tmp_path / "train.json"}: ')
+    assert message in lines[0]
+    assert not (tmp_path / 'graph.safetensors').exists()
 
 
 @pytest.mark.parametrize(
-    'options, message',
+    ('options', 'message'),
     [
         (['--topk', 0], '--topk must be at least 1, got 0'),
         (['--min-pmi', 'nan'], '--min-pmi must be finite, got nan'),
@@ -76,5 +80,7 @@ def test_bad_files(build, tmp_path, content, message):
 def test_bad_options(build, tmp_path, options, message):
     outcome = build(coco_content(3), *options)
     lines = outcome.err.splitlines()
-    assert outcome.status == 2 and len(lines) == 1 and lines[0].startswith(f'error: {message}')
+    assert outcome.status == 2
+    assert len(lines) == 1
+    assert lines[0].startswith(f'error: {message}')
     assert not (tmp_path / 'graph.safetensors').exists()

@@ -19,7 +19,7 @@ def collect(call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'record, row',
+    ('record', 'row'),
     [
         (RECORD, '| run | val.json | visual-generic, seed 0 | 0.500 | 0.750 |'),
         (RECORD | dict(protocol={}), '| run | val.json | - | 0.500 | 0.750 |'),
@@ -35,7 +35,7 @@ def test_a_row_per_folder(collect, tmp_path, record, row):
 
 
 @pytest.mark.parametrize(
-    'record, message',
+    ('record', 'message'),
     [
         ([], 'no metrics, protocol, ann_file, so not written by tools/test.py'),
         (dict(metrics=[]), 'no metrics, protocol, ann_file'),
@@ -47,5 +47,8 @@ def test_a_row_per_folder(collect, tmp_path, record, row):
 )
 def test_files_of_another_kind(collect, tmp_path, record, message):
     outcome = collect(record)
-    assert outcome.status == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
-    assert str(tmp_path / 'run/metrics.json') in outcome.err and not (tmp_path / 'out.md').exists()
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert str(tmp_path / 'run/metrics.json') in outcome.err
+    assert not (tmp_path / 'out.md').exists()

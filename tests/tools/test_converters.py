@@ -1,7 +1,5 @@
 """Converters: what they write is read by MMDetection's readers and by ours, with the boxes of the source."""
 
-import dinor1.compat  # noqa: F401, I001  (first: mmdet.datasets does not import without it)
-
 import json
 
 import cv2
@@ -15,10 +13,9 @@ from dinor1.annotations.convert import to_odvg
 from dinor1.annotations.objects365 import CORRECTIONS, MISSING, corrected, short_name
 from dinor1.datasets import CocoPromptDataset
 from dinor1.datasets.odvg import ODVGPromptDataset
-from dinor1.errors import InputError
 from dinor1.evaluation import draw_exemplars
 from dinor1.registry import DATASETS
-
+from dinor1.utils.errors import InputError
 from tests.datasets.conftest import _frozen_imports  # noqa: F401  (a fixture)
 
 
@@ -115,9 +112,11 @@ def test_coco_mini_as_odvg(call, shared_dir, tmp_path):
     theirs, ours = odvg_readers(tmp_path, root / 'images')
     for dataset in (theirs, ours):
         assert_same(instances(dataset), instances(coco))
-    assert ours.metainfo['classes'] == coco.metainfo['classes'] and len(ours) == 92
+    assert ours.metainfo['classes'] == coco.metainfo['classes']
+    assert len(ours) == 92
     results, _ = check_path(tmp_path / 'od.jsonl', img_dir=root / 'images')
-    assert results[0].errors == [] and len(results[0].pictures) == 92
+    assert results[0].errors == []
+    assert len(results[0].pictures) == 92
 
 
 def test_label_map_goes_where_it_is_wanted(call, tmp_path):
@@ -129,7 +128,7 @@ def test_label_map_goes_where_it_is_wanted(call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'tool, change, out, message',
+    ('tool', 'change', 'out', 'message'),
     [
         ('coco2odvg', lambda c: c.pop('images'), 'od.jsonl', "no list 'images'"),
         ('coco2odvg', lambda c: c['categories'][0].update(id=2), 'od.jsonl', 'id 2 occurs 2 times'),
@@ -145,12 +144,15 @@ def test_what_cannot_be_converted(call, tmp_path, tool, change, out, message):
     source = save(tmp_path / 'train.json', content)
     before = source.read_bytes()
     outcome = call(f'dataset_converters/{tool}', source, tmp_path / out)
-    assert outcome.status == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
-    assert source.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ['train.json']
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert source.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ['train.json']
 
 
 @pytest.mark.parametrize(
-    'label_map, message',
+    ('label_map', 'message'),
     [
         ('od.jsonl', 'od.jsonl: is to hold the lines and the label map'),
         ('new/../od.jsonl', 'od.jsonl: is to hold the lines and the label map'),
@@ -164,7 +166,9 @@ def test_neither_output_is_written_where_one_cannot_be(call, tmp_path, label_map
     (tmp_path / 'folder').mkdir()
     options = ['--label-map', tmp_path / label_map]
     outcome = call('dataset_converters/coco2odvg', source, tmp_path / 'od.jsonl', *options)
-    assert outcome.status == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['folder', 'train.json']
 
 
@@ -183,7 +187,8 @@ def test_ids_that_are_off_by_one_are_not_converted(call, tmp_path):
     for i, annotation in enumerate(content['annotations']):
         annotation['category_id'] = i % 3
     outcome = call('dataset_converters/coco2odvg', save(tmp_path / 'train.json', content), tmp_path / 'od.jsonl')
-    assert outcome.status == 2 and 'category ids off by one' in outcome.err
+    assert outcome.status == 2
+    assert 'category ids off by one' in outcome.err
 
 
 # ------------------------------------------------------------------------ LVIS to ODVG
@@ -215,9 +220,8 @@ def test_real_lvis_as_odvg(call, shared_dir, tmp_path):
         assert [(i['category'], i['bbox']) for i in line['detection']['instances']] == expected[image['id']]
     assert sum(map(len, expected.values())) == 142
     label_map = json.loads((tmp_path / 'od_label_map.json').read_text())
-    assert len(label_map) == 1230 and all(
-        label_map[str(i['label'])] == i['category'] for line in lines for i in line['detection']['instances']
-    )
+    assert len(label_map) == 1230
+    assert all(label_map[str(i['label'])] == i['category'] for line in lines for i in line['detection']['instances'])
 
 
 # ------------------------------------------------------------------------ ODVGPromptDataset
@@ -252,9 +256,11 @@ def test_odvg_trains_with_visual_prompts(odvg):
     config = dict(type='ODVGPromptDataset', **odvg(), pipeline=pipeline, return_classes=True)
     dataset = DATASETS.build(config)
     # A picture without boxes is a negative for the prompts of the others.
-    assert len(dataset) == 2 and len(dataset[1]['data_samples'].gt_instances) == 0
+    assert len(dataset) == 2
+    assert len(dataset[1]['data_samples'].gt_instances) == 0
     sample = dataset[0]['data_samples']
-    assert sample.text == ('apple', 'pear') and sample.gt_instances.labels.tolist() == [1, 0, 1]
+    assert sample.text == ('apple', 'pear')
+    assert sample.gt_instances.labels.tolist() == [1, 0, 1]
     assert (dataset[0]['data_samples'].gt_instances.bboxes.tensor == sample.gt_instances.bboxes.tensor).all()
     exemplars = draw_exemplars(dataset, num_exemplars=1)
     assert [(e.img_id, e.label) for e in exemplars] == [(1, 0), (1, 1)]
@@ -269,7 +275,7 @@ def test_labels_follow_the_label_map_wherever_it_begins(odvg):
 
 
 @pytest.mark.parametrize(
-    'label_map, lines, message',
+    ('label_map', 'lines', 'message'),
     [
         ({'0': 'pear', '1': 'apple'}, None, "line 1, instance 0: category 'pear' has the label 1, which means 'apple'"),
         ({'1': 'apple', '2': 'pear'}, None, 'correct the label'),
@@ -288,11 +294,12 @@ def test_labels_follow_the_label_map_wherever_it_begins(odvg):
 def test_odvg_that_is_refused(odvg, label_map, lines, message):
     with pytest.raises(InputError) as error:
         ODVGPromptDataset(**odvg(label_map, lines))
-    assert message in str(error.value) and '\n' not in str(error.value)
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    'content, message',
+    ('content', 'message'),
     [
         (b'{"filename": "\xff"}', 'not valid JSON at line 1, column 15 (not UTF-8)'),
         (json.dumps(make_content()).encode(), 'is a file in COCO format, not ODVG'),
@@ -304,7 +311,8 @@ def test_files_that_are_no_odvg(odvg, tmp_path, content, message):
     (tmp_path / 'od.json').write_bytes(content)
     with pytest.raises(InputError) as error:
         ODVGPromptDataset(**arguments | dict(ann_file='od.json', label_map_file='od_label_map.json'))
-    assert message in str(error.value) and 'od.json' in str(error.value)
+    assert message in str(error.value)
+    assert 'od.json' in str(error.value)
 
 
 def test_odvg_without_a_label_map(odvg, tmp_path):
@@ -374,11 +382,13 @@ def test_objects365_leaves_out_what_has_no_file(call, tmp_path):
     arguments = ('dataset_converters/objects365', source, out, '--img-dir')
     assert call(*arguments, tmp_path / 'train', '--keep-names').status == 0
     data = json.loads(out.read_text())
-    assert [image['id'] for image in data['images']] == [1] and data['categories'][2]['name'] == 'Bakset'
+    assert [image['id'] for image in data['images']] == [1]
+    assert data['categories'][2]['name'] == 'Bakset'
     assert check_path(out, img_dir=tmp_path / 'train')[0][0].errors == []
     (tmp_path / 'empty').mkdir()
     outcome = call(*arguments, tmp_path / 'empty')
-    assert outcome.status == 2 and 'correct --img-dir' in outcome.err
+    assert outcome.status == 2
+    assert 'correct --img-dir' in outcome.err
     assert 'no such folder' in call(*arguments, tmp_path / 'absent').err
 
 
@@ -405,7 +415,7 @@ def test_the_config_reads_what_was_converted(call, repo, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'name, short',
+    ('name', 'short'),
     [
         ('images/v1/patch8/objects365_v1_00420917.jpg', 'patch8/objects365_v1_00420917.jpg'),
         ('patch8/objects365_v1_00420917.jpg', 'patch8/objects365_v1_00420917.jpg'),
@@ -423,7 +433,8 @@ def test_corrections_are_of_official_names_and_keep_them_apart():
     assert set(CORRECTIONS) <= {name for names in official for name in names}
     for names in official:
         better = [corrected(name) for name in names]
-        assert len(set(better)) == 365 and all(name == name.strip() and ',' not in name for name in better)
+        assert len(set(better)) == 365
+        assert all(name == name.strip() and ',' not in name for name in better)
         assert 1 <= sum(old != new for old, new in zip(names, better, strict=True)) <= 20
 
 
@@ -448,4 +459,5 @@ def test_v3det_is_read_by_mmdetection_and_by_us(tmp_path):
     kwargs |= dict(data_prefix=dict(img='images/'), serialize_data=False)
     theirs = V3DetDataset(**kwargs, label_file='annotations/names.txt')
     ours = CocoPromptDataset(**kwargs, bad_annotations='skip')
-    assert theirs.metainfo['classes'] == ours.metainfo['classes'] and instances(theirs) == instances(ours)
+    assert theirs.metainfo['classes'] == ours.metainfo['classes']
+    assert instances(theirs) == instances(ours)

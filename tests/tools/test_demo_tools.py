@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinor1.apis import DINOR1Inferencer
+from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.structures import PromptBank
 from tests.tools.conftest import CATEGORIES, coco_content, picture_of
 
@@ -23,7 +23,8 @@ def test_demo_on_a_folder(call, model_files, pictures, reference, tmp_path):
     options = ['--prompt', reference, '--prompt', f'{pictures / "1.png"}:5,5,30,40:-dog', '--score-thr', 0.01]
     outcome = call('image_demo', pictures, *model_options(model_files), *options, '--out-dir', tmp_path)
     assert (outcome.status, outcome.err) == (0, '')
-    assert 'ETA' in outcome.out and '4/4' in outcome.out
+    assert 'ETA' in outcome.out
+    assert '4/4' in outcome.out
     assert outcome.out.splitlines()[-1] == f'Pictures: {tmp_path / "vis"}; boxes: {tmp_path / "preds"}'
     expected = [f'preds/{i}.json' for i in range(4)] + [f'vis/{i}.png' for i in range(4)]
     assert files_in(tmp_path) == expected
@@ -33,7 +34,8 @@ def test_demo_on_a_folder(call, model_files, pictures, reference, tmp_path):
     inferencer.set_prompts(visual=visual, negative='dog')
     for i, result in enumerate(inferencer.predict(pictures, score_thr=0.01, as_dict=True)):
         written = json.loads((tmp_path / f'preds/{i}.json').read_text())
-        assert result['bboxes'] and set(result['names']) == {'cat'}
+        assert result['bboxes']
+        assert set(result['names']) == {'cat'}
         assert written == result | dict(prompts=['cat'], negative_prompts=['dog'], score_thr=0.01)
         assert picture_of(tmp_path / f'vis/{i}.png').shape[2] == 3
 
@@ -43,7 +45,8 @@ def test_demo_draws_what_it_found(call, model_files, pictures, reference, tmp_pa
         options = ['--prompt', reference, '--score-thr', threshold, '--out-dir', tmp_path / name]
         assert call('image_demo', pictures / '2.png', *model_options(model_files), *options).status == 0
     drawn, plain = (picture_of(tmp_path / name / 'vis/2.png') for name in ('boxes', 'nothing'))
-    assert drawn.shape == plain.shape and (drawn != plain).any()
+    assert drawn.shape == plain.shape
+    assert (drawn != plain).any()
 
 
 def test_demo_tells_what_it_found_and_where_it_is(call, model_files, pictures, reference, tmp_path):
@@ -77,10 +80,12 @@ def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir,
     path = tmp_path / 'banks/bank.safetensors'
     options = [run_config, model_files.checkpoint, '--out', path, '--device', 'cpu']
     outcome = call('build_prompt_bank', *options)
-    assert outcome.status == 0 and 'ETA' in outcome.out
+    assert outcome.status == 0
+    assert 'ETA' in outcome.out
     assert outcome.out.splitlines()[-1] == f'Prompt bank of 3 classes, 15 exemplars: {path}'
     bank = PromptBank.load(path)
-    assert bank.names == tuple(CATEGORIES) and bank.num_exemplars == (5, 5, 5)
+    assert bank.names == tuple(CATEGORIES)
+    assert bank.num_exemplars == (5, 5, 5)
 
     # All five images are exemplars, so that the draw plays no part: the same boxes through the other door.
     inferencer = DINOR1Inferencer(run_config, model_files.checkpoint, device='cpu')
@@ -98,7 +103,8 @@ def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir,
     options = ['--bank', path, '--score-thr', 0, '--out-dir', tmp_path / 'out']
     assert call('image_demo', pictures / '0.png', *model_options(model_files), *options).status == 0
     found = json.loads((tmp_path / 'out/preds/0.json').read_text())
-    assert found['prompts'] == CATEGORIES and set(found['names']) <= set(CATEGORIES)
+    assert found['prompts'] == CATEGORIES
+    assert set(found['names']) <= set(CATEGORIES)
 
 
 def test_test_writes_metrics(call, run_config, model_files, tmp_path):
@@ -117,7 +123,8 @@ def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp
     name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}-seeds'
     options = ['--cfg-options', 'default_hooks.prompts.num_exemplars=1', name]
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', out_dir, '--prompt-seeds', 3, *options)
-    assert outcome.status == 0 and 'over 3 draws of prompts' in outcome.out
+    assert outcome.status == 0
+    assert 'over 3 draws of prompts' in outcome.out
     record = json.loads((out_dir / 'metrics.json').read_text())
     assert [run['prompts']['seed'] for run in record['runs']] == [0, 1, 2]
     values = [run['metrics']['coco/bbox_mAP_50'] for run in record['runs']]
@@ -136,7 +143,9 @@ def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp
 )
 def test_prompt_seeds_that_make_no_sense(call, run_config, model_files, tmp_path, options, message):
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', tmp_path / 'run', *options)
-    assert outcome.status != 0 and message in outcome.err and not (tmp_path / 'run').exists()
+    assert outcome.status != 0
+    assert message in outcome.err
+    assert not (tmp_path / 'run').exists()
 
 
 def test_resume_in_a_new_folder_starts_from_load_from(call, run_config, model_files, tmp_path):
@@ -144,12 +153,15 @@ def test_resume_in_a_new_folder_starts_from_load_from(call, run_config, model_fi
     options = ['--cfg-options', f'load_from={model_files.checkpoint}', 'train_cfg.max_epochs=1', 'param_scheduler=[]']
     options += ['optim_wrapper.optimizer.lr=0.0', f'experiment_name={tmp_path.parent.name}-{tmp_path.name}']
     outcome = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *options)
-    assert outcome.status == 0 and 'this is a new run' in outcome.out
+    assert outcome.status == 0
+    assert 'this is a new run' in outcome.out
     trained = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)['state_dict']
     started = torch.load(model_files.checkpoint, weights_only=False)
     started = started.get('state_dict', started)
     parameters = [name for name in started if name.endswith('decoder.norm.weight') or 'prompt_encoder' in name]
-    assert parameters and all(torch.equal(trained[name], started[name]) for name in parameters)
+    assert parameters
+    assert all(torch.equal(trained[name], started[name]) for name in parameters)
     # A second call goes on from there: nothing is left to do.
     again = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *options[:-1], options[-1] + 'b')
-    assert again.status == 0 and 'this is a new run' not in again.out
+    assert again.status == 0
+    assert 'this is a new run' not in again.out

@@ -7,7 +7,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 
 
 @pytest.mark.parametrize(
-    'tool, arguments, message',
+    ('tool', 'arguments', 'message'),
     [
         ('benchmark_graph', ['--repeat', 0], '--repeat must be at least 1, got 0'),
         ('benchmark_graph', ['--graphs', -2], '--graphs must be at least 1, got -2'),
@@ -26,8 +26,10 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 )
 def test_refuses(call, tool, arguments, message):
     outcome = call(f'analysis_tools/{tool}', *arguments)
-    assert outcome.status == 2 and outcome.out == ''
-    assert outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1
+    assert outcome.status == 2
+    assert outcome.out == ''
+    assert outcome.err.startswith(f'error: {message}')
+    assert outcome.err.count('\n') == 1
 
 
 def test_kge_data_are_looked_for_where_other_tools_look(call, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dinor1.apis.study import load_study
+from dinor1.studies.study import load_study
 
 STUDY = 'configs/studies/grqo.py'
 MARKS = re.compile(r'<!-- (grqo-\w+):begin -->(.*?)<!-- \1:end -->', re.DOTALL)
@@ -84,7 +84,8 @@ def test_a_page_without_any_result_says_so(call, page, tmp_path):
     assert outcome.status == 0, outcome.err
     found = parts(page)
     assert '0 of 55 runs are finished.' in found.pop('grqo-state')
-    assert len(found) == 12 and all(text.strip() == 'Not run yet.' for text in found.values())
+    assert len(found) == 12
+    assert all(text.strip() == 'Not run yet.' for text in found.values())
 
 
 def test_the_committed_page_is_what_the_report_writes(call, page, repo, tmp_path):
@@ -101,7 +102,8 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     assert outcome.status == 0, outcome.err
     found = parts(page)
-    assert '55 of 55 runs are finished.' in found['grqo-state'] and 'Not run yet' not in ''.join(found.values())
+    assert '55 of 55 runs are finished.' in found['grqo-state']
+    assert 'Not run yet' not in ''.join(found.values())
     # Equal differences have an interval without width, in every seed that both arms have.
     exact = '**+0.0200 [+0.0200, +0.0200]**'
     assert f'| GRQO | 5 | {exact} |' in found['grqo-differences']
@@ -109,13 +111,17 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     assert '| policy | 3 | +0.0000 [+0.0000, +0.0000] |' in found['grqo-differences']
     assert '| GRQO | 5 | 0.640 ± 0.016 |' in found['grqo-accuracy']
     assert '| without mute | 3 | +0.0000 [+0.0000, +0.0000] |' in found['grqo-null']
-    assert exact in found['grqo-protocols'] and '1.0e-09' in found['grqo-gradients']
-    assert '| SFT | 5 | 0.50 ± 0.00 |' in found['grqo-costs'] and 'GRQO, aquarium' in found['grqo-real']
-    assert '| SFT, seed 0 |' in found['grqo-verify'] and '| yes |' in found['grqo-verify']
+    assert exact in found['grqo-protocols']
+    assert '1.0e-09' in found['grqo-gradients']
+    assert '| SFT | 5 | 0.50 ± 0.00 |' in found['grqo-costs']
+    assert 'GRQO, aquarium' in found['grqo-real']
+    assert '| SFT, seed 0 |' in found['grqo-verify']
+    assert '| yes |' in found['grqo-verify']
     assert '| SFT, seed 0 | +0.0000 | +0.0000 |' in found['grqo-rounding']
     for name in re.findall(r'!\[\w+\]\((images/\w+\.png)\)', page.read_text()):
         picture = cv2.imread(str(page.parent / name))
-        assert picture is not None and picture.std() > 0
+        assert picture is not None
+        assert picture.std() > 0
     assert len(list(page.parent.glob('images/*.png'))) == 4
 
 
@@ -124,8 +130,10 @@ def test_a_part_of_the_grid_is_reported_as_far_as_it_goes(call, page, tmp_path):
     store(study, tmp_path / 'r/grqo', [run for run in study.runs if run.arm in ('SFT', 'policy') and run.seed == 0])
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     found = parts(page)
-    assert outcome.status == 0 and '2 of 55' in outcome.out
-    assert '| policy | 1 | +0.0200 |' in found['grqo-differences'] and found['grqo-real'].strip() == 'Not run yet.'
+    assert outcome.status == 0
+    assert '2 of 55' in outcome.out
+    assert '| policy | 1 | +0.0200 |' in found['grqo-differences']
+    assert found['grqo-real'].strip() == 'Not run yet.'
 
 
 @pytest.mark.parametrize('without', ['gradients', None])
@@ -137,8 +145,10 @@ def test_a_page_that_cannot_take_the_tables_gets_no_figures(call, page, tmp_path
     else:
         page.write_text(page.read_text().replace(f'<!-- grqo-{without}:end -->', ''))
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
-    assert outcome.status == 2 and ('no such file' if without is None else 'grqo-gradients:begin') in outcome.err
-    assert len(outcome.err.splitlines()) == 1 and not (page.parent / 'images').exists()
+    assert outcome.status == 2
+    assert ('no such file' if without is None else 'grqo-gradients:begin') in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (page.parent / 'images').exists()
 
 
 def test_list_and_bad_input(call, repo, monkeypatch, tmp_path):
@@ -146,7 +156,8 @@ def test_list_and_bad_input(call, repo, monkeypatch, tmp_path):
     listed = call('analysis_tools/grqo_study', '--list', '--only', 'policy', '--seeds', 1, '--results', tmp_path)
     assert listed.out.splitlines() == ['missing SFT_seed1', 'missing policy_seed1']
     wrong = call('analysis_tools/grqo_study', '--verify')
-    assert wrong.status == 2 and '--only and --seeds' in wrong.err
+    assert wrong.status == 2
+    assert '--only and --seeds' in wrong.err
 
 
 @pytest.mark.slow
@@ -172,9 +183,11 @@ def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, re
     common = ['--study', study, '--results', tmp_path / 'results', '--work-dir', tmp_path / 'work']
     first = call('analysis_tools/grqo_study', *common)
     assert first.status == 0, first.err
-    assert '[1/2] SFT_seed0' in first.out and '[2/2] GRQO_seed0' in first.out
+    assert '[1/2] SFT_seed0' in first.out
+    assert '[2/2] GRQO_seed0' in first.out
     again = call('analysis_tools/grqo_study', *common)
-    assert again.status == 0 and '[1/' not in again.out
+    assert again.status == 0
+    assert '[1/' not in again.out
     second = call('analysis_tools/grqo_study', *common, '--verify', '--only', 'SFT', '--seeds', 0)
     assert second.status == 0, second.err
     results = tmp_path / 'results/tiny'
@@ -183,5 +196,7 @@ def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, re
     for key in ('metrics', 'gradients', 'curves'):
         assert repeated[key] == sft[key]
     # One iteration per epoch; GRQO goes on from the first.
-    assert [i for i, _ in sft['curves']['loss']] == [1, 2] and [i for i, _ in grqo['curves']['loss']] == [2]
-    assert sft['curves']['grqo_kl'] == [] != grqo['curves']['grqo_kl'] and sft['gradients'][0]['iter'] == 0
+    assert [i for i, _ in sft['curves']['loss']] == [1, 2]
+    assert [i for i, _ in grqo['curves']['loss']] == [2]
+    assert sft['curves']['grqo_kl'] == [] != grqo['curves']['grqo_kl']
+    assert sft['gradients'][0]['iter'] == 0

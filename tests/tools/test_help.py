@@ -22,13 +22,15 @@ def call(repo, *arguments):
 @pytest.mark.parametrize('tool', TOOLS)
 def test_help_loads_no_deep_learning_library(repo, tool):
     outcome = call(repo, f'tools/{tool}.py', '--help')
-    assert outcome.returncode == 0 and 'usage:' in outcome.stdout
+    assert outcome.returncode == 0
+    assert 'usage:' in outcome.stdout
     assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
 
 
 def test_a_wrong_option_is_told_as_soon(repo):
     outcome = call(repo, 'tools/train.py', 'config.py', '--cfg-options', 'no value')
-    assert outcome.returncode == 2 and 'KEY=VALUE' in outcome.stderr
+    assert outcome.returncode == 2
+    assert 'KEY=VALUE' in outcome.stderr
     assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
 
 

@@ -16,7 +16,8 @@ def test_numbers_are_those_of_the_test_tool(call, run_config, model_files, tmp_p
         [('visual-interactive', None, s) for s in (0, 1)] + [('visual-generic', n, s) for n in (1, 2) for s in (0, 1)],
         key=str,
     )
-    assert result['queries']['base']['objects'] == 6 and 'iisr' in result['prompts']['base']
+    assert result['queries']['base']['objects'] == 6
+    assert 'iisr' in result['prompts']['base']
     assert result['metrics']['base/distinct_queries'] == result['queries']['base']['distinct_queries']
 
     for kind, chosen in {
@@ -46,11 +47,13 @@ def test_numbers_are_those_of_the_test_tool(call, run_config, model_files, tmp_p
 def test_bad_input(call, run_config, model_files, tmp_path, arguments, text):
     arguments = [str(a).replace('CONFIG', str(run_config)) if 'CONFIG' in str(a) else a for a in arguments]
     outcome = call('analysis_tools/measure_detector', model_files.checkpoint, *arguments, '--out', tmp_path / 'x.json')
-    assert outcome.status == 2 and text in outcome.err
+    assert outcome.status == 2
+    assert text in outcome.err
 
 
 def test_a_missing_checkpoint(call, run_config, tmp_path):
     outcome = call(
         'analysis_tools/measure_detector', 'no.pth', '--set', f'a={run_config}', '--out', tmp_path / 'x.json'
     )
-    assert outcome.status == 2 and 'no.pth: no such checkpoint' in outcome.err
+    assert outcome.status == 2
+    assert 'no.pth: no such checkpoint' in outcome.err

@@ -14,10 +14,10 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from dinor1.datasets.odinw import load_sets
-from dinor1.errors import InputError
-from tests.apis.conftest import random_image
+from dinor1.evaluation.odinw.benchmark import load_sets
+from dinor1.utils.errors import InputError
 from tests.evaluation.test_odinw_results import result
+from tests.model_files import random_image
 from tests.tools.test_tools_bad_input import assert_refused
 
 # Several runs in one process share MMEngine's visualizer, of which it warns.
@@ -73,7 +73,8 @@ def in_process(monkeypatch):
     def run(command: list[str], **options) -> SimpleNamespace:
         if command[0] != sys.executable:  # libraries look for their compiler or for git
             return real_run(command, **options)
-        assert options.keys() == {'stdout', 'stderr'} and options['stderr'] is subprocess.STDOUT
+        assert options.keys() == {'stdout', 'stderr'}
+        assert options['stderr'] is subprocess.STDOUT
         calls.append(command[2:])
         # MMEngine keeps one logger per experiment of a process, and names experiments by the second.
         arguments = [*command[1:], '--cfg-options', f'experiment_name=odinw{next(_RUNS)}']
@@ -124,7 +125,8 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     assert 'Missing: 33 of 35 sets (AerialMaritimeDrone_large, ' in outcome.out
     assert f'{data_root}/AerialMaritimeDrone/large/test/annotations_without_background.json' in outcome.out
     assert 'Warning: Aquarium test: 3 images instead of 63 in the manifest' in outcome.out
-    assert '0 of 4 runs are finished' in outcome.out and '(ETA 0:00:00)' in outcome.out
+    assert '0 of 4 runs are finished' in outcome.out
+    assert '(ETA 0:00:00)' in outcome.out
     assert '[4/4] CottontailRabbits visual-interactive: AP ' in outcome.out
 
     results = results_in(out)
@@ -134,7 +136,8 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     first = results['Aquarium/visual-generic_n2_seed0.json']
     assert (first['arm'], first['seed'], first['config']) == ('zero-shot', 0, str(run_config))
     assert (first['split'], first['num_images'], first['num_boxes']) == ('test', 3, 9)
-    assert first['command'].startswith('python tools/test.py ') and first['command'].endswith('--prompt-seeds 2')
+    assert first['command'].startswith('python tools/test.py ')
+    assert first['command'].endswith('--prompt-seeds 2')
     assert first['suite_command'].startswith('python tools/test_odinw.py ')
     assert first['suite_command'].endswith('--prompt-seeds 2 --num-exemplars 2')
     assert first['protocol'] == dict(protocol='visual-generic', num_exemplars=2)
@@ -158,7 +161,9 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     assert {e['name'] for e in draw['exemplars']} == {'rabbit'}
 
     summary = json.loads((out / 'summary.json').read_text())
-    assert len(summary['missing']) == 33 and summary['failed'] == {} and summary['split'] == 'test'
+    assert len(summary['missing']) == 33
+    assert summary['failed'] == {}
+    assert summary['split'] == 'test'
     generic, interactive = summary['protocols']
     by_hand = [
         sum(results[f'{name}/visual-generic_n2_seed{s}.json']['metrics']['AP'] for s in (0, 1)) / 2
@@ -171,15 +176,20 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
         results[f'{name}/visual-interactive_seed0.json']['metrics']['AP'] for name in ('Aquarium', 'CottontailRabbits')
     ]
     assert interactive['averages'][0]['means']['AP'] == pytest.approx(sum(by_hand) / 2)
-    assert '| **mean over 2 of 13** | | |' in outcome.out and '#### Visual-I: split test' in outcome.out
+    assert '| **mean over 2 of 13** | | |' in outcome.out
+    assert '#### Visual-I: split test' in outcome.out
 
     # Called again, nothing runs; without one result, only its run.
     assert len(in_process) == 4
     again = odinw('--prompt-seeds', 2, '--num-exemplars', 2)
-    assert again.status == 0 and '4 of 4 runs are finished' in again.out and len(in_process) == 4
+    assert again.status == 0
+    assert '4 of 4 runs are finished' in again.out
+    assert len(in_process) == 4
     (out / 'runs/Aquarium/visual-generic_n2_seed1.json').unlink()
     again = odinw('--prompt-seeds', 2, '--num-exemplars', 2)
-    assert again.status == 0 and '3 of 4 runs are finished' in again.out and len(in_process) == 5
+    assert again.status == 0
+    assert '3 of 4 runs are finished' in again.out
+    assert len(in_process) == 5
     assert 'Aquarium/visual-generic_n2' in in_process[-1][0]
     repeated = results_in(out)
     assert {name: r['metrics'] for name, r in repeated.items()} == {name: r['metrics'] for name, r in results.items()}
@@ -208,10 +218,12 @@ def test_set_in_the_file_names_and_the_small_layout(
     assert outcome.status == 0, outcome
     text = page.read_text()
     assert text.startswith('# Zoo\n\n<!-- odinw:begin -->\n\n#### Visual-G, N = 16: split test\n')
-    assert text.endswith('```\n\n<!-- odinw:end -->\n\nmore\n') and 'old' not in text
+    assert text.endswith('```\n\n<!-- odinw:end -->\n\nmore\n')
+    assert 'old' not in text
     assert f'- `raccoon`: {load_sets("small")["raccoon"].deviation}' in text
     assert '- Counts differ from the manifest: raccoon test: 3 images instead of 17' in text
-    assert 'python tools/test_odinw.py ' in text and '--layout small' in text
+    assert 'python tools/test_odinw.py ' in text
+    assert '--layout small' in text
     # Once more: the same page.
     assert call('analysis_tools/odinw_table', 'work_dirs/odinw/fine-tuned', '--update', page).status == 0
     assert page.read_text() == text
@@ -235,7 +247,7 @@ def test_a_run_that_fails_does_not_stop_the_others(odinw, in_process, data_root,
 
 
 @pytest.mark.parametrize(
-    'options, message',
+    ('options', 'message'),
     [
         (['--sets', 'Aquarum'], "no set is named 'Aquarum'; did you mean Aquarium"),
         (['--sets', 'dice'], 'none of 1 sets is here, for example'),
@@ -246,7 +258,8 @@ def test_a_run_that_fails_does_not_stop_the_others(odinw, in_process, data_root,
 )
 def test_bad_options_run_nothing(odinw, in_process, tmp_path, options, message):
     assert_refused(odinw(*options), message)
-    assert not in_process and not (tmp_path / 'out').exists()
+    assert not in_process
+    assert not (tmp_path / 'out').exists()
 
 
 def test_bad_config_or_checkpoint_runs_nothing(odinw, in_process, model_files, tmp_path):
@@ -285,7 +298,8 @@ def test_results_that_do_not_belong_are_never_averaged(odinw, in_process, model_
     path.write_text(json.dumps(stored)[:100])
     assert_refused(odinw(*options), path, 'not valid JSON')
     assert len(in_process) == 1
-    assert odinw(*options, '--redo').status == 0 and len(in_process) == 2
+    assert odinw(*options, '--redo').status == 0
+    assert len(in_process) == 2
 
 
 def test_table_of_bad_input(call, tmp_path):
@@ -324,4 +338,5 @@ def test_from_a_shell(repo, run_config, model_files, data_root, tmp_path):
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (stored,) = results_in(tmp_path / 'work_dirs/odinw/tiny').values()
-    assert stored['arm'] == 'tiny' and 0 <= stored['metrics']['AP'] <= 1
+    assert stored['arm'] == 'tiny'
+    assert 0 <= stored['metrics']['AP'] <= 1

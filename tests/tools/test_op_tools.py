@@ -28,15 +28,17 @@ def test_benchmark_times_every_backend(call, tmp_path):
     for row in record['rows']:
         # 40 queries, 4 heads, 3 levels, 4 points; 336 + 40 rows of 4 x 16 numbers, and 3 numbers per sample.
         work = row['least_work']
-        assert work['samples'] == 1920 and work['bytes_once'] == 4 * (376 * 64 + 3 * 1920)
+        assert work['samples'] == 1920
+        assert work['bytes_once'] == 4 * (376 * 64 + 3 * 1920)
         assert work['bytes_gathered'] == 4 * 1920 * 16 * 4
-        assert row['milliseconds'] >= row['fastest'] > 0 and row['bytes_per_second']['copy'] > 0
+        assert row['milliseconds'] >= row['fastest'] > 0
+        assert row['bytes_per_second']['copy'] > 0
         assert (row['relative'] == 1) == (row['arm'] == 'definition')
         assert f'| {row["kind"]} | {row["arm"]} | {row["milliseconds"]:.3f} |' in outcome.out
 
 
 @pytest.mark.parametrize(
-    'tool, arguments, message',
+    ('tool', 'arguments', 'message'),
     [
         ('benchmark_ops', ['--rounds', '0'], '--batch, --rounds and --threads must be at least 1'),
         ('benchmark_ops', ['--clock', 'cpu'], '--clock cpu: counts one thread on CPU alone'),
@@ -47,13 +49,16 @@ def test_benchmark_times_every_backend(call, tmp_path):
 )
 def test_refuses(call, tool, arguments, message):
     outcome = call(f'analysis_tools/{tool}', *arguments)
-    assert outcome.status == 2 and outcome.out == ''
-    assert outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1
+    assert outcome.status == 2
+    assert outcome.out == ''
+    assert outcome.err.startswith(f'error: {message}')
+    assert outcome.err.count('\n') == 1
 
 
 def test_a_failed_check_is_reported_and_ends_with_status_1(call, monkeypatch, tmp_path):
     """One case, compared with an operator that is off by a thousandth."""
-    from dinor1.ops import msda_bags, msda_cases
+    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
+    from tests.ops import attention_cases as msda_cases
 
     path = tmp_path / 'checks.json'
     monkeypatch.setenv('TRITON_INTERPRET', '1')
@@ -63,6 +68,8 @@ def test_a_failed_check_is_reported_and_ends_with_status_1(call, monkeypatch, tm
     assert call('analysis_tools/gpu_check', '--interpret', '--out', path).status == 0
     monkeypatch.setattr(msda_bags, 'forward', lambda *arguments: exact(*arguments) + 1e-3)
     outcome = call('analysis_tools/gpu_check', '--interpret', '--out', path)
-    assert outcome.status == 1 and 'FAILED triton: one: 1.0e-03 > 1e-04' in outcome.out
+    assert outcome.status == 1
+    assert 'FAILED triton: one: 1.0e-03 > 1e-04' in outcome.out
     (row,) = json.loads(path.read_text())['checks']
-    assert row['ok'] is False and row['largest'] == pytest.approx(1e-3, rel=1e-3)
+    assert row['ok'] is False
+    assert row['largest'] == pytest.approx(1e-3, rel=1e-3)

@@ -34,11 +34,12 @@ def test_norm_growth_draws_the_papers_example(call, tmp_path):
     for name in norms.keys() - {'Adam'}:
         assert float(found[name][1]) == pytest.approx(float(norms[name]), abs=2e-6)
     assert [found[name][2] for name in norms][1:4] == ['58', '27', '15']
-    assert picture_of(path).std() > 10 and [p.name for p in path.parent.iterdir()] == ['figure.png']
+    assert picture_of(path).std() > 10
+    assert [p.name for p in path.parent.iterdir()] == ['figure.png']
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    ('arguments', 'message'),
     [
         (['--steps', '0'], '--steps: must be at least 1, got 0'),
         (['--momentum', '1'], '--momentum: must be in [0, 1), got 1.0'),
@@ -50,7 +51,9 @@ def test_norm_growth_draws_the_papers_example(call, tmp_path):
 def test_norm_growth_refuses(call, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = call('analysis_tools/norm_growth', *arguments)
-    assert outcome.status == 2 and outcome.err.startswith(f'error: {message}') and outcome.err.count('\n') == 1
+    assert outcome.status == 2
+    assert outcome.err.startswith(f'error: {message}')
+    assert outcome.err.count('\n') == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -68,7 +71,9 @@ def test_benchmark_reports_ratios_of_the_same_round(call, small_config, tmp_path
     assert (outcome.status, outcome.err) == (0, '')
     record = json.loads(path.read_text())
     cpu = record['devices']['cpu']
-    assert record['rounds'] == 3 and record['tensors'] > 50 and cpu['bytes_per_second'] > 0
+    assert record['rounds'] == 3
+    assert record['tensors'] > 50
+    assert cpu['bytes_per_second'] > 0
     found = rows(outcome.out)
     assert found.keys() == cpu['results'].keys() == cpu['seconds'].keys()
     assert {'AdamP foreach', 'AdamW fused', 'AdamW foreach', 'SGDP foreach', 'SGD fused'} <= found.keys()
@@ -81,7 +86,7 @@ def test_benchmark_reports_ratios_of_the_same_round(call, small_config, tmp_path
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    ('arguments', 'message'),
     [
         (['--rounds', '0'], '--rounds: 0 gives no number'),
         (['--threads', '0'], '--threads: must be at least 1, got 0'),
@@ -95,5 +100,7 @@ def test_benchmark_refuses(call, arguments, message, tmp_path):
     empty.write_text('model = dict()\n')
     arguments = [argument.format(empty=empty) for argument in arguments]
     outcome = call('analysis_tools/benchmark_optimizers', *arguments)
-    assert outcome.status == 2 and outcome.err.startswith('error: ') and outcome.err.count('\n') == 1
+    assert outcome.status == 2
+    assert outcome.err.startswith('error: ')
+    assert outcome.err.count('\n') == 1
     assert message.format(empty=empty) in outcome.err

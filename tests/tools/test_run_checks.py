@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from dinor1.apis.run_checks import check_testing, check_training
-from dinor1.errors import InputError
+from dinor1.engine.run_checks import check_testing, check_training
+from dinor1.utils.errors import InputError
 from tests.tools.test_tools_bad_input import assert_refused, results_in, unique
 
 # Several runs in one process share MMEngine's visualizer, of which it warns.
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:.*instance named of visualizer')
 
 
 @pytest.mark.parametrize(
-    'tool, changes, message',
+    ('tool', 'changes', 'message'),
     [
         ('train', dict(model=None), 'has no model; give a config that can train'),
         ('train', dict(train_dataloader=None, optim_wrapper=None), 'has no train_dataloader, optim_wrapper; give'),
@@ -41,7 +41,7 @@ def test_a_config_that_lacks_a_part(call, run_config, model_files, tmp_path, too
     assert not results_in(tmp_path / 'run')
 
 
-@pytest.mark.parametrize('tool, suffix', [('test', 'pkl'), ('build_prompt_bank', 'safetensors')])
+@pytest.mark.parametrize(('tool', 'suffix'), [('test', 'pkl'), ('build_prompt_bank', 'safetensors')])
 def test_an_output_that_cannot_be_written_is_told_before_the_work(call, model_files, tmp_path, tool, suffix):
     config = tmp_path / 'config.py'
     # No model: whoever gets as far as building one has not looked at --out.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dinor1.apis.study import insert, load_study, read_runs, table
-from dinor1.errors import InputError
+from dinor1.studies.study import insert, load_study, read_runs, table
+from dinor1.utils.errors import InputError
 
 STUDIES = sorted((Path(__file__).parents[2] / 'configs/studies').glob('*.py'))
 
@@ -51,8 +51,10 @@ def test_table_has_mean_and_deviation_of_what_is_finished(write, tmp_path):
     store(study, tmp_path / 'r', [0.5, 0.7, 0.8])
     text = table(study, tmp_path / 'r')
     spread = statistics.stdev([0.5, 0.8])
-    assert f'| A | 2 | 0.650 ± {spread:.3f} | 2.0 |' in text and '| B x | 1 | 0.700 | 2.0 |' in text
-    assert 'Paper: 99.' in text and 'run_study.py' in text
+    assert f'| A | 2 | 0.650 ± {spread:.3f} | 2.0 |' in text
+    assert '| B x | 1 | 0.700 | 2.0 |' in text
+    assert 'Paper: 99.' in text
+    assert 'run_study.py' in text
 
 
 def test_results_of_other_options_are_refused(write, tmp_path):
@@ -94,8 +96,8 @@ def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
     """Options name keys that exist, and every model builds."""
     from mmengine.config import DictAction
 
-    from dinor1.apis import load_config
     from dinor1.registry import MODELS
+    from dinor1.utils.config import load_config
 
     monkeypatch.chdir(repo)
     study = load_study(path)
@@ -116,10 +118,15 @@ def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkey
     )
     folders = ['--results', tmp_path / 'results', '--work-dir', tmp_path / 'work']
     first = call('analysis_tools/run_study', study, *folders, '--only', 'sgd')
-    assert first.status == 0 and '[1/1] sgd_seed0' in first.out and '| same' not in first.out
+    assert first.status == 0
+    assert '[1/1] sgd_seed0' in first.out
+    assert '| same' not in first.out
     second = call('analysis_tools/run_study', study, *folders)
-    assert second.status == 0 and '[1/1] same_seed0' in second.out and '| sgd | 1 |' in second.out
+    assert second.status == 0
+    assert '[1/1] same_seed0' in second.out
+    assert '| sgd | 1 |' in second.out
     record = json.loads((tmp_path / 'results/tiny/sgd_seed0.json').read_text())
     assert {'arm', 'seed', 'config', 'command', 'metrics', 'environment'} <= set(record)
     wrong = call('analysis_tools/run_study', study, *folders, '--only', 'adam')
-    assert wrong.status != 0 and "no arm ['adam']" in wrong.err
+    assert wrong.status != 0
+    assert "no arm ['adam']" in wrong.err

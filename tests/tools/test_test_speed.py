@@ -11,7 +11,8 @@ def test_bfloat16_goes_through_the_evaluation(call, run_config, model_files, tmp
         outcome = call('test', run_config, model_files.checkpoint, '--work-dir', tmp_path / name, *options)
         assert outcome.status == 0
         record = found[name] = json.loads((tmp_path / name / 'metrics.json').read_text())
-        assert record['precision'] == name and record['compiled'] is False
+        assert record['precision'] == name
+        assert record['compiled'] is False
     assert set(found['float32']['metrics']) == set(found['bfloat16']['metrics'])
     for name, value in found['float32']['metrics'].items():
         # A model at random weights finds nothing, in either precision.

@@ -62,7 +62,7 @@ def broken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'prompt, message',
+    ('prompt', 'message'),
     [
         ('{good}:5,5,x,40:cat', 'not four numbers'),
         ('{good}:5,5,30:cat', 'expected REF.jpg:x1,y1,x2,y2'),
@@ -83,7 +83,7 @@ def test_bad_prompt(demo, pictures, broken, prompt, message):
 
 
 @pytest.mark.parametrize(
-    'options, message',
+    ('options', 'message'),
     [
         ([], 'no prompts: give boxes'),
         (['--text', ' . '], 'no prompts: give boxes'),
@@ -167,7 +167,7 @@ def test_bad_checkpoint(demo, reference, wide_files, model_files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change, message',
+    ('change', 'message'),
     [
         (lambda cfg: cfg.model.backbone.update(type='ResNett'), "unknown type 'ResNett'; did you mean 'ResNet'"),
         (lambda cfg: cfg.model.update(type='DINOR2'), "unknown type 'DINOR2'; did you mean 'DINOR1'"),
@@ -239,7 +239,7 @@ def spoil(run_config, data_dir, tmp_path):
     return run
 
 
-@pytest.mark.parametrize('change, message', BAD_ANNOTATIONS)
+@pytest.mark.parametrize(('change', 'message'), BAD_ANNOTATIONS)
 def test_bad_annotations_make_no_bank(call, spoil, model_files, tmp_path, change, message):
     bank = tmp_path / 'bank.safetensors'
     outcome = call('build_prompt_bank', spoil('train', change), model_files.checkpoint, '--out', bank)
@@ -248,7 +248,7 @@ def test_bad_annotations_make_no_bank(call, spoil, model_files, tmp_path, change
 
 
 @pytest.mark.parametrize(
-    'tool, split, change, message',
+    ('tool', 'split', 'change', 'message'),
     [
         ('test', 'val_base', *BAD_ANNOTATIONS[4]),
         ('test', 'train', *BAD_ANNOTATIONS[-1]),
@@ -259,7 +259,8 @@ def test_bad_annotations_stop_a_run(call, spoil, model_files, tmp_path, tool, sp
     arguments = [spoil(split, change), *([model_files.checkpoint] if tool == 'test' else [])]
     outcome = call(tool, *arguments, '--work-dir', tmp_path / 'run', *unique(tmp_path))
     assert_refused(outcome, message, f'annotations/{split}.json')
-    assert not list(tmp_path.glob('run/**/*.pth')) and not (tmp_path / 'run/metrics.json').exists()
+    assert not list(tmp_path.glob('run/**/*.pth'))
+    assert not (tmp_path / 'run/metrics.json').exists()
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
@@ -284,7 +285,7 @@ def unique(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'options, message',
+    ('options', 'message'),
     [
         (['--num-exemplars', '0'], 'num_exemplars must be at least 1'),
         (['--out', 'bank.pt'], 'expected a file name that ends in .safetensors'),
@@ -315,7 +316,7 @@ def test_bad_checkpoint_stops_a_test(call, run_config, wide_files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'options, message',
+    ('options', 'message'),
     [
         (['--cfg-options', 'model.num_querys=3'], "did you mean 'num_queries'"),
         (['--cfg-options', 'modle.num_queries=3'], "did you mean 'model'"),
@@ -350,7 +351,8 @@ def test_from_a_shell(repo, model_files, reference, tmp_path):
     command = [sys.executable, repo / 'tools/image_demo.py', tmp_path / 'absent.jpg', '--prompt', reference]
     files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     done = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stdout == ''
+    assert done.returncode == 2
+    assert done.stdout == ''
     assert done.stderr == f'error: {tmp_path / "absent.jpg"}: no such image; check the path\n'
     assert not (tmp_path / 'work_dirs').exists()
 
@@ -359,6 +361,7 @@ def test_from_a_shell_after_the_model_is_loaded(repo, model_files, pictures, tmp
     command = [sys.executable, repo / 'tools/image_demo.py', pictures, '--prompt', f'{pictures}/0.png:5,5,30,400']
     files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     done = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stdout == ''
+    assert done.returncode == 2
+    assert done.stdout == ''
     assert done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / 'work_dirs').exists()

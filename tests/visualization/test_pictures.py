@@ -9,12 +9,14 @@ GREY = np.full((60, 80, 3), 100, np.uint8)
 
 
 def test_colors_are_distinct():
-    assert class_colors(0) == [] and len(set(class_colors(80))) == 80
+    assert class_colors(0) == []
+    assert len(set(class_colors(80))) == 80
 
 
 def test_nothing_to_draw_returns_a_copy():
     picture = draw_boxes(GREY, np.zeros((0, 4)), [], [], scale=1.0)
-    assert np.array_equal(picture, GREY) and picture is not GREY
+    assert np.array_equal(picture, GREY)
+    assert picture is not GREY
 
 
 def test_box_is_drawn_at_its_place_and_the_input_stays():
@@ -41,9 +43,11 @@ def test_contact_sheet():
 @pytest.mark.parametrize('shape', [(1, 200), (300, 1), (2, 400), (1, 1)])
 def test_a_thin_exemplar_is_shown(shape):
     strip = prompt_strip([np.zeros((*shape, 3), np.uint8)], ['thin'], [(0, 0, 255)])
-    assert strip.ndim == 3 and (strip == 0).all(-1).any()
+    assert strip.ndim == 3
+    assert (strip == 0).all(-1).any()
 
 
 def test_prompt_strip_frames_each_crop():
     strip = prompt_strip([GREY, GREY[:20]], ['a', 'b'], [(0, 0, 255), (255, 0, 0)])
-    assert (strip == (0, 0, 255)).all(-1).any() and (strip == (255, 0, 0)).all(-1).any()
+    assert (strip == (0, 0, 255)).all(-1).any()
+    assert (strip == (255, 0, 0)).all(-1).any()

@@ -22,7 +22,7 @@ import sys
 
 import torch
 
-from dinor1.apis.cli import run_tool
+from dinor1.cli.run_tool import run_tool
 
 NAME = 'benchmark'
 NOTE = (
@@ -34,10 +34,10 @@ NOTE = (
 
 
 def parse_args() -> argparse.Namespace:
-    from dinor1.apis.model_benchmark import PASSES
-    from dinor1.apis.peers import PEERS
-    from dinor1.apis.speed import INFERENCE_DTYPES
-    from dinor1.ops.msda_backends import BACKENDS
+    from dinor1.benchmarks.baselines import PEERS
+    from dinor1.benchmarks.model_benchmark import PASSES
+    from dinor1.inference.acceleration import INFERENCE_DTYPES
+    from dinor1.ops.ms_deform_attn.backends import BACKENDS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files with a DINOR1')
@@ -82,7 +82,7 @@ def parse_args() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Complain before the first measurement rather than after it."""
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     if args.table:
         if args.configs or args.peers:
@@ -110,8 +110,8 @@ def main() -> None:
     args = parse_args()
     check(args)
 
-    from dinor1.apis.study import insert
-    from dinor1.fileio import write_json
+    from dinor1.studies.study import insert
+    from dinor1.utils.io import write_json
 
     if args.table:
         text = table(args.table)
@@ -127,10 +127,10 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> dict:
     """Measure, and describe where and how."""
-    from dinor1.apis.contenders import Task
-    from dinor1.apis.model_benchmark import make_arms, measure, processor
-    from dinor1.apis.speed import why_not_compile
-    from dinor1.errors import InputError
+    from dinor1.benchmarks.model_benchmark import make_arms, measure, processor
+    from dinor1.benchmarks.models import Task
+    from dinor1.inference.acceleration import why_not_compile
+    from dinor1.utils.errors import InputError
 
     if args.compile and (reason := why_not_compile(args.device)):
         raise InputError(f'--compile: {reason}; install it, or leave the option out')
@@ -188,8 +188,8 @@ def table(files: list[str]) -> str:
     Raises:
         InputError: a file is missing or is not one of this tool's.
     """
-    from dinor1.errors import InputError
-    from dinor1.fileio import read_json
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import read_json
 
     parts = [NOTE]
     for file in files:

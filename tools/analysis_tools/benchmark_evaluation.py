@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinor1.apis.cli import run_tool
+from dinor1.cli.run_tool import run_tool
 
 # Images, detections per image, classes, boxes per image. LVIS: as many images as minival has, rounded; its boxes.
 SIZES = {'lvis': (5000, 300, 1203, 11), 'coco': (5000, 100, 80, 7)}
@@ -133,7 +133,7 @@ def as_results(columns: dict[str, np.ndarray]) -> list[dict]:
 
 def prepare(name: str, ann_file: str, columns: dict[str, np.ndarray]) -> Callable[[], float]:
     """Bring detections into the form that a contender asks for; what evaluates them and returns AP."""
-    import dinor1.compat  # noqa: F401  (the lvis package does not run without it)
+    import dinor1.utils.compat  # noqa: F401  (the lvis package does not run without it)
 
     if name == 'dinor1':
         from dinor1.evaluation.detections import Detections
@@ -280,8 +280,8 @@ def main() -> None:
         print(json.dumps(measure(args.run[0], Path(args.run[1]))))
         return
 
-    from dinor1.errors import InputError
-    from dinor1.fileio import write_json
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import write_json
 
     given = (args.images, args.detections, args.classes, None)
     sizes = [default if value is None else value for value, default in zip(given, SIZES[args.task], strict=True)]

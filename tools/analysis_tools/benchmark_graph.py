@@ -20,8 +20,8 @@ import argparse
 import statistics
 import sys
 
-from dinor1.apis.cli import run_tool
-from dinor1.apis.timing import take_turns
+from dinor1.benchmarks.timing import take_turns
+from dinor1.cli.run_tool import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +42,7 @@ def build(args: argparse.Namespace, conv: type | None):
     import torch
     from torch import nn
 
-    from dinor1.graph.transformer import GraphTransformer
+    from dinor1.blocks.graph_transformer import GraphTransformer
 
     class ConvLayer(nn.Module):
         """A layer of ours with their attention, with the same weights."""
@@ -76,11 +76,7 @@ def main() -> None:
 
     import torch
 
-    from dinor1.apis.devices import as_device
-    from dinor1.apis.options import require_at_least
-    from dinor1.errors import InputError
-    from dinor1.fileio import check_output, write_json
-    from dinor1.graph.transformer import (
+    from dinor1.blocks.graph_transformer import (
         dense_attention,
         dense_blocks,
         disjoint_union,
@@ -88,6 +84,10 @@ def main() -> None:
         make_sbm_cluster,
         weighted_node_cross_entropy,
     )
+    from dinor1.cli.options import require_at_least
+    from dinor1.utils.devices import as_device
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import check_output, write_json
 
     require_at_least(1, args, 'graphs', 'dim', 'heads', 'layers', 'repeat')
     require_at_least(6, args, 'size_max')  # the smallest community has 5 nodes

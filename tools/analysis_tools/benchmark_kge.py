@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dinor1.apis.cli import run_tool
+from dinor1.cli.run_tool import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--data-root', help='folder of train.txt, valid.txt and test.txt (default: wn18rr in $DINOR1_DATA or data)'
     )
-    parser.add_argument('--kind', default='nfe-1', help='see dinor1.graph.kge.KINDS (default: nfe-1)')
+    parser.add_argument('--kind', default='nfe-1', help='see dinor1.blocks.nfe.KINDS (default: nfe-1)')
     parser.add_argument('--dim', type=int, default=100, help='coordinates (default: 100)')
     parser.add_argument('--triples', type=int, default=100, help='test triples to rank (default: 100)')
     parser.add_argument('--batch', type=int, default=128, help='triples of the loss (default: 128)')
@@ -68,12 +68,12 @@ def main() -> None:
 
     import torch
 
-    from dinor1.apis.devices import as_device
-    from dinor1.apis.options import require_at_least
-    from dinor1.errors import InputError
-    from dinor1.fileio import check_output, write_json
-    from dinor1.graph.kge import KINDS, NFE, TripleDataset, filtered_ranking, with_reciprocals
-    from dinor1.graph.kge.losses import softplus
+    from dinor1.blocks.nfe import KINDS, NFE, TripleDataset, filtered_ranking, with_reciprocals
+    from dinor1.blocks.nfe.losses import softplus
+    from dinor1.cli.options import require_at_least
+    from dinor1.utils.devices import as_device
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import check_output, write_json
 
     require_at_least(1, args, 'dim', 'triples', 'batch', 'repeat')
     if args.kind not in KINDS:

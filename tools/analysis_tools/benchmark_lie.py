@@ -20,9 +20,9 @@ import resource
 import sys
 import time
 
-from dinor1.apis.cli import run_tool
-from dinor1.errors import InputError
-from dinor1.fileio import write_json
+from dinor1.cli.run_tool import run_tool
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_json
 
 ARMS = ('gl2', 'sl2', 'so2', 'escnn')
 
@@ -43,8 +43,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def our_trunk(group: str, n_samples: int, width: int, kernel: str):
-    """Trunk of :class:`dinor1.lie.AffineEquivariantNet`, pooled to a vector."""
-    from dinor1.lie import AffineEquivariantNet
+    """Trunk of :class:`dinor1.blocks.lie.AffineEquivariantNet`, pooled to a vector."""
+    from dinor1.blocks.lie import AffineEquivariantNet
 
     options = dict(rot='cyclic', share_samples=True) if group == 'so2' else {}
     return AffineEquivariantNet(

@@ -18,8 +18,8 @@ import statistics
 import torch
 from torch import Tensor, nn
 
-from dinor1.apis.cli import run_tool
-from dinor1.apis.timing import ratio, take_turns
+from dinor1.benchmarks.timing import ratio, take_turns
+from dinor1.cli.run_tool import run_tool
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
 BASE, FOLDED = 'LN', 'UN, folded'
@@ -66,7 +66,7 @@ def vit_arms(batch: int, device: str) -> dict[str, Calls]:
     """ViT-S/16 on 224 x 224 pixels: 12 layers of width 384."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    from dinor1.norm import fuse_unified_norm, replace_norm, to_pre_crmsnorm, to_pre_rmsnorm
+    from dinor1.blocks.norm_conversion import fuse_unified_norm, replace_norm, to_pre_crmsnorm, to_pre_rmsnorm
 
     sizes = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
     model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).eval()
@@ -105,10 +105,10 @@ class Prompted(nn.Module):
 def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict[str, Calls]:
     """The detector of a config on pictures of ``size``, prompted by ten stored embeddings."""
     import dinor1
-    from dinor1.apis import load_config
-    from dinor1.apis.contenders import initialise
-    from dinor1.norm import fuse_unified_norm, replace_norm
+    from dinor1.benchmarks.models import initialise
+    from dinor1.blocks.norm_conversion import fuse_unified_norm, replace_norm
     from dinor1.registry import MODELS
+    from dinor1.utils.config import load_config
 
     dinor1.register_all()
     cfg = load_config(config)
@@ -136,7 +136,7 @@ def _calls(models: dict[str, nn.Module], arguments: dict, device: str) -> dict[s
 
 def peaks(calls: Calls, arm: str, device: str) -> dict[str, float | None]:
     """Peak MiB of both calls, medians of three; none where the system keeps no account, or the arm is not trained."""
-    from dinor1.apis.memory import peak_memory
+    from dinor1.benchmarks.memory import peak_memory
 
     found: dict[str, float | None] = {}
     for kind, call in (('inference', calls.predict), ('training', calls.train)):
@@ -152,8 +152,8 @@ def peaks(calls: Calls, arm: str, device: str) -> dict[str, float | None]:
 def main() -> None:
     args = parse_args()
 
-    from dinor1.errors import InputError
-    from dinor1.fileio import write_json
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import write_json
 
     if min(args.rounds, args.batch, *args.size) < 1:
         raise InputError('--rounds, --batch and --size must be at least 1')

@@ -14,13 +14,13 @@ import platform
 
 import torch
 
-from dinor1.apis.cli import run_tool
+from dinor1.cli.run_tool import run_tool
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 def parse_args() -> argparse.Namespace:
-    from dinor1.apis.op_benchmark import PASSES, WORKLOADS
+    from dinor1.benchmarks.op_benchmark import PASSES, WORKLOADS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--workloads', nargs='+', choices=list(WORKLOADS), default=list(WORKLOADS), help='default: all')
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Complain before the first measurement rather than after it."""
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     if min(args.batch, args.rounds, args.threads or 1) < 1:
         raise InputError('--batch, --rounds and --threads must be at least 1')
@@ -60,8 +60,8 @@ def main() -> None:
     args = parse_args()
     check(args)
 
-    from dinor1.apis.op_benchmark import WORKLOADS, arms, ceilings, least_work, measure
-    from dinor1.fileio import write_json
+    from dinor1.benchmarks.op_benchmark import WORKLOADS, arms, ceilings, least_work, measure
+    from dinor1.utils.io import write_json
 
     if args.threads:
         torch.set_num_threads(args.threads)

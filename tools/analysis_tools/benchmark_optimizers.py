@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 from torch.optim import SGD, AdamW, Optimizer
 
-from dinor1.apis.cli import run_tool
-from dinor1.apis.timing import ratio, take_turns, timed
+from dinor1.benchmarks.timing import ratio, take_turns, timed
+from dinor1.cli.run_tool import run_tool
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
 # What a step cannot do without: read weight, gradient and moments, write weight and moments.
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
 
 def arms() -> dict[str, tuple[str, Callable[[list], Optimizer]]]:
     """Name -> (family, what makes the optimizer). The first of a family is what the others are divided by."""
-    from dinor1.optim import SGDP, AdamP
+    from dinor1.blocks.adamp import SGDP, AdamP
 
     # The rate does not change the time, and a small one keeps tangent gradients tangent.
     adam = dict(lr=1e-9, weight_decay=1e-4)
@@ -80,9 +80,9 @@ def backbone_shapes(config: str) -> list[torch.Size]:
         InputError: the config has no backbone.
     """
     import dinor1
-    from dinor1.apis import load_config
-    from dinor1.errors import InputError
     from dinor1.registry import MODELS
+    from dinor1.utils.config import load_config
+    from dinor1.utils.errors import InputError
 
     dinor1.register_all()
     cfg = load_config(config)
@@ -147,8 +147,8 @@ def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> d
 def main() -> None:
     args = parse_args()
 
-    from dinor1.errors import InputError
-    from dinor1.fileio import write_json
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import write_json
 
     if args.rounds < 1:
         raise InputError(f'--rounds: {args.rounds} gives no number; give at least 1')

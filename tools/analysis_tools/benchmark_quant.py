@@ -23,8 +23,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dinor1.apis.cli import run_tool
-from dinor1.apis.timing import ratio, take_turns
+from dinor1.benchmarks.timing import ratio, take_turns
+from dinor1.cli.run_tool import run_tool
 
 # N x Ci x Co of linear layers, and B x Ci x Co x side x kernel of convolutions.
 SHAPES = ['1024x256x256', '4096x256x1024', '16x64x64x28x3', '16x128x128x14x3']
@@ -59,7 +59,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     Raises:
         InputError: not three or five whole numbers from 1.
     """
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     parts = text.split('x')
     if len(parts) not in (3, 5) or not all(part.isdigit() and int(part) for part in parts):
@@ -79,7 +79,7 @@ def matrix_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 def product_arms(rows: int, inner: int, columns: int, bits: int, device: str) -> dict[str, dict[str, Callable]]:
     """Section -> arm -> call, for the matrices (rows, inner) and (columns, inner) transposed."""
-    from dinor1.quant import ShiftQuantizer, int_matmul
+    from dinor1.blocks.shiftquant import ShiftQuantizer, int_matmul
 
     x, weight, grad = (
         torch.randn(shape, device=device) for shape in ((rows, inner), (columns, inner), (rows, columns))
@@ -118,7 +118,7 @@ def product_arms(rows: int, inner: int, columns: int, bits: int, device: str) ->
 
 def step_arms(shape: tuple[int, ...], bits: int, device: str) -> dict[str, Callable]:
     """Arm -> forward and backward pass of a layer."""
-    from dinor1.quant import IntConv2d, IntLinear
+    from dinor1.blocks.shiftquant import IntConv2d, IntLinear
 
     if len(shape) == 3:
         rows, inner, columns = shape
@@ -166,9 +166,9 @@ def report(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     args = parse_args()
 
-    from dinor1.errors import InputError
-    from dinor1.fileio import write_json
-    from dinor1.quant import has_int_mm
+    from dinor1.blocks.shiftquant import has_int_mm
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import write_json
 
     shapes = {text: parse_shape(text) for text in args.shapes}
     if args.rounds < 1:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from dinor1.apis.options import ConfigOptions
+from dinor1.cli.options import ConfigOptions
 
 SPLITS = ('train', 'val', 'test', 'prompt')
 # More prompts than these would make a sheet that nobody can look through.
@@ -43,9 +43,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     import dinor1
-    from dinor1.apis import load_config
-    from dinor1.errors import InputError
-    from dinor1.fileio import write_image
+    from dinor1.utils.config import load_config
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import write_image
 
     if args.number < 1:
         raise InputError(f'--number must be at least 1, got {args.number}')
@@ -135,7 +135,7 @@ def picture_of(path: str):
     """A picture (H, W, 3), BGR."""
     import mmcv
 
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     # Of an empty file OpenCV does not say that it is no picture, but raises.
     image = mmcv.imread(path) if Path(path).is_file() and Path(path).stat().st_size else None
@@ -178,7 +178,7 @@ def drawn_exemplars(cfg: Config, args: argparse.Namespace) -> tuple:
 
 def class_names(dataset, config: str) -> tuple[str, ...]:
     """Class names of a detection data set."""
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     names = getattr(dataset, 'metainfo', {}).get('classes')
     if not names:
@@ -187,6 +187,6 @@ def class_names(dataset, config: str) -> tuple[str, ...]:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

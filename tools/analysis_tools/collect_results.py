@@ -10,9 +10,9 @@ import argparse
 import os
 from pathlib import Path
 
-from dinor1.apis.cli import run_tool
-from dinor1.errors import InputError
-from dinor1.fileio import atomic_path, read_json
+from dinor1.cli.run_tool import run_tool
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path, read_json
 
 _METRICS = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
 

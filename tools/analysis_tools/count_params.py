@@ -9,7 +9,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from dinor1.apis.cli import run_tool
+from dinor1.cli.run_tool import run_tool
 
 # Columns of the table and the sub-modules that they add up.
 PARTS = {
@@ -51,9 +51,9 @@ def main() -> None:
     args = parser.parse_args()
 
     import dinor1
-    from dinor1.apis import load_config
-    from dinor1.errors import InputError
     from dinor1.registry import MODELS
+    from dinor1.utils.config import load_config
+    from dinor1.utils.errors import InputError
 
     dinor1.register_all()
     print(header())

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from dinor1.apis.cli import run_tool
+from dinor1.cli.run_tool import run_tool
 
 # Benchmarks in order of interest, since a slow machine may not reach the last: workload, dtype, batch, and whether
 # the definition is compiled, which takes half a minute for each.
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 def large_cases() -> list:
     """Cases of a detector's width, beside the small ones that the interpreter can run, too."""
-    from dinor1.ops.msda_cases import TOLERANCES, Case
+    from tests.ops.attention_cases import TOLERANCES, Case
 
     sizes = dict(shapes=((25, 42), (13, 21), (7, 11), (4, 6)), batch=2, queries=300, heads=8, channels=32, points=4)
     kinds = ('given', 'points', 'boxes')
@@ -61,7 +61,7 @@ def large_cases() -> list:
 
 def check_cases(backends: tuple[str, ...], cases: list, device: str) -> Iterator[dict]:
     """One row per backend and case: the largest difference and what it may be."""
-    from dinor1.ops.msda_cases import TOLERANCES, differences
+    from tests.ops.attention_cases import TOLERANCES, differences
 
     for backend in backends:
         for case in cases:
@@ -74,7 +74,7 @@ def check_cases(backends: tuple[str, ...], cases: list, device: str) -> Iterator
 
 
 def _call(dtype: torch.dtype = torch.float32):
-    from dinor1.apis.op_benchmark import WORKLOADS, make_call
+    from dinor1.benchmarks.op_benchmark import WORKLOADS, make_call
 
     return make_call(WORKLOADS['encoder'], 1, dtype, 'cuda')
 
@@ -109,9 +109,9 @@ def check_wrong_levels() -> bool:
 
 
 def check_operator() -> bool:
-    """torch's own check of a custom operator: schema, fake kernel, autograd, dynamic shapes."""
-    from dinor1.ops.msda_cases import Case, make_inputs
-    from dinor1.ops.msda_library import ms_deform_attn_op, ms_deform_attn_predicted_op
+    """Torch's own check of a custom operator: schema, fake kernel, autograd, dynamic shapes."""
+    from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op, ms_deform_attn_predicted_op
+    from tests.ops.attention_cases import Case, make_inputs
 
     for kind, operator in (('given', ms_deform_attn_op), ('boxes', ms_deform_attn_predicted_op)):
         case = Case(kind, kind)
@@ -159,7 +159,7 @@ def single_checks() -> Iterator[dict]:
 
 def benchmark(rounds: int, deadline: float) -> list[dict]:
     """Time all arms on :data:`BENCHMARKS`, and print the table."""
-    from dinor1.apis.op_benchmark import PASSES, WORKLOADS, arms, ceilings, least_work, measure
+    from dinor1.benchmarks.op_benchmark import PASSES, WORKLOADS, arms, ceilings, least_work, measure
 
     print('| workload | dtype | batch | pass | arm | ms | relative | gathered GB/s | peak MiB |')
     print('|---|---|---:|---|---|---:|---:|---:|---:|')
@@ -193,8 +193,8 @@ def _cells(row: dict, kind: str, work: dict) -> tuple[str, ...]:
 
 def sweep(deadline: float) -> list[dict]:
     """Time the kernels' launch options on the encoder in bfloat16."""
-    from dinor1.apis.timing import timed
-    from dinor1.ops import msda_triton
+    from dinor1.benchmarks.timing import timed
+    from dinor1.ops.ms_deform_attn import triton_launch as msda_triton
 
     call = _call(torch.bfloat16)
     levels = (call.shape_tensor, call.start_tensor)
@@ -249,10 +249,10 @@ def main() -> None:
         environment = os.environ | {'TRITON_INTERPRET': '1'}
         sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode)
 
-    from dinor1.errors import InputError
-    from dinor1.fileio import write_json
-    from dinor1.ops.msda_backends import why_not_triton
-    from dinor1.ops.msda_cases import all_cases
+    from dinor1.ops.ms_deform_attn.backends import why_not_triton
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import write_json
+    from tests.ops.attention_cases import all_cases
 
     if args.rounds < 1 or args.minutes <= 0:
         raise InputError('--rounds must be at least 1 and --minutes positive')

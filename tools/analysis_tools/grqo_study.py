@@ -71,9 +71,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from dinor1.apis.study import load_study
-    from dinor1.apis.study_run import run_all, select
-    from dinor1.errors import InputError
+    from dinor1.studies.run import run_all, select
+    from dinor1.studies.study import load_study
+    from dinor1.utils.errors import InputError
 
     study = load_study(args.study)
     folder, work_dir = Path(args.results) / study.path.stem, Path(args.work_dir) / study.path.stem
@@ -94,7 +94,7 @@ def main() -> None:
 
 def report(study, folder: Path, page: Path) -> None:
     """Write every generated part of the page, and its figures beside it."""
-    from dinor1.apis.study import check_marks, insert, read_runs
+    from dinor1.studies.study import check_marks, insert, read_runs
 
     records = read_runs(study, folder)
     shapes = {
@@ -126,7 +126,7 @@ def report(study, folder: Path, page: Path) -> None:
 
 def state(study, records) -> str:
     """How much of the grid is done."""
-    from dinor1.apis.study_report import markdown
+    from dinor1.studies.report import markdown
 
     planned = {arm: [run.seed for run in study.runs if run.arm == arm] for arm in records}
     rows = [[arm, str(len(planned[arm])), str(len(own))] for arm, own in records.items()]
@@ -145,14 +145,14 @@ def _machine(record: dict[str, Any]) -> str:
 
 def accuracy(records) -> str:
     """AP of every arm."""
-    from dinor1.apis.study_report import means
+    from dinor1.studies.report import means
 
     return means(records, AP) if any(records.values()) else NOTHING
 
 
 def differences(records) -> str:
     """Every arm against SFT, and every variant against default GRQO."""
-    from dinor1.apis.study_report import paired
+    from dinor1.studies.report import paired
 
     tables = [paired(_comparable(records, base), base, AP) for base in (SFT, GRQO) if _comparable(records, base)]
     return '\n\n'.join(tables) or NOTHING
@@ -160,7 +160,7 @@ def differences(records) -> str:
 
 def null(records) -> str:
     """Two arms with the same gradients up to rounding: what a difference is where there is none."""
-    from dinor1.apis.study_report import paired
+    from dinor1.studies.report import paired
 
     pair = {arm: records.get(arm, []) for arm in ('KL alone', 'without mute')}
     return paired(pair, 'KL alone', AP) if all(pair.values()) else NOTHING
@@ -175,7 +175,7 @@ def _comparable(records, baseline: str) -> dict[str, Any]:
 
 def draw_differences(records, images: Path) -> Path | None:
     """Differences to SFT with their intervals."""
-    from dinor1.apis import study_report
+    from dinor1.studies import report as study_report
     from dinor1.visualization import draw_intervals
 
     metrics = {name: head for name, head in AP.items() if name.endswith('/AP')}
@@ -191,8 +191,8 @@ def draw_differences(records, images: Path) -> Path | None:
 
 def protocols(records) -> str:
     """SFT against GRQO under every protocol."""
-    from dinor1.apis.study_report import by_seed, interval, markdown, mean_with_interval
-    from dinor1.evaluation import paired_difference
+    from dinor1.studies.paired import paired_difference
+    from dinor1.studies.report import by_seed, interval, markdown, mean_with_interval
 
     ours, theirs = records.get(GRQO, []), records.get(SFT, [])
     if not ours and not theirs:
@@ -212,7 +212,7 @@ def protocols(records) -> str:
 
 def versus(records, metrics: dict[str, str]) -> str:
     """Means of all arms, and their differences to SFT."""
-    from dinor1.apis.study_report import means, paired
+    from dinor1.studies.report import means, paired
 
     if not any(records.values()):
         return NOTHING
@@ -254,7 +254,7 @@ def _sum_queries(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def gradients(records) -> str:
     """Norms of the terms over the last third of training, and how many queries each reaches."""
-    from dinor1.apis.study_report import markdown
+    from dinor1.studies.report import markdown
 
     tables = []
     for key, title, digits in (
@@ -343,7 +343,7 @@ def draw_training(records, images: Path) -> Path | None:
 
 def real_data(records) -> str:
     """Both arms on photographs."""
-    from dinor1.apis.study_report import means, paired
+    from dinor1.studies.report import means, paired
 
     metrics = {f'test/{kind}/{ap}': f'{head}, {ap}' for kind, head in PROTOCOLS.items() for ap in ('AP', 'AP50')}
     if not any(records.values()):
@@ -365,14 +365,14 @@ def _with_minutes(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def costs(records) -> str:
     """Time and memory of every arm."""
-    from dinor1.apis.study_report import means
+    from dinor1.studies.report import means
 
     return means(records, COSTS, digits=2) if any(records.values()) else NOTHING
 
 
 def verification(records, repeated) -> str:
     """Runs that were done twice: the largest difference of any number."""
-    from dinor1.apis.study_report import markdown
+    from dinor1.studies.report import markdown
 
     rows = []
     for arm, own in repeated.items():
@@ -390,7 +390,7 @@ def verification(records, repeated) -> str:
 
 def rounding(records, others) -> str:
     """Differences in AP between runs that differ in their rounding alone."""
-    from dinor1.apis.study_report import markdown
+    from dinor1.studies.report import markdown
 
     rows = []
     for arm, own in records.items():
@@ -408,6 +408,6 @@ def with_figure(text: str, path: Path | None, page: Path) -> str:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

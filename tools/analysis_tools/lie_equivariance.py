@@ -19,10 +19,7 @@ import sys
 
 import torch
 
-from dinor1.apis.cli import run_tool
-from dinor1.errors import InputError
-from dinor1.fileio import atomic_path, write_json
-from dinor1.lie import (
+from dinor1.blocks.lie import (
     AffineEquivariantNet,
     GLp2,
     GroupConv2d,
@@ -31,6 +28,9 @@ from dinor1.lie import (
     smooth_images,
     standard_elements,
 )
+from dinor1.cli.run_tool import run_tool
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path, write_json
 
 LAYERS = {
     'published (k 5, w0 10, smooth mask)': dict(k=5, w0=10.0, mask='smooth'),

@@ -35,10 +35,10 @@ def main() -> None:
     args = parse_args()
 
     import dinor1
-    from dinor1.apis import load_config
-    from dinor1.apis.measure import measure
-    from dinor1.errors import InputError
-    from dinor1.fileio import write_json
+    from dinor1.studies.measure import measure
+    from dinor1.utils.config import load_config
+    from dinor1.utils.errors import InputError
+    from dinor1.utils.io import write_json
 
     wrong = [text for text in args.sets if not all(text.partition('='))]
     if wrong:
@@ -60,6 +60,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

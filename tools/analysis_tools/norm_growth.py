@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-from dinor1.apis.cli import run_tool
-from dinor1.optim import SGDP, AdamP
+from dinor1.blocks.adamp import SGDP, AdamP
+from dinor1.cli.run_tool import run_tool
 
 
 class Path(NamedTuple):
@@ -108,7 +108,7 @@ def draw(found: dict[str, Path], angle: float, filename: str) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    from dinor1.fileio import atomic_path
+    from dinor1.utils.io import atomic_path
 
     figure, (plane, norm, rest) = plt.subplots(1, 3, figsize=(13, 4.2), layout='constrained')
     for number, (name, path) in enumerate(found.items()):
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument('--out', metavar='FILE.png', default='work_dirs/norm_growth.png', help='where the figure goes')
     args = parser.parse_args()
 
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     if not args.out.endswith(('.png', '.pdf', '.svg')):
         raise InputError(f'--out: {args.out}: name a file that ends in .png, .pdf or .svg')

@@ -8,11 +8,11 @@ Examples:
 
 import argparse
 
-from dinor1.apis.cli import run_tool
-from dinor1.apis.study import insert
-from dinor1.datasets.odinw import LAYOUTS, load_sets
-from dinor1.evaluation.odinw import PROTOCOLS, read_results, summarize
-from dinor1.evaluation.odinw_tables import tables
+from dinor1.cli.run_tool import run_tool
+from dinor1.evaluation.odinw.benchmark import LAYOUTS, load_sets
+from dinor1.evaluation.odinw.summary import PROTOCOLS, read_results, summarize
+from dinor1.evaluation.odinw.tables import tables
+from dinor1.studies.study import insert
 
 NAME = 'odinw'
 

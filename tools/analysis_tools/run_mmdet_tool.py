@@ -48,7 +48,7 @@ def find_tool(name: str | None) -> Path:
     Raises:
         InputError: there is none of that name.
     """
-    from dinor1.errors import InputError
+    from dinor1.utils.errors import InputError
 
     package = Path(importlib.util.find_spec('mmdet').submodule_search_locations[0])
     tools = {path.stem: path for path in sorted((package / '.mim/tools/analysis_tools').glob('*.py'))}
@@ -60,6 +60,6 @@ def find_tool(name: str | None) -> Path:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('study', help='study file, see dinor1/apis/study.py')
+    parser.add_argument('study', help='study file, see dinor1/studies/study.py')
     parser.add_argument('--results', default='results', help='result files go to RESULTS/STUDY/ (default: results)')
     parser.add_argument('--work-dir', default='work_dirs/studies', help='logs and checkpoints go here')
     parser.add_argument('--only', nargs='+', metavar='ARM', help='run these arms only, and those that they start from')
@@ -32,8 +32,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from dinor1.apis.study import insert, load_study, table
-    from dinor1.apis.study_run import run_all, select
+    from dinor1.studies.run import run_all, select
+    from dinor1.studies.study import insert, load_study, table
 
     study = load_study(args.study)
     folder = Path(args.results) / study.path.stem
@@ -51,6 +51,6 @@ def _progress(line: str) -> None:
 
 
 if __name__ == '__main__':
-    from dinor1.apis.cli import run_tool
+    from dinor1.cli.run_tool import run_tool
 
     run_tool(main)

@@ -7,7 +7,7 @@ Examples:
     python tools/dataset_converters/coco2odvg.py data/coco/annotations/instances_train2017.json train_od.jsonl
 """
 
-from dinor1.annotations.cli import convert_to_odvg, run
+from dinor1.cli.annotations import convert_to_odvg, run
 
 
 def main() -> None:

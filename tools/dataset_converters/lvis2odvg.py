@@ -8,7 +8,7 @@ Examples:
     python tools/dataset_converters/lvis2odvg.py data/coco/annotations/lvis_v1_train.json lvis_v1_train_od.jsonl
 """
 
-from dinor1.annotations.cli import convert_to_odvg, run
+from dinor1.cli.annotations import convert_to_odvg, run
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import argparse
 import signal
 import sys
 
+from dinor1.cli.exit_status import one_line_errors
 from dinor1.datasets.shapes_world import CATEGORIES, DEFAULT_SIZES, generate
-from dinor1.ending import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,10 +10,11 @@ Examples:
 
 from pathlib import Path
 
-from dinor1.annotations import cli, read
+from dinor1.annotations import read
 from dinor1.annotations.objects365 import convert
-from dinor1.errors import InputError
-from dinor1.fileio import write_json
+from dinor1.cli import annotations as cli
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_json
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dinor1.annotations import Checked, as_json, check_path, cli, repair, summary, text_report, write
-from dinor1.errors import InputError
+from dinor1.annotations import Checked, as_json, check_path, repair, summary, text_report, write
+from dinor1.cli import annotations as cli
+from dinor1.utils.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:

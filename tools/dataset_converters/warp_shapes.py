@@ -9,7 +9,7 @@ Examples:
 
 import argparse
 
-from dinor1.apis.cli import run_tool
+from dinor1.cli.run_tool import run_tool
 from dinor1.datasets.shapes_warped import VARIANTS, generate_warped
 from dinor1.datasets.shapes_world import DEFAULT_SIZES
 

@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
-from dinor1.fileio import atomic_path
 from dinor1.registry import HOOKS
+from dinor1.utils.io import atomic_path
 
 # A launcher's signal follows the scheduler's within moments.
 _DUPLICATE_SECONDS = 5

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from dinor1.engine.preserve import preserved
-from dinor1.errors import InputError
-from dinor1.fileio import read_json, write_json
 from dinor1.models import GRQOSettings
 from dinor1.models.detectors.reference import ReferenceMixin
 from dinor1.registry import HOOKS
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json, write_json
 
 # What is a term: names of MMDetection's losses, summed over the decoder layers.
 TERMS = {

@@ -14,11 +14,11 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.utils import ProgressBar
 
-from dinor1.errors import InputError
 from dinor1.evaluation import Exemplar, build_bank, draw_exemplars, draw_interactive
-from dinor1.fileio import write_json
 from dinor1.registry import DATASETS, HOOKS
 from dinor1.structures import PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_json
 
 PROTOCOLS = ('text', 'visual-generic', 'visual-interactive')
 

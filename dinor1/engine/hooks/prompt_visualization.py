@@ -11,8 +11,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from dinor1.fileio import write_image
 from dinor1.registry import HOOKS
+from dinor1.utils.io import write_image
 from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
 from dinor1.visualization.samples import crop, stack
 

@@ -13,12 +13,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from dinor1.errors import InputError
 from dinor1.evaluation import QueryStatistics, bernoulli_entropy, query_statistics
-from dinor1.fileio import write_json
 from dinor1.models import DINOR1
 from dinor1.models.losses import pad_targets
 from dinor1.registry import HOOKS
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_json
 from dinor1.visualization import draw_queries
 
 

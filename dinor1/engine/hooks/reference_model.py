@@ -16,12 +16,12 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
-from dinor1.errors import InputError
-from dinor1.fileio import atomic_path
 from dinor1.models import GRQOSettings
-from dinor1.models.detectors.fingerprint import fingerprint
 from dinor1.models.detectors.reference import ReferenceMixin
 from dinor1.registry import HOOKS, MODELS
+from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import fingerprint
+from dinor1.utils.io import atomic_path
 
 _KEY = 'grqo_reference'
 _FILE = 'grqo_reference.pth'

@@ -1,8 +1,5 @@
-"""Adapters that turn building blocks into backbones, and small networks to try building blocks in."""
+"""Backbones beside MMDetection's own."""
 
-from .affine_equivariant import AffineEquivariantBackbone
-from .conv_net import ConvNet
 from .swin import SwinTransformer
-from .vit import SmallViT
 
-__all__ = ['AffineEquivariantBackbone', 'ConvNet', 'SmallViT', 'SwinTransformer']
+__all__ = ['SwinTransformer']

@@ -20,23 +20,19 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from dinor1.errors import InputError
+from dinor1.blocks.category_graph.prompt_refiner import CategoryGraphPrompts
 from dinor1.registry import MODELS
 from dinor1.structures import PromptBatch, PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.precision import at_least_float32, full_precision
 
-from ..layers import (
-    DINOR1TransformerDecoder,
-    DINOR1TransformerEncoder,
-    RememberedSinePositions,
-    at_least_float32,
-    full_precision,
-)
 from ..losses import LanguageAlignment, targets_of
-from ..prompts import CategoryGraphPrompts, PromptDraw, common_vocabulary, positive_maps, sample_prompts
+from ..prompts import PromptDraw, common_vocabulary, positive_maps, sample_prompts
+from ..transformer import DINOR1TransformerDecoder, DINOR1TransformerEncoder, RememberedSinePositions
+from ..transformer.query_selection import Selection, SelectionMixin
 from .layer_cfg import decoder_cfg, encoder_cfg
 from .prompted import PromptMixin
 from .reference import ReferenceMixin
-from .selection import Selection, SelectionMixin
 
 
 @MODELS.register_module()

@@ -5,10 +5,10 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from torch import Tensor
 
-from dinor1.errors import InputError
 from dinor1.structures import PromptBatch, PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.precision import at_least_float32
 
-from ..layers import at_least_float32
 from ..prompts import PromptDraw, encode_text
 
 _SHARED = ('spatial_shapes', 'level_start_index')

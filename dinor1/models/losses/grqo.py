@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 
 from .matching import Targets, matching_cost, pad_targets
 from .prompt_groups import MIN_GROUP, Gain, grouped_gain, one_sided, prompt_groups

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from dinor1.models.layers.attention import full_precision
+from dinor1.utils.precision import full_precision
 
 
 class Targets(NamedTuple):
@@ -70,7 +70,7 @@ def pad_targets(
     valid = torch.arange(longest, device=padded.device) < torch.tensor(counts, device=padded.device)[:, None]
     height, width = torch.as_tensor(img_hw, dtype=padded.dtype, device=padded.device).unbind(-1)
     scale = torch.stack([width, height, width, height], -1)
-    return Targets(bbox_xyxy_to_cxcywh(padded / scale[:, None]), maps, valid, scale, counts)
+    return Targets(box_convert(padded / scale[:, None], 'xyxy', 'cxcywh'), maps, valid, scale, counts)
 
 
 def targets_of(instances: Sequence[InstanceData], img_hw: Sequence[tuple[int, int]]) -> Targets:

@@ -1,6 +1,7 @@
 """Where prompts come from: boxes, names, and the sampling of boxes during training."""
 
-from .category_graph import CategoryGraphPrompts
+from dinor1.blocks.category_graph.prompt_refiner import CategoryGraphPrompts
+
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
 from .text import encode_text
 from .visual import VisualPromptEncoder

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dinor1.errors import InputError
+from dinor1.utils.errors import InputError
 
 
 class PromptDraw(NamedTuple):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from mmdet.models.detectors.glip import create_positive_map, create_positive_map_label_to_token
 from torch import Tensor, nn
 
-from dinor1.errors import InputError
 from dinor1.structures import PromptSet
+from dinor1.utils.errors import InputError
 
 _SEPARATOR = '. '
 
@@ -34,7 +34,8 @@ def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
 
 def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
     """(T,) index of the sub-sentence of each token: a separator closes the one that it ends, and the two tokens
-    that frame the text stand alone."""
+    that frame the text stand alone.
+    """
     special = torch.isin(token_ids, torch.tensor(list(special_tokens), device=token_ids.device))
     return special.cumsum(0) - special.long()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dinor1.registry import MODELS
 
-from ..layers import MultiScaleDeformableAttention
+from ..transformer import MultiScaleDeformableAttention
 
 
 @MODELS.register_module()

@@ -1,0 +1,11 @@
+# Tests a nano checkpoint with the category graph on the categories that training never shows.
+_base_ = [
+    '../../_base_/models/dino_r1_nano.py',
+    '../_base_/models/category_graph_shapes.py',
+    '../../_base_/datasets/shapes_novel.py',
+    '../../_base_/schedules/nano_6e.py',
+    '../../_base_/default_runtime.py',
+]
+
+model = dict(prompt_refiner={{_base_.prompt_refiner}})
+default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))

@@ -1,0 +1,15 @@
+# The supervised baseline with its prompts refined along the category graph.
+_base_ = [
+    '../../_base_/models/dino_r1_nano.py',
+    '../_base_/models/category_graph_shapes.py',
+    '../../_base_/datasets/shapes.py',
+    '../../_base_/schedules/nano_6e.py',
+    '../../_base_/default_runtime.py',
+]
+
+model = dict(prompt_refiner={{_base_.prompt_refiner}})
+default_hooks = dict(
+    # Small files, and GRQO starts from the checkpoint of an early epoch: all are kept.
+    checkpoint=dict(max_keep_ckpts=-1),
+    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
+)

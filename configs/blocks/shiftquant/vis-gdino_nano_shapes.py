@@ -1,0 +1,29 @@
+# The supervised nano detector on the shapes world, two epochs, trained with 8-bit integers.
+_base_ = [
+    '../../_base_/models/dino_r1_nano.py',
+    '../../_base_/datasets/shapes.py',
+    '../../_base_/schedules/nano_6e.py',
+    '../../_base_/default_runtime.py',
+]
+
+max_epochs = 2
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = [
+    dict(
+        type='OneCycleLR',
+        eta_max=3e-3,
+        total_steps=max_epochs,
+        pct_start=0.1,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    )
+]
+default_hooks = dict(
+    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
+)
+# In floating point: the first convolution, the heads, and what aims deformable attention.
+quantization = dict(
+    bits=(8, 8, 8),
+    skip=['backbone.stem.0', 're:bbox_head.*', r're:.*\.(sampling_offsets|attention_weights)'],
+    backend='int8',
+)

@@ -1,0 +1,34 @@
+"""The gate to training: a file that is wrong as a whole does not pass, single defects are listed."""
+
+from typing import Any
+
+from dinor1.utils.errors import InputError
+
+from .categories import numbering_error
+from .instances import Defects, annotation_defects, box_form
+from .structure import structure_findings
+
+
+def screen(data: Any, path: str) -> Defects:
+    """Refuse what cannot be mended by leaving annotations out, and list the annotations that can.
+
+    Args:
+        data: Content of a COCO file, of any type.
+        path: The file, for messages.
+
+    Returns:
+        Place -> kind and details, of annotations with a defect of their own.
+
+    Raises:
+        InputError: sections, images or categories are wrong; or the category ids or the boxes of all annotations are.
+    """
+    for finding in structure_findings(data):
+        raise InputError(f'{path}: {finding.detail}; {finding.advice}')
+    annotations = data['annotations']
+    sizes = {image['id']: (image['width'], image['height']) for image in data['images']}
+    known = {category['id'] for category in data['categories']}
+    used = {a['category_id'] for a in annotations if isinstance(a, dict) and type(a.get('category_id')) is int}
+    for finding in (numbering_error(known, used), box_form(annotations, sizes)):
+        if finding is not None:
+            raise InputError(f'{path}: {finding.kind}: {finding.detail}; {finding.advice}')
+    return annotation_defects(annotations, sizes, known)

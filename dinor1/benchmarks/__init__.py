@@ -1,0 +1,1 @@
+"""Measurements against other implementations: operations, time and memory, in one run."""

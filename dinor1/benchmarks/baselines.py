@@ -1,0 +1,303 @@
+"""Grounding DINO as MMDetection and as transformers have it, to compare with.
+
+Both start from random weights. Their text inputs are made by hand and stand for the output of a text model, as prompts
+from a bank do for ours: neither their text model nor our prompt encoder takes part in a prediction.
+
+Each comes in two sizes: Swin-T, as published, and that of ``dino_r1_nano.py``, with its backbone, numbers of layers and
+queries, and hidden widths. MMDetection's code fixes the width of the transformer to 256, where nano has 64.
+"""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from mmdet.models.detectors import GroundingDINO
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+import dinor1
+from dinor1.registry import MODELS
+from dinor1.utils.errors import InputError
+
+from .models import Contender, Task, draw_biases, from_config, initialise, total_loss
+
+# Width of BERT's tokens, [CLS], '.' and [SEP] in its vocabulary, and the first of its ordinary words.
+_TEXT_DIM, _CLS, _DOT, _SEP, _WORD = 768, 101, 1012, 102, 2000
+
+
+class Size(NamedTuple):
+    """How large a peer is; its backbone is that of the size's name."""
+
+    num_queries: int
+    num_levels: int
+    encoder_layers: int
+    decoder_layers: int
+    feedforward_channels: int
+    num_dn_queries: int
+    max_per_img: int
+
+
+SWIN_T = Size(900, 4, 6, 6, 2048, 100, 300)
+NANO = Size(40, 3, 1, 2, 256, 20, 100)
+
+
+class _StoredText(nn.Module):
+    """Stands where a text model would be: only its width is asked for."""
+
+    def __init__(self, language_dim: int) -> None:
+        super().__init__()
+        self.language_dim = language_dim
+        # MMDetection looks for the width in language_model.language_backbone.body.
+        object.__setattr__(self, 'language_backbone', self)
+        object.__setattr__(self, 'body', self)
+
+
+def _caption(task: Task) -> dict[str, Tensor]:
+    """``[CLS] name . name . [SEP]``, one token per name: ids, group masks and positions, for every image."""
+    length = 2 * task.prompts + 2
+    ids = torch.full((length,), _DOT)
+    ids[1:-1:2] = torch.arange(_WORD, _WORD + task.prompts)
+    ids[0], ids[-1] = _CLS, _SEP
+    group = (torch.arange(length) + 1) // 2
+    positions = torch.zeros(length, dtype=torch.long)
+    positions[2:-1:2] = 1
+    group[-1] = task.prompts + 1
+    shared = dict(ids=ids, masks=group[:, None] == group[None], position_ids=positions)
+    shared['features'] = torch.randn(length, _TEXT_DIM, generator=torch.Generator().manual_seed(2))
+    return {name: t.to(task.device).expand(task.batch, *t.shape) for name, t in shared.items()}
+
+
+def _mmdetection_backbone(size: Size) -> tuple[dict, list[int]]:
+    """Its config and the channels of its maps."""
+    if size is NANO:
+        stages = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(1, 2))
+        stem = dict(depth=18, base_channels=24, deep_stem=True, avg_down=True)
+        return dict(type='mmdet.ResNet', **stem, **stages), [48, 96]
+    swin = dict(
+        type='mmdet.SwinTransformer',
+        embed_dims=96,
+        depths=[2, 2, 6, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=7,
+        drop_path_rate=0.2,
+        out_indices=(1, 2, 3),
+        with_cp=True,
+    )
+    return swin, [192, 384, 768]
+
+
+def _mmdetection_cfg(size: Size) -> ConfigDict:
+    """MMDetection's ``grounding_dino_swin-t`` without its text model, or its small sister."""
+    attention = dict(embed_dims=256, num_heads=8, dropout=0.0)
+    deformable = dict(attention, num_levels=size.num_levels)
+    ffn = dict(embed_dims=256, feedforward_channels=size.feedforward_channels, ffn_drop=0.0)
+    text_ffn = dict(ffn, feedforward_channels=size.feedforward_channels // 2)
+    fusion_dim = size.feedforward_channels // 2
+    backbone, in_channels = _mmdetection_backbone(size)
+    costs = [
+        dict(type='BinaryFocalLossCost', weight=2.0),
+        dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+        dict(type='IoUCost', iou_mode='giou', weight=2.0),
+    ]
+    return ConfigDict(
+        type='mmdet.GroundingDINO',
+        num_queries=size.num_queries,
+        num_feature_levels=size.num_levels,
+        with_box_refine=True,
+        as_two_stage=True,
+        language_model=dict(type=_StoredText, language_dim=_TEXT_DIM),
+        backbone=backbone,
+        neck=dict(
+            type='mmdet.ChannelMapper',
+            in_channels=in_channels,
+            kernel_size=1,
+            out_channels=256,
+            act_cfg=None,
+            bias=True,
+            norm_cfg=dict(type='GN', num_groups=32),
+            num_outs=size.num_levels,
+        ),
+        encoder=dict(
+            num_layers=size.encoder_layers,
+            layer_cfg=dict(self_attn_cfg=deformable, ffn_cfg=ffn),
+            text_layer_cfg=dict(self_attn_cfg=dict(attention, num_heads=4), ffn_cfg=text_ffn),
+            fusion_layer_cfg=dict(v_dim=256, l_dim=256, embed_dim=fusion_dim, num_heads=4, init_values=1e-4),
+        ),
+        decoder=dict(
+            num_layers=size.decoder_layers,
+            return_intermediate=True,
+            layer_cfg=dict(
+                self_attn_cfg=attention, cross_attn_text_cfg=attention, cross_attn_cfg=deformable, ffn_cfg=ffn
+            ),
+            post_norm_cfg=None,
+        ),
+        positional_encoding=dict(num_feats=128, normalize=True, offset=0.0, temperature=20),
+        bbox_head=dict(
+            type='mmdet.GroundingDINOHead',
+            num_classes=256,
+            sync_cls_avg_factor=True,
+            contrastive_cfg=dict(max_text_len=256, log_scale='auto', bias=True),
+            loss_cls=dict(type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+            loss_bbox=dict(type='mmdet.L1Loss', loss_weight=5.0),
+            loss_iou=dict(type='mmdet.GIoULoss', loss_weight=2.0),
+        ),
+        dn_cfg=dict(
+            label_noise_scale=0.5,
+            box_noise_scale=1.0,
+            group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=size.num_dn_queries),
+        ),
+        train_cfg=dict(assigner=dict(type='HungarianAssigner', match_costs=costs)),
+        test_cfg=dict(max_per_img=size.max_per_img),
+    )
+
+
+class _PromptedGroundingDINO(GroundingDINO):
+    """MMDetection's detector from stored text features on; everything behind them is its own code."""
+
+    def text(self, caption: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(
+            embedded=self.text_feat_map(caption['features']),
+            masks=caption['masks'],
+            position_ids=caption['position_ids'],
+            text_token_mask=torch.ones_like(caption['ids'], dtype=torch.bool),
+        )
+
+    def detect(self, images: Tensor, samples: list[DetDataSample], caption: dict[str, Tensor]) -> list[InstanceData]:
+        outputs = self.forward_transformer(self.extract_feat(images), self.text(caption), samples)
+        return self.bbox_head.predict(**outputs, rescale=True, batch_data_samples=samples)
+
+    def losses(self, images: Tensor, samples: list[DetDataSample], caption: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs = self.forward_transformer(self.extract_feat(images), self.text(caption), samples)
+        return self.bbox_head.loss(**outputs, batch_data_samples=samples)
+
+
+def _mmdetection(task: Task, own_operator: bool, size: Size = SWIN_T) -> Contender:
+    from dinor1.utils.compat import has_mmcv_operators, mmcv_attention
+
+    if own_operator and task.device != 'cpu' and not has_mmcv_operators():
+        raise InputError('mmdetection: MMCV came without its operators; on a GPU name mmdetection+dinor1.ops')
+    cfg = _mmdetection_cfg(size)
+    cfg['type'] = _PromptedGroundingDINO
+    model = MODELS.build(cfg)
+    initialise(model)
+    model.to(task.device)
+    images, samples, caption = task.images(), task.samples(), _caption(task)
+    for i, sample in enumerate(samples):
+        labels = sample.gt_instances.labels
+        # MMDetection counts labels of a caption from 1; name i is token 1 + 2 i.
+        sample.token_positive_map = {k + 1: [1 + 2 * k] for k in range(task.prompts)}
+        positive_maps = torch.zeros(len(labels), 256, device=task.device)
+        positive_maps[torch.arange(len(labels)), 1 + 2 * labels] = 1
+        sample.gt_instances.positive_maps = positive_maps
+        sample.gt_instances.text_token_mask = torch.ones_like(caption['ids'][i], dtype=torch.bool).expand(
+            len(labels), -1
+        )
+    return Contender(
+        model,
+        lambda: model.detect(images, copy.deepcopy(samples), caption),
+        lambda: total_loss(model.losses(images, copy.deepcopy(samples), caption)),
+        mmcv_attention if own_operator else contextlib.nullcontext,
+    )
+
+
+class _StoredBert(nn.Module):
+    """Returns stored features where transformers' detector calls BERT."""
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('features', features, persistent=False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return BaseModelOutput(last_hidden_state=self.features)
+
+
+def _transformers(task: Task, size: Size = SWIN_T) -> Contender:
+    from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, ResNetConfig, SwinConfig
+    from transformers.utils import logging as their_logging
+
+    their_logging.set_verbosity_error()
+    # Only the width of the text model counts: it is not called, and its parameters are thrown away.
+    bert = BertConfig(hidden_size=_TEXT_DIM, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    if size is NANO:
+        widths = dict(embedding_size=24, hidden_sizes=[24, 48, 96], depths=[2, 2, 2])
+        backbone = ResNetConfig(**widths, layer_type='basic', out_indices=[2, 3])
+        width, heads = 64, 4
+    else:
+        backbone = SwinConfig(
+            embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], drop_path_rate=0.2, out_indices=[2, 3, 4]
+        )
+        width, heads = 256, 8
+    config = GroundingDinoConfig(
+        backbone_config=backbone,
+        text_config=bert,
+        d_model=width,
+        num_queries=size.num_queries,
+        num_feature_levels=size.num_levels,
+        encoder_layers=size.encoder_layers,
+        encoder_ffn_dim=size.feedforward_channels,
+        encoder_attention_heads=heads,
+        decoder_layers=size.decoder_layers,
+        decoder_ffn_dim=size.feedforward_channels,
+        decoder_attention_heads=heads,
+        auxiliary_loss=True,
+        # These are fetched from a hub.
+        disable_custom_kernels=True,
+    )
+    model = GroundingDinoForObjectDetection(config)
+    caption, images = _caption(task), task.images()
+    draw_biases(model)
+    model.model.text_backbone = _StoredBert(caption['features'])
+    model.to(task.device)
+    inputs = dict(pixel_values=images, input_ids=caption['ids'], attention_mask=torch.ones_like(caption['ids']))
+    truth = [
+        dict(boxes=torch.cat([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], 1), class_labels=labels)
+        for b, labels in task.boxes_and_labels()
+    ]
+    height, width = task.size
+
+    def predict() -> list[tuple[Tensor, Tensor]]:
+        """Best of all queries and names, and their boxes in pixels: what the other contenders return."""
+        outputs = model(**inputs)
+        scores = outputs.logits[..., 1 : 2 * task.prompts : 2].sigmoid().flatten(1)
+        best, index = scores.topk(min(size.max_per_img, scores.shape[1]))
+        boxes = outputs.pred_boxes.gather(1, (index // task.prompts)[..., None].expand(-1, -1, 4))
+        scale = boxes.new_tensor([width, height])
+        centre, half = boxes[..., :2] * scale, boxes[..., 2:] * scale / 2
+        return list(zip(best, torch.cat([centre - half, centre + half], -1), strict=True))
+
+    return Contender(model, predict, lambda: model(**inputs, labels=truth).loss)
+
+
+class Peer(NamedTuple):
+    """Another project's detector.
+
+    Attributes:
+        make: Builds it.
+        own_operator: Whether its deformable attention is its own, so that our backends do not concern it.
+    """
+
+    make: Callable[[Task], Contender]
+    own_operator: bool
+
+
+PEERS = {
+    'mmdetection': Peer(functools.partial(_mmdetection, own_operator=True), True),
+    'mmdetection+dinor1.ops': Peer(functools.partial(_mmdetection, own_operator=False), False),
+    'transformers': Peer(_transformers, True),
+    'mmdetection-nano': Peer(functools.partial(_mmdetection, own_operator=True, size=NANO), True),
+    'transformers-nano': Peer(functools.partial(_transformers, size=NANO), True),
+}
+
+
+def make_contender(name: str, task: Task) -> Contender:
+    """A peer by its name in :data:`PEERS`, or the detector of a config file; equal weights in every call."""
+    dinor1.register_all()
+    torch.manual_seed(0)
+    return PEERS[name].make(task) if name in PEERS else from_config(name, task)

@@ -1,0 +1,149 @@
+"""What a benchmark runs, and on what: a detector of a config, from random weights, with prompts from a bank."""
+
+import contextlib
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from dinor1.models import DINOR1
+from dinor1.registry import HOOKS, MODELS
+from dinor1.structures import PromptSet
+from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What all contenders are given.
+
+    Attributes:
+        size: (height, width) of the images; nothing is padded.
+        batch: Images.
+        prompts: Classes that are looked for.
+        boxes: Ground-truth boxes per image, in training.
+        device: ``cpu`` or a CUDA device.
+    """
+
+    size: tuple[int, int]
+    batch: int = 1
+    prompts: int = 10
+    boxes: int = 8
+    device: str = 'cpu'
+
+    def images(self) -> Tensor:
+        """(bs, 3, H, W), the same in every call."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(self.batch, 3, *self.size, generator=generator).to(self.device)
+
+    def boxes_and_labels(self) -> list[tuple[Tensor, Tensor]]:
+        """Per image normalised xyxy boxes (m, 4) and class indices (m,)."""
+        generator, truth = torch.Generator().manual_seed(1), []
+        for _ in range(self.batch):
+            corner = 0.6 * torch.rand(self.boxes, 2, generator=generator)
+            side = 0.05 + 0.3 * torch.rand(self.boxes, 2, generator=generator)
+            labels = torch.randint(self.prompts, (self.boxes,), generator=generator)
+            truth.append((torch.cat([corner, corner + side], 1).to(self.device), labels.to(self.device)))
+        return truth
+
+    def samples(self) -> list[DetDataSample]:
+        """MMDetection's form of the batch, with ground truth in pixels."""
+        height, width = self.size
+        samples = []
+        for boxes, labels in self.boxes_and_labels():
+            pixels = boxes * boxes.new_tensor([width, height, width, height])
+            meta = dict(img_shape=self.size, ori_shape=self.size, batch_input_shape=self.size, scale_factor=(1.0, 1.0))
+            instances = InstanceData(bboxes=pixels, labels=labels)
+            samples.append(DetDataSample(metainfo=meta, gt_instances=instances))
+        return samples
+
+    @property
+    def names(self) -> list[str]:
+        return [f'class {i}' for i in range(self.prompts)]
+
+
+@dataclasses.dataclass
+class Contender:
+    """A detector and what to do with it.
+
+    Attributes:
+        model: Its parameters; in evaluation or training mode as the caller sets it.
+        predict: Detections of the task's images, from images that are already normalised to final scores and boxes.
+        loss: Sum of the losses on the task's images.
+        around: Context in which both must be called.
+    """
+
+    model: nn.Module
+    predict: Callable[[], object]
+    loss: Callable[[], Tensor]
+    around: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+
+def from_config(config: str, task: Task) -> Contender:
+    """The detector of a config. If the config has GRQO, a training step is one of the GRQO stage.
+
+    Raises:
+        InputError: no such config, or its model is not a :class:`~dinor1.models.DINOR1`.
+    """
+    cfg = load_config(config)
+    if 'model' not in cfg:
+        raise InputError(f'{config}: no model in this config; name one that has it')
+    cfg.model.get('backbone', {}).pop('init_cfg', None)
+    model = MODELS.build(cfg.model)
+    if not isinstance(model, DINOR1):
+        raise InputError(f'{config}: a {type(model).__name__} takes no prompts; name a config of a DINOR1')
+    initialise(model)
+    model.to(task.device)
+    if 'grqo' in cfg.get('default_hooks', {}):
+        hook = HOOKS.build(cfg.default_hooks.grqo)
+        if hook.settings.needs_reference:
+            model.set_reference(copy.deepcopy(model).train(hook.mode == 'train'), hook.dtype)
+        model.set_grqo(hook.settings)
+    embeddings = torch.randn(task.prompts, model.embed_dims, generator=torch.Generator().manual_seed(2))
+    prompts = PromptSet.from_classes(embeddings.to(task.device), task.names)
+    images, samples = task.images(), task.samples()
+    for sample in samples:
+        sample.set_field(prompts, 'prompts')
+        sample.text = task.names
+    # A data sample is written to; the batch stays as it is.
+    return Contender(
+        model,
+        lambda: model.predict(images, copy.deepcopy(samples)),
+        lambda: total_loss(model.loss(images, copy.deepcopy(samples))),
+    )
+
+
+def initialise(model: BaseModule) -> None:
+    """Draw the weights, without MMEngine's line for each of them."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
+    draw_biases(model)
+
+
+def draw_biases(model: nn.Module) -> None:
+    """Biases of the backbone's linear layers as alive as trained ones.
+
+    With biases of zero, padded tokens have values of exactly zero, and what attends to them becomes denormal numbers,
+    which take a backbone with shifted windows a third of its time, and no trained one.
+    """
+    for name, module in model.named_modules():
+        if 'backbone' in name and isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.bias, std=0.02)
+
+
+def total_loss(losses: dict[str, Any]) -> Tensor:
+    """Sum of what is named a loss, as MMEngine's ``parse_losses``."""
+    return sum(value if isinstance(value, Tensor) else sum(value) for name, value in losses.items() if 'loss' in name)

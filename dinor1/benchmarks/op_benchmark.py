@@ -1,0 +1,283 @@
+"""Timing of deformable attention: its backends and other people's, on the workloads of a detector, with their roof.
+
+Every arm does the same thing: from reference points, offsets and logits to the attended features, so that an operator
+that takes locations and weights is charged for computing them.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dinor1.benchmarks.timing import ratio, take_turns, timed
+from dinor1.ops import ms_deform_attn, ms_deform_attn_predicted, use_ms_deform_attn_backend
+from dinor1.ops.ms_deform_attn.reference import compute_dtype, definition, sampling_from_offsets
+from dinor1.utils.compat import has_mmcv_operators
+
+# 800 x 1333 pixels at strides 8 to 64, and the nano model's 128 pixels at strides 8 to 32.
+_FULL = ((100, 167), (50, 84), (25, 42), (13, 21))
+_NANO = ((16, 16), (8, 8), (4, 4))
+BASELINE = 'definition'
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Sizes of one call.
+
+    Attributes:
+        shapes: (height, width) of each level.
+        queries: Per image; 0 = one per pixel, as in an encoder.
+        heads: Of the attention.
+        channels: Of each head.
+        points: Per head and level.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    queries: int = 0
+    heads: int = 8
+    channels: int = 32
+    points: int = 4
+
+    @property
+    def num_keys(self) -> int:
+        return sum(height * width for height, width in self.shapes)
+
+    @property
+    def num_queries(self) -> int:
+        return self.queries or self.num_keys
+
+
+WORKLOADS = {
+    'encoder': Workload(_FULL),
+    'decoder': Workload(_FULL, queries=900),
+    'nano-encoder': Workload(_NANO, heads=4, channels=16),
+    'nano-decoder': Workload(_NANO, queries=40, heads=4, channels=16),
+}
+
+
+@dataclasses.dataclass
+class Call:
+    """Arguments of one call: value ``(B, N, H, D)``, levels, and predictions."""
+
+    value: Tensor
+    shapes: tuple[tuple[int, int], ...]
+    shape_tensor: Tensor
+    start_tensor: Tensor
+    predictions: tuple[Tensor, Tensor, Tensor]
+
+    def given(self) -> tuple[Tensor, Tensor]:
+        """Locations and weights, for an operator that takes those; weights in the dtype of value."""
+        dtype = compute_dtype(self.value, *self.predictions)
+        locations, weights = sampling_from_offsets(list(self.shapes), *self.predictions, dtype=dtype)
+        return locations, weights.to(self.value.dtype)
+
+
+def make_call(workload: Workload, batch: int, dtype: torch.dtype, device: str) -> Call:
+    """Random arguments: every query looks around a pixel of the image, some pixels far, as a trained model does."""
+    generator = torch.Generator().manual_seed(0)
+    centres = [
+        torch.cartesian_prod((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width).flip(-1)
+        for height, width in workload.shapes
+    ]
+    chosen = torch.linspace(0, workload.num_keys - 1, workload.num_queries).round().long()
+    levels, per_query = len(workload.shapes), (batch, workload.num_queries, workload.heads)
+    reference = torch.cat(centres)[chosen][None, :, None].expand(batch, -1, levels, -1)
+    offsets = 3 * torch.randn(*per_query, levels, workload.points, 2, generator=generator)
+    logits = torch.randn(*per_query, levels, workload.points, generator=generator)
+    value = torch.randn(batch, workload.num_keys, workload.heads, workload.channels, generator=generator)
+    sizes = [height * width for height, width in workload.shapes]
+    starts = [sum(sizes[:level]) for level in range(levels)]
+    return Call(
+        value.to(device, dtype),
+        workload.shapes,
+        torch.tensor(workload.shapes, device=device),
+        torch.tensor(starts, device=device),
+        (reference.contiguous().to(device), offsets.to(device, dtype), logits.to(device, dtype)),
+    )
+
+
+def _backend(name: str, call: Call) -> Tensor:
+    with use_ms_deform_attn_backend(name):
+        return ms_deform_attn_predicted(call.value, call.shape_tensor, call.start_tensor, *call.predictions)
+
+
+def _backend_given(name: str, call: Call) -> Tensor:
+    with use_ms_deform_attn_backend(name):
+        return ms_deform_attn(call.value, call.shape_tensor, call.start_tensor, *call.given())
+
+
+@functools.cache
+def _compiled_definition() -> Callable[..., Tensor]:
+    def function(value: Tensor, shapes: list, *predictions: Tensor) -> Tensor:
+        dtype = compute_dtype(value, *predictions)
+        return definition(value, shapes, *sampling_from_offsets(shapes, *predictions, dtype=dtype))
+
+    return torch.compile(function, dynamic=False)
+
+
+def _mmcv(call: Call) -> Tensor:
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    return MultiScaleDeformableAttnFunction.apply(call.value, call.shape_tensor, call.start_tensor, *call.given(), 64)
+
+
+def _msda_triton(call: Call) -> Tensor:
+    # Not its usual entry point, which computes by grid_sample when the kernel fails, and does not say so.
+    from msda_triton.frontend import triton_multiscale_deformable_attention
+
+    locations, weights = call.given()
+    shared = (call.value, call.shape_tensor, locations.to(call.value.dtype), weights)
+    return triton_multiscale_deformable_attention(*shared, padding_mode='zeros', align_corners=False).flatten(2)
+
+
+def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]:
+    """What can run here, by name; other people's operators where they are installed."""
+    backend, given = functools.partial, functools.partial
+    made = {BASELINE: backend(_backend, 'definition'), 'bags': backend(_backend, 'bags')}
+    if device == 'cuda':
+        if importlib.util.find_spec('triton') is not None:
+            made['triton'] = backend(_backend, 'triton')
+            made['triton, weights given'] = given(_backend_given, 'triton')
+        if has_mmcv_operators():
+            made['mmcv'] = _mmcv
+        if importlib.util.find_spec('msda_triton') is not None:
+            made['msda-triton'] = _msda_triton
+    else:
+        made['bags, weights given'] = given(_backend_given, 'bags')
+    if with_compile:
+        made['definition, compiled'] = lambda call: _compiled_definition()(
+            call.value, list(call.shapes), *call.predictions
+        )
+    return made
+
+
+def forward_step(arm: Callable[[Call], Tensor], call: Call) -> Callable[[], object]:
+    """The forward pass, without a graph."""
+
+    def step() -> Tensor:
+        with torch.no_grad():
+            return arm(call)
+
+    return step
+
+
+def training_step(arm: Callable[[Call], Tensor], call: Call) -> Callable[[], object]:
+    """Forward and backward pass; reference points of an encoder are constants."""
+    leaves = [t.detach().requires_grad_() for t in (call.value, *call.predictions[1:])]
+    mine = dataclasses.replace(call, value=leaves[0], predictions=(call.predictions[0], *leaves[1:]))
+    direction = torch.ones(call.value.shape[0], leaves[1].shape[1], call.value[0, 0].numel()).to(call.value)
+    return lambda: torch.autograd.grad(arm(mine), leaves, direction)
+
+
+PASSES = {'forward': forward_step, 'forward + backward': training_step}
+
+
+def least_work(workload: Workload, batch: int, dtype: torch.dtype) -> dict[str, float]:
+    """Counts of a forward pass: operations, bytes that must move once, and bytes of features that samples read."""
+    samples = batch * workload.num_queries * workload.heads * len(workload.shapes) * workload.points
+    pixels = batch * (workload.num_keys + workload.num_queries) * workload.heads * workload.channels
+    return dict(
+        samples=samples,
+        # Four products and sums per channel; about thirty for location, softmax and bilinear weights.
+        operations=samples * (8 * workload.channels + 30),
+        bytes_once=(pixels + 3 * samples) * dtype.itemsize,
+        bytes_gathered=4 * samples * workload.channels * dtype.itemsize,
+    )
+
+
+def ceilings(workload: Workload, dtype: torch.dtype, device: str, clock: str = 'wall') -> dict[str, float]:
+    """Measured bytes per second: of copying a large array, and of fetching rows of features near each other."""
+    large = torch.ones(2**26 if device == 'cuda' else 2**23, device=device)
+    target = torch.empty_like(large)
+    copied = min(timed(lambda: target.copy_(large), device, clock) for _ in range(9))
+    table = torch.ones(workload.num_keys * workload.heads, workload.channels, device=device, dtype=dtype)
+    near = torch.arange(2**17, device=device) % len(table)
+    near = (near + torch.randint(-2048, 2048, near.shape, device=device)).clamp_(0, len(table) - 1)
+    # On a GPU one call takes less time than to launch it.
+    calls = 100 if device == 'cuda' else 1
+
+    def read() -> None:
+        # Bags of 64 rows: as many are read as in the operator, and little is written.
+        for _ in range(calls):
+            torch.nn.functional.embedding_bag(near.view(-1, 64), table, mode='sum')
+
+    fetched = calls * near.numel() * table[0].numel() * dtype.itemsize
+    return dict(copy=2 * 4 * large.numel() / copied, gather=fetched / min(timed(read, device, clock) for _ in range(9)))
+
+
+def measure(
+    workload: Workload,
+    batch: int,
+    dtype: torch.dtype,
+    kind: str,
+    contenders: dict[str, Callable[[Call], Tensor]],
+    device: str,
+    rounds: int,
+    clock: str = 'wall',
+    calls_per_round: int = 1,
+    deadline: float = float('inf'),
+) -> list[dict]:
+    """Rows of a table, one per arm: milliseconds, time relative to the definition, peak MiB on a GPU, or an error.
+
+    Args:
+        workload: What to compute.
+        batch: Images.
+        dtype: Of features and predictions.
+        kind: A key of :data:`PASSES`.
+        contenders: As :func:`arms` returns them.
+        device: ``cpu`` or ``cuda``.
+        rounds: Timed rounds of every arm, which take turns.
+        clock: See :func:`dinor1.benchmarks.timing.timed`.
+        calls_per_round: Calls between two readings of the clock, which hides what launching costs.
+        deadline: ``time.monotonic()`` after which no further arm and no further round is begun.
+    """
+    call = make_call(workload, batch, dtype, device)
+    steps, rows = {}, {}
+    for name, arm in contenders.items():
+        rows[name] = dict(arm=name)
+        if time.monotonic() > deadline:
+            rows[name]['error'] = 'no time left'
+            continue
+        step = PASSES[kind](arm, call)
+        try:
+            rows[name].update(_peak(step, device))
+        except Exception as error:  # whatever an operator of others or a compiler throws is a row of the table
+            rows[name]['error'] = f'{type(error).__name__}: {str(error).strip()[:120]}'.replace('\n', ' ')
+            continue
+        steps[name] = step
+
+    def repeated(step: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(calls_per_round):
+                step()
+
+        return run
+
+    seconds = take_turns(
+        {name: repeated(step) for name, step in steps.items()}, rounds, device, clock, deadline=deadline
+    )
+    for name, times in seconds.items():
+        rows[name].update(
+            milliseconds=1e3 * statistics.median(times) / calls_per_round,
+            fastest=1e3 * min(times) / calls_per_round,
+            relative=ratio(times, seconds[BASELINE]) if BASELINE in seconds else None,
+        )
+    return list(rows.values())
+
+
+def _peak(step: Callable[[], object], device: str) -> dict[str, float]:
+    """Run once, which compiles what is to be compiled, and once more to see what memory it takes."""
+    step()
+    if device != 'cuda':
+        return {}
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return dict(peak_mib=(torch.cuda.max_memory_allocated() - before) / 2**20)

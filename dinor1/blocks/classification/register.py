@@ -1,0 +1,6 @@
+"""The names under which configs know this block."""
+
+
+def register() -> None:
+    """Import the modules whose decorators register components. Idempotent."""
+    from . import accuracy, conv_net, image_classifier, mnist, vit  # noqa: F401

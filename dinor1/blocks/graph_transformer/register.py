@@ -1,0 +1,6 @@
+"""The names under which configs know this block."""
+
+
+def register() -> None:
+    """Import the modules whose decorators register components. Idempotent."""
+    from . import dataset, metrics, plateau_hook, predictor, zinc  # noqa: F401

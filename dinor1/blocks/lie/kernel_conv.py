@@ -1,0 +1,154 @@
+"""Convolutions on affine groups ``R^2 x| H``: lifting, group convolution, projection.
+
+Maps on the group are tensors ``(B, C, N, H, W)`` together with the N elements of H that they live on, which are passed
+along explicitly. Kernels are continuous functions on the group, read at those elements: no loop over samples, one
+2-D convolution per layer. The kernel networks are computed in float32 or better under autocast too. Mironenco and
+Forre, arXiv 2310.11366, on the integrals of which the layers' docstrings rest.
+
+Every layer commutes with the action of G on images and maps. On a pixel grid with N samples that is
+
+- exact (to rounding) under quarter turns with transported samples,
+- good to the interpolation of the grid and the part of the kernel that the window cuts off, with transported samples,
+- good to Monte Carlo noise with independent samples.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import check_square, values_are_readable
+from .equivariance import EquivariantModule
+from .kernels import Kernel, SirenKernel, SplineKernel, window
+from .masks import MASKS, Mask, window_mask
+from .matrix_group import MatrixGroup
+
+
+class KernelConv(EquivariantModule):
+    """What the convolutions share: a kernel network on a window, and its mask.
+
+    Args:
+        group: H, of 2 x 2 matrices.
+        c_in: Channels of the input.
+        c_out: Channels of the output.
+        k: Window size.
+        padding: Pixels added around. Default: ``k // 2``, and none in a lifting, as published.
+        stride: Of the window; above 1 the law holds for translations by multiples of it.
+        bias: Whether a constant is added per channel.
+        hidden: Width of the kernel network.
+        w0: Its frequency.
+        mask: See :func:`~dinor1.blocks.lie.window_mask`; ``auto``, the published choice, is ``hard`` for groups of
+            determinant 1 and else ``smooth``, which covers the coordinates on H too. ``bump`` keeps the law best.
+        support_radius: Of the mask, in half windows.
+        padding_mode: ``zeros``, or ``replicate``, which continues a constant background.
+        kernel: ``siren``, as published, or ``spline``, see :class:`~dinor1.blocks.lie.SplineKernel`.
+        knots: Of the spline; ``hidden`` and ``w0`` are the network's.
+
+    Attributes:
+        mixes: Whether the kernel reads two elements of H, of the input and of the output, besides the window.
+        keeps_size: Whether the default padding does.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    mixes = False
+    keeps_size = True
+
+    def __init__(
+        self,
+        group: MatrixGroup,
+        c_in: int,
+        c_out: int,
+        k: int = 5,
+        padding: int | None = None,
+        stride: int = 1,
+        bias: bool = False,
+        hidden: int = 60,
+        w0: float = 10.0,
+        mask: Mask | None = 'auto',
+        support_radius: float = 1.0,
+        padding_mode: str = 'zeros',
+        kernel: Kernel = 'siren',
+        knots: int = 3,
+    ) -> None:
+        if padding is None:
+            padding = k // 2 if self.keeps_size else 0
+        super().__init__()
+        if group.n != 2:
+            raise ValueError(f'images need a group of 2 x 2 matrices, got {group}')
+        if min(c_in, c_out, k, stride) < 1 or padding < 0:
+            raise ValueError(
+                'c_in, c_out, k and stride must be at least 1 and padding at least 0; '
+                f'got {c_in}, {c_out}, {k}, {stride} and {padding}'
+            )
+        if mask is not None and mask not in MASKS:
+            raise ValueError(f'mask must be None or one of {", ".join(MASKS)}; got {mask!r}')
+        if not support_radius > 0:
+            raise ValueError(f'support_radius must be positive, got {support_radius}')
+        if padding_mode not in ('zeros', 'replicate'):
+            raise ValueError(f"padding_mode must be 'zeros' or 'replicate', got {padding_mode!r}")
+        if mask == 'auto':
+            mask = 'hard' if group.unimodular_on_R2 else 'smooth'
+        self.group, self.in_channels, self.out_channels = group, c_in, c_out
+        self.k, self.padding, self.stride, self.padding_mode = k, padding, stride, padding_mode
+        self.mask, self.support_radius = mask, support_radius
+        if kernel not in ('siren', 'spline'):
+            raise ValueError(f"kernel must be 'siren' or 'spline', got {kernel!r}")
+        d_in = 2 + group.dim if self.mixes else 2
+        self.net = (
+            SirenKernel(d_in, c_in, c_out, k, hidden, w0=w0)
+            if kernel == 'siren'
+            else SplineKernel(d_in, c_in, c_out, knots)
+        )
+        self.bias = torch.nn.Parameter(torch.zeros(c_out)) if bias else None
+
+    def extra_repr(self) -> str:
+        return (
+            f'{self.group}, {self.in_channels}, {self.out_channels}, k={self.k}, padding={self.padding}, '
+            f'stride={self.stride}, mask={self.mask!r}, support_radius={self.support_radius}'
+        )
+
+    def _spatial(self, g_inv: Tensor) -> Tensor:
+        """Points ``g^-1 x`` of the window: ``(N, 2, 2)`` -> ``(N, k, k, 2)``."""
+        return torch.einsum('nij,yxj->nyxi', g_inv, window(self.k, g_inv.dtype, g_inv.device))
+
+    def _read_kernel(self, spatial: Tensor, xi: Tensor | None) -> Tensor:
+        """The masked kernel at ``(..., 2)`` and ``(..., d)``: ``(..., c_out, c_in)``."""
+        offsets = None
+        points = spatial
+        if xi is not None:
+            offsets = self.group.offsets(xi)
+            lead = torch.broadcast_shapes(spatial.shape[:-1], xi.shape[:-1])
+            # A spline is centred at the identity; a network finds it by itself, as published.
+            coords = xi if isinstance(self.net, SirenKernel) else offsets
+            points = torch.cat([spatial.expand(*lead, 2), coords.expand(*lead, coords.shape[-1])], dim=-1)
+        # Samples are float32 whatever the network is: float64 would refuse their rounding, and a half is too coarse.
+        values = self.net(points.to(next(self.net.parameters()).dtype))
+        mask = window_mask(self.mask, spatial, offsets, self.support_radius)
+        if mask is not None:
+            values = values * mask.unsqueeze(-1)
+        return values.unflatten(-1, (self.out_channels, self.in_channels))
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(x.dtype)
+        if self.padding and self.padding_mode == 'replicate':
+            x = F.pad(x, (self.padding,) * 4, mode='replicate')
+            return F.conv2d(x, weight, stride=self.stride)
+        return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
+
+    def _check_map(self, x: Tensor, num_samples: int | None) -> None:
+        layout = '(B, C, H, W)' if num_samples is None else '(B, C, N, H, W)'
+        if x.dim() != (4 if num_samples is None else 5):
+            raise ValueError(f'{type(self).__name__} takes {layout}, got shape {tuple(x.shape)}')
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f'{type(self).__name__} has {self.in_channels} input channels, got {x.shape[1]}')
+        if num_samples is not None and x.shape[2] != num_samples:
+            raise ValueError(f'the map lives on {x.shape[2]} samples, but {num_samples} were given')
+
+    def _check_samples(self, **samples: Tensor) -> None:
+        for name, matrices in samples.items():
+            check_square(matrices, 2, name)
+            if matrices.dim() != 3 or not len(matrices):
+                raise ValueError(f'{name} must be (N, 2, 2) with N at least 1, got {tuple(matrices.shape)}')
+            if values_are_readable(matrices):
+                self.group.validate(matrices)

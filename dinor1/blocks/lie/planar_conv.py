@@ -1,0 +1,61 @@
+"""Group convolution whose kernel sits at the identity of H: every sample is convolved by itself."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .kernel_conv import KernelConv
+from .samples import GroupSamples
+from .sym2 import det2
+
+
+class PlanarConv2d(KernelConv):
+    """On the group: ``(k * f)(x, g) = |det g|^-1 int f(x', g) k(g^-1 (x' - x)) dx'``.
+
+    The kernel of :class:`~dinor1.blocks.lie.GroupConv2d` with a delta function on H in place of a continuous one, hence with
+    no sum over samples: no Monte Carlo error, cost N instead of N^2, and any number of samples in tests. Samples meet
+    in :class:`~dinor1.blocks.lie.GroupPool` only. A network of these layers gives at g what an ordinary one gives for the
+    image ``L_g^-1 f``. It is not in the published network; what it is for, docs/lie_groups.md measures.
+
+    Law: ``Phi(L_h f)(x, g) = Phi(f)(h^-1 x, h^-1 g)`` for every h of the group.
+
+    Arguments are those of :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`.
+    """
+
+    def kernel(self, g_inv: Tensor) -> Tensor:
+        """Masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(N, c_out, c_in, k, k)``."""
+        with torch.autocast(g_inv.device.type, enabled=False):
+            kernel = self._read_kernel(self._spatial(g_inv), None)
+            if not self.group.unimodular_on_R2:
+                kernel = kernel * det2(g_inv).abs()[:, None, None, None, None]
+            return kernel.permute(0, 3, 4, 1, 2)
+
+    def forward(self, x: Tensor, g_inv: Tensor) -> Tensor:
+        """Convolve maps on the group, sample by sample.
+
+        Args:
+            x: ``(B, c_in, N, H, W)``.
+            g_inv: ``(N, 2, 2)`` inverses of the elements that x and the result live on.
+
+        Returns:
+            ``(B, c_out, N, H', W')``.
+
+        Raises:
+            TypeError: matrices are not floating point.
+            ValueError: shapes do not fit, or a matrix is not in the group (values are read on CPU only).
+        """
+        self._check_samples(g_inv=g_inv)
+        n_samples = len(g_inv)
+        self._check_map(x, n_samples)
+        # Grouped convolution wants the channels of a sample side by side.
+        x = x.transpose(1, 2).flatten(1, 2)
+        padding = self.padding
+        if padding and self.padding_mode == 'replicate':
+            x, padding = F.pad(x, (padding,) * 4, mode='replicate'), 0
+        kernel = self.kernel(g_inv).flatten(0, 1).to(x.dtype)
+        out = F.conv2d(x, kernel, stride=self.stride, padding=padding, groups=n_samples)
+        out = out.unflatten(1, (n_samples, self.out_channels)).transpose(1, 2)
+        return out if self.bias is None else out + self.bias[:, None, None, None]
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x, samples.g_inv)

@@ -1,0 +1,51 @@
+"""Projection: from maps on the group to images."""
+
+import torch
+from torch import Tensor
+
+from .kernel_conv import KernelConv
+from .samples import GroupSamples
+from .sym2 import det2
+
+
+class ProjectConv2d(KernelConv):
+    """From the group to the plane: ``(k * f)(x) = int_H int f(x', g') k(g'^-1 (x' - x)) |det g'|^-1 dx' dmu(g')``.
+
+    Law: ``Phi(L_h f)(x) = Phi(f)(h^-1 x)``: an image that turns and stretches along. Arguments are
+    those of :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`.
+    """
+
+    def kernel(self, g_in_inv: Tensor) -> Tensor:
+        """Masked kernel without the determinant: ``(N, 2, 2)`` -> ``(c_out, c_in, N, k, k)``."""
+        with torch.autocast(g_in_inv.device.type, enabled=False):
+            return self._read_kernel(self._spatial(g_in_inv), None).permute(3, 4, 0, 1, 2)
+
+    def forward(self, x: Tensor, g_in_inv: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Project maps.
+
+        Args:
+            x: ``(B, c_in, N, H, W)``.
+            g_in_inv: ``(N, 2, 2)`` inverses of the elements that x lives on.
+            weight: ``(N,)`` weights of the sum over them; None for ones.
+
+        Returns:
+            ``(B, c_out, H', W')``.
+
+        Raises:
+            TypeError: matrices are not floating point.
+            ValueError: shapes do not fit, or a matrix is not in the group (values are read on CPU only).
+        """
+        self._check_samples(g_in_inv=g_in_inv)
+        self._check_map(x, len(g_in_inv))
+        if weight is not None and weight.shape != (len(g_in_inv),):
+            raise ValueError(f'weight must be ({len(g_in_inv)},), one per sample, got {tuple(weight.shape)}')
+        kernel = self.kernel(g_in_inv)
+        if not self.group.unimodular_on_R2:
+            kernel = kernel * det2(g_in_inv).abs()[:, None, None]
+        if weight is not None:
+            kernel = kernel * weight[:, None, None]
+        out = self._convolve(x.flatten(1, 2), kernel.flatten(1, 2))
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+    def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        return self(x, samples.g_inv)

@@ -1,0 +1,70 @@
+"""The functions of :mod:`~dinor1.blocks.lie.sym2` for n x n matrices, by eigenvalues and singular values.
+
+Used for n = 3, where closed forms exist but lose half the digits at near-equal eigenvalues. Exact to rounding error.
+The gradient does not exist at equal eigenvalues; samples carry none, so the layers never need it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .checks import check_positive_definite, check_positive_determinant, check_square, values_are_readable
+
+
+def sym_exp(x: Tensor) -> Tensor:
+    """Matrix exponential of symmetric ``(..., n, n)`` matrices; only the lower triangle is read."""
+    check_square(x, x.shape[-1], 'x')
+    return _apply(torch.exp, x)
+
+
+def spd_log(p: Tensor) -> Tensor:
+    """Logarithm of symmetric positive definite ``(..., n, n)`` matrices.
+
+    Raises:
+        ValueError: not square, or not positive definite.
+    """
+    return _apply(torch.log, _checked(p))
+
+
+def spd_sqrt(p: Tensor) -> Tensor:
+    """Symmetric square root; errors as in :func:`spd_log`."""
+    return _apply(torch.sqrt, _checked(p))
+
+
+def spd_invsqrt(p: Tensor) -> Tensor:
+    """Inverse symmetric square root; errors as in :func:`spd_log`."""
+    return _apply(torch.rsqrt, _checked(p))
+
+
+def polar(a: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
+    """Left polar form ``A = exp(L) R`` through the singular values ``A = U S V^T``: ``L = U ln(S) U^T``, ``R = U V^T``.
+
+    Args:
+        a: ``(..., n, n)``, determinant > 0.
+        check: Whether to look at the values, on CPU.
+
+    Returns:
+        ``L`` symmetric with trace ``ln det A``, and ``R`` in SO(n), both ``(..., n, n)``.
+
+    Raises:
+        TypeError: not floating point.
+        ValueError: not square, NaN, singular, or of negative determinant.
+    """
+    check_square(a, a.shape[-1], 'a')
+    if check and values_are_readable(a):
+        check_positive_determinant(a, 'a')
+    u, s, vt = torch.linalg.svd(a)
+    return (u * s.log().unsqueeze(-2)) @ u.mT, u @ vt
+
+
+def _checked(p: Tensor) -> Tensor:
+    check_square(p, p.shape[-1], 'p')
+    if values_are_readable(p):
+        check_positive_definite(p, 'p')
+    return p
+
+
+def _apply(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(x)
+    return (vectors * function(values).unsqueeze(-2)) @ vectors.mT

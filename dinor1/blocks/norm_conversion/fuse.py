@@ -1,0 +1,105 @@
+"""Norms that are constants at inference disappear into their neighbours.
+
+Unified Normalization, arXiv 2208.01313 (its "fusion"); PowerNorm without group scaling, arXiv 2003.07845; L1 batch
+norm, arXiv 1802.09769. In evaluation each is ``y = A x + B`` per channel.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from dinor1.blocks.normalization.l1_norm import L1BatchNorm
+from dinor1.blocks.normalization.moment_norm import MomentNorm
+from dinor1.blocks.normalization.power_norm import PowerNorm
+
+from .example_inputs import check_equal, example_calls, portable_copy
+from .folding import Constants, Fold, all_norms, apply_folds, find_fold
+from .report import ConversionReport
+from .tracing import trace
+
+_CONSTANT = (MomentNorm, L1BatchNorm)
+
+
+def fuse_unified_norm(
+    model: nn.Module, *, example_inputs: Any = None, inplace: bool = False, check: bool = True
+) -> nn.Module:
+    """Fold every UN, every PN without group scaling and every L1BN into the linear layers around it, for inference.
+
+    Preferred is the layer behind: ``W' = W diag(A)``, ``b' = b + W B``; all readers of the norm's output must be linear
+    (projections, 1x1 convolutions, heads). Where that is impossible and the norm alone reads one linear layer or
+    convolution, it goes there: ``A W``, ``A b + B``. Where zeros are padded between norm and reader (windows of Swin, a
+    padded convolution) only ``A`` is folded, and ``B / A`` stays one addition. Everything else becomes a
+    :class:`~dinor1.blocks.norm_conversion.folding.ChannelAffine`, reported as kept.
+
+    Args:
+        model: Any module; its running statistics must be those of a finished training. It is not changed unless
+            ``inplace``.
+        example_inputs: What to run the model on to see who reads what: a tensor, a tuple of positional arguments, a
+            dict of keyword arguments, or a list of several such calls. Every branch that matters must be taken once,
+            padding included. None: guessed.
+        inplace: Change ``model`` itself.
+        check: Verify on a copy with random parameters, in float64, that nothing changes.
+
+    Returns:
+        The fused model, with its report at ``model.norm_report``.
+
+    Raises:
+        ValueError: the model does not run on the example inputs, none could be guessed, or the check failed.
+    """
+    calls = example_calls(model, example_inputs)
+    result = trace(portable_copy(model), calls, _CONSTANT)
+    found: dict[str, Fold | str] = {}
+    for name, norm in all_norms(model).items():
+        reason = _not_constant(norm)
+        found[name] = find_fold(result, name) if reason is None else reason
+
+    def convert(target: nn.Module) -> dict[str, str]:
+        folds = {}
+        for name, fold in found.items():
+            norm = target.get_submodule(name)
+            if _not_constant(norm) is None:
+                folds[name] = (_constants(norm), fold if isinstance(fold, Fold) else None)
+        return apply_folds(target, folds)
+
+    if check:
+        check_equal(model, convert, calls, 'fuse_unified_norm')
+    report = ConversionReport('fuse_unified_norm')
+    originals = all_norms(model)
+    fused = model if inplace else copy.deepcopy(model)
+    done = convert(fused)
+    for name, fold in found.items():
+        if isinstance(fold, str):
+            asked = isinstance(originals[name], _CONSTANT)
+            report.kept(name, originals[name], f'{done[name]}: {fold}' if name in done else fold, asked)
+        elif done[name].startswith('became'):
+            report.kept(name, originals[name], done[name])
+        else:
+            report.converted(name, originals[name], done[name])
+    return report.attach(fused)
+
+
+def _not_constant(norm: nn.Module) -> str | None:
+    """Why ``norm`` is no constant map at inference; None: it is one."""
+    if isinstance(norm, PowerNorm) and norm.group_num is not None:
+        return 'group scaling depends on the token'
+    if isinstance(norm, L1BatchNorm) and norm.quant is not None:
+        return 'it rounds its input'
+    if isinstance(norm, _CONSTANT):
+        return None
+    return 'only UN, PN and L1BN are folded here'
+
+
+@torch.no_grad()
+def _constants(norm: nn.Module) -> Constants:
+    if isinstance(norm, L1BatchNorm):
+        scale = 1 / (norm.factor * norm.running_mad.double() + norm.eps)
+        shift = -norm.running_mean.double() * scale
+    else:
+        scale = (norm.running_moment().double() + norm.eps).rsqrt()
+        shift = None
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+        shift = norm.bias.double() + (0 if shift is None else shift * norm.weight.double())
+    return Constants(scale, shift, channel_dim=norm.channel_dim)

@@ -1,0 +1,225 @@
+"""Records the dataflow around the norms of a model while it runs on an example; see :mod:`dinor1.blocks.norm_conversion.dataflow`.
+
+Linear maps, norms, embeddings and attention speak for themselves, by hooks; inside of all other modules the functions
+are followed one by one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .dataflow import Trace, Value, tensors_in
+from .function_tracer import FunctionRecorder, fresh_shadow
+from .linear_maps import LinearMap, linear_map
+
+
+def trace(model: nn.Module, calls: Iterable[tuple[tuple, dict]], norms: tuple[type[nn.Module], ...]) -> Trace:
+    """Run ``model`` on ``calls`` and record the dataflow.
+
+    Args:
+        model: In the mode of interest, which is evaluation.
+        calls: Positional and keyword arguments of each call. A branch of the model that no call takes stays unknown.
+        norms: Classes to be followed as norms; all others are functions like any other.
+    """
+    result = Trace()
+    for args, kwargs in calls:
+        recorder = _Recorder(model, norms, result)
+        with recorder.hooks(), torch.no_grad(), recorder:
+            output = model(*args, **kwargs)
+        recorder.finish(output)
+    return result
+
+
+class _Recorder(FunctionRecorder):
+    """Adds the modules of ``model``; ``norms`` are the classes that are followed as norms."""
+
+    def __init__(self, model: nn.Module, norms: tuple[type[nn.Module], ...], result: Trace) -> None:
+        super().__init__(model, result)
+        self.norms = norms
+
+    def hooks(self) -> '_Hooks':
+        """A context in which every module reports to this recorder."""
+        return _Hooks(self)
+
+    def enter(self, module: nn.Module, name: str, leaf: bool, args: tuple, kwargs: dict) -> None:
+        """Called before ``module`` runs."""
+        first = next(tensors_in((args, kwargs)), None)
+        if not self.leaf_depth:
+            self.result.called.add(name)
+            self.running.append((name, self.get(first), self.recorded))
+        self.leaf_depth += leaf
+
+    def leave(self, module: nn.Module, name: str, leaf: str | None, args: tuple, kwargs: dict, output: Any) -> None:
+        """Called after ``module`` ran."""
+        self.leaf_depth -= leaf is not None
+        if self.leaf_depth:
+            return
+        self.leaf_depth += 1  # what follows is not the model's doing
+        try:
+            if leaf is not None:
+                getattr(self, f'_{leaf}')(module, name, args, kwargs, output)
+            self._note_branch(name, leaf, self.running[-1][1], output)
+            # A custom autograd function reads its input without being seen.
+            _, value, recorded = self.running.pop()
+            if value is not None and not module._modules and leaf is None and recorded == self.recorded:
+                if not any(self.get(out) is not None for out in tensors_in(output)):
+                    self.use(value, 'other', f'{type(module).__name__} {name}')
+        finally:
+            self.leaf_depth -= 1
+
+    def _note_branch(self, name: str, leaf: str | None, entered: Value | None, output: Any) -> None:
+        if leaf not in (None, 'attention') or entered is None or not name:
+            return
+        left = self.get(next(tensors_in(output), None))
+        if left is None or entered.alone is None or left.alone is None or left.channel_axis() != -1:
+            return
+        if entered.alone.kind == 'norm' and left.alone.kind in ('linear', 'scaled'):
+            self.result.branches[entered.alone.name, left.alone.name] = name
+
+    def _norm(self, module: nn.Module, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
+        tensor = next(tensors_in((args, kwargs)))
+        value, width = self.get(tensor), _norm_width(module)
+        axis = _norm_axis(module, tensor)
+        self.result.inputs.setdefault(name, []).append((None, value))
+        if value is not None:
+            intact = width is not None and value.channel_axis() == axis and tensor.shape[axis] == width
+            what = f'{type(module).__name__} {name}' + ('' if intact else ' (over channels put together anew)')
+            self.use(value, 'norm' if intact else 'other', what, name=name)
+        if width is not None:
+            source = self.source('norm', name, width)
+            self.put(output, Value(frozenset([source]), fresh_shadow(output, axis)))
+
+    def _linear(self, module: nn.Module, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
+        tensor = next(tensors_in((args, kwargs)))
+        target = linear_map(module)
+        value = self.get(tensor)
+        if not torch.allclose(_apply(target, tensor), output, rtol=1e-4, atol=1e-4):
+            # A subclass or a hook that computes something else: its class alone proves nothing.
+            if value is not None:
+                self.use(value, 'other', f'{type(module).__name__} {name}, which is not linear')
+            return
+        self._read(target, name, value)
+        source = self.source('linear', name, output.shape[target.channel_axis])
+        self.put(output, Value(frozenset([source]), fresh_shadow(output, target.channel_axis)))
+
+    def _read(self, target: LinearMap, name: str, value: Value | None) -> None:
+        self.result.inputs.setdefault(name, []).append((target.rows, value))
+        if value is None:
+            return
+        what = f'{type(target.module).__name__} {name}'
+        if value.channel_axis() == target.channel_axis:
+            self.use(value, 'linear', what, target.pads_zeros, name=name, rows=target.rows)
+        else:
+            self.use(value, 'other', f'{what}, whose inputs are not the channels')
+
+    def _attention(self, module: nn.MultiheadAttention, name: str, args: tuple, kwargs: dict, output: tuple) -> None:
+        given = dict(zip(('query', 'key', 'value'), args, strict=False), **kwargs)
+        inputs = [given[key] for key in ('query', 'key', 'value')]
+        width = module.embed_dim
+        if inputs[0] is inputs[1] is inputs[2]:
+            self._read(linear_map(module), name, self.get(inputs[0]))
+        else:
+            for i, tensor in enumerate(inputs):
+                self._read(linear_map(module, slice(i * width, (i + 1) * width)), name, self.get(tensor))
+        # Called as a function, not as a module.
+        self.result.called.add(f'{name}.out_proj')
+        out_width = module.out_proj.out_features
+        source = self.source('linear', f'{name}.out_proj', out_width)
+        self.put(output[0], Value(frozenset([source]), fresh_shadow(output[0], -1)))
+
+    def _embedding(self, module: nn.Embedding, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
+        source = self.source('embedding', name, output.shape[-1])
+        self.put(output, Value(frozenset([source]), fresh_shadow(output, -1)))
+
+    def _scale(self, module: nn.Module, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
+        """A module with one vector of parameters: LayerScale if it multiplies its input by it, else unknown."""
+        tensor = next(tensors_in((args, kwargs)), None)
+        value = self.get(tensor)
+        if value is None:
+            return
+        factor = next(iter(module._parameters.values()))
+        axis = value.channel_axis()
+        fits = axis is not None and tensor.shape[axis] == factor.numel() and output is not tensor
+        if fits and torch.allclose(output, tensor * factor.reshape(-1, *[1] * (-1 - axis))):
+            self.use(value, 'scale', f'{type(module).__name__} {name}', name=name)
+            if value.alone is not None:
+                source = self.source('scaled', name, factor.numel(), inner=value.alone)
+                self.put(output, dataclasses.replace(value, sources=frozenset([source])))
+        else:
+            self.use(value, 'other', f'{type(module).__name__} {name}')
+
+    def finish(self, output: Any) -> None:
+        """Record what the model returned."""
+        for tensor in tensors_in(output):
+            value = self.get(tensor)
+            if value is not None:
+                self.use(value, 'output', "the model's output")
+
+
+class _Hooks:
+    """Registers a recorder with every module of its model, and takes it away again."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+        self.handles: list = []
+
+    def __enter__(self) -> None:
+        for name, module in self.recorder.model.named_modules():
+            leaf = _leaf_kind(module, self.recorder.norms)
+            self.handles.append(module.register_forward_pre_hook(self._before(name, leaf), with_kwargs=True))
+            self.handles.append(module.register_forward_hook(self._after(name, leaf), with_kwargs=True))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _before(self, name: str, leaf: str | None) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self.recorder.enter(module, name, leaf is not None, args, kwargs)
+
+        return hook
+
+    def _after(self, name: str, leaf: str | None) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            self.recorder.leave(module, name, leaf, args, kwargs, output)
+
+        return hook
+
+
+def _leaf_kind(module: nn.Module, norms: tuple[type[nn.Module], ...]) -> str | None:
+    """Which method of the recorder speaks for ``module``; None: its functions speak for themselves."""
+    if isinstance(module, norms):
+        return 'norm'
+    if isinstance(module, nn.MultiheadAttention):
+        return 'attention' if linear_map(module) is not None else None
+    if isinstance(module, nn.Embedding) and module.max_norm is None:
+        return 'embedding'
+    if linear_map(module) is not None:
+        return 'linear'
+    own = [p for p in module._parameters.values() if p is not None]
+    is_vector = len(own) == 1 and not module._modules and own[0].numel() == max(own[0].shape, default=0)
+    return 'scale' if is_vector else None
+
+
+def _norm_width(module: nn.Module) -> int | None:
+    shape = getattr(module, 'normalized_shape', None)
+    if shape is None:
+        return module.num_features
+    return shape[0] if len(shape) == 1 else None
+
+
+def _norm_axis(module: nn.Module, tensor: Tensor) -> int:
+    axis = getattr(module, 'channel_dim', -1)
+    return axis if axis < 0 else axis - tensor.dim()
+
+
+def _apply(target: LinearMap, x: Tensor) -> Tensor:
+    """The map on its own, for comparison with what the module returned."""
+    module = target.module
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return module._conv_forward(x, module.weight, module.bias)
+    weight = module.weight if target.out_axis == 0 else module.weight.t()
+    return nn.functional.linear(x, weight, module.bias)

@@ -1,0 +1,217 @@
+"""Turn a model into one that is trained in integers."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from dinor1.utils.errors import InputError
+
+from .grid import FLOAT_BITS
+from .int_conv import IntConv2d
+from .int_linear import IntLinear
+from .l1_norm import L1BatchNorm1d, L1BatchNorm2d, L1LayerNorm
+from .layers import IntegerLayer
+from .noise import noise_sources
+from .recipe import IntegerRecipe
+from .report import QuantReport
+
+# What stays in floating point unless somebody says otherwise, by the names of this project and MMDetection: the first
+# layer, the heads, and what aims deformable attention. The paper's choice is not known.
+_STEMS = r'(.*\.)?backbone\.(conv1|stem\.0|0\.conv|patch_embed.*)'
+_HEADS = r'(.*\.)?[a-z_]*heads?(\..*)?'
+DEFAULT_SKIP = (f're:{_STEMS}', f're:{_HEADS}', r're:(.*\.)?(sampling_offsets|attention_weights)')
+# More channels than an image has are features, which some layer has made already.
+_IMAGE_CHANNELS = 4
+_NORMS = {nn.BatchNorm1d: L1BatchNorm1d, nn.BatchNorm2d: L1BatchNorm2d, nn.LayerNorm: L1LayerNorm}
+_L2_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def quantize_model(
+    model: nn.Module,
+    bits: tuple[int, int, int] = (4, 4, 4),
+    skip: Sequence[str] | None = None,
+    groups: int | str | None = None,
+    backend: str = 'sim',
+    norm: str | None = None,
+    seed: int = 0,
+    aliases: Sequence[type[nn.Module]] = (),
+    **options: Any,
+) -> QuantReport:
+    """Replace linear layers, convolutions and, where asked, norms of ``model`` in place.
+
+    New layers have the Parameter objects of the old ones: an optimizer, a DDP wrapper and tied weights stay valid. A
+    layer that is used at several places is replaced by one layer.
+
+    Args:
+        model: Any model. Layers that are integer layers already stay as they are.
+        bits: Of weights, activations and gradients, 2 to 8 each; 32: that one in floating point.
+        skip: Layers to keep: names (``backbone.conv1``, with everything inside of it) or regular expressions for the
+            whole name (``re:.*head.*``). None: :data:`DEFAULT_SKIP`; in a model without such names, the first
+            convolution if it reads an image, and the last layer. The report's ``skip`` says which.
+        groups, backend: See :class:`IntegerRecipe`.
+        norm: ``'l1'``: batch norms and layer norms become L1 norms with these bits, and a trained deviation is carried
+            over as that of Gaussian data. None: they stay.
+        seed: Of the noise.
+        aliases: Subclasses of ``nn.Linear`` and ``nn.Conv2d`` that compute the same, such as MMCV's wrappers. Other
+            subclasses are kept: they may compute something else.
+        **options: Other fields of the recipe.
+
+    Returns:
+        What was replaced, what was kept, and why.
+
+    Raises:
+        InputError: a setting out of range, a pattern that is no regular expression or matches no module, or a model
+            that is itself the layer to replace.
+    """
+    recipe = IntegerRecipe(bits, groups, backend, **options)
+    if norm not in (None, 'l1'):
+        raise InputError(f"quantize_model: norm must be None or 'l1', got {norm!r}")
+    if norm == 'l1' and recipe.bits[1] == FLOAT_BITS and not recipe.is_float:
+        raise InputError("quantize_model: norm='l1' needs bits of activations from 2 to 8")
+    report = QuantReport(recipe.bits, DEFAULT_SKIP + _unnamed_ends(model) if skip is None else tuple(skip))
+    is_skipped = _skip_rule(model, report.skip, must_match=skip is not None)
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        kind = _integer_class(module, norm, tuple(aliases))
+        reason = _why_kept(module, kind, norm)
+        if kind is None and reason is None:
+            continue
+        if reason is None and is_skipped(name):
+            reason = 'in skip'
+        if reason is not None:
+            report.add(name, type(module).__name__, 'kept', reason)
+            continue
+        if not name:
+            raise InputError(f'quantize_model: the model is a single {type(module).__name__}; use its integer class')
+        if module not in made:
+            made[module] = _make(module, kind, recipe, seed, name)
+        parent, _, leaf = name.rpartition('.')
+        setattr(model.get_submodule(parent), leaf, made[module])
+        report.add(name, type(module).__name__, 'replaced', f'now {kind.__name__}')
+    _bypass_fused_encoders(model)
+    return report
+
+
+def set_enabled(model: nn.Module, enabled: bool) -> None:
+    """Let all integer layers and norms of ``model`` quantize, or compute in floating point."""
+    for name in noise_sources(model):
+        model.get_submodule(name).enabled = enabled
+
+
+def _bypass_fused_encoders(model: nn.Module) -> None:
+    """Make ``nn.TransformerEncoder`` and its layers call their parts.
+
+    In evaluation torch may run a whole encoder layer in one kernel, which takes the weights and calls no layer.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and noise_sources(module):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder) and noise_sources(module):
+            module.use_nested_tensor = False
+
+
+def _integer_class(module: nn.Module, norm: str | None, aliases: tuple[type, ...]) -> type[nn.Module] | None:
+    """The class that takes the place of ``module``, or None."""
+    kind = type(module)
+    if kind in _NORMS:
+        return _NORMS[kind] if norm == 'l1' else None
+    if kind is nn.Linear or (kind in aliases and issubclass(kind, nn.Linear)):
+        return IntLinear
+    if kind is nn.Conv2d or (kind in aliases and issubclass(kind, nn.Conv2d)):
+        return IntConv2d
+    return None
+
+
+def _why_kept(module: nn.Module, kind: type[nn.Module] | None, norm: str | None) -> str | None:
+    """Why ``module``, which a reader of the report may look for, stays; None for a layer to replace and for others."""
+    if isinstance(module, (IntegerLayer, *_NORMS.values())):
+        return 'an integer layer already'
+    if kind is None:
+        if isinstance(module, nn.MultiheadAttention):
+            return "torch's attention multiplies by its weights itself"
+        if isinstance(module, _CONVOLUTIONS):
+            return 'no integer counterpart'
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            return 'a subclass, which may compute something else'
+        return 'no L1 counterpart' if norm == 'l1' and isinstance(module, _L2_NORMS) else None
+    if kind is IntConv2d and module.groups > 1 and module.groups == module.in_channels:
+        return 'depthwise'
+    if isinstance(module, _L2_NORMS):
+        return _why_norm_kept(module)
+    return None
+
+
+def _why_norm_kept(module: nn.Module) -> str | None:
+    if isinstance(module, nn.LayerNorm):
+        if len(module.normalized_shape) != 1:
+            return f'normalises {len(module.normalized_shape)} axes together'
+        return None if (module.weight is None) == (module.bias is None) else 'weight without bias'
+    if not module.track_running_stats or module.momentum is None:
+        return 'running statistics of another kind'
+    return 'frozen' if module.affine and not module.weight.requires_grad else None
+
+
+def _make(module: nn.Module, kind: type[nn.Module], recipe: IntegerRecipe, seed: int, name: str) -> nn.Module:
+    if issubclass(kind, IntegerLayer):
+        return kind.from_float(module, recipe, seed, name)
+    arguments = dict(eps=module.eps, affine=module.weight is not None, gaussian_correction=True)
+    if kind is L1LayerNorm:
+        new = kind(module.normalized_shape[0], **arguments, quantized=not recipe.is_float)
+    else:
+        new = kind(module.num_features, momentum=module.momentum, **arguments, quantized=not recipe.is_float)
+        new.load_state_dict(
+            {name: buffer for name, buffer in module.state_dict().items() if name.startswith('running')}, strict=False
+        )
+        new.to(module.running_mean.device)
+    new.recipe, new.noise.seed, new.noise.name = recipe, seed, name
+    if module.weight is not None:
+        new.weight, new.bias = module.weight, module.bias
+    return new.train(module.training)
+
+
+def _unnamed_ends(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layer that reads images and of the last one, in a model whose names for them are unknown.
+
+    The order is that of definition, which is all that can be known without an input. A model of one or two layers is
+    taken for a part of another, without ends of its own.
+    """
+    layers = [(name, m) for name, m in model.named_modules() if name and isinstance(m, nn.Linear | nn.Conv2d)]
+    if len(layers) < 3:
+        return ()
+    found = []
+    if not any(re.fullmatch(_STEMS, name) for name, _ in layers):
+        name, first = layers[0]
+        if isinstance(first, nn.Conv2d) and first.in_channels <= _IMAGE_CHANNELS:
+            found.append(name)
+    if not any(re.fullmatch(_HEADS, name) for name, _ in layers):
+        found.append(layers[-1][0])
+    return tuple(found)
+
+
+def _skip_rule(model: nn.Module, patterns: tuple[str, ...], must_match: bool) -> Any:
+    """Predicate of a module's name.
+
+    Raises:
+        InputError: a pattern is no regular expression, or with ``must_match`` matches no module.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    found: set[str] = set()
+    for pattern in patterns:
+        if pattern.startswith('re:'):
+            try:
+                rule = re.compile(pattern[3:])
+            except re.error as error:
+                raise InputError(f'skip: {pattern!r} is no regular expression: {error}') from None
+            matching = {name for name in names if rule.fullmatch(name)}
+        else:
+            matching = {name for name in names if name == pattern or name.startswith(f'{pattern}.')}
+        if must_match and not matching:
+            raise InputError(
+                f"skip: {pattern!r} matches no module of {type(model).__name__}; give a module's name, or a regular "
+                "expression for the whole name after 're:'"
+            )
+        found |= matching
+    return found.__contains__

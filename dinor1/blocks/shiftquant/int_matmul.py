@@ -1,0 +1,120 @@
+"""Products of integer matrices: torch's int8 kernel, and the same numbers through float64."""
+
+import functools
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dinor1.utils.errors import InputError
+
+_INT32_LIMIT = 2**31
+# CUDA's kernel wants more than 16 rows, and the other sides in multiples of 8; zeros change nothing.
+_CUDA_ROWS, _CUDA_SIDES = 32, 16
+
+
+@functools.cache
+def has_int_mm(device_type: str) -> bool:
+    """Whether torch multiplies int8 matrices on this kind of device; ``torch._int_mm`` is no public name."""
+    ones = torch.ones(_CUDA_ROWS, _CUDA_SIDES, dtype=torch.int8, device=device_type)
+    try:
+        return bool((torch._int_mm(ones, ones.t()) == _CUDA_SIDES).all())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+
+
+def int_matmul(
+    a: Tensor, b: Tensor, backend: Literal['int_mm', 'float64'] = 'int_mm', max_term: int = 128 * 128
+) -> Tensor:
+    """Exact product of two int8 matrices in int32.
+
+    Args:
+        a: (M, K) int8, of any strides and with any of the sizes 0.
+        b: (K, N) int8.
+        backend: ``int_mm``, torch's int8 kernel, or ``float64``, the reference.
+        max_term: What the caller knows of the largest ``|a_ik b_kj|``.
+
+    Returns:
+        (M, N) int32.
+
+    Raises:
+        InputError: no int8 matrices that fit each other, sums that may leave int32, an unknown backend, or one that
+            this torch does not have on the device.
+    """
+    if a.dtype != torch.int8 or b.dtype != torch.int8 or a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
+        raise InputError(
+            f'int_matmul: expected int8 (M, K) and (K, N), got {a.dtype} {tuple(a.shape)} and {b.dtype} '
+            f'{tuple(b.shape)}'
+        )
+    if a.shape[1] * max_term >= _INT32_LIMIT:
+        raise InputError(
+            f'int_matmul: sums of {a.shape[1]} products up to {max_term} do not fit int32; split the inner axis'
+        )
+    if backend == 'float64':
+        return (a.double() @ b.double()).to(torch.int32)
+    if backend != 'int_mm':
+        raise InputError(f"int_matmul: backend must be 'int_mm' or 'float64', got {backend!r}")
+    if not has_int_mm(a.device.type):
+        raise InputError(f"int_matmul: this torch has no int8 product on {a.device.type}; use the backend 'sim'")
+    if 0 in (*a.shape, b.shape[1]):
+        return torch.zeros(a.shape[0], b.shape[1], dtype=torch.int32, device=a.device)
+    return _cuda_int_mm(a, b) if a.is_cuda else torch._int_mm(_plain_strides(a), _plain_strides(b))
+
+
+def _plain_strides(x: Tensor) -> Tensor:
+    """``x`` itself where its strides are those of a matrix or a transposed one, and otherwise a copy.
+
+    torch 2.14.1 on CPU reads beyond the tensor for a transposed row or column, where any stride would be right along
+    the axis of size 1, and for rows that overlap, as windows of a picture do.
+    """
+    (rows, columns), (row_stride, column_stride) = x.shape, x.stride()
+    by_rows = column_stride == 1 and row_stride >= columns
+    by_columns = row_stride == 1 and column_stride >= rows
+    if 1 not in x.shape and (by_rows or by_columns):
+        return x
+    return x.contiguous().as_strided(x.shape, (columns, 1))
+
+
+def _cuda_int_mm(a: Tensor, b: Tensor) -> Tensor:
+    """Padded with zeros, the first operand row-major and the second column-major, which is the fast layout."""
+    (rows, inner), columns = a.shape, b.shape[1]
+    inner_padding = -inner % _CUDA_SIDES
+    row_padding = max(0, _CUDA_ROWS - rows)
+    column_padding = -columns % _CUDA_SIDES
+    a = torch.nn.functional.pad(a, (0, inner_padding, 0, row_padding)).contiguous()
+    b = torch.nn.functional.pad(b.t(), (0, inner_padding, 0, column_padding)).contiguous().t()
+    return torch._int_mm(a, b)[:rows, :columns]
+
+
+def exact_dtype(bound: int) -> torch.dtype:
+    """The cheaper floating-point format that holds every whole number up to ``bound``."""
+    return torch.float32 if bound < 2**24 else torch.float64
+
+
+def exact_product(a: Tensor, b: Tensor, max_term: int, backend: Literal['sim', 'int8'], room: int = 1) -> Tensor:
+    """``a @ b`` without any rounding, as the layers need it: the only place where the two backends differ.
+
+    Args:
+        a: (M, K) int8.
+        b: (K, N) int8.
+        max_term: Bound of ``|a_ik b_kj|``.
+        backend: ``sim`` multiplies whole numbers in floating point, in a format wide enough for every partial sum;
+            ``int8`` is :func:`int_matmul`, in parts where int32 is too narrow for the whole sum.
+        room: By how much the caller will multiply or add up the results, still exactly.
+
+    Returns:
+        (M, N) whole numbers: float32 or float64 for ``sim``, int32 or float64 for ``int8``.
+    """
+    inner = a.shape[1]
+    bound = inner * max_term * room
+    if backend == 'sim':
+        dtype = exact_dtype(bound)
+        with torch.autocast(a.device.type, enabled=False):
+            return a.to(dtype) @ b.to(dtype)
+    if bound < _INT32_LIMIT:
+        return int_matmul(a, b, max_term=max_term)
+    length = (_INT32_LIMIT - 1) // max_term
+    parts = (
+        int_matmul(a[:, i : i + length], b[i : i + length], max_term=max_term).double() for i in range(0, inner, length)
+    )
+    return functools.reduce(Tensor.add_, parts)

@@ -1,0 +1,167 @@
+"""The three products of a layer on integer grids, as one autograd function.
+
+With X (N, Ci), W (Co, Ci) and D = dL/dY (N, Co), in integers as in arXiv 2411.10948 as far as it could be read, and our
+choice where it could not::
+
+    Y  = Xq Wq^T     over input channels; X and W with one scale each, rounded to nearest
+    dX = Dq Wq       over output channels; D by ShiftQuant over them, rounded stochastically
+    dW = Dq^T Xq     over N; the same Dq, whose shifts belong to rows of the result here
+
+Every sum is a whole number, exact in both backends, and is multiplied by its scale once, at the end. Gradients pass the
+rounding of X and W unchanged, and nothing is clipped, so that with fixed Xq and Wq the expectations are
+``E[dX] = D Wq`` and ``E[dW] = D^T Xq``.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .gradient_stats import GradientStats
+from .im2col import Dense, Window
+from .int_matmul import exact_dtype, exact_product
+from .noise import NoiseSource
+from .recipe import IntegerRecipe, Operand
+from .shift_tensor import ShiftTensor
+
+
+class IntegerProduct(torch.autograd.Function):
+    """``apply(x, weight, bias, geometry, recipe, noise, stats)`` for linear layers and convolutions.
+
+    ``x`` is (..., Ci), ``weight`` (Co, K) with K the kernel's taps times the channels of a group, channels last;
+    ``geometry`` makes rows of K numbers of ``x``. The result is (N, Co), in the dtype of ``x``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Dense | Window,
+        recipe: IntegerRecipe,
+        noise: NoiseSource,
+        stats: GradientStats | None,
+    ) -> Tensor:
+        """Quantize and multiply."""
+        activation, kernel = recipe.activation(x), recipe.weight(weight)
+        parts = [
+            _product(activation._replace(values=geometry.columns(values)), kernel._replace(values=rows.t()), recipe)
+            for values, rows in _grouped(geometry, activation.values, kernel.values)
+        ]
+        y = _join(parts, 1)
+        if bias is not None:
+            y.add_(bias)
+        ctx.save_for_backward(activation.values, activation.scale, kernel.values, kernel.scale)
+        ctx.tops = activation.top, kernel.top
+        ctx.dtypes = x.dtype, weight.dtype
+        ctx.geometry, ctx.recipe, ctx.noise, ctx.stats = geometry, recipe, noise, stats
+        return y.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Quantize the gradient once, for both products."""
+        values, scale, rows, row_scale = ctx.saved_tensors
+        activation, kernel = Operand(values, scale, ctx.tops[0]), Operand(rows, row_scale, ctx.tops[1])
+        recipe, geometry = ctx.recipe, ctx.geometry
+
+        def draw() -> ShiftTensor | Tensor:
+            return recipe.gradient(grad, ctx.noise.next_generator(grad.device))
+
+        quantized = draw()
+        if ctx.stats is not None and isinstance(quantized, ShiftTensor):
+            ctx.stats.add(quantized)
+        grad_x = grad_weight = grad_bias = None
+        with torch.autocast(grad.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                grad_x = _input_gradient(quantized, kernel, geometry, values.shape, recipe).to(ctx.dtypes[0])
+            if ctx.needs_input_grad[2]:
+                summand = quantized if recipe.quantize_bias_grad else grad
+                grad_bias = _bias_gradient(summand).to(ctx.dtypes[1])
+            if ctx.needs_input_grad[1]:
+                if recipe.independent_noise:
+                    quantized = draw()
+                grad_weight = _weight_gradient(quantized, activation, geometry, recipe).to(ctx.dtypes[1])
+        return grad_x, grad_weight, grad_bias, None, None, None, None
+
+
+def _product(a: Operand, b: Operand, recipe: IntegerRecipe) -> Tensor:
+    if a.scale is None or b.scale is None:
+        with torch.autocast(a.values.device.type, enabled=False):
+            return a.dequantize() @ b.dequantize()
+    total = exact_product(a.values, b.values, a.top * b.top, recipe.backend)
+    return _rescaled(total, a.scale * b.scale, a.values.shape[1] * a.top * b.top)
+
+
+def _input_gradient(
+    grad: ShiftTensor | Tensor,
+    kernel: Operand,
+    geometry: Dense | Window,
+    shape: tuple[int, ...],
+    recipe: IntegerRecipe,
+) -> Tensor:
+    """DX (..., Ci) = ``shape`` from D (N, Co)."""
+    if kernel.scale is None or not isinstance(grad, ShiftTensor):
+        dense = grad.dequantize() if isinstance(grad, ShiftTensor) else grad
+        products = [
+            geometry.adjoint_columns(columns, shape) @ geometry.adjoint_kernel(rows)
+            for columns, rows in _grouped(geometry, dense, kernel.dequantize())
+        ]
+        return _join(products, 1).view(shape)
+    room = 1 << grad.max_shift
+    max_term = grad.top * kernel.top
+    if recipe.preshifts(grad):
+        slices = [(grad.preshifted(), 1)]
+        max_term, room = max_term * room, 1
+    else:
+        slices = [(grad.q * (grad.shift == h).to(torch.int8), 1 << h) for h in range(grad.groups)]
+    total, inner = None, 0
+    for codes, power in slices:
+        parts = []
+        for columns, rows in _grouped(geometry, codes, kernel.values):
+            columns, rows = geometry.adjoint_columns(columns, shape), geometry.adjoint_kernel(rows)
+            inner = rows.shape[0]
+            parts.append(exact_product(columns, rows, max_term, recipe.backend, room))
+        part = _join(parts, 1)
+        total = part if total is None else total.add_(part, alpha=power)
+    return _rescaled(total, grad.scale * kernel.scale, inner * max_term * room).view(shape)
+
+
+def _weight_gradient(
+    grad: ShiftTensor | Tensor, activation: Operand, geometry: Dense | Window, recipe: IntegerRecipe
+) -> Tensor:
+    """DW (Co, K) from D (N, Co)."""
+    parts = []
+    if activation.scale is None or not isinstance(grad, ShiftTensor):
+        dense = grad.dequantize() if isinstance(grad, ShiftTensor) else grad
+        for columns, values in _grouped(geometry, dense, activation.dequantize(), axes=(-1, -1)):
+            parts.append(columns.t() @ geometry.columns(values))
+        return _join(parts, 0)
+    max_term = grad.top * activation.top
+    for codes, values in _grouped(geometry, grad.q, activation.values, axes=(-1, -1)):
+        parts.append(exact_product(codes.t(), geometry.columns(values), max_term, recipe.backend))
+    scale = (grad.factor() * activation.scale).unsqueeze(1)
+    return _rescaled(_join(parts, 0), scale, grad.q.shape[0] * max_term)
+
+
+def _bias_gradient(grad: ShiftTensor | Tensor) -> Tensor:
+    if isinstance(grad, ShiftTensor):
+        return grad.q.sum(0, dtype=torch.int64) * grad.factor()
+    return grad.sum(0)
+
+
+def _rescaled(total: Tensor, scale: Tensor, bound: int) -> Tensor:
+    """``total * scale`` with one rounding of a whole number below ``bound``; overwrites ``total`` where it can."""
+    dtype = torch.promote_types(exact_dtype(bound), scale.dtype)
+    return total.to(dtype).mul_(scale.to(dtype)).to(scale.dtype)
+
+
+def _grouped(geometry: Dense | Window, *tensors: Tensor, axes: tuple[int, ...] = (-1, 0)) -> list[tuple[Tensor, ...]]:
+    """The share of every group of the convolution, of each tensor along its axis."""
+    if geometry.groups == 1:
+        return [tensors]
+    return list(zip(*(t.chunk(geometry.groups, axis) for t, axis in zip(tensors, axes, strict=True)), strict=True))
+
+
+def _join(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)

@@ -1,0 +1,191 @@
+"""L1 batch norm and layer norm that are trained in integers.
+
+See :mod:`dinor1.blocks.shiftquant.l1_function` for the equations. :mod:`dinor1.blocks.normalization` has the same norms for every axis and with
+masks; these here are the counterparts of ``nn.BatchNorm*`` and ``nn.LayerNorm`` for a model in integers, and this
+package does not depend on that one.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinor1.utils.errors import InputError
+
+from .grid import FLOAT_BITS
+from .l1_function import L1Normalise
+from .noise import NoiseSource
+from .recipe import IntegerRecipe
+
+_GAUSS = math.sqrt(math.pi / 2)
+
+
+class _L1Norm(nn.Module):
+    """``y = weight (x - mean) / (kappa mean|x - mean| + eps) + bias``.
+
+    Attributes:
+        enabled: Whether the norm quantizes.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float,
+        affine: bool,
+        gaussian_correction: bool,
+        quantized: bool,
+        recipe: IntegerRecipe,
+        seed: int | None,
+    ) -> None:
+        super().__init__()
+        if recipe.bits[1] == FLOAT_BITS and quantized:
+            raise InputError(f'{type(self).__name__}: bits of activations must be 2 to 8; or give quantized=False')
+        self.num_features, self.eps = num_features, eps
+        self.kappa = _GAUSS if gaussian_correction else 1.0
+        self.recipe, self.noise, self.enabled = recipe, NoiseSource(seed), quantized
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+
+    def _normalise(self, x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """``x`` with channels last, and the mean and deviation that were taken out of it."""
+        if self.enabled:
+            return L1Normalise.apply(x, self.weight, self.bias, axes, self.kappa, self.eps, self.recipe, self.noise)
+        full = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = full.mean(axes, keepdim=True)
+        centred = full - mean
+        sigma = self.kappa * centred.abs().mean(axes, keepdim=True)
+        return self._affine(centred / (sigma + self.eps)).to(x.dtype), mean.detach(), sigma.detach()
+
+    def _affine(self, z: Tensor) -> Tensor:
+        return z if self.weight is None else z * self.weight + self.bias
+
+    def extra_repr(self) -> str:
+        bits = self.recipe.bits if self.enabled else None
+        return f'{self.num_features}, eps={self.eps}, kappa={self.kappa:.4f}, bits={bits}'
+
+
+class L1LayerNorm(_L1Norm):
+    """Every token over its channels.
+
+    Args:
+        normalized_shape: Channels C, the last axis.
+        eps: Added to the deviation, outside of any root.
+        affine: Whether there are ``weight`` and ``bias``.
+        gaussian_correction: Multiply the deviation by sqrt(pi / 2), which makes it a Gaussian's standard deviation:
+            for weights that were trained with an L2 norm.
+        quantized: False: plain floating point.
+        bits, groups: As in :class:`IntegerRecipe`; input and output are rounded with the bits of activations, the
+            gradient with those of gradients.
+        seed: Of the noise.
+        **options: Other fields of the recipe.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        gaussian_correction: bool = False,
+        quantized: bool = True,
+        bits: tuple[int, int, int] = (4, 4, 4),
+        groups: int | str | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        recipe = IntegerRecipe(bits, groups, **options)
+        super().__init__(normalized_shape, eps, affine, gaussian_correction, quantized, recipe, seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> the same."""
+        if x.shape[-1:] != (self.num_features,):
+            raise ValueError(f'L1LayerNorm({self.num_features}): expected (..., {self.num_features}), got {x.shape}')
+        return x.clone() if x.numel() == 0 else self._normalise(x, (-1,))[0]
+
+
+class _L1BatchNorm(_L1Norm):
+    """Every channel over batch and positions; in evaluation by ``running_mean`` and ``running_sigma``, both (C,).
+
+    ``running_sigma`` is what is divided by, with the correction factor and without a correction for the batch's size.
+    A state dict of ``nn.BatchNorm`` loads: its ``running_var`` becomes the deviation of Gaussian data.
+
+    Args:
+        num_features: Channels C, axis 1.
+        momentum: Share of the new batch in the running statistics.
+        eps, affine, gaussian_correction, quantized, bits, groups, seed, **options: As in :class:`L1LayerNorm`.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    _dims: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        gaussian_correction: bool = False,
+        quantized: bool = True,
+        bits: tuple[int, int, int] = (4, 4, 4),
+        groups: int | str | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        recipe = IntegerRecipe(bits, groups, **options)
+        super().__init__(num_features, eps, affine, gaussian_correction, quantized, recipe, seed)
+        self.momentum = momentum
+        self.register_buffer('running_mean', torch.zeros(num_features))
+        self.register_buffer('running_sigma', torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same."""
+        if x.dim() not in self._dims or x.shape[1] != self.num_features:
+            raise ValueError(
+                f'{type(self).__name__}({self.num_features}): expected {self.num_features} channels on axis 1 of '
+                f'{" or ".join(map(str, self._dims))} axes, got {tuple(x.shape)}'
+            )
+        rows = x.movedim(1, -1)
+        if self.training and x.numel():
+            y, mean, sigma = self._normalise(rows, tuple(range(x.dim() - 1)))
+            # Inside a backward pass, this is activation checkpointing's second run of the same batch.
+            if torch._C._current_graph_task_id() == -1:
+                self.running_mean.lerp_(mean.flatten().to(self.running_mean.dtype), self.momentum)
+                self.running_sigma.lerp_(sigma.flatten().to(self.running_sigma.dtype), self.momentum)
+        else:
+            y = self._by_running_statistics(rows)
+        return y.movedim(-1, 1)
+
+    def _by_running_statistics(self, rows: Tensor) -> Tensor:
+        full = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        if self.enabled:
+            full = _rounded(full, self.recipe)
+        y = self._affine((full - self.running_mean) / (self.running_sigma + self.eps))
+        return (_rounded(y, self.recipe) if self.enabled else y).to(rows.dtype)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        variance = state_dict.pop(f'{prefix}running_var', None)
+        state_dict.pop(f'{prefix}num_batches_tracked', None)
+        if variance is not None:
+            # A Gaussian's mean absolute deviation is sqrt(2 var / pi).
+            state_dict[f'{prefix}running_sigma'] = variance.sqrt() * (self.kappa / _GAUSS)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class L1BatchNorm1d(_L1BatchNorm):
+    __doc__ = _L1BatchNorm.__doc__
+    _dims = (2, 3)
+
+
+class L1BatchNorm2d(_L1BatchNorm):
+    __doc__ = _L1BatchNorm.__doc__
+    _dims = (4,)
+
+
+def _rounded(x: Tensor, recipe: IntegerRecipe) -> Tensor:
+    """``x`` on the activation's grid; the gradient passes."""
+    return x + (recipe.activation(x).dequantize() - x).detach()

@@ -1,0 +1,91 @@
+"""Prompts as command-line arguments: ``REF.jpg:x1,y1,x2,y2[:name]`` and ``cat . dog``."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dinor1.inference.inferencer import split_text
+from dinor1.inference.visual_prompt import VisualPrompt, as_boxes
+from dinor1.utils.errors import InputError
+
+DEFAULT_NAME = 'object'
+DEFAULT_NEGATIVE_NAME = 'not object'
+
+
+class BoxArgument(NamedTuple):
+    """One ``--prompt``.
+
+    Attributes:
+        image: Path of the reference image.
+        box: (x1, y1, x2, y2) pixels of it.
+        name: Class name.
+        negative: Whether the class is scored but not reported.
+    """
+
+    image: str
+    box: tuple[float, float, float, float]
+    name: str
+    negative: bool
+
+
+def parse_box(argument: str, negative: bool = False) -> BoxArgument:
+    """Read ``REF.jpg:x1,y1,x2,y2[:name]``.
+
+    It is read from the right, so that the path may contain colons; the name may not. A leading ``-`` on the
+    whole or on the name marks a negative prompt; a file whose name begins with one is ``./-name.jpg``.
+
+    Args:
+        argument: As given on the command line.
+        negative: Negative whatever the argument says.
+
+    Raises:
+        InputError: another form, or a box that is not four finite numbers with x1 < x2 and y1 < y2.
+    """
+    text = argument.removeprefix('-')
+    negative = negative or text != argument
+    path, separator, last = text.rpartition(':')
+    name = ''
+    if last.count(',') != 3:
+        name = last.strip()
+        path, separator, last = path.rpartition(':')
+    if not path or not separator or last.count(',') != 3:
+        raise InputError(f'--prompt {argument}: expected REF.jpg:x1,y1,x2,y2 or REF.jpg:x1,y1,x2,y2:name')
+    if name.startswith('-'):
+        name, negative = name.removeprefix('-').strip(), True
+    box = as_boxes([last.split(',')], f'--prompt {argument}')[0]
+    return BoxArgument(
+        path, tuple(box.tolist()), name or (DEFAULT_NEGATIVE_NAME if negative else DEFAULT_NAME), negative
+    )
+
+
+def parse_text(argument: str) -> tuple[list[str], list[str]]:
+    """Read ``cat . dog . -wolf``.
+
+    Returns:
+        The names to find, and those that a leading ``-`` marks as negative.
+    """
+    names = split_text(argument)
+    positive = [name for name in names if not name.startswith('-')]
+    return positive, [name.removeprefix('-').strip() for name in names if name.startswith('-')]
+
+
+def gather_prompts(boxes: Sequence[str] = (), negative_boxes: Sequence[str] = (), text: str = '') -> dict[str, list]:
+    """Arguments of a command line as those of :meth:`DINOR1Inferencer.set_prompts`.
+
+    Boxes on one image are put together, so that it is read once.
+
+    Raises:
+        InputError: see :func:`parse_box`; also a class that is positive and negative.
+    """
+    parsed = [parse_box(argument) for argument in boxes]
+    parsed += [parse_box(argument, negative=True) for argument in negative_boxes]
+    names, negative_names = parse_text(text)
+    positive = {b.name for b in parsed if not b.negative} | set(names)
+    negative = list(dict.fromkeys([b.name for b in parsed if b.negative] + negative_names))
+    for name in negative:
+        if name in positive:
+            raise InputError(f'prompt {name!r} is given as positive and as negative; name one of them differently')
+    by_image: dict[str, list[BoxArgument]] = {}
+    for box in parsed:
+        by_image.setdefault(box.image, []).append(box)
+    visual = [VisualPrompt(image, [b.box for b in group], [b.name for b in group]) for image, group in by_image.items()]
+    return dict(visual=visual, text=names + negative_names, negative=negative)

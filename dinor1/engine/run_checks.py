@@ -1,0 +1,131 @@
+"""What a run needs, checked before a runner makes folders, builds and loads.
+
+Of all this MMEngine complains too, but late and with a traceback.
+"""
+
+import math
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from dinor1.utils.errors import InputError
+
+_TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper')
+_VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
+_TEST = ('test_dataloader', 'test_cfg', 'test_evaluator')
+
+
+def check_training(cfg: Config, name: str) -> None:
+    """Refuse a config that cannot train.
+
+    Args:
+        cfg: With all overrides.
+        name: Its file, for messages.
+
+    Raises:
+        InputError: a part is missing, or a number that every recipe has is out of its range.
+    """
+    _require(cfg, name, ('model', *_TRAIN), 'train')
+    for parts in (_VAL, _TEST):
+        _all_or_none(cfg, name, parts)
+    _check_loaders(cfg, name, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
+    _check_vocabularies(cfg, name)
+    for key in ('max_epochs', 'max_iters'):
+        _check_number(cfg.train_cfg, key, 1, f'{name}: train_cfg')
+    if cfg.train_cfg.get('val_interval') != math.inf:  # never
+        _check_number(cfg.train_cfg, 'val_interval', 1, f'{name}: train_cfg')
+    optimizer = cfg.optim_wrapper.get('optimizer')
+    if isinstance(optimizer, dict):
+        _check_number(optimizer, 'lr', 0, f'{name}: optim_wrapper.optimizer', whole=False)
+    check_seed((cfg.get('randomness') or {}).get('seed'), f'{name}: randomness.seed')
+
+
+def check_testing(cfg: Config, name: str) -> None:
+    """Refuse a config that cannot test.
+
+    Args:
+        cfg: With all overrides.
+        name: Its file, for messages.
+
+    Raises:
+        InputError: as for :func:`check_training`.
+    """
+    _require(cfg, name, ('model', *_TEST), 'test')
+    _all_or_none(cfg, name, _VAL)
+    _check_loaders(cfg, name, ('val_dataloader', 'test_dataloader'))
+
+
+def check_launcher(launcher: str) -> None:
+    """Refuse a launcher of several processes on a machine without an accelerator.
+
+    Raises:
+        InputError: MMEngine's launchers give every process a device, and there is none.
+    """
+    if launcher != 'none' and get_device() == 'cpu':
+        raise InputError(
+            f'--launcher {launcher}: gives every process a GPU, and there is none on this machine; leave the option out'
+        )
+
+
+def check_seed(seed: Any, option: str) -> None:
+    """Refuse a seed that a generator of random numbers does not take; None: drawn anew.
+
+    Raises:
+        InputError: it is not an integer in [0, 2^32).
+    """
+    if seed is not None and not (type(seed) is int and 0 <= seed < 2**32):
+        raise InputError(f'{option} must be a whole number in [0, 2^32), got {seed!r}')
+
+
+def _require(cfg: Config, name: str, keys: tuple[str, ...], purpose: str) -> None:
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise InputError(f'{name}: has no {", ".join(missing)}; give a config that can {purpose}')
+    strange = [key for key in keys if not isinstance(cfg[key], dict) and not key.endswith('evaluator')]
+    if strange:
+        raise InputError(f'{name}: {strange[0]} must be a dict, got {cfg[strange[0]]!r}')
+    if 'type' not in cfg.model:
+        raise InputError(f"{name}: model has no type; write for example type='DINOR1'")
+
+
+def _all_or_none(cfg: Config, name: str, parts: tuple[str, ...]) -> None:
+    missing = [key for key in parts if cfg.get(key) is None]
+    if 0 < len(missing) < len(parts):
+        raise InputError(f'{name}: has no {", ".join(missing)}; give all of {", ".join(parts)}, or none')
+
+
+def _check_loaders(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        loader = cfg.get(key)
+        if isinstance(loader, dict):
+            if not isinstance(loader.get('dataset'), dict):
+                raise InputError(f'{name}: {key} has no dataset; give one')
+            _check_number(loader, 'batch_size', 1, f'{name}: {key}')
+            _check_number(loader, 'num_workers', 0, f'{name}: {key}')
+
+
+def _check_vocabularies(cfg: Config, name: str) -> None:
+    """Data sets whose classes differ go by their names, which must reach the detector, or classes are mixed up."""
+    dataset = cfg.train_dataloader.get('dataset')
+    if cfg.model.get('type') != 'DINOR1' or 'classes' not in (dataset.get('ignore_keys') or ()):
+        return
+    for number, part in enumerate(dataset.get('datasets', ())):
+        packed = [step for step in part.get('pipeline') or () if step.get('type') == 'PackDetInputs']
+        if not part.get('return_classes') or not all('text' in step.get('meta_keys', ()) for step in packed):
+            raise InputError(
+                f'{name}: train_dataloader.dataset.datasets[{number}] does not hand on its class names, and the sets '
+                "have others; set return_classes=True and add 'text' to meta_keys of PackDetInputs"
+            )
+
+
+def _check_number(node: dict, key: str, least: int, where: str, whole: bool = True) -> None:
+    value = node.get(key)
+    if value is None:
+        return
+    # type() rather than isinstance(): true and false are no numbers here. 9e4 is a whole one.
+    good = type(value) in (int, float) and math.isfinite(value) and value >= least
+    good = good and (not whole or value == int(value))
+    if not good:
+        kind = 'a whole number' if whole else 'a finite number'
+        raise InputError(f'{where}.{key} must be {kind} of at least {least}, got {value!r}')

@@ -1,0 +1,1 @@
+"""ODinW: the benchmark's sets, runs on them, and tables of the results."""

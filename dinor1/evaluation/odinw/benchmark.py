@@ -1,0 +1,242 @@
+"""ODinW (Object Detection in the Wild): which 35 sets there are, where their files lie, what is offered as a class.
+
+GLIP, arXiv 2112.03857, introduced 13 of them; ELEVATER, arXiv 2204.08790, has all 35. The facts are in
+``manifest.json`` beside this file, with their sources and with what is known to go wrong for each set. The
+manifest also describes a second layout, ``small``: the small real sets of this project, some of them members of ODinW
+with files of our own (``configs/_base_/datasets/small_coco.py``).
+"""
+
+import difflib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json, write_json
+
+MANIFEST = Path(__file__).with_name('manifest.json')
+BENCHMARKS = ('ODinW-13', 'ODinW-35')
+LAYOUTS = ('odinw', 'small')
+
+
+class Split(NamedTuple):
+    """Files of one split.
+
+    Attributes:
+        ann_file: COCO file, below the set's root.
+        img_dir: Folder that the file's ``file_name`` starts from, below the set's root.
+        images: Number of images, ``None`` where it is not established.
+        boxes: Number of annotations, likewise.
+    """
+
+    ann_file: str
+    img_dir: str
+    images: int | None
+    boxes: int | None
+
+
+class BenchmarkSet(NamedTuple):
+    """One set of a layout.
+
+    Attributes:
+        name: Its name in the layout.
+        member: The set of ODinW that it is, or stands for; ``None`` for a set that is no member.
+        root: Folder below the data root.
+        splits: ``train``, ``val``, ``test`` and for some sets ``minival``.
+        evaluate: The split that the benchmark reports on.
+        categories: Names that are offered, in the order of the category ids; ``None`` takes the file's.
+        file_categories: Names in ODinW's file, where it has others.
+        caption_prompts: Category -> the phrase that GLIP offers in its place as text.
+        deviation: How the files differ from ODinW's; ``None`` for ODinW's own.
+        traps: What is known to go wrong.
+    """
+
+    name: str
+    member: str | None
+    root: str
+    splits: dict[str, Split]
+    evaluate: str
+    categories: tuple[str, ...] | None
+    file_categories: tuple[str, ...] | None
+    caption_prompts: dict[str, str]
+    deviation: str | None
+    traps: tuple[str, ...]
+
+    def split_for(self, policy: str) -> str:
+        """The split that ``policy``, ``test`` or ``val``, means: a set without ``test`` is evaluated as it says."""
+        return policy if policy in self.splits else self.evaluate
+
+    def ann_path(self, data_root: str | Path, split: str) -> Path:
+        """Annotation file of a split."""
+        return Path(data_root) / self.root / self.splits[split].ann_file
+
+
+class Annotations(NamedTuple):
+    """An annotation file that was checked against the manifest.
+
+    Attributes:
+        path: The file to read: ODinW's, or a copy of it with other category names.
+        images: Number of images found.
+        boxes: Number of annotations found.
+        names: Categories, in the order of their ids.
+        warning: How the counts differ from the manifest's; empty if they do not.
+    """
+
+    path: Path
+    images: int
+    boxes: int
+    names: tuple[str, ...]
+    warning: str
+
+
+@functools.cache
+def _manifest() -> dict[str, Any]:
+    return read_json(MANIFEST)
+
+
+def members(benchmark: str) -> tuple[str, ...]:
+    """Names of the sets of ``ODinW-13`` or ``ODinW-35``.
+
+    Raises:
+        InputError: another name.
+    """
+    if benchmark not in BENCHMARKS:
+        raise InputError(f'{benchmark!r} is no benchmark; choose {" or ".join(BENCHMARKS)}')
+    return tuple(s['name'] for s in _manifest()['sets'] if s['odinw13'] or benchmark == 'ODinW-35')
+
+
+def load_sets(layout: str = 'odinw') -> dict[str, BenchmarkSet]:
+    """All sets of a layout by name: ``odinw`` has the files as they were released, ``small`` our own.
+
+    Raises:
+        InputError: there is no such layout.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f'layout {layout!r}: choose {" or ".join(LAYOUTS)}')
+    official = {entry['name']: _read_set(entry, entry) for entry in _manifest()['sets']}
+    if layout == 'odinw':
+        return official
+    small = {}
+    for entry in _manifest()['small_sets']:
+        member = official.get(entry['member'])
+        categories = None if member is None else member.categories
+        captions = {} if member is None else member.caption_prompts
+        small[entry['name']] = _read_set(entry, dict(categories=categories, caption_prompts=captions))
+    return small
+
+
+def _read_set(entry: dict[str, Any], names: dict[str, Any]) -> BenchmarkSet:
+    as_tuple = {key: tuple(names[key]) if names.get(key) else None for key in ('categories', 'file_categories')}
+    return BenchmarkSet(
+        name=entry['name'],
+        member=entry.get('member', entry['name']),
+        root=entry['root'],
+        splits={name: Split(**split) for name, split in entry['splits'].items()},
+        evaluate=entry['evaluate'],
+        **as_tuple,
+        caption_prompts=names.get('caption_prompts', {}),
+        deviation=entry.get('deviation'),
+        traps=tuple(entry['traps']),
+    )
+
+
+def choose_sets(sets: dict[str, BenchmarkSet], names: Sequence[str] | None) -> dict[str, BenchmarkSet]:
+    """Some sets of a layout, in its order; ``ODinW-13`` and ``ODinW-35`` stand for their members, ``None`` for all.
+
+    Raises:
+        InputError: a name is not in the layout.
+    """
+    if names is None:
+        return sets
+    chosen = set()
+    for name in names:
+        if name in BENCHMARKS:
+            chosen |= {s.name for s in sets.values() if s.member in members(name)}
+        elif name in sets:
+            chosen.add(name)
+        else:
+            near = difflib.get_close_matches(name, sets, n=3, cutoff=0.3)
+            hint = f'did you mean {", ".join(near)}?' if near else f'choose among {", ".join(sets)}'
+            raise InputError(f'no set is named {name!r}; {hint}')
+    return {name: s for name, s in sets.items() if name in chosen}
+
+
+def find_sets(
+    sets: dict[str, BenchmarkSet], data_root: str | Path, policy: str, with_train: bool
+) -> tuple[dict[str, BenchmarkSet], dict[str, str]]:
+    """Tell the sets whose annotation files are there from the others.
+
+    Args:
+        sets: From :func:`choose_sets`.
+        data_root: Folder of all sets.
+        policy: ``test`` or ``val``, see :meth:`BenchmarkSet.split_for`.
+        with_train: Exemplars are needed, hence the training split too.
+
+    Returns:
+        The sets that are there, and for every other one the first file that is missing.
+
+    Raises:
+        InputError: none is there.
+    """
+    missing = {}
+    for name, s in sets.items():
+        for split in dict.fromkeys([s.split_for(policy), *(['train'] if with_train else [])]):
+            path = s.ann_path(data_root, split)
+            if not path.is_file():
+                missing.setdefault(name, str(path))
+    if len(missing) == len(sets):
+        raise InputError(f'{data_root}: none of {len(sets)} sets is here, for example {next(iter(missing.values()))}')
+    return {name: s for name, s in sets.items() if name not in missing}, missing
+
+
+def prepare_annotations(
+    s: BenchmarkSet, data_root: str | Path, split: str, copy_to: str | Path, captions: bool = False
+) -> Annotations:
+    """Check an annotation file against the manifest, and copy it where its categories have to be renamed.
+
+    Args:
+        s: The set.
+        data_root: Folder of all sets.
+        split: A key of ``s.splits``.
+        copy_to: Where a copy goes, if one is needed. The original is never written to.
+        captions: Offer GLIP's phrases in place of the names that have one.
+
+    Raises:
+        InputError: the file is no COCO file, or its categories are not those of the manifest.
+    """
+    path = s.ann_path(data_root, split)
+    data = read_json(path)
+    if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ('images', 'annotations')):
+        raise InputError(f"{path}: not a COCO file, it has no lists 'images' and 'annotations'")
+    try:
+        categories = sorted(data['categories'], key=lambda c: c['id'])
+        found = tuple(c['name'] for c in categories)
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: not a COCO file, its 'categories' have no id and name") from None
+    if s.categories is not None and found not in (s.categories, s.file_categories):
+        raise InputError(f'{path}: its categories are not those of {s.name} in the manifest, {_difference(s, found)}')
+
+    offered = tuple((s.caption_prompts if captions else {}).get(name, name) for name in s.categories or found)
+    if offered != found:
+        renamed = [category | {'name': name} for category, name in zip(categories, offered, strict=True)]
+        path = Path(copy_to).absolute()
+        write_json(data | {'categories': renamed}, path)
+    counts = dict(images=len(data['images']), boxes=len(data['annotations']))
+    expected = s.splits[split]
+    differing = [
+        f'{number} {kind} instead of {getattr(expected, kind)}'
+        for kind, number in counts.items()
+        if getattr(expected, kind) not in (None, number)
+    ]
+    warning = f'{s.name} {split}: {", ".join(differing)} in the manifest' if differing else ''
+    return Annotations(path, **counts, names=offered, warning=warning)
+
+
+def _difference(s: BenchmarkSet, found: tuple[str, ...]) -> str:
+    known = set(s.categories) | set(s.file_categories or ())
+    surplus = [name for name in found if name not in known]
+    lacking = [name for name in s.categories if name not in found]
+    if surplus or lacking:
+        return f'it has {surplus[:3]} and lacks {lacking[:3]}; give the released file'
+    return 'their ids are in another order; give the released file'

@@ -1,0 +1,318 @@
+"""What one run of ODinW is: its config, its annotation files, and the result that it leaves.
+
+``tools/test_odinw.py`` runs what :func:`plan` makes, and averages what :func:`store` wrote.
+"""
+
+import copy
+import functools
+import hashlib
+import json
+import platform
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.utils import get_git_hash
+
+from dinor1.evaluation.odinw.benchmark import Annotations, BenchmarkSet, prepare_annotations
+from dinor1.evaluation.odinw.summary import METRICS, PROTOCOLS, read_result
+from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import visible, write_json
+
+# Our names of metrics -> how the COCO metrics of MMDetection and of this project end.
+_REPORTED = dict(zip(METRICS, ('bbox_mAP', 'bbox_mAP_50'), strict=True))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a suite have in common.
+
+    Attributes:
+        config: Config that model and pipelines come from; ``{set}`` in it stands for the name of the set.
+        checkpoint: Weights, likewise.
+        arm: Name of the model in tables.
+        layout: ``odinw`` or ``small``.
+        split: ``test`` or ``val``.
+        data_root: Folder of the sets.
+        out_dir: Folder of the results.
+        protocols: ``None`` for all that apply.
+        num_exemplars: N of visual-generic.
+        prompt_seeds: Number of draws of visual-generic.
+        captions: Text prompts are GLIP's phrases, for the classes that have one.
+        cfg_options: Overrides of the config.
+        command: The command line, for the record.
+    """
+
+    config: str
+    checkpoint: str
+    arm: str
+    layout: str
+    split: str
+    data_root: str
+    out_dir: Path
+    protocols: tuple[str, ...] | None = None
+    num_exemplars: int = 16
+    prompt_seeds: int = 1
+    captions: bool = False
+    cfg_options: dict[str, Any] | None = None
+    command: str = ''
+
+    def files(self, name: str) -> dict[str, str]:
+        """Config and checkpoint of a set."""
+        return {key: getattr(self, key).replace('{set}', name) for key in ('config', 'checkpoint')}
+
+
+class Job(NamedTuple):
+    """A set under one protocol: one run of ``tools/test.py``.
+
+    Attributes:
+        title: For messages.
+        checkpoint: Weights.
+        cfg: Config of the run.
+        work_dir: Where the run writes.
+        paths: The result file of each seed.
+        seeds: Seeds of the prompts, from 0; ``(None,)`` for text.
+        fields: What the result files of all seeds have in common.
+    """
+
+    title: str
+    checkpoint: str
+    cfg: Config
+    work_dir: Path
+    paths: tuple[Path, ...]
+    seeds: tuple[int | None, ...]
+    fields: dict[str, Any]
+
+
+def plan(settings: Settings, sets: Iterable[BenchmarkSet]) -> list[Job]:
+    """The runs of all sets. Annotation files are checked, and copied if need be.
+
+    Raises:
+        InputError: config, checkpoint or annotations cannot be used, or text is asked of a model without a language
+            model.
+    """
+    configs: dict[str, Config] = {}
+    jobs = []
+    for benchmark_set in sets:
+        files = settings.files(benchmark_set.name)
+        path = files['config']
+        if path not in configs:
+            configs[path] = _read_config(path, settings.cfg_options)
+        if not Path(files['checkpoint']).is_file():
+            raise InputError(
+                f'{files["checkpoint"]}: no such checkpoint; make it, or leave {benchmark_set.name} out with --sets'
+            )
+        for protocol, seeds in _protocols(settings, path, configs[path]):
+            jobs.append(_job(settings, benchmark_set, configs[path], protocol, seeds))
+    return jobs
+
+
+def _protocols(settings: Settings, path: str, cfg: Config) -> list[tuple[dict[str, Any], tuple[int | None, ...]]]:
+    """The protocols to run, each with its settings, and their seeds."""
+    speaks = cfg.model.get('language_model') is not None
+    if not speaks and 'text' in (settings.protocols or ()):
+        raise InputError(f'{path}: the model has no language model and cannot be given text prompts')
+    every = {
+        'text': (dict(protocol='text') | (dict(captions=True) if settings.captions else {}), (None,)),
+        'visual-generic': (
+            dict(protocol='visual-generic', num_exemplars=settings.num_exemplars),
+            tuple(range(settings.prompt_seeds)),
+        ),
+        'visual-interactive': (dict(protocol='visual-interactive'), (0,)),
+    }
+    return [every[name] for name in settings.protocols or PROTOCOLS if speaks or name != 'text']
+
+
+def _read_config(path: str, cfg_options: dict[str, Any] | None) -> Config:
+    cfg = load_config(path, copy.deepcopy(cfg_options))
+    hook = cfg.get('default_hooks', {}).get('prompts') or {}
+    if 'model' not in cfg or hook.get('type') != 'PromptProtocolHook' or not hook.get('prompt_dataset'):
+        raise InputError(f'{path}: not a config of a prompted detector, it has no PromptProtocolHook with a data set')
+    if not isinstance(cfg.get('test_evaluator'), dict) or 'ann_file' not in cfg.test_evaluator:
+        raise InputError(f'{path}: test_evaluator must be one metric that reads an ann_file')
+    return cfg
+
+
+def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol: dict[str, Any], seeds: tuple) -> Job:
+    stem = protocol['protocol']
+    stem += f'_n{protocol["num_exemplars"]}' if 'num_exemplars' in protocol else ''
+    captions = protocol.get('captions', False)
+    suffix = '_captions' if captions else ''
+    copies = settings.out_dir / 'annotations' / benchmark_set.name
+
+    def prepare(split: str) -> Annotations:
+        return prepare_annotations(
+            benchmark_set, settings.data_root, split, copies / f'{split}{suffix}.json', captions=captions
+        )
+
+    split = benchmark_set.split_for(settings.split)
+    evaluated = prepare(split)
+    exemplars = prepare('train') if protocol['protocol'] == 'visual-generic' else None
+    if exemplars is not None and exemplars.names != evaluated.names:
+        raise InputError(f'{exemplars.path}: other categories than {evaluated.path}; give files of one release')
+
+    cfg = copy.deepcopy(base)
+    root = Path(settings.data_root) / benchmark_set.root
+    _point(cfg.test_dataloader.dataset, root, benchmark_set.splits[split].img_dir, evaluated, settings.layout)
+    cfg.test_evaluator.ann_file = str(evaluated.path.absolute())
+    hook = cfg.default_hooks.prompts
+    hook.update({key: value for key, value in protocol.items() if key != 'captions'}, seed=seeds[0] or 0)
+    if exemplars is None:
+        hook['prompt_dataset'] = None
+    else:
+        _point(hook.prompt_dataset, root, benchmark_set.splits['train'].img_dir, exemplars, settings.layout)
+
+    files = settings.files(benchmark_set.name)
+    content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
+    fields = dict(
+        arm=settings.arm,
+        **files,
+        checkpoint_sha256=_sha256(files['checkpoint']),
+        config_sha256=hashlib.sha256(content.encode()).hexdigest(),
+        suite_command=settings.command,
+        set=benchmark_set.name,
+        member=benchmark_set.member,
+        layout=settings.layout,
+        deviation=benchmark_set.deviation,
+        split=split,
+        split_policy=settings.split,
+        ann_file=str(evaluated.path),
+        num_images=evaluated.images,
+        num_boxes=evaluated.boxes,
+        protocol=protocol,
+        warnings=[a.warning for a in (evaluated, exemplars) if a is not None and a.warning],
+    )
+    names = [stem + suffix + ('' if seed is None else f'_seed{seed}') for seed in seeds]
+    return Job(
+        title=f'{benchmark_set.name} {stem}{suffix}',
+        checkpoint=files['checkpoint'],
+        cfg=cfg,
+        work_dir=settings.out_dir / 'work' / benchmark_set.name / f'{stem}{suffix}',
+        paths=tuple(settings.out_dir / 'runs' / benchmark_set.name / f'{name}.json' for name in names),
+        seeds=seeds,
+        fields=fields,
+    )
+
+
+def _point(dataset: dict[str, Any], root: Path, img_dir: str, annotations: Annotations, layout: str) -> None:
+    """Let a data set's config read other files."""
+    dataset.update(data_root=str(root), ann_file=str(annotations.path.absolute()), data_prefix=dict(img=img_dir))
+    # Classes are those of the file; what the config chose belongs to its own set.
+    dataset.pop('metainfo', None)
+    # Released files are read as they are: a defective box is no reason to refuse them, and the metric counts it.
+    dataset['bad_annotations'] = 'skip' if layout == 'odinw' else 'error'
+
+
+@functools.cache
+def _sha256(path: str) -> str:
+    sha = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def finished(job: Job) -> bool:
+    """Whether the results of all seeds are there.
+
+    Raises:
+        InputError: one is broken, or was made with another config. Weights: :func:`refuse_other_results`.
+    """
+    if not all(path.is_file() for path in job.paths):
+        return False
+    for path in job.paths:
+        result = read_result(path)
+        if result.get('config_sha256') != job.fields['config_sha256']:
+            raise InputError(f'{path}: the config or its settings have changed since; run again with --redo')
+    return True
+
+
+def refuse_other_results(settings: Settings, overwritten: Container[Path] = ()) -> None:
+    """Check that all results in ``out_dir`` belong to this suite: otherwise they would be averaged with its own.
+
+    Args:
+        settings: Of the suite.
+        overwritten: Files whose content does not matter.
+
+    Raises:
+        InputError: a result belongs to another suite, or is broken.
+    """
+    expected = dict(arm=settings.arm, layout=settings.layout, split_policy=settings.split)
+    for path in visible(settings.out_dir, 'runs/*/*.json'):
+        if path in overwritten:
+            continue
+        result = read_result(path)
+        here = expected | settings.files(result['set'])
+        differing = [f'{key} {result[key]} instead of {value}' for key, value in here.items() if result[key] != value]
+        if differing:
+            raise InputError(f'{path}: a result of another suite ({", ".join(differing)}); give another --out-dir')
+        checkpoint = here['checkpoint']
+        if Path(checkpoint).is_file() and result.get('checkpoint_sha256') != _sha256(checkpoint):
+            raise InputError(f'{path}: the checkpoint has changed since; run {result["set"]} again with --redo')
+
+
+def store(job: Job, command: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write the result file of each seed from what ``tools/test.py`` wrote.
+
+    Args:
+        job: The run.
+        command: Its command line.
+        record: Content of ``metrics.json``.
+
+    Raises:
+        InputError: there is no AP, for example because the annotation file has no box.
+    """
+    runs = record.get('runs') or [dict(prompts=record['protocol'], metrics=record['metrics'])]
+    results = []
+    for path, seed, one in zip(job.paths, job.seeds, runs, strict=True):
+        result = job.fields | dict(
+            command=command,
+            seed=seed,
+            without_exemplar=one['prompts'].get('without_exemplar', []),
+            metrics=_scores(one['metrics'], job.title),
+            environment=environment(),
+        )
+        write_json(result, path, indent=2)
+        results.append(result)
+    return results
+
+
+def _scores(metrics: Mapping[str, float], title: str) -> dict[str, float]:
+    """All metrics, with AP and AP50 under these names."""
+    found = {}
+    for name, ending in _REPORTED.items():
+        values = [value for key, value in metrics.items() if key.split('/')[-1] == ending]
+        if len(values) != 1:
+            raise InputError(f'{title}: tools/test.py reported no {ending}; let the config have one COCO metric')
+        if not values[0] >= 0:
+            raise InputError(f'{title}: no {name}, the annotation file has no box to find')
+        found[name] = values[0]
+    return found | dict(metrics)
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """Versions that a result depends on."""
+    import mmcv
+    import mmdet
+    import mmengine
+
+    import dinor1
+
+    modules = dict(dinor1=dinor1, torch=torch, mmengine=mmengine, mmcv=mmcv, mmdet=mmdet)
+    return dict(
+        python=platform.python_version(),
+        **{name: str(module.__version__) for name, module in modules.items()},
+        commit=get_git_hash(fallback='unknown', digits=10),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else f'cpu ({platform.machine()})',
+    )
+
+
+def mean_scores(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """AP and AP50, averaged over the seeds of a run."""
+    results = list(results)
+    return {name: sum(result['metrics'][name] for result in results) / len(results) for name in METRICS}

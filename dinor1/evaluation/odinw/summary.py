@@ -1,0 +1,230 @@
+"""Results of ODinW: one file per run, averages computed from these rows and from nothing else.
+
+A published average exists that does not match its rows. Here an average belongs to one arm, one protocol and one split
+policy; it is called ``ODinW-13`` or ``ODinW-35`` when every member is there with its released files, and
+``mean over 4 of 13`` otherwise.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dinor1.evaluation.odinw.benchmark import BENCHMARKS, members
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json, visible
+
+# In the order of tables. Visual-I is told the classes of each image and so is easier: it is never averaged with the
+# others.
+PROTOCOLS = {'text': 'Text', 'visual-generic': 'Visual-G', 'visual-interactive': 'Visual-I'}
+METRICS = ('AP', 'AP50')
+
+# What every result file has; ``member`` is null for a set that is no member of ODinW, ``seed`` for text.
+_FIELDS = [
+    'arm',
+    'seed',
+    'config',
+    'checkpoint',
+    'command',
+    'metrics',
+    'environment',
+    'set',
+    'member',
+    'layout',
+    'deviation',
+    'split',
+    'split_policy',
+    'num_images',
+    'num_boxes',
+    'protocol',
+]
+# Runs that differ in one of these stand in different tables.
+_SHARED = ('arm', 'layout', 'split_policy', 'protocol')
+
+
+class Row(NamedTuple):
+    """A set under one protocol.
+
+    Attributes:
+        name: The set's name in its layout.
+        member: The set of ODinW that it stands for, or ``None``.
+        deviation: How its files differ from ODinW's, or ``None``.
+        split: The split that was evaluated.
+        num_images: Images evaluated.
+        num_boxes: Boxes evaluated.
+        seeds: Seeds of the prompts, ascending; ``(None,)`` for text.
+        values: Metric -> one value per seed, in [0, 1].
+    """
+
+    name: str
+    member: str | None
+    deviation: str | None
+    split: str
+    num_images: int
+    num_boxes: int
+    seeds: tuple[int | None, ...]
+    values: dict[str, tuple[float, ...]]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Metric -> mean over seeds."""
+        return {metric: statistics.fmean(values) for metric, values in self.values.items()}
+
+    @property
+    def stds(self) -> dict[str, float | None]:
+        """Metric -> sample standard deviation over seeds, ``None`` with one seed."""
+        several = len(self.seeds) > 1
+        return {metric: statistics.stdev(values) if several else None for metric, values in self.values.items()}
+
+
+class Average(NamedTuple):
+    """Mean over the sets of a benchmark.
+
+    Attributes:
+        benchmark: ``ODinW-13`` or ``ODinW-35``.
+        name: The same if it is complete, else ``mean over 4 of 13``.
+        sets: Members that it covers.
+        missing: Members that it does not cover.
+        means: Metric -> mean over sets of the mean over seeds.
+        stds: Metric -> sample standard deviation over seeds of the mean over sets; ``None`` with one seed, or if
+            the sets were not run with the same seeds.
+    """
+
+    benchmark: str
+    name: str
+    sets: tuple[str, ...]
+    missing: tuple[str, ...]
+    means: dict[str, float]
+    stds: dict[str, float | None]
+
+
+class Summary(NamedTuple):
+    """All rows of an arm under one protocol, and their averages.
+
+    Attributes:
+        arm: For example ``zero-shot``.
+        layout: ``odinw`` or ``small``.
+        split_policy: ``test`` or ``val``.
+        protocol: Its name and settings, without the seed.
+        rows: In the order in which they were given.
+        averages: Of the benchmarks of which there is a member.
+    """
+
+    arm: str
+    layout: str
+    split_policy: str
+    protocol: dict[str, Any]
+    rows: tuple[Row, ...]
+    averages: tuple[Average, ...]
+
+    @property
+    def title(self) -> str:
+        """``Visual-G, N = 16``."""
+        title = PROTOCOLS[self.protocol['protocol']]
+        if 'num_exemplars' in self.protocol:
+            title += f', N = {self.protocol["num_exemplars"]}'
+        return title + (', GLIP phrases' if self.protocol.get('captions') else '')
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """Read the result file of one run.
+
+    Raises:
+        InputError: the file is missing or broken, or one of its values cannot be a result.
+    """
+    result = read_json(path)
+    if not isinstance(result, dict):
+        raise InputError(f'{path}: not a result of tools/test_odinw.py; run it again with --redo')
+    lacking = [field for field in _FIELDS if field not in result]
+    if lacking:
+        raise InputError(f'{path}: not a result of tools/test_odinw.py, it has no {", ".join(lacking)}; use --redo')
+    protocol = result['protocol']
+    if not isinstance(protocol, dict) or protocol.get('protocol') not in PROTOCOLS:
+        raise InputError(f'{path}: unknown protocol {protocol!r}; expected {", ".join(PROTOCOLS)}')
+    for name in METRICS:
+        value = result['metrics'].get(name) if isinstance(result['metrics'], dict) else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise InputError(f'{path}: {name} is {value!r}, not a number between 0 and 1; run it again with --redo')
+    return result
+
+
+def read_results(folder: str | Path) -> list[dict[str, Any]]:
+    """Read all results that ``tools/test_odinw.py`` wrote to its ``--out-dir``.
+
+    Raises:
+        InputError: there is none, or one is broken.
+    """
+    paths = visible(folder, 'runs/*/*.json')
+    if not paths:
+        raise InputError(f'{folder}: no result in runs/; give the --out-dir of tools/test_odinw.py')
+    return [read_result(path) for path in paths]
+
+
+def summarize(results: Iterable[Mapping[str, Any]], order: Sequence[str] = ()) -> list[Summary]:
+    """Group results by arm, layout, split policy and protocol, and average each group.
+
+    Args:
+        results: From :func:`read_result`.
+        order: Names of sets; rows follow it, and unknown ones come last in the order of their names.
+
+    Raises:
+        InputError: a run occurs twice.
+    """
+    place = {name: i for i, name in enumerate(order)}
+    groups: dict[tuple, dict[str, dict[int | None, Mapping[str, Any]]]] = {}
+    for result in results:
+        key = tuple(tuple(v.items()) if isinstance(v, dict) else v for v in (result[field] for field in _SHARED))
+        runs = groups.setdefault(key, {}).setdefault(result['set'], {})
+        if result['seed'] in runs:
+            raise InputError(
+                f'{result["set"]} occurs twice with arm {result["arm"]!r}, {result["protocol"]["protocol"]} and seed '
+                f'{result["seed"]}; name the arms differently with --arm'
+            )
+        runs[result['seed']] = result
+    kinds = list(PROTOCOLS)
+    summaries = []
+    for sets in groups.values():
+        names = sorted(sets, key=lambda name: (place.get(name, len(place)), name))
+        rows = tuple(_row(sets[name]) for name in names)
+        first = next(iter(sets[names[0]].values()))
+        averages = tuple(a for benchmark in BENCHMARKS if (a := average(benchmark, rows)) is not None)
+        summaries.append(Summary(*(first[field] for field in _SHARED), rows, averages))
+    return sorted(summaries, key=lambda s: kinds.index(s.protocol['protocol']))
+
+
+def _row(runs: Mapping[int | None, Mapping[str, Any]]) -> Row:
+    seeds = tuple(sorted(runs, key=lambda seed: -1 if seed is None else seed))
+    values = {name: tuple(float(runs[seed]['metrics'][name]) for seed in seeds) for name in METRICS}
+    first = runs[seeds[0]]
+    fields = (first[field] for field in ('set', 'member', 'deviation', 'split', 'num_images', 'num_boxes'))
+    return Row(*fields, seeds, values)
+
+
+def average(benchmark: str, rows: Iterable[Row]) -> Average | None:
+    """Average the rows of a benchmark's members, each with equal weight; ``None`` if there is no such row.
+
+    Rows of other sets are left out. A benchmark is complete if every member has a row and none deviates from the
+    released files.
+    """
+    total = members(benchmark)
+    own = {row.member: row for row in rows if row.member in total}
+    if not own:
+        return None
+    covered = tuple(name for name in total if name in own)
+    official = all(row.deviation is None for row in own.values())
+    if official and len(covered) == len(total):
+        name = benchmark
+    else:
+        name = f'mean over {len(covered)} of {len(total)}' + ('' if official else ', own files')
+    rows = [own[member] for member in covered]
+    means = {metric: statistics.fmean(row.means[metric] for row in rows) for metric in METRICS}
+    missing = tuple(member for member in total if member not in own)
+    return Average(benchmark, name, covered, missing, means, {metric: _std(rows, metric) for metric in METRICS})
+
+
+def _std(rows: Sequence[Row], metric: str) -> float | None:
+    """Standard deviation over seeds of the mean over sets."""
+    if len({row.seeds for row in rows}) > 1 or len(rows[0].seeds) < 2:
+        return None
+    per_seed = zip(*(row.values[metric] for row in rows), strict=True)
+    return statistics.stdev(statistics.fmean(values) for values in per_seed)

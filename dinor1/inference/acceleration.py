@@ -1,0 +1,87 @@
+"""Faster inference with a trained detector: half precision and compilation, both off unless asked for."""
+
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dinor1.models import DINOR1
+from dinor1.structures import PromptBatch
+from dinor1.utils.errors import InputError
+
+INFERENCE_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16}
+
+
+def set_inference_dtype(model: nn.Module, dtype: str | None, option: str) -> None:
+    """Compute everything but training in ``dtype``, except what :class:`~dinor1.models.DINOR1` keeps in float32.
+
+    Args:
+        model: The detector.
+        dtype: A key of :data:`INFERENCE_DTYPES`, or None: float32.
+        option: What the user wrote, for the message.
+
+    Raises:
+        InputError: no such dtype here, or a model of another kind.
+    """
+    if (dtype or 'float32') not in INFERENCE_DTYPES:
+        raise InputError(f'{option} {dtype}: must be one of {", ".join(INFERENCE_DTYPES)}')
+    _check_kind(model, option)
+    model.inference_dtype = INFERENCE_DTYPES[dtype or 'float32']
+
+
+def compile_detector(
+    model: nn.Module,
+    device: torch.device | str,
+    option: str = 'compile',
+    backend: str | Callable = 'inductor',
+) -> None:
+    """Let ``torch.compile`` take the detector's tensor part: backbone and neck, and encoder to decoder, a graph each.
+
+    The first image of every size, with padding and without, takes a minute or more; another number of prompts compiles
+    nothing (the first single prompt does). Beyond the few sizes that torch remembers, it computes uncompiled.
+
+    Args:
+        model: The detector, changed in place.
+        device: Where it runs.
+        option: What the user wrote, for the message.
+        backend: Of ``torch.compile``.
+
+    Raises:
+        InputError: what compiles is missing on this machine, or the model is of another kind.
+    """
+    _check_kind(model, option)
+    if backend == 'inductor' and (reason := why_not_compile(device)):
+        raise InputError(f'{option}: {reason}; install it, or leave the option out: results are the same')
+    model.extract_feat = torch.compile(model.extract_feat, backend=backend, dynamic=False)
+    transform = torch.compile(model.transform, backend=backend, dynamic=False)
+
+    @functools.wraps(transform)
+    def with_any_number_of_prompts(
+        features: dict[str, Tensor | None], prompts: PromptBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        for tensor in prompts:
+            torch._dynamo.maybe_mark_dynamic(tensor, 1)
+        return transform(features, prompts)
+
+    model.transform = with_any_number_of_prompts
+
+
+def why_not_compile(device: torch.device | str) -> str:
+    """What ``torch.compile``'s default backend lacks to make code for ``device``; empty if nothing."""
+    if str(device).split(':')[0] == 'cuda' and importlib.util.find_spec('triton') is None:
+        return 'there is no package triton, which torch.compile needs for a GPU'
+    # For a GPU the compiler builds what launches the kernels.
+    named = os.environ.get('CXX')
+    candidates = [named] if named else ['g++', 'clang++', 'c++']
+    if not any(shutil.which(candidate) for candidate in candidates):
+        return f'there is no C++ compiler ({" or ".join(candidates)}), which torch.compile needs'
+    return ''
+
+
+def _check_kind(model: nn.Module, option: str) -> None:
+    if not isinstance(model, DINOR1):
+        raise InputError(f'{option}: a {type(model).__name__} does not have it; only a DINOR1 does')

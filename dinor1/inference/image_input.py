@@ -1,0 +1,60 @@
+"""Pictures as users have them: files, folders, arrays and PIL images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dinor1.utils.errors import InputError
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+# A path, a BGR array (H, W, 3) of uint8, or a PIL image.
+ImageLike = str | Path | np.ndarray | Image.Image
+
+
+def list_images(source: ImageLike | Sequence[ImageLike]) -> list[str | np.ndarray]:
+    """One image, a folder or a sequence of images as a list of file names and arrays.
+
+    Args:
+        source: A folder gives the image files in it (not in its sub-folders) in the order of their names.
+
+    Returns:
+        Paths as strings; arrays and PIL images as BGR arrays (H, W, 3) of uint8.
+
+    Raises:
+        InputError: a path does not exist, a folder has no image, or an entry is nothing that can be an image.
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        files = sorted(p for p in Path(source).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
+            raise InputError(f'{source}: no image in this folder; expected files ending in {" ".join(SUFFIXES)}')
+        return [str(file) for file in files]
+    items = list(source) if isinstance(source, list | tuple) else [source]
+    return [as_path_or_array(item, f'image {i}') for i, item in enumerate(items)]
+
+
+def as_path_or_array(image: Any, where: str = 'image') -> str | np.ndarray:
+    """Check one image without reading it.
+
+    Args:
+        image: See :data:`ImageLike`.
+        where: What to call it in an error, if it is not a file.
+
+    Raises:
+        InputError: no such file, or not an image.
+    """
+    if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            raise InputError(f'{image}: no such image; check the path')
+        return str(image)
+    if isinstance(image, Image.Image):
+        # A loader of files turns a picture as its EXIF entry says; boxes refer to the turned picture.
+        return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1])
+    if not isinstance(image, np.ndarray):
+        raise InputError(f'{where}: expected a path, a BGR array or a PIL image, got {type(image).__name__}')
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f'{where}: expected a BGR array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}')
+    return image

@@ -1,0 +1,328 @@
+"""Detection in three steps: load a model, set prompts, predict."""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from torch import Tensor
+
+import dinor1
+from dinor1.models import DINOR1
+from dinor1.registry import TRANSFORMS
+from dinor1.structures import PromptBank, PromptSet
+from dinor1.utils.checkpoint import load_model
+from dinor1.utils.config import load_config
+from dinor1.utils.devices import as_device
+from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import fingerprint
+
+from .acceleration import compile_detector, set_inference_dtype
+from .image_input import ImageLike, as_path_or_array, list_images
+from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
+
+
+class DINOR1Inferencer:
+    """A trained :class:`~dinor1.models.DINOR1` and the prompts that it is asked to find.
+
+    Example::
+
+        inferencer = DINOR1Inferencer('config.py', 'checkpoint.pth')
+        inferencer.set_prompts(visual=[('cats.jpg', [[10, 20, 90, 80]], 'cat')])
+        samples = inferencer.predict(['a.jpg', 'b.jpg'])
+
+    The model stays in evaluation mode; equal inputs give equal outputs. Images that are not of one size after
+    resizing are never put into one batch, so that no padding reaches a result.
+
+    Args:
+        config: Config file, or a loaded one. Images are prepared by its test pipeline.
+        checkpoint: Weights of exactly this architecture.
+        device: Such as ``'cpu'`` or ``'cuda:0'``. Default: the GPU if there is one.
+        dtype: ``'bfloat16'`` computes in it, except what has to be exact. Default: ``'float32'``.
+        compile: Compile the model; worth it for many images of one or few sizes, see
+            :func:`~dinor1.inference.acceleration.compile_detector`.
+
+    Attributes:
+        device: Where the model is.
+        prompts: What :meth:`predict` looks for; None: nothing is set.
+
+    Raises:
+        InputError: a file is missing or damaged, or the three do not fit together.
+    """
+
+    def __init__(
+        self,
+        config: str | PathLike | Config,
+        checkpoint: str | PathLike,
+        device: str | torch.device | None = None,
+        dtype: str = 'float32',
+        compile: bool = False,
+    ) -> None:
+        dinor1.register_all()
+        cfg = config if isinstance(config, Config) else load_config(str(config))
+        name = cfg.filename or 'the config'
+        if 'model' not in cfg:
+            raise InputError(f'{name}: has no model; give the config that the checkpoint was trained with')
+        self._transform = _array_pipeline(cfg, name)
+        self.device = as_device(device)
+        self.model = load_model(cfg, str(checkpoint), self.device)
+        if not isinstance(self.model, DINOR1):
+            raise InputError(f'{name}: a {type(self.model).__name__} takes no prompts; give the config of a DINOR1')
+        set_inference_dtype(self.model, dtype, 'dtype')
+        if compile:
+            compile_detector(self.model, self.device)
+        self.prompts: PromptSet | None = None
+        self._bank: PromptBank | None = None
+
+    # ---------------------------------------------------------------- prompts
+
+    @torch.no_grad()
+    def set_prompts(
+        self,
+        visual: Sequence[VisualPrompt | tuple] = (),
+        text: str | Sequence[str] = (),
+        bank: str | PathLike | PromptBank | None = None,
+        negative: str | Sequence[str] = (),
+    ) -> PromptSet:
+        """Replace the prompts; after an error the old ones stay.
+
+        The embedding of a class is the mean over all its boxes, on whatever images; exemplars in a bank count
+        as boxes. A class that is given by boxes and by name gets the average of both.
+
+        Args:
+            visual: Boxes on reference images.
+            text: Class names, or one text such as ``'cat . dog'``.
+            bank: Bank, or file of a bank, that this model made.
+            negative: Names among the above that take part in scoring but are never reported: things that the
+                detector should not take for one of the others.
+
+        Returns:
+            The prompts, also in :attr:`prompts`. Their ``names`` are in the order given: bank, boxes, text.
+
+        Raises:
+            InputError: nothing is given, a box or a name is wrong, the bank is of another model, or text is
+                given to a model without language model.
+        """
+        names = split_text(text) if isinstance(text, str) else list(dict.fromkeys(text))
+        banks = []
+        if bank is not None:
+            banks.append(self._own_bank(bank))
+        if len(visual):
+            banks.append(self._embed([_visual_prompt(item, i) for i, item in enumerate(visual)]))
+        if not banks and not names:
+            raise InputError('no prompts: give boxes on a reference image, class names or a prompt bank')
+        merged = _merge(banks) if banks else None
+        sets = [merged.prompt_set()] if merged else []
+        if names:
+            sets.append(self.model.text_prompt_set(names).to('cpu'))
+        prompts = sets[0] if len(sets) == 1 else sets[0].mix(sets[1])
+        prompts = _with_negatives(prompts, [negative] if isinstance(negative, str) else list(negative))
+        self.prompts, self._bank = prompts.to(self.device), merged
+        return self.prompts
+
+    def reset_prompts(self) -> None:
+        """Forget all prompts."""
+        self.prompts = self._bank = None
+
+    def save_bank(self, path: str | PathLike) -> None:
+        """Write the visual prompts to a ``.safetensors`` file for ``set_prompts(bank=path)``.
+
+        Class names given as text, and which prompts are negative, are not in it: say so again with the bank.
+
+        Raises:
+            InputError: there are no visual prompts.
+        """
+        if self._bank is None:
+            raise InputError(f'{path}: there are no visual prompts to save; call set_prompts with boxes first')
+        self._bank.save(path)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.model)
+
+    def _own_bank(self, bank: str | PathLike | PromptBank) -> PromptBank:
+        where = 'this prompt bank' if isinstance(bank, PromptBank) else f'{bank}: this prompt bank'
+        if not isinstance(bank, PromptBank):
+            bank = PromptBank.load(bank, self._fingerprint)
+        if bank.fingerprint != self._fingerprint:
+            raise InputError(f'{where} was made by another model; rebuild it with this checkpoint')
+        width = bank.embeddings.shape[-1]
+        if width != self.model.embed_dims:
+            raise InputError(f'{where} has embeddings of {width} numbers, not {self.model.embed_dims}; rebuild it')
+        return bank
+
+    def _embed(self, visual: list[VisualPrompt], batch_size: int = 8) -> PromptBank:
+        """Mean embedding per class of boxes on reference images."""
+        images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
+        wheres = [_describe(image, i) for i, image in enumerate(images)]
+        boxes = [as_boxes(item.boxes, where) for item, where in zip(visual, wheres, strict=True)]
+        labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
+        names = list(dict.fromkeys(name for group in labels for name in group))
+        rows: list[Tensor] = [torch.empty(0)] * len(images)
+        for indices, data in self._batches(images, batch_size):
+            samples, scaled = data['data_samples'], []
+            for i, sample in zip(indices, samples, strict=True):
+                box = data['inputs'].new_tensor(clip_boxes(boxes[i], sample.ori_shape, wheres[i]))
+                scaled.append(box * box.new_tensor(sample.scale_factor).repeat(2))
+            features = self.model.encode_image(data['inputs'], samples)
+            embeddings = self.model.encode_boxes(features, scaled, samples).float().cpu()
+            for i, part in zip(indices, embeddings.split([len(box) for box in scaled]), strict=True):
+                rows[i] = part
+        index = torch.tensor([names.index(name) for group in labels for name in group])
+        means = PromptSet.from_exemplars(torch.cat(rows), index, names).embeddings
+        return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
+
+    # ---------------------------------------------------------------- detections
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        batch_size: int = 8,
+        score_thr: float = 0.3,
+        as_dict: bool = False,
+    ) -> list[DetDataSample] | list[dict[str, Any]]:
+        """Find the prompts on images.
+
+        Args:
+            images: One image, a folder, or a list: paths, BGR arrays (H, W, 3) of uint8, PIL images. Files
+                and PIL images are turned as their EXIF entry says.
+            batch_size: Images per forward pass, at most.
+            score_thr: Detections with a lower score are left out.
+            as_dict: Return :meth:`to_dict` of each sample.
+
+        Returns:
+            One entry per image, in order, also for a single image. ``pred_instances`` is on the CPU and has
+            ``bboxes`` (n, 4) pixel xyxy of the image as given, ``scores`` (n,) in [0, 1], falling, ``labels``
+            (n,), indices into ``prompts.names``, and ``label_names``.
+
+        Raises:
+            InputError: no prompts are set, or an image is missing or cannot be read.
+        """
+        if self.prompts is None:
+            raise InputError('no prompts are set: call set_prompts before predict')
+        if batch_size < 1:
+            raise InputError(f'batch_size must be at least 1, got {batch_size}')
+        sources = list_images(images)
+        results: list[DetDataSample | None] = [None] * len(sources)
+        for indices, data in self._batches(sources, batch_size):
+            for sample in data['data_samples']:
+                sample.set_field(self.prompts, 'prompts')
+            samples = self.model.predict(data['inputs'], data['data_samples'])
+            for i, sample in zip(indices, samples, strict=True):
+                del sample.prompts
+                found = sample.pred_instances.cpu()
+                sample.pred_instances = found[found.scores >= score_thr]
+                results[i] = sample
+        return [self.to_dict(sample) for sample in results] if as_dict else results
+
+    @staticmethod
+    def to_dict(sample: DetDataSample) -> dict[str, Any]:
+        """A result as numbers and strings that JSON can hold.
+
+        Returns:
+            ``img_path`` (None for an array), ``width`` and ``height`` in pixels, and one entry per detection
+            in ``bboxes`` (pixel xyxy), ``scores``, ``labels`` and ``names``.
+        """
+        found, (height, width) = sample.pred_instances, sample.ori_shape
+        return dict(
+            img_path=sample.img_path,
+            width=width,
+            height=height,
+            bboxes=found.bboxes.tolist(),
+            scores=found.scores.tolist(),
+            labels=found.labels.tolist(),
+            names=list(found.label_names),
+        )
+
+    def _batches(
+        self, images: Sequence[str | np.ndarray], batch_size: int
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Preprocessed batches of images of one size, each with the images' positions in the list.
+
+        At most ``batch_size`` images are in memory. Convolutions carry what they make of padding into the
+        picture, so that padding would let an image's detections depend on its neighbours in the list.
+        """
+        for start in range(0, len(images), batch_size):
+            prepared = [self._prepare(image) for image in images[start : start + batch_size]]
+            by_size = defaultdict(list)
+            for i, item in enumerate(prepared, start):
+                by_size[item['inputs'].shape].append(i)
+            for indices in by_size.values():
+                data = pseudo_collate([prepared[i - start] for i in indices])
+                yield indices, self.model.data_preprocessor(data, False)
+
+    def _prepare(self, image: str | np.ndarray) -> dict[str, Any]:
+        """Run the test pipeline on one image."""
+        try:
+            return self._transform(image)
+        except Exception as error:
+            # Looked into only after a failure, so that other errors keep their own text.
+            if isinstance(image, str) and cv2.imread(image) is None:
+                raise InputError(f'{image}: not an image that can be read; restore the file') from error
+            raise
+
+
+def split_text(text: str) -> list[str]:
+    """``'cat . dog'`` as class names, without repetition."""
+    names = [' '.join(part.split()) for part in text.split('.')]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _array_pipeline(cfg: Config, name: str) -> Compose:
+    """The config's test pipeline for paths and arrays, without annotations."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    steps = [dict(step) for step in dataset.get('pipeline', [])]
+    if not steps or not steps[0]['type'].endswith('LoadImageFromFile'):
+        raise InputError(
+            f'{name}: test_dataloader.dataset.pipeline must begin with LoadImageFromFile; '
+            'it says how images are prepared'
+        )
+    steps[0]['type'] = 'InferencerLoader'
+    return Compose([TRANSFORMS.build(step) for step in steps if not step['type'].endswith('LoadAnnotations')])
+
+
+def _visual_prompt(item: Any, position: int) -> VisualPrompt:
+    if not isinstance(item, tuple | list) or len(item) != 3:
+        raise InputError(f'visual prompt {position}: expected a list of (image, boxes, names), got {item!r}')
+    return VisualPrompt(*item)
+
+
+def _describe(image: str | np.ndarray, position: int) -> str:
+    return image if isinstance(image, str) else f'image {position} (array)'
+
+
+def _merge(banks: Sequence[PromptBank]) -> PromptBank:
+    """One bank; the mean of a class is over the exemplars of all banks."""
+    if len(banks) == 1:
+        return banks[0]
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = defaultdict(int)
+    for bank in banks:
+        for name, row, count in zip(bank.names, bank.embeddings, bank.num_exemplars, strict=True):
+            sums[name] = sums.get(name, 0) + row * count
+            counts[name] += count
+    means = torch.stack([total / counts[name] for name, total in sums.items()])
+    return PromptBank(means, tuple(sums), tuple(counts[name] for name in sums), banks[0].fingerprint)
+
+
+def _with_negatives(prompts: PromptSet, negative: Sequence[str]) -> PromptSet:
+    for name in negative:
+        if name not in prompts.names:
+            close = difflib.get_close_matches(name, prompts.names, n=1) or [', '.join(prompts.names)]
+            raise InputError(f'negative prompt {name!r} is not among the prompts; did you mean {close[0]!r}?')
+    if prompts.names and set(prompts.names) <= set(negative):
+        raise InputError('all prompts are negative, so that nothing could be reported; give a positive one')
+    hidden = torch.tensor([name in negative for name in prompts.names])
+    return replace(prompts, negative=hidden)

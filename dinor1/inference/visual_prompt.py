@@ -1,0 +1,89 @@
+"""Boxes that a user draws on a reference image, checked at the door."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from dinor1.datasets.validation import TOLERANCE
+from dinor1.utils.errors import InputError
+
+from .image_input import ImageLike
+
+
+class VisualPrompt(NamedTuple):
+    """Boxes on one reference image; a plain tuple of the same three does as well.
+
+    Attributes:
+        image: Path, BGR array (H, W, 3) of uint8, or PIL image. It may be the target image itself.
+        boxes: (m, 4) or (4,) pixel xyxy of that image.
+        names: m class names, or one name for all boxes.
+    """
+
+    image: ImageLike
+    boxes: Sequence[Sequence[float]] | Sequence[float] | np.ndarray | Tensor
+    names: str | Sequence[str]
+
+
+def as_boxes(boxes: Any, where: str) -> np.ndarray:
+    """Boxes as an array (m, 4) of float64, m >= 1.
+
+    Args:
+        boxes: (m, 4) or (4,) pixel xyxy.
+        where: The image's name, for errors.
+
+    Raises:
+        InputError: no box, not four finite numbers, x2 <= x1 or y2 <= y1.
+    """
+    if isinstance(boxes, Tensor):
+        boxes = boxes.detach().cpu()
+    try:
+        array = np.atleast_2d(np.asarray(boxes, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise InputError(f'{where}: box {boxes} is not four numbers x1, y1, x2, y2') from None
+    if array.ndim != 2 or array.shape[1] != 4 or not len(array):
+        raise InputError(f'{where}: expected at least one box of four numbers x1, y1, x2, y2, got {boxes}')
+    for box in array:
+        if not np.isfinite(box).all():
+            raise InputError(f'{where}: box {_text(box)} is not four finite numbers')
+        if not (box[:2] < box[2:]).all():
+            raise InputError(f'{where}: box {_text(box)} has no area; expected x1, y1, x2, y2 with x1 < x2 and y1 < y2')
+    return array
+
+
+def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int], where: str) -> np.ndarray:
+    """Boxes (m, 4) clipped to their image; one pixel beyond its edge is taken for rounding.
+
+    Args:
+        boxes: From :func:`as_boxes`.
+        image_size: Height and width in pixels.
+        where: The image's name, for errors.
+
+    Raises:
+        InputError: a box leaves the image.
+    """
+    height, width = image_size
+    clipped = boxes.clip(0, [width, height, width, height])
+    for box, inside in zip(boxes, clipped, strict=True):
+        if np.abs(box - inside).max() > TOLERANCE or not (inside[:2] < inside[2:]).all():
+            raise InputError(
+                f'{where}: box {_text(box)} leaves the image of {width} x {height} pixels; give pixels of this image'
+            )
+    return clipped
+
+
+def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str]:
+    """One class name per box.
+
+    Raises:
+        InputError: another number of names than of boxes, or something that is not a name.
+    """
+    as_list = [names] * num_boxes if isinstance(names, str) else list(names)
+    if len(as_list) != num_boxes or not all(isinstance(name, str) and name.strip() for name in as_list):
+        raise InputError(f'{where}: expected one class name per box ({num_boxes}) or one name for all, got {names!r}')
+    return as_list
+
+
+def _text(box: np.ndarray) -> str:
+    return f'({", ".join(f"{value:g}" for value in box)})'

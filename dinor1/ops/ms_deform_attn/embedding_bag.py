@@ -1,0 +1,323 @@
+"""Deformable attention as weighted bags of feature rows: the path for CPUs, in plain torch.
+
+Every output row, one query of one head, is a weighted sum of ``4 L P`` rows of features, four corners per sample:
+``embedding_bag`` computes that without writing one sampled value to memory, over all levels and points at once and
+with the channels last, as ``value`` has them. What remains is the arithmetic of rows and weights; it goes block by
+block of queries, which stay in the cache.
+
+The features are copied once, onto a canvas as wide as the widest level, which holds all levels of all images with zeros
+between them. A corner outside its level reads zeros, so that no corner needs a mask, and the four corners of a sample
+lie at the same distances whatever the level.
+
+The gradient of the features is a sum over bags too, of rows of the output's gradient. Nothing is summed by atomics, so
+that the result is deterministic, on a GPU as well.
+"""
+
+import functools
+import warnings
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinor1.ops.ms_deform_attn.sampling import Sampling
+
+# Sizes of what is worked on at once. On a CPU intermediate arrays stay in a second-level cache; on a GPU, where
+# launching a small operation takes longer than computing it, they only bound the memory.
+_CPU_BLOCKS = SimpleNamespace(samples=2**16, rows=2**15, numbers=2**18)
+_GPU_BLOCKS = SimpleNamespace(samples=2**21, rows=2**20, numbers=2**24)
+# A bound on memory: samples that are sorted at once.
+_SORTED_SAMPLES = 2**22
+
+
+class _Canvas:
+    """Where the pixels of all levels lie in one table of rows ``(num_lines * line_length + 2) * H, D``.
+
+    Levels stand side by side on shelves, where they fit. Two lines of zeros are above and below every shelf and two
+    columns left and right of every level; the left columns of one line are the right ones of the line above.
+    """
+
+    def __init__(
+        self,
+        shapes: tuple[tuple[int, int], ...],
+        batch_size: int,
+        num_heads: int,
+        num_points: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        heights, widths = zip(*shapes, strict=True)
+        self.shapes, self.num_heads = shapes, num_heads
+        self.line_length = max(widths) + 2
+        self.corners_of_levels, self.lines_per_image = _shelves(shapes, self.line_length)
+        self.rows_per_image = self.lines_per_image * self.line_length * num_heads
+        num_rows = self.num_rows(batch_size)
+        self.index_dtype = torch.int32 if num_rows < 2**31 else torch.int64
+        # From a sample's top left pixel to its top right, lower left and lower right one.
+        self.steps = tuple(step * num_heads for step in (1, self.line_length, self.line_length + 1))
+
+        def per_level(numbers, dtype=self.index_dtype):
+            return torch.tensor(numbers, dtype=dtype, device=device)[:, None].repeat(1, num_points)
+
+        def arange(count, step):
+            return torch.arange(count, dtype=self.index_dtype, device=device) * step
+
+        # Numbers of every level and point, (L, P), and the row of each level's first pixel, (B, 1, H, L, P).
+        self.width, self.height = per_level(widths, dtype), per_level(heights, dtype)
+        self._last_column, self._last_line = per_level(widths), per_level(heights)
+        first_pixels = [line * self.line_length + column for line, column in self.corners_of_levels]
+        first_rows = per_level(first_pixels) * num_heads + arange(num_heads, 1)[:, None, None]
+        self._first_rows = first_rows + arange(batch_size, self.rows_per_image).view(-1, 1, 1, 1, 1)
+        self._outside = torch.tensor(-2, dtype=self.index_dtype, device=device)
+        self._half = torch.tensor(-0.5, dtype=dtype, device=device)
+
+    def num_rows(self, batch_size: int) -> int:
+        """Rows of the table for that many images: with the two last lines of zeros, and one sample's overhang."""
+        return batch_size * self.rows_per_image + (2 * self.line_length + 2) * self.num_heads
+
+    def table(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """Copy ``value (B, N, H, D)`` onto a canvas of zeros."""
+        table = value.new_zeros((self.num_rows(len(value)), value.shape[-1]), dtype=dtype)
+        for pixels, level in self._levels(table, value):
+            pixels.copy_(level)
+        return table
+
+    def value(self, table: Tensor) -> Tensor:
+        """The inverse of :meth:`table`."""
+        batch_size = len(table) // self.rows_per_image
+        num_keys = sum(height * width for height, width in self.shapes)
+        value = table.new_empty(batch_size, num_keys, self.num_heads, table.shape[-1])
+        for pixels, level in self._levels(table, value):
+            level.copy_(pixels)
+        return value
+
+    def _levels(self, table: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each level ``(B, height, width, H, D)`` as a part of the table and as a part of the value."""
+        layout = (len(value), self.lines_per_image, self.line_length, self.num_heads, value.shape[-1])
+        canvas = table[: len(value) * self.rows_per_image].view(layout)
+        levels = value.split([height * width for height, width in self.shapes], 1)
+        for (height, width), (line, column), level in zip(self.shapes, self.corners_of_levels, levels, strict=True):
+            yield canvas[:, line : line + height, column : column + width], level.unflatten(1, (height, width))
+
+    def pixels(self, locations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row of each sample's top left pixel, and the distances from it to the right and downwards, in [0, 1)."""
+        x = torch.addcmul(self._half, locations[..., 0], self.width)
+        y = torch.addcmul(self._half, locations[..., 1], self.height)
+        column, line = x.floor(), y.floor()
+        # An infinite location becomes NaN here, and makes its output NaN; a huge one has distance 0.
+        right, down = x.sub_(column), y.sub_(line)
+        # A NaN must lie among the zeros, lest its gradient reach a pixel. Integers are clamped, not floats: whatever a
+        # huge number turns into then lies inside the table.
+        column, line = column.nan_to_num_(nan=-2.0), line.nan_to_num_(nan=-2.0)
+        column = torch.clamp(column.to(self.index_dtype), self._outside, self._last_column)
+        line = torch.clamp(line.to(self.index_dtype), self._outside, self._last_line)
+        rows = torch.add(self._first_rows, column, alpha=self.num_heads).add_(line, alpha=self.steps[1])
+        return rows, right, down
+
+    def corners(self, rows: Tensor) -> Tensor:
+        """Rows of the four corners of each sample, ``(B, Q, H, 4, L, P)``."""
+        return torch.stack((rows, *(rows + step for step in self.steps)), 3)
+
+
+def _shelves(shapes: tuple[tuple[int, int], ...], line_length: int) -> tuple[list[tuple[int, int]], int]:
+    """(line, column) of each level's first pixel, and the number of lines up to the last level's end."""
+    corners, line, column, height_of_shelf = [], 2, 2, 0
+    for height, width in shapes:
+        if column + width > line_length:
+            line, column, height_of_shelf = line + height_of_shelf + 2, 2, 0
+        corners.append((line, column))
+        column, height_of_shelf = column + width + 2, max(height_of_shelf, height)
+    return corners, line + height_of_shelf
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_canvas(*arguments) -> _Canvas:
+    # A small model would spend more time on these two dozen numbers than on its samples.
+    return _Canvas(*arguments)
+
+
+def _canvas_of(value: Tensor, shapes: list[tuple[int, int]], sampling: Sampling) -> _Canvas:
+    batch_size, _, num_heads, _, num_points = sampling.shape
+    return _cached_canvas(tuple(shapes), batch_size, num_heads, num_points, sampling.dtype, value.device)
+
+
+def _corner_weights(weights: Tensor, right: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bilinear weights times attention weights, in the order of :meth:`_Canvas.corners`."""
+    lower = weights * down
+    upper = weights - lower
+    upper_right, lower_right = upper * right, lower * right
+    return upper - upper_right, upper_right, lower - lower_right, lower_right
+
+
+def _blocks_of(device: torch.device) -> SimpleNamespace:
+    return _CPU_BLOCKS if device.type == 'cpu' else _GPU_BLOCKS
+
+
+def _blocks(sampling: Sampling, device: torch.device) -> Iterator[slice]:
+    batch_size, num_queries, num_heads, num_levels, num_points = sampling.shape
+    size = max(1, _blocks_of(device).samples // (batch_size * num_heads * num_levels * num_points))
+    return (slice(start, min(start + size, num_queries)) for start in range(0, num_queries, size))
+
+
+def forward(value: Tensor, shapes: list[tuple[int, int]], sampling: Sampling) -> Tensor:
+    """Deformable attention of checked arguments; returns ``(B, Q, H * D)`` in the dtype of ``value``."""
+    batch_size, num_queries, num_heads, num_levels, num_points = sampling.shape
+    channels = value.shape[-1]
+    output = value.new_zeros(batch_size, num_queries, num_heads * channels)
+    if output.numel() == 0 or num_points == 0:
+        return output
+    canvas = _canvas_of(value, shapes, sampling)
+    table = canvas.table(value, sampling.dtype)
+    per_bag = 4 * num_levels * num_points
+    for block in _blocks(sampling, value.device):
+        locations, weights = sampling.block(block)
+        rows, right, down = canvas.pixels(locations)
+        weights = torch.stack(_corner_weights(weights, right, down), 3)
+        bags = F.embedding_bag(
+            canvas.corners(rows).reshape(-1, per_bag),
+            table,
+            mode='sum',
+            per_sample_weights=weights.reshape(-1, per_bag),
+        )
+        output[:, block] = bags.view(batch_size, -1, num_heads * channels)
+    return output
+
+
+def backward(
+    grad: Tensor,
+    value: Tensor,
+    shapes: list[tuple[int, int]],
+    sampling: Sampling,
+    need_value: bool = True,
+    need_sampling: bool = True,
+) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
+    """Gradients of :func:`forward`: of ``value``, and of the inputs of ``sampling``; None where not needed."""
+    batch_size, num_queries, num_heads, _, num_points = sampling.shape
+    channels = value.shape[-1]
+    sampling_grads = sampling.empty_grads() if need_sampling else None
+    if grad.numel() == 0 or num_points == 0:
+        for zeros in sampling_grads or ():
+            zeros.zero_()
+        return torch.zeros_like(value) if need_value else None, sampling_grads
+    canvas = _canvas_of(value, shapes, sampling)
+    grad = grad.to(sampling.dtype).reshape(batch_size, num_queries, num_heads, channels)
+    if need_value:
+        pixels = torch.empty(sampling.shape, dtype=canvas.index_dtype, device=value.device)
+        corner_weights = grad.new_empty(4, *sampling.shape)
+    if need_sampling:
+        table = canvas.table(value, sampling.dtype)
+    for block in _blocks(sampling, value.device):
+        locations, weights = sampling.block(block)
+        rows, right, down = canvas.pixels(locations)
+        if need_value:
+            pixels[:, block] = rows
+            torch.stack(_corner_weights(weights, right, down), out=corner_weights[:, :, block])
+        if need_sampling:
+            products = _row_products(table, canvas.corners(rows), grad[:, block])
+            grad_x, grad_y, grad_weights = _sample_grads(products, weights, right, down)
+            grad_x, grad_y = grad_x.mul_(canvas.width), grad_y.mul_(canvas.height)
+            sampling.store_grads(sampling_grads, block, weights, grad_x, grad_y, grad_weights)
+    grad_value = _value_grad(grad, pixels, corner_weights, canvas).to(value.dtype) if need_value else None
+    return grad_value, sampling_grads
+
+
+def _row_products(table: Tensor, corners: Tensor, grad: Tensor) -> Tensor:
+    """Inner product of each corner's features with the gradient of its query and head, ``(B, Q, H, 4, L, P)``."""
+    rows, grad = corners.reshape(-1, corners[0, 0, 0].numel()), grad.reshape(-1, table.shape[-1])
+    if table.device.type == 'cpu':
+        # A product of two matrices, computed where a sparse one has entries: half the time of the gathered rows below.
+        # Columns may repeat, which on a GPU is not certain to work.
+        _silence_sparse_warning()
+        starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype, device=rows.device)
+        pattern = torch.sparse_csr_tensor(
+            starts, rows.flatten(), table.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
+        )
+        return torch.sparse.sampled_addmm(pattern, grad, table.t(), beta=0.0).values().view(corners.shape)
+    size = max(1, _blocks_of(table.device).rows // rows.shape[1])
+    products = [
+        torch.bmm(table.index_select(0, part.flatten()).view(*part.shape, -1), part_grad[..., None])
+        for part, part_grad in zip(rows.split(size), grad.split(size), strict=True)
+    ]
+    return torch.cat(products).view(corners.shape)
+
+
+@functools.cache
+def _silence_sparse_warning() -> None:
+    """Use up torch's one warning that compressed sparse tensors are new: the user has not asked for any."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), device='cpu', check_invariants=False)
+
+
+def _sample_grads(products: Tensor, weights: Tensor, right: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x and y, in pixels, and of weights, ``(B, Q, H, L, P)``: bilinear reading, differentiated."""
+    upper_left, upper_right, lower_left, lower_right = products.unbind(3)
+    upper_step, lower_step = upper_right - upper_left, lower_right - lower_left
+    upper = torch.addcmul(upper_left, right, upper_step)
+    fall = torch.addcmul(lower_left, right, lower_step).sub_(upper)
+    grad_weights = torch.addcmul(upper, down, fall)
+    return torch.lerp(upper_step, lower_step, down).mul_(weights), fall.mul_(weights), grad_weights
+
+
+def _value_grad(grad: Tensor, pixels: Tensor, corner_weights: Tensor, canvas: _Canvas) -> Tensor:
+    """Sum the gradient's rows ``(B, Q, H, D)`` into the pixels that each sample read; returns ``(B, N, H, D)``."""
+    step = max(1, _SORTED_SAMPLES // pixels[0].numel())
+    images = []
+    for first in range(0, len(grad), step):
+        part = slice(first, first + step)
+        table = grad.new_zeros(canvas.num_rows(len(grad[part])), grad.shape[-1])
+        rows = pixels[part] - first * canvas.rows_per_image
+        few = rows.numel() < len(table)
+        sum_into = _sum_touched_rows if few else _sum_all_rows
+        sum_into(table, grad[part], rows, corner_weights[:, part], canvas)
+        images.append(canvas.value(table))
+    return images[0] if len(images) == 1 else torch.cat(images)
+
+
+def _sum_all_rows(table: Tensor, grad: Tensor, rows: Tensor, corner_weights: Tensor, canvas: _Canvas) -> None:
+    """Many samples per pixel: sort them by their top left pixels, and let the four corners share this sort."""
+    channels, per_source = grad.shape[-1], rows[0, 0, 0].numel()
+    rows, order = torch.sort(rows.flatten(), stable=True)
+    num_bags = len(table) - canvas.steps[-1]
+    offsets = F.pad(torch.bincount(rows, minlength=num_bags).cumsum(0), (1, 0))
+    block = max(1, _blocks_of(table.device).numbers // channels)
+    bounds = offsets[::block].tolist()
+    if num_bags % block:
+        bounds.append(len(rows))
+    sources, weights = grad.reshape(-1, channels), corner_weights.flatten(1)
+    for first, start, stop in zip(range(0, num_bags, block), bounds[:-1], bounds[1:], strict=True):
+        if start == stop:
+            continue
+        samples = order[start:stop]
+        bags = samples // per_source
+        ends = offsets[first : first + block + 1] - start
+        for weight, shift in zip(weights, (0, *canvas.steps), strict=True):
+            sums = F.embedding_bag(
+                bags,
+                sources,
+                ends,
+                mode='sum',
+                per_sample_weights=weight.index_select(0, samples),
+                include_last_offset=True,
+            )
+            table[first + shift : first + shift + len(sums)] += sums
+
+
+def _sum_touched_rows(table: Tensor, grad: Tensor, rows: Tensor, corner_weights: Tensor, canvas: _Canvas) -> None:
+    """Few samples: sort all their corners, and write only the rows that occur."""
+    channels = grad.shape[-1]
+    corners, weights = canvas.corners(rows), corner_weights.movedim(0, 3)
+    per_source = corners[0, 0, 0].numel()
+    corners, order = torch.sort(corners.flatten(), stable=True)
+    touched, counts = torch.unique_consecutive(corners, return_counts=True)
+    sums = F.embedding_bag(
+        order // per_source,
+        grad.reshape(-1, channels),
+        F.pad(counts.cumsum(0), (1, 0)),
+        mode='sum',
+        per_sample_weights=weights.flatten().index_select(0, order),
+        include_last_offset=True,
+    )
+    table.index_copy_(0, touched.long(), sums)

@@ -1,0 +1,124 @@
+"""Multi-scale deformable attention, Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3): the entry points.
+
+:func:`ms_deform_attn` takes locations and weights; :func:`ms_deform_attn_predicted` takes what the linear layers of an
+attention module predict, and never writes locations and weights to memory. Both check their arguments, then hand them
+to one of the backends of :mod:`dinor1.ops.ms_deform_attn.backends`, all of which equal :mod:`dinor1.ops.ms_deform_attn.reference`.
+"""
+
+import torch
+from torch import Tensor
+
+from dinor1.ops.ms_deform_attn.backends import ms_deform_attn_backend, named_ms_deform_attn_backend
+from dinor1.ops.ms_deform_attn.checks import (
+    LevelShapes,
+    LevelStarts,
+    check_prediction_shapes,
+    check_sampling_shapes,
+    check_tensors,
+    checked_levels,
+    level_tensors,
+)
+from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op, ms_deform_attn_predicted_op
+from dinor1.ops.ms_deform_attn.reference import compute_dtype, definition, sampling_from_offsets
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: LevelShapes,
+    level_start_index: LevelStarts,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    deterministic: bool | None = None,
+) -> Tensor:
+    """Sum bilinear samples of a feature pyramid, weighted, for every query and head.
+
+    A pixel's value sits at its centre, ``((x + 0.5) / W, (y + 0.5) / H)``; outside a level all is zero.
+    Gradients flow to ``value``, ``sampling_locations`` and ``attention_weights``. A location that is NaN or
+    infinite reads nothing out of bounds; it makes the output of its own query and head NaN (the backend ``definition``
+    on CUDA excepted, where torch's ``grid_sample`` puts such a location outside of the level).
+
+    Half-precision input is sampled in float32, since 8 bits cannot address a pixel. On CPU the result and the
+    gradients are deterministic; on CUDA the gradient of ``value`` is summed by atomics unless told otherwise.
+
+    Args:
+        value: Features, ``(B, N, H, D)``: level after level, row after row, ``H`` heads of ``D`` channels.
+        spatial_shapes: ``(L, 2)``, the (height, width) of each level. Numbers that lie on a GPU are not checked, which
+            would stop the host; wrong ones give wrong results, but no access out of bounds.
+        level_start_index: ``(L,)``, the position in ``N`` where each level begins.
+        sampling_locations: ``(B, Q, H, L, P, 2)``, (x, y) as fractions of the level: [0, 1] is the image.
+        attention_weights: ``(B, Q, H, L, P)``, usually with sum 1 over levels and points.
+        deterministic: Whether gradients must be the same bits every time; the default is what
+            :func:`torch.use_deterministic_algorithms` says.
+
+    Returns:
+        ``(B, Q, H * D)`` in the dtype of ``value``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together, or the backend that was named cannot run.
+    """
+    check_tensors(
+        value, sampling_locations=(sampling_locations, 'BQHLP2'), attention_weights=(attention_weights, 'BQHLP')
+    )
+    shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
+    check_sampling_shapes(value, len(shapes), sampling_locations, attention_weights)
+    named = named_ms_deform_attn_backend()
+    if ms_deform_attn_backend(value.device, attention_weights.numel(), named) == 'definition':
+        levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+        return definition(value, levels, sampling_locations, attention_weights)
+    return ms_deform_attn_op(
+        value, shapes, starts, sampling_locations, attention_weights, _is_deterministic(deterministic), named
+    )
+
+
+def ms_deform_attn_predicted(
+    value: Tensor,
+    spatial_shapes: LevelShapes,
+    level_start_index: LevelStarts,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    *,
+    deterministic: bool | None = None,
+) -> Tensor:
+    """Deformable attention from the predictions of an attention module; softmax and locations are computed inside.
+
+    ``attention_weights`` are the softmax of ``attention_logits`` over levels and points. Around a reference point,
+    ``sampling_locations`` are the point plus offsets in pixels of each level; around a box they are its centre plus
+    offsets of which ``P`` reach the border. Otherwise as :func:`ms_deform_attn`.
+
+    Args:
+        value: Features, ``(B, N, H, D)``.
+        spatial_shapes: ``(L, 2)``, the (height, width) of each level.
+        level_start_index: ``(L,)``, the position in ``N`` where each level begins.
+        reference_points: ``(B, Q, L, 2)`` points (x, y) or ``(B, Q, L, 4)`` boxes cxcywh, as fractions of the level.
+            They may be single-precision beside half-precision predictions.
+        sampling_offsets: ``(B, Q, H, L, P, 2)``.
+        attention_logits: ``(B, Q, H, L, P)``.
+        deterministic: As in :func:`ms_deform_attn`.
+
+    Returns:
+        ``(B, Q, H * D)`` in the dtype of ``value``.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together, or the backend that was named cannot run.
+    """
+    check_tensors(
+        value,
+        reference_points=(reference_points, ('B', 'Q', 'L', '2 or 4')),
+        sampling_offsets=(sampling_offsets, 'BQHLP2'),
+        attention_logits=(attention_logits, 'BQHLP'),
+    )
+    shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
+    check_prediction_shapes(value, len(shapes), reference_points, sampling_offsets, attention_logits)
+    inputs = (reference_points, sampling_offsets, attention_logits)
+    named = named_ms_deform_attn_backend()
+    if ms_deform_attn_backend(value.device, attention_logits.numel(), named) == 'definition':
+        levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+        locations, weights = sampling_from_offsets(levels, *inputs, dtype=compute_dtype(value, *inputs))
+        return definition(value, levels, locations, weights)
+    return ms_deform_attn_predicted_op(value, shapes, starts, *inputs, _is_deterministic(deterministic), named)
+
+
+def _is_deterministic(wanted: bool | None) -> bool:
+    return torch.are_deterministic_algorithms_enabled() if wanted is None else wanted

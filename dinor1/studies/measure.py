@@ -1,0 +1,134 @@
+"""One checkpoint under several evaluated sets, prompt protocols, numbers of exemplars and prompt seeds."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from dinor1.engine import PromptProtocolHook, QueryRecorderHook
+from dinor1.evaluation import draw_exemplars, embed_exemplars, iisr
+from dinor1.evaluation.seed_average import mean_and_std
+from dinor1.utils.checkpoint import check_checkpoint
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json
+
+_AP = {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50'}
+
+
+def measure(
+    sets: Mapping[str, Config],
+    checkpoint: str,
+    work_dir: str | Path,
+    num_exemplars: Sequence[int] = (1, 4, 16),
+    prompt_seeds: int = 3,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Test a checkpoint in every way.
+
+    Visual-generic prompts with each number of exemplars, and visual-interactive ones, are drawn ``prompt_seeds`` times.
+    On the last number of exemplars and the first seed the queries are recorded, and the similarity of the prompts is
+    that of the same exemplars.
+
+    Args:
+        sets: Name -> config whose test set, metric and hook ``prompts`` are used. The configs are not changed.
+        checkpoint: Of a model that fits all configs.
+        work_dir: Draws of prompts and records of queries are written to a folder per set.
+        num_exemplars: Numbers N, each at least 1.
+        prompt_seeds: Draws of each.
+        progress: Called with a line after each test.
+
+    Returns:
+        ``runs``: a dict per test with ``set``, ``protocol``, ``num_exemplars`` (visual-generic), ``seed`` and all
+        metrics; ``prompts`` and ``queries``: by set; ``metrics``: numbers by name such as ``base/generic16/AP``, means
+        over the draws, with their sample standard deviation in ``base/generic16/AP_std``.
+
+    Raises:
+        InputError: an argument is out of range, a config draws no visual prompts or computes no COCO AP, or the
+            checkpoint does not fit.
+    """
+    if prompt_seeds < 1 or not num_exemplars or min(num_exemplars) < 1:
+        raise InputError(f'expected prompt seeds and exemplars >= 1, got {prompt_seeds} and {list(num_exemplars)}')
+    result: dict[str, Any] = dict(runs=[], prompts={}, queries={}, metrics={})
+    for name, cfg in sets.items():
+        _measure_set(result, name, cfg, checkpoint, Path(work_dir) / name, num_exemplars, prompt_seeds, progress)
+    return result
+
+
+def _measure_set(
+    result: dict[str, Any],
+    name: str,
+    cfg: Config,
+    checkpoint: str,
+    work_dir: Path,
+    num_exemplars: Sequence[int],
+    prompt_seeds: int,
+    progress: Callable[[str], None],
+) -> None:
+    runner, protocol = _runner(name, cfg, checkpoint, work_dir)
+    first = protocol.seed
+
+    def test(kind: str, seed: int, number: int | None = None) -> dict[str, float]:
+        protocol.protocol = kind
+        protocol.num_exemplars = number or protocol.num_exemplars
+        protocol.set_seed(seed)
+        metrics = runner.test()
+        if missing := set(_AP.values()) - set(metrics):
+            raise InputError(
+                f'{name}: the test evaluator reports no {", ".join(sorted(missing))}; use CocoPromptMetric'
+            )
+        settings = dict(set=name, protocol=kind, seed=seed) | ({} if number is None else dict(num_exemplars=number))
+        result['runs'].append(settings | dict(metrics=metrics))
+        progress(', '.join(f'{key} {value}' for key, value in settings.items()) + f': AP {metrics[_AP["AP"]]:.4f}')
+        return metrics
+
+    seeds = range(first, first + prompt_seeds)
+    found = {'interactive': [test('visual-interactive', seed) for seed in seeds]}
+    for number in num_exemplars:
+        # The very last test is that of the first seed: it is recorded.
+        for seed in reversed(seeds):
+            if (number, seed) == (num_exemplars[-1], first):
+                runner.register_hook(QueryRecorderHook(picture=False))
+            found.setdefault(f'generic{number}', []).append(test('visual-generic', seed, number))
+    for kind, runs in found.items():
+        mean, std = mean_and_std(runs)
+        for short, metric in _AP.items():
+            result['metrics'][f'{name}/{kind}/{short}'] = mean[metric]
+            result['metrics'][f'{name}/{kind}/{short}_std'] = std[metric]
+
+    exemplars = draw_exemplars(protocol.dataset, num_exemplars[-1], first)
+    similarity = iisr(*embed_exemplars(runner.model, protocol.dataset, exemplars))
+    similarity = {key: None if math.isnan(value) else value for key, value in similarity.items()}
+    queries = read_json(work_dir / 'queries_test.json')
+    result['prompts'][name], result['queries'][name] = similarity, queries
+    flat = similarity | {key: value for key, value in queries.items() if not isinstance(value, list)}
+    flat |= {f'{key}_last': queries[key][-1] for key in ('covering', 'responding', 'spread') if key in queries}
+    result['metrics'] |= {f'{name}/{key}': value for key, value in flat.items() if value is not None}
+
+
+def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Runner, PromptProtocolHook]:
+    """A runner that tests alone: no optimizer, no pictures, no worker processes, of which each test would start new."""
+    cfg = copy.deepcopy(cfg)
+    cfg.load_from, cfg.resume, cfg.work_dir = str(checkpoint), False, str(work_dir)
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.default_hooks = {key: cfg.default_hooks[key] for key in ('timer', 'prompts') if key in cfg.default_hooks}
+    if cfg.get('visualizer'):
+        cfg.visualizer.vis_backends = []
+    # MMEngine keeps one log per name and process; the address tells two measurements of a process apart.
+    cfg.experiment_name = f'measure_{name}_{id(cfg)}'
+    cfg.log_level = 'WARNING'
+    runner = Runner.from_cfg(cfg)
+    check_checkpoint(runner.model, str(checkpoint))
+    protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
+    if protocol is None or protocol.protocol != 'visual-generic':
+        raise InputError(
+            f'{name}: its config draws no visual-generic prompts; give default_hooks.prompts a prompt_dataset'
+        )
+    torch.manual_seed(0)
+    return runner, protocol

@@ -1,0 +1,296 @@
+"""Runs of a study: trained by tools/train.py, measured by the study's own tools, written as one JSON file each."""
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import locked, read_json, visible, write_json
+
+from .study import Run, Study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Cost(NamedTuple):
+    """What commands have cost.
+
+    Attributes:
+        seconds: Of the clock.
+        cpu_seconds: Of processors, worker processes included.
+        memory_mib: Largest resident memory of one process.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    memory_mib: float = 0.0
+
+    def plus(self, other: 'Cost') -> 'Cost':
+        """Both, one after the other."""
+        seconds, cpu_seconds = self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds
+        return Cost(seconds, cpu_seconds, max(self.memory_mib, other.memory_mib))
+
+
+def select(study: Study, arms: Sequence[str] | None, seeds: Sequence[int] | None) -> list[Run]:
+    """The runs of some arms and seeds, and those that they start from.
+
+    Raises:
+        InputError: the study has no such arm or seed.
+    """
+    known_arms, known_seeds = {run.arm for run in study.runs}, {run.seed for run in study.runs}
+    if unknown := set(arms or []) - known_arms:
+        raise InputError(f'--only: no arm {sorted(unknown)}; the study has {sorted(known_arms)}')
+    if unknown := set(seeds or []) - known_seeds:
+        raise InputError(f'--seeds: no seed {sorted(unknown)}; the study has {sorted(known_seeds)}')
+    chosen = {run.name for run in study.runs if run.arm in (arms or [run.arm]) and run.seed in (seeds or [run.seed])}
+    for run in reversed(study.runs):
+        if run.name in chosen and run.starts_from is not None:
+            chosen.add(run.starts_from)
+    return [run for run in study.runs if run.name in chosen]
+
+
+def run_all(
+    study: Study,
+    runs: Sequence[Run],
+    folder: Path,
+    work_dir: Path,
+    jobs: int = 1,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Do what has no result file yet.
+
+    Args:
+        study: The study.
+        runs: Some of its runs, in its order.
+        folder: Of the result files.
+        work_dir: A folder per run is made here.
+        jobs: Runs at a time. Each gets an equal share of the threads, unless OMP_NUM_THREADS says how many.
+        report: Called with a line of progress after each run.
+
+    Raises:
+        InputError: ``jobs`` is not positive, or a run failed. Others that are under way come to their end.
+    """
+    if jobs < 1:
+        raise InputError(f'--jobs must be at least 1, got {jobs}')
+    waiting = [run for run in runs if not (folder / f'{run.name}.json').is_file()]
+    known = [read_json(path) for path in visible(folder, '*_seed*.json')]
+    threads = _threads(jobs)
+    futures: dict[str, Future] = {}
+    pool = ThreadPoolExecutor(jobs)
+
+    def one(run: Run) -> dict[str, Any]:
+        # What it starts from was submitted, and so begun, before it.
+        if run.starts_from in futures:
+            futures[run.starts_from].result()
+        return execute(run, study, folder, work_dir, threads)
+
+    try:
+        for run in waiting:
+            futures[run.name] = pool.submit(one, run)
+        for i, run in enumerate(waiting):
+            known.append(futures[run.name].result())
+            left = datetime.timedelta(seconds=round(remaining(waiting[i + 1 :], known) / jobs))
+            report(f'[{i + 1}/{len(waiting)}] {run.name} (ETA {left})')
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def remaining(runs: Sequence[Run], known: Sequence[dict[str, Any]]) -> float:
+    """Seconds that ``runs`` take one after the other, if each is like the finished ones of its config.
+
+    Args:
+        runs: What is to be done.
+        known: Records of finished runs; of an unknown config the mean of all is taken.
+    """
+    if not known:
+        return 0.0
+    seconds: dict[str, list[float]] = {}
+    for record in known:
+        seconds.setdefault(record['config'], []).append(record['seconds'])
+    everything = [value for values in seconds.values() for value in values]
+    return sum(statistics.fmean(seconds.get(run.config, everything)) for run in runs)
+
+
+def execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int | None = None) -> dict[str, Any]:
+    """Train one run, resuming what an interruption left, measure it, and write its result file.
+
+    Args:
+        run: What to do.
+        study: The study that it is of.
+        folder: Of the result files.
+        work_dir: Holds the work directories of all runs, this one's and that of the run which it starts from.
+        threads: OMP_NUM_THREADS of the commands; None: the libraries' default.
+
+    Returns:
+        What is in the result file.
+
+    Raises:
+        InputError: a command failed, there is no checkpoint to start from, or the work directory is another run's, or
+            in use.
+    """
+    own = work_dir / run.name
+    with locked(own):
+        return _execute(run, study, folder, work_dir, threads)
+
+
+def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int | None) -> dict[str, Any]:
+    own = work_dir / run.name
+    _claim(own, run)
+    environment = dict(os.environ) if threads is None else os.environ | {'OMP_NUM_THREADS': str(threads)}
+    arguments = _training(run, own, work_dir)
+    if not (own / 'metrics.json').is_file():
+        _command(run, own, 'train', ['tools/train.py', *arguments], environment)
+    metrics, extra = read_json(own / 'metrics.json'), {}
+    for name, template in (run.after or {}).items():
+        out = own / f'{name}.json'
+        checkpoint = (own / 'last_checkpoint').read_text().strip()
+        if not Path(checkpoint).is_file():  # the folder was moved
+            checkpoint = str(own / Path(checkpoint).name)
+        values = dict(config=run.config, checkpoint=checkpoint, work_dir=str(own), out=str(out))
+        if not out.is_file():
+            _command(run, own, name, [part.format(**values) for part in template], environment)
+        extra[name] = read_json(out)
+        metrics |= extra[name].pop('metrics', {})
+    extra |= {name: read_json(own / file) for name, file in study.keep.items() if (own / file).is_file()}
+    log = training_log(own)
+    if study.curves:
+        extra['curves'] = {name: [[line['iter'], line[name]] for line in log if name in line] for name in study.curves}
+    if log:
+        extra['seconds_per_iteration'] = round(statistics.median(line['time'] for line in log), 4)
+    if not (own / 'cost.json').is_file():
+        # Training outlived its killed parent. Its cost belongs to the results, and nobody has measured it.
+        raise InputError(
+            f'{own}: trained, but what it cost was lost with the process; delete the folder to run it again'
+        )
+    costs = read_json(own / 'cost.json')
+    training = Cost(*costs['train'])
+    record = dict(
+        arm=run.arm,
+        seed=run.seed,
+        config=run.config,
+        options=list(run.options),
+        start=run.start,
+        command=shlex.join(['python', 'tools/train.py', *arguments]),
+        metrics=metrics,
+        seconds=round(sum(cost[0] for cost in costs.values()), 1),
+        cpu_seconds=round(training.cpu_seconds, 1),
+        train_seconds=round(training.seconds, 1),
+        memory_mib=round(training.memory_mib),
+        environment=_environment(threads),
+        **extra,
+    )
+    write_json(record, folder / f'{run.name}.json', indent=1)
+    return record
+
+
+def _claim(own: Path, run: Run) -> None:
+    """Refuse a work directory that holds another run under the same name."""
+    identity = dict(config=run.config, options=list(run.options), start=run.start, seed=run.seed)
+    if not (own / 'run.json').is_file():
+        write_json(identity, own / 'run.json')
+    elif read_json(own / 'run.json') != identity:
+        raise InputError(f'{own}: holds a run of another config or other options; delete the folder to run it again')
+
+
+def _training(run: Run, own: Path, work_dir: Path) -> list[str]:
+    """Arguments of tools/train.py."""
+    arguments = [run.config, '--seed', str(run.seed), '--work-dir', str(own), '--resume']
+    options = list(run.options)
+    if run.start is not None:
+        checkpoint = work_dir / run.starts_from / run.start['checkpoint']
+        begun = (own / 'last_checkpoint').is_file()
+        if not begun and not checkpoint.is_file():
+            raise InputError(
+                f'{checkpoint}: no such checkpoint, and {run.name} starts from it; delete the result file of '
+                f'{run.starts_from} to train it again'
+            )
+        if not run.start['resume']:
+            options.append(f'load_from={checkpoint}')
+        elif not begun:
+            arguments.append(str(checkpoint))
+    return [*arguments, '--cfg-options', *options] if options else arguments
+
+
+def _command(run: Run, own: Path, name: str, command: list[str], environment: dict[str, str]) -> None:
+    """Run a tool of this project and add up what it costs, also what it cost before it was interrupted."""
+    log, costs = own / f'{name}.log', own / 'cost.json'
+    tool = command[0] if Path(command[0]).is_file() else str(ROOT / command[0])
+    start = time.perf_counter()
+    with open(log, 'a') as file:
+        process = subprocess.Popen(
+            [sys.executable, tool, *command[1:]], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+        # Of this child alone; Windows does not say.
+        if hasattr(os, 'wait4'):
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            unit = 2**20 if sys.platform == 'darwin' else 2**10
+            cost = Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit)
+        else:
+            process.wait()
+            cost = Cost(time.perf_counter() - start)
+    known = read_json(costs) if costs.is_file() else {}
+    known[name] = Cost(*known.get(name, ())).plus(cost)
+    write_json(known, costs)
+    if process.returncode:
+        lines = log.read_text(errors='replace').strip().splitlines() or [f'exit status {process.returncode}']
+        raise InputError(f'{run.name}: {lines[-1].removeprefix("error: ")} ({log})')
+
+
+def training_log(work_dir: Path) -> list[dict[str, float]]:
+    """Lines that training wrote to ``scalars.json``, by iteration; of one that was repeated after a resume the last."""
+    lines: dict[int, dict[str, float]] = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for text in path.read_text().splitlines():
+            line = _json_line(text)
+            if 'loss' in line and 'iter' in line and 'time' in line:
+                lines[line['iter']] = line
+    return [lines[i] for i in sorted(lines)]
+
+
+def _json_line(text: str) -> dict[str, Any]:
+    """A line of a log, or nothing if a killed process left half of one."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+
+
+def _threads(jobs: int) -> int | None:
+    import torch
+
+    if jobs == 1 or 'OMP_NUM_THREADS' in os.environ:
+        return None
+    return max(1, torch.get_num_threads() // jobs)
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    import torch
+
+    threads = torch.get_num_threads() if threads is None else threads
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {threads} threads'
+    return dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        machine=platform.machine(),
+        processor=_processor(),
+        device=device,
+    )
+
+
+def _processor() -> str:
+    """Name of the processor: numbers are repeated exactly on the same one."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor()

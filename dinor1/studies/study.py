@@ -1,0 +1,237 @@
+"""Studies: several arms, several seeds, one table.
+
+A study is a Python file of assignments, read as MMEngine reads configs::
+
+    title = 'Norms of a small ViT on MNIST'
+    config = 'configs/blocks/normalization/vit_mnist.py'    # of every arm that names no other
+    options = []                                     # --cfg-options of every arm
+    arms = {'LN': [], 'RMSNorm': ['model.backbone.norm_cfg.type=RMSNorm']}
+    seeds = [0, 1, 2]
+    metrics = {'accuracy/top1': 'top-1, %'}          # metric of the last validation -> head of its column
+    note = 'Paper: ...'                              # below the table
+
+An arm is a list of ``--cfg-options``, or a dict of any of::
+
+    dict(
+        config='...', options=[...],
+        seeds=[0],                                                    # instead of the study's
+        start=dict(arm='LN', checkpoint='epoch_1.pth', resume=True),  # go on from an earlier arm's run of that seed
+        after={...},                                                  # instead of the study's
+    )
+
+``resume=True`` takes weights, optimizer and position over, so that arms share first epochs; without it, weights alone
+(``load_from``). Three more keys of a study say what a result file holds besides the last validation::
+
+    after = {'measures': ['tools/analysis_tools/measure_detector.py', '{checkpoint}', '--out', '{out}']}
+    keep = {'gradients': 'loss_gradients.json'}    # files of the work directory
+    curves = ['loss', 'grqo_kl']                   # scalars of the training log
+
+``after`` are tools that run when training has ended, with ``{config}``, ``{checkpoint}`` (the last), ``{work_dir}`` and
+``{out}`` filled in; each writes a JSON file ``{out}``, whose ``metrics`` join those of the run.
+
+A run is one arm with one seed, and leaves one small JSON file; tables come from these files and from nothing else.
+"""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import read_json
+
+_NEEDED = ('title', 'arms', 'seeds', 'metrics')
+
+
+class Run(NamedTuple):
+    """One arm with one seed.
+
+    Attributes:
+        arm: Name of the arm.
+        seed: Seed of tools/train.py.
+        config: Config file.
+        options: ``--cfg-options``.
+        start: What it starts from: ``arm``, ``checkpoint`` and ``resume``; None: from scratch.
+        after: Name -> command of the tools that run when training has ended.
+    """
+
+    arm: str
+    seed: int
+    config: str
+    options: tuple[str, ...]
+    start: dict[str, Any] | None = None
+    after: dict[str, list[str]] | None = None
+
+    @property
+    def name(self) -> str:
+        """File name without suffix."""
+        return _run_name(self.arm, self.seed)
+
+    @property
+    def starts_from(self) -> str | None:
+        """Name of the run that it starts from."""
+        return None if self.start is None else _run_name(self.start['arm'], self.seed)
+
+
+def _run_name(arm: str, seed: int) -> str:
+    return f'{"".join(c if c.isalnum() or c in ".-" else "-" for c in arm)}_seed{seed}'
+
+
+class Study(NamedTuple):
+    """What a study file says.
+
+    Attributes:
+        path: The file.
+        title: Heading of the table.
+        runs: Every arm with every seed, seed by seed: after the first round there is a table of all arms.
+        metrics: Name of a metric -> head of its column.
+        note: Text below the table.
+        keep: Name in the result file -> JSON file of the work directory.
+        curves: Scalars of the training log that the result file holds.
+    """
+
+    path: Path
+    title: str
+    runs: tuple[Run, ...]
+    metrics: dict[str, str]
+    note: str
+    keep: dict[str, str]
+    curves: tuple[str, ...]
+
+
+def load_study(path: str | Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        InputError: there is no such file, something is missing in it, or two runs would share a result file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'{path}: no such study')
+    try:
+        content = Config.fromfile(path).to_dict()
+    except Exception as error:
+        raise InputError(f'{path}: cannot be read as a study ({type(error).__name__}: {error})') from error
+    missing = [key for key in _NEEDED if not content.get(key)]
+    if missing:
+        raise InputError(f'{path}: not a study, it has no {", ".join(missing)}')
+    seeds_of = {
+        arm: own.get('seeds', content['seeds']) if isinstance(own, dict) else content['seeds']
+        for arm, own in content['arms'].items()
+    }
+    seeds = list(dict.fromkeys([*content['seeds'], *(seed for own in seeds_of.values() for seed in own)]))
+    once = all(len(set(own)) == len(own) for own in (content['seeds'], *seeds_of.values()))
+    runs = [_run(path, content, arm, seed) for seed in seeds for arm in content['arms'] if seed in seeds_of[arm]]
+    if not once or len({run.name for run in runs}) != len(runs):
+        raise InputError(f'{path}: two runs have the same name; give each arm and each seed once')
+    earlier: set[str] = set()
+    for run in runs:
+        if run.starts_from is not None and run.starts_from not in earlier:
+            raise InputError(
+                f'{path}: arm {run.arm!r} starts from arm {run.start["arm"]!r}, which has no run of seed {run.seed} '
+                'before it; put that arm first, with this seed'
+            )
+        earlier.add(run.name)
+    keep, curves = content.get('keep', {}), tuple(content.get('curves', ()))
+    return Study(path, content['title'], tuple(runs), content['metrics'], content.get('note', ''), keep, curves)
+
+
+def _run(path: Path, content: dict[str, Any], arm: str, seed: int) -> Run:
+    own = content['arms'][arm]
+    own = own if isinstance(own, dict) else dict(options=own)
+    config = own.get('config', content.get('config'))
+    if config is None:
+        raise InputError(f'{path}: arm {arm!r} names no config, and neither does the study')
+    if not Path(config).is_file():
+        raise InputError(f'{path}: arm {arm!r}: {config}: no such config file; start in the root of the repository')
+    start = own.get('start')
+    if start is not None:
+        if not {'arm', 'checkpoint'} <= set(start) <= {'arm', 'checkpoint', 'resume'}:
+            raise InputError(f"{path}: arm {arm!r}: start needs 'arm' and 'checkpoint', and may have 'resume'")
+        start = dict(resume=False, **start) if 'resume' not in start else dict(start)
+    options = (*content.get('options', []), *own.get('options', []))
+    return Run(arm, seed, config, options, start, dict(own.get('after', content.get('after', {}))))
+
+
+def read_runs(study: Study, folder: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """Result files of the runs that are finished, by arm.
+
+    Raises:
+        InputError: a file is broken, lacks a metric, or was made by another command.
+    """
+    found: dict[str, list[dict[str, Any]]] = {run.arm: [] for run in study.runs}
+    for run in study.runs:
+        path = Path(folder) / f'{run.name}.json'
+        if not path.is_file():
+            continue
+        record = read_json(path)
+        made_with = (record.get('config'), record.get('options'), record.get('start'))
+        if made_with != (run.config, list(run.options), run.start):
+            raise InputError(f'{path}: made with another config or other options; delete it to run it again')
+        missing = [name for name in study.metrics if name not in record.get('metrics', {})]
+        if missing:
+            raise InputError(f'{path}: has no {", ".join(missing)}; delete it to run it again')
+        found[run.arm].append(record)
+    return found
+
+
+def table(study: Study, folder: str | Path) -> str:
+    """Markdown: a row per arm with mean and sample standard deviation over its finished seeds.
+
+    Raises:
+        InputError: no run is finished; see also :func:`read_runs`.
+    """
+    found = read_runs(study, folder)
+    if not any(found.values()):
+        raise InputError(f'{folder}: no finished run of {study.path}')
+    heads = ['arm', 'seeds', *study.metrics.values(), 'minutes']
+    lines = [f'| {" | ".join(heads)} |', '|---|---:' + '|---:' * (len(study.metrics) + 1) + '|']
+    for arm, records in found.items():
+        if records:
+            cells = [_cell([record['metrics'][name] for record in records]) for name in study.metrics]
+            minutes = statistics.fmean(record['seconds'] for record in records) / 60
+            lines.append(f'| {arm} | {len(records)} | {" | ".join(cells)} | {minutes:.1f} |')
+    command = f'```bash\npython tools/analysis_tools/run_study.py {study.path}\n```'
+    return '\n\n'.join(filter(None, ['\n'.join(lines), study.note.strip(), command]))
+
+
+def _cell(values: list[float]) -> str:
+    mean = f'{statistics.fmean(values):.3f}'
+    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.3f}'
+
+
+def insert(path: str | Path, name: str, text: str) -> None:
+    """Replace what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a file.
+
+    Raises:
+        InputError: see :func:`check_marks`.
+    """
+    from dinor1.utils.io import atomic_path
+
+    check_marks(path, [name])
+    begin, end = _marks(name)
+    before, rest = Path(path).read_text().split(begin)
+    with atomic_path(path) as temporary:
+        temporary.write_text(f'{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}')
+
+
+def check_marks(path: str | Path, names: Iterable[str]) -> None:
+    """Refuse a file that :func:`insert` could not fill, before anything is made for it.
+
+    Raises:
+        InputError: there is no such file, or it does not have the two lines of each name, once and in this order.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'{path}: no such file; check the path')
+    content = Path(path).read_text()
+    for begin, end in map(_marks, names):
+        if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
+            raise InputError(
+                f'{path}: expected one line {begin} and after it one line {end}; add them where the text goes'
+            )
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f'<!-- {name}:begin -->', f'<!-- {name}:end -->'

@@ -1,0 +1,1 @@
+"""What every part may use: files, errors, devices, gaps of third parties. Imports no other part of the package."""

@@ -1,0 +1,129 @@
+"""Loading weights, and refusing those of another architecture."""
+
+import contextlib
+import copy
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner.checkpoint import _load_checkpoint
+from torch import nn
+
+from dinor1.registry import HOOKS, MODELS
+from dinor1.utils.errors import InputError
+
+
+def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume: bool = False) -> None:
+    """Compare a checkpoint's parameters with the model's.
+
+    Args:
+        model: The model that is going to load it, wrapped for distributed training or not.
+        path: Checkpoint of MMEngine.
+        partial: Accept missing and surplus parameters, as for weights to start training from, as long as some
+            fit.
+        resume: A run is going to continue from it, which takes more than weights.
+
+    Raises:
+        InputError: no such file, not a checkpoint, one of another architecture or with NaN, or weights alone where a
+            run is to be resumed.
+    """
+    checkpoint = _load(path)
+    state_dict = _state_dict(checkpoint, path)
+    if resume:
+        _check_resumable(checkpoint, path)
+    _compare(model.module if is_model_wrapper(model) else model, state_dict, path, partial)
+
+
+def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
+    """Build ``cfg.model`` with the weights of ``path``, in evaluation mode on ``device``.
+
+    A model that was trained in integers computes in integers here, too.
+
+    Raises:
+        InputError: see :func:`check_checkpoint`.
+    """
+    # Building writes into the nested dicts of its config, which would spoil it for a second model.
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    for hook in cfg.get('custom_hooks') or []:
+        if hook['type'] == 'IntegerTrainingHook':
+            HOOKS.build(hook).convert(model)
+    state_dict = _read(path)
+    _compare(model, state_dict, path)
+    model.load_state_dict(state_dict)
+    return model.to(device).eval()
+
+
+def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, partial: bool = False) -> None:
+    own = model.state_dict()
+    fitting = [k for k, v in state_dict.items() if k in own and v.shape == own[k].shape]
+    differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
+    missing = [k for k in own if k not in state_dict]
+    surplus = [k for k in state_dict if k not in own]
+    # Of parameters: a buffer may hold NaN on purpose.
+    spoilt = [k for k, _ in model.named_parameters() if k in fitting and state_dict[k].isnan().any()]
+    if spoilt:
+        raise InputError(
+            f'{path}: {len(spoilt)} of its weights hold NaN, such as {spoilt[0]}; '
+            'its training diverged: give an earlier checkpoint, or train with a lower learning rate'
+        )
+    if partial and fitting:
+        return
+    if differing or missing or surplus:
+        details = []
+        if differing:
+            key = differing[0]
+            shapes = f'{tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}'
+            details.append(f'{len(differing)} of another shape, such as {key} {shapes}')
+        if missing:
+            details.append(f'{len(missing)} missing, such as {missing[0]}')
+        if surplus:
+            details.append(f'{len(surplus)} unknown, such as {surplus[0]}')
+        raise InputError(
+            f'{path}: a checkpoint of another architecture ({"; ".join(details)}); '
+            'give the config that it was trained with'
+        )
+
+
+def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
+    meta = checkpoint.get('meta')
+    missing = [key for key in ('meta', 'message_hub') if not checkpoint.get(key)]
+    missing += [f'meta.{key}' for key in ('epoch', 'iter') if isinstance(meta, dict) and meta and key not in meta]
+    if missing:
+        raise InputError(
+            f'{path}: has no {", ".join(missing)}, so that no run can be resumed from it; '
+            'to start from its weights, give --cfg-options load_from=PATH instead of --resume'
+        )
+
+
+def _read(path: str) -> dict[str, torch.Tensor]:
+    return _state_dict(_load(path), path)
+
+
+def _load(path: str) -> Any:
+    if not Path(path).is_file() and '://' not in str(path):
+        raise InputError(f'{path}: no such checkpoint')
+    said = io.StringIO()
+    try:
+        # MMEngine prints a page when it falls back to a laxer loader; after a failure that distracts.
+        with contextlib.redirect_stdout(said):
+            checkpoint = _load_checkpoint(str(path), map_location='cpu', logger='silent')
+    except Exception as error:
+        # Damaged bytes are a program for the unpickler, and can make it raise nearly anything.
+        raise InputError(
+            f'{path}: not a checkpoint, or a damaged one ({type(error).__name__}); train or download it again'
+        ) from error
+    if said.getvalue():
+        print_log(said.getvalue().strip(), logger='current', level=logging.WARNING)
+    return checkpoint
+
+
+def _state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
+    state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
+        raise InputError(f'{path}: not a checkpoint with a state_dict')
+    return {k.removeprefix('module.'): v for k, v in state_dict.items()}

@@ -1,0 +1,32 @@
+"""Devices by name, refused where they are not there."""
+
+import torch
+
+from dinor1.utils.errors import InputError
+
+
+def as_device(device: str | torch.device | None, option: str = 'device') -> torch.device:
+    """A device that can compute.
+
+    Args:
+        device: Such as ``'cpu'`` or ``'cuda:0'``. None: the GPU if there is one.
+        option: What gave it, for the message.
+
+    Raises:
+        InputError: no such device, on this machine or at all.
+    """
+    if device is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"{option} {device!r}: not a device; give 'cpu' or 'cuda:0'") from None
+    if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"{option} {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; give 'cpu'")
+    try:
+        # Each kind of device says in an error of its own that it is not there; 'meta' holds no numbers.
+        torch.zeros(1, device=chosen).item()
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [''])[0].rstrip('.')
+        raise InputError(f"{option} {device!r}: not usable on this machine ({reason[:120]}); give 'cpu'") from error
+    return chosen

@@ -1,0 +1,182 @@
+"""What a benchmark runs: peers with the parameters and the results that they should have, and what is counted."""
+
+import inspect
+import json
+
+import pytest
+import torch
+
+from dinor1.benchmarks import baselines as peers
+from dinor1.benchmarks import memory, model_benchmark
+from dinor1.benchmarks.baselines import PEERS, make_contender
+from dinor1.benchmarks.model_benchmark import Arm, count_flops, make_arms, make_step
+from dinor1.benchmarks.models import Contender, Task
+
+# Below 900 tokens MMDetection's detector stops; this has 1,190.
+SMALL = Task((224, 256), prompts=3, boxes=2)
+# Grounding DINO with Swin-T, without its text model: 172 M of MM-Grounding-DINO less BERT's 109 M. At nano size ours
+# has 0.91 M; MMDetection's cannot be narrower than 256.
+MILLIONS = {
+    'mmdetection': 64.09,
+    'mmdetection+dinor1.ops': 64.09,
+    'transformers': 63.36,
+    'mmdetection-nano': 4.19,
+    'transformers-nano': 0.85,
+}
+
+
+@pytest.fixture
+def task():
+    return Task((64, 96), batch=2, prompts=3, boxes=2)
+
+
+def test_arms_pair_every_contender_with_what_applies_to_it():
+    arms = make_arms(['mmdetection', 'a/b.py'], ['float32', 'bfloat16'], ['auto', 'definition'], compiled=True)
+    assert [arm.name for arm in arms] == [
+        'mmdetection, float32, own, eager',
+        'mmdetection, bfloat16, own, eager',
+        *(f'b, {precision}, {rest}' for precision in ('float32', 'bfloat16') for rest in REST),
+    ]
+
+
+REST = ('auto, eager', 'definition, eager', 'auto, compiled')
+
+
+def test_a_config_finds_its_boxes_and_trains(model_files, task):
+    contender = make_contender(model_files.config, task)
+    contender.model.eval()
+    with torch.no_grad():
+        samples = contender.predict()
+    assert len(samples) == 2
+    assert all(set(s.pred_instances.label_names) <= set(task.names) for s in samples)
+    _, step = make_step(Arm(model_files.config), 'training', task)
+    step()
+
+
+@pytest.mark.parametrize('beta', [0.04, 0.0])
+def test_a_config_with_grqo_trains_in_its_second_stage(model_files, task, tmp_path, beta):
+    hook = dict(type='ReferenceModelHook', beta=beta)
+    config = tmp_path / 'grqo.py'
+    config.write_text(f'_base_ = {str(model_files.config)!r}\ndefault_hooks = dict(grqo={hook!r})\n')
+    model = make_contender(str(config), task).model
+    assert model.bbox_head.grqo.beta == beta
+    assert (model.reference is None) == (beta == 0)
+    _, step = make_step(Arm(str(config)), 'training', task)
+    step()
+
+
+def test_the_caption_keeps_names_apart(task):
+    caption = peers._caption(task)
+    assert caption['ids'][0].tolist() == [101, 2000, 1012, 2001, 1012, 2002, 1012, 102]
+    assert caption['position_ids'][0].tolist() == [0, 0, 1, 0, 1, 0, 1, 0]
+    # [CLS] and [SEP] see themselves; a name and the dot behind it see each other.
+    groups = [[0], [1, 2], [3, 4], [5, 6], [7]]
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    for group in groups:
+        for i in group:
+            expected[i, group] = True
+    assert torch.equal(caption['masks'][0], expected)
+
+
+def test_transformers_makes_the_same_masks_of_the_caption(task):
+    from transformers.models.grounding_dino import modeling_grounding_dino as theirs
+
+    caption, make = peers._caption(task), theirs.generate_masks_with_special_tokens_and_transfer_map
+    # Newer releases are told the special tokens, others know them.
+    told = [torch.tensor(theirs.SPECIAL_TOKENS)][: len(inspect.signature(make).parameters) - 1]
+    masks, positions = make(caption['ids'], *told)
+    assert torch.equal(masks, caption['masks'])
+    assert torch.equal(positions, caption['position_ids'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', list(PEERS))
+def test_a_peer_has_its_parameters_predicts_and_trains(name):
+    contender = make_contender(name, SMALL)
+    assert sum(p.numel() for p in contender.model.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.01)
+    contender.model.eval()
+    with torch.no_grad(), contender.around():
+        assert len(contender.predict()) == 1
+    contender.model.train()
+    with contender.around():
+        loss = contender.loss()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert loss > 0
+
+
+def test_mmcvs_own_attention_computes_within_the_block_only():
+    from mmcv.ops import multi_scale_deform_attn as module
+
+    from dinor1.utils import compat
+
+    ours = module.multi_scale_deformable_attn_pytorch
+    with compat.mmcv_attention():
+        theirs = module.multi_scale_deformable_attn_pytorch
+        assert theirs.__globals__['__name__'] == module.__name__
+    assert module.multi_scale_deformable_attn_pytorch is ours
+    arguments = (
+        torch.randn(1, 6, 2, 4),
+        torch.tensor([[2, 3]]),
+        torch.rand(1, 5, 2, 1, 3, 2),
+        torch.rand(1, 5, 2, 1, 3),
+    )
+    torch.testing.assert_close(theirs(*arguments), ours(*arguments), atol=1e-6, rtol=1e-5)
+
+
+def test_operations_of_a_linear_layer(monkeypatch):
+    """Two per weight and row, and what another setting computes is not counted again."""
+
+    def make(name, task):
+        model = torch.nn.Linear(5, 7)
+        return Contender(model, lambda: model(torch.ones(3, 5)), lambda: model(torch.ones(3, 5)).sum())
+
+    monkeypatch.setattr(model_benchmark, 'make_contender', make)
+    arms = [Arm('a.py'), Arm('a.py', precision='bfloat16'), Arm('b.py', backend='definition')]
+    rows = model_benchmark.measure(arms, 'inference', Task((8, 8)), rounds=3, with_memory=False)
+    assert [row['flops'] for row in rows] == 3 * [2 * 3 * 5 * 7]
+    assert rows[0]['parameters'] == 42
+    assert all(len(row['seconds']) == 3 and row['milliseconds']['fastest'] > 0 for row in rows)
+    assert rows[0]['relative'] == 1
+    rows = model_benchmark.measure(arms[:1], 'training', Task((8, 8)), rounds=1, with_memory=False)
+    assert 'flops' not in rows[0]
+    assert rows[0]['milliseconds']['low'] == rows[0]['milliseconds']['high']
+
+
+def test_operations_grow_with_the_image(model_files):
+    counts = [count_flops(Arm(model_files.config), Task((side, 64))) for side in (64, 128)]
+    # Everything but the decoder and the prompts is done per pixel.
+    assert 1.7 < counts[1] / counts[0] < 2.05
+
+
+def test_an_arm_that_fails_is_a_row(monkeypatch):
+    def make(name, task):
+        if name == 'bad.py':
+            raise RuntimeError('too small\nmore')
+        return Contender(torch.nn.Linear(1, 1), lambda: None, lambda: None)
+
+    monkeypatch.setattr(model_benchmark, 'make_contender', make)
+    arms = [Arm('bad.py'), Arm('good.py')]
+    rows = model_benchmark.measure(
+        arms, 'inference', Task((8, 8)), rounds=1, clock='wall', with_flops=False, with_memory=False
+    )
+    assert rows[0]['error'] == 'RuntimeError: too small'
+    assert rows[1]['relative'] == 1
+
+
+def test_peak_memory_sees_what_a_call_takes_and_returns():
+    def call():
+        torch.ones(2**24).sum()
+
+    peak = memory.peak_memory(call, 'cpu')
+    if peak is None:
+        pytest.skip('this system keeps no account of peak memory that can be reset')
+    # 64 MiB of floats, and a few pages of the interpreter.
+    assert 60 < peak < 80
+    assert memory.peak_memory(lambda: None, 'cpu') < 10
+
+
+def test_peak_memory_of_an_arm_in_its_own_process(model_files, task):
+    peak = model_benchmark.peak_of(Arm(model_files.config), 'inference', task, lambda: None)
+    assert peak is None or 0 <= peak < 500
+    json.dumps(peak)

@@ -1,0 +1,178 @@
+"""Weights, gradients and checks that the optimizers' tests share."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import Parameter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# One of each kind: matrices of equal and of different shape, a convolution, a vector, a scalar, an empty tensor.
+SHAPES = ((6, 5), (6, 5), (3, 8), (4, 3, 3, 3), (1, 9), (5,), (), (0, 4))
+
+
+class Oracle:
+    """The reference's trajectories: ten steps per setting."""
+
+    def __init__(self, path):
+        with np.load(path) as file:
+            self.data = {key: file[key] for key in file.files}
+        self.settings = json.loads(str(self.data['settings_json']))
+        self.names = [key.removeprefix('init/') for key in self.data if key.startswith('init/')]
+
+    def check(self, make, setting, precision, exact):
+        """Run ``make(params)`` along the stored gradients; ``exact`` demands all but the last bits."""
+        dtype = dict(f64=torch.float64, f32=torch.float32)[precision]
+        params = {name: Parameter(torch.tensor(self.data[f'init/{name}'], dtype=dtype)) for name in self.names}
+        optimizer = make(list(params.values()))
+        for step in range(10):
+            for name, param in params.items():
+                param.grad = torch.tensor(self.data[f'grad/{name}'][step], dtype=dtype)
+            optimizer.step()
+            for name, param in params.items():
+                expected = self.data[f'{setting}/{precision}/param/{name}'][step]
+                # The tolerances that the oracle's description states.
+                atol = 1e-12 if precision == 'f64' else 2e-6 * np.abs(expected).max()
+                if exact:
+                    # Every bit with the torch that made the oracle; another release sums in another order.
+                    atol = 4 * np.finfo(expected.dtype).eps * np.abs(expected).max()
+                np.testing.assert_allclose(param.detach(), expected, rtol=0, atol=atol, err_msg=f'{name} {step}')
+            fired = [int(self.data[f'{setting}/fired/{name}'][step]) for name in self.names]
+            expected = {view: fired.count(code) for view, code in VIEW_CODES.items()}
+            assert optimizer.projection_stats() == expected
+        if precision == 'f64':
+            for name, param in params.items():
+                state = optimizer.state[param]
+                prefix = f'{setting}/f64/state/{name}/'
+                assert set(state) == {key.removeprefix(prefix) for key in self.data if key.startswith(prefix)}
+                for key, value in state.items():
+                    np.testing.assert_allclose(value, self.data[prefix + key], rtol=0, atol=1e-12)
+
+
+VIEW_CODES = dict(channel=1, layer=2, none=0, skipped=-1)
+
+
+@pytest.fixture(scope='session')
+def oracle(shared_dir):
+    return Oracle(shared_dir / 'oracles/adamp_public.npz')
+
+
+def make_params(dtype=torch.float64, shapes=SHAPES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in shapes]
+
+
+def clone(params):
+    return [Parameter(param.detach().clone()) for param in params]
+
+
+def gradients(params, step, seed=1):
+    """Gradients of one step: a third tangent to the rows, a third to the whole, a third random. All views fire."""
+    generator = torch.Generator().manual_seed(1000 * seed + step)
+    grads = []
+    for number, param in enumerate(params):
+        grad = torch.randn(param.shape, generator=generator, dtype=torch.float64)
+        kind = (number + step) % 3
+        if param.dim() > 1 and param.numel() and kind < 2:
+            size = (param.shape[0], -1) if kind == 0 else (1, -1)
+            rows, weight = grad.reshape(size), param.detach().double().reshape(size)
+            share = (rows * weight).sum(1, keepdim=True) / weight.square().sum(1, keepdim=True)
+            grad = (rows - share * weight).reshape(param.shape)
+        grads.append(grad.to(param.dtype))
+    return grads
+
+
+def run(optimizers, steps, first=0):
+    """Step several optimizers, each on its own copy of the weights, with the gradients of the first one's weights."""
+    lists = [[p for group in optimizer.param_groups for p in group['params']] for optimizer in optimizers]
+    for step in range(first, first + steps):
+        grads = gradients(lists[0], step)
+        for params, optimizer in zip(lists, optimizers, strict=True):
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad.clone()
+            optimizer.step()
+    return lists
+
+
+def assert_close(actual, expected, relative):
+    """Largest difference of every tensor, relative to its largest element."""
+    for a, b in zip(actual, expected, strict=True):
+        if b.numel():
+            error = float((a.detach() - b.detach()).abs().max() / b.detach().abs().max())
+            assert error <= relative, tuple(b.shape)
+
+
+def two_dimensional(make, steps=200, angle=150):
+    """Minimise -cos(w, w*) from (1, 0); the weights after every step, (steps + 1, 2), and the cosines."""
+    goal = torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))], dtype=torch.float64)
+    weight = Parameter(torch.tensor([[1.0, 0.0]], dtype=torch.float64))
+    optimizer, weights = make([weight]), [weight.detach()[0].clone()]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-(weight[0] @ goal) / weight.norm()).backward()
+        optimizer.step()
+        weights.append(weight.detach()[0].clone())
+    weights = torch.stack(weights)
+    return weights, weights @ goal / weights.norm(dim=1)
+
+
+def norm_from_tangents(weights):
+    """|w_T| if every step was a tangent: the steps' lengths add up by Pythagoras."""
+    return float((weights[0].square().sum() + weights.diff(dim=0).square().sum()).sqrt())
+
+
+class CountReads(TorchDispatchMode):
+    """Counts how often a value is read from a tensor by the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def never_wait(monkeypatch):
+    """Batches as on a GPU, where no value is read."""
+    monkeypatch.setattr('dinor1.blocks.adamp.base._FREE_READS', ())
+
+
+@pytest.fixture(params=['cpu', 'gpu'])
+def as_on(request):
+    """Batches that read whether something passed, and batches that do not."""
+    if request.param == 'gpu':
+        request.getfixturevalue('never_wait')
+
+
+def host_reads(make):
+    """Host reads in the second of two steps."""
+    params = make_params(torch.float32)
+    optimizer = make(params)
+    with CountReads() as counter:
+        for step in range(2):
+            for param, grad in zip(params, gradients(params, step), strict=True):
+                param.grad = grad
+            before = counter.reads
+            optimizer.step()
+    return counter.reads - before
+
+
+def interchange(ours, theirs, switch, shapes, steps=12):
+    """Train with one optimizer, move its state dict to the other in the middle, compare with the other throughout."""
+    params = make_params(shapes=shapes)
+    whole = theirs(clone(params))
+    run([whole], steps)
+    first, second = (ours, theirs) if switch == 'to theirs' else (theirs, ours)
+    start = first(clone(params))
+    (weights,) = run([start], steps // 2)
+    resumed = second(clone(weights))
+    resumed.load_state_dict(copy.deepcopy(start.state_dict()))
+    (weights,) = run([resumed], steps - steps // 2, first=steps // 2)
+    # Gradients depend on the weights, so that rounding is amplified a little along the way.
+    assert_close(weights, whole.param_groups[0]['params'], 1e-12)
+    return start, resumed

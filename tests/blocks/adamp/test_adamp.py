@@ -1,0 +1,445 @@
+"""AdamP against the authors' package and its stored numbers, against torch's AdamW, and against closed forms."""
+
+import copy
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from dinor1.blocks.adamp import AdamP
+from tests.blocks.adamp.conftest import (
+    assert_close,
+    clone,
+    gradients,
+    host_reads,
+    interchange,
+    make_params,
+    norm_from_tangents,
+    run,
+    two_dimensional,
+)
+
+SETTINGS = ('adamp_default', 'adamp_wd', 'adamp_nesterov', 'adamp_delta_big', 'adamp_delta_zero')
+VARIANTS = dict(
+    plain={},
+    decay=dict(lr=0.01, weight_decay=0.1),
+    nesterov=dict(lr=0.01, weight_decay=0.1, nesterov=True),
+    unprojected=dict(lr=0.01, weight_decay=0.1, delta=0),
+    maximize=dict(lr=0.01, maximize=True),
+    other=dict(lr=0.02, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.01, delta=0.6, wd_ratio=0.5),
+)
+PUBLISHED = {name: kwargs for name, kwargs in VARIANTS.items() if name != 'maximize'}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize('foreach', [False, True])
+@pytest.mark.parametrize('precision', ['f64', 'f32'])
+@pytest.mark.parametrize('setting', SETTINGS)
+def test_stored_trajectories(oracle, setting, precision, foreach):
+    kwargs = oracle.settings[setting]['kwargs']
+    # Tensor by tensor the order of operations is the reference's.
+    oracle.check(lambda p: AdamP(p, **kwargs, foreach=foreach), setting, precision, exact=not foreach)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+@pytest.mark.parametrize('kwargs', PUBLISHED.values(), ids=PUBLISHED)
+def test_one_by_one_is_the_published_package_to_the_bit(kwargs, dtype):
+    adamp = pytest.importorskip('adamp')
+    # The package stops at an empty tensor.
+    params = make_params(dtype, [p.shape for p in make_params() if p.numel()])
+    ours, theirs = run([AdamP(clone(params), **kwargs, foreach=False), adamp.AdamP(clone(params), **kwargs)], 40)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+# Float64: rounding over 40 steps, where gradients follow the first optimizer's weights and thus do not amplify it.
+# Float32: ten steps of the oracle are allowed 2e-6; rounding adds up like a random walk.
+@pytest.mark.parametrize(('dtype', 'relative'), [(torch.float64, 1e-12), (torch.float32, 4e-6)])
+@pytest.mark.parametrize('kwargs', VARIANTS.values(), ids=VARIANTS)
+def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
+    optimizers = [AdamP(make_params(dtype), **kwargs, foreach=foreach) for foreach in (False, True)]
+    seen = dict.fromkeys(('channel', 'layer', 'none', 'skipped'), 0)
+    for step in range(40):
+        one, many = run(optimizers, 1, first=step)
+        stats = optimizers[0].projection_stats()
+        assert optimizers[1].projection_stats() == stats
+        assert sum(stats.values()) == len(one)
+        seen = {view: count + stats[view] for view, count in seen.items()}
+    assert_close(many, one, relative)
+    for name in ('exp_avg', 'exp_avg_sq'):
+        assert_close(*([o.state[p][name] for p in ps] for o, ps in zip(optimizers, (one, many), strict=True)), relative)
+    assert all(seen.values()) == (kwargs.get('delta', 1) > 0)
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+@pytest.mark.parametrize('switch', ['to theirs', 'to ours'])
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_state_dicts_move_between_the_packages_in_mid_training(switch, nesterov, foreach):
+    adamp = pytest.importorskip('adamp')
+    kwargs = dict(lr=0.01, weight_decay=0.1, nesterov=nesterov)
+    shapes = [p.shape for p in make_params() if p.numel()]
+
+    def theirs(params):
+        return adamp.AdamP(params, **kwargs)
+
+    def ours(params):
+        return AdamP(params, **kwargs, foreach=foreach)
+
+    start, resumed = interchange(ours, theirs, switch, shapes=shapes)
+    state = next(iter(resumed.state_dict()['state'].values()))
+    assert state.keys() == {'step', 'exp_avg', 'exp_avg_sq'}
+    assert state['step'] == 12
+    if isinstance(resumed, AdamP):
+        assert resumed.param_groups[0]['foreach'] is None
+        assert resumed.param_groups[0]['maximize'] is False
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+def test_saved_in_the_middle_is_as_if_never_stopped(foreach):
+    kwargs = dict(lr=0.01, weight_decay=0.1, foreach=foreach)
+    whole, params = AdamP(make_params(), **kwargs), make_params()
+    run([whole], 10)
+    first = AdamP(params, **kwargs)
+    run([first], 5)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = AdamP(clone(params), lr=1)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    (weights,) = run([second], 5, first=5)
+    assert all(torch.equal(a, b) for a, b in zip(weights, whole.param_groups[0]['params'], strict=True))
+
+
+def test_state_of_torch_adamw_loads():
+    """It counts steps in tensors; ours is a number, which can be read without a synchronisation."""
+    params = make_params()
+    adamw = torch.optim.AdamW(clone(params), lr=0.01)
+    (weights,) = run([adamw], 3)
+    ours = AdamP(clone(weights), lr=0.01, delta=0, weight_decay=0.01)
+    state = copy.deepcopy(adamw.state_dict())
+    ours.load_state_dict(dict(state, param_groups=ours.state_dict()['param_groups']))
+    assert all(type(entry['step']) is int and entry['step'] == 3 for entry in ours.state.values())
+    assert_close(*run([ours, adamw], 3, first=3), 1e-12)
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+@pytest.mark.parametrize('amount', [0, 0.1])
+def test_without_projection_it_is_adamw(amount, foreach):
+    kwargs = dict(lr=0.01, weight_decay=amount)
+    ours = AdamP(make_params(), **kwargs, delta=0, foreach=foreach)
+    assert_close(*run([ours, torch.optim.AdamW(make_params(), **kwargs, foreach=False)], 40), 1e-12)
+    assert ours.projection_stats() == dict(channel=0, layer=0, none=5, skipped=3)
+
+
+def test_maximize_is_minimize_of_the_negative():
+    for foreach in (False, True):
+        up, down = make_params(), make_params()
+        first, second = AdamP(up, maximize=True, foreach=foreach), AdamP(down, foreach=foreach)
+        for step in range(5):
+            for a, b, grad in zip(up, down, gradients(up, step), strict=True):
+                a.grad, b.grad = grad, -grad
+            first.step()
+            second.step()
+        assert all(torch.equal(a, b) for a, b in zip(up, down, strict=True))
+
+
+# -------------------------------------------------------------------------------------------- the paper's example
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+def test_norm_growth_in_two_dimensions(foreach):
+    """Final norms that the specification gives to six digits."""
+    weights, cosine = two_dimensional(lambda p: torch.optim.Adam(p, lr=0.05))
+    assert float(weights[-1].norm()) == pytest.approx(1.658860, abs=1e-6)
+    assert norm_from_tangents(weights) != pytest.approx(1.658860, abs=1e-2)
+    weights, cosine = two_dimensional(lambda p: AdamP(p, lr=0.05, foreach=foreach))
+    assert float(weights[-1].norm()) == pytest.approx(1.075160, abs=1e-6)
+    # Every step is a tangent but for eps, which leaves 2e-8 of the radial part: at most 200 * 0.05 * 2e-8 in all.
+    assert float(weights[-1].norm()) == pytest.approx(norm_from_tangents(weights), abs=2e-7)
+    assert cosine[-1] > 0.99999999
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+def test_zero_gradient_decays_by_the_ratio(foreach):
+    """Cosine 0 counts as scale-invariant: the decay is a tenth, 1 - 0.1 * 0.1 * 0.1."""
+    params = [Parameter(torch.ones(2, 3, dtype=torch.float64)), Parameter(torch.ones(3, dtype=torch.float64))]
+    optimizer = AdamP(params, lr=0.1, weight_decay=0.1, foreach=foreach)
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    torch.testing.assert_close(params[0].detach(), torch.full((2, 3), 0.999, dtype=torch.float64), rtol=1e-15, atol=0)
+    torch.testing.assert_close(params[1].detach(), torch.full((3,), 0.99, dtype=torch.float64), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+def test_zero_weight_makes_a_full_first_step(foreach):
+    param = Parameter(torch.zeros(2, 3, dtype=torch.float64))
+    optimizer = AdamP([param], lr=0.1, foreach=foreach)
+    param.grad = torch.full((2, 3), -2.0, dtype=torch.float64)
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((2, 3), 0.1, dtype=torch.float64), rtol=1e-8, atol=0)
+
+
+# ------------------------------------------------------------------------------------------------- kinds of tensors
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_channels_last_gives_the_same(nesterov):
+    """The published package stops at such weights."""
+    kwargs = dict(lr=0.01, weight_decay=0.1, nesterov=nesterov)
+    shapes = [(4, 3, 3, 3), (4, 3, 3, 3), (2, 3, 1, 1)]
+    plain = make_params(shapes=shapes)
+    for foreach in (False, True):
+        last = [Parameter(p.detach().clone(memory_format=torch.channels_last)) for p in plain]
+        assert not last[0].is_contiguous()
+        assert_close(*run([AdamP(last, **kwargs, foreach=foreach), AdamP(clone(plain), **kwargs)], 6), 1e-12)
+        assert last[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+@pytest.mark.parametrize(('dtype', 'unit'), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_half_precision_stays_finite_and_near_float32(dtype, unit, foreach):
+    """Norms are summed in float32. A gradient of 0 has 0 / eps and not, as eps is 0 in float16, 0 / 0."""
+    params = make_params(dtype)
+    half = AdamP(params, lr=0.01, foreach=foreach)
+    full = AdamP([Parameter(p.detach().float()) for p in params], lr=0.01)
+    half_weights, full_weights = half.param_groups[0]['params'], full.param_groups[0]['params']
+    for step in range(5):
+        for a, b, grad in zip(half_weights, full_weights, gradients(params, step), strict=True):
+            a.grad, b.grad = grad, grad.float()
+            if grad.numel() > 1:
+                a.grad.view(-1)[0] = b.grad.view(-1)[0] = 0
+        half.step()
+        full.step()
+    assert all(p.dtype == dtype and p.isfinite().all() for p in half_weights)
+    # Five steps of 0.01 with moments of a relative error near unit, and five roundings of the weight.
+    for a, b in zip(half_weights, full_weights, strict=True):
+        torch.testing.assert_close(a.float(), b.detach(), rtol=5 * unit, atol=5 * 0.01 * 4 * unit)
+
+
+def test_groups_of_mixed_dtypes_devices_and_steps():
+    """Every tensor is treated as if it were alone, whatever else is in its group."""
+    double, single = make_params(), make_params(torch.float32)
+    late = Parameter(torch.randn(6, 5, dtype=torch.float64))
+    params = [*double, *single, late]
+    together = AdamP(params, lr=0.01, weight_decay=0.1)
+    alone = [AdamP([Parameter(p.detach().clone())], lr=0.01, weight_decay=0.1) for p in params]
+    for step in range(6):
+        for param, optimizer, grad in zip(params, alone, gradients(params, step), strict=True):
+            other = optimizer.param_groups[0]['params'][0]
+            # A parameter that got no gradient so far is skipped: its count of steps differs from then on.
+            param.grad, other.grad = (None, None) if param is late and step < 3 else (grad, grad.clone())
+            optimizer.step()
+        together.step()
+        assert (late in together.state) == (step >= 3)
+    for param, optimizer in zip(params, alone, strict=True):
+        assert_close([param], optimizer.param_groups[0]['params'], 1e-12 if param.dtype == torch.float64 else 4e-6)
+
+
+def test_meta_tensors_beside_real_ones():
+    """Two devices in one group; nothing is asked of the values."""
+    real, meta = Parameter(torch.randn(3, 4)), Parameter(torch.empty(3, 4, device='meta'))
+    before = real.detach().clone()
+    optimizer = AdamP([real, meta], foreach=True)
+    real.grad, meta.grad = torch.randn(3, 4), torch.empty(3, 4, device='meta')
+    optimizer.step()
+    assert optimizer.state[meta]['exp_avg'].device.type == 'meta'
+    assert not torch.equal(real, before)
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_batches_never_wait_for_the_device(never_wait, nesterov):
+    kwargs = dict(weight_decay=0.1, nesterov=nesterov)
+    assert host_reads(lambda p: AdamP(p, **kwargs, foreach=True)) == 0
+    assert host_reads(lambda p: AdamP(p, **kwargs, foreach=False)) > 0
+
+
+def test_bad_gradients_are_refused_before_anything_changes():
+    good = Parameter(torch.ones(2, 2))
+    good.grad = torch.ones(2, 2)
+    sparse = Parameter(torch.ones(3, 2))
+    sparse.grad = torch.ones(3, 2).to_sparse()
+    with pytest.raises(ValueError, match=r'AdamP does not support sparse gradients.*shape \(3, 2\).*sparse=False'):
+        AdamP([good, sparse]).step()
+    number = Parameter(torch.ones(3, dtype=torch.complex64))
+    number.grad = torch.ones(3, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r'AdamP does not support complex parameters.*\(3,\).*view_as_real'):
+        AdamP([dict(params=[good]), dict(params=[number])]).step()
+    assert torch.equal(good, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(lr=-1), 'lr must be >= 0, got -1'),
+        (dict(lr=torch.tensor(0.1)), 'lr must be a number'),
+        (dict(eps=-1e-8), 'eps must be >= 0'),
+        (dict(weight_decay=-0.1), 'weight_decay must be >= 0'),
+        (dict(delta=float('nan')), 'delta must be >= 0, got nan'),
+        (dict(wd_ratio=-1), 'wd_ratio must be >= 0'),
+        (dict(betas=(0.9, 1.0)), r'betas must be two numbers in \[0, 1\)'),
+        (dict(betas=(0.9,)), 'betas must be two numbers'),
+    ],
+)
+def test_bad_settings(kwargs, message):
+    with pytest.raises(ValueError, match=f'AdamP: {message}'):
+        AdamP(make_params(), **kwargs)
+    optimizer = AdamP(make_params())
+    with pytest.raises(ValueError, match=f'AdamP: {message}'):
+        optimizer.add_param_group(dict(params=make_params(), **kwargs))
+    assert len(optimizer.param_groups) == 1
+
+
+def test_settings_are_those_of_the_group():
+    params = make_params(shapes=[(3, 4), (3, 4)])
+    optimizer = AdamP([dict(params=params[0], lr=0), dict(params=params[1], delta=0)], lr=0.1)
+    before = clone(params)
+    run([optimizer], 1)
+    assert torch.equal(params[0], before[0])
+    assert not torch.equal(params[1], before[1])
+
+
+def test_closure_has_gradients_inside_no_grad():
+    param = Parameter(torch.ones(2, 2))
+    optimizer = AdamP([param], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        assert float(optimizer.step(closure)) == 4
+    assert (param < 1).all()
+
+
+def test_copies_go_on_alone():
+    optimizer = AdamP(make_params(), lr=0.01)
+    run([optimizer], 2)
+    copied = copy.deepcopy(optimizer)
+    assert copied.projection_stats() == dict(channel=0, layer=0, none=0, skipped=0)
+    assert_close(*run([optimizer, copied], 3, first=2), 0.0)
+
+
+def test_compiled_step_is_the_eager_one():
+    """The second compilation, the first with state, makes the count of steps a variable: it is the last."""
+    import torch._dynamo.testing
+
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend('eager')
+    shapes = [(2, 3), (3,)]
+    eager, compiled = (AdamP(make_params(shapes=shapes), lr=0.01, weight_decay=0.1) for _ in range(2))
+    step = torch.compile(compiled.step, backend=counter)
+    for number in range(6):
+        params = [optimizer.param_groups[0]['params'] for optimizer in (eager, compiled)]
+        for a, b, grad in zip(*params, gradients(params[0], number), strict=True):
+            a.grad, b.grad = grad, grad.clone()
+        eager.step()
+        step()
+    assert_close(params[1], params[0], 1e-12)
+    assert counter.frame_count <= 3
+    torch._dynamo.reset()
+
+
+# ------------------------------------------------------------------------------------------------------- MMEngine
+
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 5, bias=False), torch.nn.LayerNorm(5), torch.nn.Linear(5, 2))
+
+
+@pytest.mark.parametrize('name', ['AdamP', 'dinor1.blocks.adamp.AdamP'])
+def test_builds_from_a_config_with_paramwise_settings(name):
+    from mmengine.optim import build_optim_wrapper
+
+    from dinor1.blocks.adamp import register
+
+    register.register()
+    cfg = dict(
+        type='OptimWrapper',
+        optimizer=dict(type=name, lr=0.1, weight_decay=0.2, delta=0.3),
+        paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys={'2': dict(lr_mult=0.5)}),
+    )
+    model = net()
+    optimizer = build_optim_wrapper(model, cfg).optimizer
+    assert type(optimizer) is AdamP
+    of = {id(p): group for group in optimizer.param_groups for p in group['params']}
+    assert of[id(model[0].weight)]['lr'] == 0.1
+    assert of[id(model[0].weight)]['weight_decay'] == 0.2
+    assert of[id(model[1].weight)]['weight_decay'] == 0
+    assert of[id(model[2].weight)]['lr'] == 0.05
+    assert all(group['delta'] == 0.3 for group in optimizer.param_groups)
+
+
+def test_gradient_accumulation_of_the_wrapper_changes_nothing():
+    from mmengine.optim import OptimWrapper
+
+    whole, split, inputs = net(), net(), torch.randn(8, 6)
+    first = OptimWrapper(AdamP(whole.parameters(), lr=0.1))
+    second = OptimWrapper(AdamP(split.parameters(), lr=0.1), accumulative_counts=2)
+    second.initialize_count_status(split, 0, 4)
+    for _ in range(2):
+        first.update_params(whole(inputs).square().mean())
+        for half in inputs.chunk(2):
+            with second.optim_context(split):
+                loss = split(half).square().mean()
+            second.update_params(loss)
+    # The sum of two halves in float32, through the division by the root of the second moment.
+    assert_close(split.parameters(), whole.parameters(), 1e-5)
+
+
+@pytest.mark.filterwarnings('ignore:.*GradScaler')
+def test_amp_wrapper_in_bfloat16_on_cpu(monkeypatch):
+    from mmengine.optim import AmpOptimWrapper
+    from mmengine.optim.optimizer import amp_optimizer_wrapper
+
+    # MMEngine refuses to build the wrapper without a GPU, although autocast to bfloat16 works without.
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    model, inputs = net(), torch.randn(8, 6)
+    optimizer = AdamP(model.parameters(), lr=0.01)
+    wrapper = AmpOptimWrapper(dtype='bfloat16', loss_scale=1.0, optimizer=optimizer)
+    losses = []
+    for _ in range(10):
+        with wrapper.optim_context(model):
+            loss = (model(inputs) - 1).square().mean()
+        wrapper.update_params(loss)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+    # LayerNorm makes the first matrix scale-invariant, which bfloat16 activations blur but do not hide.
+    assert optimizer.projection_stats()['layer'] >= 1
+    state = copy.deepcopy(wrapper.state_dict())
+    wrapper.load_state_dict(state)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_an_optimizer_of_the_same_name_is_replaced_and_named(caplog):
+    from mmengine.registry import OPTIMIZERS
+
+    from dinor1.blocks.adamp import SGDP, register
+
+    class Stranger:
+        pass
+
+    register.register()
+    OPTIMIZERS.register_module(name='AdamP', module=Stranger, force=True)
+    with caplog.at_level('WARNING'):
+        register.register()
+    assert OPTIMIZERS.get('AdamP') is AdamP
+    assert OPTIMIZERS.get('SGDP') is SGDP
+    register.register()
+
+
+def test_import_needs_torch_alone():
+    code = (
+        'import sys\n'
+        'for name in ("mmengine", "mmcv", "mmdet"): sys.modules[name] = None\n'
+        'import dinor1.blocks.adamp\n'
+        'import torch\n'
+        'p = torch.nn.Parameter(torch.ones(2, 2)); p.grad = torch.ones(2, 2)\n'
+        'dinor1.blocks.adamp.AdamP([p]).step()\n'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=120)

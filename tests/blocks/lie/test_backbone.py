@@ -1,0 +1,128 @@
+"""The detector backbone: levels, law, reproducible samples, a step of the nano detector, errors."""
+
+import pytest
+import torch
+
+from dinor1.blocks.lie import SL2, Affine2, smooth_images
+from dinor1.blocks.lie.backbone import AffineEquivariantBackbone
+from dinor1.registry import MODELS
+
+QUARTER = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+SMALL = dict(widths=(4, 4, 6, 6), hidden=8, n_samples=3, proj_channels=(5, 6, 7, 8))
+
+
+def build(**options):
+    torch.manual_seed(0)
+    return AffineEquivariantBackbone(**{**SMALL, **options})
+
+
+def test_levels_have_the_strides_and_channels_of_a_pyramid():
+    maps = build()(torch.randn(2, 3, 64, 96))
+    assert [tuple(level.shape) for level in maps] == [
+        (2, 5, 16, 24),
+        (2, 6, 8, 12),
+        (2, 7, 4, 6),
+        (2, 8, 2, 3),
+    ]
+
+
+def test_stages_that_nobody_reads_are_not_built():
+    backbone = build(out_indices=(1,), proj_channels=(6,))
+    assert len(backbone.stages) == 2
+    assert [tuple(level.shape) for level in backbone(torch.randn(1, 3, 32, 32))] == [(1, 6, 4, 4)]
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(group='gl2'), dict(group='sl2'), dict(group='so2'), dict(group='sim2'), dict(mix=False, kernel='spline')],
+)
+def test_maps_turn_with_the_image(options):
+    """Exactly for quarter turns with transported samples. The stem reads every second pixel, which is symmetric on
+    odd sides only; after it sides are even.
+    """
+    backbone = build(**options).eval()
+    samples = backbone.sampler()
+    x = torch.randn(1, 3, 63, 63)
+    with torch.no_grad():
+        expected = [level.rot90(-1, (2, 3)) for level in backbone(x, samples)]
+        got = backbone(x.rot90(-1, (2, 3)), samples.transport(QUARTER))
+        for ours, theirs in zip(got, expected, strict=True):
+            assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+        # The samples have to move: with the old ones the maps differ.
+        still = backbone(x.rot90(-1, (2, 3)), samples)
+        assert any((ours - theirs).norm() > 1e-2 * theirs.norm() for ours, theirs in zip(still, expected, strict=True))
+
+
+def test_maps_stretch_with_the_image():
+    backbone = build(group='sl2', k=5, w0=3.0, support_radius=1.0, out_indices=(0,), proj_channels=(4,)).eval()
+    samples, plane = backbone.sampler(), Affine2(SL2())
+    x = smooth_images(1, 3, 95, 95, generator=torch.Generator().manual_seed(0))
+    h = torch.diag(torch.tensor([1.2, 1 / 1.2]))
+    with torch.no_grad():
+        (level,) = backbone(x, samples)
+        (moved,) = backbone(plane.warp(x, h), samples.transport(h))
+        expected = plane.warp(level, h, padding_mode='border')
+        inside = slice(5, -5)
+        error = (moved - expected)[..., inside, inside].norm()
+        change = (level - expected)[..., inside, inside].norm()
+    # Pooling windows of two pixels are coarse; but moving with the image explains most of what changes.
+    assert error < 0.35 * change
+
+
+def test_tests_are_reproducible_and_training_draws_afresh():
+    x = torch.randn(1, 3, 32, 32)
+    backbone = build()
+    with torch.no_grad():
+        backbone.eval()
+        first = backbone(x)
+        assert all(torch.equal(a, b) for a, b in zip(first, backbone(x), strict=True))
+        backbone.train()
+        draws = [backbone.sampler().g for _ in range(2)]
+    assert not torch.equal(*draws)
+    # A second process with the same seed draws the same, whatever else it drew.
+    torch.manual_seed(99)
+    replica = AffineEquivariantBackbone(**SMALL)
+    assert torch.equal(replica.train().sampler().g, build().sampler.draw(0).g)
+
+
+def test_the_nano_detector_trains_with_it(build_tiny, make_batch):
+    backbone = dict(
+        _delete_=True,
+        type='AffineEquivariantBackbone',
+        widths=(4, 4, 6),
+        hidden=8,
+        n_samples=3,
+        out_indices=(1, 2),
+        proj_channels=(16, 32),
+    )
+    model = build_tiny(**{'model.backbone': backbone}).train()
+    assert isinstance(model.backbone, AffineEquivariantBackbone)
+    losses = model.loss(*make_batch())
+    total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
+    assert total.isfinite()
+    total.backward()
+    gradients = [parameter.grad for parameter in model.backbone.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
+
+
+def test_classifiers_are_registered():
+    backbone = dict(type='AffineEquivariantNet', group='gl2', width=3, n_samples=2, hidden=4, head=8)
+    for config in (backbone, dict(type='PlainConvNet', width=3, head=8)):
+        classifier = MODELS.build(dict(type='ImageClassifier', backbone=config, embed_dims=None))
+        inputs, labels = torch.randint(0, 256, (2, 1, 40, 40), dtype=torch.uint8), torch.tensor([1, 2])
+        assert classifier(inputs, labels, mode='loss')['loss'].isfinite()
+        assert classifier(inputs).shape == (2, 10)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match='images must be at least 32 pixels on either side, got'):
+        build()(torch.zeros(1, 3, 31, 64))
+    with pytest.raises(ValueError, match=r'LiftingConv2d takes \(B, C, H, W\)'):
+        build()(torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match=r'out_indices must ascend within 0 to 3, got \(0, 4\)'):
+        build(out_indices=(0, 4), proj_channels=(1, 2))
+    with pytest.raises(ValueError, match='proj_channels needs one number per out_indices'):
+        build(out_indices=(0, 1))
+    with pytest.raises(ValueError, match='images need a group of the plane'):
+        build(group='e2')

@@ -1,0 +1,300 @@
+"""LayerNorm out of the model: swap, measure, switch, fold."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dinor1.blocks.norm_conversion.folding import ChannelAffine
+from dinor1.blocks.norm_conversion.layernorm_stages import has_split_values, removal_stages, stage_of
+from dinor1.blocks.norm_conversion.remove_layernorm import (
+    collect_ln_std,
+    remove_layernorm,
+    swap_layernorm_for_fixed_std,
+)
+from dinor1.blocks.normalization.fixed_std_norm import FixedStdLayerNorm
+from tests.blocks.norm_conversion.converter_models import (
+    IMAGES,
+    MODELS,
+    PlainViT,
+    deviation,
+    gpt2,
+    inputs_of,
+    noise,
+    norm_calls,
+    outputs,
+    randomised,
+    swin,
+    vit,
+)
+
+# Two ways to sum the same products in float64; 1e-10 is the specification's, measured are 1e-15.
+EXACT = 1e-10
+
+
+def fixed_norms(model: nn.Module) -> dict[str, FixedStdLayerNorm]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, FixedStdLayerNorm)}
+
+
+def trained(model: nn.Module, **inputs) -> nn.Module:
+    """Swapped, with statistics of one training batch."""
+    model = swap_layernorm_for_fixed_std(model)
+    model.train()
+    outputs(model, **inputs)
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_swapped_is_the_same_until_switched(name):
+    model = randomised(MODELS[name]())
+    swapped = swap_layernorm_for_fixed_std(model)
+    assert not any(isinstance(module, nn.LayerNorm) for module in swapped.modules())
+    assert swapped.norm_report.names('kept') == []
+    assert deviation(model, swapped, **inputs_of(name)) < EXACT
+    # The same parameters under the same names: checkpoints load, optimizers go on.
+    assert [n for n, _ in swapped.named_parameters()] == [n for n, _ in model.named_parameters()]
+    inplace = swap_layernorm_for_fixed_std(model, inplace=True)
+    assert inplace is model
+    assert len(fixed_norms(model)) == len(swapped.norm_report)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_folding_leaves_no_norm(name):
+    model = trained(randomised(MODELS[name]()), **inputs_of(name))
+    for norm in fixed_norms(model).values():
+        norm.fix()
+    folded = remove_layernorm(model)
+    assert folded.norm_report.names('kept') == []
+    # Attention norms run twice until they are folded: for queries and keys, and for values.
+    assert norm_calls(model, **inputs_of(name)) >= len(folded.norm_report)
+    assert norm_calls(folded, **inputs_of(name)) == 0
+    assert not any(isinstance(module, ChannelAffine) for module in folded.modules())
+    assert deviation(model, folded, **inputs_of(name)) < EXACT
+    assert not any(has_split_values(module) for module in folded.modules())
+
+
+@pytest.mark.parametrize('size', IMAGES)
+def test_swin_keeps_an_affine_map_in_front_of_its_padding(size):
+    images = noise(2, 3, *IMAGES[size])
+    model = trained(randomised(swin()), x=images)
+    for norm in fixed_norms(model).values():
+        norm.fix()
+    folded = remove_layernorm(model)
+    assert deviation(model, folded, x=images) < EXACT
+    assert norm_calls(folded, x=images) == 0
+    assert folded.norm_report['patch_embed.norm'].status == 'converted'
+    assert folded.norm_report['stages.0.blocks.0.norm2'].status == 'converted'
+    assert 'zeros are padded' in folded.norm_report['stages.0.blocks.0.norm1'].reason
+    assert isinstance(folded.stages[0].blocks[0].norm1, ChannelAffine)
+    with torch.no_grad():
+        model.stages[0].blocks[0].norm1.bias.zero_()
+    folded = remove_layernorm(model)
+    # Without a bias padded zeros stay zeros, and nothing is left.
+    assert isinstance(folded.stages[0].blocks[0].norm1, nn.Identity)
+    assert deviation(model, folded, x=images) < EXACT
+
+
+def test_measured_constants_are_those_of_the_inputs():
+    model = randomised(vit())
+    model.train()
+    batches = [dict(pixel_values=noise(n, 3, 8, 8, seed=n)) for n in (2, 3, 4)]
+    seen = []
+    handle = model.vit.layernorm.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+    stats = collect_ln_std(model, batches, 2)
+    handle.remove()
+    eps = model.vit.layernorm.eps
+    expected = (torch.cat(seen).var(1, correction=0) + eps).sqrt().mean()
+    assert stats['vit.layernorm'] == pytest.approx(float(expected), rel=1e-12)
+    assert len(seen) == 2
+    assert len(stats) == 5
+    assert model.training
+    patches = collect_ln_std(model, batches, skip_first=True)
+    assert len(seen) == 2
+    assert patches['vit.layernorm'] != stats['vit.layernorm']
+    with pytest.raises(ValueError, match='no batch'):
+        collect_ln_std(model, [])
+
+
+def test_ways_to_feed_a_batch():
+    model = randomised(PlainViT(layers=1))
+    images = noise(2, 3, 16, 16)
+    expected = collect_ln_std(model, [dict(images=images)])
+    assert collect_ln_std(model, [images]) == collect_ln_std(model, [(images,)]) == expected
+    assert collect_ln_std(model, [(images, 'label')], forward=lambda net, batch: net(batch[0])) == expected
+
+
+def test_statistics_override_and_fold_layernorm_itself():
+    model = randomised(gpt2())
+    stats = collect_ln_std(model, [inputs_of('gpt2')])
+    folded = remove_layernorm(model, stats)
+    assert folded.norm_report.names('kept') == []
+    assert norm_calls(folded, **inputs_of('gpt2')) == 0
+    swapped = swap_layernorm_for_fixed_std(model)
+    for name, norm in fixed_norms(swapped).items():
+        norm.std.fill_(stats[name])
+        norm.fix()
+    assert deviation(swapped, folded, **inputs_of('gpt2')) < EXACT
+    assert deviation(model, folded, **inputs_of('gpt2')) > 1e-2
+    doubled = remove_layernorm(swapped, {'transformer.ln_f': 2 * stats['transformer.ln_f']})
+    bias = model.transformer.ln_f.bias @ model.lm_head.weight.T
+    half = (outputs(folded, **inputs_of('gpt2'))[0] - bias) / 2 + bias
+    torch.testing.assert_close(outputs(doubled, **inputs_of('gpt2'))[0], half, rtol=0, atol=1e-10)
+
+
+def test_the_fold_is_the_published_formula():
+    """``W' = W diag(weight) P / S``, ``b' = b + W bias``."""
+    torch.manual_seed(0)
+    model = randomised(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4)))
+    folded = remove_layernorm(model, {'0': 2.5})
+    weight, bias = model[1].weight, model[1].bias
+    centring = torch.eye(6, dtype=torch.float64) - 1 / 6
+    torch.testing.assert_close(folded[1].weight, weight @ torch.diag(model[0].weight) @ centring / 2.5)
+    torch.testing.assert_close(folded[1].bias, bias + weight @ model[0].bias)
+
+
+def test_what_cannot_be_removed_says_why():
+    model = randomised(PlainViT(post=True))
+    stats = collect_ln_std(model, [inputs_of('plain')])
+    post = remove_layernorm(model, stats)
+    assert post.norm_report.names('converted') == ['norm']
+    assert 'a sum in blocks.0' in post.norm_report['blocks.0.norm1'].reason
+    assert norm_calls(post, **inputs_of('plain')) == 0  # a centring, a scale and a shift
+    swapped = swap_layernorm_for_fixed_std(randomised(PlainViT()))
+    kept = remove_layernorm(swapped).norm_report
+    assert kept.names('converted') == []
+    assert 'still a real LayerNorm' in kept['norm'].reason
+    assert 'LayerNorm without S' in remove_layernorm(randomised(PlainViT())).norm_report['norm'].reason
+
+
+def test_a_first_position_of_its_own():
+    model = randomised(PlainViT(layers=1))
+    model = swap_layernorm_for_fixed_std(model, per_position=17, order=('mlp', 'final'))
+    assert model.norm_report['blocks.0.norm1'].reason == 'stage attention is not in the order'
+    model.train()
+    outputs(model, **inputs_of('plain'))
+    model.eval()
+    for norm in fixed_norms(model).values():
+        norm.fix()
+    report = remove_layernorm(model).norm_report
+    assert report['blocks.0.norm2'].reason == 'the first position has a divisor of its own'
+    for norm in fixed_norms(model).values():
+        norm.drop_first_position()
+    folded = remove_layernorm(model)
+    assert folded.norm_report.names('converted') == ['blocks.0.norm2', 'norm']
+    assert deviation(model, folded, **inputs_of('plain')) < EXACT
+
+
+def test_bad_statistics_are_refused():
+    model = randomised(vit())
+    with pytest.raises(ValueError, match="stats has 'vit.norm', which is no LayerNorm of the model; it has"):
+        remove_layernorm(model, {'vit.norm': 1.0})
+    with pytest.raises(ValueError, match='S of vit.layernorm must be one positive number, got 0'):
+        remove_layernorm(model, {'vit.layernorm': 0.0})
+
+
+def test_inplace_and_reload():
+    model = trained(randomised(vit()), **inputs_of('vit'))
+    for norm in fixed_norms(model).values():
+        norm.fix()
+    expected = copy.deepcopy(model)
+    folded = remove_layernorm(model, inplace=True)
+    assert folded is model
+    other = randomised(vit(), seed=5)
+    skeleton = remove_layernorm(other, collect_ln_std(other, [inputs_of('vit')]))
+    skeleton.load_state_dict(folded.state_dict())
+    assert deviation(expected, skeleton, **inputs_of('vit')) < EXACT
+
+
+# -----------------------------------------------------------------------------------------------------------
+# one norm, two switches
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_values_have_their_own_switch(name):
+    """Against a model in which one of two norms, of equal weights, is read for values."""
+    model = trained(randomised(MODELS[name]()), **inputs_of(name))
+    splits = [name for name, norm in fixed_norms(model).items() if has_split_values(norm)]
+    assert splits == removal_stages(model)['attention'] == removal_stages(model)['values']
+    assert len(splits) == 2
+    both, main, values = (copy.deepcopy(model) for _ in range(3))
+    for split in splits:
+        both.get_submodule(split).fix()
+        main.get_submodule(split).fix(values=False)
+        values.get_submodule(split).fix(main=False)
+    changes = [deviation(model, other, **inputs_of(name)) for other in (both, main, values)]
+    assert min(changes) > 1e-4
+    for other in (main, values):
+        assert deviation(both, other, **inputs_of(name)) > 1e-4
+    # The switches belong to the copies, not to the model that they were copied from.
+    assert not any(norm.is_fixed or norm.v_is_fixed for norm in fixed_norms(model).values())
+    for split in splits:
+        main.get_submodule(split).fix(main=False)
+        values.get_submodule(split).fix(values=False)
+    assert deviation(both, main, **inputs_of(name)) == deviation(both, values, **inputs_of(name)) == 0
+
+
+def test_values_are_those_of_the_other_norm():
+    """One attention layer, by hand: queries and keys from the fixed norm, values from the real one."""
+    model = trained(randomised(PlainViT(layers=1)), **inputs_of('plain'))
+    block = model.blocks[0]
+    block.norm1.fix(values=False)
+    x = noise(2, 17, 12)
+    q, k, _ = block.attn.qkv(block.norm1.forward(x)).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
+    block.attn.qkv._forward_hooks.clear()
+    real = nn.functional.layer_norm(x, (12,), block.norm1.weight, block.norm1.bias, block.norm1.eps)
+    v = block.attn.qkv(real).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)[2]
+    expected = block.attn.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    model = trained(randomised(PlainViT(layers=1)), **inputs_of('plain'))
+    model.blocks[0].norm1.fix(values=False)
+    torch.testing.assert_close(model.blocks[0].attn(model.blocks[0].norm1(x)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_reach_everything_through_a_half_switched_norm():
+    model = trained(randomised(gpt2()), **inputs_of('gpt2'))
+    for norm in fixed_norms(model).values():
+        norm.fix(values=False)
+    model(**inputs_of('gpt2')).logits.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
+
+
+def test_windows_switch_together():
+    """Swin cuts tokens into windows between the norm and its reader: the report says so."""
+    swapped = swap_layernorm_for_fixed_std(randomised(swin()))
+    assert removal_stages(swapped)['values'] == []
+    reason = swapped.norm_report['stages.0.blocks.0.norm1'].reason
+    assert 'values switch with queries and keys: no projection reads values from it, token by token' in reason
+
+
+@pytest.mark.parametrize(
+    ('name', 'stage'),
+    [
+        ('transformer.h.3.ln_1', 'attention'),
+        ('transformer.h.3.ln_2', 'mlp'),
+        ('transformer.ln_f', 'final'),
+        ('vit.layers.0.layernorm_before', 'attention'),
+        ('vit.encoder.layer.0.layernorm_after', 'mlp'),
+        ('backbone.stages.0.blocks.1.norm2', 'mlp'),
+        ('backbone.norm2', 'final'),
+        ('norm1', 'final'),
+        ('patch_embed.norm', 'final'),
+    ],
+)
+def test_stages_by_name(name, stage):
+    assert stage_of(name) == stage
+
+
+@pytest.mark.parametrize(
+    ('order', 'message'),
+    [
+        ((), 'order must name stages'),
+        (('mlp', 'heads'), 'order must name stages'),
+        (('mlp', 'mlp'), 'each once'),
+        (('values',), 'values must come after attention'),
+    ],
+)
+def test_bad_orders(order, message):
+    with pytest.raises(ValueError, match=message):
+        swap_layernorm_for_fixed_std(PlainViT(), order)

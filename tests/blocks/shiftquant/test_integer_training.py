@@ -1,0 +1,211 @@
+"""IntegerTrainingHook: one line of config, the optimizer's parameters, exact resume."""
+
+import copy
+import json
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dinor1.blocks.shiftquant import IntConv2d, IntLinear, L1BatchNorm2d
+from dinor1.blocks.shiftquant.training_hook import IntegerTrainingHook, convert_now
+from dinor1.registry import HOOKS, MODELS
+from dinor1.utils.checkpoint import load_model
+from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
+
+
+class Toy(BaseModel):
+    """A convolution, a norm, two linear layers; data that never changes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(1, 4, 3)
+        self.conv2 = nn.Conv2d(4, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, inputs, mode='loss'):
+        x = self.bn(self.conv2(self.conv1(inputs))).relu().mean((2, 3))
+        x = self.head(self.fc(x))
+        return dict(loss=x.square().mean()) if mode == 'loss' else x
+
+
+class Watch(Hook):
+    """Keeps the weights, the optimizer's parameters and which layers quantize, after every iteration."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.weights, self.enabled, self.same = [], [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        model = runner.model
+        self.weights.append(copy.deepcopy(model.state_dict()))
+        self.enabled.append(model.conv2.enabled)
+        mine = {id(p) for p in model.parameters()}
+        self.same.append(mine == {id(p) for group in runner.optim_wrapper.param_groups for p in group['params']})
+
+
+@pytest.fixture
+def train(tmp_path):
+    """``train(name, hook, iterations=6, **arguments)``: the runner, its watch and the lines of its log."""
+
+    def run_it(name, hook, iterations=6, **arguments):
+        watch = Watch()
+        images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        loader = DataLoader(list(images), 2, collate_fn=lambda items: dict(inputs=torch.stack(items)))
+        runner = Runner(
+            Toy(),
+            str(tmp_path / name),
+            train_dataloader=loader,
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=1),
+                checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
+            ),
+            custom_hooks=[hook, watch],
+            randomness=dict(seed=3),
+            visualizer=dict(
+                type='Visualizer', name=f'{tmp_path.name}-{name}', vis_backends=[ConfigDict(type='LocalVisBackend')]
+            ),
+            experiment_name=f'{tmp_path.name}-{name}',
+            default_scope='dinor1',
+            log_level='ERROR',
+            **arguments,
+        )
+        runner.train()
+        (path,) = (tmp_path / name).rglob('scalars.json')
+        return runner, watch, [json.loads(line) for line in path.read_text().splitlines()]
+
+    return run_it
+
+
+HOOK = dict(type='IntegerTrainingHook', bits=(4, 4, 4), skip=['conv1', 're:head.*'], stats_interval=2)
+
+
+def test_layers_are_replaced_and_the_optimizer_keeps_its_parameters(train):
+    runner, watch, lines = train('replaced', HOOK)
+    kinds = {name: type(module) for name, module in runner.model.named_children()}
+    assert kinds['conv2'] is IntConv2d
+    assert kinds['fc'] is IntLinear
+    assert kinds['conv1'] is nn.Conv2d
+    assert kinds['head'] is nn.Linear
+    assert kinds['bn'] is nn.BatchNorm2d
+    assert all(watch.same)
+    assert all(watch.enabled)
+    assert not torch.equal(watch.weights[0]['fc.weight'], watch.weights[-1]['fc.weight'])
+    # By hand: 4 x 4 outputs of 4 channels of 36 weights, and 12 weights; of 6 x 6 x 4 x 9, and 6 more. Two images.
+    integer, floating = 16 * 4 * 36 + 12, 36 * 4 * 9 + 6
+    assert lines[0]['integer_macs'] == pytest.approx(integer / (integer + floating))
+    assert 'grad_zeros' not in lines[0]
+    assert 0 < lines[1]['grad_zeros'] < 1
+    assert sum(lines[1][f'grad_group_{k}'] for k in range(4)) == pytest.approx(1)
+    assert runner.model.fc.stats is not None
+    assert watch.weights[0].keys() == Toy().state_dict().keys()
+
+
+def test_a_resumed_run_repeats_the_noise(train):
+    _, whole, _ = train('whole', HOOK)
+    train('half', HOOK, iterations=3)
+    runner, rest, _ = train('half', HOOK, resume=True)
+    assert runner.iter == 6
+    assert len(rest.weights) == 3
+    for name, value in whole.weights[-1].items():
+        assert torch.equal(value, rest.weights[-1][name]), name
+    # The noise matters: another seed gives another result.
+    _, other, _ = train('other', HOOK | dict(seed=99))
+    assert not torch.equal(other.weights[-1]['fc.weight'], whole.weights[-1]['fc.weight'])
+
+
+def test_a_run_may_begin_in_floating_point(train):
+    _, watch, _ = train('later', HOOK | dict(start_iter=4))
+    assert watch.enabled == [False] * 4 + [True] * 2
+    _, plain, _ = train('plain', HOOK | dict(bits=(32, 32, 32)))
+    same = [torch.equal(a['fc.weight'], b['fc.weight']) for a, b in zip(watch.weights, plain.weights, strict=True)]
+    assert same == [True] * 4 + [False] * 2
+
+
+def test_l1_norms_are_there_before_a_checkpoint_is_compared(train, tmp_path):
+    hook = HOOK | dict(norm='l1')
+    runner, watch, _ = train('l1', hook)
+    assert isinstance(runner.model.bn, L1BatchNorm2d)
+    assert 'bn.running_sigma' in watch.weights[0]
+    early = Runner(
+        Toy(), str(tmp_path / 'early'), custom_hooks=[hook], default_scope='dinor1', log_level='ERROR',
+        experiment_name=f'{tmp_path.name}-early',
+    )  # fmt: skip
+    convert_now(early)
+    early.model.load_state_dict(watch.weights[-1])
+    layer = early.model.conv2
+    early.call_hook('before_run')
+    assert early.model.conv2 is layer
+
+
+# Config ----------------------------------------------------------------------------------------------------
+
+
+def test_one_line_of_config(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text("quantization = dict(bits=(4, 4, 4), skip=['a'])\ncustom_hooks = [dict(type='X')]\n")
+    cfg = load_config(str(path), {'quantization.bits': (6, 6, 6)})
+    assert cfg.custom_hooks[0] == dict(type='X')
+    assert 'quantization' not in cfg
+    hook = HOOKS.build(cfg.custom_hooks[1])
+    assert isinstance(hook, IntegerTrainingHook)
+    assert hook.settings['bits'] == (6, 6, 6)
+    assert hook.settings['skip'] == ['a']
+    assert len(load_config(str(path), {'quantization': None}).custom_hooks) == 1
+
+
+def test_a_misspelt_key_is_found(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text('quantisation = dict(bits=(4, 4, 4))\n')
+    with pytest.raises(InputError, match="unknown key 'quantisation'; did you mean 'quantization'"):
+        load_config(str(path))
+
+
+def test_a_checkpoint_of_integers_is_loaded_into_integers(tmp_path):
+    cfg = ConfigDict(
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(type='ConvNet', channels=(4, 4), strides=(1, 2), norm_cfg=dict(type='BN'), act_cfg=None),
+            embed_dims=4,
+        ),
+        custom_hooks=[dict(type='IntegerTrainingHook', norm='l1', skip=['head'])],
+    )
+    model = MODELS.build(cfg.model)
+    IntegerTrainingHook(norm='l1', skip=['head']).convert(model)
+    model.eval()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
+    loaded = load_model(cfg, str(tmp_path / 'epoch_1.pth'))
+    x = torch.rand(2, 1, 8, 8) * 255
+    assert isinstance(loaded.backbone[0].conv, IntConv2d)
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(skip=['conv3']), "'conv3' matches no module of Toy"),
+        (dict(skip=['re:.*']), 'no layer of Toy was replaced'),
+        (dict(bits=(4, 4)), 'bits must be three'),
+    ],
+)
+def test_bad_settings_stop_before_training(train, changes, message):
+    with pytest.raises(InputError, match=message):
+        train('refused', HOOK | changes)
+
+
+@pytest.mark.parametrize('arguments', [dict(start_iter=-1), dict(stats_interval=-1)])
+def test_bad_arguments(arguments):
+    with pytest.raises(InputError, match='must not be negative'):
+        IntegerTrainingHook(**arguments)

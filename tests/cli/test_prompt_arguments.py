@@ -1,0 +1,95 @@
+"""Prompts on the command line: what is read, and what is refused with which line."""
+
+import pytest
+
+from dinor1.cli.prompt_arguments import gather_prompts, parse_box, parse_text
+from dinor1.utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ('argument', 'expected'),
+    [
+        ('ref.jpg:1,2,3,4', ('ref.jpg', (1, 2, 3, 4), 'object', False)),
+        ('ref.jpg:1,2,3,4:', ('ref.jpg', (1, 2, 3, 4), 'object', False)),
+        ('ref.jpg: 1.5, 2, 3e1 ,4 : red cat', ('ref.jpg', (1.5, 2, 30, 4), 'red cat', False)),
+        (r'C:\data\ref.jpg:1,2,3,4:cat', (r'C:\data\ref.jpg', (1, 2, 3, 4), 'cat', False)),
+        (r'C:\data\ref.jpg:1,2,3,4', (r'C:\data\ref.jpg', (1, 2, 3, 4), 'object', False)),
+        ('a:b,c/1,2,3,4.jpg:1,2,3,4:x', ('a:b,c/1,2,3,4.jpg', (1, 2, 3, 4), 'x', False)),
+        ('ref.jpg:1,2,3,4:-dog', ('ref.jpg', (1, 2, 3, 4), 'dog', True)),
+        ('ref.jpg:1,2,3,4:-', ('ref.jpg', (1, 2, 3, 4), 'not object', True)),
+        ('-ref.jpg:1,2,3,4:dog', ('ref.jpg', (1, 2, 3, 4), 'dog', True)),
+        ('-ref.jpg:1,2,3,4', ('ref.jpg', (1, 2, 3, 4), 'not object', True)),
+        ('./-ref.jpg:1,2,3,4', ('./-ref.jpg', (1, 2, 3, 4), 'object', False)),
+        ('ref.jpg:-0.5,2,3,4', ('ref.jpg', (-0.5, 2, 3, 4), 'object', False)),
+    ],
+)
+def test_box(argument, expected):
+    assert parse_box(argument) == expected
+
+
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('', 'expected REF.jpg:x1,y1,x2,y2'),
+        ('-', 'expected REF.jpg:x1,y1,x2,y2'),
+        ('ref.jpg', 'expected REF.jpg:x1,y1,x2,y2'),
+        ('ref.jpg:cat', 'expected REF.jpg:x1,y1,x2,y2'),
+        (':1,2,3,4', 'expected REF.jpg:x1,y1,x2,y2'),
+        ('1,2,3,4:cat', 'expected REF.jpg:x1,y1,x2,y2'),
+        ('ref.jpg:1,2,3', 'expected REF.jpg:x1,y1,x2,y2'),
+        ('ref.jpg:1,2,3,4,5:cat', 'expected REF.jpg:x1,y1,x2,y2'),
+        ('ref.jpg:1,2,x,4:cat', 'not four numbers'),
+        ('ref.jpg:1,2,,4', 'not four numbers'),
+        ('ref.jpg:1,2,inf,4', 'not four finite numbers'),
+        ('ref.jpg:3,2,1,4', 'has no area'),
+    ],
+)
+def test_bad_box(argument, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse_box(argument)
+    assert f'--prompt {argument}' in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('argument', 'names', 'negative'),
+    [
+        ('', [], []),
+        ('cat', ['cat'], []),
+        ('cat . red dog . -wolf', ['cat', 'red dog'], ['wolf']),
+        ('- wolf.', [], ['wolf']),
+    ],
+)
+def test_text(argument, names, negative):
+    assert parse_text(argument) == (names, negative)
+
+
+def test_no_argument_gives_no_prompt():
+    assert gather_prompts() == dict(visual=[], text=[], negative=[])
+
+
+def test_boxes_are_gathered_by_image_in_order():
+    prompts = gather_prompts(
+        ['b.jpg:1,2,3,4:cat', 'a.jpg:1,2,3,4:cat', 'b.jpg:5,6,7,8:-dog'], ['a.jpg:5,6,7,8'], 'cat . -cow'
+    )
+    assert prompts['visual'] == [
+        ('b.jpg', [(1, 2, 3, 4), (5, 6, 7, 8)], ['cat', 'dog']),
+        ('a.jpg', [(1, 2, 3, 4), (5, 6, 7, 8)], ['cat', 'not object']),
+    ]
+    assert prompts['text'] == ['cat', 'cow']
+    assert prompts['negative'] == ['dog', 'not object', 'cow']
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        (['a.jpg:1,2,3,4:cat', 'a.jpg:5,6,7,8:-cat'],),
+        (['a.jpg:1,2,3,4:cat'], ['a.jpg:5,6,7,8:cat']),
+        (['a.jpg:1,2,3,4:cat'], [], '-cat'),
+        ([], ['a.jpg:5,6,7,8:cat'], 'cat'),
+        ([], [], 'cat . -cat'),
+    ],
+)
+def test_a_class_is_not_both_positive_and_negative(arguments):
+    with pytest.raises(InputError, match="'cat' is given as positive and as negative"):
+        gather_prompts(*arguments)

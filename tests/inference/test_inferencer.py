@@ -1,0 +1,465 @@
+"""DINOR1Inferencer: what it accepts, what it returns, and what must not change its results."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from dinor1.inference.inferencer import DINOR1Inferencer, split_text
+from dinor1.inference.visual_prompt import VisualPrompt
+from dinor1.structures import PromptBank
+from dinor1.utils.errors import InputError
+from tests.model_files import random_image, write_model
+
+BOXES = [[5, 5, 30, 40], [40, 10, 70, 50], [10, 30, 60, 58]]
+NAMES = ['cat', 'dog', 'cup']
+
+
+@pytest.fixture(scope='module')
+def loaded(model_files):
+    return DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
+
+
+@pytest.fixture
+def inferencer(loaded):
+    loaded.reset_prompts()
+    return loaded
+
+
+@pytest.fixture
+def prompted(inferencer):
+    inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
+    return inferencer
+
+
+def assert_same(results, expected, tolerance=0.0):
+    """Equal detections in equal order; a tolerance of 0 asks for equal bits."""
+    assert len(results) == len(expected)
+    for one, two in zip(results, expected, strict=True):
+        assert one['names'] == two['names']
+        np.testing.assert_allclose(one['scores'], two['scores'], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(one['bboxes'], two['bboxes'], rtol=0, atol=100 * tolerance)
+
+
+def detections(result, name=None):
+    """Detections of one class, or of all: name, score and box."""
+    found = zip(result['names'], result['scores'], result['bboxes'], strict=True)
+    return [(n, np.array([score, *box])) for n, score, box in found if name in (None, n)]
+
+
+def same_sets(found, expected):
+    """Whether every detection of each list has its like in the other, whatever their order."""
+
+    def has_like(one, others):
+        # Other sums of the same numbers: float32 rounding of scores below 1 and of boxes below 100 pixels.
+        return any(n == one[0] and np.allclose(v, one[1], rtol=1e-4, atol=1e-5) for n, v in others)
+
+    both = all(has_like(d, expected) for d in found) and all(has_like(d, found) for d in expected)
+    return both and len(found) == len(expected)
+
+
+# ------------------------------------------------------------------------ nothing, first
+
+
+def test_no_image_gives_no_result(prompted):
+    assert prompted.predict([]) == []
+
+
+def test_no_detection_gives_an_empty_entry(prompted, pictures):
+    (sample,) = prompted.predict(pictures / '0.png', score_thr=1.1)
+    assert sample.pred_instances.bboxes.shape == (0, 4)
+    result = prompted.to_dict(sample)
+    assert result['bboxes'] == result['scores'] == result['labels'] == result['names'] == []
+
+
+def test_prediction_needs_prompts(inferencer, pictures):
+    with pytest.raises(InputError, match='no prompts are set'):
+        inferencer.predict(pictures / '0.png')
+    with pytest.raises(InputError, match='no prompts'):
+        inferencer.set_prompts()
+    with pytest.raises(InputError, match='no visual prompts to save'):
+        inferencer.save_bank('bank.safetensors')
+
+
+# ------------------------------------------------------------------------ form of inputs and outputs
+
+
+def test_every_form_of_an_image_gives_the_same(prompted, pictures):
+    paths = sorted(pictures.glob('*.png'))
+    arrays = [cv2.imread(str(path)) for path in paths]
+    expected = prompted.predict([str(path) for path in paths], score_thr=0, as_dict=True)
+    # 12 queries x 3 classes.
+    assert [len(result['scores']) for result in expected] == [36] * 4
+    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+    assert_same(prompted.predict(paths, score_thr=0, as_dict=True), expected)
+    assert_same(prompted.predict(arrays, score_thr=0, as_dict=True), expected)
+    assert_same(prompted.predict([Image.open(p) for p in paths], score_thr=0, as_dict=True), expected)
+    for i, array in enumerate(arrays):
+        assert_same(prompted.predict(array, batch_size=4, score_thr=0, as_dict=True), expected[i : i + 1], 1e-5)
+
+
+def test_grey_and_transparent_pictures_are_read_as_colour(prompted, tmp_path):
+    colour = random_image(40, 50)
+    grey, transparent = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY), cv2.cvtColor(colour, cv2.COLOR_BGR2BGRA)
+    transparent[..., 3] = 7
+    for name, picture in {'grey.png': grey, 'transparent.png': transparent}.items():
+        cv2.imwrite(str(tmp_path / name), picture)
+        expected = prompted.predict(tmp_path / name, score_thr=0, as_dict=True)
+        assert_same(prompted.predict(Image.open(tmp_path / name), score_thr=0, as_dict=True), expected)
+
+
+def test_exif_turns_files_and_pil_images_alike(prompted, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    Image.fromarray(random_image(40, 64)).save(tmp_path / 'turned.jpg', exif=exif)
+    for image in (tmp_path / 'turned.jpg', Image.open(tmp_path / 'turned.jpg')):
+        (result,) = prompted.predict(image, as_dict=True)
+        assert (result['width'], result['height']) == (40, 64)
+
+
+def test_result_is_plain_and_complete(prompted, pictures):
+    (sample,) = prompted.predict(str(pictures / '0.png'), score_thr=0.05)
+    found = sample.pred_instances
+    result = prompted.to_dict(sample)
+    assert json.loads(json.dumps(result)) == result
+    assert result['img_path'] == str(pictures / '0.png')
+    assert (result['width'], result['height']) == (80, 60)
+    assert len(found)
+    assert min(result['scores']) >= 0.05
+    assert result['scores'] == sorted(result['scores'], reverse=True)
+    assert result['names'] == [prompted.prompts.names[label] for label in result['labels']]
+    boxes = np.array(result['bboxes'])
+    assert (boxes >= 0).all()
+    assert (boxes <= [80, 60, 80, 60]).all()
+    assert 'prompts' not in sample
+    assert not found.scores.requires_grad
+
+
+@pytest.mark.parametrize(
+    ('image', 'message'),
+    [
+        ('nowhere.png', 'no such image'),
+        (np.zeros((4, 4), np.uint8), r'BGR array \(H, W, 3\) of uint8, got shape \(4, 4\)'),
+        (np.zeros((4, 4, 3), np.float32), 'of float32'),
+        (np.zeros((0, 4, 3), np.uint8), r'got shape \(0, 4, 3\)'),
+        (7, 'got int'),
+    ],
+)
+def test_what_is_no_image_is_refused(prompted, image, message):
+    with pytest.raises(InputError, match=message):
+        prompted.predict([random_image(30, 30), image])
+
+
+# ------------------------------------------------------------------------ what must not change results
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 3])
+def test_batch_size_and_neighbours_change_nothing(prompted, pictures, batch_size):
+    paths = sorted(pictures.glob('*.png'))
+    expected = prompted.predict(paths, batch_size=4, score_thr=0, as_dict=True)
+    # Kernels may add in another order for another batch size: float32 rounding, well below 1e-4.
+    assert_same(prompted.predict(paths, batch_size=batch_size, score_thr=0, as_dict=True), expected, 1e-5)
+    turned = prompted.predict(paths[::-1], batch_size=batch_size, score_thr=0, as_dict=True)[::-1]
+    assert_same(turned, expected, 1e-5)
+
+
+def test_repetition_gives_equal_bits(prompted, pictures):
+    assert not prompted.model.training
+    expected = prompted.predict(pictures, score_thr=0, as_dict=True)
+    prompted.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
+    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+
+
+def test_order_of_prompts_only_permutes(inferencer, pictures):
+    reference = random_image(60, 80)
+    inferencer.set_prompts(visual=[(reference, BOXES, NAMES)])
+    expected = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    prompts = inferencer.set_prompts(visual=[(reference, BOXES[::-1], NAMES[::-1])])
+    assert prompts.names == tuple(NAMES[::-1])
+    for one, two in zip(inferencer.predict(pictures, score_thr=0, as_dict=True), expected, strict=True):
+        assert same_sets(detections(one), detections(two))
+
+
+def test_boxes_and_prompts_are_in_pixels_of_the_image_as_given(inferencer):
+    small = random_image(48, 36)
+    # What the pipeline makes of the small image, so that the network sees the same picture twice.
+    large = cv2.resize(small, (72, 96), interpolation=cv2.INTER_LINEAR)
+    box = [4, 6, 30, 20]
+    inferencer.set_prompts(visual=[(small, box, 'cat')])
+    on_small = inferencer.predict([small, large], score_thr=0, as_dict=True)
+    inferencer.set_prompts(visual=[(large, [2 * v for v in box], 'cat')])
+    on_large = inferencer.predict([small, large], score_thr=0, as_dict=True)
+    # Equal network inputs; a box is only divided by another factor, a power of two.
+    assert_same(on_large, on_small)
+    np.testing.assert_allclose(on_small[1]['bboxes'], 2 * np.array(on_small[0]['bboxes']), rtol=1e-6)
+
+
+# ------------------------------------------------------------------------ visual prompts and banks
+
+
+def embeddings_of(inferencer, **kwargs):
+    prompts = inferencer.set_prompts(**kwargs)
+    return dict(zip(prompts.names, prompts.embeddings, strict=True))
+
+
+def test_a_class_is_the_mean_of_its_boxes_on_all_images(inferencer):
+    one, two, three = random_image(60, 80, 1), random_image(60, 80, 2), random_image(50, 40, 3)
+    box = [5, 5, 30, 40]
+    single = [
+        embeddings_of(inferencer, visual=[(image, b, 'cat')])['cat']
+        for image, b in [(one, box), (one, [20, 8, 60, 50]), (two, box), (three, box)]
+    ]
+    visual = [
+        VisualPrompt(one, [box, [20, 8, 60, 50], [1, 1, 20, 20]], ['cat', 'cat', 'dog']),
+        (two, np.array([box]), 'cat'),
+        (three, torch.tensor(box), ['cat']),
+    ]
+    prompts = embeddings_of(inferencer, visual=visual)
+    assert list(prompts) == ['cat', 'dog']
+    # One pass over several images instead of four over one: float32 rounding.
+    torch.testing.assert_close(prompts['cat'], torch.stack(single).mean(0), rtol=0, atol=1e-5)
+    assert (single[0] - single[2]).abs().max() > 1e-3
+
+
+def test_prompt_on_the_target_itself(inferencer, pictures):
+    prompts = inferencer.set_prompts(visual=[(pictures / '0.png', BOXES[0], 'thing')])
+    assert prompts.names == ('thing',)
+    (result,) = inferencer.predict(pictures / '0.png', score_thr=0, as_dict=True)
+    assert set(result['names']) == {'thing'}
+
+
+def test_bank_gives_the_detections_of_the_boxes_that_made_it(prompted, pictures, tmp_path):
+    expected = prompted.predict(pictures, score_thr=0, as_dict=True)
+    prompted.save_bank(tmp_path / 'bank.safetensors')
+    prompted.reset_prompts()
+    prompted.set_prompts(bank=tmp_path / 'bank.safetensors')
+    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+    bank = PromptBank.load(tmp_path / 'bank.safetensors')
+    assert bank.num_exemplars == (1, 1, 1)
+    prompted.set_prompts(bank=bank)
+    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+
+
+def test_bank_and_boxes_of_one_class_are_one_mean(inferencer, tmp_path):
+    visual = [(random_image(60, 80, i), BOXES[0], 'cat') for i in range(3)]
+    expected = embeddings_of(inferencer, visual=visual)['cat']
+    inferencer.set_prompts(visual=visual[:2])
+    inferencer.save_bank(tmp_path / 'two.safetensors')
+    both = embeddings_of(inferencer, bank=tmp_path / 'two.safetensors', visual=visual[2:])
+    torch.testing.assert_close(both['cat'], expected, rtol=0, atol=1e-5)
+    inferencer.save_bank(tmp_path / 'three.safetensors')
+    assert PromptBank.load(tmp_path / 'three.safetensors').num_exemplars == (3,)
+
+
+def test_bank_of_other_weights_is_refused(prompted, other_files, tmp_path):
+    prompted.save_bank(tmp_path / 'bank.safetensors')
+    other = DINOR1Inferencer(other_files.config, other_files.checkpoint, device='cpu')
+    for bank in (tmp_path / 'bank.safetensors', PromptBank.load(tmp_path / 'bank.safetensors')):
+        with pytest.raises(InputError, match='made by another model'):
+            other.set_prompts(bank=bank)
+
+
+@pytest.mark.parametrize(
+    ('box', 'message'),
+    [
+        ([], 'at least one box of four numbers'),
+        ([1, 2, 3], 'at least one box of four numbers'),
+        ([[1, 2, 3, 4], [5, 6]], 'not four numbers'),
+        (['a', 1, 2, 3], 'not four numbers'),
+        ([0, 0, float('nan'), 9], 'not four finite numbers'),
+        ([30, 5, 5, 40], r'box \(30, 5, 5, 40\) has no area'),
+        ([5, 5, 5, 40], 'has no area'),
+        ([-5, 5, 30, 40], 'leaves the image of 80 x 60 pixels'),
+        ([5, 5, 30, 62], 'leaves the image'),
+        ([80, 5, 80.5, 40], 'leaves the image'),
+        ([500, 500, 600, 600], 'leaves the image'),
+    ],
+)
+def test_bad_boxes_are_refused_and_the_old_prompts_stay(prompted, box, message):
+    before = prompted.prompts
+    with pytest.raises(InputError, match=message) as error:
+        prompted.set_prompts(visual=[(random_image(60, 80), box, 'cat')])
+    assert 'image 0' in str(error.value)
+    assert '\n' not in str(error.value)
+    assert prompted.prompts is before
+
+
+def test_a_pixel_beyond_the_edge_is_rounding(inferencer):
+    image = random_image(60, 80)
+    exact = embeddings_of(inferencer, visual=[(image, [0, 0, 80, 60], 'cat')])['cat']
+    beyond = embeddings_of(inferencer, visual=[(image, [-1, -0.5, 81, 60.5], 'cat')])['cat']
+    assert torch.equal(exact, beyond)
+
+
+@pytest.mark.parametrize('names', [['cat'], ['cat', 'dog', 'cup', 'pen'], ['cat', '', 'dog'], [1, 2, 3], ''])
+def test_names_must_fit_the_boxes(inferencer, names):
+    with pytest.raises(InputError, match='one class name per box'):
+        inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, names)])
+
+
+def test_what_is_no_visual_prompt_is_refused(inferencer):
+    with pytest.raises(InputError, match=r'expected a list of \(image, boxes, names\)'):
+        inferencer.set_prompts(visual=['ref.jpg'])
+
+
+# ------------------------------------------------------------------------ negatives
+
+
+def test_negatives_are_offered_and_never_reported(inferencer, pictures):
+    visual = [(random_image(60, 80), BOXES, NAMES)]
+    inferencer.set_prompts(visual=visual)
+    everything = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    prompts = inferencer.set_prompts(visual=visual, negative=['dog'])
+    assert bool(prompts.mask.all())
+    assert prompts.names == tuple(NAMES)
+    hidden = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    inferencer.set_prompts(visual=[(random_image(60, 80), BOXES[::2], NAMES[::2])])
+    without = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    for full, found, absent in zip(everything, hidden, without, strict=True):
+        assert 'dog' in full['names']
+        # It takes part: the others score as if it were positive, and not as if it were absent.
+        assert same_sets(detections(found), detections(full, 'cat') + detections(full, 'cup'))
+        assert not same_sets(detections(found), detections(absent))
+
+
+def test_negatives_must_be_known_and_not_all(inferencer):
+    visual = [(random_image(60, 80), BOXES, NAMES)]
+    with pytest.raises(InputError, match="'dig' is not among the prompts; did you mean 'dog'"):
+        inferencer.set_prompts(visual=visual, negative='dig')
+    with pytest.raises(InputError, match='all prompts are negative'):
+        inferencer.set_prompts(visual=visual, negative=NAMES)
+
+
+# ------------------------------------------------------------------------ text
+
+
+@pytest.fixture(scope='module')
+def reader(tmp_path_factory):
+    """An inferencer with a language model of 2 layers and ten words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp('bert')
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', 'cat', 'red', 'dog']
+    (folder / 'vocab.txt').write_text('\n'.join(words))
+    BertTokenizerFast(str(folder / 'vocab.txt')).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    language_model = dict(
+        type='BertModel',
+        name=str(folder),
+        max_tokens=64,
+        pad_to_max=False,
+        use_sub_sentence_represent=True,
+        special_tokens_list=['[CLS]', '[SEP]', '.', '?'],
+        add_pooling_layer=False,
+    )
+    files = write_model(tmp_path_factory.mktemp('reader'), **{'model.language_model': language_model})
+    return DINOR1Inferencer(files.config, files.checkpoint, device='cpu')
+
+
+def test_text_prompts(reader, pictures):
+    assert reader.set_prompts(text='cat . red dog').names == ('cat', 'red dog')
+    expected = reader.predict(pictures, score_thr=0, as_dict=True)
+    assert {name for result in expected for name in result['names']} == {'cat', 'red dog'}
+    reader.set_prompts(text=['cat', 'red dog', 'cat'])
+    assert_same(reader.predict(pictures, score_thr=0, as_dict=True), expected)
+    reader.set_prompts(text=['cat', 'red dog'], negative='red dog')
+    hidden = reader.predict(pictures, score_thr=0, as_dict=True)
+    for full, found in zip(expected, hidden, strict=True):
+        assert same_sets(detections(found), detections(full, 'cat'))
+
+
+def test_text_and_boxes_of_a_class_are_averaged(reader, pictures, tmp_path):
+    visual = [(random_image(60, 80), BOXES[:2], ['cat', 'thing'])]
+    seen = embeddings_of(reader, visual=visual)
+    read = reader.set_prompts(text=['cat', 'dog']).class_embeddings()[0]
+    mixed = embeddings_of(reader, visual=visual, text=['cat', 'dog'])
+    assert list(mixed) == ['cat', 'thing', 'dog']
+    mean = (seen['cat'] / seen['cat'].norm() + read / read.norm()) / 2
+    expected = mean * (seen['cat'].norm() + read.norm()) / 2
+    torch.testing.assert_close(mixed['cat'], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mixed['thing'], seen['thing'], rtol=1e-5, atol=1e-5)
+
+    results = reader.predict(pictures, score_thr=0, as_dict=True)
+    reader.save_bank(tmp_path / 'bank.safetensors')
+    assert PromptBank.load(tmp_path / 'bank.safetensors').names == ('cat', 'thing')
+    reader.set_prompts(bank=tmp_path / 'bank.safetensors', text=['cat', 'dog'])
+    assert_same(reader.predict(pictures, score_thr=0, as_dict=True), results)
+
+
+def test_text_needs_a_language_model(inferencer):
+    with pytest.raises(InputError, match='no language model'):
+        inferencer.set_prompts(text='cat . dog')
+
+
+@pytest.mark.parametrize(
+    ('text', 'names'),
+    [
+        ('', []),
+        (' . ', []),
+        ('cat', ['cat']),
+        ('cat . red  dog. cat.', ['cat', 'red dog']),
+        ('a.b', ['a', 'b']),
+    ],
+)
+def test_split_text(text, names):
+    assert split_text(text) == names
+
+
+# ------------------------------------------------------------------------ loading
+
+
+def test_a_loaded_config_serves_twice(model_files, pictures):
+    cfg = Config.fromfile(model_files.config)
+    results = []
+    for _ in range(2):
+        inferencer = DINOR1Inferencer(cfg, model_files.checkpoint, device='cpu')
+        inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
+        results.append(inferencer.predict(pictures, score_thr=0, as_dict=True))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda cfg: cfg.pop('model'), 'has no model'),
+        (lambda cfg: cfg.pop('test_dataloader'), 'must begin with LoadImageFromFile'),
+        (lambda cfg: cfg.test_dataloader.dataset.pipeline.pop(0), 'must begin with LoadImageFromFile'),
+    ],
+)
+def test_configs_without_what_is_needed_are_refused(model_files, spoil, message):
+    cfg = Config.fromfile(model_files.config)
+    spoil(cfg)
+    with pytest.raises(InputError, match=message):
+        DINOR1Inferencer(cfg, model_files.checkpoint, device='cpu')
+
+
+def test_unknown_devices_are_refused(model_files):
+    with pytest.raises(InputError, match="'gpu'"):
+        DINOR1Inferencer(model_files.config, model_files.checkpoint, device='gpu')
+    with pytest.raises(InputError, match='CUDA devices'):
+        DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cuda:99')
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_gpu_finds_what_the_cpu_finds(prompted, model_files, pictures):
+    expected = prompted.predict(pictures, score_thr=0, as_dict=True)
+    inferencer = DINOR1Inferencer(model_files.config, model_files.checkpoint)
+    assert inferencer.device.type == 'cuda'
+    inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
+    results = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    for one, two in zip(results, expected, strict=True):
+        # TF32 convolutions keep 10 bits of the mantissa.
+        np.testing.assert_allclose(one['scores'], two['scores'], rtol=0, atol=5e-3)
+
+
+def test_a_bank_of_another_width_is_refused(inferencer):
+    bank = PromptBank(torch.zeros(1, 7), ('a',), (1,), inferencer._fingerprint)
+    with pytest.raises(InputError, match='embeddings of 7 numbers'):
+        inferencer.set_prompts(bank=bank)

@@ -1,0 +1,168 @@
+"""Inputs of deformable attention on which every backend must equal the definition in float64, and the comparison.
+
+The tests run them on a CPU, Triton's kernels in its interpreter; ``tools/analysis_tools/gpu_check.py`` runs them on a
+GPU. Bilinear reading has kinks at pixel centres, where the gradient of a location depends on the last bit: samples keep
+a tenth of a pixel away from them, so that a difference is a defect.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dinor1.ops.ms_deform_attn.backends import use_ms_deform_attn_backend
+from dinor1.ops.ms_deform_attn.functional import ms_deform_attn, ms_deform_attn_predicted
+
+# Largest difference, relative to the largest number of the reference if that exceeds 1. Half types are compared on
+# inputs that they hold exactly: what remains is the rounding of the result, 2**-9 and 2**-12 of it.
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+PYRAMID = ((5, 7), (2, 3))
+_BAD = {'huge': 1e30, 'nan': float('nan'), 'inf': float('inf')}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One set of inputs.
+
+    Attributes:
+        name: What it is about.
+        kind: ``'given'`` locations and weights, or predictions around ``'points'`` or ``'boxes'``.
+        dtype: Of value, predictions, locations and weights; reference points have at least float32.
+        shapes: (height, width) of each level.
+        batch: Images.
+        queries: Per image.
+        heads: Of the attention.
+        channels: Of each head.
+        points: Per head and level.
+        special: ``'strided'`` inputs, or a location of the first query and head that is ``'huge'``, ``'nan'`` or
+            ``'inf'``.
+        deterministic: As an argument of the operator.
+    """
+
+    name: str
+    kind: str = 'given'
+    dtype: torch.dtype = torch.float32
+    shapes: tuple[tuple[int, int], ...] = PYRAMID
+    batch: int = 1
+    queries: int = 3
+    heads: int = 2
+    channels: int = 4
+    points: int = 2
+    special: str = ''
+    deterministic: bool = False
+
+
+def all_cases() -> list[Case]:
+    """Every kind in every precision; then odd sizes, one level, one point, nothing at all, strides and bad numbers."""
+    kinds = ('given', 'points', 'boxes')
+    cases = [Case(f'{kind} {str(dtype)[6:]}', kind, dtype) for kind in kinds for dtype in TOLERANCES]
+    for kind in kinds:
+        cases += [
+            Case(
+                f'{kind} odd sizes',
+                kind,
+                shapes=((3, 5), (1, 9), (1, 1)),
+                batch=2,
+                queries=11,
+                heads=1,
+                channels=7,
+                points=3,
+            ),
+            Case(f'{kind} one level, one point', kind, shapes=((4, 3),), points=1, channels=1, heads=3),
+            Case(f'{kind} no queries', kind, queries=0),
+            Case(f'{kind} no images', kind, batch=0),
+            Case(f'{kind} strided', kind, special='strided'),
+            Case(f'{kind} deterministic', kind, deterministic=True, batch=2, queries=9),
+            *(Case(f'{kind} {special}', kind, special=special) for special in _BAD),
+        ]
+    return cases
+
+
+def make_inputs(
+    case: Case, device: torch.device | str = 'cpu', seed: int = 0
+) -> tuple[Tensor, list[int], tuple[Tensor, ...]]:
+    """Value ``(B, N, H, D)``, starts of levels, and the other tensors that the operator of ``case.kind`` takes.
+
+    A third of the samples of a small level lies outside of it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*size: int) -> Tensor:
+        return torch.rand(*size, generator=generator, dtype=torch.float64)
+
+    def rounded(tensor: Tensor, dtype: torch.dtype = case.dtype) -> Tensor:
+        return tensor.to(dtype).double()
+
+    sizes = [height * width for height, width in case.shapes]
+    starts = [sum(sizes[:level]) for level in range(len(sizes))]
+    levels = len(sizes)
+    value = rand(case.batch, sum(sizes), case.heads, case.channels) - 0.5
+    per_sample = (case.batch, case.queries, case.heads, levels, case.points)
+    extent = torch.tensor(case.shapes, dtype=torch.float64).flip(-1)[:, None]
+    pixels = (rand(*per_sample, 2) * (extent + 3) - 2).floor() + 0.1 + 0.8 * rand(*per_sample, 2)
+    locations = (pixels + 0.5) / extent
+    if case.kind == 'given':
+        inputs = [locations, rand(*per_sample)]
+    else:
+        precise = torch.float64 if case.dtype == torch.float64 else torch.float32
+        dims = 2 if case.kind == 'points' else 4
+        reference = rounded(rand(case.batch, case.queries, levels, dims) * 0.5 + 0.25, precise)
+        here = reference[:, :, None, :, None]
+        step = 1 / extent if dims == 2 else here[..., 2:] * (0.5 / case.points)
+        inputs = [reference, (locations - here[..., :2]) / step, 4 * rand(*per_sample) - 2]
+    if case.special in _BAD and locations.numel():
+        inputs[-2][0, 0, 0, -1, 0] = _BAD[case.special]
+    tensors = [value.to(case.dtype), *(t.to(case.dtype) for t in inputs)]
+    if case.kind != 'given':
+        tensors[1] = inputs[0].to(precise)
+    tensors = [t.to(device) for t in tensors]
+    if case.special == 'strided':
+        tensors = [t.transpose(0, -1).contiguous().transpose(0, -1) for t in tensors]
+    return tensors[0], starts, tuple(tensors[1:])
+
+
+def run(
+    case: Case, backend: str, value: Tensor, starts: Sequence[int], inputs: tuple[Tensor, ...], direction: Tensor
+) -> dict[str, Tensor]:
+    """Output and gradients of one backend by name, in double precision and on the CPU."""
+    leaves = [t.detach().requires_grad_() for t in (value, *inputs)]
+    operator = ms_deform_attn if case.kind == 'given' else ms_deform_attn_predicted
+    names = ['locations', 'weights'] if case.kind == 'given' else ['reference', 'offsets', 'logits']
+    with use_ms_deform_attn_backend(backend):
+        output = operator(leaves[0], case.shapes, starts, *leaves[1:], deterministic=case.deterministic)
+        grads = torch.autograd.grad(output, leaves, direction.to(output.dtype))
+    results = zip(('output', 'value', *names), (output.detach(), *grads), strict=True)
+    return {name: tensor.double().cpu() for name, tensor in results}
+
+
+def differences(case: Case, backend: str, device: torch.device | str = 'cpu') -> dict[str, float]:
+    """Largest relative difference of ``backend`` from the definition in float64: of the output, and per gradient.
+
+    The definition runs on the CPU: on CUDA, ``grid_sample`` moves locations that are not finite out of the level.
+    Where the definition gives NaN, the output must be NaN too (else the difference is infinite), and no gradient is
+    sent back; the gradient of value must be finite everywhere, those of samples are compared where they are.
+    """
+    value, starts, inputs = make_inputs(case)
+    shape = (case.batch, case.queries, case.heads * case.channels)
+    direction = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(case.dtype)
+    exact = (value.double(), starts, tuple(t.double() for t in inputs))
+    lost = run(case, 'definition', *exact, direction.double())['output'].isnan()
+    direction = direction.masked_fill(lost, 0.0)
+    expected = run(case, 'definition', *exact, direction.double())
+    value, *inputs, direction = (t.to(device) for t in (value, *inputs, direction))
+    got = run(case, backend, value, starts, tuple(inputs), direction)
+    return {name: _difference(got[name], reference, name) for name, reference in expected.items()}
+
+
+def _difference(got: Tensor, expected: Tensor, name: str) -> float:
+    if got.shape != expected.shape:
+        return float('inf')
+    known = expected.isfinite()
+    if name in ('output', 'value') and not torch.equal(got.isfinite(), known):
+        return float('inf')
+    got, expected = got[known], expected[known]
+    if expected.numel() == 0:
+        return 0.0
+    difference = (got - expected).abs().max() / expected.abs().max().clamp(min=1)
+    return float('inf') if difference.isnan() else difference.item()

@@ -1,0 +1,166 @@
+"""Running studies: what is chosen, what starts from what, what a command costs, what is refused."""
+
+import json
+
+import pytest
+
+from dinor1.studies.run import Cost, execute, remaining, run_all, select, training_log
+from dinor1.studies.study import load_study
+from dinor1.utils.errors import InputError
+
+
+@pytest.fixture
+def study(tmp_path):
+    """``study(arms=...)`` reads a study whose config exists."""
+
+    def read(**changes):
+        config = tmp_path / 'config.py'
+        config.write_text('x = 1\n')
+        content = dict(
+            title='T',
+            config=str(config),
+            arms={
+                'A': [],
+                'B': dict(start=dict(arm='A', checkpoint='epoch_1.pth', resume=True)),
+                'C': dict(options=['c=1'], seeds=[1], start=dict(arm='B', checkpoint='epoch_2.pth')),
+            },
+            seeds=[0, 1],
+            metrics={'m': 'M'},
+        )
+        path = tmp_path / 'study.py'
+        path.write_text('\n'.join(f'{key} = {value!r}' for key, value in (content | changes).items()))
+        return load_study(path)
+
+    return read
+
+
+@pytest.fixture
+def fake_train(tmp_path, monkeypatch):
+    """In place of the project's tools: a training that writes what it was asked for, or fails."""
+    tools = tmp_path / 'root/tools'
+    tools.mkdir(parents=True)
+    (tools / 'train.py').write_text(
+        'import json, pathlib, sys\n'
+        "own = pathlib.Path(sys.argv[sys.argv.index('--work-dir') + 1])\n"
+        "if 'fail=1' in sys.argv: sys.exit('error: it failed')\n"
+        "for name in ('epoch_1.pth', 'epoch_2.pth'): (own / name).write_text(name)\n"
+        "(own / 'last_checkpoint').write_text(str(own / 'epoch_2.pth'))\n"
+        "(own / 'arguments.json').write_text(json.dumps(sys.argv[1:]))\n"
+        "(own / 'metrics.json').write_text(json.dumps({'m': 0.5}))\n"
+    )
+    (tools / 'after.py').write_text(
+        "import json, sys; json.dump(dict(metrics=dict(n=2.0), seen=sys.argv[1:]), open(sys.argv[-1], 'w'))"
+    )
+    monkeypatch.setattr('dinor1.studies.run.ROOT', tmp_path / 'root')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_seeds_and_starts(study):
+    names = [run.name for run in study().runs]
+    assert names == ['A_seed0', 'B_seed0', 'A_seed1', 'B_seed1', 'C_seed1']
+    assert study().runs[-1].start == dict(arm='B', checkpoint='epoch_2.pth', resume=False)
+
+
+def test_what_a_run_starts_from_is_chosen_with_it(study):
+    chosen = select(study(), ['C'], None)
+    assert [run.name for run in chosen] == ['A_seed1', 'B_seed1', 'C_seed1']
+    assert [run.name for run in select(study(), ['A', 'C'], [0])] == ['A_seed0']
+    for arguments, text in (((['D'], None), '--only: no arm'), ((None, [7]), '--seeds: no seed')):
+        with pytest.raises(InputError, match=text):
+            select(study(), *arguments)
+
+
+@pytest.mark.parametrize(
+    ('arms', 'text'),
+    [
+        ({'B': dict(start=dict(arm='A', checkpoint='x')), 'A': []}, 'put that arm first'),
+        ({'A': dict(seeds=[0]), 'B': dict(start=dict(arm='A', checkpoint='x'))}, 'no run of seed 1'),
+        ({'A': [], 'B': dict(start=dict(arm='A'))}, "start needs 'arm' and 'checkpoint'"),
+        ({'A': dict(seeds=[0, 0])}, 'same name'),
+    ],
+)
+def test_starts_that_cannot_be(study, arms, text):
+    with pytest.raises(InputError, match=text):
+        study(arms=arms)
+
+
+def test_the_time_left_is_that_of_the_same_config(study):
+    runs = study().runs
+    assert remaining(runs, []) == 0
+    other = dict(config='other', seconds=100.0)
+    assert remaining(runs[:2], [other]) == 200
+    assert remaining(runs[:2], [other, dict(config=runs[0].config, seconds=4.0)]) == 8
+
+
+def test_costs_add_up():
+    assert Cost(1, 2, 3).plus(Cost(10, 20, 1)) == Cost(11, 22, 3)
+
+
+@pytest.mark.parametrize('jobs', [1, 3])
+def test_a_grid_is_run_once(study, fake_train, jobs):
+    tiny = study(after={'extra': ['tools/after.py', '{config}', '{checkpoint}', '{out}']}, keep={'a': 'arguments.json'})
+    lines = []
+    folder, work = fake_train / 'results', fake_train / 'work'
+    run_all(tiny, select(tiny, ['B'], [0]), folder, work, jobs, lines.append)
+    run_all(tiny, tiny.runs, folder, work, jobs, lines.append)
+    assert [line.split(' (')[0] for line in lines] == [
+        '[1/2] A_seed0', '[2/2] B_seed0', '[1/3] A_seed1', '[2/3] B_seed1', '[3/3] C_seed1',
+    ]  # fmt: skip
+    records = {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}
+    assert len(records) == 5
+    for record in records.values():
+        assert record['metrics'] == dict(m=0.5, n=2.0)
+        assert record['extra']['seen'][1].endswith('epoch_2.pth')
+        assert record['memory_mib'] > 1
+        assert record['seconds'] >= record['train_seconds'] >= 0
+    # Resumed, loaded, and from scratch.
+    assert records['A_seed0']['a'][-1] == '--resume'
+    assert records['B_seed0']['a'][-2:] == ['--resume', str(work / 'A_seed0/epoch_1.pth')]
+    assert records['C_seed1']['a'][-3:] == ['--cfg-options', 'c=1', f'load_from={work / "B_seed1/epoch_2.pth"}']
+
+
+def test_an_interrupted_run_resumes_itself_and_not_its_start(study, fake_train):
+    tiny = study()
+    own = fake_train / 'work/B_seed0'
+    own.mkdir(parents=True)
+    (own / 'last_checkpoint').write_text('x')
+    execute(tiny.runs[1], tiny, fake_train / 'results', fake_train / 'work')
+    assert json.loads((own / 'arguments.json').read_text())[-1] == '--resume'
+
+
+def test_refusals(study, fake_train):
+    tiny = study()
+    folders = fake_train / 'results', fake_train / 'work'
+    with pytest.raises(InputError, match='A_seed0/epoch_1.pth: no such checkpoint'):
+        execute(tiny.runs[1], tiny, *folders)
+    with pytest.raises(InputError, match='--jobs'):
+        run_all(tiny, tiny.runs, *folders, jobs=0)
+    failing = study(options=['fail=1'], arms={'F': []}, seeds=[0])
+    with pytest.raises(InputError, match=r'F_seed0: it failed \(.*train.log\)'):
+        run_all(failing, failing.runs, *folders)
+    other = study(options=['fail=2'], arms={'F': []}, seeds=[0])
+    with pytest.raises(InputError, match='other options; delete the folder'):
+        execute(other.runs[0], other, *folders)
+    assert not list((fake_train / 'results').glob('*.json'))
+
+
+def test_the_log_of_several_sessions(tmp_path):
+    lines = [dict(iter=50, loss=2.0, time=0.1), dict(iter=100, loss=1.0, time=0.1), dict(step=1, time=0.2)]
+    for session, content in (('a', lines), ('b', [dict(iter=100, loss=1.5, time=0.3)])):
+        path = tmp_path / session / 'vis_data/scalars.json'
+        path.parent.mkdir(parents=True)
+        path.write_text('\n'.join(map(json.dumps, content)) + ('\n{"iter": 15' if session == 'b' else ''))
+    assert [(line['iter'], line['loss']) for line in training_log(tmp_path)] == [(50, 2.0), (100, 1.5)]
+    assert training_log(tmp_path / 'none') == []
+
+
+def test_a_training_whose_cost_was_lost_gets_no_invented_one(study, fake_train):
+    """Its parent was killed, it came to its end."""
+    run, own = study().runs[0], fake_train / 'work/A_seed0'
+    execute(run, study(), fake_train / 'results', fake_train / 'work')
+    (own / 'cost.json').unlink()
+    (fake_train / 'results/A_seed0.json').unlink()
+    with pytest.raises(InputError, match='A_seed0: trained, but what it cost was lost'):
+        execute(run, study(), fake_train / 'results', fake_train / 'work')
+    assert not (fake_train / 'results/A_seed0.json').exists()

@@ -1,0 +1,146 @@
+"""load_config: what an override may say, and which line a typo gets."""
+
+import argparse
+
+import pytest
+
+from dinor1.cli.options import ConfigOptions
+from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
+
+TEXT = """
+scale = 3
+model = dict(type='X', num_queries=scale, backbone=dict(type='ResNet', num_stages=4))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.1))
+param_scheduler = [dict(type='OneCycleLR', eta_max=1.0)]
+val_evaluator = dict(type='CocoMetric')
+load_from = None
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / 'config.py'
+    file.write_text(TEXT)
+    return str(file)
+
+
+def test_no_override_changes_nothing(path):
+    cfg = load_config(path)
+    assert cfg.model.num_queries == cfg.scale == 3
+    assert load_config(path, {}).to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('model.num_queries', 7),
+        ('optim_wrapper.optimizer.lr', 0.2),
+        ('param_scheduler.0.eta_max', 2.0),
+        ('load_from', 'x.pth'),
+        # Arguments that the config leaves at their default, some with names like those that it has.
+        ('optim_wrapper.optimizer.betas', (0.9, 0.99)),
+        ('model.backbone.frozen_stages', 1),
+        ('model.backbone.init_cfg.type', 'Pretrained'),
+        # Known keys that this config does not have.
+        ('test_evaluator', dict(type='CocoMetric')),
+        ('randomness.seed', 1),
+    ],
+)
+def test_override(path, key, value):
+    node = load_config(path, {key: value})
+    for part in key.split('.'):
+        node = node[int(part)] if part.isdigit() else node[part]
+    assert node == value
+
+
+def test_an_argument_may_resemble_a_key(repo):
+    """``dtype`` is an argument of the hook, and nearly the key ``type``."""
+    config = repo / 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py'
+    assert load_config(config, {'default_hooks.grqo.dtype': 'bfloat16'}).default_hooks.grqo.dtype == 'bfloat16'
+    with pytest.raises(InputError, match="did you mean 'objective'"):
+        load_config(config, {'default_hooks.grqo.objectiv': 'x'})
+
+
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        ('modle.num_queries', "the config has no key 'modle'; did you mean 'model'?"),
+        ('model.num_querys', "model has no key 'num_querys'; did you mean 'num_queries'?"),
+        ('model.bakcbone.depth', "did you mean 'backbone'?"),
+        ('optim_wrapper.optimiser.lr', "did you mean 'optimizer'?"),
+        ('param_scheduler.1.eta_max', "is a list of 1; '1' is not in it"),
+        ('param_scheduler.x.eta_max', "is a list of 1; 'x' is not in it"),
+        ('param_scheduler.0.eta_mx', "did you mean 'eta_max'?"),
+        ('model.num_queries.x', "model.num_queries is not a dict and has no key 'x'"),
+        ('load_from.x', 'is not a dict'),
+        ('quux', "the config has no key 'quux'; it has scale, model"),
+    ],
+)
+def test_bad_override(path, key, message):
+    with pytest.raises(InputError) as error:
+        load_config(path, {key: 1})
+    assert message in str(error.value)
+    assert str(error.value).startswith(f'--cfg-options {key}: ')
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(', 'cannot be read as a config (SyntaxError'),
+        ('model = undefined_name', "name 'undefined_name' is not defined"),
+        ("_base_ = './absent.py'", 'absent.py'),
+        (
+            TEXT.replace('optim_wrapper', 'optim_wraper'),
+            "unknown key 'optim_wraper'; did you mean 'optim_wrapper'?",
+        ),
+        (TEXT + 'defualt_hooks = dict()', "unknown key 'defualt_hooks'; did you mean 'default_hooks'?"),
+    ],
+)
+def test_bad_file(tmp_path, text, message):
+    path = tmp_path / 'config.py'
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_config(str(path))
+    assert message in str(error.value)
+    assert str(error.value).startswith(f'{path}: ')
+    assert '\n' not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    for path in (tmp_path / 'absent.py', tmp_path):
+        with pytest.raises(InputError, match='no such config file'):
+            load_config(str(path))
+
+
+def test_free_variables_are_welcome(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(TEXT + "max_epochs = 3\nmodels = 'a free variable beside the key that it resembles'")
+    assert load_config(str(path)).max_epochs == 3
+
+
+def parse(*items):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
+    return parser.parse_args(['--cfg-options', *items]).cfg_options
+
+
+def test_options_of_the_command_line():
+    assert parse('a.b=3', 'c=x=y', 'd=[1,2]', 'e=') == {'a.b': 3, 'c': 'x=y', 'd': [1, 2], 'e': ''}
+
+
+@pytest.mark.parametrize(
+    ('items', 'message'),
+    [
+        (['a.b', '3'], "expected KEY=VALUE, got 'a.b'"),
+        (['a=1', '=3'], "expected KEY=VALUE, got '=3'"),
+        (['a=[1,2'], 'Imbalanced brackets'),
+    ],
+)
+def test_bad_options_of_the_command_line(capsys, items, message):
+    with pytest.raises(SystemExit) as stop:
+        parse(*items)
+    said = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert f'error: argument --cfg-options: {message}' in said[-1]

@@ -1,0 +1,181 @@
+"""Files are whole or absent, are JSON that every program reads, and have one writer."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from dinor1.cli.exit_status import one_line_errors
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path, check_output, locked, read_json, visible, write_image, write_json
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'new/a.json'
+    write_json({'a': 1}, path)
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text('half')
+        raise RuntimeError
+    assert read_json(path) == {'a': 1}
+    assert [p.name for p in path.parent.iterdir()] == ['a.json']
+
+
+def test_a_file_that_is_being_written_is_not_seen(tmp_path):
+    write_json({}, tmp_path / 'b.json')
+    with atomic_path(tmp_path / 'a.json') as temporary:
+        assert temporary.suffix == '.json'
+        assert temporary in tmp_path.glob('*.json')
+        assert visible(tmp_path, '*.json') == [tmp_path / 'b.json']
+    assert visible(tmp_path, '*.json') == [tmp_path / 'a.json', tmp_path / 'b.json']
+
+
+def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / 'plain').touch()
+    write_json({}, tmp_path / 'a.json')
+    save_file({}, tmp_path / 'private.safetensors')
+    with atomic_path(tmp_path / 'a.safetensors') as temporary:
+        (tmp_path / 'private.safetensors').replace(temporary)
+        temporary.chmod(0o600)
+    for name in ('a.json', 'a.safetensors'):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / 'plain').stat().st_mode
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    write_json({'a': [1.5, float('nan')], 'b': (float('inf'), 'NaN', 2)}, tmp_path / 'a.json')
+    text = (tmp_path / 'a.json').read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {'a': [1.5, None], 'b': [None, 'NaN', 2]}
+
+
+def test_a_folder_has_one_holder(tmp_path):
+    pytest.importorskip('fcntl')
+    with locked(tmp_path), pytest.raises(InputError, match='another process works in this folder'), locked(tmp_path):
+        pass
+    # The lock ends with its process, however that ends.
+    code = f'import os; from dinor1.utils.io import locked\nwith locked({str(tmp_path)!r}): os._exit(1)'
+    subprocess.run([sys.executable, '-c', code], check=False)
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.ENOSPC, 'No space left on device'),
+        SafetensorError('I/O error: No space left on device (os error 28)'),
+    ],
+)
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path, error):
+    path = tmp_path / 'a.json'
+    with pytest.raises(OSError, match='No space left') as caught, atomic_path(path):
+        raise error
+    assert caught.value.filename == str(path)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_place_of_the_folder_is_named_by_the_path_that_was_asked_for(tmp_path):
+    (tmp_path / 'file').touch()
+    for path in (tmp_path / 'file/a.json', tmp_path / 'file/new/a.json'):
+        with pytest.raises(NotADirectoryError) as caught:
+            write_json({}, path)
+        assert caught.value.filename == str(path)
+
+
+def test_trouble_with_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / 'a.json'):
+        open(tmp_path / 'absent')
+    assert caught.value.filename == str(tmp_path / 'absent')
+
+
+def test_an_image_is_whole_or_an_error(tmp_path, monkeypatch):
+    write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'new/a.png')
+    assert (tmp_path / 'new/a.png').read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(InputError, match='cannot be encoded'):
+        write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'a.unknown')
+    monkeypatch.setattr('cv2.imencode', lambda *_: (False, None))
+    with pytest.raises(InputError, match='cannot be encoded'):
+        write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'b.png')
+    assert not list(tmp_path.glob('*.png'))
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'line'),
+    [
+        (InputError('x: bad'), 2, 'error: x: bad'),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'a.json'), 2, 'error: a.json: No space left on device; make'),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), 'a.json'), 2, 'error: a.json: Read-only file system; give'),
+        (PermissionError(errno.EACCES, 'Permission denied', 'a.json'), 2, 'error: a.json: Permission denied; change'),
+        (KeyboardInterrupt(), 130, 'interrupted'),
+    ],
+)
+def test_a_tool_ends_in_one_line(capsys, error, status, line):
+    import dinor1.cli.annotations
+    import dinor1.cli.run_tool
+
+    def main():
+        raise error
+
+    for run in (dinor1.cli.run_tool.run_tool, dinor1.cli.annotations.run):
+        with pytest.raises(SystemExit) as stop:
+            run(main)
+        said = capsys.readouterr().err.splitlines()
+        assert stop.value.code == status
+        assert len(said) == 1
+        assert said[0].startswith(line)
+
+
+def test_an_error_of_no_file_keeps_its_traceback():
+    for error in (OSError('no number'), ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')):
+        with pytest.raises(type(error)), one_line_errors():
+            raise error
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / 'a.json').write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa4"}')
+    assert read_json(tmp_path / 'a.json') == {'a': '\u00e4'}
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'{"a":\n x}', 'not valid JSON at line 2, column 2'),
+        (b'[' * 100_000 + b']' * 100_000, 'nested too deeply'),
+        (b'{"a":\n "\xff"}', 'not valid JSON at line 2, column 3 (not UTF-8)'),
+        (b'', 'not valid JSON at line 1, column 1'),
+    ],
+)
+def test_what_is_no_json(tmp_path, data, message):
+    path = tmp_path / 'a.json'
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f'{path}: ')
+
+
+def test_an_output_is_checked_without_making_anything(tmp_path):
+    (tmp_path / 'file').touch()
+    check_output(tmp_path / 'new/deep/a.json')
+    check_output('a.json')
+    for path, message in [(tmp_path, 'is a folder'), (tmp_path / 'file/new/a.json', 'file is not a folder')]:
+        with pytest.raises(InputError, match=message) as caught:
+            check_output(path, '--out')
+        assert str(caught.value).startswith(f'--out {path}: ')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+def test_other_trouble_keeps_its_own_words(tmp_path):
+    """A socket's error says nothing of a file; an error of an existing file is none of a folder."""
+    with pytest.raises(FileNotFoundError), one_line_errors():
+        raise FileNotFoundError(errno.ENOENT, 'No such file or directory')
+    with pytest.raises(ConnectionRefusedError, match='refused'), atomic_path(tmp_path / 'a.json'):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, 'Connection refused')
+    (tmp_path / 'there').touch()
+    with pytest.raises(FileExistsError), atomic_path(tmp_path / 'there'):
+        (tmp_path / 'there').touch(exist_ok=False)
