@@ -11,6 +11,7 @@ from mmdet import registry as _mmdet
 from mmengine.registry import Registry, init_default_scope
 
 from dinor1.utils import compat
+from dinor1.utils.lazy import load_all
 
 
 def _child(parent: Registry, *locations: str) -> Registry:
@@ -20,14 +21,14 @@ def _child(parent: Registry, *locations: str) -> Registry:
 MODELS = _child(_mmdet.MODELS, 'dinor1.models')
 MODEL_WRAPPERS = _child(_mmdet.MODEL_WRAPPERS)
 WEIGHT_INITIALIZERS = _child(_mmdet.WEIGHT_INITIALIZERS)
-TASK_UTILS = _child(_mmdet.TASK_UTILS, 'dinor1.models')
+TASK_UTILS = _child(_mmdet.TASK_UTILS, 'dinor1.evaluation')
 DATASETS = _child(_mmdet.DATASETS, 'dinor1.datasets')
 TRANSFORMS = _child(_mmdet.TRANSFORMS, 'dinor1.datasets')
 DATA_SAMPLERS = _child(_mmdet.DATA_SAMPLERS, 'dinor1.datasets')
 METRICS = _child(_mmdet.METRICS, 'dinor1.evaluation')
 EVALUATOR = _child(_mmdet.EVALUATOR)
 HOOKS = _child(_mmdet.HOOKS, 'dinor1.engine')
-LOOPS = _child(_mmdet.LOOPS)
+LOOPS = _child(_mmdet.LOOPS, 'dinor1.engine')
 RUNNERS = _child(_mmdet.RUNNERS)
 RUNNER_CONSTRUCTORS = _child(_mmdet.RUNNER_CONSTRUCTORS)
 LOG_PROCESSORS = _child(_mmdet.LOG_PROCESSORS)
@@ -37,19 +38,11 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(_mmdet.OPTIM_WRAPPER_CONSTRUCTORS)
 PARAM_SCHEDULERS = _child(_mmdet.PARAM_SCHEDULERS)
 VISUALIZERS = _child(_mmdet.VISUALIZERS, 'dinor1.visualization')
 VISBACKENDS = _child(_mmdet.VISBACKENDS)
+# What `model_converters` of a config may name, see dinor1.utils.model_converters; blocks register theirs.
+MODEL_CONVERTERS = Registry('model converter', scope='dinor1')
 
-_PACKAGES = (
-    'mmdet.models',
-    'mmdet.datasets',
-    'mmdet.evaluation',
-    'mmdet.engine',
-    'mmdet.visualization',
-    'dinor1.models',
-    'dinor1.datasets',
-    'dinor1.evaluation',
-    'dinor1.engine',
-    'dinor1.visualization',
-)
+_MMDET = ('mmdet.models', 'mmdet.datasets', 'mmdet.evaluation', 'mmdet.engine', 'mmdet.visualization')
+_OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine')
 
 
 def takes_argument(kind: type, name: str) -> bool:
@@ -61,8 +54,9 @@ def register_all() -> None:
     """Import every package that registers components and make ``dinor1`` the default scope. Idempotent."""
     # Without its gaps filled, MMDetection does not import.
     compat.apply()
-    for package in _PACKAGES:
+    for package in _MMDET:
         importlib.import_module(package)
-    importlib.import_module('dinor1.models').register()
+    for package in _OURS:
+        load_all(package)
     importlib.import_module('dinor1.blocks').register_blocks()
     init_default_scope('dinor1')

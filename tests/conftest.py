@@ -56,17 +56,17 @@ def tiny_config(**overrides) -> Config:
     cfg = Config.fromfile(ROOT / 'configs/_base_/models/dino_r1_nano.py')
     cfg.merge_from_dict(
         {
-            'model.embed_dims': 32,
-            'model.num_heads': 4,
-            'model.feedforward_channels': 48,
+            'model.transformer.embed_dims': 32,
+            'model.transformer.num_heads': 4,
+            'model.transformer.feedforward_channels': 48,
             'model.num_queries': 12,
             'model.encoder.num_layers': 1,
             'model.decoder.num_layers': 2,
             'model.backbone.base_channels': 8,
             'model.neck.in_channels': [16, 32],
-            'model.language_model': None,
-            'model.alignment': None,
-            'model.text_prompts': 'token',
+            'model.prompts.language_model': None,
+            'model.prompts.alignment': None,
+            'model.prompts.text_prompts': 'token',
             'model.bbox_head.num_classes': 8,
             'model.dn_cfg.group_cfg.num_dn_queries': 8,
             'model.test_cfg.max_per_img': 10,

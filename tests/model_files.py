@@ -69,7 +69,7 @@ def other_files(tmp_path_factory) -> ModelFiles:
 @pytest.fixture(scope='session')
 def wide_files(tmp_path_factory) -> ModelFiles:
     """Another architecture."""
-    overrides = {'model.embed_dims': 64, 'model.feedforward_channels': 32}
+    overrides = {'model.transformer.embed_dims': 64, 'model.transformer.feedforward_channels': 32}
     return write_model(tmp_path_factory.mktemp('wide_model'), **overrides)
 
 

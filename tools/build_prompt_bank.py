@@ -39,6 +39,8 @@ def main() -> None:
     from mmengine.utils import ProgressBar
 
     import dinor1
+
+    dinor1.register_all()  # before MMDetection is imported
     from dinor1.evaluation import build_bank, draw_exemplars
     from dinor1.inference.inferencer import DINOR1Inferencer
     from dinor1.registry import DATASETS
@@ -46,7 +48,6 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output
 
-    dinor1.register_all()
     if not args.out.endswith('.safetensors'):
         raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
     check_output(args.out, '--out')

@@ -5,7 +5,7 @@ Examples:
     python tools/test.py configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py work_dirs/run1/epoch_6.pth
     python tools/test.py CONFIG CHECKPOINT --prompt-seeds 5
     python tools/test.py CONFIG CHECKPOINT --amp bfloat16 --compile
-    python tools/test.py CONFIG CHECKPOINT --cfg-options default_hooks.prompts.protocol=visual-interactive
+    python tools/test.py CONFIG CHECKPOINT --cfg-options test_cfg.prompts.type=VisualInteractive
 """
 
 import argparse
@@ -47,12 +47,12 @@ def main() -> None:
     args = parse_args()
 
     from mmengine.model import is_model_wrapper
-    from mmengine.runner import Runner
 
     import dinor1
-    from dinor1.blocks.shiftquant.training_hook import convert_now
-    from dinor1.engine import PromptProtocolHook
+
+    dinor1.register_all()  # before MMDetection is imported
     from dinor1.engine.run_checks import check_launcher, check_testing
+    from dinor1.engine.runner import Runner
     from dinor1.evaluation.seed_average import mean_and_std
     from dinor1.inference.acceleration import compile_detector, set_inference_dtype
     from dinor1.utils.checkpoint import check_checkpoint
@@ -60,14 +60,13 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output, write_json
 
-    dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
     # Before the runner makes the work directory, which lies beside the checkpoint.
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise InputError(f'{args.checkpoint}: no such checkpoint')
     check_launcher(args.launcher)
     check_testing(cfg, args.config)
-    _check_prompt_seeds(args, cfg)
+    use_prompt_seeds(args, cfg)
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = args.checkpoint, False
     cfg.work_dir = args.work_dir or str(Path(args.checkpoint).parent / f'test_{Path(args.config).stem}')
@@ -81,20 +80,15 @@ def main() -> None:
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
 
     runner = Runner.from_cfg(cfg)
-    convert_now(runner)
     check_checkpoint(runner.model, args.checkpoint)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.amp:
         set_inference_dtype(model, args.amp, '--amp')
     if args.compile:
         compile_detector(model, next(model.parameters()).device, '--compile')
-    protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
-    runs = []
-    for i in range(args.prompt_seeds):
-        if i:
-            protocol.set_seed(protocol.seed + 1)
-        metrics = runner.test()
-        runs.append(dict(prompts=protocol.describe() if protocol else {}, metrics=metrics))
+    metrics = runner.test()
+    # A loop without prompts, such as a classifier's, has one result.
+    runs = getattr(runner.test_loop, 'results', None) or [dict(prompts={}, metrics=metrics)]
     mean, std = mean_and_std([run['metrics'] for run in runs])
     if runner.rank == 0:
         record = dict(
@@ -107,7 +101,7 @@ def main() -> None:
             compiled=args.compile,
             metrics=mean,
         )
-        if args.prompt_seeds > 1:
+        if len(runs) > 1:
             record |= dict(metrics_std=std, runs=runs)
             print(f'Mean and standard deviation over {len(runs)} draws of prompts:')
             for name, value in mean.items():
@@ -116,18 +110,21 @@ def main() -> None:
         print(f'Metrics and pictures: {runner.work_dir}')
 
 
-def _check_prompt_seeds(args: argparse.Namespace, cfg) -> None:
+def use_prompt_seeds(args: argparse.Namespace, cfg) -> None:
+    """Let the test loop repeat the test with consecutive seeds, from that of the config on."""
     from dinor1.utils.errors import InputError
 
     if args.prompt_seeds < 1:
         raise InputError(f'--prompt-seeds must be at least 1, got {args.prompt_seeds}')
-    if args.prompt_seeds > 1:
-        hooks = cfg.get('default_hooks') or {}
-        protocol = (hooks.get('prompts') or {}).get('protocol', 'visual-generic')
-        if 'prompts' not in hooks or protocol == 'text':
-            raise InputError('--prompt-seeds: this config draws no visual prompts, there is nothing to repeat')
-        if args.out:
-            raise InputError('--out holds the predictions of one draw; leave out --prompt-seeds or --out')
+    if args.prompt_seeds == 1:
+        return
+    prompts = cfg.test_cfg.get('prompts')
+    if prompts is None or prompts['type'] == 'TextPrompts':
+        raise InputError('--prompt-seeds: this config draws no visual prompts, there is nothing to repeat')
+    if args.out:
+        raise InputError('--out holds the predictions of one draw; leave out --prompt-seeds or --out')
+    first = prompts.get('seed', 0)
+    cfg.test_cfg.seeds = list(range(first, first + args.prompt_seeds))
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 
 Examples:
     python tools/train.py configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py
-    python tools/train.py CONFIG --work-dir work_dirs/run1 --resume --cfg-options default_hooks.grqo.alpha=0.1
+    python tools/train.py CONFIG --work-dir work_dirs/run1 --resume --cfg-options model.bbox_head.loss_grqo.alpha=0.1
 """
 
 import argparse
@@ -41,11 +41,12 @@ def main() -> None:
     args = parse_args()
 
     import dinor1
+
+    dinor1.register_all()  # before MMDetection is imported
     from dinor1.datasets.seeding import set_seed
     from dinor1.engine.run_checks import check_launcher, check_seed, check_training
     from dinor1.utils.config import load_config
 
-    dinor1.register_all()
     cfg = load_config(args.config, args.cfg_options)
     check_launcher(args.launcher)
     check_seed(args.seed, '--seed')
@@ -119,16 +120,15 @@ def scale_learning_rate(cfg) -> None:
 
 
 def train(cfg) -> None:
-    """Run MMEngine's Runner, with the environment beside the log and the starting weights checked."""
-    from mmengine.runner import Runner, find_latest_checkpoint
+    """Train, with the environment beside the log and the starting weights checked."""
+    from mmengine.runner import find_latest_checkpoint
     from mmengine.utils.dl_utils import collect_env
 
-    from dinor1.blocks.shiftquant.training_hook import convert_now
+    from dinor1.engine.runner import Runner
     from dinor1.utils.checkpoint import check_checkpoint
     from dinor1.utils.io import write_json
 
     runner = Runner.from_cfg(cfg)
-    convert_now(runner)
     start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
     if start:
         check_checkpoint(runner.model, start, partial=not cfg.get('resume'), resume=cfg.get('resume', False))

@@ -3,11 +3,11 @@ _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/bccd.py',
     '../_base_/schedules/nano_12e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/grqo_runtime.py',
 ]
 
+model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
 load_from = 'work_dirs/demo/grqo/epoch_6.pth'
 default_hooks = dict(
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3, warmup=2),
+    reference=dict(warmup=2),
 )

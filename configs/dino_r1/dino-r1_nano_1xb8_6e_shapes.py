@@ -3,12 +3,11 @@ _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/shapes.py',
     '../_base_/schedules/nano_6e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/grqo_runtime.py',
 ]
 
+model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
 default_hooks = dict(
     # Small files, all kept, as in the baseline.
     checkpoint=dict(max_keep_ckpts=-1),
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(type='ReferenceModelHook', objective='contrast', alpha=0.01, beta=0.04, mute=1 / 3),
 )

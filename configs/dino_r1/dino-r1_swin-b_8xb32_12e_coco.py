@@ -6,12 +6,12 @@ _base_ = [
     '../_base_/grqo_runtime.py',
 ]
 
+model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
 default_hooks = dict(
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(warmup=0),
+    reference=dict(warmup=0, dtype='bfloat16'),
 )
 
 # Fine-tuning starts from dino-r1_swin-b_8xb4_6e_o365: name its checkpoint with
 # --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained, and
-# default_hooks.grqo.warmup=1 puts an epoch of supervised fine-tuning first.
+# default_hooks.reference.warmup=1 puts an epoch of supervised fine-tuning first.
 load_from = None

@@ -10,4 +10,3 @@ _base_ = [
 # Fixed AP has a budget per class and none per image; standard AP takes the best 300 of these by itself. Classes are
 # offered as many at a time as COCO has.
 model = dict(test_cfg=dict(max_per_img=1000, chunked_size=80))
-default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))

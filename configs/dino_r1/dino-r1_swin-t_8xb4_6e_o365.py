@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/grqo_runtime.py',
 ]
 
+model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
 default_hooks = dict(
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(warmup=1),
+    reference=dict(warmup=1, dtype='bfloat16'),
 )

@@ -1,5 +1,5 @@
 # DINO-R1 with Swin-T, fine-tuned on COCO with language alignment: boxes and class names prompt one network.
-# BERT is frozen. To evaluate with class names: --cfg-options default_hooks.prompts.protocol=text
+# BERT is frozen. To evaluate with class names: --cfg-options test_cfg.prompts.type=TextPrompts
 _base_ = [
     '../_base_/models/dino_r1_swin-t.py',
     '../_base_/datasets/coco_detection.py',
@@ -8,18 +8,21 @@ _base_ = [
 ]
 
 model = dict(
-    language_model=dict(
-        type='BertModel',
-        name='bert-base-uncased',
-        max_tokens=256,
-        pad_to_max=False,
-        use_sub_sentence_represent=True,
-        special_tokens_list=['[CLS]', '[SEP]', '.', '?'],
-        add_pooling_layer=False,
+    bbox_head=dict(loss_grqo={{_base_.loss_grqo}}),
+    prompts=dict(
+        language_model=dict(
+            type='BertModel',
+            name='bert-base-uncased',
+            max_tokens=256,
+            pad_to_max=False,
+            use_sub_sentence_represent=True,
+            special_tokens_list=['[CLS]', '[SEP]', '.', '?'],
+            add_pooling_layer=False,
+        ),
+        alignment=dict(loss_weight=100.0),
+        # One prompt per class name, the form that the alignment trains.
+        text_prompts='class',
     ),
-    alignment=dict(loss_weight=100.0),
-    # One prompt per class name, the form that the alignment trains.
-    text_prompts='class',
 )
 
 # Every training image brings the class names along, for the text side of the alignment.
@@ -28,11 +31,10 @@ train_pipeline = [*_base_.train_pipeline[:-1], dict(type='PackDetInputs', meta_k
 train_dataloader = dict(dataset=dict(return_classes=True, pipeline=train_pipeline))
 
 default_hooks = dict(
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-    grqo=dict(warmup=0),
+    reference=dict(warmup=0, dtype='bfloat16'),
 )
 
 # Fine-tuning starts from dino-r1_swin-t_8xb4_6e_o365: name its checkpoint with
 # --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained, and
-# default_hooks.grqo.warmup=1 puts an epoch of supervised fine-tuning first.
+# default_hooks.reference.warmup=1 puts an epoch of supervised fine-tuning first.
 load_from = None

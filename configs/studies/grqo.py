@@ -14,14 +14,20 @@ def _measure(*sets):
     return dict(measures=[*tool, *(part for name in sets for part in ('--set', name))])
 
 
-_hook = 'default_hooks.grqo'
+_loss, _hook = 'model.bbox_head.loss_grqo', 'default_hooks.reference'
+_hook_settings = ('warmup', 'refresh', 'mode', 'dtype')
 _few = [0, 1, 2]
+
+
+def _setting(change):
+    """An option of the loss, or of the hook that owns the reference model."""
+    return f'{_hook if change.split("=")[0] in _hook_settings else _loss}.{change}'
 
 
 def _variant(*changes, seeds=_few):
     """An arm of GRQO, whose first epoch is that of SFT with the same seed."""
     start = dict(arm='SFT', checkpoint='epoch_1.pth', resume=True)
-    own = [*_shapes, *_last_only, *(f'{_hook}.{change}' for change in changes)]
+    own = [*_shapes, *_last_only, *map(_setting, changes)]
     return dict(config=_grqo, options=own, seeds=seeds, start=start)
 
 

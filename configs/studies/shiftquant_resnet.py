@@ -1,7 +1,8 @@
 title = 'A narrow ResNet in integers, MNIST, 10,000 training digits'
 config = 'configs/blocks/shiftquant/resnet_mnist.py'
-_bits = 'quantization.bits'
-_per_tensor = 'quantization.groups=1'
+_recipe = 'model_converters.0'
+_bits = f'{_recipe}.bits'
+_per_tensor = f'{_recipe}.groups=1'
 arms = {
     'floating point': [f'{_bits}=(32,32,32)'],
     '8/8/8': [f'{_bits}=(8,8,8)'],
@@ -9,10 +10,10 @@ arms = {
     '6/6/6, one gradient scale': [f'{_bits}=(6,6,6)', _per_tensor],
     '4/4/4': [],
     '4/4/4, one gradient scale': [_per_tensor],
-    '4/4/4, L1 norm': ['quantization.norm=l1'],
+    '4/4/4, L1 norm': [f'{_recipe}.norm=l1'],
     '4/4/3': [f'{_bits}=(4,4,3)'],
     '4/4/3, one gradient scale': [f'{_bits}=(4,4,3)', _per_tensor],
-    '4/4/3, one scale, to nearest': [f'{_bits}=(4,4,3)', _per_tensor, 'quantization.grad_rounding=nearest'],
+    '4/4/3, one scale, to nearest': [f'{_bits}=(4,4,3)', _per_tensor, f'{_recipe}.grad_rounding=nearest'],
 }
 seeds = [0, 1, 2]
 metrics = {

@@ -7,4 +7,3 @@ _base_ = [
 ]
 
 load_from = 'work_dirs/demo/grqo/epoch_6.pth'
-default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))

@@ -9,5 +9,4 @@ _base_ = [
 default_hooks = dict(
     # Small files, and GRQO starts from the checkpoint of an early epoch: all are kept.
     checkpoint=dict(max_keep_ckpts=-1),
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
 )

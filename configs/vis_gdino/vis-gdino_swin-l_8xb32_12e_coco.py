@@ -6,8 +6,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))
-
 # Fine-tuning starts from vis-gdino_swin-l_8xb4_6e_o365: name its checkpoint with
 # --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained.
 load_from = None

@@ -5,5 +5,3 @@ _base_ = [
     '../_base_/schedules/o365_6e.py',
     '../_base_/default_runtime.py',
 ]
-
-default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))

@@ -1,7 +1,7 @@
-"""Category ids and names: the defects that train without a word, and give wrong classes.
+"""Category ids and names: defects that stop no training, and give wrong classes.
 
 An annotation names its class by a number, and nothing in a file shows a person that the number is wrong. These checks
-look at all numbers together.
+compare all numbers of a file.
 """
 
 import re
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r'[+-]?\d+(\.\d+)?')
 def numbering_error(known: Collection, used: Collection) -> Finding | None:
     """The error that all unknown category ids together show.
 
-    Leaving out the annotations with unknown ids is no way out here: those that remain have wrong classes.
+    Leaving out the annotations with unknown ids would not help: those that remain have wrong classes.
 
     Args:
         known: Ids of ``categories``.
@@ -47,8 +47,8 @@ def numbering_error(known: Collection, used: Collection) -> Finding | None:
     return None
 
 
-def name_doubts(names: Sequence[str]) -> Iterator[Finding]:
-    """Names that a reader, or a text prompt, will not understand as they were meant.
+def name_warnings(names: Sequence[str]) -> Iterator[Finding]:
+    """Warnings about names that a reader, or a text prompt, may misunderstand.
 
     Args:
         names: In the order of the file's ``categories``.
@@ -57,18 +57,18 @@ def name_doubts(names: Sequence[str]) -> Iterator[Finding]:
         shown = ', '.join(repr(name) for name in names[:3])
         yield Finding('numeric class name', f'all class names are numbers: {shown}', 'categories')
     alike = defaultdict(list)
-    for place, name in enumerate(names):
-        alike[re.sub(r'[\s_-]+', ' ', name.strip()).casefold()].append(place)
+    for index, name in enumerate(names):
+        alike[re.sub(r'[\s_-]+', ' ', name.strip()).casefold()].append(index)
         if name != name.strip():
-            yield Finding('untrimmed class name', f'{name!r} begins or ends with a space', 'categories', place)
-    for places in alike.values():
-        if len({names[place] for place in places}) > 1:
-            shown = ', '.join(repr(names[place]) for place in places)
-            yield Finding('similar class names', f'{shown} differ in case or spaces only', 'categories', places[-1])
+            yield Finding('untrimmed class name', f'{name!r} begins or ends with a space', 'categories', index)
+    for indices in alike.values():
+        if len({names[index] for index in indices}) > 1:
+            shown = ', '.join(repr(names[index]) for index in indices)
+            yield Finding('similar class names', f'{shown} differ in case or spaces only', 'categories', indices[-1])
 
 
-def use_doubts(categories: Sequence[dict], used: Collection, used_elsewhere: Collection = ()) -> Iterator[Finding]:
-    """Gaps in the ids, and classes without annotations.
+def usage_warnings(categories: Sequence[dict], used: Collection, used_elsewhere: Collection = ()) -> Iterator[Finding]:
+    """Warnings about gaps in the ids, and about classes without annotations.
 
     Args:
         categories: Valid records.
@@ -79,50 +79,50 @@ def use_doubts(categories: Sequence[dict], used: Collection, used_elsewhere: Col
     if ids and ids[-1] - ids[0] + 1 > len(set(ids)):
         detail = f'{len(ids)} ids from {ids[0]} to {ids[-1]}, the first gap after {_first_gap(ids)}'
         yield Finding('category id gap', detail, 'categories')
-    empty = [place for place, category in enumerate(categories) if category['id'] not in used]
+    empty = [index for index, category in enumerate(categories) if category['id'] not in used]
     children = defaultdict(int)
     for category in categories:
         children[category.get('supercategory')] += 1
-    for place in empty:
-        category = categories[place]
+    for index in empty:
+        category = categories[index]
         name = category['name']
         if children[name] == len(categories) - 1 and len(categories) > 1:
             detail = f'{name!r} has no annotation and is the supercategory of all others'
-            yield Finding('class of classes', detail, 'categories', place)
+            yield Finding('class of classes', detail, 'categories', index)
         elif len(empty) == 1 and len(ids) > 2 and category['id'] in (ids[0], ids[-1]) and name not in used_elsewhere:
             end = 'first' if category['id'] == ids[0] else 'last'
             detail = f'{name!r}, the {end} class, is the only one without annotations'
-            yield Finding('first or last class empty', detail, 'categories', place)
+            yield Finding('first or last class empty', detail, 'categories', index)
         else:
-            yield Finding('empty class', f'{name!r} has no annotation', 'categories', place)
+            yield Finding('empty class', f'{name!r} has no annotation', 'categories', index)
 
 
 def differences(ids_by_file: Mapping[str, Mapping[str, int]]) -> dict[str, Finding]:
-    """Files of one data set that give a name or an id two meanings; each is compared with the first that has it.
+    """Find files of one data set that contradict each other: a name with two ids, or an id with two names.
 
     Args:
         ids_by_file: File -> category name -> id.
 
     Returns:
-        File -> finding, for the files that contradict an earlier one.
+        File -> finding, for the files that contradict an earlier one: the first with the same name or id.
     """
     found: dict[str, Finding] = {}
     first_id: dict[str, tuple[int, str]] = {}
     first_name: dict[int, tuple[str, str]] = {}
     for file, ids in ids_by_file.items():
-        clashes, steps, other = [], set(), ''
+        conflicts, steps, other = [], set(), ''
         for name, number in ids.items():
             seen_id, its_file = first_id.setdefault(name, (number, file))
             seen_name, name_file = first_name.setdefault(number, (name, file))
             if seen_id != number:
-                clashes.append(f'{name!r} is {number} here and {seen_id} in {its_file}')
+                conflicts.append(f'{name!r} is {number} here and {seen_id} in {its_file}')
                 steps.add(number - seen_id)
                 other = its_file
             elif seen_name != name:
-                clashes.append(f'{number} is {name!r} here and {seen_name!r} in {name_file}')
-        if clashes:
-            detail = '; '.join(clashes[:2]) + (f'; and {len(clashes) - 2} more' if len(clashes) > 2 else '')
-            if len(steps) == 1 and len(clashes) > 2:
+                conflicts.append(f'{number} is {name!r} here and {seen_name!r} in {name_file}')
+        if conflicts:
+            detail = '; '.join(conflicts[:2]) + (f'; and {len(conflicts) - 2} more' if len(conflicts) > 2 else '')
+            if len(steps) == 1 and len(conflicts) > 2:
                 detail = f'all ids differ by {steps.pop():+d} from those of {other}: {detail}'
             found[file] = Finding('category ids differ between files', detail, 'categories')
     return found

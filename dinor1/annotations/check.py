@@ -14,14 +14,14 @@ from . import categories as category_checks
 from .coco import from_json, lvis_findings
 from .content import COCO, LVIS, ODVG, Content
 from .findings import ERROR, Finding
-from .images import Folder, Picture, inspect_all, locate, picture_findings, size_doubts
-from .instances import Sizes, annotation_defects, annotation_doubts, box_form, is_box
+from .images import Folder, ImageFile, image_file_findings, inspect_all, locate, size_warnings
+from .instances import Sizes, annotation_defects, annotation_warnings, box_form, is_box
 from .odvg import from_lines, looks_like_odvg, odvg_findings
 from .structure import has_size, structure_findings
 
 # Folders of splits: their parent is the data set.
 _SPLITS = ('train', 'val', 'test', 'dev', 'support')
-# What annotation_defects says of boxes that are all in another form.
+# The kinds that annotation_defects reports for boxes that are all in another form.
 _BOX_KINDS = {'box without area', 'box outside its image', 'box partly outside its image', 'malformed box'}
 
 
@@ -31,16 +31,16 @@ class Checked:
 
     Attributes:
         content: The file.
-        img_dir: Folder of its pictures; None: not looked for, or not found.
-        look: Whether pictures were looked for.
-        pictures: By the file name of their image, those that were opened.
+        img_dir: Folder of its images; None: not searched, or not found.
+        images_checked: Whether images were searched.
+        image_files: The image files that were opened, by file name.
         findings: Errors and warnings.
     """
 
     content: Content
     img_dir: Path | None = None
-    look: bool = True
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    images_checked: bool = True
+    image_files: dict[str, ImageFile] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -71,7 +71,7 @@ def check_path(
     path: Path,
     img_dir: Path | None = None,
     label_map: Path | None = None,
-    look: bool = True,
+    check_images: bool = True,
     sample: int | None = None,
     show_progress: bool = False,
 ) -> tuple[list[Checked], list[Path]]:
@@ -81,12 +81,12 @@ def check_path(
         path: File or folder.
         img_dir: Where file names start from; default: found beside the file.
         label_map: Names of an ODVG file's labels; default: found beside the file.
-        look: Look for the pictures and open them.
-        sample: Open so many pictures of each file only; all are looked for.
-        show_progress: Draw a bar on standard error while pictures are opened.
+        check_images: Search the images and open them.
+        sample: Number of images of each file to open; all are searched. Default: open all.
+        show_progress: Draw a bar on standard error while images are opened.
 
     Returns:
-        The checked files, and JSON files of the folder that are no boxes: captions, segments, lists of test images.
+        The checked files, and the JSON files of the folder without boxes: captions, segments, lists of test images.
 
     Raises:
         InputError: there is no such path, or no annotation file in the folder.
@@ -104,16 +104,16 @@ def check_path(
         raise InputError(f'{path}: no annotation file in COCO, LVIS or ODVG format; name one')
     results = []
     for content in contents:
-        checked = Checked(content, look=look)
-        if look:
-            _open_pictures(checked, img_dir, sample, show_progress)
+        checked = Checked(content, images_checked=check_images)
+        if check_images:
+            _open_images(checked, img_dir, sample, show_progress)
         results.append(checked)
     check_together(results)
     return results, skipped
 
 
 def check_together(results: list[Checked]) -> None:
-    """Fill in the findings of files, also those that only several splits of one data set show."""
+    """Fill in the findings of files, including those that only a comparison of the splits of a data set shows."""
     groups = defaultdict(list)
     for checked in results:
         parent = checked.content.path.resolve().parent
@@ -144,11 +144,11 @@ def check(checked: Checked, used_elsewhere: Collection[str] = ()) -> list[Findin
     findings += structure_findings(content.data)
     if any(finding.kind == 'missing section' for finding in findings):
         return findings
-    named = list(odvg_findings(content)) if content.format == ODVG else []
+    format_findings = list(odvg_findings(content)) if content.format == ODVG else []
     if content.format == LVIS:
-        named += lvis_findings(content)
-    findings += named
-    claimed = {finding.entry for finding in named if finding.section == 'annotations'}
+        format_findings += lvis_findings(content)
+    findings += format_findings
+    claimed = {finding.entry for finding in format_findings if finding.section == 'annotations'}
     return findings + _annotation_findings(content, claimed, used_elsewhere) + _image_findings(checked)
 
 
@@ -162,32 +162,32 @@ def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Co
     for finding, consequences in ((numbering, {'unknown category'}), (form, _BOX_KINDS)):
         if finding is not None:
             findings.append(finding)
-            defects = {place: defect for place, defect in defects.items() if defect[0] not in consequences}
-    for place, (kind, detail) in defects.items():
-        if not (place in claimed and kind == 'unknown category'):
-            findings.append(Finding(kind, detail, 'annotations', place))
+            defects = {index: defect for index, defect in defects.items() if defect[0] not in consequences}
+    for index, (kind, detail) in defects.items():
+        if not (index in claimed and kind == 'unknown category'):
+            findings.append(Finding(kind, detail, 'annotations', index))
     if form is None and numbering is None:
         unknown = set(defects) | claimed
-        findings += annotation_doubts(annotations, dict.fromkeys(unknown), content.format != LVIS)
+        findings += annotation_warnings(annotations, dict.fromkeys(unknown), content.format != LVIS)
     if content.named:
         valid = content.valid('categories')
-        findings += category_checks.name_doubts([category['name'] for _, category in valid])
+        findings += category_checks.name_warnings([category['name'] for _, category in valid])
         if numbering is None:
             records = [category for _, category in valid]
-            findings += category_checks.use_doubts(records, _used(annotations, set()), used_elsewhere)
+            findings += category_checks.usage_warnings(records, _used(annotations, set()), used_elsewhere)
     return findings
 
 
 def _image_findings(checked: Checked) -> list[Finding]:
     content = checked.content
-    images = [(place, image) for place, image in content.valid('images') if has_size(image)]
-    findings = [finding for place, image in images for finding in size_doubts(place, image)]
+    images = [(index, image) for index, image in content.valid('images') if has_size(image)]
+    findings = [finding for index, image in images for finding in size_warnings(index, image)]
     if content.named:
         findings += _repeated_files(images)
-    if not checked.look or not images:
+    if not checked.images_checked or not images:
         return findings
     if checked.img_dir is None:
-        detail = f'no picture is beside the file, not {images[0][1]["file_name"]} either'
+        detail = f'no image was found near the file, for example {images[0][1]["file_name"]}'
         return [*findings, Finding('missing image', detail, 'images')]
     folder = Folder(checked.img_dir)
     boxes = defaultdict(list)
@@ -195,34 +195,34 @@ def _image_findings(checked: Checked) -> list[Finding]:
         image_id = annotation.get('image_id') if isinstance(annotation, dict) else None
         if type(image_id) in (int, str) and is_box(annotation.get('bbox')):
             boxes[image_id].append(annotation['bbox'])
-    for place, image in images:
+    for index, image in images:
         names = content.file_names(image)
-        shown = f'no file {checked.img_dir / names[0]}'
+        missing = f'no file {checked.img_dir / names[0]}'
         if folder.find(names) is None:
             nearest = folder.nearest(names)
             if nearest is None:
-                findings.append(Finding('missing image', shown, 'images', place))
+                findings.append(Finding('missing image', missing, 'images', index))
             else:
-                detail = f'{shown}, but {nearest}'
-                findings.append(Finding('image under another name', detail, 'images', place))
-        elif image['file_name'] in checked.pictures:
-            picture = checked.pictures[image['file_name']]
-            findings += picture_findings(place, image, picture, boxes[image['id']])
+                detail = f'{missing}, but {nearest}'
+                findings.append(Finding('image under another name', detail, 'images', index))
+        elif image['file_name'] in checked.image_files:
+            image_file = checked.image_files[image['file_name']]
+            findings += image_file_findings(index, image, image_file, boxes[image['id']])
     return findings
 
 
 def _repeated_files(images: list[tuple[int, dict]]) -> list[Finding]:
     first: dict[str, Any] = {}
     findings = []
-    for place, image in images:
+    for index, image in images:
         other = first.setdefault(image['file_name'], image['id'])
         if other != image['id']:
             detail = f'image {other} is {image["file_name"]} as well'
-            findings.append(Finding('repeated file name', detail, 'images', place))
+            findings.append(Finding('repeated file name', detail, 'images', index))
     return findings
 
 
-def _open_pictures(checked: Checked, img_dir: Path | None, sample: int | None, show_progress: bool) -> None:
+def _open_images(checked: Checked, img_dir: Path | None, sample: int | None, show_progress: bool) -> None:
     content = checked.content
     images = [image for _, image in content.valid('images')]
     checked.img_dir = img_dir or locate(content.path, [content.file_names(image) for image in images])
@@ -233,7 +233,7 @@ def _open_pictures(checked: Checked, img_dir: Path | None, sample: int | None, s
         found = folder.find(content.file_names(image))
         if found is not None:
             paths[image['file_name']] = checked.img_dir / found
-    checked.pictures = inspect_all(paths, sample, show_progress=show_progress)
+    checked.image_files = inspect_all(paths, sample, show_progress=show_progress)
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -262,7 +262,7 @@ def _sizes(content: Content) -> Sizes:
 
 
 def _ids(content: Content, section: str) -> set:
-    """Ids, also those of records with another defect: what refers to them is not wrong as well."""
+    """Ids, including those of records with another defect: references to them are valid."""
     records = [record for record in content.records(section) if isinstance(record, dict)]
     return {record['id'] for record in records if type(record.get('id')) in (int, str)}
 

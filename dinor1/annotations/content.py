@@ -18,12 +18,12 @@ class Content:
     Attributes:
         path: The file.
         format: ``COCO``, ``LVIS`` or ``ODVG``.
-        data: Its content with COCO's ``images``, ``annotations`` and ``categories``; of any type if ``findings`` say
-            that it is not that.
-        findings: Defects that only the reader could see.
-        file_names: Of an image's record, the paths that its picture may have; the first is the usual one.
-        place: Of a finding, its place in the file as its owner knows it, such as ``annotation 12 (entry 3)``.
-        named: Whether annotations have categories with names; the phrases of grounding data have not.
+        data: Its content with COCO's ``images``, ``annotations`` and ``categories``; of any type if ``findings`` report
+            that the file has another form.
+        findings: Defects that only the reader of the format can see.
+        file_names: Maps the record of an image to the paths that its file may have; the first is the usual one.
+        locate: Maps a finding to its location in the file, such as ``annotation 12 (entry 3)``.
+        named: Whether annotations have categories with names; the phrases of grounding data do not.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Content:
     data: Any
     findings: list[Finding] = field(default_factory=list)
     file_names: Callable[[dict], list[str]] = lambda image: [image['file_name']]
-    place: Callable[['Content', Finding], str] = lambda content, finding: coco_place(content.data, finding)
+    locate: Callable[['Content', Finding], str] = lambda content, finding: coco_location(content.data, finding)
     named: bool = True
 
     def records(self, section: str) -> list:
@@ -40,12 +40,16 @@ class Content:
         return found if isinstance(found, list) else []
 
     def valid(self, section: str) -> list[tuple[int, dict]]:
-        """Valid records of ``images`` or ``categories`` with their places."""
+        """Valid records of ``images`` or ``categories`` with their indices."""
         return [(i, record) for i, record in enumerate(self.records(section)) if is_valid(section, record)]
 
+    def location(self, finding: Finding) -> str:
+        """Where a finding is, in the terms of the file's format; empty for a finding of the whole file."""
+        return self.locate(self, finding)
 
-def coco_place(data: Any, finding: Finding) -> str:
-    """``annotation 12 (entry 3)``: id and place; empty for a finding of the whole file."""
+
+def coco_location(data: Any, finding: Finding) -> str:
+    """``annotation 12 (entry 3)``: id and index; empty for a finding of the whole file."""
     if finding.entry < 0:
         return ''
     record = data[finding.section][finding.entry]

@@ -8,10 +8,10 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path, check_output
 
 from .check import read
-from .coco import picture_path
+from .coco import lvis_image_path
 from .content import COCO, LVIS, ODVG
 from .odvg import from_coco, own_label_map
-from .training_check import screen
+from .training_check import check_for_training
 
 
 def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None = None) -> tuple[int, Counter]:
@@ -22,7 +22,7 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
 
     Args:
         source: The file to convert.
-        source_format: ``COCO`` or ``LVIS``: how pictures are named.
+        source_format: ``COCO`` or ``LVIS``: how images are named.
         out: ODVG file to write.
         label_map: Where the names go; default: ``<stem>_label_map.json`` beside ``out``.
 
@@ -30,8 +30,8 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
         Number of lines; and how many annotations were left out, by reason.
 
     Raises:
-        InputError: the source cannot be read or is wrong as a whole, an output is the source or
-            the other output, or one could not be written.
+        InputError: the source cannot be read or is wrong as a whole, an output is the source or the other output, or
+            an output could not be written.
     """
     label_map = label_map or own_label_map(out)
     if source.resolve() in (out.resolve(), label_map.resolve()):
@@ -46,17 +46,17 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
     if content.format != source_format:
         tool = {COCO: 'use coco2odvg.py', LVIS: 'use lvis2odvg.py', ODVG: 'nothing to do'}[content.format]
         raise InputError(f'{source}: is a file in {content.format} format; {tool}')
-    defects, data = screen(content.data, str(source)), content.data
+    defects, data = check_for_training(content.data, str(source)), content.data
     left_out = Counter(kind for kind, _ in defects.values())
     annotations = []
-    for place, annotation in enumerate(data['annotations']):
-        if place not in defects:
+    for index, annotation in enumerate(data['annotations']):
+        if index not in defects:
             reason = _reason(annotation)
             if reason:
                 left_out[reason] += 1
             else:
                 annotations.append(annotation)
-    name_of = picture_path if content.format == LVIS else lambda image: image['file_name']
+    name_of = lvis_image_path if content.format == LVIS else lambda image: image['file_name']
     lines, names = from_coco(data['images'], annotations, data['categories'], name_of)
     # Both or none: each is whole before either gets its name.
     with atomic_path(label_map) as temporary_names, atomic_path(out) as temporary:

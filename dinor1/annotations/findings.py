@@ -1,4 +1,4 @@
-"""What can be wrong with an annotation file: one table with the remedy of each kind of defect."""
+"""The kinds of defects of an annotation file, with the remedy of each: one table."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ class Kind(NamedTuple):
         severity: ``error``: what is trained or measured on the file would be wrong, or it cannot be read at all;
             ``warning``: legal, but often not what was meant.
         remedy: What its owner should do, as the end of a sentence.
-        repair: What a repair does about it; empty: nothing, because a tool cannot know what is right.
-        blocking: Nothing in the file can be repaired while this is open: the other repairs would hide it.
+        repair: What a repair does about it; empty: nothing, because a tool cannot know the right value.
+        blocking: Nothing in the file is repaired before a person has resolved this defect: other repairs would hide it.
     """
 
     severity: str
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
         kind: Key of :data:`KINDS`.
         detail: What is wrong, with the values.
         section: ``images``, ``annotations`` or ``categories``; empty: the file as a whole.
-        entry: Place in that section, from 0; -1: the section, or the file, as a whole.
+        entry: Index in that section, from 0; -1: the section, or the file, as a whole.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 _DROP = 'the annotation is left out'
-_LOOK = 'look at pictures with tools/analysis_tools/browse_dataset.py'
+_LOOK = 'look at images with tools/analysis_tools/browse_dataset.py'
 
 KINDS: dict[str, Kind] = {
     # The file
@@ -65,7 +65,7 @@ KINDS: dict[str, Kind] = {
     'invalid image size': Kind(
         ERROR,
         'write its size in pixels',
-        'the size is read from the picture; without a picture the image is left out',
+        'the size is read from the image file; without a file the image is left out',
     ),
     'duplicate image id': Kind(ERROR, 'make it unique', 'a repetition of the same record is left out'),
     'duplicate category id': Kind(ERROR, 'make it unique', blocking=True),
@@ -73,7 +73,7 @@ KINDS: dict[str, Kind] = {
     # Categories
     'category ids off by one': Kind(ERROR, f'{_LOOK} and correct the ids', blocking=True),
     'category ids are positions': Kind(
-        ERROR, "write the ids of 'categories', which have gaps, instead of their places", blocking=True
+        ERROR, "write the ids of 'categories', which have gaps, instead of their indices", blocking=True
     ),
     'category ids of another list': Kind(
         ERROR, 'give the categories that the annotations were made with', blocking=True
@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
     'unreadable image': Kind(ERROR, 'restore the file', 'the image is left out'),
     'wrong image size': Kind(
         ERROR,
-        'if the picture was resized after annotation, scale the boxes with it; otherwise write its true size',
+        'if the image was resized after annotation, scale the boxes with it; otherwise write its true size',
         'the image is left out, because its boxes may be those of another size',
     ),
     'width and height exchanged': Kind(
@@ -122,11 +122,11 @@ KINDS: dict[str, Kind] = {
     ),
     'EXIF rotation contradicts the boxes': Kind(
         ERROR,
-        'training rotates the picture, but its boxes were drawn before that: rotate the pixels and remove the tag',
+        'training rotates the image, but its boxes were drawn before that: rotate the pixels and remove the tag',
         'the image is left out',
     ),
     'EXIF rotation': Kind(WARNING, f'tools differ in whether they apply it: {_LOOK}, or rotate the pixels'),
-    'absurd image size': Kind(WARNING, 'check the picture'),
+    'absurd image size': Kind(WARNING, 'check the image'),
     'repeated file name': Kind(WARNING, 'make it one image, or the boxes of the others count as background'),
     # LVIS
     'no frequency': Kind(ERROR, "LVIS evaluation needs 'r', 'c' or 'f' for its APr, APc and APf: write it"),

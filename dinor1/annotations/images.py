@@ -1,4 +1,4 @@
-"""The pictures that an annotation file names: where they are, and whether they are what the file says."""
+"""The image files that an annotation file names: where they are, and whether they match the file."""
 
 import contextlib
 import math
@@ -16,21 +16,23 @@ from rich.progress import track
 
 from .findings import Finding
 
-# What PIL decodes as OpenCV does, which reads the pictures in training; others are decoded by both.
+# What PIL decodes as OpenCV does, which reads the images in training; files of other formats are decoded by both.
 _COMMON = {'JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM'}
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange width and height
-_MAX_SIDE, _MIN_SIDE, _MAX_ASPECT, _MAX_PIXELS = 20_000, 8, 20, 200_000_000
-# One folder has the pictures of one split: a few names tell which one it is.
+_MAX_SIDE, _MIN_SIDE, _MAX_ASPECT = 20_000, 8, 20
+# Larger images are opened and not decoded.
+MAX_PIXELS = 200_000_000
+# One folder has the images of one split: a few names tell which one it is.
 _NUM_PROBES = 20
 
 
-class Picture(NamedTuple):
-    """What is on the disk.
+class ImageFile(NamedTuple):
+    """An image file on disk.
 
     Attributes:
         size: (width, height) as stored; None: not opened.
         orientation: EXIF, 1 to 8; 1: as stored.
-        problem: Why it cannot be read; empty: it can, or nobody looked.
+        problem: Why it cannot be read; empty: it can be read, or was not decoded.
     """
 
     size: tuple[int, int] | None = None
@@ -38,23 +40,23 @@ class Picture(NamedTuple):
     problem: str = ''
 
     @property
-    def shown_size(self) -> tuple[int, int] | None:
+    def upright_size(self) -> tuple[int, int] | None:
         """(width, height) that training sees: OpenCV applies the EXIF rotation."""
         return self.size[::-1] if self.size and self.orientation >= 5 else self.size
 
 
 def locate(ann_file: Path, names: Sequence[Sequence[str]]) -> Path | None:
-    """The folder that has the pictures of an annotation file.
+    """Find the folder that has the images of an annotation file.
 
-    Looked for in the layouts ``X/annotations/f.json`` with ``X/``, ``X/images/`` or a folder in them, and ``X/f.json``
-    with ``X/`` or a folder in it.
+    It is searched in the layouts ``X/annotations/f.json`` with ``X/``, ``X/images/`` or a folder in them, and
+    ``X/f.json`` with ``X/`` or a folder in it.
 
     Args:
         ann_file: The file.
-        names: Of each image, the paths that it may have below the folder.
+        names: For each image, the paths that it may have below the folder.
 
     Returns:
-        The folder that has most of the first images; None: none has any.
+        The folder that has most of the first images; None if no folder has any.
     """
     probes = [name for name in names if name][:_NUM_PROBES]
     here = ann_file.resolve().parent
@@ -97,7 +99,7 @@ class Folder:
         return None
 
     def nearest(self, candidates: Sequence[str]) -> str | None:
-        """A file that a candidate names but for upper and lower case, suffix, folder, or the kind of slash."""
+        """A file whose name differs from a candidate only in case, suffix, folder, or the kind of slash."""
         for name in candidates:
             slashed = name.replace('\\', '/')
             for form in (slashed, os.path.basename(slashed)):
@@ -121,35 +123,35 @@ def _fold(name: str) -> str:
     return os.path.splitext(name)[0].casefold()
 
 
-def inspect(path: Path) -> Picture:
-    """Open and decode a picture; one of absurd size is only opened."""
+def inspect(path: Path) -> ImageFile:
+    """Open and decode an image file; one of absurd size is only opened."""
     try:
         with Image.open(path) as image:
-            size, too_large = image.size, math.prod(image.size) > _MAX_PIXELS
-            if too_large and image.format == 'PNG':  # whose EXIF may stand behind the pixels
-                return Picture(size)
+            size, too_large = image.size, math.prod(image.size) > MAX_PIXELS
+            if too_large and image.format == 'PNG':  # whose EXIF data may follow the pixels
+                return ImageFile(size)
             orientation = image.getexif().get(_ORIENTATION, 1)
             orientation = orientation if orientation in range(1, 9) else 1
             if too_large:
-                return Picture(size, orientation)
+                return ImageFile(size, orientation)
             common = image.format in _COMMON
             image.load()
         if not common and cv2.imread(str(path)) is None:
-            return Picture(size, orientation, 'OpenCV, which reads it in training, cannot')
-        return Picture(size, orientation)
+            return ImageFile(size, orientation, 'OpenCV, which reads it in training, cannot')
+        return ImageFile(size, orientation)
     # Whatever a decoder raises on a damaged file, the file is the reason.
     except Exception as error:
-        return Picture(problem=str(error).replace(str(path), 'the file') or type(error).__name__)
+        return ImageFile(problem=str(error).replace(str(path), 'the file') or type(error).__name__)
 
 
 def inspect_all(
     paths: Mapping[int, Path], sample: int | None = None, workers: int | None = None, show_progress: bool = False
-) -> dict[int, Picture]:
-    """Pictures by the key of their path, decoded in threads.
+) -> dict[int, ImageFile]:
+    """Decode image files in threads; the results have the keys of the paths.
 
     Args:
         paths: Key -> existing file.
-        sample: Decode so many, drawn with a fixed seed, instead of all.
+        sample: Number of files to decode, drawn with a fixed seed; default: all.
         workers: Threads; default: one per processor.
         show_progress: Draw a bar on standard error.
     """
@@ -157,16 +159,16 @@ def inspect_all(
     if sample is not None and sample < len(keys):
         keys = sorted(random.Random(0).sample(keys, sample))
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool, _without_pixel_limit():
-        pictures = pool.map(inspect, [paths[key] for key in keys])
+        image_files = pool.map(inspect, [paths[key] for key in keys])
         if show_progress and keys:
             console = Console(stderr=True)
-            pictures = track(pictures, 'Pictures', total=len(keys), console=console, transient=True)
-        return dict(zip(keys, pictures, strict=True))
+            image_files = track(image_files, 'Images', total=len(keys), console=console, transient=True)
+        return dict(zip(keys, image_files, strict=True))
 
 
 @contextlib.contextmanager
 def _without_pixel_limit() -> Iterator[None]:
-    """PIL refuses to open a picture of 180 megapixels, as aerial images have; we want to know its size."""
+    """Let PIL open images of more than 180 megapixels, such as aerial images, to learn their size."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -174,43 +176,43 @@ def _without_pixel_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def picture_findings(place: int, image: dict, picture: Picture, boxes: Collection) -> Iterator[Finding]:
-    """Defects of a picture that exists.
+def image_file_findings(index: int, image: dict, image_file: ImageFile, boxes: Collection) -> Iterator[Finding]:
+    """Defects of an image file that exists.
 
     Args:
-        place: Of the image among ``images``.
+        index: Index of the image in ``images``.
         image: Its valid record.
-        picture: What was found.
+        image_file: The file on disk.
         boxes: ``[x, y, width, height]`` of its annotations.
     """
-    shown = image['file_name']
-    if picture.problem:
-        yield Finding('unreadable image', f'{shown}: {picture.problem}', 'images', place)
+    name, size, orientation = image['file_name'], image_file.size, image_file.orientation
+    if image_file.problem:
+        yield Finding('unreadable image', f'{name}: {image_file.problem}', 'images', index)
         return
-    if picture.size is None:
+    if size is None:
         return
-    said = (image['width'], image['height'])
-    width, height = picture.shown_size
-    rotated = f'{shown} is stored as {picture.size[0]} x {picture.size[1]} with EXIF orientation {picture.orientation}'
-    if said != (width, height):
-        detail = f'the file says {said[0]:g} x {said[1]:g}'
-        if picture.orientation >= 5 and said == picture.size:
-            yield Finding('EXIF rotation contradicts the boxes', f'{rotated}; {detail}', 'images', place)
+    stated = (image['width'], image['height'])
+    width, height = image_file.upright_size
+    rotated = f'{name} is stored as {size[0]} x {size[1]} with EXIF orientation {orientation}'
+    if stated != (width, height):
+        detail = f'the file says {stated[0]:g} x {stated[1]:g}'
+        if orientation >= 5 and stated == size:
+            yield Finding('EXIF rotation contradicts the boxes', f'{rotated}; {detail}', 'images', index)
         else:
-            turned = said == (height, width) and not any(_leaves(box, width, height) for box in boxes)
-            kind = 'width and height exchanged' if turned else 'wrong image size'
-            yield Finding(kind, f'{shown} is {width} x {height} pixels, {detail}', 'images', place)
-    elif picture.orientation != 1:
-        yield Finding('EXIF rotation', rotated, 'images', place)
+            exchanged = stated == (height, width) and not any(_exceeds(box, width, height) for box in boxes)
+            kind = 'width and height exchanged' if exchanged else 'wrong image size'
+            yield Finding(kind, f'{name} is {width} x {height} pixels, {detail}', 'images', index)
+    elif orientation != 1:
+        yield Finding('EXIF rotation', rotated, 'images', index)
 
 
-def size_doubts(place: int, image: dict) -> Iterator[Finding]:
-    """A size that the file states and that hardly any picture has."""
+def size_warnings(index: int, image: dict) -> Iterator[Finding]:
+    """Sizes in the annotation file that hardly any image has."""
     short, long = sorted((image['width'], image['height']))
-    if short < _MIN_SIDE or long > _MAX_SIDE or long > _MAX_ASPECT * short or short * long > _MAX_PIXELS:
+    if short < _MIN_SIDE or long > _MAX_SIDE or long > _MAX_ASPECT * short or short * long > MAX_PIXELS:
         detail = f'{image["file_name"]} has {image["width"]:g} x {image["height"]:g} pixels'
-        yield Finding('absurd image size', detail, 'images', place)
+        yield Finding('absurd image size', detail, 'images', index)
 
 
-def _leaves(box: Sequence[float], width: int, height: int) -> bool:
+def _exceeds(box: Sequence[float], width: int, height: int) -> bool:
     return box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1

@@ -16,7 +16,7 @@ _MIN_BOXES = {'normalised': 3, 'corners': 10}
 _KEYS = {'id', 'image_id', 'category_id', 'bbox'}
 _ID_TYPES = (int, str, float)
 
-# Place of an annotation in the file -> kind of its first defect and details.
+# Index of an annotation in the file -> kind of its first defect and details.
 Defects = dict[int, tuple[str, str]]
 # Image id -> (width, height) in pixels; infinite where the file does not say it.
 Sizes = Mapping[Any, tuple[float, float]]
@@ -37,7 +37,7 @@ def annotation_defects(annotations: list, sizes: Sizes, categories: set) -> Defe
 
 
 def box_form(annotations: list, sizes: Sizes) -> Finding | None:
-    """The one defect that all boxes together show: that they are not ``[x, y, width, height]`` in pixels.
+    """The defect that only all boxes together show: that they are not ``[x, y, width, height]`` in pixels.
 
     Boxes within 0..1 are taken for fractions of the image. Boxes are taken for corners if at least a fifth of them
     leaves its image as it is written, while all of them fit, and are ordered, as ``[x1, y1, x2, y2]``.
@@ -63,8 +63,8 @@ def box_form(annotations: list, sizes: Sizes) -> Finding | None:
     return None
 
 
-def annotation_doubts(annotations: list, defects: Defects, needs_iscrowd: bool = True) -> Iterator[Finding]:
-    """What is legal in an annotation without a defect, and yet makes a reader leave it out or fail.
+def annotation_warnings(annotations: list, defects: Defects, needs_iscrowd: bool = True) -> Iterator[Finding]:
+    """Warnings about annotations without a defect: what is legal, and yet makes a reader leave them out or fail.
 
     Args:
         annotations: As for :func:`annotation_defects`.
@@ -72,42 +72,42 @@ def annotation_doubts(annotations: list, defects: Defects, needs_iscrowd: bool =
         needs_iscrowd: Whether the evaluation of this format reads ``iscrowd``.
     """
     seen = set()
-    for place, annotation in enumerate(annotations):
-        if place in defects:
+    for index, annotation in enumerate(annotations):
+        if index in defects:
             continue
         x, y, width, height = annotation['bbox']
         key = (annotation['image_id'], annotation['category_id'], x, y, width, height)
         if min(width, height) < 1:
             detail = f'bbox {annotation["bbox"]} is {width:g} x {height:g} pixels'
-            yield Finding('box under one pixel', detail, 'annotations', place)
+            yield Finding('box under one pixel', detail, 'annotations', index)
         elif key in seen:
             detail = f'an earlier one of image {annotation["image_id"]} has the same category and box'
-            yield Finding('repeated annotation', detail, 'annotations', place)
+            yield Finding('repeated annotation', detail, 'annotations', index)
         seen.add(key)
         area = annotation.get('area')
         if area is None:
-            yield Finding('no area', "it has no 'area'", 'annotations', place)
+            yield Finding('no area', "it has no 'area'", 'annotations', index)
         elif type(area) not in (int, float) or not area > 0:
-            yield Finding('area not positive', f'area {area!r} of bbox {annotation["bbox"]}', 'annotations', place)
+            yield Finding('area not positive', f'area {area!r} of bbox {annotation["bbox"]}', 'annotations', index)
         if needs_iscrowd and 'iscrowd' not in annotation:
-            yield Finding('no iscrowd', "it has no 'iscrowd'", 'annotations', place)
+            yield Finding('no iscrowd', "it has no 'iscrowd'", 'annotations', index)
 
 
 def _others(annotations: list, defects: Defects) -> list[int]:
-    return [place for place in range(len(annotations)) if place not in defects]
+    return [index for index in range(len(annotations)) if index not in defects]
 
 
 def _incomplete(annotations: list) -> Defects:
     defects = {}
-    for place, annotation in enumerate(annotations):
+    for index, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
-            defects[place] = ('wrong type', 'it is not an object')
+            defects[index] = ('wrong type', 'it is not an object')
         elif not annotation.keys() >= _KEYS:
-            defects[place] = ('missing key', ', '.join(sorted(_KEYS - annotation.keys())))
+            defects[index] = ('missing key', ', '.join(sorted(_KEYS - annotation.keys())))
         else:
             for key in ('id', 'image_id', 'category_id'):
                 if type(annotation[key]) not in _ID_TYPES:
-                    defects[place] = ('wrong type', f'{key} {annotation[key]!r} is neither a number nor text')
+                    defects[index] = ('wrong type', f'{key} {annotation[key]!r} is neither a number nor text')
     return defects
 
 
@@ -115,36 +115,36 @@ def _known(image_id: Any, sizes: Sizes) -> bool:
     return type(image_id) in _ID_TYPES and image_id in sizes
 
 
-def _unknown_references(annotations: list, sizes: Sizes, categories: set, places: list[int]) -> Defects:
+def _unknown_references(annotations: list, sizes: Sizes, categories: set, indices: list[int]) -> Defects:
     defects, seen = {}, set()
-    for place in places:
-        annotation = annotations[place]
+    for index in indices:
+        annotation = annotations[index]
         for key, known in (('image_id', sizes), ('category_id', categories)):
             value = annotation[key]
-            if value in known or place in defects:
+            if value in known or index in defects:
                 continue
-            twin = as_listed(value, known)
-            if twin is not None:
-                defects[place] = ('number as text', f'{key} {value!r} is {twin!r} in the list')
+            listed = as_listed(value, known)
+            if listed is not None:
+                defects[index] = ('number as text', f'{key} {value!r} is {listed!r} in the list')
             else:
                 kind = key.removesuffix('_id')
-                defects[place] = (f'unknown {kind}', f'no {kind} has the id {value!r}')
-        if annotation['id'] in seen and place not in defects:
-            defects[place] = ('duplicate id', f'an earlier annotation has the id {annotation["id"]!r} as well')
+                defects[index] = (f'unknown {kind}', f'no {kind} has the id {value!r}')
+        if annotation['id'] in seen and index not in defects:
+            defects[index] = ('duplicate id', f'an earlier annotation has the id {annotation["id"]!r} as well')
         seen.add(annotation['id'])
     return defects
 
 
 def as_listed(value: int | float | str, known: Container) -> int | float | str | None:
-    """The id of ``known`` that ``value`` is but for being text or not, or None."""
-    twin = as_number(value) if isinstance(value, str) else str(value)
-    return twin if twin is not None and twin in known else None
+    """The id of ``known`` that equals ``value`` apart from being text or a number, or None."""
+    converted = as_number(value) if isinstance(value, str) else str(value)
+    return converted if converted is not None and converted in known else None
 
 
-def _bad_boxes(annotations: list, sizes: Sizes, places: list[int]) -> Defects:
-    if not places:
+def _bad_boxes(annotations: list, sizes: Sizes, indices: list[int]) -> Defects:
+    if not indices:
         return {}
-    annotations = [annotations[place] for place in places]
+    annotations = [annotations[index] for index in indices]
     limits = np.array([sizes[annotation['image_id']] for annotation in annotations], dtype=np.float64)
     boxes = box_array([annotation['bbox'] for annotation in annotations])
     with np.errstate(invalid='ignore'):  # infinity and minus infinity, which are malformed
@@ -165,7 +165,7 @@ def _bad_boxes(annotations: list, sizes: Sizes, places: list[int]) -> Defects:
         else:
             kind = 'box outside its image' if outside[row] else 'box partly outside its image'
             detail = f'{detail} (x, y, width, height) against {limits[row, 0]:g} x {limits[row, 1]:g} pixels'
-        defects[places[row]] = (kind, detail)
+        defects[indices[row]] = (kind, detail)
     return defects
 
 

@@ -1,8 +1,8 @@
 """The official Objects365 files in the form that ``configs/_base_/datasets/objects365_detection.py`` reads.
 
-Version 1 (2019): ``objects365_{train,val}.json``, pictures such as ``obj365_train_000000586313.jpg`` in one folder per
+Version 1 (2019): ``objects365_{train,val}.json``, images such as ``obj365_train_000000586313.jpg`` in one folder per
 split; the two files list the same categories in different orders. Version 2 (2020): ``zhiyuan_objv2_{train,val}.json``,
-pictures named ``images/v1/patch8/objects365_v1_00420917.jpg`` that the archives unpack to ``patch8/``.
+images named ``images/v1/patch8/objects365_v1_00420917.jpg`` that the archives unpack to ``patch8/``.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from dinor1.utils.errors import InputError
 
 from .content import Content
 from .images import Folder
-from .training_check import screen
+from .training_check import check_for_training
 
 # Named by version 2's training file, and in none of its archives.
 MISSING = frozenset(
@@ -77,7 +77,7 @@ def convert(content: Content, img_dir: Path | None = None, correct_names: bool =
     """
     for finding in content.findings:
         raise InputError(f'{content.path}: {finding.detail}; {finding.advice}')
-    defects, data = screen(content.data, str(content.path)), content.data
+    defects, data = check_for_training(content.data, str(content.path)), content.data
     counts = Counter()
     folder = Folder(img_dir) if img_dir else None
     images, sizes = [], {}
@@ -89,11 +89,11 @@ def convert(content: Content, img_dir: Path | None = None, correct_names: bool =
         images.append({key: image[key] for key in _IMAGE_KEYS} | {'file_name': name})
         sizes[image['id']] = (image['width'], image['height'])
     if not images:
-        raise InputError(f'{content.path}: none of its pictures, such as {name}, is in {img_dir}; correct --img-dir')
+        raise InputError(f'{content.path}: none of its images, such as {name}, is in {img_dir}; correct --img-dir')
 
     annotations = []
-    for place, annotation in enumerate(data['annotations']):
-        kind = defects[place][0] if place in defects else ''
+    for index, annotation in enumerate(data['annotations']):
+        kind = defects[index][0] if index in defects else ''
         if kind and kind != 'box partly outside its image':
             counts[kind] += 1
             continue
@@ -120,7 +120,7 @@ def convert(content: Content, img_dir: Path | None = None, correct_names: bool =
 
 
 def short_name(file_name: str) -> str:
-    """A picture's path below the folder of its split: ``patchN/x.jpg`` in version 2, ``x.jpg`` in version 1."""
+    """Path of an image below the folder of its split: ``patchN/x.jpg`` in version 2, ``x.jpg`` in version 1."""
     parts = file_name.split('/')
     return '/'.join(parts[-2:]) if len(parts) > 1 and parts[-2].startswith('patch') else parts[-1]
 

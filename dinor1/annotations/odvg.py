@@ -77,8 +77,8 @@ def from_lines(path: Path, text: str, label_map: Path | None = None) -> Content:
         images.append(image | {'id': number, 'file_name': record.get('filename'), 'source': record})
         kinds |= {'detection', 'grounding'} & record.keys()
         for annotation in _boxes(record):
-            place = f'line {number}, {annotation["id"]}'
-            annotations.append(annotation | {'id': place, 'image_id': number})
+            name = f'line {number}, {annotation["id"]}'
+            annotations.append(annotation | {'id': name, 'image_id': number})
     if len(kinds) > 1:
         findings.append(Finding('mixed lines', 'some lines have detection boxes, others grounding'))
     categories, named = [_PHRASE], kinds != {'grounding'}
@@ -90,11 +90,11 @@ def from_lines(path: Path, text: str, label_map: Path | None = None) -> Content:
         else:
             categories = read_label_map(label_map)
     data = {'images': images, 'categories': categories, 'annotations': annotations}
-    return Content(path, ODVG, data, findings, place=_place, named=named)
+    return Content(path, ODVG, data, findings, locate=_location, named=named)
 
 
 def _boxes(record: dict) -> list[dict]:
-    """Annotations of a line; their ids are their places in it."""
+    """Annotations of a line; their ids describe their location in it."""
     grounding = record.get('grounding')
     if isinstance(grounding, dict):
         found = []
@@ -102,8 +102,8 @@ def _boxes(record: dict) -> list[dict]:
             boxes = region.get('bbox') if isinstance(region, dict) else None
             several = isinstance(boxes, list) and bool(boxes) and isinstance(boxes[0], list)
             for number, box in enumerate(boxes if several else [boxes]):
-                place = f'region {index}, box {number}' if several else f'region {index}'
-                found.append(_annotation(place, region, box) | {'category_id': _PHRASE['id']})
+                name = f'region {index}, box {number}' if several else f'region {index}'
+                found.append(_annotation(name, region, box) | {'category_id': _PHRASE['id']})
         return found
     found = []
     for index, instance in enumerate(_list(record.get('detection'), 'instances')):
@@ -115,10 +115,10 @@ def _boxes(record: dict) -> list[dict]:
     return found
 
 
-def _annotation(place: str, source: Any, box: Any) -> dict:
-    made = {'id': place, 'source': source}
-    # No iscrowd and no area in this form: what COCO would have in their place.
-    return made if box is None else made | {'bbox': _from_corners(box), 'iscrowd': 0, 'area': 1}
+def _annotation(name: str, source: Any, box: Any) -> dict:
+    annotation = {'id': name, 'source': source}
+    # ODVG has neither iscrowd nor area; the checks of COCO annotations need both.
+    return annotation if box is None else annotation | {'bbox': _from_corners(box), 'iscrowd': 0, 'area': 1}
 
 
 def _list(container: Any, key: str) -> list:
@@ -143,7 +143,7 @@ def _own_names(annotations: list[dict]) -> list[dict]:
     return [{'id': label, 'name': names[label]} for label in sorted(names)]
 
 
-def _place(content: Content, finding: Finding) -> str:
+def _location(content: Content, finding: Finding) -> str:
     if finding.entry < 0:
         return ''
     record = content.data[finding.section][finding.entry]
@@ -158,25 +158,25 @@ def odvg_findings(content: Content) -> Iterator[Finding]:
     """Labels that contradict the name beside them, and phrases outside their caption."""
     names = {category['id']: category['name'] for _, category in content.valid('categories')}
     captions = {image['id']: _caption(image['source']) for image in content.data['images']}
-    for place, annotation in enumerate(content.data['annotations']):
+    for index, annotation in enumerate(content.data['annotations']):
         source = annotation['source']
         if not isinstance(source, dict):
             continue
         if content.named:
-            label, said = annotation.get('category_id'), source.get('category')
-            if isinstance(said, str) and type(label) is int and names.get(label) != said:
+            label, stated = annotation.get('category_id'), source.get('category')
+            if isinstance(stated, str) and type(label) is int and names.get(label) != stated:
                 meaning = f'means {names[label]!r}' if label in names else 'means nothing'
-                detail = f'category {said!r} has the label {label}, which {meaning}'
+                detail = f'category {stated!r} has the label {label}, which {meaning}'
                 # A label without meaning is found by the check of references, unless its name tells what it is.
-                if label in names or said in names.values():
-                    yield Finding('label contradicts category', detail, 'annotations', place)
+                if label in names or stated in names.values():
+                    yield Finding('label contradicts category', detail, 'annotations', index)
             continue
         caption = captions[annotation['image_id']]
         for span in _list(source, 'tokens_positive'):
             fits = isinstance(span, list) and len(span) == 2 and all(type(value) is int for value in span)
             if not fits or not 0 <= span[0] < span[1] <= len(caption):
                 detail = f'tokens_positive {span} of a caption of {len(caption)} characters'
-                yield Finding('span outside the caption', detail, 'annotations', place)
+                yield Finding('span outside the caption', detail, 'annotations', index)
 
 
 def _caption(record: dict) -> str:
@@ -220,7 +220,7 @@ def from_coco(
 ) -> tuple[Iterator[str], dict[str, str]]:
     """ODVG lines and label map of COCO records.
 
-    Labels are places in the order of category ids, as in :class:`dinor1.datasets.CocoPromptDataset`. ODVG has no mark
+    Labels are indices in the order of category ids, as in :class:`dinor1.datasets.CocoPromptDataset`. ODVG has no mark
     for boxes to ignore: the caller leaves them out.
 
     Args:

@@ -1,4 +1,4 @@
-"""Repairing an annotation file as far as the repair is certain; what is not stays, and is reported again."""
+"""Repair of an annotation file where the right value is certain; the other defects stay and are reported again."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path
 
 from .check import Checked, check
-from .coco import MADE_NAME, to_json
+from .coco import DERIVED_NAME, to_json
 from .content import ODVG, Content
 from .findings import KINDS, Finding
 from .images import Folder, inspect
@@ -18,7 +18,7 @@ from .instances import as_listed, box_array
 from .odvg import own_label_map, to_lines
 from .structure import as_number
 
-# A repair can uncover the next defect of the same record: a renamed picture may have another size.
+# A repair can uncover the next defect of the same record: a renamed image may have another size.
 _MAX_ROUNDS = 6
 
 
@@ -90,20 +90,20 @@ class _Round:
                 continue
             if action(self, finding, self.content.data[finding.section][finding.entry]):
                 done[finding.kind] += 1
-        self._take_out()
+        self._remove_dropped()
         return done
 
-    def _take_out(self) -> None:
+    def _remove_dropped(self) -> None:
         data = self.content.data
-        gone = [data['images'][place] for place in self.dropped['images']]
-        for section, places in self.dropped.items():
-            if places:
-                data[section] = [record for place, record in enumerate(data[section]) if place not in places]
-        # A repeated record goes and its twin stays: annotations go with the last image of an id.
+        removed = [data['images'][i] for i in self.dropped['images']]
+        for section, dropped in self.dropped.items():
+            if dropped:
+                data[section] = [record for i, record in enumerate(data[section]) if i not in dropped]
+        # Annotations are removed with the last image of an id; a repeated record leaves its first copy.
         left = {
             image['id'] for image in data['images'] if isinstance(image, dict) and type(image.get('id')) in (int, str)
         }
-        lost = [image.get('id') for image in gone if isinstance(image, dict)]
+        lost = [image.get('id') for image in removed if isinstance(image, dict)]
         lost = {value for value in lost if type(value) in (int, str)} - left
         if lost:
             data['annotations'] = [
@@ -123,18 +123,18 @@ class _Round:
         return first == record and self.drop(finding, record)
 
     def true_size(self, finding: Finding, record: dict) -> bool:
-        picture = self.checked.pictures.get(record['file_name'])
-        if picture is None or picture.problem or picture.size is None:
+        image_file = self.checked.image_files.get(record['file_name'])
+        if image_file is None or image_file.problem or image_file.size is None:
             return self.drop(finding, record)
-        record['width'], record['height'] = picture.shown_size
+        record['width'], record['height'] = image_file.upright_size
         return True
 
     def rename(self, finding: Finding, record: dict) -> bool:
-        if record.get(MADE_NAME):
-            return False  # an LVIS file names its pictures by address, which is not ours to change
+        if record.get(DERIVED_NAME):
+            return False  # an LVIS file names its images by URL, which a repair must not change
         found = Folder(self.checked.img_dir).nearest(self.content.file_names(record))
         record['file_name'] = found
-        self.checked.pictures[found] = inspect(self.checked.img_dir / found)
+        self.checked.image_files[found] = inspect(self.checked.img_dir / found)
         return True
 
     def make_number(self, finding: Finding, record: dict) -> bool:
@@ -143,12 +143,12 @@ class _Round:
                 'image_id': self.images,
                 'category_id': {category['id'] for _, category in self.content.valid('categories')},
             }
-            twins = {key: as_listed(record[key], ids) for key, ids in known.items() if record[key] not in ids}
+            numbers = {key: as_listed(record[key], ids) for key, ids in known.items() if record[key] not in ids}
         else:
-            twins = {key: as_number(record[key]) for key in ('id', 'width', 'height') if type(record.get(key)) is str}
+            numbers = {key: as_number(record[key]) for key in ('id', 'width', 'height') if type(record.get(key)) is str}
             if finding.section == 'images':
-                twins.pop('id', None)
-        record.update({key: value for key, value in twins.items() if value is not None})
+                numbers.pop('id', None)
+        record.update({key: value for key, value in numbers.items() if value is not None})
         return True
 
     def new_id(self, finding: Finding, record: dict) -> bool:

@@ -1,4 +1,4 @@
-"""What the checks found, for a person or for a program."""
+"""Reports of the checks: text for a person, JSON for a program."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from .findings import ERROR, KINDS, WARNING, Finding
 
 
 def text_report(results: Iterable[Checked], limit: int = 5) -> str:
-    """Lines per file: its counts, then each kind of defect with its remedy and its first cases.
+    """Text report: per file its counts, then each kind of defect with its remedy and its first cases.
 
     Args:
         results: Checked files.
@@ -33,10 +33,10 @@ def _headline(checked: Checked) -> str:
     nouns = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
     sizes = [_number(len(content.records(section)), noun) for section, noun in nouns.items()]
     parts = [f'{content.path} ({content.format}): {", ".join(sizes)}']
-    if checked.look and checked.img_dir is not None:
-        parts.append(f'{_number(len(checked.pictures), "picture")} opened in {checked.img_dir}')
-    elif not checked.look:
-        parts.append('pictures not looked for')
+    if checked.images_checked and checked.img_dir is not None:
+        parts.append(f'{_number(len(checked.image_files), "image")} opened in {checked.img_dir}')
+    elif not checked.images_checked:
+        parts.append('images not checked')
     return '; '.join(parts)
 
 
@@ -45,8 +45,8 @@ def _kind_lines(checked: Checked, kind: str, findings: list[Finding], limit: int
     repair = _repair_of(findings[0])
     lines = [f'  {KINDS[kind].severity}: {kind}{count}']
     for finding in findings[:limit]:
-        place = checked.content.place(checked.content, finding)
-        lines.append(f'    {place + ": " if place else ""}{finding.detail}')
+        location = checked.content.location(finding)
+        lines.append(f'    {location + ": " if location else ""}{finding.detail}')
     if len(findings) > limit:
         lines.append(f'    and {len(findings) - limit:,} more')
     lines.append(f'    remedy: {findings[0].advice}' + (f'; --fix: {repair}' if repair else ''))
@@ -54,7 +54,7 @@ def _kind_lines(checked: Checked, kind: str, findings: list[Finding], limit: int
 
 
 def _repair_of(finding: Finding) -> str:
-    # What concerns a file as a whole is not repaired, but for lines of ODVG that are none.
+    # Defects of a file as a whole are not repaired, except for invalid lines of an ODVG file, which are left out.
     return KINDS[finding.kind].repair if finding.entry >= 0 or finding.kind == 'broken line' else ''
 
 
@@ -86,12 +86,12 @@ def _file_record(checked: Checked) -> dict[str, Any]:
         'annotations': len(content.records('annotations')),
         'categories': len(content.records('categories')),
         'img_dir': None if checked.img_dir is None else str(checked.img_dir),
-        'pictures_opened': len(checked.pictures),
+        'images_opened': len(checked.image_files),
         'findings': [
             {
                 'severity': finding.severity,
                 'kind': finding.kind,
-                'place': content.place(content, finding),
+                'location': content.location(finding),
                 'section': finding.section or None,
                 'entry': finding.entry if finding.entry >= 0 else None,
                 'id': _id_of(checked, finding),

@@ -1,4 +1,4 @@
-"""Sections and records of a COCO file: what must be right before its annotations mean anything."""
+"""Sections and records of a COCO file: what must be valid before its annotations can be checked."""
 
 import math
 from collections import Counter
@@ -27,12 +27,12 @@ def structure_findings(data: Any) -> Iterator[Finding]:
         data: Content of the file, of any type.
 
     Yields:
-        The most fundamental first: one who stops at the first finding has seen what the others follow from.
+        Findings, the most fundamental first: the others may follow from it.
     """
-    lacking = [s for s in SECTIONS if not isinstance(data, dict) or not isinstance(data.get(s), list)]
-    for section in lacking:
+    absent = [s for s in SECTIONS if not isinstance(data, dict) or not isinstance(data.get(s), list)]
+    for section in absent:
         yield Finding('missing section', f"not a COCO file, it has no list '{section}'", section)
-    if lacking:
+    if absent:
         return
     for section in _RECORD_KEYS:
         if not data[section]:
@@ -40,15 +40,15 @@ def structure_findings(data: Any) -> Iterator[Finding]:
         yield from _incomplete(section, data[section])
     for section, key, kind in _REPEATS:
         yield from _repeats(section, key, kind, data[section])
-    for place, image in enumerate(data['images']):
+    for index, image in enumerate(data['images']):
         if is_valid('images', image) and not has_size(image):
             detail = f'image {image["id"]} has width {image["width"]} and height {image["height"]}'
-            yield Finding('invalid image size', detail, 'images', place)
+            yield Finding('invalid image size', detail, 'images', index)
 
 
 def is_valid(section: str, record: Any) -> bool:
     """Whether a record of ``images`` or ``categories`` has every key that it must have, of the right type."""
-    return _lacks(section, record) is None
+    return _invalid_key(section, record) is None
 
 
 def has_size(image: dict) -> bool:
@@ -56,7 +56,7 @@ def has_size(image: dict) -> bool:
     return all(side > 0 and math.isfinite(side) for side in (image['width'], image['height']))
 
 
-def _lacks(section: str, record: Any) -> str | None:
+def _invalid_key(section: str, record: Any) -> str | None:
     for key, types in _RECORD_KEYS[section].items():
         # type() rather than isinstance(): true and false are no ids.
         if not isinstance(record, dict) or type(record.get(key)) not in types:
@@ -65,16 +65,16 @@ def _lacks(section: str, record: Any) -> str | None:
 
 
 def _incomplete(section: str, records: list) -> Iterator[Finding]:
-    for place, record in enumerate(records):
-        key = _lacks(section, record)
+    for index, record in enumerate(records):
+        key = _invalid_key(section, record)
         if key is None:
             continue
-        detail = f"entry {place} of '{section}' has no valid '{key}'"
+        detail = f"entry {index} of '{section}' has no valid '{key}'"
         value = record.get(key) if isinstance(record, dict) else None
         if isinstance(value, str) and str not in _RECORD_KEYS[section][key] and as_number(value) is not None:
-            yield Finding('number as text', f'{detail}, but the text {value!r}', section, place)
+            yield Finding('number as text', f'{detail}, but the text {value!r}', section, index)
         else:
-            yield Finding('incomplete record' if section == 'images' else 'incomplete category', detail, section, place)
+            yield Finding('incomplete record' if section == 'images' else 'incomplete category', detail, section, index)
 
 
 def as_number(text: str) -> int | float | None:
@@ -94,8 +94,8 @@ def _repeats(section: str, key: str, kind: str, records: list) -> Iterator[Findi
     if len(counts) == len(records):
         return
     seen = set()
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         if value in seen:
-            yield Finding(kind, f"{key} {value!r} occurs {counts[value]} times in '{section}'", section, place)
+            yield Finding(kind, f"{key} {value!r} occurs {counts[value]} times in '{section}'", section, index)
         if value is not None:
             seen.add(value)

@@ -1,4 +1,4 @@
-"""The gate to training: a file that is wrong as a whole does not pass, single defects are listed."""
+"""Reject annotation files that are wrong as a whole, and list the defects of single annotations."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from .instances import Defects, annotation_defects, box_form
 from .structure import structure_findings
 
 
-def screen(data: Any, path: str) -> Defects:
-    """Refuse what cannot be mended by leaving annotations out, and list the annotations that can.
+def check_for_training(data: Any, path: str) -> Defects:
+    """Reject a file that leaving annotations out does not repair, and list the annotations to leave out.
 
     Args:
         data: Content of a COCO file, of any type.
         path: The file, for messages.
 
     Returns:
-        Place -> kind and details, of annotations with a defect of their own.
+        Index -> kind and details, of annotations with a defect of their own.
 
     Raises:
         InputError: sections, images or categories are wrong; or the category ids or the boxes of all annotations are.

@@ -1,1 +1,1 @@
-"""Measurements against other implementations: operations, time and memory, in one run."""
+"""Benchmarks against other implementations: number of operations, time and memory."""

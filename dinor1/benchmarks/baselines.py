@@ -1,7 +1,7 @@
-"""Grounding DINO as MMDetection and as transformers have it, to compare with.
+"""Grounding DINO in the implementations of MMDetection and of transformers, as baselines.
 
-Both start from random weights. Their text inputs are made by hand and stand for the output of a text model, as prompts
-from a bank do for ours: neither their text model nor our prompt encoder takes part in a prediction.
+Both have random weights. Their text inputs are constructed and replace the output of a text model, as prompts from a
+bank do for ours: neither their text model nor our prompt encoder takes part in a prediction.
 
 Each comes in two sizes: Swin-T, as published, and that of ``dino_r1_nano.py``, with its backbone, numbers of layers and
 queries, and hidden widths. MMDetection's code fixes the width of the transformer to 256, where nano has 64.
@@ -24,14 +24,14 @@ import dinor1
 from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
 
-from .models import Contender, Task, draw_biases, from_config, initialise, total_loss
+from .models import BenchmarkModel, Workload, draw_biases, from_config, initialise, total_loss
 
 # Width of BERT's tokens, [CLS], '.' and [SEP] in its vocabulary, and the first of its ordinary words.
 _TEXT_DIM, _CLS, _DOT, _SEP, _WORD = 768, 101, 1012, 102, 2000
 
 
 class Size(NamedTuple):
-    """How large a peer is; its backbone is that of the size's name."""
+    """Size of a baseline; it also chooses the backbone."""
 
     num_queries: int
     num_levels: int
@@ -47,7 +47,7 @@ NANO = Size(40, 3, 1, 2, 256, 20, 100)
 
 
 class _StoredText(nn.Module):
-    """Stands where a text model would be: only its width is asked for."""
+    """Replaces a text model, of which only the width is needed."""
 
     def __init__(self, language_dim: int) -> None:
         super().__init__()
@@ -57,23 +57,23 @@ class _StoredText(nn.Module):
         object.__setattr__(self, 'body', self)
 
 
-def _caption(task: Task) -> dict[str, Tensor]:
+def caption_inputs(workload: Workload) -> dict[str, Tensor]:
     """``[CLS] name . name . [SEP]``, one token per name: ids, group masks and positions, for every image."""
-    length = 2 * task.prompts + 2
+    length = 2 * workload.prompts + 2
     ids = torch.full((length,), _DOT)
-    ids[1:-1:2] = torch.arange(_WORD, _WORD + task.prompts)
+    ids[1:-1:2] = torch.arange(_WORD, _WORD + workload.prompts)
     ids[0], ids[-1] = _CLS, _SEP
     group = (torch.arange(length) + 1) // 2
     positions = torch.zeros(length, dtype=torch.long)
     positions[2:-1:2] = 1
-    group[-1] = task.prompts + 1
+    group[-1] = workload.prompts + 1
     shared = dict(ids=ids, masks=group[:, None] == group[None], position_ids=positions)
     shared['features'] = torch.randn(length, _TEXT_DIM, generator=torch.Generator().manual_seed(2))
-    return {name: t.to(task.device).expand(task.batch, *t.shape) for name, t in shared.items()}
+    return {name: t.to(workload.device).expand(workload.batch, *t.shape) for name, t in shared.items()}
 
 
 def _mmdetection_backbone(size: Size) -> tuple[dict, list[int]]:
-    """Its config and the channels of its maps."""
+    """Config of the backbone and the channels of its feature maps."""
     if size is NANO:
         stages = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(1, 2))
         stem = dict(depth=18, base_channels=24, deep_stem=True, avg_down=True)
@@ -92,7 +92,7 @@ def _mmdetection_backbone(size: Size) -> tuple[dict, list[int]]:
 
 
 def _mmdetection_cfg(size: Size) -> ConfigDict:
-    """MMDetection's ``grounding_dino_swin-t`` without its text model, or its small sister."""
+    """MMDetection's ``grounding_dino_swin-t`` without its text model, or the same at nano size."""
     attention = dict(embed_dims=256, num_heads=8, dropout=0.0)
     deformable = dict(attention, num_levels=size.num_levels)
     ffn = dict(embed_dims=256, feedforward_channels=size.feedforward_channels, ffn_drop=0.0)
@@ -176,28 +176,28 @@ class _PromptedGroundingDINO(GroundingDINO):
         return self.bbox_head.loss(**outputs, batch_data_samples=samples)
 
 
-def _mmdetection(task: Task, own_operator: bool, size: Size = SWIN_T) -> Contender:
+def _mmdetection(workload: Workload, own_operator: bool, size: Size = SWIN_T) -> BenchmarkModel:
     from dinor1.utils.compat import has_mmcv_operators, mmcv_attention
 
-    if own_operator and task.device != 'cpu' and not has_mmcv_operators():
+    if own_operator and workload.device != 'cpu' and not has_mmcv_operators():
         raise InputError('mmdetection: MMCV came without its operators; on a GPU name mmdetection+dinor1.ops')
     cfg = _mmdetection_cfg(size)
     cfg['type'] = _PromptedGroundingDINO
     model = MODELS.build(cfg)
     initialise(model)
-    model.to(task.device)
-    images, samples, caption = task.images(), task.samples(), _caption(task)
+    model.to(workload.device)
+    images, samples, caption = workload.images(), workload.samples(), caption_inputs(workload)
     for i, sample in enumerate(samples):
         labels = sample.gt_instances.labels
         # MMDetection counts labels of a caption from 1; name i is token 1 + 2 i.
-        sample.token_positive_map = {k + 1: [1 + 2 * k] for k in range(task.prompts)}
-        positive_maps = torch.zeros(len(labels), 256, device=task.device)
+        sample.token_positive_map = {k + 1: [1 + 2 * k] for k in range(workload.prompts)}
+        positive_maps = torch.zeros(len(labels), 256, device=workload.device)
         positive_maps[torch.arange(len(labels)), 1 + 2 * labels] = 1
         sample.gt_instances.positive_maps = positive_maps
         sample.gt_instances.text_token_mask = torch.ones_like(caption['ids'][i], dtype=torch.bool).expand(
             len(labels), -1
         )
-    return Contender(
+    return BenchmarkModel(
         model,
         lambda: model.detect(images, copy.deepcopy(samples), caption),
         lambda: total_loss(model.losses(images, copy.deepcopy(samples), caption)),
@@ -218,12 +218,12 @@ class _StoredBert(nn.Module):
         return BaseModelOutput(last_hidden_state=self.features)
 
 
-def _transformers(task: Task, size: Size = SWIN_T) -> Contender:
+def _transformers(workload: Workload, size: Size = SWIN_T) -> BenchmarkModel:
     from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, ResNetConfig, SwinConfig
     from transformers.utils import logging as their_logging
 
     their_logging.set_verbosity_error()
-    # Only the width of the text model counts: it is not called, and its parameters are thrown away.
+    # Only the width of the text model is used: it is not called, and its parameters are removed.
     bert = BertConfig(hidden_size=_TEXT_DIM, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     if size is NANO:
         widths = dict(embedding_size=24, hidden_sizes=[24, 48, 96], depths=[2, 2, 2])
@@ -251,53 +251,53 @@ def _transformers(task: Task, size: Size = SWIN_T) -> Contender:
         disable_custom_kernels=True,
     )
     model = GroundingDinoForObjectDetection(config)
-    caption, images = _caption(task), task.images()
+    caption, images = caption_inputs(workload), workload.images()
     draw_biases(model)
     model.model.text_backbone = _StoredBert(caption['features'])
-    model.to(task.device)
+    model.to(workload.device)
     inputs = dict(pixel_values=images, input_ids=caption['ids'], attention_mask=torch.ones_like(caption['ids']))
     truth = [
         dict(boxes=torch.cat([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], 1), class_labels=labels)
-        for b, labels in task.boxes_and_labels()
+        for b, labels in workload.boxes_and_labels()
     ]
-    height, width = task.size
+    height, width = workload.size
 
     def predict() -> list[tuple[Tensor, Tensor]]:
-        """Best of all queries and names, and their boxes in pixels: what the other contenders return."""
+        """The best pairs of query and name with their boxes in pixels, as the other models return them."""
         outputs = model(**inputs)
-        scores = outputs.logits[..., 1 : 2 * task.prompts : 2].sigmoid().flatten(1)
+        scores = outputs.logits[..., 1 : 2 * workload.prompts : 2].sigmoid().flatten(1)
         best, index = scores.topk(min(size.max_per_img, scores.shape[1]))
-        boxes = outputs.pred_boxes.gather(1, (index // task.prompts)[..., None].expand(-1, -1, 4))
+        boxes = outputs.pred_boxes.gather(1, (index // workload.prompts)[..., None].expand(-1, -1, 4))
         scale = boxes.new_tensor([width, height])
         centre, half = boxes[..., :2] * scale, boxes[..., 2:] * scale / 2
         return list(zip(best, torch.cat([centre - half, centre + half], -1), strict=True))
 
-    return Contender(model, predict, lambda: model(**inputs, labels=truth).loss)
+    return BenchmarkModel(model, predict, lambda: model(**inputs, labels=truth).loss)
 
 
-class Peer(NamedTuple):
-    """Another project's detector.
+class Baseline(NamedTuple):
+    """A detector of another project.
 
     Attributes:
         make: Builds it.
-        own_operator: Whether its deformable attention is its own, so that our backends do not concern it.
+        own_operator: Whether it has an operator of its own for deformable attention, so that our backends do not apply.
     """
 
-    make: Callable[[Task], Contender]
+    make: Callable[[Workload], BenchmarkModel]
     own_operator: bool
 
 
-PEERS = {
-    'mmdetection': Peer(functools.partial(_mmdetection, own_operator=True), True),
-    'mmdetection+dinor1.ops': Peer(functools.partial(_mmdetection, own_operator=False), False),
-    'transformers': Peer(_transformers, True),
-    'mmdetection-nano': Peer(functools.partial(_mmdetection, own_operator=True, size=NANO), True),
-    'transformers-nano': Peer(functools.partial(_transformers, size=NANO), True),
+BASELINES = {
+    'mmdetection': Baseline(functools.partial(_mmdetection, own_operator=True), True),
+    'mmdetection+dinor1.ops': Baseline(functools.partial(_mmdetection, own_operator=False), False),
+    'transformers': Baseline(_transformers, True),
+    'mmdetection-nano': Baseline(functools.partial(_mmdetection, own_operator=True, size=NANO), True),
+    'transformers-nano': Baseline(functools.partial(_transformers, size=NANO), True),
 }
 
 
-def make_contender(name: str, task: Task) -> Contender:
-    """A peer by its name in :data:`PEERS`, or the detector of a config file; equal weights in every call."""
+def build_model(name: str, workload: Workload) -> BenchmarkModel:
+    """A baseline by its name in :data:`BASELINES`, or the detector of a config file; the same weights in every call."""
     dinor1.register_all()
     torch.manual_seed(0)
-    return PEERS[name].make(task) if name in PEERS else from_config(name, task)
+    return BASELINES[name].make(workload) if name in BASELINES else from_config(name, workload)

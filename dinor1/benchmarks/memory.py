@@ -1,4 +1,4 @@
-"""Peak memory of a call: beyond what was there before it, on a GPU or in this process."""
+"""Peak memory of a call beyond what was in use before it, on a GPU or in this process."""
 
 import ctypes
 import gc
@@ -17,11 +17,11 @@ def peak_memory(call: Callable[[], object], device: str) -> float | None:
     page by page; other threads of the process count, too.
 
     Args:
-        call: What to measure. It should have run before, so that what is kept between calls is there already.
+        call: What to measure. It should have run before, so that memory kept between calls is not counted.
         device: ``cpu`` or a CUDA device.
 
     Returns:
-        None where the system keeps no such account (not Linux, or the account cannot be reset).
+        None where the system does not count it (not Linux, or the counter cannot be reset).
     """
     gc.collect()
     if device != 'cpu':
@@ -43,7 +43,7 @@ def peak_memory(call: Callable[[], object], device: str) -> float | None:
 
 
 def _return_free_memory() -> None:
-    """Let the C library return what it keeps; a call that reuses it would seem to need less."""
+    """Let the C library return free memory: a call that reuses it would seem to need less."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # another C library than glibc

@@ -1,4 +1,4 @@
-"""What a benchmark runs, and on what: a detector of a config, from random weights, with prompts from a bank."""
+"""Models and workload of a benchmark: a detector of a config, with random weights and with prompts from a bank."""
 
 import contextlib
 import copy
@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from dinor1.models import DINOR1
+from dinor1.models import DINOR1, ReferenceModel
 from dinor1.registry import HOOKS, MODELS
 from dinor1.structures import PromptSet
 from dinor1.utils.config import load_config
@@ -22,13 +22,13 @@ from dinor1.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What all contenders are given.
+class Workload:
+    """The input of a benchmark, the same for all models.
 
     Attributes:
         size: (height, width) of the images; nothing is padded.
-        batch: Images.
-        prompts: Classes that are looked for.
+        batch: Number of images.
+        prompts: Number of classes to detect.
         boxes: Ground-truth boxes per image, in training.
         device: ``cpu`` or a CUDA device.
     """
@@ -55,7 +55,7 @@ class Task:
         return truth
 
     def samples(self) -> list[DetDataSample]:
-        """MMDetection's form of the batch, with ground truth in pixels."""
+        """The batch as MMDetection's data samples, with ground truth in pixels."""
         height, width = self.size
         samples = []
         for boxes, labels in self.boxes_and_labels():
@@ -67,28 +67,29 @@ class Task:
 
     @property
     def names(self) -> list[str]:
+        """Class names of the prompts."""
         return [f'class {i}' for i in range(self.prompts)]
 
 
 @dataclasses.dataclass
-class Contender:
-    """A detector and what to do with it.
+class BenchmarkModel:
+    """A detector with its prediction and its loss on a workload.
 
     Attributes:
-        model: Its parameters; in evaluation or training mode as the caller sets it.
-        predict: Detections of the task's images, from images that are already normalised to final scores and boxes.
-        loss: Sum of the losses on the task's images.
-        around: Context in which both must be called.
+        model: The module; the caller sets evaluation or training mode.
+        predict: Detections of the workload's images, from normalised images to final scores and boxes.
+        loss: Sum of the losses on the workload's images.
+        context: Context in which both must be called.
     """
 
     model: nn.Module
     predict: Callable[[], object]
     loss: Callable[[], Tensor]
-    around: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
-def from_config(config: str, task: Task) -> Contender:
-    """The detector of a config. If the config has GRQO, a training step is one of the GRQO stage.
+def from_config(config: str, workload: Workload) -> BenchmarkModel:
+    """The detector of a config. If its head has ``loss_grqo``, a training step includes GRQO and its reference.
 
     Raises:
         InputError: no such config, or its model is not a :class:`~dinor1.models.DINOR1`.
@@ -101,22 +102,20 @@ def from_config(config: str, task: Task) -> Contender:
     if not isinstance(model, DINOR1):
         raise InputError(f'{config}: a {type(model).__name__} takes no prompts; name a config of a DINOR1')
     initialise(model)
-    model.to(task.device)
-    if 'grqo' in cfg.get('default_hooks', {}):
-        hook = HOOKS.build(cfg.default_hooks.grqo)
-        if hook.settings.needs_reference:
-            model.set_reference(copy.deepcopy(model).train(hook.mode == 'train'), hook.dtype)
-        model.set_grqo(hook.settings)
-    embeddings = torch.randn(task.prompts, model.embed_dims, generator=torch.Generator().manual_seed(2))
-    prompts = PromptSet.from_classes(embeddings.to(task.device), task.names)
-    images, samples = task.images(), task.samples()
+    model.to(workload.device)
+    loss_grqo = model.bbox_head.loss_grqo
+    if loss_grqo is not None and loss_grqo.needs_reference:
+        hook = HOOKS.build((cfg.get('default_hooks') or {}).get('reference') or dict(type='ReferenceModelHook'))
+        model.reference = ReferenceModel(copy.deepcopy(model).train(hook.mode == 'train'), hook.dtype)
+    embeddings = torch.randn(workload.prompts, model.embed_dims, generator=torch.Generator().manual_seed(2))
+    prompts = PromptSet.from_classes(embeddings.to(workload.device), workload.names)
+    images, samples = workload.images(), workload.samples()
     for sample in samples:
-        sample.set_field(prompts, 'prompts')
-        sample.text = task.names
-    # A data sample is written to; the batch stays as it is.
-    return Contender(
+        sample.text = workload.names
+    # Data samples are modified by the model: each call gets a copy.
+    return BenchmarkModel(
         model,
-        lambda: model.predict(images, copy.deepcopy(samples)),
+        lambda: model.predict(images, copy.deepcopy(samples), prompts),
         lambda: total_loss(model.loss(images, copy.deepcopy(samples))),
     )
 
@@ -134,10 +133,10 @@ def initialise(model: BaseModule) -> None:
 
 
 def draw_biases(model: nn.Module) -> None:
-    """Biases of the backbone's linear layers as alive as trained ones.
+    """Draw the biases of the backbone's linear layers, which are not zero after training.
 
-    With biases of zero, padded tokens have values of exactly zero, and what attends to them becomes denormal numbers,
-    which take a backbone with shifted windows a third of its time, and no trained one.
+    With zero biases, padded tokens are exactly zero, and attention to them makes denormal numbers, which take a third
+    of the time of a backbone with shifted windows. A trained backbone has no such numbers.
     """
     for name, module in model.named_modules():
         if 'backbone' in name and isinstance(module, nn.Linear) and module.bias is not None:
@@ -145,5 +144,5 @@ def draw_biases(model: nn.Module) -> None:
 
 
 def total_loss(losses: dict[str, Any]) -> Tensor:
-    """Sum of what is named a loss, as MMEngine's ``parse_losses``."""
+    """Sum of the entries named a loss, as in MMEngine's ``parse_losses``."""
     return sum(value if isinstance(value, Tensor) else sum(value) for name, value in losses.items() if 'loss' in name)

@@ -1,7 +1,7 @@
-"""Timing of deformable attention: its backends and other people's, on the workloads of a detector, with their roof.
+"""Timing of deformable attention: its backends and other implementations, on the workloads of a detector.
 
-Every arm does the same thing: from reference points, offsets and logits to the attended features, so that an operator
-that takes locations and weights is charged for computing them.
+Every arm computes the attended features from reference points, offsets and logits; the time of an operator that takes
+locations and weights includes computing these.
 """
 
 import dataclasses
@@ -16,13 +16,14 @@ from torch import Tensor
 
 from dinor1.benchmarks.timing import ratio, take_turns, timed
 from dinor1.ops import ms_deform_attn, ms_deform_attn_predicted, use_ms_deform_attn_backend
-from dinor1.ops.ms_deform_attn.reference import compute_dtype, definition, sampling_from_offsets
+from dinor1.ops.ms_deform_attn.backends import why_not_triton
+from dinor1.ops.ms_deform_attn.reference import compute_dtype, ms_deform_attn_reference, sampling_from_offsets
 from dinor1.utils.compat import has_mmcv_operators
 
 # 800 x 1333 pixels at strides 8 to 64, and the nano model's 128 pixels at strides 8 to 32.
 _FULL = ((100, 167), (50, 84), (25, 42), (13, 21))
 _NANO = ((16, 16), (8, 8), (4, 4))
-BASELINE = 'definition'
+BASELINE = 'reference'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,12 @@ class Workload:
 
     @property
     def num_keys(self) -> int:
+        """Pixels of all levels."""
         return sum(height * width for height, width in self.shapes)
 
     @property
     def num_queries(self) -> int:
+        """Queries per image."""
         return self.queries or self.num_keys
 
 
@@ -78,7 +81,7 @@ class Call:
 
 
 def make_call(workload: Workload, batch: int, dtype: torch.dtype, device: str) -> Call:
-    """Random arguments: every query looks around a pixel of the image, some pixels far, as a trained model does."""
+    """Random arguments: every query samples around a pixel, with a standard deviation of three pixels."""
     generator = torch.Generator().manual_seed(0)
     centres = [
         torch.cartesian_prod((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width).flip(-1)
@@ -112,10 +115,10 @@ def _backend_given(name: str, call: Call) -> Tensor:
 
 
 @functools.cache
-def _compiled_definition() -> Callable[..., Tensor]:
+def _compiled_reference() -> Callable[..., Tensor]:
     def function(value: Tensor, shapes: list, *predictions: Tensor) -> Tensor:
         dtype = compute_dtype(value, *predictions)
-        return definition(value, shapes, *sampling_from_offsets(shapes, *predictions, dtype=dtype))
+        return ms_deform_attn_reference(value, shapes, *sampling_from_offsets(shapes, *predictions, dtype=dtype))
 
     return torch.compile(function, dynamic=False)
 
@@ -136,21 +139,20 @@ def _msda_triton(call: Call) -> Tensor:
 
 
 def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]:
-    """What can run here, by name; other people's operators where they are installed."""
-    backend, given = functools.partial, functools.partial
-    made = {BASELINE: backend(_backend, 'definition'), 'bags': backend(_backend, 'bags')}
+    """What can run here, by name; other implementations where they are installed."""
+    made = {name: functools.partial(_backend, name) for name in (BASELINE, 'embedding_bag')}
     if device == 'cuda':
-        if importlib.util.find_spec('triton') is not None:
-            made['triton'] = backend(_backend, 'triton')
-            made['triton, weights given'] = given(_backend_given, 'triton')
+        if not why_not_triton(device):
+            made['triton'] = functools.partial(_backend, 'triton')
+            made['triton, weights given'] = functools.partial(_backend_given, 'triton')
         if has_mmcv_operators():
             made['mmcv'] = _mmcv
         if importlib.util.find_spec('msda_triton') is not None:
             made['msda-triton'] = _msda_triton
     else:
-        made['bags, weights given'] = given(_backend_given, 'bags')
+        made['embedding_bag, weights given'] = functools.partial(_backend_given, 'embedding_bag')
     if with_compile:
-        made['definition, compiled'] = lambda call: _compiled_definition()(
+        made['reference, compiled'] = lambda call: _compiled_reference()(
             call.value, list(call.shapes), *call.predictions
         )
     return made
@@ -202,12 +204,31 @@ def ceilings(workload: Workload, dtype: torch.dtype, device: str, clock: str = '
     calls = 100 if device == 'cuda' else 1
 
     def read() -> None:
-        # Bags of 64 rows: as many are read as in the operator, and little is written.
+        # Sums of 64 rows, as many as the operator reads for a query and head; little is written.
         for _ in range(calls):
             torch.nn.functional.embedding_bag(near.view(-1, 64), table, mode='sum')
 
     fetched = calls * near.numel() * table[0].numel() * dtype.itemsize
     return dict(copy=2 * 4 * large.numel() / copied, gather=fetched / min(timed(read, device, clock) for _ in range(9)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How to measure.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        rounds: Timed rounds of every arm, which take turns.
+        clock: See :func:`dinor1.benchmarks.timing.timed`.
+        calls_per_round: Calls between two readings of the clock, so that the time of a launch does not count.
+        deadline: ``time.monotonic()`` after which no further arm and no further round begins.
+    """
+
+    device: str
+    rounds: int
+    clock: str = 'wall'
+    calls_per_round: int = 1
+    deadline: float = float('inf')
 
 
 def measure(
@@ -216,13 +237,9 @@ def measure(
     dtype: torch.dtype,
     kind: str,
     contenders: dict[str, Callable[[Call], Tensor]],
-    device: str,
-    rounds: int,
-    clock: str = 'wall',
-    calls_per_round: int = 1,
-    deadline: float = float('inf'),
+    timing: Timing,
 ) -> list[dict]:
-    """Rows of a table, one per arm: milliseconds, time relative to the definition, peak MiB on a GPU, or an error.
+    """Rows of a table, one per arm: milliseconds, time relative to the reference, peak MiB on a GPU, or an error.
 
     Args:
         workload: What to compute.
@@ -230,41 +247,43 @@ def measure(
         dtype: Of features and predictions.
         kind: A key of :data:`PASSES`.
         contenders: As :func:`arms` returns them.
-        device: ``cpu`` or ``cuda``.
-        rounds: Timed rounds of every arm, which take turns.
-        clock: See :func:`dinor1.benchmarks.timing.timed`.
-        calls_per_round: Calls between two readings of the clock, which hides what launching costs.
-        deadline: ``time.monotonic()`` after which no further arm and no further round is begun.
+        timing: How to measure.
     """
-    call = make_call(workload, batch, dtype, device)
+    # Run every arm once, which compiles what is to be compiled and tells what cannot run.
+    call = make_call(workload, batch, dtype, timing.device)
     steps, rows = {}, {}
     for name, arm in contenders.items():
         rows[name] = dict(arm=name)
-        if time.monotonic() > deadline:
+        if time.monotonic() > timing.deadline:
             rows[name]['error'] = 'no time left'
             continue
         step = PASSES[kind](arm, call)
         try:
-            rows[name].update(_peak(step, device))
-        except Exception as error:  # whatever an operator of others or a compiler throws is a row of the table
+            rows[name].update(_peak(step, timing.device))
+        except Exception as error:  # any failure of a compiler or of another implementation is a row of the table
             rows[name]['error'] = f'{type(error).__name__}: {str(error).strip()[:120]}'.replace('\n', ' ')
             continue
         steps[name] = step
 
     def repeated(step: Callable[[], object]) -> Callable[[], None]:
         def run() -> None:
-            for _ in range(calls_per_round):
+            for _ in range(timing.calls_per_round):
                 step()
 
         return run
 
+    # Let those that can run take turns.
     seconds = take_turns(
-        {name: repeated(step) for name, step in steps.items()}, rounds, device, clock, deadline=deadline
+        {name: repeated(step) for name, step in steps.items()},
+        timing.rounds,
+        timing.device,
+        timing.clock,
+        deadline=timing.deadline,
     )
     for name, times in seconds.items():
         rows[name].update(
-            milliseconds=1e3 * statistics.median(times) / calls_per_round,
-            fastest=1e3 * min(times) / calls_per_round,
+            milliseconds=1e3 * statistics.median(times) / timing.calls_per_round,
+            fastest=1e3 * min(times) / timing.calls_per_round,
             relative=ratio(times, seconds[BASELINE]) if BASELINE in seconds else None,
         )
     return list(rows.values())

@@ -1,7 +1,7 @@
-"""Fair timing of contenders that do the same thing in different ways.
+"""Timing of several implementations of the same computation.
 
-Contenders take turns, round after round, so that whatever else the machine does meets all of them. A ratio is the
-median over the rounds of the ratio within a round.
+The implementations take turns, round after round, so that other load on the machine affects all of them alike. A ratio
+is the median over the rounds of the ratio within a round.
 """
 
 import statistics
@@ -14,12 +14,12 @@ CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 
 
 def timed(function: Callable[[], object], device: str = 'cpu', clock: str = 'wall') -> float:
-    """Seconds from an idle device to an idle device.
+    """Seconds of a call, on a CUDA device with synchronisation before and after.
 
     Args:
         function: What to run.
-        device: ``cpu``, or a CUDA device, which is waited for.
-        clock: ``wall``, or ``cpu``: the time that this process had a processor.
+        device: ``cpu`` or a CUDA device.
+        clock: ``wall``, or ``cpu``: processor time of this process.
     """
     now = CLOCKS[clock]
     if device != 'cpu':
@@ -32,35 +32,35 @@ def timed(function: Callable[[], object], device: str = 'cpu', clock: str = 'wal
 
 
 def take_turns(
-    contenders: dict[str, Callable[[], object]],
+    functions: dict[str, Callable[[], object]],
     rounds: int,
     device: str = 'cpu',
     clock: str = 'wall',
     warmup: int = 1,
     deadline: float = float('inf'),
 ) -> dict[str, list[float]]:
-    """Seconds of every contender in every round.
+    """Seconds of every function in every round.
 
     Args:
-        contenders: Name -> function.
+        functions: Name -> function.
         rounds: Timed calls of each.
         device: See :func:`timed`.
         clock: See :func:`timed`.
         warmup: Calls of each before the first round.
-        deadline: ``time.monotonic()`` after which no further round is begun, but the first.
+        deadline: Value of ``time.monotonic()`` after which no round but the first is begun.
     """
-    for function in contenders.values():
+    for function in functions.values():
         for _ in range(warmup):
             function()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(rounds):
         if i and time.monotonic() > deadline:
             break
-        for name, function in contenders.items():
+        for name, function in functions.items():
             seconds[name].append(timed(function, device, clock))
     return seconds
 
 
 def ratio(seconds: list[float], base: list[float]) -> float:
-    """Median over the rounds of the time relative to that of another contender in the same round."""
-    return statistics.median(mine / other for mine, other in zip(seconds, base, strict=True))
+    """Median over the rounds of the time relative to the time of the base in the same round."""
+    return statistics.median(own / other for own, other in zip(seconds, base, strict=True))

@@ -1,1 +1,1 @@
-"""The command line: options, and how a command ends."""
+"""The command line: options, prompt arguments, errors and exit status."""

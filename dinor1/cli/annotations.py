@@ -1,4 +1,7 @@
-"""What the tools on annotation files share. They do not load MMDetection, which takes longer than most of them."""
+"""Functions that the tools on annotation files share.
+
+These tools do not import MMDetection, which would take longer than most of them run.
+"""
 
 import argparse
 from collections import Counter
@@ -10,20 +13,20 @@ from dinor1.cli.exit_status import one_line_errors
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool's ``main`` and end as :func:`dinor1.cli.run_tool.run_tool` does: bad input is one line and status 2."""
+    """Run a tool's ``main``; bad input ends it with one line and status 2, as :func:`dinor1.cli.run_tool.run_tool`."""
     with one_line_errors():
         main()
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows the docstring of a tool as it is."""
+    """A parser that shows the docstring of a tool unchanged."""
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
 
 
 def convert_to_odvg(description: str | None, source_format: str) -> None:
-    """The tools ``coco2odvg`` and ``lvis2odvg``."""
+    """Main function of the tools ``coco2odvg`` and ``lvis2odvg``."""
     arguments = parser(description)
     arguments.add_argument('source', type=Path, metavar='IN.json', help=f'{source_format} file')
     arguments.add_argument('out', type=Path, metavar='OUT.jsonl', help='ODVG file to write')

@@ -1,4 +1,4 @@
-"""Options of the command line: those of every run, ``--cfg-options KEY=VALUE``, and numbers in their range."""
+"""Options of the command line: those of every run, ``--cfg-options KEY=VALUE``, and checks of numbers."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from dinor1.utils.errors import InputError
 
 
 class ConfigOptions(DictAction):
-    """MMEngine's action, with an error of ``argparse`` for what is not ``KEY=VALUE``."""
+    """MMEngine's action, with an error of ``argparse`` for a value that is not ``KEY=VALUE``."""
 
     def __call__(
         self,
@@ -20,6 +20,7 @@ class ConfigOptions(DictAction):
         values: Sequence[Any],
         option_string: str | None = None,
     ) -> None:
+        """Parse the values; called by ``argparse``."""
         for item in values:
             key, separator, _ = item.partition('=')
             if not separator or not key.strip():
@@ -31,9 +32,9 @@ class ConfigOptions(DictAction):
 
 
 def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Add what every run of MMEngine's Runner takes, and parse the command line.
+    """Add the options of every run of MMEngine's Runner, and parse the command line.
 
-    That is ``--cfg-options``, ``--launcher``, and the local rank, which a launcher gives as an argument or in the
+    They are ``--cfg-options``, ``--launcher``, and the local rank, which a launcher gives as an argument or in the
     environment.
     """
     parser.add_argument(
@@ -49,10 +50,10 @@ def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def require_at_least(least: float, args: argparse.Namespace, *names: str) -> None:
-    """Refuse options below ``least``; those that are None were not given.
+    """Raise an error for options below ``least``; None means that an option was not given.
 
     Args:
-        least: The smallest that is allowed.
+        least: Smallest value that is allowed.
         args: The parsed command line.
         names: Attributes of ``args``.
 

@@ -16,7 +16,7 @@ class BoxArgument(NamedTuple):
 
     Attributes:
         image: Path of the reference image.
-        box: (x1, y1, x2, y2) pixels of it.
+        box: (x1, y1, x2, y2) in pixels of the image.
         name: Class name.
         negative: Whether the class is scored but not reported.
     """
@@ -30,12 +30,12 @@ class BoxArgument(NamedTuple):
 def parse_box(argument: str, negative: bool = False) -> BoxArgument:
     """Read ``REF.jpg:x1,y1,x2,y2[:name]``.
 
-    It is read from the right, so that the path may contain colons; the name may not. A leading ``-`` on the
-    whole or on the name marks a negative prompt; a file whose name begins with one is ``./-name.jpg``.
+    The argument is parsed from the right, so that the path may contain colons; the name may not. A leading ``-`` of the
+    argument or of the name marks a negative prompt; a file whose name begins with one is ``./-name.jpg``.
 
     Args:
         argument: As given on the command line.
-        negative: Negative whatever the argument says.
+        negative: Treat the prompt as negative without a leading ``-``.
 
     Raises:
         InputError: another form, or a box that is not four finite numbers with x1 < x2 and y1 < y2.
@@ -69,9 +69,9 @@ def parse_text(argument: str) -> tuple[list[str], list[str]]:
 
 
 def gather_prompts(boxes: Sequence[str] = (), negative_boxes: Sequence[str] = (), text: str = '') -> dict[str, list]:
-    """Arguments of a command line as those of :meth:`DINOR1Inferencer.set_prompts`.
+    """Convert arguments of a command line to those of :meth:`DINOR1Inferencer.set_prompts`.
 
-    Boxes on one image are put together, so that it is read once.
+    Boxes of one image are grouped, so that it is read once.
 
     Raises:
         InputError: see :func:`parse_box`; also a class that is positive and negative.

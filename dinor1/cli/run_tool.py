@@ -1,4 +1,4 @@
-"""How the command-line tools end: bad input is one line, anything else is a traceback."""
+"""Run a command-line tool: bad input and mistakes in a config are one line, anything else is a traceback."""
 
 import difflib
 import re
@@ -14,29 +14,29 @@ _UNKNOWN_ARGUMENT = re.compile(r"(?:class `(\w+)`.*)?unexpected keyword argument
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's ``main`` and end as :func:`~dinor1.cli.exit_status.one_line_errors` says, also for a slip in a config."""
-    # MMDetection's own, once per run; a user can do nothing about it.
+    """Run a tool's ``main`` within :func:`~dinor1.cli.exit_status.one_line_errors`, also for mistakes in a config."""
+    # A warning of MMDetection, which a user cannot avoid.
     warnings.filterwarnings('ignore', message='torch.meshgrid')
-    # OpenCV comments on a damaged picture in its own words; our error names the file.
+    # OpenCV prints messages about damaged images; our error names the file.
     cv2.setLogLevel(0)
     with one_line_errors():
         try:
             main()
         except (KeyError, TypeError) as error:
-            message = _config_slip(str(error))
+            message = _config_mistake(str(error))
             if message is None:
                 raise
             fail(message)
 
 
-def _config_slip(text: str) -> str | None:
+def _config_mistake(text: str) -> str | None:
     """MMEngine's long message about a misspelt ``type`` or argument, as one line with the nearest name."""
     found = _UNKNOWN_TYPE.search(text)
     if found:
         name = found[1].strip('"\'')
         return f'config: unknown type {name!r}{_remedy(name, found[3] or found[2])}'
-    if text == 'None is not a callable object':  # what MMEngine says of an optimizer that it does not know
-        return 'config: optim_wrapper.optimizer.type is no known optimizer; check the spelling'
+    if text == 'None is not a callable object':  # MMEngine's message for an unknown optimizer
+        return 'config: optim_wrapper.optimizer.type is not a known optimizer; check the spelling'
     found = _UNKNOWN_ARGUMENT.search(text)
     if found:
         return f'config: {found[1] or "a component"} takes no argument {found[2]!r}; check the spelling'
@@ -44,7 +44,7 @@ def _config_slip(text: str) -> str | None:
 
 
 def _remedy(name: str, wanted: str) -> str:
-    """What to do about a type that is not among those of kind ``wanted``, such as ``model``."""
+    """Advice for a type that is not among those of kind ``wanted``, such as ``model``."""
     from mmengine.registry import Registry
 
     from dinor1 import registry
@@ -56,7 +56,7 @@ def _remedy(name: str, wanted: str) -> str:
                 kinds.setdefault(known, set()).add(candidate.name)
             candidate = candidate.parent
     if wanted in kinds.get(name, ()):
-        # It is there, and was looked for under another scope.
+        # The type exists, but was searched in another scope.
         return " in this scope; the config needs default_scope = 'dinor1'"
     if name in kinds:
         return f' of {wanted}; it is a type of {" and ".join(sorted(kinds[name]))}'

@@ -1,15 +1,14 @@
 """Data sets: reading, checking, augmenting and sampling."""
 
-from .coco import CocoPromptDataset
-from .lvis import LVISPromptDataset
-from .odvg import ODVGPromptDataset
-from .samplers import ResumableBatchSampler
-from .seeding import SeededPipelineMixin
+from dinor1.utils.lazy import lazy_exports
 
-__all__ = [
-    'CocoPromptDataset',
-    'LVISPromptDataset',
-    'ODVGPromptDataset',
-    'ResumableBatchSampler',
-    'SeededPipelineMixin',
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        'CocoPromptDataset': '.coco',
+        'LVISPromptDataset': '.lvis',
+        'ODVGPromptDataset': '.odvg',
+        'ResumableBatchSampler': '.samplers',
+        'SeededPipelineMixin': '.seeding',
+    },
+)

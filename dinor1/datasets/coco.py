@@ -1,4 +1,4 @@
-"""Detection data in COCO format: the one way in which every data set of boxes comes into the project."""
+"""Detection data in COCO format, the base class of all data sets of boxes."""
 
 import colorsys
 import difflib
@@ -19,11 +19,11 @@ from dinor1.utils.io import read_json
 
 @DATASETS.register_module()
 class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
-    """MMDetection's ``CocoDataset`` that brings its class names along, checks its file and is reproducible.
+    """MMDetection's ``CocoDataset`` that reads its class names, checks its file and is reproducible.
 
     - Class names are those of the file's ``categories`` in the order of their ids, and label ``i`` is the
       ``i``-th of them. ``metainfo=dict(classes=...)`` chooses some of them, in that order, instead.
-      MMDetection's ``CocoMetric`` numbers classes by their place in the file: with it, set
+      MMDetection's ``CocoMetric`` numbers classes by their index in the file: with it, set
       ``sort_categories=True`` and keep chosen classes in the order of their ids.
     - The file is checked as a whole before anything is read from it, see :mod:`dinor1.datasets.validation`.
     - Augmentation depends on ``(seed, epoch, index)`` only, see :class:`SeededPipelineMixin`.

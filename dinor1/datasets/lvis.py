@@ -1,4 +1,4 @@
-"""LVIS with prompts: pictures of COCO 2017 under another vocabulary."""
+"""LVIS with prompts: images of COCO 2017 with another vocabulary."""
 
 from dinor1.annotations.coco import path_from_url
 from dinor1.datasets.coco import CocoPromptDataset
@@ -10,11 +10,11 @@ from dinor1.utils.io import read_json
 class LVISPromptDataset(CocoPromptDataset):
     """:class:`CocoPromptDataset` for LVIS v1 (train, val, minival) and v0.5.
 
-    LVIS v1 names a picture by its address alone, and v0.5 by its name in COCO 2014. Both are pictures of COCO 2017, of
-    its training *and* validation set in one file: the path of a picture is the end of its ``coco_url``, for instance
-    ``val2017/000000397133.jpg``, below ``data_prefix['img']``. An image without ``coco_url`` goes by its ``file_name``.
+    LVIS v1 names an image by its URL alone, and v0.5 by its name in COCO 2014. Both are images of COCO 2017, of its
+    training *and* validation set in one file: the path of an image is the end of its ``coco_url``, for instance
+    ``val2017/000000397133.jpg``, below ``data_prefix['img']``. An image without ``coco_url`` has its ``file_name``.
 
-    Masks are not kept: a million polygons would fill the memory of every process.
+    Masks are removed: a million polygons would fill the memory of every process.
 
     Args:
         kwargs: Of :class:`CocoPromptDataset`.
@@ -24,7 +24,7 @@ class LVISPromptDataset(CocoPromptDataset):
     """
 
     def read_annotations(self, path: str) -> dict:
-        """The file in COCO form: pictures by their path, no masks."""
+        """The file in COCO form: images named by their path, no masks."""
         data = read_json(path)
         for image in _records(data, 'images'):
             if isinstance(image.get('coco_url'), str):
@@ -35,6 +35,6 @@ class LVISPromptDataset(CocoPromptDataset):
 
 
 def _records(data: object, section: str) -> list[dict]:
-    """What of a section can be looked into; the check that follows refuses the rest."""
+    """Records of a section that are objects; the check that follows reports the others."""
     records = data.get(section) if isinstance(data, dict) else None
     return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []

@@ -44,8 +44,9 @@ class ODVGPromptDataset(CocoPromptDataset):
         if content.format != ODVG and not content.findings:
             raise InputError(f'{self.ann_file}: is a file in {content.format} format, not ODVG; use its data set class')
         for finding in itertools.chain(content.findings, odvg_findings(content)):
-            place = content.place(content, finding)
-            raise InputError(f'{self.ann_file}: {place + ": " if place else ""}{finding.detail}; {finding.advice}')
+            location = content.location(finding)
+            location = f'{location}: ' if location else ''
+            raise InputError(f'{self.ann_file}: {location}{finding.detail}; {finding.advice}')
         if not content.named:
             raise InputError(f"{self.ann_file}: has captions instead of classes; use MMDetection's ODVGDataset")
         return content.data

@@ -1,8 +1,8 @@
 """The shapes world under linear maps that training never shows: rotated, sheared, scaled test images.
 
 Boxes are those of the warped silhouettes, not hulls of warped boxes: a hull is up to twice as large, and the AP of a
-perfect detector would fall with the angle. All variants have one canvas, the untouched one included, so that the size
-of the image, which a detector feels too, is the same in all of them.
+perfect detector would fall with the angle. All variants have the same canvas, the identity included, so that the size
+of the image, which affects a detector too, is the same in all of them.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ from dinor1.utils.io import write_json
 _BACKGROUND = 114
 
 
-def _turn(degrees: float) -> np.ndarray:
+def _rotation(degrees: float) -> np.ndarray:
     angle = np.deg2rad(degrees)
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
@@ -38,8 +38,8 @@ def _turn(degrees: float) -> np.ndarray:
 # rotation of the image is new for its frame and its textures only, shears and scales are new for the objects too.
 VARIANTS: dict[str, np.ndarray] = {
     'identity': np.eye(2),
-    'rotation-30': _turn(30),
-    'rotation-45': _turn(45),
+    'rotation-30': _rotation(30),
+    'rotation-45': _rotation(45),
     'shear-0.25': np.array([[1, 0.25], [0, 1]]),
     'shear-0.5': np.array([[1, 0.5], [0, 1]]),
     'scale-0.5': 0.5 * np.eye(2),
@@ -52,26 +52,26 @@ _LEAST_AREA = 16
 
 
 def warp(image: RenderedImage, matrix: np.ndarray, canvas: int = CANVAS) -> RenderedImage:
-    """Map a picture about its centre to the centre of a square canvas.
+    """Map an image about its centre to the centre of a square canvas.
 
     Args:
-        image: Picture and silhouettes.
+        image: Image and silhouettes.
         matrix: (2, 2) on (x, y) in pixels, y down, invertible.
         canvas: Side of the result.
 
     Returns:
-        Picture (canvas, canvas, 3), grey outside of the original, and masks (N, canvas, canvas).
+        Image (canvas, canvas, 3), grey outside of the original, and masks (N, canvas, canvas).
 
     Raises:
-        InputError: the matrix is singular, or the picture would leave the canvas.
+        InputError: the matrix is singular, or the image would leave the canvas.
     """
     if matrix.shape != (2, 2) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
-        raise InputError(f'a picture is warped by an invertible 2 x 2 matrix, got {matrix.tolist()}')
+        raise InputError(f'an image is warped by an invertible 2 x 2 matrix, got {matrix.tolist()}')
     height, width = image.pixels.shape[:2]
     reach = np.abs(matrix) @ [width / 2, height / 2]
     if reach.max() > canvas / 2:
         raise InputError(
-            f'a picture of {width} x {height} needs a canvas of {int(np.ceil(2 * reach.max()))} pixels under '
+            f'an image of {width} x {height} needs a canvas of {int(np.ceil(2 * reach.max()))} pixels under '
             f'{matrix.tolist()}, got {canvas}'
         )
     centre = np.array([(width - 1) / 2, (height - 1) / 2])

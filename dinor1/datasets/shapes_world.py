@@ -1,8 +1,8 @@
 """The shapes world: a generated detection data set whose 16 categories are 4 shapes x 4 fill patterns.
 
-It stands in for photographs where nothing can be downloaded. A category is named by its fill and its shape
+It replaces photographs where nothing can be downloaded. A category is named by its fill and its shape
 ("striped circle"). Colour, size, aspect, rotation, pattern direction and period, clutter and mild occlusion
-vary and say nothing about it. Four combinations, one per shape and one per fill, are held out: a detector
+vary independently of it. Four combinations, one per shape and one per fill, are held out: a detector
 trained on the other twelve has seen every shape and every fill, but never these pairs.
 
 The same arguments give the same bytes on every machine. Each image has its own random generator, keyed by
@@ -58,7 +58,7 @@ _COS = np.array([round(16384 * math.cos(math.radians(degree))) for degree in ran
 
 
 class RenderedImage(NamedTuple):
-    """A picture and the silhouettes of its objects in drawing order: later ones lie on top.
+    """An image and the silhouettes of its objects in drawing order: later ones lie on top.
 
     Attributes:
         pixels: (H, W, 3) uint8, BGR.
@@ -92,7 +92,7 @@ def render_image(rng: np.random.Generator, categories: Sequence[str]) -> Rendere
         ValueError: an unknown category, or too many objects.
     """
     if len(categories) > MAX_OBJECTS:
-        raise ValueError(f'{len(categories)} objects in one image; at most {MAX_OBJECTS} find a place')
+        raise ValueError(f'{len(categories)} objects in one image; at most {MAX_OBJECTS} fit')
     unknown = sorted(set(categories) - set(CATEGORIES))
     if unknown:
         raise ValueError(f'unknown category {unknown[0]!r}; expected one of {", ".join(CATEGORIES)}')
@@ -112,8 +112,8 @@ def render_image(rng: np.random.Generator, categories: Sequence[str]) -> Rendere
 
 
 def render_split(seed: int, split: str, size: int) -> Iterator[tuple[list[str], RenderedImage]]:
-    """Yield the categories and the picture of each image of a split, as :func:`generate` writes them."""
-    for index, categories in enumerate(_plan_split(seed, split, size)):
+    """Yield the categories of each image of a split, and the image, as :func:`generate` writes them."""
+    for index, categories in enumerate(plan_split(seed, split, size)):
         yield categories, render_image(_generator(seed, split, index), categories)
 
 
@@ -253,7 +253,7 @@ def _write_splits(root: Path, seed: int, sizes: Mapping[str, int], show_progress
     jobs = [
         (split, index, categories)
         for split, size in sizes.items()
-        for index, categories in enumerate(_plan_split(seed, split, size))
+        for index, categories in enumerate(plan_split(seed, split, size))
     ]
     for split, index, categories in track(jobs, 'Drawing the shapes world', disable=not show_progress):
         pixels, masks = render_image(_generator(seed, split, index), categories)
@@ -290,15 +290,18 @@ def _generator(seed: int, split: str, *index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
-def _plan_split(seed: int, split: str, size: int) -> Iterator[list[str]]:
-    """Yield the categories of each image; within a split all occur equally often up to a few objects."""
+def plan_split(seed: int, split: str, size: int) -> Iterator[list[str]]:
+    """Yield the categories of each image of a split, as :func:`render_split` draws them.
+
+    Within a split all categories occur equally often, up to a few objects.
+    """
     rng = _generator(seed, split)
     base, novel = _deal(rng, BASE_CATEGORIES), _deal(rng, NOVEL_CATEGORIES)
     for _ in range(size):
         if split in NOVEL_SPLITS:
             names = [next(novel) for _ in range(rng.integers(1, 3, endpoint=True))]
             names += [next(base) for _ in range(rng.integers(0, 3, endpoint=True))]
-            # Novel objects are not always the ones below.
+            # The order is random, so that novel objects are not always covered by base ones.
             yield [names[i] for i in rng.permutation(len(names))]
         else:
             yield [next(base) for _ in range(rng.integers(1, MAX_OBJECTS, endpoint=True))]
@@ -336,13 +339,13 @@ def _smooth_field(rng: np.random.Generator, height: int, width: int, cells: int,
 
 
 def _lay_out(rng: np.random.Generator, categories: Sequence[str], height: int, width: int) -> list[_Sprite]:
-    """Give every object a size and a place; returns them enlarged to the whole image, (H, W)."""
+    """Draw a size and a position for every object; returns them enlarged to the whole image, (H, W)."""
     while True:
         sprites: list[_Sprite] = []
         areas = np.zeros(0, dtype=np.int64)
         in_sight = np.zeros((height, width), dtype=np.int64)
         for name in categories:
-            sprite = _find_place(rng, name, in_sight, areas)
+            sprite = _find_position(rng, name, in_sight, areas)
             if sprite is None:
                 break
             mask = _silhouette(sprite)
@@ -353,11 +356,11 @@ def _lay_out(rng: np.random.Generator, categories: Sequence[str], height: int, w
             return sprites
 
 
-def _find_place(rng: np.random.Generator, name: str, in_sight: np.ndarray, areas: np.ndarray) -> _Sprite | None:
-    """Try sizes and places for one more object that lies on top; None if all overlap too much.
+def _find_position(rng: np.random.Generator, name: str, in_sight: np.ndarray, areas: np.ndarray) -> _Sprite | None:
+    """Try sizes and positions for one more object that lies on top; None if all overlap too much.
 
     Args:
-        rng: Source of sizes and places.
+        rng: Source of sizes and positions.
         name: Category.
         in_sight: (H, W), the number of the earlier object that is on top at a pixel, from 1; 0 = background.
         areas: (N,) areas of the earlier objects, in pixels.

@@ -12,9 +12,9 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from dinor1.annotations.categories import name_doubts
+from dinor1.annotations.categories import name_warnings
 from dinor1.annotations.instances import TOLERANCE
-from dinor1.annotations.training_check import screen
+from dinor1.annotations.training_check import check_for_training
 from dinor1.utils.errors import InputError
 
 __all__ = ['MAX_FILES_CHECKED', 'TOLERANCE', 'check_coco']
@@ -41,18 +41,18 @@ def check_coco(data: Any, path: str, img_dir: str | None, skip: bool = False) ->
         InputError: the structure of the file is wrong, its category ids or boxes are as a whole, it has a defect and
             ``skip`` is false, or no image exists.
     """
-    defects = screen(data, path)
+    defects = check_for_training(data, path)
     images, annotations = data['images'], data['annotations']
-    for finding in name_doubts([category['name'] for category in data['categories']]):
+    for finding in name_warnings([category['name'] for category in data['categories']]):
         print_log(f'{path}: {finding.detail}; {finding.advice}', logger='current', level=logging.WARNING)
 
     if defects and not skip:
-        place = min(defects)
-        kind, detail = defects[place]
-        identity = annotations[place].get('id') if isinstance(annotations[place], dict) else None
+        index = min(defects)
+        kind, detail = defects[index]
+        identity = annotations[index].get('id') if isinstance(annotations[index], dict) else None
         others = f', and {len(defects) - 1} more defects' if len(defects) > 1 else ''
         raise InputError(
-            f'{path}: annotation {identity} (entry {place}): {kind} ({detail}){others}; '
+            f'{path}: annotation {identity} (entry {index}): {kind} ({detail}){others}; '
             "fix it or set bad_annotations='skip'"
         )
     missing = [] if img_dir is None else _missing_files(images, img_dir)
@@ -70,9 +70,9 @@ def check_coco(data: Any, path: str, img_dir: str | None, skip: bool = False) ->
     counts['missing image file'] += len(missing)
     summary = ', '.join(f'{count} x {kind}' for kind, count in sorted(counts.items()) if count)
     print_log(f'{path}: left out {summary}', logger='current', level=logging.WARNING)
-    gone = {image['id'] for image in missing}
-    images = [image for image in images if image['id'] not in gone]
-    annotations = [a for place, a in enumerate(annotations) if place not in defects and a['image_id'] not in gone]
+    missing_ids = {image['id'] for image in missing}
+    images = [image for image in images if image['id'] not in missing_ids]
+    annotations = [a for i, a in enumerate(annotations) if i not in defects and a['image_id'] not in missing_ids]
     return images, annotations
 
 

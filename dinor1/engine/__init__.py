@@ -1,21 +1,18 @@
-"""What happens around the model: loops and hooks on MMEngine's standard Runner."""
+"""What happens around the model: the runner, loops and hooks."""
 
-from .hooks import (
-    GracefulStopHook,
-    LossGradientHook,
-    PromptProtocolHook,
-    PromptVisualizationHook,
-    QueryRecorderHook,
-    ReferenceModelHook,
-    ReproducibilityHook,
+from dinor1.utils.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        'GracefulStopHook': '.hooks',
+        'LossGradientHook': '.hooks',
+        'PromptVisualizationHook': '.hooks',
+        'PromptedTestLoop': '.loops',
+        'PromptedValLoop': '.loops',
+        'QueryRecorder': '.query_recorder',
+        'ReferenceModelHook': '.hooks',
+        'ReproducibilityHook': '.hooks',
+        'Runner': '.runner',
+    },
 )
-
-__all__ = [
-    'GracefulStopHook',
-    'LossGradientHook',
-    'PromptProtocolHook',
-    'PromptVisualizationHook',
-    'QueryRecorderHook',
-    'ReferenceModelHook',
-    'ReproducibilityHook',
-]

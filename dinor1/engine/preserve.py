@@ -7,33 +7,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from dinor1.blocks.shiftquant import IntegerLayer, load_noise_state, noise_state
-
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Put back the state of ``model`` that forward and backward passes move, however the block ends.
 
-    That is buffers (statistics of norms), positions of the noise of integer layers, and what a module has besides in
-    Python, by its ``host_state()`` and ``set_host_state(state)``: counters of samplers, calls of norms. Statistics of
-    quantized gradients are not taken meanwhile. Weights and gradients are the caller's affair, and so is torch's own
-    random state.
+    This covers buffers (statistics of norms) and what a module keeps in Python besides: counters of samplers, calls of
+    norms, positions of noise, statistics of gradients. Such a module has two methods, ``host_state()``, which returns a
+    snapshot, and ``set_host_state(state)``, which goes back to it. Weights and gradients are left to the caller, and so
+    is torch's global random state.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    noise = noise_state(model)
-    modules = list(model.modules())
-    hosts: list[tuple[Any, Any]] = [(m, m.host_state()) for m in modules if hasattr(m, 'host_state')]
-    layers = [(layer, layer.stats) for layer in modules if isinstance(layer, IntegerLayer)]
-    for layer, _ in layers:
-        layer.stats = None
+    hosts: list[tuple[Any, Any]] = [(m, m.host_state()) for m in model.modules() if hasattr(m, 'host_state')]
     try:
         yield
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        load_noise_state(model, noise)
         for module, state in hosts:
             module.set_host_state(state)
-        for layer, stats in layers:
-            layer.stats = stats

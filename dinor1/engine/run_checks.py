@@ -1,6 +1,6 @@
-"""What a run needs, checked before a runner makes folders, builds and loads.
+"""Checks of a config before a runner creates folders, builds and loads.
 
-Of all this MMEngine complains too, but late and with a traceback.
+MMEngine reports the same errors, but later and with a traceback.
 """
 
 import math
@@ -17,7 +17,7 @@ _TEST = ('test_dataloader', 'test_cfg', 'test_evaluator')
 
 
 def check_training(cfg: Config, name: str) -> None:
-    """Refuse a config that cannot train.
+    """Raise an error for a config that cannot train.
 
     Args:
         cfg: With all overrides.
@@ -42,7 +42,7 @@ def check_training(cfg: Config, name: str) -> None:
 
 
 def check_testing(cfg: Config, name: str) -> None:
-    """Refuse a config that cannot test.
+    """Raise an error for a config that cannot test.
 
     Args:
         cfg: With all overrides.
@@ -57,10 +57,10 @@ def check_testing(cfg: Config, name: str) -> None:
 
 
 def check_launcher(launcher: str) -> None:
-    """Refuse a launcher of several processes on a machine without an accelerator.
+    """Raise an error for a launcher of several processes on a machine without an accelerator.
 
     Raises:
-        InputError: MMEngine's launchers give every process a device, and there is none.
+        InputError: MMEngine's launchers assign a device to every process, and there is none.
     """
     if launcher != 'none' and get_device() == 'cpu':
         raise InputError(
@@ -69,7 +69,7 @@ def check_launcher(launcher: str) -> None:
 
 
 def check_seed(seed: Any, option: str) -> None:
-    """Refuse a seed that a generator of random numbers does not take; None: drawn anew.
+    """Raise an error for a seed that random number generators do not accept; None means a random seed.
 
     Raises:
         InputError: it is not an integer in [0, 2^32).
@@ -82,9 +82,9 @@ def _require(cfg: Config, name: str, keys: tuple[str, ...], purpose: str) -> Non
     missing = [key for key in keys if cfg.get(key) is None]
     if missing:
         raise InputError(f'{name}: has no {", ".join(missing)}; give a config that can {purpose}')
-    strange = [key for key in keys if not isinstance(cfg[key], dict) and not key.endswith('evaluator')]
-    if strange:
-        raise InputError(f'{name}: {strange[0]} must be a dict, got {cfg[strange[0]]!r}')
+    invalid = [key for key in keys if not isinstance(cfg[key], dict) and not key.endswith('evaluator')]
+    if invalid:
+        raise InputError(f'{name}: {invalid[0]} must be a dict, got {cfg[invalid[0]]!r}')
     if 'type' not in cfg.model:
         raise InputError(f"{name}: model has no type; write for example type='DINOR1'")
 
@@ -106,7 +106,7 @@ def _check_loaders(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
 
 
 def _check_vocabularies(cfg: Config, name: str) -> None:
-    """Data sets whose classes differ go by their names, which must reach the detector, or classes are mixed up."""
+    """Data sets with different classes are matched by class name, so the names must reach the detector."""
     dataset = cfg.train_dataloader.get('dataset')
     if cfg.model.get('type') != 'DINOR1' or 'classes' not in (dataset.get('ignore_keys') or ()):
         return
@@ -123,9 +123,9 @@ def _check_number(node: dict, key: str, least: int, where: str, whole: bool = Tr
     value = node.get(key)
     if value is None:
         return
-    # type() rather than isinstance(): true and false are no numbers here. 9e4 is a whole one.
-    good = type(value) in (int, float) and math.isfinite(value) and value >= least
-    good = good and (not whole or value == int(value))
-    if not good:
+    # type() rather than isinstance(), which accepts booleans. 9e4 is a whole number.
+    valid = type(value) in (int, float) and math.isfinite(value) and value >= least
+    valid = valid and (not whole or value == int(value))
+    if not valid:
         kind = 'a whole number' if whole else 'a finite number'
         raise InputError(f'{where}.{key} must be {kind} of at least {least}, got {value!r}')

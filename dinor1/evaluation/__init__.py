@@ -1,24 +1,26 @@
 """Protocols that give a detector its prompts, and metrics."""
 
-from .coco_metric import CocoPromptMetric
-from .lvis_metric import LVISFixedMetric
-from .prompt_similarity import bernoulli_entropy, iisr
-from .queries import QueryStatistics, query_statistics
-from .seed_average import mean_and_std
-from .visual_generic import Exemplar, build_bank, draw_exemplars, embed_exemplars
-from .visual_interactive import draw_interactive
+from dinor1.utils.lazy import lazy_exports
 
-__all__ = [
-    'CocoPromptMetric',
-    'Exemplar',
-    'LVISFixedMetric',
-    'QueryStatistics',
-    'bernoulli_entropy',
-    'build_bank',
-    'draw_exemplars',
-    'draw_interactive',
-    'embed_exemplars',
-    'iisr',
-    'mean_and_std',
-    'query_statistics',
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        'CocoPromptMetric': '.coco_metric',
+        'EvaluationPrompts': '.prompt_protocols',
+        'Exemplar': '.visual_generic',
+        'LVISFixedMetric': '.lvis_metric',
+        'PromptProtocol': '.prompt_protocols',
+        'QueryStatistics': '.queries',
+        'TextPrompts': '.prompt_protocols',
+        'VisualGeneric': '.prompt_protocols',
+        'VisualInteractive': '.prompt_protocols',
+        'bernoulli_entropy': '.prompt_similarity',
+        'build_bank': '.visual_generic',
+        'draw_exemplars': '.visual_generic',
+        'draw_interactive': '.visual_interactive',
+        'embed_exemplars': '.visual_generic',
+        'iisr': '.prompt_similarity',
+        'mean_and_std': '.seed_average',
+        'query_statistics': '.queries',
+    },
+)

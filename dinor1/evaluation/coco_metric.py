@@ -15,19 +15,19 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
 from dinor1.evaluation.detections import Detections, write_results
-from dinor1.evaluation.predictions import match_classes, take_in
+from dinor1.evaluation.predictions import match_classes, validated_detections
 from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
 
-# What loads a file's content, and what evaluates it.
+# Name -> class that loads a file's content, and class that evaluates it.
 BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     'pycocotools': (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
 }
 MAX_DETS = (1, 10, 100)
 _AREAS = ('all', 's', 'm', 'l')
-_DETECTIONS_AT_ONCE = 2_000_000
+DETECTIONS_AT_ONCE = 2_000_000
 
 
 def coco_curves(
@@ -71,19 +71,19 @@ def curves_in_parts(
     detections: Detections,
     category_ids: np.ndarray,
     backend: str = 'faster_coco_eval',
-    at_once: int = _DETECTIONS_AT_ONCE,
+    at_once: int = DETECTIONS_AT_ONCE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`coco_curves` of a few categories after the other, which are independent of each other.
+    """Compute :func:`coco_curves` for a few categories at a time; categories are independent of each other.
 
-    The backends want a dict per detection, about a kilobyte: of the 80,000 images of Objects365's validation set, with
-    300 detections each, tens of gigabytes.
+    The backends need a dict per detection, about a kilobyte: tens of gigabytes for the 80,000 images of Objects365's
+    validation set with 300 detections each.
 
     Args:
         content: Of the annotation file.
         detections: ``image`` holds image ids.
         category_ids: (K,), the id of each label.
         backend: See :func:`coco_curves`.
-        at_once: About how many detections a part has; one category is never divided.
+        at_once: Approximate number of detections in a part; a category is never divided.
 
     Returns:
         As :func:`coco_curves`.
@@ -127,10 +127,11 @@ def read_coco(path: str, ann_file: str) -> dict:
             raise InputError(f"{ann_file}: not a COCO file, it has no list '{section}'; give a file in COCO format")
     if not all(isinstance(image, dict) and type(image.get('id')) is int for image in content['images']):
         raise InputError(f'{ann_file}: an image has no id that is a whole number; number the images')
-    # What has no box is no object, and CocoPromptDataset reports it; pycocotools would fail, or count NaN as missed.
+    # Annotations without a box are left out, and CocoPromptDataset reports them; pycocotools would fail on them, or
+    # count a NaN box as missed.
     content['annotations'] = [a for a in content['annotations'] if isinstance(a, dict) and _has_box(a)]
     for number, annotation in enumerate(content['annotations'], 1):
-        # A match is noted by the id of the annotation, so that a match with id 0 would look like none.
+        # The backends record a match by the id of its annotation: a match with id 0 would count as none.
         annotation['id'] = number
         # Both may be absent, as in CocoPromptDataset.
         annotation.setdefault('iscrowd', 0)
@@ -152,7 +153,7 @@ def _has_box(annotation: dict) -> bool:
 class CocoPromptMetric(BaseMetric):
     """COCO's box AP with classes matched to categories by name.
 
-    What is different from MMDetection's ``CocoMetric``:
+    Differences from MMDetection's ``CocoMetric``:
 
     - Evaluation is by faster-coco-eval, whose numbers are those of pycocotools.
     - Label ``i`` is the category with the data set's ``i``-th class name. ``CocoMetric`` takes the ``i``-th of the
@@ -194,7 +195,7 @@ class CocoPromptMetric(BaseMetric):
         if backend not in BACKENDS:
             raise InputError(f'CocoPromptMetric: backend must be one of {", ".join(BACKENDS)}, not {backend!r}')
         if format_only and outfile_prefix is None:
-            raise InputError('CocoPromptMetric: format_only needs outfile_prefix, the place to write to')
+            raise InputError('CocoPromptMetric: format_only needs outfile_prefix, the path to write to')
         self.backend, self.classwise, self.ann_file = backend, classwise, ann_file
         self.outfile_prefix, self.format_only = outfile_prefix, format_only
         with get_local_path(ann_file, backend_args=backend_args) as path:
@@ -207,7 +208,8 @@ class CocoPromptMetric(BaseMetric):
         """Names of the labels: those of the data set, which may choose among the categories."""
         return tuple((self.dataset_meta or {}).get('classes', self._ids))
 
-    def _category_ids(self) -> np.ndarray:
+    @property
+    def category_ids(self) -> np.ndarray:
         """Category id of each label, (K,)."""
         return np.array(list(self._ids.values()))[match_classes(self._classes(), list(self._ids), self.ann_file)]
 
@@ -217,12 +219,12 @@ class CocoPromptMetric(BaseMetric):
         Raises:
             InputError: a class or an image is not in the annotation file, or a detection is not finite or of no class.
         """
-        num_classes = len(self._category_ids())
-        self.results += [take_in(sample, self._known, num_classes, self.ann_file) for sample in data_samples]
+        num_classes = len(self.category_ids)
+        self.results += [validated_detections(s, self._known, num_classes, self.ann_file) for s in data_samples]
 
     def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
         """Metrics of the detections of all images."""
-        names, ids = self._classes(), self._category_ids()
+        names, ids = self._classes(), self.category_ids
         detections = Detections.concatenate(results)
         if self.outfile_prefix is not None:
             write_results(detections, ids, f'{self.outfile_prefix}.bbox.json')

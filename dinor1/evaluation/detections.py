@@ -1,4 +1,4 @@
-"""Detections of a whole data set as columns: few bytes each, cut to a budget per class, written as COCO results."""
+"""Detections of a whole data set as arrays: few bytes each, limited to a budget per class, written as COCO results."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 
 from dinor1.utils.io import atomic_path
 
-_RECORDS_AT_ONCE = 100_000
+RECORDS_AT_ONCE = 100_000
 
 
 @dataclass
@@ -17,11 +17,11 @@ class Detections:
     """N detections.
 
     Attributes:
-        image: (N,) integer, id or index of the image; which of the two, its owner says.
+        image: (N,) integer, id or index of the image, as the function that takes them documents.
         label: (N,) integer, index of the class.
         score: (N,) float, larger is better.
         box: (N, 4) float, (x, y, width, height) in pixels of the original image.
-        rank: (N,) integer, place among the detections of its image by falling score, from 0.
+        rank: (N,) integer, index among the detections of its image by falling score, from 0.
     """
 
     image: np.ndarray
@@ -59,7 +59,7 @@ class Detections:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def select(self, rows: np.ndarray) -> 'Detections':
-        """Some of the detections, by a mask or by their places."""
+        """Some of the detections, by a mask or by their indices."""
         return Detections(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def records(self, category_ids: np.ndarray) -> Iterator[dict]:
@@ -71,8 +71,8 @@ class Detections:
     def within_budget(self, budget: int) -> np.ndarray:
         """Mask (N,) of the ``budget`` best of each class over all images.
 
-        Among equal scores the smaller image id comes first, and in an image the earlier place, so that the choice does
-        not depend on the order in which images come.
+        Among equal scores the smaller image id comes first, and within an image the lower rank, so that the choice does
+        not depend on the order of the images.
         """
         inside = np.ones(len(self), dtype=bool)
         counts = np.bincount(self.label)
@@ -80,8 +80,8 @@ class Detections:
         label = self.label[rows]
         order = np.lexsort((self.rank[rows], self.image[rows], -self.score[rows], label))
         starts = np.searchsorted(label[order], np.arange(len(counts)))
-        place = np.arange(len(rows)) - starts[label[order]]
-        inside[rows[order]] = place < budget
+        position = np.arange(len(rows)) - starts[label[order]]
+        inside[rows[order]] = position < budget
         return inside
 
 
@@ -95,9 +95,9 @@ def write_results(detections: Detections, category_ids: np.ndarray, path: str | 
     """
     with atomic_path(path) as temporary, temporary.open('w') as file:
         file.write('[')
-        # A list of all would need a hundred times the memory of the columns.
-        for start in range(0, len(detections), _RECORDS_AT_ONCE):
-            part = detections.select(slice(start, start + _RECORDS_AT_ONCE))
+        # A list of all records would need a hundred times the memory of the arrays.
+        for start in range(0, len(detections), RECORDS_AT_ONCE):
+            part = detections.select(slice(start, start + RECORDS_AT_ONCE))
             lines = ',\n'.join(map(json.dumps, part.records(category_ids)))
             file.write((',\n' if start else '\n') + lines)
         file.write('\n]\n')

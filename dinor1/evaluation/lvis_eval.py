@@ -29,7 +29,8 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = {'all': (0, 1e10), 'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, 1e10)}
 _LOW, _HIGH = np.array(list(AREAS.values()), dtype=np.float64).T[:, :, None]
 
-_PAIRS_AT_ONCE = 2_000_000
+# Pairs of a detection and a box that are compared at a time, to bound memory.
+PAIRS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,22 @@ def _mean(values: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
-def evaluate_lvis(truth: LVISGroundTruth, detections: Detections) -> LVISScores:
+def evaluate_lvis(
+    truth: LVISGroundTruth, detections: Detections, pairs_at_once: int = PAIRS_AT_ONCE
+) -> LVISScores:
     """Compare detections with ground truth.
 
     Args:
         truth: Ground truth.
         detections: All that take part; ``image`` holds indices into ``truth.image_ids``, ``label`` into its classes.
+        pairs_at_once: Pairs of a detection and a box that are compared at a time, to bound memory.
     """
     has_area = detections.box[:, 2] * detections.box[:, 3] > 0
     detections = detections.select(has_area & truth.judged[detections.image, detections.label])
-    # The order in which the curve of each class takes them in.
+    # Sorted by class and falling score, as the curves need them.
     detections = detections.select(np.lexsort((detections.rank, detections.image, -detections.score, detections.label)))
     ignored = truth.ignore | (truth.area < _LOW) | (truth.area > _HIGH)  # (A, G)
-    detection, box, iou = _overlaps(truth, detections)
+    detection, box, iou = _overlaps(truth, detections, pairs_at_once)
     matched = _match(detection, box, iou, ignored.T, _turns(truth, detections, detection))
 
     area = detections.box[:, 2] * detections.box[:, 3]
@@ -103,7 +107,9 @@ def _spans(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) - np.repeat(offsets - starts, counts)
 
 
-def _overlaps(truth: LVISGroundTruth, detections: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _overlaps(
+    truth: LVISGroundTruth, detections: Detections, pairs_at_once: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of a detection and a box of the same image and class with an IoU of at least 0.5.
 
     Returns:
@@ -117,7 +123,7 @@ def _overlaps(truth: LVISGroundTruth, detections: Detections) -> tuple[np.ndarra
     counts = ends - starts
     found = []
     # In runs of detections with a limited number of pairs, of which a crowded image can have millions.
-    run = np.cumsum(counts) // _PAIRS_AT_ONCE
+    run = np.cumsum(counts) // pairs_at_once
     for rows in np.split(np.arange(len(ours)), np.flatnonzero(np.diff(run)) + 1):
         detection = np.repeat(rows, counts[rows])
         box = in_cell_order[_spans(starts[rows], counts[rows])]
@@ -135,13 +141,13 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _turns(truth: LVISGroundTruth, detections: Detections, detection: np.ndarray) -> np.ndarray:
-    """When each pair's detection chooses, (P,): its place among the detections with pairs of its image and class."""
-    present, place = np.unique(detection, return_inverse=True)
+    """Turn of each pair's detection, (P,): its index among the detections with pairs of the same image and class."""
+    present, index = np.unique(detection, return_inverse=True)
     cells = _cells(truth, detections.image[present], detections.label[present])
     order = np.argsort(cells, kind='stable')
     turns = np.empty(len(present), dtype=np.int64)
     turns[order] = np.arange(len(present)) - np.searchsorted(cells[order], cells[order])
-    return turns[place]
+    return turns[index]
 
 
 def _match(
@@ -152,7 +158,9 @@ def _match(
     Among equal IoUs the later box wins, as in the ``lvis`` package.
 
     Args:
-        detection, box, iou: (P,), from :func:`_overlaps`.
+        detection: (P,), from :func:`_overlaps`.
+        box: (P,), from :func:`_overlaps`.
+        iou: (P,), from :func:`_overlaps`.
         ignored: (G, A) bool.
         turns: (P,), from :func:`_turns`. Detections of one turn never compete.
 
@@ -193,7 +201,10 @@ def _curves(
         label: (D,), rises; detections of a class by falling score.
         wrong: (A, D) bool, whether a detection is an error if unmatched.
         positives: (K, A), number of boxes that can be found.
-        area, threshold, detection, on_ignored: (M,), from :func:`_match`.
+        area: (M,), from :func:`_match`.
+        threshold: (M,), from :func:`_match`.
+        detection: (M,), from :func:`_match`.
+        on_ignored: (M,), from :func:`_match`.
 
     Returns:
         Precision (T, R, K, A) and recall (T, K, A).
@@ -230,13 +241,13 @@ def _curves(
 
 
 def _count_before(group: np.ndarray, flags: np.ndarray) -> np.ndarray:
-    """How many ``flags`` are set before each place in its group; ``group`` rises."""
+    """How many ``flags`` are set before each position in its group; ``group`` rises."""
     before = np.cumsum(flags) - flags
     return before - before[np.searchsorted(group, group)]
 
 
 def _from_right(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Largest value at each place or after it in its group: a scan in steps of doubling length; ``group`` rises."""
+    """Largest value at each position or after it in its group: a scan in steps of doubling length; ``group`` rises."""
     values = values.copy()
     longest = np.bincount(group).max(initial=0)
     step = 1

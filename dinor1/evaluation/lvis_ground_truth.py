@@ -1,4 +1,4 @@
-"""What an LVIS annotation file says, as arrays: boxes, and which categories were looked for in which image."""
+"""An LVIS annotation file as arrays: boxes, and the categories that were annotated in each image."""
 
 import os
 from collections.abc import Sequence
@@ -158,14 +158,14 @@ def _sections(content: Any, path: str) -> tuple[list[dict], list[dict], list[dic
 
 def _ids(records: list[dict], key: str, path: str, section: str) -> np.ndarray:
     values = [record.get(key) for record in records]
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         if type(value) is not int:
-            raise InputError(f"{path}: entry {place} of '{section}' has no integer '{key}'; add it")
+            raise InputError(f"{path}: entry {index} of '{section}' has no integer '{key}'; add it")
     return np.array(values, dtype=np.int64)
 
 
 def _index(known: np.ndarray, ids: np.ndarray, path: str, what: str) -> np.ndarray:
-    """Positions of ``ids`` in ``known``, which rises."""
+    """Indices of ``ids`` in ``known``, which rises."""
     index = np.searchsorted(known, ids).clip(max=len(known) - 1)
     unknown = known[index] != ids
     if unknown.any():

@@ -14,20 +14,17 @@ from mmengine.logging import print_log
 from dinor1.evaluation.detections import Detections, write_results
 from dinor1.evaluation.lvis_eval import evaluate_lvis
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
-from dinor1.evaluation.predictions import match_classes, take_in
+from dinor1.evaluation.predictions import match_classes, validated_detections
 from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
 
 REPORTED = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
 
-# Rows that may gather above what is kept before the next cut; 44 bytes each.
-_SLACK = 2_000_000
-
 
 @dataclass
 class _Part:
-    """What one process collected: its images in the order in which they came, and their detections."""
+    """Results of one process: its images in the order of evaluation, and their detections."""
 
     images: np.ndarray
     detections: Detections
@@ -42,19 +39,20 @@ class LVISFixedMetric(BaseMetric):
     the whole set, however many are in one image (Dave et al. 2021, arXiv 2102.01066). -1 stands for no ground truth.
     The numbers are those of the ``lvis`` package.
 
-    Images of the annotation file that are not evaluated count as images without detections. An image that comes twice,
+    Images of the annotation file that are not evaluated count as images without detections. An image that occurs twice,
     as from a sampler that fills up its last round, counts once. Classes are matched to categories by name.
 
-    Memory: what can still matter is kept, at most ``budget`` detections of each class and ``max_per_image`` of each
-    image, 44 bytes each.
+    Memory: only detections that can still matter are kept, at most ``budget`` of each class and ``max_per_image`` of
+    each image, 44 bytes each, and up to ``prune_every`` new ones.
 
     Args:
         ann_file: Annotations in LVIS format.
         max_per_image: Detections per image in the standard numbers.
-        budget: Detections per class in the fixed numbers. For these to be what their name says, the detector must not
-            cut an image's detections to ``max_per_image`` first.
+        budget: Detections per class in the fixed numbers. They are comparable only if the detector does not
+            limit an image's detections to ``max_per_image`` first.
         outfile_prefix: Where to write the detections that were evaluated, in COCO result format:
             ``PREFIX.bbox.json`` and, for fixed AP, ``PREFIX.fixed.bbox.json``.
+        prune_every: Number of new detections after which those that can no longer matter are removed.
         backend_args: Of MMEngine's file client, to read ``ann_file``.
         kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix``, ``collect_dir``.
 
@@ -71,6 +69,7 @@ class LVISFixedMetric(BaseMetric):
         max_per_image: int = 300,
         budget: int = 10_000,
         outfile_prefix: str | None = None,
+        prune_every: int = 2_000_000,
         backend_args: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -78,16 +77,22 @@ class LVISFixedMetric(BaseMetric):
         if min(max_per_image, budget) < 1:
             raise InputError(f'max_per_image and budget must be positive, got {max_per_image} and {budget}')
         self.max_per_image, self.budget, self.outfile_prefix = max_per_image, budget, outfile_prefix
-        # Before hours of inference rather than after them.
+        self.prune_every = prune_every
+        # Read before hours of inference, so that a bad file is an error at once.
         with get_local_path(ann_file, backend_args=backend_args) as path:
             self._truth = LVISGroundTruth.from_content(read_json(path), ann_file)
         self._known = frozenset(self._truth.image_ids.tolist())
         self._clear()
 
+    @property
+    def num_collected(self) -> int:
+        """Number of detections that are in memory."""
+        return self._rows
+
     def _clear(self) -> None:
         self._seen: dict[int, None] = {}
         self._parts: list[Detections] = []
-        self._rows, self._limit = 0, _SLACK
+        self._rows, self._limit = 0, self.prune_every
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Collect the detections of a batch.
@@ -95,23 +100,23 @@ class LVISFixedMetric(BaseMetric):
         Raises:
             InputError: a class or an image is not in the annotation file, or a detection is not finite or of no class.
         """
-        # Here rather than after the last batch.
+        # Checked with the first batch rather than after the last.
         num_classes = len(match_classes(self._classes(), self._truth.names, self._truth.path))
         for sample in data_samples:
-            found = take_in(sample, self._known, num_classes, self._truth.path)
+            found = validated_detections(sample, self._known, num_classes, self._truth.path)
             if sample['img_id'] not in self._seen:
                 self._seen[sample['img_id']] = None
                 self._parts.append(found)
                 self._rows += len(found)
         if self._rows > self._limit:
-            kept = self._cut(Detections.concatenate(self._parts))
-            self._parts, self._rows, self._limit = [kept], len(kept), len(kept) + _SLACK
+            kept = self._prune(Detections.concatenate(self._parts))
+            self._parts, self._rows, self._limit = [kept], len(kept), len(kept) + self.prune_every
 
     def _classes(self) -> tuple[str, ...]:
         """Names of the labels: those of the data set, which may choose among the categories."""
         return tuple((self.dataset_meta or {}).get('classes', self._truth.names))
 
-    def _cut(self, detections: Detections) -> Detections:
+    def _prune(self, detections: Detections) -> Detections:
         """Only what standard or fixed AP can still depend on."""
         return detections.select((detections.rank < self.max_per_image) | detections.within_budget(self.budget))
 
@@ -121,10 +126,10 @@ class LVISFixedMetric(BaseMetric):
         Args:
             size: Number of images of the data set.
         """
-        detections = self._cut(Detections.concatenate(self._parts))
+        detections = self._prune(Detections.concatenate(self._parts))
         self.results = [_Part(np.array(list(self._seen), dtype=np.int64), detections)]
         self._clear()
-        # MMEngine cuts the gathered list to the number of images; here it has one entry per process.
+        # MMEngine truncates the gathered list to the number of images; here it has one entry per process.
         return super().evaluate(max(size, get_world_size()))
 
     def compute_metrics(self, results: list[_Part]) -> dict[str, float]:
@@ -162,7 +167,7 @@ def _merge(parts: Sequence[_Part]) -> tuple[Detections, set[int]]:
     seen: set[int] = set()
     kept = []
     for part in parts:
-        again = [image for image in part.images.tolist() if image in seen]
-        kept.append(part.detections.select(~np.isin(part.detections.image, again)))
+        repeated = [image for image in part.images.tolist() if image in seen]
+        kept.append(part.detections.select(~np.isin(part.detections.image, repeated)))
         seen.update(part.images.tolist())
     return Detections.concatenate(kept), seen

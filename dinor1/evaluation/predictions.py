@@ -1,4 +1,4 @@
-"""What the metrics of boxes share: checking that data set, detector and annotation file speak of the same things."""
+"""Checks that all metrics of boxes share: data set, detector and annotation file must agree on classes and images."""
 
 from collections.abc import Container, Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from dinor1.utils.errors import InputError
 
 
 def match_classes(names: Sequence[str], categories: Sequence[str], ann_file: str) -> np.ndarray:
-    """Place of each class of the data set among the categories of the annotation file, (K,) int64.
+    """Index of each class of the data set among the categories of the annotation file, (K,) int64.
 
     Raises:
         InputError: a class is no category of the file, or is given twice.
     """
-    places = {name: place for place, name in enumerate(categories)}
-    unknown = [name for name in names if name not in places]
+    indices = {name: index for index, name in enumerate(categories)}
+    unknown = [name for name in names if name not in indices]
     if unknown:
         raise InputError(
             f'{ann_file}: {len(unknown)} of the {len(names)} classes of the data set are no category there, such as '
@@ -24,11 +24,13 @@ def match_classes(names: Sequence[str], categories: Sequence[str], ann_file: str
         )
     if len(set(names)) < len(names):
         raise InputError('the data set lists a class twice; make its class names unique')
-    return np.array([places[name] for name in names], dtype=np.int64)
+    return np.array([indices[name] for name in names], dtype=np.int64)
 
 
-def take_in(sample: dict[str, Any], images: Container[int], num_classes: int, ann_file: str) -> Detections:
-    """Detections of one image from what a detector returned for it.
+def validated_detections(
+    sample: dict[str, Any], images: Container[int], num_classes: int, ann_file: str
+) -> Detections:
+    """Check the predictions for one image and return them as :class:`Detections`.
 
     Args:
         sample: A data sample as a dict, with ``img_id`` and ``pred_instances``.

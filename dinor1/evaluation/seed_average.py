@@ -1,4 +1,4 @@
-"""Mean and spread of an evaluation that is repeated with other prompts."""
+"""Mean and standard deviation of an evaluation that is repeated with several prompt seeds."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def mean_and_std(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Per metric, over repeated runs.
+    """Mean and sample standard deviation of each metric over repeated runs.
 
-    A metric of -1 has no value, as COCO writes it where no object is of a size; it stays -1.
+    The value -1 means undefined, as COCO reports for a size range without objects; its mean stays -1.
 
     Args:
         runs: Metrics of each run, all with the same keys.

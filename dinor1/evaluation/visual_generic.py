@@ -93,7 +93,7 @@ def embed_exemplars(
     """Embed exemplars.
 
     Images go through the model one at a time: in a batch they would be padded to one size, convolutions carry padding
-    into the picture, and an embedding would depend on its neighbours in the batch.
+    into the image, and an embedding would depend on its neighbours in the batch.
 
     Args:
         model: A :class:`dinor1.models.DINOR1`; left in the mode (train or eval) that it was in.
@@ -114,7 +114,7 @@ def embed_exemplars(
         boxes = torch.tensor([e.bbox for e in group], dtype=torch.float32, device=data['inputs'].device)
         boxes = boxes * boxes.new_tensor(samples[0].scale_factor).repeat(2)
         features = model.encode_image(data['inputs'], samples)
-        embeddings.append(model.encode_boxes(features, [boxes], samples).float().cpu())
+        embeddings.append(model.encode_boxes(features, [boxes], [samples[0].img_shape]).float().cpu())
         labels += [e.label for e in group]
         if progress is not None:
             progress()

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dinor1.models import DINOR1
-from dinor1.structures import PromptBatch
+from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch
 from dinor1.utils.errors import InputError
 
 INFERENCE_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16}
@@ -60,9 +60,7 @@ def compile_detector(
     transform = torch.compile(model.transform, backend=backend, dynamic=False)
 
     @functools.wraps(transform)
-    def with_any_number_of_prompts(
-        features: dict[str, Tensor | None], prompts: PromptBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def with_any_number_of_prompts(features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
         for tensor in prompts:
             torch._dynamo.maybe_mark_dynamic(tensor, 1)
         return transform(features, prompts)

@@ -174,7 +174,7 @@ class DINOR1Inferencer:
                 box = data['inputs'].new_tensor(clip_boxes(boxes[i], sample.ori_shape, wheres[i]))
                 scaled.append(box * box.new_tensor(sample.scale_factor).repeat(2))
             features = self.model.encode_image(data['inputs'], samples)
-            embeddings = self.model.encode_boxes(features, scaled, samples).float().cpu()
+            embeddings = self.model.encode_boxes(features, scaled, [s.img_shape for s in samples]).float().cpu()
             for i, part in zip(indices, embeddings.split([len(box) for box in scaled]), strict=True):
                 rows[i] = part
         index = torch.tensor([names.index(name) for group in labels for name in group])
@@ -215,11 +215,8 @@ class DINOR1Inferencer:
         sources = list_images(images)
         results: list[DetDataSample | None] = [None] * len(sources)
         for indices, data in self._batches(sources, batch_size):
-            for sample in data['data_samples']:
-                sample.set_field(self.prompts, 'prompts')
-            samples = self.model.predict(data['inputs'], data['data_samples'])
+            samples = self.model.predict(data['inputs'], data['data_samples'], self.prompts)
             for i, sample in zip(indices, samples, strict=True):
-                del sample.prompts
                 found = sample.pred_instances.cpu()
                 sample.pred_instances = found[found.scores >= score_thr]
                 results[i] = sample

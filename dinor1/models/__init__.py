@@ -12,15 +12,15 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'DINOGRQOHead': '.heads',
         'DINOR1': '.detectors',
         'DINOR1Head': '.heads',
-        'GRQOSettings': '.losses',
-        'MultiScaleDeformableAttention': '.transformer',
-        'SwinTransformer': '.backbones',
+        'GRQOLoss': '.losses',
+        'MSDeformAttention': '.transformer',
+        'PromptedDecoder': '.transformer',
+        'PromptedEncoder': '.transformer',
+        'LanguageAlignment': '.losses',
+        'ReferenceModel': '.detectors',
+        'DenormalFreeSwin': '.backbones',
         'VisualPromptEncoder': '.prompts',
         'WordHashModel': '.prompts',
     },
 )
 
-
-def register() -> None:
-    """Import the modules whose decorators register components. Idempotent."""
-    from . import backbones, detectors, heads, prompts, transformer  # noqa: F401

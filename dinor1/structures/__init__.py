@@ -1,6 +1,19 @@
-"""What the network sees of a prompt (:class:`PromptSet`) and the same on disk (:class:`PromptBank`)."""
+"""What travels between the parts of the detector: prompts, image features, selected queries, the decoder's output."""
 
+from .box_prompts import BoxPrompts
+from .detector_output import DenoisingGroups, DetectorOutput
+from .image_features import ImageFeatures
 from .prompt_bank import PromptBank
 from .prompt_set import PromptBatch, PromptSet
+from .query_selection import QuerySelection
 
-__all__ = ['PromptBank', 'PromptBatch', 'PromptSet']
+__all__ = [
+    'BoxPrompts',
+    'DenoisingGroups',
+    'DetectorOutput',
+    'ImageFeatures',
+    'PromptBank',
+    'PromptBatch',
+    'PromptSet',
+    'QuerySelection',
+]

@@ -153,6 +153,7 @@ class PromptSet:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes, offered or not."""
         return len(self.names)
 
     @property

@@ -8,10 +8,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
 
-from dinor1.engine import PromptProtocolHook, QueryRecorderHook
-from dinor1.evaluation import draw_exemplars, embed_exemplars, iisr
+from dinor1.engine import PromptedTestLoop, QueryRecorder
+from dinor1.engine.runner import Runner
+from dinor1.evaluation import (
+    PromptProtocol,
+    VisualGeneric,
+    VisualInteractive,
+    draw_exemplars,
+    embed_exemplars,
+    iisr,
+)
 from dinor1.evaluation.seed_average import mean_and_std
 from dinor1.utils.checkpoint import check_checkpoint
 from dinor1.utils.errors import InputError
@@ -35,7 +42,7 @@ def measure(
     that of the same exemplars.
 
     Args:
-        sets: Name -> config whose test set, metric and hook ``prompts`` are used. The configs are not changed.
+        sets: Name -> config whose test set, metric and ``prompt_dataset`` are used. The configs are not changed.
         checkpoint: Of a model that fits all configs.
         work_dir: Draws of prompts and records of queries are written to a folder per set.
         num_exemplars: Numbers N, each at least 1.
@@ -69,39 +76,38 @@ def _measure_set(
     prompt_seeds: int,
     progress: Callable[[str], None],
 ) -> None:
-    runner, protocol = _runner(name, cfg, checkpoint, work_dir)
-    first = protocol.seed
+    runner, loop = _runner(name, cfg, checkpoint, work_dir)
+    dataset, first = loop.protocol.dataset, loop.protocol.seed
 
-    def test(kind: str, seed: int, number: int | None = None) -> dict[str, float]:
-        protocol.protocol = kind
-        protocol.num_exemplars = number or protocol.num_exemplars
-        protocol.set_seed(seed)
-        metrics = runner.test()
+    def test(protocol: PromptProtocol, recorder: QueryRecorder | None = None) -> dict[str, float]:
+        tested = loop.evaluate(protocol, recorder)
+        metrics, description = tested['metrics'], tested['prompts']
         if missing := set(_AP.values()) - set(metrics):
             raise InputError(
                 f'{name}: the test evaluator reports no {", ".join(sorted(missing))}; use CocoPromptMetric'
             )
-        settings = dict(set=name, protocol=kind, seed=seed) | ({} if number is None else dict(num_exemplars=number))
+        known = ('protocol', 'seed', 'num_exemplars')
+        settings = dict(set=name) | {key: description[key] for key in known if key in description}
         result['runs'].append(settings | dict(metrics=metrics))
         progress(', '.join(f'{key} {value}' for key, value in settings.items()) + f': AP {metrics[_AP["AP"]]:.4f}')
         return metrics
 
     seeds = range(first, first + prompt_seeds)
-    found = {'interactive': [test('visual-interactive', seed) for seed in seeds]}
+    found = {'interactive': [test(VisualInteractive(seed)) for seed in seeds]}
     for number in num_exemplars:
         # The very last test is that of the first seed: it is recorded.
         for seed in reversed(seeds):
-            if (number, seed) == (num_exemplars[-1], first):
-                runner.register_hook(QueryRecorderHook(picture=False))
-            found.setdefault(f'generic{number}', []).append(test('visual-generic', seed, number))
+            recorder = QueryRecorder(figure=False) if (number, seed) == (num_exemplars[-1], first) else None
+            metrics = test(VisualGeneric(dataset, number, seed), recorder)
+            found.setdefault(f'generic{number}', []).append(metrics)
     for kind, runs in found.items():
         mean, std = mean_and_std(runs)
         for short, metric in _AP.items():
             result['metrics'][f'{name}/{kind}/{short}'] = mean[metric]
             result['metrics'][f'{name}/{kind}/{short}_std'] = std[metric]
 
-    exemplars = draw_exemplars(protocol.dataset, num_exemplars[-1], first)
-    similarity = iisr(*embed_exemplars(runner.model, protocol.dataset, exemplars))
+    exemplars = draw_exemplars(dataset, num_exemplars[-1], first)
+    similarity = iisr(*embed_exemplars(runner.model, dataset, exemplars))
     similarity = {key: None if math.isnan(value) else value for key, value in similarity.items()}
     queries = read_json(work_dir / 'queries_test.json')
     result['prompts'][name], result['queries'][name] = similarity, queries
@@ -110,14 +116,14 @@ def _measure_set(
     result['metrics'] |= {f'{name}/{key}': value for key, value in flat.items() if value is not None}
 
 
-def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Runner, PromptProtocolHook]:
+def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Runner, PromptedTestLoop]:
     """A runner that tests alone: no optimizer, no pictures, no worker processes, of which each test would start new."""
     cfg = copy.deepcopy(cfg)
     cfg.load_from, cfg.resume, cfg.work_dir = str(checkpoint), False, str(work_dir)
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
-    cfg.default_hooks = {key: cfg.default_hooks[key] for key in ('timer', 'prompts') if key in cfg.default_hooks}
+    cfg.default_hooks = {key: cfg.default_hooks[key] for key in ('timer',) if key in cfg.default_hooks}
     if cfg.get('visualizer'):
         cfg.visualizer.vis_backends = []
     # MMEngine keeps one log per name and process; the address tells two measurements of a process apart.
@@ -125,10 +131,12 @@ def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Ru
     cfg.log_level = 'WARNING'
     runner = Runner.from_cfg(cfg)
     check_checkpoint(runner.model, str(checkpoint))
-    protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
-    if protocol is None or protocol.protocol != 'visual-generic':
+    loop = runner.test_loop
+    if not isinstance(getattr(loop, 'protocol', None), VisualGeneric):
         raise InputError(
-            f'{name}: its config draws no visual-generic prompts; give default_hooks.prompts a prompt_dataset'
+            f"{name}: its config draws no visual-generic prompts; give it test_cfg=dict(type='PromptedTestLoop', "
+            "prompts=dict(type='VisualGeneric')) and a prompt_dataset"
         )
+    runner.load_or_resume()
     torch.manual_seed(0)
-    return runner, protocol
+    return runner, loop

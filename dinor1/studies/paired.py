@@ -12,14 +12,14 @@ from scipy import stats
 
 
 class PairedDifference(NamedTuple):
-    """Mean difference and what the seeds allow to say of it.
+    """Mean difference with its confidence interval.
 
     Attributes:
-        n: Seeds that both arms have.
+        n: Number of seeds that both arms have.
         mean: Mean difference.
-        half_width: Half the width of the interval; infinite for one seed, of which no spread is known.
-        p_value: Two-sided, of Student's paired test; NaN for one seed. 1 if all differences are 0, and 0 if they are
-            equal and not 0.
+        half_width: Half the width of the interval; infinite for a single seed.
+        p_value: Two-sided p-value of Student's paired test; NaN for a single seed, 1 if all differences are 0, and 0 if
+            they are equal and not 0.
     """
 
     n: int
@@ -78,7 +78,7 @@ def paired_difference(
 
 
 def mean_interval(values: Mapping[int, float], confidence: float = 0.95) -> PairedDifference:
-    """Mean of one arm over its seeds with Student's interval: the difference to nothing.
+    """Mean of one arm over its seeds with Student's interval, as the difference to zero.
 
     Raises:
         ValueError: see :func:`paired_difference`; or there is no value.

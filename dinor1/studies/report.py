@@ -11,11 +11,11 @@ Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def by_seed(records: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
-    """Value of each seed that has one.
+    """Value of a metric for each seed that has one.
 
     Args:
         records: Result files of one arm.
-        metric: Key of ``metrics``; or of the record itself, such as ``seconds``.
+        metric: Key of ``metrics``, or of the record itself, such as ``seconds``.
     """
     found = {}
     for record in records:
@@ -35,9 +35,9 @@ def means(records: Records, metrics: Mapping[str, str], digits: int = 3) -> str:
     """A row per arm: mean and sample standard deviation over its seeds.
 
     Args:
-        records: Of each arm; arms without any have no row.
+        records: Records of each arm; arms without records have no row.
         metrics: Name -> head of its column.
-        digits: After the point.
+        digits: Number of decimals.
     """
     rows = []
     for arm, own in records.items():
@@ -55,12 +55,12 @@ def _mean(values: list[float], digits: int) -> str:
 
 
 def differences(records: Records, baseline: str, metrics: Mapping[str, str]) -> dict[str, dict[str, PairedDifference]]:
-    """Per metric and arm the difference to a baseline over the seeds that both have.
+    """Difference to a baseline for each metric and arm, over the seeds that both have.
 
     Args:
-        records: Of each arm.
+        records: Records of each arm.
         baseline: Name of an arm.
-        metrics: Those that are compared.
+        metrics: Metrics to compare.
     """
     found: dict[str, dict[str, PairedDifference]] = {}
     for metric in metrics:
@@ -92,7 +92,7 @@ def interval(difference: PairedDifference | None, digits: int = 4) -> str:
 
 
 def mean_with_interval(records: Sequence[Mapping[str, Any]], metric: str, digits: int = 3) -> str:
-    """``0.684 [0.671, 0.697]``, the interval of Student; ``-`` without a value."""
+    """``0.684 [0.671, 0.697]``, with Student's interval; ``-`` without a value."""
     values = by_seed(records, metric)
     if not values:
         return '-'

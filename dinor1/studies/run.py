@@ -1,4 +1,4 @@
-"""Runs of a study: trained by tools/train.py, measured by the study's own tools, written as one JSON file each."""
+"""Runs of a study: each is trained by tools/train.py, measured by the study's tools, and written as one JSON file."""
 
 import datetime
 import json
@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Cost(NamedTuple):
-    """What commands have cost.
+    """Time and memory of commands.
 
     Attributes:
-        seconds: Of the clock.
-        cpu_seconds: Of processors, worker processes included.
+        seconds: Wall-clock time.
+        cpu_seconds: Processor time, worker processes included.
         memory_mib: Largest resident memory of one process.
     """
 
@@ -36,13 +36,13 @@ class Cost(NamedTuple):
     memory_mib: float = 0.0
 
     def plus(self, other: 'Cost') -> 'Cost':
-        """Both, one after the other."""
+        """Cost of both, one after the other."""
         seconds, cpu_seconds = self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds
         return Cost(seconds, cpu_seconds, max(self.memory_mib, other.memory_mib))
 
 
 def select(study: Study, arms: Sequence[str] | None, seeds: Sequence[int] | None) -> list[Run]:
-    """The runs of some arms and seeds, and those that they start from.
+    """Select the runs of some arms and seeds, and the runs that they start from.
 
     Raises:
         InputError: the study has no such arm or seed.
@@ -67,18 +67,18 @@ def run_all(
     jobs: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Do what has no result file yet.
+    """Execute the runs that have no result file.
 
     Args:
         study: The study.
         runs: Some of its runs, in its order.
-        folder: Of the result files.
-        work_dir: A folder per run is made here.
-        jobs: Runs at a time. Each gets an equal share of the threads, unless OMP_NUM_THREADS says how many.
+        folder: Folder of the result files.
+        work_dir: Parent of the work directories of the runs.
+        jobs: Number of runs at a time. Each gets an equal share of the threads, unless OMP_NUM_THREADS is set.
         report: Called with a line of progress after each run.
 
     Raises:
-        InputError: ``jobs`` is not positive, or a run failed. Others that are under way come to their end.
+        InputError: ``jobs`` is not positive, or a run failed. Runs that have begun are finished first.
     """
     if jobs < 1:
         raise InputError(f'--jobs must be at least 1, got {jobs}')
@@ -89,7 +89,7 @@ def run_all(
     pool = ThreadPoolExecutor(jobs)
 
     def one(run: Run) -> dict[str, Any]:
-        # What it starts from was submitted, and so begun, before it.
+        # The run that it starts from was submitted, and hence begun, before it.
         if run.starts_from in futures:
             futures[run.starts_from].result()
         return execute(run, study, folder, work_dir, threads)
@@ -106,11 +106,11 @@ def run_all(
 
 
 def remaining(runs: Sequence[Run], known: Sequence[dict[str, Any]]) -> float:
-    """Seconds that ``runs`` take one after the other, if each is like the finished ones of its config.
+    """Estimate the seconds that ``runs`` take one after the other, from the finished runs of the same configs.
 
     Args:
-        runs: What is to be done.
-        known: Records of finished runs; of an unknown config the mean of all is taken.
+        runs: Runs to execute.
+        known: Records of finished runs; the estimate for an unknown config is the mean of all.
     """
     if not known:
         return 0.0
@@ -122,17 +122,17 @@ def remaining(runs: Sequence[Run], known: Sequence[dict[str, Any]]) -> float:
 
 
 def execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int | None = None) -> dict[str, Any]:
-    """Train one run, resuming what an interruption left, measure it, and write its result file.
+    """Train one run, or resume it after an interruption, measure it, and write its result file.
 
     Args:
-        run: What to do.
-        study: The study that it is of.
-        folder: Of the result files.
-        work_dir: Holds the work directories of all runs, this one's and that of the run which it starts from.
+        run: The run.
+        study: Its study.
+        folder: Folder of the result files.
+        work_dir: Parent of the work directories of this run and of the run that it starts from.
         threads: OMP_NUM_THREADS of the commands; None: the libraries' default.
 
     Returns:
-        What is in the result file.
+        Content of the result file.
 
     Raises:
         InputError: a command failed, there is no checkpoint to start from, or the work directory is another run's, or
@@ -145,7 +145,7 @@ def execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int |
 
 def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int | None) -> dict[str, Any]:
     own = work_dir / run.name
-    _claim(own, run)
+    _check_identity(own, run)
     environment = dict(os.environ) if threads is None else os.environ | {'OMP_NUM_THREADS': str(threads)}
     arguments = _training(run, own, work_dir)
     if not (own / 'metrics.json').is_file():
@@ -168,9 +168,9 @@ def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int 
     if log:
         extra['seconds_per_iteration'] = round(statistics.median(line['time'] for line in log), 4)
     if not (own / 'cost.json').is_file():
-        # Training outlived its killed parent. Its cost belongs to the results, and nobody has measured it.
+        # Training went on after its parent was killed: its cost, which belongs to the results, was not measured.
         raise InputError(
-            f'{own}: trained, but what it cost was lost with the process; delete the folder to run it again'
+            f'{own}: trained, but time and memory were not recorded; delete the folder to run it again'
         )
     costs = read_json(own / 'cost.json')
     training = Cost(*costs['train'])
@@ -193,8 +193,8 @@ def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int 
     return record
 
 
-def _claim(own: Path, run: Run) -> None:
-    """Refuse a work directory that holds another run under the same name."""
+def _check_identity(own: Path, run: Run) -> None:
+    """Record the run in its work directory; refuse a directory of another run with the same name."""
     identity = dict(config=run.config, options=list(run.options), start=run.start, seed=run.seed)
     if not (own / 'run.json').is_file():
         write_json(identity, own / 'run.json')
@@ -222,7 +222,7 @@ def _training(run: Run, own: Path, work_dir: Path) -> list[str]:
 
 
 def _command(run: Run, own: Path, name: str, command: list[str], environment: dict[str, str]) -> None:
-    """Run a tool of this project and add up what it costs, also what it cost before it was interrupted."""
+    """Run a tool of this project and add up its cost, including that of interrupted attempts."""
     log, costs = own / f'{name}.log', own / 'cost.json'
     tool = command[0] if Path(command[0]).is_file() else str(ROOT / command[0])
     start = time.perf_counter()
@@ -230,7 +230,7 @@ def _command(run: Run, own: Path, name: str, command: list[str], environment: di
         process = subprocess.Popen(
             [sys.executable, tool, *command[1:]], stdout=file, stderr=subprocess.STDOUT, env=environment
         )
-        # Of this child alone; Windows does not say.
+        # The usage of this child alone, which Windows does not report.
         if hasattr(os, 'wait4'):
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -248,7 +248,7 @@ def _command(run: Run, own: Path, name: str, command: list[str], environment: di
 
 
 def training_log(work_dir: Path) -> list[dict[str, float]]:
-    """Lines that training wrote to ``scalars.json``, by iteration; of one that was repeated after a resume the last."""
+    """Lines that training wrote to ``scalars.json``, by iteration; the last of an iteration repeated after a resume."""
     lines: dict[int, dict[str, float]] = {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for text in path.read_text().splitlines():
@@ -259,7 +259,7 @@ def training_log(work_dir: Path) -> list[dict[str, float]]:
 
 
 def _json_line(text: str) -> dict[str, Any]:
-    """A line of a log, or nothing if a killed process left half of one."""
+    """A line of a log; empty if a killed process left an incomplete line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -289,7 +289,7 @@ def _environment(threads: int | None) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Name of the processor: numbers are repeated exactly on the same one."""
+    """Name of the processor: results are reproduced exactly only on the same one."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]

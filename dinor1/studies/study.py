@@ -15,12 +15,12 @@ An arm is a list of ``--cfg-options``, or a dict of any of::
     dict(
         config='...', options=[...],
         seeds=[0],                                                    # instead of the study's
-        start=dict(arm='LN', checkpoint='epoch_1.pth', resume=True),  # go on from an earlier arm's run of that seed
+        start=dict(arm='LN', checkpoint='epoch_1.pth', resume=True),  # continue an earlier arm's run of that seed
         after={...},                                                  # instead of the study's
     )
 
-``resume=True`` takes weights, optimizer and position over, so that arms share first epochs; without it, weights alone
-(``load_from``). Three more keys of a study say what a result file holds besides the last validation::
+``resume=True`` restores weights, optimizer and position, so that arms share first epochs; without it, only weights are
+loaded (``load_from``). Three more keys of a study add content to the result files, besides the last validation::
 
     after = {'measures': ['tools/analysis_tools/measure_detector.py', '{checkpoint}', '--out', '{out}']}
     keep = {'gradients': 'loss_gradients.json'}    # files of the work directory
@@ -29,7 +29,7 @@ An arm is a list of ``--cfg-options``, or a dict of any of::
 ``after`` are tools that run when training has ended, with ``{config}``, ``{checkpoint}`` (the last), ``{work_dir}`` and
 ``{out}`` filled in; each writes a JSON file ``{out}``, whose ``metrics`` join those of the run.
 
-A run is one arm with one seed, and leaves one small JSON file; tables come from these files and from nothing else.
+A run is one arm with one seed, and leaves one small JSON file; tables are made from these files alone.
 """
 
 import statistics
@@ -53,8 +53,8 @@ class Run(NamedTuple):
         seed: Seed of tools/train.py.
         config: Config file.
         options: ``--cfg-options``.
-        start: What it starts from: ``arm``, ``checkpoint`` and ``resume``; None: from scratch.
-        after: Name -> command of the tools that run when training has ended.
+        start: The start of the training: ``arm``, ``checkpoint`` and ``resume``; None: from scratch.
+        after: Name -> command of the tools that run after training.
     """
 
     arm: str
@@ -80,16 +80,16 @@ def _run_name(arm: str, seed: int) -> str:
 
 
 class Study(NamedTuple):
-    """What a study file says.
+    """Content of a study file.
 
     Attributes:
         path: The file.
         title: Heading of the table.
-        runs: Every arm with every seed, seed by seed: after the first round there is a table of all arms.
+        runs: Every arm with every seed, seed by seed, so that the first seed already gives a table of all arms.
         metrics: Name of a metric -> head of its column.
         note: Text below the table.
         keep: Name in the result file -> JSON file of the work directory.
-        curves: Scalars of the training log that the result file holds.
+        curves: Scalars of the training log that are copied to the result file.
     """
 
     path: Path
@@ -203,7 +203,7 @@ def _cell(values: list[float]) -> str:
 
 
 def insert(path: str | Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a file.
+    """Replace the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a file.
 
     Raises:
         InputError: see :func:`check_marks`.
@@ -218,7 +218,7 @@ def insert(path: str | Path, name: str, text: str) -> None:
 
 
 def check_marks(path: str | Path, names: Iterable[str]) -> None:
-    """Refuse a file that :func:`insert` could not fill, before anything is made for it.
+    """Check that :func:`insert` can fill a file, before its content is made.
 
     Raises:
         InputError: there is no such file, or it does not have the two lines of each name, once and in this order.

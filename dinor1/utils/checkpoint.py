@@ -14,8 +14,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
-from dinor1.registry import HOOKS, MODELS
+from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
+from dinor1.utils.model_converters import convert_model
 
 
 def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume: bool = False) -> None:
@@ -40,22 +41,30 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
 
 
 def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
-    """Build ``cfg.model`` with the weights of ``path``, in evaluation mode on ``device``.
+    """Build ``cfg.model``, convert it as ``cfg.model_converters`` says, and load the weights of ``path``.
 
-    A model that was trained in integers computes in integers here, too.
+    Returns:
+        The model in evaluation mode on ``device``.
 
     Raises:
-        InputError: see :func:`check_checkpoint`.
+        InputError: see :func:`check_checkpoint` and :func:`~dinor1.utils.model_converters.convert_model`.
     """
     # Building writes into the nested dicts of its config, which would spoil it for a second model.
     model = MODELS.build(copy.deepcopy(cfg.model))
-    for hook in cfg.get('custom_hooks') or []:
-        if hook['type'] == 'IntegerTrainingHook':
-            HOOKS.build(hook).convert(model)
-    state_dict = _read(path)
+    model, _ = convert_model(model, cfg.get('model_converters'))
+    state_dict = read_state_dict(path)
     _compare(model, state_dict, path)
     model.load_state_dict(state_dict)
     return model.to(device).eval()
+
+
+def read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint file, on the CPU, under the names of the model without a distributed wrapper.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or a damaged one.
+    """
+    return _state_dict(_load(path), path)
 
 
 def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, partial: bool = False) -> None:
@@ -98,10 +107,6 @@ def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
             f'{path}: has no {", ".join(missing)}, so that no run can be resumed from it; '
             'to start from its weights, give --cfg-options load_from=PATH instead of --resume'
         )
-
-
-def _read(path: str) -> dict[str, torch.Tensor]:
-    return _state_dict(_load(path), path)
 
 
 def _load(path: str) -> Any:

@@ -1,12 +1,13 @@
 """Reading configs so that a typo is an error with a suggestion."""
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from dinor1.registry import HOOKS, MODELS, takes_argument
+from dinor1.registry import HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, TASK_UTILS, takes_argument
 from dinor1.utils.errors import InputError
 
 # What MMEngine's Runner and this project's tools read at the top level of a config.
@@ -39,18 +40,50 @@ _KNOWN = [
     'work_dir',
     'prompt_dataset',
     'custom_imports',
-    'quantization',
+    'model_converters',
+    'runner_type',
 ]
+
+_CONVERTER = "model_converters=[dict(type='IntegerTraining', ...)]"
+_GRQO = (
+    "model.bbox_head.loss_grqo=dict(type='GRQOLoss', ...) for the loss and "
+    "default_hooks.reference=dict(type='ReferenceModelHook', ...) for its reference model"
+)
+_PROMPTS = (
+    "val_cfg=dict(type='PromptedValLoop', prompts=dict(type='VisualGeneric', ...)) and "
+    "test_cfg=dict(type='PromptedTestLoop', prompts=...)"
+)
+# Keys of earlier versions -> what to write instead.
+_REMOVED_KEYS = {
+    'quantization': _CONVERTER,
+    'default_hooks.grqo': _GRQO,
+    'default_hooks.prompts': _PROMPTS,
+}
+# Components of earlier versions, wherever a config lists hooks -> what to write instead.
+_REMOVED_HOOKS = {
+    'IntegerTrainingHook': _CONVERTER,
+    'PromptProtocolHook': _PROMPTS,
+}
+# Settings of earlier versions, as overrides name them -> the new key of the same setting; a longer key goes first.
+_REFERENCE = ('warmup', 'refresh', 'by_epoch', 'mode', 'dtype')
+_MOVED_SETTINGS = {
+    'quantization.': 'model_converters.0.{}',
+    **{f'default_hooks.grqo.{name}': f'default_hooks.reference.{name}' for name in _REFERENCE},
+    'default_hooks.grqo.': 'model.bbox_head.loss_grqo.{}',
+    'default_hooks.prompts.protocol': 'test_cfg.prompts.type, and val_cfg.prompts.type for validation',
+    'default_hooks.prompts.prompt_dataset': 'prompt_dataset{}',
+    'default_hooks.prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
+}
+# Where the components are whose arguments an override may add.
+_REGISTRIES = (HOOKS, LOOPS, MODELS, MODEL_CONVERTERS, TASK_UTILS)
 
 
 def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     """Read a config file and apply ``key.path=value`` overrides.
 
-    ``quantization = dict(...)`` at the top level stands for an ``IntegerTrainingHook`` with these arguments.
-
     Raises:
-        InputError: the file is missing or broken, an override names a key that the config does not have, or a
-            top-level key looks like a misspelt one.
+        InputError: the file is missing or broken, an override names a key that the config does not have, a top-level
+            key looks like a misspelt one, or a key belongs to an earlier version.
     """
     if not Path(path).is_file():
         raise InputError(f'{path}: no such config file')
@@ -62,24 +95,55 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
         reason = f'{type(error).__name__}: {message[-1]}'
         raise InputError(f'{path}: cannot be read as a config ({reason})') from error
     for key in cfg_options or {}:
+        _check_moved(key)
         _check_override(cfg, key)
     cfg.merge_from_dict(cfg_options or {})
+    for key, instead in _removed(cfg):
+        raise InputError(f'{path}: {key} belongs to an earlier version; write {instead}')
     for key in cfg:
         if key not in _KNOWN:
             # Free variables are welcome; only what is nearly a known key is taken for a slip.
             close = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.9)
             if close and close[0] not in cfg:
                 raise InputError(f'{path}: unknown key {key!r}; did you mean {close[0]!r}?')
-    quantization = cfg.pop('quantization', None)
-    if quantization is not None:
-        hook = dict(type='IntegerTrainingHook', **quantization)
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     return cfg
+
+
+def _removed(cfg: Config) -> Iterator[tuple[str, str]]:
+    """Keys of earlier versions in a config, each with what to write instead."""
+    for key, instead in _REMOVED_KEYS.items():
+        node: Any = cfg._cfg_dict
+        for part in key.split('.'):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None:
+            yield key, instead
+    hooks = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
+    hooks |= {f'custom_hooks[{number}]': hook for number, hook in enumerate(cfg.get('custom_hooks') or ())}
+    for place, hook in hooks.items():
+        kind = hook.get('type') if isinstance(hook, dict) else None
+        if kind in _REMOVED_HOOKS:
+            yield f'{place} of type {kind!r}', _REMOVED_HOOKS[kind]
+
+
+def _check_moved(key: str) -> None:
+    """Refuse an override that names a key of an earlier version.
+
+    Raises:
+        InputError: it does; the message has the new key.
+    """
+    new = _REMOVED_KEYS.get(key)
+    if new is None:
+        old = next((old for old in _MOVED_SETTINGS if key.startswith(old)), None)
+        if old is None:
+            return
+        new = _MOVED_SETTINGS[old].format(key.removeprefix(old))
+    raise InputError(f'--cfg-options {key}: this key belongs to an earlier version; give {new}')
 
 
 def _is_argument(node: dict, name: str) -> bool:
     """Whether the component that ``node`` describes takes an argument of this name."""
-    kinds = [registry.get(node['type']) for registry in (HOOKS, MODELS)] if isinstance(node.get('type'), str) else []
+    kind = node.get('type')
+    kinds = [registry.get(kind) for registry in _REGISTRIES] if isinstance(kind, str) else []
     return any(isinstance(kind, type) and takes_argument(kind, name) for kind in kinds)
 
 

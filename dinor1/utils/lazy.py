@@ -1,13 +1,19 @@
-"""Names of a package that are loaded when they are first used (PEP 562)."""
+"""Names of a package that are loaded when they are first used (PEP 562).
+
+Importing a package of this project is instant, and MMDetection is loaded, with its gaps filled, when something needs it.
+"""
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
+
+from dinor1.utils import compat
 
 
 def lazy_exports(
     package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package that imports its parts on demand.
 
     Args:
@@ -15,11 +21,19 @@ def lazy_exports(
         homes: Name -> module that defines it, relative to the package, such as ``'.inferencer'``.
     """
 
-    def get(name: str) -> object:
+    def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
+        compat.apply()
         value = getattr(importlib.import_module(homes[name], package), name)
         setattr(sys.modules[package], name, value)
         return value
 
     return get, lambda: sorted({*vars(sys.modules[package]), *homes}), list(homes)
+
+
+def load_all(package: str) -> None:
+    """Load every name of a package that :func:`lazy_exports` made."""
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        getattr(module, name)

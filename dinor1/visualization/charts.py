@@ -11,7 +11,7 @@ from dinor1.utils.io import atomic_path
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure of so many inches that needs no display.
+    """A matplotlib figure of the given size in inches, without a display.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -20,7 +20,7 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("the picture needs matplotlib: pip install 'dinor1[demo]'") from None
+        raise InputError("a figure needs matplotlib: pip install 'dinor1[demo]'") from None
     figure = Figure(figsize=(width, height), layout='constrained')
     FigureCanvasAgg(figure)
     return figure
@@ -34,7 +34,7 @@ def save_figure(figure: Any, path: str | PathLike) -> None:
 
 
 def draw_queries(arms: Mapping[str, Mapping[str, Any]], path: str | PathLike) -> None:
-    """Queries over the decoder's layers: which are matched, and how many answer for an object.
+    """Queries over the decoder layers: which are matched, and how many respond to an object.
 
     Args:
         arms: Name -> record of :class:`dinor1.engine.QueryRecorderHook` with at least one object.
@@ -50,7 +50,7 @@ def draw_queries(arms: Mapping[str, Mapping[str, Any]], path: str | PathLike) ->
         for name, record in arms.items():
             share = np.array(record['matched_places'][layer], dtype=float) / record['objects']
             axes[layer].step(range(1, len(share) + 1), share, where='mid', label=name or None)
-        axes[layer].set(title=f'matched queries, decoder layer {layer + 1}', xlabel='place in the selection')
+        axes[layer].set(title=f'matched queries, decoder layer {layer + 1}', xlabel='index in the selection')
         axes[layer].grid(alpha=0.3)
     axes[0].set(ylabel='share of the objects')
     width = 0.8 / len(arms)
@@ -76,7 +76,7 @@ def draw_curves(
     xlabel: str = 'iteration',
     log: Sequence[str] = (),
 ) -> None:
-    """Lines over training, a panel each.
+    """Draw lines over training, in one panel per title.
 
     Args:
         panels: Title -> name of a line -> its x and y.
@@ -104,7 +104,7 @@ def draw_curves(
 
 
 def draw_intervals(panels: Mapping[str, Mapping[str, tuple[float, float]]], path: str | PathLike) -> None:
-    """Differences to a baseline with their intervals, an arm a row.
+    """Draw differences to a baseline with their intervals, one row per arm.
 
     Args:
         panels: Title -> arm -> (mean, half width); an infinite half width is drawn as a point alone.

@@ -1,4 +1,4 @@
-"""Boxes with names and scores on a picture."""
+"""Boxes with names and scores on an image."""
 
 import colorsys
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ def draw_boxes(
         bboxes: (n, 4) pixel xyxy of ``image``.
         captions: n texts; an empty one draws the box alone.
         colors: n BGR colours.
-        scale: Enlarge the picture first, so that captions are readable on small images. Default: to a longer side of
-            at least 480 pixels.
+        scale: Factor by which the image is enlarged first, so that captions are readable on small images. Default:
+            to a longer side of at least 480 pixels.
         thickness: Line width in pixels of the result.
 
     Returns:
-        A new BGR picture.
+        A new BGR image.
     """
     if scale is None:
         scale = max(1.0, 480 / max(image.shape[:2]))
@@ -51,7 +51,7 @@ def draw_boxes(
 
 
 def _caption(canvas: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, int, int]) -> None:
-    """Text on a filled bar above the box, or inside it at the picture's upper edge."""
+    """Text on a filled bar above the box, or inside it at the upper edge of the image."""
     (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     x = max(0, min(corner[0], canvas.shape[1] - width))
     y = corner[1] - base if corner[1] >= height + 2 * base else corner[1] + height + base

@@ -1,4 +1,4 @@
-"""What a detector is shown: prepared pictures with their boxes, and the prompts among them."""
+"""Training and evaluation samples: prepared images with their boxes, and the prompts among them."""
 
 from collections.abc import Collection, Sequence
 
@@ -11,8 +11,8 @@ from .sheets import prompt_strip
 _PROMPT = (255, 255, 255)
 
 
-def prepared_picture(inputs: Tensor) -> np.ndarray:
-    """(H, W, 3) uint8 of what a pipeline packed as (3, H, W), before any normalisation."""
+def prepared_image(inputs: Tensor) -> np.ndarray:
+    """(H, W, 3) uint8 image that a pipeline packed as (3, H, W), before any normalisation."""
     return np.ascontiguousarray(inputs.permute(1, 2, 0).clamp(0, 255).byte().numpy())
 
 
@@ -32,35 +32,35 @@ def draw_truth(
     colors: Sequence[tuple[int, int, int]],
     prompts: Collection[int] = (),
 ) -> np.ndarray:
-    """Draw ground truth; boxes that serve as prompts get a white frame within their own.
+    """Draw ground truth; boxes that serve as prompts get a white inner frame.
 
     Args:
         image: (H, W, 3) BGR uint8.
         bboxes: (n, 4) pixel xyxy.
-        labels: n class indices; -1: to be ignored, drawn without a class.
-        names: Of the classes.
-        colors: BGR of the classes.
-        prompts: Indices among the n.
+        labels: n class indices; -1: ignored, drawn without a class.
+        names: Class names.
+        colors: BGR colours of the classes.
+        prompts: Indices of the boxes that serve as prompts.
     """
     captions = [names[i] if i >= 0 else 'ignored' for i in labels]
     captions = [f'{caption}: prompt' if i in prompts else caption for i, caption in enumerate(captions)]
     frames = [colors[i] if i >= 0 else (128, 128, 128) for i in labels]
     scale = max(1.0, 480 / max(image.shape[:2]))
-    picture = draw_boxes(image, bboxes, captions, frames, scale)
+    drawn = draw_boxes(image, bboxes, captions, frames, scale)
     chosen = np.asarray(bboxes, dtype=np.float64).reshape(-1, 4)[sorted(prompts)] * scale
     chosen += np.array([2, 2, -2, -2])
-    return draw_boxes(picture, chosen, [''] * len(chosen), [_PROMPT] * len(chosen), 1.0, thickness=1)
+    return draw_boxes(drawn, chosen, [''] * len(chosen), [_PROMPT] * len(chosen), 1.0, thickness=1)
 
 
 def with_strip(
-    picture: np.ndarray, crops: Sequence[np.ndarray], captions: Sequence[str], colors: Sequence[tuple[int, int, int]]
+    image: np.ndarray, crops: Sequence[np.ndarray], captions: Sequence[str], colors: Sequence[tuple[int, int, int]]
 ) -> np.ndarray:
-    """A picture below the strip of its prompts; without prompts the picture alone."""
-    return stack(prompt_strip(crops, captions, colors), picture) if crops else picture
+    """An image below the strip of its prompts; without prompts the image alone."""
+    return stack(prompt_strip(crops, captions, colors), image) if crops else image
 
 
 def stack(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """One picture above the other, the narrower padded on the right."""
+    """One image above the other, the narrower padded on the right."""
     width = max(upper.shape[1], lower.shape[1])
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=245) for p in (upper, lower)]
     return np.concatenate(padded)

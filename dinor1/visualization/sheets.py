@@ -1,4 +1,4 @@
-"""Several pictures on one sheet."""
+"""Several images on one sheet."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,23 @@ import numpy as np
 _BACKGROUND = 245
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4, gap: int = 8) -> np.ndarray:
-    """Pictures (H, W, 3) of any size in rows, each centred in a cell of the largest size.
+def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, gap: int = 8) -> np.ndarray:
+    """Images (H, W, 3) of any size in rows, each centred in a cell of the largest size.
 
     Raises:
-        ValueError: no picture.
+        ValueError: no image.
     """
-    if not pictures:
-        raise ValueError('a contact sheet needs at least one picture')
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    height = max(p.shape[0] for p in pictures) + gap
-    width = max(p.shape[1] for p in pictures) + gap
+    if not images:
+        raise ValueError('a contact sheet needs at least one image')
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height = max(p.shape[0] for p in images) + gap
+    width = max(p.shape[1] for p in images) + gap
     sheet = np.full((rows * height + gap, columns * width + gap, 3), _BACKGROUND, np.uint8)
-    for i, picture in enumerate(pictures):
-        y = gap + (i // columns) * height + (height - gap - picture.shape[0]) // 2
-        x = gap + (i % columns) * width + (width - gap - picture.shape[1]) // 2
-        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    for i, image in enumerate(images):
+        y = gap + (i // columns) * height + (height - gap - image.shape[0]) // 2
+        x = gap + (i % columns) * width + (width - gap - image.shape[1]) // 2
+        sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
     return sheet
 
 
@@ -34,16 +34,16 @@ def prompt_strip(
     """Exemplars side by side, each framed in its class's colour with the name below.
 
     Args:
-        crops: BGR pictures of the exemplars.
-        names: Their class names.
-        colors: Their classes' BGR colours.
+        crops: BGR images of the exemplars.
+        names: Class names.
+        colors: BGR colours of the classes.
         size: Side of a crop in pixels.
     """
     tiles = []
     for crop, name, color in zip(crops, names, colors, strict=True):
         tile = np.full((size + 18, size + 8, 3), _BACKGROUND, np.uint8)
         scale = (size - 4) / max(crop.shape[:2])
-        # A thin crop keeps a pixel of its width.
+        # A thin crop keeps at least one pixel.
         height, width = (min(size - 4, max(1, round(side * scale))) for side in crop.shape[:2])
         small = cv2.resize(crop, (width, height))
         y, x = (size - small.shape[0]) // 2, 4 + (size - small.shape[1]) // 2

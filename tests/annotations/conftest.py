@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.annotations.samples import make_content, save, write_pictures
+from tests.annotations.samples import make_content, save, write_images
 from tests.tools.conftest import call  # noqa: F401  (fixture)
 
 
 @pytest.fixture
 def root(tmp_path):
     """A clean data set: ``annotations/train.json`` and ``images/``."""
-    write_pictures(tmp_path / 'images', make_content())
+    write_images(tmp_path / 'images', make_content())
     save(tmp_path, make_content())
     return tmp_path
 

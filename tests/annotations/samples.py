@@ -7,7 +7,7 @@ import numpy as np
 
 
 def make_content() -> dict:
-    """Four pictures of 64 x 48 pixels, the last without boxes; three categories; twelve boxes."""
+    """Four images of 64 x 48 pixels, the last without boxes; three categories; twelve boxes."""
     images = [dict(id=i, file_name=f'{i}.png', width=64, height=48) for i in range(1, 5)]
     categories = [dict(id=i, name=name) for i, name in enumerate(['apple', 'pear', 'plum'], start=1)]
     annotations = [
@@ -17,7 +17,7 @@ def make_content() -> dict:
     return dict(images=images, categories=categories, annotations=annotations)
 
 
-def write_pictures(folder, content) -> None:
+def write_images(folder, content) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for image in content['images']:
@@ -44,7 +44,7 @@ def every(section, change):
     return lambda content: [change(record) for record in content[section]]
 
 
-# kind of defect, how it is made, what is shown of its place and values
+# kind of defect, how it is made, what the report shows of its location and values
 COCO_DEFECTS = [
     ('missing section', lambda c: c.pop('categories'), "no list 'categories'"),
     ('missing section', lambda c: c.update(annotations={}), "no list 'annotations'"),

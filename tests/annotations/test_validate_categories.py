@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinor1.annotations.categories import differences, numbering_error, use_doubts
+from dinor1.annotations.categories import differences, numbering_error, usage_warnings
 from dinor1.annotations.instances import box_form
 from tests.annotations.samples import make_content
 
@@ -34,9 +34,9 @@ def test_numbering(known, used, kind):
 
 def test_an_empty_end_that_another_split_fills_is_no_doubt():
     categories = make_content()['categories']
-    assert [f.kind for f in use_doubts(categories, {1, 2})] == ['first or last class empty']
-    assert [f.kind for f in use_doubts(categories, {1, 2}, {'plum'})] == ['empty class']
-    assert list(use_doubts(categories, {1, 2, 3})) == []
+    assert [f.kind for f in usage_warnings(categories, {1, 2})] == ['first or last class empty']
+    assert [f.kind for f in usage_warnings(categories, {1, 2}, {'plum'})] == ['empty class']
+    assert list(usage_warnings(categories, {1, 2, 3})) == []
 
 
 def test_no_file_no_difference():

@@ -1,4 +1,4 @@
-"""validate_dataset: every defect is named with its place and remedy, and repaired where that is certain."""
+"""validate_dataset: every defect is named with its location and remedy, and repaired where that is certain."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from tests.annotations.samples import COCO_DEFECTS, edit, every, make_content, s
 
 
 @pytest.mark.parametrize(('kind', 'damage', 'shown'), COCO_DEFECTS)
-def test_a_defect_is_named_with_its_place_and_remedy(validate, root, kind, damage, shown):
+def test_a_defect_is_named_with_its_location_and_remedy(validate, root, kind, damage, shown):
     content = make_content()
     damage(content)
     file = save(root, content)
@@ -25,7 +25,7 @@ def test_a_defect_is_named_with_its_place_and_remedy(validate, root, kind, damag
     assert str(file) in outcome.out
 
 
-# Defects that a training run cannot see at its start, because it does not open the pictures or would read through them.
+# Defects that a training run cannot see at its start, because it does not open the images or would read through them.
 NOT_SEEN_AT_LOAD = {'image under another name', 'missing image', 'width and height exchanged', 'wrong image size'}
 
 

@@ -15,7 +15,7 @@ def test_a_clean_set_has_no_defects(validate, root):
     outcome = validate(root)
     assert outcome.status == 0
     assert outcome.err == ''
-    assert 'train.json (COCO): 4 images, 12 annotations, 3 categories; 4 pictures opened in' in outcome.out
+    assert 'train.json (COCO): 4 images, 12 annotations, 3 categories; 4 images opened in' in outcome.out
     assert 'no defects' in outcome.out
     assert outcome.out.endswith('1 file: 0 errors, 0 warnings\n')
 
@@ -23,7 +23,7 @@ def test_a_clean_set_has_no_defects(validate, root):
 @pytest.mark.shared
 @pytest.mark.parametrize('name', SETS)
 def test_real_sets_have_no_errors(validate, shared_dir, name):
-    # A sample, because decoding all pictures takes longer than all other tests here.
+    # A sample, because decoding all images takes longer than all other tests here.
     outcome = validate(shared_dir / 'data' / name, '--sample', 20)
     assert outcome.status == 0, outcome.out
     assert outcome.out.splitlines()[-1].startswith('3 files: 0 errors')
@@ -31,10 +31,10 @@ def test_real_sets_have_no_errors(validate, shared_dir, name):
 
 @pytest.mark.shared
 def test_real_lvis_has_no_errors(validate, shared_dir):
-    """LVIS v0.5 names its pictures as in COCO 2014; they are found by the end of the name."""
+    """LVIS v0.5 names its images as in COCO 2014; they are found by the end of the name."""
     outcome = validate(shared_dir / 'data/fixtures/lvis/lvis_val_mini.json')
     assert outcome.status == 0
-    assert '(LVIS): 15 images, 142 annotations, 1,230 categories; 15 pictures opened' in outcome.out
+    assert '(LVIS): 15 images, 142 annotations, 1,230 categories; 15 images opened' in outcome.out
 
 
 @pytest.mark.shared
@@ -52,17 +52,17 @@ def test_the_checks_load_no_deep_learning_library(repo):
 
 
 @pytest.mark.parametrize(
-    ('text', 'place'),
+    ('text', 'location'),
     [
         ('{"images": [', 'line 1, column 13'),
         ('{\n "images": [],\n "annotations": [1,,2]}', 'line 3, column 20'),
         ('', 'line 1, column 1'),
     ],
 )
-def test_broken_json_has_a_line_and_a_column(validate, root, text, place):
+def test_broken_json_has_a_line_and_a_column(validate, root, text, location):
     outcome = validate(save(root, text))
     assert outcome.status == 1
-    assert f'broken JSON\n    not valid JSON at {place}' in outcome.out
+    assert f'broken JSON\n    not valid JSON at {location}' in outcome.out
 
 
 def test_text_that_is_no_utf8_has_a_line_and_a_column(validate, root):

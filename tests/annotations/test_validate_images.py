@@ -1,15 +1,15 @@
-"""validate_dataset: pictures are found, opened and compared with what the file says."""
+"""validate_dataset: images are found, opened and compared with the annotation file."""
 
 import pytest
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
-from dinor1.annotations import images as pictures
+from dinor1.annotations import images
 from dinor1.annotations.images import locate
-from tests.annotations.samples import edit, make_content, save, write_pictures
+from tests.annotations.samples import edit, make_content, save, write_images
 
 
-def test_a_picture_that_ends_early_is_found(validate, root):
+def test_a_truncated_image_is_found(validate, root):
     for name, size in (('2.png', 900), ('3.png', 0)):
         path = root / 'images' / name
         path.write_bytes(path.read_bytes()[:size])
@@ -26,7 +26,7 @@ def with_orientation(path, orientation, size=(64, 48)):
 
 
 @pytest.mark.parametrize(
-    ('orientation', 'said', 'kind', 'status'),
+    ('orientation', 'stated', 'kind', 'status'),
     [
         (6, (64, 48), 'EXIF rotation contradicts the boxes', 1),
         (6, (48, 64), 'EXIF rotation', 0),
@@ -34,48 +34,48 @@ def with_orientation(path, orientation, size=(64, 48)):
         (1, (64, 48), None, 0),
     ],
 )
-def test_pending_exif_rotation(validate, root, orientation, said, kind, status):
+def test_pending_exif_rotation(validate, root, orientation, stated, kind, status):
     content = make_content()
-    edit('images', 3, file_name='4.jpg', width=said[0], height=said[1])(content)
+    edit('images', 3, file_name='4.jpg', width=stated[0], height=stated[1])(content)
     with_orientation(root / 'images/4.jpg', orientation)
     outcome = validate(save(root, content))
     assert outcome.status == status
     assert ('EXIF' in outcome.out) == (kind is not None)
     assert f'{kind or "no defects"}' in outcome.out
-    # The judgement rests on what training sees.
+    # What counts is the orientation in which training reads the image.
     seen = LoadImageFromFile()({'img_path': str(root / 'images/4.jpg')})['img'].shape[:2]
-    assert (seen == said[::-1]) == (kind != 'EXIF rotation contradicts the boxes')
+    assert (seen == stated[::-1]) == (kind != 'EXIF rotation contradicts the boxes')
 
 
-def test_a_sample_opens_fewer_pictures_and_looks_for_all(validate, root):
+def test_a_sample_opens_fewer_images_and_searches_all(validate, root):
     outcome = validate(root, '--sample', 2)
     assert outcome.status == 0
-    assert '2 pictures opened' in outcome.out
+    assert '2 images opened' in outcome.out
     (root / 'images/3.png').unlink()
     assert 'missing image' in validate(root, '--sample', 0).out
 
 
-def test_a_picture_of_absurd_size_is_not_decoded(validate, root, monkeypatch):
+def test_an_image_of_absurd_size_is_not_decoded(validate, root, monkeypatch):
     path = root / 'images/2.png'
     path.write_bytes(path.read_bytes()[:900])
     # PIL itself would refuse to open it.
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
     assert validate(root).status == 1
-    monkeypatch.setattr(pictures, '_MAX_PIXELS', 2000)
+    monkeypatch.setattr(images, 'MAX_PIXELS', 2000)
     outcome = validate(root)
     assert outcome.status == 0
     assert 'absurd image size, 4 times' in outcome.out
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
-def test_no_picture_at_all_is_one_finding(validate, root):
+def test_no_image_at_all_is_one_finding(validate, root):
     outcome = validate(save(root.parent / root.name / 'images', make_content(), 'x.json'), '--img-dir', root)
     assert outcome.out.count('missing image, 4 times') == 1
     lonely = save(root / 'annotations', make_content(), 'x.json')
     for file in (root / 'images').iterdir():
         if file.is_file():
             file.unlink()
-    assert 'no picture is beside the file' in validate(lonely).out
+    assert 'no image was found near the file' in validate(lonely).out
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_no_picture_at_all_is_one_finding(validate, root):
         ('annotations/instances_train2017.json', 'train2017'),
         ('train/_annotations.coco.json', 'train'),
         ('train.json', '.'),
-        ('train.json', 'pictures'),
+        ('train.json', 'photographs'),
     ],
 )
-def test_pictures_are_found_in_the_usual_layouts(tmp_path, file, folder):
-    # Another split has pictures of the same names.
+def test_images_are_found_in_the_usual_layouts(tmp_path, file, folder):
+    # Another split has images of the same names.
     for other in ('images/val', 'val2017', folder):
-        write_pictures(tmp_path / other, make_content())
+        write_images(tmp_path / other, make_content())
     (tmp_path / file).parent.mkdir(exist_ok=True)
     names = [[f'{i}.png'] for i in range(1, 5)]
     assert locate((tmp_path / file), names).resolve() == (tmp_path / folder).resolve()

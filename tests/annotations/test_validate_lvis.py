@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.annotations.samples import edit, make_content, make_lvis, save, write_pictures
+from tests.annotations.samples import edit, make_content, make_lvis, save, write_images
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ from tests.annotations.samples import edit, make_content, make_lvis, save, write
 def test_lvis(validate, tmp_path, kind, damage, shown):
     content = make_lvis()
     damage(content)
-    write_pictures(tmp_path / 'val2017', make_content())
+    write_images(tmp_path / 'val2017', make_content())
     file = save(tmp_path, content, 'lvis_v1_val.json')
     outcome = validate(file)
     assert '(LVIS)' in outcome.out
-    assert '4 pictures opened' in outcome.out
+    assert '4 images opened' in outcome.out
     assert shown in outcome.out
     assert outcome.status == (kind is not None)
     assert (kind or 'no defects') in outcome.out
@@ -37,15 +37,15 @@ def test_lvis(validate, tmp_path, kind, damage, shown):
 def test_a_repaired_lvis_file_has_no_names_that_it_did_not_have(validate, tmp_path):
     content = make_lvis()
     content['annotations'].append(content['annotations'][0] | {'id': 99, 'bbox': [1, 2, 0, 9]})
-    write_pictures(tmp_path / 'val2017', make_content())
+    write_images(tmp_path / 'val2017', make_content())
     file = save(tmp_path, content, 'lvis_v1_val.json')
     assert validate(file, '--fix', tmp_path / 'repaired.json').status == 0
     assert json.loads((tmp_path / 'repaired.json').read_text()) == make_lvis()
 
 
 def test_an_address_is_not_renamed(validate, tmp_path):
-    """LVIS v1 names a picture by its address: what was repaired in memory would not be in the file."""
-    write_pictures(tmp_path / 'val2017', make_content())
+    """LVIS v1 names an image by its URL: what was repaired in memory would not be in the file."""
+    write_images(tmp_path / 'val2017', make_content())
     (tmp_path / 'val2017/1.png').rename(tmp_path / 'val2017/1.PNG')
     file = save(tmp_path, make_lvis(), 'lvis_v1_val.json')
     outcome = validate(file, '--fix', tmp_path / 'repaired.json')

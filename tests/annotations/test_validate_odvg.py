@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from tests.annotations.samples import ODVG_DEFECTS, instances_of, make_content, make_odvg, save_odvg, write_pictures
+from tests.annotations.samples import ODVG_DEFECTS, instances_of, make_content, make_odvg, save_odvg, write_images
 
 
 @pytest.mark.parametrize(('kind', 'damage', 'shown'), [(None, lambda lines: None, 'no defects'), *ODVG_DEFECTS])
 def test_odvg(validate, tmp_path, kind, damage, shown):
-    write_pictures(tmp_path / 'images', make_content())
+    write_images(tmp_path / 'images', make_content())
     lines = make_odvg()
     damage(lines)
     file = save_odvg(tmp_path, lines)

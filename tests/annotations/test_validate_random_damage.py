@@ -14,17 +14,17 @@ from tests.annotations.samples import COCO_DEFECTS, ODVG_DEFECTS, make_content, 
 JUNK = [None, True, -1, 0, 2, 3, 99, 1.5, float('nan'), float('inf'), 10**30, '', '3', 'x', [], [1, 2, 3, 4], [[1]], {}]
 
 
-def places(node):
+def locations(node):
     """Every (container, key) below a JSON value."""
     if isinstance(node, dict | list):
         for key in node if isinstance(node, dict) else range(len(node)):
             yield node, key
-            yield from places(node[key])
+            yield from locations(node[key])
 
 
 def damage_at_random(content, rng) -> None:
     """Replace, remove, repeat or add one value anywhere."""
-    parent, key = rng.choice(list(places(content)))
+    parent, key = rng.choice(list(locations(content)))
     action = rng.choice(['replace', 'replace', 'replace', 'remove', 'add'])
     if action == 'replace':
         parent[key] = copy.deepcopy(rng.choice(JUNK))
@@ -50,7 +50,7 @@ def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
             (tmp_path / 'train_od_label_map.json').replace(tmp_path / 't_label_map.json')
         else:
             file.write_text(json.dumps(content))
-        (checked,), _ = check_path(file, look=False)
+        (checked,), _ = check_path(file, check_images=False)
         json.dumps(as_json([checked]))
         wrong = bool(checked.errors)
         assert text_report([checked]).count('error: ') >= wrong
@@ -69,7 +69,7 @@ def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
         if not checked.errors:
             copied = tmp_path / f'copy{file.suffix}'
             write(checked.content, copied)
-            assert check_path(copied, look=False)[0][0].errors == [], seed
+            assert check_path(copied, check_images=False)[0][0].errors == [], seed
             outcomes.add('repaired')
     assert outcomes == {False, True, 'repaired'}
 

@@ -1,4 +1,4 @@
-"""What a benchmark runs: peers with the parameters and the results that they should have, and what is counted."""
+"""The models of a benchmark: parameters and results of the baselines, and what is counted."""
 
 import inspect
 import json
@@ -6,14 +6,13 @@ import json
 import pytest
 import torch
 
-from dinor1.benchmarks import baselines as peers
 from dinor1.benchmarks import memory, model_benchmark
-from dinor1.benchmarks.baselines import PEERS, make_contender
+from dinor1.benchmarks.baselines import BASELINES, build_model, caption_inputs
 from dinor1.benchmarks.model_benchmark import Arm, count_flops, make_arms, make_step
-from dinor1.benchmarks.models import Contender, Task
+from dinor1.benchmarks.models import BenchmarkModel, Workload
 
 # Below 900 tokens MMDetection's detector stops; this has 1,190.
-SMALL = Task((224, 256), prompts=3, boxes=2)
+SMALL = Workload((224, 256), prompts=3, boxes=2)
 # Grounding DINO with Swin-T, without its text model: 172 M of MM-Grounding-DINO less BERT's 109 M. At nano size ours
 # has 0.91 M; MMDetection's cannot be narrower than 256.
 MILLIONS = {
@@ -26,12 +25,12 @@ MILLIONS = {
 
 
 @pytest.fixture
-def task():
-    return Task((64, 96), batch=2, prompts=3, boxes=2)
+def workload():
+    return Workload((64, 96), batch=2, prompts=3, boxes=2)
 
 
-def test_arms_pair_every_contender_with_what_applies_to_it():
-    arms = make_arms(['mmdetection', 'a/b.py'], ['float32', 'bfloat16'], ['auto', 'definition'], compiled=True)
+def test_arms_pair_every_model_with_what_applies_to_it():
+    arms = make_arms(['mmdetection', 'a/b.py'], ['float32', 'bfloat16'], ['auto', 'reference'], compiled=True)
     assert [arm.name for arm in arms] == [
         'mmdetection, float32, own, eager',
         'mmdetection, bfloat16, own, eager',
@@ -39,34 +38,34 @@ def test_arms_pair_every_contender_with_what_applies_to_it():
     ]
 
 
-REST = ('auto, eager', 'definition, eager', 'auto, compiled')
+REST = ('auto, eager', 'reference, eager', 'auto, compiled')
 
 
-def test_a_config_finds_its_boxes_and_trains(model_files, task):
-    contender = make_contender(model_files.config, task)
-    contender.model.eval()
+def test_a_config_finds_its_boxes_and_trains(model_files, workload):
+    detector = build_model(model_files.config, workload)
+    detector.model.eval()
     with torch.no_grad():
-        samples = contender.predict()
+        samples = detector.predict()
     assert len(samples) == 2
-    assert all(set(s.pred_instances.label_names) <= set(task.names) for s in samples)
-    _, step = make_step(Arm(model_files.config), 'training', task)
+    assert all(set(s.pred_instances.label_names) <= set(workload.names) for s in samples)
+    _, step = make_step(Arm(model_files.config), 'training', workload)
     step()
 
 
 @pytest.mark.parametrize('beta', [0.04, 0.0])
-def test_a_config_with_grqo_trains_in_its_second_stage(model_files, task, tmp_path, beta):
-    hook = dict(type='ReferenceModelHook', beta=beta)
+def test_a_config_with_grqo_trains_in_its_second_stage(model_files, workload, tmp_path, beta):
+    loss = dict(type='GRQOLoss', beta=beta)
     config = tmp_path / 'grqo.py'
-    config.write_text(f'_base_ = {str(model_files.config)!r}\ndefault_hooks = dict(grqo={hook!r})\n')
-    model = make_contender(str(config), task).model
-    assert model.bbox_head.grqo.beta == beta
+    config.write_text(f'_base_ = {str(model_files.config)!r}\nmodel = dict(bbox_head=dict(loss_grqo={loss!r}))\n')
+    model = build_model(str(config), workload).model
+    assert model.bbox_head.loss_grqo.beta == beta
     assert (model.reference is None) == (beta == 0)
-    _, step = make_step(Arm(str(config)), 'training', task)
+    _, step = make_step(Arm(str(config)), 'training', workload)
     step()
 
 
-def test_the_caption_keeps_names_apart(task):
-    caption = peers._caption(task)
+def test_the_caption_keeps_names_apart(workload):
+    caption = caption_inputs(workload)
     assert caption['ids'][0].tolist() == [101, 2000, 1012, 2001, 1012, 2002, 1012, 102]
     assert caption['position_ids'][0].tolist() == [0, 0, 1, 0, 1, 0, 1, 0]
     # [CLS] and [SEP] see themselves; a name and the dot behind it see each other.
@@ -78,10 +77,10 @@ def test_the_caption_keeps_names_apart(task):
     assert torch.equal(caption['masks'][0], expected)
 
 
-def test_transformers_makes_the_same_masks_of_the_caption(task):
+def test_transformers_makes_the_same_masks_of_the_caption(workload):
     from transformers.models.grounding_dino import modeling_grounding_dino as theirs
 
-    caption, make = peers._caption(task), theirs.generate_masks_with_special_tokens_and_transfer_map
+    caption, make = caption_inputs(workload), theirs.generate_masks_with_special_tokens_and_transfer_map
     # Newer releases are told the special tokens, others know them.
     told = [torch.tensor(theirs.SPECIAL_TOKENS)][: len(inspect.signature(make).parameters) - 1]
     masks, positions = make(caption['ids'], *told)
@@ -90,22 +89,22 @@ def test_transformers_makes_the_same_masks_of_the_caption(task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', list(PEERS))
-def test_a_peer_has_its_parameters_predicts_and_trains(name):
-    contender = make_contender(name, SMALL)
-    assert sum(p.numel() for p in contender.model.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.01)
-    contender.model.eval()
-    with torch.no_grad(), contender.around():
-        assert len(contender.predict()) == 1
-    contender.model.train()
-    with contender.around():
-        loss = contender.loss()
+@pytest.mark.parametrize('name', list(BASELINES))
+def test_a_baseline_has_its_parameters_predicts_and_trains(name):
+    detector = build_model(name, SMALL)
+    assert sum(p.numel() for p in detector.model.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.01)
+    detector.model.eval()
+    with torch.no_grad(), detector.context():
+        assert len(detector.predict()) == 1
+    detector.model.train()
+    with detector.context():
+        loss = detector.loss()
     loss.backward()
     assert torch.isfinite(loss)
     assert loss > 0
 
 
-def test_mmcvs_own_attention_computes_within_the_block_only():
+def test_mmcvs_own_attention_is_used_within_the_block_only():
     from mmcv.ops import multi_scale_deform_attn as module
 
     from dinor1.utils import compat
@@ -127,44 +126,44 @@ def test_mmcvs_own_attention_computes_within_the_block_only():
 def test_operations_of_a_linear_layer(monkeypatch):
     """Two per weight and row, and what another setting computes is not counted again."""
 
-    def make(name, task):
+    def make(name, workload):
         model = torch.nn.Linear(5, 7)
-        return Contender(model, lambda: model(torch.ones(3, 5)), lambda: model(torch.ones(3, 5)).sum())
+        return BenchmarkModel(model, lambda: model(torch.ones(3, 5)), lambda: model(torch.ones(3, 5)).sum())
 
-    monkeypatch.setattr(model_benchmark, 'make_contender', make)
-    arms = [Arm('a.py'), Arm('a.py', precision='bfloat16'), Arm('b.py', backend='definition')]
-    rows = model_benchmark.measure(arms, 'inference', Task((8, 8)), rounds=3, with_memory=False)
+    monkeypatch.setattr(model_benchmark, 'build_model', make)
+    arms = [Arm('a.py'), Arm('a.py', precision='bfloat16'), Arm('b.py', backend='reference')]
+    rows = model_benchmark.measure(arms, 'inference', Workload((8, 8)), rounds=3, with_memory=False)
     assert [row['flops'] for row in rows] == 3 * [2 * 3 * 5 * 7]
     assert rows[0]['parameters'] == 42
     assert all(len(row['seconds']) == 3 and row['milliseconds']['fastest'] > 0 for row in rows)
     assert rows[0]['relative'] == 1
-    rows = model_benchmark.measure(arms[:1], 'training', Task((8, 8)), rounds=1, with_memory=False)
+    rows = model_benchmark.measure(arms[:1], 'training', Workload((8, 8)), rounds=1, with_memory=False)
     assert 'flops' not in rows[0]
     assert rows[0]['milliseconds']['low'] == rows[0]['milliseconds']['high']
 
 
 def test_operations_grow_with_the_image(model_files):
-    counts = [count_flops(Arm(model_files.config), Task((side, 64))) for side in (64, 128)]
+    counts = [count_flops(Arm(model_files.config), Workload((side, 64))) for side in (64, 128)]
     # Everything but the decoder and the prompts is done per pixel.
     assert 1.7 < counts[1] / counts[0] < 2.05
 
 
 def test_an_arm_that_fails_is_a_row(monkeypatch):
-    def make(name, task):
+    def make(name, workload):
         if name == 'bad.py':
             raise RuntimeError('too small\nmore')
-        return Contender(torch.nn.Linear(1, 1), lambda: None, lambda: None)
+        return BenchmarkModel(torch.nn.Linear(1, 1), lambda: None, lambda: None)
 
-    monkeypatch.setattr(model_benchmark, 'make_contender', make)
+    monkeypatch.setattr(model_benchmark, 'build_model', make)
     arms = [Arm('bad.py'), Arm('good.py')]
     rows = model_benchmark.measure(
-        arms, 'inference', Task((8, 8)), rounds=1, clock='wall', with_flops=False, with_memory=False
+        arms, 'inference', Workload((8, 8)), rounds=1, clock='wall', with_flops=False, with_memory=False
     )
     assert rows[0]['error'] == 'RuntimeError: too small'
     assert rows[1]['relative'] == 1
 
 
-def test_peak_memory_sees_what_a_call_takes_and_returns():
+def test_peak_memory_includes_what_a_call_returns_to_the_system():
     def call():
         torch.ones(2**24).sum()
 
@@ -176,7 +175,7 @@ def test_peak_memory_sees_what_a_call_takes_and_returns():
     assert memory.peak_memory(lambda: None, 'cpu') < 10
 
 
-def test_peak_memory_of_an_arm_in_its_own_process(model_files, task):
-    peak = model_benchmark.peak_of(Arm(model_files.config), 'inference', task, lambda: None)
+def test_peak_memory_of_an_arm_in_its_own_process(model_files, workload):
+    peak = model_benchmark.peak_of(Arm(model_files.config), 'inference', workload, lambda: None)
     assert peak is None or 0 <= peak < 500
     json.dumps(peak)

@@ -1,4 +1,4 @@
-"""Turns, clocks and ratios, on a clock that the test turns itself."""
+"""Turns, clocks and ratios, with a clock that the test controls."""
 
 import pytest
 
@@ -7,28 +7,28 @@ from dinor1.benchmarks import timing
 
 @pytest.fixture
 def hands(monkeypatch):
-    """A clock that stands still unless a contender moves it."""
+    """A clock that stands still unless a function moves it."""
     state = dict(now=100.0)
     monkeypatch.setitem(timing.CLOCKS, 'wall', lambda: state['now'])
     return state
 
 
-def test_contenders_take_turns(hands):
+def test_functions_take_turns(hands):
     order = []
 
-    def contender(name, seconds):
+    def function(name, seconds):
         def run():
             order.append(name)
             hands['now'] += seconds
 
         return run
 
-    seconds = timing.take_turns({'a': contender('a', 1.0), 'b': contender('b', 3.0)}, rounds=2, warmup=1)
+    seconds = timing.take_turns({'a': function('a', 1.0), 'b': function('b', 3.0)}, rounds=2, warmup=1)
     assert order == ['a', 'b'] + 2 * ['a', 'b']
     assert seconds == {'a': [1.0, 1.0], 'b': [3.0, 3.0]}
 
 
-def test_a_slow_moment_of_the_machine_meets_both_and_leaves_the_ratio():
+def test_a_disturbance_of_the_machine_leaves_the_ratio():
     base = [1.0, 10.0, 1.0]
     assert timing.ratio([2.0, 20.0, 2.0], base) == 2.0
     # One disturbed measurement of three does not move the median.

@@ -54,7 +54,7 @@ def make_content() -> dict:
 
 
 def write(root, content, name='instances.json'):
-    """Write a COCO file and a random picture for each of its images; return the arguments that read it."""
+    """Write a COCO file and a random image file for each of its images; return the arguments that read it."""
     (root / 'images').mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for image in content['images']:
@@ -166,12 +166,12 @@ def test_real_sets_agree_with_mmdetection(shared_dir, name):
 # Refusing
 
 
-def edit(place, **changes):
-    return lambda content: content['annotations'][place].update(changes)
+def edit(index, **changes):
+    return lambda content: content['annotations'][index].update(changes)
 
 
-def drop(place, key):
-    return lambda content: content['annotations'][place].pop(key)
+def drop(index, key):
+    return lambda content: content['annotations'][index].pop(key)
 
 
 ANNOTATION_DEFECTS = [
@@ -300,7 +300,7 @@ def test_very_many_images_are_looked_for_when_read(tmp_path, monkeypatch, bad_an
         CocoPromptDataset(**source)
 
 
-@pytest.mark.parametrize('content', [b'', b'not a picture'])
+@pytest.mark.parametrize('content', [b'', b'not an image'])
 def test_unreadable_image(tmp_path, content):
     source = write(tmp_path, make_content())
     (tmp_path / 'images' / 'b.png').write_bytes(content)

@@ -92,14 +92,14 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
         # Predictions, divided by scale_factor, meet ground truth in pixels of the original image.
         width, height = sample.scale_factor[0] * 150, sample.scale_factor[1] * 100
         assert width / height == pytest.approx(1.5, rel=0.01)
-        # The resized picture fills the prepared one, or what remains of it is padding.
+        # The resized image fills the prepared one, or what remains of it is padding.
         assert width <= sample.img_shape[1] + 0.5
         assert height <= sample.img_shape[0] + 0.5
         assert sample.gt_instances.bboxes.tensor.tolist() == [[30, 20, 90, 60]]
         metric = METRICS.build(cfg[f'{split}_evaluator'])
         assert isinstance(metric, CocoPromptMetric)
         metric.dataset_meta = loader.dataset.metainfo
-        assert metric._category_ids().tolist() == [1, 3]
+        assert metric.category_ids.tolist() == [1, 3]
 
 
 @pytest.mark.parametrize('name', NAMES)

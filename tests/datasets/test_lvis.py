@@ -1,4 +1,4 @@
-"""LVIS: how its records become pictures and boxes, and the configs that evaluate on it."""
+"""LVIS: how its records become images and boxes, and the configs that evaluate on it."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from dinor1.datasets.lvis import LVISPromptDataset
-from dinor1.engine import PromptProtocolHook
+from dinor1.engine.loops import build_protocol
 from dinor1.evaluation.lvis_metric import LVISFixedMetric
-from dinor1.registry import DATASETS, HOOKS, METRICS
+from dinor1.evaluation.prompt_protocols import VisualGeneric
+from dinor1.registry import DATASETS, METRICS
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
 from tests.evaluation.synthetic import perfect
@@ -28,7 +29,7 @@ PIPELINE = [
 
 
 def make_content() -> dict:
-    """Two pictures of COCO's two folders, in the form of LVIS v1: without file_name."""
+    """Two images of COCO's two folders, in the form of LVIS v1: without file_name."""
     lists = dict(neg_category_ids=[3], not_exhaustive_category_ids=[])
     addresses = ('train2017/000000000007.jpg', 'val2017/000000000009.jpg')
     images = [
@@ -57,13 +58,13 @@ def write(folder: Path, content: dict, name: str = 'annotations/lvis.json') -> d
 # The data set ----------------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_found_by_its_address(tmp_path):
+def test_an_image_is_found_by_its_url(tmp_path):
     dataset = DATASETS.build(dict(type='LVISPromptDataset', **write(tmp_path, make_content()), pipeline=PIPELINE))
     assert dataset.metainfo['classes'] == ('aerosol_can', 'yak', 'zebra')
     paths = [Path(dataset.get_data_info(i)['img_path']).relative_to(tmp_path).as_posix() for i in range(2)]
     assert paths == ['train2017/000000000007.jpg', 'val2017/000000000009.jpg']
     sample = dataset[1]
-    assert abs(float(sample['inputs'].float().mean()) - 9) < 1  # the picture, up to JPEG
+    assert abs(float(sample['inputs'].float().mean()) - 9) < 1  # the image, up to JPEG
     assert sample['data_samples'].gt_instances.labels.tolist() == [2, 0]
 
 
@@ -135,7 +136,7 @@ def test_defects_are_errors(damage, message, tmp_path):
         LVISPromptDataset(**source, pipeline=PIPELINE)
 
 
-def test_a_missing_picture_is_an_error(tmp_path):
+def test_a_missing_image_is_an_error(tmp_path):
     source = write(tmp_path, make_content())
     (tmp_path / 'val2017/000000000009.jpg').unlink()
     with pytest.raises(InputError, match='val2017/000000000009.jpg: no such file'):
@@ -166,8 +167,6 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
     assert cfg.val_dataloader == cfg.test_dataloader
     assert cfg.val_evaluator == cfg.test_evaluator
     assert cfg.prompt_dataset.ann_file == 'annotations/lvis_v1_train.json'
-    # Otherwise the budget of fixed AP would be one of 300 per image.
-    assert cfg.model.test_cfg.max_per_img > LVISFixedMetric.__init__.__defaults__[0] == 300
 
     for dataset in (cfg.test_dataloader.dataset, cfg.prompt_dataset):
         write(tmp_path / 'coco', make_content(), dataset.ann_file)
@@ -177,6 +176,8 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
     assert loader.dataset.test_mode
     metric = METRICS.build(cfg.test_evaluator)
     assert isinstance(metric, LVISFixedMetric)
+    # Otherwise the budget of fixed AP would be one of 300 per image.
+    assert cfg.model.test_cfg.max_per_img > metric.max_per_image == 300
     metric.dataset_meta = loader.dataset.metainfo
     ids = [sample.img_id for batch in loader for sample in batch['data_samples']]
     assert ids == [7, 9]
@@ -184,15 +185,14 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
         metric.process(None, [sample])
     metrics = metric.evaluate(2)
     assert metrics['lvis/fixed_AP'] == metrics['lvis/AP'] == pytest.approx(1.0, abs=1e-12)
-    hook = HOOKS.build(cfg.default_hooks.prompts)
-    assert isinstance(hook, PromptProtocolHook)
-    assert hook.protocol == 'visual-generic'
-    assert isinstance(DATASETS.build(cfg.default_hooks.prompts.prompt_dataset), LVISPromptDataset)
+    protocol = build_protocol(cfg.test_cfg.prompts, cfg)
+    assert isinstance(protocol, VisualGeneric)
+    assert isinstance(protocol.dataset, LVISPromptDataset)
 
 
 def test_recipes_train_nothing():
     for path in RECIPES:
         cfg = load_config(str(path))
         assert not {'train_cfg', 'optim_wrapper', 'param_scheduler'} & set(cfg)
-        assert cfg.test_cfg.type == 'TestLoop'
-        assert cfg.val_cfg.type == 'ValLoop'
+        assert cfg.test_cfg.type == 'PromptedTestLoop'
+        assert cfg.val_cfg.type == 'PromptedValLoop'

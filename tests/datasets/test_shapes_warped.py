@@ -39,7 +39,7 @@ def test_boxes_are_those_of_the_mapped_corners(name):
     left, top, width, height = box_of_mask(image.masks[0])
     got = np.array([left, top, left + width, top + height])
     np.testing.assert_allclose(got, [*mapped.min(0), *mapped.max(0)], atol=1.1)
-    # Areas go with the determinant, and the picture with the silhouette.
+    # Areas go with the determinant, and the image with the silhouette.
     assert image.masks.sum() == pytest.approx(w * h * np.linalg.det(matrix), rel=0.05)
     assert image.pixels[image.masks[0]].mean() > 200
 

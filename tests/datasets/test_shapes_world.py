@@ -1,3 +1,5 @@
+"""The shapes world: the same bytes everywhere, valid COCO files, exact boxes, balanced categories."""
+
 import collections
 import hashlib
 import io
@@ -26,7 +28,9 @@ from dinor1.datasets.shapes_world import (
     box_of_mask,
     encode_png,
     generate,
+    plan_split,
     render_image,
+    render_split,
 )
 from dinor1.utils.errors import InputError
 
@@ -108,8 +112,8 @@ def test_valid_coco(small_world, split):
     assert len(coco.imgs) == SMALL[split] == len(coco.dataset['images'])
     assert len(coco.anns) == len(coco.dataset['annotations'])
     for image in coco.imgs.values():
-        picture = cv2.imread(str(small_world / 'images' / split / image['file_name']))
-        assert picture.shape == (image['height'], image['width'], 3)
+        pixels = cv2.imread(str(small_world / 'images' / split / image['file_name']))
+        assert pixels.shape == (image['height'], image['width'], 3)
         annotations = coco.imgToAnns[image['id']]
         assert 1 <= len(annotations) <= MAX_OBJECTS
         for annotation in annotations:
@@ -128,11 +132,10 @@ def test_valid_coco(small_world, split):
 def test_annotations_are_the_plan(small_world, split):
     """Every drawn object of a listed category is annotated with its silhouette's box, and nothing else."""
     coco = COCO(str(small_world / 'annotations' / f'{split}.json'))
-    for index, names in enumerate(shapes_world._plan_split(0, split, SMALL[split])):
-        _, masks = render_image(shapes_world._generator(0, split, index), names)
+    for index, (names, image) in enumerate(render_split(0, split, SMALL[split])):
         expected = [
             (CATEGORY_IDS[name], list(cv2.boundingRect(mask.astype(np.uint8))), int(mask.sum()))
-            for name, mask in zip(names, masks, strict=True)
+            for name, mask in zip(names, image.masks, strict=True)
             if CATEGORY_IDS[name] in coco.cats
         ]
         found = [(a['category_id'], a['bbox'], a['area']) for a in coco.imgToAnns[index + 1]]
@@ -175,7 +178,7 @@ def test_sizes_and_occlusion_are_within_their_limits():
 
 @pytest.mark.parametrize('split', DEFAULT_SIZES)
 def test_categories_are_balanced_and_novel_ones_kept_apart(split):
-    plan = list(shapes_world._plan_split(0, split, DEFAULT_SIZES[split]))
+    plan = list(plan_split(0, split, DEFAULT_SIZES[split]))
     counts = collections.Counter(name for names in plan for name in names)
     if split in NOVEL_SPLITS:
         assert set(counts) == set(CATEGORIES)
@@ -283,7 +286,7 @@ def test_failure_leaves_the_old_data_and_nothing_half_written(tiny_world, monkey
     def fail(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(shapes_world, '_annotate', fail)
+    monkeypatch.setattr(shapes_world, 'encode_png', fail)
     with pytest.raises(InputError, match='No space left'):
         generate(tiny_world, sizes=SMALL, force=True)
     assert _contents(tiny_world) == before

@@ -1,4 +1,4 @@
-"""A complete run, tiny: shapes world of a few images, tiny model, MMEngine's Runner."""
+"""A complete run, tiny: shapes world of a few images, tiny model, the Runner."""
 
 import copy
 
@@ -34,25 +34,38 @@ def shapes_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def tiny_run_config(shapes_dir, repo):
-    """The nano GRQO recipe at the tiny model's size: 3 epochs of 6 iterations, no validation."""
+def read_shapes_config(shapes_dir, repo):
+    """``read_shapes_config('configs/...')`` reads a recipe of the shapes world, with the data above."""
     import os
 
+    def read(path):
+        os.environ['DINOR1_DATA'] = str(shapes_dir)
+        try:
+            return Config.fromfile(repo / path)
+        finally:
+            del os.environ['DINOR1_DATA']
+
+    return read
+
+
+@pytest.fixture(scope='session')
+def tiny_run_config(read_shapes_config):
+    """The nano GRQO recipe at the tiny model's size: 3 epochs of 6 iterations, no validation."""
     from tests.conftest import tiny_config
 
-    os.environ['DINOR1_DATA'] = str(shapes_dir)
-    try:
-        cfg = Config.fromfile(repo / 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py')
-    finally:
-        del os.environ['DINOR1_DATA']
+    cfg = read_shapes_config('configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py')
     cfg.merge_from_dict({'model': tiny_config()['model'].to_dict(), 'model.bbox_head.num_classes': 16})
+    return short_run(cfg, epochs=3)
+
+
+def short_run(cfg, epochs):
+    """Batches of 4 in this process, no evaluation, and hardly a log."""
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    cfg.train_cfg.max_epochs = 3
-    cfg.param_scheduler[0].total_steps = 3
+    cfg.train_cfg.max_epochs = epochs
+    cfg.param_scheduler[0].total_steps = epochs
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-    for name in ('prompts', 'visualization'):
-        cfg.default_hooks.pop(name)
+    cfg.default_hooks.pop('visualization')
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     cfg.log_level = 'ERROR'
     return cfg
@@ -60,13 +73,18 @@ def tiny_run_config(shapes_dir, repo):
 
 @pytest.fixture
 def train(tiny_run_config, tmp_path):
-    """``train(name, on_iter=None, **overrides)`` runs the recipe; returns runner and the history of scalars."""
-    from mmengine.runner import Runner
+    """``train(name, on_iter=None, without=(), cfg=None, **overrides)`` runs a config, the tiny recipe or another.
 
-    def run(name, on_iter=None, **overrides):
-        cfg = copy.deepcopy(tiny_run_config)
+    ``without`` names default hooks to leave out. Returns the runner, and the recorder with the history of scalars.
+    """
+    from dinor1.engine import Runner
+
+    def run(name, on_iter=None, without=(), cfg=None, **overrides):
+        cfg = copy.deepcopy(tiny_run_config if cfg is None else cfg)
         cfg.work_dir = str(tmp_path / name)
         cfg.experiment_name = f'{tmp_path.name}-{name}-{len(overrides)}-{id(cfg)}'
+        for hook in without:
+            cfg.default_hooks.pop(hook)
         cfg.merge_from_dict(overrides)
         runner = Runner.from_cfg(cfg)
         recorder = RecordHook(on_iter)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from dinor1.evaluation import lvis_eval, lvis_metric
 from dinor1.evaluation.detections import Detections
 from dinor1.evaluation.lvis_eval import evaluate_lvis
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
@@ -159,12 +158,12 @@ def test_nothing_found_and_nothing_to_find():
     assert set(evaluate_lvis(truth, columns(truth, surplus)).summary().values()) == {-1.0}
 
 
-def test_pairs_are_compared_in_runs(monkeypatch):
+def test_comparing_pairs_in_small_parts_changes_nothing():
     content, results = federated(np.random.default_rng(5), **CROWDED)
     truth = LVISGroundTruth.from_content(content)
     whole = evaluate_lvis(truth, columns(truth, results))
-    monkeypatch.setattr(lvis_eval, '_PAIRS_AT_ONCE', 7)
-    np.testing.assert_array_equal(evaluate_lvis(truth, columns(truth, results)).precision, whole.precision)
+    in_parts = evaluate_lvis(truth, columns(truth, results), pairs_at_once=7)
+    np.testing.assert_array_equal(in_parts.precision, whole.precision)
 
 
 # Fixed AP --------------------------------------------------------------------------------------------------
@@ -272,18 +271,17 @@ def test_a_detector_that_returns_ground_truth_scores_one(save):
     assert list(metrics.values()) == pytest.approx([1.0] * len(metrics), **EXACT)
 
 
-@pytest.mark.parametrize('slack', [0, 50, 10**9])
-def test_cutting_while_collecting_changes_nothing(slack, save, monkeypatch):
+@pytest.mark.parametrize('prune_every', [0, 50, 10**9])
+def test_pruning_while_collecting_changes_nothing(prune_every, save):
     content, results = federated(np.random.default_rng(9), num_images=30, num_classes=4, boxes=6, detections=50)
     samples, path = as_samples(content, results), save(content)
     expected = evaluate(LVISFixedMetric(path, max_per_image=10, budget=40), samples, batch=len(samples))
-    monkeypatch.setattr(lvis_metric, '_SLACK', slack)
-    metric = LVISFixedMetric(path, max_per_image=10, budget=40)
+    metric = LVISFixedMetric(path, max_per_image=10, budget=40, prune_every=prune_every)
     most = 0
     for sample in samples:
         metric.process(None, [sample])
-        most = max(most, sum(map(len, metric._parts)))
-    assert most <= 4 * 40 + 30 * 10 + slack + 50
+        most = max(most, metric.num_collected)
+    assert most <= 4 * 40 + 30 * 10 + prune_every + 50
     assert metric.evaluate(len(samples)) == expected
 
 
@@ -336,7 +334,7 @@ def test_chosen_classes_in_any_order(save, lvis_package):
 
 
 def test_written_detections_give_the_same_numbers(save, lvis_package, tmp_path, monkeypatch):
-    monkeypatch.setattr('dinor1.evaluation.detections._RECORDS_AT_ONCE', 100)
+    monkeypatch.setattr('dinor1.evaluation.detections.RECORDS_AT_ONCE', 100)
     content, results = federated(np.random.default_rng(14), **CROWDED)
     prefix = tmp_path / 'out/run'
     metric = LVISFixedMetric(save(content), max_per_image=50, budget=120, outfile_prefix=str(prefix))

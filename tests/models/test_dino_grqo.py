@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from dinor1.models import GRQOSettings
+from dinor1.models import GRQOLoss, ReferenceModel
 from dinor1.models.heads.cost_weights import cost_weights
 from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
@@ -66,9 +66,9 @@ def test_sft_equals_the_stock_detector(dino_cfg, make_batch):
 def test_grqo_terms(dino_cfg, make_batch):
     model = build(dino_cfg).train()
     inputs, samples = make_batch((2, 0))
-    model.set_grqo(GRQOSettings())
     reference = copy.deepcopy(model)
-    model.reference = reference.objectness
+    model.bbox_head.loss_grqo = GRQOLoss()
+    model.reference = ReferenceModel(reference)
     losses = model.loss(inputs, samples)
     # same weights, same mode, no dropout: nothing to diverge from
     assert losses['grqo_kl'] == 0
@@ -95,13 +95,13 @@ def test_the_reward_has_the_weights_of_the_matcher(dino_cfg, make_batch):
         for cost in cfg.train_cfg.assigner.match_costs:
             cost.weight = cost.weight * factor
         model = build(cfg).train()
-        model.set_grqo(GRQOSettings(beta=0.0))
+        model.bbox_head.loss_grqo = GRQOLoss(beta=0.0)
         torch.manual_seed(0)
         rewards.append(model.loss(inputs, copy.deepcopy(samples))['grqo_reward_mean'])
     torch.testing.assert_close(rewards[1], 3 * rewards[0])
     cfg.train_cfg.assigner.match_costs[2] = dict(type='IoUCost', iou_mode='iou', weight=2.0)
     model = build(cfg).train()  # without GRQO any matcher will do
     model.loss(inputs, copy.deepcopy(samples))
-    model.set_grqo(GRQOSettings(beta=0.0))
+    model.bbox_head.loss_grqo = GRQOLoss(beta=0.0)
     with pytest.raises(InputError, match="IoUCost\\('iou'\\) is not supported"):
         model.loss(inputs, samples)

@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from mmdet.models.detectors import DINO, DeformableDETR, GroundingDINO
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.detectors.base_detr import DetectionTransformer
 
-from dinor1.models import GRQOSettings
-from dinor1.models.prompts import positive_maps, sample_prompts
-from dinor1.structures import PromptSet
+from dinor1.models import GRQOLoss, ReferenceModel
+from dinor1.models.prompts import drawn_prompts, positive_maps, sample_prompts
+from dinor1.structures import BoxPrompts, PromptBatch, PromptSet
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 
@@ -16,13 +19,16 @@ def total(losses):
     return sum(value.sum() for name, value in losses.items() if 'loss' in name)
 
 
+def reference_of(model, dtype=None):
+    return ReferenceModel(copy.deepcopy(model).eval(), dtype)
+
+
 @pytest.mark.parametrize('counts', [(0, 0), (0, 2), (1,), (3, 2), (20, 1)])
-@pytest.mark.parametrize('grqo', [None, GRQOSettings()])
-def test_any_batch_gives_finite_losses_and_reaches_every_parameter(build_tiny, make_batch, counts, grqo):
-    model = build_tiny()
-    model.set_grqo(grqo)
-    if grqo is not None:
-        model.reference = copy.deepcopy(model).eval().objectness
+@pytest.mark.parametrize('loss_grqo', [None, dict(type='GRQOLoss')])
+def test_any_batch_gives_finite_losses_and_reaches_every_parameter(build_tiny, make_batch, counts, loss_grqo):
+    model = build_tiny(**{'model.bbox_head.loss_grqo': loss_grqo})
+    if loss_grqo is not None:
+        model.reference = reference_of(model)
     inputs, samples = make_batch(counts)
     losses = model.loss(inputs, samples)
     assert all(value.isfinite().all() for value in losses.values())
@@ -60,15 +66,14 @@ def test_more_classes_than_256(build_tiny, make_batch):
 def test_fewer_tokens_than_queries(build_tiny, make_batch):
     """A 64 pixel image has 64 + 16 + 4 tokens; 100 queries cannot all be selected."""
     model = build_tiny(**{'model.num_queries': 100})
-    model.set_grqo(GRQOSettings(beta=0.0))
+    model.bbox_head.loss_grqo = GRQOLoss(beta=0.0)
     assert all(v.isfinite().all() for v in model.loss(*make_batch((2, 1))).values())
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(build_tiny, make_batch, dtype):
-    model = build_tiny()
-    model.set_grqo(GRQOSettings())
-    model.reference = copy.deepcopy(model).eval().objectness
+    model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
+    model.reference = reference_of(model)
     with torch.autocast('cpu', dtype):
         losses = model.loss(*make_batch((3, 0)))
     assert all(v.isfinite().all() for v in losses.values())
@@ -85,9 +90,9 @@ def test_objectness_of_some_tokens_is_that_of_a_whole_pass(build_tiny, make_batc
     samples[1].set_metainfo(dict(img_shape=(48, 40)))
     draw = sample_prompts([sample.gt_instances.labels for sample in samples])
     features = model.encode_image(inputs.double(), samples)
-    prompts, _ = model.encode_drawn(features, samples, draw, every_box=True)
-    memory, memory_prompts = model.encoder(**features, prompts=prompts)
-    whole = model.token_logits(memory, memory_prompts, prompts, features)[0].amax(-1)
+    embeddings, _ = drawn_prompts(model.prompt_encoder, features, *boxes_and_shapes(samples), draw, every_box=True)
+    memory, prompts = model.encoder(features, PromptBatch.shared(embeddings, 2))
+    whole = model.token_scores(memory, features, prompts).objectness
     tokens = torch.stack(
         [torch.randperm(whole.shape[1], generator=torch.Generator().manual_seed(i))[:7] for i in (0, 1)]
     )
@@ -98,12 +103,11 @@ def test_objectness_of_some_tokens_is_that_of_a_whole_pass(build_tiny, make_batc
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_the_reference_alone_in_half_precision(build_tiny, make_batch, dtype):
-    model = build_tiny()
-    model.set_grqo(GRQOSettings())
-    model.reference = copy.deepcopy(model).eval().objectness
+    model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
     inputs, samples = make_batch((3, 2))
+    references = [reference_of(model), reference_of(model, dtype)]
     results = []
-    for model.reference_dtype in (None, dtype):
+    for model.reference in references:
         torch.manual_seed(0)
         results.append(model.loss(inputs, copy.deepcopy(samples)))
     whole, half = results
@@ -112,6 +116,10 @@ def test_the_reference_alone_in_half_precision(build_tiny, make_batch, dtype):
     # a half, 8 bits or 11.
     assert half['grqo_kl'] != whole['grqo_kl']
     torch.testing.assert_close(half['grqo_kl'], whole['grqo_kl'], atol=0, rtol=0.05)
+
+
+def boxes_and_shapes(samples):
+    return [sample.gt_instances.bboxes for sample in samples], [sample.img_shape for sample in samples]
 
 
 def prompt_set(num=4, width=32, seed=1):
@@ -138,12 +146,8 @@ def test_permuting_the_classes_permutes_the_predictions(build_tiny, make_batch):
     model = livened(build_tiny().double())
     inputs, samples = make_batch((1, 1))
     prompts, order = prompt_set().to(torch.float64), [2, 0, 3, 1]
-    for sample in samples:
-        sample.prompts = prompts
-    logits, boxes = model._forward(inputs.double(), samples)
-    for sample in samples:
-        sample.prompts = permuted(prompts, order)
-    again, boxes_again = model._forward(inputs.double(), samples)
+    logits, boxes = model(inputs.double(), samples, prompts=prompts)
+    again, boxes_again = model(inputs.double(), samples, prompts=permuted(prompts, order))
     # float64; only the order of sums over prompts differs
     torch.testing.assert_close(again, logits[..., order], atol=1e-10, rtol=0)
     torch.testing.assert_close(boxes_again, boxes, atol=1e-10, rtol=0)
@@ -154,9 +158,9 @@ def test_padding_prompts_changes_nothing(build_tiny, make_batch):
     """The image with fewer prompts is padded to the other's number."""
     model = livened(build_tiny().double())
     inputs, samples = make_batch((1, 1))
-    samples[0].prompts, samples[1].prompts = prompt_set(2).to(torch.float64), prompt_set(5).to(torch.float64)
-    together, _ = model._forward(inputs.double(), samples)
-    alone, _ = model._forward(inputs[:1].double(), samples[:1])
+    few, many = prompt_set(2).to(torch.float64), prompt_set(5).to(torch.float64)
+    together, _ = model(inputs.double(), samples, prompts=[few, many])
+    alone, _ = model(inputs[:1].double(), samples[:1], prompts=few)
     torch.testing.assert_close(together[:, :1, :, :2], alone, atol=1e-10, rtol=0)
     assert together[:, 0, :, 2:].isinf().all()
 
@@ -168,9 +172,10 @@ def test_padding_the_image_changes_only_what_convolutions_carry(build_tiny, make
     inputs, samples = make_batch((2, 3))
     inputs = inputs.double()
     features = model.encode_image(inputs, samples)
-    boxes = [sample.gt_instances.bboxes.double() for sample in samples]
-    together = model.encode_boxes(features, boxes, samples)
-    alone = model.encode_boxes(model.encode_image(inputs[:1], samples[:1]), boxes[:1], samples[:1])
+    boxes, shapes = boxes_and_shapes(samples)
+    boxes = [box.double() for box in boxes]
+    together = model.encode_boxes(features, boxes, shapes)
+    alone = model.encode_boxes(model.encode_image(inputs[:1], samples[:1]), boxes[:1], shapes[:1])
     torch.testing.assert_close(together[:2], alone, atol=1e-10, rtol=0)
 
 
@@ -179,49 +184,81 @@ def test_negative_prompts_take_part_and_are_not_reported(build_tiny, make_batch)
     model = livened(build_tiny())
     inputs, samples = make_batch((1,))
     prompts = prompt_set(3)
-    samples[0].prompts = PromptSet.from_classes(
-        prompts.embeddings, prompts.names, negative=torch.tensor([False, True, False])
-    )
-    found = model.predict(inputs, samples)[0].pred_instances
+    hidden = PromptSet.from_classes(prompts.embeddings, prompts.names, negative=torch.tensor([False, True, False]))
+    found = model.predict(inputs, samples, hidden)[0].pred_instances
     assert set(found.labels.tolist()) <= {0, 2}
     assert len(found) == 10
-    samples[0].prompts = PromptSet.from_classes(prompts.embeddings[[0, 2]], ['c0', 'c2'])
-    without = model.predict(inputs, samples)[0].pred_instances
+    fewer = PromptSet.from_classes(prompts.embeddings[[0, 2]], ['c0', 'c2'])
+    without = model.predict(inputs, samples, fewer)[0].pred_instances
     assert not torch.equal(found.scores, without.scores)
 
 
+def box_prompts(samples, names):
+    """The ground truth of each image as prompts for it."""
+    return [BoxPrompts(s.gt_instances.bboxes, s.gt_instances.labels, tuple(names)) for s in samples]
+
+
 @torch.no_grad()
-def test_interactive_prompts_are_the_means_of_their_boxes(build_tiny, make_batch):
+def test_box_prompts_are_the_means_of_their_boxes(build_tiny, make_batch):
     model = livened(build_tiny())
     inputs, samples = make_batch((3, 2))
     for sample in samples:
-        sample.prompt_instances = sample.gt_instances
         sample.gt_instances.labels = torch.arange(len(sample.gt_instances)) % 2
-        sample.prompt_names = ['a', 'b', 'c']
-    first = [s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples))]
+    names = ('a', 'b', 'c')
+    boxes = box_prompts(samples, names)
+    first = [s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples), boxes)]
     features = model.encode_image(inputs, samples)
-    embeddings = model.encode_boxes(features, [s.gt_instances.bboxes for s in samples], samples)
-    for sample, rows in zip(samples, embeddings.split([3, 2]), strict=True):
-        del sample.prompt_instances
-        sample.prompts = PromptSet.from_exemplars(rows, sample.gt_instances.labels, ['a', 'b', 'c'])
-    for mine, other in zip(first, model.predict(inputs, samples), strict=True):
-        torch.testing.assert_close(mine.scores, other.pred_instances.scores)
-        assert set(mine.label_names) <= {'a', 'b'}
+    sets = []
+    for i, item in enumerate(boxes):
+        embeddings = model.encode_boxes(features.image(i), [item.boxes], [samples[i].img_shape])
+        sets.append(PromptSet.from_exemplars(embeddings, item.labels, names))
+    for mine, other in zip(first, model.predict(inputs, samples, sets), strict=True):
+        assert torch.equal(mine.scores, other.pred_instances.scores)
+        assert torch.equal(mine.bboxes, other.pred_instances.bboxes)
+        assert set(mine.label_names) == {'a', 'b'}
 
 
-def test_an_image_without_prompts_is_an_error(build_tiny, make_batch):
-    inputs, samples = make_batch((1,))
-    with pytest.raises(InputError, match='no prompts'):
-        build_tiny().eval().predict(inputs, samples)
+@torch.no_grad()
+def test_images_of_one_batch_may_have_boxes_or_prompt_sets(build_tiny, make_batch):
+    model = livened(build_tiny().double())
+    inputs, samples = make_batch((3, 2))
+    inputs, prompts = inputs.double(), [box_prompts(samples, 'abcdefgh')[0], prompt_set().to(torch.float64)]
+    together = [s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples), prompts)]
+    for i in (0, 1):
+        (alone,) = model.predict(inputs[i : i + 1], samples[i : i + 1], prompts[i : i + 1])
+        # float64; only sums of another batch size differ
+        torch.testing.assert_close(together[i].scores, alone.pred_instances.scores, atol=1e-6, rtol=0)
+        assert together[i].label_names == alone.pred_instances.label_names
 
 
-def test_text_needs_a_language_model(build_tiny, make_batch):
-    inputs, samples = make_batch((1,))
-    samples[0].text = ['cat']
+@pytest.mark.parametrize('mode', ['tensor', 'predict', 'predict_and_output'])
+def test_inference_without_prompts_is_an_error_of_one_line(build_tiny, make_batch, mode):
+    with pytest.raises(InputError, match='^DINOR1: no prompts; .*PromptedValLoop') as caught:
+        build_tiny().eval()(*make_batch((1,)), mode=mode)
+    assert '\n' not in str(caught.value)
+
+
+def test_every_image_needs_prompts(build_tiny, make_batch):
+    with pytest.raises(ValueError, match='shorter'):
+        build_tiny().eval().predict(*make_batch((1, 1)), [prompt_set()])
+
+
+def test_text_needs_a_language_model(build_tiny):
     with pytest.raises(InputError, match='no language model'):
-        build_tiny().eval().predict(inputs, samples)
+        build_tiny().text_prompt_set(['cat'])
     with pytest.raises(InputError, match='alignment'):
-        build_tiny(**{'model.alignment': dict()})
+        build_tiny(**{'model.prompts.alignment': dict()})
+
+
+def test_nothing_is_inherited_from_grounding_dino_that_cannot_work(build_tiny):
+    model = build_tiny()
+    assert isinstance(model, BaseDetector)
+    assert not isinstance(model, DetectionTransformer)
+    theirs = {name for name in vars(GroundingDINO) | vars(DINO) | vars(DeformableDETR) if not name.startswith('_')}
+    shared = {name for name in theirs & set(dir(model)) if not hasattr(BaseDetector, name)}
+    assert shared == {'init_weights'}
+    for name in ('get_tokens_and_prompts', 'get_positive_map', 'pre_transformer', 'pre_decoder', 'forward_decoder'):
+        assert not hasattr(model, name)
 
 
 def test_sampling_draws_one_instance_per_class_evenly():
@@ -246,11 +283,17 @@ def test_drawn_prompts_are_the_embeddings_of_their_boxes(build_tiny, make_batch)
     inputs, samples = make_batch((3, 0, 2))
     draw = sample_prompts([s.gt_instances.labels for s in samples])
     features = model.encode_image(inputs, samples)
-    prompts, _ = model.encode_drawn(features, samples, draw)
+    every_box, shapes = boxes_and_shapes(samples)
+    embeddings, instances = drawn_prompts(model.prompt_encoder, features, every_box, shapes, draw)
+    assert len(instances) == len(embeddings) == len(draw.labels)
     for k, (image, box) in enumerate(zip(draw.image.tolist(), draw.box.tolist(), strict=True)):
-        boxes = [s.gt_instances.bboxes[:0] for s in samples]
-        boxes[image] = samples[image].gt_instances.bboxes[box : box + 1]
-        torch.testing.assert_close(prompts.embeddings[0, k], model.encode_boxes(features, boxes, samples)[0])
+        boxes = [b[:0] for b in every_box]
+        boxes[image] = every_box[image][box : box + 1]
+        torch.testing.assert_close(embeddings[k], model.encode_boxes(features, boxes, shapes)[0])
+    # In any case where all boxes are encoded.
+    again, instances = drawn_prompts(model.prompt_encoder, features, every_box, shapes, draw, every_box=True)
+    torch.testing.assert_close(again, embeddings)
+    torch.testing.assert_close(instances, model.encode_boxes(features, every_box, shapes))
 
 
 def test_fingerprint_sees_one_bit_of_what_makes_prompts(build_tiny):
@@ -276,8 +319,7 @@ def test_an_absent_class_moves_boxes_through_fusion_alone(build_tiny, make_batch
     def distance():
         boxes = []
         for prompts in (prompt_set(3), four):
-            samples[0].prompts = prompts
-            boxes.append(model._forward(inputs, samples)[1][-1, 0])
+            boxes.append(model(inputs, samples, prompts=prompts)[1][-1, 0])
         return torch.cdist(*boxes, p=1).amin(-1).max()
 
     assert distance() > 1e-3
@@ -298,11 +340,11 @@ def test_a_vocabulary_in_parts_is_found_as_in_one_pass_without_fusion(build_tiny
             parameter.zero_()
     model.query_embedding.weight[:] = model.query_embedding.weight[:1]
     inputs, samples = make_batch((1, 1))
-    samples[0].prompts, samples[1].prompts = prompt_set(7).to(torch.float64), prompt_set(2).to(torch.float64)
+    prompts = [prompt_set(7).to(torch.float64), prompt_set(2).to(torch.float64)]
 
     def found(chunked_size):
         model.test_cfg['chunked_size'] = chunked_size
-        return [s.pred_instances for s in model.predict(inputs.double(), copy.deepcopy(samples))]
+        return [s.pred_instances for s in model.predict(inputs.double(), copy.deepcopy(samples), prompts)]
 
     whole = found(-1)
     assert len(whole[0]) == 84 * 7
@@ -321,12 +363,8 @@ def test_a_vocabulary_in_parts_keeps_the_best_of_all_parts(build_tiny, make_batc
     model = livened(build_tiny(**{'model.test_cfg.chunked_size': 2}))
     inputs, samples = make_batch((1,))
     prompts = prompt_set(5)
-    samples[0].prompts = prompts
-    found = model.predict(inputs, samples)[0].pred_instances
-    scores = []
-    for part in prompts.split(2):
-        samples[0].prompts = part
-        scores.append(model.predict(inputs, samples)[0].pred_instances.scores)
+    found = model.predict(inputs, samples, prompts)[0].pred_instances
+    scores = [model.predict(inputs, samples, part)[0].pred_instances.scores for part in prompts.split(2)]
     assert torch.equal(found.scores, torch.cat(scores).sort(descending=True).values[:10])
 
 
@@ -334,12 +372,12 @@ def test_a_vocabulary_in_parts_keeps_the_best_of_all_parts(build_tiny, make_batc
 def test_an_image_that_is_asked_for_nothing_gives_nothing(build_tiny, make_batch):
     model = livened(build_tiny())
     inputs, samples = make_batch((0, 2))
-    for sample in samples:
-        sample.prompt_instances, sample.prompt_names = sample.gt_instances, [f'c{i}' for i in range(8)]
-    empty, other = (s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples)))
+    prompts = box_prompts(samples, [f'c{i}' for i in range(8)])
+    assert len(prompts[0].boxes) == 0
+    empty, other = (s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples), prompts))
     assert len(empty) == 0
     assert empty.bboxes.shape == (0, 4)
     assert empty.label_names == []
-    alone = model.predict(inputs[1:], samples[1:])[0].pred_instances
+    alone = model.predict(inputs[1:], samples[1:], prompts[1:])[0].pred_instances
     # Another batch size makes other blocks of the same sums.
     torch.testing.assert_close(other.scores, alone.scores, atol=1e-5, rtol=0)

@@ -13,7 +13,7 @@ def pair():
     from mmdet.models.backbones import SwinTransformer as MMDetSwin
 
     torch.manual_seed(0)
-    ours = MODELS.build(dict(type='SwinTransformer', **SMALL))
+    ours = MODELS.build(dict(type='DenormalFreeSwin', **SMALL))
     theirs = MMDetSwin(**SMALL)
     # Biases of trained weights are not zero; with zeros the padding would hide the rest.
     for parameter in ours.parameters():

@@ -1,8 +1,8 @@
-"""Inputs of deformable attention on which every backend must equal the definition in float64, and the comparison.
+"""Inputs of deformable attention on which every backend must agree with the reference in float64; the comparison.
 
 The tests run them on a CPU, Triton's kernels in its interpreter; ``tools/analysis_tools/gpu_check.py`` runs them on a
-GPU. Bilinear reading has kinks at pixel centres, where the gradient of a location depends on the last bit: samples keep
-a tenth of a pixel away from them, so that a difference is a defect.
+GPU. Bilinear interpolation is not differentiable at pixel centres, where the gradient of a location depends on the last
+bit: samples keep a tenth of a pixel away from them, so that a difference is a defect.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    """Every kind in every precision; then odd sizes, one level, one point, nothing at all, strides and bad numbers."""
+    """Every kind in every precision; then odd sizes, one level, one point, empty, strided and non-finite inputs."""
     kinds = ('given', 'points', 'boxes')
     cases = [Case(f'{kind} {str(dtype)[6:]}', kind, dtype) for kind in kinds for dtype in TOLERANCES]
     for kind in kinds:
@@ -137,22 +137,22 @@ def run(
 
 
 def differences(case: Case, backend: str, device: torch.device | str = 'cpu') -> dict[str, float]:
-    """Largest relative difference of ``backend`` from the definition in float64: of the output, and per gradient.
+    """Largest relative difference of ``backend`` from the reference in float64: of the output, and per gradient.
 
-    The definition runs on the CPU: on CUDA, ``grid_sample`` moves locations that are not finite out of the level.
-    Where the definition gives NaN, the output must be NaN too (else the difference is infinite), and no gradient is
+    The reference runs on the CPU: on CUDA, ``grid_sample`` moves locations that are not finite out of the level.
+    Where the reference gives NaN, the output must be NaN too (else the difference is infinite), and no gradient is
     sent back; the gradient of value must be finite everywhere, those of samples are compared where they are.
     """
     value, starts, inputs = make_inputs(case)
     shape = (case.batch, case.queries, case.heads * case.channels)
     direction = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(case.dtype)
     exact = (value.double(), starts, tuple(t.double() for t in inputs))
-    lost = run(case, 'definition', *exact, direction.double())['output'].isnan()
+    lost = run(case, 'reference', *exact, direction.double())['output'].isnan()
     direction = direction.masked_fill(lost, 0.0)
-    expected = run(case, 'definition', *exact, direction.double())
+    expected = run(case, 'reference', *exact, direction.double())
     value, *inputs, direction = (t.to(device) for t in (value, *inputs, direction))
     got = run(case, backend, value, starts, tuple(inputs), direction)
-    return {name: _difference(got[name], reference, name) for name, reference in expected.items()}
+    return {name: _difference(got[name], tensor, name) for name, tensor in expected.items()}
 
 
 def _difference(got: Tensor, expected: Tensor, name: str) -> float:

@@ -1,6 +1,5 @@
-"""Multi-scale deformable attention in plain torch, both backends, against references that share no code with it."""
+"""Multi-scale deformable attention, both backends in plain torch, against a loop that shares no code with them."""
 
-import inspect
 import math
 
 import pytest
@@ -8,13 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from dinor1.ops import ms_deform_attn, use_ms_deform_attn_backend
+from dinor1.utils.compat import mmcv_attention
 
 PYRAMID = ((7, 5), (3, 4), (1, 2))
 
 
-@pytest.fixture(autouse=True, params=['definition', 'bags'])
+@pytest.fixture(autouse=True, params=['reference', 'embedding_bag'])
 def backend(request):
-    """Every test runs on both; the kernels have a file of their own."""
+    """Every test runs on both; the Triton kernels have a file of their own."""
     with use_ms_deform_attn_backend(request.param):
         yield request.param
 
@@ -38,7 +38,7 @@ def make_inputs(shapes=PYRAMID, batch=2, heads=3, channels=4, queries=6, points=
 
 
 def loop_reference(value, shapes, starts, locations, weights):
-    """The definition written out: one grid_sample call per image, head and level."""
+    """Eq. (3) as a loop: one grid_sample call per image, head and level."""
     batch, _, heads, channels = value.shape
     queries = locations.shape[1]
     output = value.new_zeros(batch, queries, heads, channels)
@@ -61,13 +61,13 @@ def loop_reference(value, shapes, starts, locations, weights):
         (((2, 9), (1, 1)), 1, 7, 5, 2),
     ],
 )
-def test_equals_written_out_definition(shapes, heads, channels, queries, points):
+def test_equals_a_loop(shapes, heads, channels, queries, points):
     inputs = make_inputs(shapes, heads=heads, channels=channels, queries=queries, points=points)
     # Both sum at most a few dozen products of numbers below 1 in float64.
     torch.testing.assert_close(ms_deform_attn(*inputs), loop_reference(*inputs), rtol=0, atol=1e-12)
 
 
-def test_gradients_equal_those_of_the_written_out_definition():
+def test_gradients_equal_those_of_a_loop():
     value, shapes, starts, locations, weights = make_inputs()
     leaves = [t.requires_grad_() for t in (value, locations, weights)]
     direction = torch.randn(2, 6, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -80,13 +80,13 @@ def test_gradients_equal_those_of_the_written_out_definition():
 
 
 def test_equals_mmcv():
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+    from mmcv.ops import multi_scale_deform_attn
 
-    # Where MMCV lacks its operators, ours stands in its place and wraps it.
-    reference = inspect.unwrap(multi_scale_deformable_attn_pytorch)
-    assert reference.__code__.co_filename.endswith('multi_scale_deform_attn.py')
     value, shapes, starts, locations, weights = make_inputs()
-    expected = reference(value, torch.tensor(shapes), locations, weights)
+    with mmcv_attention():
+        theirs = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch
+    assert theirs.__code__.co_filename == multi_scale_deform_attn.__file__
+    expected = theirs(value, torch.tensor(shapes), locations, weights)
     torch.testing.assert_close(ms_deform_attn(value, shapes, starts, locations, weights), expected, rtol=0, atol=1e-12)
 
 
@@ -94,7 +94,7 @@ def test_gradcheck():
     value, shapes, starts, locations, weights = make_inputs(
         ((3, 2), (2, 1)), batch=1, heads=2, channels=2, queries=2, points=2
     )
-    # Finite differences are wrong where bilinear reading has its kinks: keep 1e-3 away from every grid line.
+    # Finite differences are wrong where bilinear interpolation is not differentiable: keep 1e-3 away from grid lines.
     size = torch.tensor(shapes, dtype=torch.float64).flip(-1)[:, None]
     pixels = locations * size - 0.5
     assert ((pixels - pixels.round()).abs() > 1e-3).all()
@@ -105,7 +105,7 @@ def test_gradcheck():
 
 
 def test_pixel_centres_return_the_pixels():
-    """Reading at a pixel's centre gives the pixel; half a pixel outside the border, half the border pixel."""
+    """A sample at a pixel's centre is the pixel; on the border of the level, it is half the border pixel."""
     height, width = 3, 4
     value = torch.arange(12.0).reshape(1, 12, 1, 1) + 1
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')

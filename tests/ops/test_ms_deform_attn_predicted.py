@@ -1,4 +1,4 @@
-"""Deformable attention from predictions: against the formulas of the paper written out, and against MMCV's module."""
+"""Deformable attention from predictions: against the formulas of the paper, number by number."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.ops.attention_cases import TOLERANCES, all_cases, differences
 SHAPES, STARTS = ((7, 5), (3, 4)), [0, 35]
 
 
-@pytest.fixture(autouse=True, params=['definition', 'bags'])
+@pytest.fixture(autouse=True, params=['reference', 'embedding_bag'])
 def backend(request):
     with use_ms_deform_attn_backend(request.param):
         yield request.param
@@ -27,7 +27,7 @@ def make_inputs(dims, dtype=torch.float64, batch=2, queries=5, heads=3, channels
     return value, reference, 4 * rand(*per_point, 2) - 2, 3 * rand(*per_point)
 
 
-def written_out(value, reference, offsets, logits):
+def from_locations(value, reference, offsets, logits):
     """Locations and weights number by number, then the operator that has tests of its own."""
     locations, weights = torch.zeros_like(offsets), torch.zeros_like(logits)
     batch, queries, heads, levels, points = logits.shape
@@ -45,9 +45,9 @@ def written_out(value, reference, offsets, logits):
 
 
 @pytest.mark.parametrize('dims', [2, 4])
-def test_equals_the_formulas_written_out(dims):
+def test_equals_the_formulas(dims):
     leaves = [t.requires_grad_() for t in make_inputs(dims)]
-    output, expected = ms_deform_attn_predicted(leaves[0], SHAPES, STARTS, *leaves[1:]), written_out(*leaves)
+    output, expected = ms_deform_attn_predicted(leaves[0], SHAPES, STARTS, *leaves[1:]), from_locations(*leaves)
     # A few dozen products of numbers below 10 in float64.
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-13)
     direction = torch.rand(output.shape, dtype=output.dtype)
@@ -66,7 +66,7 @@ def test_gradcheck(dims):
 
 
 @pytest.mark.parametrize('case', all_cases(), ids=lambda case: case.name)
-def test_agrees_with_the_definition_in_double_precision(case, backend):
+def test_agrees_with_the_reference_in_double_precision(case, backend):
     for name, difference in differences(case, backend).items():
         assert difference <= TOLERANCES[case.dtype], name
 
@@ -78,57 +78,6 @@ def test_half_precision_predictions_beside_single_precision_reference_points():
     exact = ms_deform_attn_predicted(halves[0].float(), SHAPES, STARTS, reference, *(t.float() for t in halves[1:]))
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output, exact.bfloat16(), rtol=0, atol=0)
-
-
-def test_blocks_of_queries_and_images_do_not_show(monkeypatch, backend):
-    """The same numbers whatever fits into a block."""
-    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
-
-    inputs = [t.requires_grad_() for t in make_inputs(4, batch=3, queries=9)]
-
-    def run():
-        output = ms_deform_attn_predicted(inputs[0], SHAPES, STARTS, *inputs[1:])
-        return output, *torch.autograd.grad(output.square().sum(), inputs)
-
-    expected = run()
-    blocks = msda_bags._CPU_BLOCKS
-    for holder, name, size in ((blocks, 'samples', 40), (blocks, 'numbers', 64), (msda_bags, '_SORTED_SAMPLES', 130)):
-        monkeypatch.setattr(holder, name, size)
-        for got, want in zip(run(), expected, strict=True):
-            torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
-
-
-def test_trains_after_inference_mode_and_under_another_default_device():
-    """What the first call of a size keeps for the next ones has nothing of the circumstances of that call."""
-    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
-
-    msda_bags._cached_canvas.cache_clear()
-    leaves = [t.requires_grad_() for t in make_inputs(4)]
-    with torch.inference_mode(), torch.device('meta'):
-        expected = ms_deform_attn_predicted(leaves[0], SHAPES, STARTS, *leaves[1:])
-    with torch.device('meta'):
-        output = ms_deform_attn_predicted(leaves[0], SHAPES, STARTS, *leaves[1:])
-        output.sum().backward()
-    torch.testing.assert_close(output.detach(), expected.clone(), rtol=0, atol=0)
-    assert all(leaf.grad.isfinite().all() and leaf.grad.device.type == 'cpu' for leaf in leaves)
-
-
-def test_few_and_many_samples_sum_the_same_gradient(monkeypatch):
-    """A gradient of value is summed in one of two ways; both, on the same samples."""
-    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
-    from dinor1.ops.ms_deform_attn.sampling import PredictedSampling
-
-    value, *predictions = make_inputs(2)
-    grad = torch.rand(2, 5, 12, dtype=torch.float64)
-    results = []
-    for ways in ((msda_bags._sum_all_rows,) * 2, (msda_bags._sum_touched_rows,) * 2):
-        monkeypatch.setattr(msda_bags, '_sum_all_rows', ways[0])
-        monkeypatch.setattr(msda_bags, '_sum_touched_rows', ways[1])
-        sampling = PredictedSampling(value, list(SHAPES), *predictions)
-        results.append(msda_bags.backward(grad, value, list(SHAPES), sampling, need_sampling=False)[0])
-        monkeypatch.undo()
-    torch.testing.assert_close(*results, rtol=0, atol=1e-14)
-    assert results[0].abs().max() > 0.1
 
 
 @pytest.mark.parametrize('frozen', [(0,), (1, 2, 3), (0, 2), (1,)])

@@ -161,6 +161,6 @@ def test_a_training_whose_cost_was_lost_gets_no_invented_one(study, fake_train):
     execute(run, study(), fake_train / 'results', fake_train / 'work')
     (own / 'cost.json').unlink()
     (fake_train / 'results/A_seed0.json').unlink()
-    with pytest.raises(InputError, match='A_seed0: trained, but what it cost was lost'):
+    with pytest.raises(InputError, match='A_seed0: trained, but time and memory were not recorded'):
         execute(run, study(), fake_train / 'results', fake_train / 'work')
     assert not (fake_train / 'results/A_seed0.json').exists()

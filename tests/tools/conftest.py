@@ -86,7 +86,6 @@ def run_config(repo, data_dir, model_files, tmp_path, monkeypatch) -> Path:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[name].update(num_workers=0, persistent_workers=False)
     cfg.test_dataloader.dataset.pipeline = cfg.prompt_dataset.pipeline = PIPELINE
-    cfg.default_hooks.prompts.prompt_dataset = cfg.prompt_dataset
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     path = tmp_path / 'config.py'
     cfg.dump(path)

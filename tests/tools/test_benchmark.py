@@ -47,7 +47,7 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ((), 'nothing to measure: name a config, or --peers'),
+        ((), 'nothing to measure: name a config, or --baselines'),
         (('missing.py',), 'missing.py: no such config file'),
         (('configs/blocks/_base_/models/affnist_cnn.py',), 'configs/blocks/_base_/models/affnist_cnn.py: a '),
         (('a.py', '--rounds', 0), '--rounds: must be at least 1'),

@@ -1,4 +1,4 @@
-"""The benchmark of evaluations: its data, its contenders, its limits and its table."""
+"""The benchmark of evaluations: its data, its implementations, its limits and its table."""
 
 import importlib.util
 import inspect
@@ -60,10 +60,10 @@ def test_the_data_are_federated_and_as_many_as_asked_for(tool):
 
 
 @pytest.mark.parametrize('task', ['lvis', 'coco'])
-def test_contenders_agree(tool, task, tmp_path):
+def test_implementations_agree(tool, task, tmp_path):
     columns = save(tool, tmp_path, task)
-    aps = [tool.prepare(name, str(tmp_path / 'annotations.json'), columns)() for name in tool.CONTENDERS[task]]
-    # The contenders that take tensors round the corners of a box to float32.
+    aps = [tool.prepare(name, str(tmp_path / 'annotations.json'), columns)() for name in tool.IMPLEMENTATIONS[task]]
+    # The implementations that take tensors round the corners of a box to float32.
     assert 0 < aps[0] < 1
     assert aps == pytest.approx([aps[0]] * len(aps), abs=1e-6)
 
@@ -85,7 +85,7 @@ def test_measure_reports_time_and_memory(tool, tmp_path):
         (-11, '', 'killed'),
     ],
 )
-def test_a_contender_that_fails_says_why(tool, status, stderr, message, monkeypatch, tmp_path):
+def test_an_implementation_that_fails_says_why(tool, status, stderr, message, monkeypatch, tmp_path):
     outcome = SimpleNamespace(returncode=status, stdout='', stderr=stderr)
     monkeypatch.setattr(subprocess, 'run', lambda *args, **kwargs: outcome)
     assert tool.run_apart('lvis', tmp_path, 2, 0.5) == dict(failed=message)
@@ -115,7 +115,7 @@ def test_table(tool):
 def test_bad_input(call):
     for arguments, message in (
         (('coco', '--images', 0), 'must be positive'),
-        (('lvis', '--contenders', 'pycocotools'), '--contenders pycocotools: on lvis there are dinor1'),
+        (('lvis', '--implementations', 'pycocotools'), '--implementations pycocotools: on lvis there are dinor1'),
     ):
         outcome = call('analysis_tools/benchmark_evaluation', *arguments)
         assert outcome.status == 2

@@ -1,4 +1,4 @@
-"""browse_dataset draws pictures of a split with boxes and prompts; run_mmdet_tool runs a tool of MMDetection."""
+"""browse_dataset draws the images of a split with boxes and prompts; run_mmdet_tool runs a tool of MMDetection."""
 
 import json
 import pickle
@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from dinor1.visualization import class_colors
-from dinor1.visualization.samples import crop, draw_truth, prepared_picture, stack, with_strip
+from dinor1.visualization.samples import crop, draw_truth, prepared_image, stack, with_strip
 from tests.datasets.conftest import _frozen_imports  # noqa: F401  (a fixture)
 from tests.tools.conftest import picture_of
 
@@ -27,26 +27,26 @@ def drawn(tmp_path) -> list[str]:
     return sorted(path.name for path in (tmp_path / 'out').iterdir())
 
 
-def has_color(picture, color) -> bool:
-    return bool((picture == color).all(-1).any())
+def has_color(image, color) -> bool:
+    return bool((image == color).all(-1).any())
 
 
 # ------------------------------------------------------------------------ the tool
 
 
-def test_training_pictures_have_the_prompts_of_their_batch(browse, run_config, tmp_path):
+def test_training_images_have_the_prompts_of_their_batch(browse, run_config, tmp_path):
     outcome = browse('--number', 3)
     assert outcome.status == 0, outcome.err
-    assert f'3 pictures: {tmp_path / "out"}' in outcome.out
+    assert f'3 images: {tmp_path / "out"}' in outcome.out
     assert len(drawn(tmp_path)) == 3
     size = Config.fromfile(run_config).train_dataloader.dataset.pipeline[-2].size
     for name in drawn(tmp_path):
-        picture = picture_of(tmp_path / 'out' / name)
-        # The prepared picture of 160 pixels is enlarged to 480; above it is the strip of three prompts.
+        image = picture_of(tmp_path / 'out' / name)
+        # The prepared image of 160 pixels is enlarged to 480; above it is the strip of three prompts.
         assert size == (160, 160)
-        assert picture.shape[1] == 480
-        assert picture.shape[0] > 480 + 96
-        strip, below = picture[:-480], picture[-480:]
+        assert image.shape[1] == 480
+        assert image.shape[0] > 480 + 96
+        strip, below = image[:-480], image[-480:]
         for color in class_colors(3):
             assert has_color(strip, color)
             assert has_color(below, color)
@@ -72,7 +72,7 @@ def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
     browse('--number', 5)
     first = read()
     browse('--number', 5)
-    assert all((first[name] == picture).all() for name, picture in read().items())
+    assert all((first[name] == image).all() for name, image in read().items())
     for path in (tmp_path / 'out').iterdir():
         path.unlink()
     browse('--number', 5, '--epoch', 1)
@@ -83,27 +83,27 @@ def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])
-def test_evaluation_pictures_are_those_of_the_file(browse, data_dir, tmp_path, split):
+def test_evaluation_images_are_those_of_the_file(browse, data_dir, tmp_path, split):
     assert browse('--split', split).status == 0
     assert drawn(tmp_path) == ['0000_0.png', '0001_1.png', 'prompts.png']
-    picture = picture_of(tmp_path / 'out/0000_0.png')
-    assert picture.shape == (360, 480, 3)  # 64 x 48, enlarged
+    image = picture_of(tmp_path / 'out/0000_0.png')
+    assert image.shape == (360, 480, 3)  # 64 x 48, enlarged
     # The first box is [4, 5, 14, 20]: its left edge is drawn at 4 * 7.5 pixels.
     color = np.array(class_colors(3)[0])
-    assert (picture[60:180, 30] == color).all()
+    assert (image[60:180, 30] == color).all()
     original = cv2.imread(str(data_dir / 'shapes/images/val_base/0.png'))
     enlarged = cv2.resize(original, None, fx=7.5, fy=7.5, interpolation=cv2.INTER_NEAREST)
-    assert (picture[300:] == enlarged[300:]).all()
+    assert (image[300:] == enlarged[300:]).all()
     strip = picture_of(tmp_path / 'out/prompts.png')
     assert all(has_color(strip, color) for color in class_colors(3))
 
 
-def test_pictures_that_prompts_are_taken_from(browse, tmp_path):
-    assert browse('--split', 'prompt', '--cfg-options', 'default_hooks.prompts.num_exemplars=1').status == 0
-    # One exemplar for each of three classes, on up to three pictures.
+def test_images_that_prompts_are_taken_from(browse, tmp_path):
+    assert browse('--split', 'prompt', '--cfg-options', 'test_cfg.prompts.num_exemplars=1').status == 0
+    # One exemplar for each of three classes, on up to three images.
     assert 1 <= len(drawn(tmp_path)) <= 3
-    pictures = [picture_of(tmp_path / 'out' / name) for name in drawn(tmp_path)]
-    assert {i for i, color in enumerate(class_colors(3)) if any(has_color(p, color) for p in pictures)} == {0, 1, 2}
+    images = [picture_of(tmp_path / 'out' / name) for name in drawn(tmp_path)]
+    assert {i for i, color in enumerate(class_colors(3)) if any(has_color(p, color) for p in images)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_what_cannot_be_drawn(browse, tmp_path, options, message):
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('data', [b'', b'no picture'])
-def test_a_picture_that_cannot_be_read_is_named(call, run_config, data_dir, tmp_path, data):
+@pytest.mark.parametrize('data', [b'', b'no image'])
+def test_an_image_that_cannot_be_read_is_named(call, run_config, data_dir, tmp_path, data):
     root = tmp_path / 'data'
     shutil.copytree(data_dir, root)
     path = root / 'shapes/images/val_base/0.png'
@@ -140,12 +140,12 @@ def test_a_picture_that_cannot_be_read_is_named(call, run_config, data_dir, tmp_
 GREY = np.full((48, 64, 3), 100, np.uint8)
 
 
-def test_a_prepared_picture_is_its_pixels():
+def test_a_prepared_image_is_its_pixels():
     pixels = torch.arange(2 * 3 * 3).reshape(3, 2, 3).byte()
-    picture = prepared_picture(pixels)
-    assert picture.shape == (2, 3, 3)
-    assert (picture == pixels.numpy().transpose(1, 2, 0)).all()
-    assert prepared_picture(torch.tensor([[[-5.0]], [[300.0]], [[7.9]]])).tolist() == [[[0, 255, 7]]]
+    image = prepared_image(pixels)
+    assert image.shape == (2, 3, 3)
+    assert (image == pixels.numpy().transpose(1, 2, 0)).all()
+    assert prepared_image(torch.tensor([[[-5.0]], [[300.0]], [[7.9]]])).tolist() == [[[0, 255, 7]]]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_confusion_matrix_of_mmdetection(call, run_config, data_dir, tmp_path):
         (['zzz'], 'there are analyze_logs, '),
     ],
 )
-def test_unknown_tools_are_told(call, arguments, message):
+def test_unknown_tools_are_reported(call, arguments, message):
     outcome = call('analysis_tools/run_mmdet_tool', *arguments)
     assert outcome.status == 2
     assert message in outcome.err

@@ -41,7 +41,7 @@ def save(path, content):
     return path
 
 
-def write_pictures(folder, images):
+def write_images(folder, images):
     for image in images:
         path = folder / image['file_name']
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def lines_of(path) -> list[dict]:
 
 
 def instances(dataset) -> dict:
-    """Picture -> its boxes and labels, without boxes to ignore."""
+    """Image file -> its boxes and labels, without boxes to ignore."""
     return {
         info['img_path']: [(i['bbox'], i['bbox_label']) for i in info['instances'] if not i['ignore_flag']]
         for info in map(dataset.get_data_info, range(len(dataset)))
@@ -82,7 +82,7 @@ def odvg_readers(folder, img_dir):
 
 def test_odvg_has_the_boxes_that_training_on_the_coco_file_has(call, tmp_path):
     content = make_content()
-    write_pictures(tmp_path / 'images', content['images'])
+    write_images(tmp_path / 'images', content['images'])
     source = save(tmp_path / 'train.json', content)
     outcome = call('dataset_converters/coco2odvg', source, tmp_path / 'od.jsonl')
     assert outcome.status == 0, outcome.err
@@ -116,7 +116,7 @@ def test_coco_mini_as_odvg(call, shared_dir, tmp_path):
     assert len(ours) == 92
     results, _ = check_path(tmp_path / 'od.jsonl', img_dir=root / 'images')
     assert results[0].errors == []
-    assert len(results[0].pictures) == 92
+    assert len(results[0].image_files) == 92
 
 
 def test_label_map_goes_where_it_is_wanted(call, tmp_path):
@@ -194,7 +194,7 @@ def test_ids_that_are_off_by_one_are_not_converted(call, tmp_path):
 # ------------------------------------------------------------------------ LVIS to ODVG
 
 
-def test_lvis_pictures_go_by_their_address(call, tmp_path):
+def test_lvis_images_are_named_by_their_url(call, tmp_path):
     content = make_content()
     for image in content['images']:
         name = image.pop('file_name').split('/')[-1]
@@ -229,11 +229,11 @@ def test_real_lvis_as_odvg(call, shared_dir, tmp_path):
 
 @pytest.fixture
 def odvg(tmp_path):
-    """Arguments of a data set with two pictures; ``odvg(**label_map)`` changes the names."""
+    """Arguments of a data set with two images; ``odvg(**label_map)`` changes the names."""
 
     def make(label_map=None, lines=None):
         content = make_content()
-        write_pictures(tmp_path / 'images', content['images'])
+        write_images(tmp_path / 'images', content['images'])
         boxes = [([2, 3, 20, 30], 1, 'pear'), ([30, 10, 50, 40], 0, 'apple'), ([5, 5, 30, 30], 1, 'pear')]
         found = [dict(bbox=bbox, label=label, category=name) for bbox, label, name in boxes]
         sizes = [{'filename': i['file_name'], 'width': i['width'], 'height': i['height']} for i in content['images']]
@@ -255,7 +255,7 @@ def test_odvg_trains_with_visual_prompts(odvg):
     ]
     config = dict(type='ODVGPromptDataset', **odvg(), pipeline=pipeline, return_classes=True)
     dataset = DATASETS.build(config)
-    # A picture without boxes is a negative for the prompts of the others.
+    # An image without boxes is a negative for the prompts of the others.
     assert len(dataset) == 2
     assert len(dataset[1]['data_samples'].gt_instances) == 0
     sample = dataset[0]['data_samples']
@@ -376,7 +376,7 @@ def test_objects365_version_2(call, tmp_path):
 
 def test_objects365_leaves_out_what_has_no_file(call, tmp_path):
     content = objects365_v2()
-    write_pictures(tmp_path / 'train', [dict(file_name='patch8/objects365_v1_00420917.jpg', width=64, height=48)])
+    write_images(tmp_path / 'train', [dict(file_name='patch8/objects365_v1_00420917.jpg', width=64, height=48)])
     source = save(tmp_path / 'zhiyuan_objv2_train.json', content)
     out = tmp_path / 'out.json'
     arguments = ('dataset_converters/objects365', source, out, '--img-dir')
@@ -393,7 +393,7 @@ def test_objects365_leaves_out_what_has_no_file(call, tmp_path):
 
 
 def test_the_config_reads_what_was_converted(call, repo, tmp_path, monkeypatch):
-    """Version 1: pictures in one folder, and categories in another order than their ids."""
+    """Version 1: images in one folder, and categories in another order than their ids."""
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     cfg = Config.fromfile(repo / 'configs/_base_/datasets/objects365_detection.py')
     for split, dataset in (('train', cfg.train_dataloader.dataset), ('val', cfg.val_dataloader.dataset)):
@@ -402,7 +402,7 @@ def test_the_config_reads_what_was_converted(call, repo, tmp_path, monkeypatch):
             image['file_name'] = f'obj365_{split}_{image["id"]:012}.jpg'
         if split == 'val':
             content['categories'].reverse()
-        write_pictures(tmp_path / 'objects365v1' / split, content['images'])
+        write_images(tmp_path / 'objects365v1' / split, content['images'])
         source = save(tmp_path / f'official_{split}.json', content)
         out = tmp_path / 'objects365v1' / dataset.ann_file
         img_dir = tmp_path / 'objects365v1' / split
@@ -438,7 +438,7 @@ def test_corrections_are_of_official_names_and_keep_them_apart():
         assert 1 <= sum(old != new for old, new in zip(names, better, strict=True)) <= 20
 
 
-def test_missing_pictures_are_those_that_mmdetection_knows():
+def test_missing_images_are_those_that_mmdetection_knows():
     from mmdet.datasets.objects365 import objv2_ignore_list
 
     assert set(objv2_ignore_list) == MISSING
@@ -450,7 +450,7 @@ def test_missing_pictures_are_those_that_mmdetection_knows():
 def test_v3det_is_read_by_mmdetection_and_by_us(tmp_path):
     """Its files are COCO's; MMDetection wants a second file with the names, we do not."""
     content = make_content()
-    write_pictures(tmp_path / 'images', content['images'])
+    write_images(tmp_path / 'images', content['images'])
     content['categories'].sort(key=lambda category: category['id'])
     save(tmp_path / 'annotations/v3det_2023_v1_train.json', content)
     names = '\n'.join(category['name'] for category in content['categories'])

@@ -34,10 +34,10 @@ def test_a_wrong_option_is_told_as_soon(repo):
     assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
 
 
-def test_the_api_offers_what_it_names():
-    import dinor1.apis
+def test_inference_offers_what_it_names():
+    import dinor1.inference
 
-    for name in dinor1.apis.__all__:
-        assert getattr(dinor1.apis, name).__name__ == name
+    for name in dinor1.inference.__all__:
+        assert getattr(dinor1.inference, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = dinor1.apis.nothing
+        _ = dinor1.inference.nothing

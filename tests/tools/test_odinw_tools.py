@@ -8,6 +8,7 @@ import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -154,7 +155,7 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     cfg = Config.fromfile(out / 'work/CottontailRabbits/visual-generic_n2/config.py')
     copy = out / 'annotations/CottontailRabbits/test.json'
     assert cfg.test_dataloader.dataset.ann_file == cfg.test_evaluator.ann_file == str(copy)
-    assert cfg.default_hooks.prompts.prompt_dataset.ann_file == str(out / 'annotations/CottontailRabbits/train.json')
+    assert cfg.prompt_dataset.ann_file == str(out / 'annotations/CottontailRabbits/train.json')
     assert [c['name'] for c in json.loads(copy.read_text())['categories']] == ['rabbit']
     work_dir = out / 'work/CottontailRabbits/visual-generic_n2'
     draw = json.loads((work_dir / 'prompts_visual-generic_n2_seed0.json').read_text())
@@ -200,7 +201,7 @@ def test_set_in_the_file_names_and_the_small_layout(
 ):
     write_set(tmp_path / 'small', load_sets('small')['raccoon'])
     weights = tmp_path / 'raccoon.pth'
-    weights.write_bytes(open(model_files.checkpoint, 'rb').read())
+    weights.write_bytes(Path(model_files.checkpoint).read_bytes())
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path / 'small'))
     monkeypatch.chdir(tmp_path)
     options = ['--layout', 'small', '--protocols', 'visual-generic']

@@ -21,7 +21,7 @@ def test_benchmark_times_every_backend(call, tmp_path):
     outcome = call('analysis_tools/benchmark_ops', *options)
     assert (outcome.status, outcome.err) == (0, '')
     record = json.loads(path.read_text())
-    arms = ['definition', 'bags', 'bags, weights given']
+    arms = ['reference', 'embedding_bag', 'embedding_bag, weights given']
     assert [(row['kind'], row['arm']) for row in record['rows']] == [
         (kind, arm) for kind in ('forward', 'forward + backward') for arm in arms
     ]
@@ -33,7 +33,7 @@ def test_benchmark_times_every_backend(call, tmp_path):
         assert work['bytes_gathered'] == 4 * 1920 * 16 * 4
         assert row['milliseconds'] >= row['fastest'] > 0
         assert row['bytes_per_second']['copy'] > 0
-        assert (row['relative'] == 1) == (row['arm'] == 'definition')
+        assert (row['relative'] == 1) == (row['arm'] == 'reference')
         assert f'| {row["kind"]} | {row["arm"]} | {row["milliseconds"]:.3f} |' in outcome.out
 
 
@@ -57,16 +57,18 @@ def test_refuses(call, tool, arguments, message):
 
 def test_a_failed_check_is_reported_and_ends_with_status_1(call, monkeypatch, tmp_path):
     """One case, compared with an operator that is off by a thousandth."""
-    from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
-    from tests.ops import attention_cases as msda_cases
+    from dinor1.ops.ms_deform_attn import embedding_bag
+    from tests.ops import attention_cases
 
     path = tmp_path / 'checks.json'
     monkeypatch.setenv('TRITON_INTERPRET', '1')
-    monkeypatch.setattr(msda_cases, 'all_cases', lambda: [msda_cases.Case('one')])
-    exact, differences = msda_bags.forward, msda_cases.differences
-    monkeypatch.setattr(msda_cases, 'differences', lambda case, backend, device: differences(case, 'bags', device))
+    monkeypatch.setattr(attention_cases, 'all_cases', lambda: [attention_cases.Case('one')])
+    exact, differences = embedding_bag.forward, attention_cases.differences
+    monkeypatch.setattr(
+        attention_cases, 'differences', lambda case, backend, device: differences(case, 'embedding_bag', device)
+    )
     assert call('analysis_tools/gpu_check', '--interpret', '--out', path).status == 0
-    monkeypatch.setattr(msda_bags, 'forward', lambda *arguments: exact(*arguments) + 1e-3)
+    monkeypatch.setattr(embedding_bag, 'forward', lambda *arguments: exact(*arguments) + 1e-3)
     outcome = call('analysis_tools/gpu_check', '--interpret', '--out', path)
     assert outcome.status == 1
     assert 'FAILED triton: one: 1.0e-03 > 1e-04' in outcome.out

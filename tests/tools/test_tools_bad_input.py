@@ -18,7 +18,8 @@ def assert_refused(outcome, *parts):
     """The only line on standard error is an error that says ``parts``."""
     lines = outcome.err.strip().splitlines()
     assert outcome.status == 2, outcome
-    assert len(lines) == 1 and lines[0].startswith('error: '), outcome.err
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith('error: '), outcome.err
     for part in parts:
         assert str(part) in lines[0]
     assert 'Traceback' not in outcome.out
@@ -320,7 +321,7 @@ def test_bad_checkpoint_stops_a_test(call, run_config, wide_files, tmp_path):
     [
         (['--cfg-options', 'model.num_querys=3'], "did you mean 'num_queries'"),
         (['--cfg-options', 'modle.num_queries=3'], "did you mean 'model'"),
-        (['--cfg-options', 'optim_wrapper.optimizer.type=AdmaW'], 'optim_wrapper.optimizer.type is no known optimizer'),
+        (['--cfg-options', 'optim_wrapper.optimizer.type=AdmaW'], 'optimizer.type is not a known optimizer'),
         (['--cfg-options', 'optim_wrapper.optimizer.wieght=1'], "takes no argument 'wieght'"),
         (['--cfg-options', 'load_from={absent}'], 'absent.pth: no such checkpoint; the config starts from it'),
         (['--resume', '{absent}'], 'absent.pth: no such checkpoint; check --resume'),
@@ -363,5 +364,6 @@ def test_from_a_shell_after_the_model_is_loaded(repo, model_files, pictures, tmp
     done = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ''
-    assert done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith('error: '), done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / 'work_dirs').exists()

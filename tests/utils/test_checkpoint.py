@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.optim import OneCycleLR
 
-from dinor1.utils.checkpoint import _read, check_checkpoint, load_model
+from dinor1.utils.checkpoint import check_checkpoint, load_model, read_state_dict
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 
@@ -42,7 +42,9 @@ def test_model_has_the_weights_in_evaluation_mode(cfg, model_files, state, capsy
 
 def test_forms_of_a_checkpoint(cfg, state, tmp_path, capfd):
     expected = fingerprint(load_model(cfg, save(state, tmp_path)), whole=True)
-    schedulers = [dict(anneal_func=OneCycleParamScheduler._annealing_cos)]
+    # A schedule's state holds a function.
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedulers = [OneCycleLR(optimizer, eta_max=1.0, total_steps=2).state_dict()]
     for content in (
         state,
         dict(state_dict={f'module.{key}': value for key, value in state.items()}),
@@ -139,7 +141,7 @@ def test_damaged_files_are_refused(model_files, tmp_path, damage, capfd):
     with open(model_files.checkpoint, 'rb') as file:
         path.write_bytes(damage(file.read()))
     with pytest.raises(InputError, match='not a checkpoint') as error:
-        _read(str(path))
+        read_state_dict(str(path))
     assert str(error.value).startswith(str(path))
     assert '\n' not in str(error.value)
     assert ''.join(capfd.readouterr()) == ''
@@ -150,12 +152,12 @@ def test_files_without_weights_are_refused(tmp_path, content):
     path = tmp_path / 'other.pth'
     torch.save(content, path)
     with pytest.raises(InputError, match='not a checkpoint with a state_dict'):
-        _read(str(path))
+        read_state_dict(str(path))
 
 
 def test_missing_files_are_refused(tmp_path, model_files):
     shutil.copy(model_files.checkpoint, tmp_path / 'there.pth')
-    _read(str(tmp_path / 'there.pth'))
+    read_state_dict(str(tmp_path / 'there.pth'))
     for path in (tmp_path / 'absent.pth', tmp_path):
         with pytest.raises(InputError, match='no such checkpoint'):
-            _read(str(path))
+            read_state_dict(str(path))

@@ -54,12 +54,22 @@ def test_override(path, key, value):
     assert node == value
 
 
-def test_an_argument_may_resemble_a_key(repo):
+def test_an_argument_may_resemble_a_key(path):
     """``dtype`` is an argument of the hook, and nearly the key ``type``."""
-    config = repo / 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py'
-    assert load_config(config, {'default_hooks.grqo.dtype': 'bfloat16'}).default_hooks.grqo.dtype == 'bfloat16'
-    with pytest.raises(InputError, match="did you mean 'objective'"):
-        load_config(config, {'default_hooks.grqo.objectiv': 'x'})
+    with open(path, 'a') as file:
+        file.write("default_hooks = dict(reference=dict(type='ReferenceModelHook', warmup=1))\n")
+    cfg = load_config(path, {'default_hooks.reference.dtype': 'bfloat16'})
+    assert cfg.default_hooks.reference.dtype == 'bfloat16'
+    with pytest.raises(InputError, match="did you mean 'warmup'"):
+        load_config(path, {'default_hooks.reference.warmp': 2})
+
+
+def test_an_override_may_add_an_argument_of_a_converter(path):
+    with open(path, 'a') as file:
+        file.write("model_converters = [dict(type='IntegerTraining', bits=(4, 4, 4))]\n")
+    assert load_config(path, {'model_converters.0.norm': 'l1'}).model_converters[0].norm == 'l1'
+    with pytest.raises(InputError, match="did you mean 'bits'"):
+        load_config(path, {'model_converters.0.bit': 4})
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,7 @@ def test_bad_override(path, key, message):
             "unknown key 'optim_wraper'; did you mean 'optim_wrapper'?",
         ),
         (TEXT + 'defualt_hooks = dict()', "unknown key 'defualt_hooks'; did you mean 'default_hooks'?"),
+        (TEXT + 'model_convertors = []', "unknown key 'model_convertors'; did you mean 'model_converters'?"),
     ],
 )
 def test_bad_file(tmp_path, text, message):
@@ -105,6 +116,59 @@ def test_bad_file(tmp_path, text, message):
         load_config(str(path))
     assert message in str(error.value)
     assert str(error.value).startswith(f'{path}: ')
+    assert '\n' not in str(error.value)
+
+
+INTEGERS = "model_converters=[dict(type='IntegerTraining', ...)]"
+GRQO = ("model.bbox_head.loss_grqo=dict(type='GRQOLoss', ", "default_hooks.reference=dict(type='ReferenceModelHook', ")
+PROMPTS = ("val_cfg=dict(type='PromptedValLoop', prompts=dict(type='VisualGeneric', ", 'test_cfg=dict(')
+
+
+@pytest.mark.parametrize(
+    ('line', 'old', 'new'),
+    [
+        ('quantization = dict(bits=(4, 4, 4))', 'quantization', (INTEGERS,)),
+        ('default_hooks = dict(grqo=dict(alpha=0.01))', 'default_hooks.grqo', GRQO),
+        ("default_hooks = dict(grqo=dict(type='ReferenceModelHook', warmup=1))", 'default_hooks.grqo', GRQO),
+        ("default_hooks = dict(prompts=dict(type='PromptProtocolHook'))", 'default_hooks.prompts', PROMPTS),
+        ("default_hooks = dict(p=dict(type='PromptProtocolHook'))", "default_hooks.p of type 'PromptProtoc", PROMPTS),
+        (
+            "custom_hooks = [dict(type='X'), dict(type='IntegerTrainingHook', bits=(4, 4, 4))]",
+            "custom_hooks[1] of type 'IntegerTrainingHook'",
+            (INTEGERS,),
+        ),
+    ],
+)
+def test_a_key_of_an_earlier_version_names_the_new_one(path, line, old, new):
+    with open(path, 'a') as file:
+        file.write(f'{line}\n')
+    with pytest.raises(InputError) as error:
+        load_config(path)
+    assert str(error.value).startswith(f'{path}: {old}')
+    assert all(words in str(error.value) for words in new)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('key', 'new'),
+    [
+        ('quantization', INTEGERS),
+        ('quantization.bits', 'model_converters.0.bits'),
+        ('default_hooks.grqo', GRQO[0]),
+        ('default_hooks.grqo.alpha', 'model.bbox_head.loss_grqo.alpha'),
+        ('default_hooks.grqo.objective', 'model.bbox_head.loss_grqo.objective'),
+        ('default_hooks.grqo.warmup', 'default_hooks.reference.warmup'),
+        ('default_hooks.grqo.dtype', 'default_hooks.reference.dtype'),
+        ('default_hooks.prompts', PROMPTS[0]),
+        ('default_hooks.prompts.seed', 'test_cfg.prompts.seed, and val_cfg.prompts.seed'),
+        ('default_hooks.prompts.prompt_dataset.ann_file', 'prompt_dataset.ann_file'),
+        ('default_hooks.prompts.protocol', 'test_cfg.prompts.type, and val_cfg.prompts.type'),
+    ],
+)
+def test_an_override_of_an_earlier_version_names_the_new_key(path, key, new):
+    with pytest.raises(InputError) as error:
+        load_config(path, {key: 1})
+    assert str(error.value).startswith(f'--cfg-options {key}: this key belongs to an earlier version; give {new}')
     assert '\n' not in str(error.value)
 
 

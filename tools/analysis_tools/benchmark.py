@@ -1,16 +1,17 @@
 #!/usr/bin/env python
-"""Measure parameters, FLOPs, latency, training time and peak memory of detectors, and make the table of the results.
+r"""Measure parameters, FLOPs, latency, training time and peak memory of detectors, and make the table of the results.
 
-Weights are random. Prompts come from a bank, so that a prediction runs neither prompt encoder nor text model; the peers
-(MMDetection's and transformers' Grounding DINO, with Swin-T and at nano size) get stored text features in the same
-place. A prediction goes from normalised images to final boxes; a training step is loss, backward pass and AdamW. All
-contenders take turns.
+Weights are random. Prompts come from a bank, so that a prediction runs neither prompt encoder nor text model; the
+baselines (MMDetection's and transformers' Grounding DINO, with Swin-T and at nano size) get stored text features
+instead. A prediction goes from normalised images to final boxes; a training step is loss, backward pass and AdamW. The
+models take turns.
 
 Examples:
-    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_nano.py --size 128 128 \\
-        --peers mmdetection-nano transformers-nano --out nano.json
-    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_swin-t.py --peers mmdetection transformers \\
-        --size 480 640 --precisions float32 bfloat16 --threads 1 --clock cpu --rounds 3 --out swin-t.json
+    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_nano.py --size 128 128 \
+        --baselines mmdetection-nano transformers-nano --out nano.json
+    python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_swin-t.py --size 480 640 \
+        --baselines mmdetection transformers --precisions float32 bfloat16 --threads 1 --clock cpu --rounds 3 \
+        --out swin-t.json
     python tools/analysis_tools/benchmark.py --table nano.json swin-t.json --update model_zoo.md
 """
 
@@ -22,30 +23,33 @@ import sys
 
 import torch
 
+import dinor1
 from dinor1.cli.run_tool import run_tool
 
 NAME = 'benchmark'
 NOTE = (
     'Random weights. *relative* compares with the first line of a run: median over the rounds of the ratio within a '
     'round. Prompts come from a bank: neither prompt encoder nor text model runs in a prediction. FLOPs: a product and '
-    'a sum are two; `grid_sample`, which the peers use, is not counted. *peak*: memory beyond what is held between '
+    'a sum are two; `grid_sample`, which the baselines use, is not counted. *peak*: memory beyond what is held between '
     'calls.'
 )
 
 
 def parse_args() -> argparse.Namespace:
-    from dinor1.benchmarks.baselines import PEERS
+    from dinor1.benchmarks.baselines import BASELINES
     from dinor1.benchmarks.model_benchmark import PASSES
     from dinor1.inference.acceleration import INFERENCE_DTYPES
     from dinor1.ops.ms_deform_attn.backends import BACKENDS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files with a DINOR1')
-    parser.add_argument('--peers', nargs='+', choices=list(PEERS), default=[], help='also these (default: none)')
+    parser.add_argument(
+        '--baselines', nargs='+', choices=list(BASELINES), default=[], help='models of other projects (default: none)'
+    )
     parser.add_argument('--passes', nargs='+', choices=PASSES, default=['inference'], help='default: inference')
     parser.add_argument('--size', nargs=2, type=int, default=[800, 1333], metavar=('H', 'W'), help='default: 800 1333')
     parser.add_argument('--batch', type=int, default=1, help='images per call (default: 1)')
-    parser.add_argument('--prompts', type=int, default=10, help='classes that are looked for (default: 10)')
+    parser.add_argument('--prompts', type=int, default=10, help='classes to detect (default: 10)')
     parser.add_argument('--boxes', type=int, default=8, help='ground-truth boxes per training image (default: 8)')
     parser.add_argument(
         '--precisions', nargs='+', choices=list(INFERENCE_DTYPES), default=['float32'], help='default: float32'
@@ -58,8 +62,8 @@ def parse_args() -> argparse.Namespace:
         help='of deformable attention, for the configs (default: auto)',
     )
     parser.add_argument('--compile', action='store_true', help='also the configs under torch.compile')
-    parser.add_argument('--rounds', type=int, default=5, help='timed calls of every contender (default: 5)')
-    parser.add_argument('--warmup', type=int, default=1, help='calls of every contender before (default: 1)')
+    parser.add_argument('--rounds', type=int, default=5, help='timed calls of every model (default: 5)')
+    parser.add_argument('--warmup', type=int, default=1, help='calls of every model before (default: 1)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
     parser.add_argument('--threads', type=int, help="torch's threads on a CPU (default: torch's)")
     parser.add_argument(
@@ -81,17 +85,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Complain before the first measurement rather than after it."""
+    """Check the options before the first measurement."""
     from dinor1.utils.errors import InputError
 
     if args.table:
-        if args.configs or args.peers:
-            raise InputError('--table: makes a table of files and measures nothing; leave out configs and --peers')
+        if args.configs or args.baselines:
+            raise InputError('--table: makes a table of files and measures nothing; leave out configs and --baselines')
         return
     if args.update:
         raise InputError('--update: needs --table FILE.json; measure with --out FILE.json first')
-    if not args.configs and not args.peers:
-        raise InputError('nothing to measure: name a config, or --peers')
+    if not args.configs and not args.baselines:
+        raise InputError('nothing to measure: name a config, or --baselines')
     counts = dict(batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds, warmup=args.warmup)
     for name, count in (counts | dict(size=min(args.size), threads=args.threads or 1)).items():
         if count < 1 or args.threads == 0:
@@ -107,6 +111,8 @@ def check(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    # Before MMDetection is imported, as by the models of the benchmark.
+    dinor1.register_all()
     args = parse_args()
     check(args)
 
@@ -126,9 +132,9 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Measure, and describe where and how."""
+    """Measure, and record machine and settings."""
     from dinor1.benchmarks.model_benchmark import make_arms, measure, processor
-    from dinor1.benchmarks.models import Task
+    from dinor1.benchmarks.models import Workload
     from dinor1.inference.acceleration import why_not_compile
     from dinor1.utils.errors import InputError
 
@@ -136,11 +142,13 @@ def run(args: argparse.Namespace) -> dict:
         raise InputError(f'--compile: {reason}; install it, or leave the option out')
     if args.threads:
         torch.set_num_threads(args.threads)
-    task = Task(tuple(args.size), args.batch, args.prompts, args.boxes, args.device)
-    arms = make_arms([*args.peers, *args.configs], args.precisions, args.backends, args.compile)
+    workload = Workload(tuple(args.size), args.batch, args.prompts, args.boxes, args.device)
+    arms = make_arms([*args.baselines, *args.configs], args.precisions, args.backends, args.compile)
     rows = []
     for kind in args.passes:
-        rows += measure(arms, kind, task, args.rounds, args.warmup, args.clock, not args.no_flops, not args.no_memory)
+        rows += measure(
+            arms, kind, workload, args.rounds, args.warmup, args.clock, not args.no_flops, not args.no_memory
+        )
     environment = dict(
         device=processor() if args.device == 'cpu' else torch.cuda.get_device_name(args.device),
         torch=torch.__version__,
@@ -148,7 +156,7 @@ def run(args: argparse.Namespace) -> dict:
         date=datetime.date.today().isoformat(),
         load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
     )
-    # The folder of the tool on this machine is left out.
+    # Without the folder of the tool on this machine.
     command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]])
     settings = dict(size=args.size, batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds)
     return dict(command=command, environment=environment, clock=args.clock, **settings, note=NOTE, rows=rows)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Time and memory of box evaluation on made-up data: LVIS against the lvis package, COCO against pycocotools.
 
-Every contender evaluates the same annotations and detections in a process of its own, one after the other. Counted is
-reading the annotation file and all that follows; the detections are in memory before, in the form that the contender
-asks for. Ratios are of processor time, which other work on the machine disturbs less than it does the clock.
+Every implementation evaluates the same annotations and detections in a process of its own, one after the other. The
+time includes reading the annotation file and all that follows; the detections are already in memory, in the form that
+the implementation needs. Ratios are of processor time, which other load disturbs less than wall-clock time.
 
 Examples:
     python tools/analysis_tools/benchmark_evaluation.py lvis
     python tools/analysis_tools/benchmark_evaluation.py coco --out work_dirs/coco_evaluation.json
-    python tools/analysis_tools/benchmark_evaluation.py lvis --images 500 --memory 8 --contenders dinor1 lvis
+    python tools/analysis_tools/benchmark_evaluation.py lvis --images 500 --memory 8 --implementations dinor1 lvis
 """
 
 import argparse
@@ -33,11 +33,11 @@ from dinor1.cli.run_tool import run_tool
 
 # Images, detections per image, classes, boxes per image. LVIS: as many images as minival has, rounded; its boxes.
 SIZES = {'lvis': (5000, 300, 1203, 11), 'coco': (5000, 100, 80, 7)}
-CONTENDERS = {
+IMPLEMENTATIONS = {
     'lvis': ('dinor1', 'dinor1 standard and fixed', 'lvis', 'faster_coco_eval lvis_style'),
     'coco': ('faster_coco_eval', 'pycocotools'),
 }
-# What the others are divided by.
+# The implementation that ratios refer to.
 REFERENCES = {'lvis': 'lvis', 'coco': 'pycocotools'}
 _KIB_PER_GIB = 1024**2 if sys.platform != 'darwin' else 1024**3
 
@@ -49,9 +49,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--detections', type=int, help='per image (default: 300 on lvis, 100 on coco)')
     parser.add_argument('--classes', type=int, help='default: 1203 on lvis, 80 on coco')
     parser.add_argument('--seed', type=int, default=0, help='of the data (default: 0)')
-    parser.add_argument('--contenders', nargs='+', metavar='NAME', help='some of them (default: all)')
-    parser.add_argument('--memory', type=float, metavar='GIB', help='end a contender that needs more')
-    parser.add_argument('--minutes', type=float, help='end a contender that takes more processor time')
+    parser.add_argument('--implementations', nargs='+', metavar='NAME', help='some of them (default: all)')
+    parser.add_argument('--memory', type=float, metavar='GIB', help='end an implementation that needs more')
+    parser.add_argument('--minutes', type=float, help='end an implementation that takes more processor time')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
     parser.add_argument('--run', nargs=2, metavar=('NAME', 'FOLDER'), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -65,7 +65,7 @@ def make_data(
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """Annotations, and detections as columns.
 
-    Classes follow Zipf's law. Half of the detections are shaken copies of annotated boxes, one in five of these under
+    Classes follow Zipf's law. Half of the detections are jittered copies of annotated boxes, one in five of these under
     another class; the others lie anywhere, with a class at random. A better detection tends to have a higher score.
 
     Returns:
@@ -128,12 +128,14 @@ def as_results(columns: dict[str, np.ndarray]) -> list[dict]:
     return [dict(image_id=i, category_id=c + 1, bbox=b, score=s) for i, c, b, s in zip(*lists, strict=True)]
 
 
-# Contenders ------------------------------------------------------------------------------------------------
+# Implementations -------------------------------------------------------------------------------------------
 
 
 def prepare(name: str, ann_file: str, columns: dict[str, np.ndarray]) -> Callable[[], float]:
-    """Bring detections into the form that a contender asks for; what evaluates them and returns AP."""
-    import dinor1.utils.compat  # noqa: F401  (the lvis package does not run without it)
+    """Bring detections into the form that an implementation needs; returns the function that computes AP."""
+    from dinor1.utils.compat import fill_lvis_numpy_float
+
+    fill_lvis_numpy_float()
 
     if name == 'dinor1':
         from dinor1.evaluation.detections import Detections
@@ -212,7 +214,7 @@ def peak_memory() -> float:
 
 
 def measure(name: str, folder: Path) -> dict[str, float]:
-    """Run a contender in this process."""
+    """Run an implementation in this process."""
     with np.load(folder / 'detections.npz') as file:
         columns = dict(file)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -287,10 +289,11 @@ def main() -> None:
     sizes = [default if value is None else value for value, default in zip(given, SIZES[args.task], strict=True)]
     if min(sizes) < 1:
         raise InputError('--images, --detections and --classes must be positive')
-    names = args.contenders or CONTENDERS[args.task]
+    names = args.implementations or IMPLEMENTATIONS[args.task]
     for name in names:
-        if name not in CONTENDERS[args.task]:
-            raise InputError(f'--contenders {name}: on {args.task} there are {", ".join(CONTENDERS[args.task])}')
+        if name not in IMPLEMENTATIONS[args.task]:
+            known = ', '.join(IMPLEMENTATIONS[args.task])
+            raise InputError(f'--implementations {name}: on {args.task} there are {known}')
     with tempfile.TemporaryDirectory() as folder:
         content, columns = make_data(*sizes, federated=args.task == 'lvis', seed=args.seed)
         (Path(folder) / 'annotations.json').write_text(json.dumps(content))

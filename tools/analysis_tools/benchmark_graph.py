@@ -98,21 +98,21 @@ def main() -> None:
         check_output(args.out, '--out')
     try:
         from torch_geometric import __version__ as peer
-        from torch_geometric.nn import TransformerConv
+        from torch_geometric import nn as peer_layers
     except ImportError:
-        peer, TransformerConv = None, None
+        peer = peer_layers = None
 
     batch = disjoint_union(make_sbm_cluster(args.graphs, 0, size_max=args.size_max))
     batch = {name: value.to(args.device) for name, value in batch.items() if value is not None}
     edge_index, num_edges = batch['edge_index'], batch['edge_index'].shape[1]
-    networks = build(args, TransformerConv)
+    networks = build(args, peer and peer_layers.TransformerConv)
     x = torch.randn(len(batch['x']), args.dim, device=args.device, requires_grad=True)
     layer = networks['ours'].layers[0]
     # Once per batch, for all layers: in the time of the network.
     blocks = dense_blocks(edge_index, batch['batch'], args.graphs, torch.float32)
 
     def projected():
-        return [layer._split(linear(x)) for linear in (layer.query, layer.key, layer.value)]
+        return [layer.split_heads(linear(x)) for linear in (layer.query, layer.key, layer.value)]
 
     def step(network):
         logits = network(batch['x'], edge_index, batch=batch['batch'], num_graphs=args.graphs)

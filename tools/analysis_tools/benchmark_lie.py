@@ -46,9 +46,15 @@ def our_trunk(group: str, n_samples: int, width: int, kernel: str):
     """Trunk of :class:`dinor1.blocks.lie.AffineEquivariantNet`, pooled to a vector."""
     from dinor1.blocks.lie import AffineEquivariantNet
 
-    options = dict(rot='cyclic', share_samples=True) if group == 'so2' else {}
     return AffineEquivariantNet(
-        group, width=width, n_samples=n_samples, num_classes=None, norm='batch', kernel=kernel, seed=0, **options
+        group,
+        width=width,
+        n_samples=n_samples,
+        num_classes=None,
+        seed=0,
+        layers=dict(norm='batch'),
+        kernel=dict(kind=kernel),
+        sampling=dict(rot='cyclic', shared=True) if group == 'so2' else None,
     )
 
 

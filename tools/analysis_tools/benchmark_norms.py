@@ -51,9 +51,11 @@ class Calls:
 
     @torch.inference_mode()
     def predict(self) -> None:
+        """Run a forward pass."""
         self.model(**self.arguments)
 
     def train(self) -> None:
+        """Run a forward and a backward pass."""
         self.model.train()
         outputs = self.model(**self.arguments)
         logits = outputs.logits if hasattr(outputs, 'logits') else torch.cat([o.flatten() for o in outputs])
@@ -90,6 +92,7 @@ class Prompted(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and boxes of all decoder layers."""
         from mmdet.structures import DetDataSample
 
         from dinor1.structures import PromptSet
@@ -103,17 +106,18 @@ class Prompted(nn.Module):
 
 
 def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict[str, Calls]:
-    """The detector of a config on pictures of ``size``, prompted by ten stored embeddings."""
+    """The detector of a config on images of ``size``, prompted by ten stored embeddings."""
     import dinor1
+
+    dinor1.register_all()  # before MMDetection is imported
     from dinor1.benchmarks.models import initialise
     from dinor1.blocks.norm_conversion import fuse_unified_norm, replace_norm
     from dinor1.registry import MODELS
     from dinor1.utils.config import load_config
 
-    dinor1.register_all()
     cfg = load_config(config)
     cfg.model.backbone.pop('init_cfg', None)
-    width = cfg.model.embed_dims
+    width = cfg.model.transformer.embed_dims
     detector = MODELS.build(cfg.model)
     initialise(detector)
     model = Prompted(detector).eval()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Time deformable attention: our backends, the definition compiled, and other people's operators if installed.
+"""Time deformable attention: our backends, the compiled reference, and other implementations if installed.
 
 All arms take turns, round after round, and all start from reference points, offsets and logits. ``encoder`` and
-``decoder`` are an 800 x 1333 image of Swin-T's size, the others the nano model's.
+``decoder`` have the sizes of an 800 x 1333 image in the Swin-T model, the others those of the nano model.
 
 Examples:
     python tools/analysis_tools/benchmark_ops.py --threads 1 --clock cpu
@@ -36,16 +36,16 @@ def parse_args() -> argparse.Namespace:
         '--clock',
         choices=['wall', 'cpu'],
         default='wall',
-        help='cpu: count the time that this process had a processor, for a machine that others use, too; needs '
+        help='cpu: count the time that this process had a processor, for a machine that others use too; needs '
         '--threads 1 (default: wall)',
     )
-    parser.add_argument('--compile', action='store_true', help='also the definition under torch.compile')
+    parser.add_argument('--compile', action='store_true', help='also the reference under torch.compile')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
     return parser.parse_args()
 
 
 def check(args: argparse.Namespace) -> None:
-    """Complain before the first measurement rather than after it."""
+    """Refuse bad arguments before the first measurement."""
     from dinor1.utils.errors import InputError
 
     if min(args.batch, args.rounds, args.threads or 1) < 1:
@@ -60,7 +60,7 @@ def main() -> None:
     args = parse_args()
     check(args)
 
-    from dinor1.benchmarks.op_benchmark import WORKLOADS, arms, ceilings, least_work, measure
+    from dinor1.benchmarks.op_benchmark import WORKLOADS, Timing, arms, ceilings, least_work, measure
     from dinor1.utils.io import write_json
 
     if args.threads:
@@ -77,19 +77,12 @@ def main() -> None:
         for dtype in args.dtypes:
             work = least_work(WORKLOADS[workload], args.batch, DTYPES[dtype])
             roof = ceilings(WORKLOADS[workload], DTYPES[dtype], args.device, args.clock)
+            many = args.device == 'cuda' or workload.startswith('nano')
+            timing = Timing(args.device, args.rounds, args.clock, calls_per_round=20 if many else 1)
             for kind in args.passes:
                 shared = dict(workload=workload, dtype=dtype, kind=kind)
-                rows = measure(
-                    WORKLOADS[workload],
-                    args.batch,
-                    DTYPES[dtype],
-                    kind,
-                    arms(args.device, args.compile),
-                    args.device,
-                    args.rounds,
-                    args.clock,
-                    calls_per_round=20 if args.device == 'cuda' or workload.startswith('nano') else 1,
-                )
+                contenders = arms(args.device, args.compile)
+                rows = measure(WORKLOADS[workload], args.batch, DTYPES[dtype], kind, contenders, timing)
                 record['rows'] += [{**shared, **row, 'least_work': work, 'bytes_per_second': roof} for row in rows]
                 for row in rows:
                     print(f'| {workload} | {dtype} | {kind} | {row["arm"]} | {_cells(row, kind, work)} |', flush=True)
@@ -101,7 +94,7 @@ def _cells(row: dict, kind: str, work: dict) -> str:
     if 'error' in row:
         return f'{row["error"]} | | | '
     relative = '' if row['relative'] is None else f'{row["relative"]:.3f}'
-    # The forward pass reads every sample once; how often the backward pass does is the backend's affair.
+    # The forward pass reads every sample once; how often the backward pass does depends on the backend.
     speed = f'{work["bytes_gathered"] / row["milliseconds"] / 1e6:.1f}' if kind == 'forward' else ''
     return f'{row["milliseconds"]:.3f} | {row["fastest"]:.3f} | {relative} | {speed}'
 

@@ -80,11 +80,12 @@ def backbone_shapes(config: str) -> list[torch.Size]:
         InputError: the config has no backbone.
     """
     import dinor1
+
+    dinor1.register_all()  # before MMDetection is imported
     from dinor1.registry import MODELS
     from dinor1.utils.config import load_config
     from dinor1.utils.errors import InputError
 
-    dinor1.register_all()
     cfg = load_config(config)
     if 'backbone' not in cfg.get('model', {}):
         raise InputError(f'{config}: no model.backbone in this config; name one that has it')

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Draw what a detector is shown: boxes and prompts, as the config's data sets and pipelines make them.
+"""Draw the samples that a detector gets: boxes and prompts, as the config's data sets and pipelines make them.
 
 Examples:
     python tools/analysis_tools/browse_dataset.py configs/dino_r1/dino-r1_nano_1xb8_12e_raccoon.py
-    python tools/analysis_tools/browse_dataset.py CONFIG --split val --number 50 --out-dir val_pictures
+    python tools/analysis_tools/browse_dataset.py CONFIG --split val --number 50 --out-dir val_images
 
---split train: augmented pictures, batch by batch. Above each are the prompts of its batch, one box per class, drawn as
-in training; absent classes are hard negatives. A prompt that lies on the picture has a white inner frame.
---split val, test: pictures and ground truth as in the file; prompts.png has a prompt of every class.
---split prompt: the pictures that evaluation takes its prompts from, with these boxes framed.
+--split train: augmented images, batch by batch. Above each are the prompts of its batch, one box per class, sampled as
+in training; absent classes are hard negatives. A prompt box of the image itself has a white inner frame.
+--split val, test: images and ground truth as in the file; prompts.png has a prompt of every class.
+--split prompt: the images that evaluation takes its prompts from, with these boxes framed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from mmengine.config import Config
 from dinor1.cli.options import ConfigOptions
 
 SPLITS = ('train', 'val', 'test', 'prompt')
-# More prompts than these would make a sheet that nobody can look through.
+# A sheet with more prompts would be too large to read.
 MAX_PROMPTS = 120
 
 
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--split', choices=SPLITS, default='train', help='what to draw (default: %(default)s)')
-    parser.add_argument('--number', type=int, default=16, help='pictures to draw (default: %(default)s)')
+    parser.add_argument('--number', type=int, default=16, help='images to draw (default: %(default)s)')
     parser.add_argument('--out-dir', type=Path, help='where they go (default: work_dirs/browse_dataset/CONFIG_SPLIT)')
     parser.add_argument('--seed', type=int, default=0, help='seed of order and prompts (default: %(default)s)')
     parser.add_argument('--epoch', type=int, default=0, help='epoch whose augmentation is drawn (default: %(default)s)')
@@ -57,21 +57,21 @@ def main() -> None:
     out_dir = args.out_dir or Path(f'work_dirs/browse_dataset/{Path(args.config).stem}_{args.split}')
 
     count = 0
-    draw = {'train': training_pictures, 'prompt': prompt_pictures}.get(args.split, truth_pictures)
-    for name, picture in draw(cfg, args):
-        write_image(picture, out_dir / f'{name}.png')
+    draw = {'train': training_images, 'prompt': prompt_images}.get(args.split, ground_truth_images)
+    for name, drawn in draw(cfg, args):
+        write_image(drawn, out_dir / f'{name}.png')
         count += 1
-    print(f'{count} pictures: {out_dir}')
+    print(f'{count} images: {out_dir}')
 
 
-def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
-    """Pictures as the training pipeline makes them, with the prompts of their batch."""
+def training_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    """Images as the training pipeline makes them, with the prompts of their batch."""
     import torch
     from mmengine.runner import Runner
 
     from dinor1.models.prompts import common_vocabulary, sample_prompts
     from dinor1.visualization import class_colors
-    from dinor1.visualization.samples import crop, draw_truth, prepared_picture, with_strip
+    from dinor1.visualization.samples import crop, draw_truth, prepared_image, with_strip
 
     loader = Runner.build_dataloader(cfg.train_dataloader | dict(num_workers=0, persistent_workers=False), args.seed)
     classes = class_names(loader.dataset, args.config)
@@ -81,7 +81,7 @@ def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[s
     torch.manual_seed(args.seed)
     count = 0
     for batch in loader:
-        images = [prepared_picture(inputs) for inputs in batch['inputs']]
+        images = [prepared_image(inputs) for inputs in batch['inputs']]
         truths = [sample.gt_instances for sample in batch['data_samples']]
         boxes = [truth.bboxes.tensor.numpy() for truth in truths]
         texts = [sample.get('text') for sample in batch['data_samples']]
@@ -96,16 +96,16 @@ def training_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[s
             labels = numbers[i].tolist()
             own = {box for index, box, _ in chosen if index == i}
             captions = [names[c] if c in labels else f'{names[c]} (absent)' for _, _, c in chosen]
-            picture = draw_truth(image, boxes[i], labels, names, colors, own)
+            drawn = draw_truth(image, boxes[i], labels, names, colors, own)
             frames = [colors[c] for _, _, c in chosen]
-            yield f'{count:04}_{Path(sample.img_path).stem}', with_strip(picture, crops, captions, frames)
+            yield f'{count:04}_{Path(sample.img_path).stem}', with_strip(drawn, crops, captions, frames)
             count += 1
             if count == args.number:
                 return
 
 
-def truth_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
-    """Pictures and ground truth as in the file; first, where the config has a prompt_dataset, a prompt per class."""
+def ground_truth_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    """Images and ground truth as in the file; first, where the config has a prompt_dataset, a prompt per class."""
     from dinor1.registry import DATASETS
     from dinor1.visualization import class_colors, prompt_strip
     from dinor1.visualization.samples import crop, draw_truth
@@ -120,7 +120,7 @@ def truth_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str,
             first.setdefault(known[exemplar.label], exemplar)
         shown = [name for name in names if name in first][:MAX_PROMPTS]
         paths = [source.get_data_info(first[name].index)['img_path'] for name in shown]
-        crops = [crop(picture_of(path), first[name].bbox) for path, name in zip(paths, shown, strict=True)]
+        crops = [crop(read_image(path), first[name].bbox) for path, name in zip(paths, shown, strict=True)]
         if shown:
             yield 'prompts', prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
     for index in range(min(args.number, len(dataset))):
@@ -128,28 +128,28 @@ def truth_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str,
         boxes = [instance['bbox'] for instance in info['instances']]
         labels = [-1 if i.get('ignore_flag') else i['bbox_label'] for i in info['instances']]
         path = info['img_path']
-        yield f'{index:04}_{Path(path).stem}', draw_truth(picture_of(path), boxes, labels, names, colors)
+        yield f'{index:04}_{Path(path).stem}', draw_truth(read_image(path), boxes, labels, names, colors)
 
 
-def picture_of(path: str):
-    """A picture (H, W, 3), BGR."""
+def read_image(path: str):
+    """Read an image (H, W, 3), BGR."""
     import mmcv
 
     from dinor1.utils.errors import InputError
 
-    # Of an empty file OpenCV does not say that it is no picture, but raises.
+    # For an empty file OpenCV raises instead of returning None.
     image = mmcv.imread(path) if Path(path).is_file() and Path(path).stat().st_size else None
     if image is None:
         raise InputError(f'{path}: missing, or not an image that can be read; restore the file')
     return image
 
 
-def prompt_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
-    """The prepared pictures that prompts of an evaluation come from."""
+def prompt_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    """The prepared images that the prompts of an evaluation come from."""
     import numpy as np
 
     from dinor1.visualization import class_colors
-    from dinor1.visualization.samples import draw_truth, prepared_picture
+    from dinor1.visualization.samples import draw_truth, prepared_image
 
     dataset, exemplars = drawn_exemplars(cfg, args)
     names = class_names(dataset, args.config)
@@ -158,22 +158,22 @@ def prompt_pictures(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str
         prepared = dataset[index]
         sample = prepared['data_samples']
         own = [exemplar for exemplar in exemplars if exemplar.index == index]
-        # Annotations are in pixels of the file; the detector sees the prepared picture.
+        # Annotations are in pixels of the file; the detector gets the prepared image.
         boxes = np.array([exemplar.bbox for exemplar in own]) * np.tile(sample.scale_factor, 2)
-        image = prepared_picture(prepared['inputs'])
+        image = prepared_image(prepared['inputs'])
         labels = [exemplar.label for exemplar in own]
-        picture = draw_truth(image, boxes, labels, names, colors, range(len(own)))
-        yield f'{index:04}_{Path(sample.img_path).stem}', picture
+        drawn = draw_truth(image, boxes, labels, names, colors, range(len(own)))
+        yield f'{index:04}_{Path(sample.img_path).stem}', drawn
 
 
 def drawn_exemplars(cfg: Config, args: argparse.Namespace) -> tuple:
-    """The prompt data set, and the exemplars that the evaluation's hook would draw with the tool's seed."""
+    """The prompt data set, and the exemplars that an evaluation would draw with the tool's seed."""
     from dinor1.evaluation import draw_exemplars
     from dinor1.registry import DATASETS
 
     dataset = DATASETS.build(cfg.prompt_dataset)
-    hook = (cfg.get('default_hooks') or {}).get('prompts') or {}
-    return dataset, draw_exemplars(dataset, hook.get('num_exemplars', 16), args.seed)
+    prompts = (cfg.get('test_cfg') or {}).get('prompts') or {}
+    return dataset, draw_exemplars(dataset, prompts.get('num_exemplars', 16), args.seed)
 
 
 def class_names(dataset, config: str) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
 """Check deformable attention's kernels on a GPU, then time them: under 8 minutes, a table and a JSON file.
 
-Every backend is compared with the definition in double precision, outputs and gradients, over odd sizes, bad numbers
-and all precisions; gradients are repeated bit by bit; torch.compile sees one operator. Then all backends, the compiled
-definition, MMCV's operator and msda-triton, where they are installed, take turns on a detector's workloads. The exit
-status is 1 if a check failed, and 2 if there is no GPU.
+Every backend is compared with the reference in double precision, outputs and gradients, over odd sizes, non-finite
+numbers and all precisions; deterministic gradients are compared bit by bit; torch.compile sees one operator. Then all
+backends, the compiled reference, MMCV's operator and msda-triton, where they are installed, take turns on a detector's
+workloads. The exit status is 1 if a check failed, and 2 if there is no GPU.
+
+The cases are those of the tests: run this from a checkout; nothing else of the tests' requirements is needed.
 
 Examples:
     python tools/analysis_tools/gpu_check.py --out work_dirs/gpu_check.json
@@ -20,13 +22,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 
 from dinor1.cli.run_tool import run_tool
 
+ROOT = Path(__file__).resolve().parents[2]
 # Benchmarks in order of interest, since a slow machine may not reach the last: workload, dtype, batch, and whether
-# the definition is compiled, which takes half a minute for each.
+# the reference is compiled, which takes half a minute for each.
 BENCHMARKS = (
     ('encoder', torch.bfloat16, 1, True),
     ('encoder', torch.float32, 1, True),
@@ -50,7 +54,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def large_cases() -> list:
-    """Cases of a detector's width, beside the small ones that the interpreter can run, too."""
+    """Cases of a detector's width, beside the small ones that the interpreter can run too."""
     from tests.ops.attention_cases import TOLERANCES, Case
 
     sizes = dict(shapes=((25, 42), (13, 21), (7, 11), (4, 6)), batch=2, queries=300, heads=8, channels=32, points=4)
@@ -67,7 +71,7 @@ def check_cases(backends: tuple[str, ...], cases: list, device: str) -> Iterator
         for case in cases:
             try:
                 largest, error = max(differences(case, backend, device).values()), ''
-            except Exception as failure:  # whatever a new GPU or Triton throws: the other checks still tell something
+            except Exception as failure:  # a new GPU or Triton may raise anything; the other checks still run
                 largest, error = float('inf'), f'{type(failure).__name__}: {str(failure).strip()[-300:]}'
             limit = TOLERANCES[case.dtype]
             yield dict(check=f'{backend}: {case.name}', ok=largest <= limit, largest=largest, limit=limit, error=error)
@@ -100,7 +104,7 @@ def check_repeats() -> bool:
 
 
 def check_wrong_levels() -> bool:
-    """Levels that lie, on the GPU, where nobody reads them: what is beside the features, NaN here, is not read."""
+    """Wrong levels on the GPU, which are not checked: the memory beside the features, NaN here, is not read."""
     call = _call()
     beside = torch.full_like(call.value, float('nan'))
     call.value = torch.cat((beside, call.value, beside))[1:2]
@@ -123,7 +127,7 @@ def check_operator() -> bool:
 
 
 def check_compile() -> bool:
-    """One graph under torch.compile, with the output of eager mode; the backward operator is in the graph, too."""
+    """One graph under torch.compile, with the output and the gradients of eager mode."""
     from dinor1.ops import ms_deform_attn_predicted
 
     call = _call()
@@ -136,7 +140,7 @@ def check_compile() -> bool:
 
 
 def run_checks(checks: Iterator[dict]) -> list[dict]:
-    """Print what fails, and how much does not."""
+    """Print the checks that fail, and how many pass."""
     rows = []
     for row in checks:
         rows.append(row)
@@ -147,7 +151,7 @@ def run_checks(checks: Iterator[dict]) -> list[dict]:
 
 
 def single_checks() -> Iterator[dict]:
-    """The checks that are not comparisons with the definition."""
+    """The checks that are not comparisons with the reference."""
     checks: tuple[Callable[[], bool], ...] = (check_repeats, check_wrong_levels, check_operator, check_compile)
     for check in checks:
         try:
@@ -159,11 +163,12 @@ def single_checks() -> Iterator[dict]:
 
 def benchmark(rounds: int, deadline: float) -> list[dict]:
     """Time all arms on :data:`BENCHMARKS`, and print the table."""
-    from dinor1.benchmarks.op_benchmark import PASSES, WORKLOADS, arms, ceilings, least_work, measure
+    from dinor1.benchmarks.op_benchmark import PASSES, WORKLOADS, Timing, arms, ceilings, least_work, measure
 
     print('| workload | dtype | batch | pass | arm | ms | relative | gathered GB/s | peak MiB |')
     print('|---|---|---:|---|---|---:|---:|---:|---:|')
     records = []
+    timing = Timing('cuda', rounds, calls_per_round=10, deadline=deadline)
     for name, dtype, batch, with_compile in BENCHMARKS:
         workload, short = WORKLOADS[name], str(dtype)[6:]
         if time.monotonic() > deadline:
@@ -172,10 +177,7 @@ def benchmark(rounds: int, deadline: float) -> list[dict]:
         work, roof = least_work(workload, batch, dtype), ceilings(workload, dtype, 'cuda')
         for kind in PASSES:
             contenders = arms('cuda', with_compile)
-            rows = measure(
-                workload, batch, dtype, kind, contenders, 'cuda', rounds, calls_per_round=10, deadline=deadline
-            )
-            for row in rows:
+            for row in measure(workload, batch, dtype, kind, contenders, timing):
                 cells = row.get('error') or ' | '.join(_cells(row, kind, work))
                 print(f'| {name} | {short} | {batch} | {kind} | {row["arm"]} | {cells} |', flush=True)
                 records.append(
@@ -194,11 +196,12 @@ def _cells(row: dict, kind: str, work: dict) -> tuple[str, ...]:
 def sweep(deadline: float) -> list[dict]:
     """Time the kernels' launch options on the encoder in bfloat16."""
     from dinor1.benchmarks.timing import timed
-    from dinor1.ops.ms_deform_attn import triton_launch as msda_triton
+    from dinor1.ops.ms_deform_attn import triton_launch
+    from dinor1.ops.ms_deform_attn.sampling import Operands
 
     call = _call(torch.bfloat16)
-    levels = (call.shape_tensor, call.start_tensor)
-    output = msda_triton.forward(call.value, *levels, call.predictions)
+    operands = Operands(call.value, call.shape_tensor, call.start_tensor, call.predictions)
+    output = triton_launch.forward(operands)
     records = []
     for block in (4, 8, 16, 32, 64):
         for warps in (1, 2, 4, 8):
@@ -208,10 +211,8 @@ def sweep(deadline: float) -> list[dict]:
                 return records
             options = dict(BLOCK_Q=block, num_warps=warps)
             passes = {
-                'forward': lambda o=options: msda_triton.forward(call.value, *levels, call.predictions, o),
-                'backward': lambda o=options: msda_triton.backward(
-                    output, call.value, *levels, call.predictions, output, options=o
-                ),
+                'forward': lambda o=options: triton_launch.forward(operands, o),
+                'backward': lambda o=options: triton_launch.backward(output, operands, output, options=o),
             }
             record = dict(options)
             for name, step in passes.items():
@@ -245,9 +246,13 @@ def machine() -> dict:
 def main() -> None:
     args = parse_args()
     if args.interpret and os.environ.get('TRITON_INTERPRET') != '1':
-        # Triton reads it when it is imported, and something else may have imported it by now: start anew.
+        # Triton reads it when it is imported, which may have happened by now: start a new process.
         environment = os.environ | {'TRITON_INTERPRET': '1'}
         sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode)
+
+    # The test cases belong to the checkout; the package does not contain them.
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
 
     from dinor1.ops.ms_deform_attn.backends import why_not_triton
     from dinor1.utils.errors import InputError
@@ -268,10 +273,10 @@ def main() -> None:
     else:
         record['machine'] = machine()
         print(', '.join(f'{key} {value}' for key, value in record['machine'].items()))
-        record['checks'] = run_checks(check_cases(('triton', 'bags'), all_cases() + large_cases(), device))
+        record['checks'] = run_checks(check_cases(('triton', 'embedding_bag'), all_cases() + large_cases(), device))
         record['checks'] += run_checks(single_checks())
         if args.out:
-            # A kernel that fails may take the process with it.
+            # A kernel that fails may end the process.
             write_json(record, args.out, indent=2)
         if args.sweep:
             record['sweep'] = sweep(min(deadline, time.monotonic() + 90))

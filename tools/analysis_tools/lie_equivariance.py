@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure how well group convolutions keep their law, as a picture and a JSON file.
+"""Measure how well group convolutions keep their law, as a figure and a JSON file.
 
 Three panels, on smooth random images:
 - layers: error of a lifting layer per element of GL+(2), for the published kernels and for ours. Samples move along
@@ -38,8 +38,8 @@ LAYERS = {
     'k 9, w0 3, smooth mask': dict(k=9, w0=3.0, mask='smooth'),
     'k 9, w0 3, bump 0.7': dict(k=9, w0=3.0, mask='bump', support_radius=0.7),
     'k 9, w0 10, bump 0.7': dict(k=9, w0=10.0, mask='bump', support_radius=0.7),
-    'spline, k 5, 3 knots, bump 1': dict(k=5, kernel='spline', mask='bump'),
-    'spline, k 7, 3 knots, bump 0.8': dict(k=7, kernel='spline', mask='bump', support_radius=0.8),
+    'spline, k 5, 3 knots, bump 1': dict(k=5, kernel=dict(kind='spline', mask='bump')),
+    'spline, k 7, 3 knots, bump 0.8': dict(k=7, kernel=dict(kind='spline', mask='bump', support_radius=0.8)),
 }
 
 
@@ -108,7 +108,7 @@ def slope(samples: list[int], errors: list[float]) -> float:
 
 
 def draw(results: dict, path: str) -> None:
-    """Write the picture.
+    """Write the figure.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -117,7 +117,7 @@ def draw(results: dict, path: str) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("the picture needs matplotlib: pip install 'dinor1[demo]'") from None
+        raise InputError("the figure needs matplotlib: pip install 'dinor1[demo]'") from None
     figure = Figure(figsize=(16, 4.8), layout='constrained')
     FigureCanvasAgg(figure)
     bars, network, integral = figure.subplots(1, 3)

@@ -35,6 +35,8 @@ def main() -> None:
     args = parse_args()
 
     import dinor1
+
+    dinor1.register_all()  # before MMDetection is imported
     from dinor1.studies.measure import measure
     from dinor1.utils.config import load_config
     from dinor1.utils.errors import InputError
@@ -45,7 +47,6 @@ def main() -> None:
         raise InputError(f'--set {wrong[0]}: expected NAME=CONFIG')
     if not Path(args.checkpoint).is_file():
         raise InputError(f'{args.checkpoint}: no such checkpoint')
-    dinor1.register_all()
     sets = {name: load_config(config) for name, _, config in (text.partition('=') for text in args.sets)}
     result = measure(
         sets,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run an analysis tool that MMDetection brings along, on configs and results of this project.
+"""Run an analysis tool of MMDetection on configs and results of this project.
 
 Examples:
     python tools/test.py CONFIG CHECKPOINT --out pred.pkl
@@ -7,8 +7,8 @@ Examples:
     python tools/analysis_tools/run_mmdet_tool.py coco_error_analysis results.bbox.json OUT_DIR --ann ANN.json
     python tools/analysis_tools/run_mmdet_tool.py analyze_logs plot_curve RUN/vis_data/scalars.json --keys loss
 
-Called directly, these tools do not know our components. Without a name, or with one that is unknown, the names are
-listed; what follows the name is the tool's own, --help as well.
+Called directly, these tools do not know our components. Without a name, or with an unknown one, the names are listed.
+The arguments after the name belong to the tool, including --help.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     path = find_tool(args.name)
-    # Pictures go to files; a machine without a screen has no other backend.
+    # Figures are written to files; a machine without a display has no other backend.
     os.environ.setdefault('MPLBACKEND', 'Agg')
 
     import dinor1

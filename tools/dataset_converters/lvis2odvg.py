@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write an LVIS file as ODVG: one line per image, and a label map with the class names.
 
-Pictures are named by their path below COCO's root, such as train2017/000000000009.jpg. ODVG has no place for what LVIS
+Images are named by their path below COCO's root, such as train2017/000000000009.jpg. ODVG has no field for what LVIS
 says of absent and of incompletely annotated categories: use the result for training only.
 
 Examples:

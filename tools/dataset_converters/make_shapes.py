@@ -9,11 +9,13 @@ import argparse
 import signal
 import sys
 
+import dinor1
 from dinor1.cli.exit_status import one_line_errors
-from dinor1.datasets.shapes_world import CATEGORIES, DEFAULT_SIZES, generate
 
 
 def parse_args() -> argparse.Namespace:
+    from dinor1.datasets.shapes_world import DEFAULT_SIZES
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -37,7 +39,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    # Before MMDetection is imported, as by every module of data sets.
+    dinor1.register_all()
     args = parse_args()
+
+    from dinor1.datasets.shapes_world import CATEGORIES, DEFAULT_SIZES, generate
+
     sizes = {split: getattr(args, split) for split in DEFAULT_SIZES}
     # A termination unwinds the stack like an error does, which removes the unfinished folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

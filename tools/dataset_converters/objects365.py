@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Bring an official Objects365 file, of version 1 or 2, into the form that the data set config reads.
+r"""Bring an official Objects365 file, of version 1 or 2, into the form that the data set config reads.
 
 Corrects category names and file names, leaves out images that have no file and boxes without area, and clips boxes.
 
 Examples:
-    python tools/dataset_converters/objects365.py zhiyuan_objv2_train.json \\
+    python tools/dataset_converters/objects365.py zhiyuan_objv2_train.json \
         data/objects365v2/annotations/objects365_train.json --img-dir data/objects365v2/train
 """
 

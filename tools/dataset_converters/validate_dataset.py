@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Check annotation files in COCO, LVIS or ODVG format, and the pictures that they name.
+"""Check annotation files in COCO, LVIS or ODVG format, and the images that they name.
 
 Examples:
     python tools/dataset_converters/validate_dataset.py data/raccoon
     python tools/dataset_converters/validate_dataset.py annotations/train.json --img-dir train2017 --sample 1000
     python tools/dataset_converters/validate_dataset.py train.json --fix repaired.json
 
-Errors make what is trained or measured wrong; warnings are legal and often not what was meant. The exit status is 0
-without errors, 1 with errors, 2 if there is nothing that could be checked. With --fix it tells of the repaired copy.
+Errors make training or evaluation wrong; warnings are legal, and often not what was meant. The exit status is 0
+without errors, 1 with errors, and 2 if nothing could be checked. With --fix it describes the repaired copy.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--fix', type=Path, metavar='OUT', help='write repaired annotations: a file, or for DIR a folder'
     )
-    parser.add_argument('--no-images', action='store_true', help='do not look for pictures')
-    parser.add_argument('--sample', type=int, metavar='N', help='open N pictures per file only; all are looked for')
+    parser.add_argument('--no-images', action='store_true', help='do not check images')
+    parser.add_argument('--sample', type=int, metavar='N', help='open N images per file only; all are searched')
     parser.add_argument(
         '--max', type=int, default=5, metavar='N', help='cases shown of each kind of defect (default: %(default)s)'
     )
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def write_repaired(checked: Checked, target: Path) -> dict[str, dict[str, int]]:
-    """Write a repaired copy and say what was done; nothing for a file that a person must decide about."""
+    """Write a repaired copy and say what was done; nothing for a file with a defect that a person must resolve."""
     try:
         done = repair(checked)
     except InputError as error:

@@ -9,12 +9,17 @@ Examples:
 
 import argparse
 
+import dinor1
 from dinor1.cli.run_tool import run_tool
-from dinor1.datasets.shapes_warped import VARIANTS, generate_warped
-from dinor1.datasets.shapes_world import DEFAULT_SIZES
 
 
 def main() -> None:
+    # Before MMDetection is imported, as by every module of data sets.
+    dinor1.register_all()
+
+    from dinor1.datasets.shapes_warped import VARIANTS, generate_warped
+    from dinor1.datasets.shapes_world import DEFAULT_SIZES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', default='data/shapes_warped', help='new folder (default: %(default)s)')
     parser.add_argument('--variants', nargs='+', choices=list(VARIANTS), default=list(VARIANTS), help='default: all')

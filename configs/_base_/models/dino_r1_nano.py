@@ -3,16 +3,15 @@ _base_ = './dino_r1_swin-t.py'
 
 model = dict(
     num_queries=40,
-    embed_dims=64,
-    num_heads=4,
-    feedforward_channels=256,
-    num_feature_levels=3,
-    encoder=dict(num_layers=1, fusion_layer_cfg=dict(embed_dim=64, init_values=0.1, dropout=0.0)),
+    transformer=dict(embed_dims=64, num_heads=4, feedforward_channels=256, num_feature_levels=3),
+    encoder=dict(num_layers=1, fusion=dict(embed_dims=64, init_values=0.1, dropout=0.0)),
     decoder=dict(num_layers=2),
     # Names of few words, each made of attributes: their sum says enough, and needs no download.
-    language_model=dict(type='WordHashModel'),
-    alignment=dict(loss_weight=2.0),
-    text_prompts='class',
+    prompts=dict(
+        language_model=dict(type='WordHashModel'),
+        alignment=dict(loss_weight=2.0),
+        text_prompts='class',
+    ),
     # Width where small shapes are told apart; strides 8 and 16, and the neck adds 32.
     backbone=dict(
         _delete_=True,

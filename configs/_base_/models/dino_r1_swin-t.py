@@ -5,13 +5,17 @@ swin_weights = 'https://github.com/SwinTransformer/storage/releases/download/v1.
 model = dict(
     type='DINOR1',
     num_queries=900,
-    embed_dims=256,
-    num_heads=8,
-    feedforward_channels=2048,
-    num_feature_levels=4,
-    norm_cfg=dict(type='LN'),
-    encoder=dict(num_layers=6),
-    decoder=dict(num_layers=6),
+    transformer=dict(
+        embed_dims=256,
+        num_heads=8,
+        feedforward_channels=2048,
+        num_points=4,
+        num_feature_levels=4,
+        norm_cfg=dict(type='LN'),
+    ),
+    encoder=dict(type='PromptedEncoder', num_layers=6),
+    decoder=dict(type='PromptedDecoder', num_layers=6),
+    prompts=dict(encoder=dict(type='VisualPromptEncoder')),
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
@@ -19,7 +23,7 @@ model = dict(
         bgr_to_rgb=True,
     ),
     backbone=dict(
-        type='SwinTransformer',
+        type='DenormalFreeSwin',
         embed_dims=96,
         depths=[2, 2, 6, 2],
         num_heads=[3, 6, 12, 24],

@@ -4,8 +4,11 @@
 # starts.
 max_epochs = 12
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+# Every image is prompted with the mean of 16 instances of each class, out of the config's prompt_dataset; another
+# protocol: --cfg-options test_cfg.prompts.type=VisualInteractive
+prompts = dict(type='VisualGeneric')
+val_cfg = dict(type='PromptedValLoop', prompts=prompts)
+test_cfg = dict(type='PromptedTestLoop', prompts=prompts)
 
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -7,5 +7,4 @@ _base_ = [
     '../../_base_/default_runtime.py',
 ]
 
-model = dict(prompt_refiner={{_base_.prompt_refiner}})
-default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))
+model = dict(prompts=dict(refiner={{_base_.prompt_refiner}}))

@@ -7,9 +7,8 @@ _base_ = [
     '../../_base_/default_runtime.py',
 ]
 
-model = dict(prompt_refiner={{_base_.prompt_refiner}})
+model = dict(prompts=dict(refiner={{_base_.prompt_refiner}}))
 default_hooks = dict(
     # Small files, and GRQO starts from the checkpoint of an early epoch: all are kept.
     checkpoint=dict(max_keep_ckpts=-1),
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
 )

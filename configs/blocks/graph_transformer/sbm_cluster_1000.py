@@ -4,7 +4,7 @@ _base_ = './sbm_cluster.py'
 
 batch_size, max_epochs = 16, 60
 model = dict(dim=48, num_layers=4, num_heads=4)
-train_dataloader = dict(batch_size=batch_size, dataset=dict(num_graphs=1000))
+train_dataloader = dict(batch_size=batch_size, dataset=dict(graphs=dict(num_graphs=1000)))
 val_dataloader = dict(batch_size=batch_size)
 test_dataloader = dict(batch_size=batch_size)
 train_cfg = dict(max_epochs=max_epochs, val_interval=10)

@@ -3,8 +3,8 @@ _base_ = './sbm_cluster.py'
 
 batch_size = 16
 model = dict(dim=48, num_layers=4, num_heads=4)
-small = dict(size_max=20, num_graphs=100)
-train_dataloader = dict(batch_size=batch_size, dataset=dict(size_max=20, num_graphs=400))
+small = dict(graphs=dict(size_max=20, num_graphs=100))
+train_dataloader = dict(batch_size=batch_size, dataset=dict(graphs=dict(size_max=20, num_graphs=400)))
 val_dataloader = dict(batch_size=batch_size, dataset=small)
 test_dataloader = dict(batch_size=batch_size, dataset=small)
 train_cfg = dict(max_epochs=20, val_interval=5)

@@ -16,13 +16,8 @@ model = dict(
         out_indices=(1, 2),
         proj_channels=(48, 96),
         pool='max',
-        k=5,
-        kernel='spline',
-        mask='bump',
-        support_radius=1.2,
-        rot='uniform',
-        spd_var=0.1,
-        mix=False,
+        layers=dict(k=5),
+        kernel=dict(kind='spline', mask='bump', support_radius=1.2),
+        sampling=dict(rot='uniform', spd_var=0.1, mixing='none'),
     ),
 )
-default_hooks = dict(prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}))

@@ -24,4 +24,4 @@ model = dict(
     embed_dims=64,
 )
 # The first convolution and the last linear layer stay in floating point.
-quantization = dict(bits=(4, 4, 4), skip=['backbone.conv1', 'head'], backend='int8')
+model_converters = [dict(type='IntegerTraining', bits=(4, 4, 4), skip=['backbone.conv1', 'head'], backend='int8')]

@@ -18,12 +18,12 @@ param_scheduler = [
         convert_to_iter_based=True,
     )
 ]
-default_hooks = dict(
-    prompts=dict(type='PromptProtocolHook', prompt_dataset={{_base_.prompt_dataset}}),
-)
-# In floating point: the first convolution, the heads, and what aims deformable attention.
-quantization = dict(
-    bits=(8, 8, 8),
-    skip=['backbone.stem.0', 're:bbox_head.*', r're:.*\.(sampling_offsets|attention_weights)'],
-    backend='int8',
-)
+# In floating point: the first convolution, the heads, and the layers that place deformable attention's sampling points.
+model_converters = [
+    dict(
+        type='IntegerTraining',
+        bits=(8, 8, 8),
+        skip=['backbone.stem.0', 're:bbox_head.*', r're:.*\.(sampling_offsets|attention_weights)'],
+        backend='int8',
+    ),
+]

@@ -18,7 +18,7 @@ from .projection import CHANNEL, LAYER, NONE, SKIPPED, Passed, compute_dtype, ha
 _STACK_LIMIT = {'cpu': 2**16}
 _STACK_LIMIT_ELSEWHERE = 2**24
 # Where a value is read without waiting: work that the test proves unnecessary is left out.
-_FREE_READS = ('cpu',)
+FREE_READS = ('cpu',)
 
 
 class Batch(NamedTuple):
@@ -175,7 +175,7 @@ class ProjectedOptimizer(Optimizer):
         """The test of a batch; None if it is known that nothing passed."""
         passed = which_pass(weights, batch.stacked(batch.grads), group['delta'], group['eps'], scratch)
         self._decisions.append((passed.channel, passed.layer))
-        readable = weights.device.type in _FREE_READS and not torch.compiler.is_compiling()
+        readable = weights.device.type in FREE_READS and not torch.compiler.is_compiling()
         return None if readable and not passed.any() else passed
 
     def _batches(self, group: dict[str, Any], params: list[Parameter]) -> Iterable[Batch]:

@@ -45,7 +45,7 @@ def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: fl
         weight: Of any shape and layout.
         grad: Gradient of this step, of the same shape.
         update: Direction of the step, of the same shape; float32 at least.
-        delta: Threshold on the cosine for n = 1; 0 lets nothing pass.
+        delta: Threshold on the cosine for n = 1; 0: no row is projected.
         eps: Added to the norm, and the least norm in the cosine.
 
     Returns:
@@ -97,7 +97,7 @@ def which_pass(weights: Tensor, grads: Tensor, delta: float, eps: float, scratch
     Args:
         weights: (T, C, n), T tensors of C rows; float32 or float64.
         grads: (T, C, n), gradients of this step.
-        delta: Threshold on the cosine for n = 1; 0 lets nothing pass.
+        delta: Threshold on the cosine for n = 1; 0: no row is projected.
         eps: The least norm in the cosine.
         scratch: (T, C, n), memory for products; its content is lost.
     """

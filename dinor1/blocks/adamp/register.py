@@ -1,4 +1,4 @@
-"""Makes the optimizers known to MMEngine, so that a config can say ``optimizer=dict(type='AdamP')``."""
+"""The names under which configs know this block: the optimizers, and a hook."""
 
 import logging
 
@@ -7,12 +7,14 @@ from .sgdp import SGDP
 
 
 def register() -> None:
-    """Register :class:`AdamP` and :class:`SGDP` in MMEngine's ``OPTIMIZERS``. Idempotent.
+    """Register the optimizers in MMEngine's ``OPTIMIZERS``, and import the hook's module. Idempotent.
 
     Another package's optimizer of the same name is replaced, with a warning that says whose it was.
     """
     from mmengine.logging import print_log
     from mmengine.registry import OPTIMIZERS
+
+    from . import weight_norm_hook  # noqa: F401
 
     for optimizer in (AdamP, SGDP):
         name = optimizer.__name__

@@ -96,10 +96,7 @@ class SGDP(ProjectedOptimizer):
     def _step_one(self, group: dict[str, Any], param: Parameter, grad: Tensor, state: dict[str, Any]) -> str:
         buffer, momentum, dtype = state['momentum'], group['momentum'], compute_dtype(param)
         buffer.mul_(momentum).add_(grad, alpha=1 - group['dampening'])
-        if group['nesterov']:
-            update = grad + momentum * buffer.to(dtype)
-        else:
-            update = buffer.to(dtype, copy=True)
+        update = grad + momentum * buffer.to(dtype) if group['nesterov'] else buffer.to(dtype, copy=True)
         view = project_(param, grad, update, group['delta'], group['eps'])
         if view in (CHANNEL, LAYER) and group['project_buffer'] and not group['nesterov']:
             buffer.copy_(update)

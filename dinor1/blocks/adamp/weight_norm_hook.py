@@ -1,4 +1,4 @@
-"""How long weights grow while they are trained."""
+"""How the norms of weights grow during training."""
 
 import re
 from typing import Any
@@ -15,15 +15,15 @@ from dinor1.utils.errors import InputError
 
 @HOOKS.register_module()
 class WeightNormHook(Hook):
-    """Logs the mean L2 norm of groups of weights, as ``weight_norm/LABEL`` among the scalars of training.
+    r"""Logs the mean L2 norm of groups of weights, as ``weight_norm/LABEL`` among the scalars of training.
 
-    Of a weight that a normalisation makes scale-invariant, a step turns the less the longer it is: the effective
-    learning rate is lr / norm^2 (AdamP, arXiv 2006.08217). Norms are of whole tensors, after the update, on
-    the device; they reach the host once per interval. Under FSDP they are those of this process's shards.
+    A scale-invariant weight turns less per step the larger its norm is: the effective learning rate is lr / norm^2
+    (AdamP, arXiv 2006.08217). Norms are of whole tensors, after the update, on the device; they reach the host once per
+    interval. Under FSDP they are those of this process's shards.
 
     Args:
         patterns: Label -> regular expression, which is searched in the parameters' names
-            (``dict(conv=r'conv\\d\\.weight$')``).
+            (``dict(conv=r'conv\d\.weight$')``).
         interval: Iterations between two measurements. The log shows the latest: a divisor of the logger's interval
             keeps it fresh.
 

@@ -1,4 +1,4 @@
-"""The category graph: how the classes of a detector hang together, and prompts refined along its edges."""
+"""The category graph: relations between the classes of a detector, and prompts refined along its edges."""
 
 from .annotations import Categories, cooccurrence_counts, read_categories
 from .build import build_category_graph, positive_pmi, word_parents

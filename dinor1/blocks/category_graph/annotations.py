@@ -47,7 +47,7 @@ def read_categories(data: Mapping[str, Any], path: str = '') -> Categories:
             raise InputError(f'{where}category number {number} has no id or no name; correct the file')
         for key in ('synset', 'supercategory'):
             if not isinstance(category.get(key), str | None):
-                raise InputError(f'{where}category number {number}: {key} is no text; correct the file')
+                raise InputError(f'{where}category number {number}: {key} is not a string; correct the file')
     # Nothing but the categories is known to be there.
     for finding in structure_findings(dict(images=[], annotations=[], categories=categories)):
         if finding.section == 'categories':
@@ -76,7 +76,7 @@ def cooccurrence_counts(data: Mapping[str, Any], ids: Sequence[int], path: str =
     images, annotations = (data.get(key) if isinstance(data, Mapping) else None for key in ('images', 'annotations'))
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise InputError(f'{where}no images or no annotations; expected an annotation file of COCO or LVIS')
-    # By hand and not by structure_findings: pictures play no part, and those of LVIS have no file name.
+    # Not by structure_findings: image files play no part here, and images of LVIS have no file name.
     rows = {_id(image, 'id', f'{where}image number {i}'): i for i, image in enumerate(images)}
     columns = {category: i for i, category in enumerate(ids)}
     pairs = set()

@@ -1,4 +1,4 @@
-"""NFE on the category graph: how well it predicts edges that it has not seen, and the edges that it misses.
+"""NFE on the category graph: how well it predicts held-out edges, and edges that the graph misses.
 
 Xiao, He and Cao, arXiv 2409.19977, as a link predictor for small graphs; see :mod:`dinor1.blocks.nfe`.
 """
@@ -25,7 +25,7 @@ from .graph import INVERSE, CategoryGraph
 def complete_category_graph(
     graph: CategoryGraph, relation: str, nfe: NFE, *, topk: int = 5, min_prob: float = 0.5
 ) -> CategoryGraph:
-    """Add the edges that the link predictor believes in, their inverses, and a code that knows them.
+    """Add the edges that the link predictor finds probable, and their inverses, and compute the Laplacian code anew.
 
     Args:
         graph: Not changed.

@@ -19,6 +19,7 @@ from dinor1.structures import PromptSet
 MODELS.register_module(module=PromptGraphRefiner)
 
 
+@MODELS.register_module()
 class CategoryGraphPrompts(nn.Module):
     """A :class:`~dinor1.blocks.category_graph.PromptGraphRefiner` and the graph that it works on.
 

@@ -3,7 +3,7 @@
 An application of Dwivedi and Bresson, arXiv 2012.09699, that is ours: x = W_in prompt + code, layers with the types of
 the edges as edge features, prompt + tanh(gate) W_out x. The gate starts at 0, so that a detector gives what it gave
 before until the gate is trained. The norm is layer norm: there is one graph per step, sometimes of a single class, and
-batch statistics over a handful of classes would tell one about the others.
+batch statistics over a handful of classes would leak between them.
 """
 
 import torch
@@ -15,7 +15,7 @@ from .graph import CategoryGraph
 
 
 class PromptGraphRefiner(nn.Module):
-    """Adds to each prompt what its neighbours in the category graph say.
+    """Adds information from the neighbours in the category graph to each prompt.
 
     Args:
         embed_dim: Width D of the prompts.
@@ -51,7 +51,7 @@ class PromptGraphRefiner(nn.Module):
         self.project_in = nn.Linear(embed_dim, dim)
         self.embed_pe = nn.Linear(pe_dim, dim) if pe_dim else None
         self.embed_edge = nn.Embedding(num_edge_types, dim)
-        # Nobody reads the edges behind the last layer.
+        # The edges behind the last layer are not used.
         self.layers = nn.ModuleList(
             GraphTransformerLayer(
                 dim, num_heads, edge_dim=dim, norm=norm, dropout=dropout, update_edges=i < num_layers - 1

@@ -1,1 +1,1 @@
-"""Small image classifiers and MNIST: what the configs of several blocks train, to try them in minutes."""
+"""Small image classifiers and MNIST, which the configs of several blocks train within minutes."""

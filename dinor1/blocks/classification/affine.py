@@ -21,7 +21,7 @@ class AffineRange:
         rotation: Largest angle either way, degrees.
         shear: Largest shear either way.
         scale: Least and largest scale of each axis, drawn independently.
-        shift: Move the picture anywhere that keeps its ink inside the frame.
+        shift: Move the image anywhere that keeps its ink inside the frame.
     """
 
     rotation: float = 20.0
@@ -37,7 +37,7 @@ class AffineRange:
 
 
 def random_affine(count: int, ranges: AffineRange, generator: torch.Generator) -> Tensor:
-    """(count, 2, 2) matrices diag(s_x, s_y) [[1, shear], [0, 1]] R(angle), which map picture to target."""
+    """(count, 2, 2) matrices diag(s_x, s_y) [[1, shear], [0, 1]] R(angle), which map image to target."""
     uniform = torch.rand(4, count, generator=generator)
     angle = (2 * uniform[0] - 1) * torch.pi * ranges.rotation / 180
     shear = (2 * uniform[1] - 1) * ranges.shear
@@ -73,7 +73,7 @@ def warp(images: Tensor, matrices: Tensor, shift: Tensor | None = None) -> Tenso
 def random_shift(images: Tensor, matrices: Tensor, generator: torch.Generator) -> Tensor:
     """(B, 2) shifts, uniform among those that keep the ink of the mapped images inside the frame.
 
-    Where a mapped picture is larger than the frame, the shift centres it.
+    Where a mapped image is larger than the frame, the shift centres it.
 
     Args:
         images: (B, C, H, W) before the map; ink is whatever is above zero.
@@ -94,7 +94,7 @@ def random_shift(images: Tensor, matrices: Tensor, generator: torch.Generator) -
     least, most = -half - low, half - high
     draw = torch.rand(len(images), 2, generator=generator)
     shift = torch.where(least <= most, least + (most - least) * draw, (least + most) / 2)
-    # A blank picture has no ink to keep.
+    # A blank image has no ink to keep.
     return shift.nan_to_num(nan=0.0)
 
 
@@ -104,7 +104,7 @@ def affine_images(images: Tensor, ranges: AffineRange, seed: int, chunk: int = 4
     Args:
         images: (B, C, H, W) uint8.
         ranges: What to draw from.
-        seed: The same seed gives the same pictures.
+        seed: The same seed gives the same images.
         chunk: Images per pass; bounds the memory.
 
     Returns:
@@ -115,7 +115,7 @@ def affine_images(images: Tensor, ranges: AffineRange, seed: int, chunk: int = 4
     warped = torch.empty_like(images)
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)
-        picture = images[part].float()
-        shift = random_shift(picture, matrices[part], generator) if ranges.shift else None
-        warped[part] = warp(picture, matrices[part], shift).round().clamp(0, 255).to(torch.uint8)
+        batch = images[part].float()
+        shift = random_shift(batch, matrices[part], generator) if ranges.shift else None
+        warped[part] = warp(batch, matrices[part], shift).round().clamp(0, 255).to(torch.uint8)
     return warped

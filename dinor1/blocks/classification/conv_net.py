@@ -1,4 +1,4 @@
-"""A plain convolutional network, whose norm (and with EvoNorm also activation) is one word in the config."""
+"""A plain convolutional network whose norm and activation are set in the config."""
 
 from collections.abc import Sequence
 

@@ -8,15 +8,17 @@ from .layer import GraphTransformerLayer
 from .network import GraphTransformer
 from .objectives import class_weights, sbm_accuracy, weighted_node_cross_entropy
 from .readout import READOUTS, read_out
-from .sbm import make_sbm_cluster, make_sbm_pattern
+from .sbm import ClusterParameters, PatternParameters, make_sbm_cluster, make_sbm_pattern
 from .weisfeiler_lehman import weisfeiler_lehman_codes
 
 __all__ = [
     'READOUTS',
+    'ClusterParameters',
     'DenseBlocks',
     'Graph',
     'GraphTransformer',
     'GraphTransformerLayer',
+    'PatternParameters',
     'class_weights',
     'complete_edges',
     'dense_attention',

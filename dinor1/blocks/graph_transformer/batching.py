@@ -30,6 +30,7 @@ class Graph:
 
     @property
     def num_nodes(self) -> int:
+        """N."""
         return len(self.x)
 
 

@@ -1,29 +1,28 @@
 """Data sets of graphs: CLUSTER and PATTERN, generated, and how graphs become a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmengine.registry import FUNCTIONS
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dinor1.blocks.graph_transformer import (
-    Graph,
-    complete_edges,
-    disjoint_union,
-    laplacian_positional_encoding,
-    make_sbm_cluster,
-    make_sbm_pattern,
-)
 from dinor1.registry import DATASETS
+from dinor1.utils.dataclass_config import with_defaults
 from dinor1.utils.errors import InputError
+
+from .batching import Graph, complete_edges, disjoint_union
+from .encoding import laplacian_positional_encoding
+from .sbm import PatternParameters, make_sbm_cluster, make_sbm_pattern
 
 SPLITS = ('train', 'val', 'test')
 TASKS = ('cluster', 'pattern')
 # Of the published sets.
 NUM_GRAPHS = {'cluster': (10_000, 1_000, 1_000), 'pattern': (10_000, 2_000, 2_000)}
 # Graphs in their full form at once, while they are generated.
-_CHUNK = 500
+CHUNK = 500
 
 
 @FUNCTIONS.register_module()
@@ -32,9 +31,28 @@ def graph_collate(graphs: Sequence[Graph]) -> dict[str, Tensor]:
     return {name: value for name, value in disjoint_union(graphs).items() if value is not None}
 
 
+@dataclass(frozen=True)
+class SBMGraphs:
+    """Which graphs a data set draws.
+
+    Attributes:
+        num_graphs: How many; None: as many as the published split has.
+        size_min: Smallest community.
+        size_max: One more than the largest.
+        num_patterns: See :class:`~dinor1.blocks.graph_transformer.PatternParameters`; CLUSTER does not read it.
+        seed: Of the graphs. Splits of one seed differ, and share their patterns.
+    """
+
+    num_graphs: int | None = None
+    size_min: int = 5
+    size_max: int = 35
+    num_patterns: int | None = 100
+    seed: int = 0
+
+
 @DATASETS.register_module()
 class SBMDataset(Dataset):
-    """CLUSTER or PATTERN, drawn anew by the published law (see :mod:`dinor1.blocks.graph_transformer.sbm`).
+    """CLUSTER or PATTERN, drawn anew from the published distribution (see :mod:`dinor1.blocks.graph_transformer.sbm`).
 
     Items are :class:`~dinor1.blocks.graph_transformer.Graph`; use ``collate_fn=dict(type='graph_collate')``. The same
     arguments give the same graphs. Generating takes about 3 ms for a graph of the published size, most of it for its
@@ -43,14 +61,11 @@ class SBMDataset(Dataset):
     Args:
         task: ``cluster`` or ``pattern``.
         split: ``train``, ``val`` or ``test``.
-        num_graphs: Default: as many as the published split has.
-        size_min: Smallest community.
-        size_max: One more than the largest.
-        num_patterns: See :func:`make_sbm_pattern`; CLUSTER does not read it.
+        graphs: Which graphs to draw, :class:`SBMGraphs` or a dict of its fields.
         pe_dim: Columns of the Laplacian code, 0 = none.
         full_graph: Give every node an edge to every other; the code stays that of the graph itself.
-        graph_seed: Of the graphs. Splits of one seed differ, and share their patterns.
-        seed: Not used: there is no augmentation. ``tools/train.py --seed`` gives it to every training set.
+        seed: Not used: there is no augmentation, and ``graphs`` has a seed of its own. ``tools/train.py --seed`` gives
+            it to every training set.
 
     Raises:
         InputError: an argument is out of range or unknown.
@@ -60,13 +75,9 @@ class SBMDataset(Dataset):
         self,
         task: str,
         split: str = 'train',
-        num_graphs: int | None = None,
-        size_min: int = 5,
-        size_max: int = 35,
-        num_patterns: int | None = 100,
+        graphs: SBMGraphs | Mapping[str, Any] | None = None,
         pe_dim: int = 0,
         full_graph: bool = False,
-        graph_seed: int = 0,
         seed: int | None = None,
     ) -> None:
         if task not in TASKS or split not in SPLITS:
@@ -74,20 +85,20 @@ class SBMDataset(Dataset):
                 f'SBMDataset: expected a task of {", ".join(TASKS)} and a split of {", ".join(SPLITS)}; '
                 f'got {task!r} and {split!r}'
             )
+        graphs = with_defaults(graphs, SBMGraphs(), 'SBMDataset: graphs')
         self.full_graph = full_graph
         self.metainfo = dict(task=task)
         number = SPLITS.index(split)
-        if num_graphs is None:
-            num_graphs = NUM_GRAPHS[task][number]
-        options = dict(size_min=size_min, size_max=size_max, split=number)
-        make = make_sbm_cluster
-        if task == 'pattern':
-            make, options['num_patterns'] = make_sbm_pattern, num_patterns
+        num_graphs = NUM_GRAPHS[task][number] if graphs.num_graphs is None else graphs.num_graphs
+        options: dict[str, Any] = dict(size_min=graphs.size_min, size_max=graphs.size_max, split=number)
         self._graphs: list[Graph] = []
         try:
+            make = make_sbm_cluster
+            if task == 'pattern':
+                make, options['parameters'] = make_sbm_pattern, PatternParameters(num_patterns=graphs.num_patterns)
             # Also with 0 graphs, for the checks of the arguments.
-            for start in range(0, max(1, num_graphs), _CHUNK):
-                chunk = make(min(_CHUNK, num_graphs - start), graph_seed, start=start, **options)
+            for start in range(0, max(1, num_graphs), CHUNK):
+                chunk = make(min(CHUNK, num_graphs - start), graphs.seed, start=start, **options)
                 self._graphs += [self._packed(graph, pe_dim) for graph in chunk]
         except ValueError as error:
             raise InputError(f'SBMDataset: {error}') from None

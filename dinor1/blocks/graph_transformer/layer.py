@@ -26,7 +26,7 @@ class GraphTransformerLayer(nn.Module):
         qkv_bias: Bias of queries, keys, values, and of the edges' projection.
         clamp: See :func:`graph_attention`.
         eps: Likewise; ``None``: as released, 0 without and 1e-6 with edge features.
-        update_edges: ``False``: the edges leave as they came. For a last layer behind which nobody reads them; the
+        update_edges: ``False``: the edges leave as they came. For a last layer, after which they are not used; the
             released networks update them even there.
 
     Raises:
@@ -69,6 +69,7 @@ class GraphTransformerLayer(nn.Module):
             self.edge = _Stream(dim, norm, dropout, residual) if update_edges else None
 
     def extra_repr(self) -> str:
+        """Width, heads and constants of the attention."""
         return f'{self.dim}, num_heads={self.num_heads}, clamp={self.clamp}, eps={self.eps}'
 
     def forward(
@@ -97,13 +98,13 @@ class GraphTransformerLayer(nn.Module):
         if (edge_attr is not None) != self.with_edges:
             has, needs = ('no ', 'needs') if self.with_edges else ('', 'takes no')
             raise ValueError(f'got {has}edge_attr, but this layer {needs} edge features; see edge_dim')
-        projected = [self._split(linear(x)) for linear in (self.query, self.key, self.value)]
+        projected = [self.split_heads(linear(x)) for linear in (self.query, self.key, self.value)]
         if blocks is not None and edge_attr is None:
             return self.node(x, dense_attention(*projected, blocks, clamp=self.clamp, eps=self.eps).flatten(1))
         mean, product = graph_attention(
             *projected,
             edge_index,
-            edge=None if edge_attr is None else self._split(self.edge_query(edge_attr)),
+            edge=None if edge_attr is None else self.split_heads(self.edge_query(edge_attr)),
             edge_weight=edge_weight,
             clamp=self.clamp,
             eps=self.eps,
@@ -113,8 +114,8 @@ class GraphTransformerLayer(nn.Module):
             return x
         return x, edge_attr if self.edge is None else self.edge(edge_attr, product.flatten(1))
 
-    def _split(self, rows: Tensor) -> Tensor:
-        """(n, dim) -> (n, H, dk)."""
+    def split_heads(self, rows: Tensor) -> Tensor:
+        """``(n, dim)`` -> ``(n, H, dk)``."""
         return rows.unflatten(1, (self.num_heads, -1))
 
 
@@ -139,7 +140,7 @@ class _Stream(nn.Module):
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch norm that lets an empty graph pass: there is nothing to normalise, and no statistics to learn."""
+    """Batch norm that returns an empty graph as it is: there is nothing to normalise, and no statistics to learn."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not len(x):

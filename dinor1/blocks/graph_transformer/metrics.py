@@ -6,11 +6,10 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from dinor1.blocks.graph_transformer import sbm_accuracy, weighted_node_cross_entropy
 from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
 
-from .objectives import ACCURACIES
+from .objectives import ACCURACIES, sbm_accuracy, weighted_node_cross_entropy
 
 
 @METRICS.register_module()

@@ -6,9 +6,12 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from dinor1.blocks.graph_transformer import GraphTransformer, random_sign_flip, weighted_node_cross_entropy
 from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
+
+from .encoding import random_sign_flip
+from .network import GraphTransformer
+from .objectives import weighted_node_cross_entropy
 
 TASKS = ('node', 'graph')
 FLIPS = ('batch', 'graph')

@@ -1,9 +1,11 @@
 """Graphs of the stochastic block model: the two node classification tasks of the graph transformer's paper.
 
 Dwivedi et al., *Benchmarking Graph Neural Networks*, arXiv 2003.00982. The numbers are those of the program that made
-the published sets, which are drawn anew here: the same law, not the same graphs. Sizes are uniform in
+the published sets, which are drawn anew here: the same distribution, not the same graphs. Sizes are uniform in
 [size_min, size_max).
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,15 +16,57 @@ from .batching import Graph
 _GRAPHS, _PATTERNS = 0, 1
 
 
+@dataclass(frozen=True)
+class ClusterParameters:
+    """The block model of CLUSTER.
+
+    Attributes:
+        num_classes: Communities C.
+        p: Probability of an edge inside a community.
+        q: Probability of an edge between two.
+    """
+
+    num_classes: int = 6
+    p: float = 0.55
+    q: float = 0.25
+
+
+@dataclass(frozen=True)
+class PatternParameters:
+    """The block model of PATTERN.
+
+    Attributes:
+        num_patterns: Different patterns, structure and types fixed, of which graph i has number i modulo it; all splits
+            of a seed share them. ``None``: each graph has its own.
+        num_communities: Communities beside the pattern.
+        p: Probability of an edge inside a community.
+        q: Probability of an edge between two.
+        p_pattern: Probability of an edge inside the pattern, and between it and any other node.
+        num_types: Values of ``x``, uniform.
+
+    Raises:
+        ValueError: the number of patterns is out of range.
+    """
+
+    num_patterns: int | None = 100
+    num_communities: int = 5
+    p: float = 0.5
+    q: float = 0.35
+    p_pattern: float = 0.5
+    num_types: int = 3
+
+    def __post_init__(self) -> None:
+        if self.num_patterns is not None and self.num_patterns < 1:
+            raise ValueError(f'num_patterns must be positive, or None for one per graph; got {self.num_patterns}')
+
+
 def make_sbm_cluster(
     num_graphs: int,
     seed: int,
     size_min: int = 5,
     size_max: int = 35,
     *,
-    num_classes: int = 6,
-    p: float = 0.55,
-    q: float = 0.25,
+    parameters: ClusterParameters | None = None,
     split: int = 0,
     start: int = 0,
 ) -> list[Graph]:
@@ -33,20 +77,20 @@ def make_sbm_cluster(
         seed: At least 0. Graph i depends on (seed, split, i) only, and not on how many follow.
         size_min: Smallest community.
         size_max: One more than the largest.
-        num_classes: Communities C.
-        p: Probability of an edge inside a community.
-        q: Probability of an edge between two.
+        parameters: Communities and probabilities; None: the published ones.
         split: Number of the split, so that those of one seed differ.
         start: Number of the first graph.
 
     Returns:
-        Graphs with ``x`` ``(N,)`` in [0, C]: 0, or for one node of each community its number from 1; and ``y`` ``(N,)``
-        in [0, C).
+        Graphs of C communities with ``x`` ``(N,)`` in [0, C]: 0, or for one node of each community its number from 1;
+        and ``y`` ``(N,)`` in [0, C).
 
     Raises:
         ValueError: sizes or seed are out of range.
     """
     _check(num_graphs, seed, size_min, size_max)
+    parameters = parameters or ClusterParameters()
+    num_classes, p, q = parameters.num_classes, parameters.p, parameters.q
     graphs = []
     for i in range(start, start + num_graphs):
         rng = _generator(seed, _GRAPHS, split, i)
@@ -67,12 +111,7 @@ def make_sbm_pattern(
     size_min: int = 5,
     size_max: int = 35,
     *,
-    num_patterns: int | None = 100,
-    num_communities: int = 5,
-    p: float = 0.5,
-    q: float = 0.35,
-    p_pattern: float = 0.5,
-    num_types: int = 3,
+    parameters: PatternParameters | None = None,
     split: int = 0,
     start: int = 0,
 ) -> list[Graph]:
@@ -83,13 +122,7 @@ def make_sbm_pattern(
         seed: See :func:`make_sbm_cluster`.
         size_min: Smallest community and smallest pattern.
         size_max: One more than the largest.
-        num_patterns: Different patterns, structure and types fixed, of which graph i has number i modulo it; all splits
-            of a seed share them. ``None``: each graph has its own.
-        num_communities: Communities beside the pattern.
-        p: Probability of an edge inside a community.
-        q: Probability of an edge between two.
-        p_pattern: Probability of an edge inside the pattern, and between it and any other node.
-        num_types: Values of ``x``, uniform.
+        parameters: Patterns, communities and probabilities; None: the published ones.
         split: See :func:`make_sbm_cluster`.
         start: Likewise.
 
@@ -97,11 +130,12 @@ def make_sbm_pattern(
         Graphs with ``x`` ``(N,)`` in [0, num_types) and ``y`` ``(N,)``, 1 = of the pattern.
 
     Raises:
-        ValueError: sizes, seed or number of patterns are out of range.
+        ValueError: sizes or seed are out of range.
     """
     _check(num_graphs, seed, size_min, size_max)
-    if num_patterns is not None and num_patterns < 1:
-        raise ValueError(f'num_patterns must be positive, or None for one per graph; got {num_patterns}')
+    parameters = parameters or PatternParameters()
+    num_patterns, num_communities = parameters.num_patterns, parameters.num_communities
+    p_pattern, num_types = parameters.p_pattern, parameters.num_types
 
     def draw_pattern(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         size = int(rng.integers(size_min, size_max))
@@ -114,7 +148,7 @@ def make_sbm_pattern(
         pattern, pattern_x = shared[i % num_patterns] if shared else draw_pattern(rng)
         block = np.arange(num_communities).repeat(rng.integers(size_min, size_max, num_communities))
         block = np.concatenate([block, np.full(len(pattern), num_communities)])
-        probability = _block_probability(block, p, q)
+        probability = _block_probability(block, parameters.p, parameters.q)
         planted = block == num_communities
         probability[planted] = probability[:, planted] = p_pattern
         adjacency = _adjacency(rng, probability)

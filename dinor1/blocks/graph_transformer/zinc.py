@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from dinor1.blocks.graph_transformer import Graph, complete_edges, laplacian_positional_encoding
 from dinor1.registry import DATASETS
 from dinor1.utils.errors import InputError
 
+from .batching import Graph, complete_edges
 from .dataset import SPLITS
+from .encoding import laplacian_positional_encoding
 
 NUM_ATOM_TYPES, NUM_BOND_TYPES = 28, 4
 
@@ -68,7 +69,7 @@ class ZINC(Dataset):
             try:
                 self._graphs.append(to_graph(molecule, pe_dim, full_graph))
             except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise InputError(f'{path}: molecule {number} is none ({error!r}); download the file again') from None
+                raise InputError(f'{path}: molecule {number} is damaged ({error!r}); download it again') from None
 
     def __len__(self) -> int:
         return len(self._graphs)

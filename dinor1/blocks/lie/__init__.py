@@ -5,6 +5,7 @@ Mironenco and Forre, *Lie Group Decompositions for Equivariant Neural Networks*,
 
 from .affine import Affine, Affine2
 from .blocks import GroupResBlock
+from .config import KernelConfig, LayerConfig, SamplingConfig, StemConfig
 from .equivariance import EquivariantModule, equivariance_error, invariance_error, smooth_images, standard_elements
 from .group_conv import GroupConv2d
 from .groups import GROUPS, SL2, SL3, SO2, SO3, GLp2, GLp3, PositiveScaling, Similarity2, make_group
@@ -46,6 +47,8 @@ __all__ = [
     'GroupResBlock',
     'GroupSampler',
     'GroupSamples',
+    'KernelConfig',
+    'LayerConfig',
     'LiftingConv2d',
     'MatrixGroup',
     'NetworkSamples',
@@ -53,10 +56,12 @@ __all__ = [
     'PlanarConv2d',
     'PositiveScaling',
     'ProjectConv2d',
+    'SamplingConfig',
     'Similarity2',
     'SirenKernel',
     'SpatialMaxPool',
     'SplineKernel',
+    'StemConfig',
     'encode_angle',
     'equivariance_error',
     'invariance_error',

@@ -1,30 +1,26 @@
 """A detector backbone of group convolutions, and the registered names of the classifiers of ``dinor1.blocks.lie``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from dinor1.blocks.lie import (
-    AffineEquivariantNet,
-    GroupPool,
-    GroupResBlock,
-    GroupSampler,
-    GroupSamples,
-    LiftingConv2d,
-    PlainConvNet,
-    SpatialMaxPool,
-)
 from dinor1.registry import MODELS
+from dinor1.utils.dataclass_config import with_defaults
 
-from .blocks import Norm, make_norm
+from .blocks import GroupResBlock
+from .config import KernelConfig, LayerConfig, SamplingConfig
 from .groups import plane_group
-from .kernels import Kernel
-from .masks import Mask
-from .rotations import Angle, Spread
-from .sampler import Resample
+from .lifting import LiftingConv2d
+from .matrix_group import MatrixGroup
+from .network import AffineEquivariantNet
+from .norm import make_norm
+from .plain import PlainConvNet
+from .pooling import GroupPool, SpatialMaxPool
+from .sampler import GroupSampler, Resample
+from .samples import GroupSamples
 
 MODELS.register_module(module=AffineEquivariantNet)
 MODELS.register_module(module=PlainConvNet)
@@ -42,38 +38,33 @@ class AffineEquivariantBackbone(BaseModule):
     The layout is ours; the layers are those of Mironenco and Forre, arXiv 2310.11366.
 
     Args:
-        group: One of :data:`dinor1.blocks.lie.GROUPS` for the plane.
+        group: ``sl2``, ``gl2`` or another of :data:`~dinor1.blocks.lie.GROUPS` for the plane; a dict of its ``name``
+            and arguments, such as ``angle``, see :func:`~dinor1.blocks.lie.encode_angle`; or a group. Angles are
+            encoded as ``cos_sin`` unless the dict says otherwise.
         widths: Channels of the four stages; fewer numbers, fewer stages.
-        n_samples: N; the cost grows with its square, without ``mix`` in proportion.
+        n_samples: N; the cost grows with its square, without mixing in proportion.
         out_indices: Stages to give out, ascending.
         proj_channels: Channels of each map that is given out.
         pool: ``mean`` or ``max`` over the group.
         in_channels: Channels of the images.
-        k: Window size of the group convolutions, odd.
-        hidden: Width of the kernel networks.
-        w0: Their frequency.
-        mask: See :func:`dinor1.blocks.lie.window_mask`.
-        support_radius: Of the mask.
-        norm: ``batch``, exact under every group, or ``layer``.
-        angle: See :func:`dinor1.blocks.lie.encode_angle`.
-        rot: Spread of the samples' rotations.
-        rot_bound: Share of the full turn that they cover.
-        spd_var: Variance of the samples' stretch.
+        layers: The group convolutions and the norms, a :class:`~dinor1.blocks.lie.LayerConfig` or a dict of its
+            fields. Default: windows of 3 and batch norm, which is exact under every group.
+        kernel: The kernels, a :class:`~dinor1.blocks.lie.KernelConfig` or a dict. Default: as published but for a
+            ``bump`` mask of radius 1.2.
+        sampling: The distribution of the samples, a :class:`~dinor1.blocks.lie.SamplingConfig` or a dict; ``mixing``
+            is ``all`` or ``none``.
         resample: ``train``: fresh samples at every training step, fixed ones in tests. Also ``always``, ``never``.
         seed: Of the samples; replicas with one seed draw the same.
-        kernel: ``siren`` or ``spline``, see :mod:`dinor1.blocks.lie.kernels`.
-        knots: Of the splines.
-        mix: Whether samples mix in every block, as in the published network, or meet in the pooling alone, see
-            :class:`dinor1.blocks.lie.PlanarConv2d`.
         init_cfg: As in MMEngine.
 
     Raises:
-        ValueError: an argument is out of range, or they do not fit together.
+        InputError: a dict has an unknown key.
+        ValueError: an argument is out of range, or two do not fit together.
     """
 
     def __init__(
         self,
-        group: str = 'gl2',
+        group: str | Mapping[str, Any] | MatrixGroup = 'gl2',
         widths: Sequence[int] = (8, 16, 32, 64),
         n_samples: int = 4,
         out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -81,43 +72,51 @@ class AffineEquivariantBackbone(BaseModule):
         pool: Literal['mean', 'max'] = 'mean',
         *,
         in_channels: int = 3,
-        k: int = 3,
-        hidden: int = 60,
-        w0: float = 10.0,
-        mask: Mask | None = 'bump',
-        support_radius: float = 1.2,
-        norm: Norm = 'batch',
-        angle: Angle = 'cos_sin',
-        rot: Spread | None = None,
-        rot_bound: float = 1.0,
-        spd_var: float = 0.1,
+        layers: LayerConfig | Mapping[str, Any] | None = None,
+        kernel: KernelConfig | Mapping[str, Any] | None = None,
+        sampling: SamplingConfig | Mapping[str, Any] | None = None,
         resample: Resample = 'train',
         seed: int = 0,
-        kernel: Kernel = 'siren',
-        knots: int = 3,
-        mix: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        # Settings, from dicts and defaults.
         if list(out_indices) != sorted(set(out_indices)) or not set(out_indices) <= set(range(len(widths))):
             raise ValueError(f'out_indices must ascend within 0 to {len(widths) - 1}, got {tuple(out_indices)}')
         if not out_indices or len(proj_channels) != len(out_indices):
             raise ValueError(f'proj_channels needs one number per out_indices, got {proj_channels} for {out_indices}')
-        self.group = plane_group(group, angle)
+        layers = with_defaults(layers, LayerConfig(k=3, norm='batch'), 'layers')
+        kernel = with_defaults(kernel, KernelConfig(mask='bump', support_radius=1.2), 'kernel')
+        sampling = with_defaults(sampling, SamplingConfig(), 'sampling')
+        sampling.check_kernel(kernel)
+        if sampling.mixing == 'last':
+            raise ValueError("mixing must be 'all' or 'none' in a backbone, which has no last convolution; got 'last'")
+        self.group = plane_group(group, 'cos_sin')
         self.out_indices = tuple(out_indices)
-        options: dict[str, Any] = dict(
-            hidden=hidden, w0=w0, mask=mask, support_radius=support_radius, kernel=kernel, knots=knots
-        )
+
+        # One set of samples for all stages.
         self.sampler = GroupSampler(
-            self.group, n_samples, resample, seed, rot=rot, rot_bound=rot_bound, spd_var=spd_var
+            self.group, n_samples, resample, seed, n_test=sampling.n_test, **sampling.distribution
         )
-        self.stem = LiftingConv2d(self.group, in_channels, widths[0], 5, padding=2, stride=2, **options)
-        self.stem_norm = make_norm(norm, widths[0])
+
+        # Stem, stages, and a projection for each level that is given out.
+        self.stem = LiftingConv2d(
+            self.group, in_channels, widths[0], 5, padding=2, stride=2, padding_mode=layers.padding_mode, kernel=kernel
+        )
+        self.stem_norm = make_norm(layers.norm, widths[0])
         self.down = SpatialMaxPool(2)
         # Stages after the last level that is given out would only cost time.
         widths = list(widths)[: self.out_indices[-1] + 1]
         self.stages = nn.ModuleList(
-            GroupResBlock(self.group, c_in, c_out, k, norm, mix=mix, **options)
+            GroupResBlock(
+                self.group,
+                c_in,
+                c_out,
+                layers,
+                kernel,
+                importance=sampling.importance,
+                mix=sampling.mixing == 'all',
+            )
             for c_in, c_out in zip([widths[0], *widths[:-1]], widths, strict=True)
         )
         self.group_pool = GroupPool(pool, 'group')

@@ -1,31 +1,21 @@
-"""The residual block of group convolutions, and what its parts are made from."""
+"""The residual block of group convolutions."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from dinor1.utils.dataclass_config import with_defaults
+
+from .config import KernelConfig, LayerConfig
 from .equivariance import EquivariantModule
 from .group_conv import GroupConv2d
 from .matrix_group import MatrixGroup
-from .norm import GroupBatchNorm, GroupLayerNorm
+from .norm import make_norm
 from .planar_conv import PlanarConv2d
 from .samples import GroupSamples
-
-Norm = Literal['layer', 'batch']
-
-
-def make_norm(norm: Norm, num_channels: int) -> nn.Module:
-    """``layer``, the published choice, or ``batch``.
-
-    Raises:
-        ValueError: another name.
-    """
-    if norm == 'layer':
-        return GroupLayerNorm()
-    if norm == 'batch':
-        return GroupBatchNorm(num_channels)
-    raise ValueError(f"norm must be 'layer' or 'batch', got {norm!r}")
 
 
 def convolve(
@@ -49,13 +39,11 @@ class GroupResBlock(EquivariantModule):
         group: H.
         c_in: Channels of the input.
         c_out: Channels of the output.
-        k: Window size, odd.
-        norm: ``layer`` or ``batch``.
-        hidden: Width of the kernel networks.
+        layers: Window size, norm and padding of both convolutions.
+        kernel: Their kernels.
         importance: Sum with the samples' weights.
-        mix: Whether samples mix, by :class:`~dinor1.blocks.lie.GroupConv2d` as published, or each goes its own way through
-            :class:`~dinor1.blocks.lie.PlanarConv2d`.
-        **conv: Further arguments of :class:`~dinor1.blocks.lie.GroupConv2d`.
+        mix: Whether samples mix, by :class:`~dinor1.blocks.lie.GroupConv2d` as published, or each is convolved by
+            itself, by :class:`~dinor1.blocks.lie.PlanarConv2d`.
     """
 
     def __init__(
@@ -63,23 +51,26 @@ class GroupResBlock(EquivariantModule):
         group: MatrixGroup,
         c_in: int,
         c_out: int,
-        k: int = 5,
-        norm: Norm = 'layer',
-        hidden: int = 60,
+        layers: LayerConfig | Mapping[str, Any] | None = None,
+        kernel: KernelConfig | Mapping[str, Any] | None = None,
+        *,
         importance: bool = False,
         mix: bool = True,
-        **conv: Any,
     ) -> None:
         super().__init__()
-        if k % 2 == 0:
-            raise ValueError(f'a residual block needs an odd window, got k={k}')
+        layers = with_defaults(layers, LayerConfig(), 'layers')
+        kernel = with_defaults(kernel, KernelConfig(), 'kernel')
         self.group, self.in_channels, self.importance = group, c_in, importance
         kind = GroupConv2d if mix else PlanarConv2d
-        self.conv1 = kind(group, c_in, c_out, k, hidden=hidden, **conv)
-        self.norm1 = make_norm(norm, c_out)
-        self.conv2 = kind(group, c_out, c_out, k, hidden=hidden, **conv)
-        self.norm2 = make_norm(norm, c_out)
-        self.shortcut = None if c_in == c_out else kind(group, c_in, c_out, 1, hidden=hidden // 2, **conv)
+        options: dict[str, Any] = dict(padding_mode=layers.padding_mode, kernel=kernel)
+        self.conv1 = kind(group, c_in, c_out, layers.k, **options)
+        self.norm1 = make_norm(layers.norm, c_out)
+        self.conv2 = kind(group, c_out, c_out, layers.k, **options)
+        self.norm2 = make_norm(layers.norm, c_out)
+        self.shortcut = None
+        if c_in != c_out:
+            options['kernel'] = replace(kernel, hidden=kernel.hidden // 2)
+            self.shortcut = kind(group, c_in, c_out, 1, **options)
 
     def forward(self, x: Tensor, samples: GroupSamples) -> Tensor:
         """``(B, c_in, N, H, W)`` on ``samples`` -> ``(B, c_out, N, H, W)`` on the same."""
@@ -90,4 +81,5 @@ class GroupResBlock(EquivariantModule):
         return F.gelu(y + x)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x, samples)

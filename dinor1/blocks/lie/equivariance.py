@@ -118,7 +118,7 @@ def invariance_error(
 ) -> float:
     """Mean relative change of invariant features, ``|| Phi(L_h f; S') - Phi(f; S) || / || Phi(f; S) ||``.
 
-    With independent S and S', as at work, this holds Monte Carlo noise, which falls with the number of samples.
+    With independent S and S', as in use, this includes Monte Carlo noise, which falls with the number of samples.
 
     Args:
         response: Phi, from a map and samples to ``(B, C)``.
@@ -142,7 +142,7 @@ def invariance_error(
 
 
 class EquivariantModule(nn.Module):
-    """A layer that can say how well it keeps its law.
+    """A layer that can measure how well it keeps its law.
 
     Attributes:
         on_group: Whether its input is a map on the group, ``(B, C, N, H, W)``, or on the plane, ``(B, C, H, W)``.

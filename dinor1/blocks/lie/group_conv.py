@@ -20,22 +20,18 @@ class GroupConv2d(KernelConv):
 
     Args:
         *args: As in :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`.
-        group_width: Localise the kernel on H by ``exp(-|log S|^2 / (2 group_width^2))``, S of ``g^-1 g'``.
         compat_det_axis: Apply the i-th input sample's ``|det g'|^-1`` to the i-th output sample, as the published code
             does; only to compare with its numbers. Where both sets are the same this is ``|det g|^-1``, another kernel
             times ``|det g^-1 g'|``, and the law holds; where they are not, the output depends on the order of samples.
-        **kwargs: As in :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`.
+        **kwargs: As in :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`, ``group_width`` of
+            :class:`~dinor1.blocks.lie.KernelConfig` among them.
     """
 
     mixes = True
 
-    def __init__(
-        self, *args: Any, group_width: float | None = None, compat_det_axis: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, compat_det_axis: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if group_width is not None and not group_width > 0:
-            raise ValueError(f'group_width must be positive, got {group_width}')
-        self.group_width, self.compat_det_axis = group_width, compat_det_axis
+        self.compat_det_axis = compat_det_axis
 
     def kernel(self, g_in: Tensor, g_out_inv: Tensor) -> Tensor:
         """Masked kernel without the determinant of the measure.
@@ -92,4 +88,5 @@ class GroupConv2d(KernelConv):
         return out if self.bias is None else out + self.bias[:, None, None, None]
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x, samples.g, samples.g_inv)

@@ -1,5 +1,6 @@
 """The groups by name: rotations, scalings, SL(n), GL+(n); n = 2, and n = 3 without layers for images."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -102,17 +103,25 @@ def make_group(group: str | MatrixGroup, **options: Any) -> MatrixGroup:
     return GROUPS[group](**options)
 
 
-def plane_group(group: str | MatrixGroup, angle: Angle) -> MatrixGroup:
-    """A group of the plane by name, with an angle convention if it has angles; a group itself is passed on.
+def plane_group(group: str | Mapping[str, Any] | MatrixGroup, angle: Angle) -> MatrixGroup:
+    """A group of the plane.
+
+    Args:
+        group: Its name in :data:`GROUPS`; or a dict of its ``name`` and arguments of the class, such as
+            ``dict(name='gl2', angle='minus_pi_pi')``; or a group, which is passed on.
+        angle: Encoding of the angles if ``group`` does not say, see :func:`~dinor1.blocks.lie.encode_angle`.
 
     Raises:
         ValueError: no such group, or one of space.
     """
-    if isinstance(group, str):
-        planar = [name for name, kind in GROUPS.items() if kind not in (SO3, GLp3, SL3)]
-        if group not in planar:
-            raise ValueError(f'images need a group of the plane, one of {", ".join(planar)}; got {group!r}')
-        return make_group(group) if group == 'scale2' else make_group(group, angle=angle)
-    if group.n != 2:
-        raise ValueError(f'images need a group of the plane, got {group}')
-    return group
+    if isinstance(group, MatrixGroup):
+        if group.n != 2:
+            raise ValueError(f'images need a group of the plane, got {group}')
+        return group
+    options = dict(group) if isinstance(group, Mapping) else dict(name=group)
+    name = options.pop('name', None)
+    planar = [name for name, kind in GROUPS.items() if kind not in (SO3, GLp3, SL3)]
+    if name not in planar:
+        raise ValueError(f'images need a group of the plane, one of {", ".join(planar)}; got {name!r}')
+    # Scalings have no angle.
+    return make_group(name, **(options if name == 'scale2' else dict(angle=angle) | options))

@@ -12,19 +12,26 @@ Every layer commutes with the action of G on images and maps. On a pixel grid wi
 - good to Monte Carlo noise with independent samples.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dinor1.utils.dataclass_config import with_defaults
+
 from .checks import check_square, values_are_readable
+from .config import PADDING_MODES, KernelConfig, PaddingMode
 from .equivariance import EquivariantModule
-from .kernels import Kernel, SirenKernel, SplineKernel, window
-from .masks import MASKS, Mask, window_mask
+from .kernels import SirenKernel, SplineKernel, window
+from .masks import window_mask
 from .matrix_group import MatrixGroup
 
 
 class KernelConv(EquivariantModule):
-    """What the convolutions share: a kernel network on a window, and its mask.
+    """What the convolutions share: a continuous kernel on a window, and its mask.
 
     Args:
         group: H, of 2 x 2 matrices.
@@ -34,20 +41,17 @@ class KernelConv(EquivariantModule):
         padding: Pixels added around. Default: ``k // 2``, and none in a lifting, as published.
         stride: Of the window; above 1 the law holds for translations by multiples of it.
         bias: Whether a constant is added per channel.
-        hidden: Width of the kernel network.
-        w0: Its frequency.
-        mask: See :func:`~dinor1.blocks.lie.window_mask`; ``auto``, the published choice, is ``hard`` for groups of
-            determinant 1 and else ``smooth``, which covers the coordinates on H too. ``bump`` keeps the law best.
-        support_radius: Of the mask, in half windows.
         padding_mode: ``zeros``, or ``replicate``, which continues a constant background.
-        kernel: ``siren``, as published, or ``spline``, see :class:`~dinor1.blocks.lie.SplineKernel`.
-        knots: Of the spline; ``hidden`` and ``w0`` are the network's.
+        kernel: A :class:`~dinor1.blocks.lie.KernelConfig`, or a dict of its fields.
+        **kernel_fields: Fields of :class:`~dinor1.blocks.lie.KernelConfig` by name, such as ``w0=3.0``; they take
+            precedence over ``kernel``.
 
     Attributes:
         mixes: Whether the kernel reads two elements of H, of the input and of the output, besides the window.
         keeps_size: Whether the default padding does.
 
     Raises:
+        InputError: a keyword is no field of ``KernelConfig``.
         ValueError: an argument is out of range.
     """
 
@@ -63,17 +67,16 @@ class KernelConv(EquivariantModule):
         padding: int | None = None,
         stride: int = 1,
         bias: bool = False,
-        hidden: int = 60,
-        w0: float = 10.0,
-        mask: Mask | None = 'auto',
-        support_radius: float = 1.0,
-        padding_mode: str = 'zeros',
-        kernel: Kernel = 'siren',
-        knots: int = 3,
+        *,
+        padding_mode: PaddingMode = 'zeros',
+        kernel: KernelConfig | Mapping[str, Any] | None = None,
+        **kernel_fields: Any,
     ) -> None:
+        super().__init__()
         if padding is None:
             padding = k // 2 if self.keeps_size else 0
-        super().__init__()
+        kernel = with_defaults(kernel, KernelConfig(), 'kernel')
+        kernel = with_defaults(kernel_fields, kernel, type(self).__name__)
         if group.n != 2:
             raise ValueError(f'images need a group of 2 x 2 matrices, got {group}')
         if min(c_in, c_out, k, stride) < 1 or padding < 0:
@@ -81,28 +84,24 @@ class KernelConv(EquivariantModule):
                 'c_in, c_out, k and stride must be at least 1 and padding at least 0; '
                 f'got {c_in}, {c_out}, {k}, {stride} and {padding}'
             )
-        if mask is not None and mask not in MASKS:
-            raise ValueError(f'mask must be None or one of {", ".join(MASKS)}; got {mask!r}')
-        if not support_radius > 0:
-            raise ValueError(f'support_radius must be positive, got {support_radius}')
-        if padding_mode not in ('zeros', 'replicate'):
+        if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode must be 'zeros' or 'replicate', got {padding_mode!r}")
-        if mask == 'auto':
-            mask = 'hard' if group.unimodular_on_R2 else 'smooth'
+        if kernel.mask == 'auto':
+            kernel = replace(kernel, mask='hard' if group.unimodular_on_R2 else 'smooth')
         self.group, self.in_channels, self.out_channels = group, c_in, c_out
         self.k, self.padding, self.stride, self.padding_mode = k, padding, stride, padding_mode
-        self.mask, self.support_radius = mask, support_radius
-        if kernel not in ('siren', 'spline'):
-            raise ValueError(f"kernel must be 'siren' or 'spline', got {kernel!r}")
+        self.mask, self.support_radius = kernel.mask, kernel.support_radius
+        self.group_width = kernel.group_width if self.mixes else None
         d_in = 2 + group.dim if self.mixes else 2
         self.net = (
-            SirenKernel(d_in, c_in, c_out, k, hidden, w0=w0)
-            if kernel == 'siren'
-            else SplineKernel(d_in, c_in, c_out, knots)
+            SirenKernel(d_in, c_in, c_out, k, kernel.hidden, w0=kernel.w0)
+            if kernel.kind == 'siren'
+            else SplineKernel(d_in, c_in, c_out, kernel.knots)
         )
         self.bias = torch.nn.Parameter(torch.zeros(c_out)) if bias else None
 
     def extra_repr(self) -> str:
+        """Group, channels, window and mask."""
         return (
             f'{self.group}, {self.in_channels}, {self.out_channels}, k={self.k}, padding={self.padding}, '
             f'stride={self.stride}, mask={self.mask!r}, support_radius={self.support_radius}'

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Kernel = Literal['siren', 'spline']
+KERNELS: tuple[Kernel, ...] = ('siren', 'spline')
 
 
 def window(k: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
@@ -67,6 +68,7 @@ class SirenKernel(nn.Module):
         self.reset_parameters()
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'd_in={self.d_in}, c_in={self.c_in}, c_out={self.c_out}, w0={self.w0}'
 
     @torch.no_grad()
@@ -84,6 +86,7 @@ class SirenKernel(nn.Module):
         self.final.bias.zero_()
 
     def forward(self, z: Tensor) -> Tensor:
+        """``(..., d_in)`` -> ``(..., c_out * c_in)``."""
         for layer in self.sines:
             z = torch.sin(self.w0 * layer(z))
         return self.final(z)
@@ -117,6 +120,7 @@ class SplineKernel(nn.Module):
         self.reset_parameters()
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'd_in={self.d_in}, c_in={self.c_in}, c_out={self.c_out}, knots={self.knots}, width={self.width}'
 
     @torch.no_grad()
@@ -125,6 +129,7 @@ class SplineKernel(nn.Module):
         self.weight.normal_(std=1 / math.sqrt(self.c_in * self.knots**2))
 
     def forward(self, z: Tensor) -> Tensor:
+        """``(..., d_in)`` -> ``(..., c_out * c_in)``."""
         points = window(self.knots, z.dtype, z.device)[0, :, 0]
         # In units of the distance between knots.
         along = (z[..., :2, None] - points) * (self.knots / 2)

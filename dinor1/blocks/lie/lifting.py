@@ -47,4 +47,5 @@ class LiftingConv2d(KernelConv):
         return out if self.bias is None else out + self.bias[:, None, None, None]
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x, samples.g_inv)

@@ -228,9 +228,9 @@ class MatrixGroup:
         Args:
             n: Number of elements.
             generator: Source of the random numbers, on ``device``; None for torch's own.
-            rot: How rotations are spread, see :func:`~dinor1.blocks.lie.sample_angles`. None: ``equidistant`` for n = 2, the
-                published choice, and ``haar`` for n = 3. ``sobol`` takes angles and stretches together from a scrambled
-                Sobol' sequence, which covers the group more evenly than independent draws; n = 2 only.
+            rot: How rotations are spread, see :func:`~dinor1.blocks.lie.sample_angles`. None: ``equidistant`` for
+                n = 2, the published choice, and ``haar`` for n = 3. ``sobol`` takes angles and stretches together from
+                a scrambled Sobol' sequence, which covers the group more evenly than independent draws; n = 2 only.
             rot_bound: Share of the full turn, (0, 1]. Below 1 the samples cover no subgroup.
             spd_var: Variance of the coordinates of ``log S``; those of ``log P`` have a quarter of it.
             importance: Weights that make ``sum_i w_i f(g_i)`` an unbiased estimate of the Haar integral of f, with

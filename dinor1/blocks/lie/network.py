@@ -1,8 +1,8 @@
-"""An image classifier that no affine map of the group confuses, as far as its samples go.
+"""An image classifier that is invariant under a group of affine maps, up to its samples.
 
 The network of Mironenco and Forre, arXiv 2310.11366, read from their public code: lifting, residual blocks, a last
-group convolution, and a maximum over the group and space. Two differences, both in favour of the law: the last
-convolution is told the samples that its input really lives on, and the determinant stands at the input's samples.
+group convolution, and a maximum over the group and space. There are two differences, which the law needs: the last
+convolution gets the samples that its input really lives on, and the determinant is that of the input's samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import GroupResBlock, Norm, convolve, make_norm
+from dinor1.utils.dataclass_config import with_defaults
+
+from .blocks import GroupResBlock, convolve
+from .config import KernelConfig, LayerConfig, SamplingConfig, StemConfig
 from .equivariance import invariance_error, smooth_images, standard_elements
 from .group_conv import GroupConv2d
 from .groups import plane_group
-from .kernels import Kernel
 from .lifting import LiftingConv2d
-from .masks import Mask
 from .matrix_group import MatrixGroup
+from .norm import make_norm
 from .planar_conv import PlanarConv2d
 from .pooling import GroupPool, SpatialMaxPool
-from .rotations import Angle, Spread
 from .sampler import GroupSampler, Resample
 from .samples import GroupSamples
-
-Mixing = Literal['all', 'last', 'none']
 
 
 class NetworkSamples(NamedTuple):
@@ -54,7 +53,8 @@ class AffineEquivariantNet(nn.Module):
     With the defaults and 1 input channel it is the published network: 339,102 parameters (sl2) or 339,282 (gl2).
 
     Args:
-        group: ``sl2``, ``gl2`` or another of :data:`~dinor1.blocks.lie.GROUPS` for the plane, or a group.
+        group: ``sl2``, ``gl2`` or another of :data:`~dinor1.blocks.lie.GROUPS` for the plane; a dict of its ``name``
+            and arguments, such as ``angle``, see :func:`~dinor1.blocks.lie.encode_angle`; or a group.
         in_channels: Channels of the images.
         width: Channels of the maps, or one number per depth.
         depth: Number of widths; there are ``depth - 1`` residual blocks.
@@ -62,40 +62,24 @@ class AffineEquivariantNet(nn.Module):
         num_classes: Length of the logits; None: no head, :meth:`forward` gives the pooled features.
         head: Hidden width of the head.
         dropout: In the head.
-        resample: When samples are drawn: ``always``, ``train`` or ``never``, see :class:`~dinor1.blocks.lie.GroupSampler`.
+        resample: When samples are drawn: ``always``, ``train`` or ``never``, see
+            :class:`~dinor1.blocks.lie.GroupSampler`.
         seed: Of the samples; None draws one.
-        k: Window size of the group convolutions.
-        stem_k: Window size of the lifting; None: k.
-        stem_stride: Stride of the lifting.
-        stem_padding: Padding of the lifting. Where the background is not 0, padding shows the network a frame.
-        kernel: ``siren``, as published, or ``spline``, see :mod:`dinor1.blocks.lie.kernels`.
-        hidden: Width of the kernel networks.
-        w0: Their frequency.
-        knots: Of the splines.
-        mask: See :func:`~dinor1.blocks.lie.window_mask`.
-        support_radius: Of the mask.
-        padding_mode: ``zeros`` or ``replicate``.
-        norm: ``layer`` or ``batch``.
-        angle: See :func:`~dinor1.blocks.lie.encode_angle`.
-        rot: Spread of the samples' rotations.
-        rot_bound: Share of the full turn that they cover.
-        spd_var: Variance of the samples' stretch.
-        importance: Weights for an unbiased Haar integral; needs ``group_width``.
-        group_width: Localisation of the kernels on H.
-        share_samples: Use one set of samples in all layers.
+        stem: The lifting, a :class:`~dinor1.blocks.lie.StemConfig` or a dict of its fields.
+        layers: The group convolutions and the norms, a :class:`~dinor1.blocks.lie.LayerConfig` or a dict.
+        kernel: The kernels of all convolutions, a :class:`~dinor1.blocks.lie.KernelConfig` or a dict.
+        sampling: The distribution of the samples, a :class:`~dinor1.blocks.lie.SamplingConfig` or a dict.
         pool: How the maxima over space of the samples become one number per channel: their ``max``, as published, or
             their ``mean``.
-        n_test_samples: Samples in evaluation, None: ``n_samples``. Only without mixing, where no sum changes with it.
-        mixing: Where samples mix: in ``all`` group convolutions, as published; in the ``last`` one; in ``none``, where
-            they meet in the pooling alone and share one set, see :class:`~dinor1.blocks.lie.PlanarConv2d`.
 
     Raises:
-        ValueError: an argument is out of range.
+        InputError: a dict has an unknown key.
+        ValueError: an argument is out of range, or two do not fit together.
     """
 
     def __init__(
         self,
-        group: str | MatrixGroup = 'sl2',
+        group: str | Mapping[str, Any] | MatrixGroup = 'sl2',
         in_channels: int = 1,
         width: int | Sequence[int] = 40,
         depth: int = 2,
@@ -106,81 +90,52 @@ class AffineEquivariantNet(nn.Module):
         resample: Resample = 'always',
         seed: int | None = None,
         *,
-        k: int = 5,
-        stem_k: int | None = None,
-        stem_stride: int = 1,
-        stem_padding: int = 0,
-        kernel: Kernel = 'siren',
-        hidden: int = 60,
-        w0: float = 10.0,
-        knots: int = 3,
-        mask: Mask | None = 'auto',
-        support_radius: float = 1.0,
-        padding_mode: str = 'zeros',
-        norm: Norm = 'layer',
-        angle: Angle = 'zero_two_pi',
-        rot: Spread | None = None,
-        rot_bound: float = 1.0,
-        spd_var: float = 0.1,
-        importance: bool = False,
-        group_width: float | None = None,
-        share_samples: bool = False,
+        stem: StemConfig | Mapping[str, Any] | None = None,
+        layers: LayerConfig | Mapping[str, Any] | None = None,
+        kernel: KernelConfig | Mapping[str, Any] | None = None,
+        sampling: SamplingConfig | Mapping[str, Any] | None = None,
         pool: Literal['max', 'mean'] = 'max',
-        n_test_samples: int | None = None,
-        mixing: Mixing = 'all',
     ) -> None:
         super().__init__()
-        group = plane_group(group, angle)
+        # Settings, from dicts and defaults.
+        group = plane_group(group, 'zero_two_pi')
+        stem = with_defaults(stem, StemConfig(), 'stem')
+        layers = with_defaults(layers, LayerConfig(), 'layers')
+        kernel = with_defaults(kernel, KernelConfig(), 'kernel')
+        sampling = with_defaults(sampling, SamplingConfig(), 'sampling')
+        sampling.check_kernel(kernel)
         widths = [width] * depth if isinstance(width, int) else list(width)
         if not widths or len(widths) != depth:
             raise ValueError(f'width must be one number or {depth}, one per depth; got {width}')
-        if importance and group_width is None:
-            raise ValueError('importance weights have a finite variance only with group_width below sqrt(2 spd_var)')
-        if mixing not in ('all', 'last', 'none'):
-            raise ValueError(f"mixing must be 'all', 'last' or 'none', got {mixing!r}")
-        if mixing == 'none' and (importance or group_width is not None):
-            raise ValueError("mixing='none' sums over no samples: leave out importance and group_width")
         if pool not in ('max', 'mean'):
             raise ValueError(f"pool must be 'max' or 'mean', got {pool!r}")
-        if n_test_samples is not None and mixing != 'none':
-            raise ValueError("n_test_samples needs mixing='none': sums over samples grow with their number")
-        share_samples = share_samples or mixing == 'none'
-        self.group, self.importance, self.share_samples = group, importance, share_samples
-        options: dict[str, Any] = dict(
-            kernel=kernel,
-            hidden=hidden,
-            w0=w0,
-            knots=knots,
-            mask=mask,
-            support_radius=support_radius,
-            padding_mode=padding_mode,
-        )
-        # Only layers that see two elements at once have a width on the group.
-        mixed = options | dict(group_width=group_width)
-        sampling: dict[str, Any] = dict(rot=rot, rot_bound=rot_bound, spd_var=spd_var, importance=importance)
-        self.first_sampler = GroupSampler(group, n_samples, resample, seed, 0, n_test_samples, **sampling)
-        if not share_samples:
-            seed = int(self.first_sampler.state[0])
-            self.last_sampler = GroupSampler(group, n_samples, resample, seed, layer=1, **sampling)
 
+        # Samples: one set for the residual blocks, and unless they are shared, one for the last convolution.
+        self.group, self.importance = group, sampling.importance
+        self.share_samples = sampling.shared or sampling.mixing == 'none'
+        distribution = sampling.distribution
+        self.first_sampler = GroupSampler(group, n_samples, resample, seed, 0, sampling.n_test, **distribution)
+        if not self.share_samples:
+            seed = int(self.first_sampler.state[0])
+            self.last_sampler = GroupSampler(group, n_samples, resample, seed, layer=1, **distribution)
+
+        # Layers.
+        options: dict[str, Any] = dict(padding_mode=layers.padding_mode, kernel=kernel)
         self.stem = LiftingConv2d(
-            group, in_channels, widths[0], stem_k or k, stem_padding, stride=stem_stride, **options
+            group, in_channels, widths[0], stem.k or layers.k, stem.padding, stride=stem.stride, **options
         )
-        self.stem_norm = make_norm(norm, widths[0])
+        self.stem_norm = make_norm(layers.norm, widths[0])
         self.blocks = nn.ModuleList(
-            GroupResBlock(group, a, b, k, norm, importance=importance, **mixed)
-            if mixing == 'all'
-            else GroupResBlock(group, a, b, k, norm, mix=False, **options)
+            GroupResBlock(
+                group, a, b, layers, kernel, importance=sampling.importance, mix=sampling.mixing == 'all'
+            )
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.pool_norm = make_norm(norm, widths[-1])
+        self.pool_norm = make_norm(layers.norm, widths[-1])
         self.pool = SpatialMaxPool(2)
-        self.last = (
-            PlanarConv2d(group, widths[-1], widths[-1], k, padding=0, **options)
-            if mixing == 'none'
-            else GroupConv2d(group, widths[-1], widths[-1], k, padding=0, **mixed)
-        )
-        self.last_norm = make_norm(norm, widths[-1])
+        last = PlanarConv2d if sampling.mixing == 'none' else GroupConv2d
+        self.last = last(group, widths[-1], widths[-1], layers.k, padding=0, **options)
+        self.last_norm = make_norm(layers.norm, widths[-1])
         self.group_pool = GroupPool('max' if pool == 'max' else 'max_mean', 'all')
         self.head = make_head(widths[-1], head, dropout, num_classes)
 
@@ -241,7 +196,7 @@ class AffineEquivariantNet(nn.Module):
 
         Args:
             elements: Group elements by name, ``(2, 2)`` each. Default: :func:`~dinor1.blocks.lie.standard_elements`.
-            transport: Move the samples with the image; else both sides draw their own, as at work.
+            transport: Move the samples with the image; else both sides draw their own, as in use.
             size: Side of the smooth random images.
             num_images: How many.
             repeats: Draws to average over.

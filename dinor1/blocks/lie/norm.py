@@ -5,11 +5,16 @@ The action of G only moves values within a channel, over space and samples. So a
 and shift are one number per channel. Statistics per sample, or per position, would not.
 """
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .equivariance import EquivariantModule
 from .samples import GroupSamples
+
+Norm = Literal['layer', 'batch']
+NORMS: tuple[Norm, ...] = ('layer', 'batch')
 
 
 def _check_map(x: Tensor, layer: str) -> None:
@@ -34,6 +39,7 @@ class GroupLayerNorm(EquivariantModule):
         self.eps = eps
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'eps={self.eps}'
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,6 +48,7 @@ class GroupLayerNorm(EquivariantModule):
         return F.layer_norm(x, x.shape[1:], eps=self.eps)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x)
 
 
@@ -68,4 +75,16 @@ class GroupBatchNorm(EquivariantModule):
         return self.norm(x)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x)
+
+
+def make_norm(norm: Norm, num_channels: int) -> GroupLayerNorm | GroupBatchNorm:
+    """``layer``, the published choice, or ``batch``.
+
+    Raises:
+        ValueError: another name.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be 'layer' or 'batch', got {norm!r}")
+    return GroupLayerNorm() if norm == 'layer' else GroupBatchNorm(num_channels)

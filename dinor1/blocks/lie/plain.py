@@ -1,26 +1,35 @@
 """The plain convolutional network that the equivariant one is compared with: same layout, ordinary convolutions."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinor1.utils.dataclass_config import with_defaults
+
+from .config import LayerConfig, StemConfig
 from .network import make_head
+from .norm import Norm
 
 
-class _JointLayerNorm(nn.Module):
+class JointLayerNorm(nn.Module):
     """Layer norm over (C, H, W) together, without parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` -> the same shape."""
         return F.layer_norm(x, x.shape[1:])
 
 
-def _norm(norm: str, num_channels: int) -> nn.Module:
-    if norm not in ('layer', 'batch'):
-        raise ValueError(f"norm must be 'layer' or 'batch', got {norm!r}")
-    return _JointLayerNorm() if norm == 'layer' else nn.BatchNorm2d(num_channels)
+def make_plane_norm(norm: Norm, num_channels: int) -> nn.Module:
+    """The counterpart of :func:`~dinor1.blocks.lie.norm.make_norm` for images: ``layer`` or ``batch``."""
+    return JointLayerNorm() if norm == 'layer' else nn.BatchNorm2d(num_channels)
 
 
 class PlainConvNet(nn.Module):
-    """Classifier with the layout of :class:`~dinor1.blocks.lie.AffineEquivariantNet`; equivariant under translations alone.
+    """Classifier with the layout of :class:`~dinor1.blocks.lie.AffineEquivariantNet`.
+
+    It is equivariant under translations alone.
 
     Args:
         in_channels: Channels of the images.
@@ -29,15 +38,15 @@ class PlainConvNet(nn.Module):
         num_classes: Length of the logits; None: no head, the result is the pooled features.
         head: Hidden width of the head.
         dropout: In the head.
-        k: Window size, odd.
-        stem_k: Window size of the first convolution; None: k.
-        stem_stride: Its stride.
-        stem_padding: Its padding.
-        padding_mode: ``zeros`` or ``replicate``, in the residual blocks.
-        norm: ``layer`` or ``batch``.
+        stem: The first convolution, a :class:`~dinor1.blocks.lie.StemConfig` or a dict of its fields.
+        layers: The other convolutions and the norms, a :class:`~dinor1.blocks.lie.LayerConfig` or a dict.
 
     Shape:
         ``(B, in_channels, H, W)`` -> ``(B, num_classes)``.
+
+    Raises:
+        InputError: a dict has an unknown key.
+        ValueError: a value is out of range.
     """
 
     def __init__(
@@ -49,34 +58,32 @@ class PlainConvNet(nn.Module):
         head: int = 256,
         dropout: float = 0.3,
         *,
-        k: int = 5,
-        stem_k: int | None = None,
-        stem_stride: int = 1,
-        stem_padding: int = 0,
-        padding_mode: str = 'zeros',
-        norm: str = 'layer',
+        stem: StemConfig | Mapping[str, Any] | None = None,
+        layers: LayerConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if k % 2 == 0:
-            raise ValueError(f'a residual block needs an odd window, got k={k}')
+        stem = with_defaults(stem, StemConfig(), 'stem')
+        layers = with_defaults(layers, LayerConfig(), 'layers')
 
-        def conv(c_in: int, size: int, padding: int, stride: int = 1) -> nn.Conv2d:
-            return nn.Conv2d(
-                c_in, width, size, stride, padding, bias=False, padding_mode=padding_mode if padding else 'zeros'
-            )
+        def conv(c_in: int, k: int, padding: int, stride: int = 1) -> nn.Conv2d:
+            padding_mode = layers.padding_mode if padding else 'zeros'
+            return nn.Conv2d(c_in, width, k, stride, padding, bias=False, padding_mode=padding_mode)
 
-        self.stem = nn.Sequential(conv(in_channels, stem_k or k, stem_padding, stem_stride), _norm(norm, width))
+        def norm() -> nn.Module:
+            return make_plane_norm(layers.norm, width)
+
+        k = layers.k
+        self.stem = nn.Sequential(conv(in_channels, stem.k or k, stem.padding, stem.stride), norm())
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                conv(width, k, k // 2), _norm(norm, width), nn.GELU(), conv(width, k, k // 2), _norm(norm, width)
-            )
+            nn.Sequential(conv(width, k, k // 2), norm(), nn.GELU(), conv(width, k, k // 2), norm())
             for _ in range(depth - 1)
         )
-        self.pool_norm = _norm(norm, width)
-        self.last = nn.Sequential(conv(width, k, 0), _norm(norm, width))
+        self.pool_norm = norm()
+        self.last = nn.Sequential(conv(width, k, 0), norm())
         self.head = make_head(width, head, dropout, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)``, or without a head the pooled features."""
         y = F.gelu(self.stem(x))
         for block in self.blocks:
             y = F.gelu(F.gelu(block(y)) + y)

@@ -12,10 +12,10 @@ from .sym2 import det2
 class PlanarConv2d(KernelConv):
     """On the group: ``(k * f)(x, g) = |det g|^-1 int f(x', g) k(g^-1 (x' - x)) dx'``.
 
-    The kernel of :class:`~dinor1.blocks.lie.GroupConv2d` with a delta function on H in place of a continuous one, hence with
-    no sum over samples: no Monte Carlo error, cost N instead of N^2, and any number of samples in tests. Samples meet
-    in :class:`~dinor1.blocks.lie.GroupPool` only. A network of these layers gives at g what an ordinary one gives for the
-    image ``L_g^-1 f``. It is not in the published network; what it is for, docs/lie_groups.md measures.
+    The kernel of :class:`~dinor1.blocks.lie.GroupConv2d` with a delta function on H in place of a continuous one, hence
+    with no sum over samples: no Monte Carlo error, cost N instead of N^2, and any number of samples in tests. Samples
+    meet in :class:`~dinor1.blocks.lie.GroupPool` only. A network of these layers gives at g what an ordinary one gives
+    for the image ``L_g^-1 f``. It is not in the published network; docs/lie_groups.md measures what it contributes.
 
     Law: ``Phi(L_h f)(x, g) = Phi(f)(h^-1 x, h^-1 g)`` for every h of the group.
 
@@ -58,4 +58,5 @@ class PlanarConv2d(KernelConv):
         return out if self.bias is None else out + self.bias[:, None, None, None]
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x, samples.g_inv)

@@ -27,6 +27,7 @@ class SpatialMaxPool(EquivariantModule):
         self.check_size = 20 * kernel_size
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'kernel_size={self.kernel_size}'
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,6 +39,7 @@ class SpatialMaxPool(EquivariantModule):
         return F.max_pool2d(x.flatten(1, 2), self.kernel_size).unflatten(1, x.shape[1:3])
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x)
 
 
@@ -68,6 +70,7 @@ class GroupPool(EquivariantModule):
         self.reduce, self.dims = reduce, dims
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'reduce={self.reduce!r}, dims={self.dims!r}'
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,4 +83,5 @@ class GroupPool(EquivariantModule):
         return x.amax(axes) if self.reduce == 'max' else x.mean(axes)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x)

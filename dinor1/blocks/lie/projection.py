@@ -48,4 +48,5 @@ class ProjectConv2d(KernelConv):
         return out if self.bias is None else out + self.bias[:, None, None]
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
+        """The layer with input and output on the same samples."""
         return self(x, samples.g_inv)

@@ -13,14 +13,14 @@ Resample = Literal['always', 'train', 'never']
 RESAMPLE: tuple[Resample, ...] = ('always', 'train', 'never')
 
 # Validation between two training steps must not change the samples of the second.
-_TRAIN, _EVAL = 0, 1
+TRAIN, EVAL = 0, 1
 
 
 class GroupSampler(nn.Module):
     """Draws the samples of one layer, step by step.
 
     The draw is a function of (seed, layer, step, training or not) alone, so that replicas that count the same steps
-    agree without a word between them. The counters are saved with the weights: a resumed run goes on as it would have.
+    agree without communication. The counters are saved with the weights: a resumed run continues with the same draws.
 
     Args:
         group: Group to draw from.
@@ -59,9 +59,10 @@ class GroupSampler(nn.Module):
         self._seed, self._steps = seed, [0, 0]
         self.register_buffer('state', torch.tensor([seed, 0, 0]))
         self._fixed: dict[torch.device, GroupSamples] = {}
-        self.draw(0, _EVAL)  # bad options fail here, not in the first forward
+        self.draw(0, EVAL)  # bad options fail here, not in the first forward
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{self.group}, n={self.n}, resample={self.resample!r}, seed={self._seed}, layer={self.layer}'
 
     @torch.compiler.disable
@@ -70,18 +71,18 @@ class GroupSampler(nn.Module):
         device = self.state.device
         if self.resample == 'never' or (self.resample == 'train' and not self.training):
             if device not in self._fixed:
-                self._fixed[device] = self.draw(0, _EVAL).to(device)
+                self._fixed[device] = self.draw(0, EVAL).to(device)
             return self._fixed[device]
-        mode = _TRAIN if self.training else _EVAL
+        mode = TRAIN if self.training else EVAL
         samples = self.draw(self._steps[mode], mode)
         self._steps[mode] += 1
         self.state[1 + mode] += 1
         return samples.to(device, non_blocking=True)
 
-    def draw(self, step: int, mode: int = _TRAIN) -> GroupSamples:
-        """The samples of one step, on the CPU; changes nothing."""
+    def draw(self, step: int, mode: int = TRAIN) -> GroupSamples:
+        """The samples of one step, on the CPU; changes nothing. ``mode`` is :data:`TRAIN` or :data:`EVAL`."""
         generator = torch.Generator().manual_seed(_mix(self._seed, self.layer, step, mode))
-        n = self.n_test if mode == _EVAL else self.n
+        n = self.n_test if mode == EVAL else self.n
         # Decompositions of matrices know no half precision, and samples are exact or useless.
         with torch.autocast('cpu', enabled=False):
             return self.group.sample(n, generator, dtype=torch.float32, **self.options)
@@ -93,11 +94,11 @@ class GroupSampler(nn.Module):
         self._fixed.clear()
 
     def host_state(self) -> tuple[int, ...]:
-        """Draws so far, in training and in evaluation, to go back to; the buffer is the caller's to put back."""
+        """Draws so far, in training and in evaluation, for :meth:`set_host_state`; the buffer is not included."""
         return tuple(self._steps)
 
     def set_host_state(self, state: tuple[int, ...]) -> None:
-        """Go on as after the draws of :meth:`host_state`."""
+        """Continue after the draws of :meth:`host_state`."""
         self._steps = list(state)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -114,7 +115,7 @@ def resample(model: nn.Module, seed: int) -> None:
 
 
 def _common_seed() -> int:
-    """From torch's generator, which may differ between processes; replicas with seeds of their own would be others."""
+    """A seed from torch's generator, the same on all processes, whose generators may differ."""
     seed = [int(torch.randint(2**31, ()))]
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(seed)

@@ -1,4 +1,4 @@
-"""Completing a graph: the edges that a link predictor believes in and the graph does not have."""
+"""Completing a graph: edges that a link predictor finds probable and the graph does not have."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -3,11 +3,10 @@
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dinor1.blocks.nfe import TripleDataset, with_reciprocals
 from dinor1.registry import DATASETS
 from dinor1.utils.errors import InputError
 
-from .triples import SPLITS, find_file
+from .triples import SPLITS, TripleDataset, find_file, with_reciprocals
 
 
 @DATASETS.register_module()

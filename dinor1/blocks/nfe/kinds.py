@@ -79,7 +79,7 @@ class Kind(ABC):
         return entity[..., entity.shape[-1] // self.parts :].abs()
 
 
-class _Distance(Kind):
+class Distance(Kind):
     """``gamma`` minus a squared Euclidean distance; subclasses say between what."""
 
     @abstractmethod
@@ -91,31 +91,36 @@ class _Distance(Kind):
         """Coordinates of t(Z)."""
 
     def score(self, head: Tensor, relation: Tensor, tail: Tensor, gamma: float) -> Tensor:
+        """See :meth:`Kind.score`."""
         return gamma - (self.source(head, relation) - self.target(tail)).square().sum(-1)
 
     def query(self, head: Tensor, relation: Tensor, gamma: float) -> Features:
+        """See :meth:`Kind.query`."""
         source = self.source(head, relation)
         return Features(2 * source, gamma - source.square().sum(-1))
 
     def key(self, tail: Tensor) -> Features:
+        """See :meth:`Kind.key`."""
         target = self.target(tail)
         return Features(target, -target.square().sum(-1))
 
 
-class Affine(_Distance):
+class Affine(Distance):
     """NFE-1: affine maps, compared by Wasserstein distance."""
 
     def source(self, head: Tensor, relation: Tensor) -> Tensor:
+        """See :meth:`Distance.source`."""
         mean, slope = head.chunk(2, -1)
         shift, scale = relation.chunk(2, -1)
         return torch.cat([scale * mean + shift, (scale * slope).abs()], -1)
 
     def target(self, tail: Tensor) -> Tensor:
+        """See :meth:`Distance.target`."""
         mean, slope = tail.chunk(2, -1)
         return torch.cat([mean, slope.abs()], -1)
 
 
-class PiecewiseLinear(_Distance):
+class PiecewiseLinear(Distance):
     """NFE-2: maps with a kink at 0, compared by Wasserstein distance.
 
     Args:
@@ -132,6 +137,7 @@ class PiecewiseLinear(_Distance):
         self.exact_sign = exact_sign
 
     def source(self, head: Tensor, relation: Tensor) -> Tensor:
+        """See :meth:`Distance.source`."""
         mean, left, right = head.chunk(3, -1)
         shift, scale = relation.chunk(2, -1)
         if self.exact_sign:
@@ -140,6 +146,7 @@ class PiecewiseLinear(_Distance):
         return self._coordinates(scale * mean + shift, (scale * left).abs(), (scale * right).abs())
 
     def target(self, tail: Tensor) -> Tensor:
+        """See :meth:`Distance.target`."""
         mean, left, right = tail.chunk(3, -1)
         return self._coordinates(mean, left.abs(), right.abs())
 
@@ -157,6 +164,7 @@ class GaussianKL(Kind):
     """
 
     def score(self, head: Tensor, relation: Tensor, tail: Tensor, gamma: float) -> Tensor:
+        """See :meth:`Kind.score`."""
         mean, spread = self._source(head, relation)
         tail_mean, tail_slope = tail.chunk(2, -1)
         tail_spread = F.softplus(tail_slope)
@@ -165,11 +173,13 @@ class GaussianKL(Kind):
         return gamma - kl.sum(-1)
 
     def query(self, head: Tensor, relation: Tensor, gamma: float) -> Features:
+        """See :meth:`Kind.query`."""
         mean, spread = self._source(head, relation)
         vector = torch.cat([spread.square() + mean.square(), mean], -1)
         return Features(vector, gamma + (spread.log() + 0.5).sum(-1))
 
     def key(self, tail: Tensor) -> Features:
+        """See :meth:`Kind.key`."""
         mean, slope = tail.chunk(2, -1)
         spread = F.softplus(slope)
         precision = spread.square().reciprocal()
@@ -177,6 +187,7 @@ class GaussianKL(Kind):
         return Features(vector, -(spread.log() + mean.square() * precision / 2).sum(-1))
 
     def scale(self, entity: Tensor) -> Tensor:
+        """See :meth:`Kind.scale`."""
         return F.softplus(entity.chunk(2, -1)[1])
 
     @staticmethod
@@ -186,39 +197,45 @@ class GaussianKL(Kind):
         return scale * mean + shift, F.softplus(scale) * F.softplus(slope)
 
 
-class MeanOnly(_Distance):
+class MeanOnly(Distance):
     """NFE without uncertainty: the slopes are there and unused, as in the release."""
 
     slopes = False
 
     def source(self, head: Tensor, relation: Tensor) -> Tensor:
+        """See :meth:`Distance.source`."""
         shift, scale = relation.chunk(2, -1)
         return scale * head.chunk(2, -1)[0] + shift
 
     def target(self, tail: Tensor) -> Tensor:
+        """See :meth:`Distance.target`."""
         return tail.chunk(2, -1)[0]
 
 
-class SlopeOnly(_Distance):
+class SlopeOnly(Distance):
     """NFE-1 with the means left out: the means and shifts are there and unused, as in the release."""
 
     def source(self, head: Tensor, relation: Tensor) -> Tensor:
+        """See :meth:`Distance.source`."""
         return (relation.chunk(2, -1)[1] * head.chunk(2, -1)[1]).abs()
 
     def target(self, tail: Tensor) -> Tensor:
+        """See :meth:`Distance.target`."""
         return tail.chunk(2, -1)[1].abs()
 
 
-class TransE(_Distance):
+class TransE(Distance):
     """Bordes et al., NeurIPS 2013, Eq. (1) with squared distance, over the whole row of width 2d."""
 
     affine = 'shift'
     slopes = False
 
     def source(self, head: Tensor, relation: Tensor) -> Tensor:
+        """See :meth:`Distance.source`."""
         return head + relation
 
     def target(self, tail: Tensor) -> Tensor:
+        """See :meth:`Distance.target`."""
         return tail
 
 
@@ -229,13 +246,16 @@ class DistMult(Kind):
     slopes = False
 
     def score(self, head: Tensor, relation: Tensor, tail: Tensor, gamma: float) -> Tensor:
+        """See :meth:`Kind.score`."""
         return (head * relation * tail).sum(-1)
 
     def query(self, head: Tensor, relation: Tensor, gamma: float) -> Features:
+        """See :meth:`Kind.query`."""
         product = head * relation
         return Features(product, product.new_zeros(product.shape[:-1]))
 
     def key(self, tail: Tensor) -> Features:
+        """See :meth:`Kind.key`."""
         return Features(tail, tail.new_zeros(tail.shape[:-1]))
 
 

@@ -7,11 +7,11 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from dinor1.blocks.nfe import NFE, filtered_ranks
 from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
 
-from .ranking import TIES
+from .nfe import NFE
+from .ranking import TIES, filtered_ranks
 
 
 @MODELS.register_module()

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from mmengine.evaluator import BaseMetric
 
-from dinor1.blocks.nfe import ranking_metrics
 from dinor1.registry import METRICS
+
+from .ranking import ranking_metrics
 
 
 @METRICS.register_module()

@@ -82,6 +82,7 @@ class NFE(nn.Module):
             self.feature_flow.reset_parameters()
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return (
             f'{self.num_entities} entities, {self.num_relations} relations, dim={self.dim}, kind={self.kind!r}, '
             f'gamma={self.gamma}'
@@ -102,7 +103,7 @@ class NFE(nn.Module):
             ``(B,)``, unbounded; its sigmoid is the probability that the loss fits.
 
         Raises:
-            ValueError: a number is out of range. (Looked at on the CPU only: on a GPU it would cost a wait.)
+            ValueError: a number is out of range. (Checked on the CPU only: on a GPU it would cost a synchronisation.)
         """
         return self.flow.score(self._entities(h), self._relations(r), self._entities(t), self.gamma)
 

@@ -1,4 +1,4 @@
-"""What tracing finds out about a model: sources, the values that are sums of them, and who reads them.
+"""The result of tracing a model: sources, the values that are sums of them, and what reads them.
 
 A value is described by its *sources*: the linear layers, embeddings, free parameters and norms that it is a sum of. To
 know where its channels are after views, transpositions, windows and padding, it has a *shadow* of the same shape, which
@@ -22,7 +22,7 @@ class Use:
         kind: ``linear`` and ``norm``: read along intact channels by a linear map, by a norm over its full width.
             ``scale``: multiplied by a vector of parameters. ``sum``: added to, or joined with, something else.
             ``output``: returned by the model. ``other``: anything else.
-        what: The reader, for people.
+        what: Description of the reader, for messages.
         name: Name of the reading module, where it is one.
         alone: Whether the value that was read is this source and nothing else, not even scaled.
         padded: Whether zeros were padded to it.
@@ -65,7 +65,7 @@ class Value:
         sources: What it is a sum of.
         shadow: See the module's text; the tensor's shape, float64.
         scaled: Whether positions were multiplied by factors.
-        padded: Whether it went through padding with zeros, were it by none: another input may need some.
+        padded: Whether it went through padding with zeros, even of width 0: another input may need more.
     """
 
     sources: frozenset[Source]
@@ -115,7 +115,7 @@ class Trace:
         return self.sources.get(('norm', name))
 
     def loose_use(self, name: str) -> str | None:
-        """Who reads a parameter of the module ``name`` behind its back, as ``F.linear(x, embedding.weight)`` does."""
+        """What reads a parameter of the module ``name`` without calling it, as ``F.linear(x, table.weight)`` does."""
         for (kind, parameter), source in self.sources.items():
             if kind == 'parameter' and parameter.rpartition('.')[0] == name and source.uses:
                 return source.uses[0].what

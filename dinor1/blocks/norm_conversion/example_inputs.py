@@ -1,4 +1,4 @@
-"""Inputs to run a model on while it is converted, and the proof that a conversion changed nothing."""
+"""Example inputs for tracing a model, and the check that a conversion did not change its outputs."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -121,7 +121,7 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
             return float('inf')
         if a.numel() and a.is_floating_point():
             if not bool(a.isfinite().any()):
-                return float('inf')  # proves nothing
+                return float('inf')  # nothing to compare
             same = (a == b) | (a.isnan() & b.isnan())  # masks hold infinities
             error = torch.where(same, 0, (a - b).abs()).max() / a[a.isfinite()].abs().max().clamp(min=1e-12)
             worst = max(worst, float('inf') if bool(error.isnan()) else float(error))
@@ -162,7 +162,7 @@ def _guesses(model: nn.Module) -> Iterator[Call]:
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         yield (), dict(pixel_values=noise(2, config.num_channels, height, width))
         return
-    if type(model).__name__ == 'SwinTransformer' and hasattr(model, 'stages'):
+    if type(model).__name__.endswith(('SwinTransformer', 'DenormalFreeSwin')) and hasattr(model, 'stages'):
         projection = model.patch_embed.projection
         window = model.stages[0].blocks[0].attn.window_size
         side = projection.stride[0] * (window + 2)

@@ -1,4 +1,4 @@
-"""Norms that are constant maps, and where such a map can go: into the linear layers that read it, or before it.
+"""Norms that are constant maps, and where such a map can be folded: into the linear layers behind or in front of it.
 
 ``y = scale * (x - mean_c(x)) + shift`` with constants per channel; the centring is optional. With
 ``P = I - 11^T / C`` a reader ``W y + b`` becomes ``W' = W diag(scale) P``, ``b' = b + W shift``, and a producer
@@ -77,6 +77,7 @@ class ChannelAffine(nn.Module):
         return values.to(x.dtype).reshape(-1, *[1] * after)
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         parts = [name for name in ('scale', 'shift') if getattr(self, name) is not None]
         return ', '.join([*parts, f'centre={self.centre}', f'channel_dim={self.channel_dim}'])
 
@@ -142,7 +143,7 @@ def _find_readers(trace: Trace, name: str) -> Fold | str:
 
 
 def reader_conflict(trace: Trace, reader: str, rows: slice | None, norm: str) -> str | None:
-    """Why ``reader`` cannot take in the constants of ``norm``; None: nothing speaks against it."""
+    """Why ``reader`` cannot absorb the constants of ``norm``; None: it can."""
     for other_rows, value in trace.inputs[reader]:
         if rows is not None and other_rows is not None and other_rows != rows:
             continue

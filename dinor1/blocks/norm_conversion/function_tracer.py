@@ -1,7 +1,7 @@
-"""Follows values through functions: the half of tracing that knows nothing of modules.
+"""Tracing of values through functions; :mod:`.tracing` adds the rules for modules.
 
-Functions that move entries, or average over positions, need no rule of their own: they are applied to the shadow. What
-is neither that nor a sum ends the life of a value, and is recorded as a use of its sources.
+Functions that move entries, or average over positions, need no rules of their own: they are applied to the shadow. Any
+other function that is no sum either is recorded as a use of the sources of its arguments; its result is not traced.
 """
 
 import dataclasses
@@ -195,10 +195,11 @@ class _Operation:
         return self.name in _PADS or any(value.padded for _, value in self.known)
 
 
-class FunctionRecorder(TorchFunctionMode):
+class FunctionTracer(TorchFunctionMode):
     """Records what functions do to the values of ``model`` while it is the active mode.
 
-    Whoever knows of modules keeps :attr:`running` and raises :attr:`leaf_depth` inside of those it speaks for itself.
+    A subclass maintains :attr:`running`, the stack of running modules, and increments :attr:`leaf_depth` inside of
+    modules that have a rule of their own: functions inside of those are not traced.
     """
 
     def __init__(self, model: nn.Module, result: Trace) -> None:
@@ -214,7 +215,7 @@ class FunctionRecorder(TorchFunctionMode):
         self.recorded = 0
 
     def get(self, tensor: Any) -> Value | None:
-        """What is known of ``tensor``; a parameter of the model becomes a source on first sight."""
+        """What is known of ``tensor``; a parameter of the model becomes a source when it is first used."""
         if not isinstance(tensor, Tensor):
             return None
         if id(tensor) in self.values:
@@ -239,7 +240,7 @@ class FunctionRecorder(TorchFunctionMode):
         return self.result.sources.setdefault((kind, name), Source(kind, name, width, inner=inner))
 
     def unknown(self) -> Source:
-        """The source of whatever nothing is known of, here."""
+        """The source of tensors of unknown origin in the running module."""
         return self.source('other', f'a tensor of unknown origin (in {self.where()})', 0)
 
     def use(self, value: Value, kind: str, what: str, padded: bool = False, **details: Any) -> None:
@@ -278,7 +279,7 @@ class FunctionRecorder(TorchFunctionMode):
             return
         first = op.known[0]
         if len(op.known) == 1 and op.output is first[0]:
-            return  # nothing happened: contiguous() of a contiguous tensor, dropout in evaluation
+            return  # no change: contiguous() of a contiguous tensor, dropout in evaluation
         if op.name in _SUMS and self._sum(op):
             return
         if op.name in _FACTORS and self._factor(op):
@@ -303,14 +304,14 @@ class FunctionRecorder(TorchFunctionMode):
         shadows = [value.shadow.broadcast_to(op.output.shape) for _, value in op.known]
         shadow = shadows[0].clone()
         for other in shadows[1:]:
-            # Zeros take the label of what is added to them; two different labels at one place are no channel.
+            # A zero takes the label of the other operand; two different labels at one place are no channel.
             clash = (shadow != other) & (shadow != 0) & (other != 0)
             shadow = torch.where(shadow == 0, other, shadow).masked_fill(clash, -1)
         self.put(op.output, Value(self._joined(op, unknown), shadow, op.scaled, op.padded))
         return True
 
     def _joined(self, op: _Operation, unknown: set[Source]) -> frozenset[Source]:
-        """The sources of all operands; that they came together is recorded."""
+        """The sources of all operands; the sum is recorded as a use of each."""
         sources = frozenset().union(unknown, *(value.sources for _, value in op.known))
         if len(op.known) > 1 or len(sources) > 1:
             for _, value in op.known:
@@ -337,7 +338,7 @@ class FunctionRecorder(TorchFunctionMode):
         unknown: set[Source] = set()
         known = op.known
         if op.name not in _JOINS:
-            # The others lend their shape or dtype, as in x.type_as(y).
+            # The other arguments only give a shape or dtype, as in x.type_as(y).
             known = [(tensor, value) for tensor, value in known if op.args and tensor is op.args[0]]
             if not known:
                 return True
@@ -361,7 +362,7 @@ class FunctionRecorder(TorchFunctionMode):
         return True
 
     def _forget_aliases(self, changed: Tensor, itself: bool) -> None:
-        """What shares memory with ``changed`` no longer holds what was known of it."""
+        """Mark every tensor that shares memory with ``changed`` as unknown."""
         storage = changed.untyped_storage().data_ptr()
         for key, (tensor, value) in list(self.values.items()):
             if (itself or tensor is not changed) and tensor.untyped_storage().data_ptr() == storage:

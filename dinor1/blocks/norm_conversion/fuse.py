@@ -1,4 +1,4 @@
-"""Norms that are constants at inference disappear into their neighbours.
+"""Folding of norms that are constant at inference into neighbouring linear layers.
 
 Unified Normalization, arXiv 2208.01313 (its "fusion"); PowerNorm without group scaling, arXiv 2003.07845; L1 batch
 norm, arXiv 1802.09769. In evaluation each is ``y = A x + B`` per channel.
@@ -36,9 +36,9 @@ def fuse_unified_norm(
     Args:
         model: Any module; its running statistics must be those of a finished training. It is not changed unless
             ``inplace``.
-        example_inputs: What to run the model on to see who reads what: a tensor, a tuple of positional arguments, a
-            dict of keyword arguments, or a list of several such calls. Every branch that matters must be taken once,
-            padding included. None: guessed.
+        example_inputs: What to run the model on to find the readers of every norm: a tensor, a tuple of positional
+            arguments, a dict of keyword arguments, or a list of several such calls. Every branch that matters must be
+            taken once, padding included. None: guessed.
         inplace: Change ``model`` itself.
         check: Verify on a copy with random parameters, in float64, that nothing changes.
 

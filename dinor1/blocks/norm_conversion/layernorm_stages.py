@@ -1,4 +1,4 @@
-"""LayerNorms on their way out: which are switched when, and how one norm can be switched twice.
+"""The stages of LayerNorm removal: which norms are switched when, and how one norm can be switched twice.
 
 S. Heimersheim, arXiv 2409.13710; L. Baroni et al., arXiv 2507.02559: first the norms in front of the MLPs, then those
 in front of attention as seen by queries and keys, then the same as seen by values, last the final one.
@@ -51,7 +51,7 @@ def removal_stages(model: nn.Module, order: Sequence[str] = DEFAULT_ORDER) -> di
     """The names of the :class:`FixedStdLayerNorm` of each stage in ``order``, in the model's order of depth.
 
     ``values`` holds the attention norms that have a switch of their own for values (see
-    :func:`split_values`); ``first`` those with an own divisor for the first position.
+    :func:`split_values`); ``first`` those with a separate divisor for the first position.
     """
     norms = {name: m for name, m in model.named_modules() if isinstance(m, FixedStdLayerNorm)}
     stages = {}
@@ -66,7 +66,7 @@ def removal_stages(model: nn.Module, order: Sequence[str] = DEFAULT_ORDER) -> di
 
 
 class ValueSplit:
-    """Lets attention read one norm twice: queries and keys its ordinary output, values that of ``values=True``.
+    """Makes attention read one norm twice: queries and keys its ordinary output, values that of ``values=True``.
 
     It lives in forward hooks of the norm and of its reader, so that no weight changes its name.
 
@@ -115,7 +115,7 @@ def has_split_values(norm: nn.Module) -> bool:
 
 
 def drop_finished_splits(model: nn.Module) -> None:
-    """Take away every :class:`ValueSplit` whose norm is switched for queries, keys and values alike."""
+    """Remove every :class:`ValueSplit` whose norm is switched for queries, keys and values alike."""
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):

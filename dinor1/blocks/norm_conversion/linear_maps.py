@@ -1,4 +1,4 @@
-"""Surgery on linear maps: what has to happen to a weight so that a neighbouring norm can become cheaper.
+"""Changes to the weights of linear maps that let a neighbouring norm be replaced by a cheaper one.
 
 Every layer that multiplies by a matrix is seen as ``weight (out, in, *taps)``, whatever its own layout: ``nn.Linear``,
 convolutions without groups, the transposed ``Conv1D`` of Hugging Face's GPT-2, both projections of
@@ -97,7 +97,7 @@ class LinearMap:
         self.write(weight - weight.mean(0, keepdim=True), None if bias is None else bias - bias.mean())
 
     def drop_last_output(self) -> None:
-        """Leave the last output away."""
+        """Remove the last output."""
         weight, bias = self.read()
         self.write(weight[:-1], None if bias is None else bias[:-1])
 

@@ -1,7 +1,7 @@
 """Pre-LN to Pre-CRMSNorm: a zero-mean stream of width d is stored in d - 1 channels.
 
 Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, arXiv 2305.14858, section 3. The last channel is minus the sum of the others:
-what writes to the stream leaves its last output away, and a reader ``W`` becomes ``W[:, :-1] - W[:, -1:]``.
+layers that write to the stream lose their last output, and a reader ``W`` becomes ``W[:, :-1] - W[:, -1:]``.
 """
 
 import copy
@@ -74,13 +74,13 @@ def to_pre_crmsnorm(
 ) -> nn.Module:
     """Replace LayerNorms by CRMSNorms on streams that are one channel narrower, without any change of the outputs.
 
-    First everything that :func:`~dinor1.blocks.norm_conversion.to_pre_rmsnorm` does, with the affine parts folded into the readers; then
-    the streams are compressed. A norm whose output is not only read by linear layers (or through padding, which forbids
-    folding its bias) gets its last channel back behind the CRMSNorm, and keeps its affine part. The same where code
-    between norm and stream derives widths from the shape of its input: it goes on working on d channels, and the last
-    one is dropped when it returns (by a :class:`DropChannel` around it, which adds ``module.`` to the names inside).
-    This is found out by trying. A stream stays at RMSNorm, as the report says, where something else depends on its
-    width or where no norm would gain by it.
+    First everything that :func:`~dinor1.blocks.norm_conversion.to_pre_rmsnorm` does, with the affine parts folded into
+    the readers; then the streams are compressed. Where the output of a norm is not only read by linear layers (or is
+    padded, which forbids folding its bias), the last channel is restored behind the CRMSNorm, which keeps the affine
+    part. The same holds where code between norm and stream derives widths from the shape of its input: it continues to
+    work on d channels, and the last one is dropped when it returns (by a :class:`DropChannel` around it, which adds
+    ``module.`` to the names inside). Which of these works is determined by trial. A stream stays at RMSNorm, as the
+    report says, where something else depends on its width or where no norm would gain by it.
 
     Args:
         model: Any module; it is not changed unless ``inplace``.

@@ -1,7 +1,7 @@
 """Pre-LN to Pre-RMSNorm without any change of the outputs.
 
 Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers: Equivalent and Efficient Pre-LN
-Transformers", NeurIPS 2023, arXiv 2305.14858, section 3. See :mod:`dinor1.blocks.norm_conversion.residual_streams` for the argument.
+Transformers", NeurIPS 2023, arXiv 2305.14858, section 3. The argument is in :mod:`.residual_streams`.
 """
 
 import copy
@@ -38,7 +38,7 @@ def to_pre_rmsnorm(
     """Replace LayerNorms by RMSNorms, and centre the weights that write to the stream they read.
 
     Converted are the norms of pre-norm streams, and any other LayerNorm whose input is a sum of linear outputs,
-    embeddings and parameters that nobody else reads. Kept, with the reason in the report: Post-LN layers; norms over
+    embeddings and parameters that nothing else reads. Kept, with the reason in the report: Post-LN layers; norms over
     several concatenated vectors (Swin's patch merging) and, with them, all norms of the stream that is concatenated,
     whose means carry information; norms that the example inputs do not reach.
 
@@ -119,15 +119,15 @@ def _warn_of_unseen(model: nn.Module, streams: list[ResidualStream], result: Tra
     unseen = []
     for name, module in model.named_modules():
         target = linear_map(module)
-        if name not in result.called and target is not None:
-            if getattr(module, target.weight).shape[target.out_axis] in widths:
-                unseen.append(name)
+        uncalled = name not in result.called and target is not None
+        if uncalled and getattr(module, target.weight).shape[target.out_axis] in widths:
+            unseen.append(name)
         for key, parameter in module._parameters.items():
             full = f'{name}.{key}' if name else key
             free = target is None and not isinstance(module, nn.Embedding) and name in result.called
-            if free and parameter is not None and parameter.dim() > 1 and parameter.shape[-1] in widths:
-                if ('parameter', full) not in result.sources:
-                    unseen.append(full)
+            fits = parameter is not None and parameter.dim() > 1 and parameter.shape[-1] in widths
+            if free and fits and ('parameter', full) not in result.sources:
+                unseen.append(full)
     if unseen:
         logger.warning(
             f'the example inputs do not use {", ".join(unseen)}: a converted {type(model).__name__} is exact only '

@@ -1,4 +1,4 @@
-"""The schedule that takes LayerNorm out of a model, as a hook on the standard Runner.
+"""The schedule that removes the LayerNorms of a model, as a hook of the standard Runner.
 
 S. Heimersheim, arXiv 2409.13710; L. Baroni, G. Khara, J. Schaeffer, M. Subkhankulov and S. Heimersheim,
 arXiv 2507.02559: during a fine-tuning, norm after norm is switched from a token's own deviation to a constant.
@@ -27,9 +27,9 @@ from .remove_layernorm import swap_layernorm_for_fixed_std
 class LayerNormRemovalHook(Hook):
     """Switches the LayerNorms of a model to constants, one every few optimizer steps, and adds the auxiliary loss.
 
-    Before the first iteration it puts :class:`~dinor1.blocks.normalization.FixedStdLayerNorm` in the place of the LayerNorms, unless
-    the model has them already. The state is in the buffers of the norms, which checkpoints hold: a run resumes where
-    its schedule stood. Fold the trained model with :func:`dinor1.blocks.norm_conversion.remove_layernorm`.
+    Before the first iteration it replaces the LayerNorms by :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`,
+    unless the model has them already. The state is in the buffers of the norms, which checkpoints hold: a resumed run
+    continues its schedule. Fold the trained model with :func:`dinor1.blocks.norm_conversion.remove_layernorm`.
 
     The auxiliary loss keeps the vectors of a text or image equally long, so that one constant fits all of them:
     ``aux_weight * mean over tokens of (sigma - target)^2``, with ``sigma = sqrt(var_c(x) + eps)`` at the input of the
@@ -38,20 +38,22 @@ class LayerNormRemovalHook(Hook):
 
     Args:
         order: Stages in the order of their removal. ``mlp``, ``attention``: norms in front of these; ``values``:
-            attention norms as values see them (``attention`` then means queries and keys only); ``final``: all other
+            attention norms as read by values (``attention`` then means queries and keys only); ``final``: all other
             norms; ``first``: the first position's own divisor, all norms at once (needs ``per_position``).
         start: Optimizer step, from 0, before which the first norm of each stage is switched, one number per stage. Or
             that of the first stage alone: each other one then begins when the one before has ended, as in the papers,
             ``start + gap * number of norms``.
         gap: Optimizer steps from one norm to the next of a stage, for all stages or one number per stage.
         aux_weight: Weight of the auxiliary loss; 0 for none. The papers use 0.1, and 0.01 to 0.03 for large models.
-        aux_norm: Name, within ``target``, of the norm whose input it looks at; None: the last one of stage ``final``.
+        aux_norm: Name, within ``target``, of the norm whose input the auxiliary loss measures; None: the last one of
+            stage ``final``.
         first_is_special: Whether the first token (start of text, class token) is left out of ``target``.
         target: Name of the submodule to work on, such as ``backbone``; empty: the whole model.
-        momentum, per_position: See :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`.
+        momentum: See :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`.
+        per_position: See :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`.
 
     Raises:
-        InputError: an argument out of range; in a run, a model without a LayerNorm that ``order`` speaks of, or an
+        InputError: an argument out of range; in a run, a model without a LayerNorm of the stages in ``order``, or an
             unknown ``target`` or ``aux_norm``.
     """
 
@@ -112,10 +114,10 @@ class LayerNormRemovalHook(Hook):
                 f'LayerNormRemovalHook: no LayerNorm of {type(module).__name__} belongs to a stage of '
                 f'{list(self.order)}; check order and target'
             )
-        self.schedule = self._make_schedule(stages)
+        self.schedule = self.make_schedule(stages)
         runner.logger.info('LayerNorm removal: ' + ', '.join(f'{at}: {name} ({s})' for at, s, name in self.schedule))
 
-    def _make_schedule(self, stages: dict[str, list[str]]) -> list[tuple[int, str, str]]:
+    def make_schedule(self, stages: dict[str, list[str]]) -> list[tuple[int, str, str]]:
         """All switches as (optimizer step, stage, norm); those of stage ``first`` come together."""
         schedule = []
         begin = self.start if isinstance(self.start, int) else 0
@@ -128,7 +130,7 @@ class LayerNormRemovalHook(Hook):
         return sorted(schedule, key=lambda switch: switch[0])
 
     def before_train(self, runner: Runner) -> None:
-        """Find out what a checkpoint has switched already, and watch the last norm."""
+        """Drop the switches that a checkpoint has made already, and hook the norm of the auxiliary loss."""
         module = self._module(runner)
         self._pending = [s for s in self.schedule if not _is_done(module.get_submodule(s[2]), s[1])]
         if self.aux_weight == 0:
@@ -160,7 +162,7 @@ class LayerNormRemovalHook(Hook):
             runner.logger.info(f'LayerNorm removal, step {step}: {name} ({stage}), S = {norm.std.flatten().tolist()}')
 
     def after_train(self, runner: Runner) -> None:
-        """Leave a plain model behind."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._sigmas = [], []
@@ -175,11 +177,11 @@ class LayerNormRemovalHook(Hook):
         sigmas, self._sigmas = self._sigmas, []
         if not sigmas or not isinstance(output, dict) or not model.training:
             return output
-        losses = [self._loss(sigma) for sigma in sigmas]
+        losses = [self.std_loss(sigma) for sigma in sigmas]
         return {**output, 'loss_ln_std': self.aux_weight * torch.stack(losses).mean()}
 
-    def _loss(self, sigma: Tensor) -> Tensor:
-        """``sigma`` is (..., tokens)."""
+    def std_loss(self, sigma: Tensor) -> Tensor:
+        """The auxiliary loss, without its weight, of deviations ``sigma`` (..., tokens)."""
         others = sigma[..., 1:] if self.first_is_special and sigma.shape[-1] > 1 else sigma
         return (sigma - others.detach().mean()).square().mean()
 

@@ -36,7 +36,7 @@ def swap_layernorm_for_fixed_std(
     example_inputs: Any = None,
     inplace: bool = False,
 ) -> nn.Module:
-    """Replace LayerNorms by :class:`FixedStdLayerNorm`, which go on being LayerNorms until they are switched.
+    """Replace LayerNorms by :class:`FixedStdLayerNorm`, which compute LayerNorm until they are switched.
 
     Parameters are the very same objects, and their names do not change: an optimizer that was built before keeps
     working, and a checkpoint of the original model loads but for the buffers.
@@ -47,7 +47,8 @@ def swap_layernorm_for_fixed_std(
             of these (``norm2``, ``ln_2``, ``layernorm_after``; ``norm1``, ``ln_1``, ``layernorm_before``); ``values``,
             attention norms get a second switch for values; ``final``, all other norms; ``first``, see
             ``per_position``. Norms of no stage in ``order`` stay.
-        momentum, per_position: See :class:`FixedStdLayerNorm`.
+        momentum: See :class:`FixedStdLayerNorm`.
+        per_position: See :class:`FixedStdLayerNorm`.
         example_inputs: What to run the model on to find the value projections; None: guessed. Where that fails, values
             switch together with queries and keys, and the report says so.
         inplace: Change ``model`` itself.
@@ -171,8 +172,8 @@ def remove_layernorm(
     Args:
         model: Any module; it is not changed unless ``inplace``.
         stats: S by the name of the norm, as from :func:`collect_ln_std`; it overrides what was tracked.
-        example_inputs: What to run the model on to see who reads what: a tensor, a tuple of positional arguments, a
-            dict of keyword arguments, or a list of several such calls. None: guessed.
+        example_inputs: What to run the model on to find the readers of every norm: a tensor, a tuple of positional
+            arguments, a dict of keyword arguments, or a list of several such calls. None: guessed.
         inplace: Change ``model`` itself.
         check: Verify on a copy with random parameters, in float64, that folding changes nothing.
 

@@ -1,4 +1,4 @@
-"""Put one norm in the place of another in any model, also where no config reaches."""
+"""Replace the norms of any model, also those that no config controls."""
 
 import copy
 import inspect
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dinor1.blocks.normalization.base import statistics_dtype
-from dinor1.blocks.normalization.evo_norm import _EvoNorm, is_norm_act
+from dinor1.blocks.normalization.evo_norm import EvoNorm, is_norm_act
 from dinor1.blocks.normalization.registry import NORMS, is_norm
 
 from .report import ConversionReport
@@ -27,9 +27,9 @@ def replace_norm(
     """Replace norms of the class ``src`` by the norm that ``cfg`` describes.
 
     Width, ``eps``, axis of the channels, device, mode and ``requires_grad`` are those of the replaced norm unless
-    ``cfg`` says otherwise; ``weight`` and ``bias`` are copied where both have them. The new model computes something
-    else and wants training: this is no conversion to an equivalent. A norm that ``cfg`` does not fit stays, and
-    ``model.norm_report`` says why, for every norm of the model.
+    ``cfg`` says otherwise; ``weight`` and ``bias`` are copied where both have them. The new model computes a different
+    function and has to be trained: this is no conversion to an equivalent model. A norm that ``cfg`` does not fit
+    stays, and ``model.norm_report`` gives the reason.
 
     A norm used at several places stays one norm. Subclasses of ``src`` are left alone, since they may read their input
     in another layout. ``nn.TransformerEncoder`` and its layers stop using the fused kernel that reads a LayerNorm's
@@ -38,8 +38,8 @@ def replace_norm(
     Args:
         model: Any model; a norm itself is a model too.
         src: Class, or classes, to replace.
-        cfg: ``dict(type=..., **arguments)`` as in ``norm_cfg``: a name of :data:`dinor1.blocks.normalization.NORMS`, ``LN``, or a class
-            that takes ``(num_features, **arguments)``. Default: ``dict(type='UN')``.
+        cfg: ``dict(type=..., **arguments)`` as in ``norm_cfg``: a name of :data:`dinor1.blocks.normalization.NORMS`,
+            ``LN``, or a class that takes ``(num_features, **arguments)``. Default: ``dict(type='UN')``.
         name_filter: Which of them: a regular expression that is searched for in the module's name, or a function of
             the name. Default: all.
         inplace: Change ``model`` itself instead of a copy.
@@ -91,10 +91,11 @@ def bypass_fused_encoders(model: nn.Module, norms: set[nn.Module] | None = None)
     chosen = None if norms is None else set(norms)
     changed = set()
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            if chosen is None or module.norm1 in chosen or module.norm2 in chosen:
-                module.activation_relu_or_gelu = 0
-                changed.add(module)
+        if not isinstance(module, nn.TransformerEncoderLayer):
+            continue
+        if chosen is None or module.norm1 in chosen or module.norm2 in chosen:
+            module.activation_relu_or_gelu = 0
+            changed.add(module)
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and changed.intersection(module.layers):
             module.use_nested_tensor = False
@@ -126,8 +127,8 @@ def _refusal(norm: nn.Module, sources: tuple[type[nn.Module], ...], target: type
         return f'normalises {len(norm.normalized_shape)} axes together' if _is_last_axis(norm) else 'has no known width'
     if axis is None:
         return 'the axis of its channels is not known'
-    if issubclass(target, _EvoNorm):
-        if not isinstance(norm, (*_IMAGE_NORMS, _EvoNorm)):
+    if issubclass(target, EvoNorm):
+        if not isinstance(norm, (*_IMAGE_NORMS, EvoNorm)):
             return f'{target.__name__} normalises images (B, C, H, W), and this norm does not'
     elif axis != -1 and 'channel_dim' not in inspect.signature(target).parameters:
         return f'{target.__name__} works on the last axis, this norm on axis {axis}'
@@ -148,7 +149,7 @@ def _width(norm: nn.Module) -> int | None:
 def _channel_axis(norm: nn.Module) -> int | None:
     """Axis of the channels; None for a class that is neither ours nor torch's own."""
     if type(norm) in NORMS.values():
-        return 1 if isinstance(norm, _EvoNorm) else getattr(norm, 'channel_dim', -1)
+        return 1 if isinstance(norm, EvoNorm) else getattr(norm, 'channel_dim', -1)
     if not type(norm).__module__.startswith('torch.nn.'):
         return None
     return -1 if _is_last_axis(norm) else 1

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NormRecord:
-    """The fate of one norm.
+    """What a converter did to one norm.
 
     Attributes:
         name: Its name in the model, as in ``named_modules()``; empty for the model itself.
@@ -36,7 +36,7 @@ class NormRecord:
 class ConversionReport:
     """Every norm of a model as converted or kept, with the reason.
 
-    A converter fills one while it works and hands it over with :meth:`attach`; the caller reads it from the model::
+    A converter fills it in and stores it on the model with :meth:`attach`::
 
         model = replace_norm(model, cfg=dict(type='RMSNorm'))
         print(model.norm_report)
@@ -69,8 +69,7 @@ class ConversionReport:
     def attach(self, model: nn.Module) -> nn.Module:
         """Set ``model.norm_report`` to this report, log one line, and return ``model``.
 
-        The line is a warning where a norm was kept against the wish: nobody should have to ask whether a conversion
-        was complete.
+        The line is a warning where a norm was kept although the converter was asked to convert it.
         """
         model.norm_report = self
         refused = any(record.status == 'kept' and record.asked for record in self.records)

@@ -1,4 +1,4 @@
-"""Residual streams: what is added up, and which norms read the sum.
+"""Residual streams: which layers write to the sum, and which norms read it.
 
 Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, arXiv 2305.14858, section 3: as ``LayerNorm(x + c 1) = LayerNorm(x)``, a stream
 that is read through LayerNorm over its full width only may be replaced by its centred version ``P x``,
@@ -133,11 +133,13 @@ def find_streams(model: nn.Module, trace: Trace) -> tuple[list[ResidualStream], 
     Returns:
         The streams, and for every LayerNorm outside of them the reason.
     """
-    finder = _Finder(model, trace)
+    finder = _StreamFinder(model, trace)
     return finder.streams(), finder.reasons
 
 
-class _Finder:
+class _StreamFinder:
+    """Sorts the LayerNorms of a traced model into streams, or gives the reason why not."""
+
     def __init__(self, model: nn.Module, trace: Trace) -> None:
         self.model, self.trace = model, trace
         self.reasons: dict[str, str] = {}
@@ -167,7 +169,7 @@ class _Finder:
             if value is None:
                 return 'its input is no sum of linear layers, embeddings and parameters'
             if value.channel_axis() != -1:
-                return 'its input is put together from several vectors, whose means differ: it is not centred with them'
+                return 'its input concatenates several vectors, whose means differ: it is not centred with them'
             for source in _ordered(self.trace, value.sources):
                 against = self._why_not_centred(source)
                 if against is not None:
@@ -202,7 +204,7 @@ class _Finder:
         return self.model.get_submodule(source.name).weight is None
 
     def _drop_costly_centrings(self) -> None:
-        """An affine LayerNorm that writes to a stream needs an explicit centring: not for the sake of a single norm."""
+        """Leave out single norms that would need an explicit centring, because an affine LayerNorm writes to them."""
         for source in {s for sources in self.inputs.values() for s in sources if s.kind == 'norm'}:
             reading = [name for name, sources in self.inputs.items() if source in sources]
             if not self._is_zero_mean(source) and len(reading) < _NORMS_WORTH_A_CENTRING:
@@ -244,7 +246,7 @@ class _Finder:
         return ResidualStream(width, tuple(entries), tuple(branches), tuple(exits))
 
     def _readers(self, norm: str) -> tuple[str, ...]:
-        """The linear readers that could take in the norm's affine part; empty if anything else reads the norm."""
+        """The linear readers that can absorb the norm's affine part; empty if anything else reads the norm."""
         uses = self.trace.norm(norm).uses
         for use in uses:
             if use.kind != 'linear' or not use.alone or use.padded or use.rows is not None:

@@ -1,4 +1,4 @@
-"""English text that every machine has: the reference texts that come with Python, byte by byte."""
+"""English text that needs no download: the reference texts that come with Python, byte by byte."""
 
 from pydoc_data.topics import topics
 

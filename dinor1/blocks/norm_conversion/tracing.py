@@ -1,7 +1,7 @@
-"""Records the dataflow around the norms of a model while it runs on an example; see :mod:`dinor1.blocks.norm_conversion.dataflow`.
+"""Records the dataflow around the norms of a model while it runs on an example; see :mod:`.dataflow`.
 
-Linear maps, norms, embeddings and attention speak for themselves, by hooks; inside of all other modules the functions
-are followed one by one.
+Linear maps, norms, embeddings and attention are recorded as whole modules, by hooks; inside of all other modules, every
+function is traced.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .dataflow import Trace, Value, tensors_in
-from .function_tracer import FunctionRecorder, fresh_shadow
+from .function_tracer import FunctionTracer, fresh_shadow
 from .linear_maps import LinearMap, linear_map
 
 
@@ -22,26 +22,26 @@ def trace(model: nn.Module, calls: Iterable[tuple[tuple, dict]], norms: tuple[ty
     Args:
         model: In the mode of interest, which is evaluation.
         calls: Positional and keyword arguments of each call. A branch of the model that no call takes stays unknown.
-        norms: Classes to be followed as norms; all others are functions like any other.
+        norms: Classes that are traced as norms; the functions inside of all others are traced one by one.
     """
     result = Trace()
     for args, kwargs in calls:
-        recorder = _Recorder(model, norms, result)
-        with recorder.hooks(), torch.no_grad(), recorder:
+        tracer = ModuleTracer(model, norms, result)
+        with tracer.hooks(), torch.no_grad(), tracer:
             output = model(*args, **kwargs)
-        recorder.finish(output)
+        tracer.finish(output)
     return result
 
 
-class _Recorder(FunctionRecorder):
-    """Adds the modules of ``model``; ``norms`` are the classes that are followed as norms."""
+class ModuleTracer(FunctionTracer):
+    """Adds rules for the modules of ``model``; ``norms`` are the classes that are traced as norms."""
 
     def __init__(self, model: nn.Module, norms: tuple[type[nn.Module], ...], result: Trace) -> None:
         super().__init__(model, result)
         self.norms = norms
 
     def hooks(self) -> '_Hooks':
-        """A context in which every module reports to this recorder."""
+        """A context in which every module reports to this tracer."""
         return _Hooks(self)
 
     def enter(self, module: nn.Module, name: str, leaf: bool, args: tuple, kwargs: dict) -> None:
@@ -57,16 +57,16 @@ class _Recorder(FunctionRecorder):
         self.leaf_depth -= leaf is not None
         if self.leaf_depth:
             return
-        self.leaf_depth += 1  # what follows is not the model's doing
+        self.leaf_depth += 1  # the functions of the rules below are not part of the model
         try:
             if leaf is not None:
                 getattr(self, f'_{leaf}')(module, name, args, kwargs, output)
             self._note_branch(name, leaf, self.running[-1][1], output)
-            # A custom autograd function reads its input without being seen.
+            # A custom autograd function reads its input without being traced.
             _, value, recorded = self.running.pop()
-            if value is not None and not module._modules and leaf is None and recorded == self.recorded:
-                if not any(self.get(out) is not None for out in tensors_in(output)):
-                    self.use(value, 'other', f'{type(module).__name__} {name}')
+            unseen = value is not None and not module._modules and leaf is None and recorded == self.recorded
+            if unseen and not any(self.get(out) is not None for out in tensors_in(output)):
+                self.use(value, 'other', f'{type(module).__name__} {name}')
         finally:
             self.leaf_depth -= 1
 
@@ -86,7 +86,7 @@ class _Recorder(FunctionRecorder):
         self.result.inputs.setdefault(name, []).append((None, value))
         if value is not None:
             intact = width is not None and value.channel_axis() == axis and tensor.shape[axis] == width
-            what = f'{type(module).__name__} {name}' + ('' if intact else ' (over channels put together anew)')
+            what = f'{type(module).__name__} {name}' + ('' if intact else ' (over rearranged channels)')
             self.use(value, 'norm' if intact else 'other', what, name=name)
         if width is not None:
             source = self.source('norm', name, width)
@@ -97,7 +97,7 @@ class _Recorder(FunctionRecorder):
         target = linear_map(module)
         value = self.get(tensor)
         if not torch.allclose(_apply(target, tensor), output, rtol=1e-4, atol=1e-4):
-            # A subclass or a hook that computes something else: its class alone proves nothing.
+            # A subclass or a hook that computes something else.
             if value is not None:
                 self.use(value, 'other', f'{type(module).__name__} {name}, which is not linear')
             return
@@ -160,15 +160,15 @@ class _Recorder(FunctionRecorder):
 
 
 class _Hooks:
-    """Registers a recorder with every module of its model, and takes it away again."""
+    """Registers a tracer with every module of its model, and removes it on exit."""
 
-    def __init__(self, recorder: _Recorder) -> None:
-        self.recorder = recorder
+    def __init__(self, tracer: ModuleTracer) -> None:
+        self.tracer = tracer
         self.handles: list = []
 
     def __enter__(self) -> None:
-        for name, module in self.recorder.model.named_modules():
-            leaf = _leaf_kind(module, self.recorder.norms)
+        for name, module in self.tracer.model.named_modules():
+            leaf = _leaf_kind(module, self.tracer.norms)
             self.handles.append(module.register_forward_pre_hook(self._before(name, leaf), with_kwargs=True))
             self.handles.append(module.register_forward_hook(self._after(name, leaf), with_kwargs=True))
 
@@ -178,19 +178,19 @@ class _Hooks:
 
     def _before(self, name: str, leaf: str | None) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            self.recorder.enter(module, name, leaf is not None, args, kwargs)
+            self.tracer.enter(module, name, leaf is not None, args, kwargs)
 
         return hook
 
     def _after(self, name: str, leaf: str | None) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            self.recorder.leave(module, name, leaf, args, kwargs, output)
+            self.tracer.leave(module, name, leaf, args, kwargs, output)
 
         return hook
 
 
 def _leaf_kind(module: nn.Module, norms: tuple[type[nn.Module], ...]) -> str | None:
-    """Which method of the recorder speaks for ``module``; None: its functions speak for themselves."""
+    """Which rule of the tracer applies to ``module``; None: its functions are traced one by one."""
     if isinstance(module, norms):
         return 'norm'
     if isinstance(module, nn.MultiheadAttention):

@@ -1,5 +1,6 @@
-"""EvoNorm, normalisation and activation in one layer: H. Liu, A. Brock, K. Simonyan and Q. V. Le, NeurIPS 2020,
-arXiv 2004.02967.
+"""EvoNorm, normalisation and activation in one layer.
+
+H. Liu, A. Brock, K. Simonyan and Q. V. Le, NeurIPS 2020, arXiv 2004.02967.
 
 The running variance follows timm's implementation (with n / (n - 1)), which the reference numbers come from; the
 authors' own has the biased one (``unbiased=False``).
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from .base import StatisticsModule, autocast_off, check_channels, check_numbers, is_recomputing, statistics_dtype
 
 
-class _EvoNorm(StatisticsModule):
-    """What all six have: channels on axis 1 of an image, an affine part, and a switch for everything else."""
+class EvoNorm(StatisticsModule):
+    """Base of the six EvoNorms: channels on axis 1 of an image, and an affine part.
+
+    Without ``apply_act`` the affine part is all that is computed.
+    """
 
     _abbr_ = 'evo'
 
@@ -52,10 +56,11 @@ class _EvoNorm(StatisticsModule):
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{self.num_features}, eps={self.eps}, apply_act={self.apply_act}'
 
 
-class _EvoNormB(_EvoNorm):
+class EvoNormB(EvoNorm):
     """Batch variants: ``y = x / max(sB, term(x)) * weight + bias``, ``sB = sqrt(var over (B, H, W) + eps)``."""
 
     def __init__(
@@ -91,7 +96,7 @@ class _EvoNormB(_EvoNorm):
         raise NotImplementedError
 
 
-class _EvoNormS(_EvoNorm):
+class EvoNormS(EvoNorm):
     """Sample variants: ``y = gate(x) / (deviation of the group) * weight + bias``; no running state."""
 
     def __init__(
@@ -118,10 +123,11 @@ class _EvoNormS(_EvoNorm):
         return x * x.sigmoid()
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{super().extra_repr()}, groups={self.groups}'
 
 
-class EvoNormB0(_EvoNormB):
+class EvoNormB0(EvoNormB):
     """``x / max(sB, v x + sqrt(var over (H, W) + eps)) * weight + bias``.
 
     timm's default ``eps`` is 1e-3 for this variant alone; the authors have 1e-5 throughout, as here. Statistics are
@@ -156,21 +162,21 @@ class EvoNormB0(_EvoNormB):
         return x * _per_channel(self.v, x) + deviation
 
 
-class EvoNormB1(_EvoNormB):
+class EvoNormB1(EvoNormB):
     """``x / max(sB, (x + 1) sqrt(mean over (H, W) of x^2 + eps)) * weight + bias``; arguments as in EvoNormB0."""
 
     def _term(self, x: Tensor) -> Tensor:
         return (x + 1) * _root_mean_square(x, self.eps)
 
 
-class EvoNormB2(_EvoNormB):
+class EvoNormB2(EvoNormB):
     """``x / max(sB, sqrt(mean over (H, W) of x^2 + eps) - x) * weight + bias``; arguments as in EvoNormB0."""
 
     def _term(self, x: Tensor) -> Tensor:
         return _root_mean_square(x, self.eps) - x
 
 
-class EvoNormS0(_EvoNormS):
+class EvoNormS0(EvoNormS):
     """``x sigmoid(v x) / sqrt(var over (H, W, group) + eps) * weight + bias``.
 
     Args:
@@ -202,11 +208,11 @@ class EvoNormS0(_EvoNormS):
         return x * (x * _per_channel(self.v, x)).sigmoid()
 
 
-class EvoNormS1(_EvoNormS):
+class EvoNormS1(EvoNormS):
     """``x sigmoid(x) / sqrt(var over (H, W, group) + eps) * weight + bias``; arguments as in EvoNormS0."""
 
 
-class EvoNormS2(_EvoNormS):
+class EvoNormS2(EvoNormS):
     """``x sigmoid(x) / sqrt(mean over (H, W, group) of x^2 + eps) * weight + bias``; arguments as in EvoNormS0."""
 
     def _square_deviation(self, grouped: Tensor) -> Tensor:
@@ -215,7 +221,7 @@ class EvoNormS2(_EvoNormS):
 
 def is_norm_act(layer: nn.Module) -> bool:
     """True if ``layer`` also is the activation, so that the block around it must not apply another one."""
-    return isinstance(layer, _EvoNorm) and layer.apply_act
+    return isinstance(layer, EvoNorm) and layer.apply_act
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""LayerNorm on its way out: a true LayerNorm that can be switched to a constant divisor.
+"""LayerNorm for its removal: a true LayerNorm that can be switched to a constant divisor.
 
 S. Heimersheim, "You can remove GPT2's LayerNorm by fine-tuning", arXiv 2409.13710; L. Baroni, G. Khara, J. Schaeffer,
 M. Subkhankulov and S. Heimersheim, "Transformers Don't Need LayerNorm at Inference Time", arXiv 2507.02559.
@@ -165,4 +165,5 @@ class FixedStdLayerNorm(StatisticsModule):
             self.std[0] = self.std[-1]
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, per_position={self.per_position}'

@@ -80,7 +80,9 @@ class _L1Norm(StatisticsModule):
 
 
 class L1LayerNorm(_L1Norm):
-    """Centre each token over its channels and divide by its mean absolute deviation::
+    """Centre each token over its channels and divide by its mean absolute deviation.
+
+    In formulas::
 
         c = x - mean_c(x),   s = mean_c|c|,   y = weight * c / (k s + eps) + bias
 
@@ -188,7 +190,7 @@ class L1BatchNorm(_L1Norm):
             centred = self._centre(x, mean)
             deviation = centred.abs().mean(axes, keepdim=True)
         else:
-            # All padding is found out on the device: the running statistics are chosen there, nobody waits.
+            # Whether all is padding is decided on the device, without a synchronisation.
             count = keep.sum()
             valid = count > 0
             mean = torch.where(valid, x.masked_fill(~keep, 0).sum(axes, keepdim=True) / count.clamp(min=1), old_mean)

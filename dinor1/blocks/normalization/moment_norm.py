@@ -175,11 +175,11 @@ class MomentNorm(StatisticsModule):
         return call
 
     def host_state(self) -> tuple[Call, ...]:
-        """Forward passes that may still be repeated, to go back to; buffers are the caller's to put back."""
+        """Forward passes that may still be repeated, for :meth:`set_host_state`; buffers are not included."""
         return tuple(self._calls)
 
     def set_host_state(self, state: tuple[Call, ...]) -> None:
-        """Forget the forward passes since :meth:`host_state`."""
+        """Restore the forward passes of :meth:`host_state`."""
         self._calls = deque(state, maxlen=_REMEMBERED_CALLS)
 
     def _recall(self, local_moment: Tensor) -> Call:
@@ -193,7 +193,7 @@ class MomentNorm(StatisticsModule):
         return call
 
     def _read_iters(self) -> int:
-        """The number of steps so far; reads the buffer only after somebody else wrote to it (a load, a reset)."""
+        """The number of steps so far; reads the buffer only after it was changed from outside (a load, a reset)."""
         tensor, version = self._iters_seen
         if self.iters is not tensor or version is None or self.iters._version != version:
             self._iteration = int(self.iters)
@@ -215,6 +215,7 @@ class MomentNorm(StatisticsModule):
         return self.sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}, sync={self.sync}'
 
 

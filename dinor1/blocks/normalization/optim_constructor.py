@@ -1,4 +1,4 @@
-"""Weight decay of norms: MMEngine's own constructor knows torch's norms only. Imported by ``register()`` alone."""
+"""Weight decay of norms: MMEngine's own constructor knows torch's norms only."""
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
@@ -7,7 +7,9 @@ from .registry import NORMS
 
 
 class NormAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """MMEngine's constructor, with ``norm_decay_mult`` reaching the norms of :mod:`dinor1.blocks.normalization` too::
+    """MMEngine's constructor, with ``norm_decay_mult`` for the norms of :mod:`dinor1.blocks.normalization` too.
+
+    Example::
 
         optim_wrapper = dict(
             constructor='NormAwareOptimWrapperConstructor',

@@ -77,6 +77,7 @@ class PowerNorm(MomentNorm):
         self.register_buffer('ema_gz', torch.zeros(num_features))
 
     def running_moment(self) -> Tensor:
+        """See :meth:`MomentNorm.running_moment`."""
         return self.running_phi
 
     def _prepare(self, x: Tensor) -> Tensor:
@@ -115,4 +116,5 @@ class PowerNorm(MomentNorm):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{super().extra_repr()}, group_num={self.group_num}, warmup_iters={self.warmup_iters}'

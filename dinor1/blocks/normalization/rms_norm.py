@@ -54,6 +54,7 @@ class RMSNorm(nn.Module):
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{self.num_features}, eps={self.eps}, affine={self.weight is not None}, bias={self.bias is not None}'
 
 
@@ -89,4 +90,5 @@ class CRMSNorm(nn.Module):
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return f'{self.num_features}, eps={self.eps}'

@@ -93,6 +93,7 @@ class UnifiedNorm(MomentNorm):
         self.register_buffer('skip_counter', torch.zeros(1, dtype=torch.int64))
 
     def running_moment(self) -> Tensor:
+        """See :meth:`MomentNorm.running_moment`."""
         return self.running_var
 
     def _mix_forward(self, iteration: int, moment: Tensor) -> Call:
@@ -136,6 +137,7 @@ class UnifiedNorm(MomentNorm):
         return _unless(call.skip, new, correlation)
 
     def extra_repr(self) -> str:
+        """The settings that ``repr`` shows."""
         return (
             f'{super().extra_repr()}, window_size=({self.window_fwd}, {self.window_bkw}), '
             f'warmup_iters={self.warmup_iters}, outlier_filtration={self.outlier_filtration}'

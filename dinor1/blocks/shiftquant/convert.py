@@ -17,8 +17,8 @@ from .noise import noise_sources
 from .recipe import IntegerRecipe
 from .report import QuantReport
 
-# What stays in floating point unless somebody says otherwise, by the names of this project and MMDetection: the first
-# layer, the heads, and what aims deformable attention. The paper's choice is not known.
+# What stays in floating point by default, by the names of this project and MMDetection: the first layer, the heads, and
+# the layers that place the sampling points of deformable attention. The paper's choice is not known.
 _STEMS = r'(.*\.)?backbone\.(conv1|stem\.0|0\.conv|patch_embed.*)'
 _HEADS = r'(.*\.)?[a-z_]*heads?(\..*)?'
 DEFAULT_SKIP = (f're:{_STEMS}', f're:{_HEADS}', r're:(.*\.)?(sampling_offsets|attention_weights)')
@@ -31,14 +31,11 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, n
 
 def quantize_model(
     model: nn.Module,
-    bits: tuple[int, int, int] = (4, 4, 4),
+    recipe: IntegerRecipe | None = None,
     skip: Sequence[str] | None = None,
-    groups: int | str | None = None,
-    backend: str = 'sim',
     norm: str | None = None,
     seed: int = 0,
     aliases: Sequence[type[nn.Module]] = (),
-    **options: Any,
 ) -> QuantReport:
     """Replace linear layers, convolutions and, where asked, norms of ``model`` in place.
 
@@ -47,17 +44,15 @@ def quantize_model(
 
     Args:
         model: Any model. Layers that are integer layers already stay as they are.
-        bits: Of weights, activations and gradients, 2 to 8 each; 32: that one in floating point.
+        recipe: How the layers are quantized; None: the defaults of :class:`IntegerRecipe`.
         skip: Layers to keep: names (``backbone.conv1``, with everything inside of it) or regular expressions for the
             whole name (``re:.*head.*``). None: :data:`DEFAULT_SKIP`; in a model without such names, the first
             convolution if it reads an image, and the last layer. The report's ``skip`` says which.
-        groups, backend: See :class:`IntegerRecipe`.
-        norm: ``'l1'``: batch norms and layer norms become L1 norms with these bits, and a trained deviation is carried
+        norm: ``'l1'``: batch norms and layer norms become L1 norms with this recipe, and a trained deviation is carried
             over as that of Gaussian data. None: they stay.
-        seed: Of the noise.
+        seed: Seed of the noise.
         aliases: Subclasses of ``nn.Linear`` and ``nn.Conv2d`` that compute the same, such as MMCV's wrappers. Other
             subclasses are kept: they may compute something else.
-        **options: Other fields of the recipe.
 
     Returns:
         What was replaced, what was kept, and why.
@@ -66,7 +61,7 @@ def quantize_model(
         InputError: a setting out of range, a pattern that is no regular expression or matches no module, or a model
             that is itself the layer to replace.
     """
-    recipe = IntegerRecipe(bits, groups, backend, **options)
+    recipe = recipe or IntegerRecipe()
     if norm not in (None, 'l1'):
         raise InputError(f"quantize_model: norm must be None or 'l1', got {norm!r}")
     if norm == 'l1' and recipe.bits[1] == FLOAT_BITS and not recipe.is_float:
@@ -157,16 +152,23 @@ def _why_norm_kept(module: nn.Module) -> str | None:
 def _make(module: nn.Module, kind: type[nn.Module], recipe: IntegerRecipe, seed: int, name: str) -> nn.Module:
     if issubclass(kind, IntegerLayer):
         return kind.from_float(module, recipe, seed, name)
-    arguments = dict(eps=module.eps, affine=module.weight is not None, gaussian_correction=True)
+    arguments = dict(
+        eps=module.eps,
+        affine=module.weight is not None,
+        gaussian_correction=True,
+        quantized=not recipe.is_float,
+        recipe=recipe,
+        seed=seed,
+    )
     if kind is L1LayerNorm:
-        new = kind(module.normalized_shape[0], **arguments, quantized=not recipe.is_float)
+        new = kind(module.normalized_shape[0], **arguments)
     else:
-        new = kind(module.num_features, momentum=module.momentum, **arguments, quantized=not recipe.is_float)
+        new = kind(module.num_features, momentum=module.momentum, **arguments)
         new.load_state_dict(
             {name: buffer for name, buffer in module.state_dict().items() if name.startswith('running')}, strict=False
         )
         new.to(module.running_mean.device)
-    new.recipe, new.noise.seed, new.noise.name = recipe, seed, name
+    new.noise.name = name
     if module.weight is not None:
         new.weight, new.bias = module.weight, module.bias
     return new.train(module.training)

@@ -1,5 +1,7 @@
 """What quantization does to gradients: how many codes are zero, and which groups the channels are in."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from .shift_tensor import ShiftTensor
 
 
 class GradientStats:
-    """Counts on the device, read out when somebody asks.
+    """Counts on the device, which are read only when they are asked for.
 
     Gradients of detectors are sparse by rows, and one row may set the range of all; the paper says nothing about them.
     """
@@ -34,3 +36,11 @@ class GradientStats:
     def group_shares(self) -> list[float]:
         """Share of the channels in each group, the one with the largest gradients first; empty before the first."""
         return [] if self._channels is None else (self._channels / self._channels.sum().clamp(min=1)).tolist()
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """The counts so far, for :meth:`restore`."""
+        return self._zeros, self._codes, self._channels
+
+    def restore(self, counts: tuple[Any, ...]) -> None:
+        """Forget what has been counted since :meth:`snapshot`."""
+        self._zeros, self._codes, self._channels = counts

@@ -1,11 +1,11 @@
-"""How a layer's input becomes the rows of a matrix product, and how the gradient finds its way back.
+"""Linear layers and convolutions as matrix products (im2col), forward and for the gradient of the input.
 
-Channels come last everywhere: then a window's row is a handful of contiguous runs, and a result (B, H, W, C) is what
-torch calls a channels_last tensor (B, C, H, W), without a copy.
+Channels come last everywhere: a row of a convolution's matrix is then made of a few contiguous runs, and a result
+(B, H, W, C) is what torch calls a channels_last tensor (B, C, H, W), without a copy.
 
-The gradient of a convolution's input is itself a convolution: of the result's gradient, with zeros between its
-positions where the stride is not 1, by the reversed kernel. So all operands are int8, and no sums of int32 have to be
-folded back into a picture.
+The gradient of a convolution's input is itself a convolution: of the output's gradient, with zeros between its
+positions where the stride is not 1, by the reversed kernel. All operands are therefore int8, and no int32 sums have to
+be folded back into an image (col2im).
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer: rows are rows."""
+    """A linear layer: its input is a matrix already."""
 
     groups: ClassVar[int] = 1
 
@@ -35,14 +35,14 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Window:
+class Im2ColConv:
     """A convolution as a matrix product (im2col), for tensors of any dtype.
 
     Attributes:
         kernel: Height and width.
-        stride: Down and right.
-        padding: Zeros at left, right, top and bottom; negative numbers cut off.
-        dilation: Down and right.
+        stride: Vertical and horizontal.
+        padding: Zeros at left, right, top and bottom; negative numbers crop.
+        dilation: Vertical and horizontal.
         groups: Groups of the convolution.
     """
 
@@ -73,7 +73,7 @@ class Window:
         return windows.reshape(batch * out_height * out_width, -1)
 
     def adjoint_columns(self, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Columns of the convolution that leads back.
+        """Columns of the convolution that computes the input's gradient.
 
         Args:
             grad: (B h w, C), of the result.

@@ -1,11 +1,9 @@
 """A convolution whose three products are integer products."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .im2col import Window
+from .im2col import Im2ColConv
 from .integer_product import IntegerProduct
 from .layers import IntegerLayer
 from .recipe import IntegerRecipe
@@ -18,14 +16,17 @@ class IntConv2d(IntegerLayer, nn.Conv2d):
     the code 0, which every grid has.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, conv_groups, bias, padding_mode: As in
-            ``nn.Conv2d``; its ``groups`` is called ``conv_groups`` here.
-        bits, groups, backend, act_quant: See :class:`IntegerRecipe`.
-        seed: Of the noise; None: torch's initial seed.
-        **options: Other fields of the recipe.
-
-    Raises:
-        InputError: a setting out of range.
+        in_channels: Ci.
+        out_channels: Co.
+        kernel_size: As in ``nn.Conv2d``, like all geometry here.
+        stride: As in ``nn.Conv2d``.
+        padding: As in ``nn.Conv2d``.
+        dilation: As in ``nn.Conv2d``.
+        groups: Groups of the convolution, not of the gradient's channels.
+        bias: Whether there is one; it stays in floating point.
+        padding_mode: As in ``nn.Conv2d``.
+        recipe: How to quantize; None: the defaults of :class:`IntegerRecipe`.
+        seed: Seed of the noise; None: torch's initial seed.
     """
 
     def __init__(
@@ -36,20 +37,14 @@ class IntConv2d(IntegerLayer, nn.Conv2d):
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
-        conv_groups: int = 1,
+        groups: int = 1,
         bias: bool = True,
         padding_mode: str = 'zeros',
-        bits: tuple[int, int, int] = (4, 4, 4),
-        groups: int | str | None = None,
-        backend: str = 'sim',
-        act_quant: str = 'tensor',
+        recipe: IntegerRecipe | None = None,
         seed: int | None = None,
-        **options: Any,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, conv_groups, bias, padding_mode
-        )
-        self._set_up(IntegerRecipe(bits, groups, backend, act_quant, **options), seed)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        self._set_up(recipe, seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Ci, H, W) or (Ci, H, W) -> the same with Co channels, in the dtype of ``x``."""
@@ -60,10 +55,10 @@ class IntConv2d(IntegerLayer, nn.Conv2d):
         padding = tuple(self._reversed_padding_repeated_twice)
         if self.padding_mode != 'zeros':
             x, padding = F.pad(x, padding, mode=self.padding_mode), (0, 0, 0, 0)
-        window = Window(self.kernel_size, self.stride, padding, self.dilation, self.groups)
-        height, width = window.output_size(*x.shape[2:])
+        geometry = Im2ColConv(self.kernel_size, self.stride, padding, self.dilation, self.groups)
+        height, width = geometry.output_size(*x.shape[2:])
         if height < 1 or width < 1:
             return super().forward(x)  # torch's own message says what does not fit
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        y = IntegerProduct.apply(x.permute(0, 2, 3, 1), weight, self.bias, window, self.recipe, self.noise, self.stats)
+        x, weight = x.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1).flatten(1)
+        y = IntegerProduct.apply(x, weight, self.bias, geometry, self.recipe, self.noise, self.stats)
         return y.view(x.shape[0], height, width, -1).permute(0, 3, 1, 2)

@@ -1,7 +1,5 @@
 """A linear layer whose three products are integer products."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from .im2col import Dense
@@ -19,12 +17,8 @@ class IntLinear(IntegerLayer, nn.Linear):
         in_features: Ci.
         out_features: Co.
         bias: Whether there is one; it stays in floating point.
-        bits, groups, backend, act_quant: See :class:`IntegerRecipe`.
-        seed: Of the noise; None: torch's initial seed.
-        **options: Other fields of the recipe.
-
-    Raises:
-        InputError: a setting out of range.
+        recipe: How to quantize; None: the defaults of :class:`IntegerRecipe`.
+        seed: Seed of the noise; None: torch's initial seed.
     """
 
     def __init__(
@@ -32,15 +26,11 @@ class IntLinear(IntegerLayer, nn.Linear):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        bits: tuple[int, int, int] = (4, 4, 4),
-        groups: int | str | None = None,
-        backend: str = 'sim',
-        act_quant: str = 'tensor',
+        recipe: IntegerRecipe | None = None,
         seed: int | None = None,
-        **options: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias)
-        self._set_up(IntegerRecipe(bits, groups, backend, act_quant, **options), seed)
+        self._set_up(recipe, seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., Ci) -> (..., Co), in the dtype of ``x``."""

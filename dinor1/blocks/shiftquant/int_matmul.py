@@ -65,7 +65,7 @@ def _plain_strides(x: Tensor) -> Tensor:
     """``x`` itself where its strides are those of a matrix or a transposed one, and otherwise a copy.
 
     torch 2.14.1 on CPU reads beyond the tensor for a transposed row or column, where any stride would be right along
-    the axis of size 1, and for rows that overlap, as windows of a picture do.
+    the axis of size 1, and for rows that overlap, as the windows of a convolution do.
     """
     (rows, columns), (row_stride, column_stride) = x.shape, x.stride()
     by_rows = column_stride == 1 and row_stride >= columns

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .gradient_stats import GradientStats
-from .im2col import Dense, Window
+from .im2col import Dense, Im2ColConv
 from .int_matmul import exact_dtype, exact_product
 from .noise import NoiseSource
 from .recipe import IntegerRecipe, Operand
@@ -37,7 +37,7 @@ class IntegerProduct(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        geometry: Dense | Window,
+        geometry: Dense | Im2ColConv,
         recipe: IntegerRecipe,
         noise: NoiseSource,
         stats: GradientStats | None,
@@ -96,7 +96,7 @@ def _product(a: Operand, b: Operand, recipe: IntegerRecipe) -> Tensor:
 def _input_gradient(
     grad: ShiftTensor | Tensor,
     kernel: Operand,
-    geometry: Dense | Window,
+    geometry: Dense | Im2ColConv,
     shape: tuple[int, ...],
     recipe: IntegerRecipe,
 ) -> Tensor:
@@ -128,7 +128,7 @@ def _input_gradient(
 
 
 def _weight_gradient(
-    grad: ShiftTensor | Tensor, activation: Operand, geometry: Dense | Window, recipe: IntegerRecipe
+    grad: ShiftTensor | Tensor, activation: Operand, geometry: Dense | Im2ColConv, recipe: IntegerRecipe
 ) -> Tensor:
     """DW (Co, K) from D (N, Co)."""
     parts = []
@@ -156,7 +156,9 @@ def _rescaled(total: Tensor, scale: Tensor, bound: int) -> Tensor:
     return total.to(dtype).mul_(scale.to(dtype)).to(scale.dtype)
 
 
-def _grouped(geometry: Dense | Window, *tensors: Tensor, axes: tuple[int, ...] = (-1, 0)) -> list[tuple[Tensor, ...]]:
+def _grouped(
+    geometry: Dense | Im2ColConv, *tensors: Tensor, axes: tuple[int, ...] = (-1, 0)
+) -> list[tuple[Tensor, ...]]:
     """The share of every group of the convolution, of each tensor along its axis."""
     if geometry.groups == 1:
         return [tensors]

@@ -1,8 +1,8 @@
 """L1 batch norm and layer norm that are trained in integers.
 
-See :mod:`dinor1.blocks.shiftquant.l1_function` for the equations. :mod:`dinor1.blocks.normalization` has the same norms for every axis and with
-masks; these here are the counterparts of ``nn.BatchNorm*`` and ``nn.LayerNorm`` for a model in integers, and this
-package does not depend on that one.
+See :mod:`dinor1.blocks.shiftquant.l1_function` for the equations. :mod:`dinor1.blocks.normalization` has L1 norms for
+every axis and with masks, in floating point; these are the counterparts of ``nn.BatchNorm*`` and ``nn.LayerNorm`` for a
+model in integers. Neither block depends on the other.
 """
 
 import math
@@ -35,17 +35,25 @@ class _L1Norm(nn.Module):
         affine: bool,
         gaussian_correction: bool,
         quantized: bool,
-        recipe: IntegerRecipe,
+        recipe: IntegerRecipe | None,
         seed: int | None,
     ) -> None:
         super().__init__()
-        if recipe.bits[1] == FLOAT_BITS and quantized:
+        self.recipe, self.noise, self.enabled = recipe or IntegerRecipe(), NoiseSource(seed), quantized
+        if self.recipe.bits[1] == FLOAT_BITS and quantized:
             raise InputError(f'{type(self).__name__}: bits of activations must be 2 to 8; or give quantized=False')
         self.num_features, self.eps = num_features, eps
         self.kappa = _GAUSS if gaussian_correction else 1.0
-        self.recipe, self.noise, self.enabled = recipe, NoiseSource(seed), quantized
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+
+    def host_state(self) -> int:
+        """Snapshot of what passes move in Python: the position of the noise."""
+        return self.noise.position
+
+    def set_host_state(self, state: int) -> None:
+        """Go on from a snapshot of :meth:`host_state`."""
+        self.noise.position = state
 
     def _normalise(self, x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """``x`` with channels last, and the mean and deviation that were taken out of it."""
@@ -61,6 +69,7 @@ class _L1Norm(nn.Module):
         return z if self.weight is None else z * self.weight + self.bias
 
     def extra_repr(self) -> str:
+        """Sizes, then the bits while the norm quantizes."""
         bits = self.recipe.bits if self.enabled else None
         return f'{self.num_features}, eps={self.eps}, kappa={self.kappa:.4f}, bits={bits}'
 
@@ -75,13 +84,12 @@ class L1LayerNorm(_L1Norm):
         gaussian_correction: Multiply the deviation by sqrt(pi / 2), which makes it a Gaussian's standard deviation:
             for weights that were trained with an L2 norm.
         quantized: False: plain floating point.
-        bits, groups: As in :class:`IntegerRecipe`; input and output are rounded with the bits of activations, the
-            gradient with those of gradients.
-        seed: Of the noise.
-        **options: Other fields of the recipe.
+        recipe: How to quantize; input and output are rounded with the bits of activations, the gradient with those of
+            gradients. None: the defaults of :class:`IntegerRecipe`.
+        seed: Seed of the noise; None: torch's initial seed.
 
     Raises:
-        InputError: a setting out of range.
+        InputError: the recipe leaves activations in floating point, and ``quantized`` is true.
     """
 
     def __init__(
@@ -91,12 +99,9 @@ class L1LayerNorm(_L1Norm):
         affine: bool = True,
         gaussian_correction: bool = False,
         quantized: bool = True,
-        bits: tuple[int, int, int] = (4, 4, 4),
-        groups: int | str | None = None,
+        recipe: IntegerRecipe | None = None,
         seed: int | None = None,
-        **options: Any,
     ) -> None:
-        recipe = IntegerRecipe(bits, groups, **options)
         super().__init__(normalized_shape, eps, affine, gaussian_correction, quantized, recipe, seed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,19 +112,7 @@ class L1LayerNorm(_L1Norm):
 
 
 class _L1BatchNorm(_L1Norm):
-    """Every channel over batch and positions; in evaluation by ``running_mean`` and ``running_sigma``, both (C,).
-
-    ``running_sigma`` is what is divided by, with the correction factor and without a correction for the batch's size.
-    A state dict of ``nn.BatchNorm`` loads: its ``running_var`` becomes the deviation of Gaussian data.
-
-    Args:
-        num_features: Channels C, axis 1.
-        momentum: Share of the new batch in the running statistics.
-        eps, affine, gaussian_correction, quantized, bits, groups, seed, **options: As in :class:`L1LayerNorm`.
-
-    Raises:
-        InputError: a setting out of range.
-    """
+    """See :class:`L1BatchNorm2d`; subclasses say which numbers of axes they take."""
 
     _dims: tuple[int, ...]
 
@@ -131,12 +124,9 @@ class _L1BatchNorm(_L1Norm):
         affine: bool = True,
         gaussian_correction: bool = False,
         quantized: bool = True,
-        bits: tuple[int, int, int] = (4, 4, 4),
-        groups: int | str | None = None,
+        recipe: IntegerRecipe | None = None,
         seed: int | None = None,
-        **options: Any,
     ) -> None:
-        recipe = IntegerRecipe(bits, groups, **options)
         super().__init__(num_features, eps, affine, gaussian_correction, quantized, recipe, seed)
         self.momentum = momentum
         self.register_buffer('running_mean', torch.zeros(num_features))
@@ -177,12 +167,33 @@ class _L1BatchNorm(_L1Norm):
 
 
 class L1BatchNorm1d(_L1BatchNorm):
-    __doc__ = _L1BatchNorm.__doc__
+    """:class:`L1BatchNorm2d` for (B, C) and (B, C, L), with the same arguments."""
+
     _dims = (2, 3)
 
 
 class L1BatchNorm2d(_L1BatchNorm):
-    __doc__ = _L1BatchNorm.__doc__
+    """Every channel of (B, C, H, W) over batch and positions.
+
+    In evaluation the buffers ``running_mean`` and ``running_sigma``, both (C,), take the place of the batch's
+    statistics. ``running_sigma`` is the divisor itself, with the correction factor and without a correction for the
+    size of the batch. A state dict of ``nn.BatchNorm2d`` loads: its ``running_var`` becomes the deviation of Gaussian
+    data.
+
+    Args:
+        num_features: Channels C, axis 1.
+        eps: Added to the deviation, outside of any root.
+        momentum: Share of the new batch in the running statistics.
+        affine: Whether there are ``weight`` and ``bias``.
+        gaussian_correction: As in :class:`L1LayerNorm`.
+        quantized: False: plain floating point.
+        recipe: As in :class:`L1LayerNorm`.
+        seed: Seed of the noise; None: torch's initial seed.
+
+    Raises:
+        InputError: the recipe leaves activations in floating point, and ``quantized`` is true.
+    """
+
     _dims = (4,)
 
 

@@ -17,7 +17,7 @@ class _Counter(TorchDispatchMode):
     """Multiply-accumulates of every operator that is called while it is on."""
 
     def __init__(self) -> None:
-        # Loads Triton, which takes a second: not before somebody counts.
+        # Imported here because it loads Triton, which takes a second.
         from torch.utils import flop_counter
 
         super().__init__()

@@ -84,12 +84,12 @@ class IntegerRecipe:
             if getattr(self, name) not in known:
                 raise InputError(f'quantization: {name} must be one of {known}, got {getattr(self, name)!r}')
         quantizer = self._gradient_quantizer
-        if self.mode == 'preshift' and quantizer is not None and self.groups != 'channel':
-            if quantizer.top << (quantizer.groups - 1) > 127:
-                raise InputError(
-                    f'quantization: {quantizer.groups} groups at {bits[2]} bits do not fit int8 after the shift; use '
-                    "fewer groups or mode='masked'"
-                )
+        preshift = self.mode == 'preshift' and quantizer is not None and self.groups != 'channel'
+        if preshift and quantizer.top << (quantizer.groups - 1) > 127:
+            raise InputError(
+                f'quantization: {quantizer.groups} groups at {bits[2]} bits do not fit int8 after the shift; use fewer '
+                "groups or mode='masked'"
+            )
 
     @property
     def is_float(self) -> bool:

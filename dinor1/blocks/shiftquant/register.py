@@ -3,4 +3,4 @@
 
 def register() -> None:
     """Import the modules whose decorators register components. Idempotent."""
-    from . import training_hook  # noqa: F401
+    from . import converter  # noqa: F401

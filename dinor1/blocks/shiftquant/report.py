@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """The fate of one layer.
+    """What the conversion did to one layer.
 
     Attributes:
         name: Its name in the model.

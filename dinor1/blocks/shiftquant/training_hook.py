@@ -1,111 +1,54 @@
-"""Integer training of any model, as a hook on the standard Runner."""
+"""What integer training does in every iteration of a run: noise, statistics of gradients, the count of products."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from mmcv.cnn.bricks import wrappers
 from mmengine.hooks import Hook
-from mmengine.model import MMFullyShardedDataParallel, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from dinor1.blocks.shiftquant import (
-    GradientStats,
-    IntegerLayer,
-    MacMeter,
-    QuantReport,
-    noise_sources,
-    quantize_model,
-    set_enabled,
-)
 from dinor1.ops import register_flops
-from dinor1.registry import HOOKS
 from dinor1.utils.errors import InputError
 
-# MMCV's wrappers add the treatment of empty tensors for old versions of torch, and nothing else.
-_ALIASES = (wrappers.Linear, wrappers.Conv2d)
+from .convert import set_enabled
+from .gradient_stats import GradientStats
+from .layers import IntegerLayer
+from .macs import MacMeter
+from .noise import noise_sources
+from .report import QuantReport
+
 # Room for the quantizations of one iteration in a noise source's position.
 _DRAWS_PER_ITERATION = 2**20
 
 
-@HOOKS.register_module()
 class IntegerTrainingHook(Hook):
-    """Trains and tests the model on integer grids (:mod:`dinor1.blocks.shiftquant`); a config says so in one line::
-
-        quantization = dict(bits=(4, 4, 4), skip=['backbone.conv1', 're:.*head.*'])
-
-    Before a run, and before weights are loaded, layers are replaced by integer layers that have the same Parameter
-    objects: the optimizer and a DDP wrapper, which exist already, stay valid. Checkpoints have the names of the
-    floating-point model, except for L1 batch norms.
+    """Per-iteration work of :class:`~dinor1.blocks.shiftquant.converter.IntegerTraining`, which makes this hook.
 
     The noise of an iteration depends on (seed, layer, rank, iteration) alone, so that a resumed run repeats it on every
-    process. The scalar ``integer_macs`` of training is the integer share of the first forward pass's
-    multiply-accumulates.
+    process. The scalar ``integer_macs`` is the integer share of the first forward pass's multiply-accumulates.
 
     Args:
-        bits, skip, groups, backend, norm, **options: See :func:`dinor1.blocks.shiftquant.quantize_model`.
+        report: What the conversion has replaced and kept; the multiply-accumulates are written into it.
         start_iter: Iterations in floating point before quantization begins.
-        seed: Of the noise; None: the run's seed.
         stats_interval: Iterations between two measurements of the quantized gradients, logged as ``grad_zeros``, the
-            share of codes that are zero, and ``grad_group_K``, the share of channels in group K, 0 being that of the
+            share of codes that are zero, and ``grad_group_K``, the share of channels in group K, where group 0 has the
             largest gradients. 0: none.
 
     Raises:
-        InputError: a setting out of range; in a run, a model without a layer to replace, or one under FSDP.
+        InputError: an argument is negative.
     """
 
     priority = 'VERY_HIGH'
-    replaces_layers = True  # see convert_now
 
-    def __init__(
-        self,
-        bits: Sequence[int] = (4, 4, 4),
-        skip: Sequence[str] | None = None,
-        groups: int | str | None = None,
-        backend: str = 'sim',
-        norm: str | None = None,
-        start_iter: int = 0,
-        seed: int | None = None,
-        stats_interval: int = 0,
-        **options: Any,
-    ) -> None:
-        if start_iter < 0 or stats_interval < 0:
-            raise InputError(
-                f'IntegerTrainingHook: start_iter and stats_interval must not be negative, got {start_iter} and '
-                f'{stats_interval}'
-            )
-        self.settings = dict(bits=tuple(bits), skip=skip, groups=groups, backend=backend, norm=norm, **options)
-        self.start_iter, self.seed, self.stats_interval = start_iter, seed, stats_interval
-        self.report: QuantReport | None = None
+    def __init__(self, report: QuantReport, start_iter: int = 0, stats_interval: int = 0) -> None:
+        check_intervals(start_iter, stats_interval)
+        self.report, self.start_iter, self.stats_interval = report, start_iter, stats_interval
         self._handles: list[Any] = []
 
-    def convert(self, model: nn.Module, seed: int = 0) -> QuantReport:
-        """Replace the layers of ``model``, unless this hook has done so already; ``seed`` is the run's.
-
-        Raises:
-            InputError: there is nothing to replace.
-        """
-        if self.report is None or not noise_sources(model):
-            seed = seed if self.seed is None else self.seed
-            self.report = quantize_model(model, seed=seed, aliases=_ALIASES, **self.settings)
-            if not self.report.names('replaced'):
-                raise InputError(
-                    f'IntegerTrainingHook: no layer of {type(model).__name__} was replaced; check skip. '
-                    f'{self.report}'.replace('\n', '; ')
-                )
-        return self.report
-
     def before_run(self, runner: Runner) -> None:
-        """Replace layers and log which."""
-        if isinstance(runner.model, MMFullyShardedDataParallel):
-            raise InputError('IntegerTrainingHook: FSDP holds on to the layers themselves; use DDP')
-        known = self.report
-        before = {id(parameter) for parameter in runner.model.parameters()}
-        report = self.convert(_unwrap(runner.model), runner.seed or 0)
-        if {id(parameter) for parameter in runner.model.parameters()} != before:
-            raise RuntimeError('IntegerTrainingHook: a replaced layer has another Parameter than the optimizer')
-        if report is not known:
-            runner.logger.info(f'Integer training: {report}')
+        """Log which layers are integer layers."""
+        runner.logger.info(f'Integer training: {self.report}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the noise, and what is watched in this iteration."""
@@ -123,8 +66,7 @@ class IntegerTrainingHook(Hook):
     ) -> None:
         """Log what was watched."""
         self._drop_handles()
-        model = _unwrap(runner.model)
-        stats = [layer.stats for layer in _integer_layers(model) if layer.stats is not None]
+        stats = [layer.stats for layer in _integer_layers(_unwrap(runner.model)) if layer.stats is not None]
         shares = [s.group_shares() for s in stats if s.group_shares()]
         if shares:
             zeros = sum(s.zero_share() for s in stats) / len(stats)
@@ -149,7 +91,7 @@ class IntegerTrainingHook(Hook):
         register_flops()
         meter = MacMeter(model)
 
-        # Functions, not methods: whoever copies the model meanwhile must not copy the runner with it.
+        # Functions, not methods: a copy of the model made in the meantime must not copy the runner with it.
         def begin(_: nn.Module, args: tuple) -> None:
             if report.macs is None:
                 meter.start()
@@ -168,11 +110,17 @@ class IntegerTrainingHook(Hook):
         self._handles = []
 
 
-def convert_now(runner: Runner) -> None:
-    """Let the hooks of ``runner`` that replace layers do so already, before a checkpoint is compared."""
-    for hook in runner.hooks:
-        if getattr(hook, 'replaces_layers', False):
-            hook.before_run(runner)
+def check_intervals(start_iter: int, stats_interval: int) -> None:
+    """Refuse negative numbers of iterations.
+
+    Raises:
+        InputError: one is negative.
+    """
+    if start_iter < 0 or stats_interval < 0:
+        raise InputError(
+            f'IntegerTraining: start_iter and stats_interval must not be negative, got {start_iter} and '
+            f'{stats_interval}'
+        )
 
 
 def _integer_layers(model: nn.Module) -> list[IntegerLayer]:

@@ -8,7 +8,6 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from dinor1.engine.preserve import preserved
-from dinor1.models import GRQOSettings
-from dinor1.models.detectors.reference import ReferenceMixin
+from dinor1.models import GRQOLoss
 from dinor1.registry import HOOKS
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json, write_json
@@ -45,13 +43,13 @@ class LossGradientHook(Hook):
 
     Before such an iteration its batch runs through the model once more, with the same random numbers; buffers, random
     state and the positions of samplers and noise are put back, so that the training is the same to the bit with and
-    without the hook. A measurement costs about as much as six iterations, eight in the GRQO stage.
+    without the hook. A measurement costs about as much as six iterations, eight while GRQO takes part.
 
     Of each term, weighted as in the loss: the norm of its gradient by all trainable weights, the cosine to the gradient
     of the detection losses together, and the number of queries that it reaches. That number is the participation ratio
     (sum g)^2 / sum g^2 of the norms g of its gradient by the decoder's outputs, per layer and image: 1 if one query has
     it all, Q if all have the same. Terms are ``class``, ``box``, ``encoder``, ``denoising``, ``alignment`` and, apart,
-    GRQO's ``advantage`` and ``kl``. Outside of the GRQO stage ``advantage`` is what the default reward would do.
+    GRQO's ``advantage`` and ``kl``. While GRQO does not take part ``advantage`` is what the default reward would do.
 
     Written to ``loss_gradients.json`` in the work directory, with GRQO's figures; norms also to the scalars of training
     as ``gradient/TERM``. In distributed training the figures are the main process's.
@@ -79,7 +77,7 @@ class LossGradientHook(Hook):
         """
         if isinstance(runner.model, FullyShardedDataParallel):
             raise InputError('LossGradientHook: a sharded model has no gradient of a single term; remove the hook')
-        if not isinstance(_unwrap(runner.model), ReferenceMixin):
+        if not hasattr(_unwrap(runner.model), 'loss_and_output'):
             raise InputError(
                 f'LossGradientHook: {type(runner.model).__name__} is no detector that GRQO trains; remove the hook'
             )
@@ -104,39 +102,42 @@ def measure_terms(model: nn.Module, data_batch: dict) -> dict[str, Any]:
     """Gradients of the terms of one batch; the model is left as it was.
 
     Args:
-        model: A detector with :class:`dinor1.models.detectors.reference.ReferenceMixin`, in training mode.
+        model: A :class:`dinor1.models.DINOR1` or ``DINOGRQO``, in training mode.
         data_batch: As the loader gives it; not changed.
 
     Returns:
         ``norm``, ``cosine`` and ``queries``, each by term; ``alpha`` of the advantage; ``figures``, GRQO's by name.
     """
-    own = model.bbox_head.grqo
-    settings = own or GRQOSettings(beta=0.0)
+    head = model.bbox_head
+    own = head.loss_grqo
+    active = head.active_grqo
+    grqo = active or GRQOLoss(beta=0.0)
     weights = [p for p in model.parameters() if p.requires_grad]
-    result: dict[str, Any] = dict(norm={}, cosine={}, queries={}, alpha=settings.alpha, figures={})
+    result: dict[str, Any] = dict(norm={}, cosine={}, queries={}, alpha=grqo.alpha, figures={})
     with _unchanged(model), torch.random.fork_rng(), torch.enable_grad():
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
 
-        def run(grqo: GRQOSettings | None) -> tuple[dict[str, Tensor], Tensor]:
-            model.set_grqo(grqo)
-            with torch.random.fork_rng(), _decoder_output(model) as outputs:
-                losses = model(**copy.deepcopy(data), mode='loss')
-            return losses, outputs[0]
+        def run(loss: GRQOLoss) -> tuple[dict[str, Tensor], Tensor]:
+            head.loss_grqo = loss
+            batch = copy.deepcopy(data)
+            with torch.random.fork_rng():
+                losses, output = model.loss_and_output(batch['inputs'], batch['data_samples'])
+            return losses, output.hidden_states
 
         try:
-            losses, hidden = run(replace(settings, beta=0.0))
+            losses, hidden = run(grqo.with_weights(beta=0.0))
             detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_GRQO, name)]
             reference = torch.autograd.grad(sum(detection), weights, retain_graph=True, allow_unused=True)
             terms = {term: _sum(losses, pattern) for term, pattern in TERMS.items()}
-            if settings.alpha > 0:
+            if grqo.alpha > 0:
                 terms['advantage'] = _sum(losses, _GRQO)
             _measure(result, terms, weights, hidden, reference, model.num_queries)
             result['figures'] = {name: float(value) for name, value in losses.items() if name.startswith('grqo_')}
-            if own is not None and own.beta > 0:
-                losses, hidden = run(replace(own, alpha=0.0))
+            if active is not None and active.beta > 0:
+                losses, hidden = run(active.with_weights(alpha=0.0))
                 _measure(result, dict(kl=_sum(losses, _GRQO)), weights, hidden, reference, model.num_queries)
         finally:
-            model.set_grqo(own)
+            head.loss_grqo = own
     return result
 
 
@@ -191,21 +192,10 @@ def _sum(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
 
 
 @contextmanager
-def _decoder_output(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The decoder's hidden states (L, bs, num_dn + Q, C) of the next forward pass."""
-    outputs: list[Tensor] = []
-    handle = model.decoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Preserve the detector and the reference model, which is no part of it."""
-    reference = getattr(model.reference, '__self__', None)
-    with preserved(model), preserved(reference) if isinstance(reference, nn.Module) else nullcontext():
+    reference = model.reference
+    with preserved(model), nullcontext() if reference is None else preserved(reference.model):
         yield
 
 

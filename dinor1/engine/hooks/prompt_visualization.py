@@ -1,4 +1,4 @@
-"""A picture per evaluation: the prompts, and what they found."""
+"""A contact sheet per evaluation: the prompts, and what they found."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,13 @@ from mmdet.structures import DetDataSample
 from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
+from dinor1.evaluation.prompt_protocols import EvaluationPrompts
 from dinor1.registry import HOOKS
 from dinor1.utils.io import write_image
 from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
 from dinor1.visualization.samples import crop, stack
-
-from .prompt_protocol import PromptProtocolHook
 
 _TRUTH = (255, 255, 255)
 
@@ -26,7 +25,7 @@ class PromptVisualizationHook(Hook):
     """Writes ``vis/val_epoch_<n>.png`` or ``vis/test.png`` to the work directory.
 
     The upper strip shows one exemplar per class; below are the first images with detections in the colour of their
-    class and the ground truth as thin white boxes. Models that detect nothing, such as classifiers, get no picture.
+    class and the ground truth as thin white boxes. Models that detect nothing, such as classifiers, get no sheet.
 
     Args:
         num_images: Images on the sheet.
@@ -37,11 +36,11 @@ class PromptVisualizationHook(Hook):
 
     def __init__(self, num_images: int = 12, score_thr: float = 0.3) -> None:
         self.num_images, self.score_thr = num_images, score_thr
-        self._pictures: list[np.ndarray] = []
+        self._images: list[np.ndarray] = []
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Start a new sheet."""
-        self._pictures = []
+        self._images = []
 
     before_test_epoch = before_val_epoch
 
@@ -59,18 +58,18 @@ class PromptVisualizationHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the sheet of this epoch."""
-        self._write(runner, runner.val_dataloader.dataset, f'val_epoch_{runner.epoch}.png')
+        self._write(runner, runner.val_loop, f'val_epoch_{runner.epoch}.png')
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the sheet of the test."""
-        self._write(runner, runner.test_dataloader.dataset, 'test.png')
+        self._write(runner, runner.test_loop, 'test.png')
 
     def _collect(self, dataset: BaseDataset, outputs: list) -> None:
         if not is_main_process() or not isinstance(outputs[0], DetDataSample):
             return
         names = dataset.metainfo['classes']
         colors = class_colors(len(names))
-        for sample in outputs[: self.num_images - len(self._pictures)]:
+        for sample in outputs[: self.num_images - len(self._images)]:
             found = sample.pred_instances.cpu().numpy()
             found = found[found.scores >= self.score_thr]
             captions = [f'{names[i]} {score:.2f}' for i, score in zip(found.labels, found.scores, strict=True)]
@@ -78,33 +77,32 @@ class PromptVisualizationHook(Hook):
             # Test pipelines load annotations after the resize: the truth is in pixels of the original image.
             truth = sample.gt_instances.bboxes.cpu().numpy()
             scale = 320 / max(image.shape[:2])
-            picture = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
+            drawn = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
             boxes = found.bboxes * scale
-            self._pictures.append(draw_boxes(picture, boxes, captions, [colors[i] for i in found.labels], 1.0))
+            self._images.append(draw_boxes(drawn, boxes, captions, [colors[i] for i in found.labels], 1.0))
 
-    def _write(self, runner: Runner, dataset: BaseDataset, filename: str) -> None:
-        if not self._pictures:
+    def _write(self, runner: Runner, loop: BaseLoop, filename: str) -> None:
+        if not self._images:
             return
-        names = dataset.metainfo['classes']
-        sheet = contact_sheet(self._pictures)
-        protocol = next((hook for hook in runner.hooks if isinstance(hook, PromptProtocolHook)), None)
-        if protocol is not None and protocol.exemplars:
-            sheet = stack(self._strip(protocol, names), sheet)
+        sheet = contact_sheet(self._images)
+        prompts = getattr(loop, 'prompts', None)  # MMEngine's own loops have none
+        if prompts is not None and prompts.exemplars and prompts.shared is not None:
+            sheet = stack(_strip(prompts), sheet)
         path = Path(runner.work_dir) / 'vis' / filename
         write_image(sheet, path)
-        self._pictures = []
+        self._images = []
         runner.logger.info(f'Prompts and detections: {path}')
 
-    @staticmethod
-    def _strip(protocol: PromptProtocolHook, names: tuple[str, ...]) -> np.ndarray:
-        """One exemplar of each class."""
-        known = protocol.dataset.metainfo['classes']
-        first = {}
-        for exemplar in protocol.exemplars:
-            first.setdefault(known[exemplar.label], exemplar)
-        crops, shown = [], [name for name in names if name in first]
-        for name in shown:
-            image = mmcv.imread(protocol.dataset.get_data_info(first[name].index)['img_path'])
-            crops.append(crop(image, first[name].bbox))
-        colors = class_colors(len(names))
-        return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
+
+def _strip(prompts: EvaluationPrompts) -> np.ndarray:
+    """One exemplar of each class."""
+    names, known = prompts.names, prompts.dataset.metainfo['classes']
+    first = {}
+    for exemplar in prompts.exemplars:
+        first.setdefault(known[exemplar.label], exemplar)
+    crops, shown = [], [name for name in names if name in first]
+    for name in shown:
+        image = mmcv.imread(prompts.dataset.get_data_info(first[name].index)['img_path'])
+        crops.append(crop(image, first[name].bbox))
+    colors = class_colors(len(names))
+    return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])

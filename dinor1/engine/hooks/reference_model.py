@@ -1,4 +1,4 @@
-"""GRQO's stage switch and reference model, as a hook on the standard Runner.
+"""GRQO's warm-up and reference model, as a hook on the standard Runner.
 
 DINO-R1, arXiv 2505.24025: some epochs of supervised fine-tuning, then GRQO with a frozen copy of the model as the
 reference, refreshed from the current weights at the start of every epoch.
@@ -16,8 +16,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
-from dinor1.models import GRQOSettings
-from dinor1.models.detectors.reference import ReferenceMixin
+from dinor1.models import ReferenceModel
 from dinor1.registry import HOOKS, MODELS
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
@@ -30,44 +29,34 @@ _DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 @HOOKS.register_module()
 class ReferenceModelHook(Hook):
-    """Switches from SFT to GRQO, owns the reference model and refreshes it.
+    """Begins GRQO after a warm-up, owns the reference model and refreshes it.
 
-    Without this hook a run is supervised fine-tuning throughout. The reference is a deep copy outside of the model: it
-    reaches neither optimizer nor DDP nor checkpoints. A checkpoint that is taken between two refreshes needs it to
-    resume exactly; the hook then writes it once to ``grqo_reference.pth`` in the work directory.
+    The loss itself, with its constants, is the head's: ``model.bbox_head.loss_grqo=dict(type='GRQOLoss', ...)``. Until
+    the warm-up is over it is switched off, and training is supervised fine-tuning. The reference is a deep copy outside
+    of the model: it reaches neither optimizer nor DDP nor checkpoints. A checkpoint that is taken between two refreshes
+    needs it to resume exactly; the hook then writes it once to ``grqo_reference.pth`` in the work directory.
 
     Args:
-        objective: ``contrast`` (the release's), ``policy`` or ``clipped``; see :func:`dinor1.models.losses.grqo_loss`.
-        alpha: Weight of the advantage.
-        beta: Weight of the KL term; with 0 there is no reference model and no extra cost, but for ``clipped``.
-        mute: Share of muted queries.
         warmup: Epochs (iterations) of SFT before GRQO begins.
         refresh: Epochs (iterations) between refreshes; None: the reference of the first GRQO iteration for good.
         by_epoch: Whether ``warmup`` and ``refresh`` count epochs or iterations.
         mode: ``eval`` runs the reference without dropout and with the running statistics of batch norm; ``train`` as
             the release does (dropout masks are not shared with the student).
         dtype: ``bfloat16`` or ``float16``: autocast of the reference alone; None: the precision of the training.
-        groups: ``image``: the queries of an image form a group, as published; ``prompt``: those of one prompt.
-        one_sided_kl: See :class:`dinor1.models.GRQOSettings`.
-        allow_vanishing: Accept a reward term that is identically zero, to show that it is.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
     priority = 'NORMAL'
 
     def __init__(
         self,
-        objective: str = 'contrast',
-        alpha: float = 0.01,
-        beta: float = 0.04,
-        mute: float = 1 / 3,
         warmup: int = 1,
         refresh: int | None = 1,
         by_epoch: bool = True,
         mode: str = 'eval',
         dtype: str | None = None,
-        groups: str = 'image',
-        one_sided_kl: bool = False,
-        allow_vanishing: bool = False,
     ) -> None:
         if mode not in ('eval', 'train'):
             raise InputError(f"ReferenceModelHook: mode must be 'eval' or 'train', got {mode!r}")
@@ -79,30 +68,23 @@ class ReferenceModelHook(Hook):
             raise InputError(
                 f'ReferenceModelHook: expected warmup >= 0 and refresh >= 1 or None, got {warmup} and {refresh}'
             )
-        self.settings = GRQOSettings(
-            objective=objective,
-            alpha=alpha,
-            beta=beta,
-            mute=mute,
-            groups=groups,
-            one_sided_kl=one_sided_kl,
-            allow_vanishing=allow_vanishing,
-        )
         self.warmup, self.refresh, self.by_epoch, self.mode = warmup, refresh, by_epoch, mode
         self.dtype = _DTYPES[dtype]
-        self.reference: nn.Module | None = None
+        self.reference: ReferenceModel | None = None
+        self._began = False
         self.refreshed_at: int | None = None
         self._to_restore: dict[str, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Refuse what GRQO cannot work with, before the first iteration."""
         model = _unwrap(runner.model)
-        if not isinstance(model, ReferenceMixin):
+        loss = getattr(getattr(model, 'bbox_head', None), 'loss_grqo', None)
+        if not hasattr(model, 'objectness') or loss is None:
             raise InputError(
-                f'ReferenceModelHook: {type(model).__name__} gives no objectness; use DINOR1 or DINOGRQO, or '
-                'remove the hook to train without GRQO'
+                f'ReferenceModelHook: {type(model).__name__} has no GRQO; use DINOR1 or DINOGRQO with '
+                "bbox_head.loss_grqo=dict(type='GRQOLoss'), or remove the hook to train without GRQO"
             )
-        self.settings.num_mute(model.num_queries)
+        loss.num_mute(model.num_queries)
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise InputError(
                 'ReferenceModelHook: by_epoch=True, and a training by iterations has no epochs; set by_epoch=False and '
@@ -112,7 +94,7 @@ class ReferenceModelHook(Hook):
         if self.dtype is torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported(False):
             runner.logger.warning(
                 f'GRQO: {torch.cuda.get_device_name(device)} only emulates bfloat16, and the reference model will be '
-                'slow; set default_hooks.grqo.dtype to float16, or to None for the precision of the training'
+                'slow; set default_hooks.reference.dtype to float16, or to None for the precision of the training'
             )
         end, unit = (runner.max_epochs, 'epochs') if self.by_epoch else (runner.max_iters, 'iterations')
         if self.warmup >= end:
@@ -134,21 +116,21 @@ class ReferenceModelHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Leave a plain model behind."""
         model = _unwrap(runner.model)
-        model.set_grqo(None)
-        model.set_reference(None)
-        self.reference = None
+        model.bbox_head.loss_grqo.enabled = True
+        model.reference = self.reference = None
 
     def _update(self, runner: Runner, position: int) -> None:
         model = _unwrap(runner.model)
-        if position < self.warmup:
-            model.set_grqo(None)
+        loss = model.bbox_head.loss_grqo
+        loss.enabled = position >= self.warmup
+        if not loss.enabled:
             return
         if self._to_restore is not None:
             self._restore(runner)
-        if model.bbox_head.grqo is None:
-            runner.logger.info(f'GRQO begins: {self.settings}')
-        model.set_grqo(self.settings)
-        if self.settings.needs_reference and self._due(position):
+        if not self._began:
+            runner.logger.info(f'GRQO begins: {loss}')
+            self._began = True
+        if loss.needs_reference and self._due(position):
             self._copy(runner, _full_state(runner.model))
             self.refreshed_at = position
 
@@ -160,29 +142,29 @@ class ReferenceModelHook(Hook):
     def _copy(self, runner: Runner, state_dict: dict) -> None:
         """Make the reference a frozen, whole model with the weights ``state_dict``."""
         model = _unwrap(runner.model)
-        model.set_reference(None)  # or a copy would contain the previous reference
+        model.reference = None  # or a copy would contain the previous reference
         if self.reference is None:
             if isinstance(runner.model, FullyShardedDataParallel):
                 # A shard cannot be copied: every process builds the model anew.
                 device = next(model.parameters()).device
-                self.reference = MODELS.build(copy.deepcopy(runner.cfg.model)).to(device)
+                copied = MODELS.build(copy.deepcopy(runner.cfg.model)).to(device)
             else:
-                self.reference = copy.deepcopy(model)
-            self.reference.set_grqo(None)
-        self.reference.load_state_dict(state_dict)
-        self.reference.train(self.mode == 'train')
-        model.set_reference(self.reference, self.dtype)
+                copied = copy.deepcopy(model)
+            self.reference = ReferenceModel(copied, self.dtype)
+        self.reference.model.load_state_dict(state_dict)
+        self.reference.model.train(self.mode == 'train')
+        model.reference = self.reference
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the reference, outside of the checkpoint, if a run that resumes from here would need it."""
         resumes_at = checkpoint['meta']['epoch' if self.by_epoch else 'iter']
         if self.reference is None or self._due(resumes_at):
             return
-        digest = fingerprint(self.reference, whole=True)
+        digest = fingerprint(self.reference.model, whole=True)
         checkpoint[_KEY] = dict(refreshed_at=self.refreshed_at, fingerprint=digest, file=_FILE)
         if is_main_process():
             with atomic_path(Path(runner.work_dir) / _FILE) as temporary:
-                torch.save(self.reference.state_dict(), temporary)
+                torch.save(self.reference.model.state_dict(), temporary)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember what the checkpoint says of the reference; it is restored when its training goes on."""
@@ -201,7 +183,7 @@ class ReferenceModelHook(Hook):
                 'reference model and cannot resume without it: put the file back, or resume from the end of an epoch'
             )
         self._copy(runner, torch.load(path, map_location='cpu', weights_only=True))
-        if fingerprint(self.reference, whole=True) != wanted['fingerprint']:
+        if fingerprint(self.reference.model, whole=True) != wanted['fingerprint']:
             raise InputError(f'{path}: not the reference model that the checkpoint belongs to; put the right file back')
         self.refreshed_at = wanted['refreshed_at']
 

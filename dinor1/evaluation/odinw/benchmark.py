@@ -1,9 +1,9 @@
-"""ODinW (Object Detection in the Wild): which 35 sets there are, where their files lie, what is offered as a class.
+"""ODinW (Object Detection in the Wild): its 35 data sets, their files, and the class names that a detector is given.
 
 GLIP, arXiv 2112.03857, introduced 13 of them; ELEVATER, arXiv 2204.08790, has all 35. The facts are in
-``manifest.json`` beside this file, with their sources and with what is known to go wrong for each set. The
-manifest also describes a second layout, ``small``: the small real sets of this project, some of them members of ODinW
-with files of our own (``configs/_base_/datasets/small_coco.py``).
+``manifest.json`` beside this file, with their sources and the known problems of each set. The
+manifest also describes a second layout, ``small``: the small real sets of this project, some of which are members of
+ODinW with files of our own (``configs/_base_/datasets/small_coco.py``).
 """
 
 import difflib
@@ -45,11 +45,11 @@ class BenchmarkSet(NamedTuple):
         root: Folder below the data root.
         splits: ``train``, ``val``, ``test`` and for some sets ``minival``.
         evaluate: The split that the benchmark reports on.
-        categories: Names that are offered, in the order of the category ids; ``None`` takes the file's.
+        categories: Names that a detector is given, in the order of the category ids; ``None`` takes the file's.
         file_categories: Names in ODinW's file, where it has others.
-        caption_prompts: Category -> the phrase that GLIP offers in its place as text.
+        caption_prompts: Category -> the phrase that GLIP uses instead of the name.
         deviation: How the files differ from ODinW's; ``None`` for ODinW's own.
-        traps: What is known to go wrong.
+        traps: Known problems.
     """
 
     name: str
@@ -200,7 +200,7 @@ def prepare_annotations(
         data_root: Folder of all sets.
         split: A key of ``s.splits``.
         copy_to: Where a copy goes, if one is needed. The original is never written to.
-        captions: Offer GLIP's phrases in place of the names that have one.
+        captions: Use GLIP's phrases instead of the names that have one.
 
     Raises:
         InputError: the file is no COCO file, or its categories are not those of the manifest.

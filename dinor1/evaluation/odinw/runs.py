@@ -1,6 +1,6 @@
-"""What one run of ODinW is: its config, its annotation files, and the result that it leaves.
+"""Runs of ODinW: config, annotation files and result file of each.
 
-``tools/test_odinw.py`` runs what :func:`plan` makes, and averages what :func:`store` wrote.
+``tools/test_odinw.py`` executes the runs of :func:`plan`, and averages the results of :func:`store`.
 """
 
 import copy
@@ -23,13 +23,18 @@ from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import visible, write_json
 
-# Our names of metrics -> how the COCO metrics of MMDetection and of this project end.
+_PROTOCOL_TYPES = {
+    'text': 'TextPrompts',
+    'visual-generic': 'VisualGeneric',
+    'visual-interactive': 'VisualInteractive',
+}
+# Our names of metrics -> last part of the names of COCO metrics, those of MMDetection and of this project.
 _REPORTED = dict(zip(METRICS, ('bbox_mAP', 'bbox_mAP_50'), strict=True))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of a suite have in common.
+    """Settings that all runs of a suite share.
 
     Attributes:
         config: Config that model and pipelines come from; ``{set}`` in it stands for the name of the set.
@@ -113,8 +118,8 @@ def plan(settings: Settings, sets: Iterable[BenchmarkSet]) -> list[Job]:
 
 def _protocols(settings: Settings, path: str, cfg: Config) -> list[tuple[dict[str, Any], tuple[int | None, ...]]]:
     """The protocols to run, each with its settings, and their seeds."""
-    speaks = cfg.model.get('language_model') is not None
-    if not speaks and 'text' in (settings.protocols or ()):
+    takes_text = cfg.model.get('prompts', {}).get('language_model') is not None
+    if not takes_text and 'text' in (settings.protocols or ()):
         raise InputError(f'{path}: the model has no language model and cannot be given text prompts')
     every = {
         'text': (dict(protocol='text') | (dict(captions=True) if settings.captions else {}), (None,)),
@@ -124,14 +129,24 @@ def _protocols(settings: Settings, path: str, cfg: Config) -> list[tuple[dict[st
         ),
         'visual-interactive': (dict(protocol='visual-interactive'), (0,)),
     }
-    return [every[name] for name in settings.protocols or PROTOCOLS if speaks or name != 'text']
+    return [every[name] for name in settings.protocols or PROTOCOLS if takes_text or name != 'text']
+
+
+def _prompts(protocol: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """Config of a protocol, as the test loop takes it."""
+    settings = dict(type=_PROTOCOL_TYPES[protocol['protocol']])
+    settings |= {key: value for key, value in protocol.items() if key not in ('protocol', 'captions')}
+    return settings if seed is None else dict(settings, seed=seed)
 
 
 def _read_config(path: str, cfg_options: dict[str, Any] | None) -> Config:
     cfg = load_config(path, copy.deepcopy(cfg_options))
-    hook = cfg.get('default_hooks', {}).get('prompts') or {}
-    if 'model' not in cfg or hook.get('type') != 'PromptProtocolHook' or not hook.get('prompt_dataset'):
-        raise InputError(f'{path}: not a config of a prompted detector, it has no PromptProtocolHook with a data set')
+    loop = cfg.get('test_cfg') or {}
+    if 'model' not in cfg or loop.get('type') != 'PromptedTestLoop' or not cfg.get('prompt_dataset'):
+        raise InputError(
+            f'{path}: not a config of a prompted detector, it has no test_cfg of type PromptedTestLoop with a '
+            'prompt_dataset'
+        )
     if not isinstance(cfg.get('test_evaluator'), dict) or 'ann_file' not in cfg.test_evaluator:
         raise InputError(f'{path}: test_evaluator must be one metric that reads an ann_file')
     return cfg
@@ -157,14 +172,13 @@ def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol
 
     cfg = copy.deepcopy(base)
     root = Path(settings.data_root) / benchmark_set.root
-    _point(cfg.test_dataloader.dataset, root, benchmark_set.splits[split].img_dir, evaluated, settings.layout)
+    _set_files(cfg.test_dataloader.dataset, root, benchmark_set.splits[split].img_dir, evaluated, settings.layout)
     cfg.test_evaluator.ann_file = str(evaluated.path.absolute())
-    hook = cfg.default_hooks.prompts
-    hook.update({key: value for key, value in protocol.items() if key != 'captions'}, seed=seeds[0] or 0)
+    cfg.test_cfg.prompts = _prompts(protocol, seeds[0])
     if exemplars is None:
-        hook['prompt_dataset'] = None
+        cfg.pop('prompt_dataset')
     else:
-        _point(hook.prompt_dataset, root, benchmark_set.splits['train'].img_dir, exemplars, settings.layout)
+        _set_files(cfg.prompt_dataset, root, benchmark_set.splits['train'].img_dir, exemplars, settings.layout)
 
     files = settings.files(benchmark_set.name)
     content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
@@ -198,12 +212,12 @@ def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol
     )
 
 
-def _point(dataset: dict[str, Any], root: Path, img_dir: str, annotations: Annotations, layout: str) -> None:
-    """Let a data set's config read other files."""
+def _set_files(dataset: dict[str, Any], root: Path, img_dir: str, annotations: Annotations, layout: str) -> None:
+    """Set the files of a data set's config."""
     dataset.update(data_root=str(root), ann_file=str(annotations.path.absolute()), data_prefix=dict(img=img_dir))
-    # Classes are those of the file; what the config chose belongs to its own set.
+    # Classes are those of the file: a choice in the config is for another set.
     dataset.pop('metainfo', None)
-    # Released files are read as they are: a defective box is no reason to refuse them, and the metric counts it.
+    # Released files are read unchanged, with their defective boxes, which the metric counts.
     dataset['bad_annotations'] = 'skip' if layout == 'odinw' else 'error'
 
 

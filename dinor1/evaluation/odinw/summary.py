@@ -1,6 +1,6 @@
-"""Results of ODinW: one file per run, averages computed from these rows and from nothing else.
+"""Results of ODinW: one file per run, and averages that are computed from these rows.
 
-A published average exists that does not match its rows. Here an average belongs to one arm, one protocol and one split
+At least one published average does not match its rows. Here an average belongs to one arm, one protocol and one split
 policy; it is called ``ODinW-13`` or ``ODinW-35`` when every member is there with its released files, and
 ``mean over 4 of 13`` otherwise.
 """
@@ -38,7 +38,7 @@ _FIELDS = [
     'num_boxes',
     'protocol',
 ]
-# Runs that differ in one of these stand in different tables.
+# Runs that differ in one of these belong to different tables.
 _SHARED = ('arm', 'layout', 'split_policy', 'protocol')
 
 
@@ -135,9 +135,9 @@ def read_result(path: str | Path) -> dict[str, Any]:
     result = read_json(path)
     if not isinstance(result, dict):
         raise InputError(f'{path}: not a result of tools/test_odinw.py; run it again with --redo')
-    lacking = [field for field in _FIELDS if field not in result]
-    if lacking:
-        raise InputError(f'{path}: not a result of tools/test_odinw.py, it has no {", ".join(lacking)}; use --redo')
+    absent = [field for field in _FIELDS if field not in result]
+    if absent:
+        raise InputError(f'{path}: not a result of tools/test_odinw.py, it has no {", ".join(absent)}; use --redo')
     protocol = result['protocol']
     if not isinstance(protocol, dict) or protocol.get('protocol') not in PROTOCOLS:
         raise InputError(f'{path}: unknown protocol {protocol!r}; expected {", ".join(PROTOCOLS)}')
@@ -170,7 +170,7 @@ def summarize(results: Iterable[Mapping[str, Any]], order: Sequence[str] = ()) -
     Raises:
         InputError: a run occurs twice.
     """
-    place = {name: i for i, name in enumerate(order)}
+    position = {name: i for i, name in enumerate(order)}
     groups: dict[tuple, dict[str, dict[int | None, Mapping[str, Any]]]] = {}
     for result in results:
         key = tuple(tuple(v.items()) if isinstance(v, dict) else v for v in (result[field] for field in _SHARED))
@@ -184,7 +184,7 @@ def summarize(results: Iterable[Mapping[str, Any]], order: Sequence[str] = ()) -
     kinds = list(PROTOCOLS)
     summaries = []
     for sets in groups.values():
-        names = sorted(sets, key=lambda name: (place.get(name, len(place)), name))
+        names = sorted(sets, key=lambda name: (position.get(name, len(position)), name))
         rows = tuple(_row(sets[name]) for name in names)
         first = next(iter(sets[names[0]].values()))
         averages = tuple(a for benchmark in BENCHMARKS if (a := average(benchmark, rows)) is not None)

@@ -1,5 +1,5 @@
 """Backbones beside MMDetection's own."""
 
-from .swin import SwinTransformer
+from .swin import DenormalFreeSwin
 
-__all__ = ['SwinTransformer']
+__all__ = ['DenormalFreeSwin']

@@ -9,7 +9,7 @@ from dinor1.registry import MODELS
 
 
 @MODELS.register_module()
-class SwinTransformer(_MMDetSwin):
+class DenormalFreeSwin(_MMDetSwin):
     """Swin Transformer (Liu et al., arXiv 2103.14030) whose masked attention weights are zero.
 
     MMDetection adds -100 to the logits of tokens that a shifted window must not mix. In float32, ``exp(-100)`` is

@@ -1,8 +1,7 @@
 """Detectors: the data flow from images and prompts to boxes."""
 
-from dinor1.utils.fingerprint import fingerprint
-
 from .dino_grqo import DINOGRQO
-from .dino_r1 import DINOR1
+from .dino_r1 import DINOR1, PromptsConfig
+from .reference import ReferenceModel
 
-__all__ = ['DINOGRQO', 'DINOR1', 'fingerprint']
+__all__ = ['DINOGRQO', 'DINOR1', 'PromptsConfig', 'ReferenceModel']

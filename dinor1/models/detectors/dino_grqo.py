@@ -1,43 +1,71 @@
 """MMDetection's plain DINO with GRQO: fixed classes instead of prompts, the same reward and reference."""
 
+from typing import NamedTuple
+
 import torch
 from mmdet.models.detectors import DINO
 from torch import Tensor
 
 from dinor1.registry import MODELS
 
-from .reference import ReferenceMixin
+from .reference import ReferenceModel
+
+
+class DINOOutput(NamedTuple):
+    """The part of the decoder's output that others than the head look at.
+
+    Attributes:
+        hidden_states: (L, bs, num_dn + Q, C), denoising queries first.
+    """
+
+    hidden_states: Tensor
 
 
 @MODELS.register_module()
-class DINOGRQO(ReferenceMixin, DINO):
-    """``DINO`` that tells its head the objectness of the selected tokens. Use with ``DINOGRQOHead``."""
+class DINOGRQO(DINO):
+    """``DINO`` that tells its head the objectness of the selected tokens. Use with ``DINOGRQOHead``.
+
+    Attributes:
+        reference: What GRQO compares with; :class:`dinor1.engine.ReferenceModelHook` sets it.
+    """
+
+    reference: ReferenceModel | None = None
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """Losses of one batch; arguments as in ``DINO.loss``."""
-        scores, head_inputs = self._with_token_scores(
-            lambda: self.forward_transformer(self.extract_feat(batch_inputs), batch_data_samples)
-        )
-        if self.bbox_head.grqo is not None:
-            # The very top-k that DINO.pre_decoder takes.
-            head_inputs['selected_logits'], selected = scores.topk(self.num_queries, dim=1)
-            head_inputs['ref_logits'] = self.reference_logits(selected, batch_inputs, batch_data_samples)
-        return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
+        return self.loss_and_output(batch_inputs, batch_data_samples)[0]
+
+    def loss_and_output(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple[dict[str, Tensor], DINOOutput]:
+        """Losses of one batch, and the decoder's output that they were computed from."""
+        features = self.extract_feat(batch_inputs)
+        head_inputs = self.forward_transformer(features, batch_data_samples)
+        tokens = head_inputs.pop('selected_tokens')
+        if self.bbox_head.active_grqo is not None:
+            # Logits of the selected tokens, in falling order of the best class.
+            head_inputs['selected_logits'] = head_inputs['enc_outputs_class'].amax(-1)
+            if self.reference is not None:
+                head_inputs['ref_logits'] = self.reference.logits(tokens, batch_inputs, batch_data_samples)
+        losses = self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
+        return losses, DINOOutput(head_inputs['hidden_states'])
+
+    def pre_decoder(
+        self, memory: Tensor, memory_mask: Tensor, spatial_shapes: Tensor, batch_data_samples: list | None = None
+    ) -> tuple[dict, dict]:
+        """As in ``DINO``; in training the head's inputs also hold ``selected_tokens`` (bs, Q), which ``loss`` takes."""
+        decoder_inputs, head_inputs = super().pre_decoder(memory, memory_mask, spatial_shapes, batch_data_samples)
+        if self.training:
+            with torch.no_grad():
+                head_inputs['selected_tokens'] = (
+                    self._token_logits(memory, memory_mask, spatial_shapes).topk(self.num_queries, dim=1).indices
+                )
+        return decoder_inputs, head_inputs
 
     def objectness(self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list) -> Tensor:
         """(bs, N) best class logit of the encoder tokens ``tokens`` (bs, N)."""
         encoder_inputs, _ = self.pre_transformer(self.extract_feat(batch_inputs), batch_data_samples)
-        encoded = self.forward_encoder(**encoder_inputs)
-        memory, _ = self.gen_encoder_output_proposals(**encoded)
-        return self.bbox_head.cls_branches[self.decoder.num_layers](memory).amax(-1).gather(1, tokens)
+        return self._token_logits(**self.forward_encoder(**encoder_inputs)).gather(1, tokens)
 
-    def _with_token_scores(self, run):
-        """Call ``run``; also return the (bs, T) scores that its encoder stage computed and does not hand out."""
-        scores = []
-        branch = self.bbox_head.cls_branches[self.decoder.num_layers]
-        handle = branch.register_forward_hook(lambda _module, _inputs, output: scores.append(output.amax(-1)))
-        try:
-            result = run()
-        finally:
-            handle.remove()
-        return torch.cat(scores), result
+    def _token_logits(self, memory: Tensor, memory_mask: Tensor, spatial_shapes: Tensor) -> Tensor:
+        """(bs, T) best class logit of every encoder token."""
+        feat, _ = self.gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
+        return self.bbox_head.cls_branches[self.decoder.num_layers](feat).amax(-1)

@@ -3,152 +3,209 @@
 C. Pan, W. He, Z. Tu, L. Ren, *DINO-R1: Incentivizing Reasoning Capability in Vision Foundation Models*,
 arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 2303.05499) has text tokens:
 
-    images -> backbone, neck -> feat
-    prompts: boxes -> VisualPromptEncoder(feat) | names -> language model | bank -> PromptBatch
-    with a category graph: PromptBatch -> refined along its edges -> PromptBatch
-    feat, prompts -> encoder -> memory, refined prompts -> select_queries -> decoder -> head
+    images -> backbone, neck -> ImageFeatures
+    prompts: boxes -> VisualPromptEncoder | names -> language model | bank -> PromptSet -> PromptBatch
+    ImageFeatures, PromptBatch -> encoder -> memory, refined prompts
+    memory, refined prompts -> select_queries -> QuerySelection -> decoder -> DetectorOutput -> head
 """
 
 import contextlib
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
-from mmdet.models.detectors import GroundingDINO
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.layers import CdnQueryGenerator
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from dinor1.blocks.category_graph.prompt_refiner import CategoryGraphPrompts
 from dinor1.registry import MODELS
-from dinor1.structures import PromptBatch, PromptSet
+from dinor1.structures import BoxPrompts, DetectorOutput, ImageFeatures, PromptBatch, PromptSet, QuerySelection
 from dinor1.utils.errors import InputError
 from dinor1.utils.precision import at_least_float32, full_precision
 
-from ..losses import LanguageAlignment, targets_of
-from ..prompts import PromptDraw, common_vocabulary, positive_maps, sample_prompts
-from ..transformer import DINOR1TransformerDecoder, DINOR1TransformerEncoder, RememberedSinePositions
-from ..transformer.query_selection import Selection, SelectionMixin
-from .layer_cfg import decoder_cfg, encoder_cfg
-from .prompted import PromptMixin
-from .reference import ReferenceMixin
+from ..losses import LanguageAlignment, pad_targets
+from ..prompts import (
+    PromptDraw,
+    common_vocabulary,
+    drawn_prompts,
+    encode_boxes,
+    encode_text,
+    mean_by_class,
+    positive_maps,
+    sample_prompts,
+)
+from ..transformer import (
+    CachedSinePositions,
+    DenoisingQueries,
+    MSDeformAttention,
+    TokenScores,
+    TransformerDims,
+    denoising_queries,
+    flatten_levels,
+    score_tokens,
+    select_queries,
+)
+from .reference import ReferenceModel
+
+# Prompts of a batch: one set for all images, or one per image, which may still be boxes on that image.
+Prompts = PromptSet | Sequence[PromptSet | BoxPrompts]
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Where prompts come from.
+
+    Attributes:
+        encoder: Config of the encoder of boxes; it gets the transformer's sizes.
+        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
+            text model is needed. It is frozen.
+        text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
+        alignment: Arguments of :class:`~dinor1.models.losses.LanguageAlignment`; needs a language model.
+        refiner: Config of a module with ``forward(embeddings (K, C), names) -> (K, C)`` and ``refine(PromptSet) ->
+            PromptSet``, such as ``CategoryGraphPrompts``. Training images must bring class names (``return_classes``).
+
+    Raises:
+        InputError: the settings contradict each other.
+    """
+
+    encoder: dict[str, Any] = field(default_factory=lambda: dict(type='VisualPromptEncoder'))
+    language_model: dict[str, Any] | None = None
+    text_prompts: str = 'token'
+    alignment: dict[str, Any] | None = None
+    refiner: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.alignment is not None and self.language_model is None:
+            raise InputError(
+                'model.prompts.alignment needs model.prompts.language_model; set alignment=None or give a language '
+                'model'
+            )
+        if self.text_prompts not in ('token', 'class'):
+            raise InputError(f"model.prompts.text_prompts must be 'token' or 'class', got {self.text_prompts!r}")
 
 
 @MODELS.register_module()
-class DINOR1(PromptMixin, SelectionMixin, ReferenceMixin, GroundingDINO):
+class DINOR1(BaseDetector):
     """Detector prompted by boxes, class names, or both.
 
     Sub-modules and parameters that Grounding DINO has too keep MMDetection's names; a checkpoint of it lacks
     ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``.
 
     Args:
-        embed_dims: Width C of the transformer.
-        num_heads: Attention heads; fusion and prompt layers use half as many.
-        feedforward_channels: Hidden width of the FFNs.
-        num_points: Sampling points of deformable attention per head and level.
-        num_feature_levels: Levels that the neck gives.
-        encoder: Overrides of the encoder's config, such as ``dict(num_layers=2)``.
-        decoder: Overrides of the decoder's config.
-        prompt_encoder: Overrides of ``VisualPromptEncoder``'s config.
-        norm_cfg: Norm of all transformer layers, of the fusion, of the prompt encoder and before query selection;
-            backbone and neck have their own. Default: LayerNorm.
-        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
-            text model is needed.
-        alignment: Arguments of ``LanguageAlignment``; needs a language model.
-        prompt_refiner: Arguments of ``CategoryGraphPrompts``: ``graph``, and those of ``PromptGraphRefiner``. Training
-            images must bring class names (``return_classes``).
-        text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
-        **kwargs: ``GroundingDINO``'s: ``backbone``, ``neck``, ``bbox_head``, ``num_queries``, ``dn_cfg``,
-            ``train_cfg``, ``test_cfg``, ``data_preprocessor`` ...
+        backbone: Config of the backbone.
+        neck: Config of the neck; its width and number of levels are the transformer's.
+        transformer: Arguments of :class:`~dinor1.models.transformer.TransformerDims`.
+        encoder: Config of the encoder, such as ``dict(type='PromptedEncoder', num_layers=6)``.
+        decoder: Config of the decoder, such as ``dict(type='PromptedDecoder', num_layers=6)``.
+        bbox_head: Config of the head.
+        prompts: Arguments of :class:`PromptsConfig`.
+        num_queries: Tokens that become decoder queries.
+        positional_encoding: Arguments of ``SinePositionalEncoding``.
+        dn_cfg: Arguments of ``CdnQueryGenerator``.
+        train_cfg: Of the head, with the assigner.
+        test_cfg: ``max_per_img``, and ``chunked_size``: classes that are offered in one pass; -1: all.
+        **kwargs: ``data_preprocessor`` and ``init_cfg`` of MMDetection's ``BaseDetector``.
 
     Attributes:
         inference_dtype: Autocast of everything but training, such as ``torch.bfloat16``; None: none. Box refinement,
             positions of samples and the scores that queries are selected by and detections are sorted by are computed
-            in float32 in any case. Training is the optimizer wrapper's affair.
+            in float32 in any case. In training the optimizer wrapper decides.
+        reference: What GRQO compares with; :class:`dinor1.engine.ReferenceModelHook` sets it.
     """
 
     inference_dtype: torch.dtype | None = None
+    reference: ReferenceModel | None = None
 
     def __init__(
         self,
         *,
-        embed_dims: int = 256,
-        num_heads: int = 8,
-        feedforward_channels: int = 2048,
-        num_points: int = 4,
-        num_feature_levels: int = 4,
-        encoder: dict | None = None,
-        decoder: dict | None = None,
-        prompt_encoder: dict | None = None,
-        norm_cfg: dict | None = None,
-        language_model: dict | None = None,
-        alignment: dict | None = None,
-        prompt_refiner: dict | None = None,
-        text_prompts: str = 'token',
+        backbone: dict,
+        neck: dict,
+        transformer: dict,
+        encoder: dict,
+        decoder: dict,
+        bbox_head: dict,
+        positional_encoding: dict,
+        dn_cfg: dict,
+        num_queries: int,
+        prompts: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if alignment is not None and language_model is None:
-            raise InputError('model.alignment needs model.language_model; set alignment=None or give a language model')
-        if text_prompts not in ('token', 'class'):
-            raise InputError(f"model.text_prompts must be 'token' or 'class', got {text_prompts!r}")
-        self.text_prompts = text_prompts
-        self._norm_cfg = norm_cfg or dict(type='LN')
-        sizes = (embed_dims, num_heads, feedforward_channels, num_feature_levels, num_points, self._norm_cfg)
-        self._prompt_encoder_cfg = dict(
-            type='VisualPromptEncoder',
-            embed_dims=embed_dims,
-            num_heads=num_heads,
-            num_levels=num_feature_levels,
-            num_points=num_points,
-            feedforward_channels=feedforward_channels,
-            norm_cfg=dict(self._norm_cfg),
-        ) | (prompt_encoder or {})
-        self._alignment_cfg, self._prompt_refiner_cfg = alignment, prompt_refiner
-        kwargs['bbox_head'] = dict(embed_dims=embed_dims) | kwargs['bbox_head']
-        kwargs['neck'] = dict(out_channels=embed_dims, num_outs=num_feature_levels) | kwargs['neck']
-        kwargs['positional_encoding'] = dict(num_feats=embed_dims // 2) | kwargs['positional_encoding']
-        super().__init__(
-            language_model,
-            encoder=encoder_cfg(*sizes, encoder or {}),
-            decoder=decoder_cfg(*sizes, decoder or {}),
-            num_feature_levels=num_feature_levels,
-            as_two_stage=True,
-            with_box_refine=True,
-            **kwargs,
+        super().__init__(**kwargs)
+        dims, self.prompts_cfg = TransformerDims(**transformer), PromptsConfig(**(prompts or {}))
+        self.embed_dims, self.num_queries = dims.embed_dims, num_queries
+        self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
+
+        # Images to features.
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(dict(out_channels=dims.embed_dims, num_outs=dims.num_feature_levels) | neck)
+        self.bbox_head = MODELS.build(
+            dict(
+                embed_dims=dims.embed_dims,
+                num_pred_layer=decoder['num_layers'] + 1,
+                share_pred_layer=False,
+                as_two_stage=True,
+                train_cfg=train_cfg,
+                test_cfg=test_cfg,
+            )
+            | bbox_head
         )
 
-    def _init_layers(self) -> None:
-        self.positional_encoding = RememberedSinePositions(**self.positional_encoding)
-        self.encoder = DINOR1TransformerEncoder(**self.encoder)
-        self.decoder = DINOR1TransformerDecoder(**self.decoder)
-        self.embed_dims = self.encoder.embed_dims
-        self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims)
-        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, self.embed_dims))
-        self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
-        self.memory_trans_norm = build_norm_layer(self._norm_cfg, self.embed_dims)[1]
-        self.prompt_encoder = MODELS.build(self._prompt_encoder_cfg)
+        # Features and prompts to queries.
+        self.positional_encoding = CachedSinePositions(num_feats=dims.embed_dims // 2, **positional_encoding)
+        self.encoder = MODELS.build(dict(encoder, dims=dims))
+        self.decoder = MODELS.build(dict(decoder, dims=dims))
+        self.query_embedding = nn.Embedding(num_queries, dims.embed_dims)
+        self.level_embed = nn.Parameter(torch.empty(dims.num_feature_levels, dims.embed_dims))
+        self.memory_trans_fc = nn.Linear(dims.embed_dims, dims.embed_dims)
+        self.memory_trans_norm = build_norm_layer(dims.norm_cfg, dims.embed_dims)[1]
+
+        # Prompts.
+        self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
         self.language_model = self.text_feat_map = self.alignment = self.prompt_refiner = None
-        if self.language_model_cfg is not None:
-            self.language_model = MODELS.build(self.language_model_cfg).requires_grad_(False)
+        if self.prompts_cfg.language_model is not None:
+            self.language_model = MODELS.build(self.prompts_cfg.language_model).requires_grad_(False)
             # MMDetection's BertModel keeps the width deep inside.
             body = getattr(self.language_model, 'language_backbone', [self.language_model])[0]
-            self.text_feat_map = nn.Linear(body.language_dim, self.embed_dims)
+            self.text_feat_map = nn.Linear(body.language_dim, dims.embed_dims)
             # Without alignment nothing trains it, and DDP waits for the gradient of what is not frozen.
-            self.text_feat_map.requires_grad_(self._alignment_cfg is not None)
-        if self._alignment_cfg is not None:
-            self.alignment = LanguageAlignment(**self._alignment_cfg)
-        if self._prompt_refiner_cfg is not None:
-            self.prompt_refiner = CategoryGraphPrompts(self.embed_dims, **self._prompt_refiner_cfg)
+            self.text_feat_map.requires_grad_(self.prompts_cfg.alignment is not None)
+        if self.prompts_cfg.alignment is not None:
+            self.alignment = LanguageAlignment(**self.prompts_cfg.alignment)
+        if self.prompts_cfg.refiner is not None:
+            self.prompt_refiner = MODELS.build(dict(self.prompts_cfg.refiner, embed_dim=dims.embed_dims))
+
+        # Training only.
+        self.dn_query_generator = CdnQueryGenerator(
+            num_classes=self.bbox_head.num_classes,
+            embed_dims=dims.embed_dims,
+            num_matching_queries=num_queries,
+            **dn_cfg,
+        )
 
     def init_weights(self) -> None:
         """Initialise as Grounding DINO; the prompt encoder initialises itself."""
-        super(GroundingDINO, self).init_weights()
+        super().init_weights()
+        for part in (self.encoder, self.decoder):
+            for parameter in part.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, MSDeformAttention):
+                module.init_weights()
+        nn.init.xavier_uniform_(self.memory_trans_fc.weight)
+        nn.init.xavier_uniform_(self.query_embedding.weight)
+        nn.init.normal_(self.level_embed)
         if self.text_feat_map is not None:
             nn.init.xavier_uniform_(self.text_feat_map.weight)
             nn.init.zeros_(self.text_feat_map.bias)
-
-    # ---------------------------------------------------------------- training
 
     def train(self, mode: bool = True) -> 'DINOR1':
         """Training mode, but for the language model: it is frozen, and its dropout would blur the names."""
@@ -156,6 +213,33 @@ class DINOR1(PromptMixin, SelectionMixin, ReferenceMixin, GroundingDINO):
         if self.language_model is not None:
             self.language_model.eval()
         return self
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[DetDataSample] | None = None,
+        mode: str = 'tensor',
+        prompts: Prompts | None = None,
+    ) -> Any:
+        """MMDetection's entry point: ``mode`` is ``loss``, ``predict``, ``predict_and_output`` or ``tensor``.
+
+        Args:
+            inputs: (bs, 3, H, W) after the data preprocessor.
+            data_samples: Image sizes, and in training the ground truth.
+            mode: What to compute; see the methods of these names.
+            prompts: What to look for; not in training, which draws its own.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if prompts is None:
+            raise InputError(
+                f'{type(self).__name__}: no prompts; evaluate with val_cfg and test_cfg of type PromptedValLoop and '
+                'PromptedTestLoop, which give every image its prompts'
+            )
+        methods = dict(predict=self.predict, predict_and_output=self.predict_and_output, tensor=self._forward)
+        return methods[mode](inputs, data_samples, prompts)
+
+    # ---------------------------------------------------------------- training
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
         """Losses of one batch under in-batch visual prompts.
@@ -165,136 +249,203 @@ class DINOR1(PromptMixin, SelectionMixin, ReferenceMixin, GroundingDINO):
             batch_data_samples: ``gt_instances`` with ``bboxes`` (m, 4) pixel xyxy and ``labels`` (m,). Images, and
                 whole batches, without boxes are fine. ``text``, the class names, may differ from image to image.
         """
+        return self.loss_and_output(batch_inputs, batch_data_samples)[0]
+
+    def loss_and_output(
+        self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]
+    ) -> tuple[dict[str, Tensor], DetectorOutput]:
+        """:meth:`loss`, and the decoder's output that the losses were computed from."""
+        shapes = [sample.img_shape for sample in batch_data_samples]
+        boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
+
+        # One exemplar per class of the batch prompts all of its images.
         labels, classes = common_vocabulary(
             [sample.gt_instances.labels for sample in batch_data_samples],
             [sample.get('text') for sample in batch_data_samples],
         )
         draw = sample_prompts(labels, classes)
         features = self.encode_image(batch_inputs, batch_data_samples)
-        prompts, instances = self.encode_drawn(features, batch_data_samples, draw, every_box=self.alignment is not None)
-        memory, memory_prompts = self.encoder(**features, prompts=prompts)
-        selection = self.select_queries(memory, memory_prompts, prompts, features)
+        prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self.alignment is not None)
 
-        for sample, positive_map in zip(batch_data_samples, positive_maps(labels, draw), strict=True):
-            sample.gt_instances.positive_maps = positive_map
-        targets = targets_of(
-            [sample.gt_instances for sample in batch_data_samples], [s.img_shape for s in batch_data_samples]
+        # Selected queries, and noised ground truth in front of them.
+        memory, prompts = self.encoder(features, prompts)
+        selection = self._select(memory, features, prompts)
+        noised = denoising_queries(
+            self.dn_query_generator, boxes, [sample.gt_instances.labels for sample in batch_data_samples], shapes
         )
-        hidden_states, references, dn_meta = self.decode(
-            selection, memory, memory_prompts, prompts, features, batch_data_samples
-        )
+        output = self._decode(memory, features, prompts, selection, noised)
+
+        # Losses.
+        targets = pad_targets(boxes, positive_maps(labels, draw), shapes)
         ref_logits = None
-        if self.bbox_head.grqo is not None:
-            ref_logits = self.reference_logits(selection.tokens, batch_inputs, batch_data_samples, draw)
-        losses = self.bbox_head.loss(
-            hidden_states,
-            references,
-            memory_prompts,
-            prompts.mask,
-            enc_outputs_class=selection.cls_logits,
-            enc_outputs_coord=selection.boxes,
-            dn_meta=dn_meta,
-            targets=targets,
-            selected_logits=selection.objectness,
-            ref_logits=ref_logits,
-        )
+        if self.bbox_head.active_grqo is not None and self.reference is not None:
+            ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, draw)
+        losses = self.bbox_head.loss(output, targets, ref_logits)
         if self.alignment is not None:
             losses['loss_alignment'] = self.alignment_loss(instances, labels, draw)
-        return losses
+        return losses, output
 
     def objectness(
         self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], draw: PromptDraw
     ) -> Tensor:
         """(bs, N) best prompt logit of the encoder tokens ``tokens`` (bs, N), for the prompts that the student drew."""
+        shapes = [sample.img_shape for sample in batch_data_samples]
+        boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
         features = self.encode_image(batch_inputs, batch_data_samples)
-        prompts, _ = self.encode_drawn(features, batch_data_samples, draw)
-        memory, memory_prompts = self.encoder(**features, prompts=prompts, tokens=tokens)
-        return self.token_logits(memory, memory_prompts, prompts, features)[0].amax(-1).gather(1, tokens)
+        prompts, _ = self._encode_drawn(features, boxes, shapes, draw)
+        memory, prompts = self.encoder(features, prompts, tokens=tokens)
+        return self.token_scores(memory, features, prompts).objectness.gather(1, tokens)
 
-    # ---------------------------------------------------------------- images
+    def _encode_drawn(
+        self,
+        features: ImageFeatures,
+        boxes: Sequence[Tensor],
+        shapes: Sequence[tuple[int, int]],
+        draw: PromptDraw,
+        every_box: bool = False,
+    ) -> tuple[PromptBatch, Tensor]:
+        """The drawn prompts, shared by all images; also the embeddings of all boxes that were encoded."""
+        embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box)
+        if not self.training:
+            embeddings = at_least_float32(embeddings)
+        if self.prompt_refiner is not None:
+            embeddings = self.prompt_refiner(embeddings, draw.names())
+        return PromptBatch.shared(embeddings, features.batch_size), instances
 
-    def encode_image(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor | None]:
+    def alignment_loss(self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw) -> Tensor:
+        """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
+        # Zero times the text map keeps its parameters in the graph, as DDP requires.
+        unused = sum(p.sum() for p in self.text_feat_map.parameters()) * 0
+        flat = torch.cat(list(labels))
+        if not len(flat):
+            return instances.sum() * 0 + self.alignment.logit_scale * 0 + unused
+        visual = mean_by_class(instances, flat, draw.labels)
+        with torch.no_grad():
+            text = encode_text(draw.names(), self.language_model, self.text_feat_map)
+        return self.alignment(visual, text.class_embeddings()) + unused
+
+    # ---------------------------------------------------------------- images and prompts
+
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of the neck, L times (bs, C, height, width), from images (bs, 3, H, W)."""
+        return self.neck(self.backbone(batch_inputs))
+
+    def encode_image(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> ImageFeatures:
         """Multi-level features of the neck, flattened.
 
-        Returns:
-            ``feat`` (bs, sum HW, C), ``feat_mask`` (bs, sum HW) True = padding or None, ``feat_pos``,
-            ``spatial_shapes`` (L, 2), ``level_start_index`` (L,), ``valid_ratios`` (bs, L, 2).
+        Args:
+            batch_inputs: (bs, 3, H, W) after the data preprocessor.
+            batch_data_samples: For the sizes of the images without padding.
         """
         with self._inference_precision():
-            levels = self.extract_feat(batch_inputs)
-            features = self.pre_transformer(levels, batch_data_samples)[0]
-        # As numbers: reading a tensor back stops the host on a GPU, and cannot be compiled.
-        shapes = [tuple(level.shape[-2:]) for level in levels]
-        sizes = [height * width for height, width in shapes]
-        starts = [sum(sizes[:level]) for level in range(len(sizes))]
-        return features | dict(spatial_shapes=shapes, level_start_index=starts)
+            return flatten_levels(
+                self.extract_feat(batch_inputs),
+                [sample.img_shape for sample in batch_data_samples],
+                batch_data_samples[0].batch_input_shape,
+                self.positional_encoding,
+                self.level_embed,
+            )
+
+    def encode_boxes(
+        self, features: ImageFeatures, boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Visual prompt embeddings of boxes on the images that ``features`` are of, at least in float32.
+
+        Args:
+            features: From :meth:`encode_image`.
+            boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
+            image_shapes: Per image (height, width) in pixels, without padding.
+
+        Returns:
+            (sum m, C) in the order of the images.
+        """
+        with self._inference_precision():
+            return at_least_float32(encode_boxes(self.prompt_encoder, features, boxes, image_shapes))
+
+    def text_prompt_set(self, names: Sequence[str]) -> PromptSet:
+        """Prompts from class names.
+
+        Raises:
+            InputError: the model has no language model.
+        """
+        if self.language_model is None:
+            raise InputError('this model has no language model and takes no text prompts; prompt it with boxes')
+        per_token = self.prompts_cfg.text_prompts == 'token'
+        return encode_text(names, self.language_model, self.text_feat_map, per_token=per_token)
+
+    def prompt_sets(
+        self, features: ImageFeatures, batch_data_samples: list[DetDataSample], prompts: Prompts
+    ) -> list[PromptSet]:
+        """The prompts of each image, boxes encoded and all of them refined."""
+        if isinstance(prompts, PromptSet):
+            prompts = [prompts] * features.batch_size
+        sets = []
+        for i, (item, sample) in enumerate(zip(prompts, batch_data_samples, strict=True)):
+            if isinstance(item, PromptSet):
+                sets.append(item)
+            elif not len(item.boxes):
+                sets.append(PromptSet.nothing(item.names, self.query_embedding.weight))
+            else:
+                embeddings = self.encode_boxes(features.image(i), [item.boxes], [sample.img_shape])
+                sets.append(PromptSet.from_exemplars(embeddings, item.labels, item.names))
+        return sets if self.prompt_refiner is None else [self.prompt_refiner.refine(p) for p in sets]
 
     def _inference_precision(self) -> contextlib.AbstractContextManager:
         """Autocast to :attr:`inference_dtype`; in training, whatever is set around it."""
-        device = self.level_embed.device.type
         if self.training or self.inference_dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(device, dtype=self.inference_dtype)
+        return torch.autocast(self.level_embed.device.type, dtype=self.inference_dtype)
 
     # ---------------------------------------------------------------- queries
 
-    def decode(
-        self,
-        selection: Selection,
-        memory: Tensor,
-        memory_prompts: Tensor,
-        prompts: PromptBatch,
-        features: dict[str, Tensor | None],
-        batch_data_samples: list[DetDataSample] | None = None,
-    ) -> tuple[Tensor, Tensor, dict[str, int] | None]:
-        """Run the decoder on the selected queries, preceded by denoising queries when ``batch_data_samples`` is given.
+    def token_scores(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> TokenScores:
+        """Every encoder token (bs, T, C) scored against the encoder's prompts."""
+        stage = self.decoder.num_layers
+        return score_tokens(
+            memory,
+            features,
+            prompts,
+            lambda tokens: self.memory_trans_norm(self.memory_trans_fc(tokens)),
+            self.bbox_head.cls_branches[stage],
+        )
 
-        Returns:
-            hidden states (L, bs, num_dn + N, C), references (1 + L, bs, num_dn + N, 4), and the denoising meta data.
-        """
+    def _select(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> QuerySelection:
+        scores = self.token_scores(memory, features, prompts)
+        return select_queries(scores, self.bbox_head.reg_branches[self.decoder.num_layers], self.num_queries)
+
+    def _decode(
+        self,
+        memory: Tensor,
+        features: ImageFeatures,
+        prompts: PromptBatch,
+        selection: QuerySelection,
+        noised: DenoisingQueries | None = None,
+    ) -> DetectorOutput:
+        """Decode the selected queries, behind the denoising ones in training."""
         bs, num_selected = selection.tokens.shape
         query = self.query_embedding.weight[:num_selected].expand(bs, -1, -1)
         reference_points = selection.boxes.detach()
-        self_attn_mask = dn_meta = None
-        if batch_data_samples is not None:
-            dn_query, dn_boxes, self_attn_mask, dn_meta = self.dn_query_generator(
-                [self._denoising_sample(sample) for sample in batch_data_samples]
-            )
+        self_attn_mask = None
+        if noised is not None:
             # A batch without boxes has no denoising query, and DDP wants the embedding in the graph all the same.
             unused = self.dn_query_generator.label_embedding.weight[0, 0] * 0
-            query = torch.cat([dn_query.to(query.dtype), query + unused], 1)
-            reference_points = torch.cat([dn_boxes.sigmoid().to(reference_points.dtype), reference_points], 1)
+            query = torch.cat([noised.content.to(query.dtype), query + unused], 1)
+            reference_points = torch.cat([noised.boxes.to(reference_points.dtype), reference_points], 1)
             # The generator masks for num_queries queries; there are fewer where the image has fewer tokens.
-            self_attn_mask = self_attn_mask[: query.shape[1], : query.shape[1]]
+            self_attn_mask = noised.attention_mask[: query.shape[1], : query.shape[1]]
         hidden_states, references = self.decoder(
-            query=query,
-            reference_points=reference_points,
-            self_attn_mask=self_attn_mask,
-            memory=memory,
-            memory_mask=features['feat_mask'],
-            memory_prompts=memory_prompts,
-            prompts=prompts,
-            spatial_shapes=features['spatial_shapes'],
-            level_start_index=features['level_start_index'],
-            valid_ratios=features['valid_ratios'],
-            reg_branches=self.bbox_head.reg_branches,
+            query, reference_points, memory, features, prompts, self.bbox_head.reg_branches, self_attn_mask
         )
-        return hidden_states, references, dn_meta
-
-    def _denoising_sample(self, sample: DetDataSample) -> DetDataSample:
-        """The ground truth with labels that fit the denoising label embedding.
-
-        Published checkpoints have 256 rows, and a data set may have more classes. Classes that share a row only share
-        the content that their noised queries start from: targets and losses are of the prompts.
-        """
-        labels = sample.gt_instances.labels % self.dn_query_generator.num_classes
-        instances = InstanceData(bboxes=sample.gt_instances.bboxes, labels=labels)
-        return DetDataSample(metainfo=dict(img_shape=sample.img_shape), gt_instances=instances)
+        return DetectorOutput(hidden_states, references, prompts, selection, None if noised is None else noised.groups)
 
     # ---------------------------------------------------------------- inference
 
     def predict(
-        self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], rescale: bool = True
+        self,
+        batch_inputs: Tensor,
+        batch_data_samples: list[DetDataSample],
+        prompts: Prompts,
+        rescale: bool = True,
     ) -> list[DetDataSample]:
         """Detections of one batch.
 
@@ -305,39 +456,39 @@ class DINOR1(PromptMixin, SelectionMixin, ReferenceMixin, GroundingDINO):
 
         Args:
             batch_inputs: (bs, 3, H, W).
-            batch_data_samples: Each carries its prompts, see :meth:`prompt_sets`.
+            batch_data_samples: Image sizes and scale factors.
+            prompts: What to look for: one set for all images, or one entry per image, which may be boxes on it.
             rescale: Return pixels of the original images.
 
         Returns:
             The data samples with ``pred_instances``: ``bboxes`` (n, 4) pixel xyxy, ``scores`` (n,), ``labels`` (n,) and
             ``label_names`` (n strings).
         """
+        return self.predict_and_output(batch_inputs, batch_data_samples, prompts, rescale)[0]
+
+    def predict_and_output(
+        self,
+        batch_inputs: Tensor,
+        batch_data_samples: list[DetDataSample],
+        prompts: Prompts,
+        rescale: bool = True,
+    ) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
+        """:meth:`predict`, and of every pass the decoder's output with the prompt sets that were offered in it."""
         features = self.encode_image(batch_inputs, batch_data_samples)
-        prompt_sets = self.prompt_sets(features, batch_data_samples)
-        chunks = [prompts.split(self._chunked_size) for prompts in prompt_sets]
+        prompt_sets = self.prompt_sets(features, batch_data_samples, prompts)
+        passes = []
         found: list[list[InstanceData]] = [[] for _ in batch_data_samples]
-        for i in range(max(map(len, chunks))):
-            shown = [
-                parts[i] if i < len(parts) else PromptSet.nothing(whole.names, whole.embeddings)
-                for parts, whole in zip(chunks, prompt_sets, strict=True)
-            ]
-            hidden_states, references, memory_prompts, prompts = self._detect(features, shown)
+        for offered in _in_parts(prompt_sets, self.test_cfg.get('chunked_size', -1)):
+            output = self._detect(features, offered)
             with full_precision(batch_inputs.device):
-                results = self.bbox_head.predict(
-                    hidden_states, references, memory_prompts, prompts.mask, shown, batch_data_samples, rescale
-                )
+                results = self.bbox_head.predict(output, offered, batch_data_samples, rescale)
             for instances, result in zip(found, results, strict=True):
                 instances.append(result)
-        for sample, instances, prompts in zip(batch_data_samples, found, prompt_sets, strict=True):
+            passes.append((output, offered))
+        for sample, instances, offered in zip(batch_data_samples, found, prompt_sets, strict=True):
             sample.pred_instances = self._best(instances)
-            sample.pred_instances.label_names = [prompts.names[i] for i in sample.pred_instances.labels.tolist()]
-        return batch_data_samples
-
-    @property
-    def _chunked_size(self) -> int:
-        """Most classes that are offered in one pass."""
-        size = self.test_cfg.get('chunked_size', -1)
-        return sys.maxsize if size < 1 else size
+            sample.pred_instances.label_names = [offered.names[i] for i in sample.pred_instances.labels.tolist()]
+        return batch_data_samples, passes
 
     def _best(self, instances: list[InstanceData]) -> InstanceData:
         """The highest scores of all passes over an image."""
@@ -347,34 +498,41 @@ class DINOR1(PromptMixin, SelectionMixin, ReferenceMixin, GroundingDINO):
         order = merged.scores.argsort(descending=True, stable=True)
         return merged[order[: self.test_cfg.get('max_per_img', len(order))]]
 
-    def _detect(
-        self, features: dict[str, Tensor | None], prompt_sets: list[PromptSet]
-    ) -> tuple[Tensor, Tensor, Tensor, PromptBatch]:
-        prompts = PromptBatch.stack(prompt_sets)
+    def _detect(self, features: ImageFeatures, prompt_sets: list[PromptSet]) -> DetectorOutput:
+        """Decoder's output for one prompt set per image, its hidden states and prompts at least in float32."""
         with self._inference_precision():
-            hidden_states, references, memory_prompts = self.transform(features, prompts)
-        return at_least_float32(hidden_states), references, at_least_float32(memory_prompts), prompts
+            output = self.transform(features, PromptBatch.stack(prompt_sets))
+        prompts = output.prompts._replace(embeddings=at_least_float32(output.prompts.embeddings))
+        return output._replace(hidden_states=at_least_float32(output.hidden_states), prompts=prompts)
 
-    def transform(self, features: dict[str, Tensor | None], prompts: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def transform(self, features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
         """Encoder, query selection and decoder: a function of tensors alone, which ``torch.compile`` can take whole.
 
         Args:
             features: From :meth:`encode_image`.
             prompts: Prompts of the batch.
-
-        Returns:
-            hidden states (L, bs, N, C), references (1 + L, bs, N, 4), and the refined prompts (bs, K, C).
         """
-        memory, memory_prompts = self.encoder(**features, prompts=prompts)
-        selection = self.select_queries(memory, memory_prompts, prompts, features)
-        hidden_states, references, _ = self.decode(selection, memory, memory_prompts, prompts, features)
-        return hidden_states, references, memory_prompts
+        memory, prompts = self.encoder(features, prompts)
+        selection = self._select(memory, features, prompts)
+        return self._decode(memory, features, prompts, selection)
 
-    def _forward(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], prompts: Prompts
+    ) -> tuple[Tensor, Tensor]:
         """Raw outputs: logits (L, bs, N, K) and boxes (L, bs, N, 4) normalised cxcywh, of all decoder layers."""
         features = self.encode_image(batch_inputs, batch_data_samples)
-        hidden_states, references, memory_prompts, prompts = self._detect(
-            features, self.prompt_sets(features, batch_data_samples)
-        )
+        output = self._detect(features, self.prompt_sets(features, batch_data_samples, prompts))
         with full_precision(batch_inputs.device):
-            return self.bbox_head(hidden_states, references, memory_prompts, prompts.mask)
+            return self.bbox_head(output)
+
+
+def _in_parts(prompt_sets: list[PromptSet], chunked_size: int) -> list[list[PromptSet]]:
+    """Per pass, what each image is offered: at most ``chunked_size`` classes; below 1: all of them at once."""
+    parts = [prompts.split(sys.maxsize if chunked_size < 1 else chunked_size) for prompts in prompt_sets]
+    return [
+        [
+            part[i] if i < len(part) else PromptSet.nothing(whole.names, whole.embeddings)
+            for part, whole in zip(parts, prompt_sets, strict=True)
+        ]
+        for i in range(max(map(len, parts)))
+    ]

@@ -1,5 +1,7 @@
 """GRQO for MMDetection's plain DINO head: query-based detectors in general, which the paper does not show."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import DINOHead
@@ -8,18 +10,30 @@ from torch import Tensor
 
 from dinor1.registry import MODELS
 
-from ..losses import hungarian_match, matching_cost, pad_targets
+from ..losses import GRQOLoss, hungarian_match, matching_cost, pad_targets
 from .cost_weights import cost_weights
-from .grqo_mixin import GRQOMixin
 
 
 @MODELS.register_module()
-class DINOGRQOHead(GRQOMixin, DINOHead):
+class DINOGRQOHead(DINOHead):
     """``DINOHead`` whose loss takes the objectness of the selected tokens as well.
 
     The reward has the weights of the costs of ``train_cfg.assigner``: ``FocalLossCost``, ``BBoxL1Cost`` and
     ``IoUCost('giou')``. Its focal term counts all classes, as Grounding DINO's does, and not the object's alone.
+
+    Args:
+        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: MMDetection's losses alone.
+        **kwargs: Those of ``DINOHead``.
     """
+
+    def __init__(self, loss_grqo: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
+
+    @property
+    def active_grqo(self) -> GRQOLoss | None:
+        """The GRQO loss, if there is one and it takes part at present."""
+        return self.loss_grqo if self.loss_grqo is not None and self.loss_grqo.enabled else None
 
     def loss(
         self,
@@ -32,19 +46,23 @@ class DINOGRQOHead(GRQOMixin, DINOHead):
         selected_logits: Tensor | None = None,
         ref_logits: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """MMDetection's losses, plus GRQO's in its stage.
+        """MMDetection's losses, plus GRQO's while it takes part.
 
         Args:
+            hidden_states: (L, bs, num_dn + Q, C), denoising queries first.
+            references: 1 + L boxes (bs, num_dn + Q, 4), normalised cxcywh.
+            enc_outputs_class: (bs, Q, num_classes) logits of the selected tokens.
+            enc_outputs_coord: (bs, Q, 4) their boxes.
+            batch_data_samples: With ``gt_instances``.
+            dn_meta: Of the denoising queries.
             selected_logits: (bs, Q) objectness logits of the selected tokens, in falling order.
             ref_logits: (bs, Q) the reference model's at the same tokens.
-
-        The other arguments are those of ``DINOHead.loss``.
         """
         cls_logits, boxes = self(hidden_states, references)
         instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         losses = self.loss_by_feat(cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta)
-        if self.grqo is not None:
+        if self.active_grqo is not None:
             weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
             num_dn = dn_meta['num_denoising_queries']
             one_hot = [F.one_hot(i.labels, self.num_classes).float() for i in instances]
@@ -52,5 +70,5 @@ class DINOGRQOHead(GRQOMixin, DINOHead):
             cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets, **weights)
             with torch.no_grad():
                 match = hungarian_match(cost, targets)
-            losses |= self.grqo_losses(cost, targets, match, enc_outputs_class, selected_logits, ref_logits)
+            losses |= self.active_grqo(cost, targets, match, enc_outputs_class, selected_logits, ref_logits)
         return losses

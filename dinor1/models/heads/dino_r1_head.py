@@ -1,10 +1,11 @@
 """The contrastive head: similarity of queries to prompts, boxes, and the set-prediction losses, batched."""
 
-import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from mmcv.cnn import Linear
 from mmdet.models.dense_heads.grounding_dino_head import ContrastiveEmbed, GroundingDINOHead
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.structures import SampleList
@@ -14,11 +15,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
-from dinor1.structures import PromptSet
+from dinor1.structures import DenoisingGroups, DetectorOutput, PromptSet
 
-from ..losses import Match, Targets, hungarian_match, matching_cost
+from ..losses import GRQOLoss, Match, Targets, hungarian_match, matching_cost
 from .cost_weights import cost_weights
-from .grqo_mixin import GRQOMixin
 
 
 class PromptSimilarity(ContrastiveEmbed):
@@ -40,77 +40,72 @@ class PromptSimilarity(ContrastiveEmbed):
 
 
 @MODELS.register_module()
-class DINOR1Head(GRQOMixin, GroundingDINOHead):
+class DINOR1Head(GroundingDINOHead):
     """Grounding DINO's head for visual and text prompts, with GRQO.
 
     Parameter names are MMDetection's. Targets, matching and losses of all decoder layers, the encoder stage and the
     denoising queries are computed in one pass over (stage, image, query); the values equal MMDetection's.
 
-    Args: those of ``GroundingDINOHead``. ``contrastive_cfg`` may leave out ``max_text_len``, which limits nothing
-    here. ``train_cfg.assigner`` may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and ``IoUCost('giou')``.
+    Args:
+        contrastive_cfg: ``log_scale`` and ``bias`` of :class:`PromptSimilarity`.
+        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: supervised fine-tuning.
+        **kwargs: Those of ``GroundingDINOHead``. ``train_cfg.assigner`` may use the costs ``BinaryFocalLossCost``,
+            ``BBoxL1Cost`` and ``IoUCost('giou')``.
     """
 
-    def __init__(self, contrastive_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, contrastive_cfg: dict | None = None, loss_grqo: dict | None = None, **kwargs: Any) -> None:
         super().__init__(contrastive_cfg=contrastive_cfg or dict(log_scale='auto', bias=True), **kwargs)
+        self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
         if self.train_cfg:
             self.cost_weights = cost_weights(self.assigner.match_costs)
 
     def _init_layers(self) -> None:
-        super()._init_layers()
-        similarity = PromptSimilarity(**self.contrastive_cfg)
-        branches = [similarity if self.share_pred_layer else copy.deepcopy(similarity) for _ in self.cls_branches]
-        self.cls_branches = nn.ModuleList(branches)
+        def box_head() -> nn.Sequential:
+            hidden = [(Linear(self.embed_dims, self.embed_dims), nn.ReLU()) for _ in range(self.num_reg_fcs)]
+            return nn.Sequential(*(part for pair in hidden for part in pair), Linear(self.embed_dims, 4))
 
-    def loss(
-        self,
-        hidden_states: Tensor,
-        references: Tensor,
-        memory_prompts: Tensor,
-        prompt_mask: Tensor,
-        enc_outputs_class: Tensor,
-        enc_outputs_coord: Tensor,
-        dn_meta: dict[str, int],
-        targets: Targets,
-        selected_logits: Tensor,
-        ref_logits: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+        # One pair per decoder layer, and one for the encoder stage.
+        count = range(self.num_pred_layer)
+        self.cls_branches = nn.ModuleList(PromptSimilarity(**self.contrastive_cfg) for _ in count)
+        self.reg_branches = nn.ModuleList(box_head() for _ in count)
+
+    @property
+    def active_grqo(self) -> GRQOLoss | None:
+        """The GRQO loss, if there is one and it takes part at present."""
+        return self.loss_grqo if self.loss_grqo is not None and self.loss_grqo.enabled else None
+
+    def loss(self, output: DetectorOutput, targets: Targets, ref_logits: Tensor | None = None) -> dict[str, Tensor]:
         """All losses of one batch.
 
         Args:
-            hidden_states: (L, bs, num_dn + Q, C), denoising queries first.
-            references: (1 + L, bs, num_dn + Q, 4) normalised cxcywh.
-            memory_prompts: (bs, K, C) prompts after the encoder.
-            prompt_mask: (bs, K) True = valid.
-            enc_outputs_class: (bs, Q, K) logits of the selected tokens.
-            enc_outputs_coord: (bs, Q, 4) their boxes.
-            dn_meta: ``num_denoising_queries`` and ``num_denoising_groups``.
+            output: Of the decoder, with denoising queries.
             targets: Ground truth.
-            selected_logits: (bs, Q) objectness logits of the selected tokens.
-            ref_logits: (bs, Q) the reference model's at the same tokens, in the GRQO stage.
+            ref_logits: (bs, N) the reference model's objectness logits at the selected tokens, for GRQO.
 
         Returns:
-            Losses under MMDetection's names, plus those of :class:`GRQOMixin` in the GRQO stage.
+            Losses under MMDetection's names, and those of :class:`~dinor1.models.losses.GRQOLoss` while it takes part.
         """
-        cls_logits, boxes = self(hidden_states, references, memory_prompts, prompt_mask)
-        num_layers, num_dn = len(cls_logits), dn_meta['num_denoising_queries']
-        stage_logits = torch.cat([cls_logits[:, :, num_dn:], enc_outputs_class[None]])
-        stage_boxes = torch.cat([boxes[:, :, num_dn:], enc_outputs_coord[None]])
+        grqo, selection, prompt_mask = self.active_grqo, output.selection, output.prompts.mask
+        cls_logits, boxes = self(output)
+        num_layers, num_dn = len(cls_logits), output.denoising.num_queries
 
-        with torch.set_grad_enabled(self.grqo is not None):
+        # The decoder layers and the encoder stage, each matched to the ground truth.
+        stage_logits = torch.cat([cls_logits[:, :, num_dn:], selection.cls_logits[None]])
+        stage_boxes = torch.cat([boxes[:, :, num_dn:], selection.boxes[None]])
+        with torch.set_grad_enabled(grqo is not None):
             cost = matching_cost(stage_logits, stage_boxes, targets, **self.cost_weights)
         match = hungarian_match(cost, targets)
         names = [f'd{i}.' for i in range(num_layers - 1)] + ['', 'enc_']
         losses = self._set_losses(stage_logits, stage_boxes, targets, match, prompt_mask, names)
 
-        dn_match = _denoising_match(targets, num_layers, dn_meta)
+        # The denoising queries know their object.
+        dn_match = _denoising_match(targets, num_layers, output.denoising)
         names = [f'd{i}.dn_' for i in range(num_layers - 1)] + ['dn_']
         losses |= self._set_losses(
             cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names
         )
-        if self.grqo is not None:
-            losses |= self.grqo_losses(
-                cost[:num_layers], targets, match, enc_outputs_class, selected_logits, ref_logits
-            )
+        if grqo is not None:
+            losses |= grqo(cost[:num_layers], targets, match, selection.cls_logits, selection.objectness, ref_logits)
         return losses
 
     def _set_losses(
@@ -168,22 +163,16 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
 
     def predict(
         self,
-        hidden_states: Tensor,
-        references: Tensor,
-        memory_prompts: Tensor,
-        prompt_mask: Tensor,
-        prompt_sets: list[PromptSet],
+        output: DetectorOutput,
+        prompt_sets: Sequence[PromptSet],
         batch_data_samples: SampleList,
         rescale: bool = True,
     ) -> list[InstanceData]:
         """Detections of the last decoder layer.
 
         Args:
-            hidden_states: (L, bs, Q, C).
-            references: (1 + L, bs, Q, 4).
-            memory_prompts: (bs, K, C).
-            prompt_mask: (bs, K).
-            prompt_sets: Per image, what the K columns mean.
+            output: Of the decoder.
+            prompt_sets: Per image, what the K prompts mean.
             batch_data_samples: Image sizes and scale factors.
             rescale: Return pixels of the original image instead of the network input.
 
@@ -191,8 +180,7 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
             Per image ``bboxes`` (n, 4) pixel xyxy, ``scores`` (n,) in [0, 1] and ``labels`` (n,), indices into the
             prompt set's names, by falling score; n <= ``test_cfg.max_per_img``.
         """
-        last = len(hidden_states) - 1
-        cls_logits, boxes = self(hidden_states, references, memory_prompts, prompt_mask, layers=[last])
+        cls_logits, boxes = self(output, layers=[len(output.hidden_states) - 1])
         return [
             self._select_detections(logits[:, : len(prompts.embeddings)], box, prompts, sample.metainfo, rescale)
             for logits, box, prompts, sample in zip(
@@ -200,28 +188,19 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
             )
         ]
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        references: Tensor,
-        memory_prompts: Tensor,
-        prompt_mask: Tensor,
-        layers: Sequence[int] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, output: DetectorOutput, layers: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Predictions of decoder layers.
 
         Args:
-            hidden_states: (L, bs, Q, C).
-            references: (1 + L, bs, Q, 4) normalised cxcywh.
-            memory_prompts: (bs, K, C).
-            prompt_mask: (bs, K) True = valid.
+            output: Of the decoder.
             layers: Which decoder layers; default: all.
 
         Returns:
             Logits (len(layers), bs, Q, K) and boxes (len(layers), bs, Q, 4), normalised cxcywh.
         """
+        hidden_states, references, prompts = output.hidden_states, output.references, output.prompts
         layers = range(len(hidden_states)) if layers is None else layers
-        cls_logits = [self.cls_branches[i](hidden_states[i], memory_prompts, prompt_mask) for i in layers]
+        cls_logits = [self.cls_branches[i](hidden_states[i], prompts.embeddings, prompts.mask) for i in layers]
         # Each layer refines the box of the layer before it with gradient: DINO's "look forward twice".
         boxes = [(self.reg_branches[i](hidden_states[i]) + inverse_sigmoid(references[i])).sigmoid() for i in layers]
         return torch.stack(cls_logits), torch.stack(boxes)
@@ -238,17 +217,17 @@ class DINOR1Head(GRQOMixin, GroundingDINOHead):
         pixels = bbox_cxcywh_to_xyxy(boxes.float()[index // num_reported])
         pixels = pixels * pixels.new_tensor([width, height, width, height])
         if rescale:
-            # The picture may have been padded: a detection ends where the original image does.
+            # The image may have been padded: a detection ends where the original image does.
             pixels = pixels / pixels.new_tensor(img_meta['scale_factor']).repeat(2)
             height, width = img_meta['ori_shape']
         pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
         return InstanceData(bboxes=pixels, scores=scores, labels=reported[index % num_reported])
 
 
-def _denoising_match(targets: Targets, num_layers: int, dn_meta: dict[str, int]) -> Match:
+def _denoising_match(targets: Targets, num_layers: int, groups: DenoisingGroups) -> Match:
     """Denoising queries know their ground truth: in each group the first M of 2 M queries are the positives."""
     image, target = targets.indices()
-    num_groups = dn_meta['num_denoising_groups'] if len(image) else 0
+    num_groups = groups.num_groups if len(image) else 0
     device = image.device
     first = torch.arange(num_groups, device=device) * (2 * targets.valid.shape[1])
     stage = torch.arange(num_layers, device=device)

@@ -1,25 +1,23 @@
-"""Losses: matching, GRQO, language alignment. Pure functions of tensors."""
+"""Losses: matching, GRQO, language alignment."""
 
 from .alignment import LanguageAlignment, symmetric_info_nce
 from .grqo import (
-    GRQOSettings,
+    GRQOLoss,
     group_advantage,
     grqo_loss,
-    grqo_loss_by_settings,
     objectness_kl,
     query_rewards,
     rewards_from_cost,
 )
-from .matching import Match, Targets, hungarian_match, matching_cost, pad_targets, targets_of
+from .matching import Match, Targets, hungarian_match, matching_cost, pad_targets
 
 __all__ = [
-    'GRQOSettings',
+    'GRQOLoss',
     'LanguageAlignment',
     'Match',
     'Targets',
     'group_advantage',
     'grqo_loss',
-    'grqo_loss_by_settings',
     'hungarian_match',
     'matching_cost',
     'objectness_kl',
@@ -27,5 +25,4 @@ __all__ = [
     'query_rewards',
     'rewards_from_cost',
     'symmetric_info_nce',
-    'targets_of',
 ]

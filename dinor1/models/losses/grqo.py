@@ -1,4 +1,4 @@
-"""Group Relative Query Optimization (GRQO): pure functions of tensors.
+"""Group Relative Query Optimization (GRQO): functions of tensors, and the loss that a config names.
 
 Pan et al., *DINO-R1: Incentivizing Reasoning Capability in Vision Foundation Models*, arXiv 2505.24025, Algorithm 1.
 For every decoder layer and image the N queries form a group. With the matcher's cost C (differentiable):
@@ -16,95 +16,22 @@ prompt and a one-sided KL, which are not in the paper, are in :mod:`.prompt_grou
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
 
-from .matching import Targets, matching_cost, pad_targets
+from .matching import Match, Targets, matching_cost, pad_targets
 from .prompt_groups import MIN_GROUP, Gain, grouped_gain, one_sided, prompt_groups
 
 Objective = Literal['contrast', 'policy', 'clipped']
 OBJECTIVES: tuple[Objective, ...] = ('contrast', 'policy', 'clipped')
 Group = Literal['image', 'prompt']
 GROUPS: tuple[Group, ...] = ('image', 'prompt')
-
-
-@dataclass(frozen=True)
-class GRQOSettings:
-    """What a config says about GRQO.
-
-    Attributes:
-        objective: See :func:`grqo_loss`.
-        alpha: Weight of the advantage.
-        beta: Weight of the KL term; with 0 only ``clipped`` needs a reference model.
-        mute: Share of the queries that is muted, those of lowest objectness; the release mutes 300 of 900.
-        groups: ``image``: all queries of an image are one group, as published. ``prompt``: those of one prompt are
-            (:mod:`.prompt_groups`).
-        one_sided_kl: Count the KL of a query whose class the image does not show only where the model is surer than
-            its reference.
-        allow_vanishing: Accept settings with which the reward term is identically zero: for the experiment that shows
-            it, and for nothing else.
-
-    Raises:
-        InputError: a setting is out of range, or makes the reward vanish (see the module's text).
-    """
-
-    objective: Objective = 'contrast'
-    alpha: float = 0.01
-    beta: float = 0.04
-    mute: float = 1 / 3
-    groups: Group = 'image'
-    one_sided_kl: bool = False
-    allow_vanishing: bool = False
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InputError(f'grqo: objective must be one of {", ".join(OBJECTIVES)}; got {self.objective!r}')
-        if self.alpha < 0 or self.beta < 0 or not 0 <= self.mute < 1:
-            raise InputError(
-                f'grqo: expected alpha >= 0, beta >= 0 and mute in [0, 1); got alpha={self.alpha}, '
-                f'beta={self.beta}, mute={self.mute}'
-            )
-        if self.groups not in GROUPS:
-            raise InputError(f'grqo: groups must be one of {", ".join(GROUPS)}; got {self.groups!r}')
-        if self._needs_mute and self.mute == 0:
-            raise InputError(
-                'grqo: with mute=0 the reward term and its gradient are identically zero; '
-                "set mute to 1/3, choose objective='policy', or set alpha=0 for the KL term alone"
-            )
-        if self._needs_mute and self.groups == 'prompt' and self.mute * MIN_GROUP < 1:
-            raise InputError(
-                f'grqo: mute={self.mute:.3g} mutes nobody in a group of {MIN_GROUP} queries, and the reward term would '
-                f"vanish there; with groups='prompt' set mute to 1/{MIN_GROUP} or more"
-            )
-
-    @property
-    def _needs_mute(self) -> bool:
-        return self.objective == 'contrast' and self.alpha > 0 and not self.allow_vanishing
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether a term compares with a reference model: the KL, or the ratio of ``clipped``."""
-        return self.beta > 0 or (self.objective == 'clipped' and self.alpha > 0)
-
-    def num_mute(self, num_queries: int) -> int:
-        """How many of ``num_queries`` are muted.
-
-        Raises:
-            InputError: so few queries that rounding mutes none, and the reward term would vanish.
-        """
-        num_mute = round(self.mute * num_queries)
-        if self._needs_mute and not 0 < num_mute < num_queries:
-            raise InputError(
-                f'grqo: mute={self.mute:.3g} of {num_queries} queries mutes {num_mute}, which makes the reward term '
-                'vanish; use more queries or another share'
-            )
-        return num_mute
 
 
 def rewards_from_cost(cost: Tensor, targets: Targets) -> Tensor:
@@ -169,8 +96,14 @@ def group_advantage(rewards: Tensor, num_mute: int, eps: float = 2e-9) -> Tensor
     placeholder = torch.arange(num_queries, dtype=rewards.dtype, device=rewards.device).expand_as(rewards)
     safe = torch.where(degenerate, placeholder, rewards)
     advantage = (safe - safe.mean(-1, keepdim=True)) / (safe.std(-1, keepdim=True) + eps)
-    kept = torch.arange(num_queries, device=rewards.device) < num_queries - num_mute
-    return advantage.masked_fill(degenerate | ~kept, 0.0)
+    return _mute_last(advantage.masked_fill(degenerate, 0.0), num_mute)
+
+
+def _mute_last(advantage: Tensor, num_mute: int) -> Tensor:
+    """Set the advantage (..., Q) of the last ``num_mute`` queries to 0."""
+    num_queries = advantage.shape[-1]
+    kept = torch.arange(num_queries, device=advantage.device) < num_queries - num_mute
+    return advantage.masked_fill(~kept, 0.0)
 
 
 def objectness_kl(logits: Tensor, ref_logits: Tensor, eps: float = 2e-9) -> Tensor:
@@ -225,46 +158,6 @@ def grqo_loss(
     return (-alpha * gain(advantage) + beta * objectness_kl(logits, ref_logits)).mean(dim=(-2, -1))
 
 
-def grqo_loss_by_settings(
-    settings: GRQOSettings,
-    cost: Tensor,
-    targets: Targets,
-    token_logits: Tensor,
-    logits: Tensor,
-    ref_logits: Tensor,
-) -> Tensor:
-    """GRQO's loss as a config describes it, one value per decoder layer.
-
-    Args:
-        settings: What the config says.
-        cost: (L, B, Q, M) matching cost of the decoder layers, with gradient.
-        targets: Ground truth.
-        token_logits: (B, Q, K) prompt logits of the selected tokens; read for groups by prompt and the one-sided KL.
-        logits: (B, Q) their maxima over the prompts, in falling order.
-        ref_logits: (B, Q) the reference model's at the same tokens; no gradient reaches them.
-
-    Returns:
-        (L,) means over images and queries; with ``groups='image'`` and the full KL exactly those of :func:`grqo_loss`.
-    """
-    rewards = rewards_from_cost(cost, targets)
-    num_mute = settings.num_mute(cost.shape[2])
-    weights = dict(alpha=settings.alpha, beta=settings.beta)
-    if settings.groups == 'image' and not settings.one_sided_kl:
-        return grqo_loss(rewards, logits, ref_logits, num_mute=num_mute, objective=settings.objective, **weights)
-    groups = prompt_groups(token_logits, targets)
-    ref_logits = ref_logits.detach()
-    gain = _gain_of(settings.objective, logits.to(rewards.dtype), ref_logits.to(rewards.dtype))
-    advantage = group_advantage(rewards, num_mute)
-    if settings.groups == 'prompt':
-        gained = grouped_gain(cost, targets, groups, advantage, settings.mute, gain)
-    else:
-        gained = gain(advantage).mean(-1)
-    kl = objectness_kl(logits, ref_logits)
-    if settings.one_sided_kl:
-        kl = kl.masked_fill(~one_sided(logits, ref_logits, groups), 0.0)
-    return (-settings.alpha * gained + settings.beta * kl.mean(-1)).mean(-1)
-
-
 def _gain_of(
     objective: Objective, logits: Tensor, ref_logits: Tensor, eps_low: float = 0.2, eps_high: float = 0.28
 ) -> Gain:
@@ -278,3 +171,223 @@ def _gain_of(
         clipped = ratio.clamp(1 - eps_low, 1 + eps_high)
         return lambda advantage: torch.minimum(ratio * advantage.detach(), clipped * advantage.detach())
     raise ValueError(f'objective must be one of {", ".join(OBJECTIVES)}; got {objective!r}')
+
+
+@MODELS.register_module()
+class GRQOLoss(nn.Module):
+    """GRQO's loss and the figures of one batch, from one computation.
+
+    Args:
+        objective: See :func:`grqo_loss`.
+        alpha: Weight of the advantage.
+        beta: Weight of the KL term; with 0 only ``clipped`` needs a reference model.
+        mute: Share of the queries that is muted, those of lowest objectness; the release mutes 300 of 900.
+        groups: ``image``: all queries of an image are one group, as published. ``prompt``: those of one prompt are
+            (:mod:`.prompt_groups`).
+        one_sided_kl: Count the KL of a query whose class the image does not show only where the model is more
+            confident than its reference.
+        eps_low: Lower clip of ``clipped``: the ratio is kept above 1 - eps_low.
+        eps_high: Upper clip of ``clipped``: the ratio is kept below 1 + eps_high.
+        allow_vanishing: Accept settings with which the reward term is identically zero: for the experiment that shows
+            it, and for nothing else.
+
+    Attributes:
+        enabled: Whether the loss takes part; :class:`dinor1.engine.ReferenceModelHook` switches it off during its
+            warm-up.
+
+    Raises:
+        InputError: a setting is out of range, or makes the reward vanish (see the module's text).
+    """
+
+    def __init__(
+        self,
+        objective: Objective = 'contrast',
+        alpha: float = 0.01,
+        beta: float = 0.04,
+        mute: float = 1 / 3,
+        groups: Group = 'image',
+        one_sided_kl: bool = False,
+        eps_low: float = 0.2,
+        eps_high: float = 0.28,
+        allow_vanishing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.objective, self.alpha, self.beta, self.mute = objective, alpha, beta, mute
+        self.groups, self.one_sided_kl, self.allow_vanishing = groups, one_sided_kl, allow_vanishing
+        self.eps_low, self.eps_high = eps_low, eps_high
+        self.enabled = True
+        self._check()
+
+    def _check(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f'GRQOLoss: objective must be one of {", ".join(OBJECTIVES)}; got {self.objective!r}')
+        if self.alpha < 0 or self.beta < 0 or not 0 <= self.mute < 1:
+            raise InputError(
+                f'GRQOLoss: expected alpha >= 0, beta >= 0 and mute in [0, 1); got alpha={self.alpha}, '
+                f'beta={self.beta}, mute={self.mute}'
+            )
+        if not 0 <= self.eps_low < 1 or self.eps_high < 0:
+            raise InputError(
+                f'GRQOLoss: expected eps_low in [0, 1) and eps_high >= 0; got {self.eps_low} and {self.eps_high}'
+            )
+        if self.groups not in GROUPS:
+            raise InputError(f'GRQOLoss: groups must be one of {", ".join(GROUPS)}; got {self.groups!r}')
+        if self._needs_mute and self.mute == 0:
+            raise InputError(
+                'GRQOLoss: with mute=0 the reward term and its gradient are identically zero; '
+                "set mute to 1/3, choose objective='policy', or set alpha=0 for the KL term alone"
+            )
+        if self._needs_mute and self.groups == 'prompt' and self.mute * MIN_GROUP < 1:
+            raise InputError(
+                f'GRQOLoss: mute={self.mute:.3g} mutes no query in a group of {MIN_GROUP} queries, and the reward term '
+                f"would vanish there; with groups='prompt' set mute to 1/{MIN_GROUP} or more"
+            )
+
+    @property
+    def _needs_mute(self) -> bool:
+        return self.objective == 'contrast' and self.alpha > 0 and not self.allow_vanishing
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a term compares with a reference model: the KL, or the ratio of ``clipped``."""
+        return self.beta > 0 or (self.objective == 'clipped' and self.alpha > 0)
+
+    def num_mute(self, num_queries: int) -> int:
+        """How many of ``num_queries`` are muted.
+
+        Raises:
+            InputError: so few queries that rounding mutes none, and the reward term would vanish.
+        """
+        num_mute = round(self.mute * num_queries)
+        if self._needs_mute and not 0 < num_mute < num_queries:
+            raise InputError(
+                f'GRQOLoss: mute={self.mute:.3g} of {num_queries} queries mutes {num_mute}, which makes the reward '
+                'term vanish; use more queries or another share'
+            )
+        return num_mute
+
+    def with_weights(self, **weights: float) -> 'GRQOLoss':
+        """The same loss with another ``alpha`` or ``beta``."""
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        return GRQOLoss(**settings | weights)
+
+    def extra_repr(self) -> str:
+        """The settings, for the log."""
+        return ', '.join(f'{name}={getattr(self, name)}' for name in _SETTINGS)
+
+    def forward(
+        self,
+        cost: Tensor,
+        targets: Targets,
+        match: Match,
+        token_logits: Tensor,
+        selected_logits: Tensor,
+        ref_logits: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Loss and figures.
+
+        Args:
+            cost: (L, B, Q, M) matching cost of the decoder layers, with gradient.
+            targets: Ground truth.
+            match: Assignment; its stages below L are the decoder layers.
+            token_logits: (B, Q, K) prompt logits of the selected tokens; read for groups by prompt and the one-sided
+                KL.
+            selected_logits: (B, Q) their maxima over the prompts, in falling order.
+            ref_logits: (B, Q) the reference model's at the same tokens; no gradient reaches them. None where no term
+                needs them.
+
+        Returns:
+            ``loss_grqo``, ``d0.loss_grqo`` ... in MMDetection's naming, means over images and queries; and detached
+            ``grqo_*`` figures. With ``groups='image'`` and the full KL the losses are those of :func:`grqo_loss`.
+
+        Raises:
+            InputError: a term needs a reference model, and there is none.
+        """
+        if ref_logits is None:
+            if self.needs_reference:
+                raise InputError(
+                    'GRQOLoss: the KL term and the clipped objective need a reference model; add '
+                    "default_hooks.reference=dict(type='ReferenceModelHook'), or set beta=0"
+                )
+            ref_logits = selected_logits
+        ref_logits = ref_logits.detach()
+        num_layers, _, num_queries, _ = cost.shape
+        num_mute = self.num_mute(num_queries)
+        rewards = rewards_from_cost(cost, targets)
+        advantage = group_advantage(rewards, 0)
+        kl = objectness_kl(selected_logits, ref_logits)
+        gain = _gain_of(
+            self.objective,
+            selected_logits.to(rewards.dtype),
+            ref_logits.to(rewards.dtype),
+            self.eps_low,
+            self.eps_high,
+        )
+        muted = _mute_last(advantage, num_mute)
+        if self.groups == 'image' and not self.one_sided_kl:
+            layers = (-self.alpha * gain(muted) + self.beta * kl).mean(dim=(-2, -1))
+        else:
+            layers = self._by_prompt(cost, targets, token_logits, selected_logits, ref_logits, muted, kl, gain)
+        names = [f'd{i}.loss_grqo' for i in range(num_layers - 1)] + ['loss_grqo']
+        losses = dict(zip(names, layers.unbind(), strict=True))
+        return losses | _figures(rewards.detach(), advantage.detach(), kl.detach(), match, selected_logits, num_mute)
+
+    def _by_prompt(
+        self,
+        cost: Tensor,
+        targets: Targets,
+        token_logits: Tensor,
+        selected_logits: Tensor,
+        ref_logits: Tensor,
+        muted: Tensor,
+        kl: Tensor,
+        gain: Gain,
+    ) -> Tensor:
+        """(L,) losses where groups or the KL depend on the prompts."""
+        groups = prompt_groups(token_logits, targets)
+        if self.groups == 'prompt':
+            gained = grouped_gain(cost, targets, groups, muted, self.mute, gain)
+        else:
+            gained = gain(muted).mean(-1)
+        if self.one_sided_kl:
+            kl = kl.masked_fill(~one_sided(selected_logits, ref_logits, groups), 0.0)
+        return (-self.alpha * gained + self.beta * kl.mean(-1)).mean(-1)
+
+
+_SETTINGS = (
+    'objective',
+    'alpha',
+    'beta',
+    'mute',
+    'groups',
+    'one_sided_kl',
+    'eps_low',
+    'eps_high',
+    'allow_vanishing',
+)
+
+
+def _figures(
+    rewards: Tensor, advantage: Tensor, kl: Tensor, match: Match, selected_logits: Tensor, num_mute: int
+) -> dict[str, Tensor]:
+    """What a researcher watches: rewards, advantage of matched and of other queries, KL, entropy of objectness.
+
+    The advantages shown are those before the mute, which sum to zero over a group.
+    """
+    # The matched pairs have one stage more, the encoder's. Indexing by a mask would wait for the device.
+    matched = advantage.new_zeros(len(rewards) + 1, *rewards.shape[1:])
+    matched[match.stage, match.image, match.query] = 1.0
+    matched = matched[:-1]
+    logits = selected_logits.detach().float()
+    log_o, log_not_o = F.logsigmoid(logits), F.logsigmoid(-logits)
+    entropy = -(log_o.exp() * log_o + log_not_o.exp() * log_not_o)
+    kept = advantage[..., : advantage.shape[-1] - num_mute]
+    return dict(
+        grqo_reward_mean=rewards.mean(),
+        grqo_reward_std=rewards.std(-1).mean(),
+        grqo_advantage_matched=(advantage * matched).sum() / matched.sum().clamp(min=1),
+        grqo_advantage_unmatched=(advantage * (1 - matched)).sum() / (1 - matched).sum().clamp(min=1),
+        grqo_advantage_kept=kept.mean(),
+        grqo_kl=kl.mean(),
+        grqo_objectness_entropy=entropy.mean(),
+    )

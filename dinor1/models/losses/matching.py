@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert
@@ -73,11 +72,6 @@ def pad_targets(
     return Targets(box_convert(padded / scale[:, None], 'xyxy', 'cxcywh'), maps, valid, scale, counts)
 
 
-def targets_of(instances: Sequence[InstanceData], img_hw: Sequence[tuple[int, int]]) -> Targets:
-    """:func:`pad_targets` of MMDetection's ``gt_instances`` with ``bboxes`` and ``positive_maps``."""
-    return pad_targets([i.bboxes for i in instances], [i.positive_maps for i in instances], img_hw)
-
-
 def _corners(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     half = boxes[..., 2:] / 2
     return boxes[..., :2] - half, boxes[..., :2] + half, boxes[..., 2] * boxes[..., 3]
@@ -116,9 +110,12 @@ def matching_cost(
         cls_logits: (S, B, Q, K); -inf in the columns of prompts that are not offered.
         boxes: (S, B, Q, 4) normalised cxcywh.
         targets: Ground truth of the B images.
-        cls_weight: Weight of the focal cost (``alpha``, ``gamma``, ``eps`` as in MMDetection).
+        cls_weight: Weight of the focal cost.
         l1_weight: Weight of the L1 distance of normalised cxcywh.
         giou_weight: Weight of the negative GIoU.
+        alpha: Weight of the positive term of the focal cost; the negative has 1 - alpha.
+        gamma: Exponent of the focal cost.
+        eps: Added to probabilities before their logarithm.
 
     Returns:
         (S, B, Q, M) in at least single precision; +inf at padded ground truths.

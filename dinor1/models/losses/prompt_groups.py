@@ -8,7 +8,8 @@ query belongs to the prompt kappa(q) at which its token was selected, and the re
 - reward          r_q = -min over the objects j of class k of C_qj
 - advantage       as in :mod:`.grqo`, normalised within G_k; the floor(mute * |G_k|) of lowest objectness are muted
 - gain            the mean over the present prompts of the mean over their groups: every class weighs the same
-- KL              optionally one-sided: for a query of an absent class only where the model is surer than its reference,
+- KL              optionally one-sided: for a query of an absent class only where the model is more confident than its
+                  reference,
                   so that a reference's false response to an absent class is not protected
 
 A group of fewer than :data:`MIN_GROUP` queries has no statistics worth the name; its prompt falls back to the group of
@@ -79,8 +80,8 @@ def prompt_rewards(cost: Tensor, targets: Targets, groups: PromptGroups) -> Tens
     mine = (targets.positive_map.gather(2, index) > 0) & targets.valid[..., None]
     mine = mine.transpose(1, 2)
     # An absent class gets zeros before the minimum: the gradient through an infinite minimum would be NaN.
-    nobody = ~mine.any(-1, keepdim=True)
-    return -cost.masked_fill(~mine, float('inf')).masked_fill(nobody, 0.0).amin(-1)
+    absent = ~mine.any(-1, keepdim=True)
+    return -cost.masked_fill(~mine, float('inf')).masked_fill(absent, 0.0).amin(-1)
 
 
 def grouped_advantage(rewards: Tensor, groups: PromptGroups, mute: float, eps: float = 2e-9) -> Tensor:
@@ -119,12 +120,12 @@ def grouped_advantage(rewards: Tensor, groups: PromptGroups, mute: float, eps: f
     safe = torch.where(equal, placeholder.expand_as(rewards), rewards)
     centred = safe - of_my_group(group_sum(safe) / size.clamp(min=1))
     variance = group_sum(centred.square()) / (size - 1).clamp(min=1)
-    # A prompt without a group has no variance, and nobody reads its deviation.
+    # The deviation of a prompt without a group is not used.
     deviation = torch.where(groups.own, variance, torch.ones_like(variance)).sqrt()
     advantage = centred / (of_my_group(deviation) + eps)
 
     rank = (weights.cumsum(1) * weights).sum(-1) - 1
-    # The share may be a third that floating point puts a hair below.
+    # Floating point may round a share such as 1/3 of the group down.
     kept = size - (size * mute + 1e-6).floor()
     muted = rank >= kept.gather(1, groups.prompt)
     return advantage.masked_fill(equal | muted, 0.0)
@@ -156,7 +157,7 @@ def grouped_gain(
 
 
 def one_sided(logits: Tensor, ref_logits: Tensor, groups: PromptGroups) -> Tensor:
-    """Which queries the one-sided KL counts: (B, Q) True = of a present class, or surer than the reference.
+    """Which queries the one-sided KL counts: (B, Q) True = of a present class, or more confident than the reference.
 
     Args:
         logits: (B, Q) objectness logits of the selected tokens.

@@ -1,19 +1,20 @@
 """Where prompts come from: boxes, names, and the sampling of boxes during training."""
 
-from dinor1.blocks.category_graph.prompt_refiner import CategoryGraphPrompts
-
+from .box_encoding import drawn_prompts, encode_boxes, mean_by_class
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
 from .text import encode_text
 from .visual import VisualPromptEncoder
 from .word_hash import WordHashModel
 
 __all__ = [
-    'CategoryGraphPrompts',
     'PromptDraw',
     'VisualPromptEncoder',
     'WordHashModel',
     'common_vocabulary',
+    'drawn_prompts',
+    'encode_boxes',
     'encode_text',
+    'mean_by_class',
     'positive_maps',
     'sample_prompts',
 ]

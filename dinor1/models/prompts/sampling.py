@@ -36,7 +36,7 @@ class PromptDraw(NamedTuple):
         """
         if self.classes is None:
             raise InputError(
-                'model.alignment and model.prompt_refiner need class names; set return_classes=True in '
+                'model.prompts.alignment and model.prompts.refiner need class names; set return_classes=True in '
                 'train_dataloader.dataset'
             )
         return [self.classes[i] if i >= 0 else None for i in self.labels.tolist()]

@@ -33,8 +33,9 @@ def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
 
 
 def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
-    """(T,) index of the sub-sentence of each token: a separator closes the one that it ends, and the two tokens
-    that frame the text stand alone.
+    """(T,) index of the sub-sentence of each token.
+
+    A separator closes the one that it ends; the two tokens that frame the text stand alone.
     """
     special = torch.isin(token_ids, torch.tensor(list(special_tokens), device=token_ids.device))
     return special.cumsum(0) - special.long()

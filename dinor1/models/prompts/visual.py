@@ -13,8 +13,10 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
+from dinor1.structures import ImageFeatures
 
-from ..transformer import MultiScaleDeformableAttention
+from ..transformer.deformable_attention import MSDeformAttention
+from ..transformer.dims import TransformerDims
 
 
 @MODELS.register_module()
@@ -25,35 +27,18 @@ class VisualPromptEncoder(BaseModule):
     stored in a bank.
 
     Args:
-        embed_dims: Width C.
-        num_heads: Heads of both attentions.
-        num_levels: Feature levels.
-        num_points: Sampling points per head and level.
-        feedforward_channels: Hidden width of the FFN.
-        norm_cfg: Normalisation after each sub-layer.
+        dims: Sizes, as those of the transformer.
     """
 
-    def __init__(
-        self,
-        embed_dims: int = 256,
-        num_heads: int = 8,
-        num_levels: int = 4,
-        num_points: int = 4,
-        feedforward_channels: int = 2048,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | None = None,
-    ) -> None:
+    def __init__(self, dims: TransformerDims, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        self.embed_dims = embed_dims
-        self.content_query = nn.Parameter(torch.empty(1, embed_dims))
-        self.visual_bbox_encoding = MLP(2 * embed_dims, embed_dims, embed_dims, 2)
-        self.cross_attn = MultiScaleDeformableAttention(
-            embed_dims, num_heads, num_levels, num_points, dropout=0.0, batch_first=True
-        )
-        self.self_attn = MultiheadAttention(embed_dims, num_heads, batch_first=True)
-        self.ffn = FFN(embed_dims, feedforward_channels, num_fcs=2, ffn_drop=0.0)
-        norm_cfg = norm_cfg or dict(type='LN')
-        self.norms = nn.ModuleList(build_norm_layer(norm_cfg, embed_dims)[1] for _ in range(3))
+        self.embed_dims = dims.embed_dims
+        self.content_query = nn.Parameter(torch.empty(1, dims.embed_dims))
+        self.visual_bbox_encoding = MLP(2 * dims.embed_dims, dims.embed_dims, dims.embed_dims, 2)
+        self.cross_attn = MSDeformAttention(**dims.deformable_attention())
+        self.self_attn = MultiheadAttention(dims.embed_dims, dims.num_heads, batch_first=True)
+        self.ffn = FFN(**dims.ffn())
+        self.norms = nn.ModuleList(build_norm_layer(dims.norm_cfg, dims.embed_dims)[1] for _ in range(3))
 
     def init_weights(self) -> None:
         """Xavier for the projections, as in the transformer; the content query is drawn like query embeddings."""
@@ -63,40 +48,31 @@ class VisualPromptEncoder(BaseModule):
                 nn.init.xavier_uniform_(parameter)
         self.cross_attn.init_weights()
 
-    def forward(
-        self,
-        boxes: Tensor,
-        feat: Tensor,
-        feat_mask: Tensor | None,
-        spatial_shapes: Tensor,
-        level_start_index: Tensor,
-        valid_ratios: Tensor,
-    ) -> Tensor:
+    def forward(self, boxes: Tensor, features: ImageFeatures) -> Tensor:
         """Encode the prompt boxes of a batch.
 
         Args:
             boxes: (bs, M, 4) cxcywh in [0, 1] of the un-padded images. Rows that pad an image with fewer boxes may
                 hold anything finite: no row depends on another.
-            feat: (bs, sum HW, C) neck features of the images that the boxes lie on.
-            feat_mask: (bs, sum HW) True = padding, or None.
-            spatial_shapes: (L, 2).
-            level_start_index: (L,).
-            valid_ratios: (bs, L, 2).
+            features: Of the images that the boxes lie on, before the encoder.
 
         Returns:
             (bs, M, C).
         """
-        reference_points = boxes[:, :, None] * torch.cat([valid_ratios, valid_ratios], -1)[:, None]
+        # The box on every level of the padded feature maps, and as a position encoding.
+        ratios = torch.cat([features.valid_ratios, features.valid_ratios], -1)
+        reference_points = boxes[:, :, None] * ratios[:, None]
         encoding = coordinate_to_encoding(reference_points[:, :, 0], num_feats=self.embed_dims // 2)
+        # Read the image around the box.
         query = self.content_query.expand(*boxes.shape[:2], -1)
         query = self.cross_attn(
             query,
-            value=feat,
+            value=features.feat,
             query_pos=self.visual_bbox_encoding(encoding.to(query.dtype)),
-            key_padding_mask=feat_mask,
+            key_padding_mask=features.padding_mask,
             reference_points=reference_points,
-            spatial_shapes=spatial_shapes,
-            level_start_index=level_start_index,
+            spatial_shapes=features.spatial_shapes,
+            level_start_index=features.level_start_index,
         )
         query = self.norms[1](query)
         query = self.norms[0](query + self._attend_to_itself(query))

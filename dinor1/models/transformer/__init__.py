@@ -1,15 +1,26 @@
-"""Transformer layers on MMDetection's."""
+"""Transformer: encoder, query selection and decoder, from image tokens and prompts to queries."""
 
-from .attention import MultiheadAttention
-from .decoder import DINOR1TransformerDecoder
-from .deformable_attention import MultiScaleDeformableAttention
-from .encoder import DINOR1TransformerEncoder
-from .positions import RememberedSinePositions
+from .attention import BatchFirstMultiheadAttention
+from .decoder import PromptedDecoder
+from .deformable_attention import MSDeformAttention
+from .denoising import DenoisingQueries, denoising_queries
+from .dims import TransformerDims
+from .encoder import PromptedEncoder
+from .image_tokens import flatten_levels
+from .positions import CachedSinePositions
+from .query_selection import TokenScores, score_tokens, select_queries
 
 __all__ = [
-    'DINOR1TransformerDecoder',
-    'DINOR1TransformerEncoder',
-    'MultiScaleDeformableAttention',
-    'MultiheadAttention',
-    'RememberedSinePositions',
+    'BatchFirstMultiheadAttention',
+    'CachedSinePositions',
+    'DenoisingQueries',
+    'MSDeformAttention',
+    'PromptedDecoder',
+    'PromptedEncoder',
+    'TokenScores',
+    'TransformerDims',
+    'denoising_queries',
+    'flatten_levels',
+    'score_tokens',
+    'select_queries',
 ]

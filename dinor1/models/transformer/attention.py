@@ -1,10 +1,10 @@
-"""Multi-head attention without the weights that nobody reads."""
+"""Multi-head attention that does not return its attention weights."""
 
 from mmcv.cnn.bricks.transformer import MultiheadAttention as _MMCVAttention
 from torch import Tensor
 
 
-class MultiheadAttention(_MMCVAttention):
+class BatchFirstMultiheadAttention(_MMCVAttention):
     """MMCV's module with the same parameters, always batch first.
 
     MMCV asks torch for the attention weights, averaged over the heads, and drops them. Without that request torch takes

@@ -6,136 +6,123 @@ cross-attention to the prompts (arXiv 2303.05499, section 3.3).
 
 import torch
 from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers import inverse_sigmoid
-from mmdet.models.layers.transformer.grounding_dino_layers import (
-    GroundingDinoTransformerDecoder,
-    GroundingDinoTransformerDecoderLayer,
-)
-from mmdet.models.layers.transformer.utils import coordinate_to_encoding
-from mmengine.model import ModuleList
+from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding
+from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from dinor1.ops.ms_deform_attn.checks import LevelShapes, LevelStarts
-from dinor1.structures import PromptBatch
+from dinor1.registry import MODELS
+from dinor1.structures import ImageFeatures, PromptBatch
 from dinor1.utils.precision import at_least_float32, full_precision
 
-from .attention import MultiheadAttention
-from .deformable_attention import MultiScaleDeformableAttention
+from .attention import BatchFirstMultiheadAttention
+from .deformable_attention import MSDeformAttention
+from .dims import TransformerDims
 
 
-class DINOR1TransformerDecoderLayer(GroundingDinoTransformerDecoderLayer):
+class PromptedDecoderLayer(BaseModule):
     """Query self-attention, query-to-prompt attention, deformable image attention, FFN; a norm after each.
 
-    MMDetection's layer on this project's attention, in which prompts never get a position.
+    Parameter names are those of MMDetection's ``GroundingDinoTransformerDecoderLayer``. Prompts never get a position.
+
+    Args:
+        dims: Sizes.
     """
 
-    def _init_layers(self) -> None:
-        super()._init_layers()
-        self.self_attn = MultiheadAttention(**self.self_attn_cfg)
-        self.cross_attn_text = MultiheadAttention(**self.cross_attn_text_cfg)
-        self.cross_attn = MultiScaleDeformableAttention(**self.cross_attn_cfg)
+    def __init__(self, dims: TransformerDims, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.self_attn = BatchFirstMultiheadAttention(**dims.attention())
+        self.cross_attn_text = BatchFirstMultiheadAttention(**dims.attention())
+        self.cross_attn = MSDeformAttention(**dims.deformable_attention())
+        self.ffn = FFN(**dims.ffn())
+        self.norms = ModuleList(build_norm_layer(dims.norm_cfg, dims.embed_dims)[1] for _ in range(4))
 
     def forward(
         self,
         query: Tensor,
         query_pos: Tensor,
-        memory: Tensor,
-        memory_mask: Tensor | None,
-        memory_prompts: Tensor,
-        prompt_mask: Tensor,
-        self_attn_mask: Tensor | None,
         reference_points: Tensor,
-        spatial_shapes: LevelShapes,
-        level_start_index: LevelStarts,
+        memory: Tensor,
+        features: ImageFeatures,
+        prompts: PromptBatch,
+        self_attn_mask: Tensor | None,
     ) -> Tensor:
-        """One layer; arguments as in :class:`DINOR1TransformerDecoder`, ``reference_points`` (bs, Q, L, 4)."""
-        query = self.norms[0](self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask))
-        query = self.norms[1](
-            self.cross_attn_text(
-                query,
-                memory_prompts,
-                memory_prompts,
-                query_pos=query_pos,
-                key_padding_mask=~prompt_mask,
-            )
+        """One layer; arguments as in :class:`PromptedDecoder`, ``reference_points`` (bs, Q, L, 4)."""
+        query = self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask)
+        query = self.norms[0](query)
+        query = self.cross_attn_text(
+            query, prompts.embeddings, prompts.embeddings, query_pos=query_pos, key_padding_mask=~prompts.mask
         )
-        query = self.norms[2](
-            self.cross_attn(
-                query,
-                value=memory,
-                query_pos=query_pos,
-                key_padding_mask=memory_mask,
-                reference_points=reference_points,
-                spatial_shapes=spatial_shapes,
-                level_start_index=level_start_index,
-            )
+        query = self.norms[1](query)
+        query = self.cross_attn(
+            query,
+            value=memory,
+            query_pos=query_pos,
+            key_padding_mask=features.padding_mask,
+            reference_points=reference_points,
+            spatial_shapes=features.spatial_shapes,
+            level_start_index=features.level_start_index,
         )
+        query = self.norms[2](query)
         return self.norms[3](self.ffn(query))
 
 
-class DINOR1TransformerDecoder(GroundingDinoTransformerDecoder):
+@MODELS.register_module()
+class PromptedDecoder(BaseModule):
     """Layers of {query self-attention, query-to-prompt attention, deformable image attention, FFN}.
 
-    Parameter names are MMDetection's. The width of the coordinate encoding follows ``embed_dims`` here; MMDetection
-    fixes it at 128 values per coordinate (and some of its releases changed it without need). The final norm is of the
-    layers' kind instead of always a LayerNorm.
+    Parameter names are those of MMDetection's ``GroundingDinoTransformerDecoder``. The width of the coordinate encoding
+    follows ``embed_dims`` here; MMDetection fixes it at 128 values per coordinate (and some of its releases changed it
+    without need). The final norm is of the layers' kind instead of always a LayerNorm.
+
+    Args:
+        dims: Sizes, as the encoder's.
+        num_layers: Layers.
     """
 
-    def _init_layers(self) -> None:
-        super()._init_layers()
-        self.layers = ModuleList(DINOR1TransformerDecoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
-        self.norm = build_norm_layer(self.layers[0].norm_cfg, self.embed_dims)[1]
+    def __init__(self, dims: TransformerDims, num_layers: int = 6, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.embed_dims, self.num_layers = dims.embed_dims, num_layers
+        self.layers = ModuleList(PromptedDecoderLayer(dims) for _ in range(num_layers))
+        self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)
+        self.norm = build_norm_layer(dims.norm_cfg, self.embed_dims)[1]
 
     def forward(
         self,
         query: Tensor,
         reference_points: Tensor,
-        self_attn_mask: Tensor | None,
         memory: Tensor,
-        memory_mask: Tensor | None,
-        memory_prompts: Tensor,
+        features: ImageFeatures,
         prompts: PromptBatch,
-        spatial_shapes: LevelShapes,
-        level_start_index: LevelStarts,
-        valid_ratios: Tensor,
         reg_branches: nn.ModuleList,
+        self_attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode.
 
         Args:
-            query: (bs, num_queries, C) content; denoising queries first.
-            reference_points: (bs, num_queries, 4) normalised cxcywh.
-            self_attn_mask: (num_queries, num_queries) True = may not attend, or None.
-            memory: (bs, sum HW, C).
-            memory_mask: (bs, sum HW) True = padding, or None.
-            memory_prompts: (bs, K, C) prompts refined by the encoder.
-            prompts: Which of them are valid.
-            spatial_shapes: (height, width) of each level, (L, 2).
-            level_start_index: First token of each level, (L,).
-            valid_ratios: (bs, L, 2).
+            query: (bs, Q, C) content; denoising queries first.
+            reference_points: (bs, Q, 4) normalised cxcywh.
+            memory: (bs, T, C) image tokens after the encoder.
+            features: Their shapes and padding.
+            prompts: The prompts after the encoder.
             reg_branches: One box head per layer.
+            self_attn_mask: (Q, Q) True = may not attend, or None.
 
         Returns:
-            hidden states (num_layers, bs, num_queries, C) after the final norm, and references
-            (1 + num_layers, bs, num_queries, 4), the first being ``reference_points``.
+            hidden states (num_layers, bs, Q, C) after the final norm, and references (1 + num_layers, bs, Q, 4), the
+            first being ``reference_points``.
         """
-        scale = torch.cat([valid_ratios, valid_ratios], -1)[:, None]
+        scale = torch.cat([features.valid_ratios, features.valid_ratios], -1)[:, None]
         hidden_states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
+            # Where each query looks, on every level, and as a position encoding.
             level_references = reference_points[:, :, None] * scale
             encoding = coordinate_to_encoding(level_references[:, :, 0], num_feats=self.embed_dims // 2)
             query = layer(
-                query,
-                query_pos=self.ref_point_head(encoding),
-                memory=memory,
-                memory_mask=memory_mask,
-                memory_prompts=memory_prompts,
-                prompt_mask=prompts.mask,
-                self_attn_mask=self_attn_mask,
-                reference_points=level_references,
-                spatial_shapes=spatial_shapes,
-                level_start_index=level_start_index,
+                query, self.ref_point_head(encoding), level_references, memory, features, prompts, self_attn_mask
             )
+            # The box is refined in single precision.
             with full_precision(query.device):
                 step = reg_branch(at_least_float32(query))
                 refined = (step + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()

@@ -9,7 +9,7 @@ from dinor1.registry import MODELS
 
 
 @MODELS.register_module()
-class MultiScaleDeformableAttention(_MMCVAttention):
+class MSDeformAttention(_MMCVAttention):
     """Deformable DETR's attention (Zhu et al., arXiv 2010.04159) on :func:`dinor1.ops.ms_deform_attn_predicted`.
 
     Parameters and state dict are MMCV's, so that published checkpoints fit. Differences: batch first only; softmax and

@@ -3,12 +3,12 @@
 Grounding DINO's feature enhancer (arXiv 2303.05499, section 3.2); the bi-attention block is GLIP's (arXiv 2112.03857).
 """
 
-from typing import Any
-
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmdet.models.utils.vlfuse_helper import BiMultiHeadAttention, SingleScaleBiAttentionBlock
-from torch import Tensor
+from mmcv.cnn.bricks.drop import DropPath
+from mmdet.models.utils.vlfuse_helper import BiMultiHeadAttention
+from torch import Tensor, nn
 
 
 class PromptBiAttention(BiMultiHeadAttention):
@@ -56,21 +56,59 @@ def _keep(padding_mask: Tensor | None) -> Tensor | None:
     return None if padding_mask is None else ~padding_mask[:, None, None]
 
 
-class PromptFusionBlock(SingleScaleBiAttentionBlock):
-    """Pre-norm, :class:`PromptBiAttention`, layer scale; ``norm_cfg`` beside the arguments of MMDetection's block."""
+class PromptFusionBlock(nn.Module):
+    """Pre-norm, :class:`PromptBiAttention`, layer scale, residual. Parameter names are MMDetection's.
+
+    Args:
+        width: Width C of image features and prompts.
+        embed_dims: Width inside the attention. Default: 4 C.
+        num_heads: Attention heads.
+        dropout: Of the attention weights, in training.
+        drop_path: Probability that the update of an image is left out in training (stochastic depth).
+        init_values: Initial layer scale.
+        norm_cfg: Norm of both sides. Default: LayerNorm.
+    """
 
     def __init__(
         self,
-        v_dim: int,
-        l_dim: int,
-        embed_dim: int,
-        num_heads: int,
+        width: int,
+        embed_dims: int | None = None,
+        num_heads: int = 4,
         dropout: float = 0.1,
+        drop_path: float = 0.0,
+        init_values: float = 1e-4,
         norm_cfg: dict | None = None,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(v_dim, l_dim, embed_dim, num_heads, dropout, **kwargs)
-        self.attn = PromptBiAttention(v_dim, l_dim, embed_dim, num_heads, dropout)
+        super().__init__()
         norm_cfg = norm_cfg or dict(type='LN')
-        self.layer_norm_v = build_norm_layer(norm_cfg, v_dim)[1]
-        self.layer_norm_l = build_norm_layer(norm_cfg, l_dim)[1]
+        self.layer_norm_v = build_norm_layer(norm_cfg, width)[1]
+        self.layer_norm_l = build_norm_layer(norm_cfg, width)[1]
+        self.attn = PromptBiAttention(width, width, embed_dims or 4 * width, num_heads, dropout)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.gamma_v = nn.Parameter(torch.full((width,), init_values))
+        self.gamma_l = nn.Parameter(torch.full((width,), init_values))
+
+    def forward(
+        self,
+        feat: Tensor,
+        prompts: Tensor,
+        feat_padding: Tensor | None = None,
+        prompt_padding: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Let both sides attend to each other.
+
+        Args:
+            feat: (bs, T, C) image tokens.
+            prompts: (bs, K, C).
+            feat_padding: (bs, T) True = padding, or None.
+            prompt_padding: (bs, K) True = padding, or None.
+
+        Returns:
+            (bs, T, C) and (bs, K, C).
+        """
+        feat, prompts = self.layer_norm_v(feat), self.layer_norm_l(prompts)
+        feat_update, prompt_update = self.attn(feat, prompts, feat_padding, prompt_padding)
+        # The residual starts from the normalised input, as in GLIP's code.
+        feat = feat + self.drop_path(self.gamma_v * feat_update)
+        prompts = prompts + self.drop_path(self.gamma_l * prompt_update)
+        return feat, prompts

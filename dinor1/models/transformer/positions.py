@@ -7,18 +7,18 @@ from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor
 
 # One image size has at most this many levels; a second size would only be kept by chance.
-_REMEMBERED = 6
+_MAX_CACHED = 6
 
 
-class RememberedSinePositions(SinePositionalEncoding):
+class CachedSinePositions(SinePositionalEncoding):
     """MMDetection's encoding (DETR, arXiv 2005.12872), which without padding depends on the size alone.
 
-    The latest few sizes are remembered; what is returned for them must not be written to.
+    The latest few sizes are cached; what is returned for them must not be written to.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self._known: OrderedDict[tuple, Tensor] = OrderedDict()
+        self._cache: OrderedDict[tuple, Tensor] = OrderedDict()
 
     def forward(self, mask: Tensor | None, input: Tensor | None = None) -> Tensor:
         """Encode the positions of a feature map.
@@ -33,10 +33,10 @@ class RememberedSinePositions(SinePositionalEncoding):
         if mask is not None or torch.compiler.is_compiling():
             return super().forward(mask, input)
         key = (*input.shape[-2:], input.device)
-        if key not in self._known:
+        if key not in self._cache:
             # An inference tensor could not serve a training step later.
             with torch.inference_mode(False), torch.no_grad():
-                self._known[key] = super().forward(None, input[:1])
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-        return self._known[key].expand(len(input), -1, -1, -1)
+                self._cache[key] = super().forward(None, input[:1])
+            if len(self._cache) > _MAX_CACHED:
+                self._cache.popitem(last=False)
+        return self._cache[key].expand(len(input), -1, -1, -1)

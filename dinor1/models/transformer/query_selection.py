@@ -1,65 +1,74 @@
-"""Visual-guided query selection: the encoder tokens that answer the prompts best become decoder queries.
+"""Visual-guided query selection: the encoder tokens that match the prompts best become decoder queries.
 
 DINO-R1, arXiv 2505.24025; language-guided in Grounding DINO, arXiv 2303.05499, section 3.2.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
-from dinor1.structures import PromptBatch
+from dinor1.structures import ImageFeatures, PromptBatch, QuerySelection
 from dinor1.utils.precision import at_least_float32, full_precision
 
+from .image_tokens import token_proposals
 
-class Selection(NamedTuple):
-    """The N encoder tokens that decoder queries start from.
+
+class TokenScores(NamedTuple):
+    """The encoder stage of the head, before anything is selected.
 
     Attributes:
-        tokens: (bs, N) indices.
-        objectness: (bs, N) best prompt logits, falling.
-        cls_logits: (bs, N, K) prompt logits.
-        boxes: (bs, N, 4) normalised cxcywh.
+        logits: (bs, T, K) prompt logits.
+        feat: (bs, T, C) token features that logits and boxes are computed from.
+        proposals: (bs, T, 4) logits of normalised cxcywh, +inf where unusable.
     """
 
-    tokens: Tensor
-    objectness: Tensor
-    cls_logits: Tensor
-    boxes: Tensor
+    logits: Tensor
+    feat: Tensor
+    proposals: Tensor
+
+    @property
+    def objectness(self) -> Tensor:
+        """(bs, T) best prompt logit of each token."""
+        return self.logits.amax(-1)
 
 
-class SelectionMixin:
-    """The part of :class:`~dinor1.models.DINOR1` between encoder and decoder.
+def score_tokens(
+    memory: Tensor,
+    features: ImageFeatures,
+    prompts: PromptBatch,
+    project: Callable[[Tensor], Tensor],
+    cls_branch: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> TokenScores:
+    """Score every encoder token against the prompts, in single precision.
 
-    It uses the detector's ``bbox_head``, ``decoder``, ``num_queries`` and ``gen_encoder_output_proposals``, and has no
-    parameters of its own.
+    Args:
+        memory: (bs, T, C) image tokens after the encoder.
+        features: Their shapes and padding.
+        prompts: The prompts after the encoder.
+        project: Token features from memory: a linear map and a norm.
+        cls_branch: Similarity of the encoder stage, (bs, T, C), (bs, K, C), (bs, K) -> (bs, T, K).
     """
+    with full_precision(memory.device):
+        proposals, usable = token_proposals(features)
+        feat = project(at_least_float32(memory).masked_fill(~usable, 0.0))
+        logits = cls_branch(feat, at_least_float32(prompts.embeddings), prompts.mask)
+    return TokenScores(logits, feat, proposals)
 
-    def token_logits(
-        self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoder stage of the head: logits (bs, T, K), token features (bs, T, C), proposals (bs, T, 4) as logits."""
-        cls_branch = self.bbox_head.cls_branches[self.decoder.num_layers]
-        with full_precision(memory.device):
-            token_feat, proposals = self.gen_encoder_output_proposals(
-                at_least_float32(memory), features['feat_mask'], features['spatial_shapes']
-            )
-            logits = cls_branch(token_feat, at_least_float32(memory_prompts), prompts.mask)
-        return logits, token_feat, proposals
 
-    def select_queries(
-        self, memory: Tensor, memory_prompts: Tensor, prompts: PromptBatch, features: dict[str, Tensor | None]
-    ) -> Selection:
-        """Visual-guided query selection: the N tokens whose best prompt logit is highest, in falling order.
+def select_queries(scores: TokenScores, reg_branch: Callable[[Tensor], Tensor], num_queries: int) -> QuerySelection:
+    """The tokens whose best prompt logit is highest, in falling order.
 
-        N is ``num_queries``, or the number of tokens if that is smaller.
-        """
-        logits, token_feat, proposals = self.token_logits(memory, memory_prompts, prompts, features)
-        objectness, tokens = logits.amax(-1).topk(min(self.num_queries, logits.shape[1]), dim=1)
+    Args:
+        scores: Of all tokens.
+        reg_branch: Box head of the encoder stage, (bs, N, C) -> (bs, N, 4).
+        num_queries: Tokens to select; all of them if there are fewer.
+    """
+    objectness, tokens = scores.objectness.topk(min(num_queries, scores.logits.shape[1]), dim=1)
 
-        def take(tensor: Tensor) -> Tensor:
-            return tensor.gather(1, tokens[..., None].expand(-1, -1, tensor.shape[-1]))
+    def take(tensor: Tensor) -> Tensor:
+        return tensor.gather(1, tokens[..., None].expand(-1, -1, tensor.shape[-1]))
 
-        reg_branch = self.bbox_head.reg_branches[self.decoder.num_layers]
-        with full_precision(memory.device):
-            boxes = (reg_branch(take(token_feat)) + take(proposals)).sigmoid()
-        return Selection(tokens, objectness, take(logits), boxes)
+    with full_precision(objectness.device):
+        boxes = (reg_branch(take(scores.feat)) + take(scores.proposals)).sigmoid()
+    return QuerySelection(tokens, objectness, take(scores.logits), boxes)

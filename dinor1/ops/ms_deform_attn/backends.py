@@ -1,14 +1,14 @@
 """Which code computes deformable attention: chosen by device, or by the user.
 
-==============  ==================================================================================
-``definition``  plain torch on ``grid_sample``, any device, differentiable operation by operation
-``bags``        plain torch on ``embedding_bag``, any device, one operator; the choice on a CPU, unless small
-``triton``      one fused kernel per direction; the choice on a CUDA device where Triton is installed
-==============  ==================================================================================
+=================  ======================================================================================
+``reference``      plain torch on ``grid_sample``, any device, differentiated by autograd
+``embedding_bag``  plain torch on ``embedding_bag``, any device, one operator; chosen on a CPU, unless small
+``triton``         one fused kernel per direction; chosen on a CUDA device where Triton is installed
+=================  ======================================================================================
 
 The environment variable ``DINOR1_MS_DEFORM_ATTN`` names one for the whole process, and
-:func:`use_ms_deform_attn_backend` for a block of code, which wins over the variable. What was named and cannot run is
-an error, never replaced.
+:func:`use_ms_deform_attn_backend` for a block of code, which takes precedence. A backend that was named and cannot run
+is an error; it is never replaced by another.
 """
 
 import contextlib
@@ -19,16 +19,19 @@ from collections.abc import Iterator
 
 import torch
 
-# Below, the many short operations of bags take longer than the few of the definition.
-_FEW_SAMPLES = 2**14
-
-BACKENDS = ('auto', 'definition', 'bags', 'triton')
+BACKENDS = ('auto', 'reference', 'embedding_bag', 'triton')
 VARIABLE = 'DINOR1_MS_DEFORM_ATTN'
 
+# Looked up once at import, because torch.compile can trace neither the lookup nor a cached function.
+HAS_TRITON = importlib.util.find_spec('triton') is not None
+
+# Below this number of samples, the many short operations of 'embedding_bag' take longer than the few of 'reference'.
+_FEW_SAMPLES = 2**14
+# Names of earlier versions.
+_RENAMED = {'definition': 'reference', 'bags': 'embedding_bag'}
+
 _logger = logging.getLogger('dinor1.ops')
-# Asked once, and not in a function: torch.compile refuses to trace the question, and traces through a cache.
-_HAS_TRITON = importlib.util.find_spec('triton') is not None
-# One for the process, as torch's own switches are: torch.compile can guard on it, and threads of a loader need none.
+# One for the process, like torch's own switches: torch.compile can guard on it, and loader threads do not need it.
 _named: str | None = None
 _reported: set[tuple[str, str]] = set()
 
@@ -38,7 +41,7 @@ def use_ms_deform_attn_backend(name: str) -> Iterator[None]:
     """Within this block, compute deformable attention by the backend ``name``, in the whole process.
 
     Args:
-        name: ``'auto'``, ``'definition'``, ``'bags'`` or ``'triton'``.
+        name: ``'auto'``, ``'reference'``, ``'embedding_bag'`` or ``'triton'``.
 
     Raises:
         ValueError: there is no such backend.
@@ -62,11 +65,11 @@ def named_ms_deform_attn_backend() -> str:
 
 
 def ms_deform_attn_backend(device: torch.device | str, num_samples: int | None = None, named: str | None = None) -> str:
-    """The backend that tensors on ``device`` take now: ``'definition'``, ``'bags'`` or ``'triton'``.
+    """The backend that computes for tensors on ``device``: ``'reference'``, ``'embedding_bag'`` or ``'triton'``.
 
     Args:
         device: Of the tensors.
-        num_samples: Batch size times queries, heads, levels and points, where a CPU's choice shall depend on it.
+        num_samples: Batch size times queries, heads, levels and points; on a CPU, the automatic choice depends on it.
         named: What the user named when the computation began; default: what is named now.
 
     Raises:
@@ -84,7 +87,7 @@ def ms_deform_attn_backend(device: torch.device | str, num_samples: int | None =
 
 def why_not_triton(kind: str) -> str:
     """Why Triton's kernels cannot run on this kind of device; empty if they can."""
-    if not _HAS_TRITON:
+    if not HAS_TRITON:
         return 'the package triton is not installed'
     if kind == 'cpu' and not _interpreted():
         return 'on a CPU there is only the interpreter (TRITON_INTERPRET=1), for tests'
@@ -98,19 +101,21 @@ def _from_environment() -> str:
 
 
 def _checked(name: str, where: str) -> str:
+    if name in _RENAMED:
+        raise ValueError(f'{where}: {name!r} is now called {_RENAMED[name]!r}; use the new name')
     if name not in BACKENDS:
         raise ValueError(f'{where} must be one of {", ".join(BACKENDS)}, got {name!r}')
     return name
 
 
 def _automatic(kind: str, num_samples: int | None) -> str:
-    if kind == 'cuda' and _HAS_TRITON:
+    if kind == 'cuda' and HAS_TRITON:
         return 'triton'
     if kind != 'cpu':
-        return 'definition'
-    # What is compiled shall be one operator, and hold for every size.
+        return 'reference'
+    # A compiled graph holds one operator, which is good for every size.
     small = not torch.compiler.is_compiling() and num_samples is not None and num_samples < _FEW_SAMPLES
-    return 'definition' if small else 'bags'
+    return 'reference' if small else 'embedding_bag'
 
 
 def _interpreted() -> bool:
@@ -118,7 +123,7 @@ def _interpreted() -> bool:
 
 
 def _report(name: str, kind: str) -> None:
-    """Say once per choice, at debug level, which backend computes."""
+    """Log, once per choice and at debug level, which backend computes."""
     if torch.compiler.is_compiling() or (name, kind) in _reported:
         return
     _reported.add((name, kind))

@@ -1,4 +1,4 @@
-"""Do the arguments of deformable attention fit together? Checked at the door, whatever computes afterwards."""
+"""Checks that the arguments of deformable attention fit together, for every backend."""
 
 from collections.abc import Sequence
 
@@ -88,10 +88,10 @@ def checked_levels(spatial_shapes: LevelShapes, level_start_index: LevelStarts, 
 
 
 def level_tensors(value: Tensor, spatial_shapes: LevelShapes, level_start_index: LevelStarts) -> tuple[Tensor, Tensor]:
-    """Check the levels where their numbers are at hand, and return them as integer tensors for the operator.
+    """Check the levels if the host can read them for free, and return them as integer tensors for the operator.
 
-    Numbers that lie on an accelerator are not fetched, since that would stop the host until the device has caught
-    up; nor are those of a graph that is being compiled. The operator then checks or guards them where it runs.
+    Numbers on an accelerator are not fetched, since the host would wait for the device; nor are those of a graph that
+    is being compiled. The operator then checks or guards them when it runs.
 
     Raises:
         ValueError: they do not fit each other or ``value``.
@@ -100,12 +100,12 @@ def level_tensors(value: Tensor, spatial_shapes: LevelShapes, level_start_index:
         if isinstance(numbers, Tensor) and (numbers.dim() != dims or numbers.is_floating_point()):
             layout = '(L, 2)' if dims == 2 else '(L,)'
             raise ValueError(f'{name} must be {layout} integers, got {numbers.dtype} of shape {tuple(numbers.shape)}')
-    if all(_at_hand(numbers) for numbers in (spatial_shapes, level_start_index)):
+    if all(_is_readable(numbers) for numbers in (spatial_shapes, level_start_index)):
         checked_levels(spatial_shapes, level_start_index, value.shape[1])
     return _to_tensor(spatial_shapes), _to_tensor(level_start_index)
 
 
-def _at_hand(numbers: Tensor | Sequence) -> bool:
+def _is_readable(numbers: Tensor | Sequence) -> bool:
     if not isinstance(numbers, Tensor):
         return True
     return numbers.device.type == 'cpu' and not torch.compiler.is_compiling()

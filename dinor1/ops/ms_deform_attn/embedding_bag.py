@@ -1,22 +1,21 @@
-"""Deformable attention as weighted bags of feature rows: the path for CPUs, in plain torch.
+"""Deformable attention by ``embedding_bag``, in plain torch: the backend for CPUs.
 
-Every output row, one query of one head, is a weighted sum of ``4 L P`` rows of features, four corners per sample:
-``embedding_bag`` computes that without writing one sampled value to memory, over all levels and points at once and
-with the channels last, as ``value`` has them. What remains is the arithmetic of rows and weights; it goes block by
-block of queries, which stay in the cache.
+Every output row, one query of one head, is a weighted sum of ``4 L P`` rows of features, four corners per sample.
+``embedding_bag`` computes this sum over all levels and points at once, with the channels last as in ``value``, and
+writes no sampled value to memory. Row indices and weights are computed for blocks of queries that fit into the cache.
 
 The features are copied once, onto a canvas as wide as the widest level, which holds all levels of all images with zeros
 between them. A corner outside its level reads zeros, so that no corner needs a mask, and the four corners of a sample
-lie at the same distances whatever the level.
+are the same distances apart in every level.
 
-The gradient of the features is a sum over bags too, of rows of the output's gradient. Nothing is summed by atomics, so
+The gradient of the features is such a sum too, over rows of the output's gradient. There are no atomic additions, so
 that the result is deterministic, on a GPU as well.
 """
 
 import functools
 import warnings
 from collections.abc import Iterator
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +23,34 @@ from torch import Tensor
 
 from dinor1.ops.ms_deform_attn.sampling import Sampling
 
-# Sizes of what is worked on at once. On a CPU intermediate arrays stay in a second-level cache; on a GPU, where
-# launching a small operation takes longer than computing it, they only bound the memory.
-_CPU_BLOCKS = SimpleNamespace(samples=2**16, rows=2**15, numbers=2**18)
-_GPU_BLOCKS = SimpleNamespace(samples=2**21, rows=2**20, numbers=2**24)
-# A bound on memory: samples that are sorted at once.
-_SORTED_SAMPLES = 2**22
+
+class BlockSizes(NamedTuple):
+    """How much is computed at once; results depend on it by rounding only.
+
+    Attributes:
+        samples: Sampling points of the forward pass and of the samples' gradients.
+        rows: Rows of features that are gathered, on a GPU.
+        numbers: Numbers of the gradient of ``value`` that are summed.
+        sorted_samples: Sampling points that are sorted; a bound on memory.
+    """
+
+    samples: int
+    rows: int
+    numbers: int
+    sorted_samples: int
+
+
+# On a CPU, intermediate arrays stay in the second-level cache. On a GPU, where launching a small operation takes longer
+# than computing it, the sizes only bound the memory.
+CPU_BLOCKS = BlockSizes(samples=2**16, rows=2**15, numbers=2**18, sorted_samples=2**22)
+GPU_BLOCKS = BlockSizes(samples=2**21, rows=2**20, numbers=2**24, sorted_samples=2**22)
 
 
 class _Canvas:
     """Where the pixels of all levels lie in one table of rows ``(num_lines * line_length + 2) * H, D``.
 
-    Levels stand side by side on shelves, where they fit. Two lines of zeros are above and below every shelf and two
-    columns left and right of every level; the left columns of one line are the right ones of the line above.
+    Levels are placed side by side on shelves, as long as they fit. Two lines of zeros are above and below every shelf
+    and two columns left and right of every level; the left columns of a line are the right ones of the line above.
     """
 
     def __init__(
@@ -74,7 +88,7 @@ class _Canvas:
         self._half = torch.tensor(-0.5, dtype=dtype, device=device)
 
     def num_rows(self, batch_size: int) -> int:
-        """Rows of the table for that many images: with the two last lines of zeros, and one sample's overhang."""
+        """Rows of the table, including two last lines of zeros and the pixels that a sample reads behind them."""
         return batch_size * self.rows_per_image + (2 * self.line_length + 2) * self.num_heads
 
     def table(self, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -108,8 +122,8 @@ class _Canvas:
         column, line = x.floor(), y.floor()
         # An infinite location becomes NaN here, and makes its output NaN; a huge one has distance 0.
         right, down = x.sub_(column), y.sub_(line)
-        # A NaN must lie among the zeros, lest its gradient reach a pixel. Integers are clamped, not floats: whatever a
-        # huge number turns into then lies inside the table.
+        # A NaN is placed among the zeros, so that its gradient reaches no pixel. Integers are clamped, not floats: any
+        # number that a huge coordinate is converted to then lies inside the table.
         column, line = column.nan_to_num_(nan=-2.0), line.nan_to_num_(nan=-2.0)
         column = torch.clamp(column.to(self.index_dtype), self._outside, self._last_column)
         line = torch.clamp(line.to(self.index_dtype), self._outside, self._last_line)
@@ -134,7 +148,7 @@ def _shelves(shapes: tuple[tuple[int, int], ...], line_length: int) -> tuple[lis
 
 @functools.lru_cache(maxsize=64)
 def _cached_canvas(*arguments) -> _Canvas:
-    # A small model would spend more time on these two dozen numbers than on its samples.
+    # A small model would spend more time on the canvas than on its samples.
     return _Canvas(*arguments)
 
 
@@ -151,18 +165,32 @@ def _corner_weights(weights: Tensor, right: Tensor, down: Tensor) -> tuple[Tenso
     return upper - upper_right, upper_right, lower - lower_right, lower_right
 
 
-def _blocks_of(device: torch.device) -> SimpleNamespace:
-    return _CPU_BLOCKS if device.type == 'cpu' else _GPU_BLOCKS
+def default_blocks(device: torch.device) -> BlockSizes:
+    """The block sizes for a device."""
+    return CPU_BLOCKS if device.type == 'cpu' else GPU_BLOCKS
 
 
-def _blocks(sampling: Sampling, device: torch.device) -> Iterator[slice]:
+def _query_blocks(sampling: Sampling, num_samples: int) -> Iterator[slice]:
     batch_size, num_queries, num_heads, num_levels, num_points = sampling.shape
-    size = max(1, _blocks_of(device).samples // (batch_size * num_heads * num_levels * num_points))
+    size = max(1, num_samples // (batch_size * num_heads * num_levels * num_points))
     return (slice(start, min(start + size, num_queries)) for start in range(0, num_queries, size))
 
 
-def forward(value: Tensor, shapes: list[tuple[int, int]], sampling: Sampling) -> Tensor:
-    """Deformable attention of checked arguments; returns ``(B, Q, H * D)`` in the dtype of ``value``."""
+def forward(
+    value: Tensor, shapes: list[tuple[int, int]], sampling: Sampling, blocks: BlockSizes | None = None
+) -> Tensor:
+    """Deformable attention of checked arguments.
+
+    Args:
+        value: ``(B, N, H, D)``.
+        shapes: (height, width) of each level.
+        sampling: Locations and weights.
+        blocks: How much to compute at once; default: :func:`default_blocks`.
+
+    Returns:
+        ``(B, Q, H * D)`` in the dtype of ``value``.
+    """
+    blocks = blocks or default_blocks(value.device)
     batch_size, num_queries, num_heads, num_levels, num_points = sampling.shape
     channels = value.shape[-1]
     output = value.new_zeros(batch_size, num_queries, num_heads * channels)
@@ -170,18 +198,18 @@ def forward(value: Tensor, shapes: list[tuple[int, int]], sampling: Sampling) ->
         return output
     canvas = _canvas_of(value, shapes, sampling)
     table = canvas.table(value, sampling.dtype)
-    per_bag = 4 * num_levels * num_points
-    for block in _blocks(sampling, value.device):
+    rows_per_output = 4 * num_levels * num_points
+    for block in _query_blocks(sampling, blocks.samples):
         locations, weights = sampling.block(block)
         rows, right, down = canvas.pixels(locations)
         weights = torch.stack(_corner_weights(weights, right, down), 3)
-        bags = F.embedding_bag(
-            canvas.corners(rows).reshape(-1, per_bag),
+        sums = F.embedding_bag(
+            canvas.corners(rows).reshape(-1, rows_per_output),
             table,
             mode='sum',
-            per_sample_weights=weights.reshape(-1, per_bag),
+            per_sample_weights=weights.reshape(-1, rows_per_output),
         )
-        output[:, block] = bags.view(batch_size, -1, num_heads * channels)
+        output[:, block] = sums.view(batch_size, -1, num_heads * channels)
     return output
 
 
@@ -192,8 +220,23 @@ def backward(
     sampling: Sampling,
     need_value: bool = True,
     need_sampling: bool = True,
+    blocks: BlockSizes | None = None,
 ) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
-    """Gradients of :func:`forward`: of ``value``, and of the inputs of ``sampling``; None where not needed."""
+    """Gradients of :func:`forward`.
+
+    Args:
+        grad: Of the output, ``(B, Q, H * D)``.
+        value: As in :func:`forward`.
+        shapes: As in :func:`forward`.
+        sampling: As in :func:`forward`.
+        need_value: Whether the gradient of ``value`` is needed.
+        need_sampling: Whether those of the inputs of ``sampling`` are needed.
+        blocks: As in :func:`forward`.
+
+    Returns:
+        The gradient of ``value`` and those of the inputs of ``sampling``; None where not needed.
+    """
+    blocks = blocks or default_blocks(value.device)
     batch_size, num_queries, num_heads, _, num_points = sampling.shape
     channels = value.shape[-1]
     sampling_grads = sampling.empty_grads() if need_sampling else None
@@ -208,34 +251,35 @@ def backward(
         corner_weights = grad.new_empty(4, *sampling.shape)
     if need_sampling:
         table = canvas.table(value, sampling.dtype)
-    for block in _blocks(sampling, value.device):
+    for block in _query_blocks(sampling, blocks.samples):
         locations, weights = sampling.block(block)
         rows, right, down = canvas.pixels(locations)
         if need_value:
             pixels[:, block] = rows
             torch.stack(_corner_weights(weights, right, down), out=corner_weights[:, :, block])
         if need_sampling:
-            products = _row_products(table, canvas.corners(rows), grad[:, block])
+            products = _row_products(table, canvas.corners(rows), grad[:, block], blocks.rows)
             grad_x, grad_y, grad_weights = _sample_grads(products, weights, right, down)
             grad_x, grad_y = grad_x.mul_(canvas.width), grad_y.mul_(canvas.height)
             sampling.store_grads(sampling_grads, block, weights, grad_x, grad_y, grad_weights)
-    grad_value = _value_grad(grad, pixels, corner_weights, canvas).to(value.dtype) if need_value else None
-    return grad_value, sampling_grads
+    if not need_value:
+        return None, sampling_grads
+    return _value_grad(grad, pixels, corner_weights, canvas, blocks).to(value.dtype), sampling_grads
 
 
-def _row_products(table: Tensor, corners: Tensor, grad: Tensor) -> Tensor:
+def _row_products(table: Tensor, corners: Tensor, grad: Tensor, num_rows: int) -> Tensor:
     """Inner product of each corner's features with the gradient of its query and head, ``(B, Q, H, 4, L, P)``."""
     rows, grad = corners.reshape(-1, corners[0, 0, 0].numel()), grad.reshape(-1, table.shape[-1])
     if table.device.type == 'cpu':
-        # A product of two matrices, computed where a sparse one has entries: half the time of the gathered rows below.
-        # Columns may repeat, which on a GPU is not certain to work.
+        # The product of two matrices, computed at the entries of a sparse one: half the time of gathered rows.
+        # A column may occur twice in a row, which is not certain to work on a GPU.
         _silence_sparse_warning()
         starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype, device=rows.device)
         pattern = torch.sparse_csr_tensor(
             starts, rows.flatten(), table.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
         )
         return torch.sparse.sampled_addmm(pattern, grad, table.t(), beta=0.0).values().view(corners.shape)
-    size = max(1, _blocks_of(table.device).rows // rows.shape[1])
+    size = max(1, num_rows // rows.shape[1])
     products = [
         torch.bmm(table.index_select(0, part.flatten()).view(*part.shape, -1), part_grad[..., None])
         for part, part_grad in zip(rows.split(size), grad.split(size), strict=True)
@@ -245,57 +289,60 @@ def _row_products(table: Tensor, corners: Tensor, grad: Tensor) -> Tensor:
 
 @functools.cache
 def _silence_sparse_warning() -> None:
-    """Use up torch's one warning that compressed sparse tensors are new: the user has not asked for any."""
+    """Trigger torch's one warning that compressed sparse tensors are new, unseen: the user has not asked for any."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.sparse_csr_tensor([0, 0], [], [], (1, 1), device='cpu', check_invariants=False)
 
 
 def _sample_grads(products: Tensor, weights: Tensor, right: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and y, in pixels, and of weights, ``(B, Q, H, L, P)``: bilinear reading, differentiated."""
+    """Gradients of x and y, in pixels, and of weights, ``(B, Q, H, L, P)``, through bilinear interpolation."""
     upper_left, upper_right, lower_left, lower_right = products.unbind(3)
-    upper_step, lower_step = upper_right - upper_left, lower_right - lower_left
-    upper = torch.addcmul(upper_left, right, upper_step)
-    fall = torch.addcmul(lower_left, right, lower_step).sub_(upper)
-    grad_weights = torch.addcmul(upper, down, fall)
-    return torch.lerp(upper_step, lower_step, down).mul_(weights), fall.mul_(weights), grad_weights
+    upper_dx, lower_dx = upper_right - upper_left, lower_right - lower_left
+    upper = torch.addcmul(upper_left, right, upper_dx)
+    dy = torch.addcmul(lower_left, right, lower_dx).sub_(upper)
+    grad_weights = torch.addcmul(upper, down, dy)
+    return torch.lerp(upper_dx, lower_dx, down).mul_(weights), dy.mul_(weights), grad_weights
 
 
-def _value_grad(grad: Tensor, pixels: Tensor, corner_weights: Tensor, canvas: _Canvas) -> Tensor:
+def _value_grad(grad: Tensor, pixels: Tensor, corner_weights: Tensor, canvas: _Canvas, blocks: BlockSizes) -> Tensor:
     """Sum the gradient's rows ``(B, Q, H, D)`` into the pixels that each sample read; returns ``(B, N, H, D)``."""
-    step = max(1, _SORTED_SAMPLES // pixels[0].numel())
+    step = max(1, blocks.sorted_samples // pixels[0].numel())
     images = []
     for first in range(0, len(grad), step):
         part = slice(first, first + step)
         table = grad.new_zeros(canvas.num_rows(len(grad[part])), grad.shape[-1])
         rows = pixels[part] - first * canvas.rows_per_image
-        few = rows.numel() < len(table)
-        sum_into = _sum_touched_rows if few else _sum_all_rows
-        sum_into(table, grad[part], rows, corner_weights[:, part], canvas)
+        if rows.numel() < len(table):
+            _sum_touched_rows(table, grad[part], rows, corner_weights[:, part], canvas)
+        else:
+            _sum_all_rows(table, grad[part], rows, corner_weights[:, part], canvas, blocks.numbers)
         images.append(canvas.value(table))
     return images[0] if len(images) == 1 else torch.cat(images)
 
 
-def _sum_all_rows(table: Tensor, grad: Tensor, rows: Tensor, corner_weights: Tensor, canvas: _Canvas) -> None:
-    """Many samples per pixel: sort them by their top left pixels, and let the four corners share this sort."""
+def _sum_all_rows(
+    table: Tensor, grad: Tensor, rows: Tensor, corner_weights: Tensor, canvas: _Canvas, num_numbers: int
+) -> None:
+    """Many samples per pixel: sort them by their top left pixels, once for the four corners."""
     channels, per_source = grad.shape[-1], rows[0, 0, 0].numel()
     rows, order = torch.sort(rows.flatten(), stable=True)
-    num_bags = len(table) - canvas.steps[-1]
-    offsets = F.pad(torch.bincount(rows, minlength=num_bags).cumsum(0), (1, 0))
-    block = max(1, _blocks_of(table.device).numbers // channels)
+    num_sums = len(table) - canvas.steps[-1]
+    offsets = F.pad(torch.bincount(rows, minlength=num_sums).cumsum(0), (1, 0))
+    block = max(1, num_numbers // channels)
     bounds = offsets[::block].tolist()
-    if num_bags % block:
+    if num_sums % block:
         bounds.append(len(rows))
     sources, weights = grad.reshape(-1, channels), corner_weights.flatten(1)
-    for first, start, stop in zip(range(0, num_bags, block), bounds[:-1], bounds[1:], strict=True):
+    for first, start, stop in zip(range(0, num_sums, block), bounds[:-1], bounds[1:], strict=True):
         if start == stop:
             continue
         samples = order[start:stop]
-        bags = samples // per_source
+        source_rows = samples // per_source
         ends = offsets[first : first + block + 1] - start
         for weight, shift in zip(weights, (0, *canvas.steps), strict=True):
             sums = F.embedding_bag(
-                bags,
+                source_rows,
                 sources,
                 ends,
                 mode='sum',

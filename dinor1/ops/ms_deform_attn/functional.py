@@ -1,8 +1,9 @@
 """Multi-scale deformable attention, Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3): the entry points.
 
 :func:`ms_deform_attn` takes locations and weights; :func:`ms_deform_attn_predicted` takes what the linear layers of an
-attention module predict, and never writes locations and weights to memory. Both check their arguments, then hand them
-to one of the backends of :mod:`dinor1.ops.ms_deform_attn.backends`, all of which equal :mod:`dinor1.ops.ms_deform_attn.reference`.
+attention module predict, and never writes locations and weights to memory. Both check their arguments, then pass them
+to one of the backends of :mod:`dinor1.ops.ms_deform_attn.backends`, all of which agree with
+:mod:`dinor1.ops.ms_deform_attn.reference`.
 """
 
 import torch
@@ -19,7 +20,7 @@ from dinor1.ops.ms_deform_attn.checks import (
     level_tensors,
 )
 from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op, ms_deform_attn_predicted_op
-from dinor1.ops.ms_deform_attn.reference import compute_dtype, definition, sampling_from_offsets
+from dinor1.ops.ms_deform_attn.reference import compute_dtype, ms_deform_attn_reference, sampling_from_offsets
 
 
 def ms_deform_attn(
@@ -35,8 +36,8 @@ def ms_deform_attn(
 
     A pixel's value sits at its centre, ``((x + 0.5) / W, (y + 0.5) / H)``; outside a level all is zero.
     Gradients flow to ``value``, ``sampling_locations`` and ``attention_weights``. A location that is NaN or
-    infinite reads nothing out of bounds; it makes the output of its own query and head NaN (the backend ``definition``
-    on CUDA excepted, where torch's ``grid_sample`` puts such a location outside of the level).
+    infinite reads nothing out of bounds; it makes the output of its own query and head NaN (except with the backend
+    ``reference`` on CUDA, where torch's ``grid_sample`` puts such a location outside of the level).
 
     Half-precision input is sampled in float32, since 8 bits cannot address a pixel. On CPU the result and the
     gradients are deterministic; on CUDA the gradient of ``value`` is summed by atomics unless told otherwise.
@@ -63,9 +64,9 @@ def ms_deform_attn(
     shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
     check_sampling_shapes(value, len(shapes), sampling_locations, attention_weights)
     named = named_ms_deform_attn_backend()
-    if ms_deform_attn_backend(value.device, attention_weights.numel(), named) == 'definition':
+    if ms_deform_attn_backend(value.device, attention_weights.numel(), named) == 'reference':
         levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
-        return definition(value, levels, sampling_locations, attention_weights)
+        return ms_deform_attn_reference(value, levels, sampling_locations, attention_weights)
     return ms_deform_attn_op(
         value, shapes, starts, sampling_locations, attention_weights, _is_deterministic(deterministic), named
     )
@@ -113,10 +114,10 @@ def ms_deform_attn_predicted(
     check_prediction_shapes(value, len(shapes), reference_points, sampling_offsets, attention_logits)
     inputs = (reference_points, sampling_offsets, attention_logits)
     named = named_ms_deform_attn_backend()
-    if ms_deform_attn_backend(value.device, attention_logits.numel(), named) == 'definition':
+    if ms_deform_attn_backend(value.device, attention_logits.numel(), named) == 'reference':
         levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
         locations, weights = sampling_from_offsets(levels, *inputs, dtype=compute_dtype(value, *inputs))
-        return definition(value, levels, locations, weights)
+        return ms_deform_attn_reference(value, levels, locations, weights)
     return ms_deform_attn_predicted_op(value, shapes, starts, *inputs, _is_deterministic(deterministic), named)
 
 

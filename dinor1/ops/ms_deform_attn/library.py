@@ -1,9 +1,9 @@
 """Deformable attention as torch operators, so that ``torch.compile`` and ``torch.export`` see one node.
 
 ``dinor1::ms_deform_attn`` and ``dinor1::ms_deform_attn_predicted`` with their backward operators. Levels are tensors
-here: a graph then holds for every image size. ``named`` is what the user named when the forward pass was called, so
-that the backward pass computes by the same; ``'auto'`` is decided when an operator runs, not when it is traced.
-``definition`` is no backend of theirs, since it exists to be seen through.
+here, so that a graph is good for every image size. ``named`` is the backend that the user named when the forward pass
+was called, so that the backward pass takes the same one; ``'auto'`` is decided when an operator runs, not when it is
+traced. The backend ``'reference'`` is not offered here: it must stay traceable, operation by operation.
 """
 
 import math
@@ -11,17 +11,17 @@ import math
 import torch
 from torch import Tensor
 
-from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
+from dinor1.ops.ms_deform_attn import embedding_bag
 from dinor1.ops.ms_deform_attn.backends import ms_deform_attn_backend
 from dinor1.ops.ms_deform_attn.checks import checked_levels
-from dinor1.ops.ms_deform_attn.sampling import GivenSampling, PredictedSampling, Sampling
+from dinor1.ops.ms_deform_attn.sampling import Needed, Operands, make_sampling
 
 
 def _triton():
     # Imported where it is used: Triton is optional, and importing it takes a second.
-    from dinor1.ops.ms_deform_attn import triton_launch as msda_triton
+    from dinor1.ops.ms_deform_attn import triton_launch
 
-    return msda_triton
+    return triton_launch
 
 
 def _on_triton(value: Tensor, named: str) -> bool:
@@ -32,23 +32,39 @@ def _output(value: Tensor, queries: Tensor) -> Tensor:
     return value.new_empty(value.shape[0], queries.shape[1], value.shape[2] * value.shape[3])
 
 
-def _empty_like(tensor: Tensor, wanted: bool) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format) if wanted else tensor.new_empty(0)
+def _forward(operands: Operands, named: str) -> Tensor:
+    """The output, by the backend that applies."""
+    if _on_triton(operands.value, named):
+        return _triton().forward(operands)
+    value, spatial_shapes, level_start_index, inputs = operands
+    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+    return embedding_bag.forward(value, shapes, make_sampling(value, shapes, inputs))
 
 
-def _bags_backward(
-    grad: Tensor,
-    value: Tensor,
-    shapes: list[tuple[int, int]],
-    sampling: Sampling,
-    inputs: tuple[Tensor, ...],
-    need_value: bool,
-    need_sampling: bool,
+def _gradients(
+    grad: Tensor, operands: Operands, output: Tensor | None, deterministic: bool, named: str, needed: Needed
 ) -> list[Tensor]:
     """Gradients of value and inputs; one that is not needed is empty, since an operator returns tensors."""
-    grad_value, grads = msda_bags.backward(grad, value, shapes, sampling, need_value, need_sampling)
-    grad_value = _empty_like(value, False) if grad_value is None else grad_value
-    return [grad_value, *(grads or (_empty_like(t, False) for t in inputs))]
+    if _on_triton(operands.value, named):
+        return _triton().backward(grad, operands, output, deterministic, needed)
+    value, spatial_shapes, level_start_index, inputs = operands
+    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
+    wanted = needed.per_tensor(operands.predicted)
+    sampling = make_sampling(value, shapes, inputs)
+    # All gradients of the inputs are computed if one of them is needed.
+    grad_value, grad_inputs = embedding_bag.backward(grad, value, shapes, sampling, needed.value, any(wanted[1:]))
+    grads = (grad_value, *(grad_inputs or [None] * len(inputs)))
+    tensors = (value, *inputs)
+    return [g if want else t.new_empty(0) for g, want, t in zip(grads, wanted, tensors, strict=True)]
+
+
+def _fake_gradients(operands: Operands, needed: Needed) -> list[Tensor]:
+    """Tensors of the shapes and dtypes that :func:`_gradients` returns."""
+    tensors = (operands.value, *operands.inputs)
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if wanted else tensor.new_empty(0)
+        for tensor, wanted in zip(tensors, needed.per_tensor(operands.predicted), strict=True)
+    ]
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -67,10 +83,7 @@ def ms_deform_attn_op(
 ) -> Tensor:
     """See :func:`dinor1.ops.ms_deform_attn`."""
     inputs = (sampling_locations, attention_weights)
-    if _on_triton(value, named):
-        return _triton().forward(value, spatial_shapes, level_start_index, inputs)
-    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
-    return msda_bags.forward(value, shapes, GivenSampling(value, *inputs))
+    return _forward(Operands(value, spatial_shapes, level_start_index, inputs), named)
 
 
 @ms_deform_attn_op.register_fake
@@ -92,20 +105,15 @@ def ms_deform_attn_backward_op(
     need_sampling: bool,
 ) -> list[Tensor]:
     """Gradients of value, locations and weights."""
-    inputs = (sampling_locations, attention_weights)
-    if _on_triton(value, named):
-        return _triton().backward(
-            grad, value, spatial_shapes, level_start_index, inputs, None, deterministic, need_value, need_sampling
-        )
-    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
-    return _bags_backward(grad, value, shapes, GivenSampling(value, *inputs), inputs, need_value, need_sampling)
+    operands = Operands(value, spatial_shapes, level_start_index, (sampling_locations, attention_weights))
+    return _gradients(grad, operands, None, deterministic, named, Needed(need_value, need_sampling))
 
 
 @ms_deform_attn_backward_op.register_fake
 def _(grad, value, spatial_shapes, level_start_index, *rest):
     *inputs, _, _, need_value, need_sampling = rest
-    needed = (need_value, need_sampling, need_sampling)
-    return [_empty_like(t, n) for t, n in zip((value, *inputs), needed, strict=True)]
+    operands = Operands(value, spatial_shapes, level_start_index, tuple(inputs))
+    return _fake_gradients(operands, Needed(need_value, need_sampling))
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -147,10 +155,7 @@ def ms_deform_attn_predicted_op(
 ) -> Tensor:
     """See :func:`dinor1.ops.ms_deform_attn_predicted`."""
     inputs = (reference_points, sampling_offsets, attention_logits)
-    if _on_triton(value, named):
-        return _triton().forward(value, spatial_shapes, level_start_index, inputs)
-    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
-    return msda_bags.forward(value, shapes, PredictedSampling(value, shapes, *inputs))
+    return _forward(Operands(value, spatial_shapes, level_start_index, inputs), named)
 
 
 @ms_deform_attn_predicted_op.register_fake
@@ -185,31 +190,16 @@ def ms_deform_attn_predicted_backward_op(
 ) -> list[Tensor]:
     """Gradients of value, reference points, offsets and logits; ``need_sampling`` is meant for the last two."""
     inputs = (reference_points, sampling_offsets, attention_logits)
-    if _on_triton(value, named):
-        return _triton().backward(
-            grad,
-            value,
-            spatial_shapes,
-            level_start_index,
-            inputs,
-            output,
-            deterministic,
-            need_value,
-            need_sampling,
-            need_reference,
-        )
-    shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
-    sampling = PredictedSampling(value, shapes, *inputs)
-    grads = _bags_backward(grad, value, shapes, sampling, inputs, need_value, need_sampling or need_reference)
-    needed = (need_value, need_reference, need_sampling, need_sampling)
-    return [g if need else _empty_like(g, False) for g, need in zip(grads, needed, strict=True)]
+    operands = Operands(value, spatial_shapes, level_start_index, inputs)
+    needed = Needed(need_value, need_sampling, need_reference)
+    return _gradients(grad, operands, output, deterministic, named, needed)
 
 
 @ms_deform_attn_predicted_backward_op.register_fake
 def _(grad, output, value, spatial_shapes, level_start_index, *rest):
     *inputs, _, _, need_value, need_reference, need_sampling = rest
-    needed = (need_value, need_reference, need_sampling, need_sampling)
-    return [_empty_like(t, n) for t, n in zip((value, *inputs), needed, strict=True)]
+    operands = Operands(value, spatial_shapes, level_start_index, tuple(inputs))
+    return _fake_gradients(operands, Needed(need_value, need_sampling, need_reference))
 
 
 def _setup_predicted(ctx, inputs, output) -> None:
@@ -232,11 +222,11 @@ ms_deform_attn_predicted_op.register_autograd(_backward_predicted, setup_context
 
 
 # -----------------------------------------------------------------------------------------------------------
-# what counters of operations see
+# counting of operations
 
 
 def register_flops() -> None:
-    """Let torch's counter of operations, and whatever reads its registry, see the operators. Idempotent.
+    """Register the operators with torch's counter of operations, and whatever reads its registry. Idempotent.
 
     Not done on import, because the module that holds the registry imports Triton.
     """

@@ -1,13 +1,13 @@
-"""The definition of multi-scale deformable attention in plain torch: what every faster path must equal.
+"""Multi-scale deformable attention in plain torch: the reference that every faster backend must agree with.
 
 Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3). For query ``q`` and head ``h``, with ``x_l(p)`` the
-bilinear reading of level ``l`` at location ``p``::
+bilinear interpolation of level ``l`` at location ``p``::
 
     out[q, h] = sum over levels l and points k of  weight[q, h, l, k] * x_l(location[q, h, l, k])
 
-The input and output projections of the equation belong to the attention module; this lies between them. The
-sampled values keep the queries as last axis: the weighted sum then runs along contiguous memory, which makes
-forward and backward together up to 1.5 times as fast on CPU as the usual order with the points last.
+The input and output projections of the equation belong to the attention module. The sampled values keep the queries as
+last axis: the weighted sum then runs along contiguous memory, which makes forward and backward together up to 1.5 times
+as fast on a CPU as the usual order with the points last.
 """
 
 import torch
@@ -20,7 +20,7 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def definition(
+def ms_deform_attn_reference(
     value: Tensor, shapes: list[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """:func:`dinor1.ops.ms_deform_attn` with ``shapes`` as integers, on checked arguments, differentiable by autograd.

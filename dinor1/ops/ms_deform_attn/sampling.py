@@ -1,6 +1,7 @@
-"""Where an attention samples and with what weight, block of queries by block: given, or computed inside."""
+"""Locations and weights of the samples for blocks of queries: given, or computed from predictions."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +9,47 @@ from torch import Tensor
 from dinor1.ops.ms_deform_attn.reference import compute_dtype, pixel_steps, sampling_from_offsets
 
 
-class Sampling(Protocol):
+class Needed(NamedTuple):
+    """Which gradients are needed.
+
+    Attributes:
+        value: That of the features.
+        sampling: Those of locations and weights, or of offsets and logits.
+        reference: That of the reference points, if there are any.
+    """
+
+    value: bool = True
+    sampling: bool = True
+    reference: bool = True
+
+    def per_tensor(self, predicted: bool) -> tuple[bool, ...]:
+        """For value and each of the inputs of :class:`Operands`, whether its gradient is needed."""
+        reference = (self.reference,) if predicted else ()
+        return self.value, *reference, self.sampling, self.sampling
+
+
+class Operands(NamedTuple):
+    """What an operator computes with.
+
+    Attributes:
+        value: ``(B, N, H, D)``.
+        spatial_shapes: ``(L, 2)``.
+        level_start_index: ``(L,)``.
+        inputs: (locations, weights), or (reference points, offsets, logits).
+    """
+
+    value: Tensor
+    spatial_shapes: Tensor
+    level_start_index: Tensor
+    inputs: tuple[Tensor, ...]
+
+    @property
+    def predicted(self) -> bool:
+        """Whether locations and weights are computed from predictions."""
+        return len(self.inputs) == 3
+
+
+class Sampling(ABC):
     """Locations and weights of samples.
 
     Attributes:
@@ -19,12 +60,15 @@ class Sampling(Protocol):
     shape: torch.Size
     dtype: torch.dtype
 
+    @abstractmethod
     def block(self, queries: slice) -> tuple[Tensor, Tensor]:
         """Locations ``(B, q, H, L, P, 2)`` and weights ``(B, q, H, L, P)`` of some queries."""
 
+    @abstractmethod
     def empty_grads(self) -> tuple[Tensor, ...]:
         """One tensor per input, to be filled by :meth:`store_grads`."""
 
+    @abstractmethod
     def store_grads(
         self,
         grads: tuple[Tensor, ...],
@@ -34,10 +78,19 @@ class Sampling(Protocol):
         grad_y: Tensor,
         grad_weights: Tensor,
     ) -> None:
-        """Write the gradients of the inputs, given some queries' weights and the gradients of locations and weights."""
+        """Write the gradients of the inputs into ``grads``.
+
+        Args:
+            grads: What :meth:`empty_grads` returned.
+            queries: The block.
+            weights: What :meth:`block` returned, ``(B, q, H, L, P)``.
+            grad_x: Of the locations' x, ``(B, q, H, L, P)``.
+            grad_y: Of the locations' y.
+            grad_weights: Of the weights.
+        """
 
 
-class GivenSampling:
+class GivenSampling(Sampling):
     """Locations and weights are the inputs themselves."""
 
     def __init__(self, value: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> None:
@@ -46,18 +99,21 @@ class GivenSampling:
         self.dtype = compute_dtype(value, sampling_locations, attention_weights)
 
     def block(self, queries: slice) -> tuple[Tensor, Tensor]:
+        """See :meth:`Sampling.block`."""
         return self.locations[:, queries].to(self.dtype), self.weights[:, queries].to(self.dtype)
 
     def empty_grads(self) -> tuple[Tensor, ...]:
+        """See :meth:`Sampling.empty_grads`."""
         return torch.empty_like(self.locations), torch.empty_like(self.weights)
 
     def store_grads(self, grads, queries, weights, grad_x, grad_y, grad_weights) -> None:
+        """See :meth:`Sampling.store_grads`."""
         grads[0][:, queries, ..., 0] = grad_x
         grads[0][:, queries, ..., 1] = grad_y
         grads[1][:, queries] = grad_weights
 
 
-class PredictedSampling:
+class PredictedSampling(Sampling):
     """Locations and weights follow from reference points, offsets and logits."""
 
     def __init__(
@@ -74,12 +130,15 @@ class PredictedSampling:
         self.dtype = compute_dtype(value, *self.inputs)
 
     def block(self, queries: slice) -> tuple[Tensor, Tensor]:
+        """See :meth:`Sampling.block`."""
         return sampling_from_offsets(self.shapes, *(t[:, queries] for t in self.inputs), dtype=self.dtype)
 
     def empty_grads(self) -> tuple[Tensor, ...]:
+        """See :meth:`Sampling.empty_grads`."""
         return tuple(torch.empty_like(t) for t in self.inputs)
 
     def store_grads(self, grads, queries, weights, grad_x, grad_y, grad_weights) -> None:
+        """See :meth:`Sampling.store_grads`."""
         references, offsets = (t[:, queries].to(self.dtype) for t in self.inputs[:2])
         grad_locations = torch.stack((grad_x, grad_y), -1)
         # Locations are centre + offset * step, where a box's step grows with its size.
@@ -93,3 +152,14 @@ class PredictedSampling:
         grads[1][:, queries] = grad_locations.mul_(steps)
         products = weights * grad_weights
         grads[2][:, queries] = torch.addcmul(products, weights, products.sum((3, 4), keepdim=True), value=-1)
+
+
+def make_sampling(value: Tensor, shapes: list[tuple[int, int]], inputs: tuple[Tensor, ...]) -> Sampling:
+    """The sampling of (locations, weights), or of (reference points, offsets, logits).
+
+    Args:
+        value: ``(B, N, H, D)``.
+        shapes: (height, width) of each level.
+        inputs: As in :class:`Operands`.
+    """
+    return PredictedSampling(value, shapes, *inputs) if len(inputs) == 3 else GivenSampling(value, *inputs)

@@ -1,12 +1,13 @@
 """Triton kernels of deformable attention: one program per block of queries, head and image.
 
-A program keeps its tile of the output, ``(BLOCK_Q, BLOCK_D)``, in registers and walks over levels and points; nothing
+A program keeps its tile of the output, ``(BLOCK_Q, BLOCK_D)``, in registers and loops over levels and points; nothing
 between the inputs and the output is written to memory. Arithmetic and sums are in ``ACC``, float32 or float64, whatever
-the tensors hold. With ``PREDICTED``, ``first`` and ``second`` are offsets and logits, and the softmax and the locations
-are computed here; otherwise they are locations and weights, and ``reference`` is not read.
+the dtypes of the tensors. With ``PREDICTED``, ``sampling`` and ``attention`` are offsets and logits, and softmax and
+the locations are computed here; otherwise they are locations and weights, and ``reference`` is not read.
 
-Everything is contiguous: value ``(B, N, H, D)``, reference ``(B, Q, L, REFERENCE_DIM)``, first ``(B, Q, H, L, P, 2)``,
-second ``(B, Q, H, L, P)``, output ``(B, Q, H, D)``. No access is out of bounds, whatever locations and levels hold.
+Everything is contiguous: value ``(B, N, H, D)``, reference ``(B, Q, L, REFERENCE_DIM)``, sampling
+``(B, Q, H, L, P, 2)``, attention ``(B, Q, H, L, P)``, output ``(B, Q, H, D)``. No access is out of bounds, whatever
+values locations and levels have.
 """
 
 import triton
@@ -14,24 +15,58 @@ import triton.language as tl
 
 
 @triton.jit
+def _program_block(num_queries, CHANNELS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Image and head of this program, its queries, counted over the batch, and its channels, with their masks."""
+    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    channels = tl.arange(0, BLOCK_D)
+    return image, head, image * num_queries + queries, queries < num_queries, channels, channels < CHANNELS
+
+
+@triton.jit
+def _load_level(spatial_shapes, level_start_index, level):
+    """Height, width and start of a level."""
+    height = tl.load(spatial_shapes + 2 * level).to(tl.int32)
+    width = tl.load(spatial_shapes + 2 * level + 1).to(tl.int32)
+    return height, width, tl.load(level_start_index + level).to(tl.int32)
+
+
+@triton.jit
+def _load_pair(pointer, query_mask, ACC: tl.constexpr):
+    """Two neighbouring numbers per query: x and y, or width and height."""
+    x = tl.load(pointer, mask=query_mask, other=0.0).to(ACC)
+    y = tl.load(pointer + 1, mask=query_mask, other=0.0).to(ACC)
+    return x, y
+
+
+@triton.jit
 def _softmax_terms(
-    second, first_sample, query_mask, NUM_SAMPLES: tl.constexpr, BLOCK_S: tl.constexpr, ACC: tl.constexpr
+    attention,
+    first_sample,
+    query_mask,
+    PREDICTED: tl.constexpr,
+    NUM_SAMPLES: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    ACC: tl.constexpr,
 ):
-    """Maximum of the logits and sum of their exponentials per query."""
-    samples = tl.arange(0, BLOCK_S)
-    mask = query_mask[:, None] & (samples[None, :] < NUM_SAMPLES)
-    logits = tl.load(second + first_sample[:, None] + samples[None, :], mask=mask, other=-float('inf')).to(ACC)
-    # A query behind the last one would otherwise subtract infinity from infinity.
-    peak = tl.where(query_mask, tl.max(logits, 1), 0.0)
-    return peak, tl.where(query_mask, tl.sum(tl.exp(logits - peak[:, None]), 1), 1.0)
+    """Maximum of the logits and sum of their exponentials per query; unused where weights are given."""
+    if PREDICTED:
+        samples = tl.arange(0, BLOCK_S)
+        mask = query_mask[:, None] & (samples[None, :] < NUM_SAMPLES)
+        logits = tl.load(attention + first_sample[:, None] + samples[None, :], mask=mask, other=-float('inf')).to(ACC)
+        # A query behind the last one would otherwise subtract infinity from infinity.
+        maximum = tl.where(query_mask, tl.max(logits, 1), 0.0)
+        total = tl.where(query_mask, tl.sum(tl.exp(logits - maximum[:, None]), 1), 1.0)
+    else:
+        maximum, total = 0.0, 1.0
+    return maximum, total
 
 
 @triton.jit
 def _pixel_coordinates(
-    first_x,
-    first_y,
+    sampling_x,
+    sampling_y,
     reference,
-    query_level,
     width,
     height,
     query_mask,
@@ -40,23 +75,21 @@ def _pixel_coordinates(
     BOX_STEP: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Coordinates in pixels, and the factor from offsets to fractions of the level (of boxes only)."""
-    step_x, step_y = first_x, first_y
+    """Coordinates in pixels, and the factor from offsets to fractions of the level (around boxes only)."""
+    step_x, step_y = sampling_x, sampling_y
     if PREDICTED:
-        here = reference + query_level * REFERENCE_DIM
-        centre_x = tl.load(here, mask=query_mask, other=0.0).to(ACC)
-        centre_y = tl.load(here + 1, mask=query_mask, other=0.0).to(ACC)
+        centre_x, centre_y = _load_pair(reference, query_mask, ACC)
         if REFERENCE_DIM == 2:
-            x = centre_x * width + first_x - 0.5
-            y = centre_y * height + first_y - 0.5
+            x = centre_x * width + sampling_x - 0.5
+            y = centre_y * height + sampling_y - 0.5
         else:
-            step_x = tl.load(here + 2, mask=query_mask, other=0.0).to(ACC) * BOX_STEP
-            step_y = tl.load(here + 3, mask=query_mask, other=0.0).to(ACC) * BOX_STEP
-            x = (centre_x + first_x * step_x) * width - 0.5
-            y = (centre_y + first_y * step_y) * height - 0.5
+            box_width, box_height = _load_pair(reference + 2, query_mask, ACC)
+            step_x, step_y = box_width * BOX_STEP, box_height * BOX_STEP
+            x = (centre_x + sampling_x * step_x) * width - 0.5
+            y = (centre_y + sampling_y * step_y) * height - 0.5
     else:
-        x = first_x * width - 0.5
-        y = first_y * height - 0.5
+        x = sampling_x * width - 0.5
+        y = sampling_y * height - 0.5
     return x, y, step_x, step_y
 
 
@@ -70,12 +103,63 @@ def _top_left(coordinate, size):
 
 
 @triton.jit
-def _corner(column, line, width, height, start, num_keys, query_mask, row_stride):
-    """Offset of a pixel's features, and whether it is in its level (and in memory, should the levels be wrong)."""
+def _load_sample(
+    sampling,
+    attention,
+    reference,
+    sample,
+    width,
+    height,
+    query_mask,
+    logit_maximum,
+    exp_total,
+    PREDICTED: tl.constexpr,
+    REFERENCE_DIM: tl.constexpr,
+    BOX_STEP: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Weight of a sample, its top left pixel, the distances from it, and what the gradients need besides.
+
+    ``reference`` points to the reference point or box of each query in this level.
+    """
+    sampling_x, sampling_y = _load_pair(sampling + 2 * sample, query_mask, ACC)
+    weight = tl.load(attention + sample, mask=query_mask, other=0.0).to(ACC)
+    if PREDICTED:
+        weight = tl.exp(weight - logit_maximum) / exp_total
+    x, y, step_x, step_y = _pixel_coordinates(
+        sampling_x, sampling_y, reference, width, height, query_mask, PREDICTED, REFERENCE_DIM, BOX_STEP, ACC
+    )
+    column, right = _top_left(x, width)
+    line, down = _top_left(y, height)
+    return weight, column, line, right, down, sampling_x, sampling_y, step_x, step_y
+
+
+@triton.jit
+def _corner(
+    column,
+    line,
+    right,
+    down,
+    width,
+    height,
+    start,
+    num_keys,
+    query_mask,
+    row_stride,
+    DX: tl.constexpr,
+    DY: tl.constexpr,
+):
+    """One of the four pixels around a sample.
+
+    Returns:
+        Offset of its features, whether it is in its level (and in memory, should the levels be wrong), and its bilinear
+        weights in x and y.
+    """
+    column, line = column + DX, line + DY
     position = start + line * width + column
     inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
     inside = inside & (position >= 0) & (position < num_keys) & query_mask
-    return position * row_stride, inside
+    return position * row_stride, inside, right if DX else 1.0 - right, down if DY else 1.0 - down
 
 
 @triton.jit
@@ -84,8 +168,8 @@ def forward_kernel(
     spatial_shapes,
     level_start_index,
     reference,
-    first,
-    second,
+    sampling,
+    attention,
     output,
     num_queries,
     num_keys,
@@ -101,53 +185,44 @@ def forward_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    channels = tl.arange(0, BLOCK_D)
-    query_mask, channel_mask = queries < num_queries, channels < CHANNELS
-    query = image * num_queries + queries
+    """Write ``output``."""
+    image, head, query, query_mask, channels, channel_mask = _program_block(num_queries, CHANNELS, BLOCK_Q, BLOCK_D)
     row_stride = NUM_HEADS * CHANNELS
     first_sample = (query * NUM_HEADS + head) * (NUM_LEVELS * NUM_POINTS)
     features = value + (image * num_keys * NUM_HEADS + head) * CHANNELS + channels[None, :]
-    if PREDICTED:
-        peak, total = _softmax_terms(second, first_sample, query_mask, NUM_LEVELS * NUM_POINTS, BLOCK_S, ACC)
+    logit_maximum, exp_total = _softmax_terms(
+        attention, first_sample, query_mask, PREDICTED, NUM_LEVELS * NUM_POINTS, BLOCK_S, ACC
+    )
 
     result = tl.zeros((BLOCK_Q, BLOCK_D), dtype=ACC)
     for level in range(NUM_LEVELS):
-        height = tl.load(spatial_shapes + 2 * level).to(tl.int32)
-        width = tl.load(spatial_shapes + 2 * level + 1).to(tl.int32)
-        start = tl.load(level_start_index + level).to(tl.int32)
+        height, width, start = _load_level(spatial_shapes, level_start_index, level)
+        level_reference = reference + (query * NUM_LEVELS + level) * REFERENCE_DIM
         for point in range(NUM_POINTS):
-            sample = first_sample + level * NUM_POINTS + point
-            first_x = tl.load(first + 2 * sample, mask=query_mask, other=0.0).to(ACC)
-            first_y = tl.load(first + 2 * sample + 1, mask=query_mask, other=0.0).to(ACC)
-            weight = tl.load(second + sample, mask=query_mask, other=0.0).to(ACC)
-            if PREDICTED:
-                weight = tl.exp(weight - peak) / total
-            x, y, _, _ = _pixel_coordinates(
-                first_x,
-                first_y,
-                reference,
-                query * NUM_LEVELS + level,
+            weight, column, line, right, down, _, _, _, _ = _load_sample(
+                sampling,
+                attention,
+                level_reference,
+                first_sample + level * NUM_POINTS + point,
                 width,
                 height,
                 query_mask,
+                logit_maximum,
+                exp_total,
                 PREDICTED,
                 REFERENCE_DIM,
                 BOX_STEP,
                 ACC,
             )
-            column, right = _top_left(x, width)
-            line, down = _top_left(y, height)
             for dy in tl.static_range(2):
                 for dx in tl.static_range(2):
-                    offset, inside = _corner(
-                        column + dx, line + dy, width, height, start, num_keys, query_mask, row_stride
+                    offset, inside, weight_x, weight_y = _corner(
+                        column, line, right, down, width, height, start, num_keys, query_mask, row_stride, dx, dy
                     )
-                    share = weight * (right if dx else 1.0 - right) * (down if dy else 1.0 - down)
+                    corner_weight = weight * weight_x * weight_y
                     mask = inside[:, None] & channel_mask[None, :]
                     pixel = tl.load(features + offset[:, None], mask=mask, other=0.0).to(ACC)
-                    result += share[:, None] * pixel
+                    result += corner_weight[:, None] * pixel
     target = output + (query[:, None] * NUM_HEADS + head) * CHANNELS + channels[None, :]
     tl.store(target, result, mask=query_mask[:, None] & channel_mask[None, :])
 
@@ -160,12 +235,12 @@ def backward_kernel(
     spatial_shapes,
     level_start_index,
     reference,
-    first,
-    second,
+    sampling,
+    attention,
     grad_value,
     grad_reference,
-    grad_first,
-    grad_second,
+    grad_sampling,
+    grad_attention,
     num_queries,
     num_keys,
     NUM_HEADS: tl.constexpr,
@@ -184,96 +259,86 @@ def backward_kernel(
     BLOCK_S: tl.constexpr,
 ):
     """Gradients. ``grad_value`` holds zeros in ACC; ``grad_reference`` is ``(B, Q, H, L, REFERENCE_DIM)`` in ACC."""
-    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    channels = tl.arange(0, BLOCK_D)
-    query_mask, channel_mask = queries < num_queries, channels < CHANNELS
-    query = image * num_queries + queries
+    image, head, query, query_mask, channels, channel_mask = _program_block(num_queries, CHANNELS, BLOCK_Q, BLOCK_D)
     row_stride = NUM_HEADS * CHANNELS
     first_sample = (query * NUM_HEADS + head) * (NUM_LEVELS * NUM_POINTS)
     first_feature = (image * num_keys * NUM_HEADS + head) * CHANNELS + channels[None, :]
-    own = (query[:, None] * NUM_HEADS + head) * CHANNELS + channels[None, :]
-    own_mask = query_mask[:, None] & channel_mask[None, :]
-    slope = tl.load(grad + own, mask=own_mask, other=0.0).to(ACC)
+    row = (query[:, None] * NUM_HEADS + head) * CHANNELS + channels[None, :]
+    row_mask = query_mask[:, None] & channel_mask[None, :]
+    grad_row = tl.load(grad + row, mask=row_mask, other=0.0).to(ACC)
+    logit_maximum, exp_total = _softmax_terms(
+        attention, first_sample, query_mask, PREDICTED, NUM_LEVELS * NUM_POINTS, BLOCK_S, ACC
+    )
     if PREDICTED:
-        peak, total = _softmax_terms(second, first_sample, query_mask, NUM_LEVELS * NUM_POINTS, BLOCK_S, ACC)
         # The softmax's derivative needs the mean of its weights' gradients, which is output times gradient.
-        mean = tl.sum(tl.load(output + own, mask=own_mask, other=0.0).to(ACC) * slope, 1)
+        mean = tl.sum(tl.load(output + row, mask=row_mask, other=0.0).to(ACC) * grad_row, 1)
 
     for level in range(NUM_LEVELS):
-        height = tl.load(spatial_shapes + 2 * level).to(tl.int32)
-        width = tl.load(spatial_shapes + 2 * level + 1).to(tl.int32)
-        start = tl.load(level_start_index + level).to(tl.int32)
-        centre_x = tl.zeros((BLOCK_Q,), dtype=ACC)
-        centre_y = tl.zeros((BLOCK_Q,), dtype=ACC)
-        size_x = tl.zeros((BLOCK_Q,), dtype=ACC)
-        size_y = tl.zeros((BLOCK_Q,), dtype=ACC)
+        height, width, start = _load_level(spatial_shapes, level_start_index, level)
+        level_reference = reference + (query * NUM_LEVELS + level) * REFERENCE_DIM
+        grad_centre_x = tl.zeros((BLOCK_Q,), dtype=ACC)
+        grad_centre_y = tl.zeros((BLOCK_Q,), dtype=ACC)
+        grad_width = tl.zeros((BLOCK_Q,), dtype=ACC)
+        grad_height = tl.zeros((BLOCK_Q,), dtype=ACC)
         for point in range(NUM_POINTS):
             sample = first_sample + level * NUM_POINTS + point
-            first_x = tl.load(first + 2 * sample, mask=query_mask, other=0.0).to(ACC)
-            first_y = tl.load(first + 2 * sample + 1, mask=query_mask, other=0.0).to(ACC)
-            weight = tl.load(second + sample, mask=query_mask, other=0.0).to(ACC)
-            if PREDICTED:
-                weight = tl.exp(weight - peak) / total
-            x, y, step_x, step_y = _pixel_coordinates(
-                first_x,
-                first_y,
-                reference,
-                query * NUM_LEVELS + level,
+            weight, column, line, right, down, sampling_x, sampling_y, step_x, step_y = _load_sample(
+                sampling,
+                attention,
+                level_reference,
+                sample,
                 width,
                 height,
                 query_mask,
+                logit_maximum,
+                exp_total,
                 PREDICTED,
                 REFERENCE_DIM,
                 BOX_STEP,
                 ACC,
             )
-            column, right = _top_left(x, width)
-            line, down = _top_left(y, height)
             grad_weight = tl.zeros((BLOCK_Q,), dtype=ACC)
             grad_x = tl.zeros((BLOCK_Q,), dtype=ACC)
             grad_y = tl.zeros((BLOCK_Q,), dtype=ACC)
             for dy in tl.static_range(2):
                 for dx in tl.static_range(2):
-                    offset, inside = _corner(
-                        column + dx, line + dy, width, height, start, num_keys, query_mask, row_stride
+                    offset, inside, weight_x, weight_y = _corner(
+                        column, line, right, down, width, height, start, num_keys, query_mask, row_stride, dx, dy
                     )
-                    share_x = right if dx else 1.0 - right
-                    share_y = down if dy else 1.0 - down
-                    place = first_feature + offset[:, None]
+                    feature = first_feature + offset[:, None]
                     mask = inside[:, None] & channel_mask[None, :]
                     if NEED_VALUE:
-                        share = weight * share_x * share_y
-                        tl.atomic_add(grad_value + place, share[:, None] * slope, mask=mask, sem='relaxed')
+                        corner_weight = weight * weight_x * weight_y
+                        tl.atomic_add(grad_value + feature, corner_weight[:, None] * grad_row, mask=mask, sem='relaxed')
                     if NEED_SAMPLING or NEED_REFERENCE:
-                        pixel = tl.load(value + place, mask=mask, other=0.0).to(ACC)
-                        product = tl.sum(pixel * slope, 1)
-                        grad_weight += share_x * share_y * product
-                        grad_x += (share_y if dx else -share_y) * product
-                        grad_y += (share_x if dy else -share_x) * product
+                        pixel = tl.load(value + feature, mask=mask, other=0.0).to(ACC)
+                        product = tl.sum(pixel * grad_row, 1)
+                        grad_weight += weight_x * weight_y * product
+                        grad_x += (weight_y if dx else -weight_y) * product
+                        grad_y += (weight_x if dy else -weight_x) * product
             if NEED_SAMPLING or NEED_REFERENCE:
                 grad_x *= weight * width
                 grad_y *= weight * height
                 if PREDICTED:
                     grad_weight = weight * (grad_weight - mean)
-                    centre_x += grad_x
-                    centre_y += grad_y
+                    grad_centre_x += grad_x
+                    grad_centre_y += grad_y
                     if REFERENCE_DIM == 2:
                         grad_x /= width
                         grad_y /= height
                     else:
-                        size_x += grad_x * first_x * BOX_STEP
-                        size_y += grad_y * first_y * BOX_STEP
+                        grad_width += grad_x * sampling_x * BOX_STEP
+                        grad_height += grad_y * sampling_y * BOX_STEP
                         grad_x *= step_x
                         grad_y *= step_y
             if NEED_SAMPLING:
-                tl.store(grad_first + 2 * sample, grad_x, mask=query_mask)
-                tl.store(grad_first + 2 * sample + 1, grad_y, mask=query_mask)
-                tl.store(grad_second + sample, grad_weight, mask=query_mask)
+                tl.store(grad_sampling + 2 * sample, grad_x, mask=query_mask)
+                tl.store(grad_sampling + 2 * sample + 1, grad_y, mask=query_mask)
+                tl.store(grad_attention + sample, grad_weight, mask=query_mask)
         if NEED_REFERENCE:
-            here = grad_reference + ((query * NUM_HEADS + head) * NUM_LEVELS + level) * REFERENCE_DIM
-            tl.store(here, centre_x, mask=query_mask)
-            tl.store(here + 1, centre_y, mask=query_mask)
+            target = grad_reference + ((query * NUM_HEADS + head) * NUM_LEVELS + level) * REFERENCE_DIM
+            tl.store(target, grad_centre_x, mask=query_mask)
+            tl.store(target + 1, grad_centre_y, mask=query_mask)
             if REFERENCE_DIM == 4:
-                tl.store(here + 2, size_x, mask=query_mask)
-                tl.store(here + 3, size_y, mask=query_mask)
+                tl.store(target + 2, grad_width, mask=query_mask)
+                tl.store(target + 3, grad_height, mask=query_mask)

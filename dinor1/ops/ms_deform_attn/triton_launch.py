@@ -8,10 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dinor1.ops.ms_deform_attn import embedding_bag as msda_bags
+from dinor1.ops.ms_deform_attn import embedding_bag
 from dinor1.ops.ms_deform_attn.checks import checked_levels
 from dinor1.ops.ms_deform_attn.reference import compute_dtype
-from dinor1.ops.ms_deform_attn.sampling import GivenSampling, PredictedSampling
+from dinor1.ops.ms_deform_attn.sampling import Needed, Operands, make_sampling
 from dinor1.ops.ms_deform_attn.triton_kernels import backward_kernel, forward_kernel
 
 # Bytes of a tile per warp: eight single-precision numbers per thread, one 16-byte load of halves. With double precision
@@ -24,39 +24,31 @@ def launch_options(channels: int, dtype: torch.dtype) -> dict[str, int]:
 
     One warp as long as its tile holds four queries. The gradient of every sample is a sum over channels, whose result
     is then laid out along queries: that needs barriers among warps (15 in the backward kernel's machine code for
-    compute capability 9.0 with four warps, in bfloat16), and none within one. Both entry points take other options, to
-    be timed.
+    compute capability 9.0 with four warps, in bfloat16), and none within one. :func:`forward` and :func:`backward` take
+    other options, so that these can be timed.
     """
     row_bytes = triton.next_power_of_2(channels) * dtype.itemsize
     block = max(4, _TILE_BYTES // row_bytes)
     return dict(BLOCK_Q=block, num_warps=min(4, block * row_bytes // _TILE_BYTES))
 
 
-def forward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    inputs: tuple[Tensor, ...],
-    options: dict[str, int] | None = None,
-) -> Tensor:
+def forward(operands: Operands, options: dict[str, int] | None = None) -> Tensor:
     """Deformable attention of checked arguments.
 
     Args:
-        value: ``(B, N, H, D)``.
-        spatial_shapes: ``(L, 2)``.
-        level_start_index: ``(L,)``.
-        inputs: (locations, weights), or (reference points, offsets, logits).
+        operands: What to compute with.
         options: Launch options, see :func:`launch_options`.
 
     Returns:
         ``(B, Q, H * D)`` in the dtype of ``value``.
     """
+    value, _, _, inputs = operands
     batch_size, _, num_heads, channels = value.shape
     num_queries = inputs[-1].shape[1]
     output = value.new_empty(batch_size, num_queries, num_heads * channels)
     if output.numel() == 0 or inputs[-1].numel() == 0:
         return output.zero_()
-    tensors, constants = _arguments(value, spatial_shapes, level_start_index, inputs)
+    tensors, constants = _arguments(operands)
     options = options or launch_options(channels, compute_dtype(value, *inputs))
     with _on_device(value):
         forward_kernel[_grid(value, num_queries, options)](*tensors, output, *_sizes(tensors), **constants, **options)
@@ -65,50 +57,47 @@ def forward(
 
 def backward(
     grad: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    inputs: tuple[Tensor, ...],
+    operands: Operands,
     output: Tensor | None,
     deterministic: bool = False,
-    need_value: bool = True,
-    need_sampling: bool = True,
-    need_reference: bool = True,
+    needed: Needed | None = None,
     options: dict[str, int] | None = None,
 ) -> list[Tensor]:
     """Gradients of ``value`` and of each of ``inputs``; empty where not needed.
 
-    Deterministic, the gradient of ``value`` comes from :mod:`dinor1.ops.ms_deform_attn.embedding_bag`, which sums in a fixed order but
-    fetches the levels' sizes. The other gradients are deterministic in any case.
+    With ``deterministic``, the gradient of ``value`` comes from :mod:`dinor1.ops.ms_deform_attn.embedding_bag`, which
+    sums in a fixed order but fetches the levels' sizes. The other gradients are deterministic in any case.
 
     Args:
         grad: ``(B, Q, H * D)``.
-        value: As in :func:`forward`, and the four arguments after it.
-        spatial_shapes: See there.
-        level_start_index: See there.
-        inputs: See there.
-        output: What :func:`forward` returned; needed with reference points only.
+        operands: As in :func:`forward`.
+        output: What :func:`forward` returned; used only if ``inputs`` are predictions.
         deterministic: Sum the gradient of ``value`` in a fixed order.
-        need_value: Whether the gradient of ``value`` is wanted.
-        need_sampling: Whether those of the last two of ``inputs`` are.
-        need_reference: Whether that of the reference points is, if there are any.
+        needed: Which gradients to compute; default: all.
         options: Launch options, see :func:`launch_options`.
     """
-    num_queries, predicted = inputs[-1].shape[1], len(inputs) == 3
-    need_reference &= predicted
+    needed = needed or Needed()
+    inputs, predicted = operands.inputs, operands.predicted
+    num_queries = inputs[-1].shape[1]
+    need_reference = needed.reference and predicted
     if grad.numel() == 0 or inputs[-1].numel() == 0:
-        needed = (need_value, *[need_reference] * predicted, need_sampling, need_sampling)
-        return [t.new_zeros(t.shape if need else 0) for t, need in zip((value, *inputs), needed, strict=True)]
-    tensors, constants = _arguments(value, spatial_shapes, level_start_index, inputs)
-    value, _, _, reference, first, second = tensors
+        wanted = needed.per_tensor(predicted)
+        return [t.new_zeros(t.shape if want else 0) for t, want in zip((operands.value, *inputs), wanted, strict=True)]
+
+    # Memory for the gradients.
+    tensors, constants = _arguments(operands)
+    value, _, _, reference, sampling, attention = tensors
     dtype = compute_dtype(value, *inputs)
-    by_atomics = need_value and not deterministic
+    by_atomics = needed.value and not deterministic
     grad_value = value.new_zeros(value.shape if by_atomics else 0, dtype=dtype)
-    grad_first, grad_second = (torch.empty_like(t) if need_sampling else t.new_empty(0) for t in (first, second))
-    # Summed over heads below, since different programs must not write to one place.
-    per_head = (*second.shape[:4], reference.shape[-1]) if need_reference else 0
+    grad_sampling, grad_attention = (
+        torch.empty_like(t) if needed.sampling else t.new_empty(0) for t in (sampling, attention)
+    )
+    # One per head, summed below, because two programs must not write to the same place.
+    per_head = (*attention.shape[:4], reference.shape[-1]) if need_reference else 0
     grad_reference = reference.new_empty(per_head, dtype=dtype)
-    if by_atomics or need_sampling or need_reference:
+
+    if by_atomics or needed.sampling or need_reference:
         options = options or launch_options(value.shape[-1], dtype)
         with _on_device(value):
             backward_kernel[_grid(value, num_queries, options)](
@@ -117,48 +106,46 @@ def backward(
                 *tensors,
                 grad_value,
                 grad_reference,
-                grad_first,
-                grad_second,
+                grad_sampling,
+                grad_attention,
                 *_sizes(tensors),
                 NEED_VALUE=by_atomics,
-                NEED_SAMPLING=need_sampling,
+                NEED_SAMPLING=needed.sampling,
                 NEED_REFERENCE=need_reference,
                 **constants,
                 **options,
             )
-    if need_value and deterministic:
-        shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
-        sampling = PredictedSampling(value, shapes, *inputs) if predicted else GivenSampling(value, *inputs)
-        grad_value, _ = msda_bags.backward(grad, value, shapes, sampling, need_sampling=False)
-    grads = [grad_value.to(value.dtype), grad_first, grad_second]
+    if needed.value and deterministic:
+        shapes = checked_levels(operands.spatial_shapes, operands.level_start_index, value.shape[1])
+        samples = make_sampling(value, shapes, inputs)
+        grad_value, _ = embedding_bag.backward(grad, value, shapes, samples, need_sampling=False)
+    grads = [grad_value.to(value.dtype), grad_sampling, grad_attention]
     if predicted:
         grads.insert(1, (grad_reference.sum(2) if need_reference else grad_reference).to(reference.dtype))
     return grads
 
 
-def _arguments(
-    value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor, inputs: tuple[Tensor, ...]
-) -> tuple[tuple[Tensor, ...], dict]:
+def _arguments(operands: Operands) -> tuple[tuple[Tensor, ...], dict]:
     """Tensors and compile-time constants that both kernels take."""
+    value, spatial_shapes, level_start_index, inputs = operands
     batch_size, num_keys, num_heads, channels = value.shape
     *_, num_levels, num_points = inputs[-1].shape
     if num_keys * num_heads * channels >= 2**31:
         raise ValueError(
             f'value has {num_keys * num_heads * channels} numbers per image, and the kernels count to 2**31; '
-            "name the backend 'definition'"
+            "name the backend 'reference'"
         )
     levels = [_on(value.device, t) for t in (spatial_shapes, level_start_index)]
-    predicted = len(inputs) == 3
     # A kernel takes a pointer for every tensor, read or not.
-    reference = inputs[0] if predicted else value
+    reference = inputs[0] if operands.predicted else value
     tensors = tuple(t.contiguous() for t in (value, *levels, reference, *inputs[-2:]))
     constants = dict(
         NUM_HEADS=num_heads,
         CHANNELS=channels,
         NUM_LEVELS=num_levels,
         NUM_POINTS=num_points,
-        PREDICTED=predicted,
-        REFERENCE_DIM=reference.shape[-1] if predicted else 2,
+        PREDICTED=operands.predicted,
+        REFERENCE_DIM=reference.shape[-1] if operands.predicted else 2,
         BOX_STEP=0.5 / num_points,
         ACC=tl.float64 if compute_dtype(value, *inputs) == torch.float64 else tl.float32,
         BLOCK_D=triton.next_power_of_2(channels),
@@ -168,7 +155,7 @@ def _arguments(
 
 
 def _on(device: torch.device, numbers: Tensor) -> Tensor:
-    """Levels on the device of the features; what came as Python's integers is copied there once."""
+    """Levels on the device of the features; integers that lie on the host are copied there once."""
     if numbers.device == device:
         return numbers
     flat = tuple(numbers.flatten().tolist())

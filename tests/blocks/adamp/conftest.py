@@ -139,7 +139,7 @@ class CountReads(TorchDispatchMode):
 @pytest.fixture
 def never_wait(monkeypatch):
     """Batches as on a GPU, where no value is read."""
-    monkeypatch.setattr('dinor1.blocks.adamp.base._FREE_READS', ())
+    monkeypatch.setattr('dinor1.blocks.adamp.base.FREE_READS', ())
 
 
 @pytest.fixture(params=['cpu', 'gpu'])

@@ -1,4 +1,4 @@
-"""MNIST from IDX files, and affine maps of pictures."""
+"""MNIST from IDX files, and affine maps of images."""
 
 import gzip
 import math
@@ -22,7 +22,7 @@ def write_idx(path, array):
 
 @pytest.fixture
 def digits(tmp_path):
-    """MNIST's files with 40 random pictures each; the test files are not compressed."""
+    """MNIST's files with 40 random images each; the test files are not compressed."""
     rng = np.random.default_rng(0)
     for name, suffix in (('train', '.gz'), ('t10k', '')):
         write_idx(tmp_path / f'{name}-images-idx3-ubyte{suffix}', rng.integers(0, 256, (40, 28, 28), dtype=np.uint8))
@@ -31,7 +31,7 @@ def digits(tmp_path):
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
-def test_pictures_and_labels_are_those_of_the_files(digits, split):
+def test_images_and_labels_are_those_of_the_files(digits, split):
     dataset = MNIST(str(digits), split)
     assert len(dataset) == 40
     assert dataset[13]['labels'] == 3
@@ -107,14 +107,14 @@ def test_shift_keeps_the_ink_inside_the_frame():
     assert shift.abs().amax(0).min() > 10
 
 
-def test_a_blank_or_too_large_picture_is_not_lost():
+def test_a_blank_or_too_large_image_is_not_lost():
     images = torch.stack([torch.zeros(1, 40, 40), torch.full((1, 40, 40), 255.0)]).to(torch.uint8)
     warped = affine_images(images, AffineRange(scale=(1.2, 1.2)), seed=0)
     assert warped[0].sum() == 0
     assert warped[1].float().mean() > 200
 
 
-def test_chunks_do_not_change_the_pictures_without_shift():
+def test_chunks_do_not_change_the_images_without_shift():
     images = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8)
     ranges = AffineRange(shift=False)
     assert torch.equal(affine_images(images, ranges, 3, chunk=4), affine_images(images, ranges, 3))

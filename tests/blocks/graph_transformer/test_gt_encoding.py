@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from dinor1.blocks.graph_transformer import (
     GraphTransformer,
+    PatternParameters,
     complete_edges,
     laplacian_positional_encoding,
     make_sbm_cluster,
@@ -76,6 +77,7 @@ def test_a_cycle_has_the_known_eigenvalues():
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
 
 
+@pytest.mark.shared
 def test_codes_of_the_oracle(oracle):
     """Eigenvalues, and the spaces that the columns span wherever those are unique."""
     start = 0
@@ -146,6 +148,7 @@ def test_the_number_of_columns_is_not_negative():
 # Weisfeiler-Lehman codes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.shared
 def test_weisfeiler_lehman_codes_of_the_release(oracle):
     start, codes = 0, []
     for graph, size in enumerate(oracle['batch_sizes'].tolist()):
@@ -223,6 +226,7 @@ def test_the_average_over_all_flips_does_not_see_a_flip():
 # Loss and accuracy -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize('suffix', ['', '_no2'])
 def test_loss_of_the_release(oracle, suffix):
     loss = weighted_node_cross_entropy(oracle['metric_logits'].double(), oracle[f'metric_labels{suffix}'], 4)
@@ -230,6 +234,7 @@ def test_loss_of_the_release(oracle, suffix):
     torch.testing.assert_close(loss, oracle[f'metric_wce{suffix}'].double(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize('mode', ['eval', 'train'])
 def test_loss_and_accuracy_of_the_networks_of_the_release(oracle, mode):
     logits, labels = oracle[f'node_net_{mode}_out'], oracle['node_net_labels']
@@ -238,19 +243,21 @@ def test_loss_and_accuracy_of_the_networks_of_the_release(oracle, mode):
     assert sbm_accuracy(logits, labels, 4, 'released') == pytest.approx(oracle[f'node_net_{mode}_acc'].item())
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(('logits', 'labels'), [('', ''), ('', '_no2'), ('_never2', '_no2')])
 def test_accuracy_of_the_release(oracle, logits, labels):
     actual = sbm_accuracy(oracle[f'metric_logits{logits}'], oracle[f'metric_labels{labels}'], 4, 'released')
     assert actual == pytest.approx(oracle[f'metric_acc{labels}{logits}'].item(), rel=1e-6)
 
 
+@pytest.mark.shared
 def test_accuracy_is_over_the_classes_of_the_labels(oracle):
     logits, labels = oracle['metric_logits'], oracle['metric_labels']
     assert sbm_accuracy(logits, labels, 4) == pytest.approx(oracle['metric_acc'].item(), rel=1e-6)
     predicted, labels = logits.argmax(1), oracle['metric_labels_no2']
     recalls = [(predicted[labels == c] == c).double().mean().item() for c in (0, 1, 3)]
     assert sbm_accuracy(logits, labels, 4) == pytest.approx(100 * sum(recalls) / 3)
-    # A class more that nobody has changes nothing.
+    # An additional class without nodes changes nothing.
     assert sbm_accuracy(F.pad(logits, (0, 1), value=-99), labels, 5) == sbm_accuracy(logits, labels, 4)
 
 
@@ -342,7 +349,7 @@ def test_nodes_are_shuffled():
 def test_pattern_is_drawn_by_the_published_law():
     shares = {key: [] for key in ('pattern', 'to the pattern', 'else')}
     types, sizes = [], []
-    for graph in make_sbm_pattern(60, seed=0, num_patterns=None):
+    for graph in make_sbm_pattern(60, seed=0, parameters=PatternParameters(num_patterns=None)):
         pairs = torch.triu(torch.ones(graph.num_nodes, graph.num_nodes, dtype=torch.bool), 1)
         planted = (graph.y == 1)[:, None].int() + (graph.y == 1).int()
         adjacency = dense(graph)
@@ -364,7 +371,8 @@ def test_pattern_is_drawn_by_the_published_law():
 
 
 def test_communities_of_pattern_have_their_densities():
-    graph = make_sbm_pattern(1, seed=0, size_min=300, size_max=301, num_communities=1)[0]
+    parameters = PatternParameters(num_communities=1)
+    graph = make_sbm_pattern(1, seed=0, size_min=300, size_max=301, parameters=parameters)[0]
     rest = graph.y == 0
     pairs = dense(graph)[rest][:, rest]
     count = 300 * 299
@@ -377,14 +385,15 @@ def test_patterns_are_shared():
         degrees = dense(graph)[planted][:, planted].sum(1)
         return sorted(zip(graph.x[planted].tolist(), degrees.tolist(), strict=True))
 
-    train = make_sbm_pattern(6, seed=1, num_patterns=3)
-    test = make_sbm_pattern(3, seed=1, num_patterns=3, split=2)
+    three, own_each = PatternParameters(num_patterns=3), PatternParameters(num_patterns=None)
+    train = make_sbm_pattern(6, seed=1, parameters=three)
+    test = make_sbm_pattern(3, seed=1, parameters=three, split=2)
     for i, graph in enumerate(train):
         # Equal up to the order of the nodes, as far as types and degrees tell.
         assert pattern(graph) == pattern(test[i % 3])
     assert len({tuple(pattern(graph)) for graph in train}) == 3
     assert train[0].num_nodes != train[3].num_nodes
-    own = make_sbm_pattern(6, seed=1, num_patterns=None)
+    own = make_sbm_pattern(6, seed=1, parameters=own_each)
     assert len({tuple(pattern(graph)) for graph in own}) == 6
 
 
@@ -394,7 +403,7 @@ def test_patterns_are_shared():
         (lambda: make_sbm_cluster(-1, 0), 'num_graphs and seed must not be negative, got -1 and 0'),
         (lambda: make_sbm_cluster(1, 0, 5, 5), 'expected 1 <= size_min < size_max, got 5 and 5'),
         (lambda: make_sbm_pattern(1, 0, 0, 5), 'expected 1 <= size_min < size_max, got 0 and 5'),
-        (lambda: make_sbm_pattern(1, 0, num_patterns=0), 'num_patterns must be positive, or None'),
+        (lambda: PatternParameters(num_patterns=0), 'num_patterns must be positive, or None'),
     ],
 )
 def test_bad_sizes(make, message):

@@ -360,7 +360,7 @@ def test_dense_form_is_left_alone_where_it_does_not_apply(monkeypatch):
 
 
 def projections(layer: GraphTransformerLayer, x):
-    return [layer._split(linear(x)) for linear in (layer.query, layer.key, layer.value)]
+    return [layer.split_heads(linear(x)) for linear in (layer.query, layer.key, layer.value)]
 
 
 def test_equals_pytorch_geometric():

@@ -43,6 +43,7 @@ def load(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     assert all(name.endswith('num_batches_tracked') for name in missing)
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 @pytest.mark.parametrize('norm', ['batch', 'layer'])
 @pytest.mark.parametrize('with_edges', [False, True], ids=['node', 'edge'])
@@ -65,9 +66,10 @@ def test_layer_of_the_release(oracle, with_edges, norm, training):
 
 
 def projections(layer: GraphTransformerLayer, x):
-    return [layer._split(linear(x)) for linear in (layer.query, layer.key, layer.value)]
+    return [layer.split_heads(linear(x)) for linear in (layer.query, layer.key, layer.value)]
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(('scale', 'key'), [(1, 'heads'), (10, 'heads_x10')])
 def test_attention_of_the_release_without_edges(oracle, scale, key):
     layer = GraphTransformerLayer(16, 4, norm='none', qkv_bias=True).double()
@@ -79,11 +81,12 @@ def test_attention_of_the_release_without_edges(oracle, scale, key):
     assert ((logits.sum(-1).abs() > 5).double().mean() > 0.5) == (scale == 10)
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(('scale', 'key'), [(1, 'heads'), (6, 'heads_x6')])
 def test_attention_of_the_release_with_edges(oracle, scale, key):
     layer = GraphTransformerLayer(16, 4, edge_dim=16, norm='none').double()
     load(layer, layer_weights(oracle, 'attn_edge__'))
-    edge = layer._split(layer.edge_query(oracle['edge_x']))
+    edge = layer.split_heads(layer.edge_query(oracle['edge_x']))
     heads, scores = graph_attention(
         *projections(layer, oracle['node_x'] * scale), oracle['edge_index'], edge=edge, eps=layer.eps
     )
@@ -92,11 +95,12 @@ def test_attention_of_the_release_with_edges(oracle, scale, key):
         close(scores, oracle['attn_edge_scores'])
 
 
+@pytest.mark.shared
 def test_a_node_without_edges_attends_to_nothing(oracle):
     layer = GraphTransformerLayer(16, 4, edge_dim=16, norm='none').double()
     load(layer, layer_weights(oracle, 'attn_edge__'))
     kept = oracle['edge_index'][1] != 0
-    edge = layer._split(layer.edge_query(oracle['edge_x'][kept]))
+    edge = layer.split_heads(layer.edge_query(oracle['edge_x'][kept]))
     heads, _ = graph_attention(
         *projections(layer, oracle['node_x']), oracle['edge_index'][:, kept], edge=edge, eps=layer.eps
     )
@@ -146,6 +150,7 @@ def union(oracle, **extra):
     )
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 def test_molecule_network_of_the_release(oracle, training):
     net = graph_net(oracle).train(training)
@@ -157,12 +162,14 @@ def test_molecule_network_of_the_release(oracle, training):
     torch.testing.assert_close(loss, oracle[f'graph_net_{mode}_l1'], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize('readout', ['sum', 'max'])
 def test_other_read_outs_of_the_release(oracle, readout):
     out = graph_net(oracle, readout).eval()(**union(oracle, edge_attr=oracle['batch_edge_type']))
     torch.testing.assert_close(out, oracle[f'graph_net_eval_out_{readout}'], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 def test_node_network_of_the_release(oracle, training):
     net = GraphTransformer(num_node_types=6, dim=16, num_layers=3, num_heads=4, pe_dim=3, out_dim=4).train(training)

@@ -19,7 +19,7 @@ from dinor1.blocks.graph_transformer import (
     sbm_accuracy,
     weighted_node_cross_entropy,
 )
-from dinor1.blocks.graph_transformer.dataset import NUM_GRAPHS, SBMDataset, graph_collate
+from dinor1.blocks.graph_transformer.dataset import NUM_GRAPHS, SBMDataset, SBMGraphs, graph_collate
 from dinor1.blocks.graph_transformer.metrics import MeanAbsoluteError, SBMAccuracy
 from dinor1.blocks.graph_transformer.plateau_hook import PlateauHook
 from dinor1.blocks.graph_transformer.predictor import GraphPredictor
@@ -28,8 +28,8 @@ from dinor1.registry import DATASETS, METRICS, MODELS
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / 'configs/graph_transformer').glob('*.py'))
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / 'configs/blocks/graph_transformer').glob('*.py'))
 SMALL = dict(size_max=9, num_graphs=6)
 
 
@@ -39,7 +39,7 @@ SMALL = dict(size_max=9, num_graphs=6)
 @pytest.mark.parametrize(('task', 'make'), [('cluster', make_sbm_cluster), ('pattern', make_sbm_pattern)])
 @pytest.mark.parametrize(('split', 'number'), [('train', 0), ('test', 2)])
 def test_items_are_the_generated_graphs(task, make, split, number):
-    dataset = SBMDataset(task, split, pe_dim=3, graph_seed=5, **SMALL)
+    dataset = SBMDataset(task, split, SMALL | dict(seed=5), pe_dim=3)
     expected = make(6, 5, size_max=9, split=number)
     assert len(dataset) == 6
     for item, graph in zip(dataset, expected, strict=True):
@@ -49,22 +49,22 @@ def test_items_are_the_generated_graphs(task, make, split, number):
         assert torch.equal(item.edge_index.unique(dim=1), graph.edge_index.unique(dim=1))
         code = laplacian_positional_encoding(graph.edge_index, graph.num_nodes, 3)
         torch.testing.assert_close(item.pe, code)
-    # The seed of the training is none of the graphs.
-    other = SBMDataset(task, split, pe_dim=3, graph_seed=5, seed=9, **SMALL)
+    # The seed of the training is not that of the graphs.
+    other = SBMDataset(task, split, SMALL | dict(seed=5), pe_dim=3, seed=9)
     assert torch.equal(other[0].edge_index, dataset[0].edge_index)
-    assert SBMDataset(task, split, graph_seed=5, **SMALL)[0].pe is None
+    assert SBMDataset(task, split, SMALL | dict(seed=5))[0].pe is None
 
 
 def test_graphs_of_several_chunks(monkeypatch):
-    whole = SBMDataset('pattern', pe_dim=0, num_patterns=4, **SMALL)
-    monkeypatch.setattr('dinor1.blocks.graph_transformer.dataset._CHUNK', 4)
-    parts = SBMDataset('pattern', pe_dim=0, num_patterns=4, **SMALL)
+    whole = SBMDataset('pattern', graphs=SMALL | dict(num_patterns=4))
+    monkeypatch.setattr('dinor1.blocks.graph_transformer.dataset.CHUNK', 4)
+    parts = SBMDataset('pattern', graphs=SMALL | dict(num_patterns=4))
     assert all(torch.equal(a.edge_index, b.edge_index) for a, b in zip(whole, parts, strict=True))
 
 
 def test_full_graphs_keep_their_code():
-    sparse = SBMDataset('cluster', pe_dim=2, **SMALL)[0]
-    full = SBMDataset('cluster', pe_dim=2, full_graph=True, **SMALL)[0]
+    sparse = SBMDataset('cluster', graphs=SMALL, pe_dim=2)[0]
+    full = SBMDataset('cluster', graphs=SMALL, pe_dim=2, full_graph=True)[0]
     assert torch.equal(full.edge_index, complete_edges(full.num_nodes))
     assert torch.equal(full.pe, sparse.pe)
 
@@ -88,20 +88,27 @@ def test_published_numbers_of_graphs(monkeypatch):
     [
         (dict(task='colour'), "expected a task of cluster, pattern .* got 'colour' and 'train'"),
         (dict(task='cluster', split='valid'), "got 'cluster' and 'valid'"),
-        (dict(task='cluster', size_min=9, size_max=9), 'SBMDataset: expected 1 <= size_min < size_max, got 9 and 9'),
-        (dict(task='pattern', num_patterns=0), 'num_patterns must be positive'),
-        (dict(task='pattern', num_graphs=-1), 'num_graphs and seed must not be negative'),
-        (dict(task='cluster', num_graphs=1, pe_dim=-1), 'k must not be negative'),
+        (
+            dict(task='cluster', graphs=dict(size_min=9, size_max=9)),
+            'SBMDataset: expected 1 <= size_min < size_max, got 9 and 9',
+        ),
+        (dict(task='pattern', graphs=dict(num_patterns=0)), 'num_patterns must be positive'),
+        (dict(task='pattern', graphs=dict(num_graphs=-1)), 'num_graphs and seed must not be negative'),
+        (dict(task='cluster', graphs=dict(num_graphs=1), pe_dim=-1), 'k must not be negative'),
+        (
+            dict(task='cluster', graphs=dict(size_maximum=9)),
+            "SBMDataset: graphs: unknown key 'size_maximum'; did you mean 'size_max'",
+        ),
     ],
 )
 def test_sbm_names_what_is_wrong(kwargs, message):
     with pytest.raises(InputError, match=message):
         SBMDataset(**kwargs)
-    assert len(SBMDataset('cluster', num_graphs=0)) == 0
+    assert len(SBMDataset('cluster', graphs=SBMGraphs(num_graphs=0))) == 0
 
 
 def test_a_batch_has_the_fields_that_there_are():
-    batch = graph_collate([SBMDataset('cluster', **SMALL)[i] for i in range(3)])
+    batch = graph_collate([SBMDataset('cluster', graphs=SMALL)[i] for i in range(3)])
     assert set(batch) == {'x', 'edge_index', 'y', 'batch', 'sizes'}
     assert FUNCTIONS.get('graph_collate') is graph_collate
 
@@ -170,7 +177,7 @@ class Bomb:
         (lambda r: (r / 'train.pickle').write_bytes(b'no pickle'), 'train.pickle: not one of the files of ZINC'),
         (lambda r: (r / 'train.pickle').write_bytes(pickle.dumps([Bomb()])), 'holds builtins.exec, which is no tensor'),
         (lambda r: (r / 'train.pickle').write_bytes(pickle.dumps({})), 'expected a list of molecules, found dict'),
-        (lambda r: (r / 'train.pickle').write_bytes(pickle.dumps([{}] * 9)), 'molecule 0 is none'),
+        (lambda r: (r / 'train.pickle').write_bytes(pickle.dumps([{}] * 9)), 'molecule 0 is damaged'),
         (lambda r: (r / 'train.index').unlink(), 'train.index: no such file'),
         (lambda r: (r / 'train.index').write_text('1;2'), 'expected numbers separated by commas'),
         (lambda r: (r / 'train.index').write_text('1,10'), 'numbers outside of the 10 molecules of train.pickle'),
@@ -194,7 +201,7 @@ def node_model(**kwargs) -> GraphPredictor:
 
 
 def cluster_batch(count=3):
-    dataset = SBMDataset('cluster', pe_dim=3, **SMALL)
+    dataset = SBMDataset('cluster', graphs=SMALL, pe_dim=3)
     return graph_collate([dataset[i] for i in range(count)])
 
 
@@ -353,7 +360,7 @@ def run_tool(name, *arguments):
 
 
 def small_config(tmp_path, name='sbm_cluster_short', **changes) -> str:
-    cfg = Config.fromfile(ROOT / f'configs/graph_transformer/{name}.py')
+    cfg = Config.fromfile(ROOT / f'configs/blocks/graph_transformer/{name}.py')
     cfg.merge_from_dict({'model.dim': 16, 'model.num_layers': 2, 'model.num_heads': 2})
     cfg.merge_from_dict({'visualizer.vis_backends': [dict(type='LocalVisBackend')], **changes})
     path = tmp_path / 'config.py'
@@ -365,7 +372,7 @@ def test_tools_train_and_test(tmp_path):
     """Dense communities are found within a few epochs: far above chance, which is 16.7 %."""
     changes = {'train_cfg.max_epochs': 12, 'train_cfg.val_interval': 12, 'optim_wrapper.optimizer.lr': 5e-3}
     for split, count in (('train', 48), ('val', 16), ('test', 16)):
-        changes |= {f'{split}_dataloader.dataset.{k}': v for k, v in dict(size_max=9, num_graphs=count).items()}
+        changes |= {f'{split}_dataloader.dataset.graphs.{k}': v for k, v in dict(size_max=9, num_graphs=count).items()}
     config = small_config(tmp_path, **changes)
     run_tool('train', config, '--work-dir', tmp_path / 'run', '--seed', '1')
     run_tool('test', config, tmp_path / 'run/epoch_12.pth', '--work-dir', tmp_path / 'test')
@@ -385,7 +392,7 @@ def test_training_resumes_exactly_and_stops_at_the_smallest_rate(tmp_path):
         'default_hooks.plateau.min_lr': 2e-4,
     }
     for split in ('train', 'val', 'test'):
-        changes |= {f'{split}_dataloader.dataset.{k}': v for k, v in dict(size_max=9, num_graphs=20).items()}
+        changes |= {f'{split}_dataloader.dataset.graphs.{k}': v for k, v in dict(size_max=9, num_graphs=20).items()}
     config = small_config(tmp_path, **changes)
     run_tool('train', config, '--work-dir', tmp_path / 'whole')
     # 1e-3, and after each epoch 5e-4, 2.5e-4, 1.25e-4.

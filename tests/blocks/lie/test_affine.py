@@ -78,7 +78,7 @@ def test_warp_is_an_action():
     image = smooth_images(2, 3, 41, 41, dtype=torch.float64)
     h, k = GLp2().sample(2, torch.Generator().manual_seed(7), rot='uniform', dtype=torch.float64).g
     one, both = affine.warp(affine.warp(image, k), h), affine.warp(image, h @ k)
-    # Two interpolations against one; in the wrong order the pictures differ.
+    # Two interpolations against one; in the wrong order the images differ.
     assert (one - both).norm() < 0.03 * both.norm()
     assert (affine.warp(affine.warp(image, k), h) - affine.warp(image, k @ h)).norm() > 0.3 * both.norm()
 

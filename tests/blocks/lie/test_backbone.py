@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from dinor1.blocks.lie import SL2, Affine2, smooth_images
+from dinor1.blocks.lie import SL2, Affine2, KernelConfig, smooth_images
 from dinor1.blocks.lie.backbone import AffineEquivariantBackbone
 from dinor1.registry import MODELS
+from dinor1.utils.errors import InputError
 
 QUARTER = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-SMALL = dict(widths=(4, 4, 6, 6), hidden=8, n_samples=3, proj_channels=(5, 6, 7, 8))
+SMALL = dict(widths=(4, 4, 6, 6), n_samples=3, proj_channels=(5, 6, 7, 8), kernel=dict(hidden=8))
 
 
 def build(**options):
@@ -26,7 +27,7 @@ def test_levels_have_the_strides_and_channels_of_a_pyramid():
     ]
 
 
-def test_stages_that_nobody_reads_are_not_built():
+def test_unused_stages_are_not_built():
     backbone = build(out_indices=(1,), proj_channels=(6,))
     assert len(backbone.stages) == 2
     assert [tuple(level.shape) for level in backbone(torch.randn(1, 3, 32, 32))] == [(1, 6, 4, 4)]
@@ -34,11 +35,18 @@ def test_stages_that_nobody_reads_are_not_built():
 
 @pytest.mark.parametrize(
     'options',
-    [dict(group='gl2'), dict(group='sl2'), dict(group='so2'), dict(group='sim2'), dict(mix=False, kernel='spline')],
+    [
+        dict(group='gl2'),
+        dict(group='sl2'),
+        dict(group='so2'),
+        dict(group='sim2'),
+        dict(sampling=dict(mixing='none'), kernel=dict(kind='spline')),
+    ],
 )
 def test_maps_turn_with_the_image(options):
-    """Exactly for quarter turns with transported samples. The stem reads every second pixel, which is symmetric on
-    odd sides only; after it sides are even.
+    """Exactly for quarter turns with transported samples.
+
+    The stem reads every second pixel, which is symmetric on odd sides only; after it sides are even.
     """
     backbone = build(**options).eval()
     samples = backbone.sampler()
@@ -54,7 +62,8 @@ def test_maps_turn_with_the_image(options):
 
 
 def test_maps_stretch_with_the_image():
-    backbone = build(group='sl2', k=5, w0=3.0, support_radius=1.0, out_indices=(0,), proj_channels=(4,)).eval()
+    kernel = dict(hidden=8, w0=3.0, support_radius=1.0)
+    backbone = build(group='sl2', layers=dict(k=5), kernel=kernel, out_indices=(0,), proj_channels=(4,)).eval()
     samples, plane = backbone.sampler(), Affine2(SL2())
     x = smooth_images(1, 3, 95, 95, generator=torch.Generator().manual_seed(0))
     h = torch.diag(torch.tensor([1.2, 1 / 1.2]))
@@ -90,10 +99,10 @@ def test_the_nano_detector_trains_with_it(build_tiny, make_batch):
         _delete_=True,
         type='AffineEquivariantBackbone',
         widths=(4, 4, 6),
-        hidden=8,
         n_samples=3,
         out_indices=(1, 2),
         proj_channels=(16, 32),
+        kernel=dict(hidden=8),
     )
     model = build_tiny(**{'model.backbone': backbone}).train()
     assert isinstance(model.backbone, AffineEquivariantBackbone)
@@ -107,7 +116,7 @@ def test_the_nano_detector_trains_with_it(build_tiny, make_batch):
 
 
 def test_classifiers_are_registered():
-    backbone = dict(type='AffineEquivariantNet', group='gl2', width=3, n_samples=2, hidden=4, head=8)
+    backbone = dict(type='AffineEquivariantNet', group='gl2', width=3, n_samples=2, head=8, kernel=dict(hidden=4))
     for config in (backbone, dict(type='PlainConvNet', width=3, head=8)):
         classifier = MODELS.build(dict(type='ImageClassifier', backbone=config, embed_dims=None))
         inputs, labels = torch.randint(0, 256, (2, 1, 40, 40), dtype=torch.uint8), torch.tensor([1, 2])
@@ -126,3 +135,20 @@ def test_errors():
         build(out_indices=(0, 1))
     with pytest.raises(ValueError, match='images need a group of the plane'):
         build(group='e2')
+    with pytest.raises(ValueError, match="mixing must be 'all' or 'none' in a backbone"):
+        build(sampling=dict(mixing='last'))
+    with pytest.raises(InputError, match="kernel: unknown key 'hiden'; did you mean 'hidden'"):
+        build(kernel=dict(hiden=8))
+
+
+def test_settings_are_a_dataclass_or_a_dict_that_changes_the_default():
+    settings = (KernelConfig(hidden=8, mask='bump', support_radius=1.2), dict(hidden=8))
+    first, second = (build(kernel=kernel) for kernel in settings)
+    assert repr(first) == repr(second)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_evaluation_may_have_more_samples_where_they_do_not_mix():
+    backbone = build(sampling=dict(mixing='none', n_test=7))
+    assert len(backbone.train().sampler().g) == 3
+    assert len(backbone.eval().sampler().g) == 7

@@ -12,6 +12,7 @@ from dinor1.blocks.lie import (
     GLp2,
     GroupConv2d,
     GroupResBlock,
+    KernelConfig,
     LiftingConv2d,
     PlanarConv2d,
     ProjectConv2d,
@@ -228,9 +229,12 @@ def test_only_the_published_angle_jumps_at_the_identity(angle):
 
 def test_residual_block_keeps_the_law():
     torch.manual_seed(0)
-    block = GroupResBlock(SL2(), 1, 2, **BUMP)
+    kernel = KernelConfig(w0=3.0, mask='bump', support_radius=0.7, hidden=32)
+    block = GroupResBlock(SL2(), 1, 2, dict(k=9), kernel)
     assert isinstance(block.shortcut, GroupConv2d)
     assert block.shortcut.k == 1
+    # A shortcut has kernel networks of half the width.
+    assert block.shortcut.net.final.in_features == 16
     errors = block.check_equivariance(num_images=1, num_samples=4)
     assert max(errors.values()) < 0.05
 
@@ -282,6 +286,9 @@ def test_kernels_keep_full_precision_under_autocast():
         (dict(mask='soft'), 'mask must be None or one of auto, hard, smooth, bump'),
         (dict(support_radius=0.0), 'support_radius must be positive'),
         (dict(padding_mode='reflect'), "padding_mode must be 'zeros' or 'replicate'"),
+        (dict(supportradius=1.0), "Conv2d: unknown key 'supportradius'; did you mean 'support_radius'"),
+        (dict(kernel=dict(kind='wire')), "kind of kernel must be 'siren' or 'spline', got 'wire'"),
+        (dict(kernel='spline'), "kernel must be a dict, a KernelConfig or None, got str 'spline'"),
     ],
 )
 @pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d, PlanarConv2d, ProjectConv2d])
@@ -318,7 +325,7 @@ def test_bad_inputs():
     with pytest.raises(ValueError, match='group_width must be positive'):
         GroupConv2d(group, 1, 1, group_width=0.0)
     with pytest.raises(ValueError, match='needs an odd window, got k=4'):
-        GroupResBlock(group, 1, 1, k=4)
+        GroupResBlock(group, 1, 1, dict(k=4))
     with pytest.raises(ValueError, match='the kernel size must be at least 1'):
         window(0)
 

@@ -9,7 +9,7 @@ from tests.two_processes import join, leave, run
 def draws(rank: int, port: int, queue) -> None:
     join(rank, port)
     torch.manual_seed(rank)
-    net = AffineEquivariantNet('gl2', width=2, n_samples=3, hidden=4)
+    net = AffineEquivariantNet('gl2', width=2, n_samples=3, kernel=dict(hidden=4))
     sets = [net.train(mode).draw() for mode in (True, False)]
     resample(net, 7)
     sets.append(net.draw())

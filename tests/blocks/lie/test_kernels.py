@@ -85,7 +85,8 @@ def test_spline_interpolates_an_ordinary_kernel():
 @pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d])
 def test_law_holds_with_splines(kind):
     torch.manual_seed(0)
-    layer = kind(GLp2(angle='cos_sin'), 1, 2, 7, kernel='spline', mask='bump', support_radius=0.8)
+    kernel = dict(kind='spline', mask='bump', support_radius=0.8)
+    layer = kind(GLp2(angle='cos_sin'), 1, 2, 7, kernel=kernel)
     # Interpolation of the images costs 1 to 2 %.
     assert max(layer.check_equivariance(num_images=1, num_samples=4).values()) < 0.03
 
@@ -93,7 +94,7 @@ def test_law_holds_with_splines(kind):
 def test_splines_are_centred_at_the_identity_for_every_angle_convention():
     """A network reads raw coordinates; a spline reads offsets, so that its Gaussian sits where H has its 1."""
     for angle in ('minus_pi_pi', 'cos_sin'):
-        layer = GroupConv2d(GLp2(angle=angle), 1, 1, 1, kernel='spline', mask=None)
+        layer = GroupConv2d(GLp2(angle=angle), 1, 1, 1, kernel=dict(kind='spline', mask=None))
         layer.net.weight.data.zero_()
         layer.net.weight.data[0, 0 :: layer.net.num_group] = 1
         g, g_inv, _ = GLp2().sample(5, torch.Generator().manual_seed(0), rot='cyclic')
@@ -104,5 +105,5 @@ def test_splines_are_centred_at_the_identity_for_every_angle_convention():
 def test_errors():
     with pytest.raises(ValueError, match='knots must be at least 1 and width positive, got 0 and 0.5'):
         SplineKernel(2, 1, 1, knots=0)
-    with pytest.raises(ValueError, match="kernel must be 'siren' or 'spline', got 'wire'"):
-        LiftingConv2d(GLp2(), 1, 1, kernel='wire')
+    with pytest.raises(ValueError, match="kind of kernel must be 'siren' or 'spline', got 'wire'"):
+        LiftingConv2d(GLp2(), 1, 1, kind='wire')

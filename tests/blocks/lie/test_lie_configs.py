@@ -1,4 +1,4 @@
-"""The recipes of configs/lie_group: equal parameters, equal data but for the augmentation, and a step of each."""
+"""The recipes of configs/blocks/lie: equal parameters, equal data but for the augmentation, and a step of each."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ NAMES = ('affnist_gl2', 'affnist_sl2', 'affnist_cnn', 'affnist_cnn_aug')
 
 
 def load(repo, name):
-    return Config.fromfile(repo / f'configs/lie_group/{name}.py')
+    return Config.fromfile(repo / f'configs/blocks/lie/{name}.py')
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -47,7 +47,7 @@ def test_arms_differ_by_the_model_and_the_augmentation_alone(repo):
 def test_the_study_runs_them_all(repo, monkeypatch):
     monkeypatch.chdir(repo)
     study = load_study('configs/studies/affnist.py')
-    assert {run.config for run in study.runs} == {f'configs/lie_group/{name}.py' for name in NAMES}
+    assert {run.config for run in study.runs} == {f'configs/blocks/lie/{name}.py' for name in NAMES}
     assert len(study.runs) == 12
     assert not any(run.options for run in study.runs)
 
@@ -61,7 +61,7 @@ def test_detectors_have_backbones_of_nearly_equal_size_and_differ_by_nothing_els
     assert ours['model'].pop('backbone') != plain['model'].pop('backbone')
     assert ours == plain
     # Tests are on warped images, prompts from untouched ones.
-    test, prompts = ours['test_dataloader']['dataset'], ours['default_hooks']['prompts']['prompt_dataset']
+    test, prompts = ours['test_dataloader']['dataset'], ours['prompt_dataset']
     assert test['data_root'].endswith('shapes_warped')
     assert prompts['data_root'].endswith('shapes_canvas')
     assert ours['test_evaluator']['ann_file'] == f'{test["data_root"]}/{test["ann_file"]}'

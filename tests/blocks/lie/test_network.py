@@ -15,6 +15,7 @@ from dinor1.blocks.lie import (
     smooth_images,
     standard_elements,
 )
+from dinor1.utils.errors import InputError
 
 QUARTER = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
 
@@ -25,7 +26,8 @@ def parameters(model: nn.Module) -> int:
 
 def small(group='sl2', **options):
     torch.manual_seed(0)
-    options = dict(width=4, n_samples=4, hidden=8, head=16, seed=0) | options
+    options = dict(width=4, n_samples=4, head=16, seed=0) | options
+    options['kernel'] = dict(hidden=8) | options.get('kernel', {})
     return AffineEquivariantNet(group, **options).eval()
 
 
@@ -42,7 +44,12 @@ def test_default_sizes_are_the_published_ones():
 
 @pytest.mark.parametrize(
     ('group', 'options'),
-    [('sl2', {}), ('gl2', {}), ('gl2', dict(mixing='none')), ('gl2', dict(mixing='last', pool='mean'))],
+    [
+        ('sl2', {}),
+        ('gl2', {}),
+        ('gl2', dict(sampling=dict(mixing='none'))),
+        ('gl2', dict(sampling=dict(mixing='last'), pool='mean')),
+    ],
 )
 def test_quarter_turns_are_exact_when_samples_move_along(group, options):
     """On the whole trunk in float32; measured 3e-7 to 7e-6."""
@@ -64,7 +71,7 @@ def test_error_falls_with_the_number_of_samples_and_is_mostly_noise():
     rows = {}
     elements = {'identity': torch.eye(2), 'rotation 20': standard_elements(SL2())['rotation 20']}
     for n_samples in (5, 40):
-        net = small(k=3, stem_k=5, n_samples=n_samples)
+        net = small(layers=dict(k=3), stem=dict(k=5), n_samples=n_samples)
         rows[n_samples] = net.check_equivariance(elements, transport=False, size=18, num_images=1, repeats=20)
     assert rows[5]['rotation 20'] > 1.5 * rows[40]['rotation 20']
     assert rows[5]['identity'] > 1.5 * rows[40]['identity']
@@ -72,7 +79,8 @@ def test_error_falls_with_the_number_of_samples_and_is_mostly_noise():
 
 
 def test_samples_that_move_along_leave_a_smaller_error():
-    net = small(k=3, stem_k=9, w0=3.0, mask='bump', support_radius=0.7, norm='batch', group='gl2')
+    kernel = dict(w0=3.0, mask='bump', support_radius=0.7)
+    net = small('gl2', stem=dict(k=9), layers=dict(k=3, norm='batch'), kernel=kernel)
     moved = net.check_equivariance(size=32, num_images=1)
     apart = net.check_equivariance(size=32, num_images=1, transport=False)
     assert moved['rotation 90'] < 1e-5
@@ -84,14 +92,20 @@ def test_samples_that_move_along_leave_a_smaller_error():
     [
         dict(width=(3, 4), depth=2),
         dict(depth=3),
-        dict(norm='batch', angle='cos_sin', share_samples=True),
-        dict(stem_k=9, stem_stride=2, stem_padding=1, padding_mode='replicate', k=3),
-        dict(importance=True, group_width=0.4, spd_var=0.1),
-        dict(rot='cyclic', mask=None),
-        dict(kernel='spline', knots=3, angle='minus_pi_pi', group='gl2'),
+        dict(group=dict(name='sl2', angle='cos_sin'), layers=dict(norm='batch'), sampling=dict(shared=True)),
+        dict(stem=dict(k=9, stride=2, padding=1), layers=dict(k=3, padding_mode='replicate')),
+        dict(kernel=dict(group_width=0.4), sampling=dict(importance=True, spd_var=0.1)),
+        dict(kernel=dict(mask=None), sampling=dict(rot='cyclic')),
+        dict(group=dict(name='gl2', angle='minus_pi_pi'), kernel=dict(kind='spline', knots=3)),
         dict(num_classes=None),
-        dict(mixing='last', group_width=0.5, width=(3, 4)),
-        dict(mixing='none', pool='mean', group='gl2', kernel='spline', norm='batch'),
+        dict(kernel=dict(group_width=0.5), sampling=dict(mixing='last'), width=(3, 4)),
+        dict(
+            group='gl2',
+            layers=dict(norm='batch'),
+            kernel=dict(kind='spline'),
+            sampling=dict(mixing='none'),
+            pool='mean',
+        ),
         dict(group='so2', in_channels=3),
         dict(group='scale2'),
         dict(group='sim2', resample='never'),
@@ -109,19 +123,20 @@ def test_options_give_finite_logits_and_gradients(options):
 def test_samples_are_redrawn_as_resample_says():
     x = torch.randn(1, 1, 32, 32)
     for mode, changes in (('always', True), ('never', False), ('train', False)):
-        net = small(resample=mode, k=3)
+        net = small(resample=mode, layers=dict(k=3))
         with torch.no_grad():
             assert torch.equal(net(x), net(x)) != changes
     given = net.draw()
     assert isinstance(given, NetworkSamples)
     assert not torch.equal(given.first.g, given.last.g)
-    shared = small(share_samples=True).draw()
+    shared = small(sampling=dict(shared=True)).draw()
     assert shared.first is shared.last
 
 
-def test_without_mixing_a_sample_knows_nothing_of_the_others():
+def test_without_mixing_samples_do_not_depend_on_each_other():
     """Features of a set are those of its members, and their pool that of the members' pools."""
-    net = small(mixing='none', norm='batch', n_samples=5)
+    apart, batch_norm = dict(mixing='none'), dict(norm='batch')
+    net = small(sampling=apart, layers=batch_norm, n_samples=5)
     x, (samples, _) = torch.randn(2, 1, 32, 32), net.draw()
     with torch.no_grad():
         together = net.features(x, NetworkSamples(samples, samples))
@@ -129,11 +144,11 @@ def test_without_mixing_a_sample_knows_nothing_of_the_others():
             one = GroupSamples(*(tensor[i : i + 1] for tensor in samples))
             alone = net.features(x, NetworkSamples(one, one))
             torch.testing.assert_close(together[:, :, i : i + 1], alone, rtol=1e-4, atol=1e-5)
-        mixed = small(norm='batch', n_samples=5)
+        mixed = small(layers=batch_norm, n_samples=5)
         one = GroupSamples(*(tensor[:1] for tensor in samples))
         part = mixed.features(x, NetworkSamples(one, one))
         assert not torch.allclose(mixed.features(x, NetworkSamples(samples, samples))[:, :, :1], part, atol=1e-2)
-    pooled = small(mixing='none', norm='batch', n_samples=5, pool='mean').pooled(x)
+    pooled = small(sampling=apart, layers=batch_norm, n_samples=5, pool='mean').pooled(x)
     torch.testing.assert_close(pooled, together.amax((3, 4)).mean(2), rtol=1e-4, atol=1e-5)
 
 
@@ -144,10 +159,15 @@ def test_learns(kind):
     x = smooth_images(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1)
     x = x + 0.1 * torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     net = (
-        PlainConvNet(width=4, k=3, num_classes=4, dropout=0.0)
+        PlainConvNet(width=4, layers=dict(k=3), num_classes=4, dropout=0.0)
         if kind == 'plain'
         else small(
-            k=3, stem_k=3, resample='never', num_classes=4, kernel=kind, norm='batch', angle='cos_sin', dropout=0.0
+            dict(name='sl2', angle='cos_sin'),
+            resample='never',
+            num_classes=4,
+            layers=dict(k=3, norm='batch'),
+            kernel=dict(kind=kind),
+            dropout=0.0,
         )
     )
     optimizer = torch.optim.Adam(net.train().parameters(), lr=5e-3)
@@ -162,10 +182,16 @@ def test_learns(kind):
 
 
 @pytest.mark.parametrize(
-    'options', [{}, dict(norm='batch', depth=3), dict(stem_stride=2, stem_padding=2, padding_mode='replicate')]
+    'options',
+    [
+        {},
+        dict(layers=dict(norm='batch'), depth=3),
+        dict(stem=dict(stride=2, padding=2), layers=dict(padding_mode='replicate')),
+    ],
 )
 def test_plain_network(options):
-    net = PlainConvNet(width=4, k=3, head=8, **options)
+    layers = dict(k=3) | options.get('layers', {})
+    net = PlainConvNet(**dict(width=4, head=8) | options | dict(layers=layers))
     assert net(torch.randn(2, 1, 24, 24)).shape == (2, 10)
     # Without a border, features are equivariant under shifts, and so the logits do not change.
     blank = torch.zeros(1, 1, 40, 40)
@@ -190,31 +216,41 @@ def test_errors():
     with pytest.raises(ValueError, match='width must be one number or 3, one per depth'):
         AffineEquivariantNet(width=(4, 4), depth=3)
     with pytest.raises(ValueError, match='only with group_width below'):
-        AffineEquivariantNet(importance=True)
+        AffineEquivariantNet(sampling=dict(importance=True))
     with pytest.raises(ValueError, match="norm must be 'layer' or 'batch', got 'group'"):
-        AffineEquivariantNet(norm='group')
+        AffineEquivariantNet(layers=dict(norm='group'))
     with pytest.raises(ValueError, match="mixing must be 'all', 'last' or 'none', got 'first'"):
-        AffineEquivariantNet(mixing='first')
+        AffineEquivariantNet(sampling=dict(mixing='first'))
     with pytest.raises(ValueError, match="mixing='none' sums over no samples"):
-        AffineEquivariantNet(mixing='none', group_width=0.5)
-    with pytest.raises(ValueError, match="n_test_samples needs mixing='none'"):
-        AffineEquivariantNet(n_test_samples=16)
+        AffineEquivariantNet(kernel=dict(group_width=0.5), sampling=dict(mixing='none'))
+    with pytest.raises(ValueError, match="n_test needs mixing='none'"):
+        AffineEquivariantNet(sampling=dict(n_test=16))
     with pytest.raises(ValueError, match="pool must be 'max' or 'mean', got 'sum'"):
         AffineEquivariantNet(pool='sum')
     with pytest.raises(ValueError, match="norm must be 'layer' or 'batch', got 'group'"):
-        PlainConvNet(norm='group')
+        PlainConvNet(layers=dict(norm='group'))
     with pytest.raises(ValueError, match='odd window'):
-        PlainConvNet(k=4)
+        PlainConvNet(layers=dict(k=4))
+    with pytest.raises(InputError, match="layers: unknown key 'kk'; did you mean 'k'"):
+        PlainConvNet(layers=dict(kk=3))
+    with pytest.raises(InputError, match="sampling: unknown key 'rotation_bound'; did you mean 'rot_bound'"):
+        AffineEquivariantNet(sampling=dict(rotation_bound=0.2))
+    with pytest.raises(ValueError, match='images need a group of the plane, .*got None'):
+        AffineEquivariantNet(dict(angle='cos_sin'))
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize(
     'options',
-    [dict(group='gl2', importance=True, group_width=0.4), dict(group='sl2', mixing='none'), dict(kernel='spline')],
+    [
+        dict(group='gl2', kernel=dict(group_width=0.4), sampling=dict(importance=True)),
+        dict(group='sl2', sampling=dict(mixing='none')),
+        dict(kernel=dict(kind='spline')),
+    ],
 )
 def test_other_number_formats(options, dtype, tolerance):
     """The samples stay the same float32 numbers, so that what is left is rounding, ten layers of it."""
-    net = AffineEquivariantNet(width=4, n_samples=3, hidden=8, seed=0, **options).eval()
+    net = small(n_samples=3, **options)
     x = torch.randn(2, 1, 24, 24)
     with torch.no_grad():
         expected = net(x)
@@ -229,14 +265,14 @@ def test_other_number_formats(options, dtype, tolerance):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
 def test_training_in_other_number_formats(dtype):
-    net = AffineEquivariantNet('gl2', width=4, n_samples=2, hidden=8, seed=0, dropout=0.0).to(dtype)
+    net = AffineEquivariantNet('gl2', width=4, n_samples=2, seed=0, dropout=0.0, kernel=dict(hidden=8)).to(dtype)
     net(torch.randn(2, 1, 24, 24, dtype=dtype)).square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == dtype and p.grad.isfinite().all() for p in net.parameters())
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_laws_are_not_measured_in_half_precision(dtype):
-    net = AffineEquivariantNet('gl2', width=4, n_samples=2, hidden=8, seed=0).to(dtype)
+    net = AffineEquivariantNet('gl2', width=4, n_samples=2, seed=0, kernel=dict(hidden=8)).to(dtype)
     for module in (net, net.stem):
         with pytest.raises(TypeError, match=f'must be float32 or float64, got {dtype}'):
             module.check_equivariance(size=24)

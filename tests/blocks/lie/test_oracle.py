@@ -128,7 +128,7 @@ def test_the_two_axes_of_the_determinant_differ(oracle):
 
 
 def test_whole_network(oracle):
-    net = AffineEquivariantNet('sl2', width=3, n_samples=3, hidden=6).eval()
+    net = AffineEquivariantNet('sl2', width=3, n_samples=3, kernel=dict(hidden=6)).eval()
     convs = dict(stem=net.stem, block1=net.blocks[0].conv1, block2=net.blocks[0].conv2, final=net.last)
     for name, conv in convs.items():
         load_siren(conv.net, oracle, f'net_{name}')

@@ -35,7 +35,7 @@ def run(module, monkeypatch, *arguments):
     module.main()
 
 
-def test_equivariance_tool_writes_a_picture_and_numbers(load, monkeypatch, tmp_path, capsys):
+def test_equivariance_tool_writes_a_figure_and_numbers(load, monkeypatch, tmp_path, capsys):
     pytest.importorskip('matplotlib')
     tool = load('lie_equivariance')
     monkeypatch.setattr(tool, 'LAYERS', dict(list(tool.LAYERS.items())[-2:]))

@@ -55,6 +55,7 @@ def from_oracle(oracle, kind, **kwargs) -> NFE:
     return nfe
 
 
+@pytest.mark.shared
 @each_kind
 def test_scores_loss_and_gradients_of_the_release(oracle, kind):
     nfe, key = from_oracle(oracle, kind), KEY[kind]
@@ -69,6 +70,7 @@ def test_scores_loss_and_gradients_of_the_release(oracle, kind):
     torch.testing.assert_close(nfe.relation.grad, oracle[f'{key}_grad_relation'], **close)
 
 
+@pytest.mark.shared
 def test_exact_sign_gives_the_wasserstein_distance(oracle):
     nfe = from_oracle(oracle, 'nfe-2', exact_sign=True)
     scores = nfe.score_all(oracle['nfe_heads'], oracle['nfe_relations'])
@@ -77,6 +79,7 @@ def test_exact_sign_gives_the_wasserstein_distance(oracle):
     assert (scores - oracle['nfe2_scores']).abs().max() > 0.1
 
 
+@pytest.mark.shared
 def test_optimisation_trajectory_of_the_release(oracle):
     entity, relation = oracle['traj_entity0'], oracle['traj_relation0']
     nfe = NFE(len(entity), len(relation) // 2, entity.shape[1] // 2, gamma=float(oracle['traj_gamma'])).double()

@@ -61,6 +61,7 @@ def test_equals_a_loop_over_triples(ties, both, seed):
         assert ranks.tolist() != loop(table, test, everything, both, 'optimistic')
 
 
+@pytest.mark.shared
 def test_equals_the_release(shared_dir):
     with np.load(shared_dir / 'oracles/graph_public.npz') as file:
         oracle = {key.removeprefix('kge_rank_'): torch.from_numpy(file[key]) for key in file if 'kge_rank_' in key}

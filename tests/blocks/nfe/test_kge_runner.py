@@ -18,8 +18,8 @@ from dinor1.registry import DATASETS, METRICS, MODELS
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / 'configs/kge').glob('*.py'))
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / 'configs/blocks/nfe').glob('*.py'))
 # Entities, relations and triples of the public files.
 SIZES = {'wn18rr': (40_943, 11), 'fb15k-237': (14_541, 237)}
 

@@ -1,3 +1,3 @@
 """The converters' tests share the fixtures of the norms."""
 
-from tests.blocks.normalization.conftest import _one_thread, oracle  # noqa: F401  (fixtures)
+from tests.blocks.normalization.conftest import one_thread, oracle  # noqa: F401  (fixtures)

@@ -48,6 +48,7 @@ def test_nothing_is_left_and_nothing_changes(name, cfg):
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 
+@pytest.mark.shared
 def test_weights_of_the_public_fold(oracle):
     """The reference folds one layer behind the norm; ours must come to the same numbers."""
     case = 'un_plain'

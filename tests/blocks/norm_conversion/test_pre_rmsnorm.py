@@ -74,6 +74,7 @@ def oracle_weights(oracle, form: str) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(
     ('convert', 'form', 'kind'), [(to_pre_rmsnorm, 'pre_rms', RMSNorm), (to_pre_crmsnorm, 'pre_crms', CRMSNorm)]
 )

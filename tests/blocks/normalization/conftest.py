@@ -40,7 +40,7 @@ def oracle(shared_dir) -> Oracle:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def one_thread():
     """Tensors of a few hundred numbers: a second thread only costs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

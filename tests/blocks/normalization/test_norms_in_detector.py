@@ -35,7 +35,7 @@ def assert_gradients(model, but=()):
 @pytest.mark.parametrize('name', TOKEN_NORMS)
 def test_transformer_of_the_detector(build_tiny, make_batch, name):
     """One word in the config reaches every norm but those of the backbone and the neck."""
-    model = build_tiny(**{'model.norm_cfg': dict(type=name)})
+    model = build_tiny(**{'model.transformer.norm_cfg': dict(type=name)})
     for part in (model.encoder, model.decoder, model.prompt_encoder):
         assert kinds(part) == {NORMS[name]}
     assert type(model.memory_trans_norm) is NORMS[name]
@@ -55,7 +55,7 @@ def test_transformer_of_the_detector(build_tiny, make_batch, name):
 
 @pytest.mark.parametrize('name', ['EvoNormB0', 'EvoNormS0'])
 def test_image_norms_are_refused_for_tokens(build_tiny, make_batch, name):
-    model = build_tiny(**{'model.norm_cfg': dict(type=name)})
+    model = build_tiny(**{'model.transformer.norm_cfg': dict(type=name)})
     with pytest.raises(ValueError, match=f'{name} normalises images .* tokens have no H and W'):
         model(*make_batch(), mode='loss')
     report = replace_norm(build_tiny(), cfg=dict(type=name)).norm_report

@@ -11,6 +11,7 @@ from torch import nn
 from dinor1.blocks.shiftquant import (
     DEFAULT_SKIP,
     IntConv2d,
+    IntegerRecipe,
     IntLinear,
     L1BatchNorm2d,
     L1LayerNorm,
@@ -169,7 +170,7 @@ def test_eight_bits_are_close_and_four_are_farther():
     expected, errors = model(x), []
     for bits in (8, 6, 4):
         changed = copy.deepcopy(model)
-        quantize_model(changed, (bits,) * 3, skip=())
+        quantize_model(changed, IntegerRecipe((bits,) * 3), skip=())
         errors.append(((changed(x) - expected).norm() / expected.norm()).item())
     assert errors[0] < 0.03
     assert errors[0] < errors[1] < errors[2]
@@ -180,7 +181,7 @@ def test_an_l1_norm_carries_a_trained_batch_norm_over():
     x = torch.randn(64, 3, 20, 20) * 3 + 1
     model(x)
     expected = model.eval()(x)
-    quantize_model(model, (8, 8, 8), skip=(), norm='l1')
+    quantize_model(model, IntegerRecipe((8, 8, 8)), skip=(), norm='l1')
     # Two roundings to 8 bits of a range of about 5 standard deviations.
     assert (model(x) - expected).abs().max() < 0.1
 
@@ -209,8 +210,7 @@ def test_names_and_patterns():
         (dict(skip=['re:(']), 'is no regular expression'),
         (dict(skip=['re:conv1']), "matches no module.*after 're:'"),
         (dict(norm='l2'), "norm must be None or 'l1'"),
-        (dict(norm='l1', bits=(4, 32, 4)), 'bits of activations'),
-        (dict(bits=(1, 4, 4)), 'bits must be'),
+        (dict(norm='l1', recipe=IntegerRecipe((4, 32, 4))), 'bits of activations'),
     ],
 )
 def test_bad_settings(arguments, message):
@@ -245,12 +245,12 @@ def test_multiply_accumulates(backend, mode):
     model = Counted()
     before = count_macs(model, torch.zeros(1, 4, 6, 6))
     assert (before.integer, before.floating, before.share) == ({}, CONV + LINEAR + ATTENTION + OUT, 0)
-    quantize_model(model, skip=['out'], backend=backend, mode=mode)
+    quantize_model(model, IntegerRecipe(backend=backend, mode=mode), skip=['out'])
     macs = count_macs(model, torch.zeros(1, 4, 6, 6))
     assert (macs.integer, macs.floating) == (dict(conv=CONV, linear=LINEAR), ATTENTION + OUT)
     assert macs.share == macs.training_share == (CONV + LINEAR) / (CONV + LINEAR + ATTENTION + OUT)
     assert model.training
-    quantize_model(other := Counted(), (4, 4, 32), skip=['out'], backend=backend)
+    quantize_model(other := Counted(), IntegerRecipe((4, 4, 32), backend=backend), skip=['out'])
     assert count_macs(other, torch.zeros(1, 4, 6, 6)).training_share == pytest.approx(macs.share / 3)
     set_enabled(model, False)
     assert count_macs(model, torch.zeros(1, 4, 6, 6)).share == 0

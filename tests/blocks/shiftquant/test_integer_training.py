@@ -1,23 +1,27 @@
-"""IntegerTrainingHook: one line of config, the optimizer's parameters, exact resume."""
+"""IntegerTraining: one line of config, the optimizer's parameters, exact resume."""
 
 import copy
 import json
+import re
 
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dinor1.blocks.shiftquant import IntConv2d, IntLinear, L1BatchNorm2d
-from dinor1.blocks.shiftquant.training_hook import IntegerTrainingHook, convert_now
-from dinor1.registry import HOOKS, MODELS
-from dinor1.utils.checkpoint import load_model
+from dinor1.blocks.shiftquant import IntConv2d, IntegerRecipe, IntLinear, L1BatchNorm2d, noise_sources
+from dinor1.blocks.shiftquant.converter import IntegerTraining
+from dinor1.engine.runner import Runner
+from dinor1.registry import MODEL_CONVERTERS, MODELS
+from dinor1.utils.checkpoint import check_checkpoint, load_model
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
+from dinor1.utils.model_converters import convert_model
 
 
 class Toy(BaseModel):
@@ -35,7 +39,17 @@ class Toy(BaseModel):
     def forward(self, inputs, mode='loss'):
         x = self.bn(self.conv2(self.conv1(inputs))).relu().mean((2, 3))
         x = self.head(self.fc(x))
-        return dict(loss=x.square().mean()) if mode == 'loss' else x
+        return dict(loss=x.square().mean()) if mode == 'loss' else [BaseDataElement(logits=row) for row in x]
+
+
+class Nothing(BaseMetric):
+    """Measures nothing."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {}
 
 
 class Watch(Hook):
@@ -56,9 +70,9 @@ class Watch(Hook):
 
 @pytest.fixture
 def train(tmp_path):
-    """``train(name, hook, iterations=6, **arguments)``: the runner, its watch and the lines of its log."""
+    """``train(name, converter, iterations=6, **arguments)``: the runner, its watch and the lines of its log."""
 
-    def run_it(name, hook, iterations=6, **arguments):
+    def run_it(name, converter, iterations=6, **arguments):
         watch = Watch()
         images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         loader = DataLoader(list(images), 2, collate_fn=lambda items: dict(inputs=torch.stack(items)))
@@ -72,7 +86,7 @@ def train(tmp_path):
                 logger=dict(type='LoggerHook', interval=1),
                 checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
             ),
-            custom_hooks=[hook, watch],
+            custom_hooks=[watch],
             randomness=dict(seed=3),
             visualizer=dict(
                 type='Visualizer', name=f'{tmp_path.name}-{name}', vis_backends=[ConfigDict(type='LocalVisBackend')]
@@ -80,6 +94,7 @@ def train(tmp_path):
             experiment_name=f'{tmp_path.name}-{name}',
             default_scope='dinor1',
             log_level='ERROR',
+            cfg=dict(model_converters=[converter]),
             **arguments,
         )
         runner.train()
@@ -89,11 +104,11 @@ def train(tmp_path):
     return run_it
 
 
-HOOK = dict(type='IntegerTrainingHook', bits=(4, 4, 4), skip=['conv1', 're:head.*'], stats_interval=2)
+INTEGERS = dict(type='IntegerTraining', bits=(4, 4, 4), skip=['conv1', 're:head.*'], stats_interval=2)
 
 
 def test_layers_are_replaced_and_the_optimizer_keeps_its_parameters(train):
-    runner, watch, lines = train('replaced', HOOK)
+    runner, watch, lines = train('replaced', INTEGERS)
     kinds = {name: type(module) for name, module in runner.model.named_children()}
     assert kinds['conv2'] is IntConv2d
     assert kinds['fc'] is IntLinear
@@ -114,40 +129,35 @@ def test_layers_are_replaced_and_the_optimizer_keeps_its_parameters(train):
 
 
 def test_a_resumed_run_repeats_the_noise(train):
-    _, whole, _ = train('whole', HOOK)
-    train('half', HOOK, iterations=3)
-    runner, rest, _ = train('half', HOOK, resume=True)
+    _, whole, _ = train('whole', INTEGERS)
+    train('half', INTEGERS, iterations=3)
+    runner, rest, _ = train('half', INTEGERS, resume=True)
     assert runner.iter == 6
     assert len(rest.weights) == 3
     for name, value in whole.weights[-1].items():
         assert torch.equal(value, rest.weights[-1][name]), name
     # The noise matters: another seed gives another result.
-    _, other, _ = train('other', HOOK | dict(seed=99))
+    _, other, _ = train('other', INTEGERS | dict(seed=99))
     assert not torch.equal(other.weights[-1]['fc.weight'], whole.weights[-1]['fc.weight'])
 
 
 def test_a_run_may_begin_in_floating_point(train):
-    _, watch, _ = train('later', HOOK | dict(start_iter=4))
+    _, watch, _ = train('later', INTEGERS | dict(start_iter=4))
     assert watch.enabled == [False] * 4 + [True] * 2
-    _, plain, _ = train('plain', HOOK | dict(bits=(32, 32, 32)))
+    _, plain, _ = train('plain', INTEGERS | dict(bits=(32, 32, 32)))
     same = [torch.equal(a['fc.weight'], b['fc.weight']) for a, b in zip(watch.weights, plain.weights, strict=True)]
     assert same == [True] * 4 + [False] * 2
 
 
-def test_l1_norms_are_there_before_a_checkpoint_is_compared(train, tmp_path):
-    hook = HOOK | dict(norm='l1')
-    runner, watch, _ = train('l1', hook)
+def test_a_checkpoint_with_l1_norms_fits_a_converted_model(train, tmp_path):
+    settings = INTEGERS | dict(norm='l1')
+    runner, watch, _ = train('l1', settings)
     assert isinstance(runner.model.bn, L1BatchNorm2d)
     assert 'bn.running_sigma' in watch.weights[0]
-    early = Runner(
-        Toy(), str(tmp_path / 'early'), custom_hooks=[hook], default_scope='dinor1', log_level='ERROR',
-        experiment_name=f'{tmp_path.name}-early',
-    )  # fmt: skip
-    convert_now(early)
-    early.model.load_state_dict(watch.weights[-1])
-    layer = early.model.conv2
-    early.call_hook('before_run')
-    assert early.model.conv2 is layer
+    checkpoint = str(tmp_path / 'l1' / 'iter_6.pth')
+    check_checkpoint(convert_model(Toy(), [settings])[0], checkpoint, resume=True)
+    with pytest.raises(InputError, match='another architecture'):
+        check_checkpoint(Toy(), checkpoint, resume=True)
 
 
 # Config ----------------------------------------------------------------------------------------------------
@@ -155,22 +165,12 @@ def test_l1_norms_are_there_before_a_checkpoint_is_compared(train, tmp_path):
 
 def test_one_line_of_config(tmp_path):
     path = tmp_path / 'config.py'
-    path.write_text("quantization = dict(bits=(4, 4, 4), skip=['a'])\ncustom_hooks = [dict(type='X')]\n")
-    cfg = load_config(str(path), {'quantization.bits': (6, 6, 6)})
-    assert cfg.custom_hooks[0] == dict(type='X')
-    assert 'quantization' not in cfg
-    hook = HOOKS.build(cfg.custom_hooks[1])
-    assert isinstance(hook, IntegerTrainingHook)
-    assert hook.settings['bits'] == (6, 6, 6)
-    assert hook.settings['skip'] == ['a']
-    assert len(load_config(str(path), {'quantization': None}).custom_hooks) == 1
-
-
-def test_a_misspelt_key_is_found(tmp_path):
-    path = tmp_path / 'config.py'
-    path.write_text('quantisation = dict(bits=(4, 4, 4))\n')
-    with pytest.raises(InputError, match="unknown key 'quantisation'; did you mean 'quantization'"):
-        load_config(str(path))
+    path.write_text("model_converters = [dict(type='IntegerTraining', bits=(4, 4, 4), skip=['a'])]\n")
+    changes = {'model_converters.0.bits': (6, 6, 6), 'model_converters.0.groups': 1}
+    converter = MODEL_CONVERTERS.build(load_config(str(path), changes).model_converters[0])
+    assert isinstance(converter, IntegerTraining)
+    assert converter.recipe == IntegerRecipe((6, 6, 6), groups=1)
+    assert converter.skip == ['a']
 
 
 def test_a_checkpoint_of_integers_is_loaded_into_integers(tmp_path):
@@ -180,16 +180,42 @@ def test_a_checkpoint_of_integers_is_loaded_into_integers(tmp_path):
             backbone=dict(type='ConvNet', channels=(4, 4), strides=(1, 2), norm_cfg=dict(type='BN'), act_cfg=None),
             embed_dims=4,
         ),
-        custom_hooks=[dict(type='IntegerTrainingHook', norm='l1', skip=['head'])],
+        model_converters=[dict(type='IntegerTraining', norm='l1', skip=['head'])],
     )
-    model = MODELS.build(cfg.model)
-    IntegerTrainingHook(norm='l1', skip=['head']).convert(model)
+    model = IntegerTraining(norm='l1', skip=['head']).convert(MODELS.build(cfg.model), 0)
     model.eval()
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
     loaded = load_model(cfg, str(tmp_path / 'epoch_1.pth'))
     x = torch.rand(2, 1, 8, 8) * 255
     assert isinstance(loaded.backbone[0].conv, IntConv2d)
     assert torch.equal(loaded(x), model(x))
+
+
+def test_the_seed_of_the_noise_is_the_runs_unless_it_is_given():
+    for seed, expected in ((None, 3), (7, 7)):
+        model = IntegerTraining(skip=['conv1'], seed=seed).convert(Toy(), 3)
+        assert {source.seed for source in noise_sources(model).values()} == {expected}
+
+
+def test_a_test_run_counts_too(tmp_path):
+    """As tools/test.py: no training, and so no iteration that sets anything up."""
+    runner = Runner(
+        Toy(),
+        str(tmp_path),
+        test_dataloader=DataLoader([torch.zeros(1, 8, 8)], collate_fn=lambda items: dict(inputs=torch.stack(items))),
+        test_cfg=dict(),
+        test_evaluator=[Nothing()],
+        cfg=dict(model_converters=[INTEGERS]),
+        default_scope='dinor1',
+        log_level='ERROR',
+        experiment_name=f'{tmp_path.name}-test',
+    )
+    runner.test()
+    assert isinstance(runner.model.conv2, IntConv2d)
+    integer, floating = 16 * 4 * 36 + 12, 36 * 4 * 9 + 6
+    share = runner.message_hub.get_scalar('test/integer_macs').current()
+    assert share == pytest.approx(integer / (integer + floating))
+    assert share == runner.model_converters[0].report.macs.share
 
 
 @pytest.mark.parametrize(
@@ -202,10 +228,19 @@ def test_a_checkpoint_of_integers_is_loaded_into_integers(tmp_path):
 )
 def test_bad_settings_stop_before_training(train, changes, message):
     with pytest.raises(InputError, match=message):
-        train('refused', HOOK | changes)
+        train('refused', INTEGERS | changes)
 
 
-@pytest.mark.parametrize('arguments', [dict(start_iter=-1), dict(stats_interval=-1)])
-def test_bad_arguments(arguments):
-    with pytest.raises(InputError, match='must not be negative'):
-        IntegerTrainingHook(**arguments)
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(start_iter=-1), 'must not be negative'),
+        (dict(stats_interval=-1), 'must not be negative'),
+        (dict(bist=(4, 4, 4)), "there is no setting 'bist'; did you mean 'bits'?"),
+        (dict(grad_roundin='nearest'), "did you mean 'grad_rounding'?"),
+        (dict(backend='cuda'), 'backend must be one of'),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        IntegerTraining(**arguments)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dinor1.blocks.shiftquant import L1BatchNorm1d, L1BatchNorm2d, L1LayerNorm, ShiftQuantizer
+from dinor1.blocks.shiftquant import IntegerRecipe, L1BatchNorm1d, L1BatchNorm2d, L1LayerNorm, ShiftQuantizer
 from dinor1.utils.errors import InputError
 
 GAUSS = math.sqrt(math.pi / 2)
@@ -61,7 +61,7 @@ def test_gradcheck_without_quantization(norm, shape, axes, correction):
 @pytest.mark.parametrize(('norm', 'shape', 'axes'), NORMS)
 @pytest.mark.parametrize('bits', [(4, 4, 4), (8, 8, 8), (4, 4, 32)])
 def test_integers_give_the_formula_on_the_grid(norm, shape, axes, correction, bits):
-    layer = random_affine(norm(5, bits=bits, gaussian_correction=correction, grad_rounding='nearest'))
+    layer = random_affine(norm(5, gaussian_correction=correction, recipe=IntegerRecipe(bits, grad_rounding='nearest')))
     x = (torch.randn(shape) + 0.3).requires_grad_()
     grid = ShiftQuantizer(bits[1], 1, rounding='nearest')
     on_grid = grid.fake(x).double().requires_grad_()
@@ -97,7 +97,8 @@ def test_integers_give_the_formula_on_the_grid(norm, shape, axes, correction, bi
 @pytest.mark.parametrize(('norm', 'shape', 'axes'), NORMS)
 def test_gradient_is_unbiased(norm, shape, axes):
     """With the exact gradient the function is linear in it: the mean of 600 draws is the value at the mean."""
-    layer, exact = norm(5, bits=(6, 6, 3), seed=0), norm(5, bits=(6, 6, 32))
+    layer = norm(5, recipe=IntegerRecipe((6, 6, 3)), seed=0)
+    exact = norm(5, recipe=IntegerRecipe((6, 6, 32)))
     x, grad = torch.randn(shape), torch.randn(shape)
 
     def gradient(layer):
@@ -113,7 +114,7 @@ def test_gradient_is_unbiased(norm, shape, axes):
 
 @pytest.mark.parametrize('quantized', [False, True])
 def test_running_statistics_and_evaluation(quantized):
-    layer = L1BatchNorm2d(3, momentum=0.25, bits=(8, 8, 8), quantized=quantized)
+    layer = L1BatchNorm2d(3, momentum=0.25, quantized=quantized, recipe=IntegerRecipe((8, 8, 8)))
     x = torch.randn(4, 3, 5, 5) * 2 + 1
     layer(x)
     grid = ShiftQuantizer(8, 1, rounding='nearest')
@@ -185,4 +186,4 @@ def test_bad_input(layer, shape, message):
 
 def test_bits_of_activations_are_needed():
     with pytest.raises(InputError, match='quantized=False'):
-        L1LayerNorm(3, bits=(4, 32, 4))
+        L1LayerNorm(3, recipe=IntegerRecipe((4, 32, 4)))

@@ -10,10 +10,7 @@ model = dict(
         depth=2,
         head=64,
         dropout=0.1,
-        k=3,
-        stem_stride=2,
-        stem_padding=4,
-        padding_mode='replicate',
-        norm='batch',
+        stem=dict(stride=2, padding=4),
+        layers=dict(k=3, norm='batch', padding_mode='replicate'),
     ),
 )

@@ -11,24 +11,15 @@ model = dict(
         depth=2,
         head=64,
         dropout=0.1,
+        stem=dict(k=7, stride=2, padding=5),
         # Splines with 3 x 3 knots have the parameters of 3 x 3 windows; read on 5 x 5, they can turn and stretch.
-        kernel='spline',
-        knots=3,
-        k=5,
-        stem_k=7,
-        stem_stride=2,
-        stem_padding=5,
-        mask='bump',
-        padding_mode='replicate',
-        norm='batch',
-        mixing='none',
+        layers=dict(k=5, norm='batch', padding_mode='replicate'),
+        kernel=dict(kind='spline', knots=3, mask='bump'),
         # Fresh samples at every step keep the network from fitting one set; more of them in tests cost little.
         n_samples=4,
-        n_test_samples=32,
         resample='train',
         seed=0,
         # A neighbourhood of the identity that affNIST's maps lie in; a 6 must not become a 9.
-        rot_bound=0.2,
-        spd_var=0.1,
+        sampling=dict(rot_bound=0.2, spd_var=0.1, mixing='none', n_test=32),
     ),
 )

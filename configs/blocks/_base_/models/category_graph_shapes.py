@@ -1,8 +1,9 @@
 # The category graph of the shapes world: every fill and every shape is the parent of the four categories whose names
-# it is part of. It knows the names of the novel categories too; training sees no picture of them.
+# it is part of. It knows the names of the novel categories too; training sees no image of them.
 shapes = ('circle', 'square', 'triangle', 'cross')
 fills = ('solid', 'striped', 'checkered', 'outlined')
 prompt_refiner = dict(
+    type='CategoryGraphPrompts',
     graph=dict(names=[f'{fill} {shape}' for shape in shapes for fill in fills], parents='words'),
     dim=64,
     num_heads=4,

@@ -31,7 +31,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', fused=True))
 
-# There are no pictures. The epoch with the best validation is the one to test.
+# There are no images. The epoch with the best validation is the one to test.
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),

@@ -1,4 +1,4 @@
-"""Pictures have the size that they should, and ink where it should be."""
+"""Drawn images have the right size, and boxes where they belong."""
 
 import numpy as np
 import pytest
@@ -14,21 +14,21 @@ def test_colors_are_distinct():
 
 
 def test_nothing_to_draw_returns_a_copy():
-    picture = draw_boxes(GREY, np.zeros((0, 4)), [], [], scale=1.0)
-    assert np.array_equal(picture, GREY)
-    assert picture is not GREY
+    drawn = draw_boxes(GREY, np.zeros((0, 4)), [], [], scale=1.0)
+    assert np.array_equal(drawn, GREY)
+    assert drawn is not GREY
 
 
-def test_box_is_drawn_at_its_place_and_the_input_stays():
-    picture = draw_boxes(GREY, np.array([[10, 20, 40, 50]]), [''], [(0, 0, 255)], scale=2.0, thickness=1)
-    assert picture.shape == (120, 160, 3)
-    red = (picture == (0, 0, 255)).all(-1)
+def test_a_box_is_drawn_at_its_position_and_the_input_is_unchanged():
+    drawn = draw_boxes(GREY, np.array([[10, 20, 40, 50]]), [''], [(0, 0, 255)], scale=2.0, thickness=1)
+    assert drawn.shape == (120, 160, 3)
+    red = (drawn == (0, 0, 255)).all(-1)
     rows, columns = np.nonzero(red)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 100, 20, 80)
     assert (GREY == 100).all()
 
 
-def test_small_pictures_are_enlarged_for_their_captions():
+def test_small_images_are_enlarged_for_their_captions():
     assert max(draw_boxes(GREY, np.array([[0, 0, 5, 5]]), ['name 0.99'], [(0, 0, 0)]).shape[:2]) == 480
 
 

@@ -1,18 +1,10 @@
-"""Which backend computes, and what torch.compile and torch.export see of it."""
-
-import logging
+"""What torch.compile, torch.export and counters of operations see of the operators."""
 
 import pytest
 import torch
 
-from dinor1.ops import (
-    ms_deform_attn,
-    ms_deform_attn_backend,
-    ms_deform_attn_predicted,
-    register_flops,
-    use_ms_deform_attn_backend,
-)
-from dinor1.ops.ms_deform_attn import backends as msda_backends
+from dinor1.ops import ms_deform_attn, ms_deform_attn_predicted, register_flops, use_ms_deform_attn_backend
+from dinor1.ops.ms_deform_attn.backends import VARIABLE
 from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op, ms_deform_attn_predicted_op
 from tests.ops.attention_cases import Case, make_inputs
 
@@ -24,75 +16,13 @@ OPERATORS = {
 
 @pytest.fixture(autouse=True)
 def _no_variable(monkeypatch):
-    monkeypatch.delenv(msda_backends.VARIABLE, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 def arguments(kind, **sizes):
     case = Case(kind, kind, **sizes)
     value, starts, inputs = make_inputs(case)
     return [value, torch.tensor(case.shapes), torch.tensor(starts), *inputs]
-
-
-# ---------------------------------------------------------------------------------------------- the choice
-
-
-def test_automatic_choice(monkeypatch):
-    assert ms_deform_attn_backend('cpu') == 'bags'
-    assert ms_deform_attn_backend('cpu', num_samples=100) == 'definition'
-    assert ms_deform_attn_backend(torch.device('cpu'), num_samples=10**6) == 'bags'
-    assert ms_deform_attn_backend('meta') == 'definition'
-    for installed, expected in ((True, 'triton'), (False, 'definition')):
-        monkeypatch.setattr(msda_backends, '_HAS_TRITON', installed)
-        assert ms_deform_attn_backend('cuda:1') == expected
-
-
-def test_block_wins_over_variable_and_ends(monkeypatch):
-    monkeypatch.setenv(msda_backends.VARIABLE, 'definition')
-    assert ms_deform_attn_backend('cpu') == 'definition'
-    with use_ms_deform_attn_backend('bags'):
-        assert ms_deform_attn_backend('cpu', num_samples=1) == 'bags'
-        with use_ms_deform_attn_backend('auto'):
-            assert ms_deform_attn_backend('cpu', num_samples=1) == 'definition'
-        assert ms_deform_attn_backend('cpu', num_samples=1) == 'bags'
-    with pytest.raises(RuntimeError, match='stop'), use_ms_deform_attn_backend('bags'):
-        raise RuntimeError('stop')
-    assert ms_deform_attn_backend('cpu') == 'definition'
-
-
-def test_unknown_names_are_refused(monkeypatch):
-    names = 'auto, definition, bags, triton'
-    with pytest.raises(ValueError, match=f"the backend must be one of {names}, got 'cuda'"):
-        with use_ms_deform_attn_backend('cuda'):
-            pass
-    monkeypatch.setenv(msda_backends.VARIABLE, 'fast')
-    with pytest.raises(ValueError, match=f'the environment variable DINOR1_MS_DEFORM_ATTN must be one of {names}'):
-        ms_deform_attn(*arguments('given'))
-
-
-@pytest.mark.parametrize(
-    ('installed', 'device', 'reason'),
-    [
-        (False, 'cuda', 'the package triton is not installed'),
-        (True, 'cpu', 'only the interpreter'),
-        (True, 'mps', 'made for CUDA devices'),
-    ],
-)
-def test_a_named_backend_that_cannot_run_is_an_error(installed, device, reason, monkeypatch):
-    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
-    monkeypatch.setattr(msda_backends, '_HAS_TRITON', installed)
-    with use_ms_deform_attn_backend('triton'), pytest.raises(ValueError, match=reason):
-        ms_deform_attn_backend(device)
-
-
-def test_choice_is_reported_once(caplog, monkeypatch):
-    monkeypatch.setattr(msda_backends, '_reported', set())
-    with caplog.at_level(logging.DEBUG, 'dinor1.ops'), use_ms_deform_attn_backend('bags'):
-        for _ in range(2):
-            ms_deform_attn(*arguments('given'))
-    assert [record.message for record in caplog.records] == ['deformable attention on cpu: backend bags']
-
-
-# ------------------------------------------------------------------------------------------- the operators
 
 
 @pytest.mark.parametrize('kind', OPERATORS)
@@ -118,7 +48,7 @@ def test_compiles_to_one_graph(kind, as_numbers):
 
     compiled = torch.compile(function, fullgraph=True, backend=backend)
     leaves = [t.requires_grad_() for t in (value, *inputs)]
-    with use_ms_deform_attn_backend('bags'):
+    with use_ms_deform_attn_backend('embedding_bag'):
         output, expected = (
             compiled(leaves[0], shapes, starts, *leaves[1:]),
             function(leaves[0], shapes, starts, *leaves[1:]),
@@ -134,14 +64,14 @@ def test_compiles_to_one_graph(kind, as_numbers):
 @pytest.mark.parametrize('kind', OPERATORS)
 def test_compiled_forward_and_backward(kind):
     """Through autograd's tracer as well; the same graph serves another number of queries."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(OPERATORS[kind][0], fullgraph=True, backend='aot_eager', dynamic=True)
     for queries in (3, 5):
         value, shapes, starts, *inputs = arguments(kind, queries=queries)
         leaves = [t.requires_grad_() for t in (value, *inputs)]
         got = compiled(leaves[0], shapes, starts, *leaves[1:])
         expected = OPERATORS[kind][0](leaves[0], shapes, starts, *leaves[1:])
-        # Eager mode takes the definition for so few samples: equal to rounding.
+        # Eager mode takes the backend reference for so few samples: equal to rounding.
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
         for mine, want in zip(*(torch.autograd.grad(o.sum(), leaves) for o in (got, expected)), strict=True):
             torch.testing.assert_close(mine, want, rtol=1e-5, atol=1e-5)
@@ -179,7 +109,7 @@ def test_counters_see_four_corners_per_sample_and_channel():
         lambda: ms_deform_attn_predicted(value, shapes, starts, torch.rand(2, 5, 1, 2), offsets, weights),
     ]
     for call in calls:
-        with use_ms_deform_attn_backend('bags'), FlopCounterMode(display=False) as counter:
+        with use_ms_deform_attn_backend('embedding_bag'), FlopCounterMode(display=False) as counter:
             call()
         # 2 images, 5 queries, 4 heads, 3 points, 8 channels: 4 corners, a product and a sum each.
         assert counter.get_total_flops() == 2 * 4 * (2 * 5 * 4 * 3 * 8)

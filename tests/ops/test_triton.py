@@ -1,4 +1,4 @@
-"""Triton's kernels without a GPU: their numbers in the interpreter, and whether they compile for one."""
+"""The Triton kernels without a GPU: their results in the interpreter, and whether they compile for one."""
 
 import os
 import re
@@ -41,13 +41,14 @@ def test_kernels_compile_for_hopper(kind, dtype):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from dinor1.ops.ms_deform_attn import triton_kernels as msda_kernels
-    from dinor1.ops.ms_deform_attn import triton_launch as msda_triton
+    from dinor1.ops.ms_deform_attn.triton_kernels import backward_kernel, forward_kernel
+    from dinor1.ops.ms_deform_attn.triton_launch import launch_options
 
-    pointers = dict.fromkeys(['value', 'first', 'second', 'output', 'grad', 'grad_first', 'grad_second'], f'*{dtype}')
+    of_dtype = ['value', 'sampling', 'attention', 'output', 'grad', 'grad_sampling', 'grad_attention']
+    pointers = dict.fromkeys(of_dtype, f'*{dtype}')
     pointers |= dict(reference='*fp32', grad_reference='*fp32', grad_value='*fp32')
     pointers |= dict(spatial_shapes='*i64', level_start_index='*i64')
-    options = msda_triton.launch_options(32, torch.float32)
+    options = launch_options(32, torch.float32)
     constants = dict(
         NUM_HEADS=8,
         CHANNELS=32,
@@ -64,7 +65,7 @@ def test_kernels_compile_for_hopper(kind, dtype):
         BLOCK_D=32,
         BLOCK_S=16,
     )
-    for kernel in (msda_kernels.forward_kernel, msda_kernels.backward_kernel):
+    for kernel in (forward_kernel, backward_kernel):
         names = kernel.arg_names
         signature = {name: 'constexpr' if name in constants else pointers.get(name, 'i32') for name in names}
         given = {(i,): constants[name] for i, name in enumerate(names) if name in constants}

@@ -1,0 +1,242 @@
+"""Validation and test loops that give every image its prompts, by the protocol that the config names.
+
+::
+
+    val_cfg = dict(type='PromptedValLoop', prompts=dict(type='VisualGeneric', num_exemplars=16, seed=0))
+    test_cfg = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[0, 1, 2])
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.evaluator import Evaluator
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, TestLoop, ValLoop
+from mmengine.runner.amp import autocast
+from mmengine.utils import ProgressBar
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.data import DataLoader
+
+from dinor1.engine.query_recorder import QueryRecorder
+from dinor1.evaluation import mean_and_std
+from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, VisualGeneric
+from dinor1.models import DINOR1
+from dinor1.registry import LOOPS, TASK_UTILS, takes_argument
+from dinor1.structures import DetectorOutput, PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_json
+
+
+def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtocol:
+    """A protocol from its config; ``VisualGeneric`` without a data set draws from the config's ``prompt_dataset``.
+
+    Another protocol ignores the settings of ``VisualGeneric`` that it does not have: who overrides the type alone,
+    ``test_cfg.prompts.type=TextPrompts``, leaves them in the config.
+
+    Raises:
+        InputError: there is no data set to draw from.
+    """
+    if isinstance(prompts, PromptProtocol):
+        return prompts
+    kind = TASK_UTILS.get(prompts['type'])
+    if kind is not None:
+        prompts = {
+            name: value
+            for name, value in prompts.items()
+            if name == 'type' or takes_argument(kind, name) or not takes_argument(VisualGeneric, name)
+        }
+    if kind is VisualGeneric and 'dataset' not in prompts:
+        if 'prompt_dataset' not in cfg:
+            raise InputError(
+                'VisualGeneric needs prompt_dataset, the images to take prompts from; add it to the config'
+            )
+        prompts = dict(prompts, dataset=cfg.prompt_dataset)
+    return TASK_UTILS.build(prompts)
+
+
+@LOOPS.register_module()
+class PromptedValLoop(ValLoop):
+    """MMEngine's validation loop with prompts, made from the current weights in every validation.
+
+    Args:
+        runner: The runner.
+        dataloader: Data loader, or its config.
+        evaluator: Evaluator, or its config.
+        prompts: Config of a protocol, see :mod:`dinor1.evaluation.prompt_protocols`.
+        query_recorder: Arguments of :class:`~dinor1.engine.query_recorder.QueryRecorder`, to record which queries find
+            the objects; None: nothing is recorded.
+        fp16: Mixed precision.
+
+    Attributes:
+        protocol: Where prompts come from.
+        prompts: Those of the present or the latest validation.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        prompts: dict | PromptProtocol,
+        query_recorder: dict | None = None,
+        fp16: bool = False,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16)
+        self.protocol = build_protocol(prompts, runner.cfg)
+        self.prompts: EvaluationPrompts | None = None
+        self.recorder = None if query_recorder is None else QueryRecorder(**query_recorder)
+
+    def run(self) -> dict[str, float]:
+        """Validate; returns the metrics."""
+        self.prompts = None  # those of the last validation were made from other weights
+        if self.recorder is not None:
+            self.recorder.start(_unwrap(self.runner.model))
+        metrics = super().run()
+        if self.recorder is not None:
+            name = f'val_epoch_{self.runner.epoch}'
+            self.recorder.write(Path(self.runner.work_dir), name, len(self.dataloader.dataset))
+        return metrics
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Detect on one batch."""
+        # Here and not before the loop: hooks may exchange the weights when the epoch begins.
+        if self.prompts is None:
+            self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
+        self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
+        with autocast(enabled=self.fp16):
+            samples, passes = predict_batch(self.runner, data_batch, self.prompts)
+        if self.recorder is not None:
+            self.recorder.process(samples, *passes[0])
+        self.evaluator.process(data_samples=samples, data_batch=data_batch)
+        self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=samples)
+
+
+@LOOPS.register_module()
+class PromptedTestLoop(TestLoop):
+    """MMEngine's test loop with prompts; with several seeds the whole test is repeated with other draws.
+
+    Args:
+        runner: The runner.
+        dataloader: Data loader, or its config.
+        evaluator: Evaluator, or its config.
+        prompts: Config of a protocol, see :mod:`dinor1.evaluation.prompt_protocols`.
+        seeds: Seeds of the draws, instead of the protocol's own.
+        query_recorder: Arguments of :class:`~dinor1.engine.query_recorder.QueryRecorder`, to record which queries find
+            the objects; None: nothing is recorded.
+        fp16: Mixed precision.
+
+    Attributes:
+        protocol: Where prompts come from.
+        prompts: Those of the present or the latest test.
+        results: Of the latest run, per seed ``prompts`` (their description) and ``metrics``.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        prompts: dict | PromptProtocol,
+        seeds: Sequence[int] | None = None,
+        query_recorder: dict | None = None,
+        fp16: bool = False,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16)
+        self.protocol, self.seeds = build_protocol(prompts, runner.cfg), seeds
+        self.prompts: EvaluationPrompts | None = None
+        self.recorder = None if query_recorder is None else QueryRecorder(**query_recorder)
+        self.results: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, float]:
+        """Test; returns the metrics, over several seeds their means.
+
+        Raises:
+            InputError: several seeds, and the protocol draws nothing.
+        """
+        protocols = [self.protocol] if self.seeds is None else [self.protocol.with_seed(seed) for seed in self.seeds]
+        self.results = [self.evaluate(protocol, self.recorder) for protocol in protocols]
+        return mean_and_std([result['metrics'] for result in self.results])[0]
+
+    def evaluate(self, protocol: PromptProtocol, recorder: QueryRecorder | None = None) -> dict[str, Any]:
+        """One whole test with the prompts of ``protocol``.
+
+        Args:
+            protocol: Where prompts come from.
+            recorder: Records the queries, and writes its file to the work directory.
+
+        Returns:
+            ``prompts``, their description, and ``metrics``.
+        """
+        self.protocol, self.recorder, self.prompts = protocol, recorder, None
+        if recorder is not None:
+            recorder.start(_unwrap(self.runner.model))
+        metrics = super().run()
+        if recorder is not None:
+            recorder.write(Path(self.runner.work_dir), 'test', len(self.dataloader.dataset))
+        return dict(prompts=self.prompts.description, metrics=metrics)
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Detect on one batch."""
+        # Here and not before the loop: hooks may exchange the weights when the epoch begins.
+        if self.prompts is None:
+            self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
+        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
+        with autocast(enabled=self.fp16):
+            samples, passes = predict_batch(self.runner, data_batch, self.prompts)
+        if self.recorder is not None:
+            self.recorder.process(samples, *passes[0])
+        self.evaluator.process(data_samples=samples, data_batch=data_batch)
+        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=samples)
+
+
+def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> EvaluationPrompts:
+    """Prompts from the present weights, with a progress bar; the draw is written to the work directory.
+
+    Raises:
+        InputError: the model takes no prompts.
+    """
+    model = _unwrap(runner.model)
+    if not isinstance(model, DINOR1):
+        raise InputError(
+            f'{type(model).__name__} takes no prompts; use val_cfg=dict(type="ValLoop") and '
+            'test_cfg=dict(type="TestLoop")'
+        )
+    count = protocol.num_images_to_encode()
+    bar = ProgressBar(count) if count and is_main_process() else None
+    prompts = protocol.prepare(model, dataset, bar and bar.update)
+    if count:
+        runner.logger.info(f'Visual prompts: {len(prompts.exemplars)} exemplars on {count} images')
+    if missing := prompts.description.get('without_exemplar'):
+        runner.logger.warning(f'Classes without a visual prompt, not offered and so never found: {missing}')
+    if prompts.boxes:
+        empty = sum(not exemplars for exemplars in prompts.boxes.values())
+        runner.logger.info(
+            'Visual-interactive prompts: a ground-truth box per class of each test image, the easiest protocol; '
+            f'{empty} of {len(prompts.boxes)} images show nothing and are asked for nothing'
+        )
+    if prompts.file_stem and is_main_process():
+        write_json(prompts.record(), Path(runner.work_dir) / f'{prompts.file_stem}.json')
+    return prompts
+
+
+def predict_batch(
+    runner: Runner, data_batch: dict, prompts: EvaluationPrompts
+) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
+    """Detections of one batch, and the decoder's output of every pass, see ``DINOR1.predict_and_output``."""
+    model = _unwrap(runner.model)
+    data = model.data_preprocessor(data_batch, False)
+    arguments = dict(prompts=prompts.of(data['data_samples']))
+    # A sharded model is gathered by its wrapper's forward; that of DDP would exchange buffers for nothing.
+    model = runner.model if isinstance(runner.model, FullyShardedDataParallel) else model
+    return model(**data, **arguments, mode='predict_and_output')
+
+
+def _unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,44 @@
+"""MMEngine's Runner with the model converters of the config."""
+
+from typing import Any
+
+import mmengine.runner
+from mmengine.hooks import Hook
+from torch import nn
+
+from dinor1.registry import RUNNERS
+from dinor1.utils.model_converters import ModelConverter, convert_model
+
+
+@RUNNERS.register_module(name='DINOR1Runner')
+class Runner(mmengine.runner.Runner):
+    """MMEngine's Runner for models that ``model_converters`` of the config change.
+
+    Everything else, from distributed wrappers and launchers to mixed precision, is MMEngine's.
+
+    Attributes:
+        model_converters: The converters that have been applied to the model.
+    """
+
+    model_converters: list[ModelConverter]
+
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        """Build the model and convert it, before it is wrapped and before the optimizer is built.
+
+        Raises:
+            InputError: a converter is unknown, or its settings do not fit the model.
+        """
+        model = super().build_model(model)
+        model, self.model_converters = convert_model(model, self.cfg.get('model_converters'), self.seed)
+        return model
+
+    def register_hooks(
+        self,
+        default_hooks: dict[str, Hook | dict] | None = None,
+        custom_hooks: list[Hook | dict] | None = None,
+    ) -> None:
+        """Register the hooks of the config, then those of the model converters."""
+        super().register_hooks(default_hooks, custom_hooks)
+        for converter in self.model_converters:
+            for hook in converter.hooks():
+                self.register_hook(hook)

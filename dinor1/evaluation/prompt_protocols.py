@@ -1,0 +1,182 @@
+"""Evaluation protocols: how the images of an evaluated set get their prompts.
+
+``TextPrompts``, ``VisualGeneric`` and ``VisualInteractive`` are what ``val_cfg.prompts`` and ``test_cfg.prompts`` of a
+config name; :mod:`dinor1.engine.loops` runs them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.dataset import BaseDataset
+from torch import nn
+
+from dinor1.registry import DATASETS, TASK_UTILS
+from dinor1.structures import BoxPrompts, PromptSet
+from dinor1.utils.errors import InputError
+
+from .visual_generic import Exemplar, build_bank, draw_exemplars
+from .visual_interactive import draw_interactive
+
+
+@dataclass(frozen=True)
+class EvaluationPrompts:
+    """The prompts of one evaluation.
+
+    Attributes:
+        description: What identifies a result: the protocol and its settings.
+        names: Class names of the evaluated set.
+        shared: Prompts of every image; None: each image has boxes of its own.
+        boxes: Per image id, the exemplars on the image itself; empty where ``shared`` is given.
+        exemplars: The instances that were drawn.
+        dataset: The data set that they were drawn from.
+        file_stem: Name of the file that records the draw, without suffix.
+    """
+
+    description: dict[str, Any]
+    names: tuple[str, ...]
+    shared: PromptSet | None = None
+    boxes: dict[int, list[Exemplar]] = field(default_factory=dict)
+    exemplars: Sequence[Exemplar] = ()
+    dataset: BaseDataset | None = None
+    file_stem: str = ''
+
+    def of(self, samples: Sequence[DetDataSample]) -> PromptSet | list[BoxPrompts]:
+        """The prompts of a batch, as :meth:`dinor1.models.DINOR1.predict` takes them."""
+        if self.shared is not None:
+            return self.shared
+        return [self._boxes_of(sample) for sample in samples]
+
+    def _boxes_of(self, sample: DetDataSample) -> BoxPrompts:
+        exemplars = self.boxes[sample.img_id]
+        boxes = torch.tensor([e.bbox for e in exemplars], dtype=torch.float32).reshape(-1, 4)
+        # Exemplars are in pixels of the original image, prompts in those of the network input.
+        boxes = boxes * boxes.new_tensor(sample.scale_factor).repeat(2)
+        return BoxPrompts(boxes, torch.tensor([e.label for e in exemplars], dtype=torch.long), self.names)
+
+    def record(self) -> dict[str, Any]:
+        """The draw as JSON can hold it: with the annotation file it reproduces the prompts."""
+        known = self.dataset.metainfo['classes']
+        exemplars = [dict(img_id=e.img_id, bbox=e.bbox, name=known[e.label]) for e in self.exemplars]
+        return dict(self.description, ann_file=str(self.dataset.ann_file), exemplars=exemplars)
+
+
+class PromptProtocol(ABC):
+    """Gives the images of an evaluated set their prompts."""
+
+    def num_images_to_encode(self) -> int:
+        """Images that :meth:`prepare` runs through the model."""
+        return 0
+
+    def with_seed(self, seed: int) -> 'PromptProtocol':
+        """The same protocol with another draw.
+
+        Raises:
+            InputError: the protocol draws nothing.
+        """
+        raise InputError(f'{type(self).__name__}: draws no visual prompts, there is nothing to repeat with a seed')
+
+    @abstractmethod
+    def prepare(
+        self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
+    ) -> EvaluationPrompts:
+        """Prompts from the present weights.
+
+        Args:
+            model: A :class:`dinor1.models.DINOR1`.
+            dataset: The evaluated set.
+            progress: Called after each image that was run through the model.
+        """
+
+
+@TASK_UTILS.register_module()
+class TextPrompts(PromptProtocol):
+    """The names of the evaluated set's classes."""
+
+    def prepare(
+        self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
+    ) -> EvaluationPrompts:
+        """See :meth:`PromptProtocol.prepare`."""
+        names = tuple(dataset.metainfo['classes'])
+        return EvaluationPrompts(dict(protocol='text'), names, model.text_prompt_set(names))
+
+
+@TASK_UTILS.register_module()
+class VisualGeneric(PromptProtocol):
+    """Per class the mean embedding of a few instances from other images.
+
+    Every class of the evaluated set is offered, but for those without an instance, which are never found.
+
+    Args:
+        dataset: Config of the data set that exemplars are drawn from, or the data set.
+        num_exemplars: N, instances per class.
+        seed: Of the draw.
+    """
+
+    def __init__(self, dataset: dict | BaseDataset, num_exemplars: int = 16, seed: int = 0) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.num_exemplars, self.seed = num_exemplars, seed
+        self.exemplars = draw_exemplars(self.dataset, num_exemplars, seed)
+
+    def with_seed(self, seed: int) -> 'VisualGeneric':
+        """See :meth:`PromptProtocol.with_seed`."""
+        return VisualGeneric(self.dataset, self.num_exemplars, seed)
+
+    def num_images_to_encode(self) -> int:
+        """See :meth:`PromptProtocol.num_images_to_encode`."""
+        return len({exemplar.index for exemplar in self.exemplars})
+
+    def prepare(
+        self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
+    ) -> EvaluationPrompts:
+        """See :meth:`PromptProtocol.prepare`."""
+        names, known = tuple(dataset.metainfo['classes']), self.dataset.metainfo['classes']
+        drawn = {known[exemplar.label] for exemplar in self.exemplars}
+        description = dict(protocol='visual-generic', num_exemplars=self.num_exemplars, seed=self.seed)
+        if missing := [name for name in names if name not in drawn]:
+            description['without_exemplar'] = missing
+        bank = build_bank(model, self.dataset, self.exemplars, progress)
+        return EvaluationPrompts(
+            description,
+            names,
+            bank.prompt_set(names),
+            exemplars=self.exemplars,
+            dataset=self.dataset,
+            file_stem=f'prompts_visual-generic_n{self.num_exemplars}_seed{self.seed}',
+        )
+
+
+@TASK_UTILS.register_module()
+class VisualInteractive(PromptProtocol):
+    """One ground-truth box per class of the test image itself.
+
+    Classes that the image does not show are not offered, which makes this the easiest protocol.
+
+    Args:
+        seed: Of the draw.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def with_seed(self, seed: int) -> 'VisualInteractive':
+        """See :meth:`PromptProtocol.with_seed`."""
+        return VisualInteractive(seed)
+
+    def prepare(
+        self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
+    ) -> EvaluationPrompts:
+        """See :meth:`PromptProtocol.prepare`."""
+        boxes = draw_interactive(dataset, self.seed)
+        note = 'prompts come from the test image, absent classes are not offered: easier than visual-generic'
+        return EvaluationPrompts(
+            dict(protocol='visual-interactive', seed=self.seed, note=note),
+            tuple(dataset.metainfo['classes']),
+            boxes=boxes,
+            exemplars=[exemplar for exemplars in boxes.values() for exemplar in exemplars],
+            dataset=dataset,
+            file_stem=f'prompts_visual-interactive_seed{self.seed}',
+        )

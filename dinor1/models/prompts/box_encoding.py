@@ -1,0 +1,84 @@
+"""Boxes in pixels to prompt embeddings: any boxes, and those that a training batch is prompted with."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from dinor1.structures import ImageFeatures
+from dinor1.utils.precision import at_least_float32
+
+from .sampling import PromptDraw
+from .visual import VisualPromptEncoder
+
+
+def encode_boxes(
+    prompt_encoder: VisualPromptEncoder,
+    features: ImageFeatures,
+    boxes: Sequence[Tensor],
+    image_shapes: Sequence[tuple[int, int]],
+) -> Tensor:
+    """Visual prompt embeddings of boxes on the images that ``features`` are of.
+
+    Args:
+        prompt_encoder: The encoder.
+        features: Of a batch.
+        boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
+        image_shapes: Per image (height, width) in pixels, without padding.
+
+    Returns:
+        (sum m, C) in the order of the images.
+    """
+    longest = max(len(box) for box in boxes)
+    padded = at_least_float32(features.feat).new_full((len(boxes), longest, 4), 0.5)
+    valid = torch.zeros(len(boxes), longest, dtype=torch.bool, device=padded.device)
+    for i, (box, (height, width)) in enumerate(zip(boxes, image_shapes, strict=True)):
+        normalised = box / box.new_tensor([width, height, width, height])
+        padded[i, : len(box)] = box_convert(normalised, 'xyxy', 'cxcywh')
+        valid[i, : len(box)] = True
+    return prompt_encoder(padded, features)[valid]
+
+
+def drawn_prompts(
+    prompt_encoder: VisualPromptEncoder,
+    features: ImageFeatures,
+    boxes: Sequence[Tensor],
+    image_shapes: Sequence[tuple[int, int]],
+    draw: PromptDraw,
+    every_box: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of the drawn exemplars.
+
+    No prompt depends on another: without ``every_box`` only the drawn boxes are encoded.
+
+    Args:
+        prompt_encoder: The encoder.
+        features: Of the batch.
+        boxes: Per image (m, 4) pixel xyxy of the network input.
+        image_shapes: Per image (height, width) in pixels, without padding.
+        draw: Which of the boxes are exemplars.
+        every_box: Encode all boxes.
+
+    Returns:
+        (K, C) in the order of the draw, and (n, C) of all boxes that were encoded, in the order of the images.
+    """
+    boxes = list(boxes)
+    if draw.labels[0] < 0:  # a batch without boxes: the whole first image
+        height, width = image_shapes[0]
+        boxes = [boxes[0].new_tensor([[0, 0, width, height]])] + [box[:0] for box in boxes[1:]]
+    image, index = draw.image, draw.box.clamp(min=0)
+    if every_box:
+        instances = encode_boxes(prompt_encoder, features, boxes, image_shapes)
+        start = torch.tensor([0] + [len(box) for box in boxes[:-1]], device=image.device).cumsum(0)
+        return instances[start[image] + index], instances
+    drawn = [box[index[image == i]] for i, box in enumerate(boxes)]
+    instances = encode_boxes(prompt_encoder, features, drawn, image_shapes)
+    # encode_boxes orders by image, the draw by class.
+    return instances[image.argsort(stable=True).argsort()], instances
+
+
+def mean_by_class(instances: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """(K, C) mean of the embeddings (n, C) of each class, by labels (n,) and classes (K,), each with an instance."""
+    member = (labels[None] == classes[:, None]).to(instances.dtype)
+    return member @ instances / member.sum(1, keepdim=True)

@@ -1,0 +1,60 @@
+"""Contrastive denoising queries: noised ground truth that the decoder learns to restore.
+
+DINO, Zhang et al., arXiv 2203.03605, section 3.3.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mmdet.models.layers import CdnQueryGenerator
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from dinor1.structures import DenoisingGroups
+
+
+class DenoisingQueries(NamedTuple):
+    """What stands before the selected queries in training.
+
+    Attributes:
+        content: (bs, num_dn, C).
+        boxes: (bs, num_dn, 4) normalised cxcywh.
+        attention_mask: (num_dn + num_queries, num_dn + num_queries) True = may not attend.
+        groups: How they are arranged.
+    """
+
+    content: Tensor
+    boxes: Tensor
+    attention_mask: Tensor
+    groups: DenoisingGroups
+
+
+def denoising_queries(
+    generator: CdnQueryGenerator,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    image_shapes: Sequence[tuple[int, int]],
+) -> DenoisingQueries:
+    """Noised ground truth of a batch, drawn from torch's global generator.
+
+    A label outside the generator's embedding is taken modulo its size: published checkpoints have 256 rows, and a data
+    set may have more classes. Classes that share a row only share the content that their noised queries start from:
+    targets and losses are of the prompts.
+
+    Args:
+        generator: MMDetection's, with the label embedding.
+        boxes: Per image (m, 4) pixel xyxy.
+        labels: Per image (m,) class indices.
+        image_shapes: Per image (height, width) in pixels, without padding.
+    """
+    samples = [
+        DetDataSample(
+            metainfo=dict(img_shape=shape),
+            gt_instances=InstanceData(bboxes=box, labels=label % generator.num_classes),
+        )
+        for box, label, shape in zip(boxes, labels, image_shapes, strict=True)
+    ]
+    content, box_logits, attention_mask, meta = generator(samples)
+    groups = DenoisingGroups(meta['num_denoising_queries'], meta['num_denoising_groups'])
+    return DenoisingQueries(content, box_logits.sigmoid(), attention_mask, groups)

@@ -1,0 +1,83 @@
+"""Changes that a config makes to a model after it has been built: ``model_converters=[dict(type=...), ...]``.
+
+This is the only place where building blocks reach into a model of another origin. Training, testing, checkpoint loading
+and the inferencer all convert through :func:`convert_model`, so that a checkpoint always meets the same layers.
+"""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from torch import nn
+
+from dinor1.registry import MODEL_CONVERTERS
+from dinor1.utils.errors import InputError
+
+
+class ModelConverter(ABC):
+    """Changes the layers of a model.
+
+    A converter runs before the model is wrapped for distributed training, before weights are loaded and before the
+    optimizer is built.
+    """
+
+    @abstractmethod
+    def convert(self, model: nn.Module, seed: int) -> nn.Module:
+        """Convert ``model``, in place or not.
+
+        Args:
+            model: The model as its config builds it, after the converters before this one.
+            seed: Seed of the run, for converters that draw random numbers.
+
+        Returns:
+            The converted model.
+
+        Raises:
+            InputError: the settings do not fit the model.
+        """
+
+    def hooks(self) -> list[Hook]:
+        """Hooks that a training or test run of the converted model needs; asked for after :meth:`convert`."""
+        return []
+
+
+def convert_model(
+    model: nn.Module, converters: Sequence[Mapping[str, Any]] | None, seed: int = 0
+) -> tuple[nn.Module, list[ModelConverter]]:
+    """Apply converters to a model, in order.
+
+    Args:
+        model: The model as its config builds it.
+        converters: Value of ``model_converters`` in a config; None: nothing to do.
+        seed: Seed of the run.
+
+    Returns:
+        The converted model, and the converters that have been applied.
+
+    Raises:
+        InputError: ``converters`` is not a list of dicts with a known ``type``, or the settings of one do not fit.
+    """
+    applied = []
+    for converter in _build(converters or ()):
+        model = converter.convert(model, seed)
+        applied.append(converter)
+    return model, applied
+
+
+def _build(converters: Sequence[Mapping[str, Any]]) -> list[ModelConverter]:
+    if isinstance(converters, Mapping | str) or not isinstance(converters, Sequence):
+        raise InputError(f'model_converters must be a list of dicts, got {converters!r}')
+    built = []
+    for number, settings in enumerate(converters):
+        kind = settings.get('type') if isinstance(settings, Mapping) else None
+        if kind is None:
+            raise InputError(f'model_converters[{number}] must be a dict with a type, got {settings!r}')
+        if isinstance(kind, str) and MODEL_CONVERTERS.get(kind) is None:
+            known = sorted(MODEL_CONVERTERS.module_dict)
+            close = difflib.get_close_matches(kind, known, n=1, cutoff=0)
+            hint = f'; did you mean {close[0]!r}?' if close else ''
+            raise InputError(f'model_converters[{number}]: there is no model converter {kind!r}{hint}')
+        built.append(MODEL_CONVERTERS.build(dict(settings)))
+    return built

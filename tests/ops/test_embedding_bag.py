@@ -1,0 +1,63 @@
+"""What is particular to the backend ``embedding_bag``: blocks, the canvas it keeps, two ways to sum a gradient."""
+
+import pytest
+import torch
+
+from dinor1.ops import ms_deform_attn_predicted, use_ms_deform_attn_backend
+from dinor1.ops.ms_deform_attn import embedding_bag
+from dinor1.ops.ms_deform_attn.sampling import PredictedSampling
+from tests.ops.attention_cases import Case, make_inputs
+
+
+def operands(**sizes):
+    """Value, levels, starts, and predictions around boxes, in double precision."""
+    case = Case('', 'boxes', torch.float64, shapes=((7, 5), (3, 4)), **sizes)
+    value, starts, predictions = make_inputs(case)
+    return value, list(case.shapes), starts, predictions
+
+
+@pytest.mark.parametrize(
+    'sizes', [dict(samples=40), dict(numbers=64), dict(sorted_samples=130), dict(samples=1, numbers=1)], ids=str
+)
+def test_results_do_not_depend_on_block_sizes(sizes):
+    value, shapes, _, predictions = operands(batch=3, queries=60)
+
+    def run(blocks):
+        sampling = PredictedSampling(value, shapes, *predictions)
+        output = embedding_bag.forward(value, shapes, sampling, blocks)
+        grad_value, grads = embedding_bag.backward(output.cos(), value, shapes, sampling, blocks=blocks)
+        return output, grad_value, *grads
+
+    default = embedding_bag.default_blocks(value.device)
+    for got, expected in zip(run(default._replace(**sizes)), run(default), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
+
+
+def test_few_and_many_samples_sum_the_same_gradient():
+    """The gradient of value is summed in one of two ways; more queries that have no gradient do not change it."""
+    value, shapes, _, predictions = operands(batch=2, queries=5)
+    grad = torch.rand(2, 5, value.shape[2] * value.shape[3], dtype=torch.float64)
+
+    def grad_of_value(repeats):
+        sampling = PredictedSampling(value, shapes, *(t.repeat_interleave(repeats, 1) for t in predictions))
+        sparse = torch.zeros(2, 5, repeats, grad.shape[-1], dtype=grad.dtype)
+        sparse[:, :, 0] = grad
+        return embedding_bag.backward(sparse.flatten(1, 2), value, shapes, sampling, need_sampling=False)
+
+    few, many = grad_of_value(1)[0], grad_of_value(100)[0]
+    torch.testing.assert_close(few, many, rtol=0, atol=1e-14)
+    assert few.abs().max() > 0.1
+
+
+def test_trains_after_inference_mode_and_under_another_default_device():
+    """What the first call of a size keeps for later calls does not depend on the circumstances of that call."""
+    # No other test has five heads.
+    value, shapes, starts, predictions = operands(heads=5)
+    leaves = [t.requires_grad_() for t in (value, *predictions)]
+    with use_ms_deform_attn_backend('embedding_bag'), torch.device('meta'):
+        with torch.inference_mode():
+            expected = ms_deform_attn_predicted(leaves[0], shapes, starts, *leaves[1:])
+        output = ms_deform_attn_predicted(leaves[0], shapes, starts, *leaves[1:])
+        output.sum().backward()
+    torch.testing.assert_close(output.detach(), expected.clone(), rtol=0, atol=0)
+    assert all(leaf.grad.isfinite().all() and leaf.grad.device.type == 'cpu' for leaf in leaves)
