@@ -46,7 +46,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from mmengine.model import is_model_wrapper
 
     import dinor1
 
@@ -57,6 +56,7 @@ def main() -> None:
     from dinor1.inference.acceleration import compile_detector, set_inference_dtype
     from dinor1.utils.checkpoint import check_checkpoint
     from dinor1.utils.config import load_config
+    from dinor1.utils.distributed import unwrapped
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output, write_json
 
@@ -81,7 +81,7 @@ def main() -> None:
 
     runner = Runner.from_cfg(cfg)
     check_checkpoint(runner.model, args.checkpoint)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     if args.amp:
         set_inference_dtype(model, args.amp, '--amp')
     if args.compile:

@@ -15,7 +15,6 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from mmengine.utils import ProgressBar
@@ -28,6 +27,7 @@ from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol
 from dinor1.models import DINOR1
 from dinor1.registry import LOOPS, TASK_UTILS, takes_argument
 from dinor1.structures import DetectorOutput, PromptSet
+from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import write_json
 
@@ -95,7 +95,7 @@ class PromptedValLoop(ValLoop):
         """Validate; returns the metrics."""
         self.prompts = None  # those of the last validation were made from other weights
         if self.recorder is not None:
-            self.recorder.start(_unwrap(self.runner.model))
+            self.recorder.start(unwrapped(self.runner.model))
         metrics = super().run()
         if self.recorder is not None:
             name = f'val_epoch_{self.runner.epoch}'
@@ -175,7 +175,7 @@ class PromptedTestLoop(TestLoop):
         """
         self.protocol, self.recorder, self.prompts = protocol, recorder, None
         if recorder is not None:
-            recorder.start(_unwrap(self.runner.model))
+            recorder.start(unwrapped(self.runner.model))
         metrics = super().run()
         if recorder is not None:
             recorder.write(Path(self.runner.work_dir), 'test', len(self.dataloader.dataset))
@@ -202,7 +202,7 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
     Raises:
         InputError: the model takes no prompts.
     """
-    model = _unwrap(runner.model)
+    model = unwrapped(runner.model)
     if not isinstance(model, DINOR1):
         raise InputError(
             f'{type(model).__name__} takes no prompts; use val_cfg=dict(type="ValLoop") and '
@@ -230,13 +230,9 @@ def predict_batch(
     runner: Runner, data_batch: dict, prompts: EvaluationPrompts
 ) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
     """Detections of one batch, and the decoder's output of every pass, see ``DINOR1.predict_and_output``."""
-    model = _unwrap(runner.model)
+    model = unwrapped(runner.model)
     data = model.data_preprocessor(data_batch, False)
     arguments = dict(prompts=prompts.of(data['data_samples']))
     # A sharded model is gathered by its wrapper's forward; that of DDP would exchange buffers for nothing.
     model = runner.model if isinstance(runner.model, FullyShardedDataParallel) else model
     return model(**data, **arguments, mode='predict_and_output')
-
-
-def _unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    return model.module if is_model_wrapper(model) else model

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from dinor1.registry import MODELS
+from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 from dinor1.utils.model_converters import convert_model
 
@@ -37,7 +37,7 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
     state_dict = _state_dict(checkpoint, path)
     if resume:
         _check_resumable(checkpoint, path)
-    _compare(model.module if is_model_wrapper(model) else model, state_dict, path, partial)
+    _compare(unwrapped(model), state_dict, path, partial)
 
 
 def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:

@@ -25,7 +25,7 @@ EXCEPTIONS = {
     ),
 }
 # Modules that a block's `register.py` imports, and what they may import in addition.
-REGISTERED = ('dinor1.registry', *FRAMEWORKS)
+REGISTERED = ('dinor1.registry', 'dinor1.utils.model_converters', *FRAMEWORKS)
 
 
 def folder(block: str) -> Path:

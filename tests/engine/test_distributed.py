@@ -10,16 +10,16 @@ from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel
 from tests.conftest import tiny_config
 from tests.two_processes import join, leave, run
 
+GRQO = {'model.bbox_head.loss_grqo': dict(type='GRQOLoss')}
 COUNTS = {0: (3, 1), 1: (0, 0)}  # the second process sees no box at all
 
 
 def step(rank: int, port: int, model, batches, queue) -> None:
     """One GRQO step of one process; reports its gradients."""
     join(rank, port)
-    from dinor1.models import GRQOSettings
+    from dinor1.models import ReferenceModel
 
-    model.set_grqo(GRQOSettings())
-    model.reference = copy.deepcopy(model).eval().requires_grad_(False).objectness
+    model.reference = ReferenceModel(copy.deepcopy(model).eval())
     # Without find_unused_parameters, DDP stops at the second step if a parameter got no gradient in the first.
     wrapped = MMDistributedDataParallel(model)
     inputs, samples = batches[rank]
@@ -56,7 +56,7 @@ def sharded(rank: int, port: int, cfg, batches, queue) -> None:
 
 def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
     batches = {rank: make_batch(counts, seed=rank) for rank, counts in COUNTS.items()}
-    (_, loss, gradients), (_, other_loss, other_gradients) = run(step, build_tiny(), batches)
+    (_, loss, gradients), (_, other_loss, other_gradients) = run(step, build_tiny(**GRQO), batches)
     assert loss == loss
     assert other_loss == other_loss
     for name, gradient in gradients.items():
@@ -65,7 +65,7 @@ def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
 
 def test_a_sharded_model_gets_a_whole_reference(make_batch):
     """Same weights, same mode, no dropout: the KL is 0 only if the gathered weights are the right ones."""
-    (_, loss, kl), (_, other_loss, other_kl) = run(sharded, tiny_config(), {0: make_batch((2, 1))})
+    (_, loss, kl), (_, other_loss, other_kl) = run(sharded, tiny_config(**GRQO), {0: make_batch((2, 1))})
     assert loss == other_loss
     assert loss == loss
     assert kl == other_kl == 0

@@ -8,11 +8,11 @@ import torch
 
 from dinor1.engine import LossGradientHook
 from dinor1.engine.hooks.loss_gradients import TERMS, measure_terms, participation
-from dinor1.models import GRQOSettings
 from dinor1.utils.errors import InputError
 
 ITERS = 6  # per epoch
 HOOK = 'default_hooks.gradients'
+GRQO = 'model.bbox_head.loss_grqo'
 DETECTION = set(TERMS) - {'alignment'}
 
 
@@ -29,10 +29,8 @@ def test_participation():
 @pytest.mark.parametrize('counts', [(3, 2), (0, 0)])
 def test_norms_are_those_of_backward(build_tiny, make_batch, counts):
     """Each term alone, by backward() through a forward pass of its own."""
-    model = build_tiny().train()
+    model = build_tiny(**{GRQO: dict(type='GRQOLoss', alpha=1.0, beta=0.0)}).train()
     data = batch(make_batch, counts)
-    settings = GRQOSettings(alpha=1.0, beta=0.0)
-    model.set_grqo(settings)
     torch.manual_seed(5)
     measured = measure_terms(model, data)
     torch.manual_seed(5)
@@ -68,7 +66,7 @@ def test_the_model_is_left_as_it_was(build_tiny, make_batch):
     state = torch.get_rng_state()
     measured = measure_terms(model, data)
     assert torch.equal(state, torch.get_rng_state())
-    assert model.bbox_head.grqo is None
+    assert model.bbox_head.loss_grqo is None
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert 'kl' not in measured['norm']
@@ -77,12 +75,25 @@ def test_the_model_is_left_as_it_was(build_tiny, make_batch):
     assert measured['figures']['grqo_reward_std'] > 0
 
 
+def test_the_models_own_loss_is_left_as_it_was(build_tiny, make_batch):
+    """Both while it takes part and while the warm-up has switched it off."""
+    model = build_tiny(**{GRQO: dict(type='GRQOLoss', beta=0.0, alpha=0.5)}).train()
+    own = model.bbox_head.loss_grqo
+    for enabled in (True, False):
+        own.enabled = enabled
+        measured = measure_terms(model, batch(make_batch))
+        assert model.bbox_head.loss_grqo is own
+        assert (own.enabled, own.alpha, own.beta) == (enabled, 0.5, 0.0)
+        # During the warm-up it is what the default reward would do.
+        assert measured['alpha'] == (0.5 if enabled else 0.01)
+
+
 def test_the_unmuted_reward_has_no_gradient(build_tiny, make_batch):
     """What the formulas say, in the whole detector: rounding is all that is left."""
-    model = build_tiny().train()
     norms = {}
     for mute in (1 / 3, 0.0):
-        model.set_grqo(GRQOSettings(alpha=1.0, beta=0.0, mute=mute, allow_vanishing=True))
+        loss = dict(type='GRQOLoss', alpha=1.0, beta=0.0, mute=mute, allow_vanishing=True)
+        model = build_tiny(**{GRQO: loss}).train()
         torch.manual_seed(0)
         norms[mute] = measure_terms(model, batch(make_batch))['norm']['advantage']
     assert norms[0.0] < 1e-4 * norms[1 / 3]
@@ -115,8 +126,8 @@ def test_training_is_the_same_with_samplers_noise_and_norms_that_count(train):
             proj_channels=(16, 32),
             resample='always',
         ),
-        'model.norm_cfg': dict(type='PN', warmup_iters=4),
-        'custom_hooks': [dict(type='IntegerTrainingHook', bits=(8, 8, 8), stats_interval=1)],
+        'model.transformer.norm_cfg': dict(type='PN', warmup_iters=4),
+        'model_converters': [dict(type='IntegerTraining', bits=(8, 8, 8), stats_interval=1)],
         'train_cfg.max_epochs': 2,
     }
     one, plain = train('plain', **changes)

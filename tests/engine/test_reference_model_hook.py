@@ -1,4 +1,4 @@
-"""The stage switch and the reference model, inside real runs of MMEngine's Runner."""
+"""The stage switch and the reference model, inside real runs of the Runner."""
 
 import os
 import signal
@@ -30,8 +30,8 @@ def test_sft_then_grqo(train):
 def test_kl_is_zero_in_the_first_iteration_after_each_refresh(train):
     """Student and reference in the same mode, without dropout, see the same prompts and have the same weights."""
     overrides = {
-        'default_hooks.grqo.mode': 'train',
-        'model.encoder.fusion_layer_cfg': dict(dropout=0.0),
+        'default_hooks.reference.mode': 'train',
+        'model.encoder.fusion.dropout': 0.0,
     }
     _, record = train('run', **overrides)
     kl = [scalars['grqo_kl'] for scalars in record.history[ITERS:]]
@@ -49,11 +49,13 @@ def test_the_reference_is_outside_of_model_optimizer_and_checkpoint(train):
     def look(runner):
         if runner.iter == 2 * ITERS - 1:
             hook = next(h for h in runner.hooks if isinstance(h, ReferenceModelHook))
-            ids = {id(p) for p in hook.reference.parameters()}
+            reference = hook.reference.model
+            assert runner.model.reference is hook.reference
+            ids = {id(p) for p in reference.parameters()}
             seen['in_model'] = any(id(p) in ids for p in runner.model.parameters())
             groups = runner.optim_wrapper.optimizer.param_groups
             seen['in_optimizer'] = any(id(p) in ids for group in groups for p in group['params'])
-            seen['trainable'] = any(p.requires_grad for p in hook.reference.parameters())
+            seen['trainable'] = any(p.requires_grad for p in reference.parameters())
 
     runner, _ = train('run', look)
     assert seen == dict(in_model=False, in_optimizer=False, trainable=False)
@@ -66,7 +68,7 @@ def test_the_reference_is_outside_of_model_optimizer_and_checkpoint(train):
 @pytest.mark.parametrize(('at', 'refresh'), [(ITERS + 2, 1), (2 * ITERS - 1, None), (2 * ITERS, 1)])
 def test_interrupted_and_resumed_equals_uninterrupted(train, at, refresh):
     """SIGTERM inside the GRQO stage, in the middle of an epoch, in its last and in its first iteration."""
-    overrides = {'default_hooks.grqo.refresh': refresh}
+    overrides = {'default_hooks.reference.refresh': refresh}
     _, whole = train('whole', **overrides)
 
     def stop(runner):
@@ -94,10 +96,10 @@ def test_resume_without_the_reference_is_refused(train, tmp_path):
 
 def test_weights_alone_begin_with_a_reference_of_their_own(train, tmp_path):
     """``load_from`` is no resumption: nothing of the reference of that run is needed, or used."""
-    train('first', **{'default_hooks.grqo.refresh': None})
+    train('first', **{'default_hooks.reference.refresh': None})
     (tmp_path / 'first' / 'grqo_reference.pth').unlink()
-    overrides = {'default_hooks.grqo.warmup': 0, 'default_hooks.grqo.mode': 'train'}
-    overrides |= {'model.encoder.fusion_layer_cfg': dict(dropout=0.0), 'train_cfg.max_epochs': 1}
+    overrides = {'default_hooks.reference.warmup': 0, 'default_hooks.reference.mode': 'train'}
+    overrides |= {'model.encoder.fusion.dropout': 0.0, 'train_cfg.max_epochs': 1}
     _, record = train('second', load_from=str(tmp_path / 'first' / 'epoch_2.pth'), **overrides)
     assert record.history[0]['grqo_kl'] < 1e-8
 
@@ -105,7 +107,7 @@ def test_weights_alone_begin_with_a_reference_of_their_own(train, tmp_path):
 def test_grqo_from_the_checkpoint_of_sft_equals_a_run_of_its_own(train, tmp_path):
     """What the demo does: both arms share the first epoch."""
     _, whole = train('whole')
-    train('sft', **{'default_hooks.grqo.warmup': 99})
+    train('sft', **{'default_hooks.reference.warmup': 99})
     _, rest = train('rest', resume=True, load_from=str(tmp_path / 'sft' / 'epoch_1.pth'))
     assert rest.history == whole.history[ITERS:]
 
@@ -114,9 +116,41 @@ def test_beta_zero_needs_no_reference(train):
     def look(runner):
         assert runner.model.reference is None
 
-    _, record = train('run', look, **{'default_hooks.grqo.beta': 0.0})
+    _, record = train('run', look, **{'model.bbox_head.loss_grqo.beta': 0.0})
     assert record.history[-1]['grqo_kl'] == 0
     assert 'loss_grqo' in record.history[-1]
+
+
+def test_without_the_hook_grqo_begins_at_once_if_nothing_needs_a_reference(train):
+    without = dict(without=['reference'], **{'train_cfg.max_epochs': 1, 'model.bbox_head.loss_grqo.beta': 0.0})
+    _, alone = train('alone', **without)
+    assert len(alone.history) == ITERS
+    assert all('loss_grqo' in scalars for scalars in alone.history)
+    # What the hook would do without a warm-up, to the bit.
+    hook = {'default_hooks.reference.warmup': 0}
+    _, hooked = train('hooked', **hook, **{key: value for key, value in without.items() if key != 'without'})
+    assert alone.history == hooked.history
+
+
+def test_without_the_hook_a_loss_that_needs_a_reference_is_refused(train):
+    with pytest.raises(InputError, match=r"add default_hooks\.reference=dict\(type='ReferenceModelHook'\)") as error:
+        train('run', without=['reference'])
+    assert '\n' not in str(error.value)
+
+
+def test_a_plain_model_is_left_behind(train):
+    """After the training the loss takes part again and nothing refers to the reference."""
+    seen = []
+
+    def look(runner):
+        seen.append((runner.model.bbox_head.loss_grqo.enabled, runner.model.reference is not None))
+
+    runner, _ = train('run', look, **{'train_cfg.max_epochs': 2})
+    assert seen == [(False, False)] * ITERS + [(True, True)] * ITERS
+    assert runner.model.bbox_head.loss_grqo.enabled
+    assert runner.model.reference is None
+    sft, _ = train('sft', **{'train_cfg.max_epochs': 1})
+    assert sft.model.bbox_head.loss_grqo.enabled
 
 
 def test_the_clipped_ratio_needs_a_reference_without_kl_too(train):
@@ -126,7 +160,7 @@ def test_the_clipped_ratio_needs_a_reference_without_kl_too(train):
     def look(runner):
         seen.append(runner.model.reference is not None)
 
-    _, record = train('run', look, **{'default_hooks.grqo.beta': 0.0, 'default_hooks.grqo.objective': 'clipped'})
+    _, record = train('run', look, **{'model.bbox_head.loss_grqo.beta': 0.0, 'model.bbox_head.loss_grqo.objective': 'clipped'})
     assert seen == [False] * ITERS + [True] * 2 * ITERS
     assert record.history[-1]['grqo_kl'] > 0
 
@@ -138,7 +172,7 @@ def test_epochs_are_refused_where_there_are_none(train):
 
 
 def test_a_warmup_without_end_is_said(train, tmp_path):
-    _, record = train('run', **{'default_hooks.grqo.warmup': 3, 'log_level': 'WARNING'})
+    _, record = train('run', **{'default_hooks.reference.warmup': 3, 'log_level': 'WARNING'})
     (log,) = (tmp_path / 'run').glob('*/*.log')
     assert 'GRQO never begins: warmup=3, and the training ends after 3 epochs' in log.read_text()
     assert not any('loss_grqo' in scalars for scalars in record.history)
@@ -162,7 +196,7 @@ def test_a_gpu_that_emulates_half_precision_is_named(train, monkeypatch):
 
 def test_by_iteration(train):
     _, record = train(
-        'run', **{'default_hooks.grqo': dict(type='ReferenceModelHook', warmup=4, refresh=3, by_epoch=False)}
+        'run', **{'default_hooks.reference': dict(type='ReferenceModelHook', warmup=4, refresh=3, by_epoch=False)}
     )
     assert ['loss_grqo' in scalars for scalars in record.history] == [False] * 4 + [True] * (3 * ITERS - 4)
 
@@ -235,16 +269,19 @@ def test_a_vanishing_reward_is_refused_before_the_first_iteration(train):
         train('run', **{'model.num_queries': 1})
 
 
-def test_a_model_without_objectness_is_refused(train):
+def test_a_model_without_grqo_is_refused(train):
     class Runner:
         model = torch.nn.Linear(1, 1)
 
-    with pytest.raises(InputError, match='objectness'):
+    with pytest.raises(InputError, match='Linear has no GRQO'):
         ReferenceModelHook().before_train(Runner)
+    # The right detector, but its head has no such loss.
+    with pytest.raises(InputError, match="DINOR1 has no GRQO; .*loss_grqo=dict\\(type='GRQOLoss'\\)"):
+        train('run', **{'model.bbox_head.loss_grqo': None})
 
 
 @pytest.mark.parametrize(
-    'arguments', [dict(mode='other'), dict(dtype='float8'), dict(warmup=-1), dict(refresh=0), dict(mute=0.0)]
+    'arguments', [dict(mode='other'), dict(dtype='float8'), dict(warmup=-1), dict(refresh=0)]
 )
 def test_bad_arguments(arguments):
     with pytest.raises(InputError):

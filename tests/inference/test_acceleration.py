@@ -27,15 +27,13 @@ def model(build_tiny):
 
 @pytest.fixture
 def batch(make_batch):
-    """``batch(num_prompts, side)``: two images and prompts for them."""
+    """``batch(num_prompts, side)``: two images and prompts for them, the arguments of the model."""
 
     def make(num_prompts, side=64, shapes=None):
         inputs, samples = make_batch((1, 1), side=side, shapes=shapes)
         embeddings = torch.randn(num_prompts, 32, generator=torch.Generator().manual_seed(num_prompts))
         prompts = PromptSet.from_classes(embeddings, [f'class {i}' for i in range(num_prompts)])
-        for sample in samples:
-            sample.set_field(prompts, 'prompts')
-        return inputs, samples
+        return dict(inputs=inputs, data_samples=samples, prompts=prompts)
 
     return make
 
@@ -56,11 +54,11 @@ def test_two_graphs_for_any_number_of_prompts(model, batch):
     """Backbone with neck, and encoder to decoder: no break, and no further graph for other prompts."""
     torch._dynamo.reset()
     calls = [batch(count) for count in (3, 5, 8)]
-    expected = [model._forward(*call) for call in calls]
+    expected = [model(**call) for call in calls]
     graphs = Graphs()
     compile_detector(model, 'cpu', backend=graphs)
     for call, wanted in zip(calls, expected, strict=True):
-        for got, want in zip(model._forward(*call), wanted, strict=True):
+        for got, want in zip(model(**call), wanted, strict=True):
             # The same operators in the same order; eager mode takes the definition for so few samples.
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
         assert len(graphs) == 2
@@ -74,17 +72,17 @@ def test_padding_another_size_and_bfloat16_are_graphs_of_their_own(model, batch)
     torch._dynamo.reset()
     graphs = Graphs()
     compile_detector(model, 'cpu', backend=graphs)
-    model._forward(*batch(3))
+    model(**batch(3))
     for call, added in [
         (batch(3, shapes=[(64, 48), (56, 64)]), 1),  # the same backbone
         (batch(3, side=96), 2),
     ]:
         before = len(graphs)
-        model._forward(*call)
+        model(**call)
         assert len(graphs) == before + added
     set_inference_dtype(model, 'bfloat16', 'dtype')
     before = len(graphs)
-    model._forward(*batch(3))
+    model(**batch(3))
     assert len(graphs) == before + 2
 
 
@@ -107,7 +105,7 @@ def test_other_models_are_refused():
 @torch.no_grad()
 def test_bfloat16_stays_close_and_what_must_be_exact_is_float32(model, batch, monkeypatch):
     call = batch(4)
-    expected_logits, expected_boxes = model._forward(*call)
+    expected_logits, expected_boxes = model(**call)
     seen = {}
     for name in ('cls_branches', 'reg_branches'):
         for branch in getattr(model.bbox_head, name):
@@ -120,7 +118,7 @@ def test_bfloat16_stays_close_and_what_must_be_exact_is_float32(model, batch, mo
         lambda module, inputs, output: seen.setdefault('ffn', set()).add(output.dtype)
     )
     set_inference_dtype(model, 'bfloat16', 'dtype')
-    logits, boxes = model._forward(*call)
+    logits, boxes = model(**call)
     assert seen['cls_branches'] == seen['reg_branches'] == {torch.float32}
     assert seen['ffn'] == {torch.bfloat16}
     assert logits.dtype == boxes.dtype == torch.float32
@@ -128,7 +126,7 @@ def test_bfloat16_stays_close_and_what_must_be_exact_is_float32(model, batch, mo
     scores = {}
     for dtype in ('float32', 'bfloat16'):
         set_inference_dtype(model, dtype, 'dtype')
-        scores[dtype] = token_scores(model, *call)
+        scores[dtype] = token_logits(model, **call)
     difference = (scores['float32'] - scores['bfloat16']).abs()
     assert 0 < difference.max() < 0.05 * scores['float32'].std()
     assert (logits.sigmoid().amax() - expected_logits.sigmoid().amax()).abs() < 0.05
@@ -136,12 +134,13 @@ def test_bfloat16_stays_close_and_what_must_be_exact_is_float32(model, batch, mo
     assert boxes.shape == expected_boxes.shape
 
 
-def token_scores(model, inputs, samples):
+def token_logits(model, inputs, data_samples, prompts):
     """(bs, T, K) logits of all encoder tokens."""
-    features = model.encode_image(inputs, samples)
-    prompts = PromptBatch.stack([sample.prompts for sample in samples])
-    with model._inference_precision():
-        return model.token_logits(*model.encoder(**features, prompts=prompts), prompts, features)[0]
+    features = model.encode_image(inputs, data_samples)
+    prompts = PromptBatch.stack([prompts] * len(inputs))
+    with torch.autocast('cpu', dtype=model.inference_dtype, enabled=model.inference_dtype is not None):
+        memory, prompts = model.encoder(features, prompts)
+        return model.token_scores(memory, features, prompts).logits
 
 
 def test_training_is_not_touched(model, make_batch):

@@ -8,9 +8,10 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dinor1.models import GRQOSettings
-from dinor1.models.losses import targets_of
+from dinor1.models import GRQOLoss
+from dinor1.models.losses import pad_targets
 from dinor1.registry import MODELS
+from dinor1.structures import DenoisingGroups, DetectorOutput, PromptBatch, QuerySelection
 from dinor1.utils.errors import InputError
 from tests.conftest import tiny_config
 
@@ -52,11 +53,11 @@ def language_model(folder):
 def pair(build_tiny, bert_folder):
     """Our detector and MMDetection's, at its own hard-coded width 256, with the same weights."""
     overrides = {
-        'model.embed_dims': 256,
-        'model.num_heads': 8,
-        'model.feedforward_channels': 64,
-        'model.encoder.fusion_layer_cfg.embed_dim': 1024,
-        'model.language_model': language_model(bert_folder),
+        'model.transformer.embed_dims': 256,
+        'model.transformer.num_heads': 8,
+        'model.transformer.feedforward_channels': 64,
+        'model.encoder.fusion.embed_dims': 1024,
+        'model.prompts.language_model': language_model(bert_folder),
     }
     ours = build_tiny(**overrides)
     for name, parameter in ours.named_parameters():
@@ -145,7 +146,7 @@ def test_checkpoint_lacks_only_the_prompt_encoder(pair):
 
 
 def test_the_frozen_language_model_has_no_dropout_in_training(build_tiny, bert_folder):
-    model = build_tiny(**{'model.language_model': language_model(bert_folder)}).train()
+    model = build_tiny(**{'model.prompts.language_model': language_model(bert_folder)}).train()
     first, second = (model.text_prompt_set(NAMES).embeddings for _ in range(2))
     assert model.training
     assert torch.equal(first, second)
@@ -153,8 +154,8 @@ def test_the_frozen_language_model_has_no_dropout_in_training(build_tiny, bert_f
 
 def test_alignment_adds_the_logit_scale_only(build_tiny, bert_folder):
     """Relative to Grounding DINO, besides the prompt encoder."""
-    plain = build_tiny(**{'model.language_model': language_model(bert_folder)})
-    aligned = build_tiny(**{'model.language_model': language_model(bert_folder), 'model.alignment': dict()})
+    plain = build_tiny(**{'model.prompts.language_model': language_model(bert_folder)})
+    aligned = build_tiny(**{'model.prompts.language_model': language_model(bert_folder), 'model.prompts.alignment': dict()})
     assert set(aligned.state_dict()) - set(plain.state_dict()) == {'alignment.logit_scale'}
 
 
@@ -171,9 +172,7 @@ def text_logits(theirs, inputs, samples):
 def test_text_logits_and_boxes(pair, make_batch):
     ours, theirs = pair
     inputs, samples = make_batch((2, 1), shapes=[(64, 48), (56, 64)])
-    for sample in samples:
-        sample.text = NAMES
-    logits, boxes = ours._forward(inputs, samples)
+    logits, boxes = ours(inputs, samples, prompts=ours.text_prompt_set(NAMES))
     their_logits, their_boxes = text_logits(theirs, inputs, samples)
     their_logits = their_logits[..., : logits.shape[-1]]
     assert torch.isfinite(logits).any()
@@ -188,11 +187,9 @@ def test_text_logits_and_boxes(pair, make_batch):
 def test_text_detections(pair, make_batch):
     ours, theirs = pair
     inputs, samples = make_batch((2, 1), shapes=[(64, 48), (56, 64)])
+    mine = [s.pred_instances for s in ours.predict(inputs, copy.deepcopy(samples), ours.text_prompt_set(NAMES))]
     for sample in samples:
-        sample.text = NAMES
-    mine = [s.pred_instances for s in ours.predict(inputs, copy.deepcopy(samples))]
-    for sample in samples:
-        sample.custom_entities = True
+        sample.text, sample.custom_entities = NAMES, True
     for found, expected in zip(mine, theirs.predict(inputs, samples), strict=True):
         expected = expected.pred_instances
         torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
@@ -214,10 +211,10 @@ class LossInputs:
 
     def __init__(self, make_batch):
         _, self.samples = make_batch(self.counts, shapes=[(64, 48), (64, 64), (40, 64)])
-        self.instances = []
+        self.instances, self.positive_maps = [], []
         for sample in self.samples:
             eye = torch.eye(self.num_prompts)[sample.gt_instances.labels % self.num_prompts]
-            sample.gt_instances.positive_maps = eye
+            self.positive_maps.append(eye)
             self.instances.append(
                 InstanceData(
                     bboxes=sample.gt_instances.bboxes,
@@ -229,7 +226,6 @@ class LossInputs:
         batch, queries = len(self.counts), self.num_dn + self.num_queries
         self.references = torch.rand(3, batch, queries, 4) * 0.8 + 0.1
         self.mask = torch.ones(batch, self.num_prompts, dtype=torch.bool)
-        self.dn_meta = dict(num_denoising_queries=self.num_dn, num_denoising_groups=1)
         self.tensors = dict(
             hidden=torch.randn(2, batch, queries, 256) * 0.5,
             prompts=torch.randn(batch, self.num_prompts, 256),
@@ -238,9 +234,16 @@ class LossInputs:
         )
 
     def ours(self, head, hidden, prompts, enc_class, enc_boxes):
-        targets = targets_of([s.gt_instances for s in self.samples], [s.img_shape for s in self.samples])
-        boxes, best = enc_boxes.sigmoid(), enc_class.amax(-1)
-        return head.loss(hidden, self.references, prompts, self.mask, enc_class, boxes, self.dn_meta, targets, best)
+        gt_boxes, shapes = [s.gt_instances.bboxes for s in self.samples], [s.img_shape for s in self.samples]
+        best = enc_class.amax(-1)
+        output = DetectorOutput(
+            hidden_states=hidden,
+            references=self.references,
+            prompts=PromptBatch(prompts, self.mask, torch.arange(self.num_prompts).expand_as(self.mask)),
+            selection=QuerySelection(best.detach().argsort(-1), best, enc_class, enc_boxes.sigmoid()),
+            denoising=DenoisingGroups(self.num_dn, 1),
+        )
+        return head.loss(output, pad_targets(gt_boxes, self.positive_maps, shapes), best.detach() + 0.1)
 
     def theirs(self, head, hidden, prompts, enc_class, enc_boxes):
         head.text_masks = self.mask
@@ -248,7 +251,8 @@ class LossInputs:
         padding = enc_class.new_full((*enc_class.shape[:2], 64 - self.num_prompts), float('-inf'))
         enc_class = torch.cat([enc_class, padding], -1)
         metas = [s.metainfo for s in self.samples]
-        return head.loss_by_feat(*outs, enc_class, enc_boxes.sigmoid(), self.instances, metas, self.dn_meta)
+        dn_meta = dict(num_denoising_queries=self.num_dn, num_denoising_groups=1)
+        return head.loss_by_feat(*outs, enc_class, enc_boxes.sigmoid(), self.instances, metas, dn_meta)
 
 
 def test_losses_equal_mmdetection(pair, make_batch):
@@ -263,11 +267,11 @@ def test_losses_equal_mmdetection(pair, make_batch):
         torch.testing.assert_close(mine[name], value.squeeze(), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f'{n}: {m}')
 
 
-@pytest.mark.parametrize('grqo', [None, GRQOSettings(), GRQOSettings(groups='prompt', one_sided_kl=True)])
+@pytest.mark.parametrize('grqo', [None, {}, dict(groups='prompt', one_sided_kl=True)])
 def test_losses_leave_the_device_once(pair, make_batch, grqo):
     """What stops a GPU's host: reading a value, sizes that depend on values, copies to the host."""
     head = pair[0].bbox_head
-    head.grqo = grqo
+    head.loss_grqo = None if grqo is None else GRQOLoss(**grqo)
     inputs = LossInputs(make_batch)
     with HostReads() as reads:
         inputs.ours(head, **inputs.tensors)
@@ -323,7 +327,7 @@ def test_losses_stay_equal_over_20_steps(pair, make_batch):
 def test_names_that_fill_several_texts_give_the_same_prompts(build_tiny, bert_folder):
     """12 tokens hold three of the five names at a time."""
     config = language_model(bert_folder)
-    model = build_tiny(**{'model.language_model': config}).eval()
+    model = build_tiny(**{'model.prompts.language_model': config}).eval()
     names = ['cat', 'red dog', 'cup', 'house', 'red house']
     whole = model.text_prompt_set(names)
     model.language_model.max_tokens = 12

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinor1.models import GRQOSettings
+from dinor1.models import GRQOLoss
 from dinor1.models.losses import (
     group_advantage,
     grqo_loss,
@@ -191,12 +191,12 @@ def test_clipped_objective_stops_at_the_clip():
 )
 def test_settings_that_make_no_sense_are_refused(settings, text):
     with pytest.raises(InputError, match=text):
-        GRQOSettings(**settings)
+        GRQOLoss(**settings)
 
 
 def test_the_mute_scales_with_the_queries_and_may_not_vanish():
-    assert GRQOSettings().num_mute(900) == 300
-    assert GRQOSettings().num_mute(40) == 13
+    assert GRQOLoss().num_mute(900) == 300
+    assert GRQOLoss().num_mute(40) == 13
     with pytest.raises(InputError, match='vanish'):
-        GRQOSettings().num_mute(1)
-    assert GRQOSettings(alpha=0.0, mute=0.0).num_mute(40) == 0
+        GRQOLoss().num_mute(1)
+    assert GRQOLoss(alpha=0.0, mute=0.0).num_mute(40) == 0

@@ -8,6 +8,8 @@ import torch
 
 from dinor1.models import VisualPromptEncoder
 from dinor1.models.losses import grqo_loss, query_rewards, symmetric_info_nce
+from dinor1.models.transformer import TransformerDims
+from dinor1.structures import ImageFeatures
 
 pytestmark = pytest.mark.shared
 # The oracle is float64; 1e-10 absolute is the tolerance that its description states.
@@ -47,22 +49,23 @@ def test_rewards_loss_and_gradients(oracle, case):
 def test_visual_prompt_encoder(oracle):
     data = {k.split('/', 1)[1]: v for k, v in oracle.items() if k.startswith('vpe/')}
     cfg = json.loads(str(data['cfg']))
-    encoder = VisualPromptEncoder(
-        cfg['embed_dims'], cfg['num_heads'], cfg['num_levels'], cfg['num_points'], cfg['ffn']
-    ).double()
+    dims = TransformerDims(cfg['embed_dims'], cfg['num_heads'], cfg['ffn'], cfg['num_points'], cfg['num_levels'])
+    encoder = VisualPromptEncoder(dims).double()
     state = {k.removeprefix('weight/'): torch.from_numpy(v) for k, v in data.items() if k.startswith('weight/')}
     state['content_query'] = torch.from_numpy(data['content_query'])
     encoder.load_state_dict(state)
-    shapes = torch.tensor(cfg['spatial_shapes'])
-    start = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
-    out = encoder(
-        torch.from_numpy(data['boxes_cxcywh']),
-        torch.from_numpy(data['feat']),
-        torch.from_numpy(data['feat_padding_mask']),
-        shapes,
-        start,
-        torch.from_numpy(data['valid_ratios']),
+    shapes = tuple((height, width) for height, width in cfg['spatial_shapes'])
+    sizes = [height * width for height, width in shapes]
+    feat = torch.from_numpy(data['feat'])
+    features = ImageFeatures(
+        feat=feat,
+        pos=torch.zeros_like(feat),
+        padding_mask=torch.from_numpy(data['feat_padding_mask']),
+        spatial_shapes=shapes,
+        level_start_index=tuple(sum(sizes[:level]) for level in range(len(sizes))),
+        valid_ratios=torch.from_numpy(data['valid_ratios']),
     )
+    out = encoder(torch.from_numpy(data['boxes_cxcywh']), features)
     valid = ~data['box_padding_mask']
     # The sine encoding's frequencies are single precision in MMDetection and in the release alike.
     np.testing.assert_allclose(out.detach().numpy()[valid], data['out'][valid], rtol=0, atol=1e-10)

@@ -1,13 +1,13 @@
 """GRQO with a group per prompt, against the loop that its definition says."""
 
+import copy
 import math
 
 import pytest
 import torch
 
-from dinor1.engine import ReferenceModelHook
-from dinor1.models import GRQOSettings
-from dinor1.models.losses import grqo_loss, grqo_loss_by_settings, matching_cost, pad_targets, rewards_from_cost
+from dinor1.models import GRQOLoss, ReferenceModel
+from dinor1.models.losses import grqo_loss, hungarian_match, matching_cost, pad_targets, rewards_from_cost
 from dinor1.models.losses.prompt_groups import MIN_GROUP, grouped_advantage, one_sided, prompt_groups, prompt_rewards
 from dinor1.utils.errors import InputError
 
@@ -30,13 +30,16 @@ def scene(labels=((0, 1, 1), (2,)), layers=2, queries=30, prompts=3, seed=0, dty
     return (logits, boxes), matching_cost(logits, boxes, targets), targets, tokens, ref
 
 
-def by_settings(settings, cost, targets, tokens, ref):
-    return grqo_loss_by_settings(settings, cost, targets, tokens, tokens.amax(-1), ref)
+def per_layer(loss, cost, targets, tokens, ref):
+    """(L,) what ``loss`` gives for each decoder layer."""
+    losses = loss(cost, targets, hungarian_match(cost, targets), tokens, tokens.amax(-1), ref)
+    names = [f'd{i}.loss_grqo' for i in range(len(cost) - 1)] + ['loss_grqo']
+    return torch.stack([losses[name] for name in names])
 
 
-def loop(settings, cost, targets, tokens, ref):
+def loop(loss, cost, targets, tokens, ref):
     """The definition, one query at a time."""
-    per_layer = []
+    layers = []
     for layer_cost in cost:
         images = []
         for b, image_cost in enumerate(layer_cost):
@@ -57,18 +60,18 @@ def loop(settings, cost, targets, tokens, ref):
                 group = [q for q in queries if kappa[q] == k]
                 if len(group) >= MIN_GROUP:
                     objects = [j for j in range(count) if labels[j] == k]
-                    gain = gain + advantages(group, math.floor(len(group) * settings.mute + 1e-6), objects)
+                    gain = gain + advantages(group, math.floor(len(group) * loss.mute + 1e-6), objects)
                 else:
-                    gain = gain + advantages(list(queries), settings.num_mute(len(kappa)), range(count))
+                    gain = gain + advantages(list(queries), loss.num_mute(len(kappa)), range(count))
             gain = gain / max(len(present), 1)
             kl = cost.new_zeros(())
             for q in queries:
                 rho = (ref[b, q].sigmoid() + 2e-9) / (o[q] + 2e-9)
-                if not settings.one_sided_kl or kappa[q] in present or o[q] > ref[b, q].sigmoid():
+                if not loss.one_sided_kl or kappa[q] in present or o[q] > ref[b, q].sigmoid():
                     kl = kl + (rho - rho.log() - 1) / len(kappa)
-            images.append(-settings.alpha * gain + settings.beta * kl)
-        per_layer.append(torch.stack(images).mean())
-    return torch.stack(per_layer)
+            images.append(-loss.alpha * gain + loss.beta * kl)
+        layers.append(torch.stack(images).mean())
+    return torch.stack(layers)
 
 
 @pytest.mark.parametrize('labels', [((0, 1, 1), (2,)), ((), (0, 0)), ((2, 1, 0), ())])
@@ -77,12 +80,12 @@ def loop(settings, cost, targets, tokens, ref):
 def test_values_and_gradients_are_those_of_the_loop(labels, switches, queries):
     """With 8 queries and 3 prompts most groups are too small and fall back to the image's."""
     leaves, cost, targets, tokens, ref = scene(labels, queries=queries)
-    settings = GRQOSettings(alpha=0.7, beta=0.3, **switches)
-    loss, expected = by_settings(settings, cost, targets, tokens, ref), loop(settings, cost, targets, tokens, ref)
+    loss = GRQOLoss(alpha=0.7, beta=0.3, **switches)
+    found, expected = (function(loss, cost, targets, tokens, ref) for function in (per_layer, loop))
     # float64: sums of some dozens of numbers of order one
-    torch.testing.assert_close(loss, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
     ours, theirs = (
-        torch.autograd.grad(value.sum(), (*leaves, tokens), retain_graph=True) for value in (loss, expected)
+        torch.autograd.grad(value.sum(), (*leaves, tokens), retain_graph=True) for value in (found, expected)
     )
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-9)
@@ -98,24 +101,24 @@ def test_one_prompt_that_is_offered_and_present_gives_the_published_loss():
     _, cost, targets, tokens, ref = scene(labels=((0, 0), (0,)), prompts=1)
     expected = grqo_loss(rewards_from_cost(cost, targets), tokens[..., 0], ref, alpha=0.5, beta=0.2, num_mute=10)
     torch.testing.assert_close(
-        by_settings(GRQOSettings(alpha=0.5, beta=0.2, **PROMPT), cost, targets, tokens, ref), expected
+        per_layer(GRQOLoss(alpha=0.5, beta=0.2, **PROMPT), cost, targets, tokens, ref), expected
     )
 
 
 def test_the_default_is_the_published_loss_to_the_bit():
     _, cost, targets, tokens, ref = scene()
     expected = grqo_loss(rewards_from_cost(cost, targets), tokens.amax(-1), ref, num_mute=10)
-    assert torch.equal(by_settings(GRQOSettings(), cost, targets, tokens, ref), expected)
+    assert torch.equal(per_layer(GRQOLoss(), cost, targets, tokens, ref), expected)
 
 
 @pytest.mark.parametrize('objective', ['contrast', 'policy', 'clipped'])
 def test_without_any_group_of_its_own_every_objective_is_the_published_one(objective):
     """Five queries: no group reaches the minimum, and the gain is that of the image's group."""
     _, cost, targets, tokens, ref = scene(queries=5)
-    settings = GRQOSettings(objective=objective, alpha=0.5, groups='prompt')
-    plain = GRQOSettings(objective=objective, alpha=0.5)
+    loss = GRQOLoss(objective=objective, alpha=0.5, groups='prompt')
+    plain = GRQOLoss(objective=objective, alpha=0.5)
     torch.testing.assert_close(
-        by_settings(settings, cost, targets, tokens, ref), by_settings(plain, cost, targets, tokens, ref)
+        per_layer(loss, cost, targets, tokens, ref), per_layer(plain, cost, targets, tokens, ref)
     )
 
 
@@ -127,8 +130,8 @@ def test_unmuted_advantages_of_a_group_have_mean_zero_and_no_gradient():
     # Sums of about ten numbers of order one in float64.
     assert sums.abs().max() < 1e-13
     assert max(g.abs().max() for g in torch.autograd.grad(sums.square().sum() + sums.sum(), leaves)) < 1e-13
-    settings = GRQOSettings(alpha=1.0, beta=0.0, mute=0.0, groups='prompt', allow_vanishing=True)
-    gradients = torch.autograd.grad(by_settings(settings, *scene_without_leaves(leaves, targets, tokens)).sum(), leaves)
+    loss = GRQOLoss(alpha=1.0, beta=0.0, mute=0.0, groups='prompt', allow_vanishing=True)
+    gradients = torch.autograd.grad(per_layer(loss, *scene_without_leaves(leaves, targets, tokens)).sum(), leaves)
     assert max(g.abs().max() for g in gradients) < 1e-13
 
 
@@ -138,8 +141,8 @@ def scene_without_leaves(leaves, targets, tokens):
 
 def test_the_mute_gives_a_gradient_to_queries_of_present_prompts_only():
     (logits, boxes), cost, targets, tokens, ref = scene(labels=((0,),))
-    settings = GRQOSettings(alpha=1.0, beta=0.0, groups='prompt')
-    gradient = torch.autograd.grad(by_settings(settings, cost, targets, tokens, ref).sum(), boxes)[0]
+    loss = GRQOLoss(alpha=1.0, beta=0.0, groups='prompt')
+    gradient = torch.autograd.grad(per_layer(loss, cost, targets, tokens, ref).sum(), boxes)[0]
     touched = gradient.abs().amax(-1)[0, 0] > 0
     assert touched.any()
     assert torch.equal(touched, prompt_groups(tokens, targets).of_present()[0])
@@ -148,8 +151,8 @@ def test_the_mute_gives_a_gradient_to_queries_of_present_prompts_only():
 def test_the_one_sided_kl_lets_go_of_false_responses():
     """A query of an absent class that is less sure than its reference gets no gradient; a surer one does."""
     _, cost, targets, tokens, ref = scene(labels=((0,),))
-    settings = GRQOSettings(alpha=0.0, beta=1.0, one_sided_kl=True)
-    gradient = torch.autograd.grad(by_settings(settings, cost, targets, tokens, ref).sum(), tokens)[0].abs().amax(-1)
+    loss = GRQOLoss(alpha=0.0, beta=1.0, one_sided_kl=True)
+    gradient = torch.autograd.grad(per_layer(loss, cost, targets, tokens, ref).sum(), tokens)[0].abs().amax(-1)
     counted = one_sided(tokens.amax(-1), ref, prompt_groups(tokens, targets))
     assert torch.equal(gradient > 0, counted)
     assert 0 < counted.sum() < counted.numel()
@@ -163,9 +166,9 @@ def test_degenerate_groups_stay_finite(labels, dtype):
         (s * t.detach()).to(dtype).requires_grad_() for s, t in ((20, logits), (1, boxes), (4, tokens))
     )
     cost = matching_cost(logits, boxes, targets)
-    loss = by_settings(GRQOSettings(**PROMPT), cost, targets, tokens, ref)
-    gradients = torch.autograd.grad(loss.sum(), (logits, boxes, tokens), allow_unused=True)
-    assert loss.isfinite().all()
+    layers = per_layer(GRQOLoss(**PROMPT), cost, targets, tokens, ref)
+    gradients = torch.autograd.grad(layers.sum(), (logits, boxes, tokens), allow_unused=True)
+    assert layers.isfinite().all()
     assert all(g.isfinite().all() for g in gradients if g is not None)
 
 
@@ -174,7 +177,7 @@ def test_equal_rewards_and_padded_prompts():
     targets = pad_targets([torch.tensor([[0.0, 0, 9, 9]])], [torch.tensor([[1.0, 0.0]])], [(10, 10)])
     tokens = torch.zeros(1, 12, 2, dtype=torch.float64)
     tokens[..., 1] = float('-inf')
-    loss = by_settings(GRQOSettings(alpha=1.0, groups='prompt'), cost, targets, tokens, tokens[..., 0])
+    loss = per_layer(GRQOLoss(alpha=1.0, groups='prompt'), cost, targets, tokens, tokens[..., 0])
     loss.sum().backward()
     assert loss.item() == 0
     assert torch.equal(cost.grad, torch.zeros_like(cost))
@@ -182,26 +185,26 @@ def test_equal_rewards_and_padded_prompts():
 
 def test_the_vanishing_reward_needs_to_be_asked_for():
     with pytest.raises(InputError, match='identically zero'):
-        ReferenceModelHook(mute=0.0)
-    assert ReferenceModelHook(mute=0.0, allow_vanishing=True).settings.num_mute(40) == 0
+        GRQOLoss(mute=0.0)
+    assert GRQOLoss(mute=0.0, allow_vanishing=True).num_mute(40) == 0
 
 
 @pytest.mark.parametrize(
-    ('settings', 'text'), [(dict(groups='class'), 'groups'), (dict(groups='prompt', mute=0.1), 'mutes nobody')]
+    ('settings', 'text'), [(dict(groups='class'), 'groups'), (dict(groups='prompt', mute=0.1), 'mutes no query')]
 )
 def test_settings_that_make_no_sense_are_refused(settings, text):
     with pytest.raises(InputError, match=text):
-        GRQOSettings(**settings)
+        GRQOLoss(**settings)
 
 
 def test_in_the_detector(build_tiny, make_batch):
     """One more line of settings: losses and gradients are finite, and not those of the default."""
-    model = build_tiny()
+    model = build_tiny().train()
+    model.reference = ReferenceModel(copy.deepcopy(model).eval())
     inputs, samples = make_batch((3, 2), num_classes=2)
-    model.train()
     found = {}
     for name, switches in (('published', {}), ('variant', PROMPT)):
-        model.set_grqo(GRQOSettings(alpha=1.0, **switches))
+        model.bbox_head.loss_grqo = GRQOLoss(alpha=1.0, **switches)
         torch.manual_seed(0)
         model.zero_grad()
         losses = model.loss(inputs, samples)

@@ -6,10 +6,14 @@ import hashlib
 import pytest
 import torch
 
-from dinor1.models.prompts import WordHashModel, encode_text
+from dinor1.models.losses import symmetric_info_nce
+from dinor1.models.prompts import WordHashModel, drawn_prompts, encode_text, sample_prompts
 from dinor1.utils.errors import InputError
 
-WORDS = {'model.language_model': dict(type='WordHashModel', language_dim=512), 'model.text_prompts': 'class'}
+WORDS = {
+    'model.prompts.language_model': dict(type='WordHashModel', language_dim=512),
+    'model.prompts.text_prompts': 'class',
+}
 
 
 def test_names_that_share_words_are_alike():
@@ -22,7 +26,7 @@ def test_names_that_share_words_are_alike():
 
 
 def test_embeddings_are_the_same_everywhere():
-    bits = (WordHashModel(language_dim=16)._word('circle') > 0).int().tolist()
+    bits = (WordHashModel(language_dim=16).class_embeddings(['circle'])[0] > 0).int().tolist()
     # The first two bytes of SHAKE-256 of "circle", lowest bit first.
     digest = hashlib.shake_256(b'circle').digest(2)
     assert bits == [digest[i // 8] >> (i % 8) & 1 for i in range(16)]
@@ -38,8 +42,7 @@ def test_text_prompts_have_the_length_of_visual_ones(build_tiny, make_batch):
     prompts = encode_text(['a b', 'c'], model.language_model, model.text_feat_map)
     torch.testing.assert_close(prompts.embeddings.norm(dim=-1), torch.full((2,), 32**0.5))
     inputs, samples = make_batch((1,))
-    samples[0].text = ['red cup', 'blue cup']
-    found = model.predict(inputs, samples)[0].pred_instances
+    found = model.predict(inputs, samples, model.text_prompt_set(['red cup', 'blue cup']))[0].pred_instances
     assert set(found.label_names) <= {'red cup', 'blue cup'}
     assert len(found) == 10
 
@@ -54,7 +57,7 @@ def test_empty_names_are_refused(names, said):
 
 @pytest.mark.parametrize('counts', [(3, 2), (0, 1), (0, 0)])
 def test_alignment_pulls_prompts_towards_the_names(build_tiny, make_batch, counts):
-    model = build_tiny(**WORDS, **{'model.alignment': dict(loss_weight=2.0)})
+    model = build_tiny(**WORDS, **{'model.prompts.alignment': dict(loss_weight=2.0)})
     inputs, samples = make_batch(counts)
     for sample in samples:
         sample.set_metainfo(dict(text=[f'class {i}' for i in range(8)]))
@@ -71,30 +74,28 @@ def test_alignment_pulls_prompts_towards_the_names(build_tiny, make_batch, count
 
 
 def test_alignment_is_the_infonce_of_class_means(build_tiny, make_batch):
-    from dinor1.models.losses import symmetric_info_nce
-    from dinor1.models.prompts import sample_prompts
-
-    model = build_tiny(**WORDS, **{'model.alignment': dict(loss_weight=3.0)}).eval()
+    model = build_tiny(**WORDS, **{'model.prompts.alignment': dict(loss_weight=3.0)}).eval()
     inputs, samples = make_batch((4, 3))
     names = [f'class {i}' for i in range(8)]
     for sample in samples:
         sample.set_metainfo(dict(text=names))
     labels = torch.cat([s.gt_instances.labels for s in samples])
     features = model.encode_image(inputs, samples)
-    rows = model.encode_boxes(features, [s.gt_instances.bboxes for s in samples], samples)
+    boxes, shapes = [s.gt_instances.bboxes for s in samples], [s.img_shape for s in samples]
+    rows = model.encode_boxes(features, boxes, shapes)
     classes = sorted(set(labels.tolist()))
     visual = torch.stack([rows[labels == c].mean(0) for c in classes])
     text = model.text_feat_map(model.language_model.class_embeddings([names[c] for c in classes]))
     expected = 3.0 * symmetric_info_nce(visual, text, model.alignment.logit_scale)
     draw = sample_prompts([s.gt_instances.labels for s in samples], names)
-    prompts, instances = model.encode_drawn(features, samples, draw, every_box=True)
+    _, instances = drawn_prompts(model.prompt_encoder, features, boxes, shapes, draw, every_box=True)
     loss = model.alignment_loss(instances, [s.gt_instances.labels for s in samples], draw)
     torch.testing.assert_close(loss, expected)
 
 
 def test_images_of_two_vocabularies_in_one_batch(build_tiny, make_batch):
     """Class 1 of an image is not class 1 of another with other names; under one numbering the losses are the same."""
-    model = build_tiny(**WORDS, **{'model.alignment': dict()}).eval()
+    model = build_tiny(**WORDS, **{'model.prompts.alignment': dict()}).eval()
     inputs, samples = make_batch((3, 3))
     one, two = [f'class {i}' for i in range(8)], [f'class {i}' for i in (7, 2, 9, 0, 1, 3, 8, 4)]
     common = [*one, 'class 9', 'class 8']  # in the order of their first mention
@@ -132,7 +133,7 @@ def test_a_caption_is_no_list_of_names(build_tiny, make_batch):
 def test_alignment_without_names_is_refused(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     with pytest.raises(InputError, match='return_classes=True'):
-        build_tiny(**WORDS, **{'model.alignment': dict()}).loss(inputs, samples)
+        build_tiny(**WORDS, **{'model.prompts.alignment': dict()}).loss(inputs, samples)
 
 
 def test_every_parameter_that_asks_for_a_gradient_gets_one(build_tiny, make_batch):

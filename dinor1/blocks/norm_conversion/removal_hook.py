@@ -58,7 +58,6 @@ class LayerNormRemovalHook(Hook):
     """
 
     priority = 'NORMAL'
-    replaces_layers = True  # see convert_now of integer_training
 
     def __init__(
         self,
@@ -98,16 +97,19 @@ class LayerNormRemovalHook(Hook):
             )
         return tuple(numbers)
 
-    def before_run(self, runner: Runner) -> None:
-        """Swap, before weights and buffers are loaded."""
-        if self.schedule:  # asked for before, to compare a checkpoint
+    def prepare(self, model: nn.Module) -> None:
+        """Swap the norms of ``model`` in place and make the schedule. Does nothing the second time.
+
+        Raises:
+            InputError: there is no part ``target``, or no LayerNorm of the stages in ``order``.
+        """
+        if self.schedule:
             return
-        module = self._module(runner)
+        module = self._part(model)
         if not any(isinstance(m, FixedStdLayerNorm) for m in module.modules()):
             swap_layernorm_for_fixed_std(
                 module, self.order, momentum=self.momentum, per_position=self.per_position, inplace=True
             )
-            runner.logger.info(str(module.norm_report))
         stages = removal_stages(module, self.order)
         if not any(stages.values()):
             raise InputError(
@@ -115,6 +117,14 @@ class LayerNormRemovalHook(Hook):
                 f'{list(self.order)}; check order and target'
             )
         self.schedule = self.make_schedule(stages)
+
+    def before_run(self, runner: Runner) -> None:
+        """Swap, before weights and buffers are loaded, unless a model converter has done so."""
+        model = _unwrap(runner.model)
+        self.prepare(model)
+        report = getattr(self._part(model), 'norm_report', None)
+        if report is not None:
+            runner.logger.info(str(report))
         runner.logger.info('LayerNorm removal: ' + ', '.join(f'{at}: {name} ({s})' for at, s, name in self.schedule))
 
     def make_schedule(self, stages: dict[str, list[str]]) -> list[tuple[int, str, str]]:
@@ -131,7 +141,7 @@ class LayerNormRemovalHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Drop the switches that a checkpoint has made already, and hook the norm of the auxiliary loss."""
-        module = self._module(runner)
+        module = self._part(_unwrap(runner.model))
         self._pending = [s for s in self.schedule if not _is_done(module.get_submodule(s[2]), s[1])]
         if self.aux_weight == 0:
             return
@@ -151,7 +161,7 @@ class LayerNormRemovalHook(Hook):
         step = runner.iter // getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         while self._pending and self._pending[0][0] <= step:
             _, stage, name = self._pending.pop(0)
-            norm = self._module(runner).get_submodule(name)
+            norm = self._part(_unwrap(runner.model)).get_submodule(name)
             # Each process has measured its own share of the batch.
             all_reduce(norm.std, 'mean')
             if stage == 'first':
@@ -185,8 +195,7 @@ class LayerNormRemovalHook(Hook):
         others = sigma[..., 1:] if self.first_is_special and sigma.shape[-1] > 1 else sigma
         return (sigma - others.detach().mean()).square().mean()
 
-    def _module(self, runner: Runner) -> nn.Module:
-        model = _unwrap(runner.model)
+    def _part(self, model: nn.Module) -> nn.Module:
         try:
             return model.get_submodule(self.target)
         except AttributeError:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from dinor1.ops import register_flops
+from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 
 from .convert import set_enabled
@@ -52,7 +52,7 @@ class IntegerTrainingHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the noise, and what is watched in this iteration."""
-        model = _unwrap(runner.model)
+        model = unwrapped(runner.model)
         set_enabled(model, runner.iter >= self.start_iter)
         for source in noise_sources(model).values():
             source.position = runner.iter * _DRAWS_PER_ITERATION
@@ -66,7 +66,7 @@ class IntegerTrainingHook(Hook):
     ) -> None:
         """Log what was watched."""
         self._drop_handles()
-        stats = [layer.stats for layer in _integer_layers(_unwrap(runner.model)) if layer.stats is not None]
+        stats = [layer.stats for layer in _integer_layers(unwrapped(runner.model)) if layer.stats is not None]
         shares = [s.group_shares() for s in stats if s.group_shares()]
         if shares:
             zeros = sum(s.zero_share() for s in stats) / len(stats)
@@ -85,7 +85,7 @@ class IntegerTrainingHook(Hook):
         self._drop_handles()
 
     def _measure_first_forward(self, runner: Runner, phase: str) -> None:
-        report, model = self.report, _unwrap(runner.model)
+        report, model = self.report, unwrapped(runner.model)
         if report.macs is not None or runner.iter < self.start_iter and phase == 'train':
             return
         register_flops()
@@ -125,7 +125,3 @@ def check_intervals(start_iter: int, stats_interval: int) -> None:
 
 def _integer_layers(model: nn.Module) -> list[IntegerLayer]:
     return [module for module in model.modules() if isinstance(module, IntegerLayer)]
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

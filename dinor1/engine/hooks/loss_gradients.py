@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -22,6 +21,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from dinor1.engine.preserve import preserved
 from dinor1.models import GRQOLoss
 from dinor1.registry import HOOKS
+from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json, write_json
 
@@ -77,7 +77,7 @@ class LossGradientHook(Hook):
         """
         if isinstance(runner.model, FullyShardedDataParallel):
             raise InputError('LossGradientHook: a sharded model has no gradient of a single term; remove the hook')
-        if not hasattr(_unwrap(runner.model), 'loss_and_output'):
+        if not hasattr(unwrapped(runner.model), 'loss_and_output'):
             raise InputError(
                 f'LossGradientHook: {type(runner.model).__name__} is no detector that GRQO trains; remove the hook'
             )
@@ -90,7 +90,7 @@ class LossGradientHook(Hook):
         if runner.iter % self.interval:
             return
         with runner.optim_wrapper.optim_context(runner.model):
-            measured = measure_terms(_unwrap(runner.model), data_batch)
+            measured = measure_terms(unwrapped(runner.model), data_batch)
         self.records.append(dict(iter=runner.iter, **measured))
         for term, value in measured['norm'].items():
             runner.message_hub.update_scalar(f'train/gradient/{term}', value)
@@ -197,7 +197,3 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     reference = model.reference
     with preserved(model), nullcontext() if reference is None else preserved(reference.model):
         yield
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

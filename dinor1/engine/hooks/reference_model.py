@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
 from dinor1.models import ReferenceModel
 from dinor1.registry import HOOKS, MODELS
+from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.io import atomic_path
@@ -77,7 +77,7 @@ class ReferenceModelHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse what GRQO cannot work with, before the first iteration."""
-        model = _unwrap(runner.model)
+        model = unwrapped(runner.model)
         loss = getattr(getattr(model, 'bbox_head', None), 'loss_grqo', None)
         if not hasattr(model, 'objectness') or loss is None:
             raise InputError(
@@ -115,12 +115,12 @@ class ReferenceModelHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Leave a plain model behind."""
-        model = _unwrap(runner.model)
+        model = unwrapped(runner.model)
         model.bbox_head.loss_grqo.enabled = True
         model.reference = self.reference = None
 
     def _update(self, runner: Runner, position: int) -> None:
-        model = _unwrap(runner.model)
+        model = unwrapped(runner.model)
         loss = model.bbox_head.loss_grqo
         loss.enabled = position >= self.warmup
         if not loss.enabled:
@@ -141,7 +141,7 @@ class ReferenceModelHook(Hook):
 
     def _copy(self, runner: Runner, state_dict: dict) -> None:
         """Make the reference a frozen, whole model with the weights ``state_dict``."""
-        model = _unwrap(runner.model)
+        model = unwrapped(runner.model)
         model.reference = None  # or a copy would contain the previous reference
         if self.reference is None:
             if isinstance(runner.model, FullyShardedDataParallel):
@@ -188,14 +188,10 @@ class ReferenceModelHook(Hook):
         self.refreshed_at = wanted['refreshed_at']
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
-
-
 def _full_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Weights of the whole detector; those of a sharded one are gathered by every process."""
     if not isinstance(model, FullyShardedDataParallel):
-        return _unwrap(model).state_dict()
+        return unwrapped(model).state_dict()
     config = FullStateDictConfig(rank0_only=False)
     with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT, config):
         return {key.removeprefix('module.'): value for key, value in model.state_dict().items()}

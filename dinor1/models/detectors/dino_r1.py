@@ -229,6 +229,8 @@ class DINOR1(BaseDetector):
             mode: What to compute; see the methods of these names.
             prompts: What to look for; not in training, which draws its own.
         """
+        if data_samples is None:
+            raise InputError(f'{type(self).__name__}: no data samples; they bring the sizes of the images')
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if prompts is None:
@@ -236,8 +238,11 @@ class DINOR1(BaseDetector):
                 f'{type(self).__name__}: no prompts; evaluate with val_cfg and test_cfg of type PromptedValLoop and '
                 'PromptedTestLoop, which give every image its prompts'
             )
-        methods = dict(predict=self.predict, predict_and_output=self.predict_and_output, tensor=self._forward)
-        return methods[mode](inputs, data_samples, prompts)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples, prompts)
+        if mode == 'predict_and_output':
+            return self.predict_and_output(inputs, data_samples, prompts)
+        return self._forward(inputs, data_samples, prompts)
 
     # ---------------------------------------------------------------- training
 
@@ -485,9 +490,9 @@ class DINOR1(BaseDetector):
             for instances, result in zip(found, results, strict=True):
                 instances.append(result)
             passes.append((output, offered))
-        for sample, instances, offered in zip(batch_data_samples, found, prompt_sets, strict=True):
+        for sample, instances, whole in zip(batch_data_samples, found, prompt_sets, strict=True):
             sample.pred_instances = self._best(instances)
-            sample.pred_instances.label_names = [offered.names[i] for i in sample.pred_instances.labels.tolist()]
+            sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
         return batch_data_samples, passes
 
     def _best(self, instances: list[InstanceData]) -> InstanceData:

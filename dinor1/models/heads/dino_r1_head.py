@@ -86,8 +86,9 @@ class DINOR1Head(GroundingDINOHead):
             Losses under MMDetection's names, and those of :class:`~dinor1.models.losses.GRQOLoss` while it takes part.
         """
         grqo, selection, prompt_mask = self.active_grqo, output.selection, output.prompts.mask
+        denoising = output.denoising or DenoisingGroups(0, 0)
         cls_logits, boxes = self(output)
-        num_layers, num_dn = len(cls_logits), output.denoising.num_queries
+        num_layers, num_dn = len(cls_logits), denoising.num_queries
 
         # The decoder layers and the encoder stage, each matched to the ground truth.
         stage_logits = torch.cat([cls_logits[:, :, num_dn:], selection.cls_logits[None]])
@@ -99,7 +100,7 @@ class DINOR1Head(GroundingDINOHead):
         losses = self._set_losses(stage_logits, stage_boxes, targets, match, prompt_mask, names)
 
         # The denoising queries know their object.
-        dn_match = _denoising_match(targets, num_layers, output.denoising)
+        dn_match = _denoising_match(targets, num_layers, denoising)
         names = [f'd{i}.dn_' for i in range(num_layers - 1)] + ['dn_']
         losses |= self._set_losses(
             cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names

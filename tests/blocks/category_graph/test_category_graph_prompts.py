@@ -7,20 +7,20 @@ import torch
 
 from dinor1.blocks.category_graph import build_category_graph
 from dinor1.blocks.category_graph.prompt_refiner import CategoryGraphPrompts
-from dinor1.models import GRQOSettings
+from dinor1.models import ReferenceModel
 from dinor1.registry import MODELS
-from dinor1.structures import PromptSet
+from dinor1.structures import BoxPrompts, PromptSet
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 
 COLOURS, THINGS = ('red', 'blue'), ('cup', 'ball', 'hat', 'shoe')
 NAMES = [f'{colour} {thing}' for colour in COLOURS for thing in THINGS]
 GRAPH = dict(names=NAMES, parents='words', pe_dim=4)
-REFINER = {'model.prompt_refiner': dict(graph=GRAPH, dim=16, num_heads=2)}
+REFINER = {'model.prompts.refiner': dict(type='CategoryGraphPrompts', graph=GRAPH, dim=16, num_heads=2)}
 TEXT = {
-    'model.language_model': dict(type='WordHashModel'),
-    'model.text_prompts': 'class',
-    'model.alignment': dict(loss_weight=2.0),
+    'model.prompts.language_model': dict(type='WordHashModel'),
+    'model.prompts.text_prompts': 'class',
+    'model.prompts.alignment': dict(loss_weight=2.0),
 }
 
 
@@ -75,21 +75,17 @@ def test_losses_are_equal_bit_by_bit(build_tiny, batch, counts, extra):
     assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
 
 
-def give_prompts(kind, model, samples):
+def prompts_of(kind, model, samples):
     if kind == 'visual':
         embeddings = torch.randn(8, 32, generator=torch.Generator().manual_seed(3))
-        prompts = PromptSet.from_classes(embeddings, NAMES, mask=torch.arange(8) != 2)
-    elif kind == 'text':
-        prompts = model.text_prompt_set(NAMES)
-    for sample in samples:
-        if kind == 'instances':
-            sample.prompt_instances, sample.prompt_names = sample.gt_instances, list(NAMES)
-        else:
-            sample.prompts = prompts
+        return PromptSet.from_classes(embeddings, NAMES, mask=torch.arange(8) != 2)
+    if kind == 'text':
+        return model.text_prompt_set(NAMES)
+    return [BoxPrompts(s.gt_instances.bboxes, s.gt_instances.labels, tuple(NAMES)) for s in samples]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('kind', ['visual', 'text', 'instances'])
+@pytest.mark.parametrize('kind', ['visual', 'text', 'boxes'])
 def test_an_existing_checkpoint_detects_what_it_did(build_tiny, batch, kind):
     """Loaded into the model with the refiner, the weights of one without give the same detections, bit by bit."""
     plain = build_tiny(seed=4, **TEXT).eval()
@@ -100,8 +96,8 @@ def test_an_existing_checkpoint_detects_what_it_did(build_tiny, batch, kind):
     results = []
     for model in (plain, refined):
         inputs, samples = batch((2, 3))
-        give_prompts(kind, model, samples)
-        results.append([sample.pred_instances for sample in model.predict(inputs, samples)])
+        found = model.predict(inputs, samples, prompts_of(kind, model, samples))
+        results.append([sample.pred_instances for sample in found])
     for before, after in zip(*results, strict=True):
         assert len(before)
         assert before.keys() == after.keys()
@@ -115,15 +111,15 @@ def test_an_existing_checkpoint_detects_what_it_did(build_tiny, batch, kind):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('kind', ['visual', 'text', 'instances'])
+@pytest.mark.parametrize('kind', ['visual', 'text', 'boxes'])
 def test_an_open_gate_changes_the_scores(build_tiny, batch, kind):
     model = build_tiny(**TEXT, **REFINER).eval()
     scores = []
     for value in (0.0, 0.5):
         open_gate(model, value)
         inputs, samples = batch((2, 3))
-        give_prompts(kind, model, samples)
-        scores.append(model._forward(inputs, samples)[0].nan_to_num(neginf=0))
+        logits, _ = model(inputs, samples, prompts=prompts_of(kind, model, samples))
+        scores.append(logits.nan_to_num(neginf=0))
     assert (scores[0] - scores[1]).abs().max() > 1e-3
 
 
@@ -135,22 +131,20 @@ def test_permuting_the_classes_permutes_the_scores(build_tiny, batch):
     order = torch.randperm(8)
     logits = []
     for index in (torch.arange(8), order):
-        for sample in samples:
-            sample.prompts = PromptSet.from_classes(embeddings[index], [NAMES[i] for i in index])
-        logits.append(model._forward(inputs.double(), samples)[0])
+        prompts = PromptSet.from_classes(embeddings[index], [NAMES[i] for i in index])
+        logits.append(model(inputs.double(), samples, prompts=prompts)[0])
     # float64; only the order of sums over prompts differs
     torch.testing.assert_close(logits[1], logits[0][..., order], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize('counts', [(0, 0), (0, 2), (1,), (3, 2)])
-@pytest.mark.parametrize('grqo', [None, GRQOSettings()])
+@pytest.mark.parametrize('loss_grqo', [None, dict(type='GRQOLoss')])
 @pytest.mark.parametrize('gate', [0.0, 0.5])
-def test_any_batch_reaches_every_parameter(build_tiny, batch, counts, grqo, gate):
+def test_any_batch_reaches_every_parameter(build_tiny, batch, counts, loss_grqo, gate):
     """DDP waits for each of them; one image without boxes has one prompt of no class."""
-    model = open_gate(build_tiny(**TEXT, **REFINER), gate).train()
-    model.set_grqo(grqo)
-    if grqo is not None:
-        model.reference = copy.deepcopy(model).eval().objectness
+    model = open_gate(build_tiny(**TEXT, **REFINER, **{'model.bbox_head.loss_grqo': loss_grqo}), gate).train()
+    if loss_grqo is not None:
+        model.reference = ReferenceModel(copy.deepcopy(model).eval())
     losses = model.loss(*batch(counts))
     assert all(value.isfinite().all() for value in losses.values())
     total(losses).backward()
@@ -175,7 +169,7 @@ def test_autocast(build_tiny, batch, dtype):
 
 
 def test_training_without_class_names_is_an_error(build_tiny, make_batch):
-    with pytest.raises(InputError, match='prompt_refiner need class names; set return_classes=True'):
+    with pytest.raises(InputError, match='model.prompts.refiner need class names; set return_classes=True'):
         build_tiny(**REFINER).loss(*make_batch((2, 1)))
 
 

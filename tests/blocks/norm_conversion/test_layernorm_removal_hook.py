@@ -15,10 +15,10 @@ from dinor1.blocks.norm_conversion.layernorm_stages import has_split_values
 from dinor1.blocks.norm_conversion.removal_hook import LayerNormRemovalHook
 from dinor1.blocks.norm_conversion.remove_layernorm import remove_layernorm
 from dinor1.blocks.normalization.fixed_std_norm import FixedStdLayerNorm
-from dinor1.blocks.shiftquant.training_hook import convert_now
 from dinor1.registry import HOOKS
 from dinor1.utils.checkpoint import check_checkpoint
 from dinor1.utils.errors import InputError
+from dinor1.utils.model_converters import convert_model
 from tests.blocks.norm_conversion.converter_models import PlainViT, deviation, gpt2, inputs_of
 
 ITERS = 14
@@ -160,20 +160,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, at):
     assert all(torch.equal(value, state[key]) for key, value in parts.model.state_dict().items())
 
 
-def test_norms_can_be_swapped_before_a_checkpoint_is_compared(tmp_path):
-    """As tools/train.py --resume does; the run that follows finds them swapped, and is the same."""
+def test_the_model_converter_swaps_norms_before_a_checkpoint_is_compared(tmp_path):
+    """The run that follows finds them swapped, and has the same schedule."""
     options = dict(start=2, gap=(1, 2, 3, 1), iters=6)
     first, record, _ = run(tmp_path, 'first', **options)
     checkpoint = str(tmp_path / 'first' / 'iter_6.pth')
     model = Classifier()
     with pytest.raises(InputError, match='another architecture'):
         check_checkpoint(model, checkpoint, resume=True)
-    hook = LayerNormRemovalHook(target='backbone', start=2, gap=(1, 2, 3, 1))
-    runner = SimpleNamespace(model=model, hooks=[hook], logger=first.logger)
-    convert_now(runner)
+    settings = dict(type='LayerNormRemoval', target='backbone', start=2, gap=(1, 2, 3, 1))
+    model, (converter,) = convert_model(model, [settings])
     check_checkpoint(model, checkpoint, resume=True)
+    (hook,) = converter.hooks()
     schedule, norms = list(hook.schedule), dict(model.named_modules())
-    hook.before_run(runner)
+    hook.before_run(SimpleNamespace(model=model, logger=first.logger))
     assert hook.schedule == schedule
     assert dict(model.named_modules()) == norms
 
