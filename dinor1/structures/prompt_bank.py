@@ -15,7 +15,7 @@ from dinor1.utils.io import atomic_path
 
 from .prompt_set import PromptSet
 
-_FORMAT = 'dinor1.prompt_bank/1'
+_KIND, _VERSION = 'dinor1.prompt_bank', 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PromptBank:
     def save(self, path: str | PathLike) -> None:
         """Write a ``.safetensors`` file, atomically."""
         metadata = dict(
-            format=_FORMAT,
+            format=f'{_KIND}/{_VERSION}',
             names=json.dumps(self.names),
             num_exemplars=json.dumps(self.num_exemplars),
             fingerprint=self.fingerprint,
@@ -69,13 +69,19 @@ class PromptBank:
         try:
             with safe_open(path, framework='pt') as file:
                 metadata = file.metadata() or {}
-                embeddings = file.get_tensor('embeddings') if metadata.get('format') == _FORMAT else None
+                kind, _, version = metadata.get('format', '').partition('/')
+                embeddings = file.get_tensor('embeddings') if kind == _KIND else None
         except FileNotFoundError:
             raise InputError(f'{path}: no such prompt bank; make one with tools/build_prompt_bank.py') from None
         except (SafetensorError, OSError) as error:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
         if embeddings is None:
             raise InputError(f'{path}: not a prompt bank of dinor1; make one with tools/build_prompt_bank.py')
+        if version != str(_VERSION):
+            raise InputError(
+                f'{path}: a prompt bank of format {version}, and this version of dinor1 reads format {_VERSION}; '
+                'make it again with tools/build_prompt_bank.py'
+            )
         try:
             bank = cls(*_checked(embeddings, metadata))
         except (KeyError, ValueError) as error:

@@ -37,6 +37,12 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
     state_dict = _state_dict(checkpoint, path)
     if resume:
         _check_resumable(checkpoint, path)
+    upgraded = _upgrade(unwrapped(model), state_dict)
+    if upgraded and resume:
+        raise InputError(
+            f'{path}: written in an earlier format, from which no run can be resumed; to start from its weights, give '
+            '--cfg-options load_from=PATH instead of --resume'
+        )
     _compare(unwrapped(model), state_dict, path, partial)
 
 
@@ -53,6 +59,7 @@ def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn
     model = MODELS.build(copy.deepcopy(cfg.model))
     model, _ = convert_model(model, cfg.get('model_converters'))
     state_dict = read_state_dict(path)
+    _upgrade(model, state_dict)
     _compare(model, state_dict, path)
     model.load_state_dict(state_dict)
     return model.to(device).eval()
@@ -65,6 +72,12 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
         InputError: no such file, not a checkpoint, or a damaged one.
     """
     return _state_dict(_load(path), path)
+
+
+def _upgrade(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> bool:
+    """Convert weights of an earlier format in place, if the model knows how; returns whether there was need."""
+    upgrade = getattr(model, 'upgrade_state_dict', None)
+    return upgrade is not None and upgrade(state_dict)
 
 
 def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, partial: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Names of a package that are loaded when they are first used (PEP 562).
 
-Importing a package of this project is instant, and MMDetection is loaded, with its gaps filled, when something needs it.
+Importing a package of this project is instant; MMDetection is loaded, with its gaps filled, when something needs it.
 """
 
 import importlib

@@ -21,6 +21,7 @@ from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.io import atomic_path
+from dinor1.utils.model_converters import convert_model
 
 _KEY = 'grqo_reference'
 _FILE = 'grqo_reference.pth'
@@ -147,7 +148,9 @@ class ReferenceModelHook(Hook):
             if isinstance(runner.model, FullyShardedDataParallel):
                 # A shard cannot be copied: every process builds the model anew.
                 device = next(model.parameters()).device
-                copied = MODELS.build(copy.deepcopy(runner.cfg.model)).to(device)
+                copied = MODELS.build(copy.deepcopy(runner.cfg.model))
+                copied, _ = convert_model(copied, runner.cfg.get('model_converters'), runner.seed)
+                copied = copied.to(device)
             else:
                 copied = copy.deepcopy(model)
             self.reference = ReferenceModel(copied, self.dtype)

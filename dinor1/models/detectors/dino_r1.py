@@ -31,6 +31,7 @@ from dinor1.utils.precision import at_least_float32, full_precision
 from ..losses import LanguageAlignment, pad_targets
 from ..prompts import (
     PromptDraw,
+    TextTable,
     common_vocabulary,
     drawn_prompts,
     encode_boxes,
@@ -38,6 +39,7 @@ from ..prompts import (
     mean_by_class,
     positive_maps,
     sample_prompts,
+    upgrade_prompt_encoder,
 )
 from ..transformer import (
     CachedSinePositions,
@@ -94,7 +96,8 @@ class DINOR1(BaseDetector):
     """Detector prompted by boxes, class names, or both.
 
     Sub-modules and parameters that Grounding DINO has too keep MMDetection's names; a checkpoint of it lacks
-    ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``.
+    ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``. Weights carry a format version, torch's own for
+    modules (``_version``); those of earlier formats are converted when they are loaded.
 
     Args:
         backbone: Config of the backbone.
@@ -118,6 +121,7 @@ class DINOR1(BaseDetector):
         reference: What GRQO compares with; :class:`dinor1.engine.ReferenceModelHook` sets it.
     """
 
+    _version = 2
     inference_dtype: torch.dtype | None = None
     reference: ReferenceModel | None = None
 
@@ -175,8 +179,10 @@ class DINOR1(BaseDetector):
             # MMDetection's BertModel keeps the width deep inside.
             body = getattr(self.language_model, 'language_backbone', [self.language_model])[0]
             self.text_feat_map = nn.Linear(body.language_dim, dims.embed_dims)
-            # Without alignment nothing trains it, and DDP waits for the gradient of what is not frozen.
-            self.text_feat_map.requires_grad_(self.prompts_cfg.alignment is not None)
+            # Nothing trains it: alignment sends no gradient into the text side. A checkpoint may bring a trained one;
+            # without, it stays the random projection that it is initialised with.
+            self.text_feat_map.requires_grad_(False)
+            self.text_table = TextTable()
         if self.prompts_cfg.alignment is not None:
             self.alignment = LanguageAlignment(**self.prompts_cfg.alignment)
         if self.prompts_cfg.refiner is not None:
@@ -189,6 +195,23 @@ class DINOR1(BaseDetector):
             num_matching_queries=num_queries,
             **dn_cfg,
         )
+
+    @staticmethod
+    def upgrade_state_dict(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
+        """Convert weights of an earlier format in place; returns whether there was anything to convert."""
+        return upgrade_prompt_encoder(state_dict, f'{prefix}prompt_encoder.')
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        version = local_metadata.get('version') or 1
+        if version > self._version:
+            raise InputError(
+                f'the checkpoint has format {version}, and this version of dinor1 knows formats up to {self._version}; '
+                'install a newer dinor1'
+            )
+        self.upgrade_state_dict(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def init_weights(self) -> None:
         """Initialise as Grounding DINO; the prompt encoder initialises itself."""
@@ -319,15 +342,12 @@ class DINOR1(BaseDetector):
 
     def alignment_loss(self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw) -> Tensor:
         """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
-        # Zero times the text map keeps its parameters in the graph, as DDP requires.
-        unused = sum(p.sum() for p in self.text_feat_map.parameters()) * 0
         flat = torch.cat(list(labels))
         if not len(flat):
-            return instances.sum() * 0 + self.alignment.logit_scale * 0 + unused
+            # Keeps the scale in the graph, as DDP requires.
+            return instances.sum() * 0 + self.alignment.logit_scale * 0
         visual = mean_by_class(instances, flat, draw.labels)
-        with torch.no_grad():
-            text = encode_text(draw.names(), self.language_model, self.text_feat_map)
-        return self.alignment(visual, text.class_embeddings()) + unused
+        return self.alignment(visual, self.text_table(draw.names(), self.language_model, self.text_feat_map))
 
     # ---------------------------------------------------------------- images and prompts
 

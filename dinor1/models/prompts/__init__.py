@@ -2,12 +2,13 @@
 
 from .box_encoding import drawn_prompts, encode_boxes, mean_by_class
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
-from .text import encode_text
-from .visual import VisualPromptEncoder
+from .text import TextTable, encode_text
+from .visual import VisualPromptEncoder, upgrade_prompt_encoder
 from .word_hash import WordHashModel
 
 __all__ = [
     'PromptDraw',
+    'TextTable',
     'VisualPromptEncoder',
     'WordHashModel',
     'common_vocabulary',
@@ -17,4 +18,5 @@ __all__ = [
     'mean_by_class',
     'positive_maps',
     'sample_prompts',
+    'upgrade_prompt_encoder',
 ]

@@ -99,6 +99,37 @@ def encode_text(
     return prompts if per_token else _class_prompts(prompts.class_embeddings(), names)
 
 
+class TextTable:
+    """Embeddings of class names by frozen modules, each computed once.
+
+    A training step asks for the names of its batch, which are the same few again and again. The table is emptied when
+    the modules' weights have changed, as after loading a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Tensor] = {}
+        self._state: tuple | None = None
+
+    def __call__(self, names: Sequence[str], language_model: nn.Module, text_feat_map: nn.Module) -> Tensor:
+        """(K, C) mean over the tokens of each name, without gradient.
+
+        Args:
+            names: K class names, as those of :func:`encode_text`.
+            language_model: See :func:`encode_text`.
+            text_feat_map: See :func:`encode_text`.
+        """
+        parameters = [*language_model.parameters(), *text_feat_map.parameters()]
+        # Every change of a tensor in place raises its version.
+        state = (parameters[-1].device, parameters[-1].dtype, sum(p._version for p in parameters))
+        if state != self._state:
+            self._rows, self._state = {}, state
+        if missing := list(dict.fromkeys(name for name in names if name not in self._rows)):
+            with torch.no_grad():
+                embeddings = encode_text(missing, language_model, text_feat_map).class_embeddings()
+            self._rows |= dict(zip(missing, embeddings, strict=True))
+        return torch.stack([self._rows[name] for name in names])
+
+
 def _class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
     """One prompt per class, of length sqrt(C).
 

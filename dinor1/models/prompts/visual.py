@@ -5,9 +5,8 @@ DINO-R1, arXiv 2505.24025, section on visual prompting; the box-conditioned defo
 """
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks.transformer import FFN, MultiheadAttention
+from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -19,12 +18,33 @@ from ..transformer.deformable_attention import MSDeformAttention
 from ..transformer.dims import TransformerDims
 
 
+class SelfOnlyAttention(BaseModule):
+    """Self-attention whose mask lets each prompt attend to itself alone.
+
+    A softmax over one key is 1, whatever query, key and position say: what remains of multi-head attention is the value
+    projection followed by the output projection. Query and key projections would get no gradient, and are not there.
+
+    Args:
+        embed_dims: Width C.
+    """
+
+    def __init__(self, embed_dims: int, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.value_proj = nn.Linear(embed_dims, embed_dims)
+        self.output_proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, prompts: Tensor) -> Tensor:
+        """(bs, M, C) -> (bs, M, C), without the residual."""
+        return self.output_proj(self.value_proj(prompts))
+
+
 @MODELS.register_module()
 class VisualPromptEncoder(BaseModule):
     """One layer of {deformable cross-attention into the image, self-attention of a prompt to itself, FFN}.
 
     It reads the neck's features, before the encoder: an embedding depends on its image and box alone and can be
-    stored in a bank.
+    stored in a bank. Weights of the release, and of this project's first format, fit after
+    :func:`upgrade_prompt_encoder`.
 
     Args:
         dims: Sizes, as those of the transformer.
@@ -36,8 +56,9 @@ class VisualPromptEncoder(BaseModule):
         self.content_query = nn.Parameter(torch.empty(1, dims.embed_dims))
         self.visual_bbox_encoding = MLP(2 * dims.embed_dims, dims.embed_dims, dims.embed_dims, 2)
         self.cross_attn = MSDeformAttention(**dims.deformable_attention())
-        self.self_attn = MultiheadAttention(dims.embed_dims, dims.num_heads, batch_first=True)
+        self.self_attn = SelfOnlyAttention(dims.embed_dims)
         self.ffn = FFN(**dims.ffn())
+        # After cross-attention, self-attention and FFN.
         self.norms = nn.ModuleList(build_norm_layer(dims.norm_cfg, dims.embed_dims)[1] for _ in range(3))
 
     def init_weights(self) -> None:
@@ -74,17 +95,33 @@ class VisualPromptEncoder(BaseModule):
             spatial_shapes=features.spatial_shapes,
             level_start_index=features.level_start_index,
         )
-        query = self.norms[1](query)
-        query = self.norms[0](query + self._attend_to_itself(query))
+        query = self.norms[0](query)
+        query = self.norms[1](query + self.self_attn(query))
         return self.norms[2](self.ffn(query))
 
-    def _attend_to_itself(self, query: Tensor) -> Tensor:
-        """Self-attention under an identity mask.
 
-        A softmax over one key is 1, whatever query, key and position say: what remains is the value projection
-        followed by the output projection, without an (M, M) mask.
-        """
-        attention = self.self_attn.attn
-        weight = attention.in_proj_weight[2 * self.embed_dims :]
-        value = F.linear(query, weight, attention.in_proj_bias[2 * self.embed_dims :])
-        return attention.out_proj(value)
+def upgrade_prompt_encoder(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
+    """Rename and cut weights of the first format in place.
+
+    There the self-attention was a whole ``nn.MultiheadAttention``, of which only the value rows took part, and the
+    norms of cross- and self-attention stood in the other order, as in the release.
+
+    Args:
+        state_dict: Weights, changed in place.
+        prefix: Of the encoder's names, such as ``'prompt_encoder.'``.
+
+    Returns:
+        Whether there was anything to change.
+    """
+    old, new = f'{prefix}self_attn.attn.', f'{prefix}self_attn.'
+    if f'{old}in_proj_weight' not in state_dict:
+        return False
+    for kind in ('weight', 'bias'):
+        rows = state_dict.pop(f'{old}in_proj_{kind}')
+        state_dict[f'{new}value_proj.{kind}'] = rows[len(rows) // 3 * 2 :].clone()
+        state_dict[f'{new}output_proj.{kind}'] = state_dict.pop(f'{old}out_proj.{kind}')
+    first, second = f'{prefix}norms.0.', f'{prefix}norms.1.'
+    names = [name.removeprefix(first) for name in state_dict if name.startswith(first)]
+    for name in names:
+        state_dict[first + name], state_dict[second + name] = state_dict[second + name], state_dict[first + name]
+    return True
