@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint docs
+.PHONY: help demo test check lint types docs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -17,9 +17,15 @@ demo: $(VENV)/installed-demo ## generate data, train VIS-GDINO and DINO-R1, eval
 test: $(VENV)/installed-dev ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+check: lint types docs ## everything that must pass before a commit: style, types, documentation, fast tests
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
 lint: $(VENV)/installed-dev ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## check types of the core
+	$(BIN)/mypy
 
 docs: $(VENV)/installed-docs ## build the documentation in build/docs
 	$(BIN)/mkdocs build --strict

@@ -47,7 +47,9 @@ _OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine
 
 def takes_argument(kind: type, name: str) -> bool:
     """Whether the constructor of a class, or of one that it inherits from, has an argument of this name."""
-    return any(name in inspect.signature(base.__init__).parameters for base in kind.__mro__)
+    return any(
+        name in inspect.signature(vars(base).get('__init__', object.__init__)).parameters for base in kind.__mro__
+    )
 
 
 def register_all() -> None:

@@ -179,7 +179,8 @@ class PromptedTestLoop(TestLoop):
         metrics = super().run()
         if recorder is not None:
             recorder.write(Path(self.runner.work_dir), 'test', len(self.dataloader.dataset))
-        return dict(prompts=self.prompts.description, metrics=metrics)
+        prompts: Any = self.prompts  # every rank has had a batch
+        return dict(prompts=prompts.description, metrics=metrics)
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:

@@ -18,7 +18,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     is torch's global random state.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    hosts: list[tuple[Any, Any]] = [(m, m.host_state()) for m in model.modules() if hasattr(m, 'host_state')]
+    modules: list[Any] = list(model.modules())
+    hosts: list[tuple[Any, Any]] = [(m, m.host_state()) for m in modules if hasattr(m, 'host_state')]
     try:
         yield
     finally:

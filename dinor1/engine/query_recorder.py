@@ -99,14 +99,14 @@ class QueryRecorder:
         images = [image for turn in zip_longest(*parts) for image in turn if image is not None][:num_images]
         found, entropy, absent = zip(*images, strict=True)
         statistics = QueryStatistics.concatenate(found)
-        absent = [share for share in absent if share is not None]
+        shares = [share for share in absent if share is not None]
         count = self._num_queries
         places = [np.bincount(layer[layer < count], minlength=count) for layer in statistics.matched]
         record = dict(
             statistics.summary(),
             matched_places=[layer.tolist() for layer in places],
             objectness_entropy=float(np.mean(entropy)),
-            absent_class_share=float(np.mean(absent)) if absent else None,
+            absent_class_share=float(np.mean(shares)) if shares else None,
         )
         write_json(record, folder / f'queries_{name}.json', indent=2)
         if self.figure and record['objects']:

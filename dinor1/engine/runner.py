@@ -28,9 +28,9 @@ class Runner(mmengine.runner.Runner):
         Raises:
             InputError: a converter is unknown, or its settings do not fit the model.
         """
-        model = super().build_model(model)
-        model, self.model_converters = convert_model(model, self.cfg.get('model_converters'), self.seed)
-        return model
+        built: nn.Module = super().build_model(model)
+        built, self.model_converters = convert_model(built, self.cfg.get('model_converters'), self.seed)
+        return built
 
     def register_hooks(
         self,

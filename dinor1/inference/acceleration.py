@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,8 +30,7 @@ def set_inference_dtype(model: nn.Module, dtype: str | None, option: str) -> Non
     """
     if (dtype or 'float32') not in INFERENCE_DTYPES:
         raise InputError(f'{option} {dtype}: must be one of {", ".join(INFERENCE_DTYPES)}')
-    _check_kind(model, option)
-    model.inference_dtype = INFERENCE_DTYPES[dtype or 'float32']
+    _detector(model, option).inference_dtype = INFERENCE_DTYPES[dtype or 'float32']
 
 
 def compile_detector(
@@ -53,11 +53,11 @@ def compile_detector(
     Raises:
         InputError: what compiles is missing on this machine, or the model is of another kind.
     """
-    _check_kind(model, option)
+    detector = _detector(model, option)
     if backend == 'inductor' and (reason := why_not_compile(device)):
         raise InputError(f'{option}: {reason}; install it, or leave the option out: results are the same')
-    model.extract_feat = torch.compile(model.extract_feat, backend=backend, dynamic=False)
-    transform = torch.compile(model.transform, backend=backend, dynamic=False)
+    detector.extract_feat = torch.compile(detector.extract_feat, backend=backend, dynamic=False)
+    transform = torch.compile(detector.transform, backend=backend, dynamic=False)
 
     @functools.wraps(transform)
     def with_any_number_of_prompts(features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
@@ -65,7 +65,7 @@ def compile_detector(
             torch._dynamo.maybe_mark_dynamic(tensor, 1)
         return transform(features, prompts)
 
-    model.transform = with_any_number_of_prompts
+    detector.transform = with_any_number_of_prompts
 
 
 def why_not_compile(device: torch.device | str) -> str:
@@ -80,6 +80,7 @@ def why_not_compile(device: torch.device | str) -> str:
     return ''
 
 
-def _check_kind(model: nn.Module, option: str) -> None:
+def _detector(model: nn.Module, option: str) -> Any:
     if not isinstance(model, DINOR1):
         raise InputError(f'{option}: a {type(model).__name__} does not have it; only a DINOR1 does')
+    return model

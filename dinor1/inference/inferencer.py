@@ -74,7 +74,7 @@ class DINOR1Inferencer:
             raise InputError(f'{name}: has no model; give the config that the checkpoint was trained with')
         self._transform = _array_pipeline(cfg, name)
         self.device = as_device(device)
-        self.model = load_model(cfg, str(checkpoint), self.device)
+        self.model: Any = load_model(cfg, str(checkpoint), self.device)
         if not isinstance(self.model, DINOR1):
             raise InputError(f'{name}: a {type(self.model).__name__} takes no prompts; give the config of a DINOR1')
         set_inference_dtype(self.model, dtype, 'dtype')

@@ -23,7 +23,7 @@ def make_stand_in() -> types.ModuleType:
     ext.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', loader=None)
     for operator in OPERATORS:
         setattr(ext, operator.__name__, operator)
-    ext.__getattr__ = _missing_operator
+    setattr(ext, '__getattr__', _missing_operator)  # noqa: B010  (a type checker takes the attribute for a method)
     return ext
 
 
@@ -120,7 +120,7 @@ def softnms(
     """
     corner = boxes.new_tensor([0, 0, offset, offset])
     remaining, left_scores = torch.arange(len(boxes)), scores.clone()
-    kept = []
+    kept: list[Tensor] = []
     while len(remaining):
         best = left_scores.argmax()
         index = remaining[best]

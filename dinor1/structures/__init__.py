@@ -1,6 +1,6 @@
 """What travels between the parts of the detector: prompts, image features, selected queries, the decoder's output."""
 
-from .box_prompts import BoxPrompts
+from .box_prompts import BoxPrompts, Prompts
 from .detector_output import DenoisingGroups, DetectorOutput
 from .image_features import ImageFeatures
 from .prompt_bank import PromptBank
@@ -15,5 +15,6 @@ __all__ = [
     'PromptBank',
     'PromptBatch',
     'PromptSet',
+    'Prompts',
     'QuerySelection',
 ]

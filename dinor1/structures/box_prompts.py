@@ -1,8 +1,11 @@
-"""Prompts that are still boxes on the image they are looked for in."""
+"""Prompts as a detector takes them: ready, or still boxes on the image that is searched."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from .prompt_set import PromptSet
 
 
 @dataclass(frozen=True)
@@ -18,3 +21,7 @@ class BoxPrompts:
     boxes: Tensor
     labels: Tensor
     names: tuple[str, ...]
+
+
+# Prompts of a batch: one set for all images, or one entry per image.
+Prompts = PromptSet | Sequence[PromptSet | BoxPrompts]

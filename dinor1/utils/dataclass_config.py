@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from dinor1.utils.errors import InputError
 
-Settings = TypeVar('Settings')
+Settings = TypeVar('Settings', bound=Any)
 
 
 def with_defaults(given: Settings | Mapping[str, Any] | None, default: Settings, name: str) -> Settings:

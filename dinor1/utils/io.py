@@ -13,6 +13,7 @@ from typing import Any
 
 from dinor1.utils.errors import InputError
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows
@@ -65,7 +66,7 @@ def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
             number = errno.ENOTDIR if is_no_folder else error.errno
         if not ours:
             raise
-        raise OSError(number, os.strerror(number), str(path)) from None
+        raise OSError(number, os.strerror(number or 0), str(path)) from None
     except Exception as error:
         # Libraries in Rust, as safetensors, say it in words.
         found = _RUST_ERROR.search(str(error))
@@ -93,7 +94,7 @@ def write_image(picture: Any, path: str | os.PathLike) -> None:
         raise InputError(f'{path}: the picture cannot be encoded; give a name that ends in .png')
     # OpenCV's own writer tells a full disk by nothing but False.
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.tobytes())
 
 
 def check_output(path: str | os.PathLike, option: str = '') -> None:

@@ -5,8 +5,9 @@ a question of gradients, not of loss values: a loss may be large and flat. The m
 """
 
 import copy
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from dinor1.engine.preserve import preserved
@@ -98,7 +99,7 @@ class LossGradientHook(Hook):
             write_json(self.records, Path(runner.work_dir) / _FILE)
 
 
-def measure_terms(model: nn.Module, data_batch: dict) -> dict[str, Any]:
+def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
     """Gradients of the terms of one batch; the model is left as it was.
 
     Args:
@@ -127,7 +128,7 @@ def measure_terms(model: nn.Module, data_batch: dict) -> dict[str, Any]:
         try:
             losses, hidden = run(grqo.with_weights(beta=0.0))
             detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_GRQO, name)]
-            reference = torch.autograd.grad(sum(detection), weights, retain_graph=True, allow_unused=True)
+            reference = torch.autograd.grad(_total(detection), weights, retain_graph=True, allow_unused=True)
             terms = {term: _sum(losses, pattern) for term, pattern in TERMS.items()}
             if grqo.alpha > 0:
                 terms['advantage'] = _sum(losses, _GRQO)
@@ -144,7 +145,7 @@ def measure_terms(model: nn.Module, data_batch: dict) -> dict[str, Any]:
 def _measure(
     result: dict[str, Any],
     terms: dict[str, Tensor | None],
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     hidden: Tensor,
     reference: tuple[Tensor | None, ...],
     num_queries: int,
@@ -183,16 +184,20 @@ def _is(pattern: str, name: str) -> bool:
 
 
 def _add(value: Tensor | list[Tensor]) -> Tensor:
-    return sum(v.sum() for v in value) if isinstance(value, list) else value.sum()
+    return _total([v.sum() for v in value]) if isinstance(value, list) else value.sum()
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, values)
 
 
 def _sum(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
     values = [_add(value) for name, value in losses.items() if _is(pattern, name)]
-    return sum(values) if values else None
+    return _total(values) if values else None
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def _unchanged(model: Any) -> Iterator[None]:
     """Preserve the detector and the reference model, which is no part of it."""
     reference = model.reference
     with preserved(model), nullcontext() if reference is None else preserved(reference.model):

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts
+from dinor1.evaluation.visual_generic import Exemplar
 from dinor1.registry import HOOKS
 from dinor1.utils.io import write_image
 from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
@@ -64,8 +65,8 @@ class PromptVisualizationHook(Hook):
         """Write the sheet of the test."""
         self._write(runner, runner.test_loop, 'test.png')
 
-    def _collect(self, dataset: BaseDataset, outputs: list) -> None:
-        if not is_main_process() or not isinstance(outputs[0], DetDataSample):
+    def _collect(self, dataset: BaseDataset, outputs: list | None) -> None:
+        if not is_main_process() or not outputs or not isinstance(outputs[0], DetDataSample):
             return
         names = dataset.metainfo['classes']
         colors = class_colors(len(names))
@@ -96,13 +97,14 @@ class PromptVisualizationHook(Hook):
 
 def _strip(prompts: EvaluationPrompts) -> np.ndarray:
     """One exemplar of each class."""
-    names, known = prompts.names, prompts.dataset.metainfo['classes']
-    first = {}
+    dataset: Any = prompts.dataset
+    names, known = prompts.names, dataset.metainfo['classes']
+    first: dict[str, Exemplar] = {}
     for exemplar in prompts.exemplars:
         first.setdefault(known[exemplar.label], exemplar)
     crops, shown = [], [name for name in names if name in first]
     for name in shown:
-        image = mmcv.imread(prompts.dataset.get_data_info(first[name].index)['img_path'])
+        image = mmcv.imread(dataset.get_data_info(first[name].index)['img_path'])
         crops.append(crop(image, first[name].bbox))
     colors = class_colors(len(names))
     return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])

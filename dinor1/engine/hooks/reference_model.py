@@ -127,7 +127,8 @@ class ReferenceModelHook(Hook):
         if not loss.enabled:
             return
         if self._to_restore is not None:
-            self._restore(runner)
+            wanted, self._to_restore = self._to_restore, None
+            self._restore(runner, wanted)
         if not self._began:
             runner.logger.info(f'GRQO begins: {loss}')
             self._began = True
@@ -140,8 +141,8 @@ class ReferenceModelHook(Hook):
             return True
         return self.refresh is not None and position - self.refreshed_at >= self.refresh
 
-    def _copy(self, runner: Runner, state_dict: dict) -> None:
-        """Make the reference a frozen, whole model with the weights ``state_dict``."""
+    def _copy(self, runner: Runner, state_dict: dict) -> ReferenceModel:
+        """Make the reference a frozen, whole model with the weights ``state_dict``, and return it."""
         model = unwrapped(runner.model)
         model.reference = None  # or a copy would contain the previous reference
         if self.reference is None:
@@ -157,6 +158,7 @@ class ReferenceModelHook(Hook):
         self.reference.model.load_state_dict(state_dict)
         self.reference.model.train(self.mode == 'train')
         model.reference = self.reference
+        return self.reference
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the reference, outside of the checkpoint, if a run that resumes from here would need it."""
@@ -174,8 +176,7 @@ class ReferenceModelHook(Hook):
         # Weights alone, load_from, begin another training, with a reference of its own.
         self._to_restore = checkpoint.get(_KEY) if runner._resume else None
 
-    def _restore(self, runner: Runner) -> None:
-        wanted, self._to_restore = self._to_restore, None
+    def _restore(self, runner: Runner, wanted: dict[str, Any]) -> None:
         folders = [Path(runner.work_dir)]
         if runner._load_from is not None:
             folders.append(Path(runner._load_from).parent)
@@ -185,8 +186,8 @@ class ReferenceModelHook(Hook):
                 f'{folders[0] / wanted["file"]}: no such file; the checkpoint was taken between two refreshes of the '
                 'reference model and cannot resume without it: put the file back, or resume from the end of an epoch'
             )
-        self._copy(runner, torch.load(path, map_location='cpu', weights_only=True))
-        if fingerprint(self.reference.model, whole=True) != wanted['fingerprint']:
+        reference = self._copy(runner, torch.load(path, map_location='cpu', weights_only=True))
+        if fingerprint(reference.model, whole=True) != wanted['fingerprint']:
             raise InputError(f'{path}: not the reference model that the checkpoint belongs to; put the right file back')
         self.refreshed_at = wanted['refreshed_at']
 

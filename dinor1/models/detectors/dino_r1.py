@@ -10,9 +10,7 @@ arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 230
 """
 
 import contextlib
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,13 +22,14 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
-from dinor1.structures import BoxPrompts, DetectorOutput, ImageFeatures, PromptBatch, PromptSet, QuerySelection
+from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch, Prompts, PromptSet, QuerySelection
 from dinor1.utils.errors import InputError
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from ..losses import LanguageAlignment, pad_targets
 from ..prompts import (
     PromptDraw,
+    PromptsConfig,
     TextTable,
     common_vocabulary,
     drawn_prompts,
@@ -53,42 +52,7 @@ from ..transformer import (
     select_queries,
 )
 from .reference import ReferenceModel
-
-# Prompts of a batch: one set for all images, or one per image, which may still be boxes on that image.
-Prompts = PromptSet | Sequence[PromptSet | BoxPrompts]
-
-
-@dataclass(frozen=True)
-class PromptsConfig:
-    """Where prompts come from.
-
-    Attributes:
-        encoder: Config of the encoder of boxes; it gets the transformer's sizes.
-        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
-            text model is needed. It is frozen.
-        text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
-        alignment: Arguments of :class:`~dinor1.models.losses.LanguageAlignment`; needs a language model.
-        refiner: Config of a module with ``forward(embeddings (K, C), names) -> (K, C)`` and ``refine(PromptSet) ->
-            PromptSet``, such as ``CategoryGraphPrompts``. Training images must bring class names (``return_classes``).
-
-    Raises:
-        InputError: the settings contradict each other.
-    """
-
-    encoder: dict[str, Any] = field(default_factory=lambda: dict(type='VisualPromptEncoder'))
-    language_model: dict[str, Any] | None = None
-    text_prompts: str = 'token'
-    alignment: dict[str, Any] | None = None
-    refiner: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.alignment is not None and self.language_model is None:
-            raise InputError(
-                'model.prompts.alignment needs model.prompts.language_model; set alignment=None or give a language '
-                'model'
-            )
-        if self.text_prompts not in ('token', 'class'):
-            raise InputError(f"model.prompts.text_prompts must be 'token' or 'class', got {self.text_prompts!r}")
+from .vocabulary_parts import best_of_passes, split_vocabulary
 
 
 @MODELS.register_module()
@@ -106,7 +70,7 @@ class DINOR1(BaseDetector):
         encoder: Config of the encoder, such as ``dict(type='PromptedEncoder', num_layers=6)``.
         decoder: Config of the decoder, such as ``dict(type='PromptedDecoder', num_layers=6)``.
         bbox_head: Config of the head.
-        prompts: Arguments of :class:`PromptsConfig`.
+        prompts: Arguments of :class:`~dinor1.models.prompts.PromptsConfig`.
         num_queries: Tokens that become decoder queries.
         positional_encoding: Arguments of ``SinePositionalEncoding``.
         dn_cfg: Arguments of ``CdnQueryGenerator``.
@@ -173,7 +137,10 @@ class DINOR1(BaseDetector):
 
         # Prompts.
         self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
-        self.language_model = self.text_feat_map = self.alignment = self.prompt_refiner = None
+        self.language_model: Any = None
+        self.text_feat_map: Any = None
+        self.alignment: LanguageAlignment | None = None
+        self.prompt_refiner: Any = None
         if self.prompts_cfg.language_model is not None:
             self.language_model = MODELS.build(self.prompts_cfg.language_model).requires_grad_(False)
             # MMDetection's BertModel keeps the width deep inside.
@@ -342,12 +309,14 @@ class DINOR1(BaseDetector):
 
     def alignment_loss(self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw) -> Tensor:
         """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
+        alignment: Any = self.alignment
         flat = torch.cat(list(labels))
         if not len(flat):
             # Keeps the scale in the graph, as DDP requires.
-            return instances.sum() * 0 + self.alignment.logit_scale * 0
+            return instances.sum() * 0 + alignment.logit_scale * 0
         visual = mean_by_class(instances, flat, draw.labels)
-        return self.alignment(visual, self.text_table(draw.names(), self.language_model, self.text_feat_map))
+        names = [name for name in draw.names() if name is not None]
+        return alignment(visual, self.text_table(names, self.language_model, self.text_feat_map))
 
     # ---------------------------------------------------------------- images and prompts
 
@@ -452,12 +421,9 @@ class DINOR1(BaseDetector):
         reference_points = selection.boxes.detach()
         self_attn_mask = None
         if noised is not None:
+            query, reference_points, self_attn_mask = noised.before(query, reference_points)
             # A batch without boxes has no denoising query, and DDP wants the embedding in the graph all the same.
-            unused = self.dn_query_generator.label_embedding.weight[0, 0] * 0
-            query = torch.cat([noised.content.to(query.dtype), query + unused], 1)
-            reference_points = torch.cat([noised.boxes.to(reference_points.dtype), reference_points], 1)
-            # The generator masks for num_queries queries; there are fewer where the image has fewer tokens.
-            self_attn_mask = noised.attention_mask[: query.shape[1], : query.shape[1]]
+            query = query + self.dn_query_generator.label_embedding.weight[0, 0] * 0
         hidden_states, references = self.decoder(
             query, reference_points, memory, features, prompts, self.bbox_head.reg_branches, self_attn_mask
         )
@@ -503,7 +469,7 @@ class DINOR1(BaseDetector):
         prompt_sets = self.prompt_sets(features, batch_data_samples, prompts)
         passes = []
         found: list[list[InstanceData]] = [[] for _ in batch_data_samples]
-        for offered in _in_parts(prompt_sets, self.test_cfg.get('chunked_size', -1)):
+        for offered in split_vocabulary(prompt_sets, self.test_cfg.get('chunked_size', -1)):
             output = self._detect(features, offered)
             with full_precision(batch_inputs.device):
                 results = self.bbox_head.predict(output, offered, batch_data_samples, rescale)
@@ -511,17 +477,9 @@ class DINOR1(BaseDetector):
                 instances.append(result)
             passes.append((output, offered))
         for sample, instances, whole in zip(batch_data_samples, found, prompt_sets, strict=True):
-            sample.pred_instances = self._best(instances)
+            sample.pred_instances = best_of_passes(instances, self.test_cfg.get('max_per_img'))
             sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
         return batch_data_samples, passes
-
-    def _best(self, instances: list[InstanceData]) -> InstanceData:
-        """The highest scores of all passes over an image."""
-        if len(instances) == 1:
-            return instances[0]
-        merged = InstanceData.cat(instances)
-        order = merged.scores.argsort(descending=True, stable=True)
-        return merged[order[: self.test_cfg.get('max_per_img', len(order))]]
 
     def _detect(self, features: ImageFeatures, prompt_sets: list[PromptSet]) -> DetectorOutput:
         """Decoder's output for one prompt set per image, its hidden states and prompts at least in float32."""
@@ -549,15 +507,3 @@ class DINOR1(BaseDetector):
         output = self._detect(features, self.prompt_sets(features, batch_data_samples, prompts))
         with full_precision(batch_inputs.device):
             return self.bbox_head(output)
-
-
-def _in_parts(prompt_sets: list[PromptSet], chunked_size: int) -> list[list[PromptSet]]:
-    """Per pass, what each image is offered: at most ``chunked_size`` classes; below 1: all of them at once."""
-    parts = [prompts.split(sys.maxsize if chunked_size < 1 else chunked_size) for prompts in prompt_sets]
-    return [
-        [
-            part[i] if i < len(part) else PromptSet.nothing(whole.names, whole.embeddings)
-            for part, whole in zip(parts, prompt_sets, strict=True)
-        ]
-        for i in range(max(map(len, parts)))
-    ]

@@ -22,12 +22,12 @@ class ReferenceModel:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None = None) -> None:
         # Convolutions without gradient are up to a third faster in this layout on a CPU.
-        self.model = model.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.model: Any = model.requires_grad_(False).to(memory_format=torch.channels_last)
         self.dtype = dtype
 
     def logits(self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list, *shared: Any) -> Tensor:
         """(bs, N) logits at the tokens (bs, N) which the student selected."""
-        precision = contextlib.nullcontext()
+        precision: contextlib.AbstractContextManager = contextlib.nullcontext()
         if self.dtype is not None:
             precision = torch.autocast(batch_inputs.device.type, dtype=self.dtype)
         with torch.no_grad(), precision:

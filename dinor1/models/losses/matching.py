@@ -37,7 +37,8 @@ class Targets(NamedTuple):
         """Image and number within it of every object: ``valid.nonzero`` without waiting for the device."""
         image = [i for i, count in enumerate(self.counts) for _ in range(count)]
         target = [j for count in self.counts for j in range(count)]
-        return tuple(torch.tensor(index, dtype=torch.long, device=self.valid.device) for index in (image, target))
+        both = torch.tensor([image, target], dtype=torch.long, device=self.valid.device)
+        return both[0], both[1]
 
 
 class Match(NamedTuple):

@@ -1,6 +1,7 @@
 """Where prompts come from: boxes, names, and the sampling of boxes during training."""
 
 from .box_encoding import drawn_prompts, encode_boxes, mean_by_class
+from .config import PromptsConfig
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
 from .text import TextTable, encode_text
 from .visual import VisualPromptEncoder, upgrade_prompt_encoder
@@ -8,6 +9,7 @@ from .word_hash import WordHashModel
 
 __all__ = [
     'PromptDraw',
+    'PromptsConfig',
     'TextTable',
     'VisualPromptEncoder',
     'WordHashModel',

@@ -62,14 +62,15 @@ def common_vocabulary(
     first = texts[0]
     if all(text is first or text == first for text in texts):
         return list(labels), first
-    if any(text is None for text in texts):
+    named = [text for text in texts if text is not None]
+    if len(named) < len(texts):
         raise InputError(
             'a training batch mixes images with and without class names; set return_classes=True in every data set'
         )
     index: dict[str, int] = {}
     renamed = [
         label.new_tensor([index.setdefault(name, len(index)) for name in text])[label]
-        for label, text in zip(labels, texts, strict=True)
+        for label, text in zip(labels, named, strict=True)
     ]
     return renamed, tuple(index)
 

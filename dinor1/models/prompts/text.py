@@ -6,6 +6,7 @@ token attends only to the tokens of its own name.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
 
 
 def encode_text(
-    names: Sequence[str], language_model: nn.Module, text_feat_map: nn.Module, *, per_token: bool = True
+    names: Sequence[str], language_model: Any, text_feat_map: nn.Module, *, per_token: bool = True
 ) -> PromptSet:
     """Encode class names.
 

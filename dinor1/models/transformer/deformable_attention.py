@@ -1,5 +1,7 @@
 """MMCV's multi-scale deformable attention module on this project's operator."""
 
+from typing import Any
+
 from mmcv.ops import MultiScaleDeformableAttention as _MMCVAttention
 from torch import Tensor
 
@@ -25,10 +27,11 @@ class MSDeformAttention(_MMCVAttention):
         identity: Tensor | None = None,
         query_pos: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
-        reference_points: Tensor | None = None,
-        spatial_shapes: LevelShapes | None = None,
-        level_start_index: LevelStarts | None = None,
-        **kwargs,
+        *,
+        reference_points: Tensor,
+        spatial_shapes: LevelShapes,
+        level_start_index: LevelStarts,
+        **kwargs: Any,
     ) -> Tensor:
         """Sample ``value`` around the reference points.
 

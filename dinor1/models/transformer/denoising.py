@@ -6,6 +6,7 @@ DINO, Zhang et al., arXiv 2203.03605, section 3.3.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from mmdet.models.layers import CdnQueryGenerator
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
@@ -28,6 +29,21 @@ class DenoisingQueries(NamedTuple):
     boxes: Tensor
     attention_mask: Tensor
     groups: DenoisingGroups
+
+    def before(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """These queries in front of the selected ones, in the dtype of the latter.
+
+        Args:
+            query: (bs, N, C).
+            reference_points: (bs, N, 4).
+
+        Returns:
+            (bs, num_dn + N, C), (bs, num_dn + N, 4), and the attention mask of all of them.
+        """
+        query = torch.cat([self.content.to(query.dtype), query], 1)
+        reference_points = torch.cat([self.boxes.to(reference_points.dtype), reference_points], 1)
+        # The mask is for num_queries selected queries; there are fewer where the image has fewer tokens.
+        return query, reference_points, self.attention_mask[: query.shape[1], : query.shape[1]]
 
 
 def denoising_queries(

@@ -10,7 +10,7 @@ from mmdet.models.layers.transformer.deformable_detr_layers import DeformableDet
 from mmdet.models.layers.transformer.detr_layers import DetrTransformerEncoderLayer
 from mmdet.models.layers.transformer.utils import get_text_sine_pos_embed
 from mmengine.model import BaseModule, ModuleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinor1.registry import MODELS
 from dinor1.structures import ImageFeatures, PromptBatch
@@ -124,7 +124,9 @@ def _image_arguments(features: ImageFeatures) -> dict:
     )
 
 
-def _refine_at(tokens: Tensor, layer: nn.Module, memory: Tensor, points: Tensor, features: ImageFeatures) -> Tensor:
+def _refine_at(
+    tokens: Tensor, layer: ImageEncoderLayer, memory: Tensor, points: Tensor, features: ImageFeatures
+) -> Tensor:
     """``memory`` with ``layer`` applied at ``tokens`` (bs, N): what the layer does, with fewer queries."""
     index = tokens[..., None].expand(-1, -1, memory.shape[-1])
     flat = points.flatten(2)

@@ -32,6 +32,8 @@ class CachedSinePositions(SinePositionalEncoding):
         """
         if mask is not None or torch.compiler.is_compiling():
             return super().forward(mask, input)
+        if input is None:
+            raise ValueError('a position encoding needs a mask or a feature map')
         key = (*input.shape[-2:], input.device)
         if key not in self._cache:
             # An inference tensor could not serve a training step later.

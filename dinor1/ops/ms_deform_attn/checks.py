@@ -1,6 +1,7 @@
 """Checks that the arguments of deformable attention fit together, for every backend."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ def checked_levels(spatial_shapes: LevelShapes, level_start_index: LevelStarts, 
     Raises:
         ValueError: they do not.
     """
-    shapes = [tuple(int(side) for side in shape) for shape in _to_list(spatial_shapes)]
+    shapes: list[Any] = [tuple(int(side) for side in shape) for shape in _to_list(spatial_shapes)]
     starts = [int(start) for start in _to_list(level_start_index)]
     if not shapes or any(len(shape) != 2 or min(shape) < 1 for shape in shapes):
         raise ValueError(f'spatial_shapes must hold one positive (height, width) per level, got {shapes}')

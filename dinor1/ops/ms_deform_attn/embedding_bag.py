@@ -257,7 +257,7 @@ def backward(
         if need_value:
             pixels[:, block] = rows
             torch.stack(_corner_weights(weights, right, down), out=corner_weights[:, :, block])
-        if need_sampling:
+        if sampling_grads is not None:
             products = _row_products(table, canvas.corners(rows), grad[:, block], blocks.rows)
             grad_x, grad_y, grad_weights = _sample_grads(products, weights, right, down)
             grad_x, grad_y = grad_x.mul_(canvas.width), grad_y.mul_(canvas.height)

@@ -131,7 +131,8 @@ class PredictedSampling(Sampling):
 
     def block(self, queries: slice) -> tuple[Tensor, Tensor]:
         """See :meth:`Sampling.block`."""
-        return sampling_from_offsets(self.shapes, *(t[:, queries] for t in self.inputs), dtype=self.dtype)
+        reference_points, offsets, logits = (t[:, queries] for t in self.inputs)
+        return sampling_from_offsets(self.shapes, reference_points, offsets, logits, self.dtype)
 
     def empty_grads(self) -> tuple[Tensor, ...]:
         """See :meth:`Sampling.empty_grads`."""

@@ -118,7 +118,8 @@ def backward(
     if needed.value and deterministic:
         shapes = checked_levels(operands.spatial_shapes, operands.level_start_index, value.shape[1])
         samples = make_sampling(value, shapes, inputs)
-        grad_value, _ = embedding_bag.backward(grad, value, shapes, samples, need_sampling=False)
+        summed, _ = embedding_bag.backward(grad, value, shapes, samples, need_sampling=False)
+        grad_value = grad_value if summed is None else summed
     grads = [grad_value.to(value.dtype), grad_sampling, grad_attention]
     if predicted:
         grads.insert(1, (grad_reference.sum(2) if need_reference else grad_reference).to(reference.dtype))

@@ -1,0 +1,39 @@
+"""What a config says about prompts."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dinor1.utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Where prompts come from.
+
+    Attributes:
+        encoder: Config of the encoder of boxes; it gets the transformer's sizes.
+        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
+            text model is needed. It is frozen.
+        text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
+        alignment: Arguments of :class:`~dinor1.models.losses.LanguageAlignment`; needs a language model.
+        refiner: Config of a module with ``forward(embeddings (K, C), names) -> (K, C)`` and ``refine(PromptSet) ->
+            PromptSet``, such as ``CategoryGraphPrompts``. Training images must bring class names (``return_classes``).
+
+    Raises:
+        InputError: the settings contradict each other.
+    """
+
+    encoder: dict[str, Any] = field(default_factory=lambda: dict(type='VisualPromptEncoder'))
+    language_model: dict[str, Any] | None = None
+    text_prompts: str = 'token'
+    alignment: dict[str, Any] | None = None
+    refiner: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.alignment is not None and self.language_model is None:
+            raise InputError(
+                'model.prompts.alignment needs model.prompts.language_model; set alignment=None or give a language '
+                'model'
+            )
+        if self.text_prompts not in ('token', 'class'):
+            raise InputError(f"model.prompts.text_prompts must be 'token' or 'class', got {self.text_prompts!r}")
