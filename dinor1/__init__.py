@@ -12,6 +12,6 @@ def register_all() -> None:
 
     Idempotent. After it, any config of this project, or of MMDetection, can be built.
     """
-    from dinor1.registry import register_all as _register_all
+    from dinor1.utils.registration import register_all as _register_all
 
     _register_all()

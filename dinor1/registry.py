@@ -4,14 +4,10 @@ A config with ``default_scope = 'dinor1'`` finds our components first and falls 
 MMEngine's under their plain names, so that ``type='ChannelMapper'`` needs no prefix.
 """
 
-import importlib
 import inspect
 
 from mmdet import registry as _mmdet
-from mmengine.registry import Registry, init_default_scope
-
-from dinor1.utils import compat
-from dinor1.utils.lazy import load_all
+from mmengine.registry import Registry
 
 
 def _child(parent: Registry, *locations: str) -> Registry:
@@ -41,24 +37,8 @@ VISBACKENDS = _child(_mmdet.VISBACKENDS)
 # What `model_converters` of a config may name, see dinor1.utils.model_converters; blocks register theirs.
 MODEL_CONVERTERS = Registry('model converter', scope='dinor1')
 
-_MMDET = ('mmdet.models', 'mmdet.datasets', 'mmdet.evaluation', 'mmdet.engine', 'mmdet.visualization')
-_OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine')
-
-
 def takes_argument(kind: type, name: str) -> bool:
     """Whether the constructor of a class, or of one that it inherits from, has an argument of this name."""
     return any(
         name in inspect.signature(vars(base).get('__init__', object.__init__)).parameters for base in kind.__mro__
     )
-
-
-def register_all() -> None:
-    """Import every package that registers components and make ``dinor1`` the default scope. Idempotent."""
-    # Without its gaps filled, MMDetection does not import.
-    compat.apply()
-    for package in _MMDET:
-        importlib.import_module(package)
-    for package in _OURS:
-        load_all(package)
-    importlib.import_module('dinor1.blocks').register_blocks()
-    init_default_scope('dinor1')

@@ -1,5 +1,5 @@
 title = 'Affine-equivariant networks against plain ones, affine-transformed MNIST, 1,000 centred training digits'
-_folder = 'configs/lie_group'
+_folder = 'configs/blocks/lie'
 arms = {
     'GL+(2)': dict(config=f'{_folder}/affnist_gl2.py'),
     'SL(2)': dict(config=f'{_folder}/affnist_sl2.py'),

@@ -1,7 +1,7 @@
 title = 'Norms and AdamP in the nano detector, shapes world, supervised, three epochs'
 config = 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py'
 options = ['train_cfg.max_epochs=3', 'train_cfg.val_interval=3', 'param_scheduler.0.total_steps=3']
-_norm = 'model.norm_cfg'
+_norm = 'model.transformer.norm_cfg'
 _optimizer = 'optim_wrapper.optimizer'
 arms = {
     'LN, AdamW': [],
@@ -37,7 +37,7 @@ for _name in ('SGD', 'SGDP'):
 seeds = [0]
 metrics = {'coco/bbox_mAP': 'val_base AP', 'coco/bbox_mAP_50': 'AP50'}
 note = """
-The norm is that of the transformer, the prompt encoder and the fusion (`model.norm_cfg`); backbone and neck keep
+The norm is that of the transformer, the prompt encoder and the fusion (`model.transformer.norm_cfg`); backbone and neck keep
 theirs. Published for detectors: AdamP against Adam on COCO, CenterNet from scratch, AP 27.11 against 26.57 (project
 page of arXiv 2006.08217); none of the papers on norms has tried one.
 """

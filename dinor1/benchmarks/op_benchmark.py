@@ -236,7 +236,7 @@ def measure(
     batch: int,
     dtype: torch.dtype,
     kind: str,
-    contenders: dict[str, Callable[[Call], Tensor]],
+    implementations: dict[str, Callable[[Call], Tensor]],
     timing: Timing,
 ) -> list[dict]:
     """Rows of a table, one per arm: milliseconds, time relative to the reference, peak MiB on a GPU, or an error.
@@ -246,13 +246,13 @@ def measure(
         batch: Images.
         dtype: Of features and predictions.
         kind: A key of :data:`PASSES`.
-        contenders: As :func:`arms` returns them.
+        implementations: As :func:`arms` returns them.
         timing: How to measure.
     """
     # Run every arm once, which compiles what is to be compiled and tells what cannot run.
     call = make_call(workload, batch, dtype, timing.device)
     steps, rows = {}, {}
-    for name, arm in contenders.items():
+    for name, arm in implementations.items():
         rows[name] = dict(arm=name)
         if time.monotonic() > timing.deadline:
             rows[name]['error'] = 'no time left'

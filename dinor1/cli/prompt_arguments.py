@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dinor1.inference.inferencer import split_text
+from dinor1.inference.class_names import split_text
 from dinor1.inference.visual_prompt import VisualPrompt, as_boxes
 from dinor1.utils.errors import InputError
 

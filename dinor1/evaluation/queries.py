@@ -1,6 +1,6 @@
 """Which queries find an object, and how they spread over the decoder's layers.
 
-DINO-R1 (arXiv 2505.24025) argues with a picture of its queries: after supervised training few of them answer for an
+DINO-R1 (arXiv 2505.24025) argues with a figure of its queries: after supervised training few of them answer for an
 object, after GRQO many do. Here are numbers for it, of one image; definitions are ours:
 
 - matched query    the one that the matcher assigns to the object, per layer; its place in the order of selection is 0

@@ -27,6 +27,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 
 from .acceleration import compile_detector, set_inference_dtype
+from .class_names import split_text
 from .image_input import ImageLike, as_path_or_array, list_images
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
@@ -267,12 +268,6 @@ class DINOR1Inferencer:
             if isinstance(image, str) and cv2.imread(image) is None:
                 raise InputError(f'{image}: not an image that can be read; restore the file') from error
             raise
-
-
-def split_text(text: str) -> list[str]:
-    """``'cat . dog'`` as class names, without repetition."""
-    names = [' '.join(part.split()) for part in text.split('.')]
-    return list(dict.fromkeys(name for name in names if name))
 
 
 def _array_pipeline(cfg: Config, name: str) -> Compose:

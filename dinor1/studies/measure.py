@@ -100,6 +100,7 @@ def _measure_set(
             recorder = QueryRecorder(figure=False) if (number, seed) == (num_exemplars[-1], first) else None
             metrics = test(VisualGeneric(dataset, number, seed), recorder)
             found.setdefault(f'generic{number}', []).append(metrics)
+    runner.call_hook('after_run')
     for kind, runs in found.items():
         mean, std = mean_and_std(runs)
         for short, metric in _AP.items():
@@ -117,7 +118,7 @@ def _measure_set(
 
 
 def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Runner, PromptedTestLoop]:
-    """A runner that tests alone: no optimizer, no pictures, no worker processes, of which each test would start new."""
+    """A runner that tests alone: no optimizer, no figures, no worker processes, of which each test would start new."""
     cfg = copy.deepcopy(cfg)
     cfg.load_from, cfg.resume, cfg.work_dir = str(checkpoint), False, str(work_dir)
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
@@ -137,6 +138,7 @@ def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Ru
             f"{name}: its config draws no visual-generic prompts; give it test_cfg=dict(type='PromptedTestLoop', "
             "prompts=dict(type='VisualGeneric')) and a prompt_dataset"
         )
+    runner.call_hook('before_run')
     runner.load_or_resume()
     torch.manual_seed(0)
     return runner, loop

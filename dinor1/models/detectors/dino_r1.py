@@ -111,7 +111,6 @@ class DINOR1(BaseDetector):
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
 
-        # Images to features.
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(dict(out_channels=dims.embed_dims, num_outs=dims.num_feature_levels) | neck)
         self.bbox_head = MODELS.build(
@@ -126,7 +125,6 @@ class DINOR1(BaseDetector):
             | bbox_head
         )
 
-        # Features and prompts to queries.
         self.positional_encoding = CachedSinePositions(num_feats=dims.embed_dims // 2, **positional_encoding)
         self.encoder = MODELS.build(dict(encoder, dims=dims))
         self.decoder = MODELS.build(dict(decoder, dims=dims))
@@ -135,7 +133,6 @@ class DINOR1(BaseDetector):
         self.memory_trans_fc = nn.Linear(dims.embed_dims, dims.embed_dims)
         self.memory_trans_norm = build_norm_layer(dims.norm_cfg, dims.embed_dims)[1]
 
-        # Prompts.
         self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
         self.language_model: Any = None
         self.text_feat_map: Any = None
@@ -155,7 +152,6 @@ class DINOR1(BaseDetector):
         if self.prompts_cfg.refiner is not None:
             self.prompt_refiner = MODELS.build(dict(self.prompts_cfg.refiner, embed_dim=dims.embed_dims))
 
-        # Training only.
         self.dn_query_generator = CdnQueryGenerator(
             num_classes=self.bbox_head.num_classes,
             embed_dims=dims.embed_dims,
@@ -207,7 +203,7 @@ class DINOR1(BaseDetector):
     def forward(
         self,
         inputs: Tensor,
-        data_samples: list[DetDataSample] | None = None,
+        data_samples: list[DetDataSample],
         mode: str = 'tensor',
         prompts: Prompts | None = None,
     ) -> Any:
@@ -219,8 +215,6 @@ class DINOR1(BaseDetector):
             mode: What to compute; see the methods of these names.
             prompts: What to look for; not in training, which draws its own.
         """
-        if data_samples is None:
-            raise InputError(f'{type(self).__name__}: no data samples; they bring the sizes of the images')
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if prompts is None:

@@ -1,0 +1,23 @@
+"""Makes every component known to MMEngine's registries."""
+
+import importlib
+
+from mmengine.registry import init_default_scope
+
+from dinor1.utils import compat
+from dinor1.utils.lazy import load_all
+
+_MMDET = ('mmdet.models', 'mmdet.datasets', 'mmdet.evaluation', 'mmdet.engine', 'mmdet.visualization')
+_OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine')
+
+
+def register_all() -> None:
+    """Import every package that registers components and make ``dinor1`` the default scope. Idempotent."""
+    # Without its gaps filled, MMDetection does not import.
+    compat.apply()
+    for package in _MMDET:
+        importlib.import_module(package)
+    for package in _OURS:
+        load_all(package)
+    importlib.import_module('dinor1.blocks').register_blocks()
+    init_default_scope('dinor1')
