@@ -37,7 +37,7 @@ def draw_queries(arms: Mapping[str, Mapping[str, Any]], path: str | PathLike) ->
     """Queries over the decoder layers: which are matched, and how many respond to an object.
 
     Args:
-        arms: Name -> record of :class:`dinor1.engine.QueryRecorderHook` with at least one object.
+        arms: Name -> record of :class:`dinor1.engine.QueryRecorder` with at least one object.
         path: PNG file.
 
     Raises:
