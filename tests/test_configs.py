@@ -15,14 +15,18 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from dinor1.engine import PromptProtocolHook, ReferenceModelHook
-from dinor1.models import DINOR1
-from dinor1.registry import HOOKS, MODELS, PARAM_SCHEDULERS
+from dinor1.engine import PromptedTestLoop, PromptedValLoop, ReferenceModelHook
+from dinor1.engine.loops import build_protocol
+from dinor1.evaluation import TextPrompts, VisualGeneric, VisualInteractive
+from dinor1.models import DINOGRQO, DINOR1, GRQOLoss
+from dinor1.registry import DATASETS, HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, PARAM_SCHEDULERS
 from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -30,9 +34,11 @@ CONFIGS = ROOT / 'configs'
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'studies'} & set(path.parts))
 ZERO_SHOT = [path for path in FILES if '_zero-shot_' in path.name]
 RECIPES = [path for path in FILES if path not in ZERO_SHOT]
-DETECTORS = [path for path in RECIPES if path.parent.name in ('dino_r1', 'vis_gdino')]
+DETECTORS = [path for path in RECIPES if path.parent.name in ('dino_r1', 'vis_gdino', 'category_graph')]
 FULL_SIZE = [path for path in DETECTORS if '_swin-' in path.name]
 MODEL_FILES = sorted((CONFIGS / '_base_/models').glob('dino_r1_*.py'))
+DINO_GRQO = sorted((CONFIGS / 'dino_grqo').glob('*.py'))
+STOCK = 'dino-4scale_r50_8xb2-12e_coco'
 ALIGNED = CONFIGS / 'dino_r1/dino-r1_swin-t_align_8xb32_12e_coco.py'
 
 
@@ -76,7 +82,8 @@ def test_zero_shot_runs_a_model_of_the_zoo_with_prompts(path):
     # 1,203 classes do not fit one pass, and fixed AP has no cut per image.
     assert cfg.model.test_cfg.chunked_size > 0
     assert cfg.model.test_cfg.max_per_img >= 1000
-    assert cfg.default_hooks.prompts.prompt_dataset.type == 'LVISPromptDataset'
+    assert cfg.prompt_dataset.type == 'LVISPromptDataset'
+    assert cfg.test_cfg.prompts.type == 'VisualGeneric'
 
 
 def inheritance_depth(path: Path) -> int:
@@ -100,44 +107,82 @@ def test_the_name_says_what_runs(path):
     if 'auto_scale_lr' in cfg:
         assert cfg.auto_scale_lr.base_batch_size == int(devices) * int(batch)
     assert cfg.train_cfg.max_epochs == int(epochs)
-    assert ('grqo' in cfg.default_hooks) == (kind == 'dino-r1')
+    assert ('reference' in cfg.default_hooks) == ('loss_grqo' in cfg.model.bbox_head) == (kind == 'dino-r1')
     assert cfg.model.backbone == read(CONFIGS / f'_base_/models/dino_r1_{size}.py').model.backbone
     folder = {'o365': 'objects365v1'}.get(data, data.split('-')[0])
     assert cfg.train_dataloader.dataset.data_root.endswith(f'/{folder}')
     # Exemplars of an evaluation come from the data set that it evaluates.
-    assert cfg.default_hooks.prompts.prompt_dataset.data_root == cfg.val_dataloader.dataset.data_root
+    assert cfg.prompt_dataset.data_root == cfg.val_dataloader.dataset.data_root
 
 
 def baseline(path: Path) -> Path:
-    return CONFIGS / 'vis_gdino' / path.name.replace('dino-r1', 'vis-gdino')
+    folder = CONFIGS / 'vis_gdino' if path.parent.name == 'dino_r1' else path.parent
+    return folder / path.name.replace('dino-r1', 'vis-gdino')
 
 
 @each([path for path in DETECTORS if path.name.startswith('dino-r1') and baseline(path).exists()])
-def test_dino_r1_differs_from_its_baseline_by_the_hook_alone(path):
+def test_dino_r1_differs_from_its_baseline_by_the_loss_and_its_reference_alone(path):
     ours, theirs = read(path), read(baseline(path))
-    assert ours.default_hooks.pop('grqo')
+    assert ours.default_hooks.pop('reference')
+    assert ours.model.bbox_head.pop('loss_grqo') == ours.pop('loss_grqo')
     assert ours.to_dict() == theirs.to_dict()
 
 
-# Hooks, optimizer, schedules -------------------------------------------------------------------------------
+# Loops, hooks, optimizer, schedules ------------------------------------------------------------------------
+
+
+class ThreeObjects:
+    """A data set to take prompts from: what a protocol asks of one."""
+
+    metainfo = dict(classes=('cat', 'dog'))
+
+    def __len__(self):
+        return 3
+
+    def get_data_info(self, index):
+        return dict(img_id=index, instances=[dict(bbox=[0, 0, 4, 4], bbox_label=index % 2)])
+
+
+@each([*DETECTORS, *ZERO_SHOT])
+def test_every_evaluation_gives_prompts_out_of_its_prompt_dataset(path):
+    cfg = read(path)
+    for loop, kind in ((cfg.val_cfg, PromptedValLoop), (cfg.test_cfg, PromptedTestLoop)):
+        assert LOOPS.get(loop.type) is kind
+        with pytest.raises(InputError, match='needs prompt_dataset'):
+            build_protocol(loop.prompts, Config())
+        protocol = build_protocol(dict(loop.prompts), Config(dict(prompt_dataset=ThreeObjects())))
+        assert isinstance(protocol, VisualGeneric)
+        assert (protocol.num_exemplars, protocol.seed) == (16, 0)
+        assert len(protocol.exemplars) == 3
+        # Another protocol needs no more than its name: --cfg-options test_cfg.prompts.type=TextPrompts
+        for other in (TextPrompts, VisualInteractive):
+            assert type(build_protocol(dict(loop.prompts, type=other.__name__), Config())) is other
+    assert DATASETS.get(cfg.prompt_dataset.type) is not None
+    assert cfg.prompt_dataset.test_mode
 
 
 @each(RECIPES)
-def test_hooks_build(path):
+def test_hooks_and_converters_build(path):
     cfg = read(path)
-    hooks = [HOOKS.build(hook) for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]]
-    if path in DETECTORS:
-        assert any(isinstance(hook, PromptProtocolHook) for hook in hooks)
+    for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]:
+        HOOKS.build(hook)
+    for converter in cfg.get('model_converters', []):
+        MODEL_CONVERTERS.build(converter)
+    head = cfg.model.get('bbox_head', {})
+    if 'loss_grqo' in head:
+        # Without the hook nothing would give the loss its reference.
+        assert isinstance(MODELS.build(head.loss_grqo), GRQOLoss)
+        assert isinstance(HOOKS.build(cfg.default_hooks.reference), ReferenceModelHook)
 
 
 @each([path for path in FULL_SIZE if path.name.startswith('dino-r1')])
 def test_grqo_is_the_published_one(path):
     cfg = read(path)
-    hook = HOOKS.build(cfg.default_hooks.grqo)
-    assert isinstance(hook, ReferenceModelHook)
-    settings = hook.settings
-    assert (settings.objective, settings.alpha, settings.beta) == ('contrast', 1e-2, 0.04)
-    assert settings.num_mute(cfg.model.num_queries) == 300
+    loss = MODELS.build(cfg.model.bbox_head.loss_grqo)
+    assert (loss.objective, loss.alpha, loss.beta) == ('contrast', 1e-2, 0.04)
+    assert (loss.groups, loss.one_sided_kl) == ('image', False)
+    assert loss.num_mute(cfg.model.num_queries) == 300
+    hook = HOOKS.build(cfg.default_hooks.reference)
     # Objects365: one epoch of supervised fine-tuning, five of GRQO. COCO: GRQO from the start.
     on_o365 = path.stem.endswith('o365')
     assert (hook.warmup, cfg.train_cfg.max_epochs) == ((1, 6) if on_o365 else (0, 12))
@@ -161,7 +206,8 @@ def test_optimizer_and_schedules_build(path):
 
 
 @pytest.mark.parametrize(('name', 'rate', 'steps'), [('8xb4_6e_o365', 2e-4, (4, 5)), ('8xb32_12e_coco', 4e-4, (8, 11))])
-def test_learning_rate_over_a_run(name, rate, steps, epoch_length=2000):
+def test_learning_rate_over_a_run(name, rate, steps):
+    epoch_length = 2000
     cfg = read(CONFIGS / f'vis_gdino/vis-gdino_swin-t_{name}.py')
     wrapper = build_optim_wrapper(stand_in(), cfg.optim_wrapper)
     assert {group['weight_decay'] for group in wrapper.param_groups} == {1e-4}
@@ -234,10 +280,42 @@ def test_builds_with_the_parameters_that_the_model_zoo_states(path, count_params
 def test_every_detector_is_one_of_the_models_that_are_built_here(path):
     models = [read(model_file).model.to_dict() for model_file in MODEL_FILES]
     model = read(path).model.to_dict()
-    # A category graph adds a part and changes none.
-    assert ('prompt_refiner' in model) == ('_graph_' in path.stem)
-    model.pop('prompt_refiner', None)
+    # A category graph adds a part and changes none, and GRQO adds a loss.
+    assert ('refiner' in model['prompts']) == ('_graph_' in path.stem)
+    model['prompts'].pop('refiner', None)
+    model['bbox_head'].pop('loss_grqo', None)
     assert model in models
+
+
+@pytest.mark.parametrize('path', DINO_GRQO, ids=lambda path: path.stem)
+def test_plain_dino_builds_and_is_evaluated_without_prompts(path):
+    cfg = read(path)
+    devices, batch, epochs = map(int, re.fullmatch(r'dino-grqo_\w+_(\d+)xb(\d+)_(\d+)e_\w+', path.stem).groups())
+    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == (batch, epochs)
+    if 'auto_scale_lr' in cfg:
+        assert cfg.auto_scale_lr.base_batch_size == devices * batch
+    assert (cfg.val_cfg.to_dict(), cfg.test_cfg.to_dict()) == (dict(type='ValLoop'), dict(type='TestLoop'))
+    model = MODELS.build(cfg.model)
+    assert isinstance(model, DINOGRQO)
+    assert isinstance(model.bbox_head.active_grqo, GRQOLoss)
+    assert model.bbox_head.loss_grqo.num_mute(model.num_queries) == round(model.num_queries / 3)
+
+
+def test_plain_dino_is_that_of_mmdetection():
+    """But for the types that take part in GRQO, and for what MMDetection leaves at its default."""
+    ours, theirs = read(CONFIGS / 'dino_grqo/dino-grqo_r50_8xb2_12e_coco.py'), get_config(f'mmdet::dino/{STOCK}.py')
+    model = ours.model
+    assert (model.pop('type'), model.bbox_head.pop('type')) == ('DINOGRQO', 'DINOGRQOHead')
+    assert model.pop('num_feature_levels') == 4
+    model.bbox_head.pop('loss_grqo')
+    theirs.model.pop('type')
+    theirs.model.bbox_head.pop('type')
+    assert model.to_dict() == theirs.model.to_dict()
+    ours.optim_wrapper.clip_grad.norm_type = 2  # the default
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'val_cfg', 'test_cfg'):
+        assert ours[key] == theirs[key], key
+    assert ours.auto_scale_lr.base_batch_size == theirs.auto_scale_lr.base_batch_size
+    assert ours.train_dataloader.batch_size == theirs.train_dataloader.batch_size
 
 
 def test_nano_has_at_most_two_million_parameters(count_params):
@@ -291,8 +369,10 @@ def test_the_aligned_recipe_brings_class_names_to_the_loss(small_bert, build_tin
     batch = next(iter(Runner.build_dataloader(loader, seed=0)))
     assert [sample.text for sample in batch['data_samples']] == [('cat', 'dog')] * 2
 
-    cfg.model.language_model.name = str(small_bert)
-    model = build_tiny(**{f'model.{key}': cfg.model[key] for key in ('language_model', 'alignment', 'text_prompts')})
+    prompts = cfg.model.prompts
+    prompts.language_model.name = str(small_bert)
+    keys = ('language_model', 'alignment', 'text_prompts')
+    model = build_tiny(**{f'model.prompts.{key}': prompts[key] for key in keys})
     data = model.data_preprocessor(batch, True)
     losses = model.loss(data['inputs'], data['data_samples'])
     # Two classes, hence a choice between two that is not free of doubt.

@@ -1,7 +1,9 @@
 """Two processes with gloo, for tests of what replicas have to agree in."""
 
 import os
+import queue
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,22 +25,47 @@ def leave() -> None:
     dist.destroy_process_group()
 
 
-def run(target: Callable[..., None], *arguments: Any) -> list[tuple]:
+def run(target: Callable[..., None], *arguments: Any, timeout: float = 300) -> list[tuple]:
     """Start ``target(rank, port, *arguments, queue)`` twice.
+
+    Args:
+        target: A function of a module, which a new process can import.
+        *arguments: Passed on, pickled.
+        timeout: Seconds until the results are expected.
 
     Returns:
         What each puts into the queue, a tuple that begins with its rank, in the order of ranks.
+
+    Raises:
+        RuntimeError: a process ended without a result, or took too long.
     """
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
     context = mp.get_context('spawn')
-    queue = context.Queue()
-    processes = [context.Process(target=target, args=(rank, port, *arguments, queue)) for rank in range(2)]
+    answers = context.Queue()
+    processes = [context.Process(target=target, args=(rank, port, *arguments, answers)) for rank in range(2)]
     for process in processes:
         process.start()
-    results = sorted((queue.get(timeout=120) for _ in processes), key=lambda result: result[0])
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
+    try:
+        results = _collect(answers, processes, time.monotonic() + timeout)
+        for process in processes:
+            process.join(timeout=60)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
+    return sorted(results, key=lambda result: result[0])
+
+
+def _collect(answers: Any, processes: list, deadline: float) -> list[tuple]:
+    results: list[tuple] = []
+    while len(results) < len(processes):
+        try:
+            results.append(answers.get(timeout=1))
+        except queue.Empty:
+            if any(process.exitcode for process in processes):
+                raise RuntimeError('a process ended with an error; its traceback is above') from None
+            if time.monotonic() > deadline:
+                raise RuntimeError('no result in time') from None
     return results

@@ -19,7 +19,7 @@ model = dict(
             special_tokens_list=['[CLS]', '[SEP]', '.', '?'],
             add_pooling_layer=False,
         ),
-        alignment=dict(loss_weight=100.0),
+        alignment=dict(type='LanguageAlignment', loss_weight=100.0),
         # One prompt per class name, the form that the alignment trains.
         text_prompts='class',
     ),

@@ -3,8 +3,8 @@ _removal = 'configs/blocks/norm_conversion/gpt2_layernorm-removal_topics.py'
 arms = {
     'LayerNorm kept': dict(config='configs/blocks/norm_conversion/gpt2_topics.py'),
     'removed, one norm every 12 steps': dict(config=_removal),
-    'removed, all at step 600': dict(config=_removal, options=['default_hooks.removal.gap=0']),
-    'removed one by one, no auxiliary loss': dict(config=_removal, options=['default_hooks.removal.aux_weight=0.0']),
+    'removed, all at step 600': dict(config=_removal, options=['model_converters.0.gap=0']),
+    'removed one by one, no auxiliary loss': dict(config=_removal, options=['model_converters.0.aux_weight=0.0']),
 }
 seeds = [0, 1, 2]
 metrics = {'text/cross_entropy': 'cross-entropy, nats per byte'}

@@ -25,7 +25,7 @@ from dinor1.engine.query_recorder import QueryRecorder
 from dinor1.evaluation import mean_and_std
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, VisualGeneric
 from dinor1.models import DINOR1
-from dinor1.registry import LOOPS, TASK_UTILS, takes_argument
+from dinor1.registry import LOOPS, TASK_UTILS
 from dinor1.structures import DetectorOutput, PromptSet
 from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
@@ -35,23 +35,14 @@ from dinor1.utils.io import write_json
 def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtocol:
     """A protocol from its config; ``VisualGeneric`` without a data set draws from the config's ``prompt_dataset``.
 
-    Another protocol ignores the settings of ``VisualGeneric`` that it does not have: who overrides the type alone,
-    ``test_cfg.prompts.type=TextPrompts``, leaves them in the config.
-
     Raises:
         InputError: there is no data set to draw from.
     """
     if isinstance(prompts, PromptProtocol):
         return prompts
     kind = TASK_UTILS.get(prompts['type'])
-    if kind is not None:
-        prompts = {
-            name: value
-            for name, value in prompts.items()
-            if name == 'type' or takes_argument(kind, name) or not takes_argument(VisualGeneric, name)
-        }
     if kind is VisualGeneric and 'dataset' not in prompts:
-        if 'prompt_dataset' not in cfg:
+        if cfg.get('prompt_dataset') is None:
             raise InputError(
                 'VisualGeneric needs prompt_dataset, the images to take prompts from; add it to the config'
             )

@@ -62,6 +62,7 @@ _REMOVED_KEYS = {
 # Components of earlier versions, wherever a config lists hooks -> what to write instead.
 _REMOVED_HOOKS = {
     'IntegerTrainingHook': _CONVERTER,
+    'LayerNormRemovalHook': "model_converters=[dict(type='LayerNormRemoval', ...)]",
     'PromptProtocolHook': _PROMPTS,
 }
 # Settings of earlier versions, as overrides name them -> the new key of the same setting; a longer key goes first.

@@ -17,6 +17,7 @@ FRAMEWORKS = ('mmengine', 'mmcv', 'mmdet', 'transformers')
 EVERY_BLOCK = ('dinor1.utils',)
 EXCEPTIONS = {
     'norm_conversion': ('dinor1.blocks.normalization',),
+    'shiftquant': ('dinor1.ops',),
     'category_graph': (
         'dinor1.blocks.graph_transformer',
         'dinor1.blocks.nfe',
@@ -24,7 +25,7 @@ EXCEPTIONS = {
         'dinor1.structures',
     ),
 }
-# Modules that a block's `register.py` imports, and what they may import in addition.
+# What the registered parts of a block, which `register.py` loads and `__init__.py` does not, may import in addition.
 REGISTERED = ('dinor1.registry', 'dinor1.utils.model_converters', *FRAMEWORKS)
 
 
@@ -50,12 +51,23 @@ def is_within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f'{package}.') for package in packages)
 
 
-def registered(block: str) -> set[str]:
-    """Names of the files of a block that its ``register.py`` loads."""
+def import_graph(block: str) -> dict[str, set[str]]:
+    """The files of a block, and which of its files each imports."""
     package = f'dinor1.blocks.{block}'
-    files = {path.stem for path in folder(block).glob('*.py')}
-    names = {name.removeprefix(f'{package}.') for name in imports(folder(block) / 'register.py', block)}
-    return (names & files) | {'register'}
+    files = {path.stem: path for path in folder(block).glob('*.py')}
+    return {
+        stem: {name.removeprefix(f'{package}.').partition('.')[0] for name in imports(path, block)} & set(files)
+        for stem, path in files.items()
+    }
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    found, waiting = {start}, [start]
+    while waiting:
+        new = graph[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
 
 
 @pytest.mark.parametrize('block', BLOCKS)
@@ -76,38 +88,27 @@ def test_importing_a_block_loads_no_framework(block):
 @pytest.mark.parametrize('block', BLOCKS)
 def test_a_block_imports_its_own_folder_and_utils(block):
     allowed = (f'dinor1.blocks.{block}', *EVERY_BLOCK, *EXCEPTIONS.get(block, ()))
-    parts = registered(block)
-    for path in sorted(folder(block).rglob('*.py')):
-        known = (*allowed, *REGISTERED) if path.stem in parts else allowed
+    usable_alone = reachable(import_graph(block), '__init__')
+    for path in sorted(folder(block).glob('*.py')):
+        known = allowed if path.stem in usable_alone else (*allowed, *REGISTERED)
         for name in imports(path, block):
             if is_within(name, ('dinor1', *FRAMEWORKS)):
                 assert is_within(name, known), f'{path.name} imports {name}'
 
 
 @pytest.mark.parametrize('block', BLOCKS)
-def test_registered_parts_are_loaded_by_the_register_module_alone(block):
-    parts = registered(block)
-    needs_framework = {
-        path.stem
-        for path in folder(block).glob('*.py')
-        if any(is_within(name, REGISTERED) for name in imports(path, block))
-    }
-    assert needs_framework <= parts
-    package = f'dinor1.blocks.{block}'
-    for path in folder(block).glob('*.py'):
-        loaded = {name.removeprefix(f'{package}.') for name in imports(path, block)}
-        if path.stem not in parts:
-            assert not loaded & needs_framework, f'{path.name} imports a registered part'
+def test_every_module_is_loaded_by_the_package_or_by_its_register_module(block):
+    graph = import_graph(block)
+    loaded = reachable(graph, '__init__') | reachable(graph, 'register')
+    assert set(graph) == loaded
+    assert 'register' not in reachable(graph, '__init__')
 
 
 @pytest.mark.parametrize('block', BLOCKS)
 def test_imports_within_a_block_have_no_circle(block):
-    package = f'dinor1.blocks.{block}'
-    files = {path.stem: path for path in folder(block).glob('*.py') if path.stem != '__init__'}
-    graph = {
-        stem: {name.removeprefix(f'{package}.').partition('.')[0] for name in imports(path, block)} & set(files)
-        for stem, path in files.items()
-    }
+    graph = import_graph(block)
+    # A package and its modules: that a module reads names of the package is no circle if the package does not load it.
+    graph = {stem: names - {'__init__'} for stem, names in graph.items()}
     done: set[str] = set()
     while ready := {stem for stem in graph if stem not in done and graph[stem] <= done}:
         done |= ready

@@ -46,7 +46,7 @@ def sharded(rank: int, port: int, cfg, batches, queue) -> None:
         torch.nn.init.normal_(parameter, std=0.05)
     wrapped = MMFullyShardedDataParallel(model, device_id=torch.device('cpu'), use_orig_params=True)
     hook = ReferenceModelHook(warmup=0, mode='train')
-    hook.before_train_epoch(SimpleNamespace(model=wrapped, cfg=cfg, epoch=0, logger=logging.getLogger()))
+    hook.before_train_epoch(SimpleNamespace(model=wrapped, cfg=cfg, epoch=0, seed=0, logger=logging.getLogger()))
     inputs, samples = batches[0]
     loss, figures = wrapped.module.parse_losses(wrapped(inputs, samples, mode='loss'))
     loss.backward()

@@ -375,15 +375,6 @@ def test_validation_finds_what_a_test_finds(make):
     assert all(torch.equal(scores[image], other_scores[image]) for image in range(8))
 
 
-def test_the_type_alone_may_be_overridden(run):
-    """The settings of the type before stay in the config; a misspelt one is an error all the same."""
-    settings = dict(num_exemplars=16, seed=3)
-    assert run('Deaf', 'TextPrompts', **settings)[0].test_loop.prompts.description == dict(protocol='text')
-    assert run('Deaf', 'VisualInteractive', **settings)[0].test_loop.prompts.description['seed'] == 3
-    with pytest.raises(TypeError, match='num_exemplar'):
-        build_protocol(dict(type='VisualInteractive', num_exemplar=16), Config())
-
-
 # Refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -406,8 +397,11 @@ def test_a_model_without_prompts_is_refused_by_the_loop(make, split, kind):
 def test_wrong_settings_are_refused(make):
     with pytest.raises(KeyError, match='Visual is not in the'):
         build_protocol(dict(type='Visual'), Config())
-    with pytest.raises(InputError, match='VisualGeneric needs prompt_dataset'):
-        build_protocol(dict(type='VisualGeneric'), Config())
+    with pytest.raises(TypeError, match='num_exemplars'):
+        build_protocol(dict(type='VisualInteractive', num_exemplars=16), Config())
+    for cfg in (Config(), Config(dict(prompt_dataset=None))):
+        with pytest.raises(InputError, match='VisualGeneric needs prompt_dataset'):
+            build_protocol(dict(type='VisualGeneric'), cfg)
     # The same in a run, when the loop is built: a training would not begin.
     with pytest.raises(InputError, match='VisualGeneric needs prompt_dataset'):
         make('DINOR1', 'val', prompted('val'), cfg={}).val()

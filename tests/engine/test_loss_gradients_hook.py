@@ -121,7 +121,7 @@ def test_training_is_the_same_with_samplers_noise_and_norms_that_count(train):
             type='AffineEquivariantBackbone',
             widths=(4, 4, 4),
             n_samples=2,
-            hidden=8,
+            kernel=dict(hidden=8, mask='bump', support_radius=1.2),
             out_indices=(1, 2),
             proj_channels=(16, 32),
             resample='always',

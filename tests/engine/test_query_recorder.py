@@ -28,7 +28,8 @@ def evaluate(read_shapes_config, tmp_path):
         own[f'{other}_dataloader'] = own[f'{other}_cfg'] = own[f'{other}_evaluator'] = None
         own[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False, batch_size=3)
         own[f'{split}_cfg'].query_recorder = recorder or {}
-        own[f'{split}_cfg'].prompts.update(type=prompts, num_exemplars=2)
+        settings = dict(num_exemplars=2) if prompts == 'VisualGeneric' else {}
+        own[f'{split}_cfg'].prompts = dict(type=prompts, **settings)
         own.default_hooks.pop('visualization')
         own.visualizer.vis_backends = [dict(type='LocalVisBackend')]
         own.work_dir, own.log_level = str(tmp_path / name), 'ERROR'

@@ -160,7 +160,9 @@ def test_the_clipped_ratio_needs_a_reference_without_kl_too(train):
     def look(runner):
         seen.append(runner.model.reference is not None)
 
-    _, record = train('run', look, **{'model.bbox_head.loss_grqo.beta': 0.0, 'model.bbox_head.loss_grqo.objective': 'clipped'})
+    _, record = train(
+        'run', look, **{'model.bbox_head.loss_grqo.beta': 0.0, 'model.bbox_head.loss_grqo.objective': 'clipped'}
+    )
     assert seen == [False] * ITERS + [True] * 2 * ITERS
     assert record.history[-1]['grqo_kl'] > 0
 
@@ -280,9 +282,7 @@ def test_a_model_without_grqo_is_refused(train):
         train('run', **{'model.bbox_head.loss_grqo': None})
 
 
-@pytest.mark.parametrize(
-    'arguments', [dict(mode='other'), dict(dtype='float8'), dict(warmup=-1), dict(refresh=0)]
-)
+@pytest.mark.parametrize('arguments', [dict(mode='other'), dict(dtype='float8'), dict(warmup=-1), dict(refresh=0)])
 def test_bad_arguments(arguments):
     with pytest.raises(InputError):
         ReferenceModelHook(**arguments)

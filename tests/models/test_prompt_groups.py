@@ -7,34 +7,12 @@ import pytest
 import torch
 
 from dinor1.models import GRQOLoss, ReferenceModel
-from dinor1.models.losses import grqo_loss, hungarian_match, matching_cost, pad_targets, rewards_from_cost
+from dinor1.models.losses import grqo_loss, matching_cost, pad_targets, rewards_from_cost
 from dinor1.models.losses.prompt_groups import MIN_GROUP, grouped_advantage, one_sided, prompt_groups, prompt_rewards
 from dinor1.utils.errors import InputError
+from tests.models.grqo_scenes import per_layer, scene
 
 PROMPT = dict(groups='prompt', one_sided_kl=True)
-
-
-def scene(labels=((0, 1, 1), (2,)), layers=2, queries=30, prompts=3, seed=0, dtype=torch.float64):
-    """Cost with gradient to its leaves, targets, and what the selection says of the tokens, by falling objectness."""
-    g = torch.Generator().manual_seed(seed)
-    logits = torch.randn(layers, len(labels), queries, prompts, generator=g, dtype=dtype).requires_grad_()
-    boxes = (torch.rand(layers, len(labels), queries, 4, generator=g, dtype=dtype) * 0.5 + 0.2).requires_grad_()
-    corners = [torch.rand(len(label), 2, generator=g, dtype=dtype) * 40 for label in labels]
-    gt = [torch.cat([c, c + 5 + torch.rand(c.shape, generator=g, dtype=dtype) * 30], 1) for c in corners]
-    maps = [torch.eye(prompts, dtype=dtype)[list(label)] for label in labels]
-    targets = pad_targets(gt, maps, torch.tensor([[80, 100]] * len(labels)))
-    tokens = torch.randn(len(labels), queries, prompts, generator=g, dtype=dtype)
-    order = tokens.amax(-1).argsort(dim=1, descending=True)
-    tokens = tokens.gather(1, order[..., None].expand_as(tokens)).requires_grad_()
-    ref = tokens.detach().amax(-1) + 0.5 * torch.randn(len(labels), queries, generator=g, dtype=dtype)
-    return (logits, boxes), matching_cost(logits, boxes, targets), targets, tokens, ref
-
-
-def per_layer(loss, cost, targets, tokens, ref):
-    """(L,) what ``loss`` gives for each decoder layer."""
-    losses = loss(cost, targets, hungarian_match(cost, targets), tokens, tokens.amax(-1), ref)
-    names = [f'd{i}.loss_grqo' for i in range(len(cost) - 1)] + ['loss_grqo']
-    return torch.stack([losses[name] for name in names])
 
 
 def loop(loss, cost, targets, tokens, ref):
@@ -100,9 +78,7 @@ def test_the_scenes_have_groups_of_both_kinds():
 def test_one_prompt_that_is_offered_and_present_gives_the_published_loss():
     _, cost, targets, tokens, ref = scene(labels=((0, 0), (0,)), prompts=1)
     expected = grqo_loss(rewards_from_cost(cost, targets), tokens[..., 0], ref, alpha=0.5, beta=0.2, num_mute=10)
-    torch.testing.assert_close(
-        per_layer(GRQOLoss(alpha=0.5, beta=0.2, **PROMPT), cost, targets, tokens, ref), expected
-    )
+    torch.testing.assert_close(per_layer(GRQOLoss(alpha=0.5, beta=0.2, **PROMPT), cost, targets, tokens, ref), expected)
 
 
 def test_the_default_is_the_published_loss_to_the_bit():

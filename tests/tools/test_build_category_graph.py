@@ -42,7 +42,7 @@ def changed(section, entry, **values):
         (changed('categories', 1, name=['x']), 'category number 1 has no id or no name'),
         (changed('categories', 1, name='apple'), "name 'apple' occurs 2 times in 'categories'"),
         (changed('categories', 1, id=0), "id 0 occurs 2 times in 'categories'"),
-        (changed('categories', 1, supercategory=3), 'category number 1: supercategory is no text'),
+        (changed('categories', 1, supercategory=3), 'category number 1: supercategory is not a string'),
         (coco_content(3) | dict(images=3), 'no images or no annotations'),
         (coco_content(3) | dict(images=[3]), 'image number 0 has no id'),
         (coco_content(3) | dict(annotations=[3]), 'annotation number 0 has no image_id'),

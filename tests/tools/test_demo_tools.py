@@ -121,7 +121,7 @@ def test_test_writes_metrics(call, run_config, model_files, tmp_path):
 def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp_path):
     out_dir = tmp_path / 'run'
     name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}-seeds'
-    options = ['--cfg-options', 'default_hooks.prompts.num_exemplars=1', name]
+    options = ['--cfg-options', 'test_cfg.prompts.num_exemplars=1', name]
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', out_dir, '--prompt-seeds', 3, *options)
     assert outcome.status == 0
     assert 'over 3 draws of prompts' in outcome.out
@@ -138,7 +138,7 @@ def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp
     [
         (['--prompt-seeds', 0], '--prompt-seeds must be at least 1, got 0'),
         (['--prompt-seeds', 2, '--out', 'a.pkl'], '--out holds the predictions of one draw'),
-        (['--prompt-seeds', 2, '--cfg-options', 'default_hooks.prompts.protocol=text'], 'draws no visual prompts'),
+        (['--prompt-seeds', 2, '--cfg-options', 'test_cfg.prompts.type=TextPrompts'], 'draws no visual prompts'),
     ],
 )
 def test_prompt_seeds_that_make_no_sense(call, run_config, model_files, tmp_path, options, message):

@@ -167,7 +167,8 @@ def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, re
 
     monkeypatch.chdir(repo)
     cfg = Config.fromfile(run_config)
-    cfg.default_hooks.grqo = dict(type='ReferenceModelHook')
+    cfg.model.bbox_head.loss_grqo = dict(type='GRQOLoss')
+    cfg.default_hooks.reference = dict(type='ReferenceModelHook')
     cfg.dump(tmp_path / 'grqo.py')
     study = tmp_path / 'tiny.py'
     study.write_text(

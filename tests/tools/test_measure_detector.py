@@ -21,8 +21,8 @@ def test_numbers_are_those_of_the_test_tool(call, run_config, model_files, tmp_p
     assert result['metrics']['base/distinct_queries'] == result['queries']['base']['distinct_queries']
 
     for kind, chosen in {
-        'generic1': ['default_hooks.prompts.num_exemplars=1'],
-        'interactive': ['default_hooks.prompts.protocol=visual-interactive'],
+        'generic1': ['test_cfg.prompts.num_exemplars=1'],
+        'interactive': ['test_cfg.prompts.type=VisualInteractive'],
     }.items():
         folder = tmp_path / kind
         tested = call(

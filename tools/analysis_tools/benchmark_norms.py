@@ -99,10 +99,8 @@ class Prompted(nn.Module):
 
         size = tuple(images.shape[-2:])
         prompts = PromptSet.from_classes(embeddings, [f'class {i}' for i in range(len(embeddings))])
-        samples = [
-            DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=size), prompts=prompts) for _ in images
-        ]
-        return self.detector(images, samples, mode='tensor')
+        samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=size)) for _ in images]
+        return self.detector(images, samples, mode='tensor', prompts=prompts)
 
 
 def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict[str, Calls]:

@@ -81,8 +81,8 @@ def main() -> None:
             timing = Timing(args.device, args.rounds, args.clock, calls_per_round=20 if many else 1)
             for kind in args.passes:
                 shared = dict(workload=workload, dtype=dtype, kind=kind)
-                contenders = arms(args.device, args.compile)
-                rows = measure(WORKLOADS[workload], args.batch, DTYPES[dtype], kind, contenders, timing)
+                implementations = arms(args.device, args.compile)
+                rows = measure(WORKLOADS[workload], args.batch, DTYPES[dtype], kind, implementations, timing)
                 record['rows'] += [{**shared, **row, 'least_work': work, 'bytes_per_second': roof} for row in rows]
                 for row in rows:
                     print(f'| {workload} | {dtype} | {kind} | {row["arm"]} | {_cells(row, kind, work)} |', flush=True)

@@ -12,7 +12,7 @@ Examples:
 """
 
 import argparse
-import importlib.util
+import contextlib
 import statistics
 from collections.abc import Callable
 
@@ -65,11 +65,12 @@ def arms() -> dict[str, tuple[str, Callable[[list], Optimizer]]]:
         'SGD foreach': ('SGD', lambda p: SGD(p, **sgd, foreach=True)),
         'SGD fused': ('SGD', lambda p: SGD(p, **sgd, fused=True)),
     }
-    if importlib.util.find_spec('adamp') is not None:
-        import adamp
+    with contextlib.suppress(ImportError):
+        from adamp import SGDP as PublishedSGDP  # noqa: N811  (an acronym)
+        from adamp import AdamP as PublishedAdamP
 
-        made['adamp.AdamP'] = ('Adam', lambda p: adamp.AdamP(p, **adam))
-        made['adamp.SGDP'] = ('SGD', lambda p: adamp.SGDP(p, **sgd))
+        made['adamp.AdamP'] = ('Adam', lambda p: PublishedAdamP(p, **adam))
+        made['adamp.SGDP'] = ('SGD', lambda p: PublishedSGDP(p, **sgd))
     return made
 
 

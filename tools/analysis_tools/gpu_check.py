@@ -176,8 +176,8 @@ def benchmark(rounds: int, deadline: float) -> list[dict]:
             continue
         work, roof = least_work(workload, batch, dtype), ceilings(workload, dtype, 'cuda')
         for kind in PASSES:
-            contenders = arms('cuda', with_compile)
-            for row in measure(workload, batch, dtype, kind, contenders, timing):
+            implementations = arms('cuda', with_compile)
+            for row in measure(workload, batch, dtype, kind, implementations, timing):
                 cells = row.get('error') or ' | '.join(_cells(row, kind, work))
                 print(f'| {name} | {short} | {batch} | {kind} | {row["arm"]} | {cells} |', flush=True)
                 records.append(

@@ -9,7 +9,7 @@ model = dict(
     # Names of few words, each made of attributes: their sum says enough, and needs no download.
     prompts=dict(
         language_model=dict(type='WordHashModel'),
-        alignment=dict(loss_weight=2.0),
+        alignment=dict(type='LanguageAlignment', loss_weight=2.0),
         text_prompts='class',
     ),
     # Width where small shapes are told apart; strides 8 and 16, and the neck adds 32.

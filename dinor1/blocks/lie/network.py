@@ -126,9 +126,7 @@ class AffineEquivariantNet(nn.Module):
         )
         self.stem_norm = make_norm(layers.norm, widths[0])
         self.blocks = nn.ModuleList(
-            GroupResBlock(
-                group, a, b, layers, kernel, importance=sampling.importance, mix=sampling.mixing == 'all'
-            )
+            GroupResBlock(group, a, b, layers, kernel, importance=sampling.importance, mix=sampling.mixing == 'all')
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
         self.pool_norm = make_norm(layers.norm, widths[-1])

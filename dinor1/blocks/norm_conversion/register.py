@@ -3,4 +3,4 @@
 
 def register() -> None:
     """Import the modules whose decorators register components. Idempotent."""
-    from . import converter, cross_entropy, gpt2, removal_hook, topics  # noqa: F401
+    from . import converter, cross_entropy, gpt2, topics  # noqa: F401

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from dinor1.blocks.normalization.base import is_recomputing
 from dinor1.blocks.normalization.fixed_std_norm import FixedStdLayerNorm
-from dinor1.registry import HOOKS
 from dinor1.utils.errors import InputError
 
 from .layernorm_stages import DEFAULT_ORDER, check_order, has_split_values, removal_stages, stage_of
 from .remove_layernorm import swap_layernorm_for_fixed_std
 
 
-@HOOKS.register_module()
 class LayerNormRemovalHook(Hook):
     """Switches the LayerNorms of a model to constants, one every few optimizer steps, and adds the auxiliary loss.
 
@@ -119,7 +117,7 @@ class LayerNormRemovalHook(Hook):
         self.schedule = self.make_schedule(stages)
 
     def before_run(self, runner: Runner) -> None:
-        """Swap, before weights and buffers are loaded, unless a model converter has done so."""
+        """Swap, unless :class:`~.converter.LayerNormRemoval` has done so, and log the schedule."""
         model = _unwrap(runner.model)
         self.prepare(model)
         report = getattr(self._part(model), 'norm_report', None)

@@ -66,7 +66,7 @@ class PromptVisualizationHook(Hook):
         self._write(runner, runner.test_loop, 'test.png')
 
     def _collect(self, dataset: BaseDataset, outputs: list | None) -> None:
-        if not is_main_process() or not outputs or not isinstance(outputs[0], DetDataSample):
+        if not is_main_process() or outputs is None or not isinstance(outputs[0], DetDataSample):
             return
         names = dataset.metainfo['classes']
         colors = class_colors(len(names))

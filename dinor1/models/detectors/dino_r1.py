@@ -148,7 +148,7 @@ class DINOR1(BaseDetector):
             self.text_feat_map.requires_grad_(False)
             self.text_table = TextTable()
         if self.prompts_cfg.alignment is not None:
-            self.alignment = LanguageAlignment(**self.prompts_cfg.alignment)
+            self.alignment = MODELS.build(dict(type='LanguageAlignment') | self.prompts_cfg.alignment)
         if self.prompts_cfg.refiner is not None:
             self.prompt_refiner = MODELS.build(dict(self.prompts_cfg.refiner, embed_dim=dims.embed_dims))
 
@@ -364,18 +364,18 @@ class DINOR1(BaseDetector):
     def prompt_sets(
         self, features: ImageFeatures, batch_data_samples: list[DetDataSample], prompts: Prompts
     ) -> list[PromptSet]:
-        """The prompts of each image, boxes encoded and all of them refined."""
+        """The prompts of each image where the features are, boxes encoded and all of them refined."""
         if isinstance(prompts, PromptSet):
             prompts = [prompts] * features.batch_size
         sets = []
         for i, (item, sample) in enumerate(zip(prompts, batch_data_samples, strict=True)):
             if isinstance(item, PromptSet):
-                sets.append(item)
+                sets.append(item.to(features.feat.device))
             elif not len(item.boxes):
                 sets.append(PromptSet.nothing(item.names, self.query_embedding.weight))
             else:
                 embeddings = self.encode_boxes(features.image(i), [item.boxes], [sample.img_shape])
-                sets.append(PromptSet.from_exemplars(embeddings, item.labels, item.names))
+                sets.append(PromptSet.from_exemplars(embeddings, item.labels.to(embeddings.device), item.names))
         return sets if self.prompt_refiner is None else [self.prompt_refiner.refine(p) for p in sets]
 
     def _inference_precision(self) -> contextlib.AbstractContextManager:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinor1.registry import MODELS
+
 
 def symmetric_info_nce(visual: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
     """InfoNCE in both directions between row ``i`` of ``visual`` and row ``i`` of ``text``.
@@ -26,6 +28,7 @@ def symmetric_info_nce(visual: Tensor, text: Tensor, log_scale: Tensor) -> Tenso
     return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.t(), target)) / 2
 
 
+@MODELS.register_module()
 class LanguageAlignment(nn.Module):
     """:func:`symmetric_info_nce` with a learned scale, initialised at ln(1 / 0.07).
 

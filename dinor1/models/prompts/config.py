@@ -15,7 +15,8 @@ class PromptsConfig:
         language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
             text model is needed. It is frozen.
         text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
-        alignment: Arguments of :class:`~dinor1.models.losses.LanguageAlignment`; needs a language model.
+        alignment: Config of the loss between visual and text prompts, by default of
+            :class:`~dinor1.models.losses.LanguageAlignment`; needs a language model.
         refiner: Config of a module with ``forward(embeddings (K, C), names) -> (K, C)`` and ``refine(PromptSet) ->
             PromptSet``, such as ``CategoryGraphPrompts``. Training images must bring class names (``return_classes``).
 

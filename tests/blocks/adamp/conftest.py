@@ -1,6 +1,7 @@
 """Weights, gradients and checks that the optimizers' tests share."""
 
 import copy
+import importlib
 import json
 import math
 
@@ -134,6 +135,13 @@ class CountReads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.reads += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
         return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope='session')
+def published():
+    """The authors' package; its submodule tells it from this folder, which pytest may put on the path."""
+    pytest.importorskip('adamp.adamp')
+    return importlib.import_module('adamp')
 
 
 @pytest.fixture

@@ -46,11 +46,10 @@ def test_stored_trajectories(oracle, setting, precision, foreach):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('kwargs', PUBLISHED.values(), ids=PUBLISHED)
-def test_one_by_one_is_the_published_package_to_the_bit(kwargs, dtype):
-    adamp = pytest.importorskip('adamp')
+def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype):
     # The package stops at an empty tensor.
     params = make_params(dtype, [p.shape for p in make_params() if p.numel()])
-    ours, theirs = run([AdamP(clone(params), **kwargs, foreach=False), adamp.AdamP(clone(params), **kwargs)], 40)
+    ours, theirs = run([AdamP(clone(params), **kwargs, foreach=False), published.AdamP(clone(params), **kwargs)], 40)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -76,13 +75,12 @@ def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('switch', ['to theirs', 'to ours'])
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_state_dicts_move_between_the_packages_in_mid_training(switch, nesterov, foreach):
-    adamp = pytest.importorskip('adamp')
+def test_state_dicts_move_between_the_packages_in_mid_training(published, switch, nesterov, foreach):
     kwargs = dict(lr=0.01, weight_decay=0.1, nesterov=nesterov)
     shapes = [p.shape for p in make_params() if p.numel()]
 
     def theirs(params):
-        return adamp.AdamP(params, **kwargs)
+        return published.AdamP(params, **kwargs)
 
     def ours(params):
         return AdamP(params, **kwargs, foreach=foreach)

@@ -46,11 +46,10 @@ def test_stored_trajectories(oracle, setting, precision, foreach):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('kwargs', VARIANTS.values(), ids=VARIANTS)
-def test_one_by_one_is_the_published_package_to_the_bit(kwargs, dtype):
-    adamp = pytest.importorskip('adamp')
+def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype):
     # The package stops at an empty tensor.
     params = make_params(dtype, [p.shape for p in make_params() if p.numel()])
-    optimizers = [SGDP(clone(params), **kwargs, foreach=False), adamp.SGDP(clone(params), **kwargs)]
+    optimizers = [SGDP(clone(params), **kwargs, foreach=False), published.SGDP(clone(params), **kwargs)]
     ours, theirs = run(optimizers, 40)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     states = [[o.state[p]['momentum'] for p in ps] for o, ps in zip(optimizers, (ours, theirs), strict=True)]
@@ -77,12 +76,11 @@ def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('switch', ['to theirs', 'to ours'])
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_state_dicts_move_between_the_packages_in_mid_training(switch, nesterov, foreach):
-    adamp = pytest.importorskip('adamp')
+def test_state_dicts_move_between_the_packages_in_mid_training(published, switch, nesterov, foreach):
     kwargs = dict(lr=0.02, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
     shapes = [p.shape for p in make_params() if p.numel()]
     _, resumed = interchange(
-        lambda p: SGDP(p, **kwargs, foreach=foreach), lambda p: adamp.SGDP(p, **kwargs), switch, shapes=shapes
+        lambda p: SGDP(p, **kwargs, foreach=foreach), lambda p: published.SGDP(p, **kwargs), switch, shapes=shapes
     )
     assert next(iter(resumed.state_dict()['state'].values())).keys() == {'momentum'}
     if isinstance(resumed, SGDP):

@@ -225,7 +225,7 @@ def test_auxiliary_loss(tmp_path):
 
 def test_configs_know_it():
     with DefaultScope.overwrite_default_scope('dinor1'):
-        hook = HOOKS.build(dict(type='LayerNormRemovalHook', order=('mlp', 'final'), start=5, gap=(1, 2)))
+        hook = LayerNormRemovalHook(order=('mlp', 'final'), start=5, gap=(1, 2))
     assert isinstance(hook, LayerNormRemovalHook)
     assert hook.gap == (1, 2)
 
