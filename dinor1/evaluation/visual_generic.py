@@ -131,7 +131,10 @@ def build_bank(
     """Embed exemplars and average them per class.
 
     Args:
-        model, dataset, exemplars, progress: See :func:`embed_exemplars`.
+        model: See :func:`embed_exemplars`.
+        dataset: See :func:`embed_exemplars`.
+        exemplars: See :func:`embed_exemplars`.
+        progress: See :func:`embed_exemplars`.
 
     Returns:
         A bank of the classes that have at least one exemplar, in the data set's order.

@@ -207,6 +207,8 @@ class PromptSet:
     def to(self, *args, **kwargs) -> 'PromptSet':
         """Move every tensor; dtype arguments reach ``embeddings`` only."""
         embeddings = self.embeddings.to(*args, **kwargs)
+        if embeddings is self.embeddings:
+            return self
         moved = {name: getattr(self, name).to(embeddings.device) for name in ('labels', 'mask', 'groups', 'negative')}
         return replace(self, embeddings=embeddings, **moved)
 

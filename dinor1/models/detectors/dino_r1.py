@@ -228,8 +228,6 @@ class DINOR1(BaseDetector):
             return self.predict_and_output(inputs, data_samples, prompts)
         return self._forward(inputs, data_samples, prompts)
 
-    # ---------------------------------------------------------------- training
-
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
         """Losses of one batch under in-batch visual prompts.
 
@@ -312,19 +310,12 @@ class DINOR1(BaseDetector):
         names = [name for name in draw.names() if name is not None]
         return alignment(visual, self.text_table(names, self.language_model, self.text_feat_map))
 
-    # ---------------------------------------------------------------- images and prompts
-
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the neck, L times (bs, C, height, width), from images (bs, 3, H, W)."""
         return self.neck(self.backbone(batch_inputs))
 
     def encode_image(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> ImageFeatures:
-        """Multi-level features of the neck, flattened.
-
-        Args:
-            batch_inputs: (bs, 3, H, W) after the data preprocessor.
-            batch_data_samples: For the sizes of the images without padding.
-        """
+        """Multi-level features of the neck for ``batch_inputs`` (bs, 3, H, W), flattened."""
         with self._inference_precision():
             return flatten_levels(
                 self.extract_feat(batch_inputs),
@@ -366,7 +357,9 @@ class DINOR1(BaseDetector):
     ) -> list[PromptSet]:
         """The prompts of each image where the features are, boxes encoded and all of them refined."""
         if isinstance(prompts, PromptSet):
-            prompts = [prompts] * features.batch_size
+            prompts = [prompts.to(features.feat.device)] * features.batch_size
+        if len(prompts) != features.batch_size:
+            raise ValueError(f'expected prompts for {features.batch_size} images, got {len(prompts)}')
         sets = []
         for i, (item, sample) in enumerate(zip(prompts, batch_data_samples, strict=True)):
             if isinstance(item, PromptSet):
@@ -383,8 +376,6 @@ class DINOR1(BaseDetector):
         if self.training or self.inference_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.level_embed.device.type, dtype=self.inference_dtype)
-
-    # ---------------------------------------------------------------- queries
 
     def token_scores(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> TokenScores:
         """Every encoder token (bs, T, C) scored against the encoder's prompts."""
@@ -422,8 +413,6 @@ class DINOR1(BaseDetector):
             query, reference_points, memory, features, prompts, self.bbox_head.reg_branches, self_attn_mask
         )
         return DetectorOutput(hidden_states, references, prompts, selection, None if noised is None else noised.groups)
-
-    # ---------------------------------------------------------------- inference
 
     def predict(
         self,

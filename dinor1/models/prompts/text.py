@@ -17,6 +17,8 @@ from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
 
 _SEPARATOR = '. '
+# Names that a table keeps; free phrases of grounding data would grow it without end.
+_MAX_TABLE = 20_000
 
 
 def _clean(name: str) -> str:
@@ -122,7 +124,7 @@ class TextTable:
         parameters = [*language_model.parameters(), *text_feat_map.parameters()]
         # Every change of a tensor in place raises its version.
         state = (parameters[-1].device, parameters[-1].dtype, sum(p._version for p in parameters))
-        if state != self._state:
+        if state != self._state or len(self._rows) > _MAX_TABLE:
             self._rows, self._state = {}, state
         if missing := list(dict.fromkeys(name for name in names if name not in self._rows)):
             with torch.no_grad():

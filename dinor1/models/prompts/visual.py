@@ -67,6 +67,8 @@ class VisualPromptEncoder(BaseModule):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        # As narrow as a third of multi-head attention's joint projection (3 C, C), which it stands for.
+        nn.init.xavier_uniform_(self.self_attn.value_proj.weight, gain=2**-0.5)
         self.cross_attn.init_weights()
 
     def forward(self, boxes: Tensor, features: ImageFeatures) -> Tensor:
