@@ -37,6 +37,7 @@ VISBACKENDS = _child(_mmdet.VISBACKENDS)
 # What `model_converters` of a config may name, see dinor1.utils.model_converters; blocks register theirs.
 MODEL_CONVERTERS = Registry('model converter', scope='dinor1')
 
+
 def takes_argument(kind: type, name: str) -> bool:
     """Whether the constructor of a class, or of one that it inherits from, has an argument of this name."""
     return any(

@@ -46,7 +46,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-
     import dinor1
 
     dinor1.register_all()  # before MMDetection is imported

@@ -37,7 +37,7 @@ for _name in ('SGD', 'SGDP'):
 seeds = [0]
 metrics = {'coco/bbox_mAP': 'val_base AP', 'coco/bbox_mAP_50': 'AP50'}
 note = """
-The norm is that of the transformer, the prompt encoder and the fusion (`model.transformer.norm_cfg`); backbone and neck keep
-theirs. Published for detectors: AdamP against Adam on COCO, CenterNet from scratch, AP 27.11 against 26.57 (project
-page of arXiv 2006.08217); none of the papers on norms has tried one.
+The norm is that of the transformer, the prompt encoder and the fusion (`model.transformer.norm_cfg`); backbone and neck
+keep theirs. Published for detectors: AdamP against Adam on COCO, CenterNet from scratch, AP 27.11 against 26.57
+(project page of arXiv 2006.08217); none of the papers on norms has tried one.
 """

@@ -69,9 +69,7 @@ def _mean(values: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
-def evaluate_lvis(
-    truth: LVISGroundTruth, detections: Detections, pairs_at_once: int = PAIRS_AT_ONCE
-) -> LVISScores:
+def evaluate_lvis(truth: LVISGroundTruth, detections: Detections, pairs_at_once: int = PAIRS_AT_ONCE) -> LVISScores:
     """Compare detections with ground truth.
 
     Args:

@@ -27,9 +27,7 @@ def match_classes(names: Sequence[str], categories: Sequence[str], ann_file: str
     return np.array([indices[name] for name in names], dtype=np.int64)
 
 
-def validated_detections(
-    sample: dict[str, Any], images: Container[int], num_classes: int, ann_file: str
-) -> Detections:
+def validated_detections(sample: dict[str, Any], images: Container[int], num_classes: int, ann_file: str) -> Detections:
     """Check the predictions for one image and return them as :class:`Detections`.
 
     Args:

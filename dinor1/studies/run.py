@@ -169,9 +169,7 @@ def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int 
         extra['seconds_per_iteration'] = round(statistics.median(line['time'] for line in log), 4)
     if not (own / 'cost.json').is_file():
         # Training went on after its parent was killed: its cost, which belongs to the results, was not measured.
-        raise InputError(
-            f'{own}: trained, but time and memory were not recorded; delete the folder to run it again'
-        )
+        raise InputError(f'{own}: trained, but time and memory were not recorded; delete the folder to run it again')
     costs = read_json(own / 'cost.json')
     training = Cost(*costs['train'])
     record = dict(

@@ -19,9 +19,14 @@ from dinor1.utils.io import atomic_path, check_output, locked, read_json, visibl
 def test_a_failure_leaves_the_old_file(tmp_path):
     path = tmp_path / 'new/a.json'
     write_json({'a': 1}, path)
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text('half')
-        raise RuntimeError
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text('half')
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert read_json(path) == {'a': 1}
     assert [p.name for p in path.parent.iterdir()] == ['a.json']
 
@@ -89,7 +94,7 @@ def test_a_file_in_place_of_the_folder_is_named_by_the_path_that_was_asked_for(t
 
 def test_trouble_with_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / 'a.json'):
-        open(tmp_path / 'absent')
+        (tmp_path / 'absent').read_text()
     assert caught.value.filename == str(tmp_path / 'absent')
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Measure a checkpoint: AP under several protocols, similarity of its prompts, what its queries do.
+r"""Measure a checkpoint: AP under several protocols, similarity of its prompts, what its queries do.
 
 Examples:
-    python tools/analysis_tools/measure_detector.py work_dirs/run1/epoch_6.pth --out work_dirs/run1/measures.json \\
-      --set base=configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py \\
+    python tools/analysis_tools/measure_detector.py work_dirs/run1/epoch_6.pth --out work_dirs/run1/measures.json \
+      --set base=configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py \
       --set novel=configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes-novel.py
     python tools/analysis_tools/measure_detector.py CHECKPOINT --set test=CONFIG --num-exemplars 16 --out FILE.json
 """

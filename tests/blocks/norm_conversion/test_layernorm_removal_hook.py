@@ -15,7 +15,6 @@ from dinor1.blocks.norm_conversion.layernorm_stages import has_split_values
 from dinor1.blocks.norm_conversion.removal_hook import LayerNormRemovalHook
 from dinor1.blocks.norm_conversion.remove_layernorm import remove_layernorm
 from dinor1.blocks.normalization.fixed_std_norm import FixedStdLayerNorm
-from dinor1.registry import HOOKS
 from dinor1.utils.checkpoint import check_checkpoint
 from dinor1.utils.errors import InputError
 from dinor1.utils.model_converters import convert_model
