@@ -151,7 +151,9 @@ class PromptedTestLoop(TestLoop):
             InputError: several seeds, and the protocol draws nothing.
         """
         protocols = [self.protocol] if self.seeds is None else [self.protocol.with_seed(seed) for seed in self.seeds]
-        self.results = [self.evaluate(protocol, self.recorder) for protocol in protocols]
+        # One record of queries, of the first draw.
+        recorders = [self.recorder] + [None] * (len(protocols) - 1)
+        self.results = [self.evaluate(*pair) for pair in zip(protocols, recorders, strict=True)]
         return mean_and_std([result['metrics'] for result in self.results])[0]
 
     def evaluate(self, protocol: PromptProtocol, recorder: QueryRecorder | None = None) -> dict[str, Any]:
@@ -163,14 +165,23 @@ class PromptedTestLoop(TestLoop):
 
         Returns:
             ``prompts``, their description, and ``metrics``.
+
+        Raises:
+            InputError: there is no image to test.
         """
-        self.protocol, self.recorder, self.prompts = protocol, recorder, None
-        if recorder is not None:
-            recorder.start(unwrapped(self.runner.model))
-        metrics = super().run()
+        if not len(self.dataloader):
+            raise InputError('the test set is empty: there is nothing to test')
+        self.protocol, self.prompts = protocol, None
+        configured, self.recorder = self.recorder, recorder
+        try:
+            if recorder is not None:
+                recorder.start(unwrapped(self.runner.model))
+            metrics = super().run()
+        finally:
+            self.recorder = configured
         if recorder is not None:
             recorder.write(Path(self.runner.work_dir), 'test', len(self.dataloader.dataset))
-        prompts: Any = self.prompts  # every rank has had a batch
+        prompts: Any = self.prompts
         return dict(prompts=prompts.description, metrics=metrics)
 
     @torch.no_grad()
