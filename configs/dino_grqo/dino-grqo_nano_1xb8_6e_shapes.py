@@ -43,6 +43,3 @@ model = dict(
 # The detector takes no prompts, and MMEngine's own loops evaluate it.
 val_cfg = dict(_delete_=True, type='ValLoop')
 test_cfg = dict(_delete_=True, type='TestLoop')
-default_hooks = dict(
-    reference=dict(warmup=1, refresh=1),
-)

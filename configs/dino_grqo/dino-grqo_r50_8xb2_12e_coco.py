@@ -23,7 +23,3 @@ param_scheduler = [
 ]
 # 8 devices with 2 images each.
 auto_scale_lr = dict(base_batch_size=16)
-
-default_hooks = dict(
-    reference=dict(warmup=1, refresh=1),
-)

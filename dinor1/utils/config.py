@@ -59,11 +59,28 @@ _REMOVED_KEYS = {
     'default_hooks.grqo': _GRQO,
     'default_hooks.prompts': _PROMPTS,
 }
+# Keys of a DINOR1 of earlier versions -> where they are now.
+_MOVED_MODEL_KEYS = {
+    **{
+        name: f'model.transformer.{name}'
+        for name in (
+            'embed_dims',
+            'num_heads',
+            'feedforward_channels',
+            'num_points',
+            'num_feature_levels',
+            'norm_cfg',
+        )
+    },
+    **{name: f'model.prompts.{name}' for name in ('language_model', 'alignment', 'text_prompts')},
+    'prompt_refiner': 'model.prompts.refiner',
+}
 # Components of earlier versions, wherever a config lists hooks -> what to write instead.
 _REMOVED_HOOKS = {
     'IntegerTrainingHook': _CONVERTER,
     'LayerNormRemovalHook': "model_converters=[dict(type='LayerNormRemoval', ...)]",
     'PromptProtocolHook': _PROMPTS,
+    'QueryRecorderHook': 'test_cfg.query_recorder=dict(...)',
 }
 # Settings of earlier versions, as overrides name them -> the new key of the same setting; a longer key goes first.
 _REFERENCE = ('warmup', 'refresh', 'by_epoch', 'mode', 'dtype')
@@ -118,6 +135,10 @@ def _removed(cfg: Config) -> Iterator[tuple[str, str]]:
             node = node.get(part) if isinstance(node, dict) else None
         if node is not None:
             yield key, instead
+    model = cfg.get('model') or {}
+    if model.get('type') == 'DINOR1':
+        for key in _MOVED_MODEL_KEYS.keys() & model.keys():
+            yield f'model.{key}', _MOVED_MODEL_KEYS[key]
     hooks = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
     hooks |= {f'custom_hooks[{number}]': hook for number, hook in enumerate(cfg.get('custom_hooks') or ())}
     for place, hook in hooks.items():
@@ -160,7 +181,7 @@ def _check_override(cfg: Config, key: str) -> None:
             node = node[int(part)]
         elif isinstance(node, ConfigDict | dict):
             if part not in node:
-                # Components have arguments of similar names (num_stages and frozen_stages): there, be surer.
+                # Components have arguments of similar names (num_stages and frozen_stages): there, be stricter.
                 cutoff = 0.6 if depth == 0 else 0.8
                 close = difflib.get_close_matches(part, list(node), n=1, cutoff=cutoff)
                 if part in _KNOWN if depth == 0 else not close or _is_argument(node, part):

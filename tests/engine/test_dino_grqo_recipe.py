@@ -31,8 +31,9 @@ def test_two_iterations_with_grqo_and_a_validation(read_shapes_config, train):
     for scalars in record.history:
         assert all(value == value and abs(value) < 1e6 for value in scalars.values())
         assert {'loss_grqo', 'd0.loss_grqo', 'grqo_reward_std', 'dn_loss_cls', 'enc_loss_cls'} <= set(scalars)
-    # The same weights, no dropout: nothing to diverge from but rounding.
-    assert first['grqo_kl'] < 1e-8 < second['grqo_kl']
+    # The same weights, no dropout: nothing but rounding, of another memory layout, tells the two models apart. Logits
+    # differ by some 1e-4, and the KL is half the square of that.
+    assert first['grqo_kl'] < 1e-6 < second['grqo_kl']
     # MMEngine's own loop, our metric and our pictures.
     metrics = [json.loads(line) for line in next(Path(runner.work_dir).glob('*/vis_data/scalars.json')).open()][-1]
     assert 0 <= metrics['coco/bbox_mAP'] <= 1

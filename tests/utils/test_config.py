@@ -137,6 +137,9 @@ PROMPTS = ("val_cfg=dict(type='PromptedValLoop', prompts=dict(type='VisualGeneri
             "custom_hooks[1] of type 'IntegerTrainingHook'",
             (INTEGERS,),
         ),
+        ("model = dict(type='DINOR1', embed_dims=64)", 'model.embed_dims', ('model.transformer.embed_dims',)),
+        ("model = dict(type='DINOR1', prompt_refiner=dict())", 'model.prompt_refiner', ('model.prompts.refiner',)),
+        ("custom_hooks = [dict(type='QueryRecorderHook')]", 'custom_hooks[0] of', ('test_cfg.query_recorder',)),
     ],
 )
 def test_a_key_of_an_earlier_version_names_the_new_one(path, line, old, new):
