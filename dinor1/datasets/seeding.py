@@ -57,7 +57,7 @@ class SeededPipelineMixin:
         class MyDataset(SeededPipelineMixin, BaseDetDataset): ...
 
     Transforms must draw from ``random`` or ``numpy.random``, as those of MMCV and MMDetection do; PyTorch's
-    generator is left alone. Whoever runs the epochs calls :func:`set_epoch`. Under ``RepeatDataset`` and
+    generator is left alone. The training loop calls :func:`set_epoch`. Under ``RepeatDataset`` and
     ``ClassBalancedDataset`` the copies of a sample within one epoch come out equal.
 
     Args:
@@ -70,6 +70,11 @@ class SeededPipelineMixin:
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         super().__init__(*args, **kwargs)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch whose augmentations are drawn."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) whose augmentations are drawn next, in all worker processes at once."""
         self._epoch.fill_(epoch)
@@ -77,5 +82,5 @@ class SeededPipelineMixin:
     def __getitem__(self, idx: int) -> Any:
         if self.test_mode or self.seed is None:
             return super().__getitem__(idx)
-        with _seeded(self.seed, int(self._epoch), idx % len(self)):
+        with _seeded(self.seed, self.epoch, idx % len(self)):
             return super().__getitem__(idx)

@@ -10,7 +10,7 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from dinor1.engine import ReferenceModelHook
-from dinor1.engine.hooks.graceful_stop import GracefulStopHook, _has_stepped
+from dinor1.engine.hooks.graceful_stop import GracefulStopHook, has_stepped
 from dinor1.utils.errors import InputError
 
 ITERS = 6  # per epoch
@@ -233,7 +233,7 @@ def test_a_second_sigterm_does_not_cut_the_checkpoint_short(train, tmp_path):
 
 
 def test_a_late_second_sigterm_is_meant(monkeypatch):
-    """Whoever asks again after a while does not want to wait any longer."""
+    """A second request after a while is not a duplicate of the first: the process ends."""
     hook, now, sent = GracefulStopHook(), [0.0], []
     monkeypatch.setattr('time.monotonic', lambda: now[0])
     monkeypatch.setattr(signal, 'raise_signal', sent.append)
@@ -241,7 +241,7 @@ def test_a_late_second_sigterm_is_meant(monkeypatch):
     try:
         hook.before_train(None)
         for now[0] in (0.0, 4.0, 6.0):
-            hook._on_signal(signal.SIGTERM, None)
+            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # what the hook has installed
         assert sent == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
@@ -253,7 +253,7 @@ def test_two_optimizers_that_never_step_together_do_not_keep_a_run_alive():
     wrappers = [OptimWrapper(torch.optim.SGD([w], lr=0.1), accumulative_counts=2) for w in weights]
     wrappers[0]._inner_count = 1
     runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(a=wrappers[0], b=wrappers[1]))
-    assert [_has_stepped(runner, awaited) for awaited in (1, 2)] == [False, True]
+    assert [has_stepped(runner, awaited) for awaited in (1, 2)] == [False, True]
 
 
 def test_a_second_ctrl_c_ends_at_once(train):

@@ -25,6 +25,6 @@ def test_a_pass_over_the_data_is_an_epoch(shapes_dir, first):
     hook, seen = ReproducibilityHook(), []
     hook.before_train_epoch(runner)
     for runner.iter in range(first, 13):
-        seen.append({int(one._epoch) for one in dataset.datasets})
+        seen.append({one.epoch for one in dataset.datasets})
         hook.after_train_iter(runner, 0)
     assert seen == [{i // 4} for i in range(first, 13)]

@@ -67,7 +67,7 @@ class GracefulStopHook(Hook):
         if not number:
             return
         self._awaited += 1
-        if not _has_stepped(runner, self._awaited):
+        if not has_stepped(runner, self._awaited):
             return
         # The parameter schedulers have stepped: this hook comes after theirs.
         filename = f'iter_{runner.iter + 1}.pth'
@@ -88,7 +88,7 @@ class GracefulStopHook(Hook):
         self._give_back()
 
 
-def _has_stepped(runner: Runner, awaited: int) -> bool:
+def has_stepped(runner: Runner, awaited: int) -> bool:
     """Whether the iteration ended with a step of the optimizer, so that no gradient waits for one.
 
     Several optimizers may never step together: then every one has stepped while they were ``awaited``.
