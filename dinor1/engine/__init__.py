@@ -1,4 +1,4 @@
-"""What happens around the model: the runner, loops and hooks."""
+"""Runner, loops and hooks: what trains and evaluates a model."""
 
 from dinor1.utils.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Validation and test loops that give every image its prompts, by the protocol that the config names.
+"""Validation and test loops that prompt the detector by the protocol named in the config.
 
 ::
 
@@ -33,7 +33,7 @@ from dinor1.utils.io import write_json
 
 
 def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtocol:
-    """A protocol from its config; ``VisualGeneric`` without a data set draws from the config's ``prompt_dataset``.
+    """Build a protocol; ``VisualGeneric`` without a data set of its own draws from ``cfg.prompt_dataset``.
 
     Raises:
         InputError: there is no data set to draw from.
@@ -52,7 +52,7 @@ def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtoco
 
 @LOOPS.register_module()
 class PromptedValLoop(ValLoop):
-    """MMEngine's validation loop with prompts, made from the current weights in every validation.
+    """MMEngine's validation loop with prompts, which every validation computes from the current weights.
 
     Args:
         runner: The runner.
@@ -61,11 +61,12 @@ class PromptedValLoop(ValLoop):
         prompts: Config of a protocol, see :mod:`dinor1.evaluation.prompt_protocols`.
         query_recorder: Arguments of :class:`~dinor1.engine.query_recorder.QueryRecorder`, to record which queries find
             the objects; None: nothing is recorded.
-        fp16: Mixed precision.
+        fp16: Whether to use mixed precision.
 
     Attributes:
-        protocol: Where prompts come from.
-        prompts: Those of the present or the latest validation.
+        protocol: The protocol.
+        prompts: Prompts of the current or the latest validation; None before the first.
+        recorder: Recorder of the queries, or None.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class PromptedValLoop(ValLoop):
 
     def run(self) -> dict[str, float]:
         """Validate; returns the metrics."""
-        self.prompts = None  # those of the last validation were made from other weights
+        self.prompts = None  # those of the last validation depend on other weights
         if self.recorder is not None:
             self.recorder.start(unwrapped(self.runner.model))
         metrics = super().run()
@@ -96,7 +97,7 @@ class PromptedValLoop(ValLoop):
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Detect on one batch."""
-        # Here and not before the loop: hooks may exchange the weights when the epoch begins.
+        # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
         self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
@@ -110,22 +111,23 @@ class PromptedValLoop(ValLoop):
 
 @LOOPS.register_module()
 class PromptedTestLoop(TestLoop):
-    """MMEngine's test loop with prompts; with several seeds the whole test is repeated with other draws.
+    """MMEngine's test loop with prompts; the whole test is repeated for each of several seeds.
 
     Args:
         runner: The runner.
         dataloader: Data loader, or its config.
         evaluator: Evaluator, or its config.
         prompts: Config of a protocol, see :mod:`dinor1.evaluation.prompt_protocols`.
-        seeds: Seeds of the draws, instead of the protocol's own.
+        seeds: Seeds of the draws; None: one test with the seed of the protocol.
         query_recorder: Arguments of :class:`~dinor1.engine.query_recorder.QueryRecorder`, to record which queries find
             the objects; None: nothing is recorded.
-        fp16: Mixed precision.
+        fp16: Whether to use mixed precision.
 
     Attributes:
-        protocol: Where prompts come from.
-        prompts: Those of the present or the latest test.
-        results: Of the latest run, per seed ``prompts`` (their description) and ``metrics``.
+        protocol: The protocol of the current or the latest test.
+        prompts: Prompts of the current or the latest test; None before the first.
+        recorder: Recorder of the queries, or None.
+        results: Per seed of the latest run, the description of the prompts as ``prompts``, and ``metrics``.
     """
 
     def __init__(
@@ -145,33 +147,34 @@ class PromptedTestLoop(TestLoop):
         self.results: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, float]:
-        """Test; returns the metrics, over several seeds their means.
+        """Test; returns the metrics, or their means over several seeds.
 
         Raises:
-            InputError: several seeds, and the protocol draws nothing.
+            InputError: there are seeds, and the protocol draws nothing.
         """
         protocols = [self.protocol] if self.seeds is None else [self.protocol.with_seed(seed) for seed in self.seeds]
-        # One record of queries, of the first draw.
+        # Queries are recorded for the first draw only.
         recorders = [self.recorder] + [None] * (len(protocols) - 1)
         self.results = [self.evaluate(*pair) for pair in zip(protocols, recorders, strict=True)]
         return mean_and_std([result['metrics'] for result in self.results])[0]
 
     def evaluate(self, protocol: PromptProtocol, recorder: QueryRecorder | None = None) -> dict[str, Any]:
-        """One whole test with the prompts of ``protocol``.
+        """Run one whole test with the prompts of ``protocol``.
 
         Args:
-            protocol: Where prompts come from.
-            recorder: Records the queries, and writes its file to the work directory.
+            protocol: The protocol.
+            recorder: Records the queries and writes them to the work directory; None: nothing is recorded.
 
         Returns:
             ``prompts``, their description, and ``metrics``.
 
         Raises:
-            InputError: there is no image to test.
+            InputError: the test set is empty.
         """
         if not len(self.dataloader):
             raise InputError('the test set is empty: there is nothing to test')
         self.protocol, self.prompts = protocol, None
+        # run_iter, which MMEngine's loop calls, reads the recorder from the loop.
         configured, self.recorder = self.recorder, recorder
         try:
             if recorder is not None:
@@ -187,7 +190,7 @@ class PromptedTestLoop(TestLoop):
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Detect on one batch."""
-        # Here and not before the loop: hooks may exchange the weights when the epoch begins.
+        # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
@@ -200,7 +203,7 @@ class PromptedTestLoop(TestLoop):
 
 
 def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> EvaluationPrompts:
-    """Prompts from the present weights, with a progress bar; the draw is written to the work directory.
+    """Compute prompts from the current weights, with a progress bar, and write the draw to the work directory.
 
     Raises:
         InputError: the model takes no prompts.
@@ -211,9 +214,11 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
             f'{type(model).__name__} takes no prompts; use val_cfg=dict(type="ValLoop") and '
             'test_cfg=dict(type="TestLoop")'
         )
+    # Compute the prompts.
     count = protocol.num_images_to_encode()
     bar = ProgressBar(count) if count and is_main_process() else None
     prompts = protocol.prepare(model, dataset, bar and bar.update)
+    # Log what was drawn, and record it.
     if count:
         runner.logger.info(f'Visual prompts: {len(prompts.exemplars)} exemplars on {count} images')
     if missing := prompts.description.get('without_exemplar'):
@@ -232,10 +237,10 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
 def predict_batch(
     runner: Runner, data_batch: dict, prompts: EvaluationPrompts
 ) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
-    """Detections of one batch, and the decoder's output of every pass, see ``DINOR1.predict_and_output``."""
+    """Detections of one batch, and the output of every pass, see ``DINOR1.predict_and_output``."""
     model = unwrapped(runner.model)
     data = model.data_preprocessor(data_batch, False)
     arguments = dict(prompts=prompts.of(data['data_samples']))
-    # A sharded model is gathered by its wrapper's forward; that of DDP would exchange buffers for nothing.
+    # The forward of FSDP gathers the weights; that of DDP would only synchronise buffers.
     model = runner.model if isinstance(runner.model, FullyShardedDataParallel) else model
     return model(**data, **arguments, mode='predict_and_output')

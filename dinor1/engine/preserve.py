@@ -1,4 +1,4 @@
-"""Run a model for a measurement and leave no trace: what its passes move besides gradients is put back."""
+"""Restore the state of a model that a measurement changes, apart from its gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,11 @@ from torch import nn
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Put back the state of ``model`` that forward and backward passes move, however the block ends.
+    """Restore the state of ``model`` that forward and backward passes change, also after an exception.
 
-    This covers buffers (statistics of norms) and what a module keeps in Python besides: counters of samplers, calls of
-    norms, positions of noise, statistics of gradients. Such a module has two methods, ``host_state()``, which returns a
-    snapshot, and ``set_host_state(state)``, which goes back to it. Weights and gradients are left to the caller, and so
-    is torch's global random state.
+    This covers buffers (statistics of norms) and state that a module keeps in Python: counters of samplers and norms,
+    positions of noise, statistics of gradients. Such a module has two methods: ``host_state()`` returns a snapshot, and
+    ``set_host_state(state)`` restores it. Weights, gradients and torch's global random state are not covered.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     modules: list[Any] = list(model.modules())

@@ -1,4 +1,4 @@
-"""Which queries find the objects of an evaluated set, layer by layer of the decoder."""
+"""Record which queries find the objects of an evaluated set, for each decoder layer."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -20,18 +20,17 @@ from dinor1.visualization import draw_queries
 
 
 class QueryRecorder:
-    """Collects statistics of the decoder's output during a test; writes ``queries_NAME.json`` and a figure of it.
+    """Collects statistics of the decoder's output during an evaluation; writes ``queries_NAME.json`` and a figure.
 
-    The file holds the summary of :class:`dinor1.evaluation.QueryStatistics` over all objects, and
+    The file contains the summary of :class:`dinor1.evaluation.QueryStatistics` over all objects, and
 
-    - ``matched_places``: per decoder layer, how many objects were matched to the query of each index in the order of
-      selection;
-    - ``objectness_entropy``: mean entropy of the objectness of the selected tokens, nats;
-    - ``absent_class_share``: share of the detections of an image whose class the image does not show.
+    - ``matched_places``: per decoder layer, the number of objects matched to each query, in the order of selection;
+    - ``objectness_entropy``: mean entropy of the objectness of the selected tokens, in nats;
+    - ``absent_class_share``: mean fraction of the detections of an image whose class is absent from the image.
 
     Args:
-        min_iou: From which overlap on a query covers an object.
-        figure: Whether to draw.
+        min_iou: IoU in (0, 1] from which a query covers an object.
+        figure: Whether to draw a figure.
 
     Raises:
         InputError: ``min_iou`` is not in (0, 1].
@@ -47,7 +46,7 @@ class QueryRecorder:
         """Begin a new record of ``model``.
 
         Raises:
-            InputError: the model is not a DINO-R1, or offers its classes in several passes.
+            InputError: the model is not a DINO-R1, or splits its classes into several passes.
         """
         if not isinstance(model, DINOR1):
             raise InputError(f'QueryRecorder: a {type(model).__name__} takes no prompts; remove query_recorder')
@@ -61,9 +60,9 @@ class QueryRecorder:
         """Add the images of a batch.
 
         Args:
-            samples: With ground truth and detections.
-            output: The decoder's.
-            prompt_sets: Per image, what was offered.
+            samples: Data samples with ground truth and detections.
+            output: Output of the decoder.
+            prompt_sets: Prompt set of each image.
         """
         cls_logits, boxes = self._head(output)
         for i, (sample, prompts) in enumerate(zip(samples, prompt_sets, strict=True)):
@@ -74,29 +73,31 @@ class QueryRecorder:
             self._images.append((self._count(logits[:, None], boxes[:, i, None], sample), entropy, absent))
 
     def _count(self, logits: Tensor, boxes: Tensor, sample: DetDataSample) -> QueryStatistics:
+        """Statistics of one image, from logits (L, 1, Q, num_classes) and boxes (L, 1, Q, 4) normalised cxcywh."""
         truth = sample.gt_instances
-        # An object whose class is not offered cannot be found.
+        # Objects whose class is not offered cannot be found, and do not count.
         offered = logits[0, 0, 0].isfinite().to(truth.labels.device)
         asked = offered[truth.labels] if len(truth) else torch.zeros(0, dtype=torch.bool)
-        # Test pipelines load annotations after the resize: the truth is in pixels of the original image.
+        # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
         scale = truth.bboxes.new_tensor(sample.scale_factor).repeat(2)
         positive = torch.nn.functional.one_hot(truth.labels[asked], logits.shape[-1]).float()
         targets = pad_targets([truth.bboxes[asked] * scale], [positive], [sample.img_shape])
         return query_statistics(logits, boxes, targets, self.min_iou, **getattr(self._head, 'cost_weights', {}))
 
     def write(self, folder: Path, name: str, num_images: int) -> None:
-        """Write the record, of all processes together.
+        """Gather the records of all processes, and write them from the main process.
 
         Args:
-            folder: Gets ``queries_NAME.json`` and ``vis/queries_NAME.png``.
-            name: NAME.
-            num_images: Of the evaluated set.
+            folder: Folder for ``queries_NAME.json`` and ``vis/queries_NAME.png``.
+            name: The NAME of the files.
+            num_images: Number of images in the evaluated set.
         """
         parts = all_gather_object(self._images)
         if not is_main_process():
             return
-        # Processes take images in turns, and some repeat the first ones so that all have equally many.
+        # Images are distributed round-robin, and the first ones are repeated until all processes have equally many.
         images = [image for turn in zip_longest(*parts) for image in turn if image is not None][:num_images]
+        # Combine the images.
         found, entropy, absent = zip(*images, strict=True)
         statistics = QueryStatistics.concatenate(found)
         shares = [share for share in absent if share is not None]

@@ -1,6 +1,6 @@
-"""Checks of a config before a runner creates folders, builds and loads.
+"""Checks of a config, before a runner creates folders, builds a model and loads data.
 
-MMEngine reports the same errors, but later and with a traceback.
+MMEngine reports the same errors later, and with a traceback.
 """
 
 import math
@@ -20,11 +20,11 @@ def check_training(cfg: Config, name: str) -> None:
     """Raise an error for a config that cannot train.
 
     Args:
-        cfg: With all overrides.
-        name: Its file, for messages.
+        cfg: The config, with all overrides.
+        name: Its file name, for messages.
 
     Raises:
-        InputError: a part is missing, or a number that every recipe has is out of its range.
+        InputError: a part is missing, or a common number such as the batch size is out of range.
     """
     _require(cfg, name, ('model', *_TRAIN), 'train')
     for parts in (_VAL, _TEST):
@@ -45,8 +45,8 @@ def check_testing(cfg: Config, name: str) -> None:
     """Raise an error for a config that cannot test.
 
     Args:
-        cfg: With all overrides.
-        name: Its file, for messages.
+        cfg: The config, with all overrides.
+        name: Its file name, for messages.
 
     Raises:
         InputError: as for :func:`check_training`.
@@ -60,7 +60,7 @@ def check_launcher(launcher: str) -> None:
     """Raise an error for a launcher of several processes on a machine without an accelerator.
 
     Raises:
-        InputError: MMEngine's launchers assign a device to every process, and there is none.
+        InputError: there is no accelerator, and MMEngine's launchers assign one to every process.
     """
     if launcher != 'none' and get_device() == 'cpu':
         raise InputError(
@@ -72,7 +72,7 @@ def check_seed(seed: Any, option: str) -> None:
     """Raise an error for a seed that random number generators do not accept; None means a random seed.
 
     Raises:
-        InputError: it is not an integer in [0, 2^32).
+        InputError: the seed is not an integer in [0, 2^32).
     """
     if seed is not None and not (type(seed) is int and 0 <= seed < 2**32):
         raise InputError(f'{option} must be a whole number in [0, 2^32), got {seed!r}')
@@ -106,7 +106,7 @@ def _check_loaders(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
 
 
 def _check_vocabularies(cfg: Config, name: str) -> None:
-    """Data sets with different classes are matched by class name, so the names must reach the detector."""
+    """Check that data sets with different classes pass their class names on, by which the detector matches them."""
     dataset = cfg.train_dataloader.get('dataset')
     if cfg.model.get('type') != 'DINOR1' or 'classes' not in (dataset.get('ignore_keys') or ()):
         return
@@ -123,7 +123,7 @@ def _check_number(node: dict, key: str, least: int, where: str, whole: bool = Tr
     value = node.get(key)
     if value is None:
         return
-    # type() rather than isinstance(), which accepts booleans. 9e4 is a whole number.
+    # type() instead of isinstance(), which accepts booleans. 9e4 counts as a whole number.
     valid = type(value) in (int, float) and math.isfinite(value) and value >= least
     valid = valid and (not whole or value == int(value))
     if not valid:

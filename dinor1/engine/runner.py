@@ -1,4 +1,4 @@
-"""MMEngine's Runner with the model converters of the config."""
+"""MMEngine's Runner with model converters."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from dinor1.utils.model_converters import ModelConverter, convert_model
 
 @RUNNERS.register_module(name='DINOR1Runner')
 class Runner(mmengine.runner.Runner):
-    """MMEngine's Runner for models that ``model_converters`` of the config change.
+    """MMEngine's Runner that applies the ``model_converters`` of a config.
 
-    Everything else, from distributed wrappers and launchers to mixed precision, is MMEngine's.
+    Everything else, including distributed wrappers, launchers and mixed precision, is inherited.
 
     Attributes:
         model_converters: The converters that have been applied to the model.
@@ -23,7 +23,7 @@ class Runner(mmengine.runner.Runner):
     model_converters: list[ModelConverter]
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
-        """Build the model and convert it, before it is wrapped and before the optimizer is built.
+        """Build and convert the model, before it is wrapped and before the optimizer is built.
 
         Raises:
             InputError: a converter is unknown, or its settings do not fit the model.

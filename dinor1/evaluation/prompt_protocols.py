@@ -1,7 +1,7 @@
-"""Evaluation protocols: how the images of an evaluated set get their prompts.
+"""Evaluation protocols: how the detector is prompted for the images of an evaluated set.
 
-``TextPrompts``, ``VisualGeneric`` and ``VisualInteractive`` are what ``val_cfg.prompts`` and ``test_cfg.prompts`` of a
-config name; :mod:`dinor1.engine.loops` runs them.
+A config names ``TextPrompts``, ``VisualGeneric`` or ``VisualInteractive`` in ``val_cfg.prompts`` and
+``test_cfg.prompts``; :mod:`dinor1.engine.loops` runs them.
 """
 
 from abc import ABC, abstractmethod
@@ -27,13 +27,13 @@ class EvaluationPrompts:
     """The prompts of one evaluation.
 
     Attributes:
-        description: What identifies a result: the protocol and its settings.
+        description: The protocol and its settings, which identify a result.
         names: Class names of the evaluated set.
-        shared: Prompts of every image; None: each image has boxes of its own.
-        boxes: Per image id, the exemplars on the image itself; empty where ``shared`` is given.
-        exemplars: The instances that were drawn.
-        dataset: The data set that they were drawn from.
-        file_stem: Name of the file that records the draw, without suffix.
+        shared: Prompts for all images; None: each image has its own boxes.
+        boxes: Image id -> exemplars on the image itself; empty if ``shared`` is given.
+        exemplars: The instances that were drawn; empty for text.
+        dataset: The data set that they were drawn from; None for text.
+        file_stem: Name of the file that records the draw, without suffix; empty for text.
     """
 
     description: dict[str, Any]
@@ -45,7 +45,7 @@ class EvaluationPrompts:
     file_stem: str = ''
 
     def of(self, samples: Sequence[DetDataSample]) -> PromptSet | list[BoxPrompts]:
-        """The prompts of a batch, as :meth:`dinor1.models.DINOR1.predict` takes them."""
+        """The prompts of a batch, in the form that :meth:`dinor1.models.DINOR1.predict` takes."""
         if self.shared is not None:
             return self.shared
         return [self._boxes_of(sample) for sample in samples]
@@ -53,26 +53,26 @@ class EvaluationPrompts:
     def _boxes_of(self, sample: DetDataSample) -> BoxPrompts:
         exemplars = self.boxes[sample.img_id]
         boxes = torch.tensor([e.bbox for e in exemplars], dtype=torch.float32).reshape(-1, 4)
-        # Exemplars are in pixels of the original image, prompts in those of the network input.
+        # Exemplars are in pixels of the original image, prompts in pixels of the network input.
         boxes = boxes * boxes.new_tensor(sample.scale_factor).repeat(2)
         return BoxPrompts(boxes, torch.tensor([e.label for e in exemplars], dtype=torch.long), self.names)
 
     def record(self) -> dict[str, Any]:
-        """The draw as JSON can hold it: with the annotation file it reproduces the prompts."""
+        """The draw in a form for JSON; together with the annotation file it reproduces the prompts."""
         known = self.dataset.metainfo['classes']
         exemplars = [dict(img_id=e.img_id, bbox=e.bbox, name=known[e.label]) for e in self.exemplars]
         return dict(self.description, ann_file=str(self.dataset.ann_file), exemplars=exemplars)
 
 
 class PromptProtocol(ABC):
-    """Gives the images of an evaluated set their prompts."""
+    """Base class of protocols, which compute the prompts of an evaluated set."""
 
     def num_images_to_encode(self) -> int:
-        """Images that :meth:`prepare` runs through the model."""
+        """Number of images that :meth:`prepare` runs through the model."""
         return 0
 
     def with_seed(self, seed: int) -> 'PromptProtocol':
-        """The same protocol with another draw.
+        """A copy of the protocol with another seed of the draw.
 
         Raises:
             InputError: the protocol draws nothing.
@@ -83,18 +83,21 @@ class PromptProtocol(ABC):
     def prepare(
         self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
     ) -> EvaluationPrompts:
-        """Prompts from the present weights.
+        """Compute prompts from the current weights.
 
         Args:
             model: A :class:`dinor1.models.DINOR1`.
             dataset: The evaluated set.
-            progress: Called after each image that was run through the model.
+            progress: Called after each image that is run through the model.
+
+        Returns:
+            The prompts of the whole set.
         """
 
 
 @TASK_UTILS.register_module()
 class TextPrompts(PromptProtocol):
-    """The names of the evaluated set's classes."""
+    """Prompts are the class names of the evaluated set."""
 
     def prepare(
         self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
@@ -106,14 +109,14 @@ class TextPrompts(PromptProtocol):
 
 @TASK_UTILS.register_module()
 class VisualGeneric(PromptProtocol):
-    """Per class the mean embedding of a few instances from other images.
+    """The prompt of a class is the mean embedding of a few instances from other images.
 
-    Every class of the evaluated set is offered, but for those without an instance, which are never found.
+    All classes of the evaluated set are offered except those without an instance, which cannot be found.
 
     Args:
         dataset: Config of the data set that exemplars are drawn from, or the data set.
-        num_exemplars: N, instances per class.
-        seed: Of the draw.
+        num_exemplars: Maximum number of instances per class, at least 1.
+        seed: Seed of the draw.
     """
 
     def __init__(self, dataset: dict | BaseDataset, num_exemplars: int = 16, seed: int = 0) -> None:
@@ -151,12 +154,12 @@ class VisualGeneric(PromptProtocol):
 
 @TASK_UTILS.register_module()
 class VisualInteractive(PromptProtocol):
-    """One ground-truth box per class of the test image itself.
+    """The prompt of a class is one of its ground-truth boxes on the test image itself.
 
-    Classes that the image does not show are not offered, which makes this the easiest protocol.
+    Classes that are absent from an image are not offered for it, which makes this the easiest protocol.
 
     Args:
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
 
     def __init__(self, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Faster inference with a trained detector: half precision and compilation, both off unless asked for."""
+"""Faster inference with a trained detector: half precision and compilation, both off by default."""
 
 import functools
 import importlib.util
@@ -18,15 +18,15 @@ INFERENCE_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16}
 
 
 def set_inference_dtype(model: nn.Module, dtype: str | None, option: str) -> None:
-    """Compute everything but training in ``dtype``, except what :class:`~dinor1.models.DINOR1` keeps in float32.
+    """Set the precision of inference; :class:`~dinor1.models.DINOR1` keeps some computations in float32.
 
     Args:
         model: The detector.
         dtype: A key of :data:`INFERENCE_DTYPES`, or None: float32.
-        option: What the user wrote, for the message.
+        option: Name of the user's option, for messages.
 
     Raises:
-        InputError: no such dtype here, or a model of another kind.
+        InputError: the dtype is not supported, or the model is not a DINOR1.
     """
     if (dtype or 'float32') not in INFERENCE_DTYPES:
         raise InputError(f'{option} {dtype}: must be one of {", ".join(INFERENCE_DTYPES)}')
@@ -39,19 +39,20 @@ def compile_detector(
     option: str = 'compile',
     backend: str | Callable = 'inductor',
 ) -> None:
-    """Let ``torch.compile`` take the detector's tensor part: backbone and neck, and encoder to decoder, a graph each.
+    """Compile the detector with ``torch.compile``: one graph of backbone and neck, and one from encoder to decoder.
 
-    The first image of every size, with padding and without, takes a minute or more; another number of prompts compiles
-    nothing (the first single prompt does). Beyond the few sizes that torch remembers, it computes uncompiled.
+    The first image of every size, with padding and without, takes a minute or more. A new number of prompts does not
+    compile again, except the first single prompt. After the few image sizes that torch remembers, further sizes run
+    uncompiled.
 
     Args:
         model: The detector, changed in place.
-        device: Where it runs.
-        option: What the user wrote, for the message.
-        backend: Of ``torch.compile``.
+        device: Device of the model.
+        option: Name of the user's option, for messages.
+        backend: Backend of ``torch.compile``.
 
     Raises:
-        InputError: what compiles is missing on this machine, or the model is of another kind.
+        InputError: this machine lacks a compiler, or the model is not a DINOR1.
     """
     detector = _detector(model, option)
     if backend == 'inductor' and (reason := why_not_compile(device)):
@@ -69,10 +70,10 @@ def compile_detector(
 
 
 def why_not_compile(device: torch.device | str) -> str:
-    """What ``torch.compile``'s default backend lacks to make code for ``device``; empty if nothing."""
+    """What is missing for ``torch.compile``'s default backend on ``device``, as a sentence; empty if nothing."""
     if str(device).split(':')[0] == 'cuda' and importlib.util.find_spec('triton') is None:
         return 'there is no package triton, which torch.compile needs for a GPU'
-    # For a GPU the compiler builds what launches the kernels.
+    # A GPU needs the C++ compiler too, for the code that launches the kernels.
     named = os.environ.get('CXX')
     candidates = [named] if named else ['g++', 'clang++', 'c++']
     if not any(shutil.which(candidate) for candidate in candidates):

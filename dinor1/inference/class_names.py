@@ -1,7 +1,7 @@
-"""Class names as people write them."""
+"""Class names as users write them."""
 
 
 def split_text(text: str) -> list[str]:
-    """``'cat . dog'`` as class names, without repetition."""
+    """Split a text such as ``'cat . dog'`` into distinct class names."""
     names = [' '.join(part.split()) for part in text.split('.')]
     return list(dict.fromkeys(name for name in names if name))

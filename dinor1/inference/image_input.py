@@ -1,4 +1,4 @@
-"""Pictures as users have them: files, folders, arrays and PIL images."""
+"""Input images of the inferencer: files, folders, arrays and PIL images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,17 @@ ImageLike = str | Path | np.ndarray | Image.Image
 
 
 def list_images(source: ImageLike | Sequence[ImageLike]) -> list[str | np.ndarray]:
-    """One image, a folder or a sequence of images as a list of file names and arrays.
+    """List the images of a source: one image, a folder or a sequence of images.
 
     Args:
-        source: A folder gives the image files in it (not in its sub-folders) in the order of their names.
+        source: See :data:`ImageLike`. A folder stands for the image files in it (not in its sub-folders), sorted by
+            name.
 
     Returns:
         Paths as strings; arrays and PIL images as BGR arrays (H, W, 3) of uint8.
 
     Raises:
-        InputError: a path does not exist, a folder has no image, or an entry is nothing that can be an image.
+        InputError: a path does not exist, a folder has no image, or an entry is not an image.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
         files = sorted(p for p in Path(source).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -41,17 +42,20 @@ def as_path_or_array(image: Any, where: str = 'image') -> str | np.ndarray:
 
     Args:
         image: See :data:`ImageLike`.
-        where: What to call it in an error, if it is not a file.
+        where: Name of the image in messages, if it is not a file.
+
+    Returns:
+        A path as a string; an array or a PIL image as a BGR array (H, W, 3) of uint8.
 
     Raises:
-        InputError: no such file, or not an image.
+        InputError: the file does not exist, or the value is not an image.
     """
     if isinstance(image, str | Path):
         if not Path(image).is_file():
             raise InputError(f'{image}: no such image; check the path')
         return str(image)
     if isinstance(image, Image.Image):
-        # A loader of files turns a picture as its EXIF entry says; boxes refer to the turned picture.
+        # As when loading a file, rotate the image by its EXIF entry; boxes refer to the rotated image.
         return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1])
     if not isinstance(image, np.ndarray):
         raise InputError(f'{where}: expected a path, a BGR array or a PIL image, got {type(image).__name__}')

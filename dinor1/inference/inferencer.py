@@ -33,7 +33,7 @@ from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
 class DINOR1Inferencer:
-    """A trained :class:`~dinor1.models.DINOR1` and the prompts that it is asked to find.
+    """A trained :class:`~dinor1.models.DINOR1` and its prompts.
 
     Example::
 
@@ -41,23 +41,23 @@ class DINOR1Inferencer:
         inferencer.set_prompts(visual=[('cats.jpg', [[10, 20, 90, 80]], 'cat')])
         samples = inferencer.predict(['a.jpg', 'b.jpg'])
 
-    The model stays in evaluation mode; equal inputs give equal outputs. Images that are not of one size after
-    resizing are never put into one batch, so that no padding reaches a result.
+    The model stays in evaluation mode, and equal inputs give equal outputs. Images with different sizes after resizing
+    are never put into the same batch, so that padding does not affect the results.
 
     Args:
-        config: Config file, or a loaded one. Images are prepared by its test pipeline.
-        checkpoint: Weights of exactly this architecture.
+        config: Config file, or a loaded config. Images are prepared by its test pipeline.
+        checkpoint: Checkpoint of exactly this architecture.
         device: Such as ``'cpu'`` or ``'cuda:0'``. Default: the GPU if there is one.
-        dtype: ``'bfloat16'`` computes in it, except what has to be exact. Default: ``'float32'``.
-        compile: Compile the model; worth it for many images of one or few sizes, see
+        dtype: ``'float32'`` or ``'bfloat16'``; boxes and scores are computed in float32 in either case.
+        compile: Whether to compile the model; useful for many images of few sizes, see
             :func:`~dinor1.inference.acceleration.compile_detector`.
 
     Attributes:
-        device: Where the model is.
-        prompts: What :meth:`predict` looks for; None: nothing is set.
+        device: Device of the model.
+        prompts: What :meth:`predict` searches for; None: no prompts are set.
 
     Raises:
-        InputError: a file is missing or damaged, or the three do not fit together.
+        InputError: a file is missing or damaged, or config, checkpoint and device do not fit together.
     """
 
     def __init__(
@@ -94,25 +94,26 @@ class DINOR1Inferencer:
         bank: str | PathLike | PromptBank | None = None,
         negative: str | Sequence[str] = (),
     ) -> PromptSet:
-        """Replace the prompts; after an error the old ones stay.
+        """Replace the prompts; after an error the old prompts remain.
 
-        The embedding of a class is the mean over all its boxes, on whatever images; exemplars in a bank count
-        as boxes. A class that is given by boxes and by name gets the average of both.
+        The embedding of a class is the mean over all its boxes on all images; exemplars in a bank count as boxes. A
+        class given both by boxes and by name gets the average of both embeddings.
 
         Args:
             visual: Boxes on reference images.
             text: Class names, or one text such as ``'cat . dog'``.
-            bank: Bank, or file of a bank, that this model made.
-            negative: Names among the above that take part in scoring but are never reported: things that the
-                detector should not take for one of the others.
+            bank: A bank made by this model, or its file.
+            negative: Class names among the above that take part in scoring but are never reported: objects that
+                could be confused with the other classes.
 
         Returns:
-            The prompts, also in :attr:`prompts`. Their ``names`` are in the order given: bank, boxes, text.
+            The prompts, also stored as :attr:`prompts`. Their ``names`` are in the order bank, boxes, text.
 
         Raises:
-            InputError: nothing is given, a box or a name is wrong, the bank is of another model, or text is
-                given to a model without language model.
+            InputError: no prompts are given, a box or a name is invalid, the bank belongs to another model, or text
+                is given to a model without language model.
         """
+        # Banks: the one that is given, and one of the boxes.
         names = split_text(text) if isinstance(text, str) else list(dict.fromkeys(text))
         banks = []
         if bank is not None:
@@ -121,6 +122,7 @@ class DINOR1Inferencer:
             banks.append(self._embed([_visual_prompt(item, i) for i, item in enumerate(visual)]))
         if not banks and not names:
             raise InputError('no prompts: give boxes on a reference image, class names or a prompt bank')
+        # Join them, and mix in the class names.
         merged = _merge(banks) if banks else None
         sets = [merged.prompt_set()] if merged else []
         if names:
@@ -131,13 +133,13 @@ class DINOR1Inferencer:
         return self.prompts
 
     def reset_prompts(self) -> None:
-        """Forget all prompts."""
+        """Remove all prompts."""
         self.prompts = self._bank = None
 
     def save_bank(self, path: str | PathLike) -> None:
         """Write the visual prompts to a ``.safetensors`` file for ``set_prompts(bank=path)``.
 
-        Class names given as text, and which prompts are negative, are not in it: say so again with the bank.
+        It does not contain class names given as text, nor which prompts are negative: pass these again with the bank.
 
         Raises:
             InputError: there are no visual prompts.
@@ -151,6 +153,11 @@ class DINOR1Inferencer:
         return fingerprint(self.model)
 
     def _own_bank(self, bank: str | PathLike | PromptBank) -> PromptBank:
+        """Load a bank, and check that it belongs to the model.
+
+        Raises:
+            InputError: it does not, or cannot be read.
+        """
         where = 'this prompt bank' if isinstance(bank, PromptBank) else f'{bank}: this prompt bank'
         if not isinstance(bank, PromptBank):
             bank = PromptBank.load(bank, self._fingerprint)
@@ -162,12 +169,14 @@ class DINOR1Inferencer:
         return bank
 
     def _embed(self, visual: list[VisualPrompt], batch_size: int = 8) -> PromptBank:
-        """Mean embedding per class of boxes on reference images."""
+        """A bank of the mean embedding per class of boxes on reference images."""
+        # Check images, boxes and names.
         images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
         wheres = [_describe(image, i) for i, image in enumerate(images)]
         boxes = [as_boxes(item.boxes, where) for item, where in zip(visual, wheres, strict=True)]
         labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
         names = list(dict.fromkeys(name for group in labels for name in group))
+        # Embed the boxes of each image.
         rows: list[Tensor] = [torch.empty(0)] * len(images)
         for indices, data in self._batches(images, batch_size):
             samples, scaled = data['data_samples'], []
@@ -178,6 +187,7 @@ class DINOR1Inferencer:
             embeddings = self.model.encode_boxes(features, scaled, [s.img_shape for s in samples]).float().cpu()
             for i, part in zip(indices, embeddings.split([len(box) for box in scaled]), strict=True):
                 rows[i] = part
+        # Average over the boxes of each class.
         index = torch.tensor([names.index(name) for group in labels for name in group])
         means = PromptSet.from_exemplars(torch.cat(rows), index, names).embeddings
         return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
@@ -192,19 +202,19 @@ class DINOR1Inferencer:
         score_thr: float = 0.3,
         as_dict: bool = False,
     ) -> list[DetDataSample] | list[dict[str, Any]]:
-        """Find the prompts on images.
+        """Detect the prompts on images.
 
         Args:
-            images: One image, a folder, or a list: paths, BGR arrays (H, W, 3) of uint8, PIL images. Files
-                and PIL images are turned as their EXIF entry says.
-            batch_size: Images per forward pass, at most.
-            score_thr: Detections with a lower score are left out.
-            as_dict: Return :meth:`to_dict` of each sample.
+            images: One image, a folder, or a list: paths, BGR arrays (H, W, 3) of uint8, PIL images. Files and PIL
+                images are rotated by their EXIF entry.
+            batch_size: Maximum number of images per forward pass.
+            score_thr: Detections with a lower score, in [0, 1], are left out.
+            as_dict: Whether to return :meth:`to_dict` of each sample.
 
         Returns:
             One entry per image, in order, also for a single image. ``pred_instances`` is on the CPU and has
-            ``bboxes`` (n, 4) pixel xyxy of the image as given, ``scores`` (n,) in [0, 1], falling, ``labels``
-            (n,), indices into ``prompts.names``, and ``label_names``.
+            ``bboxes`` (n, 4) pixel xyxy of the image as given, ``scores`` (n,) in [0, 1], descending, ``labels`` (n,),
+            indices into ``prompts.names``, and ``label_names`` (n strings).
 
         Raises:
             InputError: no prompts are set, or an image is missing or cannot be read.
@@ -225,7 +235,7 @@ class DINOR1Inferencer:
 
     @staticmethod
     def to_dict(sample: DetDataSample) -> dict[str, Any]:
-        """A result as numbers and strings that JSON can hold.
+        """A result as numbers and strings, for JSON.
 
         Returns:
             ``img_path`` (None for an array), ``width`` and ``height`` in pixels, and one entry per detection
@@ -247,8 +257,8 @@ class DINOR1Inferencer:
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Preprocessed batches of images of one size, each with the images' positions in the list.
 
-        At most ``batch_size`` images are in memory. Convolutions carry what they make of padding into the
-        picture, so that padding would let an image's detections depend on its neighbours in the list.
+        At most ``batch_size`` images are in memory. Images are not padded: convolutions carry padding into the image,
+        and the detections on an image would depend on the other images of its batch.
         """
         for start in range(0, len(images), batch_size):
             prepared = [self._prepare(image) for image in images[start : start + batch_size]]
@@ -264,14 +274,18 @@ class DINOR1Inferencer:
         try:
             return self._transform(image)
         except Exception as error:
-            # Looked into only after a failure, so that other errors keep their own text.
+            # Checked only after a failure, so that other errors keep their message.
             if isinstance(image, str) and cv2.imread(image) is None:
                 raise InputError(f'{image}: not an image that can be read; restore the file') from error
             raise
 
 
 def _array_pipeline(cfg: Config, name: str) -> Compose:
-    """The config's test pipeline for paths and arrays, without annotations."""
+    """The test pipeline of a config, for paths and arrays, without annotations.
+
+    Raises:
+        InputError: the config has no such pipeline.
+    """
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -286,17 +300,23 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
 
 
 def _visual_prompt(item: Any, position: int) -> VisualPrompt:
+    """Check the form of a visual prompt.
+
+    Raises:
+        InputError: it is not a tuple of three.
+    """
     if not isinstance(item, tuple | list) or len(item) != 3:
         raise InputError(f'visual prompt {position}: expected a list of (image, boxes, names), got {item!r}')
     return VisualPrompt(*item)
 
 
 def _describe(image: str | np.ndarray, position: int) -> str:
+    """Name of a reference image, for messages."""
     return image if isinstance(image, str) else f'image {position} (array)'
 
 
 def _merge(banks: Sequence[PromptBank]) -> PromptBank:
-    """One bank; the mean of a class is over the exemplars of all banks."""
+    """Join banks; the mean of a class is over its exemplars in all banks."""
     if len(banks) == 1:
         return banks[0]
     sums: dict[str, Tensor] = {}
@@ -310,6 +330,11 @@ def _merge(banks: Sequence[PromptBank]) -> PromptBank:
 
 
 def _with_negatives(prompts: PromptSet, negative: Sequence[str]) -> PromptSet:
+    """Mark classes as negative.
+
+    Raises:
+        InputError: a name is not among the prompts, or no positive class remains.
+    """
     for name in negative:
         if name not in prompts.names:
             close = difflib.get_close_matches(name, prompts.names, n=1) or [', '.join(prompts.names)]

@@ -1,4 +1,4 @@
-"""Boxes that a user draws on a reference image, checked at the door."""
+"""Visual prompts of a user, and checks of their boxes and names."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from .image_input import ImageLike
 
 
 class VisualPrompt(NamedTuple):
-    """Boxes on one reference image; a plain tuple of the same three does as well.
+    """Boxes on one reference image; a plain tuple of the same three values is accepted too.
 
     Attributes:
-        image: Path, BGR array (H, W, 3) of uint8, or PIL image. It may be the target image itself.
+        image: Path, BGR array (H, W, 3) of uint8, or PIL image; the target image itself is allowed.
         boxes: (m, 4) or (4,) pixel xyxy of that image.
         names: m class names, or one name for all boxes.
     """
@@ -31,10 +31,10 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
 
     Args:
         boxes: (m, 4) or (4,) pixel xyxy.
-        where: The image's name, for errors.
+        where: Name of the image, for messages.
 
     Raises:
-        InputError: no box, not four finite numbers, x2 <= x1 or y2 <= y1.
+        InputError: there is no box, or a box is not four finite numbers with x1 < x2 and y1 < y2.
     """
     if isinstance(boxes, Tensor):
         boxes = boxes.detach().cpu()
@@ -53,15 +53,15 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
 
 
 def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int], where: str) -> np.ndarray:
-    """Boxes (m, 4) clipped to their image; one pixel beyond its edge is taken for rounding.
+    """Boxes (m, 4) clipped to their image; up to one pixel beyond its edge counts as rounding.
 
     Args:
         boxes: From :func:`as_boxes`.
         image_size: Height and width in pixels.
-        where: The image's name, for errors.
+        where: Name of the image, for messages.
 
     Raises:
-        InputError: a box leaves the image.
+        InputError: a box extends beyond the image.
     """
     height, width = image_size
     clipped = boxes.clip(0, [width, height, width, height])
@@ -76,8 +76,13 @@ def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int], where: str) -> np
 def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str]:
     """One class name per box.
 
+    Args:
+        names: A name for each box, or one name for all.
+        num_boxes: Number of boxes.
+        where: Name of the image, for messages.
+
     Raises:
-        InputError: another number of names than of boxes, or something that is not a name.
+        InputError: the numbers of names and boxes differ, or a name is not a non-empty string.
     """
     as_list = [names] * num_boxes if isinstance(names, str) else list(names)
     if len(as_list) != num_boxes or not all(isinstance(name, str) and name.strip() for name in as_list):
@@ -86,4 +91,5 @@ def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str
 
 
 def _text(box: np.ndarray) -> str:
+    """A box for messages."""
     return f'({", ".join(f"{value:g}" for value in box)})'

@@ -1,6 +1,6 @@
 """Models: detectors, heads, prompt encoders and losses, registered with MMDetection's.
 
-Names are loaded on demand: the losses are functions of tensors, and whoever imports them need not load MMDetection.
+Names are loaded on demand, so that importing this package does not load MMDetection.
 """
 
 from dinor1.utils.lazy import lazy_exports

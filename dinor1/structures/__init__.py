@@ -1,4 +1,4 @@
-"""What travels between the parts of the detector: prompts, image features, selected queries, the decoder's output."""
+"""Data passed between the parts of the detector: prompts, image features, selected queries, decoder output."""
 
 from .box_prompts import BoxPrompts, Prompts
 from .detector_output import DenoisingGroups, DetectorOutput

@@ -1,4 +1,4 @@
-"""Prompts as a detector takes them: ready, or still boxes on the image that is searched."""
+"""Prompts that a detector accepts: encoded prompt sets, or boxes on the image that is searched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from .prompt_set import PromptSet
 
 @dataclass(frozen=True)
 class BoxPrompts:
-    """Boxes on the target image itself, to be encoded from its features (interactive prompting).
+    """Boxes on the target image itself, still to be encoded from its features (interactive prompting).
 
     Attributes:
-        boxes: (m, 4) pixel xyxy of the network input. m = 0: nothing is looked for, and nothing found.
+        boxes: (m, 4) pixel xyxy of the network input. With m = 0 nothing is searched for or detected.
         labels: (m,) indices into ``names``.
         names: Class names.
     """

@@ -1,4 +1,4 @@
-"""What a detector computes before its head turns it into losses or detections."""
+"""Output of the detector's transformer, from which the head computes losses or detections."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from .query_selection import QuerySelection
 
 
 class DenoisingGroups(NamedTuple):
-    """How the denoising queries at the front of the decoder's queries are arranged (DINO, arXiv 2203.03605).
+    """Layout of the denoising queries, which come before the selected queries (DINO, arXiv 2203.03605).
 
     Attributes:
-        num_queries: Denoising queries of an image, all groups together.
-        num_groups: Groups; each holds a positive and a negative query per object.
+        num_queries: Number of denoising queries per image, over all groups.
+        num_groups: Number of groups; each holds a positive and a negative query per object.
     """
 
     num_queries: int
@@ -21,15 +21,15 @@ class DenoisingGroups(NamedTuple):
 
 
 class DetectorOutput(NamedTuple):
-    """Output of the decoder, with what it started from.
+    """Output of the decoder, with the prompts and the selected tokens that it started from.
 
     Attributes:
-        hidden_states: (L, bs, num_dn + N, C) of the L decoder layers, denoising queries first.
-        references: (1 + L, bs, num_dn + N, 4) boxes that each layer refines, normalised cxcywh; the last are those
-            that the last layer predicts.
+        hidden_states: (L, bs, num_dn + N, C) of the L decoder layers, denoising queries first, after the final norm.
+        references: (1 + L, bs, num_dn + N, 4) normalised cxcywh in [0, 1]: the initial boxes, then the boxes refined by
+            each layer. The head predicts the boxes of layer i from ``references[i]`` and ``hidden_states[i]``.
         prompts: The prompts after the encoder.
-        selection: The tokens that the N queries started from.
-        denoising: Of the denoising queries; None outside training.
+        selection: The encoder tokens that became the N selected queries.
+        denoising: Layout of the denoising queries; None outside training.
     """
 
     hidden_states: Tensor

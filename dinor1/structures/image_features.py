@@ -6,18 +6,18 @@ from torch import Tensor
 
 
 class ImageFeatures(NamedTuple):
-    """What the transformer and the prompt encoder see of a batch.
+    """Features of a batch, the input of the transformer and of the prompt encoder.
 
     Tokens are ordered level after level, row after row; T is the number of pixels of all L levels together.
 
     Attributes:
         feat: (bs, T, C) features of the neck.
-        pos: (bs, T, C) their position encoding, the level's embedding included.
-        padding_mask: (bs, T) True = padding; None: no image of the batch is padded.
-        spatial_shapes: (height, width) of each level. Numbers, not tensors: reading a tensor back would make the host
-            wait for a GPU, and cannot be compiled.
-        level_start_index: First token of each level.
-        valid_ratios: (bs, L, 2) share of width and height that is not padding, in (0, 1].
+        pos: (bs, T, C) position encoding of the tokens, including the level embedding.
+        padding_mask: (bs, T) True = padding; None if no image of the batch is padded.
+        spatial_shapes: L pairs (height, width). They are Python integers: reading them from a tensor would synchronise
+            with the GPU and could not be compiled.
+        level_start_index: Index of the first token of each of the L levels.
+        valid_ratios: (bs, L, 2) fraction of width and height that is not padding, in (0, 1].
     """
 
     feat: Tensor

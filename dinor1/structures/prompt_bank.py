@@ -1,4 +1,4 @@
-"""Prompt embeddings on disk: computed once from reference images, offered to any number of target images."""
+"""Prompt embeddings on disk: computed once from reference images, reused for any number of target images."""
 
 import json
 from collections.abc import Sequence
@@ -20,13 +20,18 @@ _KIND, _VERSION = 'dinor1.prompt_bank', 2
 
 @dataclass(frozen=True)
 class PromptBank:
-    """Class embeddings with what is needed to use them safely.
+    """Class embeddings, with the metadata that shows which model they fit.
 
     Attributes:
         embeddings: (K, C) float32 on the CPU; row ``i`` is the mean over the exemplars of ``names[i]``.
-        names: K class names, without repetition.
-        num_exemplars: (K,) how many exemplars each mean is over.
-        fingerprint: Digest of the weights that made the embeddings (:func:`dinor1.utils.fingerprint.fingerprint`).
+        names: K distinct class names, K >= 1.
+        num_exemplars: K integers >= 1, the number of exemplars behind each mean.
+        fingerprint: Digest of the weights that produced the embeddings
+            (:func:`dinor1.utils.fingerprint.fingerprint`).
+
+    Raises:
+        InputError: there is no class.
+        ValueError: the fields differ in length, or a name is repeated.
     """
 
     embeddings: Tensor
@@ -61,11 +66,12 @@ class PromptBank:
 
         Args:
             path: File written by :meth:`save`.
-            fingerprint: That of the model which is going to use the bank. ``None`` skips the check.
+            fingerprint: Fingerprint of the model that will use the bank; None skips the check.
 
         Raises:
-            InputError: no such file, not a prompt bank, a damaged one, or one that another model made.
+            InputError: the file is missing, damaged or not a prompt bank, or the bank was made by another model.
         """
+        # Read the file.
         try:
             with safe_open(path, framework='pt') as file:
                 metadata = file.metadata() or {}
@@ -75,6 +81,7 @@ class PromptBank:
             raise InputError(f'{path}: no such prompt bank; make one with tools/build_prompt_bank.py') from None
         except (SafetensorError, OSError) as error:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
+        # Check that it is a bank of the current format, that it is whole, and that it belongs to the model.
         if embeddings is None:
             raise InputError(f'{path}: not a prompt bank of dinor1; make one with tools/build_prompt_bank.py')
         if version != str(_VERSION):
@@ -97,14 +104,14 @@ class PromptBank:
         return bank
 
     def prompt_set(self, names: Sequence[str] | None = None) -> PromptSet:
-        """The bank as prompts.
+        """The embeddings as prompts.
 
         Args:
-            names: Order of the classes, for instance a data set's. Classes that the bank lacks are not offered;
-                the bank's others are left out. Default: the bank's own.
+            names: Classes of the result, in this order, for instance those of a data set. Classes missing from the
+                bank are not offered; further classes of the bank are left out. Default: the classes of the bank.
 
         Raises:
-            InputError: the bank has none of ``names``.
+            InputError: the bank contains none of ``names``.
         """
         if names is None:
             return PromptSet.from_classes(self.embeddings, self.names)
@@ -119,11 +126,11 @@ class PromptBank:
 
 
 def _checked(embeddings: Tensor, metadata: dict[str, str]) -> tuple[Tensor, tuple[str, ...], tuple[int, ...], str]:
-    """Fields of a bank from those of its file.
+    """Convert and check the fields read from a file.
 
     Raises:
-        KeyError: one is missing.
-        ValueError: one is of another type or shape, or holds no numbers.
+        KeyError: a field is missing.
+        ValueError: a field has the wrong type or shape, or the embeddings are not finite.
     """
     names, counts = json.loads(metadata['names']), json.loads(metadata['num_exemplars'])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):

@@ -1,8 +1,8 @@
 """The prompts of one image, and of one batch.
 
-Boxes drawn on pictures, class names and banks from disk all become a :class:`PromptSet`; from there on nobody asks
-where a prompt came from. A text prompt is one embedding per token, a visual prompt one embedding per class, so a
-class owns one or more rows of ``embeddings``.
+Boxes on images, class names and banks on disk all become a :class:`PromptSet`; everything after that is independent of
+the source of a prompt. A text prompt has one embedding per token and a visual prompt one embedding per class, so that a
+class has one or more rows of ``embeddings``.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,15 @@ class PromptSet:
     Attributes:
         embeddings: (K, C), one row per prompt.
         names: Names of the classes; label ``i`` of a prediction means ``names[i]``.
-        labels: (K,) class of each prompt. -1: takes part in the attention but belongs to no class (the separators
-            of a tokenised text).
-        mask: (K,) True = valid, False = not offered.
-        groups: (K,) prompts of one group attend to each other in the encoder, and to nothing else.
+        labels: (K,) class index of each prompt; -1: the prompt takes part in the attention but belongs to no class
+            (the separators of a tokenised text).
+        mask: (K,) True = valid, False = not offered to the detector.
+        groups: (K,) group index; in the encoder, prompts attend only to the prompts of their own group.
         negative: (num_classes,) True = the class takes part in scoring but is never reported.
+
+    Raises:
+        ValueError: the fields have inconsistent shapes.
+        InputError: no prompt is valid.
     """
 
     embeddings: Tensor
@@ -55,7 +59,7 @@ class PromptSet:
         mask: Tensor | None = None,
         negative: Tensor | None = None,
     ) -> 'PromptSet':
-        """One prompt per class, which attends only to itself: the form of visual prompts.
+        """One prompt per class, each attending only to itself, as visual prompts do.
 
         Args:
             embeddings: (K, C), row ``i`` belongs to ``names[i]``.
@@ -73,7 +77,7 @@ class PromptSet:
 
     @classmethod
     def from_exemplars(cls, embeddings: Tensor, labels: Tensor, names: Sequence[str]) -> 'PromptSet':
-        """One prompt per class, the mean of its exemplars; classes without one are not offered.
+        """One prompt per class, the mean of its exemplars; classes without exemplars are not offered.
 
         Args:
             embeddings: (n, C), one row per exemplar.
@@ -89,11 +93,11 @@ class PromptSet:
 
     @classmethod
     def nothing(cls, names: Sequence[str], embeddings: Tensor) -> 'PromptSet':
-        """The prompts of an image that is asked for nothing: one zero embedding that belongs to no class.
+        """Prompts that search for nothing: one zero embedding that belongs to no class.
 
         Args:
             names: Class names; none is offered.
-            embeddings: Any tensor (..., C) of the width, type and device wanted.
+            embeddings: Tensor (..., C) that gives width, dtype and device of the result.
         """
         row = embeddings.new_zeros(1, embeddings.shape[-1])
         label = torch.full((1,), -1, device=row.device)
@@ -102,14 +106,18 @@ class PromptSet:
 
     @classmethod
     def concat(cls, sets: Sequence['PromptSet']) -> 'PromptSet':
-        """Join the classes of several sets; names must differ.
+        """Join the classes of several sets, whose class names must differ.
 
-        Rows that stand alone and belong to no class, the tokens that frame a text, are kept of the first set only:
-        they are the same in every text.
+        Rows whose group contains no class, such as the start and end tokens of a text, are the same in every text and
+        are kept from the first set only.
+
+        Raises:
+            ValueError: a class name occurs in more than one set.
         """
         names = tuple(name for s in sets for name in s.names)
         if len(set(names)) != len(names):
             raise ValueError('concat: a class name is in more than one of the sets')
+        # Renumber the classes and groups of each set behind those of the sets before it.
         parts, num_classes, num_groups = [], 0, 0
         for i, s in enumerate(sets):
             kept = slice(None) if i == 0 else ~s._frame()
@@ -128,15 +136,16 @@ class PromptSet:
         return cls(embeddings, names, labels, mask, groups, negative)
 
     def split(self, max_classes: int) -> list['PromptSet']:
-        """Sets of at most ``max_classes`` offered classes each, all with the names of the whole.
+        """Split into sets of at most ``max_classes`` offered classes; each keeps the names of all classes.
 
-        Classes keep their order; a class is never torn apart, and takes the rest of its group (the separator behind
-        its name) along. Rows that stand alone and belong to no class are in every part.
+        Classes keep their order. All rows of a class, and the other rows of its group (the separator after its name),
+        stay together. Rows whose group contains no class are repeated in every part.
         """
         offered = self.mask & (self.labels >= 0)
         classes = self.labels[offered].unique()
         if len(classes) <= max_classes:
             return [self]
+        # Each part gets its classes with their groups, and the rows that frame the text.
         frame = self._frame()
         parts = []
         for some in classes.split(max_classes):
@@ -147,7 +156,7 @@ class PromptSet:
         return parts
 
     def _frame(self) -> Tensor:
-        """(K,) True = valid, of no class, and in a group without a row of any class."""
+        """(K,) True = valid row whose group contains no row of a class, such as the start and end tokens of a text."""
         with_class = self.groups[self.mask & (self.labels >= 0)]
         return self.mask & (self.labels < 0) & ~torch.isin(self.groups, with_class)
 
@@ -169,7 +178,7 @@ class PromptSet:
         return (self.offered & ~self.negative).nonzero().flatten()
 
     def class_map(self) -> Tensor:
-        """(K, num_classes): multiplying scores (..., K) by it averages the prompts of each class."""
+        """(K, num_classes) weights; ``scores (..., K) @ weights`` is the mean score of the prompts of each class."""
         rows = (self.mask & (self.labels >= 0)).nonzero().flatten()
         weights = self.embeddings.new_zeros(len(self.embeddings), self.num_classes)
         weights[rows, self.labels[rows]] = 1
@@ -182,11 +191,12 @@ class PromptSet:
     def mix(self, other: 'PromptSet') -> 'PromptSet':
         """Average the class embeddings of two sets after L2 normalisation (text and visual prompts of one class).
 
-        A class that only one of the sets offers keeps that set's embedding; one that neither offers is not offered. The
-        result gets the mean of the two norms, because the classifier's scale lives in the norm of the prompts.
+        A class offered by only one of the sets keeps that set's embedding; a class offered by neither is not offered.
+        The result has the mean of the two norms, because the logits of a class scale with the norm of its prompt.
         """
         names = tuple(dict.fromkeys(self.names + other.names))
         mine, theirs = self._offers(), other._offers()
+        # A class is negative only if every set that offers it marks it as negative.
         rows, mask, negative = [], [], []
         for name in names:
             found = [offers[name] for offers in (mine, theirs) if name in offers]
@@ -200,12 +210,12 @@ class PromptSet:
         )
 
     def _offers(self) -> dict[str, tuple[Tensor, bool]]:
-        """Embedding (C,) of each class that is offered, and whether it is a negative one."""
+        """Embedding (C,) of each offered class, and whether the class is negative."""
         entries = zip(self.names, self.class_embeddings(), self.negative.tolist(), self.offered.tolist(), strict=True)
         return {name: (embedding, hidden) for name, embedding, hidden, offered in entries if offered}
 
     def to(self, *args, **kwargs) -> 'PromptSet':
-        """Move every tensor; dtype arguments reach ``embeddings`` only."""
+        """Move all tensors, with the arguments of ``Tensor.to``; a dtype applies to ``embeddings`` only."""
         embeddings = self.embeddings.to(*args, **kwargs)
         if embeddings is self.embeddings:
             return self
@@ -214,12 +224,12 @@ class PromptSet:
 
 
 class PromptBatch(NamedTuple):
-    """Prompts of a batch, padded to the largest set.
+    """Prompts of a batch, padded to the size K of the largest set.
 
     Attributes:
-        embeddings: (bs, K, C).
+        embeddings: (bs, K, C), zeros at padding.
         mask: (bs, K) True = valid.
-        groups: (bs, K) see :class:`PromptSet`; padding is in a group of its own.
+        groups: (bs, K) group index, see :class:`PromptSet`; -1 at padding.
     """
 
     embeddings: Tensor
@@ -228,7 +238,7 @@ class PromptBatch(NamedTuple):
 
     @classmethod
     def stack(cls, prompt_sets: Sequence[PromptSet]) -> 'PromptBatch':
-        """Pad the prompt sets of a batch to one length."""
+        """Pad the prompt sets of a batch to the same size."""
         longest = max(len(prompts.embeddings) for prompts in prompt_sets)
 
         def pad(tensor: Tensor, value: float) -> Tensor:
@@ -243,7 +253,7 @@ class PromptBatch(NamedTuple):
 
     @classmethod
     def shared(cls, embeddings: Tensor, batch_size: int) -> 'PromptBatch':
-        """The same K prompts (K, C) for every image; each attends only to itself."""
+        """The same prompts (K, C) for every image, each attending only to itself."""
         num_prompts = len(embeddings)
         index = torch.arange(num_prompts, device=embeddings.device)
         return cls(
@@ -253,12 +263,12 @@ class PromptBatch(NamedTuple):
         )
 
     def attention_mask(self) -> Tensor:
-        """(bs, K, K) True = may attend: the prompts of one group; padding sees only itself."""
+        """(bs, K, K) True = may attend: valid prompts of the same group. Every row, also padding, attends to itself."""
         same = self.groups[:, :, None] == self.groups[:, None, :]
         both = self.mask[:, :, None] & self.mask[:, None, :]
         itself = torch.eye(self.mask.shape[1], dtype=torch.bool, device=self.mask.device)
         return (same & both) | itself
 
     def position_ids(self) -> Tensor:
-        """(bs, K) position of a prompt inside its group, from 0."""
+        """(bs, K) position of each prompt within its group, counted from 0."""
         return self.attention_mask().tril(diagonal=-1).sum(-1)

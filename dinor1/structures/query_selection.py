@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 class QuerySelection(NamedTuple):
-    """N tokens of each image, in falling order of objectness.
+    """N tokens of each image, in descending order of objectness.
 
     Attributes:
-        tokens: (bs, N) indices.
-        objectness: (bs, N) best prompt logit of each token.
-        cls_logits: (bs, N, K) prompt logits.
+        tokens: (bs, N) indices of encoder tokens.
+        objectness: (bs, N) highest prompt logit of each token.
+        cls_logits: (bs, N, K) prompt logits; -inf where a prompt is not offered.
         boxes: (bs, N, 4) normalised cxcywh in [0, 1].
     """
 

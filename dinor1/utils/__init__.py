@@ -1,1 +1,1 @@
-"""What every part may use: files, errors, devices, gaps of third parties. Imports no other part of the package."""
+"""Utilities for all parts of the package: files, errors, devices, configs, gaps in third-party packages."""

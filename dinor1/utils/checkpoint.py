@@ -1,4 +1,4 @@
-"""Loading weights, and refusing those of another architecture."""
+"""Loading of weights, with checks that they fit the model."""
 
 import contextlib
 import copy
@@ -20,23 +20,25 @@ from dinor1.utils.model_converters import convert_model
 
 
 def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume: bool = False) -> None:
-    """Compare a checkpoint's parameters with the model's.
+    """Check that the parameters of a checkpoint fit a model.
 
     Args:
-        model: The model that is going to load it, wrapped for distributed training or not.
+        model: The model that will load it, with or without a wrapper for distributed training.
         path: Checkpoint of MMEngine.
-        partial: Accept missing and surplus parameters, as for weights to start training from, as long as some
-            fit.
-        resume: A run is going to continue from it, which takes more than weights.
+        partial: Accept missing and additional parameters, as long as some fit, as for the initial weights of a
+            training.
+        resume: Whether a run will continue from it, which needs more than weights.
 
     Raises:
-        InputError: no such file, not a checkpoint, one of another architecture or with NaN, or weights alone where a
-            run is to be resumed.
+        InputError: the file is missing or not a checkpoint, its weights belong to another architecture or contain NaN,
+            or it has only weights while a run is to be resumed.
     """
+    # Read it.
     checkpoint = _load(path)
     state_dict = _state_dict(checkpoint, path)
     if resume:
         _check_resumable(checkpoint, path)
+    # Convert an earlier format, and compare.
     upgraded = _upgrade(unwrapped(model), state_dict)
     if upgraded and resume:
         raise InputError(
@@ -55,7 +57,7 @@ def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn
     Raises:
         InputError: see :func:`check_checkpoint` and :func:`~dinor1.utils.model_converters.convert_model`.
     """
-    # Building writes into the nested dicts of its config, which would spoil it for a second model.
+    # Building a model modifies the nested dicts of its config, which a second model could not use.
     model = MODELS.build(copy.deepcopy(cfg.model))
     model, _ = convert_model(model, cfg.get('model_converters'))
     state_dict = read_state_dict(path)
@@ -69,24 +71,29 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
     """Weights of a checkpoint file, on the CPU, under the names of the model without a distributed wrapper.
 
     Raises:
-        InputError: no such file, not a checkpoint, or a damaged one.
+        InputError: the file is missing, damaged or not a checkpoint.
     """
     return _state_dict(_load(path), path)
 
 
 def _upgrade(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> bool:
-    """Convert weights of an earlier format in place, if the model knows how; returns whether there was need."""
+    """Convert weights of an earlier format in place, if the model can; returns whether anything was converted."""
     upgrade = getattr(model, 'upgrade_state_dict', None)
     return upgrade is not None and upgrade(state_dict)
 
 
 def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, partial: bool = False) -> None:
+    """Compare names, shapes and values of weights with a model.
+
+    Raises:
+        InputError: they do not fit, or contain NaN.
+    """
     own = model.state_dict()
     fitting = [k for k, v in state_dict.items() if k in own and v.shape == own[k].shape]
     differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
     missing = [k for k in own if k not in state_dict]
     surplus = [k for k in state_dict if k not in own]
-    # Of parameters: a buffer may hold NaN on purpose.
+    # Only parameters: a buffer may contain NaN on purpose.
     spoilt = [k for k, _ in model.named_parameters() if k in fitting and state_dict[k].isnan().any()]
     if spoilt:
         raise InputError(
@@ -112,6 +119,11 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
 
 
 def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
+    """Check that a checkpoint contains what MMEngine needs to resume a run.
+
+    Raises:
+        InputError: it does not.
+    """
     meta = checkpoint.get('meta')
     missing = [key for key in ('meta', 'message_hub') if not checkpoint.get(key)]
     missing += [f'meta.{key}' for key in ('epoch', 'iter') if isinstance(meta, dict) and meta and key not in meta]
@@ -123,15 +135,20 @@ def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
 
 
 def _load(path: str) -> Any:
+    """Load a checkpoint on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged or not a checkpoint.
+    """
     if not Path(path).is_file() and '://' not in str(path):
         raise InputError(f'{path}: no such checkpoint')
     said = io.StringIO()
     try:
-        # MMEngine prints a page when it falls back to a laxer loader; after a failure that distracts.
+        # MMEngine prints a long warning when it falls back to unsafe loading; it is logged only after a success.
         with contextlib.redirect_stdout(said):
             checkpoint = _load_checkpoint(str(path), map_location='cpu', logger='silent')
     except Exception as error:
-        # Damaged bytes are a program for the unpickler, and can make it raise nearly anything.
+        # Unpickling damaged bytes can raise almost any exception.
         raise InputError(
             f'{path}: not a checkpoint, or a damaged one ({type(error).__name__}); train or download it again'
         ) from error
@@ -141,6 +158,11 @@ def _load(path: str) -> Any:
 
 
 def _state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
+    """Weights of a loaded checkpoint, under names without the prefix of DDP.
+
+    Raises:
+        InputError: it has no weights.
+    """
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
         raise InputError(f'{path}: not a checkpoint with a state_dict')

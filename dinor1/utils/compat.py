@@ -1,7 +1,8 @@
-"""Gaps of third parties: one function per gap, all called by :func:`apply`, which ``dinor1.register_all`` calls.
+"""Gaps in third-party packages: one function per gap, all called by :func:`apply`.
 
-Each function says what is missing, since when, and when it can go; where nothing is missing it does nothing.
-Importing this module changes nothing and is cheap: every package is imported by the functions that need it.
+:func:`dinor1.register_all` and the lazy exports of :mod:`dinor1.utils.lazy` call it. The docstring of each function
+states what is missing, since which release, and until when it is needed; if nothing is missing, it does nothing.
+Importing this module changes nothing and is cheap: the functions import the packages that they need.
 """
 
 import contextlib
@@ -31,11 +32,11 @@ def apply() -> None:
 def fill_mmcv_ext() -> None:
     """Put :mod:`dinor1.ops.mmcv_ext` at ``mmcv._ext`` where MMCV came without its compiled operators.
 
-    What: ``mmcv.ops``, and with it every MMDetection model, does not even import without the extension, because MMCV
-    looks up all its operators at import. MMCV's own form of deformable attention on a CPU gives way to
+    What: ``mmcv.ops``, and with it every MMDetection model, cannot be imported without the extension, because MMCV
+    looks up all its operators at import. MMCV's deformable attention on a CPU is also replaced by
     :func:`dinor1.ops.ms_deform_attn`, which has the same result, is faster and checks its input.
     Since: always, for a plain ``pip install``; a build with operators exists only for some torch releases.
-    Goes: when MMCV looks up its operators where they are called.
+    Until: when MMCV looks up its operators where they are called.
     """
     if importlib.util.find_spec('mmcv._ext') is not None:
         return
@@ -58,7 +59,7 @@ def fill_mmcv_ext() -> None:
 
 @contextlib.contextmanager
 def mmcv_attention() -> Iterator[None]:
-    """Within this block, MMCV's attention module computes on a CPU in MMCV's own form."""
+    """Context in which MMCV's attention module uses MMCV's own implementation on a CPU."""
     from mmcv.ops import multi_scale_deform_attn as module
 
     ours = module.multi_scale_deformable_attn_pytorch
@@ -72,7 +73,7 @@ def mmcv_attention() -> Iterator[None]:
 def has_mmcv_operators() -> bool:
     """Whether MMCV came with its compiled operators."""
     spec = importlib.util.find_spec('mmcv._ext')
-    # The stand-in has a specification too, but was not loaded from anywhere.
+    # The stand-in has a module specification too, but no loader.
     return spec is not None and spec.loader is not None
 
 
@@ -83,10 +84,10 @@ def has_mmcv_operators() -> bool:
 def fill_tokenizer_batch_encode_plus() -> None:
     """Give Hugging Face tokenizers back ``batch_encode_plus``, which MMDetection's ``BertModel`` calls.
 
-    What: the method was a synonym of calling the tokenizer on a list of texts. MMEngine imports transformers
-    with its optimizers in any case, so that importing it here costs nothing more.
+    What: the method was equivalent to calling the tokenizer on a list of texts. MMEngine imports transformers together
+    with its optimizers, so that importing it here costs nothing more.
     Since: transformers 5.0.
-    Goes: when MMDetection calls the tokenizer itself.
+    Until: when MMDetection calls the tokenizer itself.
     """
     from transformers import PreTrainedTokenizerBase
 
@@ -104,12 +105,12 @@ def fill_tokenizer_batch_encode_plus() -> None:
 
 
 def fill_lvis_numpy_float() -> None:
-    """Let ``lvis.eval`` find ``np.float``, which NumPy no longer has.
+    """Give ``lvis.eval`` the name ``np.float``, which NumPy has removed.
 
-    What: ``LVISEval.accumulate`` casts to ``np.float``. Its module gets a copy of NumPy's namespace that has
-    the name, while NumPy itself stays as it is for everybody else.
+    What: ``LVISEval.accumulate`` casts to ``np.float``. Its module gets a copy of NumPy's namespace with that name, and
+    NumPy itself is not changed.
     Since: NumPy 1.24, with lvis up to 0.5.3.
-    Goes: when lvis writes ``float``.
+    Until: when lvis writes ``float``.
     """
     import numpy as np
 
@@ -129,10 +130,10 @@ def fill_lvis_numpy_float() -> None:
 def silence_onedl_message() -> None:
     """Import ``mmdet.datasets`` once without its two lines "Could not import OneDL" on standard output.
 
-    What: MMDetection logs at debug level, but without a logger, which prints whatever the level; every
-    command of ours would start with it, and one that prints JSON would not print JSON.
+    What: MMDetection logs them at debug level but without a logger, which prints messages of every level. All commands
+    would print them first, also those whose output is JSON.
     Since: onedl-mmdetection 3.4.5 or earlier, where the optional package ``onedl`` is not installed.
-    Goes: when MMDetection gives the message a logger.
+    Until: when MMDetection gives the message a logger.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         importlib.import_module('mmdet.datasets')
@@ -144,7 +145,7 @@ def fill_bert_pairwise_mask() -> None:
     What: for Grounding DINO it hands Hugging Face's BERT a mask of token pairs, (bs, num_tokens, num_tokens).
     BERT now takes either a mask of tokens, (bs, num_tokens), or an additive one that has an axis for heads.
     Since: transformers 5.0.
-    Goes: when MMDetection passes four axes.
+    Until: when MMDetection passes four axes.
     """
     import torch
     import transformers
@@ -173,12 +174,12 @@ def fill_bert_pairwise_mask() -> None:
 
 
 def trust_one_cycle_scheduler() -> None:
-    """Let checkpoints of one-cycle runs load in torch's safe mode.
+    """Let torch's safe mode load checkpoints of runs with a one-cycle schedule.
 
-    What: such a checkpoint holds a class of MMEngine's that is missing in MMEngine's own list of what a checkpoint may
-    hold; loading it printed a page of warnings and went on in the unsafe mode.
+    What: such a checkpoint contains a class of MMEngine that is missing from MMEngine's list of safe classes; loading
+    it printed a long warning and fell back to the unsafe mode.
     Since: torch 2.6, whose default is the safe mode.
-    Goes: when MMEngine lists the class.
+    Until: when MMEngine lists the class.
     """
     import torch
     from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler

@@ -1,4 +1,4 @@
-"""Reading configs so that a typo is an error with a suggestion."""
+"""Reading of configs, where a misspelt key is an error with a suggestion."""
 
 import difflib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from dinor1.registry import HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, TASK_UTILS, takes_argument
 from dinor1.utils.errors import InputError
 
-# What MMEngine's Runner and this project's tools read at the top level of a config.
+# Top-level keys that MMEngine's Runner and this project's tools read.
 _KNOWN = [
     'model',
     'train_dataloader',
@@ -75,14 +75,14 @@ _MOVED_MODEL_KEYS = {
     **{name: f'model.prompts.{name}' for name in ('language_model', 'alignment', 'text_prompts')},
     'prompt_refiner': 'model.prompts.refiner',
 }
-# Components of earlier versions, wherever a config lists hooks -> what to write instead.
+# Hooks of earlier versions -> what to write instead.
 _REMOVED_HOOKS = {
     'IntegerTrainingHook': _CONVERTER,
     'LayerNormRemovalHook': "model_converters=[dict(type='LayerNormRemoval', ...)]",
     'PromptProtocolHook': _PROMPTS,
     'QueryRecorderHook': 'test_cfg.query_recorder=dict(...)',
 }
-# Settings of earlier versions, as overrides name them -> the new key of the same setting; a longer key goes first.
+# Prefixes of overrides for earlier versions -> the new key of the same setting; longer prefixes come first.
 _REFERENCE = ('warmup', 'refresh', 'by_epoch', 'mode', 'dtype')
 _MOVED_SETTINGS = {
     'quantization.': 'model_converters.0.{}',
@@ -92,7 +92,7 @@ _MOVED_SETTINGS = {
     'default_hooks.prompts.prompt_dataset': 'prompt_dataset{}',
     'default_hooks.prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
 }
-# Where the components are whose arguments an override may add.
+# Registries of the components whose arguments an override may add.
 _REGISTRIES = (HOOKS, LOOPS, MODELS, MODEL_CONVERTERS, TASK_UTILS)
 
 
@@ -100,27 +100,29 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     """Read a config file and apply ``key.path=value`` overrides.
 
     Raises:
-        InputError: the file is missing or broken, an override names a key that the config does not have, a top-level
-            key looks like a misspelt one, or a key belongs to an earlier version.
+        InputError: the file is missing or invalid, an override names an unknown key, a top-level key is probably
+            misspelt, or a key belongs to an earlier version.
     """
     if not Path(path).is_file():
         raise InputError(f'{path}: no such config file')
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        # Whatever a config raises while it is read, its text tells more than a trace through the parser.
+        # A config can raise any exception; its message is more useful than a traceback through the parser.
         message = str(error).strip().splitlines() or ['']
         reason = f'{type(error).__name__}: {message[-1]}'
         raise InputError(f'{path}: cannot be read as a config ({reason})') from error
+    # Apply the overrides.
     for key in cfg_options or {}:
         _check_moved(key)
         _check_override(cfg, key)
     cfg.merge_from_dict(cfg_options or {})
+    # Check for keys of earlier versions and misspelt keys.
     for key, instead in _removed(cfg):
         raise InputError(f'{path}: {key} belongs to an earlier version; write {instead}')
     for key in cfg:
         if key not in _KNOWN:
-            # Free variables are welcome; only what is nearly a known key is taken for a slip.
+            # A config may define variables of its own; only a near match of a known key counts as misspelt.
             close = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.9)
             if close and close[0] not in cfg:
                 raise InputError(f'{path}: unknown key {key!r}; did you mean {close[0]!r}?')
@@ -148,10 +150,10 @@ def _removed(cfg: Config) -> Iterator[tuple[str, str]]:
 
 
 def _check_moved(key: str) -> None:
-    """Refuse an override that names a key of an earlier version.
+    """Check that an override does not name a key of an earlier version.
 
     Raises:
-        InputError: it does; the message has the new key.
+        InputError: it does; the message names the new key.
     """
     new = _REMOVED_KEYS.get(key)
     if new is None:
@@ -170,7 +172,11 @@ def _is_argument(node: dict, name: str) -> bool:
 
 
 def _check_override(cfg: Config, key: str) -> None:
-    """An override may add arguments that the config leaves at their default, but not misspell a key."""
+    """Check the key of an override, which may add an argument that the config leaves at its default.
+
+    Raises:
+        InputError: the key does not exist.
+    """
     node: Any = cfg._cfg_dict
     parts = key.split('.')
     for depth, part in enumerate(parts):
@@ -181,7 +187,7 @@ def _check_override(cfg: Config, key: str) -> None:
             node = node[int(part)]
         elif isinstance(node, ConfigDict | dict):
             if part not in node:
-                # Components have arguments of similar names (num_stages and frozen_stages): there, be stricter.
+                # Arguments of a component may have similar names (num_stages, frozen_stages): require a closer match.
                 cutoff = 0.6 if depth == 0 else 0.8
                 close = difflib.get_close_matches(part, list(node), n=1, cutoff=cutoff)
                 if part in _KNOWN if depth == 0 else not close or _is_argument(node, part):

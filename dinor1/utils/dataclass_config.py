@@ -1,4 +1,4 @@
-"""Dataclasses of settings, as configs write them: nested dicts that name only what differs from a default."""
+"""Dataclasses of settings, which a config writes as dicts with only the fields that differ from a default."""
 
 import difflib
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ Settings = TypeVar('Settings', bound=Any)
 
 
 def with_defaults(given: Settings | Mapping[str, Any] | None, default: Settings, name: str) -> Settings:
-    """The settings that an argument stands for.
+    """Turn an argument into a dataclass of settings.
 
     Args:
-        given: A dataclass like ``default``, which is passed on; a mapping, which changes some fields of ``default``;
-            or None for ``default`` itself.
+        given: A dataclass of the type of ``default``, which is returned; a mapping, which replaces fields of
+            ``default``; or None for ``default`` itself.
         default: A dataclass.
         name: Name of the argument, for messages.
 
@@ -23,8 +23,8 @@ def with_defaults(given: Settings | Mapping[str, Any] | None, default: Settings,
         A dataclass of the type of ``default``.
 
     Raises:
-        InputError: a key of the mapping is no field, or ``given`` is something else.
-        ValueError: the dataclass refuses a value.
+        InputError: a key of the mapping is not a field, or ``given`` has another type.
+        ValueError: the dataclass rejects a value.
     """
     if given is None or isinstance(given, type(default)):
         return default if given is None else given

@@ -1,4 +1,4 @@
-"""Devices by name, refused where they are not there."""
+"""Devices by name, with a check that they are usable."""
 
 import torch
 
@@ -6,14 +6,14 @@ from dinor1.utils.errors import InputError
 
 
 def as_device(device: str | torch.device | None, option: str = 'device') -> torch.device:
-    """A device that can compute.
+    """A device that is usable on this machine.
 
     Args:
         device: Such as ``'cpu'`` or ``'cuda:0'``. None: the GPU if there is one.
-        option: What gave it, for the message.
+        option: Name of the user's option, for messages.
 
     Raises:
-        InputError: no such device, on this machine or at all.
+        InputError: the device is unknown, or not usable on this machine.
     """
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -24,7 +24,7 @@ def as_device(device: str | torch.device | None, option: str = 'device') -> torc
     if chosen.type == 'cuda' and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"{option} {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; give 'cpu'")
     try:
-        # Each kind of device says in an error of its own that it is not there; 'meta' holds no numbers.
+        # Every type of device raises its own error if it is not usable; 'meta' has no values.
         torch.zeros(1, device=chosen).item()
     except Exception as error:
         reason = (str(error).strip().splitlines() or [''])[0].rstrip('.')

@@ -1,4 +1,4 @@
-"""What tells a model from its wrapper for distributed training."""
+"""Models and their wrappers for distributed training."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ from torch import nn
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """The model inside a wrapper of DDP or FSDP; a model without wrapper as it is."""
+    """The model inside a DDP or FSDP wrapper; a model without a wrapper is returned as it is."""
     return model.module if is_model_wrapper(model) else model

@@ -15,7 +15,7 @@ def fingerprint(model: nn.Module, whole: bool = False) -> str:
 
     Args:
         model: The detector.
-        whole: Digest of all weights.
+        whole: Digest all weights of the model instead.
     """
     digest = hashlib.blake2b(digest_size=32)
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,4 +1,4 @@
-"""Reading and writing files so that a failure leaves nothing half-written and says what was wrong."""
+"""Reading and writing of files, with atomic writes and one-line errors."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# Noticed while writing to an open file, so that nothing says its name.
+# Errors that occur while writing to an open file, and do not contain its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _RUST_ERROR = re.compile(r'\(os error (\d+)\)')
 
@@ -28,22 +28,22 @@ _RUST_ERROR = re.compile(r'\(os error (\d+)\)')
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, delete it on failure.
 
-    The temporary name keeps the suffix, because writers of pictures choose the format by it, and begins with a dot
-    (see :func:`visible`).
+    The temporary name keeps the suffix, from which image writers choose the format, and begins with a dot (see
+    :func:`visible`).
 
     Raises:
-        OSError: it cannot be written; the error names ``path``, which is what the user knows.
+        OSError: the file cannot be written; the error names ``path`` instead of the temporary file.
     """
     path = Path(path)
     temporary = path.parent / f'.{path.stem}-{secrets.token_hex(6)}{path.suffix}'
     with _errors_name(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # With the permissions that any new file gets, which tempfile would not give it.
+        # With the default permissions of a new file, unlike files of tempfile.
         temporary.touch(exist_ok=False)
         try:
             mode = temporary.stat().st_mode & 0o777
             yield temporary
-            # Writers that put a file of their own in its place, as safetensors, may have made it private.
+            # Writers such as safetensors replace the file by a new one, which may have other permissions.
             temporary.chmod(mode)
             temporary.replace(path)
         finally:
@@ -52,7 +52,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
-    """Errors of the system that concern the file being written name ``path``, whoever found them."""
+    """Let operating system errors about the file being written name ``path``, from Python and from libraries."""
     try:
         yield
     except OSError as error:
@@ -61,14 +61,14 @@ def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
         else:
             folders = [str(folder) for folder in path.parents]
             ours = str(error.filename) in (str(path), str(temporary), *folders)
-            # A file that stands where a folder should be "exists" for mkdir.
+            # If a file has the name of the folder, mkdir reports that it exists.
             is_no_folder = error.errno == errno.EEXIST and str(error.filename) in folders
             number = errno.ENOTDIR if is_no_folder else error.errno
         if not ours:
             raise
         raise OSError(number, os.strerror(number or 0), str(path)) from None
     except Exception as error:
-        # Libraries in Rust, as safetensors, say it in words.
+        # Libraries written in Rust, such as safetensors, put the error number into the message.
         found = _RUST_ERROR.search(str(error))
         if found is None:
             raise
@@ -77,13 +77,13 @@ def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def write_image(picture: Any, path: str | os.PathLike) -> None:
-    """Write a BGR picture (H, W, 3) of uint8 atomically, in the format that the suffix says.
+    """Write a BGR image (H, W, 3) of uint8 atomically, in the format given by the suffix.
 
     Raises:
         InputError: OpenCV cannot encode it in this format.
-        OSError: it could not be written.
+        OSError: the file cannot be written.
     """
-    import cv2  # Only here: the tools on annotation files start without it.
+    import cv2  # Imported here, because tools for annotation files do not need it.
 
     path = Path(path)
     try:
@@ -92,20 +92,20 @@ def write_image(picture: Any, path: str | os.PathLike) -> None:
         done = False
     if not done:
         raise InputError(f'{path}: the picture cannot be encoded; give a name that ends in .png')
-    # OpenCV's own writer tells a full disk by nothing but False.
+    # OpenCV's own writer only returns False if the disk is full.
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
 
 def check_output(path: str | os.PathLike, option: str = '') -> None:
-    """Refuse, before long work, a file that could not be written at its end. Nothing is made.
+    """Check, before a long computation, that a file can be written at its end; nothing is created.
 
     Args:
         path: The file.
-        option: That gave it, such as ``--out``, for the message.
+        option: Name of the user's option, such as ``--out``, for messages.
 
     Raises:
-        InputError: it is a folder, or its folder can neither be written to nor made.
+        InputError: it is a folder, or its folder is not writable and cannot be created.
     """
     path, where = Path(path), f'{option} {path}'.strip()
     if path.is_dir():
@@ -120,16 +120,16 @@ def check_output(path: str | os.PathLike, option: str = '') -> None:
 
 
 def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
-    """Files that match, sorted, without those that are being written or were left by a killed process."""
+    """Sorted files that match, without the temporary files of :func:`atomic_path`."""
     return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith('.'))
 
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold ``folder`` for this process, where the system has locks that end with a process.
+    """Lock ``folder`` for this process, if the operating system has file locks (not on Windows).
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
 def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
     """Write ``obj`` as JSON to ``path`` atomically; ``kwargs`` go to :func:`json.dumps`.
 
-    Numbers that are not finite become ``null``: JSON has no others, and many programs refuse Python's ``NaN``.
+    Numbers that are not finite become ``null``, because JSON cannot represent them.
     """
     text = json.dumps(_finite(obj), allow_nan=False, **kwargs)
     with atomic_path(path) as temporary:
@@ -164,7 +164,7 @@ def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing or is not JSON; the message has the line and column of the defect.
+        InputError: the file is missing or is not JSON; the message contains line and column of the error.
     """
     try:
         content, problem = parse_json(read_text(path))
@@ -176,11 +176,11 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Text of a file in UTF-8, without the byte order mark that some programs write before it.
+    """Text of a file in UTF-8, without a byte order mark.
 
     Raises:
-        InputError: it does not exist or cannot be read.
-        UnicodeDecodeError: it is not UTF-8; see :func:`not_utf8`.
+        InputError: the file does not exist or cannot be read.
+        UnicodeDecodeError: the file is not UTF-8; see :func:`not_utf8`.
     """
     try:
         return Path(path).read_bytes().decode('utf-8-sig')
@@ -195,11 +195,11 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def parse_json(text: str, first_line: int = 1) -> tuple[Any, str]:
-    """JSON content and what is wrong with it, with line and column; an empty text: nothing.
+    """Parse JSON; returns the content, and an error message with line and column (empty if valid).
 
     Args:
-        text: To parse.
-        first_line: Number of its first line in the file.
+        text: Text to parse.
+        first_line: Number of its first line in the file, for the message.
     """
     try:
         return json.loads(text), ''
@@ -211,7 +211,7 @@ def parse_json(text: str, first_line: int = 1) -> tuple[Any, str]:
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """What is wrong with a file that is not UTF-8, in the words of :func:`parse_json`."""
+    """Error message for a file that is not UTF-8, in the form of :func:`parse_json`."""
     line = error.object.count(b'\n', 0, error.start) + 1
     column = error.start - error.object.rfind(b'\n', 0, error.start)
     return f'not valid JSON at line {line}, column {column} (not UTF-8)'

@@ -1,6 +1,7 @@
-"""Names of a package that are loaded when they are first used (PEP 562).
+"""Names of a package that are loaded on first use (PEP 562).
 
-Importing a package of this project is instant; MMDetection is loaded, with its gaps filled, when something needs it.
+Importing a package of this project is instant; the first use of a name fills the gaps of third-party packages and loads
+MMDetection.
 """
 
 import importlib
@@ -18,7 +19,7 @@ def lazy_exports(
 
     Args:
         package: The package's ``__name__``.
-        homes: Name -> module that defines it, relative to the package, such as ``'.inferencer'``.
+        homes: Name -> relative name of the module that defines it, such as ``'.inferencer'``.
     """
 
     def get(name: str) -> Any:
@@ -33,7 +34,7 @@ def lazy_exports(
 
 
 def load_all(package: str) -> None:
-    """Load every name of a package that :func:`lazy_exports` made."""
+    """Load all names of a package that uses :func:`lazy_exports`."""
     module = importlib.import_module(package)
     for name in module.__all__:
         getattr(module, name)

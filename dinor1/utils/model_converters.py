@@ -1,7 +1,7 @@
-"""Changes that a config makes to a model after it has been built: ``model_converters=[dict(type=...), ...]``.
+"""Changes of a model after it has been built, by ``model_converters=[dict(type=...), ...]`` in a config.
 
-This is the only place where building blocks reach into a model of another origin. Training, testing, checkpoint loading
-and the inferencer all convert through :func:`convert_model`, so that a checkpoint always meets the same layers.
+This is the only way in which building blocks change the layers of other models. Training, testing, checkpoint loading
+and the inferencer all convert through :func:`convert_model`, so that a checkpoint always has the same layers.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from dinor1.utils.errors import InputError
 
 
 class ModelConverter(ABC):
-    """Changes the layers of a model.
+    """Base class of converters, which change the layers of a model.
 
     A converter runs before the model is wrapped for distributed training, before weights are loaded and before the
     optimizer is built.
@@ -25,10 +25,10 @@ class ModelConverter(ABC):
 
     @abstractmethod
     def convert(self, model: nn.Module, seed: int) -> nn.Module:
-        """Convert ``model``, in place or not.
+        """Convert ``model``, possibly in place.
 
         Args:
-            model: The model as its config builds it, after the converters before this one.
+            model: The model as built from its config, after the preceding converters.
             seed: Seed of the run, for converters that draw random numbers.
 
         Returns:
@@ -39,7 +39,7 @@ class ModelConverter(ABC):
         """
 
     def hooks(self) -> list[Hook]:
-        """Hooks that a training or test run of the converted model needs; asked for after :meth:`convert`."""
+        """Hooks that a training or test run of the converted model needs; called after :meth:`convert`."""
         return []
 
 
@@ -49,15 +49,16 @@ def convert_model(
     """Apply converters to a model, in order.
 
     Args:
-        model: The model as its config builds it.
-        converters: Value of ``model_converters`` in a config; None: nothing to do.
+        model: The model as built from its config.
+        converters: Value of ``model_converters`` in a config; None: no converters.
         seed: Seed of the run.
 
     Returns:
         The converted model, and the converters that have been applied.
 
     Raises:
-        InputError: ``converters`` is not a list of dicts with a known ``type``, or the settings of one do not fit.
+        InputError: ``converters`` is not a list of dicts with a known ``type``, or the settings of a converter do not
+            fit the model.
     """
     applied = []
     for converter in _build(converters or ()):

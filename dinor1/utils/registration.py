@@ -1,4 +1,4 @@
-"""Makes every component known to MMEngine's registries."""
+"""Registration of all components in MMEngine's registries."""
 
 import importlib
 
@@ -12,8 +12,8 @@ _OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine
 
 
 def register_all() -> None:
-    """Import every package that registers components and make ``dinor1`` the default scope. Idempotent."""
-    # Without its gaps filled, MMDetection does not import.
+    """Import all packages that register components, and make ``dinor1`` the default scope. Idempotent."""
+    # First, because MMDetection cannot be imported before its gaps are filled.
     compat.apply()
     for package in _MMDET:
         importlib.import_module(package)

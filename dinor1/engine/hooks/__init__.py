@@ -1,4 +1,4 @@
-"""Hooks: state that is not weights lives here, is saved here and restored here."""
+"""Hooks; a hook saves and restores the training state that it owns, apart from weights."""
 
 from .graceful_stop import GracefulStopHook
 from .loss_gradients import LossGradientHook

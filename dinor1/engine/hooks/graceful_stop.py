@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from dinor1.registry import HOOKS
 from dinor1.utils.io import atomic_path
 
-# A launcher's signal follows the scheduler's within moments.
+# The signal of a launcher follows that of the scheduler within this time.
 _DUPLICATE_SECONDS = 5
 
 
@@ -23,22 +23,22 @@ _DUPLICATE_SECONDS = 5
 class GracefulStopHook(Hook):
     """On SIGTERM or SIGINT finish the iteration, save ``iter_N.pth`` and exit; ``--resume`` continues from there.
 
-    With accumulated gradients the step of the optimizer is awaited: the gradients are in no checkpoint. A second
-    signal ends the process at once, but for a SIGTERM within five seconds, since launchers send it on top of the
-    scheduler's. In a distributed run all ranks stop at the same iteration, whichever of them got the signal, and none
-    exits before the checkpoint is written, as a launcher ends all processes when it misses one.
+    With gradient accumulation the hook waits for the next optimizer step, because checkpoints do not contain gradients.
+    A second signal ends the process at once, except a SIGTERM within five seconds, which launchers send in addition to
+    the scheduler's. In a distributed run all ranks stop at the same iteration, even if only one received the signal,
+    and none exits before the checkpoint is written, because a launcher ends all processes as soon as one has exited.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._since = 0.0  # seconds, of the first signal
-        self._awaited = 0  # iterations since then
+        self._since = 0.0  # time of the first signal, in seconds
+        self._awaited = 0  # iterations since the first signal
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Take over the signals."""
+        """Install the signal handlers."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._on_signal)
 
@@ -58,7 +58,7 @@ class GracefulStopHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Save and exit if any rank got a signal."""
+        """Save a checkpoint and exit if any rank received a signal."""
         number = self._signal or 0
         if runner.distributed:
             flag = torch.tensor(number, device=next(runner.model.parameters()).device)
@@ -69,7 +69,7 @@ class GracefulStopHook(Hook):
         self._awaited += 1
         if not has_stepped(runner, self._awaited):
             return
-        # The parameter schedulers have stepped: this hook comes after theirs.
+        # The parameter schedulers have already stepped: their hook runs before this one.
         filename = f'iter_{runner.iter + 1}.pth'
         runner.save_checkpoint(runner.work_dir, filename=filename, by_epoch=False)
         if is_main_process():
@@ -84,14 +84,15 @@ class GracefulStopHook(Hook):
         sys.exit(128 + number)
 
     def after_train(self, runner: Runner) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._give_back()
 
 
 def has_stepped(runner: Runner, awaited: int) -> bool:
-    """Whether the iteration ended with a step of the optimizer, so that no gradient waits for one.
+    """Whether no accumulated gradients are left after the current iteration.
 
-    Several optimizers may never step together: then every one has stepped while they were ``awaited``.
+    Several optimizers may never step in the same iteration; then it suffices that the hook has waited for as many
+    iterations (``awaited``) as the largest number of accumulation steps.
     """
     wrapper = runner.optim_wrapper
     wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]

@@ -1,7 +1,7 @@
-"""How hard each term of the loss pulls at the weights, and at how many queries.
+"""Gradient norm of each term of the loss, and the number of queries that it affects.
 
-DINO-R1 (arXiv 2505.24025) adds its reward to the detection losses with a weight of 0.01. Whether that moves anything is
-a question of gradients, not of loss values: a loss may be large and flat. The measurement is ours.
+DINO-R1 (arXiv 2505.24025) adds its reward to the detection losses with a weight of 0.01. Its effect depends on
+gradients instead of loss values, since a large loss may have a small gradient. This measurement is not in the paper.
 """
 
 import copy
@@ -26,7 +26,7 @@ from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json, write_json
 
-# What is a term: names of MMDetection's losses, summed over the decoder layers.
+# Term -> pattern of the names of its losses, which are summed over the decoder layers.
 TERMS = {
     'class': r'(d\d+\.)?loss_cls',
     'box': r'(d\d+\.)?loss_(bbox|iou)',
@@ -42,18 +42,19 @@ _FILE = 'loss_gradients.json'
 class LossGradientHook(Hook):
     """Measures the gradient of every term of the loss, every ``interval`` iterations.
 
-    Before such an iteration its batch runs through the model once more, with the same random numbers; buffers, random
-    state and the positions of samplers and noise are put back, so that the training is the same to the bit with and
-    without the hook. A measurement costs about as much as six iterations, eight while GRQO takes part.
+    Before such an iteration, its batch runs through the model once more, with the same random numbers. Buffers, random
+    state and the positions of samplers and noise are restored, so that the training is bitwise the same with and
+    without the hook. A measurement costs about as much as six iterations, or eight while GRQO is enabled.
 
-    Of each term, weighted as in the loss: the norm of its gradient by all trainable weights, the cosine to the gradient
-    of the detection losses together, and the number of queries that it reaches. That number is the participation ratio
-    (sum g)^2 / sum g^2 of the norms g of its gradient by the decoder's outputs, per layer and image: 1 if one query has
-    it all, Q if all have the same. Terms are ``class``, ``box``, ``encoder``, ``denoising``, ``alignment`` and, apart,
-    GRQO's ``advantage`` and ``kl``. While GRQO does not take part ``advantage`` is what the default reward would do.
+    For each term, weighted as in the loss, the hook measures the norm of its gradient with respect to all trainable
+    weights, the cosine to the gradient of the sum of the detection losses, and the number of queries that it affects.
+    That number is the participation ratio (sum g)^2 / sum g^2 of the norms g of its gradient with respect to the
+    decoder's outputs, per layer and image: 1 if one query has the whole gradient, Q if all queries have equal shares.
+    Terms are ``class``, ``box``, ``encoder``, ``denoising``, ``alignment`` and, separately, GRQO's ``advantage`` and
+    ``kl``. While GRQO is not enabled, ``advantage`` is the gradient that the default reward would have.
 
-    Written to ``loss_gradients.json`` in the work directory, with GRQO's figures; norms also to the scalars of training
-    as ``gradient/TERM``. In distributed training the figures are the main process's.
+    Results are written to ``loss_gradients.json`` in the work directory, with GRQO's statistics; norms are also logged
+    as training scalars ``gradient/TERM``. In distributed training the results are those of the main process.
 
     Args:
         interval: Iterations between two measurements, the first at iteration 0.
@@ -71,10 +72,10 @@ class LossGradientHook(Hook):
         self.records: list[dict[str, Any]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what cannot be measured; take up the file of a run that is resumed.
+        """Check that the model can be measured; after a resume, continue the file of the run.
 
         Raises:
-            InputError: the model is sharded, or is none that GRQO knows.
+            InputError: the model is sharded, or is not a detector that GRQO can train.
         """
         if isinstance(runner.model, FullyShardedDataParallel):
             raise InputError('LossGradientHook: a sharded model has no gradient of a single term; remove the hook')
@@ -100,14 +101,14 @@ class LossGradientHook(Hook):
 
 
 def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
-    """Gradients of the terms of one batch; the model is left as it was.
+    """Gradients of the terms of one batch; the model does not change.
 
     Args:
         model: A :class:`dinor1.models.DINOR1` or ``DINOGRQO``, in training mode.
-        data_batch: As the loader gives it; not changed.
+        data_batch: Batch of the data loader; not modified.
 
     Returns:
-        ``norm``, ``cosine`` and ``queries``, each by term; ``alpha`` of the advantage; ``figures``, GRQO's by name.
+        ``norm``, ``cosine`` and ``queries``, each by term; ``alpha`` of the advantage; ``figures``, GRQO's statistics.
     """
     head = model.bbox_head
     own = head.loss_grqo
@@ -126,6 +127,7 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
             return losses, output.hidden_states
 
         try:
+            # All terms but the KL: without it, GRQO's loss is the advantage alone.
             losses, hidden = run(grqo.with_weights(beta=0.0))
             detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_GRQO, name)]
             reference = torch.autograd.grad(_total(detection), weights, retain_graph=True, allow_unused=True)
@@ -134,6 +136,7 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
                 terms['advantage'] = _sum(losses, _GRQO)
             _measure(result, terms, weights, hidden, reference, model.num_queries)
             result['figures'] = {name: float(value) for name, value in losses.items() if name.startswith('grqo_')}
+            # The KL alone.
             if active is not None and active.beta > 0:
                 losses, hidden = run(active.with_weights(alpha=0.0))
                 _measure(result, dict(kl=_sum(losses, _GRQO)), weights, hidden, reference, model.num_queries)
@@ -150,6 +153,7 @@ def _measure(
     reference: tuple[Tensor | None, ...],
     num_queries: int,
 ) -> None:
+    """Add ``terms`` to ``result``; ``hidden`` is (L, bs, num_dn + Q, C), ``reference`` the gradient to compare with."""
     length = _dot(reference, reference).sqrt()
     for term, value in terms.items():
         if value is None or not value.requires_grad:
@@ -164,10 +168,10 @@ def _measure(
 
 
 def participation(norms: Tensor) -> float:
-    """Mean over groups of the participation ratio (sum g)^2 / sum g^2 in [1, Q]; 0 if no group has any.
+    """Mean over groups of the participation ratio (sum g)^2 / sum g^2 in [1, Q]; 0 if all norms are 0.
 
     Args:
-        norms: (..., Q), >= 0.
+        norms: (..., Q) >= 0; groups whose norms are all 0 do not count.
     """
     square, total = norms.square().sum(-1), norms.sum(-1).square()
     alive = square > 0
@@ -198,7 +202,7 @@ def _sum(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
 
 @contextmanager
 def _unchanged(model: Any) -> Iterator[None]:
-    """Preserve the detector and the reference model, which is no part of it."""
+    """Preserve the detector, and the reference model, which is not one of its modules."""
     reference = model.reference
     with preserved(model), nullcontext() if reference is None else preserved(reference.model):
         yield

@@ -1,4 +1,4 @@
-"""A contact sheet per evaluation: the prompts, and what they found."""
+"""A contact sheet per evaluation: the prompts and their detections."""
 
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ _TRUTH = (255, 255, 255)
 class PromptVisualizationHook(Hook):
     """Writes ``vis/val_epoch_<n>.png`` or ``vis/test.png`` to the work directory.
 
-    The upper strip shows one exemplar per class; below are the first images with detections in the colour of their
-    class and the ground truth as thin white boxes. Models that detect nothing, such as classifiers, get no sheet.
+    The upper strip shows one exemplar per class. Below are the first images of the set, with detections in the colour
+    of their class, and ground truth as thin white boxes. Models that are not detectors, such as classifiers, get no
+    sheet.
 
     Args:
-        num_images: Images on the sheet.
+        num_images: Maximum number of images on the sheet.
         score_thr: Detections below this score are not drawn.
     """
 
@@ -75,7 +76,7 @@ class PromptVisualizationHook(Hook):
             found = found[found.scores >= self.score_thr]
             captions = [f'{names[i]} {score:.2f}' for i, score in zip(found.labels, found.scores, strict=True)]
             image = mmcv.imread(sample.img_path)
-            # Test pipelines load annotations after the resize: the truth is in pixels of the original image.
+            # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
             truth = sample.gt_instances.bboxes.cpu().numpy()
             scale = 320 / max(image.shape[:2])
             drawn = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
@@ -96,7 +97,7 @@ class PromptVisualizationHook(Hook):
 
 
 def _strip(prompts: EvaluationPrompts) -> np.ndarray:
-    """One exemplar of each class."""
+    """A strip with the first exemplar of each class, BGR (H, W, 3) of uint8."""
     dataset: Any = prompts.dataset
     names, known = prompts.names, dataset.metainfo['classes']
     first: dict[str, Exemplar] = {}

@@ -1,7 +1,7 @@
-"""GRQO's warm-up and reference model, as a hook on the standard Runner.
+"""Warm-up and reference model of GRQO, as a hook of the standard Runner.
 
-DINO-R1, arXiv 2505.24025: some epochs of supervised fine-tuning, then GRQO with a frozen copy of the model as the
-reference, refreshed from the current weights at the start of every epoch.
+DINO-R1, arXiv 2505.24025: some epochs of supervised fine-tuning (SFT), then GRQO with a frozen copy of the model as the
+reference, which is refreshed from the current weights at the start of every epoch.
 """
 
 import copy
@@ -30,20 +30,25 @@ _DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 @HOOKS.register_module()
 class ReferenceModelHook(Hook):
-    """Begins GRQO after a warm-up, owns the reference model and refreshes it.
+    """Enables GRQO after a warm-up, owns the reference model and refreshes it.
 
-    The loss itself, with its constants, is the head's: ``model.bbox_head.loss_grqo=dict(type='GRQOLoss', ...)``. Until
-    the warm-up is over it is switched off, and training is supervised fine-tuning. The reference is a deep copy outside
-    of the model: it reaches neither optimizer nor DDP nor checkpoints. A checkpoint that is taken between two refreshes
-    needs it to resume exactly; the hook then writes it once to ``grqo_reference.pth`` in the work directory.
+    The loss and its constants belong to the head: ``model.bbox_head.loss_grqo=dict(type='GRQOLoss', ...)``. It is
+    disabled during the warm-up, which is supervised fine-tuning. The reference is a deep copy outside of the model: it
+    is not part of the optimizer, DDP or checkpoints. A checkpoint taken between two refreshes needs the reference to
+    resume exactly; the hook then writes it to ``grqo_reference.pth`` in the work directory, replacing an older one.
 
     Args:
-        warmup: Epochs (iterations) of SFT before GRQO begins.
-        refresh: Epochs (iterations) between refreshes; None: the reference of the first GRQO iteration for good.
+        warmup: Number of epochs (iterations) of SFT before GRQO begins, >= 0.
+        refresh: Number of epochs (iterations) between refreshes, >= 1; None: the reference of the first GRQO iteration
+            is kept.
         by_epoch: Whether ``warmup`` and ``refresh`` count epochs or iterations.
-        mode: ``eval`` runs the reference without dropout and with the running statistics of batch norm; ``train`` as
-            the release does (dropout masks are not shared with the student).
-        dtype: ``bfloat16`` or ``float16``: autocast of the reference alone; None: the precision of the training.
+        mode: ``eval`` runs the reference without dropout and with the running statistics of batch norm; ``train`` runs
+            it as the release does (dropout masks are not shared with the student).
+        dtype: ``bfloat16`` or ``float16``: autocast dtype of the reference alone; None: the precision of the training.
+
+    Attributes:
+        reference: The reference model; None before GRQO begins and after the training.
+        refreshed_at: Epoch (iteration) of the latest refresh.
 
     Raises:
         InputError: a setting is out of range.
@@ -77,7 +82,11 @@ class ReferenceModelHook(Hook):
         self._to_restore: dict[str, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what GRQO cannot work with, before the first iteration."""
+        """Check model, loop and settings before the first iteration.
+
+        Raises:
+            InputError: GRQO cannot work with them.
+        """
         model = unwrapped(runner.model)
         loss = getattr(getattr(model, 'bbox_head', None), 'loss_grqo', None)
         if not hasattr(model, 'objectness') or loss is None:
@@ -105,27 +114,30 @@ class ReferenceModelHook(Hook):
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Switch stage and refresh, counting epochs."""
+        """Enable the loss and refresh the reference, counting epochs."""
         if self.by_epoch:
             self._update(runner, runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Switch stage and refresh, counting iterations."""
+        """Enable the loss and refresh the reference, counting iterations."""
         if not self.by_epoch:
             self._update(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave a plain model behind."""
+        """Remove the reference from the model, and enable the loss again."""
         model = unwrapped(runner.model)
         model.bbox_head.loss_grqo.enabled = True
         model.reference = self.reference = None
 
     def _update(self, runner: Runner, position: int) -> None:
+        """Bring loss and reference up to date at an epoch (iteration)."""
+        # SFT during the warm-up.
         model = unwrapped(runner.model)
         loss = model.bbox_head.loss_grqo
         loss.enabled = position >= self.warmup
         if not loss.enabled:
             return
+        # Restore the reference of a checkpoint, or refresh it.
         if self._to_restore is not None:
             wanted, self._to_restore = self._to_restore, None
             self._restore(runner, wanted)
@@ -137,17 +149,18 @@ class ReferenceModelHook(Hook):
             self.refreshed_at = position
 
     def _due(self, position: int) -> bool:
+        """Whether a refresh is due at an epoch (iteration)."""
         if self.refreshed_at is None:
             return True
         return self.refresh is not None and position - self.refreshed_at >= self.refresh
 
     def _copy(self, runner: Runner, state_dict: dict) -> ReferenceModel:
-        """Make the reference a frozen, whole model with the weights ``state_dict``, and return it."""
+        """Load the weights ``state_dict`` into the reference, which is built on the first call, and return it."""
         model = unwrapped(runner.model)
-        model.reference = None  # or a copy would contain the previous reference
+        model.reference = None  # otherwise a copy would contain the previous reference
         if self.reference is None:
             if isinstance(runner.model, FullyShardedDataParallel):
-                # A shard cannot be copied: every process builds the model anew.
+                # A sharded model cannot be copied: every process builds the model again.
                 device = next(model.parameters()).device
                 copied = MODELS.build(copy.deepcopy(runner.cfg.model))
                 copied, _ = convert_model(copied, runner.cfg.get('model_converters'), runner.seed)
@@ -161,7 +174,7 @@ class ReferenceModelHook(Hook):
         return self.reference
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the reference, outside of the checkpoint, if a run that resumes from here would need it."""
+        """Write the reference to a file beside the checkpoint if a run that resumes from it would need it."""
         resumes_at = checkpoint['meta']['epoch' if self.by_epoch else 'iter']
         if self.reference is None or self._due(resumes_at):
             return
@@ -172,11 +185,17 @@ class ReferenceModelHook(Hook):
                 torch.save(self.reference.model.state_dict(), temporary)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember what the checkpoint says of the reference; it is restored when its training goes on."""
-        # Weights alone, load_from, begin another training, with a reference of its own.
+        """Remember the reference of the checkpoint; it is restored when the training continues."""
+        # With load_from, a new training begins from the weights, with a reference of its own.
         self._to_restore = checkpoint.get(_KEY) if runner._resume else None
 
     def _restore(self, runner: Runner, wanted: dict[str, Any]) -> None:
+        """Restore the reference that a checkpoint describes as ``wanted``.
+
+        Raises:
+            InputError: its file is missing, or is that of another reference.
+        """
+        # Find the file in the work directory, or beside the checkpoint.
         folders = [Path(runner.work_dir)]
         if runner._load_from is not None:
             folders.append(Path(runner._load_from).parent)
@@ -186,6 +205,7 @@ class ReferenceModelHook(Hook):
                 f'{folders[0] / wanted["file"]}: no such file; the checkpoint was taken between two refreshes of the '
                 'reference model and cannot resume without it: put the file back, or resume from the end of an epoch'
             )
+        # Load it, and compare it with the checkpoint.
         reference = self._copy(runner, torch.load(path, map_location='cpu', weights_only=True))
         if fingerprint(reference.model, whole=True) != wanted['fingerprint']:
             raise InputError(f'{path}: not the reference model that the checkpoint belongs to; put the right file back')
@@ -193,7 +213,7 @@ class ReferenceModelHook(Hook):
 
 
 def _full_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights of the whole detector; those of a sharded one are gathered by every process."""
+    """Weights of the whole detector; every process gathers them if the model is sharded."""
     if not isinstance(model, FullyShardedDataParallel):
         return unwrapped(model).state_dict()
     config = FullStateDictConfig(rank0_only=False)

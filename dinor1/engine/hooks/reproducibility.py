@@ -1,4 +1,4 @@
-"""Training whose every iteration depends on (seed, rank, iteration) alone, so that a resumed run repeats it."""
+"""Reproducible training: every iteration depends only on (seed, rank, iteration), also after a resume."""
 
 from typing import Any
 
@@ -15,20 +15,20 @@ _LARGE_PRIME = 2_147_483_629
 
 @HOOKS.register_module()
 class ReproducibilityHook(Hook):
-    """Seeds the model's randomness per iteration and continues an epoch where a checkpoint left it.
+    """Seeds the randomness of the model per iteration, and continues an interrupted epoch after a resume.
 
     - Before each iteration torch's generators are seeded from (seed, rank, iteration): prompt draws, denoising noise
-      and dropout do not depend on what ran before.
-    - The data set, also one within a wrapper, learns the epoch, from which it seeds its augmentation per sample
-      (:class:`dinor1.datasets.SeededPipelineMixin`). In a loop of iterations a pass over the data is an epoch.
-    - After a resume inside an epoch, the batches already seen are skipped without reading them, if the loader uses
+      and dropout do not depend on earlier iterations.
+    - The data set, also inside a wrapper, is told the epoch, from which it seeds its augmentation per sample
+      (:class:`dinor1.datasets.SeededPipelineMixin`). In an iteration-based loop, a pass over the data is an epoch.
+    - After a resume within an epoch, the batches already seen are skipped without being loaded, if the data loader uses
       :class:`dinor1.datasets.ResumableBatchSampler`. MMEngine alone would repeat the epoch from its start.
     """
 
     priority = 'VERY_HIGH'
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the data set the epoch; skip what was seen before a resume."""
+        """Tell the data set the epoch, and skip the batches seen before a resume."""
         loader = runner.train_dataloader
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         set_epoch(loader.dataset, runner.epoch if by_epoch else runner.iter // len(loader))
@@ -41,11 +41,11 @@ class ReproducibilityHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """In a loop of iterations, which knows no epochs: tell the data set that a pass over it has ended."""
+        """In an iteration-based loop, tell the data set when a pass over it has ended."""
         passes, rest = divmod(runner.iter + 1, len(runner.train_dataloader))
         if rest == 0 and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             set_epoch(runner.train_dataloader.dataset, passes)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed torch, on every device, for this iteration."""
+        """Seed torch's generators on all devices for this iteration."""
         torch.manual_seed((runner.seed * 1_000_003 + get_rank() * 7_919 + runner.iter * 104_729) % _LARGE_PRIME)

@@ -1,4 +1,4 @@
-"""Backbones beside MMDetection's own."""
+"""Backbones in addition to those of MMDetection."""
 
 from .swin import DenormalFreeSwin
 

@@ -10,11 +10,11 @@ from dinor1.registry import MODELS
 
 @MODELS.register_module()
 class DenormalFreeSwin(_MMDetSwin):
-    """Swin Transformer (Liu et al., arXiv 2103.14030) whose masked attention weights are zero.
+    """Swin Transformer (Liu et al., arXiv 2103.14030) whose masked attention weights are exactly zero.
 
-    MMDetection adds -100 to the logits of tokens that a shifted window must not mix. In float32, ``exp(-100)`` is
-    4e-44, a denormal number, with which processors compute many times slower; here it is ``exp(-1000)``, which is 0.
-    Outputs, parameters and names are the same.
+    MMDetection adds -100 to the logits of token pairs that a shifted window must not mix. In float32, ``exp(-100)`` is
+    4e-44, a denormal number, and CPUs compute many times slower with those. This class adds -1000, and ``exp(-1000)``
+    is 0. Outputs, parameters and parameter names are the same.
 
     Args:
         **kwargs: Those of MMDetection's ``SwinTransformer``.

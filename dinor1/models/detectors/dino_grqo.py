@@ -1,4 +1,4 @@
-"""MMDetection's plain DINO with GRQO: fixed classes instead of prompts, the same reward and reference."""
+"""MMDetection's DINO with GRQO: fixed classes instead of prompts, with the same reward and reference model."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ from .reference import ReferenceModel
 
 
 class DINOOutput(NamedTuple):
-    """The part of the decoder's output that others than the head look at.
+    """The part of the decoder's output that is used outside the head.
 
     Attributes:
-        hidden_states: (L, bs, num_dn + Q, C), denoising queries first.
+        hidden_states: (L, bs, num_dn + Q, C) of the L decoder layers, denoising queries first.
     """
 
     hidden_states: Tensor
@@ -23,10 +23,10 @@ class DINOOutput(NamedTuple):
 
 @MODELS.register_module()
 class DINOGRQO(DINO):
-    """``DINO`` that tells its head the objectness of the selected tokens. Use with ``DINOGRQOHead``.
+    """``DINO`` that passes the objectness of the selected tokens to its head, a ``DINOGRQOHead``.
 
     Attributes:
-        reference: What GRQO compares with; :class:`dinor1.engine.ReferenceModelHook` sets it.
+        reference: The reference model of GRQO, set by :class:`dinor1.engine.ReferenceModelHook`; None: there is none.
     """
 
     reference: ReferenceModel | None = None
@@ -37,11 +37,12 @@ class DINOGRQO(DINO):
 
     def loss_and_output(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple[dict[str, Tensor], DINOOutput]:
         """Losses of one batch, and the decoder's output that they were computed from."""
+        # Run the detector.
         features = self.extract_feat(batch_inputs)
         head_inputs = self.forward_transformer(features, batch_data_samples)
         tokens = head_inputs.pop('selected_tokens')
         if self.bbox_head.active_grqo is not None:
-            # Logits of the selected tokens, in falling order of the best class.
+            # Objectness of the selected tokens, in descending order; the reference scores the same tokens.
             head_inputs['selected_logits'] = head_inputs['enc_outputs_class'].amax(-1)
             if self.reference is not None:
                 head_inputs['ref_logits'] = self.reference.logits(tokens, batch_inputs, batch_data_samples)
@@ -51,7 +52,7 @@ class DINOGRQO(DINO):
     def pre_decoder(
         self, memory: Tensor, memory_mask: Tensor, spatial_shapes: Tensor, batch_data_samples: list | None = None
     ) -> tuple[dict, dict]:
-        """As in ``DINO``; in training the head's inputs also hold ``selected_tokens`` (bs, Q), which ``loss`` takes."""
+        """As in ``DINO``; in training the head's inputs also contain ``selected_tokens`` (bs, Q) for ``loss``."""
         decoder_inputs, head_inputs = super().pre_decoder(memory, memory_mask, spatial_shapes, batch_data_samples)
         if self.training:
             with torch.no_grad():
@@ -61,11 +62,11 @@ class DINOGRQO(DINO):
         return decoder_inputs, head_inputs
 
     def objectness(self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list) -> Tensor:
-        """(bs, N) best class logit of the encoder tokens ``tokens`` (bs, N)."""
+        """(bs, N) highest class logit of the encoder tokens with indices ``tokens`` (bs, N)."""
         encoder_inputs, _ = self.pre_transformer(self.extract_feat(batch_inputs), batch_data_samples)
         return self._token_logits(**self.forward_encoder(**encoder_inputs)).gather(1, tokens)
 
     def _token_logits(self, memory: Tensor, memory_mask: Tensor, spatial_shapes: Tensor) -> Tensor:
-        """(bs, T) best class logit of every encoder token."""
+        """(bs, T) highest class logit of every encoder token."""
         feat, _ = self.gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
         return self.bbox_head.cls_branches[self.decoder.num_layers](feat).amax(-1)

@@ -1,7 +1,7 @@
 """DINO-R1: a Grounding DINO that finds objects by example.
 
 C. Pan, W. He, Z. Tu, L. Ren, *DINO-R1: Incentivizing Reasoning Capability in Vision Foundation Models*,
-arXiv 2505.24025. Visual prompt embeddings stand where Grounding DINO (arXiv 2303.05499) has text tokens:
+arXiv 2505.24025. Visual prompt embeddings take the place of the text tokens of Grounding DINO (arXiv 2303.05499):
 
     images -> backbone, neck -> ImageFeatures
     prompts: boxes -> VisualPromptEncoder | names -> language model | bank -> PromptSet -> PromptBatch
@@ -59,30 +59,30 @@ from .vocabulary_parts import best_of_passes, split_vocabulary
 class DINOR1(BaseDetector):
     """Detector prompted by boxes, class names, or both.
 
-    Sub-modules and parameters that Grounding DINO has too keep MMDetection's names; a checkpoint of it lacks
-    ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``. Weights carry a format version, torch's own for
-    modules (``_version``); those of earlier formats are converted when they are loaded.
+    Sub-modules and parameters shared with Grounding DINO have MMDetection's names; a checkpoint of Grounding DINO lacks
+    ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``. A checkpoint stores its format version as
+    torch's version of a module (``_version``); earlier formats are converted when they are loaded.
 
     Args:
         backbone: Config of the backbone.
-        neck: Config of the neck; its width and number of levels are the transformer's.
+        neck: Config of the neck; its width and number of levels come from ``transformer``.
         transformer: Arguments of :class:`~dinor1.models.transformer.TransformerDims`.
         encoder: Config of the encoder, such as ``dict(type='PromptedEncoder', num_layers=6)``.
         decoder: Config of the decoder, such as ``dict(type='PromptedDecoder', num_layers=6)``.
         bbox_head: Config of the head.
         prompts: Arguments of :class:`~dinor1.models.prompts.PromptsConfig`.
-        num_queries: Tokens that become decoder queries.
+        num_queries: Number of encoder tokens that become decoder queries.
         positional_encoding: Arguments of ``SinePositionalEncoding``.
         dn_cfg: Arguments of ``CdnQueryGenerator``.
-        train_cfg: Of the head, with the assigner.
-        test_cfg: ``max_per_img``, and ``chunked_size``: classes that are offered in one pass; -1: all.
+        train_cfg: Training settings of the head: the assigner.
+        test_cfg: ``max_per_img``, and ``chunked_size``, the maximum number of classes in one pass (-1: all).
         **kwargs: ``data_preprocessor`` and ``init_cfg`` of MMDetection's ``BaseDetector``.
 
     Attributes:
-        inference_dtype: Autocast of everything but training, such as ``torch.bfloat16``; None: none. Box refinement,
-            positions of samples and the scores that queries are selected by and detections are sorted by are computed
-            in float32 in any case. In training the optimizer wrapper decides.
-        reference: What GRQO compares with; :class:`dinor1.engine.ReferenceModelHook` sets it.
+        inference_dtype: Autocast dtype outside training, such as ``torch.bfloat16``; None: no autocast. Box refinement,
+            sampling locations, and the scores that select queries and rank detections are always computed in float32.
+            In training the optimizer wrapper sets the precision.
+        reference: The reference model of GRQO, set by :class:`dinor1.engine.ReferenceModelHook`; None: there is none.
     """
 
     _version = 2
@@ -111,6 +111,7 @@ class DINOR1(BaseDetector):
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
 
+        # Backbone, neck and head.
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(dict(out_channels=dims.embed_dims, num_outs=dims.num_feature_levels) | neck)
         self.bbox_head = MODELS.build(
@@ -125,6 +126,7 @@ class DINOR1(BaseDetector):
             | bbox_head
         )
 
+        # Transformer.
         self.positional_encoding = CachedSinePositions(num_feats=dims.embed_dims // 2, **positional_encoding)
         self.encoder = MODELS.build(dict(encoder, dims=dims))
         self.decoder = MODELS.build(dict(decoder, dims=dims))
@@ -133,6 +135,7 @@ class DINOR1(BaseDetector):
         self.memory_trans_fc = nn.Linear(dims.embed_dims, dims.embed_dims)
         self.memory_trans_norm = build_norm_layer(dims.norm_cfg, dims.embed_dims)[1]
 
+        # Prompt encoders.
         self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
         self.language_model: Any = None
         self.text_feat_map: Any = None
@@ -140,11 +143,11 @@ class DINOR1(BaseDetector):
         self.prompt_refiner: Any = None
         if self.prompts_cfg.language_model is not None:
             self.language_model = MODELS.build(self.prompts_cfg.language_model).requires_grad_(False)
-            # MMDetection's BertModel keeps the width deep inside.
+            # MMDetection's BertModel stores its width in an inner module.
             body = getattr(self.language_model, 'language_backbone', [self.language_model])[0]
             self.text_feat_map = nn.Linear(body.language_dim, dims.embed_dims)
-            # Nothing trains it: alignment sends no gradient into the text side. A checkpoint may bring a trained one;
-            # without, it stays the random projection that it is initialised with.
+            # Frozen, because alignment sends no gradient to the text side: it keeps the weights of a checkpoint, or
+            # its random initialisation.
             self.text_feat_map.requires_grad_(False)
             self.text_table = TextTable()
         if self.prompts_cfg.alignment is not None:
@@ -161,7 +164,7 @@ class DINOR1(BaseDetector):
 
     @staticmethod
     def upgrade_state_dict(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
-        """Convert weights of an earlier format in place; returns whether there was anything to convert."""
+        """Convert weights of an earlier format in place; returns whether anything was converted."""
         return upgrade_prompt_encoder(state_dict, f'{prefix}prompt_encoder.')
 
     def _load_from_state_dict(
@@ -177,7 +180,7 @@ class DINOR1(BaseDetector):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def init_weights(self) -> None:
-        """Initialise as Grounding DINO; the prompt encoder initialises itself."""
+        """Initialise the weights as Grounding DINO does; the prompt encoder initialises itself."""
         super().init_weights()
         for part in (self.encoder, self.decoder):
             for parameter in part.parameters():
@@ -194,7 +197,7 @@ class DINOR1(BaseDetector):
             nn.init.zeros_(self.text_feat_map.bias)
 
     def train(self, mode: bool = True) -> 'DINOR1':
-        """Training mode, but for the language model: it is frozen, and its dropout would blur the names."""
+        """Set the mode of all modules except the language model, which is frozen and always runs without dropout."""
         super().train(mode)
         if self.language_model is not None:
             self.language_model.eval()
@@ -213,7 +216,10 @@ class DINOR1(BaseDetector):
             inputs: (bs, 3, H, W) after the data preprocessor.
             data_samples: Image sizes, and in training the ground truth.
             mode: What to compute; see the methods of these names.
-            prompts: What to look for; not in training, which draws its own.
+            prompts: What to search for; not used in training, which draws its own prompts.
+
+        Raises:
+            InputError: there are no prompts, outside training.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -229,12 +235,15 @@ class DINOR1(BaseDetector):
         return self._forward(inputs, data_samples, prompts)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
-        """Losses of one batch under in-batch visual prompts.
+        """Losses of one batch, prompted by boxes of the batch.
 
         Args:
             batch_inputs: (bs, 3, H, W) after the data preprocessor.
             batch_data_samples: ``gt_instances`` with ``bboxes`` (m, 4) pixel xyxy and ``labels`` (m,). Images, and
-                whole batches, without boxes are fine. ``text``, the class names, may differ from image to image.
+                whole batches, may be without boxes. ``text``, the class names, may differ between images.
+
+        Returns:
+            Losses by name, and the statistics ``grqo_*``.
         """
         return self.loss_and_output(batch_inputs, batch_data_samples)[0]
 
@@ -254,7 +263,7 @@ class DINOR1(BaseDetector):
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self.alignment is not None)
 
-        # Selected queries, and noised ground truth in front of them.
+        # Encode, select queries, and put noised ground truth in front of them.
         memory, prompts = self.encoder(features, prompts)
         selection = self._select(memory, features, prompts)
         noised = denoising_queries(
@@ -262,7 +271,7 @@ class DINOR1(BaseDetector):
         )
         output = self._decode(memory, features, prompts, selection, noised)
 
-        # Losses.
+        # Compute the losses; the reference model scores the same tokens under the same prompts.
         targets = pad_targets(boxes, positive_maps(labels, draw), shapes)
         ref_logits = None
         if self.bbox_head.active_grqo is not None and self.reference is not None:
@@ -275,7 +284,7 @@ class DINOR1(BaseDetector):
     def objectness(
         self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], draw: PromptDraw
     ) -> Tensor:
-        """(bs, N) best prompt logit of the encoder tokens ``tokens`` (bs, N), for the prompts that the student drew."""
+        """(bs, N) highest prompt logit of the encoder tokens ``tokens`` (bs, N), under the prompts of the student."""
         shapes = [sample.img_shape for sample in batch_data_samples]
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
         features = self.encode_image(batch_inputs, batch_data_samples)
@@ -291,7 +300,7 @@ class DINOR1(BaseDetector):
         draw: PromptDraw,
         every_box: bool = False,
     ) -> tuple[PromptBatch, Tensor]:
-        """The drawn prompts, shared by all images; also the embeddings of all boxes that were encoded."""
+        """The drawn prompts, shared by all images, and the embeddings (n, C) of all boxes that were encoded."""
         embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box)
         if not self.training:
             embeddings = at_least_float32(embeddings)
@@ -300,7 +309,7 @@ class DINOR1(BaseDetector):
         return PromptBatch.shared(embeddings, features.batch_size), instances
 
     def alignment_loss(self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw) -> Tensor:
-        """Alignment of each class's mean visual prompt (over ``instances`` (n, C)) with the mean of its tokens."""
+        """Alignment of each class's mean visual prompt, over ``instances`` (n, C), with its mean text embedding."""
         alignment: Any = self.alignment
         flat = torch.cat(list(labels))
         if not len(flat):
@@ -328,7 +337,7 @@ class DINOR1(BaseDetector):
     def encode_boxes(
         self, features: ImageFeatures, boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """Visual prompt embeddings of boxes on the images that ``features`` are of, at least in float32.
+        """Visual prompt embeddings of boxes on the images of ``features``, at least in float32.
 
         Args:
             features: From :meth:`encode_image`.
@@ -336,7 +345,7 @@ class DINOR1(BaseDetector):
             image_shapes: Per image (height, width) in pixels, without padding.
 
         Returns:
-            (sum m, C) in the order of the images.
+            (sum of m, C) in the order of the images.
         """
         with self._inference_precision():
             return at_least_float32(encode_boxes(self.prompt_encoder, features, boxes, image_shapes))
@@ -355,7 +364,11 @@ class DINOR1(BaseDetector):
     def prompt_sets(
         self, features: ImageFeatures, batch_data_samples: list[DetDataSample], prompts: Prompts
     ) -> list[PromptSet]:
-        """The prompts of each image where the features are, boxes encoded and all of them refined."""
+        """One prompt set per image, on the device of the features: boxes are encoded, then all prompts are refined.
+
+        Raises:
+            ValueError: the number of prompts differs from the number of images.
+        """
         if isinstance(prompts, PromptSet):
             prompts = [prompts.to(features.feat.device)] * features.batch_size
         if len(prompts) != features.batch_size:
@@ -372,13 +385,13 @@ class DINOR1(BaseDetector):
         return sets if self.prompt_refiner is None else [self.prompt_refiner.refine(p) for p in sets]
 
     def _inference_precision(self) -> contextlib.AbstractContextManager:
-        """Autocast to :attr:`inference_dtype`; in training, whatever is set around it."""
+        """Autocast to :attr:`inference_dtype`; in training the surrounding precision applies."""
         if self.training or self.inference_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.level_embed.device.type, dtype=self.inference_dtype)
 
     def token_scores(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> TokenScores:
-        """Every encoder token (bs, T, C) scored against the encoder's prompts."""
+        """Scores of all encoder tokens (bs, T, C) against the prompts after the encoder."""
         stage = self.decoder.num_layers
         return score_tokens(
             memory,
@@ -400,14 +413,14 @@ class DINOR1(BaseDetector):
         selection: QuerySelection,
         noised: DenoisingQueries | None = None,
     ) -> DetectorOutput:
-        """Decode the selected queries, behind the denoising ones in training."""
+        """Decode the selected queries; in training the denoising queries come before them."""
         bs, num_selected = selection.tokens.shape
         query = self.query_embedding.weight[:num_selected].expand(bs, -1, -1)
         reference_points = selection.boxes.detach()
         self_attn_mask = None
         if noised is not None:
             query, reference_points, self_attn_mask = noised.before(query, reference_points)
-            # A batch without boxes has no denoising query, and DDP wants the embedding in the graph all the same.
+            # A batch without boxes has no denoising queries, but DDP needs the label embedding in the graph.
             query = query + self.dn_query_generator.label_embedding.weight[0, 0] * 0
         hidden_states, references = self.decoder(
             query, reference_points, memory, features, prompts, self.bbox_head.reg_branches, self_attn_mask
@@ -423,16 +436,16 @@ class DINOR1(BaseDetector):
     ) -> list[DetDataSample]:
         """Detections of one batch.
 
-        A vocabulary of more than ``test_cfg.chunked_size`` classes is offered in parts, one pass of encoder and decoder
-        each; memory then depends on the size of a part. Scores of the parts are comparable, but not bit by bit those of
-        one pass: image features attend to the prompts that are offered together with a class (feature fusion), and
-        each part selects its own queries.
+        A vocabulary of more than ``test_cfg.chunked_size`` classes is split into parts, each with its own pass of
+        encoder and decoder, so that memory depends on the size of a part. Scores of different parts are comparable but
+        not identical to those of a single pass: image features attend to all prompts of a pass (feature fusion), and
+        each pass selects its own queries.
 
         Args:
             batch_inputs: (bs, 3, H, W).
             batch_data_samples: Image sizes and scale factors.
-            prompts: What to look for: one set for all images, or one entry per image, which may be boxes on it.
-            rescale: Return pixels of the original images.
+            prompts: What to search for: one set for all images, or one entry per image, which may be boxes on it.
+            rescale: Return boxes in pixels of the original images instead of the network input.
 
         Returns:
             The data samples with ``pred_instances``: ``bboxes`` (n, 4) pixel xyxy, ``scores`` (n,), ``labels`` (n,) and
@@ -447,9 +460,14 @@ class DINOR1(BaseDetector):
         prompts: Prompts,
         rescale: bool = True,
     ) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
-        """:meth:`predict`, and of every pass the decoder's output with the prompt sets that were offered in it."""
+        """As :meth:`predict`, with the intermediate results.
+
+        Returns:
+            The data samples as in :meth:`predict`; and per pass, the decoder's output and the prompt set of each image.
+        """
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompt_sets = self.prompt_sets(features, batch_data_samples, prompts)
+        # One pass per part of the vocabulary.
         passes = []
         found: list[list[InstanceData]] = [[] for _ in batch_data_samples]
         for offered in split_vocabulary(prompt_sets, self.test_cfg.get('chunked_size', -1)):
@@ -459,20 +477,21 @@ class DINOR1(BaseDetector):
             for instances, result in zip(found, results, strict=True):
                 instances.append(result)
             passes.append((output, offered))
+        # Merge the passes of each image.
         for sample, instances, whole in zip(batch_data_samples, found, prompt_sets, strict=True):
             sample.pred_instances = best_of_passes(instances, self.test_cfg.get('max_per_img'))
             sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
         return batch_data_samples, passes
 
     def _detect(self, features: ImageFeatures, prompt_sets: list[PromptSet]) -> DetectorOutput:
-        """Decoder's output for one prompt set per image, its hidden states and prompts at least in float32."""
+        """Output of the decoder for one prompt set per image, with hidden states and prompts at least in float32."""
         with self._inference_precision():
             output = self.transform(features, PromptBatch.stack(prompt_sets))
         prompts = output.prompts._replace(embeddings=at_least_float32(output.prompts.embeddings))
         return output._replace(hidden_states=at_least_float32(output.hidden_states), prompts=prompts)
 
     def transform(self, features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
-        """Encoder, query selection and decoder: a function of tensors alone, which ``torch.compile`` can take whole.
+        """Encoder, query selection and decoder: a function of tensors only, which ``torch.compile`` can capture.
 
         Args:
             features: From :meth:`encode_image`.
@@ -485,7 +504,7 @@ class DINOR1(BaseDetector):
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], prompts: Prompts
     ) -> tuple[Tensor, Tensor]:
-        """Raw outputs: logits (L, bs, N, K) and boxes (L, bs, N, 4) normalised cxcywh, of all decoder layers."""
+        """Raw outputs of all decoder layers: logits (L, bs, N, K) and boxes (L, bs, N, 4), normalised cxcywh."""
         features = self.encode_image(batch_inputs, batch_data_samples)
         output = self._detect(features, self.prompt_sets(features, batch_data_samples, prompts))
         with full_precision(batch_inputs.device):

@@ -1,4 +1,4 @@
-"""The frozen model that GRQO compares with."""
+"""The frozen reference model of GRQO."""
 
 import contextlib
 from typing import Any
@@ -8,25 +8,35 @@ from torch import Tensor, nn
 
 
 class ReferenceModel:
-    """A frozen detector that is asked for the objectness of tokens.
+    """A frozen detector that computes the objectness of given tokens.
 
-    It is no ``nn.Module``, so that a detector can refer to it without containing it: its weights must reach neither
-    optimizer, nor checkpoint, nor DDP's buckets.
+    This is not an ``nn.Module``, so that a detector can hold it without registering its weights: they must not reach
+    the optimizer, checkpoints or the buckets of DDP.
 
     Args:
-        model: A detector with ``objectness(tokens, batch_inputs, batch_data_samples, *shared) -> (bs, N)``: the best
+        model: A detector with ``objectness(tokens, batch_inputs, batch_data_samples, *shared) -> (bs, N)``: the highest
             class logit of the encoder tokens (bs, N), where ``shared`` are the random choices of the student that the
-            reference has to repeat. It is frozen here; its mode and weights are managed by the caller.
-        dtype: Autocast of the reference alone; None: the precision of the student.
+            reference must repeat. It is frozen here; the caller manages its mode and weights.
+        dtype: Autocast dtype of the reference alone; None: the precision of the student.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None = None) -> None:
-        # Convolutions without gradient are up to a third faster in this layout on a CPU.
+        # On a CPU, convolutions without gradient are up to a third faster in this memory layout.
         self.model: Any = model.requires_grad_(False).to(memory_format=torch.channels_last)
         self.dtype = dtype
 
     def logits(self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list, *shared: Any) -> Tensor:
-        """(bs, N) logits at the tokens (bs, N) which the student selected."""
+        """Objectness logits of the tokens that the student selected.
+
+        Args:
+            tokens: (bs, N) token indices.
+            batch_inputs: (bs, 3, H, W) images.
+            batch_data_samples: The student's samples.
+            *shared: Random choices of the student, see the class.
+
+        Returns:
+            (bs, N), without gradient.
+        """
         precision: contextlib.AbstractContextManager = contextlib.nullcontext()
         if self.dtype is not None:
             precision = torch.autocast(batch_inputs.device.type, dtype=self.dtype)

@@ -1,4 +1,4 @@
-"""A vocabulary that is offered in parts, and the detections of all parts put together."""
+"""Splitting a large vocabulary over several passes, and merging their detections."""
 
 import sys
 from collections.abc import Sequence
@@ -9,11 +9,14 @@ from dinor1.structures import PromptSet
 
 
 def split_vocabulary(prompt_sets: Sequence[PromptSet], chunked_size: int) -> list[list[PromptSet]]:
-    """Per pass, what each image is offered.
+    """Distribute the classes of each image over several passes.
 
     Args:
         prompt_sets: Per image, the whole vocabulary.
-        chunked_size: Most classes in one pass; below 1: all of them at once.
+        chunked_size: Maximum number of classes in one pass; below 1: all classes in one pass.
+
+    Returns:
+        Per pass, one prompt set per image; an image whose classes are used up searches for nothing.
     """
     parts = [prompts.split(sys.maxsize if chunked_size < 1 else chunked_size) for prompts in prompt_sets]
     return [
@@ -26,7 +29,7 @@ def split_vocabulary(prompt_sets: Sequence[PromptSet], chunked_size: int) -> lis
 
 
 def best_of_passes(instances: Sequence[InstanceData], limit: int | None) -> InstanceData:
-    """The ``limit`` highest scores of all passes over an image; None: all of them."""
+    """Merge the detections of all passes over one image, and keep the ``limit`` highest scores (None: all)."""
     if len(instances) == 1:
         return instances[0]
     merged = InstanceData.cat(list(instances))

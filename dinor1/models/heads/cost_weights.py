@@ -1,4 +1,4 @@
-"""The weights of a matcher, from MMDetection's configs to :func:`~dinor1.models.losses.matching.matching_cost`."""
+"""MMDetection's match costs as arguments of :func:`~dinor1.models.losses.matching.matching_cost`."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from dinor1.utils.errors import InputError
 
 
 def cost_weights(match_costs: Sequence[BaseMatchCost], focal: str = 'BinaryFocalLossCost') -> dict[str, float]:
-    """Arguments of ``matching_cost`` that equal MMDetection's match costs.
+    """Arguments of ``matching_cost`` that give the same cost as MMDetection's match costs.
 
     Args:
-        match_costs: Of the assigner. A term without a cost here gets weight 0.
-        focal: Name of the focal cost that the detector matches by.
+        match_costs: Match costs of the assigner. A term that is missing here gets weight 0.
+        focal: Class name of the focal cost that the detector uses.
 
     Raises:
-        InputError: a cost is neither this one nor ``BBoxL1Cost`` nor ``IoUCost('giou')``.
+        InputError: a cost is none of ``focal``, ``BBoxL1Cost`` and ``IoUCost('giou')``.
     """
     names = {focal: 'cls_weight', 'BBoxL1Cost': 'l1_weight', 'IoUCost': 'giou_weight'}
     weights = dict.fromkeys(names.values(), 0.0)

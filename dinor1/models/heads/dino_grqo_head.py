@@ -1,4 +1,4 @@
-"""GRQO for MMDetection's plain DINO head: query-based detectors in general, which the paper does not show."""
+"""GRQO for the head of MMDetection's DINO, a detector without prompts; this is not in the paper."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ from .cost_weights import cost_weights
 
 @MODELS.register_module()
 class DINOGRQOHead(DINOHead):
-    """``DINOHead`` whose loss takes the objectness of the selected tokens as well.
+    """``DINOHead`` with GRQO as an additional loss.
 
-    The reward has the weights of the costs of ``train_cfg.assigner``: ``FocalLossCost``, ``BBoxL1Cost`` and
-    ``IoUCost('giou')``. Its focal term counts all classes, as Grounding DINO's does, and not the object's alone.
+    The reward uses the weights of the costs of ``train_cfg.assigner``: ``FocalLossCost``, ``BBoxL1Cost`` and
+    ``IoUCost('giou')``. Its focal term sums over all classes, as in Grounding DINO, instead of the object's class only.
 
     Args:
-        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: MMDetection's losses alone.
-        **kwargs: Those of ``DINOHead``.
+        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only MMDetection's losses.
+        **kwargs: Arguments of ``DINOHead``.
     """
 
     def __init__(self, loss_grqo: dict | None = None, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class DINOGRQOHead(DINOHead):
 
     @property
     def active_grqo(self) -> GRQOLoss | None:
-        """The GRQO loss, if there is one and it takes part at present."""
+        """The GRQO loss, or None if it is not configured or not enabled."""
         return self.loss_grqo if self.loss_grqo is not None and self.loss_grqo.enabled else None
 
     def loss(
@@ -46,22 +46,27 @@ class DINOGRQOHead(DINOHead):
         selected_logits: Tensor | None = None,
         ref_logits: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """MMDetection's losses, plus GRQO's while it takes part.
+        """MMDetection's losses, plus those of GRQO while it is enabled.
 
         Args:
             hidden_states: (L, bs, num_dn + Q, C), denoising queries first.
-            references: 1 + L boxes (bs, num_dn + Q, 4), normalised cxcywh.
+            references: 1 + L tensors (bs, num_dn + Q, 4), normalised cxcywh.
             enc_outputs_class: (bs, Q, num_classes) logits of the selected tokens.
-            enc_outputs_coord: (bs, Q, 4) their boxes.
+            enc_outputs_coord: (bs, Q, 4) boxes of the selected tokens, normalised cxcywh.
             batch_data_samples: With ``gt_instances``.
-            dn_meta: Of the denoising queries.
-            selected_logits: (bs, Q) objectness logits of the selected tokens, in falling order.
-            ref_logits: (bs, Q) the reference model's at the same tokens.
+            dn_meta: MMDetection's layout of the denoising queries.
+            selected_logits: (bs, Q) objectness logits of the selected tokens, in descending order; needed by GRQO.
+            ref_logits: (bs, Q) objectness logits of the reference model at the same tokens; needed by GRQO's KL.
+
+        Returns:
+            Losses by MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss`.
         """
+        # MMDetection's losses.
         cls_logits, boxes = self(hidden_states, references)
         instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         losses = self.loss_by_feat(cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta)
+        # GRQO on the cost and the matching of the decoder layers.
         if self.active_grqo is not None:
             weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
             num_dn = dn_meta['num_denoising_queries']

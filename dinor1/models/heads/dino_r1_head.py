@@ -1,4 +1,4 @@
-"""The contrastive head: similarity of queries to prompts, boxes, and the set-prediction losses, batched."""
+"""The contrastive head: similarity of queries to prompts, box regression, and batched set-prediction losses."""
 
 import math
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from .cost_weights import cost_weights
 
 
 class PromptSimilarity(ContrastiveEmbed):
-    """logit = <x, p> / sqrt(C) + b for any number of prompts; -inf where a prompt is not offered.
+    """Logit <x, p> / sqrt(C) + b for any number of prompts; -inf where a prompt is not offered.
 
-    MMDetection's ``ContrastiveEmbed``, which always returns 256 columns, without that limit. Same parameters.
+    Parameters are those of MMDetection's ``ContrastiveEmbed``, which always returns 256 columns.
     """
 
     def forward(self, visual_feat: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
@@ -43,13 +43,13 @@ class PromptSimilarity(ContrastiveEmbed):
 class DINOR1Head(GroundingDINOHead):
     """Grounding DINO's head for visual and text prompts, with GRQO.
 
-    Parameter names are MMDetection's. Targets, matching and losses of all decoder layers, the encoder stage and the
-    denoising queries are computed in one pass over (stage, image, query); the values equal MMDetection's.
+    Parameter names are those of MMDetection. Targets, matching and losses of all stages (decoder layers and encoder)
+    are batched over (stage, image, query), and so are those of the denoising queries; the values equal MMDetection's.
 
     Args:
         contrastive_cfg: ``log_scale`` and ``bias`` of :class:`PromptSimilarity`.
-        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: supervised fine-tuning.
-        **kwargs: Those of ``GroundingDINOHead``. ``train_cfg.assigner`` may use the costs ``BinaryFocalLossCost``,
+        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
+        **kwargs: Arguments of ``GroundingDINOHead``. ``train_cfg.assigner`` may use the costs ``BinaryFocalLossCost``,
             ``BBoxL1Cost`` and ``IoUCost('giou')``.
     """
 
@@ -71,26 +71,26 @@ class DINOR1Head(GroundingDINOHead):
 
     @property
     def active_grqo(self) -> GRQOLoss | None:
-        """The GRQO loss, if there is one and it takes part at present."""
+        """The GRQO loss, or None if it is not configured or not enabled."""
         return self.loss_grqo if self.loss_grqo is not None and self.loss_grqo.enabled else None
 
     def loss(self, output: DetectorOutput, targets: Targets, ref_logits: Tensor | None = None) -> dict[str, Tensor]:
         """All losses of one batch.
 
         Args:
-            output: Of the decoder, with denoising queries.
+            output: Output of the decoder, with denoising queries.
             targets: Ground truth.
-            ref_logits: (bs, N) the reference model's objectness logits at the selected tokens, for GRQO.
+            ref_logits: (bs, N) objectness logits of the reference model at the selected tokens, for GRQO.
 
         Returns:
-            Losses under MMDetection's names, and those of :class:`~dinor1.models.losses.GRQOLoss` while it takes part.
+            Losses by MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss` if it is enabled.
         """
         grqo, selection, prompt_mask = self.active_grqo, output.selection, output.prompts.mask
         denoising = output.denoising or DenoisingGroups(0, 0)
         cls_logits, boxes = self(output)
         num_layers, num_dn = len(cls_logits), denoising.num_queries
 
-        # The decoder layers and the encoder stage, each matched to the ground truth.
+        # Match the decoder layers and the encoder stage to the ground truth, and compute their losses.
         stage_logits = torch.cat([cls_logits[:, :, num_dn:], selection.cls_logits[None]])
         stage_boxes = torch.cat([boxes[:, :, num_dn:], selection.boxes[None]])
         with torch.set_grad_enabled(grqo is not None):
@@ -99,12 +99,13 @@ class DINOR1Head(GroundingDINOHead):
         names = [f'd{i}.' for i in range(num_layers - 1)] + ['', 'enc_']
         losses = self._set_losses(stage_logits, stage_boxes, targets, match, prompt_mask, names)
 
-        # The denoising queries know their object.
+        # The assignment of the denoising queries is known.
         dn_match = _denoising_match(targets, num_layers, denoising)
         names = [f'd{i}.dn_' for i in range(num_layers - 1)] + ['dn_']
         losses |= self._set_losses(
             cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names
         )
+        # GRQO on the cost and the matching of the decoder layers.
         if grqo is not None:
             losses |= grqo(cost[:num_layers], targets, match, selection.cls_logits, selection.objectness, ref_logits)
         return losses
@@ -121,26 +122,29 @@ class DINOR1Head(GroundingDINOHead):
         """Focal, L1 and GIoU loss of S stages.
 
         Args:
-            cls_logits: (S, bs, Q, K).
+            cls_logits: (S, bs, Q, K); -inf where a prompt is not offered.
             boxes: (S, bs, Q, 4) normalised cxcywh.
             targets: Ground truth.
-            match: Assigned pairs; the same number in every stage.
+            match: Matched pairs, the same number in every stage.
             prompt_mask: (bs, K) True = valid.
-            names: S prefixes of the losses' names.
+            names: S prefixes for the names of the losses.
+
+        Returns:
+            For each prefix ``loss_cls``, ``loss_bbox`` and ``loss_iou``, scalars.
         """
         num_stages = len(cls_logits)
         count = cls_logits.new_tensor([len(match.stage) / num_stages], dtype=torch.float32)
-        # MMDetection averages over the devices' numbers of positives, so that every device weighs an object alike.
+        # The number of objects is averaged over the devices, as in MMDetection: every object has the same weight.
         count = reduce_mean(count).clamp(min=1)
 
-        # A prompt that is not offered has the logit -inf, which no loss survives, and takes no part in the loss.
+        # Classification. Prompts that are not offered have logit -inf, which would give NaN: they are left out.
         logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
         labels = torch.zeros_like(logits)
         labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
         focal = self.loss_cls(logits, labels, reduction_override='none') * prompt_mask[:, None]
         loss_cls = focal.sum(dim=(1, 2, 3)) / count
 
-        # The empty sum keeps the boxes in the graph when nothing is matched, as DDP requires.
+        # Boxes. The product with 0 keeps them in the graph if nothing is matched, as DDP requires.
         loss_bbox = loss_iou = boxes.float().sum(dim=(1, 2, 3)) * 0
         if len(match.stage):
             predicted = boxes[match.stage, match.image, match.query].float()
@@ -172,14 +176,14 @@ class DINOR1Head(GroundingDINOHead):
         """Detections of the last decoder layer.
 
         Args:
-            output: Of the decoder.
-            prompt_sets: Per image, what the K prompts mean.
+            output: Output of the decoder.
+            prompt_sets: Per image, the classes of the prompts.
             batch_data_samples: Image sizes and scale factors.
             rescale: Return pixels of the original image instead of the network input.
 
         Returns:
             Per image ``bboxes`` (n, 4) pixel xyxy, ``scores`` (n,) in [0, 1] and ``labels`` (n,), indices into the
-            prompt set's names, by falling score; n <= ``test_cfg.max_per_img``.
+            prompt set's names, by descending score; n <= ``test_cfg.max_per_img``.
         """
         cls_logits, boxes = self(output, layers=[len(output.hidden_states) - 1])
         return [
@@ -193,8 +197,8 @@ class DINOR1Head(GroundingDINOHead):
         """Predictions of decoder layers.
 
         Args:
-            output: Of the decoder.
-            layers: Which decoder layers; default: all.
+            output: Output of the decoder.
+            layers: Indices of decoder layers. Default: all.
 
         Returns:
             Logits (len(layers), bs, Q, K) and boxes (len(layers), bs, Q, 4), normalised cxcywh.
@@ -209,16 +213,18 @@ class DINOR1Head(GroundingDINOHead):
     def _select_detections(
         self, logits: Tensor, boxes: Tensor, prompts: PromptSet, img_meta: dict, rescale: bool
     ) -> InstanceData:
+        # The highest scores over all pairs of query and class.
         reported = prompts.reported
         scores = logits.float().sigmoid() @ prompts.class_map()[:, reported].float()
         limit = min(self.test_cfg.get('max_per_img', len(boxes)), scores.numel())
         scores, index = scores.flatten().topk(limit)
         num_reported = max(len(reported), 1)
+        # Boxes in pixels.
         height, width = img_meta['img_shape']
         pixels = bbox_cxcywh_to_xyxy(boxes.float()[index // num_reported])
         pixels = pixels * pixels.new_tensor([width, height, width, height])
         if rescale:
-            # The image may have been padded: a detection ends where the original image does.
+            # The pipeline may have padded the image: boxes are clipped to the original image.
             pixels = pixels / pixels.new_tensor(img_meta['scale_factor']).repeat(2)
             height, width = img_meta['ori_shape']
         pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
@@ -226,7 +232,7 @@ class DINOR1Head(GroundingDINOHead):
 
 
 def _denoising_match(targets: Targets, num_layers: int, groups: DenoisingGroups) -> Match:
-    """Denoising queries know their ground truth: in each group the first M of 2 M queries are the positives."""
+    """Assignment of the denoising queries: in each group, the first M of the 2 M queries are the positives."""
     image, target = targets.indices()
     num_groups = groups.num_groups if len(image) else 0
     device = image.device

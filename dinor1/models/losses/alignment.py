@@ -1,6 +1,6 @@
 """Alignment of visual prompts with class names: symmetric InfoNCE.
 
-DINO-R1, arXiv 2505.24025, language alignment: keeps prompt embeddings of both kinds interchangeable.
+DINO-R1, arXiv 2505.24025, language alignment: makes visual and text prompts interchangeable.
 """
 
 import math
@@ -18,7 +18,7 @@ def symmetric_info_nce(visual: Tensor, text: Tensor, log_scale: Tensor) -> Tenso
     Args:
         visual: (K, C) one embedding per class.
         text: (K, C) of the same classes.
-        log_scale: Logarithm of the inverse temperature, one element.
+        log_scale: Logarithm of the inverse temperature, a scalar.
 
     Returns:
         Scalar; 0 for a single class.

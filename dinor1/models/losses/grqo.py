@@ -1,17 +1,17 @@
-"""Group Relative Query Optimization (GRQO): functions of tensors, and the loss that a config names.
+"""Group Relative Query Optimization (GRQO): functions of tensors, and the registered loss.
 
 Pan et al., *DINO-R1: Incentivizing Reasoning Capability in Vision Foundation Models*, arXiv 2505.24025, Algorithm 1.
 For every decoder layer and image the N queries form a group. With the matcher's cost C (differentiable):
 
 - reward          r_i = -min_j C_ij
 - advantage       A_i = (r_i - mean r) / (std r + eps), zero for the muted queries
-- KL (estimator k3) of the objectness o_i = sigmoid(best prompt logit) to that of a reference model,
+- KL (estimator k3) of the objectness o_i = sigmoid(highest prompt logit) to that of a reference model,
                   KL_i = rho - log rho - 1 with rho = o_ref_i / o_i
 - loss            L = mean_i(-alpha A_i + beta KL_i), one value per decoder layer
 
-Two facts that the formulas hide. The mean of A over a whole group is identically zero, and so is its gradient: the
-reward acts only through the mute, which turns it into a contrast between the queries of high and of low objectness.
-And because r carries gradient, this is no policy gradient; that reading is offered as another ``objective``. Groups by
+Two consequences of the formulas: The mean of A over a whole group is identically zero, and so is its gradient. The
+reward therefore acts only through muting, which turns it into a contrast between queries of high and of low objectness.
+And since r is differentiable, this is not a policy gradient, which is available as another ``objective``. Groups by
 prompt and a one-sided KL, which are not in the paper, are in :mod:`.prompt_groups`.
 """
 
@@ -35,17 +35,17 @@ GROUPS: tuple[Group, ...] = ('image', 'prompt')
 
 
 def rewards_from_cost(cost: Tensor, targets: Targets) -> Tensor:
-    """Quality of each query: minus its cost to the nearest ground truth.
+    """Reward of each query: minus its cost to the nearest ground truth.
 
     Args:
         cost: (L, B, Q, M) of :func:`~dinor1.models.losses.matching.matching_cost`.
         targets: Ground truth of the B images.
 
     Returns:
-        (L, B, Q), differentiable. An image without ground truth gives every query the same reward 0.
+        (L, B, Q), differentiable; 0 for all queries of an image without ground truth.
     """
     empty = ~targets.valid.any(-1)
-    # The fill comes before the minimum: the gradient through an infinite minimum would be NaN.
+    # Fill before taking the minimum: the gradient through an infinite minimum would be NaN.
     return -cost.masked_fill(empty[:, None, None], 0.0).amin(-1)
 
 
@@ -66,7 +66,7 @@ def query_rewards(
         **cost_weights: Keyword arguments of :func:`~dinor1.models.losses.matching.matching_cost`.
 
     Returns:
-        (L, B, Q) rewards, unbounded above by about ``2 * giou_weight``; higher is better.
+        (L, B, Q) rewards; higher is better.
     """
     padded = pad_targets([t['boxes'] for t in targets], [t['positive_map'] for t in targets], img_hw)
     return rewards_from_cost(matching_cost(cls_logits, boxes, padded, **cost_weights), padded)
@@ -76,8 +76,8 @@ def group_advantage(rewards: Tensor, num_mute: int, eps: float = 2e-9) -> Tensor
     """Rewards normalised within their group, with the last queries muted.
 
     Args:
-        rewards: (..., Q), queries in the order of selection (falling objectness).
-        num_mute: How many of the last queries get advantage 0; 0 mutes nothing.
+        rewards: (..., Q), queries in the order of selection (descending objectness).
+        num_mute: Number of last queries that get advantage 0, in [0, Q).
         eps: Added to the unbiased standard deviation.
 
     Returns:
@@ -92,7 +92,7 @@ def group_advantage(rewards: Tensor, num_mute: int, eps: float = 2e-9) -> Tensor
     if num_queries == 1:
         return rewards * 0
     degenerate = (rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)).expand_as(rewards)
-    # Where all rewards are equal the gradient of the root is infinite: such a group is replaced before the division.
+    # If all rewards are equal, the gradient of the square root is infinite: such a group is replaced beforehand.
     placeholder = torch.arange(num_queries, dtype=rewards.dtype, device=rewards.device).expand_as(rewards)
     safe = torch.where(degenerate, placeholder, rewards)
     advantage = (safe - safe.mean(-1, keepdim=True)) / (safe.std(-1, keepdim=True) + eps)
@@ -110,16 +110,16 @@ def objectness_kl(logits: Tensor, ref_logits: Tensor, eps: float = 2e-9) -> Tens
     """Estimator k3 of the KL divergence between the objectness of two models, per query.
 
     Args:
-        logits: (B, Q) the model's best prompt logit at the tokens which it selected.
-        ref_logits: (B, Q) the reference model's at the same tokens.
+        logits: (B, Q) objectness logits of the tokens that the model selected.
+        ref_logits: (B, Q) objectness logits of the reference model at the same tokens.
         eps: Added to both probabilities.
 
     Returns:
-        (B, Q), >= 0, and 0 exactly where the logits are equal.
+        (B, Q), >= 0; exactly 0 where the logits are equal.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     log_ratio = (ref_logits.to(dtype).sigmoid() + eps).log() - (logits.to(dtype).sigmoid() + eps).log()
-    # expm1 keeps the difference exact near 0, where rho - log(rho) - 1 cancels.
+    # expm1 is accurate near 0, where rho - log(rho) - 1 suffers from cancellation.
     return log_ratio.expm1() - log_ratio
 
 
@@ -139,15 +139,15 @@ def grqo_loss(
 
     Args:
         rewards: (L, B, Q) of :func:`query_rewards`.
-        logits: (B, Q) objectness logits of the selected tokens, in falling order.
-        ref_logits: (B, Q) the reference model's, gathered at the same tokens; no gradient reaches them.
+        logits: (B, Q) objectness logits of the selected tokens, in descending order.
+        ref_logits: (B, Q) objectness logits of the reference model at the same tokens; no gradient reaches them.
         alpha: Weight of the advantage.
         beta: Weight of the KL term.
         num_mute: Number of muted queries.
-        objective: ``contrast``: -A_i, the release's, gradient through the rewards. ``policy``: -stop_grad(A_i) log o_i,
-            REINFORCE on the selection probability. ``clipped``: GRPO's clipped ratio o_i / o_ref_i.
-        eps_low: Lower clip of ``clipped``.
-        eps_high: Upper clip of ``clipped``.
+        objective: ``contrast``: -A_i with gradient through the rewards, as in the release. ``policy``:
+            -stop_grad(A_i) log o_i, REINFORCE on the objectness. ``clipped``: GRPO's clipped ratio o_i / o_ref_i.
+        eps_low: The ratio of ``clipped`` is kept above 1 - eps_low.
+        eps_high: The ratio of ``clipped`` is kept below 1 + eps_high.
 
     Returns:
         (L,) means over images and queries.
@@ -161,7 +161,11 @@ def grqo_loss(
 def _gain_of(
     objective: Objective, logits: Tensor, ref_logits: Tensor, eps_low: float = 0.2, eps_high: float = 0.28
 ) -> Gain:
-    """What an objective makes of advantages (L, B, Q), see :func:`grqo_loss`."""
+    """The function of an objective from advantages (L, B, Q) to gains (L, B, Q), see :func:`grqo_loss`.
+
+    Raises:
+        ValueError: there is no such objective.
+    """
     if objective == 'contrast':
         return lambda advantage: advantage
     if objective == 'policy':
@@ -175,28 +179,29 @@ def _gain_of(
 
 @MODELS.register_module()
 class GRQOLoss(nn.Module):
-    """GRQO's loss and the figures of one batch, from one computation.
+    """GRQO's loss and the statistics of one batch, from one computation.
 
     Args:
         objective: See :func:`grqo_loss`.
         alpha: Weight of the advantage.
-        beta: Weight of the KL term; with 0 only ``clipped`` needs a reference model.
-        mute: Share of the queries that is muted, those of lowest objectness; the release mutes 300 of 900.
-        groups: ``image``: all queries of an image are one group, as published. ``prompt``: those of one prompt are
-            (:mod:`.prompt_groups`).
-        one_sided_kl: Count the KL of a query whose class the image does not show only where the model is more
-            confident than its reference.
+        beta: Weight of the KL term; if it is 0, only ``clipped`` needs a reference model.
+        mute: Fraction of the queries that is muted, those of lowest objectness, in [0, 1); the release mutes 300 of
+            900.
+        groups: ``image``: all queries of an image form a group, as published. ``prompt``: the queries of each prompt
+            form a group (:mod:`.prompt_groups`).
+        one_sided_kl: For queries whose class is absent from the image, count the KL only where the model is more
+            confident than the reference.
         eps_low: Lower clip of ``clipped``: the ratio is kept above 1 - eps_low.
         eps_high: Upper clip of ``clipped``: the ratio is kept below 1 + eps_high.
-        allow_vanishing: Accept settings with which the reward term is identically zero: for the experiment that shows
-            it, and for nothing else.
+        allow_vanishing: Accept settings with which the reward term is identically zero; only for the experiment that
+            demonstrates this.
 
     Attributes:
-        enabled: Whether the loss takes part; :class:`dinor1.engine.ReferenceModelHook` switches it off during its
-            warm-up.
+        enabled: Whether the loss is part of the training; :class:`dinor1.engine.ReferenceModelHook` disables it during
+            its warm-up.
 
     Raises:
-        InputError: a setting is out of range, or makes the reward vanish (see the module's text).
+        InputError: a setting is out of range, or makes the reward term vanish (see the docstring of the module).
     """
 
     def __init__(
@@ -249,14 +254,14 @@ class GRQOLoss(nn.Module):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a term compares with a reference model: the KL, or the ratio of ``clipped``."""
+        """Whether a term needs a reference model: the KL, or the ratio of ``clipped``."""
         return self.beta > 0 or (self.objective == 'clipped' and self.alpha > 0)
 
     def num_mute(self, num_queries: int) -> int:
-        """How many of ``num_queries`` are muted.
+        """Number of muted queries among ``num_queries``, rounded to the nearest integer.
 
         Raises:
-            InputError: so few queries that rounding mutes none, and the reward term would vanish.
+            InputError: none or all queries would be muted, and the reward term would vanish.
         """
         num_mute = round(self.mute * num_queries)
         if self._needs_mute and not 0 < num_mute < num_queries:
@@ -267,7 +272,7 @@ class GRQOLoss(nn.Module):
         return num_mute
 
     def with_weights(self, **weights: float) -> 'GRQOLoss':
-        """The same loss with another ``alpha`` or ``beta``."""
+        """A copy of this loss, enabled, with other values of ``alpha`` or ``beta``."""
         settings = {name: getattr(self, name) for name in _SETTINGS}
         return GRQOLoss(**settings | weights)
 
@@ -284,25 +289,26 @@ class GRQOLoss(nn.Module):
         selected_logits: Tensor,
         ref_logits: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Loss and figures.
+        """Loss and statistics.
 
         Args:
             cost: (L, B, Q, M) matching cost of the decoder layers, with gradient.
             targets: Ground truth.
-            match: Assignment; its stages below L are the decoder layers.
-            token_logits: (B, Q, K) prompt logits of the selected tokens; read for groups by prompt and the one-sided
+            match: Assignment; stages 0 to L - 1 are the decoder layers, and stage L may be the encoder.
+            token_logits: (B, Q, K) prompt logits of the selected tokens; used for groups by prompt and the one-sided
                 KL.
-            selected_logits: (B, Q) their maxima over the prompts, in falling order.
-            ref_logits: (B, Q) the reference model's at the same tokens; no gradient reaches them. None where no term
-                needs them.
+            selected_logits: (B, Q) their maxima over the prompts, in descending order.
+            ref_logits: (B, Q) objectness logits of the reference model at the same tokens; no gradient reaches them.
+                None if no term needs them.
 
         Returns:
             ``loss_grqo``, ``d0.loss_grqo`` ... in MMDetection's naming, means over images and queries; and detached
-            ``grqo_*`` figures. With ``groups='image'`` and the full KL the losses are those of :func:`grqo_loss`.
+            statistics ``grqo_*``. With ``groups='image'`` and the full KL, the losses equal :func:`grqo_loss`.
 
         Raises:
             InputError: a term needs a reference model, and there is none.
         """
+        # Without a reference model, the model is its own reference.
         if ref_logits is None:
             if self.needs_reference:
                 raise InputError(
@@ -311,11 +317,13 @@ class GRQOLoss(nn.Module):
                 )
             ref_logits = selected_logits
         ref_logits = ref_logits.detach()
+        # Rewards, advantages before muting, and KL.
         num_layers, _, num_queries, _ = cost.shape
         num_mute = self.num_mute(num_queries)
         rewards = rewards_from_cost(cost, targets)
         advantage = group_advantage(rewards, 0)
         kl = objectness_kl(selected_logits, ref_logits)
+        # The loss of each decoder layer.
         gain = _gain_of(
             self.objective,
             selected_logits.to(rewards.dtype),
@@ -343,7 +351,7 @@ class GRQOLoss(nn.Module):
         kl: Tensor,
         gain: Gain,
     ) -> Tensor:
-        """(L,) losses where groups or the KL depend on the prompts."""
+        """(L,) losses if the groups or the KL depend on the prompts; ``muted`` (L, B, Q) and ``kl`` (B, Q) as above."""
         groups = prompt_groups(token_logits, targets)
         if self.groups == 'prompt':
             gained = grouped_gain(cost, targets, groups, muted, self.mute, gain)
@@ -370,11 +378,11 @@ _SETTINGS = (
 def _figures(
     rewards: Tensor, advantage: Tensor, kl: Tensor, match: Match, selected_logits: Tensor, num_mute: int
 ) -> dict[str, Tensor]:
-    """What a researcher watches: rewards, advantage of matched and of other queries, KL, entropy of objectness.
+    """Statistics for the log: rewards, advantage of matched and unmatched queries, KL, entropy of objectness.
 
-    The advantages shown are those before the mute, which sum to zero over a group.
+    The advantages are those before muting, which sum to zero over a group.
     """
-    # The matched pairs have one stage more, the encoder's. Indexing by a mask would wait for the device.
+    # Which queries are matched; ``match`` may have one more stage, the encoder. A mask as index would synchronise.
     matched = advantage.new_zeros(len(rewards) + 1, *rewards.shape[1:])
     matched[match.stage, match.image, match.query] = 1.0
     matched = matched[:-1]

@@ -1,7 +1,7 @@
 """Matching of predictions to ground truth, batched over decoder layers and images.
 
 The cost is that of Grounding DINO in MMDetection (``BinaryFocalLossCost`` + ``BBoxL1Cost`` + ``IoUCost('giou')``), and
-it is differentiable: GRQO's reward is its negative minimum over the ground truths (:mod:`.grqo`).
+it is differentiable: GRQO's reward is minus its minimum over the ground truths (:mod:`.grqo`).
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Targets(NamedTuple):
         positive_map: (B, M, K) 1 where a prompt belongs to the object's class.
         valid: (B, M) False = padding.
         scale: (B, 4) width, height, width, height of the images in pixels.
-        counts: Objects of each of the B images, known to the host.
+        counts: Number of objects in each of the B images, as Python integers.
     """
 
     boxes: Tensor
@@ -34,7 +34,7 @@ class Targets(NamedTuple):
     counts: tuple[int, ...]
 
     def indices(self) -> tuple[Tensor, Tensor]:
-        """Image and number within it of every object: ``valid.nonzero`` without waiting for the device."""
+        """Image index and index within the image of every object: ``valid.nonzero`` without waiting for the device."""
         image = [i for i, count in enumerate(self.counts) for _ in range(count)]
         target = [j for count in self.counts for j in range(count)]
         both = torch.tensor([image, target], dtype=torch.long, device=self.valid.device)
@@ -42,7 +42,14 @@ class Targets(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Matched pairs of all S stages (decoder layers, encoder) and B images; four index tensors of one length."""
+    """Matched pairs of all S stages (decoder layers, encoder) and B images: four index tensors of the same length.
+
+    Attributes:
+        stage: (n,) in [0, S).
+        image: (n,) in [0, B).
+        query: (n,) in [0, Q).
+        target: (n,) in [0, M).
+    """
 
     stage: Tensor
     image: Tensor
@@ -60,6 +67,7 @@ def pad_targets(
         positive_maps: Per image (m, K).
         img_hw: Per image (height, width) of the un-padded network input, pixels.
     """
+    # Pad to the image with most objects.
     longest = max(1, max(len(b) for b in boxes))
     padded = boxes[0].new_zeros(len(boxes), longest, 4)
     maps = boxes[0].new_zeros(len(boxes), longest, positive_maps[0].shape[-1])
@@ -68,12 +76,14 @@ def pad_targets(
         maps[i, : len(box)] = positive_map.to(maps.dtype)
     counts = tuple(len(b) for b in boxes)
     valid = torch.arange(longest, device=padded.device) < torch.tensor(counts, device=padded.device)[:, None]
+    # Normalise by the size of each image.
     height, width = torch.as_tensor(img_hw, dtype=padded.dtype, device=padded.device).unbind(-1)
     scale = torch.stack([width, height, width, height], -1)
     return Targets(box_convert(padded / scale[:, None], 'xyxy', 'cxcywh'), maps, valid, scale, counts)
 
 
 def _corners(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower and upper corner (..., 2) and area (...) of boxes (..., 4) cxcywh."""
     half = boxes[..., 2:] / 2
     return boxes[..., :2] - half, boxes[..., :2] + half, boxes[..., 2] * boxes[..., 3]
 
@@ -121,6 +131,7 @@ def matching_cost(
     Returns:
         (S, B, Q, M) in at least single precision; +inf at padded ground truths.
     """
+    # Focal cost: all prompts as negatives, and those of the object as positives instead.
     dtype = torch.promote_types(cls_logits.dtype, torch.float32)
     probability, boxes = cls_logits.to(dtype).sigmoid(), boxes.to(dtype)
     positive = -(probability + eps).log() * alpha * (1 - probability).pow(gamma)
@@ -128,6 +139,7 @@ def matching_cost(
     positive_map = targets.positive_map.to(dtype)
     with full_precision(cls_logits.device):  # autocast would round what the matching sorts by
         focal = negative.sum(-1, keepdim=True) + (positive - negative) @ positive_map.transpose(-1, -2)
+    # Box costs.
     target_boxes = targets.boxes.to(dtype)
     l1 = (boxes[..., :, None, :] - target_boxes[:, None]).abs().sum(-1)
     cost = cls_weight * focal + l1_weight * l1 - giou_weight * pairwise_giou(boxes, target_boxes)
@@ -135,11 +147,14 @@ def matching_cost(
 
 
 def hungarian_match(cost: Tensor, targets: Targets) -> Match:
-    """One-to-one assignment of least cost for each stage and image.
+    """One-to-one assignment of least total cost, for each stage and image.
 
     Args:
-        cost: (S, B, Q, M); one transfer to the host serves all S * B assignments.
-        targets: Ground truth, for the number of objects of each image.
+        cost: (S, B, Q, M); it is copied to the host once for all S * B assignments.
+        targets: Ground truth, for the number of objects in each image.
+
+    Returns:
+        min(Q, objects) pairs for each stage and image.
 
     Raises:
         FloatingPointError: the cost contains NaN.

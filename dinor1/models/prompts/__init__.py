@@ -1,4 +1,4 @@
-"""Where prompts come from: boxes, names, and the sampling of boxes during training."""
+"""Prompt encoders for boxes and class names, and the sampling of prompts during training."""
 
 from .box_encoding import drawn_prompts, encode_boxes, mean_by_class
 from .config import PromptsConfig

@@ -1,4 +1,4 @@
-"""Boxes in pixels to prompt embeddings: any boxes, and those that a training batch is prompted with."""
+"""Prompt embeddings of boxes in pixels, both of any boxes and of those sampled from a training batch."""
 
 from collections.abc import Sequence
 
@@ -19,17 +19,18 @@ def encode_boxes(
     boxes: Sequence[Tensor],
     image_shapes: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """Visual prompt embeddings of boxes on the images that ``features`` are of.
+    """Visual prompt embeddings of boxes on the images of ``features``.
 
     Args:
         prompt_encoder: The encoder.
-        features: Of a batch.
+        features: Features of the batch.
         boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
         image_shapes: Per image (height, width) in pixels, without padding.
 
     Returns:
-        (sum m, C) in the order of the images.
+        (sum of m, C) in the order of the images.
     """
+    # Normalise the boxes, and pad them to the image with most boxes.
     longest = max(len(box) for box in boxes)
     padded = at_least_float32(features.feat).new_full((len(boxes), longest, 4), 0.5)
     valid = torch.zeros(len(boxes), longest, dtype=torch.bool, device=padded.device)
@@ -50,11 +51,11 @@ def drawn_prompts(
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of the drawn exemplars.
 
-    No prompt depends on another: without ``every_box`` only the drawn boxes are encoded.
+    Prompts do not depend on each other, so that without ``every_box`` only the drawn boxes are encoded.
 
     Args:
         prompt_encoder: The encoder.
-        features: Of the batch.
+        features: Features of the batch.
         boxes: Per image (m, 4) pixel xyxy of the network input.
         image_shapes: Per image (height, width) in pixels, without padding.
         draw: Which of the boxes are exemplars.
@@ -64,21 +65,24 @@ def drawn_prompts(
         (K, C) in the order of the draw, and (n, C) of all boxes that were encoded, in the order of the images.
     """
     boxes = list(boxes)
-    if draw.labels[0] < 0:  # a batch without boxes: the whole first image
+    # A batch without boxes is prompted with the whole first image.
+    if draw.labels[0] < 0:
         height, width = image_shapes[0]
         boxes = [boxes[0].new_tensor([[0, 0, width, height]])] + [box[:0] for box in boxes[1:]]
+    # Encode all boxes, and pick the drawn ones.
     image, index = draw.image, draw.box.clamp(min=0)
     if every_box:
         instances = encode_boxes(prompt_encoder, features, boxes, image_shapes)
         start = torch.tensor([0] + [len(box) for box in boxes[:-1]], device=image.device).cumsum(0)
         return instances[start[image] + index], instances
+    # Or encode the drawn boxes only.
     drawn = [box[index[image == i]] for i, box in enumerate(boxes)]
     instances = encode_boxes(prompt_encoder, features, drawn, image_shapes)
-    # encode_boxes orders by image, the draw by class.
+    # encode_boxes orders them by image; restore the order of the draw, by class.
     return instances[image.argsort(stable=True).argsort()], instances
 
 
 def mean_by_class(instances: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """(K, C) mean of the embeddings (n, C) of each class, by labels (n,) and classes (K,), each with an instance."""
+    """(K, C) mean of the embeddings (n, C) of each class, from labels (n,); each of the classes (K,) must occur."""
     member = (labels[None] == classes[:, None]).to(instances.dtype)
     return member @ instances / member.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a config says about prompts."""
+"""Settings of the prompts in a config."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,17 +8,17 @@ from dinor1.utils.errors import InputError
 
 @dataclass(frozen=True)
 class PromptsConfig:
-    """Where prompts come from.
+    """Settings of the prompt encoders.
 
     Attributes:
-        encoder: Config of the encoder of boxes; it gets the transformer's sizes.
-        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``; None: no text prompts, and no
-            text model is needed. It is frozen.
-        text_prompts: ``token``: one prompt per token, as Grounding DINO; ``class``: one per class name.
-        alignment: Config of the loss between visual and text prompts, by default of
-            :class:`~dinor1.models.losses.LanguageAlignment`; needs a language model.
+        encoder: Config of the encoder of boxes, which also receives the sizes of the transformer.
+        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``, which is frozen; None: no text
+            prompts.
+        text_prompts: ``token``: one prompt per token, as in Grounding DINO; ``class``: one prompt per class name.
+        alignment: Config of the loss between visual and text prompts, of type
+            :class:`~dinor1.models.losses.LanguageAlignment` by default; needs a language model.
         refiner: Config of a module with ``forward(embeddings (K, C), names) -> (K, C)`` and ``refine(PromptSet) ->
-            PromptSet``, such as ``CategoryGraphPrompts``. Training images must bring class names (``return_classes``).
+            PromptSet``, such as ``CategoryGraphPrompts``. Training images must have class names (``return_classes``).
 
     Raises:
         InputError: the settings contradict each other.

@@ -1,7 +1,7 @@
 """In-batch prompt sampling: which boxes of a training batch serve as prompts for all of its images.
 
-DINO-R1, arXiv 2505.24025: per class of the batch one instance is drawn at random. A class that is absent from an image
-is then a hard negative there, and a prompt usually comes from another image.
+DINO-R1, arXiv 2505.24025: one instance of each class in the batch is drawn at random. A class that is absent from an
+image is then a hard negative for it, and a prompt usually comes from another image.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from dinor1.utils.errors import InputError
 
 
 class PromptDraw(NamedTuple):
-    """The prompts of one iteration; student and reference model share it, or their KL would compare two questions.
+    """The prompts of one iteration, shared by student and reference model so that the KL compares like with like.
 
     Attributes:
         image: (K,) index of the image that the exemplar lies on.
         box: (K,) index of the exemplar among the boxes of its image; -1: the whole image, which stands for no class.
-        labels: (K,) class of each prompt, rising; -1: no class.
-        classes: Names that the labels count through; None: the images bring none.
+        labels: (K,) class index of each prompt, ascending; -1: no class.
+        classes: Class names that the labels refer to; None if the images have no class names.
     """
 
     image: Tensor
@@ -32,7 +32,7 @@ class PromptDraw(NamedTuple):
         """K class names, None for a prompt of no class.
 
         Raises:
-            InputError: the images bring no names.
+            InputError: the images have no class names.
         """
         if self.classes is None:
             raise InputError(
@@ -45,23 +45,26 @@ class PromptDraw(NamedTuple):
 def common_vocabulary(
     labels: Sequence[Tensor], texts: Sequence[Sequence[str] | None]
 ) -> tuple[list[Tensor], Sequence[str] | None]:
-    """One numbering of the classes of a batch, whose images may come from data sets with different classes.
+    """Common class indices for a batch whose images may come from data sets with different classes.
 
     Args:
-        labels: Per image (m,) indices into its own names.
-        texts: Per image its class names, or None.
+        labels: Per image (m,) indices into the class names of its data set.
+        texts: Per image the class names of its data set, or None.
 
     Returns:
-        The labels by one list of names, and that list; as they are if all images have the same names, or none has any.
+        The labels as indices into one list of names, and that list. Both are as given if all images have the same
+        names or no image has any.
 
     Raises:
         InputError: some images have names and others have none, or a text is a caption.
     """
     if any(isinstance(text, str) for text in texts):
         raise InputError('a training image brings a caption where class names are expected; use ODVGPromptDataset')
+    # The usual case: one data set.
     first = texts[0]
     if all(text is first or text == first for text in texts):
         return list(labels), first
+    # Otherwise number the names in the order of their occurrence.
     named = [text for text in texts if text is not None]
     if len(named) < len(texts):
         raise InputError(
@@ -76,25 +79,26 @@ def common_vocabulary(
 
 
 def sample_prompts(labels: Sequence[Tensor], classes: Sequence[str] | None = None) -> PromptDraw:
-    """Draw one instance per class of the batch, from torch's global generator.
+    """Draw one instance of each class in the batch, with torch's global generator.
 
     Args:
-        labels: Per image (m,) class indices, in one numbering.
-        classes: The names that they count through, for whoever needs them.
+        labels: Per image (m,) class indices, see :func:`common_vocabulary`.
+        classes: The class names that they refer to, or None.
 
     Returns:
-        K = number of distinct classes. A batch without any box gives one prompt, the whole first image with no
-        class: everything is then a negative for it, and every parameter still receives a gradient.
+        A prompt for each of the K distinct classes. A batch without any box gives one prompt of no class, the whole
+        first image: all queries are then negatives, and all parameters still receive a gradient.
     """
     device = labels[0].device
     flat = torch.cat(list(labels))
     if not len(flat):
         index = torch.zeros(1, dtype=torch.long, device=device)
         return PromptDraw(index, index - 1, index - 1, classes)
+    # Image, and index within the image, of all instances.
     lengths = torch.tensor([len(label) for label in labels], device=device)
     image = torch.repeat_interleave(torch.arange(len(labels), device=device), lengths)
     box = torch.cat([torch.arange(len(label), device=device) for label in labels])
-    # Of each class the first instance in a random order.
+    # The first instance of each class in a random order.
     order = torch.randperm(len(flat), device='cpu').to(device)
     distinct, inverse = flat[order].unique(return_inverse=True)
     first = torch.full_like(distinct, len(flat)).scatter_reduce(
@@ -105,5 +109,5 @@ def sample_prompts(labels: Sequence[Tensor], classes: Sequence[str] | None = Non
 
 
 def positive_maps(labels: Sequence[Tensor], draw: PromptDraw) -> list[Tensor]:
-    """Per image (m, K): 1 where the prompt is of the object's class."""
+    """Per image (m, K) of 0 and 1; 1 where the prompt has the class of the object."""
     return [(label[:, None] == draw.labels[None]).float() for label in labels]

@@ -1,4 +1,4 @@
-"""Text prompts: class names become one embedding per token (Grounding DINO's way) or per class.
+"""Text prompts: class names become one embedding per token (as in Grounding DINO) or per class.
 
 Grounding DINO, arXiv 2303.05499, section 3.4 (sub-sentence representation): the names are joined to one text, and a
 token attends only to the tokens of its own name.
@@ -17,17 +17,17 @@ from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
 
 _SEPARATOR = '. '
-# Names that a table keeps; free phrases of grounding data would grow it without end.
+# Maximum size of a table; the phrases of grounding data would make it grow without bound.
 _MAX_TABLE = 20_000
 
 
 def _clean(name: str) -> str:
-    """Data sets write "cup_(drinking)" where a person writes "cup"; the language model reads the latter."""
+    """Turn the class name "cup_(drinking)" of a data set into "cup", the form that a language model knows."""
     return re.sub(r'\s+', ' ', re.sub(r'\(.*\)', '', name).replace('_', ' ')).strip()
 
 
 def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
-    """Join names to one text; also the character span of each name."""
+    """Join names to one text; also returns the character span of each name, in the form that MMDetection expects."""
     text, spans = '', []
     for name in map(_clean, names):
         spans.append([[len(text), len(text) + len(name)]])
@@ -38,7 +38,7 @@ def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
 def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
     """(T,) index of the sub-sentence of each token.
 
-    A separator closes the one that it ends; the two tokens that frame the text stand alone.
+    A separator belongs to the sub-sentence that it ends; the start and end tokens of the text each form their own.
     """
     special = torch.isin(token_ids, torch.tensor(list(special_tokens), device=token_ids.device))
     return special.cumsum(0) - special.long()
@@ -49,19 +49,20 @@ def encode_text(
 ) -> PromptSet:
     """Encode class names.
 
-    Names that do not fit one text are encoded as several; as a token sees its own name only, the result is the same.
+    Names that do not fit into one text are split into several; since a token attends to its own name only, the result
+    is the same.
 
     Args:
         names: Class names; label ``i`` of a prediction means ``names[i]``.
         language_model: MMDetection's ``BertModel``, or a model that embeds class names as a whole with
             ``class_embeddings(names) -> (K, E)``, such as :class:`~dinor1.models.prompts.word_hash.WordHashModel`.
         text_feat_map: Linear map from the language model's width to C.
-        per_token: One prompt per token, as Grounding DINO; else one per class, the mean of its tokens, the form in
-            which alignment trains text and visual prompts to agree.
+        per_token: One prompt per token, as in Grounding DINO; otherwise one per class, the mean of its tokens, which is
+            the form used by the alignment loss.
 
     Raises:
-        InputError: no name, an empty name, one that is all in brackets, or one that is longer than the language model
-            takes.
+        InputError: there is no name, or a name is empty, consists of brackets only, or is too long for the language
+            model.
     """
     if not names or not all(name.strip() for name in names):
         raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
@@ -69,6 +70,7 @@ def encode_text(
         raise InputError(f'text prompts: {unreadable!r} is nothing but brackets, which are left out; name the class')
     if hasattr(language_model, 'class_embeddings'):
         return _class_prompts(text_feat_map(language_model.class_embeddings(names)), names)
+    # Tokenise; halve the list of names until the text fits.
     text, spans = _join(names)
     tokenized = language_model.tokenizer([text], return_tensors='pt')
     token_ids = tokenized['input_ids'][0]
@@ -83,8 +85,10 @@ def encode_text(
         return PromptSet.concat(
             [encode_text(part, language_model, text_feat_map, per_token=per_token) for part in parts]
         )
+    # Embed the tokens.
     outputs = language_model([text])
     embeddings = text_feat_map(outputs['embedded'])[0]
+    # Assign the tokens to classes and groups.
     label_to_token = create_positive_map_label_to_token(
         create_positive_map(tokenized, spans, max_num_entities=len(token_ids)), plus=0
     )
@@ -103,10 +107,10 @@ def encode_text(
 
 
 class TextTable:
-    """Embeddings of class names by frozen modules, each computed once.
+    """Cache of the embeddings of class names, for frozen modules.
 
-    A training step asks for the names of its batch, which are the same few again and again. The table is emptied when
-    the modules' weights have changed, as after loading a checkpoint.
+    Training steps use the same few names again and again. The cache is emptied when the weights of the modules have
+    changed, as after loading a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -117,12 +121,12 @@ class TextTable:
         """(K, C) mean over the tokens of each name, without gradient.
 
         Args:
-            names: K class names, as those of :func:`encode_text`.
+            names: K class names, see :func:`encode_text`.
             language_model: See :func:`encode_text`.
             text_feat_map: See :func:`encode_text`.
         """
         parameters = [*language_model.parameters(), *text_feat_map.parameters()]
-        # Every change of a tensor in place raises its version.
+        # Every in-place change of a tensor increments its version.
         state = (parameters[-1].device, parameters[-1].dtype, sum(p._version for p in parameters))
         if state != self._state or len(self._rows) > _MAX_TABLE:
             self._rows, self._state = {}, state
@@ -136,12 +140,12 @@ class TextTable:
 def _class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
     """One prompt per class, of length sqrt(C).
 
-    Alignment makes text and visual prompts agree in direction; the length is that of a visual prompt, which leaves a
-    layer normalisation, at its initial weights.
+    Alignment makes text and visual prompts agree in direction. This length is that of a visual prompt after the last
+    layer normalisation of its encoder at initial weights.
     """
     return PromptSet.from_classes(F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5, names)
 
 
 def _pad(groups: Tensor, length: int) -> Tensor:
-    """Groups of the padding that ``pad_to_max`` adds: masked anyway, so any value serves."""
+    """Extend groups to the padding of ``pad_to_max``, which is masked, so that its value does not matter."""
     return torch.cat([groups, groups.new_full((length - len(groups),), -2)])

@@ -19,10 +19,10 @@ from ..transformer.dims import TransformerDims
 
 
 class SelfOnlyAttention(BaseModule):
-    """Self-attention whose mask lets each prompt attend to itself alone.
+    """Self-attention with a mask that lets each prompt attend only to itself.
 
-    A softmax over one key is 1, whatever query, key and position say: what remains of multi-head attention is the value
-    projection followed by the output projection. Query and key projections would get no gradient, and are not there.
+    A softmax over one key is 1 for any query, key and position: what remains of multi-head attention is the value
+    projection followed by the output projection. Query and key projections would get no gradient and are omitted.
 
     Args:
         embed_dims: Width C.
@@ -34,7 +34,7 @@ class SelfOnlyAttention(BaseModule):
         self.output_proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, prompts: Tensor) -> Tensor:
-        """(bs, M, C) -> (bs, M, C), without the residual."""
+        """(bs, M, C) -> (bs, M, C), without the residual connection."""
         return self.output_proj(self.value_proj(prompts))
 
 
@@ -42,12 +42,12 @@ class SelfOnlyAttention(BaseModule):
 class VisualPromptEncoder(BaseModule):
     """One layer of {deformable cross-attention into the image, self-attention of a prompt to itself, FFN}.
 
-    It reads the neck's features, before the encoder: an embedding depends on its image and box alone and can be
-    stored in a bank. Weights of the release, and of this project's first format, fit after
+    It uses the features of the neck, before the encoder: an embedding depends only on its image and box, and can be
+    stored in a bank. Weights of the release and of this project's first format are converted by
     :func:`upgrade_prompt_encoder`.
 
     Args:
-        dims: Sizes, as those of the transformer.
+        dims: Sizes of the transformer.
     """
 
     def __init__(self, dims: TransformerDims, init_cfg: dict | None = None) -> None:
@@ -62,12 +62,12 @@ class VisualPromptEncoder(BaseModule):
         self.norms = nn.ModuleList(build_norm_layer(dims.norm_cfg, dims.embed_dims)[1] for _ in range(3))
 
     def init_weights(self) -> None:
-        """Xavier for the projections, as in the transformer; the content query is drawn like query embeddings."""
+        """Xavier initialisation, as in the transformer; also of the content query, as for query embeddings."""
         super().init_weights()
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        # As narrow as a third of multi-head attention's joint projection (3 C, C), which it stands for.
+        # The scale of multi-head attention, whose joint projection (3 C, C) includes the values.
         nn.init.xavier_uniform_(self.self_attn.value_proj.weight, gain=2**-0.5)
         self.cross_attn.init_weights()
 
@@ -75,18 +75,18 @@ class VisualPromptEncoder(BaseModule):
         """Encode the prompt boxes of a batch.
 
         Args:
-            boxes: (bs, M, 4) cxcywh in [0, 1] of the un-padded images. Rows that pad an image with fewer boxes may
-                hold anything finite: no row depends on another.
-            features: Of the images that the boxes lie on, before the encoder.
+            boxes: (bs, M, 4) cxcywh in [0, 1] of the un-padded images. Rows do not depend on each other, so that
+                padding rows of images with fewer boxes may have any finite values.
+            features: Features of the images that the boxes lie on, before the encoder.
 
         Returns:
             (bs, M, C).
         """
-        # The box on every level of the padded feature maps, and as a position encoding.
+        # The box on every level of the padded feature maps, and its position encoding.
         ratios = torch.cat([features.valid_ratios, features.valid_ratios], -1)
         reference_points = boxes[:, :, None] * ratios[:, None]
         encoding = coordinate_to_encoding(reference_points[:, :, 0], num_feats=self.embed_dims // 2)
-        # Read the image around the box.
+        # Sample the image features around the box.
         query = self.content_query.expand(*boxes.shape[:2], -1)
         query = self.cross_attn(
             query,
@@ -97,31 +97,34 @@ class VisualPromptEncoder(BaseModule):
             spatial_shapes=features.spatial_shapes,
             level_start_index=features.level_start_index,
         )
+        # Norm, self-attention and FFN.
         query = self.norms[0](query)
         query = self.norms[1](query + self.self_attn(query))
         return self.norms[2](self.ffn(query))
 
 
 def upgrade_prompt_encoder(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
-    """Rename and cut weights of the first format in place.
+    """Convert weights of the first format in place.
 
-    There the self-attention was a whole ``nn.MultiheadAttention``, of which only the value rows took part, and the
-    norms of cross- and self-attention stood in the other order, as in the release.
+    That format had a full ``nn.MultiheadAttention`` as self-attention, of which only the value rows had an effect, and
+    the norms of cross- and self-attention in the opposite order, as in the release.
 
     Args:
         state_dict: Weights, changed in place.
-        prefix: Of the encoder's names, such as ``'prompt_encoder.'``.
+        prefix: Prefix of the encoder's parameter names, such as ``'prompt_encoder.'``.
 
     Returns:
-        Whether there was anything to change.
+        Whether anything was converted.
     """
     old, new = f'{prefix}self_attn.attn.', f'{prefix}self_attn.'
     if f'{old}in_proj_weight' not in state_dict:
         return False
+    # Keep the value rows, and rename the output projection.
     for kind in ('weight', 'bias'):
         rows = state_dict.pop(f'{old}in_proj_{kind}')
         state_dict[f'{new}value_proj.{kind}'] = rows[len(rows) // 3 * 2 :].clone()
         state_dict[f'{new}output_proj.{kind}'] = state_dict.pop(f'{old}out_proj.{kind}')
+    # Swap the norms.
     first, second = f'{prefix}norms.0.', f'{prefix}norms.1.'
     names = [name.removeprefix(first) for name in state_dict if name.startswith(first)]
     for name in names:

@@ -1,4 +1,4 @@
-"""A language model that needs no download: a class name is the sum of its words, a word is a fixed random direction."""
+"""A language model without a download: a class name is the sum of its words, a word is a fixed random vector."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from dinor1.registry import MODELS
 class WordHashModel(BaseModule):
     """Bag of words with hashed embeddings, frozen and without parameters.
 
-    Names that share words get similar embeddings ("striped circle" and "striped square" a cosine near 1/2), others are
-    nearly orthogonal. It knows nothing of meaning, but where names are put together from attributes that is what
-    language alignment needs, and text prompts work for any name made of known words.
+    Names that share words have similar embeddings ("striped circle" and "striped square" have a cosine near 1/2), and
+    other names are nearly orthogonal. The model does not capture meaning. If names are composed of attributes, shared
+    words suffice for language alignment, and text prompts work for every new combination of known words.
 
     Args:
-        language_dim: Length of an embedding; the chance cosine of two words is about 1 / sqrt(language_dim).
+        language_dim: Width E of an embedding; the cosine of two words has a standard deviation of 1 / sqrt(E).
     """
 
     def __init__(self, language_dim: int = 256, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.language_dim = language_dim
-        # Not in checkpoints: it tells where to put the embeddings, no more.
+        # Records the device of the module; not part of checkpoints.
         self.register_buffer('_device', torch.empty(0), persistent=False)
 
     def class_embeddings(self, names: Sequence[str]) -> Tensor:
-        """(K, language_dim) unit vectors, the same on every machine."""
+        """(K, language_dim) unit vectors, equal on every machine."""
         rows = [torch.stack([self._word(word) for word in name.lower().split()]).sum(0) for name in names]
         return F.normalize(torch.stack(rows), dim=-1).to(self._device.device)
 

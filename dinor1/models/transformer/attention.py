@@ -7,10 +7,10 @@ from torch import Tensor
 class BatchFirstMultiheadAttention(_MMCVAttention):
     """MMCV's module with the same parameters, always batch first.
 
-    MMCV asks torch for the attention weights, averaged over the heads, and drops them. Without that request torch takes
-    its fused kernel, and no (bs, heads, num_queries, num_keys) matrix is written: for 900 queries that is three to four
-    times as fast on a CPU. Also, a position is added to the keys only where one is given: MMCV adds the *queries'*
-    position if its shape happens to fit.
+    MMCV requests the attention weights, averaged over the heads, and discards them. Without that request torch uses its
+    fused kernel, which stores no (bs, heads, num_queries, num_keys) matrix: for 900 queries this is three to four times
+    as fast on a CPU. Also, a position is added to the keys only if one is given, whereas MMCV adds the position of the
+    *queries* if its shape happens to fit.
     """
 
     def forward(
@@ -29,25 +29,26 @@ class BatchFirstMultiheadAttention(_MMCVAttention):
 
         Args:
             query: (bs, num_queries, C).
-            key: (bs, num_keys, C). Default: ``query``, which then also has its position.
+            key: (bs, num_keys, C). Default: ``query``, and ``key_pos`` then defaults to ``query_pos``.
             value: (bs, num_keys, C). Default: ``key``.
             identity: (bs, num_queries, C) added to the result. Default: ``query``.
             query_pos: (bs, num_queries, C) added to the queries.
             key_pos: (bs, num_keys, C) added to the keys.
             attn_mask: (num_queries, num_keys) or (bs * heads, num_queries, num_keys), True = may not attend.
             key_padding_mask: (bs, num_keys) True = padding.
-            **kwargs: Ignored; MMCV's layers pass one set of arguments to every attention.
+            **kwargs: Ignored; MMCV's layers pass the same arguments to every kind of attention.
 
         Returns:
             (bs, num_queries, C).
         """
+        # Defaults and positions.
         identity = query if identity is None else identity
         if key is None:
             key, key_pos = query, query_pos if key_pos is None else key_pos
         value = key if value is None else value
         query = query if query_pos is None else query + query_pos
         key = key if key_pos is None else key + key_pos
-        # torch's module, as MMCV builds it, has the batch second.
+        # Attend; torch's module, as MMCV builds it, has the batch in the second dimension.
         query, key, value = (t.transpose(0, 1) for t in (query, key, value))
         attended, _ = self.attn(
             query, key, value, need_weights=False, attn_mask=attn_mask, key_padding_mask=key_padding_mask

@@ -1,4 +1,4 @@
-"""Decoder: selected queries read prompts and image, and refine their boxes layer by layer.
+"""Decoder: selected queries attend to prompts and image features, and refine their boxes layer by layer.
 
 DINO's decoder with look-forward-twice (Zhang et al., arXiv 2203.03605, section 3.5) and Grounding DINO's
 cross-attention to the prompts (arXiv 2303.05499, section 3.3).
@@ -24,10 +24,10 @@ from .dims import TransformerDims
 class PromptedDecoderLayer(BaseModule):
     """Query self-attention, query-to-prompt attention, deformable image attention, FFN; a norm after each.
 
-    Parameter names are those of MMDetection's ``GroundingDinoTransformerDecoderLayer``. Prompts never get a position.
+    Parameter names are those of MMDetection's ``GroundingDinoTransformerDecoderLayer``. Prompts have no position.
 
     Args:
-        dims: Sizes.
+        dims: Sizes of the transformer.
     """
 
     def __init__(self, dims: TransformerDims, init_cfg: dict | None = None) -> None:
@@ -48,7 +48,20 @@ class PromptedDecoderLayer(BaseModule):
         prompts: PromptBatch,
         self_attn_mask: Tensor | None,
     ) -> Tensor:
-        """One layer; arguments as in :class:`PromptedDecoder`, ``reference_points`` (bs, Q, L, 4)."""
+        """One layer.
+
+        Args:
+            query: (bs, Q, C) content.
+            query_pos: (bs, Q, C) position encoding of the boxes.
+            reference_points: (bs, Q, L, 4) cxcywh in [0, 1] of the padded feature maps.
+            memory: (bs, T, C) image tokens after the encoder.
+            features: Shapes and padding of the image tokens.
+            prompts: The prompts after the encoder.
+            self_attn_mask: (Q, Q) True = may not attend, or None.
+
+        Returns:
+            (bs, Q, C).
+        """
         query = self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask)
         query = self.norms[0](query)
         query = self.cross_attn_text(
@@ -73,12 +86,12 @@ class PromptedDecoder(BaseModule):
     """Layers of {query self-attention, query-to-prompt attention, deformable image attention, FFN}.
 
     Parameter names are those of MMDetection's ``GroundingDinoTransformerDecoder``. The width of the coordinate encoding
-    follows ``embed_dims`` here; MMDetection fixes it at 128 values per coordinate (and some of its releases changed it
-    without need). The final norm is of the layers' kind instead of always a LayerNorm.
+    follows ``embed_dims``, whereas MMDetection fixes it at 128 values per coordinate. The final norm has the type of
+    the layers' norms, whereas MMDetection always uses a LayerNorm.
 
     Args:
-        dims: Sizes, as the encoder's.
-        num_layers: Layers.
+        dims: Sizes of the transformer, the same as for the encoder.
+        num_layers: Number of layers.
     """
 
     def __init__(self, dims: TransformerDims, num_layers: int = 6, init_cfg: dict | None = None) -> None:
@@ -104,9 +117,9 @@ class PromptedDecoder(BaseModule):
             query: (bs, Q, C) content; denoising queries first.
             reference_points: (bs, Q, 4) normalised cxcywh.
             memory: (bs, T, C) image tokens after the encoder.
-            features: Their shapes and padding.
+            features: Shapes and padding of the image tokens.
             prompts: The prompts after the encoder.
-            reg_branches: One box head per layer.
+            reg_branches: One box head per layer; further ones are ignored.
             self_attn_mask: (Q, Q) True = may not attend, or None.
 
         Returns:
@@ -116,18 +129,19 @@ class PromptedDecoder(BaseModule):
         scale = torch.cat([features.valid_ratios, features.valid_ratios], -1)[:, None]
         hidden_states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
-            # Where each query looks, on every level, and as a position encoding.
+            # The box of each query on every level, and its position encoding.
             level_references = reference_points[:, :, None] * scale
             encoding = coordinate_to_encoding(level_references[:, :, 0], num_feats=self.embed_dims // 2)
+            # Update the content.
             query = layer(
                 query, self.ref_point_head(encoding), level_references, memory, features, prompts, self_attn_mask
             )
-            # The box is refined in single precision.
+            # Refine the box, in single precision.
             with full_precision(query.device):
                 step = reg_branch(at_least_float32(query))
                 refined = (step + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
             hidden_states.append(self.norm(query))
-            # The undetached box is kept: the next layer's loss reaches this layer's refinement through it.
+            # Keep the box with its gradient: the loss of the next layer reaches this refinement ("look forward twice").
             references.append(refined)
             reference_points = refined.detach()
         return torch.stack(hidden_states), torch.stack(references)

@@ -1,4 +1,4 @@
-"""MMCV's multi-scale deformable attention module on this project's operator."""
+"""MMCV's multi-scale deformable attention module, computed by this project's operator."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from dinor1.registry import MODELS
 class MSDeformAttention(_MMCVAttention):
     """Deformable DETR's attention (Zhu et al., arXiv 2010.04159) on :func:`dinor1.ops.ms_deform_attn_predicted`.
 
-    Parameters and state dict are MMCV's, so that published checkpoints fit. Differences: batch first only; softmax and
-    locations are computed by the operator, in single precision whatever the features have, since a half has 11 bits,
-    too few for a coordinate in a feature map; and no check of the operator's shapes is repeated here.
+    Parameters and state dict are those of MMCV, so that published checkpoints fit. Differences: the batch always comes
+    first. The operator computes softmax and sampling locations, in single precision for features of any precision,
+    since half precision is too coarse for coordinates in a feature map. The operator also checks the shapes.
     """
 
     def forward(
@@ -41,25 +41,28 @@ class MSDeformAttention(_MMCVAttention):
             value: (bs, sum HW, C). Default: ``query``.
             identity: (bs, num_queries, C) added to the result. Default: ``query``.
             query_pos: (bs, num_queries, C) added to ``query`` before offsets and weights are predicted.
-            key_padding_mask: (bs, sum HW) True = padding, which reads as zero.
+            key_padding_mask: (bs, sum HW) True = padding; its values are set to zero.
             reference_points: (bs, num_queries, L, 2 or 4), points or cxcywh boxes, [0, 1] of the padded feature maps;
                 offsets scale with the box.
             spatial_shapes: (L, 2) height and width of each level.
             level_start_index: (L,) first token of each level.
-            **kwargs: Ignored; MMCV's layers pass one set of arguments to every attention.
+            **kwargs: Ignored; MMCV's layers pass the same arguments to every kind of attention.
 
         Returns:
             (bs, num_queries, C).
         """
+        # Defaults and positions.
         value = query if value is None else value
         identity = query if identity is None else identity
         query = query if query_pos is None else query + query_pos
         bs, num_queries, _ = query.shape
 
+        # Project the values, (bs, sum HW, heads, dim).
         value = self.value_proj(value)
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask[..., None], 0.0)
         value = value.view(bs, value.shape[1], self.num_heads, -1)
+        # Predict offsets and weights, sample, and project.
         per_point = (bs, num_queries, self.num_heads, self.num_levels, self.num_points)
         sampled = ms_deform_attn_predicted(
             value,

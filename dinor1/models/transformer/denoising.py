@@ -1,4 +1,4 @@
-"""Contrastive denoising queries: noised ground truth that the decoder learns to restore.
+"""Contrastive denoising queries: noised ground truth that the decoder learns to reconstruct.
 
 DINO, Zhang et al., arXiv 2203.03605, section 3.3.
 """
@@ -16,13 +16,13 @@ from dinor1.structures import DenoisingGroups
 
 
 class DenoisingQueries(NamedTuple):
-    """What stands before the selected queries in training.
+    """Denoising queries, which come before the selected queries in training.
 
     Attributes:
-        content: (bs, num_dn, C).
+        content: (bs, num_dn, C) embeddings of noised labels.
         boxes: (bs, num_dn, 4) normalised cxcywh.
         attention_mask: (num_dn + num_queries, num_dn + num_queries) True = may not attend.
-        groups: How they are arranged.
+        groups: Their layout.
     """
 
     content: Tensor
@@ -31,7 +31,7 @@ class DenoisingQueries(NamedTuple):
     groups: DenoisingGroups
 
     def before(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """These queries in front of the selected ones, in the dtype of the latter.
+        """Put these queries in front of the selected ones, in the dtype of the latter.
 
         Args:
             query: (bs, N, C).
@@ -42,7 +42,7 @@ class DenoisingQueries(NamedTuple):
         """
         query = torch.cat([self.content.to(query.dtype), query], 1)
         reference_points = torch.cat([self.boxes.to(reference_points.dtype), reference_points], 1)
-        # The mask is for num_queries selected queries; there are fewer where the image has fewer tokens.
+        # The mask is made for num_queries selected queries; there are fewer if the image has fewer tokens.
         return query, reference_points, self.attention_mask[: query.shape[1], : query.shape[1]]
 
 
@@ -55,11 +55,11 @@ def denoising_queries(
     """Noised ground truth of a batch, drawn from torch's global generator.
 
     A label outside the generator's embedding is taken modulo its size: published checkpoints have 256 rows, and a data
-    set may have more classes. Classes that share a row only share the content that their noised queries start from:
-    targets and losses are of the prompts.
+    set may have more classes. Classes that share a row share the initial content of their noised queries and nothing
+    else, because targets and losses refer to the prompts.
 
     Args:
-        generator: MMDetection's, with the label embedding.
+        generator: MMDetection's generator, which holds the label embedding.
         boxes: Per image (m, 4) pixel xyxy.
         labels: Per image (m,) class indices.
         image_shapes: Per image (height, width) in pixels, without padding.

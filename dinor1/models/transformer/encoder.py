@@ -1,7 +1,7 @@
 """Encoder: image features and prompts refine each other.
 
-Grounding DINO's encoder (Liu et al., arXiv 2303.05499, section 3.2) as implemented in MMDetection, for prompts of any
-kind, number and width.
+Grounding DINO's encoder (Liu et al., arXiv 2303.05499, section 3.2) as implemented in MMDetection, for any
+number of visual or text prompts.
 """
 
 from mmcv.cnn import build_norm_layer
@@ -47,15 +47,14 @@ class PromptEncoderLayer(DetrTransformerEncoderLayer):
 class PromptedEncoder(BaseModule):
     """Layers of {image-prompt fusion, prompt self-attention, deformable image self-attention}.
 
-    Parameter names are those of MMDetection's ``GroundingDinoTransformerEncoder``. Where that keeps the images of a
-    batch from having different prompts, this one does not: the self-attention masks are laid out in the order that
-    ``nn.MultiheadAttention`` expects, (image, head), and padded prompts are masked in the fusion too. The width of the
-    prompts' position encoding follows ``embed_dims`` instead of 256, and the fusion's norms are of the image layers'
-    kind.
+    Parameter names are those of MMDetection's ``GroundingDinoTransformerEncoder``. Unlike there, the images of a batch
+    may have different prompts: the self-attention masks have the order (image, head) that ``nn.MultiheadAttention``
+    expects, and padded prompts are masked in the fusion too. The width of the prompts' position encoding follows
+    ``embed_dims`` instead of being 256, and the norms of the fusion have the type of the image layers' norms.
 
     Args:
-        dims: Sizes, as the decoder's.
-        num_layers: Layers.
+        dims: Sizes of the transformer, the same as for the decoder.
+        num_layers: Number of layers.
         fusion: Arguments of :class:`~dinor1.models.transformer.fusion.PromptFusionBlock`.
     """
 
@@ -85,12 +84,13 @@ class PromptedEncoder(BaseModule):
         Args:
             features: Of the batch.
             prompts: Prompts of the batch.
-            tokens: (bs, N) distinct tokens. With them the last deformable attention and FFN, which no other token
-                depends on, run for these alone: memory is right there, and elsewhere what went into that layer.
+            tokens: (bs, N) distinct token indices. If given, the last deformable attention and FFN run for these
+                tokens only. ``memory`` is then final at these tokens, and elsewhere the input of that layer.
 
         Returns:
             ``memory`` (bs, T, C) and the refined prompts.
         """
+        # Positions of tokens and prompts, and which prompts attend to each other.
         points = reference_points(features)
         memory, embeddings = features.feat, prompts.embeddings
         prompt_pos = get_text_sine_pos_embed(
@@ -100,6 +100,7 @@ class PromptedEncoder(BaseModule):
         )
         # (bs * heads, K, K) True = may not attend
         forbidden = (~prompts.attention_mask()).repeat_interleave(self.num_prompt_heads, dim=0)
+        # In each layer: fusion, prompt self-attention, image self-attention.
         layers = zip(self.fusion_layers, self.text_layers, self.layers, strict=True)
         for fusion_layer, prompt_layer, image_layer in layers:
             memory, embeddings = fusion_layer(memory, embeddings, features.padding_mask, ~prompts.mask)
@@ -116,7 +117,7 @@ class PromptedEncoder(BaseModule):
 
 
 def _image_arguments(features: ImageFeatures) -> dict:
-    """What deformable attention into image tokens needs beside its queries."""
+    """Arguments of deformable attention that describe the image tokens."""
     return dict(
         spatial_shapes=features.spatial_shapes,
         level_start_index=features.level_start_index,
@@ -127,10 +128,12 @@ def _image_arguments(features: ImageFeatures) -> dict:
 def _refine_at(
     tokens: Tensor, layer: ImageEncoderLayer, memory: Tensor, points: Tensor, features: ImageFeatures
 ) -> Tensor:
-    """``memory`` with ``layer`` applied at ``tokens`` (bs, N): what the layer does, with fewer queries."""
+    """Apply ``layer`` to the tokens with indices ``tokens`` (bs, N), and leave the rest of ``memory`` as it is."""
+    # Gather the tokens and their reference points.
     index = tokens[..., None].expand(-1, -1, memory.shape[-1])
     flat = points.flatten(2)
     own_points = flat.gather(1, tokens[..., None].expand(-1, -1, flat.shape[-1])).unflatten(2, points.shape[2:])
+    # Apply the parts of the layer, and put the results back.
     query = layer.self_attn(
         query=memory.gather(1, index),
         query_pos=features.pos.gather(1, index),

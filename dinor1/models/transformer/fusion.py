@@ -14,8 +14,9 @@ from torch import Tensor, nn
 class PromptBiAttention(BiMultiHeadAttention):
     """Image tokens attend to prompts and prompts to image tokens, through one pair of projections.
 
-    MMDetection's module with the same parameters. Its mask of padded prompts has no effect (a fill value of -9e15
-    becomes True in a boolean mask, and adds one to every logit), so that padding reaches the image; here it does not.
+    Parameters are those of MMDetection's module. There, the mask of padded prompts has no effect (a fill value of -9e15
+    becomes True in a boolean mask, which adds one to every logit), so that image tokens attend to padding. Here padding
+    is masked.
     """
 
     def forward(
@@ -25,7 +26,7 @@ class PromptBiAttention(BiMultiHeadAttention):
         attention_mask_v: Tensor | None = None,
         attention_mask_l: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Updates for both sides.
+        """Compute the updates of both sides.
 
         Args:
             vision: (bs, T, C) image tokens.
@@ -64,9 +65,9 @@ class PromptFusionBlock(nn.Module):
         embed_dims: Width inside the attention. Default: 4 C.
         num_heads: Attention heads.
         dropout: Of the attention weights, in training.
-        drop_path: Probability that the update of an image is left out in training (stochastic depth).
+        drop_path: Probability that the update of an image is skipped in training (stochastic depth).
         init_values: Initial layer scale.
-        norm_cfg: Norm of both sides. Default: LayerNorm.
+        norm_cfg: Norm before the attention, on both sides. Default: LayerNorm.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class PromptFusionBlock(nn.Module):
         """
         feat, prompts = self.layer_norm_v(feat), self.layer_norm_l(prompts)
         feat_update, prompt_update = self.attn(feat, prompts, feat_padding, prompt_padding)
-        # The residual starts from the normalised input, as in GLIP's code.
+        # The residual connection starts from the normalised input, as in GLIP's code.
         feat = feat + self.drop_path(self.gamma_v * feat_update)
         prompts = prompts + self.drop_path(self.gamma_l * prompt_update)
         return feat, prompts

@@ -1,4 +1,4 @@
-"""From feature maps to tokens: flattening, and where each token lies on its image.
+"""From feature maps to tokens: flattening, and the position of each token on its image.
 
 Deformable DETR, arXiv 2010.04159, section 4.1 (multi-scale features) and appendix A.4 (two-stage proposals).
 """
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dinor1.structures import ImageFeatures
 
-# Side of the box that a token of the first level proposes, as a share of the image; it doubles from level to level.
+# Side of the box proposed by a token of the first level, as a fraction of the image; it doubles with every level.
 _FIRST_PROPOSAL_SIDE = 0.05
-# Proposals whose centre or side is nearer than this to 0 or 1 are not used.
+# Proposals whose centre or side is closer than this to 0 or 1 are not used.
 _PROPOSAL_MARGIN = 0.01
 
 
@@ -25,17 +25,19 @@ def flatten_levels(
     positional_encoding: SinePositionalEncoding,
     level_embed: Tensor,
 ) -> ImageFeatures:
-    """One sequence of tokens per image.
+    """Flatten the levels of each image to one sequence of tokens.
 
     Args:
         levels: L feature maps of the neck, each (bs, C, height, width).
         image_shapes: (height, width) in pixels of each image without its padding.
         input_shape: (height, width) in pixels of the padded batch.
-        positional_encoding: Of one feature map.
+        positional_encoding: Position encoding of one feature map.
         level_embed: (L, C) added to the position encoding of each level.
     """
+    # Padding mask of the batch at the size of the network input.
     padded = any(tuple(shape) != tuple(input_shape) for shape in image_shapes)
     pixel_mask = _padding_mask(image_shapes, input_shape, levels[0]) if padded else None
+    # Features, positions and padding of each level.
     feats, positions, masks, ratios = [], [], [], []
     for level, embed in zip(levels, level_embed, strict=True):
         if pixel_mask is None:
@@ -47,6 +49,7 @@ def flatten_levels(
             ratios.append(_valid_ratio(mask))
         feats.append(level.flatten(2).transpose(1, 2))
         positions.append(position.flatten(2).transpose(1, 2) + embed)
+    # Concatenate the levels.
     shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
     sizes = [height * width for height, width in shapes]
     return ImageFeatures(
@@ -60,7 +63,7 @@ def flatten_levels(
 
 
 def reference_points(features: ImageFeatures) -> Tensor:
-    """Where the encoder's deformable attention starts: the centre of each token, on every level.
+    """Reference points of the encoder's deformable attention: the centre of each token, on every level.
 
     Returns:
         (bs, T, L, 2) x and y in [0, 1] of the padded feature maps.
@@ -75,12 +78,13 @@ def reference_points(features: ImageFeatures) -> Tensor:
 
 
 def token_proposals(features: ImageFeatures) -> tuple[Tensor, Tensor]:
-    """The box that each token stands for before it is refined: centred on the token, its side given by the level.
+    """Initial box of each token: centred on the token, with a side given by the level.
 
     Returns:
-        Boxes (bs, T, 4), logits of normalised cxcywh (+inf where unusable), and (bs, T, 1) True = usable: not padding,
-        and not at the very edge of the image.
+        Boxes (bs, T, 4), as logits of normalised cxcywh (+inf where unusable), and (bs, T, 1) True = usable: not
+        padding, and not too close to the edge of the image.
     """
+    # Boxes of each level, relative to the un-padded image.
     boxes = []
     for level, (height, width) in enumerate(features.spatial_shapes):
         x, y = _pixel_centres(height, width, features.feat.device)
@@ -94,6 +98,7 @@ def token_proposals(features: ImageFeatures) -> tuple[Tensor, Tensor]:
             side = side.expand(features.batch_size, -1)
             box = torch.stack([x / valid_width, y / valid_height, side, side], -1)
         boxes.append(box)
+    # Logits, and which boxes are usable.
     proposals = torch.cat(boxes, 1)
     inside = (proposals > _PROPOSAL_MARGIN) & (proposals < 1 - _PROPOSAL_MARGIN)
     usable = inside.sum(-1, keepdim=True) == proposals.shape[-1]
@@ -114,7 +119,7 @@ def _pixel_centres(height: int, width: int, device: torch.device) -> tuple[Tenso
 
 
 def _padding_mask(image_shapes: Sequence[tuple[int, int]], input_shape: tuple[int, int], like: Tensor) -> Tensor:
-    """(bs, height, width) 1 = padding, in the dtype of ``like``."""
+    """(bs, height, width) 1 = padding, 0 = image, in the dtype and on the device of ``like``."""
     mask = like.new_ones(len(image_shapes), *input_shape)
     for row, (height, width) in zip(mask, image_shapes, strict=True):
         row[:height, :width] = 0
@@ -122,7 +127,7 @@ def _padding_mask(image_shapes: Sequence[tuple[int, int]], input_shape: tuple[in
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
-    """(bs, 2) share of width and height of a feature map (bs, height, width) that is not padding."""
+    """(bs, 2) fraction of width and height that is not padding, from a mask (bs, height, width), True = padding."""
     height = (~mask[:, :, 0]).sum(1).float() / mask.shape[1]
     width = (~mask[:, 0, :]).sum(1).float() / mask.shape[2]
     return torch.stack([width, height], -1)

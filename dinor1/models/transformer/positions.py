@@ -1,4 +1,4 @@
-"""Sine position encoding of feature maps, computed once per size where nothing is padded."""
+"""Sine position encoding of feature maps, cached by size for images without padding."""
 
 from collections import OrderedDict
 
@@ -6,14 +6,14 @@ import torch
 from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor
 
-# One image size has at most this many levels; a second size would only be kept by chance.
+# Enough for all levels of one image size.
 _MAX_CACHED = 6
 
 
 class CachedSinePositions(SinePositionalEncoding):
-    """MMDetection's encoding (DETR, arXiv 2005.12872), which without padding depends on the size alone.
+    """MMDetection's encoding (DETR, arXiv 2005.12872), which without padding depends only on the size.
 
-    The latest few sizes are cached; what is returned for them must not be written to.
+    The encodings of the latest few sizes are cached; a caller must not modify the returned tensor.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -25,10 +25,13 @@ class CachedSinePositions(SinePositionalEncoding):
 
         Args:
             mask: (bs, H, W) non-zero = padding, or None.
-            input: (bs, C, H, W), where there is no mask.
+            input: (bs, C, H, W), required without a mask.
 
         Returns:
             (bs, 2 * num_feats, H, W).
+
+        Raises:
+            ValueError: neither is given.
         """
         if mask is not None or torch.compiler.is_compiling():
             return super().forward(mask, input)
@@ -36,7 +39,7 @@ class CachedSinePositions(SinePositionalEncoding):
             raise ValueError('a position encoding needs a mask or a feature map')
         key = (*input.shape[-2:], input.device)
         if key not in self._cache:
-            # An inference tensor could not serve a training step later.
+            # An inference tensor could not be used in a later training step.
             with torch.inference_mode(False), torch.no_grad():
                 self._cache[key] = super().forward(None, input[:1])
             if len(self._cache) > _MAX_CACHED:

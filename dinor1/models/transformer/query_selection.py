@@ -15,10 +15,10 @@ from .image_tokens import token_proposals
 
 
 class TokenScores(NamedTuple):
-    """The encoder stage of the head, before anything is selected.
+    """Output of the head's encoder stage for all tokens.
 
     Attributes:
-        logits: (bs, T, K) prompt logits.
+        logits: (bs, T, K) prompt logits; -inf where a prompt is not offered.
         feat: (bs, T, C) token features that logits and boxes are computed from.
         proposals: (bs, T, 4) logits of normalised cxcywh, +inf where unusable.
     """
@@ -29,7 +29,7 @@ class TokenScores(NamedTuple):
 
     @property
     def objectness(self) -> Tensor:
-        """(bs, T) best prompt logit of each token."""
+        """(bs, T) highest prompt logit of each token."""
         return self.logits.amax(-1)
 
 
@@ -44,9 +44,9 @@ def score_tokens(
 
     Args:
         memory: (bs, T, C) image tokens after the encoder.
-        features: Their shapes and padding.
+        features: Shapes and padding of the image tokens.
         prompts: The prompts after the encoder.
-        project: Token features from memory: a linear map and a norm.
+        project: Maps memory to token features (bs, T, C): a linear map and a norm.
         cls_branch: Similarity of the encoder stage, (bs, T, C), (bs, K, C), (bs, K) -> (bs, T, K).
     """
     with full_precision(memory.device):
@@ -57,12 +57,12 @@ def score_tokens(
 
 
 def select_queries(scores: TokenScores, reg_branch: Callable[[Tensor], Tensor], num_queries: int) -> QuerySelection:
-    """The tokens whose best prompt logit is highest, in falling order.
+    """Select the tokens with the highest objectness, in descending order.
 
     Args:
-        scores: Of all tokens.
+        scores: Scores of all tokens.
         reg_branch: Box head of the encoder stage, (bs, N, C) -> (bs, N, 4).
-        num_queries: Tokens to select; all of them if there are fewer.
+        num_queries: Number N of tokens to select; all tokens if there are fewer.
     """
     objectness, tokens = scores.objectness.topk(min(num_queries, scores.logits.shape[1]), dim=1)
 
