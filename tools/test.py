@@ -49,8 +49,8 @@ def main() -> None:
     import dinor1
 
     dinor1.register_all()  # before MMDetection is imported
+    from dinor1.engine import PromptedTestLoop, Runner
     from dinor1.engine.run_checks import check_launcher, check_testing
-    from dinor1.engine.runner import Runner
     from dinor1.evaluation.seed_average import mean_and_std
     from dinor1.inference.acceleration import compile_detector, set_inference_dtype
     from dinor1.utils.checkpoint import check_checkpoint
@@ -86,8 +86,8 @@ def main() -> None:
     if args.compile:
         compile_detector(model, next(model.parameters()).device, '--compile')
     metrics = runner.test()
-    # A loop without prompts, such as a classifier's, has one result.
-    runs = getattr(runner.test_loop, 'results', None) or [dict(prompts={}, metrics=metrics)]
+    loop = runner.test_loop
+    runs = loop.results if isinstance(loop, PromptedTestLoop) else [dict(prompts={}, metrics=metrics)]
     mean, std = mean_and_std([run['metrics'] for run in runs])
     if runner.rank == 0:
         record = dict(

@@ -145,6 +145,7 @@ class PromptedTestLoop(TestLoop):
         self.prompts: EvaluationPrompts | None = None
         self.recorder = None if query_recorder is None else QueryRecorder(**query_recorder)
         self.results: list[dict[str, Any]] = []
+        self._protocol, self._recorder = self.protocol, self.recorder
 
     def run(self) -> dict[str, float]:
         """Test; returns the metrics, or their means over several seeds.
@@ -173,15 +174,11 @@ class PromptedTestLoop(TestLoop):
         """
         if not len(self.dataloader):
             raise InputError('the test set is empty: there is nothing to test')
-        self.protocol, self.prompts = protocol, None
-        # run_iter, which MMEngine's loop calls, reads the recorder from the loop.
-        configured, self.recorder = self.recorder, recorder
-        try:
-            if recorder is not None:
-                recorder.start(unwrapped(self.runner.model))
-            metrics = super().run()
-        finally:
-            self.recorder = configured
+        # run_iter, which MMEngine's loop calls, reads these.
+        self._protocol, self._recorder, self.prompts = protocol, recorder, None
+        if recorder is not None:
+            recorder.start(unwrapped(self.runner.model))
+        metrics = super().run()
         if recorder is not None:
             recorder.write(Path(self.runner.work_dir), 'test', len(self.dataloader.dataset))
         prompts: Any = self.prompts
@@ -192,12 +189,12 @@ class PromptedTestLoop(TestLoop):
         """Detect on one batch."""
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
-            self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
+            self.prompts = prepare_prompts(self.runner, self._protocol, self.dataloader.dataset)
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
         with autocast(enabled=self.fp16):
             samples, passes = predict_batch(self.runner, data_batch, self.prompts)
-        if self.recorder is not None:
-            self.recorder.process(samples, *passes[0])
+        if self._recorder is not None:
+            self._recorder.process(samples, *passes[0])
         self.evaluator.process(data_samples=samples, data_batch=data_batch)
         self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=samples)
 
@@ -208,6 +205,11 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
     Raises:
         InputError: the model takes no prompts.
     """
+    if isinstance(runner.model, FullyShardedDataParallel):
+        raise InputError(
+            'prompts cannot be encoded by a model that FSDP has sharded; train without validation '
+            '(val_cfg=None), and test the checkpoint without FSDP'
+        )
     model = unwrapped(runner.model)
     if not isinstance(model, DINOR1):
         raise InputError(
@@ -240,7 +242,5 @@ def predict_batch(
     """Detections of one batch, and the output of every pass, see ``DINOR1.predict_and_output``."""
     model = unwrapped(runner.model)
     data = model.data_preprocessor(data_batch, False)
-    arguments = dict(prompts=prompts.of(data['data_samples']))
-    # The forward of FSDP gathers the weights; that of DDP would only synchronise buffers.
-    model = runner.model if isinstance(runner.model, FullyShardedDataParallel) else model
-    return model(**data, **arguments, mode='predict_and_output')
+    # Not through the wrapper of DDP, whose forward would only synchronise buffers.
+    return model(**data, prompts=prompts.of(data['data_samples']), mode='predict_and_output')

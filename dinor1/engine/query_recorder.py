@@ -70,13 +70,13 @@ class QueryRecorder:
             predicted, shown = sample.pred_instances.labels, sample.gt_instances.labels
             absent = (~torch.isin(predicted, shown)).float().mean().item() if len(predicted) else None
             logits = _by_class(cls_logits[:, i], prompts)
-            self._images.append((self._count(logits[:, None], boxes[:, i, None], sample), entropy, absent))
+            self._images.append((self._count(logits[:, None], boxes[:, i, None], sample, prompts), entropy, absent))
 
-    def _count(self, logits: Tensor, boxes: Tensor, sample: DetDataSample) -> QueryStatistics:
+    def _count(self, logits: Tensor, boxes: Tensor, sample: DetDataSample, prompts: PromptSet) -> QueryStatistics:
         """Statistics of one image, from logits (L, 1, Q, num_classes) and boxes (L, 1, Q, 4) normalised cxcywh."""
         truth = sample.gt_instances
         # Objects whose class is not offered cannot be found, and do not count.
-        offered = logits[0, 0, 0].isfinite().to(truth.labels.device)
+        offered = prompts.offered.to(truth.labels.device)
         asked = offered[truth.labels] if len(truth) else torch.zeros(0, dtype=torch.bool)
         # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
         scale = truth.bboxes.new_tensor(sample.scale_factor).repeat(2)
@@ -117,6 +117,6 @@ class QueryRecorder:
 def _by_class(logits: Tensor, prompts: PromptSet) -> Tensor:
     """Logits (L, Q, K) of prompts -> (L, Q, num_classes), -inf where a class is not offered."""
     logits = logits[..., : len(prompts.embeddings)]
-    if len(prompts.labels) == prompts.num_classes and bool((prompts.labels.diff() == 1).all()):
+    if prompts.labels.tolist() == list(range(prompts.num_classes)):  # one row per class
         return logits
     return torch.logit(logits.float().sigmoid() @ prompts.class_map().to(logits.device).float())

@@ -97,7 +97,7 @@ def query_statistics(
     match = hungarian_match(matching_cost(cls_logits, boxes, targets, **cost_weights), targets)
     # Fewer queries than objects leave objects without a match, which is the last place and no overlap.
     matched = torch.full((num_layers, count), cls_logits.shape[2])
-    matched[match.stage, match.target] = match.query.cpu()
+    matched[match.stage.cpu(), match.target.cpu()] = match.query.cpu()
 
     scale = targets.scale[0]
     truth = _corners(targets.boxes[0, :count] * scale)

@@ -107,18 +107,20 @@ def embed_exemplars(
     was_training = model.training
     model.eval()
     embeddings, labels = [], []
-    for index, group in groupby(exemplars, key=lambda e: e.index):
-        group = list(group)
-        data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
-        samples = data['data_samples']
-        boxes = torch.tensor([e.bbox for e in group], dtype=torch.float32, device=data['inputs'].device)
-        boxes = boxes * boxes.new_tensor(samples[0].scale_factor).repeat(2)
-        features = model.encode_image(data['inputs'], samples)
-        embeddings.append(model.encode_boxes(features, [boxes], [samples[0].img_shape]).float().cpu())
-        labels += [e.label for e in group]
-        if progress is not None:
-            progress()
-    model.train(was_training)
+    try:
+        for index, group in groupby(exemplars, key=lambda e: e.index):
+            group = list(group)
+            data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
+            samples = data['data_samples']
+            boxes = torch.tensor([e.bbox for e in group], dtype=torch.float32, device=data['inputs'].device)
+            boxes = boxes * boxes.new_tensor(samples[0].scale_factor).repeat(2)
+            features = model.encode_image(data['inputs'], samples)
+            embeddings.append(model.encode_boxes(features, [boxes], [samples[0].img_shape]).float().cpu())
+            labels += [e.label for e in group]
+            if progress is not None:
+                progress()
+    finally:
+        model.train(was_training)
     return torch.cat(embeddings), torch.tensor(labels)
 
 

@@ -92,6 +92,12 @@ _MOVED_SETTINGS = {
     'default_hooks.prompts.prompt_dataset': 'prompt_dataset{}',
     'default_hooks.prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
 }
+# Variables of our base configs, whose values are elsewhere once the file has been read -> where.
+_SUBSTITUTED = {
+    'loss_grqo.': 'model.bbox_head.loss_grqo.{}',
+    'prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
+    'prompt_refiner.': 'model.prompts.refiner.{}',
+}
 # Registries of the components whose arguments an override may add.
 _REGISTRIES = (HOOKS, LOOPS, MODELS, MODEL_CONVERTERS, TASK_UTILS)
 
@@ -155,6 +161,10 @@ def _check_moved(key: str) -> None:
     Raises:
         InputError: it does; the message names the new key.
     """
+    for prefix, place in _SUBSTITUTED.items():
+        if key.startswith(prefix):
+            where = place.format(key.removeprefix(prefix))
+            raise InputError(f'--cfg-options {key}: has no effect once the config has been read; give {where}')
     new = _REMOVED_KEYS.get(key)
     if new is None:
         old = next((old for old in _MOVED_SETTINGS if key.startswith(old)), None)

@@ -175,6 +175,16 @@ def test_an_override_of_an_earlier_version_names_the_new_key(path, key, new):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ('key', 'new'),
+    [('loss_grqo.alpha', 'model.bbox_head.loss_grqo.alpha'), ('prompts.type', 'test_cfg.prompts.type, and val_cfg')],
+)
+def test_an_override_of_a_substituted_variable_is_refused(path, key, new):
+    with pytest.raises(InputError, match='has no effect once the config has been read') as error:
+        load_config(path, {key: 1})
+    assert f'give {new}' in str(error.value)
+
+
 def test_missing_file(tmp_path):
     for path in (tmp_path / 'absent.py', tmp_path):
         with pytest.raises(InputError, match='no such config file'):

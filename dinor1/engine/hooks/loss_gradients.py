@@ -119,27 +119,26 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
     with _unchanged(model), torch.random.fork_rng(), torch.enable_grad():
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
 
-        def run(loss: GRQOLoss) -> tuple[dict[str, Tensor], Tensor]:
+        def run(loss: GRQOLoss) -> tuple[dict[str, Tensor], Any]:
             head.loss_grqo = loss
             batch = copy.deepcopy(data)
             with torch.random.fork_rng():
-                losses, output = model.loss_and_output(batch['inputs'], batch['data_samples'])
-            return losses, output.hidden_states
+                return model.loss_and_output(batch['inputs'], batch['data_samples'])
 
         try:
             # All terms but the KL: without it, GRQO's loss is the advantage alone.
-            losses, hidden = run(grqo.with_weights(beta=0.0))
+            losses, output = run(grqo.with_weights(beta=0.0))
             detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_GRQO, name)]
             reference = torch.autograd.grad(_total(detection), weights, retain_graph=True, allow_unused=True)
             terms = {term: _sum(losses, pattern) for term, pattern in TERMS.items()}
             if grqo.alpha > 0:
                 terms['advantage'] = _sum(losses, _GRQO)
-            _measure(result, terms, weights, hidden, reference, model.num_queries)
+            _measure(result, terms, weights, output, reference)
             result['figures'] = {name: float(value) for name, value in losses.items() if name.startswith('grqo_')}
             # The KL alone.
             if active is not None and active.beta > 0:
-                losses, hidden = run(active.with_weights(alpha=0.0))
-                _measure(result, dict(kl=_sum(losses, _GRQO)), weights, hidden, reference, model.num_queries)
+                losses, output = run(active.with_weights(alpha=0.0))
+                _measure(result, dict(kl=_sum(losses, _GRQO)), weights, output, reference)
         finally:
             head.loss_grqo = own
     return result
@@ -149,11 +148,11 @@ def _measure(
     result: dict[str, Any],
     terms: dict[str, Tensor | None],
     weights: Sequence[Tensor],
-    hidden: Tensor,
+    output: Any,
     reference: tuple[Tensor | None, ...],
-    num_queries: int,
 ) -> None:
-    """Add ``terms`` to ``result``; ``hidden`` is (L, bs, num_dn + Q, C), ``reference`` the gradient to compare with."""
+    """Add ``terms`` to ``result``; ``output`` is the decoder's, ``reference`` the gradient to compare with."""
+    hidden, num_dn = output.hidden_states, output.denoising.num_queries
     length = _dot(reference, reference).sqrt()
     for term, value in terms.items():
         if value is None or not value.requires_grad:
@@ -164,7 +163,7 @@ def _measure(
         cosine = _dot(gradients, reference) / (norm * length).clamp(min=1e-30)
         result['cosine'][term] = cosine.item()
         if queries is not None:
-            result['queries'][term] = participation(queries[:, :, -num_queries:].float().norm(dim=-1))
+            result['queries'][term] = participation(queries[:, :, num_dn:].float().norm(dim=-1))
 
 
 def participation(norms: Tensor) -> float:
@@ -204,5 +203,13 @@ def _sum(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
 def _unchanged(model: Any) -> Iterator[None]:
     """Preserve the detector, and the reference model, which is not one of its modules."""
     reference = model.reference
-    with preserved(model), nullcontext() if reference is None else preserved(reference.model):
-        yield
+    # Activation checkpointing, as of Swin, cannot give gradients of chosen tensors.
+    checkpointing = [module for module in model.modules() if getattr(module, 'with_cp', False)]
+    for module in checkpointing:
+        module.with_cp = False
+    try:
+        with preserved(model), nullcontext() if reference is None else preserved(reference.model):
+            yield
+    finally:
+        for module in checkpointing:
+            module.with_cp = True

@@ -7,6 +7,7 @@ from mmdet.models.detectors import DINO
 from torch import Tensor
 
 from dinor1.registry import MODELS
+from dinor1.structures import DenoisingGroups
 
 from .reference import ReferenceModel
 
@@ -16,9 +17,11 @@ class DINOOutput(NamedTuple):
 
     Attributes:
         hidden_states: (L, bs, num_dn + Q, C) of the L decoder layers, denoising queries first.
+        denoising: How the denoising queries are arranged.
     """
 
     hidden_states: Tensor
+    denoising: DenoisingGroups
 
 
 @MODELS.register_module()
@@ -40,21 +43,23 @@ class DINOGRQO(DINO):
         # Run the detector.
         features = self.extract_feat(batch_inputs)
         head_inputs = self.forward_transformer(features, batch_data_samples)
-        tokens = head_inputs.pop('selected_tokens')
+        tokens = head_inputs.pop('selected_tokens', None)
         if self.bbox_head.active_grqo is not None:
             # Objectness of the selected tokens, in descending order; the reference scores the same tokens.
             head_inputs['selected_logits'] = head_inputs['enc_outputs_class'].amax(-1)
             if self.reference is not None:
                 head_inputs['ref_logits'] = self.reference.logits(tokens, batch_inputs, batch_data_samples)
         losses = self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
-        return losses, DINOOutput(head_inputs['hidden_states'])
+        meta = head_inputs['dn_meta']
+        denoising = DenoisingGroups(meta['num_denoising_queries'], meta['num_denoising_groups'])
+        return losses, DINOOutput(head_inputs['hidden_states'], denoising)
 
     def pre_decoder(
         self, memory: Tensor, memory_mask: Tensor, spatial_shapes: Tensor, batch_data_samples: list | None = None
     ) -> tuple[dict, dict]:
         """As in ``DINO``; in training the head's inputs also contain ``selected_tokens`` (bs, Q) for ``loss``."""
         decoder_inputs, head_inputs = super().pre_decoder(memory, memory_mask, spatial_shapes, batch_data_samples)
-        if self.training:
+        if self.training and self.reference is not None and self.bbox_head.active_grqo is not None:
             with torch.no_grad():
                 head_inputs['selected_tokens'] = (
                     self._token_logits(memory, memory_mask, spatial_shapes).topk(self.num_queries, dim=1).indices

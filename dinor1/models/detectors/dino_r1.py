@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dinor1.registry import MODELS
 from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch, Prompts, PromptSet, QuerySelection
 from dinor1.utils.errors import InputError
+from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from ..losses import LanguageAlignment, pad_targets
@@ -31,12 +32,14 @@ from ..prompts import (
     PromptDraw,
     PromptsConfig,
     TextTable,
+    build_text_side,
     common_vocabulary,
     drawn_prompts,
     encode_boxes,
     encode_text,
     mean_by_class,
     positive_maps,
+    prompts_per_image,
     sample_prompts,
     upgrade_prompt_encoder,
 )
@@ -111,17 +114,18 @@ class DINOR1(BaseDetector):
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
 
-        # Backbone, neck and head.
+        # Backbone, neck and head, which has a branch per decoder layer and one for the encoder's tokens.
+        built_decoder = MODELS.build(dict(decoder, dims=dims))
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(dict(out_channels=dims.embed_dims, num_outs=dims.num_feature_levels) | neck)
         self.bbox_head = MODELS.build(
             dict(
                 embed_dims=dims.embed_dims,
-                num_pred_layer=decoder['num_layers'] + 1,
+                num_pred_layer=built_decoder.num_layers + 1,
                 share_pred_layer=False,
                 as_two_stage=True,
                 train_cfg=train_cfg,
-                test_cfg=test_cfg,
+                test_cfg=self.test_cfg,
             )
             | bbox_head
         )
@@ -129,7 +133,7 @@ class DINOR1(BaseDetector):
         # Transformer.
         self.positional_encoding = CachedSinePositions(num_feats=dims.embed_dims // 2, **positional_encoding)
         self.encoder = MODELS.build(dict(encoder, dims=dims))
-        self.decoder = MODELS.build(dict(decoder, dims=dims))
+        self.decoder = built_decoder
         self.query_embedding = nn.Embedding(num_queries, dims.embed_dims)
         self.level_embed = nn.Parameter(torch.empty(dims.num_feature_levels, dims.embed_dims))
         self.memory_trans_fc = nn.Linear(dims.embed_dims, dims.embed_dims)
@@ -142,13 +146,7 @@ class DINOR1(BaseDetector):
         self.alignment: LanguageAlignment | None = None
         self.prompt_refiner: Any = None
         if self.prompts_cfg.language_model is not None:
-            self.language_model = MODELS.build(self.prompts_cfg.language_model).requires_grad_(False)
-            # MMDetection's BertModel stores its width in an inner module.
-            body = getattr(self.language_model, 'language_backbone', [self.language_model])[0]
-            self.text_feat_map = nn.Linear(body.language_dim, dims.embed_dims)
-            # Frozen, because alignment sends no gradient to the text side: it keeps the weights of a checkpoint, or
-            # its random initialisation.
-            self.text_feat_map.requires_grad_(False)
+            self.language_model, self.text_feat_map = build_text_side(self.prompts_cfg.language_model, dims.embed_dims)
             self.text_table = TextTable()
         if self.prompts_cfg.alignment is not None:
             self.alignment = MODELS.build(dict(type='LanguageAlignment') | self.prompts_cfg.alignment)
@@ -170,12 +168,7 @@ class DINOR1(BaseDetector):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
-        version = local_metadata.get('version') or 1
-        if version > self._version:
-            raise InputError(
-                f'the checkpoint has format {version}, and this version of dinor1 knows formats up to {self._version}; '
-                'install a newer dinor1'
-            )
+        check_format(local_metadata, self._version)
         self.upgrade_state_dict(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
@@ -232,7 +225,9 @@ class DINOR1(BaseDetector):
             return self.predict(inputs, data_samples, prompts)
         if mode == 'predict_and_output':
             return self.predict_and_output(inputs, data_samples, prompts)
-        return self._forward(inputs, data_samples, prompts)
+        if mode == 'tensor':
+            return self._forward(inputs, data_samples, prompts)
+        raise ValueError(f'mode must be loss, predict, predict_and_output or tensor, got {mode!r}')
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
         """Losses of one batch, prompted by boxes of the batch.
@@ -369,20 +364,9 @@ class DINOR1(BaseDetector):
         Raises:
             ValueError: the number of prompts differs from the number of images.
         """
-        if isinstance(prompts, PromptSet):
-            prompts = [prompts.to(features.feat.device)] * features.batch_size
-        if len(prompts) != features.batch_size:
-            raise ValueError(f'expected prompts for {features.batch_size} images, got {len(prompts)}')
-        sets = []
-        for i, (item, sample) in enumerate(zip(prompts, batch_data_samples, strict=True)):
-            if isinstance(item, PromptSet):
-                sets.append(item.to(features.feat.device))
-            elif not len(item.boxes):
-                sets.append(PromptSet.nothing(item.names, self.query_embedding.weight))
-            else:
-                embeddings = self.encode_boxes(features.image(i), [item.boxes], [sample.img_shape])
-                sets.append(PromptSet.from_exemplars(embeddings, item.labels.to(embeddings.device), item.names))
-        return sets if self.prompt_refiner is None else [self.prompt_refiner.refine(p) for p in sets]
+        shapes = [sample.img_shape for sample in batch_data_samples]
+        refine = None if self.prompt_refiner is None else self.prompt_refiner.refine
+        return prompts_per_image(prompts, features, shapes, self.encode_boxes, refine)
 
     def _inference_precision(self) -> contextlib.AbstractContextManager:
         """Autocast to :attr:`inference_dtype`; in training the surrounding precision applies."""

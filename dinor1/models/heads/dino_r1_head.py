@@ -133,16 +133,17 @@ class DINOR1Head(GroundingDINOHead):
             For each prefix ``loss_cls``, ``loss_bbox`` and ``loss_iou``, scalars.
         """
         num_stages = len(cls_logits)
-        count = cls_logits.new_tensor([len(match.stage) / num_stages], dtype=torch.float32)
+        own_count = cls_logits.new_tensor([len(match.stage) / num_stages], dtype=torch.float32)
         # The number of objects is averaged over the devices, as in MMDetection: every object has the same weight.
-        count = reduce_mean(count).clamp(min=1)
+        count = reduce_mean(own_count).clamp(min=1)
+        cls_count = count if self.sync_cls_avg_factor else own_count.clamp(min=1)
 
         # Classification. Prompts that are not offered have logit -inf, which would give NaN: they are left out.
         logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
         labels = torch.zeros_like(logits)
         labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
         focal = self.loss_cls(logits, labels, reduction_override='none') * prompt_mask[:, None]
-        loss_cls = focal.sum(dim=(1, 2, 3)) / count
+        loss_cls = focal.sum(dim=(1, 2, 3)) / cls_count
 
         # Boxes. The product with 0 keeps them in the graph if nothing is matched, as DDP requires.
         loss_bbox = loss_iou = boxes.float().sum(dim=(1, 2, 3)) * 0

@@ -2,8 +2,9 @@
 
 from .box_encoding import drawn_prompts, encode_boxes, mean_by_class
 from .config import PromptsConfig
+from .per_image import prompts_per_image
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
-from .text import TextTable, encode_text
+from .text import TextTable, build_text_side, encode_text
 from .visual import VisualPromptEncoder, upgrade_prompt_encoder
 from .word_hash import WordHashModel
 
@@ -13,12 +14,14 @@ __all__ = [
     'TextTable',
     'VisualPromptEncoder',
     'WordHashModel',
+    'build_text_side',
     'common_vocabulary',
     'drawn_prompts',
     'encode_boxes',
     'encode_text',
     'mean_by_class',
     'positive_maps',
+    'prompts_per_image',
     'sample_prompts',
     'upgrade_prompt_encoder',
 ]

@@ -7,7 +7,6 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from dinor1.structures import ImageFeatures
-from dinor1.utils.precision import at_least_float32
 
 from .sampling import PromptDraw
 from .visual import VisualPromptEncoder
@@ -32,7 +31,8 @@ def encode_boxes(
     """
     # Normalise the boxes, and pad them to the image with most boxes.
     longest = max(len(box) for box in boxes)
-    padded = at_least_float32(features.feat).new_full((len(boxes), longest, 4), 0.5)
+    dtype = torch.promote_types(features.feat.dtype, torch.float32)
+    padded = features.feat.new_full((len(boxes), longest, 4), 0.5, dtype=dtype)
     valid = torch.zeros(len(boxes), longest, dtype=torch.bool, device=padded.device)
     for i, (box, (height, width)) in enumerate(zip(boxes, image_shapes, strict=True)):
         normalised = box / box.new_tensor([width, height, width, height])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mmdet.models.detectors.glip import create_positive_map, create_positive_map_label_to_token
 from torch import Tensor, nn
 
+from dinor1.registry import MODELS
 from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
 
@@ -42,6 +43,22 @@ def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
     """
     special = torch.isin(token_ids, torch.tensor(list(special_tokens), device=token_ids.device))
     return special.cumsum(0) - special.long()
+
+
+def build_text_side(language_model: dict[str, Any], embed_dims: int) -> tuple[nn.Module, nn.Linear]:
+    """A frozen language model, and the frozen linear map from its width to C.
+
+    Alignment sends no gradient to the text side: the map keeps the weights of a checkpoint, or its random
+    initialisation.
+
+    Args:
+        language_model: Config of the model.
+        embed_dims: Width C of the prompts.
+    """
+    model = MODELS.build(language_model).requires_grad_(False)
+    # MMDetection's BertModel stores its width in an inner module.
+    body = getattr(model, 'language_backbone', [model])[0]
+    return model, nn.Linear(body.language_dim, embed_dims).requires_grad_(False)
 
 
 def encode_text(
@@ -132,7 +149,7 @@ class TextTable:
             self._rows, self._state = {}, state
         if missing := list(dict.fromkeys(name for name in names if name not in self._rows)):
             with torch.no_grad():
-                embeddings = encode_text(missing, language_model, text_feat_map).class_embeddings()
+                embeddings = encode_text(missing, language_model, text_feat_map).class_embeddings().float()
             self._rows |= dict(zip(missing, embeddings, strict=True))
         return torch.stack([self._rows[name] for name in names])
 

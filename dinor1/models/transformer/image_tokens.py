@@ -58,7 +58,7 @@ def flatten_levels(
         padding_mask=torch.cat(masks, 1) if masks else None,
         spatial_shapes=shapes,
         level_start_index=tuple(sum(sizes[:level]) for level in range(len(sizes))),
-        valid_ratios=torch.stack(ratios, 1) if ratios else levels[0].new_ones(len(levels[0]), len(levels), 2),
+        valid_ratios=torch.stack(ratios, 1) if ratios else _all_valid(levels),
     )
 
 
@@ -124,6 +124,11 @@ def _padding_mask(image_shapes: Sequence[tuple[int, int]], input_shape: tuple[in
     for row, (height, width) in zip(mask, image_shapes, strict=True):
         row[:height, :width] = 0
     return mask
+
+
+def _all_valid(levels: Sequence[Tensor]) -> Tensor:
+    """(bs, L, 2) ones; not in half precision, in which a product with a width above 256 is rounded."""
+    return levels[0].new_ones(len(levels[0]), len(levels), 2, dtype=torch.promote_types(levels[0].dtype, torch.float32))
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""What a caller gives as prompts becomes one prompt set per image."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from dinor1.structures import ImageFeatures, Prompts, PromptSet
+from dinor1.utils.precision import at_least_float32
+
+# Of boxes on images: features, boxes per image, image sizes -> (n, C); see `encode_boxes`.
+EncodeBoxes = Callable[[ImageFeatures, Sequence[Tensor], Sequence[tuple[int, int]]], Tensor]
+
+
+def prompts_per_image(
+    prompts: Prompts,
+    features: ImageFeatures,
+    image_shapes: Sequence[tuple[int, int]],
+    encode: EncodeBoxes,
+    refine: Callable[[PromptSet], PromptSet] | None = None,
+) -> list[PromptSet]:
+    """One prompt set per image, on the device of the features.
+
+    Args:
+        prompts: One set for all images, or one entry per image, which may be boxes on that image.
+        features: Of the images.
+        image_shapes: Per image (height, width) in pixels, without padding.
+        encode: Encodes boxes.
+        refine: Changes every set in the end; None: nothing does.
+
+    Raises:
+        ValueError: the number of prompts differs from the number of images.
+    """
+    device = features.feat.device
+    if isinstance(prompts, PromptSet):
+        shared = prompts.to(device)
+        return [shared if refine is None else refine(shared)] * features.batch_size
+    if len(prompts) != features.batch_size:
+        raise ValueError(f'expected prompts for {features.batch_size} images, got {len(prompts)}')
+    sets = []
+    for i, (item, shape) in enumerate(zip(prompts, image_shapes, strict=True)):
+        if isinstance(item, PromptSet):
+            sets.append(item.to(device))
+        elif not len(item.boxes):
+            sets.append(PromptSet.nothing(item.names, at_least_float32(features.feat[:1, :1])))
+        else:
+            embeddings = encode(features.image(i), [item.boxes], [shape])
+            sets.append(PromptSet.from_exemplars(embeddings, item.labels.to(device), item.names))
+    return sets if refine is None else [refine(prompts) for prompts in sets]
