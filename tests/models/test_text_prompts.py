@@ -84,6 +84,17 @@ def test_a_name_is_embedded_once_until_weights_change():
     assert model.asked == ['red cup', 'hat', 'shoe', 'shoe']
 
 
+def test_an_embedding_does_not_depend_on_the_names_beside_it():
+    """To the bit, since the table of a resumed run is filled in another order than that of an uninterrupted one."""
+    torch.manual_seed(0)
+    names = [f'class {i}' for i in range(12)]
+    model, text_map = WordHashModel(language_dim=256), torch.nn.Linear(256, 64)
+    together = TextTable()(names, model, text_map)
+    resumed = TextTable()
+    parts = [resumed(part, model, text_map) for part in (names[:1], names[1:3], names[3:])]
+    assert torch.equal(together, torch.cat(parts))
+
+
 @pytest.mark.parametrize('counts', [(3, 2), (0, 1), (0, 0)])
 def test_alignment_pulls_prompts_towards_the_names(build_tiny, make_batch, counts):
     model = build_tiny(**WORDS, **{'model.prompts.alignment': dict(loss_weight=2.0)})

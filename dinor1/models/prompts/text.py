@@ -148,9 +148,11 @@ class TextTable:
         if state != self._state or len(self._rows) > _MAX_TABLE:
             self._rows, self._state = {}, state
         if missing := list(dict.fromkeys(name for name in names if name not in self._rows)):
+            # One name at a time: rounding depends on the size of a batch, and a resumed run asks in other batches.
             with torch.no_grad():
-                embeddings = encode_text(missing, language_model, text_feat_map).class_embeddings().float()
-            self._rows |= dict(zip(missing, embeddings, strict=True))
+                for name in missing:
+                    prompts = encode_text([name], language_model, text_feat_map)
+                    self._rows[name] = prompts.class_embeddings()[0].float()
         return torch.stack([self._rows[name] for name in names])
 
 
