@@ -65,10 +65,20 @@ def test_the_reference_is_outside_of_model_optimizer_and_checkpoint(train):
     assert not list(Path(runner.work_dir).glob('*reference*'))
 
 
-@pytest.mark.parametrize(('at', 'refresh'), [(ITERS + 2, 1), (2 * ITERS - 1, None), (2 * ITERS, 1)])
-def test_interrupted_and_resumed_equals_uninterrupted(train, at, refresh):
-    """SIGTERM inside the GRQO stage, in the middle of an epoch, in its last and in its first iteration."""
-    overrides = {'default_hooks.reference.refresh': refresh}
+ALIGNED = {
+    'model.prompts.language_model': dict(_delete_=True, type='WordHashModel'),
+    'model.prompts.alignment': dict(_delete_=True, type='LanguageAlignment'),
+    'model.prompts.text_prompts': 'class',
+}
+
+
+@pytest.mark.parametrize(
+    ('at', 'refresh', 'model'),
+    [(ITERS + 2, 1, {}), (2 * ITERS - 1, None, {}), (2 * ITERS, 1, {}), (2, 1, ALIGNED), (ITERS + 2, 1, ALIGNED)],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(train, at, refresh, model):
+    """SIGTERM in the middle of an epoch, in its last and in its first iteration; also with aligned class names."""
+    overrides = {'default_hooks.reference.refresh': refresh, **model}
     _, whole = train('whole', **overrides)
 
     def stop(runner):
@@ -286,3 +296,16 @@ def test_a_model_without_grqo_is_refused(train):
 def test_bad_arguments(arguments):
     with pytest.raises(InputError):
         ReferenceModelHook(**arguments)
+
+
+def test_integer_macs_leave_the_reference_out(train):
+    """The integer share is that of the trained model, whether or not a reference runs beside it."""
+    converters = [dict(type='IntegerTraining', bits=(8, 8, 8), skip=['re:bbox_head.*'])]
+    shares = []
+    for warmup in (99, 0):
+        options = {'default_hooks.reference.warmup': warmup, 'train_cfg.max_epochs': 1}
+        runner, record = train(f'warmup{warmup}', model_converters=converters, **options)
+        assert ('loss_grqo' in record.history[0]) == (warmup == 0)
+        shares.append(runner.message_hub.get_scalar('train/integer_macs').current())
+    assert shares[0] == shares[1]
+    assert 0.1 < shares[0] < 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .grid import FLOAT_BITS
@@ -40,18 +41,41 @@ class _Counter(TorchDispatchMode):
 
 
 class MacMeter:
-    """Watches forward passes between :meth:`start` and :meth:`stop`."""
+    """Watches forward passes of a model between :meth:`start` and :meth:`stop`.
+
+    Other models that the model calls, such as the reference model of GRQO, are left out.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._counter: _Counter | None = None
         self._integer: dict[str, int] = {}
         self._products: dict[str, int] = {}
-        self._inside, self._before = 0, 0
+        # Multiply-accumulates inside integer layers, and inside modules of other models.
+        self._inside, self._foreign = 0, 0
+        # Where the current integer layer, and the current call of another model, began.
+        self._before, self._foreign_before = 0, 0
+        self._foreign_depth = 0
         self._handles: list[Any] = []
 
     def start(self) -> None:
         """Begin to count."""
+        own = set(self._model.modules())
+
+        def enter_foreign(module: nn.Module, args: tuple) -> None:
+            if module not in own:
+                if not self._foreign_depth:
+                    self._foreign_before = self._counter.macs
+                self._foreign_depth += 1
+
+        def leave_foreign(module: nn.Module, args: tuple, output: Any) -> None:
+            if module not in own:
+                self._foreign_depth -= 1
+                if not self._foreign_depth:
+                    self._foreign += self._counter.macs - self._foreign_before
+
+        self._handles.append(register_module_forward_pre_hook(enter_foreign))
+        self._handles.append(register_module_forward_hook(leave_foreign, always_call=True))
         for name, module in self._model.named_modules():
             if isinstance(module, IntegerLayer) and FLOAT_BITS not in module.recipe.bits[:2]:
                 self._handles.append(module.register_forward_pre_hook(self._enter))
@@ -64,7 +88,7 @@ class MacMeter:
         self._counter.__exit__(None, None, None)
         for handle in self._handles:
             handle.remove()
-        return MacCount(self._integer, self._counter.macs - self._inside, self._products)
+        return MacCount(self._integer, self._counter.macs - self._inside - self._foreign, self._products)
 
     def _enter(self, module: nn.Module, args: tuple) -> None:
         self._before = self._counter.macs
