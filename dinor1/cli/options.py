@@ -1,7 +1,9 @@
 """Options of the command line: those of every run, ``--cfg-options KEY=VALUE``, and checks of numbers."""
 
 import argparse
+import ast
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +11,14 @@ from mmengine.config import DictAction
 
 from dinor1.utils.errors import InputError
 
+_DICT = re.compile(r'\bdict\(|\{')
+
 
 class ConfigOptions(DictAction):
-    """MMEngine's action, with an error of ``argparse`` for a value that is not ``KEY=VALUE``."""
+    """MMEngine's action, which also takes dicts, with an error of ``argparse`` for what is not ``KEY=VALUE``.
+
+    A value with ``dict(...)`` or ``{...}`` in it is read as Python: ``custom_hooks=[dict(type='EMAHook')]``.
+    """
 
     def __call__(
         self,
@@ -25,10 +32,42 @@ class ConfigOptions(DictAction):
             key, separator, _ = item.partition('=')
             if not separator or not key.strip():
                 raise argparse.ArgumentError(self, f'expected KEY=VALUE, got {item!r}')
+        # MMEngine's reader of values knows no dicts.
+        dicts = {}
+        for item in values:
+            key, _, value = item.partition('=')
+            if _DICT.search(value):
+                try:
+                    dicts[key] = _read_python(value)
+                except (SyntaxError, ValueError):
+                    raise argparse.ArgumentError(self, f'{key}: not a Python value: {value!r}') from None
+        others = [item for item in values if item.partition('=')[0] not in dicts]
         try:
-            super().__call__(parser, namespace, values, option_string)
+            super().__call__(parser, namespace, others, option_string)
         except AssertionError as error:  # brackets that do not match
             raise argparse.ArgumentError(self, str(error)) from None
+        getattr(namespace, self.dest).update(dicts)
+
+
+def _read_python(text: str) -> Any:
+    """The value of a Python literal in which ``dict(key=value)`` may stand for ``{'key': value}``.
+
+    Raises:
+        SyntaxError, ValueError: it is none.
+    """
+    tree = ast.parse(text.strip(), mode='eval')
+    return ast.literal_eval(_DictCalls().visit(tree))
+
+
+class _DictCalls(ast.NodeTransformer):
+    """Replaces calls ``dict(key=value)`` by literals."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        named = all(keyword.arg is not None for keyword in node.keywords)
+        if not (isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args and named):
+            return node
+        return ast.Dict([ast.Constant(keyword.arg) for keyword in node.keywords], [k.value for k in node.keywords])
 
 
 def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:

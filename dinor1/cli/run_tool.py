@@ -10,7 +10,7 @@ import cv2
 from dinor1.cli.exit_status import fail, one_line_errors
 
 _UNKNOWN_TYPE = re.compile(r'(\S+) is not in the (\S+?)(?:::(.+?))? registry')
-_UNKNOWN_ARGUMENT = re.compile(r"(?:class `(\w+)`.*)?unexpected keyword argument '(\w+)'")
+_UNKNOWN_ARGUMENT = re.compile(r"(?:(\w+)(?:\.\w+)?\(\) got an )?unexpected keyword argument '(\w+)'")
 
 
 def run_tool(main: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@
     test_cfg = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[0, 1, 2])
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,12 @@ def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtoco
     """Build a protocol; ``VisualGeneric`` without a data set of its own draws from ``cfg.prompt_dataset``.
 
     Raises:
-        InputError: there is no data set to draw from.
+        InputError: ``prompts`` is not a dict with a type, or there is no data set to draw from.
     """
     if isinstance(prompts, PromptProtocol):
         return prompts
+    if not isinstance(prompts, Mapping) or 'type' not in prompts:
+        raise InputError(f"prompts must be a dict with a type, such as dict(type='VisualGeneric'), got {prompts!r}")
     kind = TASK_UTILS.get(prompts['type'])
     if kind is VisualGeneric and 'dataset' not in prompts:
         if cfg.get('prompt_dataset') is None:
@@ -48,6 +50,26 @@ def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtoco
             )
         prompts = dict(prompts, dataset=cfg.prompt_dataset)
     return TASK_UTILS.build(prompts)
+
+
+def check_protocol(runner: Runner, protocol: PromptProtocol) -> None:
+    """Raise an error, before a run begins, if the runner's model cannot be prompted by ``protocol``.
+
+    Raises:
+        InputError: the model takes no prompts, or not those of the protocol.
+    """
+    model = unwrapped(runner.model)
+    if not isinstance(model, DINOR1):
+        raise InputError(
+            f'{type(model).__name__} takes no prompts; use val_cfg=dict(type="ValLoop") and '
+            'test_cfg=dict(type="TestLoop")'
+        )
+    protocol.check_model(model)
+
+
+def build_recorder(query_recorder: QueryRecorder | dict | None) -> QueryRecorder | None:
+    """Build the recorder that a loop's argument describes."""
+    return QueryRecorder(**query_recorder) if isinstance(query_recorder, dict) else query_recorder
 
 
 @LOOPS.register_module()
@@ -59,9 +81,12 @@ class PromptedValLoop(ValLoop):
         dataloader: Data loader, or its config.
         evaluator: Evaluator, or its config.
         prompts: Config of a protocol, see :mod:`dinor1.evaluation.prompt_protocols`.
-        query_recorder: Arguments of :class:`~dinor1.engine.query_recorder.QueryRecorder`, to record which queries find
-            the objects; None: nothing is recorded.
+        query_recorder: A :class:`~dinor1.engine.query_recorder.QueryRecorder` or a dict of its arguments, to record
+            which queries find the objects; None: nothing is recorded.
         fp16: Whether to use mixed precision.
+
+    Raises:
+        InputError: the model cannot be prompted in this way.
 
     Attributes:
         protocol: The protocol.
@@ -75,13 +100,14 @@ class PromptedValLoop(ValLoop):
         dataloader: DataLoader | dict,
         evaluator: Evaluator | dict | list,
         prompts: dict | PromptProtocol,
-        query_recorder: dict | None = None,
+        query_recorder: QueryRecorder | dict | None = None,
         fp16: bool = False,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         self.protocol = build_protocol(prompts, runner.cfg)
+        check_protocol(runner, self.protocol)
         self.prompts: EvaluationPrompts | None = None
-        self.recorder = None if query_recorder is None else QueryRecorder(**query_recorder)
+        self.recorder = build_recorder(query_recorder)
 
     def run(self) -> dict[str, float]:
         """Validate; returns the metrics."""
@@ -119,9 +145,12 @@ class PromptedTestLoop(TestLoop):
         evaluator: Evaluator, or its config.
         prompts: Config of a protocol, see :mod:`dinor1.evaluation.prompt_protocols`.
         seeds: Seeds of the draws; None: one test with the seed of the protocol.
-        query_recorder: Arguments of :class:`~dinor1.engine.query_recorder.QueryRecorder`, to record which queries find
-            the objects; None: nothing is recorded.
+        query_recorder: A :class:`~dinor1.engine.query_recorder.QueryRecorder` or a dict of its arguments, to record
+            which queries find the objects; None: nothing is recorded.
         fp16: Whether to use mixed precision.
+
+    Raises:
+        InputError: the model cannot be prompted in this way.
 
     Attributes:
         protocol: The protocol of the current or the latest test.
@@ -137,13 +166,16 @@ class PromptedTestLoop(TestLoop):
         evaluator: Evaluator | dict | list,
         prompts: dict | PromptProtocol,
         seeds: Sequence[int] | None = None,
-        query_recorder: dict | None = None,
+        query_recorder: QueryRecorder | dict | None = None,
         fp16: bool = False,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
+        if seeds is not None and not seeds:
+            raise InputError('PromptedTestLoop: seeds is empty; give one at least, or None')
         self.protocol, self.seeds = build_protocol(prompts, runner.cfg), seeds
+        check_protocol(runner, self.protocol)
         self.prompts: EvaluationPrompts | None = None
-        self.recorder = None if query_recorder is None else QueryRecorder(**query_recorder)
+        self.recorder = build_recorder(query_recorder)
         self.results: list[dict[str, Any]] = []
         self._protocol, self._recorder = self.protocol, self.recorder
 
@@ -203,7 +235,7 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
     """Compute prompts from the current weights, with a progress bar, and write the draw to the work directory.
 
     Raises:
-        InputError: the model takes no prompts.
+        InputError: the model is sharded.
     """
     if isinstance(runner.model, FullyShardedDataParallel):
         raise InputError(
@@ -211,11 +243,6 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
             '(val_cfg=None), and test the checkpoint without FSDP'
         )
     model = unwrapped(runner.model)
-    if not isinstance(model, DINOR1):
-        raise InputError(
-            f'{type(model).__name__} takes no prompts; use val_cfg=dict(type="ValLoop") and '
-            'test_cfg=dict(type="TestLoop")'
-        )
     # Compute the prompts.
     count = protocol.num_images_to_encode()
     bar = ProgressBar(count) if count and is_main_process() else None

@@ -9,6 +9,9 @@ from torch import nn
 from dinor1.registry import RUNNERS
 from dinor1.utils.model_converters import ModelConverter, convert_model
 
+# The default hooks of MMEngine's Runner, which removes them itself.
+_MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+
 
 @RUNNERS.register_module(name='DINOR1Runner')
 class Runner(mmengine.runner.Runner):
@@ -37,7 +40,14 @@ class Runner(mmengine.runner.Runner):
         default_hooks: dict[str, Hook | dict] | None = None,
         custom_hooks: list[Hook | dict] | None = None,
     ) -> None:
-        """Register the hooks of the config, then those of the model converters."""
+        """Register the hooks of the config, then those of the model converters.
+
+        In ``default_hooks``, None removes the hook of a base config.
+        """
+        if default_hooks is not None:
+            default_hooks = {
+                name: hook for name, hook in default_hooks.items() if hook is not None or name in _MMENGINE_HOOKS
+            }
         super().register_hooks(default_hooks, custom_hooks)
         for converter in self.model_converters:
             for hook in converter.hooks():

@@ -71,6 +71,13 @@ class PromptProtocol(ABC):
         """Number of images that :meth:`prepare` runs through the model."""
         return 0
 
+    def check_model(self, model: nn.Module) -> None:  # noqa: B027, most protocols suit every model
+        """Raise an error if a :class:`dinor1.models.DINOR1` cannot be prompted in this way.
+
+        Raises:
+            InputError: it cannot.
+        """
+
     def with_seed(self, seed: int) -> 'PromptProtocol':
         """A copy of the protocol with another seed of the draw.
 
@@ -97,7 +104,15 @@ class PromptProtocol(ABC):
 
 @TASK_UTILS.register_module()
 class TextPrompts(PromptProtocol):
-    """Prompts are the class names of the evaluated set."""
+    """Prompts are the class names of the evaluated set; the model needs a language model."""
+
+    def check_model(self, model: nn.Module) -> None:
+        """See :meth:`PromptProtocol.check_model`."""
+        if model.language_model is None:
+            raise InputError(
+                'TextPrompts: the model has no language model; set model.prompts.language_model, or evaluate with '
+                'VisualGeneric or VisualInteractive'
+            )
 
     def prepare(
         self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None

@@ -405,3 +405,24 @@ def test_wrong_settings_are_refused(make):
     # The same in a run, when the loop is built: a training would not begin.
     with pytest.raises(InputError, match='VisualGeneric needs prompt_dataset'):
         make('DINOR1', 'val', prompted('val'), cfg={}).val()
+
+
+@pytest.mark.parametrize('prompts', [None, {}, 'VisualGeneric', dict(num_exemplars=3)])
+def test_prompts_without_a_type_are_refused(prompts):
+    with pytest.raises(InputError, match='prompts must be a dict with a type'):
+        build_protocol(prompts, Config())
+
+
+def test_text_prompts_need_a_language_model(make):
+    """Refused when the loop is built, which a training does before its first iteration."""
+    model = ConfigDict(tiny_config().model)
+    for split, kind in (('val', 'PromptedValLoop'), ('test', 'PromptedTestLoop')):
+        runner = make(model, split, dict(type=kind, prompts=dict(type='TextPrompts')))
+        with pytest.raises(InputError, match=r'has no language model; set model\.prompts\.language_model'):
+            getattr(runner, f'{split}_loop')
+
+
+def test_no_seeds_are_refused(make):
+    runner = make('DINOR1', 'test', dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[]))
+    with pytest.raises(InputError, match='seeds is empty'):
+        runner.test()

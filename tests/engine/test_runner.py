@@ -71,3 +71,11 @@ def test_the_model_is_converted_with_the_seed_of_the_run(make):
 def test_a_wrong_converter_is_one_line(make):
     with pytest.raises(InputError, match="there is no model converter 'Wide'; did you mean 'Widen'"):
         make('wrong', cfg=dict(model_converters=[dict(type='Wide')]))
+
+
+def test_none_removes_any_default_hook(make):
+    """MMEngine removes its own hooks alone, and fails on others."""
+    built = make('none', default_hooks=dict(logger=None, timer=dict(type='IterTimerHook'), reference=None))
+    kinds = {type(hook).__name__ for hook in built.hooks}
+    assert 'IterTimerHook' in kinds
+    assert not kinds & {'LoggerHook', 'ReferenceModelHook'}

@@ -442,3 +442,22 @@ def test_detection_adds_nothing_but_detections(build_tiny, make_batch):
     before = set(samples[0].keys())
     build_tiny().eval().predict(inputs, samples, prompt_set())
     assert set(samples[0].keys()) - before == {'pred_instances'}
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        ({'model.transformer.embed_dims': 34}, 'embed_dims a multiple of num_heads and of 4'),
+        ({'model.transformer.num_heads': 3}, 'num_heads must be even'),
+        ({'model.transformer.feedforward_channels': 0}, 'all sizes must be at least 1'),
+        ({'model.transformer.width': 32}, "model.transformer: unknown key 'width'"),
+        (
+            {'model.prompts.refiner': dict(_delete_=True, graph='x.json')},
+            'model.prompts.refiner is a dict without a ty',
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(build_tiny, overrides, message):
+    with pytest.raises(InputError, match=message) as error:
+        build_tiny(**overrides)
+    assert '\n' not in str(error.value)

@@ -140,6 +140,28 @@ PROMPTS = ("val_cfg=dict(type='PromptedValLoop', prompts=dict(type='VisualGeneri
         ("model = dict(type='DINOR1', embed_dims=64)", 'model.embed_dims', ('model.transformer.embed_dims',)),
         ("model = dict(type='DINOR1', prompt_refiner=dict())", 'model.prompt_refiner', ('model.prompts.refiner',)),
         ("custom_hooks = [dict(type='QueryRecorderHook')]", 'custom_hooks[0] of', ('test_cfg.query_recorder',)),
+        ("val_cfg = dict(prompts=dict(type='visual-generic'))", 'val_cfg.prompts.type=', ("'VisualGeneric'",)),
+        ("test_cfg = dict(prompts=dict(type='text'))", 'test_cfg.prompts.type=', ("'TextPrompts'",)),
+        (
+            "model = dict(encoder=dict(type='PromptedEncoder', fusion_layer_cfg=dict(embed_dim=64)))",
+            'model.encoder.fusion_layer_cfg',
+            ('model.encoder.fusion',),
+        ),
+        (
+            "model = dict(backbone=dict(type='AffineEquivariantBackbone', k=5))",
+            'model.backbone.k',
+            ('model.backbone.layers.k',),
+        ),
+        (
+            "train_dataloader = dict(dataset=dict(type='SBMDataset', task='cluster', graph_seed=1))",
+            'train_dataloader.dataset.graph_seed',
+            ('train_dataloader.dataset.graphs.seed',),
+        ),
+        (
+            "default_hooks = dict(reference=dict(type='ReferenceModelHook', alpha=1))",
+            'default_hooks.reference.alpha',
+            ('model.bbox_head.loss_grqo.alpha',),
+        ),
     ],
 )
 def test_a_key_of_an_earlier_version_names_the_new_one(path, line, old, new):
@@ -185,6 +207,20 @@ def test_an_override_of_a_substituted_variable_is_refused(path, key, new):
     assert f'give {new}' in str(error.value)
 
 
+def test_an_override_of_an_argument_of_an_earlier_version_names_the_new_key(path):
+    with open(path, 'a') as file:
+        file.write("model = dict(encoder=dict(type='PromptedEncoder', num_layers=1))\n")
+    with pytest.raises(InputError, match='earlier version; write model.encoder.fusion'):
+        load_config(path, {'model.encoder.fusion_layer_cfg.embed_dim': 64})
+
+
+def test_swin_of_earlier_versions_is_told_apart(path):
+    with open(path, 'a') as file:
+        file.write("model = dict(type='DINOR1', backbone=dict(type='SwinTransformer'))\n")
+    with pytest.warns(UserWarning, match="is now called 'DenormalFreeSwin'"):
+        load_config(path)
+
+
 def test_missing_file(tmp_path):
     for path in (tmp_path / 'absent.py', tmp_path):
         with pytest.raises(InputError, match='no such config file'):
@@ -203,6 +239,11 @@ def parse(*items):
     return parser.parse_args(['--cfg-options', *items]).cfg_options
 
 
+def test_dicts_on_the_command_line():
+    said = parse("h=[dict(type='EMAHook', momentum=1e-4)]", 'x=3', "p={'type': 'A', 'b': dict(c=(1, 2))}")
+    assert said == dict(h=[dict(type='EMAHook', momentum=1e-4)], x=3, p=dict(type='A', b=dict(c=(1, 2))))
+
+
 def test_options_of_the_command_line():
     assert parse('a.b=3', 'c=x=y', 'd=[1,2]', 'e=') == {'a.b': 3, 'c': 'x=y', 'd': [1, 2], 'e': ''}
 
@@ -213,6 +254,9 @@ def test_options_of_the_command_line():
         (['a.b', '3'], "expected KEY=VALUE, got 'a.b'"),
         (['a=1', '=3'], "expected KEY=VALUE, got '=3'"),
         (['a=[1,2'], 'Imbalanced brackets'),
+        (['a=[dict(b=c)]'], "a: not a Python value: '[dict(b=c)]'"),
+        (['a=dict(b='], "a: not a Python value: 'dict(b='"),
+        (["a=dict(b=__import__('os'))"], 'a: not a Python value'),
     ],
 )
 def test_bad_options_of_the_command_line(capsys, items, message):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dinor1.registry import MODELS
 from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch, Prompts, PromptSet, QuerySelection
+from dinor1.utils.dataclass_config import with_defaults
 from dinor1.utils.errors import InputError
 from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
@@ -69,11 +70,11 @@ class DINOR1(BaseDetector):
     Args:
         backbone: Config of the backbone.
         neck: Config of the neck; its width and number of levels come from ``transformer``.
-        transformer: Arguments of :class:`~dinor1.models.transformer.TransformerDims`.
+        transformer: A :class:`~dinor1.models.transformer.TransformerDims` or a dict of its fields.
         encoder: Config of the encoder, such as ``dict(type='PromptedEncoder', num_layers=6)``.
         decoder: Config of the decoder, such as ``dict(type='PromptedDecoder', num_layers=6)``.
         bbox_head: Config of the head.
-        prompts: Arguments of :class:`~dinor1.models.prompts.PromptsConfig`.
+        prompts: A :class:`~dinor1.models.prompts.PromptsConfig` or a dict of its fields.
         num_queries: Number of encoder tokens that become decoder queries.
         positional_encoding: Arguments of ``SinePositionalEncoding``.
         dn_cfg: Arguments of ``CdnQueryGenerator``.
@@ -97,20 +98,21 @@ class DINOR1(BaseDetector):
         *,
         backbone: dict,
         neck: dict,
-        transformer: dict,
+        transformer: TransformerDims | dict,
         encoder: dict,
         decoder: dict,
         bbox_head: dict,
         positional_encoding: dict,
         dn_cfg: dict,
         num_queries: int,
-        prompts: dict | None = None,
+        prompts: PromptsConfig | dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        dims, self.prompts_cfg = TransformerDims(**transformer), PromptsConfig(**(prompts or {}))
+        dims = with_defaults(transformer, TransformerDims(), 'model.transformer')
+        self.prompts_cfg = with_defaults(prompts, PromptsConfig(), 'model.prompts')
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
 

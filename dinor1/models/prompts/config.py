@@ -31,6 +31,10 @@ class PromptsConfig:
     refiner: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        for name in ('encoder', 'language_model', 'refiner'):
+            part = getattr(self, name)
+            if part is not None and 'type' not in part:
+                raise InputError(f'model.prompts.{name} is a dict without a type, got {dict(part)!r}; give its type')
         if self.alignment is not None and self.language_model is None:
             raise InputError(
                 'model.prompts.alignment needs model.prompts.language_model; set alignment=None or give a language '

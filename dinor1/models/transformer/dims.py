@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from dinor1.utils.errors import InputError
+
 
 @dataclass(frozen=True)
 class TransformerDims:
@@ -17,6 +19,9 @@ class TransformerDims:
         num_feature_levels: Number of feature levels L of the neck.
         norm_cfg: Norm of all layers, of the fusion, of the prompt encoder and before query selection; backbone and
             neck have norms of their own.
+
+    Raises:
+        InputError: the sizes do not fit together.
     """
 
     embed_dims: int = 256
@@ -25,6 +30,18 @@ class TransformerDims:
     num_points: int = 4
     num_feature_levels: int = 4
     norm_cfg: dict[str, Any] = field(default_factory=lambda: dict(type='LN'))
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.embed_dims, self.num_heads, self.feedforward_channels, self.num_points, self.num_feature_levels)
+            < 1
+        ):
+            raise InputError(f'model.transformer: all sizes must be at least 1, got {self}')
+        if self.num_heads % 2 or self.embed_dims % self.num_heads or self.embed_dims % 4:
+            raise InputError(
+                'model.transformer: num_heads must be even, and embed_dims a multiple of num_heads and of 4, got '
+                f'num_heads={self.num_heads} and embed_dims={self.embed_dims}'
+            )
 
     def deformable_attention(self) -> dict[str, Any]:
         """Arguments of deformable attention into the image features."""

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 
 import torch
 
+from dinor1.utils.errors import InputError
+
 BACKENDS = ('auto', 'reference', 'embedding_bag', 'triton')
 VARIABLE = 'DINOR1_MS_DEFORM_ATTN'
 
@@ -44,7 +46,7 @@ def use_ms_deform_attn_backend(name: str) -> Iterator[None]:
         name: ``'auto'``, ``'reference'``, ``'embedding_bag'`` or ``'triton'``.
 
     Raises:
-        ValueError: there is no such backend.
+        InputError: there is no such backend.
     """
     global _named
     before = _named
@@ -59,7 +61,7 @@ def named_ms_deform_attn_backend() -> str:
     """What the user named, for this block or the process; ``'auto'`` if nothing.
 
     Raises:
-        ValueError: there is no such backend.
+        InputError: there is no such backend.
     """
     return _named if _named is not None else _from_environment()
 
@@ -102,9 +104,9 @@ def _from_environment() -> str:
 
 def _checked(name: str, where: str) -> str:
     if name in _RENAMED:
-        raise ValueError(f'{where}: {name!r} is now called {_RENAMED[name]!r}; use the new name')
+        raise InputError(f'{where}: {name!r} is now called {_RENAMED[name]!r}; use the new name')
     if name not in BACKENDS:
-        raise ValueError(f'{where} must be one of {", ".join(BACKENDS)}, got {name!r}')
+        raise InputError(f'{where} must be one of {", ".join(BACKENDS)}, got {name!r}')
     return name
 
 
