@@ -1,18 +1,16 @@
 # MMDetection's DINO-4scale with ResNet-50, arXiv 2203.03605, prepared for GRQO: fixed classes instead of prompts.
 # The numbers are those of mmdet's dino-4scale_r50_8xb2-12e_coco. MMDetection's decoder has 256 channels by force.
+# DINO-R1 has its preprocessing, losses and denoising from DINO: these alone are read from the file of Swin-T.
+_base_ = './dino_r1_swin-t.py'
+
 model = dict(
+    _delete_=True,
     type='DINOGRQO',
-    num_queries=900,
+    num_queries=_base_.model.num_queries,
     with_box_refine=True,
     as_two_stage=True,
     num_feature_levels=4,
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=1,
-    ),
+    data_preprocessor=dict(_base_.model.data_preprocessor, pad_size_divisor=1),
     backbone=dict(
         type='ResNet',
         depth=50,
@@ -50,29 +48,24 @@ model = dict(
         ),
         post_norm_cfg=None,
     ),
-    positional_encoding=dict(num_feats=128, normalize=True, offset=0.0, temperature=20),
+    positional_encoding=dict(_base_.model.positional_encoding, num_feats=128),
     bbox_head=dict(
         type='DINOGRQOHead',
         num_classes=80,
         sync_cls_avg_factor=True,
-        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type='L1Loss', loss_weight=5.0),
-        loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+        loss_cls=_base_.model.bbox_head.loss_cls,
+        loss_bbox=_base_.model.bbox_head.loss_bbox,
+        loss_iou=_base_.model.bbox_head.loss_iou,
     ),
-    dn_cfg=dict(
-        label_noise_scale=0.5,
-        box_noise_scale=1.0,
-        group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=100),
-    ),
+    dn_cfg=_base_.model.dn_cfg,
     train_cfg=dict(
         assigner=dict(
             type='HungarianAssigner',
             match_costs=[
                 dict(type='FocalLossCost', weight=2.0),
-                dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
-                dict(type='IoUCost', iou_mode='giou', weight=2.0),
+                *_base_.model.train_cfg.assigner.match_costs[1:],
             ],
         )
     ),
-    test_cfg=dict(max_per_img=300),
+    test_cfg=_base_.model.test_cfg,
 )
