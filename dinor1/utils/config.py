@@ -97,6 +97,7 @@ _SUBSTITUTED = {
     'loss_grqo.': 'model.bbox_head.loss_grqo.{}',
     'prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
     'prompt_refiner.': 'model.prompts.refiner.{}',
+    'shapes_checkpoint': 'load_from',
 }
 # Registries of the components whose arguments an override may add.
 _REGISTRIES = (HOOKS, LOOPS, MODELS, MODEL_CONVERTERS, TASK_UTILS)
