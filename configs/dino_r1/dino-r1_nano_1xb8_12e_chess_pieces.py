@@ -8,7 +8,5 @@ _base_ = [
 ]
 
 model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
-load_from = 'work_dirs/demo/grqo/epoch_6.pth'
-default_hooks = dict(
-    reference=dict(warmup=2),
-)
+load_from = {{_base_.shapes_checkpoint}}
+default_hooks = dict(reference=dict(warmup=2))

@@ -6,4 +6,4 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-load_from = 'work_dirs/demo/grqo/epoch_6.pth'
+load_from = {{_base_.shapes_checkpoint}}

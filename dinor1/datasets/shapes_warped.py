@@ -19,6 +19,7 @@ from dinor1.datasets.shapes_world import (
     DEFAULT_SIZES,
     RenderedImage,
     box_of_mask,
+    category_records,
     encode_png,
     render_split,
 )
@@ -141,8 +142,7 @@ def generate_warped(
 
 def _empty(variant: str, split: str, seed: int) -> dict:
     note = f'shapes world, {split}, seed {seed}, under {VARIANTS[variant].round(6).tolist()}'
-    categories = [dict(id=CATEGORY_IDS[name], name=name) for name in BASE_CATEGORIES]
-    return dict(info=dict(description=note), images=[], annotations=[], categories=categories)
+    return dict(info=dict(description=note), images=[], annotations=[], categories=category_records(BASE_CATEGORIES))
 
 
 def _add(content: dict, folder: Path, categories: Sequence[str], image: RenderedImage) -> None:

@@ -61,6 +61,7 @@ _SUBSTITUTED = {
     'loss_grqo.': 'model.bbox_head.loss_grqo.{}',
     'prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
     'prompt_refiner.': 'model.prompts.refiner.{}',
+    'shapes_checkpoint': 'load_from',
 }
 # Arguments of the group-convolution networks of earlier versions -> the new key.
 _MOVED_LIE = {

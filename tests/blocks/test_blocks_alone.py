@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmengine.registry
 import pytest
+from mmengine.registry import Registry
 
 import dinor1.blocks
+import dinor1.registry
 
 BLOCKS = sorted(module.name for module in pkgutil.iter_modules(dinor1.blocks.__path__))
 FRAMEWORKS = ('mmengine', 'mmcv', 'mmdet', 'transformers')
@@ -115,6 +118,30 @@ def test_imports_within_a_block_have_no_circle(block):
     assert done == set(graph), f'modules that import each other: {sorted(set(graph) - done)}'
 
 
+def decorated(path: Path) -> set[str]:
+    """Names of the classes and functions of a file that a decorator registers."""
+    return {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        and any('register_module' in ast.unparse(decorator) for decorator in node.decorator_list)
+    }
+
+
 @pytest.mark.parametrize('block', BLOCKS)
 def test_every_block_registers_itself(block):
-    importlib.import_module(f'dinor1.blocks.{block}.register').register()
+    """All that is decorated, or else something, is in a registry of the project or in MMEngine's of the same name."""
+    register = importlib.import_module(f'dinor1.blocks.{block}.register').register
+    register()
+    register()
+    registries = [item for item in vars(dinor1.registry).values() if isinstance(item, Registry)]
+    registries += [item for item in vars(mmengine.registry).values() if isinstance(item, Registry)]
+    package = f'dinor1.blocks.{block}.'
+    registered = {
+        kind.__name__
+        for registry in registries
+        for kind in registry.module_dict.values()
+        if kind.__module__.startswith(package)
+    }
+    assert registered
+    assert set().union(*map(decorated, folder(block).glob('*.py'))) <= registered

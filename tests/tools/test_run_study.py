@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from dinor1.studies.study import insert, load_study, read_runs, table
 from dinor1.utils.errors import InputError
@@ -93,7 +94,7 @@ def test_insert_replaces_what_stands_between_the_marks(tmp_path):
 
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
 def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
-    """Options name keys that exist, and every model builds."""
+    """Options name keys that exist and stand in the config that is run, and every model builds."""
     from mmengine.config import DictAction
 
     from dinor1.registry import MODELS
@@ -103,8 +104,16 @@ def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
     study = load_study(path)
     for run in {run.arm: run for run in study.runs}.values():
         options = dict(option.split('=', 1) for option in run.options)
-        cfg = load_config(run.config, {key: DictAction._parse_iterable(value) for key, value in options.items()})
-        MODELS.build(cfg.model)
+        options = {key: DictAction._parse_iterable(value) for key, value in options.items()}
+        cfg = load_config(run.config, options)
+        for key, value in options.items():
+            if key.endswith('._delete_'):
+                continue  # an order to the merge, not a setting
+            node = cfg
+            for part in key.split('.'):
+                node = node[int(part)] if isinstance(node, list) else node[part]
+            assert node == value, f'{run.arm}: {key}'
+        assert isinstance(MODELS.build(cfg.model), nn.Module)
 
 
 def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkeypatch, repo):

@@ -199,7 +199,11 @@ def test_an_override_of_an_earlier_version_names_the_new_key(path, key, new):
 
 @pytest.mark.parametrize(
     ('key', 'new'),
-    [('loss_grqo.alpha', 'model.bbox_head.loss_grqo.alpha'), ('prompts.type', 'test_cfg.prompts.type, and val_cfg')],
+    [
+        ('loss_grqo.alpha', 'model.bbox_head.loss_grqo.alpha'),
+        ('prompts.type', 'test_cfg.prompts.type, and val_cfg'),
+        ('shapes_checkpoint', 'load_from'),
+    ],
 )
 def test_an_override_of_a_substituted_variable_is_refused(path, key, new):
     with pytest.raises(InputError, match='has no effect once the config has been read') as error:

@@ -8,16 +8,7 @@ _base_ = [
 
 max_epochs = 2
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = [
-    dict(
-        type='OneCycleLR',
-        eta_max=3e-3,
-        total_steps=max_epochs,
-        pct_start=0.1,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    )
-]
+param_scheduler = [dict(_base_.param_scheduler[0], total_steps=max_epochs)]
 # In floating point: the first convolution, the heads, and the layers that place deformable attention's sampling points.
 model_converters = [
     dict(

@@ -13,6 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+# Name of the source of a tensor that the caller passes.
+MODEL_INPUT = "the model's own input, which none of its layers writes and could centre"
+
 
 @dataclass(frozen=True)
 class Use:
@@ -103,12 +106,14 @@ class Trace:
             of None is a tensor of unknown origin.
         branches: Modules that read one norm and return one linear map, as (norm, map) -> module, the outermost.
         called: Names of all modules that were called.
+        fed: Norms that read an input of the model, as it was passed.
     """
 
     sources: dict[tuple[str, str], Source] = field(default_factory=dict)
     inputs: dict[str, list[tuple[slice | None, Value | None]]] = field(default_factory=dict)
     branches: dict[tuple[str, str], str] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
+    fed: set[str] = field(default_factory=set)
 
     def norm(self, name: str) -> Source | None:
         """The output of the norm called ``name``; None: no example called it."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .dataflow import Source, Trace, Use, Value, channel_labels, tensors_in
+from .dataflow import MODEL_INPUT, Source, Trace, Use, Value, channel_labels, tensors_in
 
 _JOINS = frozenset(['cat', 'concat', 'concatenate', 'stack'])
 # These keep every entry where it is; the shadow need not follow them.
@@ -210,6 +210,7 @@ class FunctionTracer(TorchFunctionMode):
         self.parameter_names = {id(p): name for name, p in [*buffers, *model.named_parameters()]}
         # Tensors are held, so that no other tensor can get the id of one that is gone.
         self.values: dict[int, tuple[Tensor, Value]] = {}
+        self.inputs: set[int] = set()  # ids of the tensors that the model is called with
         self.running: list[tuple[str, Value | None, int]] = []
         self.leaf_depth = 0
         self.recorded = 0
@@ -239,8 +240,10 @@ class FunctionTracer(TorchFunctionMode):
         """The source of this kind and name, new or known."""
         return self.result.sources.setdefault((kind, name), Source(kind, name, width, inner=inner))
 
-    def unknown(self) -> Source:
-        """The source of tensors of unknown origin in the running module."""
+    def unknown(self, *tensors: Tensor) -> Source:
+        """The source of tensors of unknown origin in the running module; inputs of the model are named as such."""
+        if tensors and all(id(tensor) in self.inputs for tensor in tensors):
+            return self.source('other', MODEL_INPUT, 0)
         return self.source('other', f'a tensor of unknown origin (in {self.where()})', 0)
 
     def use(self, value: Value, kind: str, what: str, padded: bool = False, **details: Any) -> None:
@@ -298,7 +301,8 @@ class FunctionTracer(TorchFunctionMode):
     def _sum(self, op: _Operation) -> bool:
         operands = [*op.args[:2], *([op.kwargs['other']] if 'other' in op.kwargs else [])]
         plain_number = any(not isinstance(operand, Tensor) and operand != 0 for operand in operands)
-        unknown = {self.unknown()} if len(op.known) < len(op.given) or plain_number else set()
+        others = [tensor for tensor in op.given if all(tensor is not known for known, _ in op.known)]
+        unknown = {self.unknown(*others)} if others or plain_number else set()
         if any(value.shadow.dim() > op.output.dim() for _, value in op.known):
             return False
         shadows = [value.shadow.broadcast_to(op.output.shape) for _, value in op.known]

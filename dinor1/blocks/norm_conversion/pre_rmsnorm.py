@@ -40,7 +40,9 @@ def to_pre_rmsnorm(
     Converted are the norms of pre-norm streams, and any other LayerNorm whose input is a sum of linear outputs,
     embeddings and parameters that nothing else reads. Kept, with the reason in the report: Post-LN layers; norms over
     several concatenated vectors (Swin's patch merging) and, with them, all norms of the stream that is concatenated,
-    whose means carry information; norms that the example inputs do not reach.
+    whose means carry information; norms of a stream that begins with an input of the model, as in a
+    ``torch.nn.TransformerEncoder`` alone: convert the model around it, whose embedding writes that input; norms that
+    the example inputs do not reach. Where all are kept, there is a ``UserWarning``.
 
     Where a LayerNorm with an affine part writes to a stream (CLIP's norm in front of the first block), one explicit
     centring follows it. A LayerScale is folded into the projection in front of it. Weights that a writer shares with

@@ -1,6 +1,7 @@
 """What a converter did to every norm of a model, and why."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,13 +68,22 @@ class ConversionReport:
         return [record.name for record in self.records if record.status == status]
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Set ``model.norm_report`` to this report, log one line, and return ``model``.
+        """Set ``model.norm_report`` to this report, say in one line what was done, and return ``model``.
 
-        The line is a warning where a norm was kept although the converter was asked to convert it.
+        The line is logged, as a warning where a norm was kept although the converter was asked to convert it. If no
+        norm was converted, it is a ``UserWarning`` with the first reason.
         """
         model.norm_report = self
-        refused = any(record.status == 'kept' and record.asked for record in self.records)
-        logger.log(logging.WARNING if refused else logging.INFO, self.summary())
+        refused = [record for record in self.records if record.status == 'kept' and record.asked]
+        if refused and not self.names('converted'):
+            first = refused[0]
+            warnings.warn(
+                f'{self.converter}: none of {len(self)} norms converted, the model is as it was (model.norm_report '
+                f'says why); {first.name or "the model"}: {first.reason}',
+                stacklevel=3,
+            )
+        else:
+            logger.log(logging.WARNING if refused else logging.INFO, self.summary())
         return model
 
     def summary(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .dataflow import Source, Trace
+from .dataflow import MODEL_INPUT, Source, Trace
 from .folding import is_layer_norm, reader_conflict
 from .linear_maps import output_map
 
@@ -167,6 +167,8 @@ class _StreamFinder:
             return f'its parameters are also read by {loose}'
         for _, value in self.trace.inputs[name]:
             if value is None:
+                if name in self.trace.fed:
+                    return f'its input is {MODEL_INPUT}'
                 return 'its input is no sum of linear layers, embeddings and parameters'
             if value.channel_axis() != -1:
                 return 'its input concatenates several vectors, whose means differ: it is not centred with them'

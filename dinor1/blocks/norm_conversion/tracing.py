@@ -27,6 +27,7 @@ def trace(model: nn.Module, calls: Iterable[tuple[tuple, dict]], norms: tuple[ty
     result = Trace()
     for args, kwargs in calls:
         tracer = ModuleTracer(model, norms, result)
+        tracer.inputs = {id(tensor) for tensor in tensors_in((args, kwargs))}
         with tracer.hooks(), torch.no_grad(), tracer:
             output = model(*args, **kwargs)
         tracer.finish(output)
@@ -82,6 +83,8 @@ class ModuleTracer(FunctionTracer):
     def _norm(self, module: nn.Module, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
         tensor = next(tensors_in((args, kwargs)))
         value, width = self.get(tensor), _norm_width(module)
+        if id(tensor) in self.inputs:
+            self.result.fed.add(name)
         axis = _norm_axis(module, tensor)
         self.result.inputs.setdefault(name, []).append((None, value))
         if value is not None:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import io
 import json
 import math
 
@@ -104,6 +105,79 @@ def assert_close(actual, expected, relative):
         if b.numel():
             error = float((a.detach() - b.detach()).abs().max() / b.detach().abs().max())
             assert error <= relative, tuple(b.shape)
+
+
+def equal(actual, expected):
+    """Whether two lists of tensors agree to the bit."""
+    return all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+def states(optimizers, lists, name):
+    """The entry ``name`` of every parameter's state, one list per optimizer."""
+    return [[o.state[p][name] for p in params] for o, params in zip(optimizers, lists, strict=True)]
+
+
+def check_batches(make, names, dtype, relative, projects):
+    """``make(params, foreach)``: steps in batches are those tensor by tensor, and so is the state called ``names``.
+
+    Each of the four outcomes of the projection occurs if ``projects``.
+    """
+    optimizers = [make(make_params(dtype), foreach) for foreach in (False, True)]
+    seen = dict.fromkeys(VIEW_CODES, 0)
+    for step in range(40):
+        one, many = run(optimizers, 1, first=step)
+        stats = optimizers[0].projection_stats()
+        assert optimizers[1].projection_stats() == stats
+        assert sum(stats.values()) == len(one)
+        seen = {view: count + stats[view] for view, count in seen.items()}
+    assert_close(many, one, relative)
+    for name in names:
+        first, second = states(optimizers, (one, many), name)
+        assert_close(second, first, relative)
+    assert all(seen.values()) == projects
+
+
+def check_channels_last(make):
+    """``make(params, foreach)``: weights in the layout channels last get the same steps, and keep it."""
+    plain = make_params(shapes=[(4, 3, 3, 3), (4, 3, 3, 3), (2, 3, 1, 1)])
+    for foreach in (False, True):
+        last = [Parameter(p.detach().clone(memory_format=torch.channels_last)) for p in plain]
+        assert not last[0].is_contiguous()
+        assert_close(*run([make(last, foreach), make(clone(plain), None)], 6), 1e-12)
+        assert last[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def half_and_full(make, dtype, foreach):
+    """Five steps of ``make(params, foreach)`` in ``dtype`` and in float32 with the same gradients: the weights.
+
+    The first gradient of every tensor of several is 0.
+    """
+    half = make_params(dtype)
+    full = [Parameter(p.detach().float()) for p in half]
+    optimizers = make(half, foreach), make(full, None)
+    for step in range(5):
+        for a, b, grad in zip(half, full, gradients(half, step), strict=True):
+            if grad.numel() > 1:
+                grad.view(-1)[0] = 0
+            a.grad, b.grad = grad, grad.float()
+        for optimizer in optimizers:
+            optimizer.step()
+    return half, full
+
+
+def check_resumed(make, other):
+    """Saved in the middle, and loaded into ``other(params)``, ``make(params)`` steps as if it had never stopped."""
+    whole, params = make(make_params()), make_params()
+    run([whole], 10)
+    first = make(params)
+    run([first], 5)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = other(clone(params))
+    second.load_state_dict(torch.load(file, weights_only=True))
+    (weights,) = run([second], 5, first=5)
+    assert equal(weights, whole.param_groups[0]['params'])
 
 
 def two_dimensional(make, steps=200, angle=150):

@@ -1,7 +1,6 @@
 """AdamP against the authors' package and its stored numbers, against torch's AdamW, and against closed forms."""
 
 import copy
-import io
 import subprocess
 import sys
 
@@ -12,8 +11,13 @@ from torch.nn import Parameter
 from dinor1.blocks.adamp import AdamP
 from tests.blocks.adamp.conftest import (
     assert_close,
+    check_batches,
+    check_channels_last,
+    check_resumed,
     clone,
+    equal,
     gradients,
+    half_and_full,
     host_reads,
     interchange,
     make_params,
@@ -50,7 +54,7 @@ def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype
     # The package stops at an empty tensor.
     params = make_params(dtype, [p.shape for p in make_params() if p.numel()])
     ours, theirs = run([AdamP(clone(params), **kwargs, foreach=False), published.AdamP(clone(params), **kwargs)], 40)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert equal(ours, theirs)
 
 
 # Float64: rounding over 40 steps, where gradients follow the first optimizer's weights and thus do not amplify it.
@@ -58,18 +62,13 @@ def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype
 @pytest.mark.parametrize(('dtype', 'relative'), [(torch.float64, 1e-12), (torch.float32, 4e-6)])
 @pytest.mark.parametrize('kwargs', VARIANTS.values(), ids=VARIANTS)
 def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
-    optimizers = [AdamP(make_params(dtype), **kwargs, foreach=foreach) for foreach in (False, True)]
-    seen = dict.fromkeys(('channel', 'layer', 'none', 'skipped'), 0)
-    for step in range(40):
-        one, many = run(optimizers, 1, first=step)
-        stats = optimizers[0].projection_stats()
-        assert optimizers[1].projection_stats() == stats
-        assert sum(stats.values()) == len(one)
-        seen = {view: count + stats[view] for view, count in seen.items()}
-    assert_close(many, one, relative)
-    for name in ('exp_avg', 'exp_avg_sq'):
-        assert_close(*([o.state[p][name] for p in ps] for o, ps in zip(optimizers, (one, many), strict=True)), relative)
-    assert all(seen.values()) == (kwargs.get('delta', 1) > 0)
+    check_batches(
+        lambda p, foreach: AdamP(p, **kwargs, foreach=foreach),
+        ('exp_avg', 'exp_avg_sq'),
+        dtype,
+        relative,
+        projects=kwargs.get('delta', 1) > 0,
+    )
 
 
 @pytest.mark.parametrize('foreach', [False, True])
@@ -97,17 +96,7 @@ def test_state_dicts_move_between_the_packages_in_mid_training(published, switch
 @pytest.mark.parametrize('foreach', [False, True])
 def test_saved_in_the_middle_is_as_if_never_stopped(foreach):
     kwargs = dict(lr=0.01, weight_decay=0.1, foreach=foreach)
-    whole, params = AdamP(make_params(), **kwargs), make_params()
-    run([whole], 10)
-    first = AdamP(params, **kwargs)
-    run([first], 5)
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    file.seek(0)
-    second = AdamP(clone(params), lr=1)
-    second.load_state_dict(torch.load(file, weights_only=True))
-    (weights,) = run([second], 5, first=5)
-    assert all(torch.equal(a, b) for a, b in zip(weights, whole.param_groups[0]['params'], strict=True))
+    check_resumed(lambda p: AdamP(p, **kwargs), lambda p: AdamP(p, lr=1))
 
 
 def test_state_of_torch_adamw_loads():
@@ -140,7 +129,7 @@ def test_maximize_is_minimize_of_the_negative():
                 a.grad, b.grad = grad, -grad
             first.step()
             second.step()
-        assert all(torch.equal(a, b) for a, b in zip(up, down, strict=True))
+        assert equal(up, down)
 
 
 # -------------------------------------------------------------------------------------------- the paper's example
@@ -187,33 +176,17 @@ def test_zero_weight_makes_a_full_first_step(foreach):
 def test_channels_last_gives_the_same(nesterov):
     """The published package stops at such weights."""
     kwargs = dict(lr=0.01, weight_decay=0.1, nesterov=nesterov)
-    shapes = [(4, 3, 3, 3), (4, 3, 3, 3), (2, 3, 1, 1)]
-    plain = make_params(shapes=shapes)
-    for foreach in (False, True):
-        last = [Parameter(p.detach().clone(memory_format=torch.channels_last)) for p in plain]
-        assert not last[0].is_contiguous()
-        assert_close(*run([AdamP(last, **kwargs, foreach=foreach), AdamP(clone(plain), **kwargs)], 6), 1e-12)
-        assert last[0].is_contiguous(memory_format=torch.channels_last)
+    check_channels_last(lambda p, foreach: AdamP(p, **kwargs, foreach=foreach))
 
 
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize(('dtype', 'unit'), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
 def test_half_precision_stays_finite_and_near_float32(dtype, unit, foreach):
     """Norms are summed in float32. A gradient of 0 has 0 / eps and not, as eps is 0 in float16, 0 / 0."""
-    params = make_params(dtype)
-    half = AdamP(params, lr=0.01, foreach=foreach)
-    full = AdamP([Parameter(p.detach().float()) for p in params], lr=0.01)
-    half_weights, full_weights = half.param_groups[0]['params'], full.param_groups[0]['params']
-    for step in range(5):
-        for a, b, grad in zip(half_weights, full_weights, gradients(params, step), strict=True):
-            a.grad, b.grad = grad, grad.float()
-            if grad.numel() > 1:
-                a.grad.view(-1)[0] = b.grad.view(-1)[0] = 0
-        half.step()
-        full.step()
-    assert all(p.dtype == dtype and p.isfinite().all() for p in half_weights)
+    half, full = half_and_full(lambda p, foreach: AdamP(p, lr=0.01, foreach=foreach), dtype, foreach)
+    assert all(p.dtype == dtype and p.isfinite().all() for p in half)
     # Five steps of 0.01 with moments of a relative error near unit, and five roundings of the weight.
-    for a, b in zip(half_weights, full_weights, strict=True):
+    for a, b in zip(half, full, strict=True):
         torch.testing.assert_close(a.float(), b.detach(), rtol=5 * unit, atol=5 * 0.01 * 4 * unit)
 
 
@@ -439,5 +412,6 @@ def test_import_needs_torch_alone():
         'import torch\n'
         'p = torch.nn.Parameter(torch.ones(2, 2)); p.grad = torch.ones(2, 2)\n'
         'dinor1.blocks.adamp.AdamP([p]).step()\n'
+        'assert (p < 1).all()\n'
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120)

@@ -10,13 +10,18 @@ from torch.optim import SGD
 from dinor1.blocks.adamp import SGDP
 from tests.blocks.adamp.conftest import (
     assert_close,
+    check_batches,
+    check_channels_last,
+    check_resumed,
     clone,
-    gradients,
+    equal,
+    half_and_full,
     host_reads,
     interchange,
     make_params,
     norm_from_tangents,
     run,
+    states,
     two_dimensional,
 )
 
@@ -51,26 +56,21 @@ def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype
     params = make_params(dtype, [p.shape for p in make_params() if p.numel()])
     optimizers = [SGDP(clone(params), **kwargs, foreach=False), published.SGDP(clone(params), **kwargs)]
     ours, theirs = run(optimizers, 40)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    states = [[o.state[p]['momentum'] for p in ps] for o, ps in zip(optimizers, (ours, theirs), strict=True)]
-    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert equal(ours, theirs)
+    assert equal(*states(optimizers, (ours, theirs), 'momentum'))
 
 
 # Rounding over 40 steps, where gradients follow the first optimizer's weights and thus do not amplify it.
 @pytest.mark.parametrize(('dtype', 'relative'), [(torch.float64, 1e-12), (torch.float32, 4e-6)])
 @pytest.mark.parametrize('kwargs', (VARIANTS | OWN).values(), ids=VARIANTS | OWN)
 def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
-    optimizers = [SGDP(make_params(dtype), **kwargs, foreach=foreach) for foreach in (False, True)]
-    seen = dict.fromkeys(('channel', 'layer', 'none', 'skipped'), 0)
-    for step in range(40):
-        one, many = run(optimizers, 1, first=step)
-        stats = optimizers[0].projection_stats()
-        assert optimizers[1].projection_stats() == stats
-        seen = {view: count + stats[view] for view, count in seen.items()}
-    assert_close(many, one, relative)
-    buffers = [[o.state[p]['momentum'] for p in ps] for o, ps in zip(optimizers, (one, many), strict=True)]
-    assert_close(*buffers, relative)
-    assert all(seen.values()) == (kwargs.get('delta', 1) > 0)
+    check_batches(
+        lambda p, foreach: SGDP(p, **kwargs, foreach=foreach),
+        ('momentum',),
+        dtype,
+        relative,
+        projects=kwargs.get('delta', 1) > 0,
+    )
 
 
 @pytest.mark.parametrize('foreach', [False, True])
@@ -86,6 +86,12 @@ def test_state_dicts_move_between_the_packages_in_mid_training(published, switch
     if isinstance(resumed, SGDP):
         added = {key: resumed.param_groups[0][key] for key in ('foreach', 'maximize', 'project_buffer')}
         assert added == dict(foreach=None, maximize=False, project_buffer=True)
+
+
+@pytest.mark.parametrize('foreach', [False, True])
+def test_saved_in_the_middle_is_as_if_never_stopped(foreach):
+    kwargs = dict(lr=0.05, momentum=0.9, weight_decay=0.01, foreach=foreach)
+    check_resumed(lambda p: SGDP(p, **kwargs), lambda p: SGDP(p, lr=1))
 
 
 @pytest.mark.parametrize('foreach', [False, True])
@@ -229,29 +235,18 @@ def test_rayleigh_quotient_in_64_dimensions(make, growth, loss):
 # ------------------------------------------------------------------------------------------------- kinds of tensors
 
 
-@pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_channels_last_gives_the_same(nesterov, foreach):
+def test_channels_last_gives_the_same(nesterov):
     kwargs = dict(lr=0.01, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
-    plain = make_params(shapes=[(4, 3, 3, 3), (4, 3, 3, 3), (2, 3, 1, 1)])
-    last = [Parameter(p.detach().clone(memory_format=torch.channels_last)) for p in plain]
-    assert_close(*run([SGDP(last, **kwargs, foreach=foreach), SGDP(clone(plain), **kwargs)], 6), 1e-12)
-    assert last[0].is_contiguous(memory_format=torch.channels_last)
+    check_channels_last(lambda p, foreach: SGDP(p, **kwargs, foreach=foreach))
 
 
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('project_buffer', [False, True])
 def test_bfloat16_stays_near_float32(project_buffer, foreach):
     kwargs = dict(lr=0.01, momentum=0.9, project_buffer=project_buffer)
-    params = make_params(torch.bfloat16)
-    full = [Parameter(p.detach().float()) for p in params]
-    half, reference = SGDP(params, **kwargs, foreach=foreach), SGDP(full, **kwargs)
-    for step in range(5):
-        for a, b, grad in zip(params, full, gradients(params, step), strict=True):
-            a.grad, b.grad = grad, grad.float()
-        half.step()
-        reference.step()
-    for a, b in zip(params, full, strict=True):
+    half, full = half_and_full(lambda p, foreach: SGDP(p, **kwargs, foreach=foreach), torch.bfloat16, foreach)
+    for a, b in zip(half, full, strict=True):
         assert a.dtype == torch.bfloat16
         # Five roundings of weight and buffer to 8 bits; a buffer of up to 10 is stepped with 0.01.
         torch.testing.assert_close(a.float(), b.detach(), rtol=5 * 2**-8, atol=5 * 0.1 * 2**-8)
@@ -285,6 +280,12 @@ def test_learning_rate_may_come_from_the_groups_alone():
     assert [group['lr'] for group in optimizer.param_groups] == [0.1, 0.2]
 
 
-def test_momentum_one_without_decay_is_allowed():
-    optimizer = SGDP(make_params(shapes=[(2, 3)]), lr=0.1, momentum=1)
-    run([optimizer], 2)
+@pytest.mark.parametrize('foreach', [False, True])
+def test_momentum_one_without_decay_adds_up_all_gradients(foreach):
+    # A vector is never projected: steps of 0.1 and, with both gradients in the buffer, 0.2.
+    param = Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = SGDP([param], lr=0.1, momentum=1, foreach=foreach)
+    for _ in range(2):
+        param.grad = torch.ones(3, dtype=torch.float64)
+        optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((3,), -0.3, dtype=torch.float64), rtol=1e-15, atol=0)

@@ -388,14 +388,52 @@ def test_numbers_out_of_range_are_refused_in_one_line(name):
     assert set(NUMBERS) & set(known) >= {'num_features', 'eps'}
 
 
-def test_ends_of_the_ranges_are_allowed():
-    for momentum in (0, 1, np.float32(0.5)):
-        L1BatchNorm(np.int64(8), eps=0, momentum=momentum)
-        PowerNorm(8, alpha_fwd=momentum, alpha_bkw=momentum, warmup_iters=0, max_moment_ratio=None)
-        UnifiedNorm(8, momentum=momentum, warmup_iters=0, renorm_after=0, renorm_clip=1)
-    # Iterations are often written as 1e4, and infinity turns off what comes after or beyond it.
-    PowerNorm(8, warmup_iters=1e4, max_moment_ratio=math.inf)
-    UnifiedNorm(8, window_size=np.int64(4), renorm_after=math.inf, renorm_clip=math.inf)
+@pytest.mark.parametrize('new_share', [0, 1, np.float32(0.5)])
+def test_shares_at_the_ends_keep_or_replace_the_running_statistics(new_share):
+    kept = 1 - new_share
+    x = 3 * torch.randn(6, 8)
+    deviation, moment = (x - x.mean(0)).abs().mean(0), x.square().mean(0)
+    for norm, name, statistic in (
+        (L1BatchNorm(np.int64(8), eps=0, momentum=new_share), 'running_mad', deviation),
+        (PowerNorm(8, alpha_fwd=kept, alpha_bkw=kept, warmup_iters=0, group_num=None), 'running_phi', moment),
+        (UnifiedNorm(8, momentum=kept, warmup_iters=0, renorm_after=0, renorm_clip=1), 'running_var', moment),
+    ):
+        old = getattr(norm, name).clone()
+        assert norm.train()(x).isfinite().all()
+        expected = float(kept) * old + float(new_share) * statistic
+        torch.testing.assert_close(getattr(norm, name), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('infinite', 'large'),
+    [
+        # Iterations are often written as 1e4, and infinity turns off what comes after or beyond it.
+        (
+            lambda: PowerNorm(8, warmup_iters=0, max_moment_ratio=math.inf),
+            lambda: PowerNorm(8, warmup_iters=0.0, max_moment_ratio=None),
+        ),
+        (
+            lambda: UnifiedNorm(8, window_size=np.int64(2), warmup_iters=2.0, renorm_after=math.inf),
+            lambda: UnifiedNorm(8, window_size=2, warmup_iters=2, renorm_after=1e4),
+        ),
+        (
+            lambda: UnifiedNorm(8, window_size=2, warmup_iters=2, renorm_after=2, renorm_clip=math.inf),
+            lambda: UnifiedNorm(8, window_size=2, warmup_iters=2, renorm_after=2, renorm_clip=1e4),
+        ),
+    ],
+    ids=['PN', 'UN never', 'UN unbounded'],
+)
+def test_infinity_is_off(infinite, large):
+    first, second = infinite().train(), large().train()
+    for step in range(1, 7):
+        x = (step * torch.randn(6, 8)).requires_grad_()
+        y = x.detach().clone().requires_grad_()
+        ours, theirs = first(x), second(y)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        for output in (ours, theirs):
+            output.square().sum().backward()
+        assert x.grad.isfinite().all()
+        torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=0)
 
 
 def test_one_dimension_is_a_token_for_norms_over_channels():
