@@ -8,7 +8,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmdet.structures import DetDataSample
@@ -126,13 +126,7 @@ class PromptedValLoop(ValLoop):
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
-        self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
-        with autocast(enabled=self.fp16):
-            samples, passes = predict_batch(self.runner, data_batch, self.prompts)
-        if self.recorder is not None:
-            self.recorder.process(samples, *passes[0])
-        self.evaluator.process(data_samples=samples, data_batch=data_batch)
-        self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=samples)
+        evaluate_batch(self, 'val', idx, data_batch, self.prompts, self.recorder)
 
 
 @LOOPS.register_module()
@@ -222,13 +216,7 @@ class PromptedTestLoop(TestLoop):
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self._protocol, self.dataloader.dataset)
-        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
-        with autocast(enabled=self.fp16):
-            samples, passes = predict_batch(self.runner, data_batch, self.prompts)
-        if self._recorder is not None:
-            self._recorder.process(samples, *passes[0])
-        self.evaluator.process(data_samples=samples, data_batch=data_batch)
-        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=samples)
+        evaluate_batch(self, 'test', idx, data_batch, self.prompts, self._recorder)
 
 
 def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> EvaluationPrompts:
@@ -261,6 +249,24 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
     if prompts.file_stem and is_main_process():
         write_json(prompts.record(), Path(runner.work_dir) / f'{prompts.file_stem}.json')
     return prompts
+
+
+def evaluate_batch(
+    loop: ValLoop | TestLoop,
+    split: Literal['val', 'test'],
+    idx: int,
+    data_batch: dict,
+    prompts: EvaluationPrompts,
+    recorder: QueryRecorder | None,
+) -> None:
+    """Detect on batch ``idx`` of a loop, between its hooks, and pass the detections to evaluator and recorder."""
+    loop.runner.call_hook(f'before_{split}_iter', batch_idx=idx, data_batch=data_batch)
+    with autocast(enabled=loop.fp16):
+        samples, passes = predict_batch(loop.runner, data_batch, prompts)
+    if recorder is not None:
+        recorder.process(samples, *passes[0])
+    loop.evaluator.process(data_samples=samples, data_batch=data_batch)
+    loop.runner.call_hook(f'after_{split}_iter', batch_idx=idx, data_batch=data_batch, outputs=samples)
 
 
 def predict_batch(

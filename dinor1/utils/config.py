@@ -79,7 +79,8 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
         raise InputError(f'--cfg-options: {error}') from error
     # Check for keys of earlier versions and misspelt keys.
     for key, instead in removed_keys(cfg):
-        raise InputError(f'{path}: {key} belongs to an earlier version; write {instead}')
+        where = f'--cfg-options {key}' if key in (cfg_options or {}) else f'{path}: {key}'
+        raise InputError(f'{where} belongs to an earlier version; write {instead}')
     for key in cfg:
         if key not in _KNOWN:
             # A config may define variables of its own; only a near match of a known key counts as misspelt.

@@ -273,6 +273,8 @@ def test_nothing_is_inherited_from_grounding_dino_that_cannot_work(build_tiny):
     assert not {name for name in theirs & set(dir(model)) if not hasattr(BaseDetector, name)}
     for name in ('get_tokens_and_prompts', 'get_positive_map', 'pre_transformer', 'pre_decoder', 'forward_decoder'):
         assert not hasattr(model, name)
+    for name in ('loss_by_feat', 'predict_by_feat', 'get_targets', 'forward_logits'):
+        assert not hasattr(model.bbox_head, name)
 
 
 def test_sampling_draws_one_instance_per_class_evenly():
@@ -450,6 +452,7 @@ def test_detection_adds_nothing_but_detections(build_tiny, make_batch):
         ({'model.transformer.embed_dims': 34}, 'embed_dims a multiple of num_heads and of 4'),
         ({'model.transformer.num_heads': 3}, 'num_heads must be even'),
         ({'model.transformer.feedforward_channels': 0}, 'all sizes must be at least 1'),
+        ({'model.num_queries': 0}, 'num_queries must be at least 1'),
         ({'model.transformer.width': 32}, "model.transformer: unknown key 'width'"),
         (
             {'model.prompts.refiner': dict(_delete_=True, graph='x.json')},

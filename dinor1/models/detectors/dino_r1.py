@@ -113,6 +113,8 @@ class DINOR1(BaseDetector):
         super().__init__(**kwargs)
         dims = with_defaults(transformer, TransformerDims(), 'model.transformer')
         self.prompts_cfg = with_defaults(prompts, PromptsConfig(), 'model.prompts')
+        if num_queries < 1:
+            raise InputError(f'DINOR1: num_queries must be at least 1, got {num_queries}')
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
 
@@ -124,8 +126,6 @@ class DINOR1(BaseDetector):
             dict(
                 embed_dims=dims.embed_dims,
                 num_pred_layer=built_decoder.num_layers + 1,
-                share_pred_layer=False,
-                as_two_stage=True,
                 train_cfg=train_cfg,
                 test_cfg=self.test_cfg,
             )

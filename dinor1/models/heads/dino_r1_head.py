@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from mmcv.cnn import Linear
-from mmdet.models.dense_heads.grounding_dino_head import ContrastiveEmbed, GroundingDINOHead
+from mmdet.models.dense_heads.grounding_dino_head import ContrastiveEmbed
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmdet.utils import reduce_mean
+from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from dinor1.registry import MODELS
+from dinor1.registry import MODELS, TASK_UTILS
 from dinor1.structures import DenoisingGroups, DetectorOutput, PromptSet
 
 from ..losses import GRQOLoss, Match, Targets, hungarian_match, matching_cost
@@ -40,34 +41,66 @@ class PromptSimilarity(ContrastiveEmbed):
 
 
 @MODELS.register_module()
-class DINOR1Head(GroundingDINOHead):
+class DINOR1Head(BaseModule):
     """Grounding DINO's head for visual and text prompts, with GRQO.
 
     Parameter names are those of MMDetection. Targets, matching and losses of all stages (decoder layers and encoder)
     are batched over (stage, image, query), and so are those of the denoising queries; the values equal MMDetection's.
 
     Args:
-        contrastive_cfg: ``log_scale`` and ``bias`` of :class:`PromptSimilarity`.
+        embed_dims: Width C.
+        num_pred_layer: Number of decoder layers, and one for the encoder stage.
+        num_classes: Number of label embeddings of the denoising queries.
+        loss_cls: Config of the classification loss, a sigmoid focal loss.
+        loss_bbox: Config of the loss on normalised cxcywh boxes.
+        loss_iou: Config of the loss on xyxy boxes.
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
-        **kwargs: Arguments of ``GroundingDINOHead``. ``train_cfg.assigner`` may use the costs ``BinaryFocalLossCost``,
-            ``BBoxL1Cost`` and ``IoUCost('giou')``.
+        contrastive_cfg: ``log_scale`` and ``bias`` of :class:`PromptSimilarity`.
+        sync_cls_avg_factor: Average the number of objects over the devices for the classification loss, too.
+        train_cfg: ``assigner``, which may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and
+            ``IoUCost('giou')``; None: no training.
+        test_cfg: ``max_per_img``.
+        init_cfg: As in MMEngine.
+
+    Raises:
+        InputError: a match cost is not supported.
     """
 
-    def __init__(self, contrastive_cfg: dict | None = None, loss_grqo: dict | None = None, **kwargs: Any) -> None:
-        super().__init__(contrastive_cfg=contrastive_cfg or dict(log_scale='auto', bias=True), **kwargs)
+    def __init__(
+        self,
+        embed_dims: int,
+        num_pred_layer: int,
+        num_classes: int,
+        *,
+        loss_cls: dict,
+        loss_bbox: dict,
+        loss_iou: dict,
+        loss_grqo: dict | None = None,
+        contrastive_cfg: dict | None = None,
+        sync_cls_avg_factor: bool = False,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.num_classes, self.sync_cls_avg_factor, self.test_cfg = num_classes, sync_cls_avg_factor, test_cfg or {}
+        if train_cfg:
+            self.cost_weights = cost_weights(TASK_UTILS.build(train_cfg['assigner']).match_costs)
+        self.loss_cls: Any = MODELS.build(loss_cls)
+        self.loss_bbox: Any = MODELS.build(loss_bbox)
+        self.loss_iou: Any = MODELS.build(loss_iou)
         self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
-        if self.train_cfg:
-            self.cost_weights = cost_weights(self.assigner.match_costs)
+        # One pair of branches per stage.
+        contrastive_cfg = contrastive_cfg or dict(log_scale='auto', bias=True)
+        self.cls_branches = nn.ModuleList(PromptSimilarity(**contrastive_cfg) for _ in range(num_pred_layer))
+        self.reg_branches = nn.ModuleList(_box_branch(embed_dims) for _ in range(num_pred_layer))
 
-    def _init_layers(self) -> None:
-        def box_head() -> nn.Sequential:
-            hidden = [(Linear(self.embed_dims, self.embed_dims), nn.ReLU()) for _ in range(self.num_reg_fcs)]
-            return nn.Sequential(*(part for pair in hidden for part in pair), Linear(self.embed_dims, 4))
-
-        # One pair per decoder layer, and one for the encoder stage.
-        count = range(self.num_pred_layer)
-        self.cls_branches = nn.ModuleList(PromptSimilarity(**self.contrastive_cfg) for _ in count)
-        self.reg_branches = nn.ModuleList(box_head() for _ in count)
+    def init_weights(self) -> None:
+        """Initialise the box branches as Grounding DINO does: no refinement at first."""
+        for branch in self.reg_branches:
+            last: Any = branch.get_submodule('4')
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     @property
     def active_grqo(self) -> GRQOLoss | None:
@@ -230,6 +263,12 @@ class DINOR1Head(GroundingDINOHead):
             height, width = img_meta['ori_shape']
         pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
         return InstanceData(bboxes=pixels, scores=scores, labels=reported[index % num_reported])
+
+
+def _box_branch(embed_dims: int) -> nn.Sequential:
+    """Three linear layers (..., C) -> (..., 4)."""
+    hidden = [(Linear(embed_dims, embed_dims), nn.ReLU()) for _ in range(2)]
+    return nn.Sequential(*(part for pair in hidden for part in pair), Linear(embed_dims, 4))
 
 
 def _denoising_match(targets: Targets, num_layers: int, groups: DenoisingGroups) -> Match:
