@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import platform
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -184,8 +183,8 @@ def measure(
                 step()
         except InputError:
             raise
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # one arm's failure is a row of the table
-            row['error'] = f'{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}'
+        except Exception as error:  # any failure of one arm, on a GPU also a compiler's, is a row of the table
+            row['error'] = f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:120]}'
             continue
         steps[arm.name] = step
         row['parameters'] = sum(p.numel() for p in detector.model.parameters())
@@ -206,11 +205,3 @@ def measure(
             relative=ratio(times, next(iter(seconds.values()))),
         )
     return list(rows.values())
-
-
-def processor() -> str:
-    """Name of this machine's processor, if the system reports it."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()

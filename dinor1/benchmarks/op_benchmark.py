@@ -138,6 +138,27 @@ def _msda_triton(call: Call) -> Tensor:
     return triton_multiscale_deformable_attention(*shared, padding_mode='zeros', align_corners=False).flatten(2)
 
 
+def _deformops(call: Call) -> Tensor:
+    from deformops.registry import msda
+
+    locations, weights = call.given()
+    # By its own choice of a kernel, which for a GPU is one of its Triton kernels.
+    return msda(call.value, call.shape_tensor, call.start_tensor, locations, weights.flatten(3))
+
+
+# Other projects' kernels for a GPU, by the name of their package; neither is a dependency of ours.
+THIRD_PARTY: dict[str, Callable[[Call], Tensor]] = {'msda_triton': _msda_triton, 'deformops': _deformops}
+
+
+def not_measured(device: str) -> dict[str, str]:
+    """Implementations that :func:`arms` leaves out on this machine, and why."""
+    if device != 'cuda':
+        return dict.fromkeys(('triton', 'mmcv', *THIRD_PARTY), 'needs a GPU')
+    reasons = {'triton': why_not_triton(device), 'mmcv': '' if has_mmcv_operators() else 'MMCV has no operators here'}
+    reasons |= {name: '' if importlib.util.find_spec(name) else 'not installed' for name in THIRD_PARTY}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]:
     """What can run here, by name; other implementations where they are installed."""
     made = {name: functools.partial(_backend, name) for name in (BASELINE, 'embedding_bag')}
@@ -147,8 +168,7 @@ def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]
             made['triton, weights given'] = functools.partial(_backend_given, 'triton')
         if has_mmcv_operators():
             made['mmcv'] = _mmcv
-        if importlib.util.find_spec('msda_triton') is not None:
-            made['msda-triton'] = _msda_triton
+        made.update({name: arm for name, arm in THIRD_PARTY.items() if importlib.util.find_spec(name) is not None})
     else:
         made['embedding_bag, weights given'] = functools.partial(_backend_given, 'embedding_bag')
     if with_compile:

@@ -21,6 +21,7 @@ def test_benchmark_times_every_backend(call, tmp_path):
     outcome = call('analysis_tools/benchmark_ops', *options)
     assert (outcome.status, outcome.err) == (0, '')
     record = json.loads(path.read_text())
+    assert record['not_measured'] == dict.fromkeys(('triton', 'mmcv', 'msda_triton', 'deformops'), 'needs a GPU')
     arms = ['reference', 'embedding_bag', 'embedding_bag, weights given']
     assert [(row['kind'], row['arm']) for row in record['rows']] == [
         (kind, arm) for kind in ('forward', 'forward + backward') for arm in arms
@@ -34,13 +35,15 @@ def test_benchmark_times_every_backend(call, tmp_path):
         assert row['milliseconds'] >= row['fastest'] > 0
         assert row['bytes_per_second']['copy'] > 0
         assert (row['relative'] == 1) == (row['arm'] == 'reference')
-        assert f'| {row["kind"]} | {row["arm"]} | {row["milliseconds"]:.3f} |' in outcome.out
+        assert f'| 1 | {row["kind"]} | {row["arm"]} | {row["milliseconds"]:.3f} |' in outcome.out
 
 
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'message'),
     [
         ('benchmark_ops', ['--rounds', '0'], '--batch, --rounds and --threads must be at least 1'),
+        ('benchmark_ops', ['--batch', '4', '0'], '--batch, --rounds and --threads must be at least 1'),
+        ('benchmark_ops', ['--minutes', '0'], '--minutes must be positive'),
         ('benchmark_ops', ['--clock', 'cpu'], '--clock cpu: counts one thread on CPU alone'),
         pytest.param('benchmark_ops', ['--device', 'cuda'], '--device cuda: there is no GPU', marks=no_gpu),
         ('gpu_check', ['--rounds', '0'], '--rounds must be at least 1 and --minutes positive'),

@@ -133,7 +133,8 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> dict:
     """Measure, and record machine and settings."""
-    from dinor1.benchmarks.model_benchmark import make_arms, measure, processor
+    from dinor1.benchmarks.machine import processor
+    from dinor1.benchmarks.model_benchmark import make_arms, measure
     from dinor1.benchmarks.models import Workload
     from dinor1.inference.acceleration import why_not_compile
     from dinor1.utils.errors import InputError

@@ -6,11 +6,13 @@ All arms take turns, round after round, and all start from reference points, off
 
 Examples:
     python tools/analysis_tools/benchmark_ops.py --threads 1 --clock cpu
-    python tools/analysis_tools/benchmark_ops.py --device cuda --batch 8 --dtypes bfloat16 --compile
+    python tools/analysis_tools/benchmark_ops.py --device cuda --batch 1 8 --dtypes bfloat16 --compile
 """
 
 import argparse
+import itertools
 import platform
+import time
 
 import torch
 
@@ -28,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dtypes', nargs='+', choices=list(DTYPES), default=['float32', 'bfloat16'], help='default: float32 bfloat16'
     )
-    parser.add_argument('--batch', type=int, default=1, help='images per call (default: 1)')
+    parser.add_argument('--batch', nargs='+', type=int, default=[1], help='images per call (default: 1)')
     parser.add_argument('--rounds', type=int, default=5, help='timed rounds of every arm (default: 5)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
     parser.add_argument('--threads', type=int, help="torch's threads on a CPU (default: torch's)")
@@ -40,7 +42,8 @@ def parse_args() -> argparse.Namespace:
         '--threads 1 (default: wall)',
     )
     parser.add_argument('--compile', action='store_true', help='also the reference under torch.compile')
-    parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
+    parser.add_argument('--minutes', type=float, help='begin nothing after this time (default: no limit)')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file, as they come')
     return parser.parse_args()
 
 
@@ -48,8 +51,10 @@ def check(args: argparse.Namespace) -> None:
     """Refuse bad arguments before the first measurement."""
     from dinor1.utils.errors import InputError
 
-    if min(args.batch, args.rounds, args.threads or 1) < 1:
+    if min(*args.batch, args.rounds, args.threads or 1) < 1:
         raise InputError('--batch, --rounds and --threads must be at least 1')
+    if args.minutes is not None and args.minutes <= 0:
+        raise InputError('--minutes must be positive')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise InputError('--device cuda: there is no GPU on this machine; use cpu')
     if args.clock == 'cpu' and (args.device != 'cpu' or args.threads != 1):
@@ -60,34 +65,34 @@ def main() -> None:
     args = parse_args()
     check(args)
 
-    from dinor1.benchmarks.op_benchmark import WORKLOADS, Timing, arms, ceilings, least_work, measure
+    from dinor1.benchmarks.op_benchmark import WORKLOADS, Timing, arms, ceilings, least_work, measure, not_measured
     from dinor1.utils.io import write_json
+
+    deadline = float('inf') if args.minutes is None else time.monotonic() + 60 * args.minutes
 
     if args.threads:
         torch.set_num_threads(args.threads)
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'cpu ({platform.machine()})'
-    record = dict(
-        device=name, torch=torch.__version__, threads=torch.get_num_threads(), clock=args.clock, batch=args.batch
-    )
-    record['rows'] = []
-    print(f'{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, batch {args.batch}')
-    print('| workload | dtype | pass | arm | ms | fastest | relative | gathered GB/s |')
-    print('|---|---|---|---|---:|---:|---:|---:|')
-    for workload in args.workloads:
-        for dtype in args.dtypes:
-            work = least_work(WORKLOADS[workload], args.batch, DTYPES[dtype])
-            roof = ceilings(WORKLOADS[workload], DTYPES[dtype], args.device, args.clock)
-            many = args.device == 'cuda' or workload.startswith('nano')
-            timing = Timing(args.device, args.rounds, args.clock, calls_per_round=20 if many else 1)
-            for kind in args.passes:
-                shared = dict(workload=workload, dtype=dtype, kind=kind)
-                implementations = arms(args.device, args.compile)
-                rows = measure(WORKLOADS[workload], args.batch, DTYPES[dtype], kind, implementations, timing)
-                record['rows'] += [{**shared, **row, 'least_work': work, 'bytes_per_second': roof} for row in rows]
-                for row in rows:
-                    print(f'| {workload} | {dtype} | {kind} | {row["arm"]} | {_cells(row, kind, work)} |', flush=True)
-    if args.out:
-        write_json(record, args.out, indent=2)
+    record = dict(device=name, torch=torch.__version__, threads=torch.get_num_threads(), clock=args.clock)
+    record['not_measured'] = not_measured(args.device)
+    record['rows'] = rows = []
+    print(f'{name}, torch {torch.__version__}, {torch.get_num_threads()} threads')
+    print('| workload | dtype | batch | pass | arm | ms | fastest | relative | gathered GB/s |')
+    print('|---|---|---:|---|---|---:|---:|---:|---:|')
+    for workload, dtype, batch in itertools.product(args.workloads, args.dtypes, args.batch):
+        work = least_work(WORKLOADS[workload], batch, DTYPES[dtype])
+        roof = ceilings(WORKLOADS[workload], DTYPES[dtype], args.device, args.clock)
+        many = args.device == 'cuda' or workload.startswith('nano')
+        timing = Timing(args.device, args.rounds, args.clock, 20 if many else 1, deadline)
+        for kind in args.passes:
+            shared = dict(workload=workload, dtype=dtype, batch=batch, kind=kind)
+            implementations = arms(args.device, args.compile)
+            for row in measure(WORKLOADS[workload], batch, DTYPES[dtype], kind, implementations, timing):
+                rows.append({**shared, **row, 'least_work': work, 'bytes_per_second': roof})
+                cells = _cells(row, kind, work)
+                print(f'| {workload} | {dtype} | {batch} | {kind} | {row["arm"]} | {cells} |', flush=True)
+            if args.out:
+                write_json(record, args.out, indent=2)
 
 
 def _cells(row: dict, kind: str, work: dict) -> str:

@@ -3,8 +3,8 @@
 
 Every backend is compared with the reference in double precision, outputs and gradients, over odd sizes, non-finite
 numbers and all precisions; deterministic gradients are compared bit by bit; torch.compile sees one operator. Then all
-backends, the compiled reference, MMCV's operator and msda-triton, where they are installed, take turns on a detector's
-workloads. The exit status is 1 if a check failed, and 2 if there is no GPU.
+backends, the compiled reference, MMCV's operator, msda-triton and deformops, where they are installed, take turns on a
+detector's workloads. The exit status is 1 if a check failed, and 2 if there is no GPU.
 
 The cases are those of the tests: run this from a checkout; nothing else of the tests' requirements is needed.
 
@@ -15,9 +15,7 @@ Examples:
 
 import argparse
 import dataclasses
-import datetime
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--interpret', action='store_true', help="checks only, on a CPU, in Triton's interpreter")
     parser.add_argument('--minutes', type=float, default=7.0, help='begin nothing after this time (default: 7)')
     parser.add_argument('--rounds', type=int, default=20, help='timed rounds of every arm (default: 20)')
+    parser.add_argument('--checks-only', action='store_true', help='time nothing')
     parser.add_argument('--sweep', action='store_true', help="also time the kernels' launch options")
     parser.add_argument('--out', metavar='FILE.json', help='also write everything to a file')
     return parser.parse_args()
@@ -223,26 +222,6 @@ def sweep(deadline: float) -> list[dict]:
     return records
 
 
-def machine() -> dict:
-    """What the numbers depend on."""
-    import triton
-
-    driver = None
-    if shutil.which('nvidia-smi'):
-        command = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
-        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-        driver = lines[0] if lines else None
-    return dict(
-        gpu=torch.cuda.get_device_name(),
-        capability='.'.join(map(str, torch.cuda.get_device_capability())),
-        driver=driver,
-        cuda=torch.version.cuda,
-        torch=torch.__version__,
-        triton=triton.__version__,
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-    )
-
-
 def main() -> None:
     args = parse_args()
     if args.interpret and os.environ.get('TRITON_INTERPRET') != '1':
@@ -254,6 +233,7 @@ def main() -> None:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
 
+    from dinor1.benchmarks.machine import machine
     from dinor1.ops.ms_deform_attn.backends import why_not_triton
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import write_json
@@ -273,14 +253,19 @@ def main() -> None:
     else:
         record['machine'] = machine()
         print(', '.join(f'{key} {value}' for key, value in record['machine'].items()))
-        record['checks'] = run_checks(check_cases(('triton', 'embedding_bag'), all_cases() + large_cases(), device))
-        record['checks'] += run_checks(single_checks())
+        cases = all_cases() + large_cases()
+        record['checks'] = run_checks(check_cases(('triton',), cases, device))
         if args.out:
             # A kernel that fails may end the process.
             write_json(record, args.out, indent=2)
+        record['checks'] += run_checks(single_checks())
+        record['checks'] += run_checks(check_cases(('embedding_bag',), cases, device))
+        if args.out:
+            write_json(record, args.out, indent=2)
         if args.sweep:
             record['sweep'] = sweep(min(deadline, time.monotonic() + 90))
-        record['benchmarks'] = benchmark(args.rounds, deadline)
+        if not args.checks_only:
+            record['benchmarks'] = benchmark(args.rounds, deadline)
     if args.out:
         write_json(record, args.out, indent=2)
         print(f'Written: {args.out}')

@@ -1,0 +1,59 @@
+"""What the numbers of a benchmark depend on: processor, GPU, driver and versions of the libraries."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Their releases change speed; the names are those of the distributions.
+LIBRARIES = ('triton', 'transformers', 'torchvision', 'onedl-mmdetection')
+
+
+def processor() -> str:
+    """Name of this machine's processor, if the system reports it."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def version(distribution: str) -> str | None:
+    """Version of an installed distribution; None if it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def machine(device: str = 'cuda') -> dict[str, Any]:
+    """Hardware and libraries of this machine, and the time in UTC.
+
+    Args:
+        device: ``cpu`` or ``cuda``; with ``cuda``, the GPU with its driver is included.
+    """
+    found: dict[str, Any] = dict(processor=processor(), cores=os.cpu_count(), python=platform.python_version())
+    if device != 'cpu':
+        found.update(
+            gpu=torch.cuda.get_device_name(),
+            capability='.'.join(map(str, torch.cuda.get_device_capability())),
+            driver=_driver(),
+            cuda=torch.version.cuda,
+        )
+    found['torch'] = torch.__version__
+    found.update({name: version(name) for name in LIBRARIES})
+    found['date'] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
+    return found
+
+
+def _driver() -> str | None:
+    if not shutil.which('nvidia-smi'):
+        return None
+    command = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return lines[0] if lines else None
