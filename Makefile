@@ -12,7 +12,7 @@ help: ## list the targets
 	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 TARGET"
 
 demo: $(VENV)/installed-demo ## generate data, train VIS-GDINO and DINO-R1, evaluate, draw detections
-	PYTHON=$(BIN)/python bash tools/demo.sh
+	$(BIN)/python tools/demo.py
 
 test: $(VENV)/installed-dev ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -1,6 +1,9 @@
 """image_demo, build_prompt_bank and test: what they write, on good input."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -165,3 +168,39 @@ def test_resume_in_a_new_folder_starts_from_load_from(call, run_config, model_fi
     again = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *options[:-1], options[-1] + 'b')
     assert again.status == 0
     assert 'this is a new run' not in again.out
+
+
+def test_demo_names_files_that_exist(repo, tmp_path):
+    """The commands of the demo, and where a GRQO run goes on from."""
+    spec = importlib.util.spec_from_file_location('demo', repo / 'tools/demo.py')
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    phases = {phase.name: phase for phase in demo.phases(tmp_path, tmp_path / 'shapes', quick=False)}
+    assert list(phases) == [
+        'data',
+        'sft',
+        'grqo',
+        *(f'test_{a}_{s}' for a in ('sft', 'grqo') for s in ('base', 'novel')),
+        'detect',
+    ]
+    for phase in phases.values():
+        named = [part for part in phase.command if part.endswith('.py')]
+        assert [part for part in named if not (repo / part).is_file()] == []
+    assert phases['grqo'].command[-2:] == ['--resume', str(tmp_path / 'sft/epoch_1.pth')]
+    (tmp_path / 'grqo').mkdir()
+    (tmp_path / 'grqo/last_checkpoint').touch()
+    phases = {phase.name: phase for phase in demo.phases(tmp_path, tmp_path / 'shapes', quick=False)}
+    assert phases['grqo'].command[-1] == '--resume'
+
+
+@pytest.mark.slow
+def test_demo_quick(repo, tmp_path):
+    outcome = subprocess.run(
+        [sys.executable, repo / 'tools/demo.py', '--quick', '--work-dir', tmp_path], capture_output=True, text=True
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, '')
+    lines = outcome.stdout.splitlines()
+    assert len(lines) < 45
+    assert any(line.startswith('| grqo_novel | val_novel.json |') for line in lines)
+    assert (tmp_path / 'grqo/epoch_2.pth').is_file()
+    assert len(list((tmp_path / 'image_demo/vis').iterdir())) == 8
