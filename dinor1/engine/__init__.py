@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         'GracefulStopHook': '.hooks',
+        'HalfWeightsHook': '.hooks',
         'LossGradientHook': '.hooks',
         'PromptVisualizationHook': '.hooks',
         'PromptedTestLoop': '.loops',

@@ -15,6 +15,7 @@ Examples:
 
 import argparse
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -138,21 +139,26 @@ def check_compile() -> bool:
     return all(((a - b).abs().max() <= 1e-5 * a.abs().max()).item() for a, b in zip(expected, got, strict=True))
 
 
-def run_checks(checks: Iterator[dict]) -> list[dict]:
-    """Print the checks that fail, and how many pass."""
-    rows = []
+SINGLE_CHECKS: tuple[Callable[[], bool], ...] = (check_repeats, check_wrong_levels, check_operator, check_compile)
+
+
+def run_checks(checks: Iterator[dict], rows: list[dict], save: Callable[[], None], deadline: float) -> None:
+    """Append the checks to ``rows``; print those that fail, and how many pass."""
     for row in checks:
         rows.append(row)
+        # A kernel that fails may end the process.
+        save()
         if not row['ok']:
             print(f'FAILED {row["check"]}: {row["largest"]:.1e} > {row["limit"]:.0e} {row["error"]}', flush=True)
+        if time.monotonic() > deadline:
+            print('no time left for further checks', flush=True)
+            break
     print(f'{sum(row["ok"] for row in rows)} of {len(rows)} checks passed', flush=True)
-    return rows
 
 
 def single_checks() -> Iterator[dict]:
     """The checks that are not comparisons with the reference."""
-    checks: tuple[Callable[[], bool], ...] = (check_repeats, check_wrong_levels, check_operator, check_compile)
-    for check in checks:
+    for check in SINGLE_CHECKS:
         try:
             ok, error = check(), ''
         except Exception as failure:  # see check_cases
@@ -247,27 +253,31 @@ def main() -> None:
     if reason := why_not_triton(device):
         raise InputError(f'{reason}; install it with: pip install triton')
     deadline = time.monotonic() + 60 * args.minutes
-    record: dict = {}
+    record: dict = dict(checks=[])
+
+    def save() -> None:
+        if args.out:
+            write_json(record, args.out, indent=2)
+
     if args.interpret:
-        record['checks'] = run_checks(check_cases(('triton',), all_cases(), device))
+        cases = all_cases()
+        groups = [check_cases(('triton',), cases, device)]
+        record['planned'] = len(cases)
     else:
         record['machine'] = machine()
         print(', '.join(f'{key} {value}' for key, value in record['machine'].items()))
         cases = all_cases() + large_cases()
-        record['checks'] = run_checks(check_cases(('triton',), cases, device))
-        if args.out:
-            # A kernel that fails may end the process.
-            write_json(record, args.out, indent=2)
-        record['checks'] += run_checks(single_checks())
-        record['checks'] += run_checks(check_cases(('embedding_bag',), cases, device))
-        if args.out:
-            write_json(record, args.out, indent=2)
+        groups = [check_cases((name,), cases, device) for name in ('triton', 'embedding_bag')]
+        groups.insert(1, single_checks())
+        record['planned'] = 2 * len(cases) + len(SINGLE_CHECKS)
+    run_checks(itertools.chain(*groups), record['checks'], save, deadline)
+    if not args.interpret:
         if args.sweep:
             record['sweep'] = sweep(min(deadline, time.monotonic() + 90))
         if not args.checks_only:
             record['benchmarks'] = benchmark(args.rounds, deadline)
+    save()
     if args.out:
-        write_json(record, args.out, indent=2)
         print(f'Written: {args.out}')
     if not all(row['ok'] for row in record['checks']):
         sys.exit(1)

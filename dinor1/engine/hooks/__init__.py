@@ -1,6 +1,7 @@
 """Hooks; a hook saves and restores the training state that it owns, apart from weights."""
 
 from .graceful_stop import GracefulStopHook
+from .half_weights import HalfWeightsHook
 from .loss_gradients import LossGradientHook
 from .prompt_visualization import PromptVisualizationHook
 from .reference_model import ReferenceModelHook
@@ -8,6 +9,7 @@ from .reproducibility import ReproducibilityHook
 
 __all__ = [
     'GracefulStopHook',
+    'HalfWeightsHook',
     'LossGradientHook',
     'PromptVisualizationHook',
     'ReferenceModelHook',
