@@ -45,8 +45,14 @@ def run_logged(
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
     with open(log, 'ab') as file:
-        streams = dict(stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
-        process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
     try:
         with _passed_on(process) as received:
             while process.poll() is None:

@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from dinor1.benchmarks.gpu_plan import Training, check_parts, train_parts
+
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='about a machine without a GPU')
 
 
@@ -25,6 +27,20 @@ def test_refuses(call, arguments, message):
     assert outcome.status == 2
     assert outcome.err.startswith(f'error: {message}')
     assert outcome.err.count('\n') == 1
+
+
+@no_gpu
+def test_tools_take_the_options_of_the_plans(call, tmp_path):
+    """All that they miss here is the GPU."""
+    parts = [*check_parts(False), *train_parts(False, tmp_path, tmp_path, Training())]
+    measured = [part for part in parts if part.has_result]
+    assert len(measured) == 6
+    for part in measured:
+        tool, *options = part.command
+        outcome = call(tool.removeprefix('tools/').removesuffix('.py'), *options, '--out', tmp_path / 'a.json')
+        assert outcome.status == 2
+        assert 'there is no GPU on this machine' in outcome.err
+        assert outcome.err.count('\n') == 1
 
 
 def test_the_page_takes_measurements_but_no_dry_run(call, tmp_path):
