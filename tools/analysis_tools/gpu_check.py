@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--sweep', action='store_true', help="also time the kernels' launch options")
     parser.add_argument('--out', metavar='FILE.json', help='also write everything to a file')
     return parser.parse_args()
+
+
+def find_tests() -> None:
+    """Let ``tests`` be the folder of this checkout, also where another package of that name is installed."""
+    folder = str(ROOT / 'tests')
+    if folder not in getattr(sys.modules.get('tests'), '__path__', ()):
+        sys.modules['tests'] = types.ModuleType('tests')
+        sys.modules['tests'].__path__ = [folder]
 
 
 def large_cases() -> list:
@@ -235,9 +244,7 @@ def main() -> None:
         environment = os.environ | {'TRITON_INTERPRET': '1'}
         sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode)
 
-    # The test cases belong to the checkout; the package does not contain them.
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+    find_tests()
 
     from dinor1.benchmarks.machine import machine
     from dinor1.ops.ms_deform_attn.backends import why_not_triton
