@@ -17,7 +17,15 @@ def operands(**sizes):
 
 
 @pytest.mark.parametrize(
-    'sizes', [dict(samples=40), dict(numbers=64), dict(sorted_samples=130), dict(samples=1, numbers=1)], ids=str
+    'sizes',
+    [
+        dict(samples=40),
+        dict(sorts=True),
+        dict(sorts=True, numbers=64),
+        dict(sorts=True, sorted_samples=130),
+        dict(sorts=True, samples=1, numbers=1),
+    ],
+    ids=str,
 )
 def test_results_do_not_depend_on_block_sizes(sizes):
     value, shapes, _, predictions = operands(batch=3, queries=60)
@@ -33,8 +41,24 @@ def test_results_do_not_depend_on_block_sizes(sizes):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
 
 
-def test_few_and_many_samples_sum_the_same_gradient():
-    """The gradient of value is summed in one of two ways; more queries that have no gradient do not change it."""
+def test_threads_share_the_images_and_change_no_bit():
+    value, shapes, _, predictions = operands(batch=3, queries=60)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            sampling = PredictedSampling(value, shapes, *predictions)
+            grad = torch.linspace(-1, 1, 3 * 60 * value[0, 0].numel(), dtype=torch.float64).view(3, 60, -1)
+            results.append(embedding_bag.backward(grad, value, shapes, sampling, need_sampling=False)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize('sorts', [False, True])
+def test_few_and_many_samples_sum_the_same_gradient(sorts):
+    """Rows are sorted in one of two ways; more queries that have no gradient do not change the gradient of value."""
+    blocks = embedding_bag.CPU_BLOCKS._replace(sorts=sorts)
     value, shapes, _, predictions = operands(batch=2, queries=5)
     grad = torch.rand(2, 5, value.shape[2] * value.shape[3], dtype=torch.float64)
 
@@ -42,7 +66,7 @@ def test_few_and_many_samples_sum_the_same_gradient():
         sampling = PredictedSampling(value, shapes, *(t.repeat_interleave(repeats, 1) for t in predictions))
         sparse = torch.zeros(2, 5, repeats, grad.shape[-1], dtype=grad.dtype)
         sparse[:, :, 0] = grad
-        return embedding_bag.backward(sparse.flatten(1, 2), value, shapes, sampling, need_sampling=False)
+        return embedding_bag.backward(sparse.flatten(1, 2), value, shapes, sampling, need_sampling=False, blocks=blocks)
 
     few, many = grad_of_value(1)[0], grad_of_value(100)[0]
     torch.testing.assert_close(few, many, rtol=0, atol=1e-14)

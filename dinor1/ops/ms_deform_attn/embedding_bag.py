@@ -8,15 +8,19 @@ The features are copied once, onto a canvas as wide as the widest level, which h
 between them. A corner outside its level reads zeros, so that no corner needs a mask, and the four corners of a sample
 are the same distances apart in every level.
 
-The gradient of the features is such a sum too, over rows of the output's gradient. There are no atomic additions, so
-that the result is deterministic, on a GPU as well.
+The gradient of the features is such a sum too, over rows of the output's gradient: on a CPU the product with the
+transposed sparse matrix of weights, which scipy computes without sorting; elsewhere sums over sorted rows. There are no
+atomic additions, so that the result is deterministic, on a GPU as well.
 """
 
 import functools
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+import scipy.sparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,25 +29,27 @@ from dinor1.ops.ms_deform_attn.sampling import Sampling
 
 
 class BlockSizes(NamedTuple):
-    """How much is computed at once; results depend on it by rounding only.
+    """How much is computed at once, and how; results depend on it by rounding only.
 
     Attributes:
         samples: Sampling points of the forward pass and of the samples' gradients.
         rows: Rows of features that are gathered, on a GPU.
         numbers: Numbers of the gradient of ``value`` that are summed.
         sorted_samples: Sampling points that are sorted; a bound on memory.
+        sorts: Whether the gradient of ``value`` is summed over sorted rows, instead of by scipy, which needs a CPU.
     """
 
     samples: int
     rows: int
     numbers: int
     sorted_samples: int
+    sorts: bool
 
 
 # On a CPU, intermediate arrays stay in the second-level cache. On a GPU, where launching a small operation takes longer
 # than computing it, the sizes only bound the memory.
-CPU_BLOCKS = BlockSizes(samples=2**16, rows=2**15, numbers=2**18, sorted_samples=2**22)
-GPU_BLOCKS = BlockSizes(samples=2**21, rows=2**20, numbers=2**24, sorted_samples=2**22)
+CPU_BLOCKS = BlockSizes(samples=2**16, rows=2**15, numbers=2**18, sorted_samples=2**22, sorts=False)
+GPU_BLOCKS = BlockSizes(samples=2**21, rows=2**20, numbers=2**24, sorted_samples=2**22, sorts=True)
 
 
 class _Canvas:
@@ -247,24 +253,34 @@ def backward(
     canvas = _canvas_of(value, shapes, sampling)
     grad = grad.to(sampling.dtype).reshape(batch_size, num_queries, num_heads, channels)
     if need_value:
-        pixels = torch.empty(sampling.shape, dtype=canvas.index_dtype, device=value.device)
-        corner_weights = grad.new_empty(4, *sampling.shape)
+        all_corners = torch.empty(_with_corners(sampling.shape), dtype=canvas.index_dtype, device=value.device)
+        all_weights = grad.new_empty(_with_corners(sampling.shape))
     if need_sampling:
         table = canvas.table(value, sampling.dtype)
     for block in _query_blocks(sampling, blocks.samples):
         locations, weights = sampling.block(block)
         rows, right, down = canvas.pixels(locations)
+        corners = canvas.corners(rows)
         if need_value:
-            pixels[:, block] = rows
-            torch.stack(_corner_weights(weights, right, down), out=corner_weights[:, :, block])
+            all_corners[:, block] = corners
+            torch.stack(_corner_weights(weights, right, down), 3, out=all_weights[:, block])
         if sampling_grads is not None:
-            products = _row_products(table, canvas.corners(rows), grad[:, block], blocks.rows)
+            products = _row_products(table, corners, grad[:, block], blocks.rows)
             grad_x, grad_y, grad_weights = _sample_grads(products, weights, right, down)
             grad_x, grad_y = grad_x.mul_(canvas.width), grad_y.mul_(canvas.height)
             sampling.store_grads(sampling_grads, block, weights, grad_x, grad_y, grad_weights)
     if not need_value:
         return None, sampling_grads
-    return _value_grad(grad, pixels, corner_weights, canvas, blocks).to(value.dtype), sampling_grads
+    if blocks.sorts:
+        grad_value = _value_grad_by_sorting(grad, all_corners, all_weights, canvas, blocks)
+    else:
+        grad_value = _value_grad_by_scipy(grad, all_corners, all_weights, canvas)
+    return grad_value.to(value.dtype), sampling_grads
+
+
+def _with_corners(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``(B, Q, H, 4, L, P)`` of ``(B, Q, H, L, P)``."""
+    return (*shape[:3], 4, *shape[3:])
 
 
 def _row_products(table: Tensor, corners: Tensor, grad: Tensor, num_rows: int) -> Tensor:
@@ -305,18 +321,46 @@ def _sample_grads(products: Tensor, weights: Tensor, right: Tensor, down: Tensor
     return torch.lerp(upper_dx, lower_dx, down).mul_(weights), dy.mul_(weights), grad_weights
 
 
-def _value_grad(grad: Tensor, pixels: Tensor, corner_weights: Tensor, canvas: _Canvas, blocks: BlockSizes) -> Tensor:
-    """Sum the gradient's rows ``(B, Q, H, D)`` into the pixels that each sample read; returns ``(B, N, H, D)``."""
-    step = max(1, blocks.sorted_samples // pixels[0].numel())
+def _value_grad_by_scipy(grad: Tensor, corners: Tensor, weights: Tensor, canvas: _Canvas) -> Tensor:
+    """Sum the gradient's rows ``(B, Q, H, D)`` into the pixels that each sample read; returns ``(B, N, H, D)``.
+
+    The weights form a sparse matrix with a column per output row. Its product with the gradient adds each entry where
+    it belongs, one after the other and without sorting, which torch's operators cannot. scipy computes it in one
+    thread and lets other threads run, so that images are distributed over them.
+    """
+    num_rows, num_columns = canvas.num_rows(1), grad[0, ..., 0].numel()
+    starts = np.arange(0, corners[0].numel() + 1, corners[0, 0, 0].numel(), dtype=corners.numpy().dtype)
+
+    def table_of(image: int) -> Tensor:
+        rows = corners[image].flatten() - image * canvas.rows_per_image
+        entries = (weights[image].flatten().numpy(), rows.numpy(), starts)
+        matrix = scipy.sparse.csc_array(entries, shape=(num_rows, num_columns))
+        return torch.from_numpy(matrix @ grad[image].reshape(num_columns, -1).numpy())
+
+    num_threads = min(torch.get_num_threads(), len(grad))
+    if num_threads > 1:
+        with ThreadPoolExecutor(num_threads) as pool:
+            tables = list(pool.map(table_of, range(len(grad))))
+    else:
+        tables = [table_of(image) for image in range(len(grad))]
+    return torch.cat([canvas.value(table) for table in tables])
+
+
+def _value_grad_by_sorting(
+    grad: Tensor, corners: Tensor, weights: Tensor, canvas: _Canvas, blocks: BlockSizes
+) -> Tensor:
+    """As :func:`_value_grad_by_scipy`, in torch: on a GPU, sums of sorted rows need no atomic additions."""
+    rows, corner_weights = corners[:, :, :, 0], weights.movedim(3, 0)
+    step = max(1, blocks.sorted_samples // rows[0].numel())
     images = []
     for first in range(0, len(grad), step):
         part = slice(first, first + step)
         table = grad.new_zeros(canvas.num_rows(len(grad[part])), grad.shape[-1])
-        rows = pixels[part] - first * canvas.rows_per_image
-        if rows.numel() < len(table):
-            _sum_touched_rows(table, grad[part], rows, corner_weights[:, part], canvas)
+        part_rows = rows[part] - first * canvas.rows_per_image
+        if part_rows.numel() < len(table):
+            _sum_touched_rows(table, grad[part], part_rows, corner_weights[:, part], canvas)
         else:
-            _sum_all_rows(table, grad[part], rows, corner_weights[:, part], canvas, blocks.numbers)
+            _sum_all_rows(table, grad[part], part_rows, corner_weights[:, part], canvas, blocks.numbers)
         images.append(canvas.value(table))
     return images[0] if len(images) == 1 else torch.cat(images)
 
