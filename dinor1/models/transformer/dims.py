@@ -61,4 +61,6 @@ class TransformerDims:
     def ffn(self, channels: int | None = None) -> dict[str, Any]:
         """Arguments of a feed-forward network, of hidden width ``feedforward_channels`` by default."""
         channels = channels or self.feedforward_channels
-        return dict(embed_dims=self.embed_dims, feedforward_channels=channels, ffn_drop=0.0)
+        # MMCV's default works in place on a view, of which autograd makes four copies in the backward pass.
+        activation = dict(type='ReLU', inplace=False)
+        return dict(embed_dims=self.embed_dims, feedforward_channels=channels, ffn_drop=0.0, act_cfg=activation)
