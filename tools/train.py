@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='float16',
         choices=['float16', 'bfloat16'],
-        help='mixed precision on a GPU (default of the option: float16)',
+        help='mixed precision (default of the option: float16, which needs a GPU)',
     )
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size'
@@ -103,7 +103,10 @@ def use_amp(cfg, dtype: str) -> None:
     from dinor1.utils.errors import InputError
 
     if not torch.cuda.is_available():
-        raise InputError('--amp: mixed precision training needs a GPU; leave the option out on this machine')
+        if dtype != 'bfloat16':
+            raise InputError(f'--amp {dtype}: needs a GPU; give --amp bfloat16 on this machine')
+        cfg.optim_wrapper.type = 'CPUBFloat16OptimWrapper'
+        return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.dtype = dtype
     if dtype == 'float16':

@@ -63,6 +63,11 @@ def test_several_processes_need_gpus(call, run_config, model_files, tool):
     assert_refused(call(tool, *arguments, '--launcher', 'pytorch'), '--launcher pytorch: gives every process a GPU')
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is said to be missing')
+def test_float16_needs_a_gpu(call, run_config):
+    assert_refused(call('train', run_config, '--amp'), '--amp float16: needs a GPU; give --amp bfloat16')
+
+
 def test_numbers_that_mmengine_takes(run_config):
     cfg = Config.fromfile(run_config)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=9e4, val_interval=float('inf'))
