@@ -5,6 +5,7 @@ from dinor1.utils.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        'BroadcastBuffersHook': '.hooks',
         'GracefulStopHook': '.hooks',
         'LossGradientHook': '.hooks',
         'PromptVisualizationHook': '.hooks',

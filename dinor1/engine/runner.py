@@ -55,26 +55,24 @@ class Runner(mmengine.runner.Runner):
         return built
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes; on a CPU without the device that MMEngine would give to the wrapper."""
-        if self.distributed and get_device() == 'cpu':
-            self.logger.info(f'No GPU: {self.world_size} processes on the CPU, with the backend {get_backend()}')
-            model_wrapper_cfg = self._cpu_wrapper(model_wrapper_cfg)
+        """Wrap the model for several processes; on a CPU without the GPU that MMEngine would give to the wrapper."""
+        if self.distributed:
+            wrapper = _wrapper_cfg(model_wrapper_cfg, self.cfg.get('find_unused_parameters', False))
+            if issubclass(wrapper['type'], FullyShardedDataParallel) and self._train_loop is not None:
+                super()._init_model_weights()  # while the model is whole
+            if get_device() == 'cpu':
+                self.logger.info(f'No GPU: {self.world_size} processes on the CPU with the backend {get_backend()}')
+                if issubclass(wrapper['type'], DistributedDataParallel):
+                    wrapper['device_ids'] = None
+                elif issubclass(wrapper['type'], FullyShardedDataParallel):
+                    wrapper.setdefault('device_id', torch.device('cpu'))
+            model_wrapper_cfg = wrapper
         wrapped: nn.Module = super().wrap_model(model_wrapper_cfg, model)
         return wrapped
 
-    def _cpu_wrapper(self, model_wrapper_cfg: dict[str, Any] | None) -> dict[str, Any]:
-        """``model_wrapper_cfg``, by default MMEngine's, with the CPU as the device."""
-        if model_wrapper_cfg is None:
-            unused = self.cfg.get('find_unused_parameters', False)
-            model_wrapper_cfg = dict(broadcast_buffers=False, find_unused_parameters=unused)
-        model_wrapper_cfg = dict(type='MMDistributedDataParallel') | dict(model_wrapper_cfg)
-        kind = model_wrapper_cfg['type']
-        kind = kind if inspect.isclass(kind) else MODEL_WRAPPERS.get(kind)
-        if issubclass(kind, DistributedDataParallel):
-            model_wrapper_cfg['device_ids'] = None
-        elif issubclass(kind, FullyShardedDataParallel):
-            model_wrapper_cfg.setdefault('device_id', torch.device('cpu'))
-        return model_wrapper_cfg
+    def _init_model_weights(self) -> None:
+        if not isinstance(self.model, FullyShardedDataParallel):
+            super()._init_model_weights()
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer, which for a sharded model has to clip and save what other processes hold.
@@ -91,10 +89,6 @@ class Runner(mmengine.runner.Runner):
         if isinstance(built, ShardedOptimWrapper):
             built.model = self.model
         return built
-
-    def _init_model_weights(self) -> None:
-        with whole_parameters(self.model, write=True):
-            super()._init_model_weights()
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint, as MMEngine does, also into a sharded model."""
@@ -126,3 +120,11 @@ class Runner(mmengine.runner.Runner):
         for converter in self.model_converters:
             for hook in converter.hooks():
                 self.register_hook(hook)
+
+
+def _wrapper_cfg(model_wrapper_cfg: dict[str, Any] | None, find_unused_parameters: bool) -> dict[str, Any]:
+    """``model_wrapper_cfg``, or what MMEngine uses without one, with a class as its ``type``."""
+    if model_wrapper_cfg is None:
+        model_wrapper_cfg = dict(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+    kind = model_wrapper_cfg.get('type', 'MMDistributedDataParallel')
+    return dict(model_wrapper_cfg, type=kind if inspect.isclass(kind) else MODEL_WRAPPERS.get(kind))

@@ -3,14 +3,15 @@
 from typing import Any
 
 import torch
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
 from mmengine.optim import OptimWrapper
-from torch.distributed.fsdp import (
-    FullOptimStateDictConfig,
-    FullStateDictConfig,
-    FullyShardedDataParallel,
-    OptimStateKeyType,
-    StateDictType,
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
 from dinor1.registry import OPTIM_WRAPPERS
 
@@ -45,11 +46,12 @@ class ShardedOptimWrapper(OptimWrapper):
 
     def gather_state(self) -> None:
         """Gather the state of the whole optimizer for :meth:`state_dict`; all processes must call it."""
-        with self._whole_state(rank0_only=True):
-            whole = FullyShardedDataParallel.optim_state_dict(self.model, self.optimizer)
-        if whole:  # the first process
+        # On a CPU, torch 2.14 reuses a buffer that offloading does not copy: all statistics would become the last one.
+        options = StateDictOptions(full_state_dict=True, cpu_offload=get_device() != 'cpu')
+        named: Any = get_optimizer_state_dict(self.model, self.optimizer, options=options)
+        if is_main_process():
             self._whole = FullyShardedDataParallel.rekey_optim_state_dict(
-                whole, OptimStateKeyType.PARAM_ID, self.model, optim=self.optimizer
+                named, OptimStateKeyType.PARAM_ID, self.model, optim=self.optimizer
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,18 +60,12 @@ class ShardedOptimWrapper(OptimWrapper):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load this process's share of a whole state; all processes must call it."""
-        named = FullyShardedDataParallel.rekey_optim_state_dict(
-            state_dict, OptimStateKeyType.PARAM_NAME, self.model, optim=self.optimizer
+        own = {key: state_dict[key] for key in ('state', 'param_groups')}
+        named: Any = FullyShardedDataParallel.rekey_optim_state_dict(
+            own, OptimStateKeyType.PARAM_NAME, self.model, optim=self.optimizer
         )
-        with self._whole_state(rank0_only=False):
-            own = FullyShardedDataParallel.optim_state_dict_to_load(self.model, self.optimizer, named)
-        settings = {key: value for key, value in state_dict.items() if key not in ('state', 'param_groups')}
-        super().load_state_dict({**settings, **own})
-
-    def _whole_state(self, rank0_only: bool) -> Any:
-        return FullyShardedDataParallel.state_dict_type(
-            self.model,
-            StateDictType.FULL_STATE_DICT,
-            FullStateDictConfig(offload_to_cpu=True, rank0_only=rank0_only),
-            FullOptimStateDictConfig(offload_to_cpu=True, rank0_only=rank0_only),
+        set_optimizer_state_dict(
+            self.model, self.optimizer, named, options=StateDictOptions(full_state_dict=True)
         )
+        if self.base_param_settings is not None:
+            self.base_param_settings = state_dict['base_param_settings']

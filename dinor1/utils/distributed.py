@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+from mmengine.dist import broadcast
 from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -25,3 +26,9 @@ def whole_parameters(model: nn.Module, write: bool = False) -> contextlib.Abstra
     if isinstance(model, FullyShardedDataParallel):
         return FullyShardedDataParallel.summon_full_params(model, writeback=write)
     return contextlib.nullcontext()
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give all processes the buffers of the first, such as the statistics of batch norm; all must call it."""
+    for buffer in model.buffers():
+        broadcast(buffer)
