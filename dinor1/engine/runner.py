@@ -28,8 +28,8 @@ _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_sch
 class Runner(mmengine.runner.Runner):
     """MMEngine's Runner that applies the ``model_converters`` of a config.
 
-    Two more things differ. Where there is no GPU, several processes run on the CPU. And a model that FSDP shards
-    (``model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')``) is initialised, saved and resumed as a whole, so that
+    Two more things differ. Where there is no GPU, several processes run on the CPU. And a model that FSDP shards, with
+    ``model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')``, is initialised, saved and loaded as a whole, so that
     its checkpoints are those of any other model. Everything else is inherited.
 
     Attributes:

@@ -20,8 +20,8 @@ from dinor1.registry import OPTIM_WRAPPERS
 class ShardedOptimWrapper(OptimWrapper):
     """MMEngine's OptimWrapper for parameters of which every process has a shard.
 
-    The norm by which gradients are clipped is that of the whole model, and so is the state in checkpoints, which has the
-    form of a model without FSDP.
+    The norm by which gradients are clipped is that of the whole model, and so is the state in checkpoints, which has
+    the form of a model without FSDP.
 
     Args:
         *args: As for MMEngine's OptimWrapper.
@@ -32,6 +32,7 @@ class ShardedOptimWrapper(OptimWrapper):
     """
 
     model: FullyShardedDataParallel
+    base_param_settings: dict[str, Any] | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,8 +65,6 @@ class ShardedOptimWrapper(OptimWrapper):
         named: Any = FullyShardedDataParallel.rekey_optim_state_dict(
             own, OptimStateKeyType.PARAM_NAME, self.model, optim=self.optimizer
         )
-        set_optimizer_state_dict(
-            self.model, self.optimizer, named, options=StateDictOptions(full_state_dict=True)
-        )
+        set_optimizer_state_dict(self.model, self.optimizer, named, options=StateDictOptions(full_state_dict=True))
         if self.base_param_settings is not None:
             self.base_param_settings = state_dict['base_param_settings']

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import torch
 from mmengine.model import MMDistributedDataParallel, MMFullyShardedDataParallel
 from mmengine.optim import OptimWrapper
+
 from tests.conftest import tiny_config
 from tests.two_processes import join, leave, run
 

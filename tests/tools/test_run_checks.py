@@ -1,7 +1,6 @@
 """What train.py, test.py and build_prompt_bank.py refuse before a run begins."""
 
 import pytest
-import torch
 from mmengine.config import Config
 
 from dinor1.engine.run_checks import check_testing, check_training
@@ -54,13 +53,6 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(call, model_fi
     for out, words in [(f'file/a.{suffix}', 'file is not a folder'), (f'folder.{suffix}', 'is a folder')]:
         outcome = call(tool, config, model_files.checkpoint, '--out', tmp_path / out)
         assert_refused(outcome, f'--out {tmp_path / out}: ', words)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is said to be missing')
-@pytest.mark.parametrize('tool', ['train', 'test'])
-def test_several_processes_need_gpus(call, run_config, model_files, tool):
-    arguments = [run_config, *([model_files.checkpoint] if tool == 'test' else [])]
-    assert_refused(call(tool, *arguments, '--launcher', 'pytorch'), '--launcher pytorch: gives every process a GPU')
 
 
 def test_numbers_that_mmengine_takes(run_config):
