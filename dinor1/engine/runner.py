@@ -58,8 +58,11 @@ class Runner(mmengine.runner.Runner):
         """Wrap the model for several processes; on a CPU without the GPU that MMEngine would give to the wrapper."""
         if self.distributed:
             wrapper = _wrapper_cfg(model_wrapper_cfg, self.cfg.get('find_unused_parameters', False))
-            if issubclass(wrapper['type'], FullyShardedDataParallel) and self._train_loop is not None:
-                super()._init_model_weights()  # while the model is whole
+            if issubclass(wrapper['type'], FullyShardedDataParallel):
+                if self._train_loop is not None:
+                    super()._init_model_weights()  # while the model is whole
+                # FSDP refuses scalars; ShardedOptimWrapper reduces their gradients.
+                wrapper.setdefault('ignored_states', [p for p in model.parameters() if p.dim() == 0])
             if get_device() == 'cpu':
                 self.logger.info(f'No GPU: {self.world_size} processes on the CPU with the backend {get_backend()}')
                 if issubclass(wrapper['type'], DistributedDataParallel):

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.optim import OptimWrapper
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -37,6 +37,14 @@ class ShardedOptimWrapper(OptimWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._whole: dict[str, Any] = {}
+
+    def step(self, **kwargs: Any) -> None:
+        """Average the gradients of scalars, which FSDP does not shard, over the processes; then step."""
+        for group in self.optimizer.param_groups:
+            for parameter in group['params']:
+                if parameter.dim() == 0 and parameter.grad is not None:
+                    all_reduce(parameter.grad, 'mean')
+        super().step(**kwargs)
 
     def _clip_grad(self) -> None:
         if self.clip_func is not torch.nn.utils.clip_grad_norm_:

@@ -88,6 +88,7 @@ def run_cfg(tiny_run_config, read_shapes_config, tmp_path_factory):
     cfg.train_dataloader.batch_size = 5
     cfg.train_cfg.max_epochs = cfg.param_scheduler[0].total_steps = EPOCHS
     cfg.optim_wrapper.accumulative_counts = 2
+    cfg.model.prompts = full.model.prompts  # its temperature is a scalar, which FSDP does not shard
     loader = copy.deepcopy(full.test_dataloader)
     loader.update(batch_size=3, num_workers=0, persistent_workers=False)
     loader.dataset.indices = 7  # not the same number for both ranks
@@ -141,6 +142,8 @@ def test_a_sharded_model_trains_like_a_replicated_one(runs, run_cfg):
     )
     assert one['state_dict'].keys() == other['state_dict'].keys()
     assert relative_distance(one['state_dict'], other['state_dict']) < 1e-4
+    scalar = [float(checkpoint['state_dict']['alignment.logit_scale']) for checkpoint in (one, other)]
+    assert scalar[0] == pytest.approx(scalar[1], rel=1e-5)
     for statistic in ('step', 'exp_avg', 'exp_avg_sq'):
         # AdamW's statistics, by the number of the parameter.
         states = [{key: state[statistic] for key, state in c['optimizer']['state'].items()} for c in (one, other)]

@@ -1,5 +1,6 @@
 """train.py and test.py on two ranks without a GPU, as a user starts them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -33,13 +34,15 @@ def start(repo, tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                start_new_session=True,  # a group of its own, for signals
             )
         )
         return started[-1]
 
     yield run
     for process in started:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
@@ -76,13 +79,13 @@ def test_train_and_test_by_the_shell_scripts(start, repo, run_config, tmp_path):
 @pytest.mark.slow
 def test_sigterm_ends_both_ranks_with_status_143(start, repo, run_config, tmp_path):
     work_dir, port = tmp_path / 'run', free_port()
-    options = ['train_dataloader.batch_size=1', 'default_hooks.logger.interval=1', 'val_cfg=None']
-    options += ['val_dataloader=None', 'val_evaluator=None', 'train_cfg.max_epochs=500']
+    options = ['train_dataloader.batch_size=1', 'train_dataloader.num_workers=1', 'default_hooks.logger.interval=1']
+    options += ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None', 'train_cfg.max_epochs=500']
     command = [repo / 'tools/train.py', run_config, '--launcher', 'pytorch', '--work-dir', work_dir]
     ranks = [start(sys.executable, *command, '--cfg-options', *options, **environment(rank, port)) for rank in range(2)]
     _wait_for_iterations(work_dir, ranks)
     for rank in ranks:
-        rank.send_signal(signal.SIGTERM)
+        os.killpg(rank.pid, signal.SIGTERM)  # also to the worker of its data loader, as torchrun does
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [143, 143], said
     checkpoints = [path.name for path in work_dir.glob('iter_*.pth')]
