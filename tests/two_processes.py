@@ -12,9 +12,23 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
+def environment(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    variables = dict(MASTER_ADDR='localhost', MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2)
+    return {name: str(value) for name, value in variables.items()}
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 def join(rank: int, port: int) -> None:
     """What a target does first; it leaves by :func:`leave`."""
-    os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE='2')
+    os.environ.update(environment(rank, port))
     torch.set_num_threads(1)
     dist.init_process_group('gloo')
 
@@ -39,9 +53,7 @@ def run(target: Callable[..., None], *arguments: Any, timeout: float = 300) -> l
     Raises:
         RuntimeError: a process ended without a result, or took too long.
     """
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = mp.get_context('spawn')
     answers = context.Queue()
     processes = [context.Process(target=target, args=(rank, port, *arguments, answers)) for rank in range(2)]

@@ -50,7 +50,8 @@ def main() -> None:
 
     dinor1.register_all()  # before MMDetection is imported
     from dinor1.engine import PromptedTestLoop, Runner
-    from dinor1.engine.run_checks import check_launcher, check_testing
+    from dinor1.engine.cpu_ranks import check_launcher
+    from dinor1.engine.run_checks import check_testing
     from dinor1.evaluation.seed_average import mean_and_std
     from dinor1.inference.acceleration import compile_detector, set_inference_dtype
     from dinor1.utils.checkpoint import check_checkpoint

@@ -44,7 +44,8 @@ def main() -> None:
 
     dinor1.register_all()  # before MMDetection is imported
     from dinor1.datasets.seeding import set_seed
-    from dinor1.engine.run_checks import check_launcher, check_seed, check_training
+    from dinor1.engine.cpu_ranks import check_launcher
+    from dinor1.engine.run_checks import check_seed, check_training
     from dinor1.utils.config import load_config
 
     cfg = load_config(args.config, args.cfg_options)

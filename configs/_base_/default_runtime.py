@@ -8,6 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     reproducibility=dict(type='ReproducibilityHook'),
+    buffers=dict(type='BroadcastBuffersHook'),
     graceful_stop=dict(type='GracefulStopHook'),
     visualization=dict(type='PromptVisualizationHook'),
 )

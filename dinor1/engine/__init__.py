@@ -5,6 +5,7 @@ from dinor1.utils.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        'BroadcastBuffersHook': '.hooks',
         'CPUBFloat16OptimWrapper': '.bfloat16_optim_wrapper',
         'GracefulStopHook': '.hooks',
         'HalfWeightsHook': '.hooks',

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.device import get_device
 
 from dinor1.utils.errors import InputError
 
@@ -54,18 +53,6 @@ def check_testing(cfg: Config, name: str) -> None:
     _require(cfg, name, ('model', *_TEST), 'test')
     _all_or_none(cfg, name, _VAL)
     _check_loaders(cfg, name, ('val_dataloader', 'test_dataloader'))
-
-
-def check_launcher(launcher: str) -> None:
-    """Raise an error for a launcher of several processes on a machine without an accelerator.
-
-    Raises:
-        InputError: there is no accelerator, and MMEngine's launchers assign one to every process.
-    """
-    if launcher != 'none' and get_device() == 'cpu':
-        raise InputError(
-            f'--launcher {launcher}: gives every process a GPU, and there is none on this machine; leave the option out'
-        )
 
 
 def check_seed(seed: Any, option: str) -> None:

@@ -1,13 +1,24 @@
-"""MMEngine's Runner with model converters."""
+"""MMEngine's Runner with model converters, with ranks on a CPU, and with checkpoints of sharded models."""
 
+import inspect
 from typing import Any
 
 import mmengine.runner
+import torch
+from mmengine.device import get_device
+from mmengine.dist import get_backend, is_distributed
 from mmengine.hooks import Hook
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
-from dinor1.registry import RUNNERS
+from dinor1.registry import MODEL_WRAPPERS, RUNNERS
+from dinor1.utils.distributed import whole_parameters
+from dinor1.utils.errors import InputError
 from dinor1.utils.model_converters import ModelConverter, convert_model
+
+from .cpu_ranks import join_cpu_ranks
+from .sharded_optim_wrapper import ShardedOptimWrapper
 
 # The default hooks of MMEngine's Runner, which removes them itself.
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -17,13 +28,21 @@ _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_sch
 class Runner(mmengine.runner.Runner):
     """MMEngine's Runner that applies the ``model_converters`` of a config.
 
-    Everything else, including distributed wrappers, launchers and mixed precision, is inherited.
+    Two more things differ. Where there is no GPU, several processes run on the CPU. And a model that FSDP shards, with
+    ``model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')``, is initialised, saved and loaded as a whole, so that
+    its checkpoints are those of any other model. Everything else is inherited.
 
     Attributes:
         model_converters: The converters that have been applied to the model.
     """
 
     model_converters: list[ModelConverter]
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """Join the process group on a CPU, which MMEngine cannot, then do as MMEngine does."""
+        if self.distributed and not is_distributed() and get_device() == 'cpu':
+            join_cpu_ranks(env_cfg.get('dist_cfg', {}))
+        super().setup_env(env_cfg)
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         """Build and convert the model, before it is wrapped and before the optimizer is built.
@@ -34,6 +53,58 @@ class Runner(mmengine.runner.Runner):
         built: nn.Module = super().build_model(model)
         built, self.model_converters = convert_model(built, self.cfg.get('model_converters'), self.seed)
         return built
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for several processes; on a CPU without the GPU that MMEngine would give to the wrapper."""
+        if self.distributed:
+            wrapper = _wrapper_cfg(model_wrapper_cfg, self.cfg.get('find_unused_parameters', False))
+            if issubclass(wrapper['type'], FullyShardedDataParallel):
+                if self._train_loop is not None:
+                    super()._init_model_weights()  # while the model is whole
+                # FSDP refuses scalars; ShardedOptimWrapper reduces their gradients.
+                wrapper.setdefault('ignored_states', [p for p in model.parameters() if p.dim() == 0])
+            if get_device() == 'cpu':
+                self.logger.info(f'No GPU: {self.world_size} processes on the CPU with the backend {get_backend()}')
+                if issubclass(wrapper['type'], DistributedDataParallel):
+                    wrapper['device_ids'] = None
+                elif issubclass(wrapper['type'], FullyShardedDataParallel):
+                    wrapper.setdefault('device_id', torch.device('cpu'))
+            model_wrapper_cfg = wrapper
+        wrapped: nn.Module = super().wrap_model(model_wrapper_cfg, model)
+        return wrapped
+
+    def _init_model_weights(self) -> None:
+        if not isinstance(self.model, FullyShardedDataParallel):
+            super()._init_model_weights()
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer, which for a sharded model has to clip and save what other processes hold.
+
+        Raises:
+            InputError: the wrapper of the optimizer does not work with sharded parameters.
+        """
+        if isinstance(self.model, FullyShardedDataParallel) and isinstance(optim_wrapper, dict):
+            kind = optim_wrapper.get('type', 'OptimWrapper')
+            if kind not in ('OptimWrapper', 'ShardedOptimWrapper'):
+                raise InputError(f'optim_wrapper.type={kind!r}: a model that FSDP shards needs ShardedOptimWrapper')
+            optim_wrapper = dict(optim_wrapper, type='ShardedOptimWrapper')
+        built = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(built, ShardedOptimWrapper):
+            built.model = self.model
+        return built
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint, as MMEngine does, also into a sharded model."""
+        with whole_parameters(self.model, write=True):
+            checkpoint: dict[str, Any] = super().load_checkpoint(*args, **kwargs)
+        return checkpoint
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint, as MMEngine does, also of a sharded model; all processes must call it."""
+        if isinstance(self.optim_wrapper, ShardedOptimWrapper):
+            self.optim_wrapper.gather_state()
+        with whole_parameters(self.model):
+            super().save_checkpoint(*args, **kwargs)
 
     def register_hooks(
         self,
@@ -52,3 +123,11 @@ class Runner(mmengine.runner.Runner):
         for converter in self.model_converters:
             for hook in converter.hooks():
                 self.register_hook(hook)
+
+
+def _wrapper_cfg(model_wrapper_cfg: dict[str, Any] | None, find_unused_parameters: bool) -> dict[str, Any]:
+    """``model_wrapper_cfg``, or what MMEngine uses without one, with a class as its ``type``."""
+    if model_wrapper_cfg is None:
+        model_wrapper_cfg = dict(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+    kind = model_wrapper_cfg.get('type', 'MMDistributedDataParallel')
+    return dict(model_wrapper_cfg, type=kind if inspect.isclass(kind) else MODEL_WRAPPERS.get(kind))

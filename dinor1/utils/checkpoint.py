@@ -14,7 +14,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from dinor1.registry import MODELS
-from dinor1.utils.distributed import unwrapped
+from dinor1.utils.distributed import unwrapped, whole_parameters
 from dinor1.utils.errors import InputError
 from dinor1.utils.model_converters import convert_model
 
@@ -23,7 +23,8 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
     """Check that the parameters of a checkpoint fit a model.
 
     Args:
-        model: The model that will load it, with or without a wrapper for distributed training.
+        model: The model that will load it, with or without a wrapper for distributed training. If FSDP has sharded it,
+            all processes must call this function.
         path: Checkpoint of MMEngine.
         partial: Accept missing and additional parameters, as long as some fit, as for the initial weights of a
             training.
@@ -45,7 +46,8 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
             f'{path}: written in an earlier format, from which no run can be resumed; to start from its weights, give '
             '--cfg-options load_from=PATH instead of --resume'
         )
-    _compare(unwrapped(model), state_dict, path, partial)
+    with whole_parameters(model):
+        _compare(unwrapped(model), state_dict, path, partial)
 
 
 def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:

@@ -44,6 +44,8 @@ _KNOWN = [
     'custom_imports',
     'model_converters',
     'runner_type',
+    'model_wrapper_cfg',
+    'find_unused_parameters',
 ]
 
 # Registries of the components whose arguments an override may add.

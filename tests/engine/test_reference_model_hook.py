@@ -249,7 +249,7 @@ def test_a_late_second_sigterm_is_meant(monkeypatch):
     monkeypatch.setattr(signal, 'raise_signal', sent.append)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        hook.before_train(None)
+        hook.before_train(SimpleNamespace(train_loop=None, val_loop=None))
         for now[0] in (0.0, 4.0, 6.0):
             signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # what the hook has installed
         assert sent == [signal.SIGTERM]

@@ -57,13 +57,6 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(call, model_fi
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is said to be missing')
-@pytest.mark.parametrize('tool', ['train', 'test'])
-def test_several_processes_need_gpus(call, run_config, model_files, tool):
-    arguments = [run_config, *([model_files.checkpoint] if tool == 'test' else [])]
-    assert_refused(call(tool, *arguments, '--launcher', 'pytorch'), '--launcher pytorch: gives every process a GPU')
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is said to be missing')
 def test_float16_needs_a_gpu(call, run_config):
     assert_refused(call('train', run_config, '--amp'), '--amp float16: needs a GPU; give --amp bfloat16')
 

@@ -1,5 +1,6 @@
 """Hooks; a hook saves and restores the training state that it owns, apart from weights."""
 
+from .broadcast_buffers import BroadcastBuffersHook
 from .graceful_stop import GracefulStopHook
 from .half_weights import HalfWeightsHook
 from .loss_gradients import LossGradientHook
@@ -8,6 +9,7 @@ from .reference_model import ReferenceModelHook
 from .reproducibility import ReproducibilityHook
 
 __all__ = [
+    'BroadcastBuffersHook',
     'GracefulStopHook',
     'HalfWeightsHook',
     'LossGradientHook',

@@ -1,8 +1,11 @@
 """SIGTERM and Ctrl-C end a run with a checkpoint."""
 
+import functools
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,9 @@ class GracefulStopHook(Hook):
     A second signal ends the process at once, except a SIGTERM within five seconds, which launchers send in addition to
     the scheduler's. In a distributed run all ranks stop at the same iteration, even if only one received the signal,
     and none exits before the checkpoint is written, because a launcher ends all processes as soon as one has exited.
+
+    torchrun and a terminal signal whole process groups. The workers of the data loaders leave the group, or the
+    iteration would fail for lack of a worker; they still end with the process that they work for.
     """
 
     priority = 'LOWEST'
@@ -38,7 +44,11 @@ class GracefulStopHook(Hook):
         self._previous: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Install the signal handlers."""
+        """Install the signal handlers, and keep signals from the workers of the data loaders."""
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None:
+                loader = loop.dataloader
+                loader.worker_init_fn = functools.partial(_init_worker, loader.worker_init_fn)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._on_signal)
 
@@ -86,6 +96,13 @@ class GracefulStopHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Restore the previous signal handlers."""
         self._give_back()
+
+
+def _init_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
+    """Initialise a worker of a data loader, in a process group of its own."""
+    os.setpgrp()
+    if init is not None:
+        init(worker_id)
 
 
 def has_stepped(runner: Runner, awaited: int) -> bool:

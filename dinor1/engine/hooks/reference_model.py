@@ -13,11 +13,12 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
-from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from dinor1.models import ReferenceModel
 from dinor1.registry import HOOKS, MODELS
-from dinor1.utils.distributed import unwrapped
+from dinor1.utils.distributed import broadcast_buffers, unwrapped
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.io import atomic_path
@@ -169,6 +170,8 @@ class ReferenceModelHook(Hook):
                 copied = copy.deepcopy(model)
             self.reference = ReferenceModel(copied, self.dtype)
         self.reference.model.load_state_dict(state_dict)
+        # Checkpoints hold those of the first process, so that a resumed run has the same reference.
+        broadcast_buffers(self.reference.model)
         self.reference.model.train(self.mode == 'train')
         model.reference = self.reference
         return self.reference
@@ -216,6 +219,5 @@ def _full_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Weights of the whole detector; every process gathers them if the model is sharded."""
     if not isinstance(model, FullyShardedDataParallel):
         return unwrapped(model).state_dict()
-    config = FullStateDictConfig(rank0_only=False)
-    with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT, config):
-        return {key.removeprefix('module.'): value for key, value in model.state_dict().items()}
+    weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return weights

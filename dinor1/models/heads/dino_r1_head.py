@@ -167,8 +167,7 @@ class DINOR1Head(BaseModule):
         """
         num_stages = len(cls_logits)
         own_count = cls_logits.new_tensor([len(match.stage) / num_stages], dtype=torch.float32)
-        # The number of objects is averaged over the devices, as in MMDetection: every object has the same weight.
-        count = reduce_mean(own_count).clamp(min=1)
+        count = self.mean_count(own_count).clamp(min=1)
         cls_count = count if self.sync_cls_avg_factor else own_count.clamp(min=1)
 
         # Classification. Prompts that are not offered have logit -inf, which would give NaN: they are left out.
@@ -199,6 +198,17 @@ class DINOR1Head(BaseModule):
             losses[f'{name}loss_bbox'] = loss_bbox[i]
             losses[f'{name}loss_iou'] = loss_iou[i]
         return losses
+
+    def mean_count(self, own_count: Tensor) -> Tensor:
+        """Number of objects by which the losses of boxes are divided.
+
+        It is averaged over the devices, as in MMDetection: every object has the same weight.
+
+        Args:
+            own_count: (1,) number of objects of this process.
+        """
+        count: Tensor = reduce_mean(own_count)
+        return count
 
     def predict(
         self,

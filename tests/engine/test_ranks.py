@@ -1,0 +1,182 @@
+"""The Runner on two ranks without a GPU: signals, exact resume, accumulation, sharding, evaluation."""
+
+import copy
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.dist import barrier
+
+from tests.engine.conftest import RecordHook
+from tests.two_processes import environment, leave, run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason='the ranks would get GPUs, which a test may lack'),
+]
+WRAPPERS = dict(ddp=None, fsdp=dict(type='MMFullyShardedDataParallel'))
+EPOCHS, ITERS = 2, 3  # 12 images on a rank in batches of 5, 5 and 2; the second epoch has GRQO
+STOP, LAST = 2, 4  # the signal leaves accumulated gradients, and the next iteration steps, in the second epoch
+
+
+def trained(cfg, name: str, stop_at: int | None = None, **overrides) -> tuple[list[dict], int, object]:
+    """One run of this rank: what it logged per iteration, its exit status, and the runner."""
+    from dinor1.engine import Runner
+
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir = str(Path(cfg.work_dir) / name)
+    cfg.experiment_name = f'{name}-{len(overrides)}'
+    cfg.merge_from_dict(overrides)
+    runner = Runner.from_cfg(cfg)
+    recorder = RecordHook()
+    runner.register_hook(recorder)
+    if stop_at is not None:
+        # In mid-step, at the same iteration of every rank.
+        backbone = runner.model.module.backbone
+        backbone.register_forward_hook(
+            lambda *_: os.kill(os.getpid(), signal.SIGTERM) if runner.iter == stop_at else None
+        )
+    try:
+        runner.train()
+    except SystemExit as stop:
+        return recorder.history, stop.code, runner
+    return recorder.history, 0, runner
+
+
+def rank_runs(rank: int, port: int, cfg, queue) -> None:
+    """For both wrappers a whole run, and one that is stopped and resumed; then an evaluation."""
+    os.environ.update(environment(rank, port))
+    torch.set_num_threads(1)
+    import dinor1
+
+    dinor1.register_all()
+    from dinor1.engine import Runner
+    from dinor1.utils.checkpoint import check_checkpoint
+
+    found = {}
+    for name, wrapper in WRAPPERS.items():
+        cfg.model_wrapper_cfg = wrapper
+        whole, _, _ = trained(cfg, f'{name}_whole')
+        parts, status, _ = trained(cfg, f'{name}_parts', stop_at=STOP)
+        rest, _, runner = trained(cfg, f'{name}_parts', resume=True)
+        barrier()  # the first rank may still be writing
+        check_checkpoint(runner.model, f'{runner.work_dir}/epoch_{EPOCHS}.pth')
+        found[name] = dict(whole=whole, parts=parts, rest=rest, status=status, wrapper=type(runner.model).__name__)
+    cfg.model_wrapper_cfg = None
+    iteration = f'{cfg.work_dir}/fsdp_parts/iter_{LAST}.pth'
+    found['other_wrapper'], _, _ = trained(cfg, 'fsdp_to_ddp', resume=True, load_from=iteration)
+    evaluation = copy.deepcopy(cfg)
+    found['metrics'] = evaluate(Runner, evaluation, f'{cfg.work_dir}/ddp_whole/epoch_{EPOCHS}.pth', f'ranks{rank}')
+    queue.put((rank, found))
+    leave()
+
+
+def evaluate(runner_type, cfg, checkpoint: str, name: str) -> dict[str, float]:
+    """Metrics of a checkpoint, without the seconds that they took."""
+    cfg.update(load_from=checkpoint, work_dir=f'{cfg.work_dir}/test', experiment_name=name, **cfg.evaluation)
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    return {key: value for key, value in runner_type.from_cfg(cfg).test().items() if 'time' not in key}
+
+
+@pytest.fixture(scope='module')
+def run_cfg(tiny_run_config, read_shapes_config, tmp_path_factory):
+    """The tiny GRQO recipe on two ranks, with accumulated gradients and an uneven last batch."""
+    full = read_shapes_config('configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py')
+    cfg = copy.deepcopy(tiny_run_config)
+    cfg.train_dataloader.batch_size = 5
+    cfg.train_cfg.max_epochs = cfg.param_scheduler[0].total_steps = EPOCHS
+    cfg.optim_wrapper.accumulative_counts = 2
+    cfg.model.prompts = full.model.prompts  # its temperature is a scalar, which FSDP does not shard
+    loader = copy.deepcopy(full.test_dataloader)
+    loader.update(batch_size=3, num_workers=0, persistent_workers=False)
+    loader.dataset.indices = 7  # not the same number for both ranks
+    # Many detections of a hardly trained model, so that there is something to compare.
+    cfg.model.test_cfg.max_per_img = 50
+    prompts = dict(type='VisualInteractive')
+    cfg.evaluation = dict(
+        test_dataloader=loader,
+        test_cfg=dict(type='PromptedTestLoop', prompts=prompts),
+        test_evaluator=[full.test_evaluator, dict(type='DumpResults', out_file_path='detections.pkl')],
+    )
+    cfg.launcher = 'pytorch'
+    cfg.work_dir = str(tmp_path_factory.mktemp('ranks'))
+    cfg.evaluation['test_evaluator'][1]['out_file_path'] = f'{cfg.work_dir}/detections.pkl'
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def runs(run_cfg):
+    """What the two ranks found; their work directory is that of ``run_cfg``."""
+    return [found for _, found in run(rank_runs, run_cfg)]
+
+
+@pytest.mark.parametrize('name', list(WRAPPERS))
+def test_sigterm_in_mid_step_ends_all_ranks_after_the_same_iteration(runs, run_cfg, name):
+    folder = Path(run_cfg.work_dir) / f'{name}_parts'
+    for found in (rank[name] for rank in runs):
+        assert found['status'] == 128 + signal.SIGTERM
+        assert len(found['parts']) == LAST
+    assert [path.name for path in folder.glob('iter_*.pth')] == [f'iter_{LAST}.pth']
+
+
+@pytest.mark.parametrize('name', list(WRAPPERS))
+def test_a_resumed_run_equals_a_whole_one(runs, name):
+    for found in (rank[name] for rank in runs):
+        assert len(found['whole']) == EPOCHS * ITERS
+        assert found['parts'] + found['rest'] == found['whole']
+    assert 'loss_grqo' in runs[0][name]['whole'][-1]
+    assert runs[0][name]['whole'] != runs[1][name]['whole']  # they see other images
+
+
+def test_a_sharded_model_trains_like_a_replicated_one(runs, run_cfg):
+    """The same weights, clipping by the same norm, and a checkpoint with the same names and shapes."""
+    for rank in runs:
+        assert rank['ddp']['wrapper'] == 'MMDistributedDataParallel'
+        assert rank['fsdp']['wrapper'] == 'MMFullyShardedDataParallel'
+        losses = [torch.tensor([scalars['loss'] for scalars in rank[name]['whole']]) for name in WRAPPERS]
+        assert torch.allclose(*losses, rtol=1e-5)
+    one, other = (
+        torch.load(f'{run_cfg.work_dir}/{name}_whole/epoch_{EPOCHS}.pth', weights_only=False) for name in WRAPPERS
+    )
+    assert one['state_dict'].keys() == other['state_dict'].keys()
+    assert relative_distance(one['state_dict'], other['state_dict']) < 1e-4
+    scalar = [float(checkpoint['state_dict']['alignment.logit_scale']) for checkpoint in (one, other)]
+    assert scalar[0] == pytest.approx(scalar[1], rel=1e-5)
+    for statistic in ('step', 'exp_avg', 'exp_avg_sq'):
+        # AdamW's statistics, by the number of the parameter.
+        states = [{key: state[statistic] for key, state in c['optimizer']['state'].items()} for c in (one, other)]
+        assert relative_distance(*states) < 1e-3
+
+
+def test_a_run_is_resumed_with_another_wrapper(runs):
+    for rank in runs:
+        pair = [torch.tensor([s['loss'] for s in part]) for part in (rank['other_wrapper'], rank['fsdp']['rest'])]
+        assert torch.allclose(*pair, rtol=1e-5)
+
+
+def relative_distance(tensors: dict, others: dict) -> float:
+    """||x - y|| / ||x|| over all tensors together: a weight without gradient follows rounding errors."""
+    assert all(tensor.shape == others[name].shape for name, tensor in tensors.items())
+    pair = [torch.cat([group[name].flatten().double() for name in tensors]) for group in (tensors, others)]
+    return float((pair[0] - pair[1]).norm() / pair[0].norm())
+
+
+def test_metrics_of_two_ranks_are_those_of_one_process(runs, run_cfg):
+    import pickle
+
+    from dinor1.engine import Runner
+
+    path = Path(run_cfg.work_dir) / 'detections.pkl'
+    of_ranks = pickle.loads(path.read_bytes())
+    cfg = copy.deepcopy(run_cfg)
+    cfg.launcher = 'none'
+    metrics = evaluate(Runner, cfg, f'{cfg.work_dir}/ddp_whole/epoch_{EPOCHS}.pth', 'alone')
+    alone = pickle.loads(path.read_bytes())
+    assert runs[0]['metrics'] == pytest.approx(metrics, abs=1e-4)
+    assert [sample['img_id'] for sample in of_ranks] == [sample['img_id'] for sample in alone]
+    assert len(alone) == 7
+    for sample, expected in zip(of_ranks, alone, strict=True):
+        assert len(expected['pred_instances']['scores']) > 0
+        assert torch.allclose(sample['pred_instances']['scores'], expected['pred_instances']['scores'], atol=1e-4)
