@@ -48,6 +48,7 @@ def trained(cfg, name: str, stop_at: int | None = None, **overrides) -> tuple[li
 def rank_runs(rank: int, port: int, cfg, queue) -> None:
     """For both wrappers a whole run, and one that is stopped and resumed; then an evaluation."""
     os.environ.update(environment(rank, port))
+    os.chdir(cfg.work_dir)  # MMEngine collects the results of an evaluation in a folder of the current one
     torch.set_num_threads(1)
     import dinor1
 
