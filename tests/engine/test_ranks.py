@@ -146,9 +146,11 @@ def test_a_sharded_model_trains_like_a_replicated_one(runs, run_cfg):
     scalar = [float(checkpoint['state_dict']['alignment.logit_scale']) for checkpoint in (one, other)]
     assert scalar[0] == pytest.approx(scalar[1], rel=1e-5)
     for statistic in ('step', 'exp_avg', 'exp_avg_sq'):
-        # AdamW's statistics, by the number of the parameter.
+        # AdamW's statistics, by the number of the parameter. Gradients have kinks (ReLU, matching): weights that differ
+        # by 1e-6 have gradients of the backbone that differ by 1e-3, those that differ by 1e-5 by 6e-3. Statistics of
+        # another parameter, or of this process's images alone, differ by about their own size.
         states = [{key: state[statistic] for key, state in c['optimizer']['state'].items()} for c in (one, other)]
-        assert relative_distance(*states) < 1e-3
+        assert relative_distance(*states) < 2e-2
 
 
 def test_a_run_is_resumed_with_another_wrapper(runs):
