@@ -4,8 +4,6 @@ A config with ``default_scope = 'dinor1'`` finds our components first and falls 
 MMEngine's under their plain names, so that ``type='ChannelMapper'`` needs no prefix.
 """
 
-import inspect
-
 from mmdet import registry as _mmdet
 from mmengine.registry import Registry
 
@@ -36,10 +34,3 @@ VISUALIZERS = _child(_mmdet.VISUALIZERS, 'dinor1.visualization')
 VISBACKENDS = _child(_mmdet.VISBACKENDS)
 # What `model_converters` of a config may name, see dinor1.utils.model_converters; blocks register theirs.
 MODEL_CONVERTERS = Registry('model converter', scope='dinor1')
-
-
-def takes_argument(kind: type, name: str) -> bool:
-    """Whether the constructor of a class, or of one that it inherits from, has an argument of this name."""
-    return any(
-        name in inspect.signature(vars(base).get('__init__', object.__init__)).parameters for base in kind.__mro__
-    )

@@ -19,7 +19,7 @@ def environment(rank: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody uses."""
+    """A free port of this machine."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port: int = free.getsockname()[1]

@@ -2,11 +2,12 @@
 """The whole main job on the generated shapes world, as `make demo` runs it.
 
 Data, supervised fine-tuning, GRQO at the same number of iterations, evaluation with visual prompts from other images,
-pictures. Interrupted, it continues where it stopped. The output of each phase goes to logs/ in the work directory.
+images with detections. Interrupted, it continues where it stopped. The output of each phase goes to logs/ in the work
+directory.
 
 Examples:
     python tools/demo.py
-    python tools/demo.py --quick --work-dir /tmp/demo    # two epochs on 40 images: does everything work?
+    python tools/demo.py --quick --work-dir work_dirs/demo_quick    # two epochs on 40 images: does everything work?
 """
 
 import argparse
@@ -103,7 +104,7 @@ def main() -> None:
     command = [sys.executable, 'tools/analysis_tools/collect_results.py', *tests]
     subprocess.run(command, env=environment, check=True)
     print(f'Prompts and detections after each epoch: {out}/sft/vis {out}/grqo/vis')
-    print(f'Test pictures: {out}/test/*/vis/test.png   Single prompts: {out}/image_demo')
+    print(f'Detections on test images: {out}/test/*/vis/test.png   Single prompts: {out}/image_demo')
 
 
 if __name__ == '__main__':

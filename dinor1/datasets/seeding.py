@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinor1.registry import DATASETS, takes_argument
+from dinor1.registry import DATASETS
+from dinor1.utils.component_check import arguments
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ def set_seed(cfg: dict[str, Any], seed: int) -> None:
     for one in inner:
         set_seed(one, seed)
     kind = cfg['type'] if isinstance(cfg['type'], type) else DATASETS.get(cfg['type'])
-    if not inner and kind and takes_argument(kind, 'seed'):
+    if not inner and kind and 'seed' in arguments(kind):
         cfg['seed'] = seed
 
 

@@ -109,7 +109,7 @@ def _is_ours(component: Any) -> bool:
 
 
 def _passes_on_unknown(component: Any) -> bool:
-    """Whether it is a class of another library with ``**kwargs``, of which nobody knows where they go."""
+    """Whether it is a class of another library with ``**kwargs``, whose names cannot be checked."""
     if component is None or _is_ours(component):
         return False
     parameters = inspect.signature(component).parameters.values()

@@ -6,8 +6,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from dinor1.registry import HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, TASK_UTILS, takes_argument
-from dinor1.utils.component_check import Mistake, mistakes
+from dinor1.registry import HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, TASK_UTILS
+from dinor1.utils.component_check import Mistake, arguments, mistakes
 from dinor1.utils.errors import InputError
 from dinor1.utils.moved_keys import check_not_moved, moved_argument, removed_keys, warn_of_renamed_types
 from dinor1.utils.registration import register_all
@@ -110,7 +110,7 @@ def _is_argument(node: dict, name: str) -> bool:
     """Whether the component that ``node`` describes takes an argument of this name."""
     kind = node.get('type')
     kinds = [registry.get(kind) for registry in _REGISTRIES] if isinstance(kind, str) else []
-    return any(isinstance(kind, type) and takes_argument(kind, name) for kind in kinds)
+    return any(isinstance(kind, type) and name in arguments(kind) for kind in kinds)
 
 
 def _check_override(cfg: Config, key: str) -> None:

@@ -72,6 +72,7 @@ _MOVED_LIE = {
     'mix': "sampling.mixing, which is 'all' or 'none'",
     'share_samples': 'sampling.shared',
     'n_test_samples': 'sampling.n_test',
+    'kernel': 'kernel.kind',
     'angle': 'group.angle, with group=dict(name=..., angle=...)',
 }
 # Component -> its arguments of earlier versions -> the new key.

@@ -153,6 +153,11 @@ PROMPTS = ("val_cfg=dict(type='PromptedValLoop', prompts=dict(type='VisualGeneri
             ('model.backbone.layers.k',),
         ),
         (
+            "model = dict(backbone=dict(type='AffineEquivariantBackbone', kernel='spline'))",
+            'model.backbone.kernel',
+            ('model.backbone.kernel.kind',),
+        ),
+        (
             "train_dataloader = dict(dataset=dict(type='SBMDataset', task='cluster', graph_seed=1))",
             'train_dataloader.dataset.graph_seed',
             ('train_dataloader.dataset.graphs.seed',),

@@ -55,7 +55,7 @@ class AffineEquivariantBackbone(BaseModule):
             is ``all`` or ``none``.
         resample: ``train``: fresh samples at every training step, fixed ones in tests. Also ``always``, ``never``.
         seed: Of the samples; replicas with one seed draw the same.
-        init_cfg: As in MMEngine.
+        **kwargs: ``init_cfg`` of MMEngine's ``BaseModule``.
 
     Raises:
         InputError: a dict has an unknown key.
@@ -77,9 +77,9 @@ class AffineEquivariantBackbone(BaseModule):
         sampling: SamplingConfig | Mapping[str, Any] | None = None,
         resample: Resample = 'train',
         seed: int = 0,
-        init_cfg: dict | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(**kwargs)
         # Settings, from dicts and defaults.
         if list(out_indices) != sorted(set(out_indices)) or not set(out_indices) <= set(range(len(widths))):
             raise ValueError(f'out_indices must ascend within 0 to {len(widths) - 1}, got {tuple(out_indices)}')

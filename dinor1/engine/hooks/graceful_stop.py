@@ -31,8 +31,8 @@ class GracefulStopHook(Hook):
     the scheduler's. In a distributed run all ranks stop at the same iteration, even if only one received the signal,
     and none exits before the checkpoint is written, because a launcher ends all processes as soon as one has exited.
 
-    torchrun and a terminal signal whole process groups. The workers of the data loaders leave the group, or the
-    iteration would fail for lack of a worker; they still end with the process that they work for.
+    torchrun and a terminal signal whole process groups. The workers of the data loaders leave the group, because
+    the iteration would fail without them; they still end with the process that they work for.
     """
 
     priority = 'LOWEST'
