@@ -91,7 +91,7 @@ def sampling_from_offsets(
     locations = torch.addcmul(references[..., :2], sampling_offsets.to(dtype), steps)
     logits = attention_logits.to(dtype).flatten(3)
     if logits.device.type == 'cpu':
-        # Along the first axis of a copy: torch's softmax along a short last axis takes seven times as long.
+        # Along the first axis of a copy: torch's softmax along a short last axis takes several times as long.
         weights = logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
     else:
         weights = logits.softmax(-1)
