@@ -8,21 +8,123 @@ Importing this module changes nothing and is cheap: the functions import the pac
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import io
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 def apply() -> None:
     """Fill every gap. Idempotent."""
-    fill_mmcv_ext()
-    fill_tokenizer_batch_encode_plus()
+    with deferred_imports():
+        fill_mmcv_ext()
+        silence_onedl_message()
+        importlib.import_module('mmdet.models')
+    import_transformers_with_language_models()
     fill_lvis_numpy_float()
-    silence_onedl_message()
-    fill_bert_pairwise_mask()
     trust_one_cycle_scheduler()
+
+
+# -----------------------------------------------------------------------------------------------------------
+# imports that take long and are rarely used
+
+
+class _Deferred(types.ModuleType):
+    """Stands for a module. Its attributes are functions that import the module when they are called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        submodule = sys.modules.get(f'{self.__name__}.{name}')
+        if submodule is not None:
+            return submodule
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return getattr(importlib.import_module(self.__name__), name)(*args, **kwargs)
+
+        return call
+
+
+@contextlib.contextmanager
+def deferred_imports() -> Iterator[None]:
+    """Context in which MMEngine and MMDetection are imported without transformers, imgaug and tifffile.
+
+    What: MMEngine imports transformers for one optimizer, and MMDetection for its language models; MMDetection imports
+    imgaug for a transform for lane detection, and MMCV tifffile for one of its image backends. Together they are a
+    third of the time that an import of the detector takes. imgaug and tifffile are imported when they are used;
+    for transformers see :func:`import_transformers_with_language_models`. Before release 5, transformers is
+    not deferred, because MMDetection's GLIP, which does not work with later ones, inherits from its classes.
+    Since: onedl-mmengine 0.10.12, onedl-mmcv 2.3.6 and onedl-mmdetection 3.4.5, or earlier.
+    Until: when these import them where they are used.
+    """
+    names = ('imgaug', 'imgaug.augmenters', 'imgaug.augmentables.lines', 'imgaug.augmentables.segmaps', 'tifffile')
+    absent: dict[str, Any] = {name: _Deferred(name) for name in names if name.split('.')[0] not in sys.modules}
+    if 'transformers' not in sys.modules and _major_release('transformers') >= 5:
+        absent['transformers'] = None  # an ImportError, which MMEngine and MMDetection expect
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+def _major_release(package: str) -> int:
+    """First number of the version of an installed package; 0 without it."""
+    try:
+        return int(importlib.metadata.version(package).split('.')[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0
+
+
+def import_transformers_with_language_models() -> None:
+    """Import transformers, and fill its gaps, when MMDetection's ``BertModel`` or a tokenizing transform is built.
+
+    What: see :func:`deferred_imports`. ``Adafactor`` of transformers is registered as a function that imports it.
+    """
+    from mmdet.datasets.transforms import text_transformers
+    from mmdet.models.language_models import bert
+    from mmengine.registry import OPTIMIZERS
+
+    for component in (bert.BertModel, text_transformers.RandomSamplingNegPos):
+        if not hasattr(component.__init__, '__wrapped__'):
+            component.__init__ = _after(fill_transformers, component.__init__)
+    if 'Adafactor' not in OPTIMIZERS and _major_release('transformers'):
+        OPTIMIZERS.register_module(name='Adafactor', module=_adafactor)
+
+
+def _after(prepare: Callable[[], None], function: Callable) -> Callable:
+    """``function``, with ``prepare`` called before it."""
+
+    @functools.wraps(function)
+    def prepared(*args: Any, **kwargs: Any) -> Any:
+        prepare()
+        return function(*args, **kwargs)
+
+    return prepared
+
+
+def _adafactor(*args: Any, **kwargs: Any) -> Any:
+    """The optimizer of transformers."""
+    from transformers import Adafactor
+
+    return Adafactor(*args, **kwargs)
+
+
+def fill_transformers() -> None:
+    """Import transformers, give MMDetection the names that it imports from it, and fill the gaps. Idempotent."""
+    import transformers
+    from mmdet.datasets.transforms import text_transformers
+    from mmdet.models.language_models import bert
+
+    for module in (bert, text_transformers):
+        module.AutoTokenizer, module.HFBertModel = transformers.AutoTokenizer, transformers.BertModel
+    bert.BertConfig = transformers.BertConfig
+    fill_tokenizer_batch_encode_plus()
+    fill_bert_pairwise_mask()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -84,8 +186,7 @@ def has_mmcv_operators() -> bool:
 def fill_tokenizer_batch_encode_plus() -> None:
     """Give Hugging Face tokenizers back ``batch_encode_plus``, which MMDetection's ``BertModel`` calls.
 
-    What: the method was equivalent to calling the tokenizer on a list of texts. MMEngine imports transformers together
-    with its optimizers, so that importing it here costs nothing more.
+    What: the method was equivalent to calling the tokenizer on a list of texts.
     Since: transformers 5.0.
     Until: when MMDetection calls the tokenizer itself.
     """

@@ -54,6 +54,7 @@ def tiny_bert(tmp_path_factory):
 def test_tokenizer_batch_encode_plus_is_a_call(tiny_bert):
     from transformers import AutoTokenizer
 
+    compat.fill_transformers()
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     texts = ['red cat .', 'dog']
     encoded = tokenizer.batch_encode_plus(texts, padding='longest', return_tensors='pt')
@@ -133,15 +134,46 @@ def test_import_is_cheap_and_changes_nothing():
 def test_gaps_are_filled_once():
     """A second call finds nothing to do."""
     from mmcv.ops import multi_scale_deform_attn
-    from mmdet.models.language_models.bert import BertEncoder
+    from mmdet.models.language_models.bert import BertEncoder, BertModel
 
     def filled():
-        return multi_scale_deform_attn.multi_scale_deformable_attn_pytorch, BertEncoder.forward
+        return (
+            multi_scale_deform_attn.multi_scale_deformable_attn_pytorch,
+            BertModel.__init__,
+            BertEncoder.forward,
+        )
 
     compat.apply()
+    compat.fill_transformers()
     before = filled()
     compat.apply()
+    compat.fill_transformers()
     assert filled() == before
+
+
+def test_rare_packages_are_imported_when_they_are_used(tiny_bert):
+    """In a process of its own: here, other tests have imported them."""
+    code = f"""if True:
+        import sys
+        import dinor1
+        dinor1.register_all()
+        rare = {{'imgaug', 'tifffile', 'transformers'}}
+        assert not rare & set(sys.modules), rare & set(sys.modules)
+        # A transform for lane detection.
+        from dinor1.registry import MODELS, OPTIMIZERS, TRANSFORMS
+        steps = [dict(name='Resize', p=1.0, parameters=dict(size=dict(height=32, width=48)))]
+        TRANSFORMS.build(dict(type='ImageAug', pipeline=steps))
+        assert 'imgaug' in sys.modules
+        # A language model.
+        model = MODELS.build(dict(type='BertModel', name={tiny_bert!r}, max_tokens=64, pad_to_max=False))
+        assert model(['cat dog'])['embedded'].shape == (1, 4, 32)
+        # Adafactor is the one of transformers, TorchAdafactor that of torch.
+        import torch
+        optimizer = OPTIMIZERS.build(dict(type='Adafactor', params=[torch.nn.Parameter(torch.ones(2))], lr=None))
+        assert type(optimizer).__module__.startswith('transformers')
+    """
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_register_all_is_quiet():
