@@ -6,6 +6,7 @@
     test_cfg = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[0, 1, 2])
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from mmengine.utils import ProgressBar
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader
 
+from dinor1.engine.augmented_test import predict_views
 from dinor1.engine.query_recorder import QueryRecorder
 from dinor1.evaluation import mean_and_std
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, VisualGeneric
@@ -142,6 +144,8 @@ class PromptedTestLoop(TestLoop):
         query_recorder: A :class:`~dinor1.engine.query_recorder.QueryRecorder` or a dict of its arguments, to record
             which queries find the objects; None: nothing is recorded.
         fp16: Whether to use mixed precision.
+        merge_views: How detections on several views of an image are merged, see
+            :mod:`dinor1.engine.augmented_test`; None: there is one view.
 
     Raises:
         InputError: the model cannot be prompted in this way.
@@ -162,6 +166,7 @@ class PromptedTestLoop(TestLoop):
         seeds: Sequence[int] | None = None,
         query_recorder: QueryRecorder | dict | None = None,
         fp16: bool = False,
+        merge_views: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         if seeds is not None and not seeds:
@@ -172,6 +177,7 @@ class PromptedTestLoop(TestLoop):
         self.recorder = build_recorder(query_recorder)
         self.results: list[dict[str, Any]] = []
         self._protocol, self._recorder = self.protocol, self.recorder
+        self.merge_views = merge_views
 
     def run(self) -> dict[str, float]:
         """Test; returns the metrics, or their means over several seeds.
@@ -216,7 +222,7 @@ class PromptedTestLoop(TestLoop):
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self._protocol, self.dataloader.dataset)
-        evaluate_batch(self, 'test', idx, data_batch, self.prompts, self._recorder)
+        evaluate_batch(self, 'test', idx, data_batch, self.prompts, self._recorder, self.merge_views)
 
 
 def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> EvaluationPrompts:
@@ -258,11 +264,16 @@ def evaluate_batch(
     data_batch: dict,
     prompts: EvaluationPrompts,
     recorder: QueryRecorder | None,
+    merge_views: Mapping[str, Any] | None = None,
 ) -> None:
     """Detect on batch ``idx`` of a loop, between its hooks, and pass the detections to evaluator and recorder."""
     loop.runner.call_hook(f'before_{split}_iter', batch_idx=idx, data_batch=data_batch)
+    predict = functools.partial(predict_batch, loop.runner, prompts=prompts)
     with autocast(enabled=loop.fp16):
-        samples, passes = predict_batch(loop.runner, data_batch, prompts)
+        if merge_views is not None:
+            samples, passes = predict_views(unwrapped(loop.runner.model), predict, data_batch, merge_views)
+        else:
+            samples, passes = predict(data_batch)
     if recorder is not None:
         recorder.process(samples, *passes[0])
     loop.evaluator.process(data_samples=samples, data_batch=data_batch)

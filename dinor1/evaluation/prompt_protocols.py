@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox_flip
 from mmengine.dataset import BaseDataset
 from torch import nn
 
@@ -55,6 +56,8 @@ class EvaluationPrompts:
         boxes = torch.tensor([e.bbox for e in exemplars], dtype=torch.float32).reshape(-1, 4)
         # Exemplars are in pixels of the original image, prompts in pixels of the network input.
         boxes = boxes * boxes.new_tensor(sample.scale_factor).repeat(2)
+        if sample.get('flip'):
+            boxes = bbox_flip(boxes, sample.img_shape, sample.flip_direction)
         return BoxPrompts(boxes, torch.tensor([e.label for e in exemplars], dtype=torch.long), self.names)
 
     def record(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A contact sheet per evaluation: the prompts and their detections."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ class PromptVisualizationHook(Hook):
     Args:
         num_images: Maximum number of images on the sheet.
         score_thr: Detections below this score are not drawn.
+        show_dir: Folder for all test images with their detections, named like the images; None: they are not written.
+            Of images that share a name, all but the first get their id as well.
     """
 
     priority = 'LOW'
 
-    def __init__(self, num_images: int = 12, score_thr: float = 0.3) -> None:
-        self.num_images, self.score_thr = num_images, score_thr
+    def __init__(self, num_images: int = 12, score_thr: float = 0.3, show_dir: str | None = None) -> None:
+        self.num_images, self.score_thr, self.show_dir = num_images, score_thr, show_dir
         self._images: list[np.ndarray] = []
+        self._written: dict[str, str] = {}
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Start a new sheet."""
@@ -55,8 +59,11 @@ class PromptVisualizationHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: list | None = None
     ) -> None:
-        """Draw the first images of the set."""
+        """Draw the first images of the set, and write all if there is a folder for them."""
         self._collect(runner.test_dataloader.dataset, outputs)
+        if self.show_dir is not None and outputs and isinstance(outputs[0], DetDataSample):
+            for sample in outputs:
+                self._write_image(runner.test_dataloader.dataset.metainfo['classes'], sample)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the sheet of this epoch."""
@@ -69,19 +76,27 @@ class PromptVisualizationHook(Hook):
     def _collect(self, dataset: BaseDataset, outputs: list | None) -> None:
         if not is_main_process() or outputs is None or not isinstance(outputs[0], DetDataSample):
             return
-        names = dataset.metainfo['classes']
-        colors = class_colors(len(names))
         for sample in outputs[: self.num_images - len(self._images)]:
-            found = sample.pred_instances.cpu().numpy()
-            found = found[found.scores >= self.score_thr]
-            captions = [f'{names[i]} {score:.2f}' for i, score in zip(found.labels, found.scores, strict=True)]
             image = mmcv.imread(sample.img_path)
-            # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
-            truth = sample.gt_instances.bboxes.cpu().numpy()
-            scale = 320 / max(image.shape[:2])
-            drawn = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
-            boxes = found.bboxes * scale
-            self._images.append(draw_boxes(drawn, boxes, captions, [colors[i] for i in found.labels], 1.0))
+            self._images.append(self._draw(image, dataset.metainfo['classes'], sample, 320 / max(image.shape[:2])))
+
+    def _draw(self, image: np.ndarray, names: Sequence[str], sample: DetDataSample, scale: float) -> np.ndarray:
+        """An image, scaled, with ground truth and detections."""
+        colors, found = class_colors(len(names)), sample.pred_instances.cpu().numpy()
+        found = found[found.scores >= self.score_thr]
+        captions = [f'{names[i]} {score:.2f}' for i, score in zip(found.labels, found.scores, strict=True)]
+        # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
+        truth = sample.gt_instances.bboxes.cpu().numpy()
+        drawn = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
+        return draw_boxes(drawn, found.bboxes * scale, captions, [colors[i] for i in found.labels], 1.0)
+
+    def _write_image(self, names: Sequence[str], sample: DetDataSample) -> None:
+        """Write a test image with its detections, in its own size."""
+        stem = Path(sample.img_path).stem
+        if self._written.setdefault(stem, sample.img_path) != sample.img_path:
+            stem = f'{stem}_{sample.img_id}'
+        drawn = self._draw(mmcv.imread(sample.img_path), names, sample, 1.0)
+        write_image(drawn, Path(str(self.show_dir)) / f'{stem}.png')
 
     def _write(self, runner: Runner, loop: BaseLoop, filename: str) -> None:
         if not self._images:
