@@ -17,6 +17,7 @@ LAYERS = (
     ('models', 'datasets', 'evaluation'),
     ('engine', 'visualization', 'inference'),
     ('benchmarks', 'studies', 'cli'),
+    ('__main__',),
 )
 LAYER_OF = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms of one layer that must not know each other.

@@ -7,7 +7,7 @@ data set is loaded.
 from .check import Checked, check_path, read
 from .findings import KINDS, Finding, Kind
 from .repair import repair, write
-from .report import as_json, summary, text_report
+from .report import as_json, format_counts, summary, text_report
 
 __all__ = [
     'KINDS',
@@ -16,6 +16,7 @@ __all__ = [
     'Kind',
     'as_json',
     'check_path',
+    'format_counts',
     'read',
     'repair',
     'summary',

@@ -115,3 +115,8 @@ def _id_of(checked: Checked, finding: Finding) -> Any:
 def _number(count: int, noun: str) -> str:
     plural = f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}s'
     return f'{count:,} {noun if count == 1 else plural}'
+
+
+def format_counts(reasons: Counter) -> str:
+    """``2 x crowd, 1 x box without area``; ``nothing`` without a reason."""
+    return ', '.join(f'{count:,} x {reason}' for reason, count in sorted(reasons.items()) if count) or 'nothing'

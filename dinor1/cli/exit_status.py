@@ -1,13 +1,18 @@
-"""Errors of command-line tools: what a user can correct is one line and status 2, anything else is a traceback.
+"""Errors of the command line: user errors print one line and end with status 2, anything else prints a traceback.
 
-Needs no deep-learning library, so that the tools on annotation files start at once.
+Needs no deep-learning library, so that the commands on annotation files start at once.
 """
 
 import contextlib
+import difflib
 import errno
 import sys
-from collections.abc import Iterator
-from typing import NoReturn
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import cv2
 
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import DISK_ERRORS
@@ -29,9 +34,23 @@ _ADVICE = {
 } | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), 'give another path')
 
 
+def run_command(main: Callable[[], None]) -> None:
+    """Run the main function of a command within :func:`one_line_errors`."""
+    # OpenCV prints messages about damaged images; our error names the file.
+    cv2.setLogLevel(0)
+    # A warning of MMDetection, which a user cannot avoid.
+    warnings.filterwarnings('ignore', message='torch.meshgrid')
+    with one_line_errors():
+        main()
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn bad input and file errors into a line ``error: ...`` and status 2, an interruption into status 130."""
+    """Turn user errors into a line ``error: ...`` and status 2, an interruption into status 130.
+
+    User errors are bad input (:class:`~dinor1.utils.errors.InputError`), errors of files, and components of a config
+    that do not exist or do not take their arguments.
+    """
     try:
         yield
     except InputError as error:
@@ -44,6 +63,11 @@ def one_line_errors() -> Iterator[None]:
             raise
         where = '' if error.filename is None else f'{error.filename}: '
         fail(f'{where}{error.strerror}; {_ADVICE[error.errno]}')
+    except (KeyError, TypeError) as error:
+        message = _component_error(error)
+        if message is None:
+            raise
+        fail(message)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
@@ -53,3 +77,54 @@ def fail(message: str) -> NoReturn:
     """Print an error line and exit with status 2."""
     print(f'error: {message}', file=sys.stderr)
     sys.exit(2)
+
+
+def _component_error(error: Exception) -> str | None:
+    """What is wrong with the component of a config that MMEngine was building; None for any other error."""
+    functions = sys.modules.get('mmengine.registry.build_functions')
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    building = [frame for frame in frames if functions and frame.f_code is functions.build_from_cfg.__code__]
+    if not building:
+        return None
+    values = building[-1].f_locals
+    component = values.get('obj_cls')
+    # The type is unknown.
+    if isinstance(error, KeyError) and 'obj_type' in values and component is None:
+        return (
+            f'config: unknown type {values["obj_type"]!r}{_similar_type(values["obj_type"], values["registry"].name)}'
+        )
+    # The error comes from the call itself, or from a constructor that passes arguments on.
+    inner = frames[frames.index(building[-1]) + 1 :]
+    if isinstance(error, TypeError) and component and all(frame.f_code.co_name == '__init__' for frame in inner):
+        return f'config: {_wrong_argument(component, values["args"]) or error}; check the spelling'
+    return None
+
+
+def _wrong_argument(component: Any, given: Mapping[str, Any]) -> str:
+    """The argument that a component does not take; empty if it takes them all."""
+    from dinor1.utils.component_check import arguments
+
+    known, name = arguments(component), getattr(component, '__name__', str(component))
+    wrong = [argument for argument in given if argument not in known]
+    return f'{name} takes no argument {wrong[0]!r}' if wrong else ''
+
+
+def _similar_type(name: str, wanted: str) -> str:
+    """Advice for a type that is not among those of kind ``wanted``, such as ``model``."""
+    from mmengine.registry import Registry
+
+    from dinor1 import registry
+
+    kinds: dict[str, set[str]] = {}
+    for candidate in vars(registry).values():
+        while isinstance(candidate, Registry):
+            for known in candidate.module_dict:
+                kinds.setdefault(known, set()).add(candidate.name)
+            candidate = candidate.parent
+    if wanted in kinds.get(name, ()):
+        # The type exists, but was searched in another scope.
+        return " in this scope; the config needs default_scope = 'dinor1'"
+    if name in kinds:
+        return f' of {wanted}; it is a type of {" and ".join(sorted(kinds[name]))}'
+    close = difflib.get_close_matches(name, kinds, n=1, cutoff=0.6)
+    return f'; did you mean {close[0]!r}?' if close else '; check the spelling'

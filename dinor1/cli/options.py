@@ -1,4 +1,4 @@
-"""Options of the command line: those of every run, ``--cfg-options KEY=VALUE``, and checks of numbers."""
+"""Options that several commands share, and checks of numbers."""
 
 import argparse
 import ast
@@ -7,15 +7,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.config import DictAction
-
+from dinor1.utils.config_files import config_names
 from dinor1.utils.errors import InputError
 
 _DICT = re.compile(r'\bdict\(|\{')
 
 
-class ConfigOptions(DictAction):
-    """MMEngine's action, which also takes dicts, with an error of ``argparse`` for what is not ``KEY=VALUE``.
+class ConfigOptions(argparse.Action):
+    """``KEY=VALUE ...`` with MMEngine's syntax of values, and dicts.
 
     A value with ``dict(...)`` or ``{...}`` in it is read as Python: ``custom_hooks=[dict(type='EMAHook')]``.
     """
@@ -24,26 +23,28 @@ class ConfigOptions(DictAction):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Sequence[Any],
+        values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
         """Parse the values; called by ``argparse``."""
-        for item in values:
+        for item in values or ():
             key, separator, _ = item.partition('=')
             if not separator or not key.strip():
                 raise argparse.ArgumentError(self, f'expected KEY=VALUE, got {item!r}')
         # MMEngine's reader of values knows no dicts.
         dicts = {}
-        for item in values:
+        for item in values or ():
             key, _, value = item.partition('=')
             if _DICT.search(value):
                 try:
                     dicts[key] = _read_python(value)
                 except (SyntaxError, ValueError):
                     raise argparse.ArgumentError(self, f'{key}: not a Python value: {value!r}') from None
-        others = [item for item in values if item.partition('=')[0] not in dicts]
+        others = [item for item in values or () if item.partition('=')[0] not in dicts]
+        from mmengine.config import DictAction  # Imported here, so that --help needs no MMEngine.
+
         try:
-            super().__call__(parser, namespace, others, option_string)
+            DictAction(self.option_strings, self.dest)(parser, namespace, others, option_string)
         except AssertionError as error:  # brackets that do not match
             raise argparse.ArgumentError(self, str(error)) from None
         getattr(namespace, self.dest).update(dicts)
@@ -70,22 +71,42 @@ class _DictCalls(ast.NodeTransformer):
         return ast.Dict([ast.Constant(keyword.arg) for keyword in node.keywords], [k.value for k in node.keywords])
 
 
-def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Add the options of every run of MMEngine's Runner, and parse the command line.
+def complete_config(prefix: str, **_: Any) -> list[str]:
+    """Completions of a config: names of those that come with dinor1, and files; called by argcomplete."""
+    from argcomplete import FilesCompleter
 
-    They are ``--cfg-options``, ``--launcher``, and the local rank, which a launcher gives as an argument or in the
-    environment.
-    """
+    return [name for name in config_names() if name.startswith(prefix)] + list(FilesCompleter(['py'])(prefix))
+
+
+def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or name of a config of dinor1') -> None:
+    """Add the positional argument ``config``."""
+    parser.add_argument('config', help=text).completer = complete_config  # type: ignore[attr-defined]
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument ``checkpoint``."""
+    parser.add_argument('checkpoint', help='checkpoint file')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
     )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every run of MMEngine's Runner: ``--cfg-options``, ``--launcher`` and the local rank."""
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher (default: none)'
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+
+
+def set_local_rank(args: argparse.Namespace) -> None:
+    """Put the local rank, which a launcher gives as an argument or in the environment, into the environment."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
 
 
 def require_at_least(least: float, args: argparse.Namespace, *names: str) -> None:

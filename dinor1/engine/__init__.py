@@ -17,5 +17,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'ReferenceModelHook': '.hooks',
         'ReproducibilityHook': '.hooks',
         'Runner': '.runner',
+        'TestOptions': '.testing',
+        'evaluate': '.testing',
+        'train': '.training',
     },
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from dinor1.registry import OPTIMIZERS
 from dinor1.utils.errors import InputError
 
 _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -36,6 +37,11 @@ def check_training(cfg: Config, name: str) -> None:
         _check_number(cfg.train_cfg, 'val_interval', 1, f'{name}: train_cfg')
     optimizer = cfg.optim_wrapper.get('optimizer')
     if isinstance(optimizer, dict):
+        if isinstance(optimizer.get('type'), str) and OPTIMIZERS.get(optimizer['type']) is None:
+            raise InputError(
+                f'{name}: optim_wrapper.optimizer.type is not a known optimizer: {optimizer["type"]!r}; '
+                'check the spelling'
+            )
         _check_number(optimizer, 'lr', 0, f'{name}: optim_wrapper.optimizer', whole=False)
     check_seed((cfg.get('randomness') or {}).get('seed'), f'{name}: randomness.seed')
 

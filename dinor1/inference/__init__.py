@@ -3,5 +3,14 @@
 from dinor1.utils.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
-    __name__, {'DINOR1Inferencer': '.inferencer', 'VisualPrompt': '.visual_prompt'}
+    __name__,
+    {
+        'DINOR1Inferencer': '.inferencer',
+        'VisualPrompt': '.visual_prompt',
+        'detect_files': '.image_files',
+        'gather_prompts': '.prompt_arguments',
+        'list_images': '.image_input',
+        'output_paths': '.image_files',
+        'write_dataset_bank': '.dataset_bank',
+    },
 )

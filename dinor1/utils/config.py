@@ -1,87 +1,67 @@
 """Reading of configs, where a misspelt key is an error with a suggestion."""
 
 import difflib
-from pathlib import Path
+import inspect
+from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 
 from dinor1.registry import HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, TASK_UTILS
 from dinor1.utils.component_check import Mistake, arguments, mistakes
+from dinor1.utils.config_files import find_config
 from dinor1.utils.errors import InputError
 from dinor1.utils.moved_keys import check_not_moved, moved_argument, removed_keys, warn_of_renamed_types
 from dinor1.utils.registration import register_all
 
-# Top-level keys that MMEngine's Runner and this project's tools read.
+# Top-level keys: those of MMEngine's Runner, those that it reads besides, and ours.
 _KNOWN = [
-    'model',
-    'train_dataloader',
-    'val_dataloader',
-    'test_dataloader',
-    'train_cfg',
-    'val_cfg',
-    'test_cfg',
-    'auto_scale_lr',
-    'optim_wrapper',
-    'param_scheduler',
-    'val_evaluator',
-    'test_evaluator',
-    'default_hooks',
-    'custom_hooks',
-    'data_preprocessor',
-    'load_from',
-    'resume',
-    'launcher',
-    'env_cfg',
-    'log_processor',
-    'log_level',
-    'visualizer',
-    'default_scope',
-    'randomness',
-    'experiment_name',
-    'work_dir',
-    'prompt_dataset',
-    'custom_imports',
-    'model_converters',
-    'runner_type',
-    'model_wrapper_cfg',
-    'find_unused_parameters',
+    *inspect.signature(Runner.__init__).parameters,
+    *('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports'),
+    *('prompt_dataset', 'model_converters', 'tta_model', 'tta_pipeline'),
 ]
 
 # Registries of the components whose arguments an override may add.
 _REGISTRIES = (HOOKS, LOOPS, MODELS, MODEL_CONVERTERS, TASK_UTILS)
 
 
-def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
+def load_config(name: str | PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, apply ``key.path=value`` overrides, and check the arguments of its components.
 
     Every component is registered first, so that the config can be checked and built.
+
+    Args:
+        name: Config file, or the name of one that comes with dinor1, see
+            :func:`dinor1.utils.config_files.find_config`.
+        cfg_options: Overrides, by dotted key.
 
     Raises:
         InputError: the file is missing or invalid, an override names an unknown key, a top-level key is probably
             misspelt, a key belongs to an earlier version, or a component of ours does not accept an argument.
     """
+    file, path = find_config(name), str(name)
     register_all()
-    if not Path(path).is_file():
-        raise InputError(f'{path}: no such config file')
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(file)
     except Exception as error:
         # A config can raise any exception; its message is more useful than a traceback through the parser.
         message = str(error).strip().splitlines() or ['']
         reason = f'{type(error).__name__}: {message[-1]}'
         raise InputError(f'{path}: cannot be read as a config ({reason})') from error
     # Apply the overrides.
-    for key in cfg_options or {}:
+    options = dict(cfg_options or {})
+    for key in options:
         check_not_moved(key)
         _check_override(cfg, key)
     try:
-        cfg.merge_from_dict(cfg_options or {})
+        cfg.merge_from_dict(options)
     except TypeError as error:  # a dict in the place of something else
         raise InputError(f'--cfg-options: {error}') from error
     # Check for keys of earlier versions and misspelt keys.
     for key, instead in removed_keys(cfg):
-        where = f'--cfg-options {key}' if key in (cfg_options or {}) else f'{path}: {key}'
+        where = f'--cfg-options {key}' if key in options else f'{path}: {key}'
         raise InputError(f'{where} belongs to an earlier version; write {instead}')
     for key in cfg:
         if key not in _KNOWN:
@@ -92,7 +72,7 @@ def load_config(path: str, cfg_options: dict[str, Any] | None = None) -> Config:
     warn_of_renamed_types(cfg, path)
     # Check the arguments of components.
     for mistake in mistakes(cfg._cfg_dict):
-        raise InputError(_message(mistake, path, cfg_options or {}))
+        raise InputError(_message(mistake, path, options))
     return cfg
 
 

@@ -12,7 +12,10 @@ _OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine
 
 
 def register_all() -> None:
-    """Import all packages that register components, and make ``dinor1`` the default scope. Idempotent."""
+    """Register every component under the scope ``dinor1``, and make that the default scope.
+
+    Idempotent. After it, any config of this project, or of MMDetection, can be built.
+    """
     # First, because MMDetection cannot be imported before its gaps are filled.
     compat.apply()
     for package in _MMDET:

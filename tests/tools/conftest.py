@@ -1,7 +1,7 @@
 """Tools called as functions: a tiny model, a tiny data set, and what a tool printed."""
 
-import importlib.util
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -33,17 +33,13 @@ class Outcome(NamedTuple):
 @pytest.fixture
 def call(repo, monkeypatch, capfd):
     """``call('image_demo', argument, ...)`` runs a tool in this process, because a start costs seconds."""
-    from dinor1.cli.run_tool import run_tool
 
     def run(tool: str, *arguments) -> Outcome:
-        spec = importlib.util.spec_from_file_location(f'tool_{tool}', repo / f'tools/{tool}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, arguments)])
         capfd.readouterr()
         status = 0
         try:
-            run_tool(module.main)
+            runpy.run_path(str(repo / f'tools/{tool}.py'), run_name='__main__')
         except SystemExit as stop:
             status = stop.code
         return Outcome(status, *capfd.readouterr())

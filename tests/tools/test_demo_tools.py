@@ -2,12 +2,16 @@
 
 import importlib.util
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.structures import PromptBank
@@ -28,7 +32,7 @@ def test_demo_on_a_folder(call, model_files, pictures, reference, tmp_path):
     assert (outcome.status, outcome.err) == (0, '')
     assert 'ETA' in outcome.out
     assert '4/4' in outcome.out
-    assert outcome.out.splitlines()[-1] == f'Pictures: {tmp_path / "vis"}; boxes: {tmp_path / "preds"}'
+    assert outcome.out.splitlines()[-1] == f'Drawings: {tmp_path / "vis"}; boxes: {tmp_path / "preds"}'
     expected = [f'preds/{i}.json' for i in range(4)] + [f'vis/{i}.png' for i in range(4)]
     assert files_in(tmp_path) == expected
 
@@ -60,7 +64,7 @@ def test_demo_tells_what_it_found_and_where_it_is(call, model_files, pictures, r
         return outcome.out[outcome.out.index('Found') :].splitlines()
 
     found, where = lines('--score-thr', 0)
-    assert where == f'Picture: {tmp_path}/vis/0.png; boxes: {tmp_path}/preds/0.json'
+    assert where == f'Drawing: {tmp_path}/vis/0.png; boxes: {tmp_path}/preds/0.json'
     written = json.loads((tmp_path / 'preds/0.json').read_text())
     assert found == f'Found on 1 of 1 images: {len(written["names"])} x cat'
     missed, advice, _ = lines('--score-thr', 1)
@@ -134,6 +138,80 @@ def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp
     assert record['metrics']['coco/bbox_mAP_50'] == pytest.approx(np.mean(values))
     assert record['metrics_std']['coco/bbox_mAP_50'] == pytest.approx(np.std(values, ddof=1))
     assert len(list(out_dir.glob('prompts_visual-generic_n1_seed*.json'))) == 3
+
+
+def mirrored(data_dir, folder):
+    """A copy of the data set whose test images are mirrored, with their boxes."""
+    shutil.copytree(data_dir, folder)
+    for path in (folder / 'shapes/images/val_base').iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path))[:, ::-1])
+    path = folder / 'shapes/annotations/val_base.json'
+    content = json.loads(path.read_text())
+    for annotation in content['annotations']:
+        annotation['bbox'][0] = 64 - annotation['bbox'][0] - annotation['bbox'][2]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize('protocol', ['VisualGeneric', 'VisualInteractive'])
+def test_augmented_test_of_mirrored_images_mirrors_the_detections(
+    call, run_config, model_files, data_dir, tmp_path, protocol
+):
+    """The views of an image and of its mirror image are the same two; without the views, results differ."""
+    mirrored(data_dir, tmp_path / 'data')
+    cfg = Config.fromfile(run_config)
+    cfg.test_dataloader.dataset.data_root = str(tmp_path / 'data/shapes')
+    config = tmp_path / 'mirrored.py'
+    cfg.dump(config)
+
+    def detections(config, *options):
+        out = tmp_path / 'out.pkl'
+        name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}-{len(list(tmp_path.iterdir()))}'
+        settings = ['--cfg-options', name, f'test_cfg.prompts.type={protocol}']
+        settings += ['test_cfg.prompts.num_exemplars=2'] if protocol == 'VisualGeneric' else []
+        work_dir = tmp_path / f'run{len(list(tmp_path.iterdir()))}'
+        arguments = ['--work-dir', work_dir, '--out', out, *options, *settings]
+        assert call('test', config, model_files.checkpoint, *arguments).status == 0
+        with open(out, 'rb') as file:
+            found = pickle.load(file)
+        return [sample['pred_instances'] for sample in found]
+
+    def difference(first, second):
+        """Greatest distance of a box and score to the nearest among the mirrored ones of the same image."""
+        worst = 0.0
+        for one, other in zip(first, second, strict=True):
+            boxes = other['bboxes'][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([64, 0, 64, 0])
+            a = torch.cat([one['bboxes'], 100 * one['scores'][:, None]], 1)
+            b = torch.cat([boxes, 100 * other['scores'][:, None]], 1)
+            worst = max(worst, float(torch.cdist(a, b, p=float('inf')).min(1).values.max()))
+        return worst
+
+    plain, augmented = (detections(run_config, *options) for options in ([], ['--tta']))
+    assert all(len(sample['scores']) for sample in augmented)
+    # Rounding of float32, and of pixels to uint8 after resizing; a difference of views is a hundred times as large.
+    assert difference(augmented, detections(config, '--tta')) < 0.05
+    assert difference(plain, detections(config)) > 1
+
+
+def test_show_dir_gets_every_image(call, run_config, model_files, tmp_path):
+    out_dir, name = tmp_path / 'drawn', f'experiment_name={tmp_path.parent.name}-{tmp_path.name}-show'
+    options = ['--work-dir', tmp_path / 'run', '--show-dir', out_dir, '--cfg-options', name]
+    assert call('test', run_config, model_files.checkpoint, *options).status == 0
+    assert files_in(out_dir) == ['0.png', '1.png']
+    assert picture_of(out_dir / '0.png').shape == (48, 64, 3)
+
+
+def test_augmented_test_needs_prompts(call, run_config, model_files, tmp_path):
+    options = [
+        '--work-dir',
+        tmp_path / 'run',
+        '--tta',
+        '--cfg-options',
+        "test_cfg=dict(type='TestLoop', _delete_=True)",
+    ]
+    outcome = call('test', run_config, model_files.checkpoint, *options)
+    assert outcome.status == 2
+    assert '--tta: test_cfg of' in outcome.err
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(

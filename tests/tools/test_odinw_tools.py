@@ -1,11 +1,10 @@
 """test_odinw and odinw_table: from files of two sets to averages and tables."""
 
 import contextlib
-import functools
-import importlib.util
 import io
 import itertools
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 from mmengine.config import Config
 
 from dinor1.evaluation.odinw.benchmark import load_sets
-from dinor1.utils.errors import InputError
 from tests.evaluation.test_odinw_results import result
 from tests.model_files import random_image
 from tests.tools.test_tools_bad_input import assert_refused
@@ -55,14 +53,6 @@ def _plain_configs(monkeypatch):
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
 
 
-@functools.cache
-def load_tool(path):
-    spec = importlib.util.spec_from_file_location('tool_test_in_process', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def in_process(monkeypatch):
     """tools/test.py with the arguments that it was called with, but in this process: a start costs seconds.
@@ -80,13 +70,12 @@ def in_process(monkeypatch):
         # MMEngine keeps one logger per experiment of a process, and names experiments by the second.
         arguments = [*command[1:], '--cfg-options', f'experiment_name=odinw{next(_RUNS)}']
         said, status = io.StringIO(), 0
-        with contextlib.redirect_stdout(said), monkeypatch.context() as patch:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), monkeypatch.context() as patch:
             patch.setattr(sys, 'argv', arguments)
             try:
-                load_tool(command[1]).main()
-            except InputError as error:
-                print(f'error: {error}')
-                status = 2
+                runpy.run_path(command[1], run_name='__main__')
+            except SystemExit as stop:
+                status = stop.code
         options['stdout'].write(said.getvalue())
         return SimpleNamespace(returncode=status)
 

@@ -120,19 +120,17 @@ def test_an_image_is_whole_or_an_error(tmp_path, monkeypatch):
     ],
 )
 def test_a_tool_ends_in_one_line(capsys, error, status, line):
-    import dinor1.cli.annotations
-    import dinor1.cli.run_tool
+    from dinor1.cli.exit_status import run_command
 
     def main():
         raise error
 
-    for run in (dinor1.cli.run_tool.run_tool, dinor1.cli.annotations.run):
-        with pytest.raises(SystemExit) as stop:
-            run(main)
-        said = capsys.readouterr().err.splitlines()
-        assert stop.value.code == status
-        assert len(said) == 1
-        assert said[0].startswith(line)
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    said = capsys.readouterr().err.splitlines()
+    assert stop.value.code == status
+    assert len(said) == 1
+    assert said[0].startswith(line)
 
 
 def test_an_error_of_no_file_keeps_its_traceback():

@@ -24,7 +24,7 @@ import sys
 import torch
 
 import dinor1
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 NAME = 'benchmark'
 NOTE = (
@@ -218,4 +218,4 @@ def table(files: list[str]) -> str:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 # Images, detections per image, classes, boxes per image. LVIS: as many images as minival has, rounded; its boxes.
 SIZES = {'lvis': (5000, 300, 1203, 11), 'coco': (5000, 100, 80, 7)}
@@ -324,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

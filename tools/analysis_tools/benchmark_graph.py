@@ -21,7 +21,7 @@ import statistics
 import sys
 
 from dinor1.benchmarks.timing import take_turns
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 
 def parse_args() -> argparse.Namespace:
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

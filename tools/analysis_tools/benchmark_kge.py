@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 
 def parse_args() -> argparse.Namespace:
@@ -165,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -20,7 +20,7 @@ import resource
 import sys
 import time
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import write_json
 
@@ -192,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

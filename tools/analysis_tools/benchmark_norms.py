@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dinor1.benchmarks.timing import ratio, take_turns
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
 BASE, FOLDED = 'LN', 'UN, folded'
@@ -190,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

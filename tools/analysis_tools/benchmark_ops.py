@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -105,4 +105,4 @@ def _cells(row: dict, kind: str, work: dict) -> str:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

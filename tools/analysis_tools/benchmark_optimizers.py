@@ -20,7 +20,7 @@ import torch
 from torch.optim import SGD, AdamW, Optimizer
 
 from dinor1.benchmarks.timing import ratio, take_turns, timed
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
 # What a step cannot do without: read weight, gradient and moments, write weight and moments.
@@ -184,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

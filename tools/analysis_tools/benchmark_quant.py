@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from dinor1.benchmarks.timing import ratio, take_turns
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 # N x Ci x Co of linear layers, and B x Ci x Co x side x kernel of convolutions.
 SHAPES = ['1024x256x256', '4096x256x1024', '16x64x64x28x3', '16x128x128x14x3']
@@ -213,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

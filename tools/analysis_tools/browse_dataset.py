@@ -187,6 +187,6 @@ def class_names(dataset, config: str) -> tuple[str, ...]:
 
 
 if __name__ == '__main__':
-    from dinor1.cli.run_tool import run_tool
+    from dinor1.cli.exit_status import run_command
 
-    run_tool(main)
+    run_command(main)

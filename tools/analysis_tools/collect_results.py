@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path, read_json
 
@@ -73,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

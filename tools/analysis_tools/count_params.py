@@ -9,7 +9,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 # Columns of the table and the sub-modules that they add up.
 PARTS = {
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 # Benchmarks in order of interest, since a slow machine may not reach the last: workload, dtype, batch, and whether
@@ -291,4 +291,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -408,6 +408,6 @@ def with_figure(text: str, path: Path | None, page: Path) -> str:
 
 
 if __name__ == '__main__':
-    from dinor1.cli.run_tool import run_tool
+    from dinor1.cli.exit_status import run_command
 
-    run_tool(main)
+    run_command(main)

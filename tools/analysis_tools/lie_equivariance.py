@@ -28,7 +28,7 @@ from dinor1.blocks.lie import (
     smooth_images,
     standard_elements,
 )
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path, write_json
 
@@ -189,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from dinor1.blocks.adamp import SGDP, AdamP
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 
 
 class Path(NamedTuple):
@@ -162,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -8,7 +8,7 @@ Examples:
 
 import argparse
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 from dinor1.evaluation.odinw.benchmark import LAYOUTS, load_sets
 from dinor1.evaluation.odinw.summary import PROTOCOLS, read_results, summarize
 from dinor1.evaluation.odinw.tables import tables
@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

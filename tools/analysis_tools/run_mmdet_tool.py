@@ -60,6 +60,6 @@ def find_tool(name: str | None) -> Path:
 
 
 if __name__ == '__main__':
-    from dinor1.cli.run_tool import run_tool
+    from dinor1.cli.exit_status import run_command
 
-    run_tool(main)
+    run_command(main)

@@ -1,8 +1,8 @@
 """The graph transformer as an MMEngine experiment: data sets, model, metrics, configs, and the tools that run them."""
 
-import importlib.util
 import json
 import pickle
+import runpy
 import sys
 from pathlib import Path
 
@@ -348,13 +348,10 @@ def test_config_is_whole(path):
 
 
 def run_tool(name, *arguments):
-    """A tool's main() in this process."""
-    spec = importlib.util.spec_from_file_location(f'tool_{Path(name).stem}', ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Run a tool in this process."""
     before, sys.argv = sys.argv, [f'tools/{name}.py', *map(str, arguments)]
     try:
-        module.main()
+        runpy.run_path(str(ROOT / f'tools/{name}.py'), run_name='__main__')
     finally:
         sys.argv = before
 

@@ -1,7 +1,7 @@
 """NFE as an MMEngine experiment: data set, model, metric, configs, and the tools that run them."""
 
-import importlib.util
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -180,13 +180,10 @@ def test_config_is_whole(path):
 
 
 def run_tool(name, *arguments):
-    """A tool's main() in this process."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Run a tool in this process."""
     before, sys.argv = sys.argv, [f'tools/{name}.py', *map(str, arguments)]
     try:
-        module.main()
+        runpy.run_path(str(ROOT / f'tools/{name}.py'), run_name='__main__')
     finally:
         sys.argv = before
 

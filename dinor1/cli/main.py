@@ -1,0 +1,60 @@
+"""The command ``dinor1``, and the tools under MMDetection's names."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import argcomplete
+
+import dinor1
+from dinor1.cli import bank, convert, detect, make_data, test, train, validate
+from dinor1.cli.exit_status import run_command
+
+COMMANDS: dict[str, ModuleType] = {
+    'train': train,
+    'test': test,
+    'detect': detect,
+    'bank': bank,
+    'validate': validate,
+    'convert': convert,
+    'make-data': make_data,
+}
+
+
+def main(arguments: Sequence[str] | None = None, tool: str | None = None) -> None:
+    """Run a command; user errors print one line and end with status 2.
+
+    Args:
+        arguments: Command, or conversion and so on, and its options. Default: those of this process.
+        tool: Command that the arguments are for, for programs with a name of their own; they do not begin with it.
+    """
+    parser = build_parser() if tool is None else _describe(argparse.ArgumentParser(), COMMANDS[tool])
+    argcomplete.autocomplete(parser)
+    args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    run_command(lambda: args.run(args))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``dinor1``."""
+    parser = argparse.ArgumentParser(
+        'dinor1',
+        description='Find objects by example.',
+        epilog='`dinor1 COMMAND --help` describes a command.',
+        allow_abbrev=False,
+    )
+    parser.add_argument('--version', action='version', version=f'dinor1 {dinor1.__version__}')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    for name, module in COMMANDS.items():
+        summary = (module.__doc__ or '').splitlines()[0]
+        _describe(commands.add_parser(name, help=summary), module)
+    return parser
+
+
+def _describe(parser: argparse.ArgumentParser, module: ModuleType) -> argparse.ArgumentParser:
+    """Complete the parser of a command."""
+    parser.description, parser.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
+    parser.allow_abbrev = False
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,86 @@
+"""Check annotation files in COCO, LVIS or ODVG format, and the images that they name.
+
+Examples:
+    dinor1 validate data/raccoon
+    dinor1 validate annotations/train.json --img-dir train2017 --sample 1000
+    dinor1 validate train.json --fix repaired.json
+
+Errors make training or evaluation wrong; warnings are legal, and often not what was meant. The exit status is 0
+without errors, 1 with errors, and 2 if nothing could be checked. With --fix it describes the repaired copy.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dinor1.annotations import Checked, as_json, check_path, format_counts, repair, summary, text_report, write
+from dinor1.utils.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument('path', type=Path, metavar='DIR_OR_JSON', help='annotation file, or folder of a data set')
+    parser.add_argument('--img-dir', type=Path, metavar='DIR', help='where file names start (default: found)')
+    parser.add_argument(
+        '--label-map', type=Path, metavar='FILE', help="names of an ODVG file's labels (default: found)"
+    )
+    parser.add_argument(
+        '--fix', type=Path, metavar='OUT', help='write repaired annotations: a file, or for DIR a folder'
+    )
+    parser.add_argument('--no-images', action='store_true', help='do not check images')
+    parser.add_argument('--sample', type=int, metavar='N', help='open N images per file only; all are searched')
+    parser.add_argument(
+        '--max', type=int, default=5, metavar='N', help='cases shown of each kind of defect (default: %(default)s)'
+    )
+    parser.add_argument('--json', action='store_true', help='print a report for programs, with all cases')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    for name, value in (('--sample', args.sample), ('--max', args.max)):
+        if value is not None and value < 0:
+            raise InputError(f'{name} must not be negative, got {value}')
+    outputs = targets(args.path, args.fix)
+    results, skipped = check_path(
+        args.path, args.img_dir, args.label_map, not args.no_images, args.sample, show_progress=sys.stderr.isatty()
+    )
+    if not args.json:
+        print(text_report(results, args.max))
+        if skipped:
+            print(f'skipped, no boxes: {", ".join(map(str, skipped))}')
+        print(summary(results))
+    repaired = {}
+    if outputs is not None:
+        for checked in results:
+            repaired |= write_repaired(checked, outputs(checked.content.path))
+        if not args.json:
+            left = [checked for checked in results if checked.errors]
+            print(*filter(None, [text_report(left, args.max), f'after the repair: {summary(results)}']), sep='\n')
+    if args.json:
+        print(json.dumps(as_json(results) | {'skipped': list(map(str, skipped)), 'repaired': repaired}, indent=1))
+    sys.exit(int(any(checked.errors for checked in results)))
+
+
+def write_repaired(checked: Checked, target: Path) -> dict[str, dict[str, int]]:
+    """Write a repaired copy and say what was done; nothing for a file with a defect that a person must resolve."""
+    try:
+        done = repair(checked)
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return {}
+    write(checked.content, target)
+    print(f'{target} written; repaired: {format_counts(done)}', file=sys.stderr)
+    return {str(target): dict(done)}
+
+
+def targets(path: Path, out: Path | None) -> Callable[[Path], Path] | None:
+    """Where the repaired copy of a file goes, as a function of the file; None without ``--fix``."""
+    if out is None:
+        return None
+    if out.resolve() == path.resolve():
+        raise InputError(f'--fix {out}: is the input itself; give another path')
+    if not path.is_dir() and out.is_dir():
+        raise InputError(f'--fix {out}: is a folder, and the input is a file; give a file')
+    return (lambda file: out / file.relative_to(path)) if path.is_dir() else (lambda file: out)

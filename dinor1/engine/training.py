@@ -1,0 +1,136 @@
+"""Training from a config: what ``dinor1 train`` does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+from mmengine.utils.dl_utils import collect_env
+
+from dinor1.datasets.seeding import set_seed
+from dinor1.engine.cpu_ranks import check_launcher
+from dinor1.engine.run_checks import check_seed, check_training
+from dinor1.engine.runner import Runner
+from dinor1.utils.checkpoint import check_checkpoint
+from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_json
+
+_TIMERS = ('val/time', 'val/data_time', 'train/time', 'train/data_time')
+
+
+def train(
+    config: str | Path,
+    work_dir: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    resume: str | None = None,
+    amp: str | None = None,
+    auto_scale_lr: bool = False,
+    seed: int | None = None,
+    launcher: str = 'none',
+) -> dict[str, float]:
+    """Train a model.
+
+    The work directory gets the config, logs, checkpoints, ``environment.json`` and ``metrics.json``.
+
+    Args:
+        config: Config file, or the name of one that comes with dinor1, see :func:`dinor1.utils.config.find_config`.
+        work_dir: Work directory. Default: that of the config, or ``work_dirs/<name of the config>``.
+        cfg_options: Settings of the config to override, by dotted key.
+        resume: Checkpoint to continue from; ``'auto'``: the latest one in the work directory, if there is one.
+        amp: Mixed precision, ``'float16'`` (GPUs only) or ``'bfloat16'``.
+        auto_scale_lr: Whether to scale the learning rate with the total batch size.
+        seed: Random seed. Default: that of the config.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Returns:
+        Results of the last validation, and under ``train/`` the last scalars of training.
+
+    Raises:
+        InputError: the config, an option or a checkpoint is invalid.
+    """
+    # Check config and options, before the work directory is made.
+    cfg = load_config(config, cfg_options)
+    name = str(config)
+    check_launcher(launcher)
+    check_seed(seed, '--seed')
+    check_training(cfg, name)
+    # Apply the options.
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    if seed is not None:
+        cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
+        set_seed(cfg.train_dataloader.dataset, seed)
+    if amp:
+        _use_amp(cfg, amp)
+    if auto_scale_lr:
+        _scale_learning_rate(cfg, name)
+    if resume:
+        _resume(cfg, resume)
+    _check_start(cfg)
+    # Train.
+    runner = Runner.from_cfg(cfg)
+    start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
+    if start:
+        check_checkpoint(runner.model, start, partial=not cfg.get('resume'), resume=cfg.get('resume', False))
+    if runner.rank == 0:
+        write_json({k: str(v) for k, v in collect_env().items()}, Path(runner.work_dir) / 'environment.json', indent=2)
+    runner.train()
+    # Record the results.
+    metrics = _last_metrics(runner)
+    if runner.rank == 0:
+        write_json(metrics, Path(runner.work_dir) / 'metrics.json', indent=2)
+        print(f'Checkpoints, logs and pictures: {runner.work_dir}')
+    return metrics
+
+
+def _use_amp(cfg: Config, dtype: str) -> None:
+    """Switch the optimizer wrapper to mixed precision."""
+    if not torch.cuda.is_available():
+        if dtype != 'bfloat16':
+            raise InputError(f'--amp {dtype}: needs a GPU; give --amp bfloat16 on this machine')
+        cfg.optim_wrapper.type = 'CPUBFloat16OptimWrapper'
+        return
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.dtype = dtype
+    if dtype == 'float16':
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def _scale_learning_rate(cfg: Config, name: str) -> None:
+    """Let MMEngine scale the learning rate from ``auto_scale_lr.base_batch_size``."""
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise InputError(f'--auto-scale-lr: {name} has no auto_scale_lr.base_batch_size; add it')
+    cfg.auto_scale_lr.enable = True
+
+
+def _resume(cfg: Config, checkpoint: str) -> None:
+    """Continue from ``checkpoint``, or for ``auto`` from the latest one in the work directory, if there is one.
+
+    Without one the run starts as without the option: with the weights of ``load_from``, which MMEngine would ignore.
+    """
+    if checkpoint == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
+        print(f'--resume: no checkpoint in {cfg.work_dir}, this is a new run')
+        return
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+
+
+def _check_start(cfg: Config) -> None:
+    """Check that the checkpoint to start from exists."""
+    path = cfg.get('load_from')
+    if path and '://' not in path and not Path(path).is_file():
+        hint = (
+            'check --resume'
+            if cfg.get('resume')
+            else 'the config starts from it: make it first, as `make demo` does for the recipes of small data sets, '
+            'or do without by --cfg-options load_from=None'
+        )
+        raise InputError(f'{path}: no such checkpoint; {hint}')
+
+
+def _last_metrics(runner: Runner) -> dict[str, float]:
+    scalars = {name: float(buffer.current()) for name, buffer in runner.message_hub.log_scalars.items()}
+    return {name.removeprefix('val/'): value for name, value in scalars.items() if name not in _TIMERS}

@@ -1,0 +1,132 @@
+"""Detection on image files: a drawing and a JSON file for each."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.utils import ProgressBar
+
+from dinor1.inference.inferencer import DINOR1Inferencer
+from dinor1.structures import PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.io import write_image, write_json
+from dinor1.visualization import class_colors, draw_boxes
+
+
+class DetectionCount:
+    """Number of detections per class, and the best score of a class without any.
+
+    Attributes:
+        score_thr: Least score of a detection.
+        num_images: Number of images seen.
+        num_hits: Number of images with a detection.
+        counts: Number of detections per class name.
+        best: Highest score of a candidate per class name.
+    """
+
+    def __init__(self, score_thr: float) -> None:
+        self.score_thr, self.num_images, self.num_hits = score_thr, 0, 0
+        self.counts: Counter[str] = Counter()
+        self.best: dict[str, float] = {}
+
+    def keep_detections(self, sample: DetDataSample) -> None:
+        """Count the candidates of an image, and leave in it those that reach the threshold."""
+        found = sample.pred_instances
+        for name, score in zip(found.label_names, found.scores.tolist(), strict=True):
+            self.best[name] = max(score, self.best.get(name, 0))
+        sample.pred_instances = found[found.scores >= self.score_thr]
+        self.counts.update(sample.pred_instances.label_names)
+        self.num_images += 1
+        self.num_hits += len(sample.pred_instances) > 0
+
+    def report(self, names: Sequence[str]) -> str:
+        """One line on all classes, and what to do if nothing was found."""
+        parts = [f'{self.counts[n]} x {n}' + ('' if self.counts[n] else f' ({self._best_of(n)})') for n in names]
+        line = f'Found on {self.num_hits} of {self.num_images} images: {", ".join(parts)}'
+        if self.num_hits:
+            return line
+        return f'{line}\nNothing reaches --score-thr {self.score_thr:g}; try a lower one, or other or more prompts'
+
+    def _best_of(self, name: str) -> str:
+        return f'best score {self.best[name]:.3f}' if name in self.best else 'no candidate'
+
+
+def output_paths(targets: Sequence[str], out_dir: Path) -> list[tuple[Path, Path]]:
+    """Paths of the drawing and of the JSON file of each target, in ``vis`` and ``preds`` of a folder.
+
+    Targets that share a stem keep their suffix as well.
+
+    Raises:
+        InputError: a drawing would overwrite a target.
+    """
+    stems = Counter(Path(target).stem for target in targets)
+    names = [Path(t).stem if stems[Path(t).stem] == 1 else Path(t).name for t in targets]
+    paths = [(out_dir / 'vis' / f'{name}.png', out_dir / 'preds' / f'{name}.json') for name in names]
+    inputs = {Path(target).resolve() for target in targets}
+    for drawing, _ in paths:
+        if drawing.resolve() in inputs:
+            raise InputError(f'--out-dir {out_dir}: {drawing} is a target and would be overwritten; choose another')
+    return paths
+
+
+def detect_files(
+    inferencer: DINOR1Inferencer,
+    targets: Sequence[str],
+    outputs: Sequence[tuple[Path, Path]],
+    score_thr: float = 0.3,
+    batch_size: int = 8,
+) -> DetectionCount:
+    """Detect on image files with a progress bar, and write the results of each.
+
+    Args:
+        inferencer: Inferencer with prompts.
+        targets: Image files.
+        outputs: Per target, the paths of drawing and JSON file, see :func:`output_paths`.
+        score_thr: Least score of a detection, in [0, 1].
+        batch_size: Images per forward pass.
+
+    Returns:
+        The number of detections per class.
+    """
+    prompts, counts = inferencer.prompts, DetectionCount(score_thr)
+    if prompts is None:
+        raise InputError('no prompts are set: call set_prompts before detect_files')
+    bar = ProgressBar(len(targets), file=sys.stdout)
+    try:
+        for start in range(0, len(targets), batch_size):
+            batch = slice(start, start + batch_size)
+            # All candidates, to report the best score of a class without a detection.
+            samples: list[Any] = inferencer.predict(targets[batch], batch_size, score_thr=0)
+            for sample, (drawing, result) in zip(samples, outputs[batch], strict=True):
+                counts.keep_detections(sample)
+                _write_drawing(sample, prompts.num_classes, drawing)
+                write_json(inferencer.to_dict(sample) | _request(prompts, score_thr), result, indent=2)
+            bar.update(len(samples))
+    finally:
+        print()  # The bar leaves the cursor on its line.
+    return counts
+
+
+def _write_drawing(sample: DetDataSample, num_classes: int, path: Path) -> None:
+    """Draw the detections on the image that they were found on."""
+    # The best detection is drawn last, on top of the others.
+    found, colors = sample.pred_instances, class_colors(num_classes)
+    found = found[torch.arange(len(found)).flip(0)]
+    captions = [f'{n} {s:.2f}' for n, s in zip(found.label_names, found.scores.tolist(), strict=True)]
+    image = mmcv.imread(sample.img_path)
+    write_image(draw_boxes(image, found.bboxes.numpy(), captions, [colors[i] for i in found.labels.tolist()]), path)
+
+
+def _request(prompts: PromptSet, score_thr: float) -> dict[str, Any]:
+    """What was searched for."""
+    hidden = prompts.negative.tolist()
+    return dict(
+        prompts=[name for name, is_hidden in zip(prompts.names, hidden, strict=True) if not is_hidden],
+        negative_prompts=[name for name, is_hidden in zip(prompts.names, hidden, strict=True) if is_hidden],
+        score_thr=score_thr,
+    )

@@ -1,0 +1,44 @@
+"""Config files that come with dinor1, found by name."""
+
+import difflib
+import os
+from pathlib import Path
+
+import dinor1
+from dinor1.utils.errors import InputError
+
+# In the repository a link to its folder ``configs``. MMEngine looks here for ``_base_ = 'dinor1::...'``.
+CONFIGS = Path(dinor1.__file__).parent / '.mim' / 'configs'
+
+
+def find_config(name: str | os.PathLike) -> Path:
+    """The file of a config.
+
+    Args:
+        name: A file, or the name of a config that comes with dinor1: its path in ``configs``, with or without ``.py``,
+            such as ``dino_r1/dino-r1_nano_1xb8_6e_shapes``.
+
+    Raises:
+        InputError: there is no such file; the message proposes a similar name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    # 'configs/...' is what a command in the repository says.
+    relative = os.path.normpath(name).removeprefix(f'configs{os.sep}')
+    if not os.path.isabs(relative) and not relative.startswith('..'):
+        for candidate in (CONFIGS / relative, CONFIGS / f'{relative}.py'):
+            if candidate.is_file():
+                return candidate
+    names = config_names()
+    stems = {Path(known).name: known for known in names}
+    wanted = Path(name).name.removesuffix('.py')
+    close = difflib.get_close_matches(relative.removesuffix('.py'), names, n=1, cutoff=0.8)
+    close = close or [stems[stem] for stem in difflib.get_close_matches(wanted, stems, n=1, cutoff=0.8)]
+    hint = f'; did you mean {close[0]}?' if close else ''
+    raise InputError(f'{name}: no such config file{hint}')
+
+
+def config_names() -> list[str]:
+    """Names of all configs that come with dinor1 and can be run, sorted."""
+    files = (path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py'))
+    return sorted(path.with_suffix('').as_posix() for path in files if path.parts[0] not in ('_base_', 'studies'))
