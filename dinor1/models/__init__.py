@@ -19,6 +19,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'LanguageAlignment': '.losses',
         'ReferenceModel': '.detectors',
         'DenormalFreeSwin': '.backbones',
+        'SimpleFeaturePyramid': '.backbones',
+        'TimmBackbone': '.backbones',
         'VisualPromptEncoder': '.prompts',
         'WordHashModel': '.prompts',
     },
