@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'LanguageAlignment': '.losses',
         'ReferenceModel': '.detectors',
         'DenormalFreeSwin': '.backbones',
+        'MiniLM': '.prompts',
         'SimpleFeaturePyramid': '.backbones',
         'TimmBackbone': '.backbones',
         'VisualPromptEncoder': '.prompts',
