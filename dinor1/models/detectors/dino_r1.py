@@ -28,6 +28,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
 
+from ..backbones import check_neck_channels
 from ..losses import LanguageAlignment, pad_targets
 from ..prompts import (
     PromptDraw,
@@ -121,6 +122,7 @@ class DINOR1(BaseDetector):
         # Backbone, neck and head, which has a branch per decoder layer and one for the encoder's tokens.
         built_decoder = MODELS.build(dict(decoder, dims=dims))
         self.backbone = MODELS.build(backbone)
+        check_neck_channels(self.backbone, neck)
         self.neck = MODELS.build(dict(out_channels=dims.embed_dims, num_outs=dims.num_feature_levels) | neck)
         self.bbox_head = MODELS.build(
             dict(

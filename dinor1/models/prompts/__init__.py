@@ -2,6 +2,7 @@
 
 from .box_encoding import drawn_prompts, encode_boxes, mean_by_class
 from .config import PromptsConfig
+from .minilm import MiniLM, minilm_folder
 from .per_image import prompts_per_image
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
 from .text import TextTable, build_text_side, encode_text
@@ -9,6 +10,7 @@ from .visual import VisualPromptEncoder, upgrade_prompt_encoder
 from .word_hash import WordHashModel
 
 __all__ = [
+    'MiniLM',
     'PromptDraw',
     'PromptsConfig',
     'TextTable',
@@ -20,6 +22,7 @@ __all__ = [
     'encode_boxes',
     'encode_text',
     'mean_by_class',
+    'minilm_folder',
     'positive_maps',
     'prompts_per_image',
     'sample_prompts',

@@ -22,7 +22,7 @@ _SEPARATOR = '. '
 _MAX_TABLE = 20_000
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """Turn the class name "cup_(drinking)" of a data set into "cup", the form that a language model knows."""
     return re.sub(r'\s+', ' ', re.sub(r'\(.*\)', '', name).replace('_', ' ')).strip()
 
@@ -30,7 +30,7 @@ def _clean(name: str) -> str:
 def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
     """Join names to one text; also returns the character span of each name, in the form that MMDetection expects."""
     text, spans = '', []
-    for name in map(_clean, names):
+    for name in map(clean_name, names):
         spans.append([[len(text), len(text) + len(name)]])
         text += name + _SEPARATOR
     return text, spans
@@ -83,7 +83,7 @@ def encode_text(
     """
     if not names or not all(name.strip() for name in names):
         raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
-    if unreadable := next((name for name in names if not _clean(name)), None):
+    if unreadable := next((name for name in names if not clean_name(name)), None):
         raise InputError(f'text prompts: {unreadable!r} is nothing but brackets, which are left out; name the class')
     if hasattr(language_model, 'class_embeddings'):
         return _class_prompts(text_feat_map(language_model.class_embeddings(names)), names)

@@ -1,0 +1,10 @@
+# A smoke test of the size for photographs, on data that everyone can generate: one epoch of supervised fine-tuning,
+# then GRQO.
+_base_ = [
+    '../_base_/models/dino_r1_lite.py',
+    '../_base_/datasets/shapes_288.py',
+    '../_base_/schedules/lite_3e.py',
+    '../_base_/grqo_runtime.py',
+]
+
+model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))

