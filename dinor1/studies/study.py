@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from dinor1.utils import markdown
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
 
@@ -187,14 +188,14 @@ def table(study: Study, folder: str | Path) -> str:
     if not any(found.values()):
         raise InputError(f'{folder}: no finished run of {study.path}')
     heads = ['arm', 'seeds', *study.metrics.values(), 'minutes']
-    lines = [f'| {" | ".join(heads)} |', '|---|---:' + '|---:' * (len(study.metrics) + 1) + '|']
+    rows = []
     for arm, records in found.items():
         if records:
             cells = [_cell([record['metrics'][name] for record in records]) for name in study.metrics]
             minutes = statistics.fmean(record['seconds'] for record in records) / 60
-            lines.append(f'| {arm} | {len(records)} | {" | ".join(cells)} | {minutes:.1f} |')
+            rows.append([arm, len(records), *cells, f'{minutes:.1f}'])
     command = f'```bash\npython tools/analysis_tools/run_study.py {study.path}\n```'
-    return '\n\n'.join(filter(None, ['\n'.join(lines), study.note.strip(), command]))
+    return '\n\n'.join(filter(None, [markdown.table(heads, rows), study.note.strip(), command]))
 
 
 def _cell(values: list[float]) -> str:

@@ -25,6 +25,7 @@ import torch
 
 import dinor1
 from dinor1.cli.run_tool import run_tool
+from dinor1.utils import markdown
 
 NAME = 'benchmark'
 NOTE = (
@@ -126,18 +127,18 @@ def main() -> None:
         print(text)
         return
     record = run(args)
-    print('\n'.join([HEAD, *lines(record)]))
+    print(measurements(record))
     if args.out:
         write_json(record, args.out, indent=2)
 
 
 def run(args: argparse.Namespace) -> dict:
     """Measure, and record machine and settings."""
-    from dinor1.benchmarks.machine import processor
     from dinor1.benchmarks.model_benchmark import make_arms, measure
     from dinor1.benchmarks.models import Workload
     from dinor1.inference.acceleration import why_not_compile
     from dinor1.utils.errors import InputError
+    from dinor1.utils.processor import processor_name
 
     if args.compile and (reason := why_not_compile(args.device)):
         raise InputError(f'--compile: {reason}; install it, or leave the option out')
@@ -151,7 +152,7 @@ def run(args: argparse.Namespace) -> dict:
             arms, kind, workload, args.rounds, args.warmup, args.clock, not args.no_flops, not args.no_memory
         )
     environment = dict(
-        device=processor() if args.device == 'cpu' else torch.cuda.get_device_name(args.device),
+        device=processor_name() if args.device == 'cpu' else torch.cuda.get_device_name(args.device),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         date=datetime.date.today().isoformat(),
@@ -163,21 +164,23 @@ def run(args: argparse.Namespace) -> dict:
     return dict(command=command, environment=environment, clock=args.clock, **settings, note=NOTE, rows=rows)
 
 
-HEAD = (
-    '| model | pass | image | batch | precision | attention | mode | ms per image (quartiles) | relative | peak MiB '
-    '| M parameters | GFLOPs |\n|---|---|---|---:|---|---|---|---:|---:|---:|---:|---:|'
-)
+COLUMNS = {
+    **dict.fromkeys(['model', 'pass', 'image'], 'l'),
+    'batch': 'r',
+    **dict.fromkeys(['precision', 'attention', 'mode'], 'l'),
+    **dict.fromkeys(['ms per image (quartiles)', 'relative', 'peak MiB', 'M parameters', 'GFLOPs'], 'r'),
+}
 
 
-def lines(record: dict) -> list[str]:
-    """One line of the table per row."""
-    made = []
+def measurements(record: dict) -> str:
+    """The table of one run."""
+    rows = []
     for row in record['rows']:
         mode = 'compiled' if row['compiled'] else 'eager'
         size = ' x '.join(map(str, record['size']))
         setting = [row['title'], row['kind'], size, str(record['batch']), row['precision'], row['backend'], mode]
         if 'error' in row:
-            made.append(f'| {" | ".join([*setting, row["error"].replace("|", "/")])} | | | | |')
+            rows.append([*setting, row['error'], '', '', '', ''])
             continue
         times = row['milliseconds']
         numbers = [
@@ -187,8 +190,8 @@ def lines(record: dict) -> list[str]:
             f'{row["parameters"] / 1e6:.2f}',
             f'{row["flops"] / 1e9:.1f}' if row.get('flops') is not None else '',
         ]
-        made.append(f'| {" | ".join(setting + numbers)} |')
-    return made
+        rows.append(setting + numbers)
+    return markdown.table(list(COLUMNS), rows, ''.join(COLUMNS.values()))
 
 
 def table(files: list[str]) -> str:
@@ -212,7 +215,7 @@ def table(files: list[str]) -> str:
             f'{where["device"]}, {where["threads"]} threads, torch {where["torch"]}, {where["date"]}; {clock}, median '
             f'of {record["rounds"]} rounds{load}:'
         )
-        parts.append('\n'.join([HEAD, *lines(record)]))
+        parts.append(measurements(record))
         parts.append(f'```bash\n{record["command"]}\n```')
     return '\n\n'.join(parts)
 

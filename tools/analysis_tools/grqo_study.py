@@ -126,13 +126,13 @@ def report(study, folder: Path, page: Path) -> None:
 
 def state(study, records) -> str:
     """How much of the grid is done."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     planned = {arm: [run.seed for run in study.runs if run.arm == arm] for arm in records}
     rows = [[arm, str(len(planned[arm])), str(len(own))] for arm, own in records.items()]
     done = sum(map(len, records.values()))
     machines = sorted({_machine(record) for own in records.values() for record in own})
-    lines = [f'{done} of {len(study.runs)} runs are finished.', markdown(['arm', 'seeds planned', 'finished'], rows)]
+    lines = [f'{done} of {len(study.runs)} runs are finished.', table(['arm', 'seeds planned', 'finished'], rows)]
     return '\n\n'.join(lines + [f'Made on: {machine}.' for machine in machines])
 
 
@@ -192,7 +192,8 @@ def draw_differences(records, images: Path) -> Path | None:
 def protocols(records) -> str:
     """SFT against GRQO under every protocol."""
     from dinor1.studies.paired import paired_difference
-    from dinor1.studies.report import by_seed, interval, markdown, mean_with_interval
+    from dinor1.studies.report import by_seed, interval, mean_with_interval
+    from dinor1.utils.markdown import table
 
     ours, theirs = records.get(GRQO, []), records.get(SFT, [])
     if not ours and not theirs:
@@ -207,7 +208,7 @@ def protocols(records) -> str:
             )
             means = [mean_with_interval(own, metric) for own in (theirs, ours)]
             rows.append([f'{name}, {head}', *means, interval(difference), f'{spread:.4f}'])
-    return markdown(['AP', SFT, GRQO, 'GRQO less SFT', 'deviation over prompt seeds (SFT)'], rows)
+    return table(['AP', SFT, GRQO, 'GRQO less SFT', 'deviation over prompt seeds (SFT)'], rows)
 
 
 def versus(records, metrics: dict[str, str]) -> str:
@@ -254,7 +255,7 @@ def _sum_queries(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def gradients(records) -> str:
     """Norms of the terms over the last third of training, and how many queries each reaches."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     tables = []
     for key, title, digits in (
@@ -268,7 +269,7 @@ def gradients(records) -> str:
             if measured:
                 rows.append([arm, *(_mean_of(measured, key, term, digits) for term in TERMS)])
         if rows:
-            tables.append(f'{title}:\n\n{markdown(["arm", *TERMS], rows)}')
+            tables.append(f'{title}:\n\n{table(["arm", *TERMS], rows)}')
     rows = []
     for arm, own in records.items():
         figures = [point['figures'] for record in own for point in _last_third(record.get('gradients', []))]
@@ -277,7 +278,7 @@ def gradients(records) -> str:
             rows.append([arm, *(f'{statistics.fmean(f[name] for f in figures):.3f}' for name in names)])
     if rows:
         heads = ['arm', 'deviation of rewards', 'advantage, matched', 'unmatched', 'kept']
-        tables.append(f'Rewards and advantages:\n\n{markdown(heads, rows)}')
+        tables.append(f'Rewards and advantages:\n\n{table(heads, rows)}')
     return '\n\n'.join(tables) or NOTHING
 
 
@@ -372,7 +373,7 @@ def costs(records) -> str:
 
 def verification(records, repeated) -> str:
     """Runs that were done twice: the largest difference of any number."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     rows = []
     for arm, own in repeated.items():
@@ -385,12 +386,12 @@ def verification(records, repeated) -> str:
             same = 'yes' if first['environment'] == second['environment'] else 'no'
             rows.append([f'{arm}, seed {second["seed"]}', str(len(numbers)), f'{largest:.2g}', same])
     heads = ['run', 'numbers', 'largest difference', 'same machine type and versions']
-    return markdown(heads, rows) if rows else NOTHING
+    return table(heads, rows) if rows else NOTHING
 
 
 def rounding(records, others) -> str:
     """Differences in AP between runs that differ in their rounding alone."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     rows = []
     for arm, own in records.items():
@@ -399,7 +400,7 @@ def rounding(records, others) -> str:
             if second is not None:
                 changes = [f'{second["metrics"][k] - first["metrics"][k]:+.4f}' for k in AP]
                 rows.append([f'{arm}, seed {first["seed"]}', *changes])
-    return markdown(['run, less its twin', *AP.values()], rows) if rows else NOTHING
+    return table(['run, less its twin', *AP.values()], rows) if rows else NOTHING
 
 
 def with_figure(text: str, path: Path | None, page: Path) -> str:
