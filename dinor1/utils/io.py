@@ -11,13 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinor1.utils.errors import InputError
+from filelock import FileLock, Timeout
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from dinor1.utils.errors import InputError
 
 # Errors that occur while writing to an open file, and do not contain its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -126,20 +122,22 @@ def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Lock ``folder`` for this process, if the operating system has file locks (not on Windows).
+    """Lock ``folder``, which is made if it does not exist. The lock ends with its process, however that ends.
 
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process, or another holder in this one, has the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'w') as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
+    lock = FileLock(folder / '.lock')
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
