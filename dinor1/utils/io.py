@@ -129,15 +129,37 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / '.lock')
     try:
-        lock.acquire(blocking=False)
+        lock = FileLock(folder / '.lock').acquire(blocking=False)
     except Timeout:
         raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
+
+
+@contextlib.contextmanager
+def lock_file(path: str | os.PathLike, timeout: float = 60) -> Iterator[None]:
+    """Wait until no other process has the lock of the file ``path``, and hold it.
+
+    The lock is a file beside it, ``.NAME.lock``, because ``path`` itself is replaced when it is written.
+
+    Args:
+        path: The file; it need not exist, and its folder is made.
+        timeout: Seconds to wait.
+
+    Raises:
+        InputError: the lock is not free after ``timeout`` seconds.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(path.with_name(f'.{path.name}.lock')).acquire(timeout=timeout)
+    except Timeout:
+        raise InputError(
+            f'{path}: another process has held its lock for {timeout:g} s; wait for it, or end it'
+        ) from None
+    with lock:
+        yield
 
 
 def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
@@ -145,9 +167,14 @@ def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
 
     Numbers that are not finite become ``null``, because JSON cannot represent them.
     """
-    text = json.dumps(_finite(obj), allow_nan=False, **kwargs)
+    text = dump_json(obj, **kwargs)
     with atomic_path(path) as temporary:
         temporary.write_text(text + '\n')
+
+
+def dump_json(obj: Any, **kwargs: Any) -> str:
+    """``obj`` as JSON, with ``null`` for numbers that are not finite; ``kwargs`` go to :func:`json.dumps`."""
+    return json.dumps(_finite(obj), allow_nan=False, **kwargs)
 
 
 def _finite(obj: Any) -> Any:

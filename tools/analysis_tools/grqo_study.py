@@ -54,7 +54,7 @@ NOTHING = 'Not run yet.'
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--study', default='configs/studies/grqo.py', help='study file (default: %(default)s)')
-    parser.add_argument('--results', default='results', help='result files go to RESULTS/STUDY/ (default: results)')
+    parser.add_argument('--results', default='results', help='the table file is RESULTS/STUDY.jsonl (default: results)')
     parser.add_argument('--work-dir', default='work_dirs/studies', help='logs and checkpoints go here')
     parser.add_argument('--only', nargs='+', metavar='ARM', help='these arms, and those that they start from')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help='these seeds')
@@ -71,32 +71,39 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
+    from dinor1.studies.results import read_rows, row_key
     from dinor1.studies.run import run_all, select
     from dinor1.studies.study import load_study
     from dinor1.utils.errors import InputError
 
     study = load_study(args.study)
-    folder, work_dir = Path(args.results) / study.path.stem, Path(args.work_dir) / study.path.stem
+    results, work_dir = Path(args.results) / f'{study.path.stem}.jsonl', Path(args.work_dir) / study.path.stem
     if args.verify:
         if not args.only or not args.seeds:
             raise InputError('--verify: name what to run anew with --only and --seeds')
-        folder, work_dir = folder / 'verify', work_dir / 'verify'
+        results, work_dir = _beside(results, 'verify'), work_dir / 'verify'
     runs = select(study, args.only, args.seeds)
     if args.report:
-        report(study, folder, Path(args.page))
+        report(study, results, Path(args.page))
     elif args.list:
+        finished = {row_key(row) for row in read_rows(results)} if results.is_file() else set()
         for run in runs:
-            print(f'{"done   " if (folder / f"{run.name}.json").is_file() else "missing"} {run.name}')
+            print(f'{"done   " if run.key in finished else "missing"} {run.name}')
     else:
-        run_all(study, runs, folder, work_dir, args.jobs, lambda line: print(line, flush=True))
-        print(f'Results: {folder}   The page: {Path(__file__).name} --report')
+        run_all(study, runs, results, work_dir, args.jobs, lambda line: print(line, flush=True))
+        print(f'Results: {results}   The page: {Path(__file__).name} --report')
 
 
-def report(study, folder: Path, page: Path) -> None:
+def _beside(results: Path, name: str) -> Path:
+    """Table of runs that repeat some of the study's: ``grqo_verify.jsonl`` beside ``grqo.jsonl``."""
+    return results.with_stem(f'{results.stem}_{name}')
+
+
+def report(study, results: Path, page: Path) -> None:
     """Write every generated part of the page, and its figures beside it."""
     from dinor1.studies.study import check_marks, insert, read_runs
 
-    records = read_runs(study, folder)
+    records = read_runs(study, results)
     shapes = {
         arm: _with_minutes(own) for arm, own in records.items() if ', bccd' not in arm and ', aquarium' not in arm
     }
@@ -111,11 +118,13 @@ def report(study, folder: Path, page: Path) -> None:
         'prompts': lambda: versus(shapes, PROMPTS),
         'queries': lambda: with_figure(versus(shapes, QUERIES), draw_query_figure(shapes, images), page),
         'gradients': lambda: with_figure(gradients(shapes), draw_gradients(shapes, images), page),
-        'training': lambda: with_figure('' if any(shapes.values()) else NOTHING, draw_training(shapes, images), page),
+        'training': lambda: with_figure(
+            '' if any(shapes.values()) else NOTHING, draw_training(shapes, study.curves, images), page
+        ),
         'real': lambda: real_data(real),
         'costs': lambda: costs(shapes | real),
-        'verify': lambda: verification(records, read_runs(study, folder / 'verify')),
-        'rounding': lambda: rounding(records, read_runs(study, folder / 'rounding')),
+        'verify': lambda: verification(records, read_runs(study, _beside(results, 'verify'))),
+        'rounding': lambda: rounding(records, read_runs(study, _beside(results, 'rounding'))),
     }
     # Before figures are drawn beside a page that cannot take the tables.
     check_marks(page, [f'grqo-{name}' for name in parts])
@@ -321,16 +330,16 @@ def draw_gradients(records, images: Path) -> Path | None:
     return path
 
 
-def draw_training(records, images: Path) -> Path | None:
-    """Scalars of the training log, means over the seeds, an arm a line."""
+def draw_training(records, curves: Sequence[str], images: Path) -> Path | None:
+    """Scalars ``curves`` of the training log, a panel each: means over the seeds, an arm a line."""
     from dinor1.visualization import draw_curves
 
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for arm, own in records.items():
-        for name in dict.fromkeys(name for record in own for name in record.get('curves', {})):
+        for name in curves:
             points: dict[int, list[float]] = {}
             for record in own:
-                for i, value in record['curves'][name]:
+                for i, value in record.get('curves', {}).get(name, []):
                     points.setdefault(i, []).append(value)
             if points:
                 x = sorted(points)
