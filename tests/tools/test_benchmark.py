@@ -51,6 +51,13 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
     assert f'| {record["rows"][0]["milliseconds"]["median"]:.1f} (' in rows[0]
 
 
+def test_the_committed_page_is_the_table_of_the_committed_rows(call, repo):
+    """Nothing between the markers is typed by hand."""
+    outcome = call('analysis_tools/benchmark', '--table', repo / 'results/benchmark.jsonl')
+    page = (repo / 'docs/research/speed.md').read_text()
+    assert f'<!-- benchmark:begin -->\n\n{outcome.out}\n<!-- benchmark:end -->' in page
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
