@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinor1.studies.report import markdown
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
+from dinor1.utils.markdown import table
 
 # Of a training's validations, by the ends of their names.
 _METRICS = {'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50'}
@@ -33,10 +33,10 @@ def report(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         text.append(f'**{record["plan"]}**: {_machine(record)}')
         rows = [
-            [name, row['status'], f'{row.get("seconds", 0):.0f}', f'{row["limit"]:.0f}', _cell(row.get('error', ''))]
+            [name, row['status'], f'{row.get("seconds", 0):.0f}', f'{row["limit"]:.0f}', row.get('error', '')]
             for name, row in record['parts'].items()
         ]
-        text.append(markdown(['part', 'status', 'seconds', 'limit', 'note'], rows))
+        text.append(table(['part', 'status', 'seconds', 'limit', 'note'], rows))
         for name, row in record['parts'].items():
             if row.get('result'):
                 text.append(f'{name[0].upper()}{name[1:]}:')
@@ -70,7 +70,7 @@ def _checks(result: Mapping[str, Any]) -> str:
     failed = [row for row in checks if not row['ok']]
     text = f'{len(checks) - len(failed)} of {len(checks)} checks passed, {result["planned"]} were planned.'
     lines = [f'- {row["check"]}: {row["largest"]} where {row["limit"]} is allowed. {row["error"]}' for row in failed]
-    return '\n'.join([text, *([''] if lines else []), *map(_cell, lines)])
+    return '\n'.join([text, *([''] if lines else []), *(line.replace('\n', ' ') for line in lines)])
 
 
 def _operator(result: Mapping[str, Any]) -> list[str]:
@@ -78,12 +78,12 @@ def _operator(result: Mapping[str, Any]) -> list[str]:
     for row in result['rows']:
         head = [row['workload'], row['dtype'], str(row['batch']), row['kind'], row['arm']]
         if 'error' in row:
-            rows.append([*head, _cell(row['error']), '', ''])
+            rows.append([*head, row['error'], '', ''])
             continue
         relative = '' if row['relative'] is None else f'{row["relative"]:.3f}'
         peak = f'{row["peak_mib"]:.0f}' if 'peak_mib' in row else ''
         rows.append([*head, f'{row["milliseconds"]:.3f}', relative, peak])
-    text = [markdown(['workload', 'dtype', 'batch', 'pass', 'implementation', 'ms', 'relative', 'peak MiB'], rows)]
+    text = [table(['workload', 'dtype', 'batch', 'pass', 'implementation', 'ms', 'relative', 'peak MiB'], rows)]
     if result['not_measured']:
         reasons = '; '.join(f'{name} ({reason})' for name, reason in result['not_measured'].items())
         text.append(f'Not measured: {reasons}.')
@@ -95,14 +95,14 @@ def _models(result: Mapping[str, Any]) -> str:
     for row in result['rows']:
         head = [row['title'], row['precision'], 'compiled' if row['compiled'] else 'eager', str(result['batch'])]
         if 'error' in row:
-            rows.append([*head, _cell(row['error']), '', ''])
+            rows.append([*head, row['error'], '', ''])
             continue
         times = row['milliseconds']
         peak = '' if row.get('peak_mib') is None else f'{row["peak_mib"]:.0f}'
         median = f'{times["median"]:.1f} ({times["low"]:.1f} to {times["high"]:.1f})'
         rows.append([*head, median, f'{row["relative"]:.3f}', peak])
     size = ' x '.join(map(str, result['size']))
-    return markdown([f'model, {size}', 'precision', 'mode', 'batch', 'ms per image', 'relative', 'peak MiB'], rows)
+    return table([f'model, {size}', 'precision', 'mode', 'batch', 'ms per image', 'relative', 'peak MiB'], rows)
 
 
 def _training(result: Mapping[str, Any]) -> list[str]:
@@ -117,9 +117,4 @@ def _training(result: Mapping[str, Any]) -> list[str]:
     for line in result['validations']:
         found = {key.split('/')[-1]: value for key, value in line.items()}
         rows.append([str(line.get('step', '')), *(f'{found[key]:.3f}' if key in found else '' for key in _METRICS)])
-    return text + ([markdown(['after epoch', *_METRICS.values()], rows)] if rows else [])
-
-
-def _cell(text: str) -> str:
-    """Without what would end a cell of a table."""
-    return text.replace('|', '/').replace('\n', ' ')
+    return text + ([table(['after epoch', *_METRICS.values()], rows)] if rows else [])

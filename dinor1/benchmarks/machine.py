@@ -6,21 +6,14 @@ import os
 import platform
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from dinor1.utils.processor import processor_name
+
 # Their releases change speed; the names are those of the distributions.
 LIBRARIES = ('triton', 'transformers', 'torchvision', 'onedl-mmdetection')
-
-
-def processor() -> str:
-    """Name of this machine's processor, if the system reports it."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def version(distribution: str) -> str | None:
@@ -37,7 +30,7 @@ def machine(device: str = 'cuda') -> dict[str, Any]:
     Args:
         device: ``cpu`` or ``cuda``; with ``cuda``, the GPU with its driver is included.
     """
-    found: dict[str, Any] = dict(processor=processor(), cores=os.cpu_count(), python=platform.python_version())
+    found: dict[str, Any] = dict(processor=processor_name(), cores=os.cpu_count(), python=platform.python_version())
     if device != 'cpu':
         found.update(
             gpu=torch.cuda.get_device_name(),

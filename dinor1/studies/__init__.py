@@ -1,1 +1,1 @@
-"""Studies: run a grid of arms and seeds; tables and figures from the result files."""
+"""Studies: run a grid of arms and seeds; tables and figures from one table file per study."""

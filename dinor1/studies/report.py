@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dinor1.studies.paired import PairedDifference, mean_interval, paired_difference
+from dinor1.utils.markdown import table
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -25,12 +26,6 @@ def by_seed(records: Sequence[Mapping[str, Any]], metric: str) -> dict[int, floa
     return found
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [f'| {" | ".join(heads)} |', '|---|' + '---:|' * (len(heads) - 1)]
-    return '\n'.join([*lines, *(f'| {" | ".join(row)} |' for row in rows)])
-
-
 def means(records: Records, metrics: Mapping[str, str], digits: int = 3) -> str:
     """A row per arm: mean and sample standard deviation over its seeds.
 
@@ -44,7 +39,7 @@ def means(records: Records, metrics: Mapping[str, str], digits: int = 3) -> str:
         if own:
             values = [list(by_seed(own, metric).values()) for metric in metrics]
             rows.append([arm, str(len(own)), *(_mean(value, digits) for value in values)])
-    return markdown(['arm', 'seeds', *metrics.values()], rows)
+    return table(['arm', 'seeds', *metrics.values()], rows)
 
 
 def _mean(values: list[float], digits: int) -> str:
@@ -78,7 +73,7 @@ def paired(records: Records, baseline: str, metrics: Mapping[str, str], digits: 
         cells = [interval(found[metric].get(arm), digits) for metric in metrics]
         seeds = max(found[metric][arm].n for metric in metrics if arm in found[metric])
         rows.append([arm, str(seeds), *cells])
-    return markdown([f'arm, less {baseline}', 'seeds', *metrics.values()], rows)
+    return table([f'arm, less {baseline}', 'seeds', *metrics.values()], rows)
 
 
 def interval(difference: PairedDifference | None, digits: int = 4) -> str:

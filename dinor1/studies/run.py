@@ -1,4 +1,4 @@
-"""Runs of a study: each is trained by tools/train.py, measured by the study's tools, and written as one JSON file."""
+"""Runs of a study: each is trained by tools/train.py, measured by the study's tools, and collected in its table."""
 
 import datetime
 import json
@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import locked, read_json, visible, write_json
+from dinor1.utils.io import locked, read_json, write_json
+from dinor1.utils.processor import processor_name
 
+from .collect import RESULT_NAME, collect, read_result
+from .results import read_rows, row_key
 from .study import Run, Study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,28 +65,30 @@ def select(study: Study, arms: Sequence[str] | None, seeds: Sequence[int] | None
 def run_all(
     study: Study,
     runs: Sequence[Run],
-    folder: Path,
+    table: Path,
     work_dir: Path,
     jobs: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Execute the runs that have no result file.
+    """Execute the runs that the table does not have, and collect each in it when it is finished.
 
     Args:
         study: The study.
         runs: Some of its runs, in its order.
-        folder: Folder of the result files.
+        table: Table of the study; it is made if it does not exist.
         work_dir: Parent of the work directories of the runs.
         jobs: Number of runs at a time. Each gets an equal share of the threads, unless OMP_NUM_THREADS is set.
         report: Called with a line of progress after each run.
 
     Raises:
-        InputError: ``jobs`` is not positive, or a run failed. Runs that have begun are finished first.
+        InputError: ``jobs`` is not positive, the table is broken, or a run failed. Runs that have begun are finished
+            first.
     """
     if jobs < 1:
         raise InputError(f'--jobs must be at least 1, got {jobs}')
-    waiting = [run for run in runs if not (folder / f'{run.name}.json').is_file()]
-    known = [read_json(path) for path in visible(folder, '*_seed*.json')]
+    known = read_rows(table) if table.is_file() else []
+    finished = {row_key(row) for row in known}
+    waiting = [run for run in runs if run.key not in finished]
     threads = _threads(jobs)
     futures: dict[str, Future] = {}
     pool = ThreadPoolExecutor(jobs)
@@ -92,7 +97,9 @@ def run_all(
         # The run that it starts from was submitted, and hence begun, before it.
         if run.starts_from in futures:
             futures[run.starts_from].result()
-        return execute(run, study, folder, work_dir, threads)
+        record = execute(run, study, work_dir, threads)
+        collect(work_dir / run.name, table)
+        return record
 
     try:
         for run in waiting:
@@ -121,18 +128,19 @@ def remaining(runs: Sequence[Run], known: Sequence[dict[str, Any]]) -> float:
     return sum(statistics.fmean(seconds.get(run.config, everything)) for run in runs)
 
 
-def execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int | None = None) -> dict[str, Any]:
-    """Train one run, or resume it after an interruption, measure it, and write its result file.
+def execute(run: Run, study: Study, work_dir: Path, threads: int | None = None) -> dict[str, Any]:
+    """Train one run, or resume it after an interruption, measure it, and write ``result.json`` to its work directory.
+
+    A run that has this file is finished: it is read.
 
     Args:
         run: The run.
         study: Its study.
-        folder: Folder of the result files.
         work_dir: Parent of the work directories of this run and of the run that it starts from.
         threads: OMP_NUM_THREADS of the commands; None: the libraries' default.
 
     Returns:
-        Content of the result file.
+        Content of ``result.json``: the run's row of the table.
 
     Raises:
         InputError: a command failed, there is no checkpoint to start from, or the work directory is another run's, or
@@ -140,12 +148,14 @@ def execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int |
     """
     own = work_dir / run.name
     with locked(own):
-        return _execute(run, study, folder, work_dir, threads)
+        _check_identity(own, run)
+        if not (own / RESULT_NAME).is_file():
+            write_json(_execute(run, study, work_dir, threads), own / RESULT_NAME, indent=1)
+        return read_result(own / RESULT_NAME)
 
 
-def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int | None) -> dict[str, Any]:
+def _execute(run: Run, study: Study, work_dir: Path, threads: int | None) -> dict[str, Any]:
     own = work_dir / run.name
-    _check_identity(own, run)
     environment = dict(os.environ) if threads is None else os.environ | {'OMP_NUM_THREADS': str(threads)}
     arguments = _training(run, own, work_dir)
     if not (own / 'metrics.json').is_file():
@@ -172,10 +182,11 @@ def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int 
         raise InputError(f'{own}: trained, but time and memory were not recorded; delete the folder to run it again')
     costs = read_json(own / 'cost.json')
     training = Cost(*costs['train'])
-    record = dict(
+    return dict(
         arm=run.arm,
         seed=run.seed,
         config=run.config,
+        config_hash=run.key.config_hash,
         options=list(run.options),
         start=run.start,
         command=shlex.join(['python', 'tools/train.py', *arguments]),
@@ -187,8 +198,6 @@ def _execute(run: Run, study: Study, folder: Path, work_dir: Path, threads: int 
         environment=_environment(threads),
         **extra,
     )
-    write_json(record, folder / f'{run.name}.json', indent=1)
-    return record
 
 
 def _check_identity(own: Path, run: Run) -> None:
@@ -209,8 +218,8 @@ def _training(run: Run, own: Path, work_dir: Path) -> list[str]:
         begun = (own / 'last_checkpoint').is_file()
         if not begun and not checkpoint.is_file():
             raise InputError(
-                f'{checkpoint}: no such checkpoint, and {run.name} starts from it; delete the result file of '
-                f'{run.starts_from} to train it again'
+                f'{checkpoint}: no such checkpoint, and {run.name} starts from it; delete the row of '
+                f'{run.starts_from} from the table to train it again'
             )
         if not run.start['resume']:
             options.append(f'load_from={checkpoint}')
@@ -281,14 +290,6 @@ def _environment(threads: int | None) -> dict[str, str]:
         python=platform.python_version(),
         torch=torch.__version__,
         machine=platform.machine(),
-        processor=_processor(),
+        processor=processor_name(),
         device=device,
     )
-
-
-def _processor() -> str:
-    """Name of the processor: results are reproduced exactly only on the same one."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor()

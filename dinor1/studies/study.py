@@ -20,7 +20,7 @@ An arm is a list of ``--cfg-options``, or a dict of any of::
     )
 
 ``resume=True`` restores weights, optimizer and position, so that arms share first epochs; without it, only weights are
-loaded (``load_from``). Three more keys of a study add content to the result files, besides the last validation::
+loaded (``load_from``). Three more keys of a study add content to the rows, besides the last validation::
 
     after = {'measures': ['tools/analysis_tools/measure_detector.py', '{checkpoint}', '--out', '{out}']}
     keep = {'gradients': 'loss_gradients.json'}    # files of the work directory
@@ -29,7 +29,8 @@ loaded (``load_from``). Three more keys of a study add content to the result fil
 ``after`` are tools that run when training has ended, with ``{config}``, ``{checkpoint}`` (the last), ``{work_dir}`` and
 ``{out}`` filled in; each writes a JSON file ``{out}``, whose ``metrics`` join those of the run.
 
-A run is one arm with one seed, and leaves one small JSON file; tables are made from these files alone.
+A run is one arm with one seed, and leaves one row in the table file of the study (:mod:`dinor1.studies.results`).
+Tables in Markdown are made from this file alone.
 """
 
 import statistics
@@ -39,8 +40,10 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from dinor1.utils import markdown
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import read_json
+
+from .results import RowKey, config_hash, read_rows, row_key
 
 _NEEDED = ('title', 'arms', 'seeds', 'metrics')
 
@@ -66,8 +69,13 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """File name without suffix."""
+        """Name of its work directory."""
         return _run_name(self.arm, self.seed)
+
+    @property
+    def key(self) -> RowKey:
+        """Key of its row in the table."""
+        return RowKey(self.arm, self.seed, config_hash(self.config, self.options, self.start))
 
     @property
     def starts_from(self) -> str | None:
@@ -88,8 +96,8 @@ class Study(NamedTuple):
         runs: Every arm with every seed, seed by seed, so that the first seed already gives a table of all arms.
         metrics: Name of a metric -> head of its column.
         note: Text below the table.
-        keep: Name in the result file -> JSON file of the work directory.
-        curves: Scalars of the training log that are copied to the result file.
+        keep: Name in the row -> JSON file of the work directory.
+        curves: Scalars of the training log that are copied to the row.
     """
 
     path: Path
@@ -105,7 +113,7 @@ def load_study(path: str | Path) -> Study:
     """Read a study file.
 
     Raises:
-        InputError: there is no such file, something is missing in it, or two runs would share a result file.
+        InputError: there is no such file, something is missing in it, or two runs would share a work directory.
     """
     path = Path(path)
     if not path.is_file():
@@ -155,46 +163,56 @@ def _run(path: Path, content: dict[str, Any], arm: str, seed: int) -> Run:
     return Run(arm, seed, config, options, start, dict(own.get('after', content.get('after', {}))))
 
 
-def read_runs(study: Study, folder: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """Result files of the runs that are finished, by arm.
+def read_runs(study: Study, results: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the runs that are finished, by arm.
+
+    Args:
+        study: The study.
+        results: Its table file; a file that does not exist yet has no rows.
 
     Raises:
-        InputError: a file is broken, lacks a metric, or was made by another command.
+        InputError: the table is broken, or the row of a run lacks a metric or was made with other settings.
     """
+    rows = {row_key(row): row for row in (read_rows(results) if Path(results).is_file() else [])}
     found: dict[str, list[dict[str, Any]]] = {run.arm: [] for run in study.runs}
     for run in study.runs:
-        path = Path(folder) / f'{run.name}.json'
-        if not path.is_file():
+        row = rows.get(run.key)
+        if row is None:
+            if other := [key for key in rows if (key.arm, key.seed) == (run.arm, run.seed)]:
+                raise InputError(
+                    f'{results}: the row of {other[0]} was made with another config or other options; delete it to run '
+                    'it again'
+                )
             continue
-        record = read_json(path)
-        made_with = (record.get('config'), record.get('options'), record.get('start'))
-        if made_with != (run.config, list(run.options), run.start):
-            raise InputError(f'{path}: made with another config or other options; delete it to run it again')
-        missing = [name for name in study.metrics if name not in record.get('metrics', {})]
+        missing = [name for name in study.metrics if name not in row.get('metrics', {})]
         if missing:
-            raise InputError(f'{path}: has no {", ".join(missing)}; delete it to run it again')
-        found[run.arm].append(record)
+            raise InputError(f'{results}: the row of {run.key} has no {", ".join(missing)}; delete it to run it again')
+        found[run.arm].append(row)
     return found
 
 
-def table(study: Study, folder: str | Path) -> str:
+def table(study: Study, results: str | Path) -> str:
     """Markdown: a row per arm with mean and sample standard deviation over its finished seeds.
+
+    Args:
+        study: The study.
+        results: Its table file.
 
     Raises:
         InputError: no run is finished; see also :func:`read_runs`.
     """
-    found = read_runs(study, folder)
+    found = read_runs(study, results)
     if not any(found.values()):
-        raise InputError(f'{folder}: no finished run of {study.path}')
+        raise InputError(f'{results}: no finished run of {study.path}; run the study first')
     heads = ['arm', 'seeds', *study.metrics.values(), 'minutes']
-    lines = [f'| {" | ".join(heads)} |', '|---|---:' + '|---:' * (len(study.metrics) + 1) + '|']
+    rows = []
     for arm, records in found.items():
         if records:
             cells = [_cell([record['metrics'][name] for record in records]) for name in study.metrics]
             minutes = statistics.fmean(record['seconds'] for record in records) / 60
-            lines.append(f'| {arm} | {len(records)} | {" | ".join(cells)} | {minutes:.1f} |')
+            rows.append([arm, len(records), *cells, f'{minutes:.1f}'])
     command = f'```bash\npython tools/analysis_tools/run_study.py {study.path}\n```'
-    return '\n\n'.join(filter(None, ['\n'.join(lines), study.note.strip(), command]))
+    return '\n\n'.join(filter(None, [markdown.table(heads, rows), study.note.strip(), command]))
 
 
 def _cell(values: list[float]) -> str:

@@ -11,13 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinor1.utils.errors import InputError
+from filelock import FileLock, Timeout
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from dinor1.utils.errors import InputError
 
 # Errors that occur while writing to an open file, and do not contain its name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -126,19 +122,43 @@ def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Lock ``folder`` for this process, if the operating system has file locks (not on Windows).
+    """Lock ``folder``, which is made if it does not exist. The lock ends with its process, however that ends.
 
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process, or another holder in this one, has the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'w') as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
+    try:
+        lock = FileLock(folder / '.lock').acquire(blocking=False)
+    except Timeout:
+        raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
+def lock_file(path: str | os.PathLike, timeout: float = 60) -> Iterator[None]:
+    """Wait until no other process has the lock of the file ``path``, and hold it.
+
+    The lock is a file beside it, ``.NAME.lock``, because ``path`` itself is replaced when it is written.
+
+    Args:
+        path: The file; it need not exist, and its folder is made.
+        timeout: Seconds to wait.
+
+    Raises:
+        InputError: the lock is not free after ``timeout`` seconds.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(path.with_name(f'.{path.name}.lock')).acquire(timeout=timeout)
+    except Timeout:
+        raise InputError(
+            f'{path}: another process has held its lock for {timeout:g} s; wait for it, or end it'
+        ) from None
+    with lock:
         yield
 
 
@@ -147,9 +167,14 @@ def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
 
     Numbers that are not finite become ``null``, because JSON cannot represent them.
     """
-    text = json.dumps(_finite(obj), allow_nan=False, **kwargs)
+    text = dump_json(obj, **kwargs)
     with atomic_path(path) as temporary:
         temporary.write_text(text + '\n')
+
+
+def dump_json(obj: Any, **kwargs: Any) -> str:
+    """``obj`` as JSON, with ``null`` for numbers that are not finite; ``kwargs`` go to :func:`json.dumps`."""
+    return json.dumps(_finite(obj), allow_nan=False, **kwargs)
 
 
 def _finite(obj: Any) -> Any:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dinor1.studies.results import read_rows
 from dinor1.studies.run import Cost, execute, remaining, run_all, select, training_log
 from dinor1.studies.study import load_study
 from dinor1.utils.errors import InputError
@@ -101,13 +102,13 @@ def test_costs_add_up():
 def test_a_grid_is_run_once(study, fake_train, jobs):
     tiny = study(after={'extra': ['tools/after.py', '{config}', '{checkpoint}', '{out}']}, keep={'a': 'arguments.json'})
     lines = []
-    folder, work = fake_train / 'results', fake_train / 'work'
-    run_all(tiny, select(tiny, ['B'], [0]), folder, work, jobs, lines.append)
-    run_all(tiny, tiny.runs, folder, work, jobs, lines.append)
+    results, work = fake_train / 'results/study.jsonl', fake_train / 'work'
+    run_all(tiny, select(tiny, ['B'], [0]), results, work, jobs, lines.append)
+    run_all(tiny, tiny.runs, results, work, jobs, lines.append)
     assert [line.split(' (')[0] for line in lines] == [
         '[1/2] A_seed0', '[2/2] B_seed0', '[1/3] A_seed1', '[2/3] B_seed1', '[3/3] C_seed1',
     ]  # fmt: skip
-    records = {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}
+    records = {f'{row["arm"]}_seed{row["seed"]}': row for row in read_rows(results)}
     assert len(records) == 5
     for record in records.values():
         assert record['metrics'] == dict(m=0.5, n=2.0)
@@ -125,24 +126,24 @@ def test_an_interrupted_run_resumes_itself_and_not_its_start(study, fake_train):
     own = fake_train / 'work/B_seed0'
     own.mkdir(parents=True)
     (own / 'last_checkpoint').write_text('x')
-    execute(tiny.runs[1], tiny, fake_train / 'results', fake_train / 'work')
+    execute(tiny.runs[1], tiny, fake_train / 'work')
     assert json.loads((own / 'arguments.json').read_text())[-1] == '--resume'
 
 
 def test_refusals(study, fake_train):
     tiny = study()
-    folders = fake_train / 'results', fake_train / 'work'
+    results, work = fake_train / 'results/study.jsonl', fake_train / 'work'
     with pytest.raises(InputError, match='A_seed0/epoch_1.pth: no such checkpoint'):
-        execute(tiny.runs[1], tiny, *folders)
+        execute(tiny.runs[1], tiny, work)
     with pytest.raises(InputError, match='--jobs'):
-        run_all(tiny, tiny.runs, *folders, jobs=0)
+        run_all(tiny, tiny.runs, results, work, jobs=0)
     failing = study(options=['fail=1'], arms={'F': []}, seeds=[0])
     with pytest.raises(InputError, match=r'F_seed0: it failed \(.*train.log\)'):
-        run_all(failing, failing.runs, *folders)
+        run_all(failing, failing.runs, results, work)
     other = study(options=['fail=2'], arms={'F': []}, seeds=[0])
     with pytest.raises(InputError, match='other options; delete the folder'):
-        execute(other.runs[0], other, *folders)
-    assert not list((fake_train / 'results').glob('*.json'))
+        execute(other.runs[0], other, work)
+    assert not results.exists()
 
 
 def test_the_log_of_several_sessions(tmp_path):
@@ -158,9 +159,31 @@ def test_the_log_of_several_sessions(tmp_path):
 def test_a_training_whose_cost_was_lost_gets_no_invented_one(study, fake_train):
     """Its parent was killed, it came to its end."""
     run, own = study().runs[0], fake_train / 'work/A_seed0'
-    execute(run, study(), fake_train / 'results', fake_train / 'work')
+    execute(run, study(), fake_train / 'work')
     (own / 'cost.json').unlink()
-    (fake_train / 'results/A_seed0.json').unlink()
+    (own / 'result.json').unlink()
     with pytest.raises(InputError, match='A_seed0: trained, but time and memory were not recorded'):
-        execute(run, study(), fake_train / 'results', fake_train / 'work')
-    assert not (fake_train / 'results/A_seed0.json').exists()
+        execute(run, study(), fake_train / 'work')
+    assert not (own / 'result.json').exists()
+
+
+def test_a_run_that_is_finished_and_not_in_the_table_is_collected(study, fake_train):
+    """As after an interruption between the two, or with the work directory of another machine."""
+    tiny, results, work = study(arms={'A': []}, seeds=[0]), fake_train / 'results/study.jsonl', fake_train / 'work'
+    record = execute(tiny.runs[0], tiny, work)
+    (work / 'A_seed0/arguments.json').unlink()
+    run_all(tiny, tiny.runs, results, work)
+    assert read_rows(results) == [record]
+    assert not (work / 'A_seed0/arguments.json').exists()  # not trained again
+    # A run of other settings takes another row, and its own work directory.
+    other = study(arms={'A': ['a=1']}, seeds=[0])
+    run_all(other, other.runs, results, fake_train / 'other')
+    assert [row['options'] for row in read_rows(results) if row['arm'] == 'A'].count(['a=1']) == 1
+    assert len(read_rows(results)) == 2
+
+
+def test_what_is_finished_stays_when_another_run_fails(study, fake_train):
+    mixed, results = study(arms={'A': [], 'F': ['fail=1'], 'Z': []}, seeds=[0]), fake_train / 'results/study.jsonl'
+    with pytest.raises(InputError, match='F_seed0: it failed'):
+        run_all(mixed, mixed.runs, results, fake_train / 'work')
+    assert 'A' in [row['arm'] for row in read_rows(results)]

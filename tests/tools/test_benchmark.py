@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dinor1.inference import acceleration as speed
+from dinor1.studies.results import read_rows
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 
@@ -39,9 +40,22 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
     assert 'old' not in text
     assert outcome.out.strip() in text
     assert 'neither prompt encoder nor text model runs' in text
+    # The same page from a table file, to which the record is added once.
+    rows = tmp_path / 'table.jsonl'
+    for _ in range(2):
+        assert call('analysis_tools/benchmark', '--table', path, '--collect', rows).status == 0
+    assert call('analysis_tools/benchmark', '--table', rows).out == outcome.out
+    assert [row['arm'] for row in read_rows(rows)] == ['result']
     rows = [line for line in text.splitlines() if line.startswith('| model ')][1:]
     assert len(rows) == 4
     assert f'| {record["rows"][0]["milliseconds"]["median"]:.1f} (' in rows[0]
+
+
+def test_the_committed_page_is_the_table_of_the_committed_rows(call, repo):
+    """Nothing between the markers is typed by hand."""
+    outcome = call('analysis_tools/benchmark', '--table', repo / 'results/benchmark.jsonl')
+    page = (repo / 'docs/research/speed.md').read_text()
+    assert f'<!-- benchmark:begin -->\n\n{outcome.out}\n<!-- benchmark:end -->' in page
 
 
 @pytest.mark.parametrize(
@@ -58,6 +72,8 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
         (('a.py', '--clock', 'cpu'), '--clock cpu: counts one thread on CPU alone'),
         (('a.py', '--compile', '--passes', 'training'), '--compile: compiles inference only'),
         (('a.py', '--update', 'b.md'), '--update: needs --table FILE.json'),
+        (('a.py', '--collect', 'b.jsonl'), '--collect: needs --table FILE.json'),
+        (('--table', 'results/vit_norm.jsonl'), 'results/vit_norm.jsonl: not a result of this tool'),
         (('a.py', '--table', 'b.json'), '--table: makes a table of files and measures nothing'),
         (('--table', 'missing.json'), 'missing.json: no such file'),
         (('--table', 'pyproject.toml'), 'pyproject.toml: not valid JSON'),

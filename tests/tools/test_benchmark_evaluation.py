@@ -108,7 +108,7 @@ def test_table(tool):
     lines = tool.table(rows, 'slow').splitlines()
     assert lines[2] == '| fast | 2.0 | 2.0 | 7.5 | 1.25 | 0.50 | 0.50000000 |'
     assert lines[3].startswith('| slow | 2.0 | 15.0 | 1.0 |')
-    assert lines[4] == '| out | killed | | | | | |'
+    assert lines[4] == '| out | killed |  |  |  |  |  |'
     assert tool.table({'fast': rows['fast']}, 'slow').splitlines()[2].startswith('| fast | 2.0 | 2.0 |  |')
 
 

@@ -1,6 +1,5 @@
 """The study of GRQO: its page from synthetic results, and a tiny grid from end to end."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dinor1.studies.results import add_rows, read_rows
 from dinor1.studies.study import load_study
 
 STUDY = 'configs/studies/grqo.py'
@@ -31,7 +31,7 @@ def queries(rng) -> dict:
 
 
 def record(run, rng) -> dict:
-    """A result file with numbers drawn at random; GRQO is 0.02 better than SFT in each seed, exactly."""
+    """A row with numbers drawn at random; GRQO is 0.02 better than SFT in each seed, exactly."""
     base = dict(enumerate([0.60, 0.62, 0.64, 0.63, 0.61]))[run.seed] + 0.02 * (run.arm != 'SFT')
     sets = ['test'] if ', ' in run.arm and 'prompt' not in run.arm else ['base', 'novel']
     metrics = {'coco/bbox_mAP': base, 'coco/bbox_mAP_50': base}
@@ -46,7 +46,8 @@ def record(run, rng) -> dict:
     figures = {f'grqo_{name}': 0.1 for name in names}
     points = [dict(iter=i, norm=terms, cosine=terms, queries=terms, figures=figures) for i in (0, 125, 250)]
     return dict(
-        arm=run.arm, seed=run.seed, config=run.config, options=list(run.options), start=run.start, metrics=metrics,
+        arm=run.arm, seed=run.seed, config=run.config, config_hash=run.key.config_hash, options=list(run.options),
+        start=run.start, metrics=metrics,
         curves=dict(loss=[[50, 2.0], [100, 1.0]], grqo_kl=[[50, 0.1]] if run.arm != 'SFT' else []),
         measures=dict(queries={name: queries(rng) for name in sets}), gradients=points, seconds=60.0,
         train_seconds=30.0, cpu_seconds=20.0, memory_mib=900, seconds_per_iteration=0.2,
@@ -54,11 +55,9 @@ def record(run, rng) -> dict:
     )  # fmt: skip
 
 
-def store(study, folder, runs):
+def store(path, runs):
     rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for run in runs:
-        (folder / f'{run.name}.json').write_text(json.dumps(record(run, rng)))
+    add_rows(path, [record(run, rng) for run in runs])
 
 
 def parts(page: Path) -> dict[str, str]:
@@ -96,9 +95,9 @@ def test_the_committed_page_is_what_the_report_writes(call, page, repo, tmp_path
 
 def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     study = load_study(STUDY)
-    store(study, tmp_path / 'r/grqo', study.runs)
-    store(study, tmp_path / 'r/grqo/verify', study.runs[:1])
-    store(study, tmp_path / 'r/grqo/rounding', study.runs[:1])
+    store(tmp_path / 'r/grqo.jsonl', study.runs)
+    store(tmp_path / 'r/grqo_verify.jsonl', study.runs[:1])
+    store(tmp_path / 'r/grqo_rounding.jsonl', study.runs[:1])
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     assert outcome.status == 0, outcome.err
     found = parts(page)
@@ -127,7 +126,7 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
 
 def test_a_part_of_the_grid_is_reported_as_far_as_it_goes(call, page, tmp_path):
     study = load_study(STUDY)
-    store(study, tmp_path / 'r/grqo', [run for run in study.runs if run.arm in ('SFT', 'policy') and run.seed == 0])
+    store(tmp_path / 'r/grqo.jsonl', [run for run in study.runs if run.arm in ('SFT', 'policy') and run.seed == 0])
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     found = parts(page)
     assert outcome.status == 0
@@ -139,7 +138,7 @@ def test_a_part_of_the_grid_is_reported_as_far_as_it_goes(call, page, tmp_path):
 @pytest.mark.parametrize('without', ['gradients', None])
 def test_a_page_that_cannot_take_the_tables_gets_no_figures(call, page, tmp_path, without):
     study = load_study(STUDY)
-    store(study, tmp_path / 'r/grqo', [run for run in study.runs if run.seed == 0 and run.arm in ('SFT', 'policy')])
+    store(tmp_path / 'r/grqo.jsonl', [run for run in study.runs if run.seed == 0 and run.arm in ('SFT', 'policy')])
     if without is None:
         page.unlink()
     else:
@@ -191,9 +190,8 @@ def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, re
     assert '[1/' not in again.out
     second = call('analysis_tools/grqo_study', *common, '--verify', '--only', 'SFT', '--seeds', 0)
     assert second.status == 0, second.err
-    results = tmp_path / 'results/tiny'
-    sft, grqo = (json.loads((results / f'{arm}_seed0.json').read_text()) for arm in ('SFT', 'GRQO'))
-    repeated = json.loads((results / 'verify/SFT_seed0.json').read_text())
+    grqo, sft = read_rows(tmp_path / 'results/tiny.jsonl')
+    (repeated,) = read_rows(tmp_path / 'results/tiny_verify.jsonl')
     for key in ('metrics', 'gradients', 'curves'):
         assert repeated[key] == sft[key]
     # One iteration per epoch; GRQO goes on from the first.

@@ -166,7 +166,7 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
         results[f'{name}/visual-interactive_seed0.json']['metrics']['AP'] for name in ('Aquarium', 'CottontailRabbits')
     ]
     assert interactive['averages'][0]['means']['AP'] == pytest.approx(sum(by_hand) / 2)
-    assert '| **mean over 2 of 13** | | |' in outcome.out
+    assert '| **mean over 2 of 13** |  |  |' in outcome.out
     assert '#### Visual-I: split test' in outcome.out
 
     # Called again, nothing runs; without one result, only its run.
@@ -200,7 +200,7 @@ def test_set_in_the_file_names_and_the_small_layout(
     assert (stored['arm'], stored['checkpoint']) == ('fine-tuned', str(weights))
     assert (stored['set'], stored['member'], stored['layout']) == ('raccoon', 'Raccoon', 'small')
     assert 'Own split' in stored['deviation']
-    assert '| **mean over 1 of 13, own files** | | |' in outcome.out
+    assert '| **mean over 1 of 13, own files** |  |  |' in outcome.out
 
     page = tmp_path / 'page.md'
     page.write_text('# Zoo\n\n<!-- odinw:begin -->\nold\n<!-- odinw:end -->\n\nmore\n')

@@ -1,12 +1,12 @@
 """Studies: read, run, resumed, and their tables."""
 
-import json
 import statistics
 from pathlib import Path
 
 import pytest
 from torch import nn
 
+from dinor1.studies.results import add_rows, read_rows
 from dinor1.studies.study import insert, load_study, read_runs, table
 from dinor1.utils.errors import InputError
 
@@ -32,11 +32,11 @@ def write(tmp_path):
     return write
 
 
-def store(study, folder, values):
-    folder.mkdir(exist_ok=True)
-    for run, value in zip(study.runs, values, strict=False):
-        record = dict(run._asdict(), metrics={'acc/top1': value}, seconds=120.0)
-        (folder / f'{run.name}.json').write_text(json.dumps(record))
+def store(study, path, values):
+    add_rows(path, [
+        dict(run._asdict(), config_hash=run.key.config_hash, metrics={'acc/top1': value}, seconds=120.0)
+        for run, value in zip(study.runs, values, strict=False)
+    ])  # fmt: skip
 
 
 def test_runs_go_seed_by_seed_with_the_options_of_study_and_arm(write):
@@ -49,8 +49,10 @@ def test_runs_go_seed_by_seed_with_the_options_of_study_and_arm(write):
 
 def test_table_has_mean_and_deviation_of_what_is_finished(write, tmp_path):
     study = load_study(write())
-    store(study, tmp_path / 'r', [0.5, 0.7, 0.8])
-    text = table(study, tmp_path / 'r')
+    with pytest.raises(InputError, match='no finished run'):
+        table(study, tmp_path / 'r.jsonl')
+    store(study, tmp_path / 'r.jsonl', [0.5, 0.7, 0.8])
+    text = table(study, tmp_path / 'r.jsonl')
     spread = statistics.stdev([0.5, 0.8])
     assert f'| A | 2 | 0.650 ± {spread:.3f} | 2.0 |' in text
     assert '| B x | 1 | 0.700 | 2.0 |' in text
@@ -59,12 +61,17 @@ def test_table_has_mean_and_deviation_of_what_is_finished(write, tmp_path):
 
 
 def test_results_of_other_options_are_refused(write, tmp_path):
-    store(load_study(write()), tmp_path / 'r', [0.5])
-    with pytest.raises(InputError, match='other options; delete it'):
-        read_runs(load_study(write(options=['a=2'])), tmp_path / 'r')
-    store(load_study(write(metrics={'other': 'x'})), tmp_path / 'r', [0.5])
-    with pytest.raises(InputError, match='has no other'):
-        read_runs(load_study(write(metrics={'other': 'x'})), tmp_path / 'r')
+    results = tmp_path / 'r.jsonl'
+    store(load_study(write()), results, [0.5])
+    with pytest.raises(InputError, match=r"the row of arm 'A', seed 0, .* other options; delete it"):
+        read_runs(load_study(write(options=['a=2'])), results)
+    with pytest.raises(InputError, match=r"the row of arm 'A', seed 0, .* has no other"):
+        read_runs(load_study(write(metrics={'other': 'x'})), results)
+    # Beside the rows of other options, those of the study are found.
+    store(load_study(write(options=['a=2'])), results, [0.7])
+    for options, value in ((['a=1'], 0.5), (['a=2'], 0.7)):
+        (row,) = read_runs(load_study(write(options=options)), results)['A']
+        assert row['metrics'] == {'acc/top1': value}
 
 
 @pytest.mark.parametrize(
@@ -134,8 +141,14 @@ def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkey
     assert second.status == 0
     assert '[1/1] same_seed0' in second.out
     assert '| sgd | 1 |' in second.out
-    record = json.loads((tmp_path / 'results/tiny/sgd_seed0.json').read_text())
-    assert {'arm', 'seed', 'config', 'command', 'metrics', 'environment'} <= set(record)
+    rows = read_rows(tmp_path / 'results/tiny.jsonl')
+    assert [row['arm'] for row in rows] == ['same', 'sgd']
+    for row in rows:
+        assert {'arm', 'seed', 'config', 'config_hash', 'command', 'metrics', 'environment'} <= set(row)
+    collected = call('analysis_tools/collect_runs', tmp_path / 'work/tiny', tmp_path / 'copy.jsonl')
+    assert collected.status == 0
+    assert collected.out.count('Added: ') == 2
+    assert (tmp_path / 'copy.jsonl').read_bytes() == (tmp_path / 'results/tiny.jsonl').read_bytes()
     wrong = call('analysis_tools/run_study', study, *folders, '--only', 'adam')
     assert wrong.status != 0
     assert "no arm ['adam']" in wrong.err

@@ -58,7 +58,6 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
 
 
 def test_a_folder_has_one_holder(tmp_path):
-    pytest.importorskip('fcntl')
     with locked(tmp_path), pytest.raises(InputError, match='another process works in this folder'), locked(tmp_path):
         pass
     # The lock ends with its process, however that ends.

@@ -12,7 +12,8 @@ Examples:
     python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_swin-t.py --size 480 640 \
         --baselines mmdetection transformers --precisions float32 bfloat16 --threads 1 --clock cpu --rounds 3 \
         --out swin-t.json
-    python tools/analysis_tools/benchmark.py --table nano.json swin-t.json --update model_zoo.md
+    python tools/analysis_tools/benchmark.py --table swin-t.json --collect results/benchmark.jsonl
+    python tools/analysis_tools/benchmark.py --table results/benchmark.jsonl --update docs/research/speed.md
 """
 
 import argparse
@@ -20,11 +21,13 @@ import datetime
 import os
 import shlex
 import sys
+from pathlib import Path
 
 import torch
 
 import dinor1
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 
 NAME = 'benchmark'
 NOTE = (
@@ -76,7 +79,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--no-memory', action='store_true', help='do not measure memory')
     parser.add_argument('--out', metavar='FILE.json', help='write every number to a file')
     parser.add_argument(
-        '--table', nargs='+', metavar='FILE.json', help='measure nothing: print the table of these files'
+        '--table',
+        nargs='+',
+        metavar='FILE',
+        help='measure nothing: print the table of these .json files, or of all rows of a .jsonl file',
+    )
+    parser.add_argument(
+        '--collect', metavar='FILE.jsonl', help='with --table: also add the .json files to this file, as rows'
     )
     parser.add_argument(
         '--update', metavar='FILE.md', help=f'with --table: also write it between <!-- {NAME}:begin --> and :end'
@@ -92,8 +101,9 @@ def check(args: argparse.Namespace) -> None:
         if args.configs or args.baselines:
             raise InputError('--table: makes a table of files and measures nothing; leave out configs and --baselines')
         return
-    if args.update:
-        raise InputError('--update: needs --table FILE.json; measure with --out FILE.json first')
+    for option in ('update', 'collect'):
+        if getattr(args, option):
+            raise InputError(f'--{option}: needs --table FILE.json; measure with --out FILE.json first')
     if not args.configs and not args.baselines:
         raise InputError('nothing to measure: name a config, or --baselines')
     counts = dict(batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds, warmup=args.warmup)
@@ -116,28 +126,32 @@ def main() -> None:
     args = parse_args()
     check(args)
 
+    from dinor1.studies.results import add_rows
     from dinor1.studies.study import insert
     from dinor1.utils.io import write_json
 
     if args.table:
-        text = table(args.table)
+        records = read_records(args.table)
+        text = table(records)
+        if args.collect:
+            add_rows(args.collect, records)
         if args.update:
             insert(args.update, NAME, text)
         print(text)
         return
     record = run(args)
-    print('\n'.join([HEAD, *lines(record)]))
+    print(measurements(record))
     if args.out:
         write_json(record, args.out, indent=2)
 
 
 def run(args: argparse.Namespace) -> dict:
     """Measure, and record machine and settings."""
-    from dinor1.benchmarks.machine import processor
     from dinor1.benchmarks.model_benchmark import make_arms, measure
     from dinor1.benchmarks.models import Workload
     from dinor1.inference.acceleration import why_not_compile
     from dinor1.utils.errors import InputError
+    from dinor1.utils.processor import processor_name
 
     if args.compile and (reason := why_not_compile(args.device)):
         raise InputError(f'--compile: {reason}; install it, or leave the option out')
@@ -151,7 +165,7 @@ def run(args: argparse.Namespace) -> dict:
             arms, kind, workload, args.rounds, args.warmup, args.clock, not args.no_flops, not args.no_memory
         )
     environment = dict(
-        device=processor() if args.device == 'cpu' else torch.cuda.get_device_name(args.device),
+        device=processor_name() if args.device == 'cpu' else torch.cuda.get_device_name(args.device),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         date=datetime.date.today().isoformat(),
@@ -163,21 +177,23 @@ def run(args: argparse.Namespace) -> dict:
     return dict(command=command, environment=environment, clock=args.clock, **settings, note=NOTE, rows=rows)
 
 
-HEAD = (
-    '| model | pass | image | batch | precision | attention | mode | ms per image (quartiles) | relative | peak MiB '
-    '| M parameters | GFLOPs |\n|---|---|---|---:|---|---|---|---:|---:|---:|---:|---:|'
-)
+COLUMNS = {
+    **dict.fromkeys(['model', 'pass', 'image'], 'l'),
+    'batch': 'r',
+    **dict.fromkeys(['precision', 'attention', 'mode'], 'l'),
+    **dict.fromkeys(['ms per image (quartiles)', 'relative', 'peak MiB', 'M parameters', 'GFLOPs'], 'r'),
+}
 
 
-def lines(record: dict) -> list[str]:
-    """One line of the table per row."""
-    made = []
+def measurements(record: dict) -> str:
+    """The table of one run."""
+    rows = []
     for row in record['rows']:
         mode = 'compiled' if row['compiled'] else 'eager'
         size = ' x '.join(map(str, record['size']))
         setting = [row['title'], row['kind'], size, str(record['batch']), row['precision'], row['backend'], mode]
         if 'error' in row:
-            made.append(f'| {" | ".join([*setting, row["error"].replace("|", "/")])} | | | | |')
+            rows.append([*setting, row['error'], '', '', '', ''])
             continue
         times = row['milliseconds']
         numbers = [
@@ -187,24 +203,33 @@ def lines(record: dict) -> list[str]:
             f'{row["parameters"] / 1e6:.2f}',
             f'{row["flops"] / 1e9:.1f}' if row.get('flops') is not None else '',
         ]
-        made.append(f'| {" | ".join(setting + numbers)} |')
-    return made
+        rows.append(setting + numbers)
+    return markdown.table(list(COLUMNS), rows, ''.join(COLUMNS.values()))
 
 
-def table(files: list[str]) -> str:
-    """The tables of result files, each with its machine and command.
+def read_records(files: list[str]) -> list[dict]:
+    """Records of this tool: a .json file has one, whose arm is the name of the file; a .jsonl file has one per row.
 
     Raises:
         InputError: a file is missing or is not one of this tool's.
     """
+    from dinor1.studies.results import read_rows
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import read_json
 
-    parts = [NOTE]
-    for file in files:
-        record = read_json(file)
-        if not isinstance(record, dict) or not {'command', 'environment', 'clock', 'rows'} <= set(record):
+    records = []
+    for file in map(Path, files):
+        found = read_rows(file) if file.suffix == '.jsonl' else [read_json(file)]
+        if not all(isinstance(row, dict) and {'command', 'environment', 'clock', 'rows'} <= set(row) for row in found):
             raise InputError(f'{file}: not a result of this tool; make one with --out')
+        records += [dict(arm=file.stem) | record for record in found]
+    return records
+
+
+def table(records: list[dict]) -> str:
+    """The tables of runs, each with its machine and command."""
+    parts = [NOTE]
+    for record in records:
         where = record['environment']
         clock = 'processor time' if record['clock'] == 'cpu' else 'wall-clock time'
         load = '' if where.get('load') is None else f', load {where["load"]} at the end'
@@ -212,7 +237,7 @@ def table(files: list[str]) -> str:
             f'{where["device"]}, {where["threads"]} threads, torch {where["torch"]}, {where["date"]}; {clock}, median '
             f'of {record["rounds"]} rounds{load}:'
         )
-        parts.append('\n'.join([HEAD, *lines(record)]))
+        parts.append(measurements(record))
         parts.append(f'```bash\n{record["command"]}\n```')
     return '\n\n'.join(parts)
 

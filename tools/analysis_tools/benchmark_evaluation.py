@@ -259,20 +259,19 @@ def run_apart(name: str, folder: Path, memory: float | None, minutes: float | No
 
 def table(rows: dict[str, dict], reference: str) -> str:
     """Markdown; ``times faster`` is the processor time of ``reference`` over that of the row."""
-    lines = [
-        '| | seconds | processor s | times faster | peak GiB | before GiB | AP |',
-        '|---|---:|---:|---:|---:|---:|---:|',
-    ]
+    from dinor1.utils import markdown
+
+    heads, lines = ['', 'seconds', 'processor s', 'times faster', 'peak GiB', 'before GiB', 'AP'], []
     whole = rows.get(reference, {}).get('cpu_seconds')
     for name, row in rows.items():
         if 'failed' in row:
-            lines.append(f'| {name} | {row["failed"]} | | | | | |')
+            lines.append([name, row['failed'], *[''] * (len(heads) - 2)])
             continue
         ratio = f'{whole / row["cpu_seconds"]:.1f}' if whole else ''
         cells = [f'{row[key]:.1f}' for key in ('seconds', 'cpu_seconds')] + [ratio]
         cells += [f'{row[key]:.2f}' for key in ('memory_peak_gib', 'memory_before_gib')] + [f'{row["AP"]:.8f}']
-        lines.append(f'| {name} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
+        lines.append([name, *cells])
+    return markdown.table(heads, lines)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import sys
 import time
 
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import write_json
 
@@ -170,8 +171,8 @@ def main() -> None:
     check(args)
     settings = {key: getattr(args, key) for key in ('width', 'side', 'batch', 'repeats', 'kernel', 'device', 'threads')}
     rows = []
-    print('| arm | N | parameters | train images/s | test images/s | train MiB | test MiB |')
-    print('|---|---:|---:|---:|---:|---:|---:|')
+    heads = ['arm', 'N', 'parameters', 'train images/s', 'test images/s', 'train MiB', 'test MiB']
+    print(markdown.table_head(heads))
     context = multiprocessing.get_context('spawn')
     for n_samples in args.samples:
         for arm in args.arms:
@@ -179,8 +180,8 @@ def main() -> None:
                 row = pool.apply(measure, (arm, n_samples, settings))
             rows.append(row)
             numbers = ('train_images_per_second', 'test_images_per_second', 'train_memory_mib', 'test_memory_mib')
-            cells = ' | '.join(f'{row[name]:.0f}' for name in numbers)
-            print(f'| {arm} | {n_samples} | {row["parameters"]} | {cells} |', flush=True)
+            cells = [arm, n_samples, row['parameters'], *(f'{row[name]:.0f}' for name in numbers)]
+            print(markdown.table_row(cells), flush=True)
     if args.out:
         import torch
 

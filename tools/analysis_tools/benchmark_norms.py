@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dinor1.benchmarks.timing import ratio, take_turns
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
 BASE, FOLDED = 'LN', 'UN, folded'
@@ -180,11 +181,13 @@ def main() -> None:
         memory = {arm: peaks(calls, arm, args.device) for arm, calls in arms.items()}
         record['models'][name] = dict(seconds=seconds, memory_mib=memory)
         print(f'\n{name}, batch {args.batch}, {hardware}')
-        print('| norm | ms per pass | relative to LN | peak MiB of a pass | of a training step |')
-        print('|---|---:|---:|---:|---:|')
+        rows = []
         for arm, times in seconds.items():
-            peak = ' | '.join('' if value is None else f'{value:.0f}' for value in memory[arm].values())
-            print(f'| {arm} | {1e3 * statistics.median(times):.1f} | {ratio(times, seconds[BASE]):.3f} | {peak} |')
+            peak = ['' if value is None else f'{value:.0f}' for value in memory[arm].values()]
+            rows.append([arm, f'{1e3 * statistics.median(times):.1f}', f'{ratio(times, seconds[BASE]):.3f}', *peak])
+        print(
+            markdown.table(['norm', 'ms per pass', 'relative to LN', 'peak MiB of a pass', 'of a training step'], rows)
+        )
     if args.out:
         write_json(record, args.out, indent=2)
 

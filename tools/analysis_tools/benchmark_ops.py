@@ -17,6 +17,7 @@ import time
 import torch
 
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -77,8 +78,8 @@ def main() -> None:
     record['not_measured'] = not_measured(args.device)
     record['rows'] = rows = []
     print(f'{name}, torch {torch.__version__}, {torch.get_num_threads()} threads')
-    print('| workload | dtype | batch | pass | arm | ms | fastest | relative | gathered GB/s |')
-    print('|---|---|---:|---|---|---:|---:|---:|---:|')
+    heads = ['workload', 'dtype', 'batch', 'pass', 'arm', 'ms', 'fastest', 'relative', 'gathered GB/s']
+    print(markdown.table_head(heads, 'llrllrrrr'))
     for workload, dtype, batch in itertools.product(args.workloads, args.dtypes, args.batch):
         work = least_work(WORKLOADS[workload], batch, DTYPES[dtype])
         roof = ceilings(WORKLOADS[workload], DTYPES[dtype], args.device, args.clock)
@@ -89,19 +90,20 @@ def main() -> None:
             implementations = arms(args.device, args.compile)
             for row in measure(WORKLOADS[workload], batch, DTYPES[dtype], kind, implementations, timing):
                 rows.append({**shared, **row, 'least_work': work, 'bytes_per_second': roof})
-                cells = _cells(row, kind, work)
-                print(f'| {workload} | {dtype} | {batch} | {kind} | {row["arm"]} | {cells} |', flush=True)
+                print(
+                    markdown.table_row([workload, dtype, batch, kind, row['arm'], *_cells(row, kind, work)]), flush=True
+                )
             if args.out:
                 write_json(record, args.out, indent=2)
 
 
-def _cells(row: dict, kind: str, work: dict) -> str:
+def _cells(row: dict, kind: str, work: dict) -> list[str]:
     if 'error' in row:
-        return f'{row["error"]} | | | '
+        return [row['error'], '', '', '']
     relative = '' if row['relative'] is None else f'{row["relative"]:.3f}'
     # The forward pass reads every sample once; how often the backward pass does depends on the backend.
     speed = f'{work["bytes_gathered"] / row["milliseconds"] / 1e6:.1f}' if kind == 'forward' else ''
-    return f'{row["milliseconds"]:.3f} | {row["fastest"]:.3f} | {relative} | {speed}'
+    return [f'{row["milliseconds"]:.3f}', f'{row["fastest"]:.3f}', relative, speed]
 
 
 if __name__ == '__main__':

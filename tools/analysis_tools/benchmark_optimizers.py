@@ -21,6 +21,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dinor1.benchmarks.timing import ratio, take_turns, timed
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
 # What a step cannot do without: read weight, gradient and moments, write weight and moments.
@@ -176,9 +177,11 @@ def main() -> None:
         name = 'cpu' if device == 'cpu' else torch.cuda.get_device_name(device)
         record['devices'][device] = dict(name=name, bytes_per_second=roof, results=results, seconds=seconds)
         print(f'\n{name}: {roof / 1e9:.1f} GB/s')
-        print('| optimizer | ms per step | time relative to the first | share of memory speed |\n|---|---:|---:|---:|')
-        for arm, row in results.items():
-            print(f'| {arm} | {row["milliseconds"]:.1f} | {row["ratio"]:.2f} | {row["roof_share"]:.0%} |')
+        rows = [
+            [arm, f'{row["milliseconds"]:.1f}', f'{row["ratio"]:.2f}', f'{row["roof_share"]:.0%}']
+            for arm, row in results.items()
+        ]
+        print(markdown.table(['optimizer', 'ms per step', 'time relative to the first', 'share of memory speed'], rows))
     if args.out:
         write_json(record, args.out, indent=2)
 

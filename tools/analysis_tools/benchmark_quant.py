@@ -16,7 +16,6 @@ Examples:
 
 import argparse
 import copy
-import platform
 import statistics
 from collections.abc import Callable
 
@@ -25,6 +24,8 @@ from torch import nn
 
 from dinor1.benchmarks.timing import ratio, take_turns
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
+from dinor1.utils.processor import processor_name
 
 # N x Ci x Co of linear layers, and B x Ci x Co x side x kernel of convolutions.
 SHAPES = ['1024x256x256', '4096x256x1024', '16x64x64x28x3', '16x128x128x14x3']
@@ -190,10 +191,10 @@ def main() -> None:
     record.update(torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability())
     torch.manual_seed(0)
     for device in devices:
-        name = platform.processor() or platform.machine() if device == 'cpu' else torch.cuda.get_device_name(device)
+        name = processor_name() if device == 'cpu' else torch.cuda.get_device_name(device)
         record['devices'][device] = dict(name=name, shapes={})
         print(f'{name} ({device}), {args.bits} bits')
-        print('| shape | what | arm | ms | times as fast as the first |\n|---|---|---|---:|---:|')
+        print(markdown.table_head(['shape', 'what', 'arm', 'ms', 'times as fast as the first'], 'lllrr'))
         for text, shape in shapes.items():
             sections = product_arms(*matrix_of(shape), args.bits, device)
             if len(shape) == 5:
@@ -205,9 +206,8 @@ def main() -> None:
                 seconds = take_turns(arms, args.rounds, device, args.clock, warmup=2)
                 found[section] = dict(results=report(seconds), seconds=seconds)
                 for arm, row in found[section]['results'].items():
-                    print(
-                        f'| {text} | {section} | {arm} | {row["milliseconds"]:.2f} | {row["speedup"]:.2f} |', flush=True
-                    )
+                    times = [f'{row["milliseconds"]:.2f}', f'{row["speedup"]:.2f}']
+                    print(markdown.table_row([text, section, arm, *times]), flush=True)
     if args.out:
         write_json(record, args.out, indent=2)
 

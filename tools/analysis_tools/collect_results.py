@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path, read_json
 
@@ -23,12 +24,12 @@ def table(folders: list[str]) -> str:
     Raises:
         InputError: a folder has no ``metrics.json``, or one without AP.
     """
-    rows = ['| run | annotations | prompts | AP | AP50 |', '|---|---|---|---:|---:|']
+    rows = []
     for folder in folders:
         record = _record(Path(folder) / 'metrics.json')
-        numbers = ' | '.join(_number(record, key) for key in _METRICS)
-        rows.append(f'| {Path(folder).name} | {Path(record["ann_file"]).name} | {_prompts(record)} | {numbers} |')
-    return '\n'.join(rows)
+        numbers = [_number(record, key) for key in _METRICS]
+        rows.append([Path(folder).name, Path(record['ann_file']).name, _prompts(record), *numbers])
+    return markdown.table(['run', 'annotations', 'prompts', *_METRICS.values()], rows, 'lllrr')
 
 
 def _record(path: Path) -> dict:

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from dinor1.cli.exit_status import run_command
+from dinor1.utils.markdown import table_head, table_row
 
 # Columns of the table and the sub-modules that they add up.
 PARTS = {
@@ -36,13 +37,13 @@ def count(model) -> dict[str, int]:
 
 def header() -> str:
     """The two head lines of the table."""
-    return f'| model | total | {" | ".join([*PARTS, "other"])} |\n|---|{"---:|" * (len(PARTS) + 2)}'
+    return table_head(['model', 'total', *PARTS, 'other'])
 
 
 def row(config: str, counts: dict[str, int]) -> str:
     """One line of the table, in millions of parameters; a part that the model does not have stays empty."""
     cells = [f'{counts[part] / 1e6:.2f}' if counts[part] else '' for part in ['total', *PARTS, 'other']]
-    return f'| [{Path(config).stem}]({config}) | {" | ".join(cells)} |'
+    return table_row([f'[{Path(config).stem}]({config})', *cells])
 
 
 def main() -> None:

@@ -178,9 +178,10 @@ def single_checks() -> Iterator[dict]:
 def benchmark(rounds: int, deadline: float) -> list[dict]:
     """Time all arms on :data:`BENCHMARKS`, and print the table."""
     from dinor1.benchmarks.op_benchmark import PASSES, WORKLOADS, Timing, arms, ceilings, least_work, measure
+    from dinor1.utils.markdown import table_head, table_row
 
-    print('| workload | dtype | batch | pass | arm | ms | relative | gathered GB/s | peak MiB |')
-    print('|---|---|---:|---|---|---:|---:|---:|---:|')
+    heads = ['workload', 'dtype', 'batch', 'pass', 'arm', 'ms', 'relative', 'gathered GB/s', 'peak MiB']
+    print(table_head(heads, 'llrllrrrr'))
     records = []
     timing = Timing('cuda', rounds, calls_per_round=10, deadline=deadline)
     for name, dtype, batch, with_compile in BENCHMARKS:
@@ -192,8 +193,8 @@ def benchmark(rounds: int, deadline: float) -> list[dict]:
         for kind in PASSES:
             implementations = arms('cuda', with_compile)
             for row in measure(workload, batch, dtype, kind, implementations, timing):
-                cells = row.get('error') or ' | '.join(_cells(row, kind, work))
-                print(f'| {name} | {short} | {batch} | {kind} | {row["arm"]} | {cells} |', flush=True)
+                cells = [row['error'], '', '', ''] if row.get('error') else _cells(row, kind, work)
+                print(table_row([name, short, batch, kind, row['arm'], *cells]), flush=True)
                 records.append(
                     dict(workload=name, dtype=short, batch=batch, kind=kind, **row, least_work=work, roof=roof)
                 )

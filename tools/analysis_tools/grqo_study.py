@@ -54,7 +54,7 @@ NOTHING = 'Not run yet.'
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--study', default='configs/studies/grqo.py', help='study file (default: %(default)s)')
-    parser.add_argument('--results', default='results', help='result files go to RESULTS/STUDY/ (default: results)')
+    parser.add_argument('--results', default='results', help='the table file is RESULTS/STUDY.jsonl (default: results)')
     parser.add_argument('--work-dir', default='work_dirs/studies', help='logs and checkpoints go here')
     parser.add_argument('--only', nargs='+', metavar='ARM', help='these arms, and those that they start from')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help='these seeds')
@@ -71,32 +71,39 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
+    from dinor1.studies.results import read_rows, row_key
     from dinor1.studies.run import run_all, select
     from dinor1.studies.study import load_study
     from dinor1.utils.errors import InputError
 
     study = load_study(args.study)
-    folder, work_dir = Path(args.results) / study.path.stem, Path(args.work_dir) / study.path.stem
+    results, work_dir = Path(args.results) / f'{study.path.stem}.jsonl', Path(args.work_dir) / study.path.stem
     if args.verify:
         if not args.only or not args.seeds:
             raise InputError('--verify: name what to run anew with --only and --seeds')
-        folder, work_dir = folder / 'verify', work_dir / 'verify'
+        results, work_dir = _beside(results, 'verify'), work_dir / 'verify'
     runs = select(study, args.only, args.seeds)
     if args.report:
-        report(study, folder, Path(args.page))
+        report(study, results, Path(args.page))
     elif args.list:
+        finished = {row_key(row) for row in read_rows(results)} if results.is_file() else set()
         for run in runs:
-            print(f'{"done   " if (folder / f"{run.name}.json").is_file() else "missing"} {run.name}')
+            print(f'{"done   " if run.key in finished else "missing"} {run.name}')
     else:
-        run_all(study, runs, folder, work_dir, args.jobs, lambda line: print(line, flush=True))
-        print(f'Results: {folder}   The page: {Path(__file__).name} --report')
+        run_all(study, runs, results, work_dir, args.jobs, lambda line: print(line, flush=True))
+        print(f'Results: {results}   The page: {Path(__file__).name} --report')
 
 
-def report(study, folder: Path, page: Path) -> None:
+def _beside(results: Path, name: str) -> Path:
+    """Table of runs that repeat some of the study's: ``grqo_verify.jsonl`` beside ``grqo.jsonl``."""
+    return results.with_stem(f'{results.stem}_{name}')
+
+
+def report(study, results: Path, page: Path) -> None:
     """Write every generated part of the page, and its figures beside it."""
     from dinor1.studies.study import check_marks, insert, read_runs
 
-    records = read_runs(study, folder)
+    records = read_runs(study, results)
     shapes = {
         arm: _with_minutes(own) for arm, own in records.items() if ', bccd' not in arm and ', aquarium' not in arm
     }
@@ -111,11 +118,13 @@ def report(study, folder: Path, page: Path) -> None:
         'prompts': lambda: versus(shapes, PROMPTS),
         'queries': lambda: with_figure(versus(shapes, QUERIES), draw_query_figure(shapes, images), page),
         'gradients': lambda: with_figure(gradients(shapes), draw_gradients(shapes, images), page),
-        'training': lambda: with_figure('' if any(shapes.values()) else NOTHING, draw_training(shapes, images), page),
+        'training': lambda: with_figure(
+            '' if any(shapes.values()) else NOTHING, draw_training(shapes, study.curves, images), page
+        ),
         'real': lambda: real_data(real),
         'costs': lambda: costs(shapes | real),
-        'verify': lambda: verification(records, read_runs(study, folder / 'verify')),
-        'rounding': lambda: rounding(records, read_runs(study, folder / 'rounding')),
+        'verify': lambda: verification(records, read_runs(study, _beside(results, 'verify'))),
+        'rounding': lambda: rounding(records, read_runs(study, _beside(results, 'rounding'))),
     }
     # Before figures are drawn beside a page that cannot take the tables.
     check_marks(page, [f'grqo-{name}' for name in parts])
@@ -126,13 +135,13 @@ def report(study, folder: Path, page: Path) -> None:
 
 def state(study, records) -> str:
     """How much of the grid is done."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     planned = {arm: [run.seed for run in study.runs if run.arm == arm] for arm in records}
     rows = [[arm, str(len(planned[arm])), str(len(own))] for arm, own in records.items()]
     done = sum(map(len, records.values()))
     machines = sorted({_machine(record) for own in records.values() for record in own})
-    lines = [f'{done} of {len(study.runs)} runs are finished.', markdown(['arm', 'seeds planned', 'finished'], rows)]
+    lines = [f'{done} of {len(study.runs)} runs are finished.', table(['arm', 'seeds planned', 'finished'], rows)]
     return '\n\n'.join(lines + [f'Made on: {machine}.' for machine in machines])
 
 
@@ -192,7 +201,8 @@ def draw_differences(records, images: Path) -> Path | None:
 def protocols(records) -> str:
     """SFT against GRQO under every protocol."""
     from dinor1.studies.paired import paired_difference
-    from dinor1.studies.report import by_seed, interval, markdown, mean_with_interval
+    from dinor1.studies.report import by_seed, interval, mean_with_interval
+    from dinor1.utils.markdown import table
 
     ours, theirs = records.get(GRQO, []), records.get(SFT, [])
     if not ours and not theirs:
@@ -207,7 +217,7 @@ def protocols(records) -> str:
             )
             means = [mean_with_interval(own, metric) for own in (theirs, ours)]
             rows.append([f'{name}, {head}', *means, interval(difference), f'{spread:.4f}'])
-    return markdown(['AP', SFT, GRQO, 'GRQO less SFT', 'deviation over prompt seeds (SFT)'], rows)
+    return table(['AP', SFT, GRQO, 'GRQO less SFT', 'deviation over prompt seeds (SFT)'], rows)
 
 
 def versus(records, metrics: dict[str, str]) -> str:
@@ -254,7 +264,7 @@ def _sum_queries(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def gradients(records) -> str:
     """Norms of the terms over the last third of training, and how many queries each reaches."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     tables = []
     for key, title, digits in (
@@ -268,7 +278,7 @@ def gradients(records) -> str:
             if measured:
                 rows.append([arm, *(_mean_of(measured, key, term, digits) for term in TERMS)])
         if rows:
-            tables.append(f'{title}:\n\n{markdown(["arm", *TERMS], rows)}')
+            tables.append(f'{title}:\n\n{table(["arm", *TERMS], rows)}')
     rows = []
     for arm, own in records.items():
         figures = [point['figures'] for record in own for point in _last_third(record.get('gradients', []))]
@@ -277,7 +287,7 @@ def gradients(records) -> str:
             rows.append([arm, *(f'{statistics.fmean(f[name] for f in figures):.3f}' for name in names)])
     if rows:
         heads = ['arm', 'deviation of rewards', 'advantage, matched', 'unmatched', 'kept']
-        tables.append(f'Rewards and advantages:\n\n{markdown(heads, rows)}')
+        tables.append(f'Rewards and advantages:\n\n{table(heads, rows)}')
     return '\n\n'.join(tables) or NOTHING
 
 
@@ -320,16 +330,16 @@ def draw_gradients(records, images: Path) -> Path | None:
     return path
 
 
-def draw_training(records, images: Path) -> Path | None:
-    """Scalars of the training log, means over the seeds, an arm a line."""
+def draw_training(records, curves: Sequence[str], images: Path) -> Path | None:
+    """Scalars ``curves`` of the training log, a panel each: means over the seeds, an arm a line."""
     from dinor1.visualization import draw_curves
 
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for arm, own in records.items():
-        for name in dict.fromkeys(name for record in own for name in record.get('curves', {})):
+        for name in curves:
             points: dict[int, list[float]] = {}
             for record in own:
-                for i, value in record['curves'][name]:
+                for i, value in record.get('curves', {}).get(name, []):
                     points.setdefault(i, []).append(value)
             if points:
                 x = sorted(points)
@@ -372,7 +382,7 @@ def costs(records) -> str:
 
 def verification(records, repeated) -> str:
     """Runs that were done twice: the largest difference of any number."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     rows = []
     for arm, own in repeated.items():
@@ -385,12 +395,12 @@ def verification(records, repeated) -> str:
             same = 'yes' if first['environment'] == second['environment'] else 'no'
             rows.append([f'{arm}, seed {second["seed"]}', str(len(numbers)), f'{largest:.2g}', same])
     heads = ['run', 'numbers', 'largest difference', 'same machine type and versions']
-    return markdown(heads, rows) if rows else NOTHING
+    return table(heads, rows) if rows else NOTHING
 
 
 def rounding(records, others) -> str:
     """Differences in AP between runs that differ in their rounding alone."""
-    from dinor1.studies.report import markdown
+    from dinor1.utils.markdown import table
 
     rows = []
     for arm, own in records.items():
@@ -399,7 +409,7 @@ def rounding(records, others) -> str:
             if second is not None:
                 changes = [f'{second["metrics"][k] - first["metrics"][k]:+.4f}' for k in AP]
                 rows.append([f'{arm}, seed {first["seed"]}', *changes])
-    return markdown(['run, less its twin', *AP.values()], rows) if rows else NOTHING
+    return table(['run, less its twin', *AP.values()], rows) if rows else NOTHING
 
 
 def with_figure(text: str, path: Path | None, page: Path) -> str:

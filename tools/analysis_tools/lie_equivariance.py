@@ -29,6 +29,7 @@ from dinor1.blocks.lie import (
     standard_elements,
 )
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path, write_json
 
@@ -180,9 +181,8 @@ def main() -> None:
         results['slopes'] |= {f'{group}, {name}': slope(args.samples, errors) for name, errors in curves.items()}
     draw(results, f'{args.out}.png')
     write_json(results, f'{args.out}.json', indent=2)
-    print('| kernel | ' + ' | '.join(next(iter(results['layers'].values()))) + ' |')
-    for kind, errors in results['layers'].items():
-        print(f'| {kind} | ' + ' | '.join(f'{error:.3f}' for error in errors.values()) + ' |')
+    rows = [[kind, *(f'{error:.3f}' for error in errors.values())] for kind, errors in results['layers'].items()]
+    print(markdown.table(['kernel', *next(iter(results['layers'].values()))], rows))
     for name, exponent in results['slopes'].items():
         print(f'{name}: error falls as N^{exponent:.2f}')
     print(f'{args.out}.png, {args.out}.json')

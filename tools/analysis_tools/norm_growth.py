@@ -24,6 +24,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from dinor1.blocks.adamp import SGDP, AdamP
 from dinor1.cli.exit_status import run_command
+from dinor1.utils import markdown
 
 
 class Path(NamedTuple):
@@ -88,17 +89,13 @@ def paths(momentum: float, lr: float, adam_lr: float, angle: float, steps: int) 
 
 def table(found: dict[str, Path]) -> str:
     """Markdown table of the last norms and of the first step within 2.6 degrees (cosine 0.999) of the optimum."""
-    rows = [
-        '| optimizer | norm | from the step lengths | steps to cosine 0.999 | last cosine |',
-        '|---|---:|---:|---:|---:|',
-    ]
+    rows = []
     for name, path in found.items():
         near = (path.cosine > 0.999).nonzero()
         arrival = str(int(near[0])) if len(near) else ''
         predicted = '' if path.predicted is None else f'{path.predicted:.6f}'
-        norm = path.weights[-1].norm()
-        rows.append(f'| {name} | {norm:.6f} | {predicted} | {arrival} | {path.cosine[-1]:.6f} |')
-    return '\n'.join(rows)
+        rows.append([name, f'{path.weights[-1].norm():.6f}', predicted, arrival, f'{path.cosine[-1]:.6f}'])
+    return markdown.table(['optimizer', 'norm', 'from the step lengths', 'steps to cosine 0.999', 'last cosine'], rows)
 
 
 def draw(found: dict[str, Path], angle: float, filename: str) -> None:

@@ -3,7 +3,7 @@
 
 Examples:
     python tools/analysis_tools/odinw_table.py work_dirs/odinw/zero-shot work_dirs/odinw/fine-tuned
-    python tools/analysis_tools/odinw_table.py work_dirs/odinw/* --update model_zoo.md
+    python tools/analysis_tools/odinw_table.py work_dirs/odinw/* --update docs/research/small_photographs.md
 """
 
 import argparse

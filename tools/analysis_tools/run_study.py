@@ -5,7 +5,7 @@ Finished runs are kept: start the same command again after an interruption, or f
 
 Examples:
     python tools/analysis_tools/run_study.py configs/studies/vit_norm.py
-    python tools/analysis_tools/run_study.py configs/studies/vit_norm.py --update model_zoo.md
+    python tools/analysis_tools/run_study.py configs/studies/vit_norm.py --update docs/research/norms.md
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('study', help='study file, see dinor1/studies/study.py')
-    parser.add_argument('--results', default='results', help='result files go to RESULTS/STUDY/ (default: results)')
+    parser.add_argument('--results', default='results', help='the table file is RESULTS/STUDY.jsonl (default: results)')
     parser.add_argument('--work-dir', default='work_dirs/studies', help='logs and checkpoints go here')
     parser.add_argument('--only', nargs='+', metavar='ARM', help='run these arms only, and those that they start from')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help='run these seeds only')
@@ -36,11 +36,11 @@ def main() -> None:
     from dinor1.studies.study import insert, load_study, table
 
     study = load_study(args.study)
-    folder = Path(args.results) / study.path.stem
+    results = Path(args.results) / f'{study.path.stem}.jsonl'
     runs = select(study, args.only, args.seeds)
     if not args.table:
-        run_all(study, runs, folder, Path(args.work_dir) / study.path.stem, args.jobs, _progress)
-    text = table(study, folder)
+        run_all(study, runs, results, Path(args.work_dir) / study.path.stem, args.jobs, _progress)
+    text = table(study, results)
     print(text)
     if args.update:
         insert(args.update, study.path.stem, text)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from dinor1.evaluation.odinw.summary import METRICS, Average, Row, Summary
+from dinor1.utils.markdown import table
 
 _T = TypeVar('_T', Row, Average)
 
@@ -24,21 +25,17 @@ def _table(group: Sequence[Summary]) -> str:
     repeated = any(len(row.seeds) > 1 for summary in group for row in summary.rows)
     spread = ', mean ± standard deviation over draws of the prompts' if repeated else ''
     columns = [f'{summary.arm} {metric}' for summary in group for metric in METRICS]
-    lines = [
-        f'#### {group[0].title}: split {group[0].split_policy}{spread}',
-        '',
-        f'| set | images | boxes | {" | ".join(columns)} |',
-        '|---|---:|---:|' + '---:|' * len(columns),
-    ]
+    lines = []
     for name, rows in _by_name([summary.rows for summary in group]).items():
         row = next(row for row in rows if row is not None)
         label = name if row.member else f'{name} (not ODinW)'
         label += f' ({row.split})' if row.split != group[0].split_policy else ''
-        lines.append(f'| {label} | {row.num_images} | {row.num_boxes} | {_cells(rows)} |')
+        lines.append([label, row.num_images, row.num_boxes, *_cells(rows)])
     # Arms that cover different sets have means of different names: they stand in different lines.
     for name, averages in _by_name([summary.averages for summary in group]).items():
-        lines.append(f'| **{name}** | | | {_cells(averages)} |')
-    return '\n'.join(lines)
+        lines.append([f'**{name}**', '', '', *_cells(averages)])
+    heading = f'#### {group[0].title}: split {group[0].split_policy}{spread}'
+    return f'{heading}\n\n{table(["set", "images", "boxes", *columns], lines)}'
 
 
 def _by_name(arms: Sequence[Sequence[_T]]) -> dict[str, list[_T | None]]:
@@ -50,7 +47,7 @@ def _by_name(arms: Sequence[Sequence[_T]]) -> dict[str, list[_T | None]]:
     return found
 
 
-def _cells(entries: Sequence[Row | Average | None]) -> str:
+def _cells(entries: Sequence[Row | Average | None]) -> list[str]:
     numbers = []
     for entry in entries:
         for metric in METRICS:
@@ -59,4 +56,4 @@ def _cells(entries: Sequence[Row | Average | None]) -> str:
             else:
                 spread = entry.stds[metric]
                 numbers.append(f'{entry.means[metric]:.3f}' + ('' if spread is None else f' ± {spread:.3f}'))
-    return ' | '.join(numbers)
+    return numbers
