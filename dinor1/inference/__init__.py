@@ -11,6 +11,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'gather_prompts': '.prompt_arguments',
         'list_images': '.image_input',
         'output_paths': '.image_files',
+        'to_coco': '.output_formats',
+        'to_supervision': '.output_formats',
+        'to_yolo': '.output_formats',
         'write_dataset_bank': '.dataset_bank',
     },
 )

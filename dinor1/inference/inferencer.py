@@ -1,8 +1,9 @@
 """Detection in three steps: load a model, set prompts, predict."""
 
 import difflib
+import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -38,6 +39,10 @@ class DINOR1Inferencer:
     Example::
 
         inferencer = DINOR1Inferencer('config.py', 'checkpoint.pth')
+        samples = inferencer(['a.jpg', 'b.jpg'], prompts=[('cats.jpg', [[10, 20, 90, 80]], 'cat')])
+
+    Or in two steps::
+
         inferencer.set_prompts(visual=[('cats.jpg', [[10, 20, 90, 80]], 'cat')])
         samples = inferencer.predict(['a.jpg', 'b.jpg'])
 
@@ -194,6 +199,37 @@ class DINOR1Inferencer:
 
     # ---------------------------------------------------------------- detections
 
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        prompts: PromptSet | PromptBank | Mapping[str, Any] | Sequence | str | None = None,
+        **options: Any,
+    ) -> list[DetDataSample] | list[dict[str, Any]]:
+        """Set prompts and detect them on images, in one call.
+
+        Args:
+            images: See :meth:`predict`.
+            prompts: Replaces the prompts, which stay set afterwards. One of: a list of visual prompts
+                ``(image, boxes, names)``, or a single one; class names, as a list or as one text, ``'cat . dog'``; a
+                prompt bank or its file; the arguments of :meth:`set_prompts` as a dict; a prompt set that
+                :meth:`set_prompts` returned. None: the prompts remain.
+            **options: ``batch_size``, ``score_thr`` and ``as_dict`` of :meth:`predict`.
+
+        Returns:
+            The result of :meth:`predict`.
+
+        Raises:
+            InputError: as :meth:`set_prompts` and :meth:`predict`.
+        """
+        if isinstance(prompts, PromptSet):
+            width = prompts.embeddings.shape[-1]
+            if width != self.model.embed_dims:
+                raise InputError(f'prompts: embeddings of {width} numbers, not {self.model.embed_dims}; make them anew')
+            self.prompts, self._bank = prompts.to(self.device), None
+        elif prompts is not None:
+            self.set_prompts(**_prompt_arguments(prompts))
+        return self.predict(images, **options)
+
     @torch.no_grad()
     def predict(
         self,
@@ -297,6 +333,31 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
         )
     steps[0]['type'] = 'InferencerLoader'
     return Compose([TRANSFORMS.build(step) for step in steps if not step['type'].endswith('LoadAnnotations')])
+
+
+def _prompt_arguments(prompts: Any) -> dict[str, Any]:
+    """Arguments of :meth:`DINOR1Inferencer.set_prompts` for the short forms of prompts.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if isinstance(prompts, PromptBank | PathLike) or (isinstance(prompts, str) and prompts.endswith('.safetensors')):
+        return dict(bank=prompts)
+    if isinstance(prompts, str):
+        return dict(text=prompts)
+    if isinstance(prompts, tuple) and len(prompts) == 3 and not isinstance(prompts[1], str | tuple):
+        return dict(visual=[prompts])
+    if isinstance(prompts, Mapping):
+        known = inspect.signature(DINOR1Inferencer.set_prompts).parameters
+        if unknown := [key for key in prompts if key not in known or key == 'self']:
+            raise InputError(f'prompts: unknown key {unknown[0]!r}; give visual, text, bank or negative')
+        return dict(prompts)
+    if isinstance(prompts, Sequence):
+        texts = [item for item in prompts if isinstance(item, str)]
+        if texts and len(texts) == len(prompts):
+            return dict(text=prompts)
+        return dict(visual=prompts)
+    raise InputError(f'prompts: expected boxes on images, names, a bank or a dict of these, got {prompts!r}')
 
 
 def _visual_prompt(item: Any, position: int) -> VisualPrompt:

@@ -12,7 +12,7 @@ from PIL import Image
 from dinor1.inference.class_names import split_text
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.inference.visual_prompt import VisualPrompt
-from dinor1.structures import PromptBank
+from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 from tests.model_files import random_image, write_model
@@ -257,6 +257,57 @@ def test_bank_and_boxes_of_one_class_are_one_mean(inferencer, tmp_path):
     torch.testing.assert_close(both['cat'], expected, rtol=0, atol=1e-5)
     inferencer.save_bank(tmp_path / 'three.safetensors')
     assert PromptBank.load(tmp_path / 'three.safetensors').num_exemplars == (3,)
+
+
+def test_one_call_is_setting_and_predicting(inferencer, pictures, tmp_path):
+    image, options = random_image(60, 80), dict(score_thr=0, as_dict=True)
+    visual = (image, BOXES, NAMES)
+    kept = inferencer.set_prompts(visual=[visual])
+    expected = inferencer.predict(pictures / '0.png', **options)
+    inferencer.save_bank(tmp_path / 'bank.safetensors')
+    bank = PromptBank.load(tmp_path / 'bank.safetensors')
+    forms = [
+        [visual],
+        visual,
+        VisualPrompt(*visual),
+        [VisualPrompt(*visual)],
+        dict(visual=[visual]),
+        bank,
+        tmp_path / 'bank.safetensors',
+        str(tmp_path / 'bank.safetensors'),
+        kept,
+    ]
+    for prompts in forms:
+        inferencer.reset_prompts()
+        assert_same(inferencer(pictures / '0.png', prompts=prompts, **options), expected, tolerance=1e-6)
+    # The prompts remain.
+    assert_same(inferencer(pictures / '0.png', **options), expected, tolerance=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('prompts', 'message'),
+    [
+        (3, 'prompts: expected boxes on images'),
+        (dict(visaul=[]), "unknown key 'visaul'"),
+        ([], 'no prompts: give boxes'),
+        (['cat', 'dog'], 'no language model'),
+        (PromptSet.from_exemplars(torch.zeros(1, 7), torch.tensor([0]), ['a']), 'embeddings of 7 numbers'),
+    ],
+)
+def test_one_call_refuses_what_are_no_prompts(prompted, pictures, prompts, message):
+    before = prompted.prompts
+    with pytest.raises(InputError, match=message):
+        prompted(pictures / '0.png', prompts=prompts)
+    assert prompted.prompts is before
+
+
+def test_the_package_offers_the_inferencer():
+    import dinor1
+
+    assert dinor1.DINOR1Inferencer is DINOR1Inferencer
+    assert {'DINOR1Inferencer', 'PromptBank', 'PromptSet', 'register_all', '__version__'} <= set(dinor1.__all__)
+    with pytest.raises(AttributeError, match="'dinor1' has no attribute 'inferencer_of_things'"):
+        _ = dinor1.inferencer_of_things
 
 
 def test_bank_of_other_weights_is_refused(prompted, other_files, tmp_path):
