@@ -125,18 +125,22 @@ def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
+def locked(folder: str | os.PathLike, wait: bool = False) -> Iterator[None]:
     """Lock ``folder`` for this process, if the operating system has file locks (not on Windows).
 
+    Args:
+        folder: Created if it does not exist.
+        wait: Wait while another process holds the lock.
+
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process holds the lock, and ``wait`` is False.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / '.lock', 'w') as file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
         yield
