@@ -32,7 +32,7 @@ class ImageCache:
     Args:
         folder: Where the file is built; a folder in memory, such as one below ``/dev/shm``, keeps it off the disk.
             Delete the folder to free the space.
-        max_gib: Largest size of the file, in GiB.
+        max_gib: Largest size of a file that is built, in GiB.
 
     Raises:
         InputError: ``max_gib`` is not positive.
@@ -76,13 +76,21 @@ class ImageCache:
             raise InputError(f'{missing}: missing; restore the file')
         key = json.dumps([_FORMAT, cv2.__version__, repr(settings), versions])
         file = self.folder / f'images_{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin'
-        # The index is written last: with it, the pixels are complete.
         index_file = file.with_suffix('.json')
+        # Every process says how large it is, because only the first rank has a log.
+        total = 0 if _complete(file, index_file) else self._announce(file, [size(path) for path in versions])
+        # One process writes; the index comes last, so that with it the pixels are complete.
         with locked(self.folder, wait=True):
             if not _complete(file, index_file):
-                self._check_size(file, [size(path) for path in versions])
+                free = shutil.disk_usage(self.folder).free
+                if total > free:
+                    raise InputError(
+                        f'image cache {self.folder}: {len(versions)} images take {total / _GIB:.3g} GiB, '
+                        f'{free / _GIB:.3g} GiB are free; name another folder'
+                    )
                 _write(file, index_file, versions, load)
         self._index, self._pixels, self.file = read_json(index_file), None, file
+        print_log(f'Image cache: {len(versions)} images from {file}', logger='current')
 
     def get(self, path: str) -> Prepared | None:
         """Pixels of an image, as an array of its own, and the size of its file.
@@ -108,18 +116,16 @@ class ImageCache:
         pixels = np.array(self._pixels[start : start + height * width * 3]).reshape(height, width, 3)
         return pixels, tuple(entry['full'])
 
-    def _check_size(self, file: Path, sizes: list[tuple[int, int]]) -> None:
-        """Log the size of the file to be written; refuse one that does not fit."""
+    def _announce(self, file: Path, sizes: list[tuple[int, int]]) -> int:
+        """Log the size of the file to be written, and return it in bytes; refuse one above the limit."""
         total = sum(height * width * 3 for height, width in sizes)
         what = f'{len(sizes)} images take {total / _GIB:.3g} GiB'
         if total > self.max_gib * _GIB:
             raise InputError(
                 f'image cache {self.folder}: {what}, max_gib is {self.max_gib:g}; raise it, or leave out the cache'
             )
-        free = shutil.disk_usage(self.folder).free
-        if total > free:
-            raise InputError(f'image cache {self.folder}: {what}, {free / _GIB:.3g} are free; name another folder')
-        print_log(f'Image cache: {what}; writing {file}', logger='current')
+        print_log(f'Image cache: {what}; one process writes {file}', logger='current')
+        return total
 
 
 def _version(path: str) -> list[int] | None:

@@ -193,6 +193,14 @@ def test_a_cache_that_is_too_large_is_refused_before_it_is_built(tmp_path, paths
     text = str(error.value)
     assert '3 images take 1.77e-05 GiB, max_gib is 1e-05; raise it, or leave out the cache' in text
     assert '\n' not in text
+    assert not (tmp_path / 'cache').exists()
+
+
+def test_a_cache_that_the_disk_has_no_room_for_is_refused(tmp_path, paths):
+    """Sizes that are announced are believed: no disk has so much."""
+    with pytest.raises(InputError, match=r'GiB, .* GiB are free; name another folder') as error:
+        ImageCache(tmp_path / 'cache', max_gib=1e15).build(paths, '', lambda path: (10**9, 10**9), Loader())
+    assert '\n' not in str(error.value)
     assert not list((tmp_path / 'cache').glob('images_*'))
 
 
@@ -223,7 +231,7 @@ def test_its_size_is_said_before_it_is_built(tmp_path, paths, caplog):
 
     with caplog.at_level(logging.INFO, logger=logger.name):
         ImageCache(tmp_path / 'cache').build(paths, '', Loader().size, load)
-    assert '3 images take 1.77e-05 GiB; writing' in messages[0][0]
+    assert messages[0][0].startswith('Image cache: 3 images take 1.77e-05 GiB; one process writes ')
 
 
 # In a data set
