@@ -18,8 +18,9 @@ from dinor1.utils.errors import InputError
 class LoadResizedImage(Resize):
     """MMCV's ``LoadImageFromFile`` and MMDetection's ``Resize`` in one step.
 
-    It stands where ``Resize`` stands, and there is no ``LoadImageFromFile``. Size, boxes, masks, ``ori_shape`` and
-    ``scale_factor`` are exactly those of the two transforms. In between:
+    It stands where ``Resize`` stands, and there is no ``LoadImageFromFile``. Size, boxes, ``ori_shape`` and
+    ``scale_factor`` are exactly those of the two transforms. (Masks need the size of the image before it is loaded, and
+    are not supported.) Differences:
 
     - A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that is still not smaller than the wanted size. Pixels
       then differ a little: the decoder averages where ``Resize`` leaves pixels out.
@@ -36,8 +37,8 @@ class LoadResizedImage(Resize):
         backend: As in ``Resize``.
         interpolation: As in ``Resize``.
         load: Arguments of ``LoadImageFromFile``.
-        reduce: False decodes at full size; pixels are then those of the two transforms, too. So they are with another
-            ``backend``, ``interpolation`` or decoder than the default, which do not reduce.
+        reduce: False decodes at full size; pixels are then those of the two transforms, too. Nothing is reduced with
+            another ``backend``, ``interpolation`` or ``imdecode_backend`` than the default.
         cache: Arguments of :class:`~dinor1.datasets.image_cache.ImageCache`, such as
             ``dict(folder='work_dirs/cache', max_gib=4)``; None loads from the files.
 
@@ -75,7 +76,7 @@ class LoadResizedImage(Resize):
             self._check_cacheable()
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Load the image of ``img_path`` and resize it, and with it the boxes and masks that are there already.
+        """Load the image of ``img_path`` and resize it, and with it the boxes that are there already.
 
         Returns:
             ``results`` with ``img`` (H, W, 3) uint8 BGR, ``img_shape`` (H, W), ``ori_shape``, the size of the file, and
