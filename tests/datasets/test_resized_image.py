@@ -175,17 +175,20 @@ def test_random_choice_resize_takes_it(record):
     assert seen == set(scales)
 
 
-def test_files_are_read_through_the_backend(record):
+@pytest.mark.parametrize(
+    'load', [dict(backend_args=dict(backend='local')), dict(file_client_args=dict(backend='disk'))]
+)
+def test_files_are_read_through_the_backend(record, load):
     image = record('a.jpg', jpeg(scene(403, 601)))
     plain = run(image, dict(type='LoadResizedImage', scale=(60, 40)))
-    load = dict(backend_args=dict(backend='local'))
     found = run(image, dict(type='LoadResizedImage', scale=(60, 40), load=load))
     assert (found['img'] == plain['img']).all()
+
+
+def test_a_missing_file_is_an_error_of_the_backend(record):
+    image = dict(record('a.jpg', b''), img_path='nowhere.jpg')
     with pytest.raises(FileNotFoundError):
-        run(
-            dict(image, img_path=f'http://{image["img_path"]}'),
-            dict(type='LoadResizedImage', scale=(60, 40), load=load),
-        )
+        run(image, dict(type='LoadResizedImage', scale=(60, 40)))
 
 
 # Bad input
