@@ -6,7 +6,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         'CocoPromptDataset': '.coco',
+        'ImageCache': '.image_cache',
         'LVISPromptDataset': '.lvis',
+        'LoadResizedImage': '.resized_image',
         'ODVGPromptDataset': '.odvg',
         'ResumableBatchSampler': '.samplers',
         'SeededPipelineMixin': '.seeding',

@@ -10,6 +10,7 @@ import cv2
 from mmdet.datasets import CocoDataset
 from mmengine.fileio import get_local_path
 
+from dinor1.datasets.resized_image import LoadResizedImage
 from dinor1.datasets.seeding import SeededPipelineMixin
 from dinor1.datasets.validation import check_coco
 from dinor1.registry import DATASETS
@@ -27,6 +28,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
       ``sort_categories=True`` and keep chosen classes in the order of their ids.
     - The file is checked as a whole before anything is read from it, see :mod:`dinor1.datasets.validation`.
     - Augmentation depends on ``(seed, epoch, index)`` only, see :class:`SeededPipelineMixin`.
+    - A :class:`~dinor1.datasets.LoadResizedImage` with a cache in the pipeline has its cache built.
 
     As in MMDetection, ``iscrowd`` boxes get ``ignore_flag = 1``, and boxes marked ``ignore`` or smaller than
     one pixel are left out. ``iscrowd`` and ``area`` may be absent. Images without boxes stay, unless
@@ -99,6 +101,15 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         if not data_list:
             raise InputError(f'{self.ann_file}: filter_cfg {self.filter_cfg} leaves no image; relax it')
         return data_list
+
+    def full_init(self) -> None:
+        """Read the annotations, as MMEngine does, and build the caches of ``LoadResizedImage`` in the pipeline."""
+        if self._fully_initialized:
+            return
+        super().full_init()
+        for transform in self.pipeline.transforms:
+            if isinstance(transform, LoadResizedImage) and transform.cache is not None:
+                transform.build_cache(self.get_data_info(i)['img_path'] for i in range(len(self)))
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on one image.

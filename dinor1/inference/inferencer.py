@@ -18,6 +18,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
 import dinor1
+from dinor1.datasets.resized_image import two_step_pipeline
 from dinor1.models import DINOR1
 from dinor1.registry import TRANSFORMS
 from dinor1.structures import PromptBank, PromptSet
@@ -326,9 +327,11 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
     steps = [dict(step) for step in dataset.get('pipeline', [])]
+    if steps and steps[0]['type'].endswith('LoadResizedImage'):
+        steps[:1] = two_step_pipeline(steps[0])  # which arrays can be given to
     if not steps or not steps[0]['type'].endswith('LoadImageFromFile'):
         raise InputError(
-            f'{name}: test_dataloader.dataset.pipeline must begin with LoadImageFromFile; '
+            f'{name}: test_dataloader.dataset.pipeline must begin with LoadImageFromFile or LoadResizedImage; '
             'it says how images are prepared'
         )
     steps[0]['type'] = 'InferencerLoader'

@@ -121,16 +121,20 @@ def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
+def locked(folder: str | os.PathLike, wait: bool = False) -> Iterator[None]:
     """Lock ``folder``, which is made if it does not exist. The lock ends with its process, however that ends.
 
+    Args:
+        folder: The folder.
+        wait: Wait while another process holds the lock.
+
     Raises:
-        InputError: another process, or another holder in this one, has the lock.
+        InputError: another process, or another holder in this one, has the lock, and ``wait`` is False.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / '.lock').acquire(blocking=False)
+        lock = FileLock(folder / '.lock').acquire(blocking=wait)
     except Timeout:
         raise InputError(f'{folder}: another process works in this folder; wait for it, or end it') from None
     with lock:

@@ -479,6 +479,25 @@ def test_a_loaded_config_serves_twice(model_files, pictures):
     assert_same(*results)
 
 
+def test_a_pipeline_that_loads_resized_images_prepares_the_same(model_files, pictures, tmp_path):
+    results = []
+    for one_step in (False, True):
+        cfg = Config.fromfile(model_files.config)
+        steps = cfg.test_dataloader.dataset.pipeline
+        if one_step:
+            resize = steps[1]
+            assert [step.type for step in steps[:2]] == ['LoadImageFromFile', 'Resize']
+            cfg.test_dataloader.dataset.pipeline = [
+                dict(resize, type='LoadResizedImage', cache=dict(folder=str(tmp_path / 'cache'))),
+                *steps[2:],
+            ]
+        inferencer = DINOR1Inferencer(cfg, model_files.checkpoint, device='cpu')
+        inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
+        results.append(inferencer.predict(pictures, score_thr=0, as_dict=True))
+    assert_same(*results)
+    assert not (tmp_path / 'cache').exists()
+
+
 @pytest.mark.parametrize(
     ('spoil', 'message'),
     [

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -65,6 +66,23 @@ def test_a_folder_has_one_holder(tmp_path):
     subprocess.run([sys.executable, '-c', code], check=False)
     with locked(tmp_path):
         pass
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    pytest.importorskip('fcntl')
+    events = []
+
+    def second():
+        with locked(tmp_path, wait=True):
+            events.append('second')
+
+    with locked(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.05)
+        events.append('first')
+    thread.join()
+    assert events == ['first', 'second']
 
 
 @pytest.mark.parametrize(
