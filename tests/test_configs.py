@@ -25,6 +25,7 @@ from dinor1.engine.loops import build_protocol
 from dinor1.evaluation import TextPrompts, VisualGeneric, VisualInteractive
 from dinor1.models import DINOGRQO, DINOR1, GRQOLoss
 from dinor1.registry import DATASETS, HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, PARAM_SCHEDULERS
+from dinor1.utils import compat
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
 
@@ -263,6 +264,7 @@ def untrained_bert(monkeypatch):
             with torch.device('meta'):
                 return BertModel(config, **kwargs)
 
+    compat.fill_transformers()
     monkeypatch.setattr(bert.AutoTokenizer, 'from_pretrained', lambda name: Tokenizer())
     monkeypatch.setattr(bert.BertConfig, 'from_pretrained', lambda name: BertConfig())
     monkeypatch.setattr(bert, 'HFBertModel', Bert)

@@ -8,7 +8,7 @@ from types import ModuleType
 import argcomplete
 
 import dinor1
-from dinor1.cli import bank, convert, detect, make_data, test, train, validate
+from dinor1.cli import bank, convert, detect, make_data, study, test, train, validate
 from dinor1.cli.exit_status import run_command
 
 COMMANDS: dict[str, ModuleType] = {
@@ -19,6 +19,7 @@ COMMANDS: dict[str, ModuleType] = {
     'validate': validate,
     'convert': convert,
     'make-data': make_data,
+    'study': study,
 }
 
 

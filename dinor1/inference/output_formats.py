@@ -44,7 +44,8 @@ def to_coco(samples: Sequence[DetDataSample], names: Sequence[str]) -> dict[str,
     Raises:
         InputError: an image was given as an array, so that it has no file name.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i, sample in enumerate(samples, 1):
         if not sample.img_path:
             raise InputError(f'to_coco: sample {i - 1} has no path: its image was given as an array; give paths')

@@ -78,28 +78,26 @@ class PromptBank:
                 kind, _, version = metadata.get('format', '').partition('/')
                 embeddings = file.get_tensor('embeddings') if kind == _KIND else None
         except FileNotFoundError:
-            raise InputError(f'{path}: no such prompt bank; make one with tools/build_prompt_bank.py') from None
+            raise InputError(f'{path}: no such prompt bank; make one with dinor1 bank') from None
         except (SafetensorError, OSError) as error:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
         # Check that it is a bank of the current format, that it is whole, and that it belongs to the model.
         if embeddings is None:
-            raise InputError(f'{path}: not a prompt bank of dinor1; make one with tools/build_prompt_bank.py')
+            raise InputError(f'{path}: not a prompt bank of dinor1; make one with dinor1 bank')
         if version != str(_VERSION):
             raise InputError(
                 f'{path}: a prompt bank of format {version}, and this version of dinor1 reads format {_VERSION}; '
-                'make it again with tools/build_prompt_bank.py'
+                'make it again with dinor1 bank'
             )
         try:
             bank = cls(*_checked(embeddings, metadata))
         except (KeyError, ValueError) as error:
             reason = f'no {error}' if isinstance(error, KeyError) else error
-            raise InputError(
-                f'{path}: a damaged prompt bank ({reason}); make it again with tools/build_prompt_bank.py'
-            ) from None
+            raise InputError(f'{path}: a damaged prompt bank ({reason}); make it again with dinor1 bank') from None
         if fingerprint is not None and bank.fingerprint != fingerprint:
             raise InputError(
                 f'{path}: this prompt bank was made by another model (fingerprint {bank.fingerprint[:12]}, this '
-                f'model has {fingerprint[:12]}); rebuild it with tools/build_prompt_bank.py and this checkpoint'
+                f'model has {fingerprint[:12]}); rebuild it with dinor1 bank and this checkpoint'
             )
         return bank
 

@@ -1,1 +1,15 @@
-"""Studies: run a grid of arms and seeds; tables and figures from one table file per study."""
+"""Studies: a grid of arms and seeds, its runs, and tables and figures from their results."""
+
+from dinor1.utils.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        'collect_runs': '.collect',
+        'insert': '.study',
+        'load_study': '.study',
+        'run_all': '.run',
+        'select': '.run',
+        'table': '.study',
+    },
+)

@@ -15,7 +15,7 @@ _FIELDS = dict(
 )
 
 
-def collect(work_dir: str | Path, table: str | Path) -> list[RowKey]:
+def collect_runs(work_dir: str | Path, table: str | Path) -> list[RowKey]:
     """Add the finished runs of a work directory to a table, all of them or none.
 
     A finished run is a folder with a ``result.json``: ``work_dir`` itself, or folders directly in it. Runs that the

@@ -1,4 +1,4 @@
-"""Runs of a study: each is trained by tools/train.py, measured by the study's tools, and collected in its table."""
+"""Runs of a study: each is trained by `dinor1 train`, measured by the study's tools, and collected in its table."""
 
 import datetime
 import json
@@ -18,11 +18,12 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.io import locked, read_json, write_json
 from dinor1.utils.processor import processor_name
 
-from .collect import RESULT_NAME, collect, read_result
+from .collect import RESULT_NAME, collect_runs, read_result
 from .results import read_rows, row_key
 from .study import Run, Study
 
-ROOT = Path(__file__).resolve().parents[2]
+# How a process of its own runs a command of dinor1.
+DINOR1 = (sys.executable, '-m', 'dinor1')
 
 
 class Cost(NamedTuple):
@@ -98,7 +99,7 @@ def run_all(
         if run.starts_from in futures:
             futures[run.starts_from].result()
         record = execute(run, study, work_dir, threads)
-        collect(work_dir / run.name, table)
+        collect_runs(work_dir / run.name, table)
         return record
 
     try:
@@ -159,7 +160,7 @@ def _execute(run: Run, study: Study, work_dir: Path, threads: int | None) -> dic
     environment = dict(os.environ) if threads is None else os.environ | {'OMP_NUM_THREADS': str(threads)}
     arguments = _training(run, own, work_dir)
     if not (own / 'metrics.json').is_file():
-        _command(run, own, 'train', ['tools/train.py', *arguments], environment)
+        _command(run, own, 'train', ['train', *arguments], environment)
     metrics, extra = read_json(own / 'metrics.json'), {}
     for name, template in (run.after or {}).items():
         out = own / f'{name}.json'
@@ -189,7 +190,7 @@ def _execute(run: Run, study: Study, work_dir: Path, threads: int | None) -> dic
         config_hash=run.key.config_hash,
         options=list(run.options),
         start=run.start,
-        command=shlex.join(['python', 'tools/train.py', *arguments]),
+        command=shlex.join(['dinor1', 'train', *arguments]),
         metrics=metrics,
         seconds=round(sum(cost[0] for cost in costs.values()), 1),
         cpu_seconds=round(training.cpu_seconds, 1),
@@ -210,7 +211,7 @@ def _check_identity(own: Path, run: Run) -> None:
 
 
 def _training(run: Run, own: Path, work_dir: Path) -> list[str]:
-    """Arguments of tools/train.py."""
+    """Arguments of ``dinor1 train``."""
     arguments = [run.config, '--seed', str(run.seed), '--work-dir', str(own), '--resume']
     options = list(run.options)
     if run.start is not None:
@@ -229,14 +230,12 @@ def _training(run: Run, own: Path, work_dir: Path) -> list[str]:
 
 
 def _command(run: Run, own: Path, name: str, command: list[str], environment: dict[str, str]) -> None:
-    """Run a tool of this project and add up its cost, including that of interrupted attempts."""
+    """Run a command of dinor1, or a script, and add up its cost, including that of interrupted attempts."""
     log, costs = own / f'{name}.log', own / 'cost.json'
-    tool = command[0] if Path(command[0]).is_file() else str(ROOT / command[0])
+    program = (sys.executable,) if command[0].endswith('.py') else DINOR1
     start = time.perf_counter()
     with open(log, 'a') as file:
-        process = subprocess.Popen(
-            [sys.executable, tool, *command[1:]], stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
+        process = subprocess.Popen([*program, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
         # The usage of this child alone, which Windows does not report.
         if hasattr(os, 'wait4'):
             _, status, usage = os.wait4(process.pid, 0)

@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
     Attributes:
         arm: Name of the arm.
-        seed: Seed of tools/train.py.
+        seed: Seed of ``dinor1 train``.
         config: Config file.
         options: ``--cfg-options``.
         start: The start of the training: ``arm``, ``checkpoint`` and ``resume``; None: from scratch.
@@ -211,7 +211,7 @@ def table(study: Study, results: str | Path) -> str:
             cells = [_cell([record['metrics'][name] for record in records]) for name in study.metrics]
             minutes = statistics.fmean(record['seconds'] for record in records) / 60
             rows.append([arm, len(records), *cells, f'{minutes:.1f}'])
-    command = f'```bash\npython tools/analysis_tools/run_study.py {study.path}\n```'
+    command = f'```bash\ndinor1 study run {study.path}\n```'
     return '\n\n'.join(filter(None, [markdown.table(heads, rows), study.note.strip(), command]))
 
 

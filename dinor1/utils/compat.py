@@ -14,7 +14,10 @@ import io
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+from dinor1.utils.config_files import CONFIGS
 
 
 def apply() -> None:
@@ -26,6 +29,7 @@ def apply() -> None:
     import_transformers_with_language_models()
     fill_lvis_numpy_float()
     trust_one_cycle_scheduler()
+    let_configs_inherit_from_dinor1()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -120,9 +124,10 @@ def fill_transformers() -> None:
     from mmdet.datasets.transforms import text_transformers
     from mmdet.models.language_models import bert
 
-    for module in (bert, text_transformers):
-        module.AutoTokenizer, module.HFBertModel = transformers.AutoTokenizer, transformers.BertModel
-    bert.BertConfig = transformers.BertConfig
+    if bert.AutoTokenizer is None:
+        for module in (bert, text_transformers):
+            module.AutoTokenizer, module.HFBertModel = transformers.AutoTokenizer, transformers.BertModel
+        bert.BertConfig = transformers.BertConfig
     fill_tokenizer_batch_encode_plus()
     fill_bert_pairwise_mask()
 
@@ -286,3 +291,26 @@ def trust_one_cycle_scheduler() -> None:
     from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
     torch.serialization.add_safe_globals([OneCycleParamScheduler])
+
+
+def let_configs_inherit_from_dinor1() -> None:
+    """Let configs outside this project name ours as their base: ``_base_ = 'dinor1::dino_r1/NAME.py'``.
+
+    What: MMEngine refuses packages that are not on its list, and looks up recipes in a catalogue of metafiles.
+    Since: always.
+    Until: when MMEngine finds files of any installed package.
+    """
+    from mmengine.config import config
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    if 'dinor1' in MODULE2PACKAGE:
+        return
+    MODULE2PACKAGE['dinor1'] = 'dinor1'
+    original = config._get_external_cfg_path
+
+    @functools.wraps(original)
+    def get_external_cfg_path(package_path: str, cfg_file: str) -> str:
+        ours = Path(package_path).resolve() == CONFIGS.parents[1].resolve()
+        return str(CONFIGS / cfg_file) if ours else original(package_path, cfg_file)
+
+    config._get_external_cfg_path = get_external_cfg_path

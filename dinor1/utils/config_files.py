@@ -4,11 +4,10 @@ import difflib
 import os
 from pathlib import Path
 
-import dinor1
 from dinor1.utils.errors import InputError
 
 # In the repository a link to its folder ``configs``. MMEngine looks here for ``_base_ = 'dinor1::...'``.
-CONFIGS = Path(dinor1.__file__).parent / '.mim' / 'configs'
+CONFIGS = Path(__file__).parent.with_name('.mim') / 'configs'
 
 
 def find_config(name: str | os.PathLike) -> Path:

@@ -11,10 +11,13 @@ _MMDET = ('mmdet.models', 'mmdet.datasets', 'mmdet.evaluation', 'mmdet.engine', 
 _OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine')
 
 
-def register_all() -> None:
+def register_all(default_scope: bool = True) -> None:
     """Register every component under the scope ``dinor1``, and make that the default scope.
 
     Idempotent. After it, any config of this project, or of MMDetection, can be built.
+
+    Args:
+        default_scope: Whether ``dinor1`` becomes the default scope.
     """
     # First, because MMDetection cannot be imported before its gaps are filled.
     compat.apply()
@@ -23,4 +26,5 @@ def register_all() -> None:
     for package in _OURS:
         load_all(package)
     importlib.import_module('dinor1.blocks').register_blocks()
-    init_default_scope('dinor1')
+    if default_scope:
+        init_default_scope('dinor1')

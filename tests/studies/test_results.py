@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dinor1.studies.collect import collect
+from dinor1.studies.collect import collect_runs
 from dinor1.studies.results import RowKey, add_rows, config_hash, read_rows, row_key
 from dinor1.utils.errors import InputError
 
@@ -134,16 +134,16 @@ def test_a_table_that_is_not_there_or_not_utf8(tmp_path):
 def test_finished_runs_are_collected_once(tmp_path):
     work, table = tmp_path / 'work', tmp_path / 't.jsonl'
     with pytest.raises(InputError, match=r'work: no finished run, which is a folder with result.json'):
-        collect(work, table)
+        collect_runs(work, table)
     store(work, row('B', 1), row('A', 0))
     (work / 'C_seed0').mkdir()  # has begun, is not finished
     store(work / 'verify', row('A', 0, value=0.9))  # repeats a run, for another table
-    assert collect(work, table) == [row_key(row('A', 0)), row_key(row('B', 1))]
-    assert collect(work, table) == []
+    assert collect_runs(work, table) == [row_key(row('A', 0)), row_key(row('B', 1))]
+    assert collect_runs(work, table) == []
     assert read_rows(table) == [row('A', 0), row('B', 1)]
     # One run by its own folder.
     store(work, row('C', 0))
-    assert collect(work / 'C_seed0', table) == [row_key(row('C', 0))]
+    assert collect_runs(work / 'C_seed0', table) == [row_key(row('C', 0))]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_broken_results_are_named(tmp_path, content, message):
     store(tmp_path / 'work', row())
     (tmp_path / 'work/A_seed0/result.json').write_text(content)
     with pytest.raises(InputError, match=message):
-        collect(tmp_path / 'work', tmp_path / 't.jsonl')
+        collect_runs(tmp_path / 'work', tmp_path / 't.jsonl')
     assert not (tmp_path / 't.jsonl').exists()
 
 
@@ -170,11 +170,11 @@ def test_two_processes_that_collect_at_once_lose_nothing(tmp_path):
         store(tmp_path / arm, *(row(arm, seed, value=seed / 7) for seed in range(number)))
     code = (
         'import pathlib, sys, time\n'
-        'from dinor1.studies.collect import collect\n'
+        'from dinor1.studies.collect import collect_runs\n'
         'work, table, ready, go = map(pathlib.Path, sys.argv[1:])\n'
         'ready.touch()\n'
         'while not go.exists(): time.sleep(0.001)\n'
-        'for own in sorted(work.iterdir()): collect(own, table)\n'
+        'for own in sorted(work.iterdir()): collect_runs(own, table)\n'
     )
     arguments = [[tmp_path / arm, table, tmp_path / f'ready_{arm}', tmp_path / 'go'] for arm in 'AB']
     processes = [subprocess.Popen([sys.executable, '-c', code, *map(str, own)]) for own in arguments]

@@ -1,6 +1,7 @@
 """Running studies: what is chosen, what starts from what, what a command costs, what is refused."""
 
 import json
+import sys
 
 import pytest
 
@@ -38,7 +39,7 @@ def study(tmp_path):
 @pytest.fixture
 def fake_train(tmp_path, monkeypatch):
     """In place of the project's tools: a training that writes what it was asked for, or fails."""
-    tools = tmp_path / 'root/tools'
+    tools = tmp_path / 'tools'
     tools.mkdir(parents=True)
     (tools / 'train.py').write_text(
         'import json, pathlib, sys\n'
@@ -46,13 +47,13 @@ def fake_train(tmp_path, monkeypatch):
         "if 'fail=1' in sys.argv: sys.exit('error: it failed')\n"
         "for name in ('epoch_1.pth', 'epoch_2.pth'): (own / name).write_text(name)\n"
         "(own / 'last_checkpoint').write_text(str(own / 'epoch_2.pth'))\n"
-        "(own / 'arguments.json').write_text(json.dumps(sys.argv[1:]))\n"
+        "(own / 'arguments.json').write_text(json.dumps(sys.argv[2:]))\n"
         "(own / 'metrics.json').write_text(json.dumps({'m': 0.5}))\n"
     )
     (tools / 'after.py').write_text(
         "import json, sys; json.dump(dict(metrics=dict(n=2.0), seen=sys.argv[1:]), open(sys.argv[-1], 'w'))"
     )
-    monkeypatch.setattr('dinor1.studies.run.ROOT', tmp_path / 'root')
+    monkeypatch.setattr('dinor1.studies.run.DINOR1', (sys.executable, str(tools / 'train.py')))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from dinor1.cli.main import main
 from dinor1.studies.results import add_rows, read_rows
 from dinor1.studies.study import insert, load_study, read_runs, table
 from dinor1.utils.errors import InputError
@@ -57,7 +58,7 @@ def test_table_has_mean_and_deviation_of_what_is_finished(write, tmp_path):
     assert f'| A | 2 | 0.650 ± {spread:.3f} | 2.0 |' in text
     assert '| B x | 1 | 0.700 | 2.0 |' in text
     assert 'Paper: 99.' in text
-    assert 'run_study.py' in text
+    assert 'dinor1 study run' in text
 
 
 def test_results_of_other_options_are_refused(write, tmp_path):
@@ -123,7 +124,7 @@ def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
         assert isinstance(MODELS.build(cfg.model), nn.Module)
 
 
-def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkeypatch, repo):
+def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkeypatch, repo, capfd):
     """Two arms of one iteration each; the second call trains only what is missing."""
     monkeypatch.chdir(repo)
     short = ['train_cfg.max_epochs=1', 'param_scheduler=[]', 'default_hooks.visualization.num_images=1']
@@ -145,9 +146,8 @@ def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkey
     assert [row['arm'] for row in rows] == ['same', 'sgd']
     for row in rows:
         assert {'arm', 'seed', 'config', 'config_hash', 'command', 'metrics', 'environment'} <= set(row)
-    collected = call('analysis_tools/collect_runs', tmp_path / 'work/tiny', tmp_path / 'copy.jsonl')
-    assert collected.status == 0
-    assert collected.out.count('Added: ') == 2
+    main(['study', 'collect', str(tmp_path / 'work/tiny'), str(tmp_path / 'copy.jsonl')])
+    assert capfd.readouterr().out.count('Added: ') == 2
     assert (tmp_path / 'copy.jsonl').read_bytes() == (tmp_path / 'results/tiny.jsonl').read_bytes()
     wrong = call('analysis_tools/run_study', study, *folders, '--only', 'adam')
     assert wrong.status != 0

@@ -177,8 +177,8 @@ def table(file: str) -> str:
     Raises:
         InputError: the file is missing or is not one of this tool's.
     """
-    from dinor1.utils.errors import InputError
     from dinor1.studies.results import read_rows
+    from dinor1.utils.errors import InputError
     from dinor1.utils.io import read_json
 
     record = read_rows(file)[-1] if file.endswith('.jsonl') else read_json(file)

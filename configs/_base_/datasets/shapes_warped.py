@@ -1,7 +1,7 @@
 # The shapes world on a canvas of 256 pixels, in training too: positions are encoded relative to it. Tests are on
 # rotated, sheared or scaled copies of the validation images, prompts come from untouched training images. Written by
-#   python tools/dataset_converters/warp_shapes.py
-#   python tools/dataset_converters/warp_shapes.py --split train --variants identity --out data/shapes_canvas
+#   dinor1 make-data shapes-warped
+#   dinor1 make-data shapes-warped --split train --variants identity --out data/shapes_canvas
 _base_ = './shapes.py'
 
 warped_root = '{{$DINOR1_DATA:data}}/shapes_warped'

@@ -64,7 +64,7 @@ class SBMDataset(Dataset):
         graphs: Which graphs to draw, :class:`SBMGraphs` or a dict of its fields.
         pe_dim: Columns of the Laplacian code, 0 = none.
         full_graph: Give every node an edge to every other; the code stays that of the graph itself.
-        seed: Not used: there is no augmentation, and ``graphs`` has a seed of its own. ``tools/train.py --seed`` gives
+        seed: Not used: there is no augmentation, and ``graphs`` has a seed of its own. ``dinor1 train --seed`` gives
             it to every training set.
 
     Raises:

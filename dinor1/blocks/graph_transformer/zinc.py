@@ -40,7 +40,7 @@ class ZINC(Dataset):
         subset: The 10,000, 1,000 and 1,000 molecules of the index files; ``False``: all.
         pe_dim: Columns of the Laplacian code, 0 = none.
         full_graph: Give every atom an edge to every other, of type 0; the code stays that of the molecule.
-        seed: Not used: there is no augmentation. ``tools/train.py --seed`` gives it to every training set.
+        seed: Not used: there is no augmentation. ``dinor1 train --seed`` gives it to every training set.
 
     Raises:
         InputError: a file is missing or damaged.

@@ -25,7 +25,7 @@ class KnowledgeGraphDataset(Dataset):
         test_mode: Give the known tails.
         num_entities: What the model has; checked against the files if given.
         num_relations: Likewise, without reciprocals.
-        seed: Not used: there is no augmentation. ``tools/train.py --seed`` gives it to every training set.
+        seed: Not used: there is no augmentation. ``dinor1 train --seed`` gives it to every training set.
 
     Raises:
         InputError: see :meth:`TripleDataset.read`, or the files have another number of entities or relations.

@@ -1,4 +1,4 @@
-"""Training without a framework: small graphs in a few lines. Large ones: ``configs/kge`` and ``tools/train.py``."""
+"""Training without a framework: small graphs in a few lines. Large ones: ``configs/kge`` and ``dinor1 train``."""
 
 from collections.abc import Callable
 

@@ -72,7 +72,7 @@ class Settings:
 
 
 class Job(NamedTuple):
-    """A set under one protocol: one run of ``tools/test.py``.
+    """A set under one protocol: one run of ``dinor1 test``.
 
     Attributes:
         title: For messages.
@@ -270,7 +270,7 @@ def refuse_other_results(settings: Settings, overwritten: Container[Path] = ()) 
 
 
 def store(job: Job, command: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Write the result file of each seed from what ``tools/test.py`` wrote.
+    """Write the result file of each seed from what ``dinor1 test`` wrote.
 
     Args:
         job: The run.
@@ -301,7 +301,7 @@ def _scores(metrics: Mapping[str, float], title: str) -> dict[str, float]:
     for name, ending in _REPORTED.items():
         values = [value for key, value in metrics.items() if key.split('/')[-1] == ending]
         if len(values) != 1:
-            raise InputError(f'{title}: tools/test.py reported no {ending}; let the config have one COCO metric')
+            raise InputError(f'{title}: dinor1 test reported no {ending}; let the config have one COCO metric')
         if not values[0] >= 0:
             raise InputError(f'{title}: no {name}, the annotation file has no box to find')
         found[name] = values[0]

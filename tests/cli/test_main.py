@@ -1,0 +1,125 @@
+"""The command ``dinor1``: help and completion at once, commands under both names, configs by name."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import dinor1
+from dinor1.cli.main import COMMANDS, main
+from dinor1.utils.config_files import CONFIGS, config_names, find_config
+from dinor1.utils.errors import InputError
+
+# Runs a module and tells on standard error what it has loaded; torch and MMDetection take seconds.
+SPY = (
+    'import atexit, runpy, sys; heavy = {"torch", "mmdet", "mmengine", "transformers"}; '
+    "atexit.register(lambda: print('loaded', *sorted(heavy & set(sys.modules)), file=sys.stderr)); "
+    "runpy.run_module('dinor1', run_name='__main__', alter_sys=True)"
+)
+
+
+def call(*arguments, **environment):
+    command = [sys.executable, '-c', SPY, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | environment, check=False
+    )
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['--version'], *([name, '--help'] for name in COMMANDS)])
+def test_help_loads_no_deep_learning_library(arguments):
+    outcome = call(*arguments)
+    assert outcome.returncode == 0
+    assert outcome.stdout.startswith(('usage: dinor1', f'dinor1 {dinor1.__version__}'))
+    assert outcome.stderr.strip() == 'loaded'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'required: COMMAND'),
+        (['trian'], "invalid choice: 'trian'"),
+        (['train'], 'required: config'),
+        (['train', 'config.py', '--cfg-options', 'no value'], 'KEY=VALUE'),
+        (['convert', 'coco2yolo'], "invalid choice: 'coco2yolo'"),
+        (['make-data'], 'required: DATASET'),
+        (['study'], 'required: ACTION'),
+    ],
+)
+def test_wrong_command_lines_end_at_once(arguments, message):
+    outcome = call(*arguments)
+    assert outcome.returncode == 2
+    assert message in outcome.stderr
+    assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
+
+
+def test_errors_of_a_command_are_one_line(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(['validate', str(tmp_path / 'absent.json')])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ')
+    assert error.count('\n') == 1
+
+
+def test_make_data_writes_the_shapes_world(capsys, tmp_path):
+    sizes = [f'--num-{split}=2' for split in ('train', 'val-base', 'val-novel')]
+    main(['make-data', 'shapes', '--out', str(tmp_path / 'shapes'), *sizes, '--num-support-novel', '20'])
+    assert '26 images, 16 categories written to' in capsys.readouterr().out
+    assert (tmp_path / 'shapes/annotations/train.json').is_file()
+
+
+@pytest.mark.parametrize(
+    ('line', 'completions'),
+    [
+        ('dinor1 ma', {'make-data'}),
+        ('dinor1 train --res', {'--resume'}),
+        ('dinor1 train dino_r1/dino-r1_nano_1xb8_6e_sh', {'dino_r1/dino-r1_nano_1xb8_6e_shapes'}),
+        ('dinor1 test --amp ', {'bfloat16'}),
+    ],
+)
+def test_completion_of_the_shell(line, completions, tmp_path):
+    """Argcomplete's protocol: the line in the environment, the completions in a file."""
+    outcome = call(
+        _ARGCOMPLETE='1',
+        _ARGCOMPLETE_STDOUT_FILENAME=str(tmp_path / 'out'),
+        _ARGCOMPLETE_IFS='\n',
+        COMP_LINE=line,
+        COMP_POINT=str(len(line)),
+    )
+    found = {text.strip() for text in (tmp_path / 'out').read_text().splitlines()}
+    assert found >= completions, outcome.stderr
+
+
+# ------------------------------------------------------------------------ configs by name
+
+
+def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'dino_r1/dino-r1_nano_1xb8_6e_shapes'
+    expected = CONFIGS / f'{name}.py'
+    for form in (name, f'{name}.py', f'configs/{name}.py', f'./{name}'):
+        assert find_config(form) == expected
+    # A file of the user comes first.
+    own = tmp_path / f'{name}.py'
+    own.parent.mkdir()
+    own.write_text('')
+    assert find_config(f'{name}.py').resolve() == own
+    assert name in config_names()
+    assert not [known for known in config_names() if known.startswith(('_base_', 'studies'))]
+
+
+@pytest.mark.parametrize(
+    ('name', 'hint'),
+    [
+        ('dino_r1/dino-r1_nano_1xb8_6e_shape', 'did you mean dino_r1/dino-r1_nano_1xb8_6e_shapes?'),
+        ('dino-r1_nano_1xb8_6e_shapes.py', 'did you mean dino_r1/dino-r1_nano_1xb8_6e_shapes?'),
+        ('../setup.cfg', ''),
+        ('nothing of the kind', ''),
+        ('/etc/absent.py', ''),
+    ],
+)
+def test_unknown_configs(name, hint):
+    with pytest.raises(InputError, match='no such config file') as error:
+        find_config(name)
+    assert str(error.value) == f'{name}: no such config file' + (f'; {hint}' if hint else '')
