@@ -6,6 +6,8 @@ Needs no deep-learning library, so that the commands on annotation files start a
 import contextlib
 import difflib
 import errno
+import os
+import signal
 import sys
 import traceback
 import warnings
@@ -57,6 +59,10 @@ def one_line_errors() -> Iterator[None]:
         # A worker process of a data loader reports its whole traceback; the message is its last line.
         lines = str(error).strip().splitlines() or ['bad input']
         fail(lines[-1].split('InputError: ')[-1])
+    except BrokenPipeError:
+        # What reads the output, such as head, has ended. Python would complain when it flushes the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         # Without a file's name it may be an error of a socket, unless its number is that of a disk error.
         if error.errno not in _ADVICE or (error.filename is None and error.errno not in DISK_ERRORS):

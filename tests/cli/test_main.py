@@ -62,6 +62,20 @@ def test_errors_of_a_command_are_one_line(capsys, tmp_path):
     assert error.count('\n') == 1
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='needs a shell with pipes')
+def test_a_reader_that_ends_early_is_no_error():
+    """As with ``dinor1 ... | head``: nothing on standard error, and the status of a program that SIGPIPE ends."""
+    code = (
+        'from dinor1.cli.exit_status import run_command\n'
+        "run_command(lambda: [print('line', flush=True) for _ in range(9999)])"
+    )
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'line\n'
+    process.stdout.close()
+    assert process.stderr.read() == ''
+    assert process.wait(timeout=60) == 141
+
+
 def test_make_data_writes_the_shapes_world(capsys, tmp_path):
     sizes = [f'--num-{split}=2' for split in ('train', 'val-base', 'val-novel')]
     main(['make-data', 'shapes', '--out', str(tmp_path / 'shapes'), *sizes, '--num-support-novel', '20'])
