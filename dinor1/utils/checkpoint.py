@@ -1,16 +1,12 @@
 """Loading of weights, with checks that they fit the model."""
 
-import contextlib
 import copy
-import io
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
-from mmengine.runner.checkpoint import _load_checkpoint
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from dinor1.registry import MODELS
@@ -93,6 +89,7 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
     own = model.state_dict()
     fitting = [k for k, v in state_dict.items() if k in own and v.shape == own[k].shape]
     differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
+    other_kind = [k for k in fitting if _kind(state_dict[k]) != _kind(own[k])]
     missing = [k for k in own if k not in state_dict]
     surplus = [k for k in state_dict if k not in own]
     # Only parameters: a buffer may contain NaN on purpose.
@@ -101,6 +98,12 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
         raise InputError(
             f'{path}: {len(spoilt)} of its weights hold NaN, such as {spoilt[0]}; '
             'its training diverged: give an earlier checkpoint, or train with a lower learning rate'
+        )
+    if other_kind:
+        key = other_kind[0]
+        raise InputError(
+            f'{path}: {len(other_kind)} of its weights have another kind of numbers, such as {key}, '
+            f'{state_dict[key].dtype} instead of {own[key].dtype}; give the config that it was trained with'
         )
     if partial and fitting:
         return
@@ -118,6 +121,11 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
             f'{path}: a checkpoint of another architecture ({"; ".join(details)}); '
             'give the config that it was trained with'
         )
+
+
+def _kind(tensor: torch.Tensor) -> tuple[bool, bool]:
+    """Whether a tensor has floating-point or complex numbers; their precision may differ."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
@@ -140,23 +148,20 @@ def _load(path: str) -> Any:
     """Load a checkpoint on the CPU.
 
     Raises:
-        InputError: the file is missing, damaged or not a checkpoint.
+        InputError: the file is missing, damaged or not a checkpoint, or holds objects that could run code.
     """
     if not Path(path).is_file() and '://' not in str(path):
         raise InputError(f'{path}: no such checkpoint')
-    said = io.StringIO()
     try:
-        # MMEngine prints a long warning when it falls back to unsafe loading; it is logged only after a success.
-        with contextlib.redirect_stdout(said):
-            checkpoint = _load_checkpoint(str(path), map_location='cpu', logger='silent')
+        return CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
+    except InputError:
+        raise
     except Exception as error:
         # Unpickling damaged bytes can raise almost any exception.
+        what = 'a damaged one, or one with Python objects, which are not loaded'
         raise InputError(
-            f'{path}: not a checkpoint, or a damaged one ({type(error).__name__}); train or download it again'
+            f'{path}: not a checkpoint, {what} ({type(error).__name__}); train or download it again'
         ) from error
-    if said.getvalue():
-        print_log(said.getvalue().strip(), logger='current', level=logging.WARNING)
-    return checkpoint
 
 
 def _state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:

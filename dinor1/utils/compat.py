@@ -28,7 +28,7 @@ def apply() -> None:
         importlib.import_module('mmdet.models')
     import_transformers_with_language_models()
     fill_lvis_numpy_float()
-    trust_one_cycle_scheduler()
+    load_checkpoints_safely()
     let_configs_inherit_from_dinor1()
 
 
@@ -279,18 +279,19 @@ def fill_bert_pairwise_mask() -> None:
 # mmengine
 
 
-def trust_one_cycle_scheduler() -> None:
-    """Let torch's safe mode load checkpoints of runs with a one-cycle schedule.
+def load_checkpoints_safely() -> None:
+    """Let MMEngine read checkpoints by :mod:`dinor1.utils.checkpoint_file` only.
 
-    What: such a checkpoint contains a class of MMEngine that is missing from MMEngine's list of safe classes; loading
-    it printed a long warning and fell back to the unsafe mode.
-    Since: torch 2.6, whose default is the safe mode.
-    Until: when MMEngine lists the class.
+    What: where torch's safe mode refuses a checkpoint, MMEngine loads it again in the unsafe mode, in which a file can
+    run any code; files from the network are always loaded in the unsafe mode.
+    Since: always.
+    Until: when MMEngine does not fall back.
     """
-    import torch
-    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+    from mmengine.runner import checkpoint
 
-    torch.serialization.add_safe_globals([OneCycleParamScheduler])
+    from dinor1.utils.checkpoint_file import load_file, load_url
+
+    checkpoint._safe_torch_load, checkpoint.load_url = load_file, load_url
 
 
 def let_configs_inherit_from_dinor1() -> None:

@@ -1,14 +1,19 @@
 """Loading weights: exactly those of the architecture, and one line about any other file."""
 
+import pickle
 import random
 import shutil
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import Sequential
 from mmengine.optim import OneCycleLR
 
 from dinor1.utils.checkpoint import check_checkpoint, load_model, read_state_dict
+from dinor1.utils.checkpoint_file import load_file
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 
@@ -161,3 +166,132 @@ def test_missing_files_are_refused(tmp_path, model_files):
     for path in (tmp_path / 'absent.pth', tmp_path):
         with pytest.raises(InputError, match='no such checkpoint'):
             read_state_dict(str(path))
+
+
+# ------------------------------------------------------------------------ files that would run code
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), 'w')
+
+
+@pytest.fixture
+def hostile(tmp_path, state):
+    """``hostile(**content)`` writes a checkpoint with a payload; the payload must never have run."""
+    marker = tmp_path / 'it-ran'
+
+    def write(legacy=False, **content):
+        path = tmp_path / 'hostile.pth'
+        content = dict(state_dict=state, meta=dict(epoch=1, iter=1), message_hub=dict(a=1)) | content
+        torch.save(content | dict(note=Payload(marker)), path, _use_new_zipfile_serialization=not legacy)
+        return path
+
+    yield write
+    assert not marker.exists()
+
+
+def test_payload_would_run(tmp_path):
+    """What the tests below rely on."""
+    torch.save(Payload(tmp_path / 'it-ran'), tmp_path / 'payload.pth')
+    torch.load(tmp_path / 'payload.pth', weights_only=False).close()
+    assert (tmp_path / 'it-ran').exists()
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_code_in_a_checkpoint_is_never_run(cfg, hostile, legacy):
+    path = hostile(legacy)
+    message = (
+        'one with Python objects, which are not loaded' if legacy else 'holds Python objects .*open.*could run any'
+    )
+    for load in (read_state_dict, lambda path: load_model(cfg, path), lambda path: check_checkpoint(None, path)):
+        with pytest.raises(InputError, match=message):
+            load(str(path))
+
+
+def test_mmengine_does_not_fall_back_to_the_unsafe_mode(hostile, tmp_path, monkeypatch):
+    """``load_from``, ``--resume`` and ``init_cfg`` use MMEngine's functions, of files and of the network."""
+    from mmengine.runner import CheckpointLoader
+    from mmengine.runner.checkpoint import load_checkpoint
+
+    path = hostile()
+    with pytest.raises(InputError, match='could run any code'):
+        load_checkpoint(torch.nn.Linear(1, 1), str(path))
+    layer = Sequential(torch.nn.Linear(1, 1), init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    with pytest.raises(InputError, match='could run any code'):
+        layer.init_weights()
+    # A file in the folder of downloads is not fetched again.
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, '_hub_dir', None)
+    (tmp_path / 'hub/checkpoints').mkdir(parents=True)
+    shutil.copy(path, tmp_path / 'hub/checkpoints/hostile.pth')
+    with pytest.raises((InputError, pickle.UnpicklingError)):
+        CheckpointLoader.load_checkpoint('https://example.invalid/hostile.pth', map_location='cpu')
+
+
+def test_what_mmengine_stores_is_loaded(tmp_path):
+    """Logs, schedules, NumPy's scalars and arrays, as in a checkpoint of MMEngine."""
+    from mmengine.logging import HistoryBuffer
+    from mmengine.optim import OptimWrapper
+
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    optimizer = OptimWrapper(torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]))
+    schedule = OneCycleLR(optimizer, eta_max=0.1, total_steps=10)
+    content = dict(
+        state_dict=dict(w=torch.ones(2, dtype=torch.bfloat16)),
+        meta=dict(epoch=1, iter=2, dataset_meta=dict(classes=('a', 'b')), seed=np.int64(3)),
+        message_hub=dict(log_scalars=dict(loss=buffer), runtime_info=dict(best=np.float32(0.5), shape=np.arange(3))),
+        optimizer=optimizer.state_dict(),
+        param_schedulers=[schedule.state_dict()],
+    )
+    torch.save(content, tmp_path / 'a.pth')
+    loaded = load_file(tmp_path / 'a.pth')
+    assert loaded['message_hub']['log_scalars']['loss'].mean() == 1.5
+    assert loaded['message_hub']['runtime_info']['shape'].tolist() == [0, 1, 2]
+    assert loaded['meta']['seed'] == 3
+
+
+def test_getattr_reaches_no_other_attribute(tmp_path):
+    """Not the way from a method to the names of its module."""
+
+    class Reach:
+        def __reduce__(self):
+            from mmengine.logging import HistoryBuffer
+
+            return getattr, (HistoryBuffer, '__init__')
+
+    torch.save(dict(state_dict={}, note=Reach()), tmp_path / 'a.pth')
+    with pytest.raises((InputError, pickle.UnpicklingError), match='not allowed|could run any code'):
+        load_file(tmp_path / 'a.pth')
+
+
+def test_archives_that_unpack_to_more_are_refused(model_files, tmp_path):
+    """A file of torch is not compressed; one that is may fill the memory."""
+    with zipfile.ZipFile(model_files.checkpoint) as source, zipfile.ZipFile(tmp_path / 'bomb.pth', 'w') as bomb:
+        for entry in source.infolist():
+            bomb.writestr(entry.filename, source.read(entry), compress_type=zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match='bomb.pth: a compressed archive'):
+        read_state_dict(str(tmp_path / 'bomb.pth'))
+
+
+def test_files_larger_than_the_memory_are_refused(tmp_path):
+    """A sparse file, which takes no room on the disk."""
+    with open(tmp_path / 'huge.pth', 'wb') as file:
+        file.truncate(2**43)
+    with pytest.raises(InputError, match='8192.0 GiB, and this machine has'):
+        read_state_dict(str(tmp_path / 'huge.pth'))
+
+
+def test_numbers_of_another_kind_are_refused(cfg, state, tmp_path):
+    path = tmp_path / 'integers.pth'
+    torch.save(dict(state_dict={key: value.to(torch.int64) for key, value in state.items()}), path)
+    with pytest.raises(InputError, match='another kind of numbers, such as .*, torch.int64 instead of torch.float32'):
+        load_model(cfg, str(path))
+    # Half precision is of the same kind.
+    torch.save(dict(state_dict={k: v.half() if v.is_floating_point() else v for k, v in state.items()}), path)
+    load_model(cfg, str(path))

@@ -1,0 +1,133 @@
+"""Reading of checkpoint files without running code that is in them.
+
+A checkpoint is a pickle, which can run anything when it is loaded. torch's safe mode rebuilds tensors and plain data
+only, and what is named here; there is no way around it.
+"""
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch.hub import load_state_dict_from_url
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from dinor1.utils.errors import InputError
+
+
+def load_file(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Load a checkpoint as ``torch.load`` does, in its safe mode.
+
+    Args:
+        file: Path, or a binary file.
+        map_location: As for ``torch.load``.
+        weights_only: Without effect: for callers that would choose the unsafe mode.
+
+    Raises:
+        InputError: it contains objects that are not allowed, is compressed, or does not fit into memory.
+        UnpicklingError: it is damaged.
+    """
+    name = str(file) if isinstance(file, str | os.PathLike) else 'checkpoint'
+    if isinstance(file, str | os.PathLike):
+        _check_size(Path(file))
+    with _one_line(name, lambda: get_unsafe_globals_in_checkpoint(file)):
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def load_url(url: str, **kwargs: Any) -> Any:
+    """Download a checkpoint, unless it is in torch's hub folder, and load it in torch's safe mode.
+
+    Args:
+        url: Address.
+        **kwargs: As for ``torch.hub.load_state_dict_from_url``.
+
+    Raises:
+        InputError: as :func:`load_file`.
+    """
+    with _one_line(url, list):
+        return load_state_dict_from_url(url, **(kwargs | dict(weights_only=True)))
+
+
+def allowed_classes() -> list[Any]:
+    """What a checkpoint may contain besides tensors and plain data.
+
+    They are NumPy's arrays, scalars and dtypes, and what MMEngine stores of its logs and schedules.
+    """
+    from mmengine.logging import HistoryBuffer
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+    core = np._core if hasattr(np, '_core') else np.core
+    dtypes = {type(np.dtype(kind)) for kind in set(np.sctypeDict.values())}
+    return [
+        slice,
+        np.ndarray,
+        np.dtype,
+        core.multiarray._reconstruct,
+        core.multiarray.scalar,
+        # Under its old name in files of NumPy 1.
+        (core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
+        (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+        *dtypes,
+        HistoryBuffer,
+        OneCycleParamScheduler,
+        # Methods are stored as a call of getattr.
+        (_method, 'builtins.getattr'),
+    ]
+
+
+def _method(component: Any, name: str) -> Any:
+    """``getattr`` for the methods that MMEngine stores of its logs and schedules, and nothing else."""
+    from mmengine.logging import HistoryBuffer
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+    methods = {
+        HistoryBuffer: ('min', 'max', 'current', 'mean'),
+        OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+    }
+    if name not in methods.get(component, ()):
+        raise UnpicklingError(f'getattr({component}, {name!r}) is not allowed')
+    return getattr(component, name)
+
+
+@contextlib.contextmanager
+def _one_line(name: str, unsafe: Callable[[], list[str]]) -> Iterator[None]:
+    """Allow the classes of :func:`allowed_classes`, and name others in one line."""
+    with safe_globals(allowed_classes()):
+        try:
+            yield
+        except UnpicklingError as error:
+            # The names cannot be listed for damaged files, nor for torch's format before release 1.6.
+            names: list[str] = []
+            with contextlib.suppress(Exception):
+                names = sorted(unsafe())
+            if not names:
+                raise
+            raise InputError(
+                f'{name}: holds Python objects ({", ".join(names[:3])}), and loading them could run any code; save it '
+                'again with tensors, numbers and texts only, on a machine where you trust it'
+            ) from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that would fill the memory.
+
+    Raises:
+        InputError: it is compressed, which torch never does, or larger than the memory of this machine.
+    """
+    if not path.is_file():
+        return
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry for entry in archive.infolist() if entry.file_size > entry.compress_size]
+        if packed:
+            raise InputError(f'{path}: a compressed archive, as no checkpoint is; unpack it, or download it again')
+    if hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names:
+        memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+        if path.stat().st_size > memory:
+            sizes = f'{path.stat().st_size / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f} GiB of memory'
+            raise InputError(f'{path}: {sizes}; give a smaller checkpoint')
