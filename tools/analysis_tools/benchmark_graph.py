@@ -17,7 +17,6 @@ Examples:
 """
 
 import argparse
-import statistics
 import sys
 
 from dinor1.benchmarks.timing import take_turns
@@ -148,9 +147,9 @@ def main() -> None:
     print(f'largest difference from ours: {record["largest_difference"]}')
     clock = 'wall' if args.device.startswith('cuda') else 'cpu'
     for case, functions in cases.items():
-        seconds = take_turns(functions, args.repeat, args.device, clock)
-        best = {name: min(values) for name, values in seconds.items()}
-        median = {name: statistics.median(values) for name, values in seconds.items()}
+        measured = take_turns(functions, args.repeat, args.device, clock)
+        best = {name: min(one.times) for name, one in measured.items()}
+        median = {name: one.median for name, one in measured.items()}
         record['cases'][case] = dict(fastest_seconds=best, median_seconds=median)
         for name, value in best.items():
             ratio = f'{best["TransformerConv"] / value:7.2f} x as fast as theirs' if peer else ''

@@ -177,7 +177,9 @@ def main() -> None:
             arms = vit_arms(args.batch, args.device)
         else:
             arms = detector_arms(args.config, args.batch, args.size, args.device)
-        seconds = take_turns({arm: calls.predict for arm, calls in arms.items()}, args.rounds, args.device, args.clock)
+        passes = {arm: calls.predict for arm, calls in arms.items()}
+        measured = take_turns(passes, args.rounds, args.device, args.clock)
+        seconds = {arm: one.times for arm, one in measured.items()}
         memory = {arm: peaks(calls, arm, args.device) for arm, calls in arms.items()}
         record['models'][name] = dict(seconds=seconds, memory_mib=memory)
         print(f'\n{name}, batch {args.batch}, {hardware}')

@@ -98,7 +98,7 @@ def backbone_shapes(config: str) -> list[torch.Size]:
 def bandwidth(device: str, num_elements: int, clock: str) -> float:
     """Bytes per second of ``a += b`` on float32 arrays of the model's size: the roof over every step."""
     a, b = torch.ones(num_elements, device=device), torch.ones(num_elements, device=device)
-    return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock) for _ in range(9))
+    return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock).times)
 
 
 def tangent(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -128,7 +128,8 @@ def measure(
             param.grad = grad
         steps[name] = make(params).step
     # The first steps create the state.
-    return take_turns(steps, rounds, device, clock, warmup=2)
+    measured = take_turns(steps, rounds, device, clock, warmup=2)
+    return {name: one.times for name, one in measured.items()}
 
 
 def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> dict[str, dict[str, float]]:

@@ -203,7 +203,8 @@ def main() -> None:
             sections['step'] = step_arms(shape, args.bits, device)
             found = record['devices'][device]['shapes'][text] = {}
             for section, arms in sections.items():
-                seconds = take_turns(arms, args.rounds, device, args.clock, warmup=2)
+                measured = take_turns(arms, args.rounds, device, args.clock, warmup=2)
+                seconds = {arm: one.times for arm, one in measured.items()}
                 found[section] = dict(results=report(seconds), seconds=seconds)
                 for arm, row in found[section]['results'].items():
                     times = [f'{row["milliseconds"]:.2f}', f'{row["speedup"]:.2f}']
