@@ -16,8 +16,9 @@ from torch import Tensor
 from dinor1.benchmarks.timing import ratio, take_turns, timed
 from dinor1.ops import ms_deform_attn, ms_deform_attn_predicted, use_ms_deform_attn_backend
 from dinor1.ops.ms_deform_attn.backends import why_not_triton
-from dinor1.ops.ms_deform_attn.reference import compute_dtype, ms_deform_attn_reference, sampling_from_offsets
+from dinor1.ops.ms_deform_attn.reference import ms_deform_attn_reference, sampling_from_offsets
 from dinor1.utils.compat import has_mmcv_operators
+from dinor1.utils.precision import compute_dtype
 
 # 800 x 1333 pixels at strides 8 to 64, and the nano model's 128 pixels at strides 8 to 32.
 _FULL = ((100, 167), (50, 84), (25, 42), (13, 21))

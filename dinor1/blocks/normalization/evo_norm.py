@@ -9,7 +9,10 @@ authors' own has the biased one (``unbiased=False``).
 import torch
 from torch import Tensor, nn
 
-from .base import StatisticsModule, autocast_off, check_channels, check_numbers, is_recomputing, statistics_dtype
+from dinor1.utils.precision import compute_dtype, full_precision
+from dinor1.utils.recomputation import is_recomputing
+
+from .base import StatisticsModule, check_channels, check_numbers, per_channel
 
 
 class EvoNorm(StatisticsModule):
@@ -45,14 +48,14 @@ class EvoNorm(StatisticsModule):
                 'and W to take statistics over; use UN, PN, RMSNorm or L1LN for them'
             )
         check_channels(self, x, 1)
-        with autocast_off(x):
-            y = x.to(statistics_dtype(x))
+        with full_precision(x.device):
+            y = x.to(compute_dtype(x))
             if self.apply_act and x.numel():
                 y = self._activate(y)
             elif getattr(self, 'v', None) is not None:
                 # Nothing to measure; but DistributedDataParallel waits for a gradient of every parameter.
-                y = y * _per_channel(self.v, y)
-            y = y * _per_channel(self.weight, y) + _per_channel(self.bias, y)
+                y = y * per_channel(self.v, y, 1)
+            y = y * per_channel(self.weight, y, 1) + per_channel(self.bias, y, 1)
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -83,7 +86,7 @@ class EvoNormB(EvoNorm):
         if self.training and not is_recomputing():
             self._track(variance.detach(), x.numel() // self.num_features)
         batch_std = (variance + self.eps).sqrt()
-        return x / torch.maximum(_per_channel(batch_std, x), self._term(x))
+        return x / torch.maximum(per_channel(batch_std, x, 1), self._term(x))
 
     @torch.no_grad()
     def _track(self, variance: Tensor, count: int) -> None:
@@ -159,7 +162,7 @@ class EvoNormB0(EvoNormB):
 
     def _term(self, x: Tensor) -> Tensor:
         deviation = (x.var((2, 3), correction=0, keepdim=True) + self.eps).sqrt()
-        return x * _per_channel(self.v, x) + deviation
+        return x * per_channel(self.v, x, 1) + deviation
 
 
 class EvoNormB1(EvoNormB):
@@ -205,7 +208,7 @@ class EvoNormS0(EvoNormS):
         self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
 
     def _gate(self, x: Tensor) -> Tensor:
-        return x * (x * _per_channel(self.v, x)).sigmoid()
+        return x * (x * per_channel(self.v, x, 1)).sigmoid()
 
 
 class EvoNormS1(EvoNormS):
@@ -222,10 +225,6 @@ class EvoNormS2(EvoNormS):
 def is_norm_act(layer: nn.Module) -> bool:
     """True if ``layer`` also is the activation, so that the block around it must not apply another one."""
     return isinstance(layer, EvoNorm) and layer.apply_act
-
-
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.dtype).view(1, -1, 1, 1)
 
 
 def _root_mean_square(x: Tensor, eps: float) -> Tensor:

@@ -21,6 +21,7 @@ from dinor1.evaluation.odinw.benchmark import Annotations, BenchmarkSet, prepare
 from dinor1.evaluation.odinw.summary import METRICS, PROTOCOLS, read_result
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import sha256_of_file
 from dinor1.utils.io import visible, write_json
 
 _PROTOCOL_TYPES = {
@@ -28,6 +29,8 @@ _PROTOCOL_TYPES = {
     'visual-generic': 'VisualGeneric',
     'visual-interactive': 'VisualInteractive',
 }
+# A checkpoint is read once per suite, and not once per run.
+_sha256 = functools.cache(sha256_of_file)
 # Our names of metrics -> last part of the names of COCO metrics, those of MMDetection and of this project.
 _REPORTED = dict(zip(METRICS, ('bbox_mAP', 'bbox_mAP_50'), strict=True))
 
@@ -219,15 +222,6 @@ def _set_files(dataset: dict[str, Any], root: Path, img_dir: str, annotations: A
     dataset.pop('metainfo', None)
     # Released files are read unchanged, with their defective boxes, which the metric counts.
     dataset['bad_annotations'] = 'skip' if layout == 'odinw' else 'error'
-
-
-@functools.cache
-def _sha256(path: str) -> str:
-    sha = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def finished(job: Job) -> bool:
