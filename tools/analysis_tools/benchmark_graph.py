@@ -8,7 +8,7 @@ Ours has two forms: over the list of edges, as TransformerConv, and by matrix pr
 batches of small and dense graphs such as these. On the CPU the time is that of the processor, which other programs do
 not add to.
 
-PyTorch Geometric (pip install torch_geometric) is needed for its half; without it the tool says so, and times ours.
+PyTorch Geometric (pip install 'dinor1[graph]') is needed for its half; without it the tool says so, and times ours.
 
 Examples:
     python tools/analysis_tools/benchmark_graph.py
@@ -143,7 +143,7 @@ def main() -> None:
     )
     print(f'{args.graphs} graphs, {len(x)} nodes, {num_edges} edges, d = {args.dim}, {args.heads} heads')
     if peer is None:
-        print('PyTorch Geometric is not installed (pip install torch_geometric): ours alone is timed')
+        print("PyTorch Geometric is not installed (pip install 'dinor1[graph]'): ours alone is timed")
     print(f'largest difference from ours: {record["largest_difference"]}')
     clock = 'wall' if args.device.startswith('cuda') else 'cpu'
     for case, functions in cases.items():
