@@ -22,6 +22,8 @@ class EvoNorm(StatisticsModule):
     """
 
     _abbr_ = 'evo'
+    # Whether the activation has a slope ``v`` for every channel.
+    _has_slope = False
 
     def __init__(self, num_features: int, eps: float, apply_act: bool, zero_init: bool) -> None:
         super().__init__()
@@ -31,6 +33,8 @@ class EvoNorm(StatisticsModule):
         self.apply_act = apply_act
         self.weight = nn.Parameter(torch.zeros(num_features) if zero_init else torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
+        if self._has_slope:
+            self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
 
     def _activate(self, x: Tensor) -> Tensor:
         """The paper's formula without its affine part."""
@@ -148,17 +152,7 @@ class EvoNormB0(EvoNormB):
         ValueError: a number out of range.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        apply_act: bool = True,
-        zero_init: bool = False,
-        unbiased: bool = True,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, apply_act, zero_init, unbiased)
-        self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
+    _has_slope = True
 
     def _term(self, x: Tensor) -> Tensor:
         deviation = (x.var((2, 3), correction=0, keepdim=True) + self.eps).sqrt()
@@ -195,17 +189,7 @@ class EvoNormS0(EvoNormS):
         ValueError: ``group_size`` does not divide ``num_features``, or a number out of range.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        groups: int = 32,
-        group_size: int | None = None,
-        apply_act: bool = True,
-        zero_init: bool = False,
-    ) -> None:
-        super().__init__(num_features, eps, groups, group_size, apply_act, zero_init)
-        self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
+    _has_slope = True
 
     def _gate(self, x: Tensor) -> Tensor:
         return x * (x * per_channel(self.v, x, 1)).sigmoid()
