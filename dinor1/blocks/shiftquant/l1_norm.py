@@ -2,7 +2,7 @@
 
 See :mod:`dinor1.blocks.shiftquant.l1_function` for the equations. :mod:`dinor1.blocks.normalization` has L1 norms for
 every axis and with masks, in floating point; these are the counterparts of ``nn.BatchNorm*`` and ``nn.LayerNorm`` for a
-model in integers. Neither block depends on the other.
+model in integers, and without quantization the same (a test compares them). Neither block depends on the other.
 """
 
 import math
