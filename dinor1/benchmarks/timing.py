@@ -1,11 +1,11 @@
 """Timing on ``torch.utils.benchmark``: its timer, clock and measurements, and turns of several implementations.
 
-:func:`timed` is torch's own ``Timer``. :func:`take_turns` is for comparisons, where torch offers two things that do not
-suit a machine with other load on it: ``Timer`` measures one implementation after the other, and calls it at least twice
-before every measurement, which triples the cost of a training step that is timed once per round. Here implementations
-take turns, round after round, so that other load affects all of them alike; a ratio is the median over the rounds of
-the ratio within a round. ``Compare`` has neither such ratios nor quartiles: ``Measurement`` tells how far these are
-apart, and not where they are.
+:func:`timed` is torch's own ``Timer``. :func:`take_turns` compares: the implementations take turns, round after round,
+so that other load on the machine affects all of them alike, and a ratio is the median over the rounds of the ratio
+within a round. Torch has no such thing. Its ``Timer`` finishes with one implementation before the next, and calls it
+twice before every measurement, which would triple the cost of a training step that is timed once per round. Its
+``Compare`` has neither ratios within a round nor quartiles; a ``Measurement`` tells how far these are apart, and not
+where they are.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def take_turns(
         deadline: Value of ``time.monotonic()`` after which no round but the first is begun.
         calls: Calls of a function between two readings of the clock, so that the launch on a GPU does not count.
     """
-    # Only the clock of torch's timer is used, within the timer that it is itself made of.
+    # Torch's Timer is this timer of Python's with torch's clock.
     timers = {name: timeit.Timer(function, timer=CLOCKS[clock]) for name, function in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     with _current(device):
