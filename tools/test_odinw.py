@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinor1.cli.options import ConfigOptions
+from dinor1.evaluation.protocol_names import PROTOCOLS, VISUAL_GENERIC
 from dinor1.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--protocols',
         nargs='+',
-        choices=['text', 'visual-generic', 'visual-interactive'],
+        choices=list(PROTOCOLS),
         help='default: all; text only if the model has a language model',
     )
     parser.add_argument(
@@ -114,7 +115,7 @@ def main() -> None:
     settings = settings_of(args)
     layout = load_sets(settings.layout)
     chosen = choose_sets(layout, args.sets)
-    with_train = 'visual-generic' in (settings.protocols or ['visual-generic'])
+    with_train = VISUAL_GENERIC in (settings.protocols or [VISUAL_GENERIC])
     present, missing = find_sets(chosen, settings.data_root, settings.split, with_train)
     if missing:
         print(f'Missing: {len(missing)} of {len(chosen)} sets ({", ".join(missing)}); for example, no file')

@@ -195,13 +195,13 @@ def measure(
             row['flops'] = flops[arm.model]
         if with_memory:
             row['peak_mib'] = peak_of(arm, kind, workload, step)
-    seconds = take_turns(steps, rounds, workload.device, clock, warmup=0)
-    for name, times in seconds.items():
-        per_image = [1e3 * s / workload.batch for s in times]
+    measured = take_turns(steps, rounds, workload.device, clock, warmup=0)
+    for name, one in measured.items():
+        per_image = [1e3 * s / workload.batch for s in one.times]
         low, _, high = statistics.quantiles(per_image, n=4) if rounds > 1 else per_image * 3
         rows[name].update(
-            seconds=times,
+            seconds=one.times,
             milliseconds=dict(median=statistics.median(per_image), low=low, high=high, fastest=min(per_image)),
-            relative=ratio(times, next(iter(seconds.values()))),
+            relative=ratio(one.times, next(iter(measured.values())).times),
         )
     return list(rows.values())

@@ -7,7 +7,6 @@ locations and weights includes computing these.
 import dataclasses
 import functools
 import importlib.util
-import statistics
 import time
 from collections.abc import Callable
 
@@ -17,8 +16,9 @@ from torch import Tensor
 from dinor1.benchmarks.timing import ratio, take_turns, timed
 from dinor1.ops import ms_deform_attn, ms_deform_attn_predicted, use_ms_deform_attn_backend
 from dinor1.ops.ms_deform_attn.backends import why_not_triton
-from dinor1.ops.ms_deform_attn.reference import compute_dtype, ms_deform_attn_reference, sampling_from_offsets
+from dinor1.ops.ms_deform_attn.reference import ms_deform_attn_reference, sampling_from_offsets
 from dinor1.utils.compat import has_mmcv_operators
+from dinor1.utils.precision import compute_dtype
 
 # 800 x 1333 pixels at strides 8 to 64, and the nano model's 128 pixels at strides 8 to 32.
 _FULL = ((100, 167), (50, 84), (25, 42), (13, 21))
@@ -216,20 +216,15 @@ def ceilings(workload: Workload, dtype: torch.dtype, device: str, clock: str = '
     """Measured bytes per second: of copying a large array, and of fetching rows of features near each other."""
     large = torch.ones(2**26 if device == 'cuda' else 2**23, device=device)
     target = torch.empty_like(large)
-    copied = min(timed(lambda: target.copy_(large), device, clock) for _ in range(9))
+    copied = min(timed(lambda: target.copy_(large), device, clock).times)
     table = torch.ones(workload.num_keys * workload.heads, workload.channels, device=device, dtype=dtype)
     near = torch.arange(2**17, device=device) % len(table)
     near = (near + torch.randint(-2048, 2048, near.shape, device=device)).clamp_(0, len(table) - 1)
-    # On a GPU one call takes less time than to launch it.
-    calls = 100 if device == 'cuda' else 1
-
-    def read() -> None:
-        # Sums of 64 rows, as many as the operator reads for a query and head; little is written.
-        for _ in range(calls):
-            torch.nn.functional.embedding_bag(near.view(-1, 64), table, mode='sum')
-
-    fetched = calls * near.numel() * table[0].numel() * dtype.itemsize
-    return dict(copy=2 * 4 * large.numel() / copied, gather=fetched / min(timed(read, device, clock) for _ in range(9)))
+    # Sums of 64 rows, as many as the operator reads for a query and head; little is written.
+    bags = near.view(-1, 64)
+    read = min(timed(lambda: torch.nn.functional.embedding_bag(bags, table, mode='sum'), device, clock).times)
+    fetched = near.numel() * table[0].numel() * dtype.itemsize
+    return dict(copy=2 * 4 * large.numel() / copied, gather=fetched / read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,26 +280,20 @@ def measure(
             continue
         steps[name] = step
 
-    def repeated(step: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(timing.calls_per_round):
-                step()
-
-        return run
-
     # Let those that can run take turns.
-    seconds = take_turns(
-        {name: repeated(step) for name, step in steps.items()},
+    measured = take_turns(
+        steps,
         timing.rounds,
         timing.device,
         timing.clock,
         deadline=timing.deadline,
+        calls=timing.calls_per_round,
     )
-    for name, times in seconds.items():
+    for name, one in measured.items():
         rows[name].update(
-            milliseconds=1e3 * statistics.median(times) / timing.calls_per_round,
-            fastest=1e3 * min(times) / timing.calls_per_round,
-            relative=ratio(times, seconds[BASELINE]) if BASELINE in seconds else None,
+            milliseconds=1e3 * one.median,
+            fastest=1e3 * min(one.times),
+            relative=ratio(one.times, measured[BASELINE].times) if BASELINE in measured else None,
         )
     return list(rows.values())
 

@@ -1,34 +1,58 @@
-"""Timing of several implementations of the same computation.
+"""Timing on ``torch.utils.benchmark``: its timer, clock and measurements, and turns of several implementations.
 
-The implementations take turns, round after round, so that other load on the machine affects all of them alike. A ratio
-is the median over the rounds of the ratio within a round.
+:func:`timed` is torch's own ``Timer``. :func:`take_turns` compares: the implementations take turns, round after round,
+so that other load on the machine affects all of them alike, and a ratio is the median over the rounds of the ratio
+within a round. Torch has no such thing. Its ``Timer`` finishes with one implementation before the next, and calls it
+twice before every measurement, which would triple the cost of a training step that is timed once per round. Its
+``Compare`` has neither ratios within a round nor quartiles; a ``Measurement`` tells how far these are apart, and not
+where they are.
+
+``torch.utils.benchmark`` is imported on use: with it comes torch's builder of extensions, which logs a line to standard
+error where CUDA's toolkit is installed and no GPU is there, also if a command only says that an option is wrong.
 """
 
+import contextlib
 import statistics
 import time
+import timeit
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
-CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Measurement
 
 
-def timed(function: Callable[[], object], device: str = 'cpu', clock: str = 'wall') -> float:
-    """Seconds of a call, on a CUDA device with synchronisation before and after.
+def wall_clock() -> float:
+    """Torch's clock in seconds, which waits for an accelerator before it is read."""
+    from torch.utils import benchmark
+
+    return benchmark.timer()
+
+
+# Processor time is that of this process.
+CLOCKS: dict[str, Callable[[], float]] = {'wall': wall_clock, 'cpu': time.process_time}
+
+
+def timed(
+    function: Callable[[], object], device: str = 'cpu', clock: str = 'wall', seconds: float = 0.2
+) -> 'Measurement':
+    """Time a single function, in as many calls as torch finds necessary.
 
     Args:
         function: What to run.
         device: ``cpu`` or a CUDA device.
-        clock: ``wall``, or ``cpu``: processor time of this process.
+        clock: A key of :data:`CLOCKS`.
+        seconds: How long to measure, at least.
     """
-    now = CLOCKS[clock]
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
-    start = now()
-    function()
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
-    return now() - start
+    from torch.utils import benchmark
+
+    timer = benchmark.Timer(
+        'function()', globals={'function': function}, timer=CLOCKS[clock], num_threads=torch.get_num_threads()
+    )
+    with _current(device):
+        return timer.blocked_autorange(min_run_time=seconds)
 
 
 def take_turns(
@@ -38,29 +62,45 @@ def take_turns(
     clock: str = 'wall',
     warmup: int = 1,
     deadline: float = float('inf'),
-) -> dict[str, list[float]]:
-    """Seconds of every function in every round.
+    calls: int = 1,
+) -> dict[str, 'Measurement']:
+    """Time every function in every round; ``times`` of a result are seconds per call, one for each round.
 
     Args:
         functions: Name -> function.
-        rounds: Timed calls of each.
+        rounds: Timed rounds.
         device: See :func:`timed`.
         clock: See :func:`timed`.
         warmup: Calls of each before the first round.
         deadline: Value of ``time.monotonic()`` after which no round but the first is begun.
+        calls: Calls of a function between two readings of the clock, so that the launch on a GPU does not count.
     """
-    for function in functions.values():
-        for _ in range(warmup):
-            function()
+    from torch.utils import benchmark
+
+    # Torch's Timer is this timer of Python's with torch's clock.
+    timers = {name: timeit.Timer(function, timer=CLOCKS[clock]) for name, function in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for i in range(rounds):
-        if i and time.monotonic() > deadline:
-            break
-        for name, function in functions.items():
-            seconds[name].append(timed(function, device, clock))
-    return seconds
+    with _current(device):
+        for function in functions.values():
+            for _ in range(warmup):
+                function()
+        for i in range(rounds):
+            if i and time.monotonic() > deadline:
+                break
+            for name, timer in timers.items():
+                seconds[name].append(timer.timeit(calls))
+    threads = torch.get_num_threads()
+    return {
+        name: benchmark.Measurement(calls, times, benchmark.TaskSpec(name, setup='', num_threads=threads))
+        for name, times in seconds.items()
+    }
 
 
 def ratio(seconds: list[float], base: list[float]) -> float:
     """Median over the rounds of the time relative to the time of the base in the same round."""
     return statistics.median(own / other for own, other in zip(seconds, base, strict=True))
+
+
+def _current(device: str) -> contextlib.AbstractContextManager[object]:
+    """Torch's clock waits for the current device alone."""
+    return contextlib.nullcontext() if device == 'cpu' else torch.cuda.device(device)

@@ -14,6 +14,12 @@ Three things make it fast. Only pairs of a detection and a box with an IoU of 0.
 can ever match. Matching goes from the best detection of every image and class to the second best of every image and
 class, at all thresholds and area ranges at once. And a precision-recall curve is made from its true positives alone:
 precision falls in between, so that the others never carry the interpolated curve.
+
+Why not a package: for 5,000 images with 300 detections each of 1,203 classes (``benchmark_evaluation.py lvis``, one
+core) this takes 3.3 s of the processor and 0.7 GiB; ``lvis`` 0.5.3, whose precisions and recalls are the same to the
+bit, 92.0 s and 5.5 GiB; faster-coco-eval 1.8.0 with ``lvis_style=True`` 27.8 s and 7.6 GiB. The latter agrees to 2e-16
+on these data, but has other rules: its limit of detections is one per image *and class* (AP 0.573 instead of 0.512
+with 20 per image), and it counts boxes and detections without area.
 """
 
 from dataclasses import dataclass

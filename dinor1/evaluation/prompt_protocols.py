@@ -19,6 +19,7 @@ from dinor1.registry import DATASETS, TASK_UTILS
 from dinor1.structures import BoxPrompts, PromptSet
 from dinor1.utils.errors import InputError
 
+from .protocol_names import TEXT, VISUAL_GENERIC, VISUAL_INTERACTIVE
 from .visual_generic import Exemplar, build_bank, draw_exemplars
 from .visual_interactive import draw_interactive
 
@@ -122,7 +123,7 @@ class TextPrompts(PromptProtocol):
     ) -> EvaluationPrompts:
         """See :meth:`PromptProtocol.prepare`."""
         names = tuple(dataset.metainfo['classes'])
-        return EvaluationPrompts(dict(protocol='text'), names, model.text_prompt_set(names))
+        return EvaluationPrompts(dict(protocol=TEXT), names, model.text_prompt_set(names))
 
 
 @TASK_UTILS.register_module()
@@ -156,7 +157,7 @@ class VisualGeneric(PromptProtocol):
         """See :meth:`PromptProtocol.prepare`."""
         names, known = tuple(dataset.metainfo['classes']), self.dataset.metainfo['classes']
         drawn = {known[exemplar.label] for exemplar in self.exemplars}
-        description = dict(protocol='visual-generic', num_exemplars=self.num_exemplars, seed=self.seed)
+        description = dict(protocol=VISUAL_GENERIC, num_exemplars=self.num_exemplars, seed=self.seed)
         if missing := [name for name in names if name not in drawn]:
             description['without_exemplar'] = missing
         bank = build_bank(model, self.dataset, self.exemplars, progress)
@@ -166,7 +167,7 @@ class VisualGeneric(PromptProtocol):
             bank.prompt_set(names),
             exemplars=self.exemplars,
             dataset=self.dataset,
-            file_stem=f'prompts_visual-generic_n{self.num_exemplars}_seed{self.seed}',
+            file_stem=f'prompts_{VISUAL_GENERIC}_n{self.num_exemplars}_seed{self.seed}',
         )
 
 
@@ -194,10 +195,10 @@ class VisualInteractive(PromptProtocol):
         boxes = draw_interactive(dataset, self.seed)
         note = 'prompts come from the test image, absent classes are not offered: easier than visual-generic'
         return EvaluationPrompts(
-            dict(protocol='visual-interactive', seed=self.seed, note=note),
+            dict(protocol=VISUAL_INTERACTIVE, seed=self.seed, note=note),
             tuple(dataset.metainfo['classes']),
             boxes=boxes,
             exemplars=[exemplar for exemplars in boxes.values() for exemplar in exemplars],
             dataset=dataset,
-            file_stem=f'prompts_visual-interactive_seed{self.seed}',
+            file_stem=f'prompts_{VISUAL_INTERACTIVE}_seed{self.seed}',
         )

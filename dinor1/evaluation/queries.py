@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_convert, box_iou
 
 from dinor1.models.losses import Targets, hungarian_match, matching_cost
 
@@ -100,8 +100,9 @@ def query_statistics(
     matched[match.stage.cpu(), match.target.cpu()] = match.query.cpu()
 
     scale = targets.scale[0]
-    truth = _corners(targets.boxes[0, :count] * scale)
-    overlap = torch.stack([box_iou(_corners(layer[0].float() * scale), truth) for layer in boxes])  # (L, Q, G)
+    truth = box_convert(targets.boxes[0, :count] * scale, 'cxcywh', 'xyxy')
+    found = box_convert(boxes[:, 0].float() * scale, 'cxcywh', 'xyxy')
+    overlap = torch.stack([box_iou(layer, truth) for layer in found])  # (L, Q, G)
     covers = overlap >= min_iou
     labels = targets.positive_map[0, :count].argmax(-1)
     responds = covers & (cls_logits[:, 0].argmax(-1)[..., None] == labels)
@@ -126,8 +127,3 @@ def query_statistics(
         iou.double(),
     )
     return QueryStatistics(*(column.cpu().numpy() for column in columns))
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    half = boxes[..., 2:] / 2
-    return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)

@@ -1,11 +1,11 @@
 """Files that come inside an installed package, such as pretrained weights, and their checksums."""
 
-import hashlib
 import importlib.util
 import re
 from pathlib import Path
 
 from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import sha256_of_file
 
 # The convention of torch.hub: the file name ends in the first digits of the file's SHA-256.
 _CHECKSUM = re.compile(r'-([0-9a-f]{8,64})$')
@@ -39,12 +39,9 @@ def check_sha256(path: str | Path) -> None:
     expected = _CHECKSUM.search(path.stem)
     if expected is None:
         raise InputError(f'{path}: its name has no checksum, as in NAME-57934424.pth; keep the name of the original')
-    with path.open('rb') as file:
-        found = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            found.update(chunk)
-    if not found.hexdigest().startswith(expected[1]):
+    found = sha256_of_file(path)
+    if not found.startswith(expected[1]):
         raise InputError(
-            f'{path}: its SHA-256 begins with {found.hexdigest()[: len(expected[1])]}, not with {expected[1]} as its '
+            f'{path}: its SHA-256 begins with {found[: len(expected[1])]}, not with {expected[1]} as its '
             'name says; it is damaged or another file: install or download it again'
         )

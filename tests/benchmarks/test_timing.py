@@ -1,5 +1,7 @@
 """Turns, clocks and ratios, with a clock that the test controls."""
 
+import time
+
 import pytest
 
 from dinor1.benchmarks import timing
@@ -23,9 +25,19 @@ def test_functions_take_turns(hands):
 
         return run
 
-    seconds = timing.take_turns({'a': function('a', 1.0), 'b': function('b', 3.0)}, rounds=2, warmup=1)
+    found = timing.take_turns({'a': function('a', 1.0), 'b': function('b', 3.0)}, rounds=2, warmup=1)
     assert order == ['a', 'b'] + 2 * ['a', 'b']
-    assert seconds == {'a': [1.0, 1.0], 'b': [3.0, 3.0]}
+    assert {name: one.times for name, one in found.items()} == {'a': [1.0, 1.0], 'b': [3.0, 3.0]}
+
+
+def test_times_are_per_call(hands):
+    def function():
+        hands['now'] += 2.0
+
+    found = timing.take_turns({'a': function}, rounds=3, calls=5)['a']
+    assert found.raw_times == 3 * [10.0]
+    assert found.times == 3 * [2.0]
+    assert found.median == 2.0
 
 
 def test_a_disturbance_of_the_machine_leaves_the_ratio():
@@ -35,7 +47,16 @@ def test_a_disturbance_of_the_machine_leaves_the_ratio():
     assert timing.ratio([2.0, 900.0, 2.0], base) == 2.0
 
 
-def test_processor_time_does_not_count_sleep(monkeypatch):
-    hands = iter([5.0, 5.25])
-    monkeypatch.setitem(timing.CLOCKS, 'cpu', lambda: next(hands))
-    assert timing.timed(lambda: None, clock='cpu') == 0.25
+def test_processor_time_does_not_count_sleep():
+    def seconds(clock):
+        return timing.take_turns({'sleep': lambda: time.sleep(0.05)}, rounds=1, warmup=0, clock=clock)['sleep'].median
+
+    assert seconds('wall') >= 0.05
+    assert seconds('cpu') < 0.02
+
+
+def test_one_function_is_timed_by_torch(hands):
+    def function():
+        hands['now'] += 0.25
+
+    assert timing.timed(function, seconds=1.0).median == pytest.approx(0.25)

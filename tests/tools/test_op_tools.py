@@ -41,8 +41,9 @@ def test_benchmark_times_every_backend(call, tmp_path):
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'message'),
     [
-        ('benchmark_ops', ['--rounds', '0'], '--batch, --rounds and --threads must be at least 1'),
-        ('benchmark_ops', ['--batch', '4', '0'], '--batch, --rounds and --threads must be at least 1'),
+        ('benchmark_ops', ['--rounds', '0'], '--batch and --rounds must be at least 1'),
+        ('benchmark_ops', ['--batch', '4', '0'], '--batch and --rounds must be at least 1'),
+        ('benchmark_ops', ['--threads', '0'], '--threads: must be at least 1, got 0'),
         ('benchmark_ops', ['--minutes', '0'], '--minutes must be positive'),
         ('benchmark_ops', ['--clock', 'cpu'], '--clock cpu: counts one thread on CPU alone'),
         pytest.param('benchmark_ops', ['--device', 'cuda'], '--device cuda: there is no GPU', marks=no_gpu),

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 import dinor1
+from dinor1.benchmarks.timing_options import add_timing_options, apply_timing_options
 from dinor1.cli.exit_status import run_command
 from dinor1.utils import markdown
 
@@ -65,16 +66,9 @@ def parse_args() -> argparse.Namespace:
         help='of deformable attention, for the configs (default: auto)',
     )
     parser.add_argument('--compile', action='store_true', help='also the configs under torch.compile')
-    parser.add_argument('--rounds', type=int, default=5, help='timed calls of every model (default: 5)')
+    add_timing_options(parser, 5, 'calls of every model')
     parser.add_argument('--warmup', type=int, default=1, help='calls of every model before (default: 1)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
-    parser.add_argument('--threads', type=int, help="torch's threads on a CPU (default: torch's)")
-    parser.add_argument(
-        '--clock',
-        choices=['wall', 'cpu'],
-        default='wall',
-        help='cpu: processor time, for a machine that others use, too; needs --threads 1 (default: wall)',
-    )
     parser.add_argument('--no-flops', action='store_true', help='do not count operations')
     parser.add_argument('--no-memory', action='store_true', help='do not measure memory')
     parser.add_argument('--out', metavar='FILE.json', help='write every number to a file')
@@ -107,15 +101,12 @@ def check(args: argparse.Namespace) -> None:
     if not args.configs and not args.baselines:
         raise InputError('nothing to measure: name a config, or --baselines')
     counts = dict(batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds, warmup=args.warmup)
-    for name, count in (counts | dict(size=min(args.size), threads=args.threads or 1)).items():
-        if count < 1 or args.threads == 0:
-            raise InputError(f'--{name if count < 1 else "threads"}: must be at least 1')
+    for name, count in (counts | dict(size=min(args.size))).items():
+        if count < 1:
+            raise InputError(f'--{name}: must be at least 1')
     if args.device.split(':')[0] not in ('cpu', 'cuda'):
         raise InputError(f'--device {args.device}: must be cpu or cuda')
-    if args.device != 'cpu' and not torch.cuda.is_available():
-        raise InputError(f'--device {args.device}: there is no GPU on this machine; use cpu')
-    if args.clock == 'cpu' and (args.device != 'cpu' or args.threads != 1):
-        raise InputError('--clock cpu: counts one thread on CPU alone; add --device cpu --threads 1')
+    apply_timing_options(args, [args.device])
     if args.compile and 'training' in args.passes:
         raise InputError('--compile: compiles inference only; measure training in a run of its own')
 
@@ -155,8 +146,6 @@ def run(args: argparse.Namespace) -> dict:
 
     if args.compile and (reason := why_not_compile(args.device)):
         raise InputError(f'--compile: {reason}; install it, or leave the option out')
-    if args.threads:
-        torch.set_num_threads(args.threads)
     workload = Workload(tuple(args.size), args.batch, args.prompts, args.boxes, args.device)
     arms = make_arms([*args.baselines, *args.configs], args.precisions, args.backends, args.compile)
     rows = []

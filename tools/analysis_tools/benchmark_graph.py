@@ -8,7 +8,7 @@ Ours has two forms: over the list of edges, as TransformerConv, and by matrix pr
 batches of small and dense graphs such as these. On the CPU the time is that of the processor, which other programs do
 not add to.
 
-PyTorch Geometric (pip install torch_geometric) is needed for its half; without it the tool says so, and times ours.
+PyTorch Geometric (pip install 'dinor1[graph]') is needed for its half; without it the tool says so, and times ours.
 
 Examples:
     python tools/analysis_tools/benchmark_graph.py
@@ -17,7 +17,6 @@ Examples:
 """
 
 import argparse
-import statistics
 import sys
 
 from dinor1.benchmarks.timing import take_turns
@@ -144,13 +143,13 @@ def main() -> None:
     )
     print(f'{args.graphs} graphs, {len(x)} nodes, {num_edges} edges, d = {args.dim}, {args.heads} heads')
     if peer is None:
-        print('PyTorch Geometric is not installed (pip install torch_geometric): ours alone is timed')
+        print("PyTorch Geometric is not installed (pip install 'dinor1[graph]'): ours alone is timed")
     print(f'largest difference from ours: {record["largest_difference"]}')
     clock = 'wall' if args.device.startswith('cuda') else 'cpu'
     for case, functions in cases.items():
-        seconds = take_turns(functions, args.repeat, args.device, clock)
-        best = {name: min(values) for name, values in seconds.items()}
-        median = {name: statistics.median(values) for name, values in seconds.items()}
+        measured = take_turns(functions, args.repeat, args.device, clock)
+        best = {name: min(one.times) for name, one in measured.items()}
+        median = {name: one.median for name, one in measured.items()}
         record['cases'][case] = dict(fastest_seconds=best, median_seconds=median)
         for name, value in best.items():
             ratio = f'{best["TransformerConv"] / value:7.2f} x as fast as theirs' if peer else ''

@@ -15,7 +15,6 @@ Examples:
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,17 +38,11 @@ def parse_args() -> argparse.Namespace:
 
 def fastest(function: Callable, repeat: int, device: str) -> tuple[float, object]:
     """Seconds of the fastest run, and what it returned."""
-    import torch
+    from dinor1.benchmarks.timing import take_turns
 
-    wait = torch.cuda.synchronize if device.startswith('cuda') else lambda: None
-    best, result = float('inf'), None
-    for _ in range(repeat):
-        wait()
-        start = time.perf_counter()
-        result = function()
-        wait()
-        best = min(best, time.perf_counter() - start)
-    return best, result
+    results: list = []
+    measured = take_turns({'function': lambda: results.append(function())}, repeat, device, warmup=0)
+    return min(measured['function'].times), results[-1]
 
 
 def rank_one_by_one(score: Callable, queries, known: dict) -> list[int]:

@@ -18,7 +18,6 @@ import multiprocessing
 import platform
 import resource
 import sys
-import time
 
 from dinor1.cli.exit_status import run_command
 from dinor1.utils import markdown
@@ -101,6 +100,8 @@ def measure(arm: str, n_samples: int, settings: dict) -> dict:
     """Time and memory of one model, training (forward and backward) and inference; runs in a fresh process."""
     import torch
 
+    from dinor1.benchmarks.timing import take_turns
+
     device = settings['device']
     torch.set_num_threads(settings['threads'])
     torch.manual_seed(0)
@@ -109,20 +110,9 @@ def measure(arm: str, n_samples: int, settings: dict) -> dict:
     model.to(device)
     x = torch.rand(settings['batch'], 1, settings['side'], settings['side'], device=device)
 
-    def clock() -> float:
-        if device == 'cpu':
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
     def seconds(step) -> float:
-        step()
-        times = []
-        for _ in range(settings['repeats']):
-            start = clock()
-            step()
-            times.append(clock() - start)
-        return sorted(times)[len(times) // 2]
+        clock = 'cpu' if device == 'cpu' else 'wall'
+        return take_turns({'step': step}, settings['repeats'], device, clock)['step'].median
 
     def train_step() -> None:
         model(x).square().mean().backward()

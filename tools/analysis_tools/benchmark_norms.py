@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dinor1.benchmarks.timing import ratio, take_turns
+from dinor1.benchmarks.timing_options import add_timing_options, apply_timing_options
 from dinor1.cli.exit_status import run_command
 from dinor1.utils import markdown
 
@@ -34,12 +35,8 @@ def parse_args() -> argparse.Namespace:
         '--size', nargs=2, type=int, default=[480, 640], metavar=('H', 'W'), help='detector: image size'
     )
     parser.add_argument('--batch', type=int, default=1, help='images (default: 1)')
-    parser.add_argument('--rounds', type=int, default=15, help='timed passes of every arm (default: 15)')
+    add_timing_options(parser, 15, 'passes of every arm')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--threads', type=int, help="torch's threads on CPU (default: torch's)")
-    parser.add_argument(
-        '--clock', choices=['wall', 'cpu'], default='wall', help='cpu: processor time, with --threads 1'
-    )
     parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
     return parser.parse_args()
 
@@ -160,14 +157,7 @@ def main() -> None:
 
     if min(args.rounds, args.batch, *args.size) < 1:
         raise InputError('--rounds, --batch and --size must be at least 1')
-    if args.threads is not None:
-        if args.threads < 1:
-            raise InputError(f'--threads: must be at least 1, got {args.threads}')
-        torch.set_num_threads(args.threads)
-    if args.device != 'cpu' and not torch.cuda.is_available():
-        raise InputError(f'--device {args.device}: there is no GPU on this machine; use cpu')
-    if args.clock == 'cpu' and (args.device != 'cpu' or torch.get_num_threads() > 1):
-        raise InputError('--clock cpu: counts one thread on CPU alone; add --device cpu --threads 1')
+    apply_timing_options(args, [args.device])
     torch.manual_seed(0)
     hardware = 'CPU' if args.device == 'cpu' else torch.cuda.get_device_name(args.device)
     record = dict(torch=torch.__version__, device=hardware, threads=torch.get_num_threads(), clock=args.clock)
@@ -177,7 +167,9 @@ def main() -> None:
             arms = vit_arms(args.batch, args.device)
         else:
             arms = detector_arms(args.config, args.batch, args.size, args.device)
-        seconds = take_turns({arm: calls.predict for arm, calls in arms.items()}, args.rounds, args.device, args.clock)
+        passes = {arm: calls.predict for arm, calls in arms.items()}
+        measured = take_turns(passes, args.rounds, args.device, args.clock)
+        seconds = {arm: one.times for arm, one in measured.items()}
         memory = {arm: peaks(calls, arm, args.device) for arm, calls in arms.items()}
         record['models'][name] = dict(seconds=seconds, memory_mib=memory)
         print(f'\n{name}, batch {args.batch}, {hardware}')

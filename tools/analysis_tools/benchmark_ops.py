@@ -16,6 +16,7 @@ import time
 
 import torch
 
+from dinor1.benchmarks.timing_options import add_timing_options, apply_timing_options
 from dinor1.cli.exit_status import run_command
 from dinor1.utils import markdown
 
@@ -32,16 +33,8 @@ def parse_args() -> argparse.Namespace:
         '--dtypes', nargs='+', choices=list(DTYPES), default=['float32', 'bfloat16'], help='default: float32 bfloat16'
     )
     parser.add_argument('--batch', nargs='+', type=int, default=[1], help='images per call (default: 1)')
-    parser.add_argument('--rounds', type=int, default=5, help='timed rounds of every arm (default: 5)')
+    add_timing_options(parser, 5, 'rounds of every arm')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
-    parser.add_argument('--threads', type=int, help="torch's threads on a CPU (default: torch's)")
-    parser.add_argument(
-        '--clock',
-        choices=['wall', 'cpu'],
-        default='wall',
-        help='cpu: count the time that this process had a processor, for a machine that others use too; needs '
-        '--threads 1 (default: wall)',
-    )
     parser.add_argument('--compile', action='store_true', help='also the reference under torch.compile')
     parser.add_argument('--minutes', type=float, help='begin nothing after this time (default: no limit)')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file, as they come')
@@ -52,14 +45,11 @@ def check(args: argparse.Namespace) -> None:
     """Refuse bad arguments before the first measurement."""
     from dinor1.utils.errors import InputError
 
-    if min(*args.batch, args.rounds, args.threads or 1) < 1:
-        raise InputError('--batch, --rounds and --threads must be at least 1')
+    if min(*args.batch, args.rounds) < 1:
+        raise InputError('--batch and --rounds must be at least 1')
     if args.minutes is not None and args.minutes <= 0:
         raise InputError('--minutes must be positive')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise InputError('--device cuda: there is no GPU on this machine; use cpu')
-    if args.clock == 'cpu' and (args.device != 'cpu' or args.threads != 1):
-        raise InputError('--clock cpu: counts one thread on CPU alone; add --device cpu --threads 1')
+    apply_timing_options(args, [args.device])
 
 
 def main() -> None:
@@ -71,8 +61,6 @@ def main() -> None:
 
     deadline = float('inf') if args.minutes is None else time.monotonic() + 60 * args.minutes
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'cpu ({platform.machine()})'
     record = dict(device=name, torch=torch.__version__, threads=torch.get_num_threads(), clock=args.clock)
     record['not_measured'] = not_measured(args.device)

@@ -20,6 +20,7 @@ import torch
 from torch.optim import SGD, AdamW, Optimizer
 
 from dinor1.benchmarks.timing import ratio, take_turns, timed
+from dinor1.benchmarks.timing_options import add_timing_options, apply_timing_options
 from dinor1.cli.exit_status import run_command
 from dinor1.utils import markdown
 
@@ -32,15 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default=CONFIG, help=f'config whose backbone gives the shapes (default: {CONFIG})')
     parser.add_argument('--devices', nargs='+', help='default: cpu, and cuda where there is one')
-    parser.add_argument('--rounds', type=int, default=15, help='timed steps of every optimizer (default: 15)')
-    parser.add_argument('--threads', type=int, help="torch's threads on CPU (default: torch's)")
-    parser.add_argument(
-        '--clock',
-        choices=['wall', 'cpu'],
-        default='wall',
-        help='cpu: count the time that this process had a processor, for a machine that others use, too; needs '
-        '--threads 1 (default: wall)',
-    )
+    add_timing_options(parser, 15, 'steps of every optimizer')
     parser.add_argument(
         '--tangent', action='store_true', help='gradients at right angles to the weights, so that all are projected'
     )
@@ -98,7 +91,7 @@ def backbone_shapes(config: str) -> list[torch.Size]:
 def bandwidth(device: str, num_elements: int, clock: str) -> float:
     """Bytes per second of ``a += b`` on float32 arrays of the model's size: the roof over every step."""
     a, b = torch.ones(num_elements, device=device), torch.ones(num_elements, device=device)
-    return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock) for _ in range(9))
+    return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock).times)
 
 
 def tangent(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -128,7 +121,8 @@ def measure(
             param.grad = grad
         steps[name] = make(params).step
     # The first steps create the state.
-    return take_turns(steps, rounds, device, clock, warmup=2)
+    measured = take_turns(steps, rounds, device, clock, warmup=2)
+    return {name: one.times for name, one in measured.items()}
 
 
 def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> dict[str, dict[str, float]]:
@@ -155,15 +149,8 @@ def main() -> None:
 
     if args.rounds < 1:
         raise InputError(f'--rounds: {args.rounds} gives no number; give at least 1')
-    if args.threads is not None:
-        if args.threads < 1:
-            raise InputError(f'--threads: must be at least 1, got {args.threads}')
-        torch.set_num_threads(args.threads)
     devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
-    if any(device != 'cpu' and not torch.cuda.is_available() for device in devices):
-        raise InputError(f'--devices: {" ".join(devices)}: there is no GPU on this machine; use cpu')
-    if args.clock == 'cpu' and (devices != ['cpu'] or torch.get_num_threads() > 1):
-        raise InputError('--clock cpu: counts one thread on CPU alone; add --devices cpu --threads 1')
+    apply_timing_options(args, devices, '--devices')
     shapes = backbone_shapes(args.config)
     num_elements = sum(shape.numel() for shape in shapes)
     record = dict(config=args.config, tensors=len(shapes), parameters=num_elements, devices={})

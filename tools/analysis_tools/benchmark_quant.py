@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from dinor1.benchmarks.timing import ratio, take_turns
+from dinor1.benchmarks.timing_options import add_timing_options, apply_timing_options
 from dinor1.cli.exit_status import run_command
 from dinor1.utils import markdown
 from dinor1.utils.processor import processor_name
@@ -41,15 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--bits', type=int, default=4, help='of weights, activations and gradients (default: 4)')
     parser.add_argument('--devices', nargs='+', help='default: cpu, and cuda where there is one')
-    parser.add_argument('--rounds', type=int, default=15, help='timed calls of every arm (default: 15)')
-    parser.add_argument('--threads', type=int, help="torch's threads on CPU (default: torch's)")
-    parser.add_argument(
-        '--clock',
-        choices=['wall', 'cpu'],
-        default='wall',
-        help='cpu: count the time that this process had a processor, for a machine that others use, too; needs '
-        '--devices cpu --threads 1 (default: wall)',
-    )
+    add_timing_options(parser, 15, 'calls of every arm')
     parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
     return parser.parse_args()
 
@@ -176,17 +169,10 @@ def main() -> None:
         raise InputError(f'--rounds: {args.rounds} gives no number; give at least 1')
     if not 2 <= args.bits <= 8:
         raise InputError(f'--bits: must be from 2 to 8, got {args.bits}')
-    if args.threads is not None:
-        if args.threads < 1:
-            raise InputError(f'--threads: must be at least 1, got {args.threads}')
-        torch.set_num_threads(args.threads)
     devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
-    if any(device != 'cpu' and not torch.cuda.is_available() for device in devices):
-        raise InputError(f'--devices: {" ".join(devices)}: there is no GPU on this machine; use cpu')
+    apply_timing_options(args, devices, '--devices')
     if any(not has_int_mm(torch.device(device).type) for device in devices):
         raise InputError(f'--devices: this torch has no int8 product on {" or ".join(devices)}')
-    if args.clock == 'cpu' and (devices != ['cpu'] or torch.get_num_threads() > 1):
-        raise InputError('--clock cpu: counts one thread on CPU alone; add --devices cpu --threads 1')
     record = dict(bits=args.bits, rounds=args.rounds, clock=args.clock, threads=torch.get_num_threads(), devices={})
     record.update(torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability())
     torch.manual_seed(0)
@@ -203,7 +189,8 @@ def main() -> None:
             sections['step'] = step_arms(shape, args.bits, device)
             found = record['devices'][device]['shapes'][text] = {}
             for section, arms in sections.items():
-                seconds = take_turns(arms, args.rounds, device, args.clock, warmup=2)
+                measured = take_turns(arms, args.rounds, device, args.clock, warmup=2)
+                seconds = {arm: one.times for arm, one in measured.items()}
                 found[section] = dict(results=report(seconds), seconds=seconds)
                 for arm, row in found[section]['results'].items():
                     times = [f'{row["milliseconds"]:.2f}', f'{row["speedup"]:.2f}']

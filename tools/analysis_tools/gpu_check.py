@@ -231,8 +231,7 @@ def sweep(deadline: float) -> list[dict]:
             }
             record = dict(options)
             for name, step in passes.items():
-                step()
-                record[name] = 1e3 * min(timed(lambda s=step: [s() for _ in range(10)], 'cuda') for _ in range(5)) / 10
+                record[name] = 1e3 * min(timed(step, 'cuda', seconds=0.05).times)
             records.append(record)
             print(f'sweep {record}', flush=True)
     return records

@@ -10,8 +10,9 @@ import argparse
 
 from dinor1.cli.exit_status import run_command
 from dinor1.evaluation.odinw.benchmark import LAYOUTS, load_sets
-from dinor1.evaluation.odinw.summary import PROTOCOLS, read_results, summarize
+from dinor1.evaluation.odinw.summary import read_results, summarize
 from dinor1.evaluation.odinw.tables import tables
+from dinor1.evaluation.protocol_names import PROTOCOLS, VISUAL_GENERIC, VISUAL_INTERACTIVE
 from dinor1.studies.study import insert
 
 NAME = 'odinw'
@@ -35,7 +36,7 @@ def report(folders: list[str]) -> str:
 def _notes(results: list[dict], order: list[str]) -> list[str]:
     notes = []
     protocols = {result['protocol']['protocol'] for result in results}
-    if 'visual-interactive' in protocols and len(protocols) > 1:
+    if VISUAL_INTERACTIVE in protocols and len(protocols) > 1:
         notes.append(
             '- Visual-I is given a box of each class that the test image shows, and no other class: the easier '
             'protocol, never averaged with the others.'
@@ -48,7 +49,7 @@ def _notes(results: list[dict], order: list[str]) -> list[str]:
         unprompted.setdefault(result['set'], {}).update(dict.fromkeys(result.get('without_exemplar', [])))
     for name, classes in unprompted.items():
         if classes:
-            title = PROTOCOLS['visual-generic']
+            title = PROTOCOLS[VISUAL_GENERIC].title
             notes.append(
                 f'- `{name}`, {title}: no training instance of {", ".join(classes)}: not offered, and counted as '
                 'missed where the evaluated split has them.'

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from dinor1.utils.precision import compute_dtype
+
 from .base import Batch, ProjectedOptimizer, Scratch
-from .projection import CHANNEL, LAYER, compute_dtype, project_, radial_coefficients
+from .projection import CHANNEL, LAYER, project_, radial_coefficients
 
 # Where torch has Adam as one kernel.
 _FUSED_DEVICES = ('cpu', 'cuda')

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from .projection import CHANNEL, LAYER, NONE, SKIPPED, Passed, compute_dtype, has_rows, which_pass
+from dinor1.utils.precision import compute_dtype
+
+from .projection import CHANNEL, LAYER, NONE, SKIPPED, Passed, has_rows, which_pass
 
 # Small weights of one shape are stacked and treated as one; those beyond this many elements gain nothing from the
 # copy. On CPU the limit keeps the copies in the cache of a core, elsewhere it limits their memory.

@@ -31,11 +31,6 @@ def has_rows(weight: Tensor) -> bool:
     return weight.dim() > 1 and weight.numel() > 0
 
 
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """In which dtype norms and cosines are summed: 11 or 8 bits are too few for a row of a thousand numbers."""
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
 def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: float) -> str:
     """Take the radial part out of one ``update`` in place, if the weight looks scale-invariant.
 

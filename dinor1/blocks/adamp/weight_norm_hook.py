@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from dinor1.registry import HOOKS
+from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
 
 
@@ -53,8 +53,7 @@ class WeightNormHook(Hook):
         Raises:
             InputError: a pattern matches no parameter.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        parameters = dict(model.named_parameters())
+        parameters = dict(unwrapped(runner.model).named_parameters())
         for label, pattern in self._patterns.items():
             matching = [parameter for name, parameter in parameters.items() if pattern.search(name)]
             if not matching:

@@ -11,8 +11,9 @@ The clamp bounds the exponentials, so that no maximum per node has to be found a
 ``index_add``: any device, differentiable twice, no further dependency.
 """
 
-import torch
 from torch import Tensor
+
+from dinor1.utils.precision import compute_dtype
 
 
 def graph_attention(
@@ -50,7 +51,7 @@ def graph_attention(
         product = product * edge
     logit = product.sum(-1)
     # e^5 times a few hundred neighbours is beyond what float16 holds.
-    weight = logit.to(torch.promote_types(logit.dtype, torch.float32)).clamp(-clamp, clamp).exp()
+    weight = logit.to(compute_dtype(logit)).clamp(-clamp, clamp).exp()
     if edge_weight is not None:
         weight = weight * edge_weight[:, None]
     message = weight[..., None] * value.index_select(0, source)

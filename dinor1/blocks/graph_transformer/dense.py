@@ -4,6 +4,9 @@ An edge costs the sparse form several rows of memory traffic; a pair of nodes co
 On the SBM graphs, where three pairs in ten are linked, the dense form is about twice as fast forward, and one and a
 half times with the backward pass (``benchmark_graph.py``). What it gives is the same but for the order of sums, with
 repeated edges, weights and isolated nodes.
+
+Padding and adjacency are those of PyTorch Geometric's ``to_dense_batch`` and ``to_dense_adj``, bit for bit. Here the
+places of the nodes are found once for all layers, and not for each tensor that is padded.
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,10 @@
 Dwivedi and Bresson, arXiv 2012.09699. The positional code is added to the input and nowhere else.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dinor1.utils.precision import compute_dtype
 
 from .dense import dense_blocks
 from .layer import GraphTransformerLayer
@@ -126,7 +127,7 @@ class GraphTransformer(nn.Module):
         blocks = None
         if self.dense and edge is None:
             # Sums of exponentials in float32 at least, as in the sparse form.
-            dtype = torch.promote_types(x.dtype, torch.float32)
+            dtype = compute_dtype(x)
             blocks = dense_blocks(edge_index, batch, num_graphs, dtype, edge_weight)
         for layer in self.layers:
             if edge is None:

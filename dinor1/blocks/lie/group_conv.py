@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from dinor1.utils.precision import full_precision
 
 from .kernel_conv import KernelConv
 from .samples import GroupSamples
@@ -43,7 +44,7 @@ class GroupConv2d(KernelConv):
         Returns:
             ``(c_out, N_out, c_in, N_in, k, k)``.
         """
-        with torch.autocast(g_in.device.type, enabled=False):
+        with full_precision(g_in.device):
             xi = self.group.coords(g_out_inv[:, None] @ g_in[None], check=False)
             kernel = self._read_kernel(self._spatial(g_out_inv)[:, None], xi[:, :, None, None])
             if self.group_width is not None and self.group.spd is not None:

@@ -1,7 +1,8 @@
 """Lifting: from images to maps on the group."""
 
-import torch
 from torch import Tensor
+
+from dinor1.utils.precision import full_precision
 
 from .kernel_conv import KernelConv
 from .samples import GroupSamples
@@ -21,7 +22,7 @@ class LiftingConv2d(KernelConv):
 
     def kernel(self, g_inv: Tensor) -> Tensor:
         """Masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(c_out, N, c_in, k, k)``."""
-        with torch.autocast(g_inv.device.type, enabled=False):
+        with full_precision(g_inv.device):
             kernel = self._read_kernel(self._spatial(g_inv), None)
             if not self.group.unimodular_on_R2:
                 kernel = kernel * det2(g_inv).abs()[:, None, None, None, None]

@@ -1,8 +1,9 @@
 """Group convolution whose kernel sits at the identity of H: every sample is convolved by itself."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dinor1.utils.precision import full_precision
 
 from .kernel_conv import KernelConv
 from .samples import GroupSamples
@@ -24,7 +25,7 @@ class PlanarConv2d(KernelConv):
 
     def kernel(self, g_inv: Tensor) -> Tensor:
         """Masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(N, c_out, c_in, k, k)``."""
-        with torch.autocast(g_inv.device.type, enabled=False):
+        with full_precision(g_inv.device):
             kernel = self._read_kernel(self._spatial(g_inv), None)
             if not self.group.unimodular_on_R2:
                 kernel = kernel * det2(g_inv).abs()[:, None, None, None, None]

@@ -1,7 +1,8 @@
 """Projection: from maps on the group to images."""
 
-import torch
 from torch import Tensor
+
+from dinor1.utils.precision import full_precision
 
 from .kernel_conv import KernelConv
 from .samples import GroupSamples
@@ -17,7 +18,7 @@ class ProjectConv2d(KernelConv):
 
     def kernel(self, g_in_inv: Tensor) -> Tensor:
         """Masked kernel without the determinant: ``(N, 2, 2)`` -> ``(c_out, c_in, N, k, k)``."""
-        with torch.autocast(g_in_inv.device.type, enabled=False):
+        with full_precision(g_in_inv.device):
             return self._read_kernel(self._spatial(g_in_inv), None).permute(3, 4, 0, 1, 2)
 
     def forward(self, x: Tensor, g_in_inv: Tensor, weight: Tensor | None = None) -> Tensor:

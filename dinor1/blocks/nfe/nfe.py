@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dinor1.utils.precision import full_precision
+
 from .kinds import KINDS, MEAN_ABS, Features, PiecewiseLinear
 from .losses import logistic_loss
 from .regularizer import power_norm
@@ -18,7 +20,7 @@ def _full_precision(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def wrapped(self: 'NFE', *args, **kwargs):
-        with torch.autocast(self.entity.device.type, enabled=False):
+        with full_precision(self.entity.device):
             return method(self, *args, **kwargs)
 
     return wrapped

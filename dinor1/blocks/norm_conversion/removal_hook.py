@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from dinor1.blocks.normalization.base import is_recomputing
 from dinor1.blocks.normalization.fixed_std_norm import FixedStdLayerNorm
+from dinor1.utils.distributed import unwrapped
 from dinor1.utils.errors import InputError
+from dinor1.utils.recomputation import is_recomputing
 
 from .layernorm_stages import DEFAULT_ORDER, check_order, has_split_values, removal_stages, stage_of
 from .remove_layernorm import swap_layernorm_for_fixed_std
@@ -118,7 +118,7 @@ class LayerNormRemovalHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Swap, unless :class:`~.converter.LayerNormRemoval` has done so, and log the schedule."""
-        model = _unwrap(runner.model)
+        model = unwrapped(runner.model)
         self.prepare(model)
         report = getattr(self._part(model), 'norm_report', None)
         if report is not None:
@@ -139,7 +139,7 @@ class LayerNormRemovalHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Drop the switches that a checkpoint has made already, and hook the norm of the auxiliary loss."""
-        module = self._part(_unwrap(runner.model))
+        module = self._part(unwrapped(runner.model))
         self._pending = [s for s in self.schedule if not _is_done(module.get_submodule(s[2]), s[1])]
         if self.aux_weight == 0:
             return
@@ -151,7 +151,7 @@ class LayerNormRemovalHook(Hook):
             raise InputError(f'LayerNormRemovalHook: the model has no norm called {name!r}; check aux_norm') from None
         self._handles = [
             norm.register_forward_pre_hook(self._measure),
-            _unwrap(runner.model).register_forward_hook(self._add_loss),
+            unwrapped(runner.model).register_forward_hook(self._add_loss),
         ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -159,7 +159,7 @@ class LayerNormRemovalHook(Hook):
         step = runner.iter // getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         while self._pending and self._pending[0][0] <= step:
             _, stage, name = self._pending.pop(0)
-            norm = self._part(_unwrap(runner.model)).get_submodule(name)
+            norm = self._part(unwrapped(runner.model)).get_submodule(name)
             # Each process has measured its own share of the batch.
             all_reduce(norm.std, 'mean')
             if stage == 'first':
@@ -206,7 +206,3 @@ def _is_done(norm: FixedStdLayerNorm, stage: str) -> bool:
     if stage == 'first':
         return bool((norm.std == norm.std[-1]).all()) and bool(norm.std[-1] > 0)
     return bool(norm.v_is_fixed if stage == 'values' else norm.is_fixed)
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

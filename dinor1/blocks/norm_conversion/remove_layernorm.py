@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinor1.blocks.normalization.base import statistics_dtype
 from dinor1.blocks.normalization.fixed_std_norm import FixedStdLayerNorm
+from dinor1.utils.precision import compute_dtype
 
 from .example_inputs import check_equal, example_calls, portable_copy
 from .folding import Constants, Fold, all_norms, apply_folds, find_fold, is_layer_norm
@@ -115,7 +115,7 @@ def collect_ln_std(
 
     def measure(name: str) -> Callable:
         def hook(norm: nn.Module, args: tuple) -> None:
-            x = args[0].to(statistics_dtype(args[0]))
+            x = args[0].to(compute_dtype(args[0]))
             x = x[..., 1:, :] if skip_first else x
             sigma = (x.var(-1, correction=0) + norm.eps).sqrt()
             total, count = sums.get(name, (0, 0))

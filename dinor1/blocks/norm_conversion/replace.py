@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dinor1.blocks.normalization.base import statistics_dtype
 from dinor1.blocks.normalization.evo_norm import EvoNorm, is_norm_act
 from dinor1.blocks.normalization.registry import NORMS, is_norm
+from dinor1.utils.precision import compute_dtype
 
 from .report import ConversionReport
 
@@ -166,7 +166,7 @@ def _build(norm: nn.Module, target: type[nn.Module], arguments: dict, requires_g
     old_parameters = dict(norm.named_parameters(recurse=False))
     if old_parameters:
         reference = next(iter(old_parameters.values()))
-        new.to(reference.device, statistics_dtype(reference)).to(reference.dtype)
+        new.to(reference.device, compute_dtype(reference)).to(reference.dtype)
     for name, parameter in new.named_parameters(recurse=False):
         old = old_parameters.get(name)
         if old is not None and old.shape == parameter.shape:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dinor1.utils.errors import InputError
+from dinor1.utils.precision import compute_dtype
 
 # Arguments of the norms: whether whole, lowest and highest value. 0 is a useful eps where no moment vanishes.
 _RANGES: dict[str, tuple[bool, float, float]] = {
@@ -27,25 +28,6 @@ _STEPS = ('warmup_iters', 'renorm_after')  # 1e4 will do
 _OFF_AT_INFINITY = ('renorm_after', 'renorm_clip', 'max_moment_ratio')
 
 
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """The dtype for statistics of ``x``: float32, or float64 where ``x`` is."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def autocast_off(x: Tensor) -> torch.autocast:
-    """A context in which no operator on the device of ``x`` casts down."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def is_recomputing() -> bool:
-    """True inside a backward pass, where a forward can only be activation checkpointing's second run of a layer.
-
-    Running statistics have seen that batch already. PyTorch has no public name for this; its own checkpointing asks
-    the same function.
-    """
-    return torch._C._current_graph_task_id() != -1
-
-
 class StatisticsModule(nn.Module):
     """A module whose floating point buffers stay in float32 or better when the model is cast to a half."""
 
@@ -53,7 +35,7 @@ class StatisticsModule(nn.Module):
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in self._buffers.items():
-            if buffer is not None and buffer.is_floating_point() and buffer.dtype != statistics_dtype(buffer):
+            if buffer is not None and buffer.is_floating_point() and buffer.dtype != compute_dtype(buffer):
                 self._buffers[name] = before[name].to(buffer.device)
         return self
 

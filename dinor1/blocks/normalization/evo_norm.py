@@ -9,7 +9,10 @@ authors' own has the biased one (``unbiased=False``).
 import torch
 from torch import Tensor, nn
 
-from .base import StatisticsModule, autocast_off, check_channels, check_numbers, is_recomputing, statistics_dtype
+from dinor1.utils.precision import compute_dtype, full_precision
+from dinor1.utils.recomputation import is_recomputing
+
+from .base import StatisticsModule, check_channels, check_numbers, per_channel
 
 
 class EvoNorm(StatisticsModule):
@@ -19,6 +22,8 @@ class EvoNorm(StatisticsModule):
     """
 
     _abbr_ = 'evo'
+    # Whether the activation has a slope ``v`` for every channel.
+    _has_slope = False
 
     def __init__(self, num_features: int, eps: float, apply_act: bool, zero_init: bool) -> None:
         super().__init__()
@@ -28,6 +33,8 @@ class EvoNorm(StatisticsModule):
         self.apply_act = apply_act
         self.weight = nn.Parameter(torch.zeros(num_features) if zero_init else torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
+        if self._has_slope:
+            self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
 
     def _activate(self, x: Tensor) -> Tensor:
         """The paper's formula without its affine part."""
@@ -45,14 +52,14 @@ class EvoNorm(StatisticsModule):
                 'and W to take statistics over; use UN, PN, RMSNorm or L1LN for them'
             )
         check_channels(self, x, 1)
-        with autocast_off(x):
-            y = x.to(statistics_dtype(x))
+        with full_precision(x.device):
+            y = x.to(compute_dtype(x))
             if self.apply_act and x.numel():
                 y = self._activate(y)
             elif getattr(self, 'v', None) is not None:
                 # Nothing to measure; but DistributedDataParallel waits for a gradient of every parameter.
-                y = y * _per_channel(self.v, y)
-            y = y * _per_channel(self.weight, y) + _per_channel(self.bias, y)
+                y = y * per_channel(self.v, y, 1)
+            y = y * per_channel(self.weight, y, 1) + per_channel(self.bias, y, 1)
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -83,7 +90,7 @@ class EvoNormB(EvoNorm):
         if self.training and not is_recomputing():
             self._track(variance.detach(), x.numel() // self.num_features)
         batch_std = (variance + self.eps).sqrt()
-        return x / torch.maximum(_per_channel(batch_std, x), self._term(x))
+        return x / torch.maximum(per_channel(batch_std, x, 1), self._term(x))
 
     @torch.no_grad()
     def _track(self, variance: Tensor, count: int) -> None:
@@ -145,21 +152,11 @@ class EvoNormB0(EvoNormB):
         ValueError: a number out of range.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        apply_act: bool = True,
-        zero_init: bool = False,
-        unbiased: bool = True,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, apply_act, zero_init, unbiased)
-        self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
+    _has_slope = True
 
     def _term(self, x: Tensor) -> Tensor:
         deviation = (x.var((2, 3), correction=0, keepdim=True) + self.eps).sqrt()
-        return x * _per_channel(self.v, x) + deviation
+        return x * per_channel(self.v, x, 1) + deviation
 
 
 class EvoNormB1(EvoNormB):
@@ -192,20 +189,10 @@ class EvoNormS0(EvoNormS):
         ValueError: ``group_size`` does not divide ``num_features``, or a number out of range.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        groups: int = 32,
-        group_size: int | None = None,
-        apply_act: bool = True,
-        zero_init: bool = False,
-    ) -> None:
-        super().__init__(num_features, eps, groups, group_size, apply_act, zero_init)
-        self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
+    _has_slope = True
 
     def _gate(self, x: Tensor) -> Tensor:
-        return x * (x * _per_channel(self.v, x)).sigmoid()
+        return x * (x * per_channel(self.v, x, 1)).sigmoid()
 
 
 class EvoNormS1(EvoNormS):
@@ -222,10 +209,6 @@ class EvoNormS2(EvoNormS):
 def is_norm_act(layer: nn.Module) -> bool:
     """True if ``layer`` also is the activation, so that the block around it must not apply another one."""
     return isinstance(layer, EvoNorm) and layer.apply_act
-
-
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.dtype).view(1, -1, 1, 1)
 
 
 def _root_mean_square(x: Tensor, eps: float) -> Tensor:

@@ -7,7 +7,10 @@ M. Subkhankulov and S. Heimersheim, "Transformers Don't Need LayerNorm at Infere
 import torch
 from torch import Tensor, nn
 
-from .base import StatisticsModule, autocast_off, check_channels, check_numbers, is_recomputing, statistics_dtype
+from dinor1.utils.precision import compute_dtype, full_precision
+from dinor1.utils.recomputation import is_recomputing
+
+from .base import StatisticsModule, check_channels, check_numbers
 
 
 class FixedStdLayerNorm(StatisticsModule):
@@ -75,7 +78,7 @@ class FixedStdLayerNorm(StatisticsModule):
             raise ValueError(f'FixedStdLayerNorm works on one axis, got LayerNorm over {tuple(norm.normalized_shape)}')
         layer = cls(norm.normalized_shape[0], norm.eps, momentum, per_position, affine=False)
         if norm.weight is not None:
-            layer.to(norm.weight.device, statistics_dtype(norm.weight))
+            layer.to(norm.weight.device, compute_dtype(norm.weight))
         layer.weight, layer.bias = norm.weight, norm.bias
         return layer.train(norm.training)
 
@@ -92,8 +95,8 @@ class FixedStdLayerNorm(StatisticsModule):
             The shape and dtype of ``x``.
         """
         check_channels(self, x, -1)
-        with autocast_off(x):
-            full = x.to(statistics_dtype(x))
+        with full_precision(x.device):
+            full = x.to(compute_dtype(x))
             centred = full - full.mean(-1, keepdim=True)
             sigma = (centred.square().mean(-1, keepdim=True) + self.eps).sqrt()
             constant = self._divisor(x, first_std_mask).to(sigma.dtype)

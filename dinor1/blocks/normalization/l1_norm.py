@@ -13,16 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .base import (
-    StatisticsModule,
-    autocast_off,
-    check_channels,
-    check_numbers,
-    is_recomputing,
-    per_channel,
-    position_mask,
-    statistics_dtype,
-)
+from dinor1.utils.precision import compute_dtype, full_precision
+from dinor1.utils.recomputation import is_recomputing
+
+from .base import StatisticsModule, check_channels, check_numbers, per_channel, position_mask
 
 _STATISTICS_BITS = 16
 _QUANT_DEFAULTS = dict(bits=8, act='absmax', grad_rounding='stochastic')
@@ -66,7 +60,7 @@ class _L1Norm(StatisticsModule):
 
     def _read(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """``x`` in the statistics' dtype, quantized where asked for."""
-        x = x.to(statistics_dtype(x))
+        x = x.to(compute_dtype(x))
         return x if self.quant is None else fake_quantize(x, self.quant['bits'], keep)
 
     def _centre(self, x: Tensor, mean: Tensor) -> Tensor:
@@ -120,7 +114,7 @@ class L1LayerNorm(_L1Norm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``, which has ``num_features`` channels on axis ``channel_dim``; keeps shape and dtype."""
         check_channels(self, x, self.channel_dim)
-        with autocast_off(x):
+        with full_precision(x.device):
             full = self._read(x)
             centred = self._centre(full, full.mean(self.channel_dim, keepdim=True))
             y = self._normalise(centred, centred.abs().mean(self.channel_dim, keepdim=True))
@@ -173,7 +167,7 @@ class L1BatchNorm(_L1Norm):
         """
         check_channels(self, x, self.channel_dim, min_dim=2)
         keep = None if pad_mask is None else position_mask(self, x, pad_mask)
-        with autocast_off(x):
+        with full_precision(x.device):
             full = self._read(x, keep)
             mean = self._per_channel(self.running_mean.to(full.dtype), full)
             deviation = self._per_channel(self.running_mad.to(full.dtype), full)

@@ -13,16 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .base import (
-    StatisticsModule,
-    autocast_off,
-    check_channels,
-    check_numbers,
-    is_recomputing,
-    per_channel,
-    position_mask,
-    statistics_dtype,
-)
+from dinor1.utils.precision import compute_dtype, full_precision
+from dinor1.utils.recomputation import is_recomputing
+
+from .base import StatisticsModule, check_channels, check_numbers, per_channel, position_mask
 
 # Forward passes whose backward may still come. Only activation checkpointing asks for them, and it takes each once;
 # the bound is for training without it, and for forward passes that never see a backward.
@@ -130,8 +124,8 @@ class MomentNorm(StatisticsModule):
         """
         check_channels(self, x, self.channel_dim, min_dim=2)
         keep = None if pad_mask is None else position_mask(self, x, pad_mask)
-        with autocast_off(x):
-            full = self._prepare(x.to(statistics_dtype(x)))
+        with full_precision(x.device):
+            full = self._prepare(x.to(compute_dtype(x)))
             call = self._begin(full.detach(), keep) if self.training else None
             if call is None:
                 y = self._infer(full)
@@ -262,7 +256,7 @@ class _MomentNormFunction(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, weight, keep = ctx.saved_tensors
         layer, call = ctx.layer, ctx.call
-        with autocast_off(grad):
+        with full_precision(grad.device):
             # weight and gradient_scale are constant over positions: one sum serves dweight and the statistic.
             slope = z.new_ones(layer.num_features) if weight is None else weight.to(z.dtype)
             grad_z = layer._sum(grad * z)

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import autocast_off, check_channels, check_numbers, statistics_dtype
+from dinor1.utils.precision import compute_dtype, full_precision
+
+from .base import check_channels, check_numbers
 
 
 class RMSNorm(nn.Module):
@@ -45,8 +47,8 @@ class RMSNorm(nn.Module):
         check_channels(self, x, -1)
         weight, bias = self.weight, self.bias
         # The kernel reads halves and sums in float32 by itself where all dtypes agree: no copy is needed then.
-        dtype = x.dtype if bias is None and (weight is None or weight.dtype == x.dtype) else statistics_dtype(x)
-        with autocast_off(x):
+        dtype = x.dtype if bias is None and (weight is None or weight.dtype == x.dtype) else compute_dtype(x)
+        with full_precision(x.device):
             weight = None if weight is None else weight.to(dtype)
             y = F.rms_norm(x.to(dtype), (self.num_features,), weight, self.eps)
             if bias is not None:
@@ -83,8 +85,8 @@ class CRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``, (..., num_features); the result has its shape and dtype."""
         check_channels(self, x, -1)
-        with autocast_off(x):
-            stored = x.to(statistics_dtype(x))
+        with full_precision(x.device):
+            stored = x.to(compute_dtype(x))
             square_sum = stored.square().sum(-1, keepdim=True) + stored.sum(-1, keepdim=True).square()
             y = stored * torch.rsqrt(square_sum / (self.num_features + 1) + self.eps)
         return y.to(x.dtype)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dinor1.utils.errors import InputError
+from dinor1.utils.precision import full_precision
 
 _INT32_LIMIT = 2**31
 # CUDA's kernel wants more than 16 rows, and the other sides in multiples of 8; zeros change nothing.
@@ -109,7 +110,7 @@ def exact_product(a: Tensor, b: Tensor, max_term: int, backend: Literal['sim', '
     bound = inner * max_term * room
     if backend == 'sim':
         dtype = exact_dtype(bound)
-        with torch.autocast(a.device.type, enabled=False):
+        with full_precision(a.device):
             return a.to(dtype) @ b.to(dtype)
     if bound < _INT32_LIMIT:
         return int_matmul(a, b, max_term=max_term)

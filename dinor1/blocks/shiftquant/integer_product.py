@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from dinor1.utils.precision import full_precision
+
 from .gradient_stats import GradientStats
 from .im2col import Dense, Im2ColConv
 from .int_matmul import exact_dtype, exact_product
@@ -72,7 +74,7 @@ class IntegerProduct(torch.autograd.Function):
         if ctx.stats is not None and isinstance(quantized, ShiftTensor):
             ctx.stats.add(quantized)
         grad_x = grad_weight = grad_bias = None
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad.device):
             if ctx.needs_input_grad[0]:
                 grad_x = _input_gradient(quantized, kernel, geometry, values.shape, recipe).to(ctx.dtypes[0])
             if ctx.needs_input_grad[2]:
@@ -87,7 +89,7 @@ class IntegerProduct(torch.autograd.Function):
 
 def _product(a: Operand, b: Operand, recipe: IntegerRecipe) -> Tensor:
     if a.scale is None or b.scale is None:
-        with torch.autocast(a.values.device.type, enabled=False):
+        with full_precision(a.values.device):
             return a.dequantize() @ b.dequantize()
     total = exact_product(a.values, b.values, a.top * b.top, recipe.backend)
     return _rescaled(total, a.scale * b.scale, a.values.shape[1] * a.top * b.top)

@@ -2,7 +2,7 @@
 
 See :mod:`dinor1.blocks.shiftquant.l1_function` for the equations. :mod:`dinor1.blocks.normalization` has L1 norms for
 every axis and with masks, in floating point; these are the counterparts of ``nn.BatchNorm*`` and ``nn.LayerNorm`` for a
-model in integers. Neither block depends on the other.
+model in integers, and without quantization the same (a test compares them). Neither block depends on the other.
 """
 
 import math
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dinor1.utils.errors import InputError
+from dinor1.utils.precision import compute_dtype
+from dinor1.utils.recomputation import is_recomputing
 
 from .grid import FLOAT_BITS
 from .l1_function import L1Normalise
@@ -59,7 +61,7 @@ class _L1Norm(nn.Module):
         """``x`` with channels last, and the mean and deviation that were taken out of it."""
         if self.enabled:
             return L1Normalise.apply(x, self.weight, self.bias, axes, self.kappa, self.eps, self.recipe, self.noise)
-        full = x.to(torch.promote_types(x.dtype, torch.float32))
+        full = x.to(compute_dtype(x))
         mean = full.mean(axes, keepdim=True)
         centred = full - mean
         sigma = self.kappa * centred.abs().mean(axes, keepdim=True)
@@ -142,8 +144,7 @@ class _L1BatchNorm(_L1Norm):
         rows = x.movedim(1, -1)
         if self.training and x.numel():
             y, mean, sigma = self._normalise(rows, tuple(range(x.dim() - 1)))
-            # Inside a backward pass, this is activation checkpointing's second run of the same batch.
-            if torch._C._current_graph_task_id() == -1:
+            if not is_recomputing():
                 self.running_mean.lerp_(mean.flatten().to(self.running_mean.dtype), self.momentum)
                 self.running_sigma.lerp_(sigma.flatten().to(self.running_sigma.dtype), self.momentum)
         else:
@@ -151,7 +152,7 @@ class _L1BatchNorm(_L1Norm):
         return y.movedim(-1, 1)
 
     def _by_running_statistics(self, rows: Tensor) -> Tensor:
-        full = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        full = rows.to(compute_dtype(rows))
         if self.enabled:
             full = _rounded(full, self.recipe)
         y = self._affine((full - self.running_mean) / (self.running_sigma + self.eps))

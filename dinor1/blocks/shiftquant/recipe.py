@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dinor1.utils.errors import InputError
+from dinor1.utils.precision import compute_dtype
 
 from .grid import FLOAT_BITS, check_groups, is_bits
 from .shift_quantizer import ShiftQuantizer
@@ -115,7 +116,7 @@ class IntegerRecipe:
         """Quantize a gradient (N, C); as floating-point numbers where the grid is none of integers."""
         quantizer = self._gradient_quantizer
         if quantizer is None:
-            return x.to(torch.promote_types(x.dtype, torch.float32))
+            return x.to(compute_dtype(x))
         return quantizer.fake(x, generator) if self.groups == 'channel' else quantizer(x, generator)
 
     def preshifts(self, x: ShiftTensor) -> bool:
@@ -140,7 +141,7 @@ class IntegerRecipe:
 
 def _operand(quantizer: ShiftQuantizer | None, x: Tensor) -> Operand:
     if quantizer is None:
-        return Operand(x.to(torch.promote_types(x.dtype, torch.float32)), None, 0)
+        return Operand(x.to(compute_dtype(x)), None, 0)
     quantized = quantizer(x)
     # The default number of groups always fits, so that activations have no shifts left to carry around.
     return Operand(quantized.preshifted(), quantized.scale, quantized.top << quantized.max_shift)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dinor1.utils.errors import InputError
+from dinor1.utils.precision import compute_dtype
 
 from .grid import check_groups, default_groups, is_bits, top_code
 from .shift_tensor import ShiftTensor
@@ -127,7 +128,7 @@ class ShiftQuantizer:
                 f'ShiftQuantizer: needs a floating-point tensor with an axis {self.dim}, got {x.dtype} of shape '
                 f'{tuple(x.shape)}'
             )
-        return x.detach().to(torch.promote_types(x.dtype, torch.float32)), self.dim % x.dim()
+        return x.detach().to(compute_dtype(x)), self.dim % x.dim()
 
 
 def _peak(x: Tensor) -> Tensor:

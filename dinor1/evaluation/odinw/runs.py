@@ -18,16 +18,15 @@ from mmengine.config import Config
 from mmengine.utils import get_git_hash
 
 from dinor1.evaluation.odinw.benchmark import Annotations, BenchmarkSet, prepare_annotations
-from dinor1.evaluation.odinw.summary import METRICS, PROTOCOLS, read_result
+from dinor1.evaluation.odinw.summary import METRICS, read_result
+from dinor1.evaluation.protocol_names import PROTOCOLS, TEXT, VISUAL_GENERIC, VISUAL_INTERACTIVE
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import sha256_of_file
 from dinor1.utils.io import visible, write_json
 
-_PROTOCOL_TYPES = {
-    'text': 'TextPrompts',
-    'visual-generic': 'VisualGeneric',
-    'visual-interactive': 'VisualInteractive',
-}
+# A checkpoint is read once per suite, and not once per run.
+_sha256 = functools.cache(sha256_of_file)
 # Our names of metrics -> last part of the names of COCO metrics, those of MMDetection and of this project.
 _REPORTED = dict(zip(METRICS, ('bbox_mAP', 'bbox_mAP_50'), strict=True))
 
@@ -119,22 +118,22 @@ def plan(settings: Settings, sets: Iterable[BenchmarkSet]) -> list[Job]:
 def _protocols(settings: Settings, path: str, cfg: Config) -> list[tuple[dict[str, Any], tuple[int | None, ...]]]:
     """The protocols to run, each with its settings, and their seeds."""
     takes_text = cfg.model.get('prompts', {}).get('language_model') is not None
-    if not takes_text and 'text' in (settings.protocols or ()):
+    if not takes_text and TEXT in (settings.protocols or ()):
         raise InputError(f'{path}: the model has no language model and cannot be given text prompts')
     every = {
-        'text': (dict(protocol='text') | (dict(captions=True) if settings.captions else {}), (None,)),
-        'visual-generic': (
-            dict(protocol='visual-generic', num_exemplars=settings.num_exemplars),
+        TEXT: (dict(protocol=TEXT) | (dict(captions=True) if settings.captions else {}), (None,)),
+        VISUAL_GENERIC: (
+            dict(protocol=VISUAL_GENERIC, num_exemplars=settings.num_exemplars),
             tuple(range(settings.prompt_seeds)),
         ),
-        'visual-interactive': (dict(protocol='visual-interactive'), (0,)),
+        VISUAL_INTERACTIVE: (dict(protocol=VISUAL_INTERACTIVE), (0,)),
     }
-    return [every[name] for name in settings.protocols or PROTOCOLS if takes_text or name != 'text']
+    return [every[name] for name in settings.protocols or PROTOCOLS if takes_text or name != TEXT]
 
 
 def _prompts(protocol: dict[str, Any], seed: int | None) -> dict[str, Any]:
     """Config of a protocol, as the test loop takes it."""
-    settings = dict(type=_PROTOCOL_TYPES[protocol['protocol']])
+    settings = dict(type=PROTOCOLS[protocol['protocol']].type)
     settings |= {key: value for key, value in protocol.items() if key not in ('protocol', 'captions')}
     return settings if seed is None else dict(settings, seed=seed)
 
@@ -166,7 +165,7 @@ def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol
 
     split = benchmark_set.split_for(settings.split)
     evaluated = prepare(split)
-    exemplars = prepare('train') if protocol['protocol'] == 'visual-generic' else None
+    exemplars = prepare('train') if protocol['protocol'] == VISUAL_GENERIC else None
     if exemplars is not None and exemplars.names != evaluated.names:
         raise InputError(f'{exemplars.path}: other categories than {evaluated.path}; give files of one release')
 
@@ -219,15 +218,6 @@ def _set_files(dataset: dict[str, Any], root: Path, img_dir: str, annotations: A
     dataset.pop('metainfo', None)
     # Released files are read unchanged, with their defective boxes, which the metric counts.
     dataset['bad_annotations'] = 'skip' if layout == 'odinw' else 'error'
-
-
-@functools.cache
-def _sha256(path: str) -> str:
-    sha = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def finished(job: Job) -> bool:

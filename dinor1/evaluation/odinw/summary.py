@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinor1.evaluation.odinw.benchmark import BENCHMARKS, members
+from dinor1.evaluation.protocol_names import PROTOCOLS
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json, visible
 
-# In the order of tables. Visual-I is told the classes of each image and so is easier: it is never averaged with the
-# others.
-PROTOCOLS = {'text': 'Text', 'visual-generic': 'Visual-G', 'visual-interactive': 'Visual-I'}
 METRICS = ('AP', 'AP50')
 
 # What every result file has; ``member`` is null for a set that is no member of ODinW, ``seed`` for text.
@@ -120,7 +118,7 @@ class Summary(NamedTuple):
     @property
     def title(self) -> str:
         """``Visual-G, N = 16``."""
-        title = PROTOCOLS[self.protocol['protocol']]
+        title = PROTOCOLS[self.protocol['protocol']].title
         if 'num_exemplars' in self.protocol:
             title += f', N = {self.protocol["num_exemplars"]}'
         return title + (', GLIP phrases' if self.protocol.get('captions') else '')

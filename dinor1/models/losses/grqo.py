@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
+from dinor1.utils.precision import compute_dtype
 
 from .matching import Match, Targets, matching_cost, pad_targets
 from .prompt_groups import MIN_GROUP, Gain, grouped_gain, one_sided, prompt_groups
@@ -117,7 +118,7 @@ def objectness_kl(logits: Tensor, ref_logits: Tensor, eps: float = 2e-9) -> Tens
     Returns:
         (B, Q), >= 0; exactly 0 where the logits are equal.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = compute_dtype(logits)
     log_ratio = (ref_logits.to(dtype).sigmoid() + eps).log() - (logits.to(dtype).sigmoid() + eps).log()
     # expm1 is accurate near 0, where rho - log(rho) - 1 suffers from cancellation.
     return log_ratio.expm1() - log_ratio

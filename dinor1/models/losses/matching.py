@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from dinor1.utils.precision import full_precision
+from dinor1.utils.precision import compute_dtype, full_precision
 
 
 class Targets(NamedTuple):
@@ -132,7 +132,7 @@ def matching_cost(
         (S, B, Q, M) in at least single precision; +inf at padded ground truths.
     """
     # Focal cost: all prompts as negatives, and those of the object as positives instead.
-    dtype = torch.promote_types(cls_logits.dtype, torch.float32)
+    dtype = compute_dtype(cls_logits)
     probability, boxes = cls_logits.to(dtype).sigmoid(), boxes.to(dtype)
     positive = -(probability + eps).log() * alpha * (1 - probability).pow(gamma)
     negative = -(1 - probability + eps).log() * (1 - alpha) * probability.pow(gamma)

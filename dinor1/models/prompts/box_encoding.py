@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from dinor1.structures import ImageFeatures
+from dinor1.utils.precision import compute_dtype
 
 from .sampling import PromptDraw
 from .visual import VisualPromptEncoder
@@ -31,7 +32,7 @@ def encode_boxes(
     """
     # Normalise the boxes, and pad them to the image with most boxes.
     longest = max(len(box) for box in boxes)
-    dtype = torch.promote_types(features.feat.dtype, torch.float32)
+    dtype = compute_dtype(features.feat)
     padded = features.feat.new_full((len(boxes), longest, 4), 0.5, dtype=dtype)
     valid = torch.zeros(len(boxes), longest, dtype=torch.bool, device=padded.device)
     for i, (box, (height, width)) in enumerate(zip(boxes, image_shapes, strict=True)):

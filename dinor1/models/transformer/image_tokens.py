@@ -11,6 +11,7 @@ from mmdet.models.layers import SinePositionalEncoding
 from torch import Tensor
 
 from dinor1.structures import ImageFeatures
+from dinor1.utils.precision import compute_dtype
 
 # Side of the box proposed by a token of the first level, as a fraction of the image; it doubles with every level.
 _FIRST_PROPOSAL_SIDE = 0.05
@@ -128,7 +129,7 @@ def _padding_mask(image_shapes: Sequence[tuple[int, int]], input_shape: tuple[in
 
 def _all_valid(levels: Sequence[Tensor]) -> Tensor:
     """(bs, L, 2) ones; not in half precision, in which a product with a width above 256 is rounded."""
-    return levels[0].new_ones(len(levels[0]), len(levels), 2, dtype=torch.promote_types(levels[0].dtype, torch.float32))
+    return levels[0].new_ones(len(levels[0]), len(levels), 2, dtype=compute_dtype(levels[0]))
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:

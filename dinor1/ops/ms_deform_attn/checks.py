@@ -33,40 +33,32 @@ def check_sampling_shapes(
     value: Tensor, num_levels: int, sampling_locations: Tensor, attention_weights: Tensor
 ) -> None:
     """Check the sizes of locations and weights against ``value`` and the number of levels."""
-    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
-    expected = (value.shape[0], num_queries, value.shape[2], num_levels, num_points)
-    if sampling_locations.shape != (*expected, 2):
-        raise ValueError(
-            f'sampling_locations must be {(*expected, 2)} to fit value and spatial_shapes, '
-            f'got {tuple(sampling_locations.shape)}'
-        )
-    if attention_weights.shape != expected:
-        raise ValueError(
-            f'attention_weights must be {expected} to fit sampling_locations, got {tuple(attention_weights.shape)}'
-        )
+    _check_sizes(value, num_levels, sampling_locations=sampling_locations, attention_weights=attention_weights)
 
 
 def check_prediction_shapes(
     value: Tensor, num_levels: int, reference_points: Tensor, sampling_offsets: Tensor, attention_logits: Tensor
 ) -> None:
     """Check the sizes of reference points, offsets and logits against ``value`` and the number of levels."""
-    num_queries, num_points = sampling_offsets.shape[1], sampling_offsets.shape[4]
-    expected = (value.shape[0], num_queries, value.shape[2], num_levels, num_points)
-    if sampling_offsets.shape != (*expected, 2):
-        raise ValueError(
-            f'sampling_offsets must be {(*expected, 2)} to fit value and spatial_shapes, '
-            f'got {tuple(sampling_offsets.shape)}'
-        )
-    if attention_logits.shape != expected:
-        raise ValueError(
-            f'attention_logits must be {expected} to fit sampling_offsets, got {tuple(attention_logits.shape)}'
-        )
-    per_query = (value.shape[0], num_queries, num_levels)
+    _check_sizes(value, num_levels, sampling_offsets=sampling_offsets, attention_logits=attention_logits)
+    per_query = (value.shape[0], sampling_offsets.shape[1], num_levels)
     if reference_points.shape[:3] != per_query or reference_points.shape[3] not in (2, 4):
         raise ValueError(
             f'reference_points must be {(*per_query, 2)} points or {(*per_query, 4)} boxes to fit sampling_offsets, '
             f'got {tuple(reference_points.shape)}'
         )
+
+
+def _check_sizes(value: Tensor, num_levels: int, **named: Tensor) -> None:
+    """Check the sizes of what is given per sample: the points ``(..., 2)`` first, then their weights."""
+    (points_name, points), (weights_name, weights) = named.items()
+    expected = (value.shape[0], points.shape[1], value.shape[2], num_levels, points.shape[4])
+    if points.shape != (*expected, 2):
+        raise ValueError(
+            f'{points_name} must be {(*expected, 2)} to fit value and spatial_shapes, got {tuple(points.shape)}'
+        )
+    if weights.shape != expected:
+        raise ValueError(f'{weights_name} must be {expected} to fit {points_name}, got {tuple(weights.shape)}')
 
 
 def checked_levels(spatial_shapes: LevelShapes, level_start_index: LevelStarts, num_keys: int) -> list[tuple[int, int]]:

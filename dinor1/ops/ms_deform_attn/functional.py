@@ -20,7 +20,8 @@ from dinor1.ops.ms_deform_attn.checks import (
     level_tensors,
 )
 from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op, ms_deform_attn_predicted_op
-from dinor1.ops.ms_deform_attn.reference import compute_dtype, ms_deform_attn_reference, sampling_from_offsets
+from dinor1.ops.ms_deform_attn.reference import ms_deform_attn_reference, sampling_from_offsets
+from dinor1.utils.precision import compute_dtype
 
 
 def ms_deform_attn(

@@ -14,10 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype to sample in: float64 where any tensor is, else float32, since 8 bits cannot address a pixel."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+from dinor1.utils.precision import compute_dtype
 
 
 def ms_deform_attn_reference(

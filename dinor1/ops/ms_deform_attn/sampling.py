@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dinor1.ops.ms_deform_attn.reference import compute_dtype, pixel_steps, sampling_from_offsets
+from dinor1.ops.ms_deform_attn.reference import pixel_steps, sampling_from_offsets
+from dinor1.utils.precision import compute_dtype
 
 
 class Needed(NamedTuple):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dinor1.ops.ms_deform_attn import embedding_bag
 from dinor1.ops.ms_deform_attn.checks import checked_levels
-from dinor1.ops.ms_deform_attn.reference import compute_dtype
 from dinor1.ops.ms_deform_attn.sampling import Needed, Operands, make_sampling
 from dinor1.ops.ms_deform_attn.triton_kernels import backward_kernel, forward_kernel
+from dinor1.utils.precision import compute_dtype
 
 # Bytes of a tile per warp: eight single-precision numbers per thread, one 16-byte load of halves. With double precision
 # in as large a tile, registers would not suffice.

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from dinor1.blocks.normalization import l1_norm
 from dinor1.blocks.shiftquant import IntegerRecipe, L1BatchNorm1d, L1BatchNorm2d, L1LayerNorm, ShiftQuantizer
 from dinor1.utils.errors import InputError
 
@@ -43,6 +44,22 @@ def test_empty_batches(norm, shape):
     if norm is not L1LayerNorm:
         assert not layer.running_mean.any()
         assert (layer.running_sigma == 1).all()
+
+
+@pytest.mark.parametrize('correction', [False, True])
+@pytest.mark.parametrize(('norm', 'shape', 'axes'), NORMS)
+def test_without_quantization_they_are_the_l1_norms_of_the_other_block(norm, shape, axes, correction):
+    """In training, and in evaluation by the running statistics of that step."""
+    layer = random_affine(norm(5, quantized=False, gaussian_correction=correction).double())
+    kind, axis = (l1_norm.L1LayerNorm, -1) if norm is L1LayerNorm else (l1_norm.L1BatchNorm, 1)
+    other = kind(5, scale='gauss' if correction else 'none', channel_dim=axis).double()
+    other.load_state_dict(dict(weight=layer.weight, bias=layer.bias), strict=False)
+    if norm is not L1LayerNorm:
+        # One keeps the divisor itself, the other the plain mean absolute deviation.
+        layer.running_sigma *= layer.kappa
+    for training in (True, False):
+        x = torch.randn(shape, dtype=torch.float64)
+        torch.testing.assert_close(layer.train(training)(x), other.train(training)(x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('correction', [False, True])
