@@ -154,7 +154,7 @@ def measure(datasets: dict[str, Dataset], workers: int, rounds: int) -> dict[str
     """
     cpu: dict[str, list[float]] = {name: [] for name in datasets}
     epochs = {name: _epoch(dataset, workers, cpu[name]) for name, dataset in datasets.items()}
-    seconds = take_turns(epochs, rounds)
+    seconds = {name: one.times for name, one in take_turns(epochs, rounds).items()}
     # The first epoch of each, which starts the workers, is left out.
     cpu = {name: times[1:] for name, times in cpu.items()}
     first, rows = next(iter(datasets)), {}
