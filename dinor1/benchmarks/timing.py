@@ -6,28 +6,24 @@ within a round. Torch has no such thing. Its ``Timer`` finishes with one impleme
 twice before every measurement, which would triple the cost of a training step that is timed once per round. Its
 ``Compare`` has neither ratios within a round nor quartiles; a ``Measurement`` tells how far these are apart, and not
 where they are.
-
-``torch.utils.benchmark`` is imported on use: with it comes torch's builder of extensions, which logs a line to standard
-error where CUDA's toolkit is installed and no GPU is there, also if a command only says that an option is wrong.
 """
 
 import contextlib
+import logging
 import statistics
 import time
 import timeit
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from torch.utils.benchmark import Measurement
+# Torch's builder of extensions, which comes with the timer, tells where CUDA's toolkit is but no GPU.
+logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
+from torch.utils import benchmark  # noqa: E402
 
 
 def wall_clock() -> float:
     """Torch's clock in seconds, which waits for an accelerator before it is read."""
-    from torch.utils import benchmark
-
     return benchmark.timer()
 
 
@@ -37,7 +33,7 @@ CLOCKS: dict[str, Callable[[], float]] = {'wall': wall_clock, 'cpu': time.proces
 
 def timed(
     function: Callable[[], object], device: str = 'cpu', clock: str = 'wall', seconds: float = 0.2
-) -> 'Measurement':
+) -> benchmark.Measurement:
     """Time a single function, in as many calls as torch finds necessary.
 
     Args:
@@ -46,8 +42,6 @@ def timed(
         clock: A key of :data:`CLOCKS`.
         seconds: How long to measure, at least.
     """
-    from torch.utils import benchmark
-
     timer = benchmark.Timer(
         'function()', globals={'function': function}, timer=CLOCKS[clock], num_threads=torch.get_num_threads()
     )
@@ -63,7 +57,7 @@ def take_turns(
     warmup: int = 1,
     deadline: float = float('inf'),
     calls: int = 1,
-) -> dict[str, 'Measurement']:
+) -> dict[str, benchmark.Measurement]:
     """Time every function in every round; ``times`` of a result are seconds per call, one for each round.
 
     Args:
@@ -75,8 +69,6 @@ def take_turns(
         deadline: Value of ``time.monotonic()`` after which no round but the first is begun.
         calls: Calls of a function between two readings of the clock, so that the launch on a GPU does not count.
     """
-    from torch.utils import benchmark
-
     # Torch's Timer is this timer of Python's with torch's clock.
     timers = {name: timeit.Timer(function, timer=CLOCKS[clock]) for name, function in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
