@@ -17,7 +17,7 @@ from .findings import ERROR, Finding
 from .images import Folder, ImageFile, image_file_findings, inspect_all, locate, size_warnings
 from .instances import Sizes, annotation_defects, annotation_warnings, box_form, is_box
 from .odvg import from_lines, looks_like_odvg, odvg_findings
-from .structure import has_size, structure_findings
+from .structure import has_size, is_whole_float, structure_findings
 
 # Folders of splits: their parent is the data set.
 _SPLITS = ('train', 'val', 'test', 'dev', 'support')
@@ -180,8 +180,13 @@ def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Co
 
 def _image_findings(checked: Checked) -> list[Finding]:
     content = checked.content
+    findings = [
+        Finding('image id as text', f'id {image["id"]!r}', 'images', index)
+        for index, image in content.valid('images')
+        if isinstance(image['id'], str)
+    ]
     images = [(index, image) for index, image in content.valid('images') if has_size(image)]
-    findings = [finding for index, image in images for finding in size_warnings(index, image)]
+    findings += [finding for index, image in images for finding in size_warnings(index, image)]
     if content.named:
         findings += _repeated_files(images)
     if not checked.images_checked or not images:
@@ -264,7 +269,9 @@ def _sizes(content: Content) -> Sizes:
 def _ids(content: Content, section: str) -> set:
     """Ids, including those of records with another defect: references to them are valid."""
     records = [record for record in content.records(section) if isinstance(record, dict)]
-    return {record['id'] for record in records if type(record.get('id')) in (int, str)}
+    return {
+        record['id'] for record in records if type(record.get('id')) in (int, str) or is_whole_float(record.get('id'))
+    }
 
 
 def _used(annotations: list, without: set[int]) -> set:

@@ -9,8 +9,10 @@ from dinor1.utils.io import atomic_path, check_output
 
 from .check import read
 from .coco import lvis_image_path
-from .content import COCO, LVIS, ODVG
+from .content import COCO, LVIS, ODVG, Content
 from .odvg import from_coco, own_label_map
+from .report import format_counts
+from .segmentation import segmentation_box
 from .training_check import check_for_training
 
 
@@ -44,8 +46,11 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
     for finding in content.findings:
         raise InputError(f'{source}: {finding.detail}; {finding.advice}')
     if content.format != source_format:
-        tool = {COCO: 'use coco2odvg.py', LVIS: 'use lvis2odvg.py', ODVG: 'nothing to do'}[content.format]
+        tool = {COCO: 'use `dinor1 convert coco2odvg`', LVIS: 'use `dinor1 convert lvis2odvg`', ODVG: 'nothing to do'}[
+            content.format
+        ]
         raise InputError(f'{source}: is a file in {content.format} format; {tool}')
+    _complete(content)
     defects, data = check_for_training(content.data, str(source)), content.data
     left_out = Counter(kind for kind, _ in defects.values())
     annotations = []
@@ -56,6 +61,11 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
                 left_out[reason] += 1
             else:
                 annotations.append(annotation)
+    if data['annotations'] and len(defects) == len(data['annotations']):
+        raise InputError(
+            f'{source}: all {len(defects)} annotations are defective ({format_counts(left_out)}); '
+            'correct them, or let `dinor1 validate --fix` do it'
+        )
     name_of = lvis_image_path if content.format == LVIS else lambda image: image['file_name']
     lines, names = from_coco(data['images'], annotations, data['categories'], name_of)
     # Both or none: each is whole before either gets its name.
@@ -64,6 +74,19 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
             file.writelines(f'{line}\n' for line in lines)
         temporary_names.write_text(json.dumps(names, indent=1) + '\n')
     return len(data['images']), left_out
+
+
+def _complete(content: Content) -> None:
+    """Number annotations without an id, which ODVG does not need, and take missing boxes from segmentations."""
+    images = {image['id']: image for _, image in content.valid('images')}
+    for number, annotation in enumerate(content.records('annotations'), 1):
+        if isinstance(annotation, dict):
+            annotation.setdefault('id', -number)
+            image_id = annotation.get('image_id')
+            image = images.get(image_id) if 'bbox' not in annotation and isinstance(image_id, int | str) else None
+            box = image and segmentation_box(annotation.get('segmentation'), image['height'], image['width'])
+            if box:
+                annotation['bbox'] = box
 
 
 def _reason(annotation: dict) -> str:

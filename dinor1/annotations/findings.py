@@ -59,6 +59,7 @@ KINDS: dict[str, Kind] = {
     'empty section': Kind(ERROR, 'a data set needs at least one entry there', blocking=True),
     'mixed lines': Kind(ERROR, 'write detection and grounding lines to two files', blocking=True),
     'no label map': Kind(ERROR, 'give it with --label-map, or write it beside the file', blocking=True),
+    'nothing left': Kind(ERROR, 'correct its errors first: a repair leaves nothing', blocking=True),
     # Records
     'incomplete record': Kind(ERROR, 'complete it', 'the record is left out, with its annotations'),
     'incomplete category': Kind(ERROR, 'complete it', blocking=True),
@@ -89,6 +90,20 @@ KINDS: dict[str, Kind] = {
     # Annotations
     'wrong type': Kind(ERROR, 'make it an object with id, image_id, category_id and bbox', _DROP),
     'missing key': Kind(ERROR, 'complete it or remove it', _DROP),
+    'no id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),
+    'no box': Kind(
+        ERROR, 'write the box of its segmentation', f'the box of its segmentation is written; if it has none, {_DROP}'
+    ),
+    'fractional type of id': Kind(
+        ERROR, 'write ids as 1 and not as 1.0, as tables with missing values do', 'a whole number is written'
+    ),
+    'invalid iscrowd': Kind(ERROR, 'write 0 or 1', 'text that is 0 or 1 becomes a number, anything else 0'),
+    'invalid area': Kind(
+        ERROR, 'write a number', 'text that is a number becomes one, otherwise width times height of the box is written'
+    ),
+    'image id as text': Kind(
+        WARNING, 'COCO evaluation needs numbers: number the images', 'images are numbered, and annotations follow'
+    ),
     'number as text': Kind(ERROR, 'write the number without quotes', 'text that is a number becomes one'),
     'duplicate id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),
     'unknown image': Kind(ERROR, 'add the image or remove the annotation', _DROP),

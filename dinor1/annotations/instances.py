@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .findings import Finding
-from .structure import as_number
+from .structure import as_number, fits_int64
 
 # Boxes may stick out of their image by this many pixels: annotation tools round, and count from 0 or from 1.
 TOLERANCE = 1.0
@@ -87,7 +87,7 @@ def annotation_warnings(annotations: list, defects: Defects, needs_iscrowd: bool
         area = annotation.get('area')
         if area is None:
             yield Finding('no area', "it has no 'area'", 'annotations', index)
-        elif type(area) not in (int, float) or not area > 0:
+        elif not area > 0:
             yield Finding('area not positive', f'area {area!r} of bbox {annotation["bbox"]}', 'annotations', index)
         if needs_iscrowd and 'iscrowd' not in annotation:
             yield Finding('no iscrowd', "it has no 'iscrowd'", 'annotations', index)
@@ -102,13 +102,36 @@ def _incomplete(annotations: list) -> Defects:
     for index, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
             defects[index] = ('wrong type', 'it is not an object')
-        elif not annotation.keys() >= _KEYS:
-            defects[index] = ('missing key', ', '.join(sorted(_KEYS - annotation.keys())))
+            continue
+        missing = sorted(_KEYS - annotation.keys())
+        if missing == ['bbox'] or missing == ['bbox', 'id']:
+            shape = 'a segmentation' if annotation.get('segmentation') else 'no segmentation'
+            defects[index] = ('no box', f"it has no 'bbox', and {shape}")
+        elif missing == ['id']:
+            defects[index] = ('no id', "it has no 'id'")
+        elif missing:
+            defects[index] = ('missing key', ', '.join(missing))
         else:
-            for key in ('id', 'image_id', 'category_id'):
-                if type(annotation[key]) not in _ID_TYPES:
-                    defects[index] = ('wrong type', f'{key} {annotation[key]!r} is neither a number nor text')
+            defect = _bad_value(annotation)
+            if defect is not None:
+                defects[index] = defect
     return defects
+
+
+def _bad_value(annotation: dict) -> tuple[str, str] | None:
+    """A value of a complete annotation that no reader can use, besides its box."""
+    for key in ('id', 'image_id', 'category_id'):
+        value = annotation[key]
+        if type(value) not in _ID_TYPES or not fits_int64(value):
+            return 'wrong type', f'{key} {value!r} is neither a number of 64 bits nor text'
+        if type(value) is float:
+            return 'fractional type of id', f'{key} {value!r}'
+    iscrowd, area = annotation.get('iscrowd', 0), annotation.get('area')
+    if type(iscrowd) not in (int, bool) or iscrowd not in (0, 1):
+        return 'invalid iscrowd', f'iscrowd {iscrowd!r} is neither 0 nor 1'
+    if area is not None and type(area) not in (int, float):
+        return 'invalid area', f'area {area!r} is no number'
+    return None
 
 
 def _known(image_id: Any, sizes: Sizes) -> bool:

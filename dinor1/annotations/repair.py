@@ -1,10 +1,10 @@
 """Repair of an annotation file where the right value is certain; the other defects stay and are reported again."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path
@@ -16,23 +16,45 @@ from .findings import KINDS, Finding
 from .images import Folder, inspect
 from .instances import as_listed, box_array
 from .odvg import own_label_map, to_lines
-from .structure import as_number
+from .report import format_counts
+from .segmentation import segmentation_box
+from .structure import as_number, fits_int64, is_whole_float
 
 # A repair can uncover the next defect of the same record: a renamed image may have another size.
 _MAX_ROUNDS = 6
 
 
-def repair(checked: Checked) -> Counter:
+class Repairs(NamedTuple):
+    """What a repair has done.
+
+    Attributes:
+        corrected: Kind of defect -> number of records that were corrected.
+        left_out: Kind of defect -> number of records that were left out.
+        annotations_before: Number of annotations before the repair.
+        annotations_after: Number of annotations after it.
+    """
+
+    corrected: Counter
+    left_out: Counter
+    annotations_before: int
+    annotations_after: int
+
+    def __str__(self) -> str:
+        lost = self.annotations_before - self.annotations_after
+        return (
+            f'corrected: {format_counts(self.corrected)}; left out: {format_counts(self.left_out)}; '
+            f'{lost:,} of {self.annotations_before:,} annotations are gone'
+        )
+
+
+def repair(checked: Checked) -> Repairs:
     """Repair a file in memory, again and again until nothing more can be done.
 
     Args:
         checked: The file; its content changes, its findings become those that are left.
 
-    Returns:
-        Kind of defect -> number of repairs.
-
     Raises:
-        InputError: it has a defect that a person must decide about first, or no image would be left.
+        InputError: it has a defect that a person must decide about first, or no image or annotation would be left.
     """
     path = checked.content.path
     blocking = [finding for finding in checked.findings if KINDS[finding.kind].blocking]
@@ -43,19 +65,26 @@ def repair(checked: Checked) -> Counter:
     if not checked.content.named:
         raise InputError(f'{path}: grounding data are checked and not repaired; correct the file')
     # Lines that are no images are not in the content.
-    done = Counter(finding.kind for finding in checked.content.findings)
+    corrected: Counter = Counter()
+    left_out = Counter(finding.kind for finding in checked.content.findings)
     checked.content.findings = []
+    before = len(checked.content.records('annotations'))
     between_files = [f for f in checked.findings if f.kind == 'category ids differ between files']
     for _ in range(_MAX_ROUNDS):
-        round_done = _Round(checked).run()
-        done += round_done
-        if not checked.content.records('images'):
-            raise InputError(f'{path}: not repaired, because no image would be left; correct its errors first')
+        one = _Round(checked)
+        one.run()
+        corrected += one.corrected
+        left_out += one.left_out
+        for section in ('images', 'annotations'):
+            if not checked.content.records(section) and (section == 'images' or before):
+                reason = f'no {section[:-1]} would be left (left out: {format_counts(left_out)})'
+                checked.findings = [Finding('nothing left', reason)]
+                raise InputError(f'{path}: not repaired, because {reason}; correct its errors first')
         checked.findings = check(checked)
-        if not round_done:
+        if not one.corrected and not one.left_out:
             break
     checked.findings += between_files
-    return done
+    return Repairs(corrected, left_out, before, len(checked.content.records('annotations')))
 
 
 def write(content: Content, path: Path) -> None:
@@ -81,17 +110,19 @@ class _Round:
         ids = [a['id'] for a in self.content.records('annotations') if isinstance(a, dict) and type(a.get('id')) is int]
         self.next_id = max(ids, default=0) + 1
         self.images = {image['id']: image for _, image in self.content.valid('images')}
+        self.by_image: dict[str, list[dict]] | None = None
+        self.corrected: Counter = Counter()
+        self.left_out: Counter = Counter()
 
-    def run(self) -> Counter:
-        done = Counter()
+    def run(self) -> None:
         for finding in self.checked.findings:
             action = _ACTIONS.get(finding.kind)
             if action is None or finding.entry < 0 or finding.entry in self.dropped[finding.section]:
                 continue
             if action(self, finding, self.content.data[finding.section][finding.entry]):
+                done = self.left_out if finding.entry in self.dropped[finding.section] else self.corrected
                 done[finding.kind] += 1
         self._remove_dropped()
-        return done
 
     def _remove_dropped(self) -> None:
         data = self.content.data
@@ -181,6 +212,49 @@ class _Round:
         record['area'] = record['bbox'][2] * record['bbox'][3]
         return True
 
+    def box_of_segmentation(self, finding: Finding, record: dict) -> bool:
+        image_id = record['image_id']
+        size = self.images.get(image_id) if isinstance(image_id, int | str) else None
+        box = None if size is None else segmentation_box(record.get('segmentation'), size['height'], size['width'])
+        if box is None:
+            return self.drop(finding, record)
+        record['bbox'] = box
+        return True
+
+    def whole_ids(self, finding: Finding, record: dict) -> bool:
+        keys = [key for key in ('id', 'image_id', 'category_id') if type(record.get(key)) is float]
+        if not all(is_whole_float(record[key]) for key in keys):
+            return self.drop(finding, record)
+        record.update({key: int(record[key]) for key in keys})
+        return True
+
+    def number_image(self, finding: Finding, record: dict) -> bool:
+        old, number = record['id'], as_number(record['id'])
+        if type(number) is not int or number in self.images or not fits_int64(number):
+            number = max((key for key in self.images if type(key) is int), default=0) + 1
+        if self.by_image is None:
+            self.by_image = defaultdict(list)
+            for annotation in self.content.records('annotations'):
+                if isinstance(annotation, dict) and isinstance(annotation.get('image_id'), str):
+                    self.by_image[annotation['image_id']].append(annotation)
+        for annotation in self.by_image[old]:
+            annotation['image_id'] = number
+        record['id'] = number
+        self.images[number] = self.images.pop(old, record)
+        return True
+
+    def flag(self, finding: Finding, record: dict) -> bool:
+        record['iscrowd'] = 1 if record['iscrowd'] in (1, '1', 1.0) else 0
+        return True
+
+    def number_area(self, finding: Finding, record: dict) -> bool:
+        area = as_number(record['area']) if isinstance(record['area'], str) else None
+        if area is None:
+            record.pop('area')  # the next round writes that of the box
+        else:
+            record['area'] = area
+        return True
+
     def no_crowd(self, finding: Finding, record: dict) -> bool:
         record['iscrowd'] = 0
         return True
@@ -214,6 +288,12 @@ _ACTIONS: dict[str, Callable[[_Round, Finding, Any], bool]] = {
     'wrong type': _Round.drop,
     'missing key': _Round.drop,
     'duplicate id': _Round.new_id,
+    'no id': _Round.new_id,
+    'no box': _Round.box_of_segmentation,
+    'fractional type of id': _Round.whole_ids,
+    'image id as text': _Round.number_image,
+    'invalid iscrowd': _Round.flag,
+    'invalid area': _Round.number_area,
     'unknown image': _Round.drop,
     'unknown category': _Round.drop,
     'malformed box': _Round.number_box,

@@ -58,10 +58,23 @@ def has_size(image: dict) -> bool:
 
 def _invalid_key(section: str, record: Any) -> str | None:
     for key, types in _RECORD_KEYS[section].items():
+        value = record.get(key) if isinstance(record, dict) else None
         # type() rather than isinstance(): true and false are no ids.
-        if not isinstance(record, dict) or type(record.get(key)) not in types:
+        if type(value) not in types:
+            return key
+        if (key == 'id' and not fits_int64(value)) or (key == 'name' and not value.strip()):
             return key
     return None
+
+
+def fits_int64(value: Any) -> bool:
+    """Whether a number fits into 64 bits, as evaluation stores ids; True for what is no integer."""
+    return type(value) is not int or -(2**63) <= value < 2**63
+
+
+def is_whole_float(value: Any) -> bool:
+    """Whether an id was written as 1.0 instead of 1."""
+    return type(value) is float and value.is_integer()
 
 
 def _incomplete(section: str, records: list) -> Iterator[Finding]:
@@ -71,7 +84,9 @@ def _incomplete(section: str, records: list) -> Iterator[Finding]:
             continue
         detail = f"entry {index} of '{section}' has no valid '{key}'"
         value = record.get(key) if isinstance(record, dict) else None
-        if isinstance(value, str) and str not in _RECORD_KEYS[section][key] and as_number(value) is not None:
+        if key == 'id' and is_whole_float(value):
+            yield Finding('fractional type of id', f'{detail}, but {value!r}', section, index)
+        elif isinstance(value, str) and str not in _RECORD_KEYS[section][key] and as_number(value) is not None:
             yield Finding('number as text', f'{detail}, but the text {value!r}', section, index)
         else:
             yield Finding('incomplete record' if section == 'images' else 'incomplete category', detail, section, index)

@@ -14,8 +14,9 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from dinor1.annotations import Checked, as_json, check_path, format_counts, repair, summary, text_report, write
+from dinor1.annotations import Checked, as_json, check_path, repair, summary, text_report, write
 from dinor1.utils.errors import InputError
 
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     sys.exit(int(any(checked.errors for checked in results)))
 
 
-def write_repaired(checked: Checked, target: Path) -> dict[str, dict[str, int]]:
+def write_repaired(checked: Checked, target: Path) -> dict[str, dict[str, Any]]:
     """Write a repaired copy and say what was done; nothing for a file with a defect that a person must resolve."""
     try:
         done = repair(checked)
@@ -71,8 +72,8 @@ def write_repaired(checked: Checked, target: Path) -> dict[str, dict[str, int]]:
         print(f'error: {error}', file=sys.stderr)
         return {}
     write(checked.content, target)
-    print(f'{target} written; repaired: {format_counts(done)}', file=sys.stderr)
-    return {str(target): dict(done)}
+    print(f'{target} written; {done}', file=sys.stderr)
+    return {str(target): dict(corrected=done.corrected, left_out=done.left_out)}
 
 
 def targets(path: Path, out: Path | None) -> Callable[[Path], Path] | None:

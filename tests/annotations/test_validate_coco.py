@@ -3,7 +3,9 @@
 import copy
 import json
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from dinor1.annotations import KINDS, check_path, repair
 from dinor1.datasets.validation import check_coco
@@ -123,3 +125,68 @@ def test_a_repair_that_leaves_no_image_is_refused(root):
     results, _ = check_path(save(root, content), img_dir=root / 'images')
     with pytest.raises(InputError, match='no image would be left'):
         repair(results[0])
+
+
+POLYGON = [[10, 12, 30, 12, 30, 40.5, 10, 40.5], [5, 20, 8, 20, 8, 22]]
+
+
+def runs(compressed):
+    """A run-length encoding of the rectangle x 10..29, y 12..39, in 64 x 48 pixels."""
+    mask = np.zeros((48, 64), np.uint8, order='F')
+    mask[12:40, 10:30] = 1
+    if compressed:
+        encoded = coco_mask.encode(mask)
+        return dict(encoded, counts=encoded['counts'].decode())
+    flat = mask.flatten(order='F')
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    return dict(size=[48, 64], counts=np.diff([0, *edges.tolist(), flat.size]).tolist())
+
+
+@pytest.mark.parametrize(
+    ('segmentation', 'box'),
+    [(POLYGON, [5, 12, 25, 28.5]), (runs(True), [10, 12, 20, 28]), (runs(False), [10, 12, 20, 28])],
+)
+def test_boxes_come_from_segmentations_and_ids_are_given(validate, root, segmentation, box):
+    """All annotations without id and box, as some tools write them: none may be lost."""
+    content = make_content()
+    content['annotations'] = content['annotations'][:3]
+    for annotation in content['annotations']:
+        del annotation['id'], annotation['bbox']
+        annotation['segmentation'] = segmentation
+    fixed = root / 'annotations/fixed.json'
+    outcome = validate(save(root, content), '--fix', fixed, '--img-dir', root / 'images')
+    assert 'corrected: 3 x no box, 3 x no id; left out: nothing;' in outcome.err
+    assert '0 of 3 annotations are gone' in outcome.err
+    repaired = json.loads(fixed.read_text())['annotations']
+    assert [a['bbox'] for a in repaired] == [box] * 3
+    assert len({a['id'] for a in repaired}) == 3
+
+
+@pytest.mark.parametrize(
+    'segmentation',
+    [
+        None,
+        [],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 'x']],
+        dict(size=[48, 64], counts=[1, 2]),
+        dict(size=[9, 9], counts='1'),
+    ],
+)
+def test_a_set_is_never_emptied(validate, root, segmentation):
+    content = make_content()
+    for annotation in content['annotations']:
+        del annotation['bbox']
+        annotation['segmentation'] = segmentation
+    outcome = validate(save(root, content), '--fix', root / 'fixed.json', '--img-dir', root / 'images')
+    assert outcome.status == 1
+    assert 'not repaired, because no annotation would be left (left out: 12 x no box)' in outcome.err
+    assert not (root / 'fixed.json').exists()
+
+
+def test_what_is_left_out_is_counted_apart(validate, root):
+    content = make_content()
+    content['annotations'][0]['bbox'] = [1, 2, 0, 9]
+    del content['annotations'][1]['iscrowd']
+    outcome = validate(save(root, content), '--fix', root / 'fixed.json', '--img-dir', root / 'images')
+    assert 'corrected: 1 x no iscrowd; left out: 1 x box without area; 1 of 12 annotations are gone' in outcome.err

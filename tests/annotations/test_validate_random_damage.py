@@ -79,6 +79,7 @@ def test_every_kind_of_defect_is_made_by_a_test():
     made = {kind for kind, *_ in (*COCO_DEFECTS, *ODVG_DEFECTS)}
     elsewhere = {
         'broken JSON',
+        'nothing left',
         'mixed lines',
         'no label map',
         'category ids differ between files',

@@ -175,7 +175,8 @@ def drop(index, key):
 
 
 ANNOTATION_DEFECTS = [
-    ('missing key', drop(1, 'bbox'), 'annotation 12 .*bbox'),
+    ('no box', drop(1, 'bbox'), 'annotation 12 .*bbox'),
+    ('missing key', drop(1, 'image_id'), 'annotation 12 .*image_id'),
     ('wrong type', lambda content: content['annotations'].insert(1, [1]), 'entry 1'),
     ('duplicate id', edit(1, id=11), 'annotation 11 '),
     ('unknown image', edit(1, image_id=99), 'annotation 12 .*99'),

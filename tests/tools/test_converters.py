@@ -127,6 +127,32 @@ def test_label_map_goes_where_it_is_wanted(call, tmp_path):
     assert not (tmp_path / 'od_label_map.json').exists()
 
 
+def test_odvg_of_annotations_without_ids_and_boxes(call, tmp_path):
+    """Boxes come from segmentations; ids play no part."""
+    content = make_content()
+    for annotation in content['annotations']:
+        x, y, width, height = annotation.pop('bbox')
+        del annotation['id']
+        right, bottom = x + width, y + height
+        annotation['segmentation'] = [[x, y, right, y, right, bottom, x, bottom]]
+    # The flat box is no polygon with an area.
+    outcome = call('dataset_converters/coco2odvg', save(tmp_path / 'train.json', content), tmp_path / 'od.jsonl')
+    assert outcome.status == 0
+    assert 'left out: 1 x box under one pixel, 1 x box without area, 1 x crowd, 1 x ignore' in outcome.out
+    found = [i['bbox'] for line in lines_of(tmp_path / 'od.jsonl') for i in line['detection']['instances']]
+    np.testing.assert_allclose(found, [[2.3, 3.1, 12.7, 11.8], [30, 20, 64, 48]])
+
+
+def test_odvg_of_defective_annotations_only(call, tmp_path):
+    content = make_content()
+    for annotation in content['annotations']:
+        del annotation['bbox']
+    outcome = call('dataset_converters/coco2odvg', save(tmp_path / 'train.json', content), tmp_path / 'od.jsonl')
+    assert outcome.status == 2
+    assert 'all 6 annotations are defective (6 x no box)' in outcome.err
+    assert not (tmp_path / 'od.jsonl').exists()
+
+
 @pytest.mark.parametrize(
     ('tool', 'change', 'out', 'message'),
     [
@@ -134,8 +160,13 @@ def test_label_map_goes_where_it_is_wanted(call, tmp_path):
         ('coco2odvg', lambda c: c['categories'][0].update(id=2), 'od.jsonl', 'id 2 occurs 2 times'),
         ('coco2odvg', lambda c: [c['categories'][i].update(id=i) for i in range(3)], 'od.jsonl', 'of another list'),
         ('coco2odvg', lambda c: None, 'train.json', 'would be overwritten'),
-        ('lvis2odvg', lambda c: None, 'od.jsonl', 'is a file in COCO format; use coco2odvg.py'),
-        ('coco2odvg', lambda c: c['images'][0].update(neg_category_ids=[]), 'od.jsonl', 'use lvis2odvg.py'),
+        ('lvis2odvg', lambda c: None, 'od.jsonl', 'is a file in COCO format; use `dinor1 convert coco2odvg`'),
+        (
+            'coco2odvg',
+            lambda c: c['images'][0].update(neg_category_ids=[]),
+            'od.jsonl',
+            'use `dinor1 convert lvis2odvg`',
+        ),
     ],
 )
 def test_what_cannot_be_converted(call, tmp_path, tool, change, out, message):

@@ -1,0 +1,50 @@
+"""Boxes of segmentations: polygons and run-length encodings of COCO."""
+
+import math
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+
+def segmentation_box(segmentation: Any, height: float, width: float) -> list[float] | None:
+    """The box around a segmentation.
+
+    Args:
+        segmentation: Polygons, lists of x and y in turns, in pixels; or a run-length encoding, with ``size`` (height,
+            width) and ``counts`` as a list or as compressed text.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+
+    Returns:
+        (x, y, width, height) in pixels; None if there is no segmentation, or it is not one of COCO's forms.
+    """
+    if isinstance(segmentation, dict):
+        return _box_of_runs(segmentation, height, width)
+    polygons = segmentation if isinstance(segmentation, list) else []
+    points: list[tuple[float, float]] = []
+    for polygon in polygons:
+        is_polygon = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+        if not is_polygon or not all(type(v) in (int, float) and math.isfinite(v) for v in polygon):
+            return None
+        points += zip(polygon[::2], polygon[1::2], strict=True)
+    if not points:
+        return None
+    xs, ys = zip(*points, strict=True)
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _box_of_runs(runs: dict, height: float, width: float) -> list[float] | None:
+    size, counts = runs.get('size'), runs.get('counts')
+    if not isinstance(size, list) or [float(v) for v in size if type(v) in (int, float)] != [height, width]:
+        return None
+    try:
+        if isinstance(counts, list):
+            if sum(counts) != height * width or min(counts) < 0:
+                return None
+            runs = coco_mask.frPyObjects(runs, int(height), int(width))
+        elif not isinstance(counts, str):
+            return None
+        box = coco_mask.toBbox(runs).tolist()
+    except (TypeError, ValueError):
+        return None
+    return box if box[2] > 0 and box[3] > 0 else None
