@@ -1,6 +1,7 @@
 """MMEngine's Runner with model converters, with ranks on a CPU, and with checkpoints of sharded models."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import mmengine.runner
@@ -97,7 +98,20 @@ class Runner(mmengine.runner.Runner):
         """Load a checkpoint, as MMEngine does, also into a sharded model."""
         with whole_parameters(self.model, write=True):
             checkpoint: dict[str, Any] = super().load_checkpoint(*args, **kwargs)
+        # A config is a program: MMEngine's `resume` would run the one in the file.
+        checkpoint.get('meta', {}).pop('config', None)
         return checkpoint
+
+    def resume(self, *args: Any, **kwargs: Any) -> None:
+        """Resume as MMEngine does, also in a copied or moved work directory: other folders are not written to."""
+        super().resume(*args, **kwargs)
+        folders = {Path(self.work_dir).resolve()}
+        folders |= {Path(hook.out_dir).resolve() for hook in self.hooks if getattr(hook, 'out_dir', None)}
+        for key, path in list(self.message_hub.runtime_info.items()):
+            # CheckpointHook deletes the best checkpoint when there is a better one.
+            if key.startswith('best_ckpt') and path and Path(path).resolve().parent not in folders:
+                own = Path(self.work_dir) / Path(path).name
+                self.message_hub.update_info(key, str(own) if own.is_file() else None)
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, as MMEngine does, also of a sharded model; all processes must call it."""

@@ -72,7 +72,7 @@ def train(
     _check_start(cfg)
     # Train.
     runner = Runner.from_cfg(cfg)
-    start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
+    start = cfg.get('load_from') or (latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
     if start:
         check_checkpoint(runner.model, start, partial=not cfg.get('resume'), resume=cfg.get('resume', False))
     if runner.rank == 0:
@@ -111,11 +111,31 @@ def _resume(cfg: Config, checkpoint: str) -> None:
 
     Without one the run starts as without the option: with the weights of ``load_from``, which MMEngine would ignore.
     """
-    if checkpoint == 'auto' and find_latest_checkpoint(cfg.work_dir) is None:
+    path = latest_checkpoint(cfg.work_dir) if checkpoint == 'auto' else checkpoint
+    if path is None:
         print(f'--resume: no checkpoint in {cfg.work_dir}, this is a new run')
         return
-    cfg.resume = True
-    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+    cfg.resume, cfg.load_from = True, path
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The latest checkpoint of a work directory; None: there is none.
+
+    ``last_checkpoint`` names it with the folder that it was written to. In a directory that has been copied or moved
+    since, it is the file of that name.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    recorded = find_latest_checkpoint(work_dir)
+    if recorded is None:
+        return None
+    own = Path(work_dir) / Path(recorded).name
+    if own.is_file():
+        return str(own)
+    if not Path(recorded).is_file():
+        raise InputError(f'{own}: no such checkpoint, and last_checkpoint beside it names it; restore it, or name one')
+    return recorded
 
 
 def _check_start(cfg: Config) -> None:

@@ -248,6 +248,49 @@ def test_resume_in_a_new_folder_starts_from_load_from(call, run_config, model_fi
     assert 'this is a new run' not in again.out
 
 
+def train_options(tmp_path, name, epochs):
+    options = [f'train_cfg.max_epochs={epochs}', 'param_scheduler=[]', f'experiment_name={tmp_path.name}-{name}']
+    return ['--cfg-options', *options, 'default_hooks.checkpoint.save_best=coco/bbox_mAP']
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('moved', [False, True])
+def test_resume_in_a_copied_work_directory_leaves_the_original_alone(call, run_config, tmp_path, moved):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    assert call('train', run_config, '--work-dir', first, *train_options(tmp_path, 'a', 1)).status == 0
+    shutil.copytree(first, second)
+    if moved:
+        first.rename(tmp_path / 'away')
+    before = contents(first) if first.exists() else None
+    # In a process of its own: MMEngine's visualizer would go on writing to the first folder.
+    command = [sys.executable, '-m', 'dinor1', 'train', run_config, '--work-dir', second, '--resume']
+    options = train_options(tmp_path, 'b', 2)
+    outcome = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    if moved:
+        (tmp_path / 'away').rename(first)
+    assert torch.load(second / 'epoch_2.pth', weights_only=False)['meta']['epoch'] == 2
+    assert (second / 'last_checkpoint').read_text() == str(second / 'epoch_2.pth')
+    assert len(list(second.glob('best_*.pth'))) == 1
+    assert moved or contents(first) == before
+
+
+def test_resume_runs_no_config_of_the_checkpoint(call, run_config, tmp_path):
+    """MMEngine would execute the text of ``meta.config``."""
+    assert call('train', run_config, '--work-dir', tmp_path / 'run', *train_options(tmp_path, 'a', 1)).status == 0
+    path = tmp_path / 'run/epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['meta']['config'] += f'\nopen({str(tmp_path / "it-ran")!r}, "w").close()\n'
+    torch.save(checkpoint, path)
+    outcome = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *train_options(tmp_path, 'b', 2))
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / 'run/epoch_2.pth').is_file()
+    assert not (tmp_path / 'it-ran').exists()
+
+
 def test_demo_names_files_that_exist(repo, tmp_path):
     """The commands of the demo, and where a GRQO run goes on from."""
     spec = importlib.util.spec_from_file_location('demo', repo / 'tools/demo.py')
