@@ -283,7 +283,7 @@ def test_resume_runs_no_config_of_the_checkpoint(call, run_config, tmp_path):
     assert call('train', run_config, '--work-dir', tmp_path / 'run', *train_options(tmp_path, 'a', 1)).status == 0
     path = tmp_path / 'run/epoch_1.pth'
     checkpoint = torch.load(path, weights_only=False)
-    checkpoint['meta']['config'] += f'\nopen({str(tmp_path / "it-ran")!r}, "w").close()\n'
+    checkpoint['meta']['config'] = checkpoint['meta']['cfg'] + f'\nopen({str(tmp_path / "it-ran")!r}, "w").close()\n'
     torch.save(checkpoint, path)
     outcome = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *train_options(tmp_path, 'b', 2))
     assert outcome.status == 0, outcome.err
