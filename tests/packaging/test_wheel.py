@@ -36,8 +36,9 @@ def wheel(repo, tmp_path_factory) -> Path:
     source = folder / 'source'
     for name in ('dinor1', 'configs'):
         shutil.copytree(repo / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(repo / name, source)
+    (source / 'docs').mkdir()
+    for name in ('setup.cfg', 'pyproject.toml', 'LICENSE', 'docs/pypi.md'):
+        shutil.copy(repo / name, source / name)
     run(sys.executable, '-m', 'pip', 'wheel', source, '--no-deps', *isolation, '-w', folder, cwd=folder)
     return next(folder.glob('*.whl'))
 

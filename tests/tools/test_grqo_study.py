@@ -18,9 +18,9 @@ MARKS = re.compile(r'<!-- (grqo-\w+):begin -->(.*?)<!-- \1:end -->', re.DOTALL)
 def page(repo, tmp_path, monkeypatch) -> Path:
     """A copy of the page with nothing between its markers."""
     monkeypatch.chdir(repo)
-    path = tmp_path / 'docs/grqo_study.md'
-    path.parent.mkdir()
-    text = (repo / 'docs/grqo_study.md').read_text()
+    path = tmp_path / 'docs/research/grqo.md'
+    path.parent.mkdir(parents=True)
+    text = (repo / 'docs/research/grqo.md').read_text()
     path.write_text(MARKS.sub(r'<!-- \1:begin -->\n<!-- \1:end -->', text))
     return path
 
@@ -90,7 +90,7 @@ def test_a_page_without_any_result_says_so(call, page, tmp_path):
 def test_the_committed_page_is_what_the_report_writes(call, page, repo, tmp_path):
     """Nothing between the markers is typed by hand."""
     call('analysis_tools/grqo_study', '--report', '--results', repo / 'results', '--page', page)
-    assert page.read_text() == (repo / 'docs/grqo_study.md').read_text()
+    assert page.read_text() == (repo / 'docs/research/grqo.md').read_text()
 
 
 def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):

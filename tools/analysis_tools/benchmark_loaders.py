@@ -8,7 +8,7 @@ Examples:
     python tools/analysis_tools/benchmark_loaders.py
     python tools/analysis_tools/benchmark_loaders.py --images data/coco_mini/images --workers 1 2 --out loaders.json
     python tools/analysis_tools/benchmark_loaders.py --table loaders.json --collect results/loaders.jsonl
-    python tools/analysis_tools/benchmark_loaders.py --table results/loaders.jsonl --update docs/performance.md
+    python tools/analysis_tools/benchmark_loaders.py --table results/loaders.jsonl --update docs/research/loaders.md
 """
 
 import argparse

@@ -8,7 +8,7 @@ one that fails does not end the others. On a machine with nothing of this projec
 Examples:
     python tools/analysis_tools/gpu_plan.py check --out work_dirs/gpu_plan
     python tools/analysis_tools/gpu_plan.py train --out work_dirs/gpu_plan --dry-run    # tiny, on a CPU
-    python tools/analysis_tools/gpu_plan.py report work_dirs/gpu_plan/*.json --update docs/performance.md
+    python tools/analysis_tools/gpu_plan.py report work_dirs/gpu_plan/*.json --update docs/research/speed.md
 """
 
 import argparse

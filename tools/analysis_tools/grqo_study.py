@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         '--verify', action='store_true', help='run anew, beside the first results: the report then compares the two'
     )
     parser.add_argument('--report', action='store_true', help='run nothing; write tables and figures to the page')
-    parser.add_argument('--page', default='docs/grqo_study.md', help='page of the report (default: %(default)s)')
+    parser.add_argument('--page', default='docs/research/grqo.md', help='page of the report (default: %(default)s)')
     return parser.parse_args()
 
 

@@ -16,7 +16,7 @@ class PlanarConv2d(KernelConv):
     The kernel of :class:`~dinor1.blocks.lie.GroupConv2d` with a delta function on H in place of a continuous one, hence
     with no sum over samples: no Monte Carlo error, cost N instead of N^2, and any number of samples in tests. Samples
     meet in :class:`~dinor1.blocks.lie.GroupPool` only. A network of these layers gives at g what an ordinary one gives
-    for the image ``L_g^-1 f``. It is not in the published network; docs/lie_groups.md measures what it contributes.
+    for the image ``L_g^-1 f``. It is not in the published network; docs/research/lie.md measures what it contributes.
 
     Law: ``Phi(L_h f)(x, g) = Phi(f)(h^-1 x, h^-1 g)`` for every h of the group.
 

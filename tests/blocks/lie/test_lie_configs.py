@@ -55,7 +55,7 @@ def test_the_study_runs_them_all(repo, monkeypatch):
 def test_detectors_have_backbones_of_nearly_equal_size_and_differ_by_nothing_else(repo):
     plain, ours = (load(repo, f'vis-gdino_{name}_1xb8_3e_shapes') for name in ('nano', 'nano-gl2'))
     sizes = [sum(p.numel() for p in MODELS.build(cfg.model.backbone).parameters()) for cfg in (plain, ours)]
-    # docs/lie_groups.md states them.
+    # docs/research/lie.md states them.
     assert sizes == [395_316, 394_004]
     plain, ours = plain.to_dict(), ours.to_dict()
     assert ours['model'].pop('backbone') != plain['model'].pop('backbone')
