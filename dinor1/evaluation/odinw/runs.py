@@ -21,7 +21,7 @@ from dinor1.evaluation.odinw.benchmark import Annotations, BenchmarkSet, prepare
 from dinor1.evaluation.odinw.summary import METRICS, PROTOCOLS, read_result
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import visible, write_json
+from dinor1.utils.io import sha256, visible, write_json
 
 _PROTOCOL_TYPES = {
     'text': 'TextPrompts',
@@ -223,11 +223,7 @@ def _set_files(dataset: dict[str, Any], root: Path, img_dir: str, annotations: A
 
 @functools.cache
 def _sha256(path: str) -> str:
-    sha = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
+    return sha256(path)
 
 
 def finished(job: Job) -> bool:
