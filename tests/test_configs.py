@@ -24,10 +24,11 @@ from dinor1.engine import PromptedTestLoop, PromptedValLoop, ReferenceModelHook
 from dinor1.engine.loops import build_protocol
 from dinor1.evaluation import TextPrompts, VisualGeneric, VisualInteractive
 from dinor1.models import DINOGRQO, DINOR1, GRQOLoss
-from dinor1.registry import DATASETS, HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, PARAM_SCHEDULERS
+from dinor1.registry import DATASETS, HOOKS, LOOPS, METRICS, MODEL_CONVERTERS, MODELS, PARAM_SCHEDULERS
 from dinor1.utils import compat
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
+from dinor1.utils.packaged_files import checksum_in_name
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -184,11 +185,21 @@ def test_grqo_is_the_published_one(path):
     assert (loss.groups, loss.one_sided_kl) == ('image', False)
     assert loss.num_mute(cfg.model.num_queries) == 300
     hook = HOOKS.build(cfg.default_hooks.reference)
-    # Objects365: one epoch of supervised fine-tuning, five of GRQO. COCO: GRQO from the start.
-    on_o365 = path.stem.endswith('o365')
-    assert (hook.warmup, cfg.train_cfg.max_epochs) == ((1, 6) if on_o365 else (0, 12))
+    # One epoch of supervised fine-tuning, then GRQO.
+    assert (hook.warmup, cfg.train_cfg.max_epochs) == (1, 6 if path.stem.endswith('o365') else 12)
     assert hook.refresh == 1
     assert hook.by_epoch
+
+
+@each(FULL_SIZE)
+def test_recipes_for_coco_start_from_public_weights(path):
+    """Of their own size, and with the checksum in the name that torch.hub can check."""
+    cfg = read(path)
+    size = re.search(r'_(swin-\w)_', path.stem)[1]
+    assert bool(cfg.load_from) == path.stem.endswith('_coco')
+    if cfg.load_from:
+        assert re.fullmatch(rf'https://\S+/grounding_dino_{size}_pretrain_\S+', cfg.load_from)
+        assert len(checksum_in_name(cfg.load_from)) == 8
 
 
 def stand_in() -> nn.Module:
@@ -386,6 +397,36 @@ def test_the_aligned_recipe_brings_class_names_to_the_loss(small_bert, build_tin
     assert model.prompt_encoder.content_query.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in model.language_model.parameters())
     assert len(model.text_prompt_set(['cat', 'dog']).embeddings) == 2
+
+
+def test_the_config_of_the_first_gpu_run_reads_data_of_the_user(tmp_path):
+    """The config in docs/first_gpu_run.md, with another folder."""
+    page = (ROOT / 'docs/first_gpu_run.md').read_text()
+    text = re.search(r'```python\n(.*?)```', page, re.DOTALL)[1]
+    assert text.count("'/path/to/my_data'") == 1
+    (tmp_path / 'my_data.py').write_text(text.replace('/path/to/my_data', str(tmp_path)))
+    options = re.findall(r'([\w.]+)=(\S+)', re.search(r'my_data.py --amp.*?```', page, re.DOTALL)[0])
+    cfg = load_config(tmp_path / 'my_data.py', {key: float(value) for key, value in options})
+    assert cfg.optim_wrapper.optimizer.lr == 1e-4
+    assert cfg.optim_wrapper.accumulative_counts * cfg.train_dataloader.batch_size == 32
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.load_from.startswith('https://')
+    for split in ('train', 'val'):
+        (tmp_path / 'images').mkdir(exist_ok=True)
+        (tmp_path / 'annotations').mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f'images/{split}.png'), np.zeros((64, 96, 3), np.uint8))
+        content = dict(
+            images=[dict(id=1, file_name=f'{split}.png', width=96, height=64)],
+            annotations=[dict(id=1, image_id=1, category_id=1, bbox=[10, 10, 40, 30], area=1200, iscrowd=0)],
+            categories=[dict(id=1, name='screw')],
+        )
+        (tmp_path / f'annotations/{split}.json').write_text(json.dumps(content))
+    for dataset in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset, cfg.prompt_dataset):
+        built = DATASETS.build(dataset)
+        assert built.metainfo['classes'] == ('screw',)
+        assert len(built[0]['data_samples'].gt_instances) <= 1
+    metric = METRICS.build(cfg.test_evaluator)
+    assert metric.category_ids.tolist() == [1]
 
 
 # A real step -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-# DINO-R1 with Swin-L, fine-tuned on COCO. GRQO from the start: what it starts from detects already.
+# DINO-R1 with Swin-L, fine-tuned on COCO. One epoch of supervised fine-tuning, then GRQO.
 _base_ = [
     '../_base_/models/dino_r1_swin-l.py',
     '../_base_/datasets/coco_detection.py',
@@ -8,10 +8,10 @@ _base_ = [
 
 model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
 default_hooks = dict(
-    reference=dict(warmup=0, dtype='bfloat16'),
+    reference=dict(warmup=1, dtype='bfloat16'),
 )
 
-# Fine-tuning starts from dino-r1_swin-l_8xb4_6e_o365: name its checkpoint with
-# --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained, and
-# default_hooks.reference.warmup=1 puts an epoch of supervised fine-tuning first.
-load_from = None
+# The public weights of MM-Grounding-DINO-L, fetched when a training starts. They have all but the prompt encoder,
+# which the supervised epoch trains. A checkpoint of dino-r1_swin-l_8xb4_6e_o365 is prompted with
+# boxes already: --cfg-options load_from=PATH default_hooks.reference.warmup=0
+load_from = {{_base_.mm_grounding_dino}}

@@ -31,10 +31,11 @@ train_pipeline = [*_base_.train_pipeline[:-1], dict(type='PackDetInputs', meta_k
 train_dataloader = dict(dataset=dict(return_classes=True, pipeline=train_pipeline))
 
 default_hooks = dict(
-    reference=dict(warmup=0, dtype='bfloat16'),
+    reference=dict(warmup=1, dtype='bfloat16'),
 )
 
-# Fine-tuning starts from dino-r1_swin-t_8xb4_6e_o365: name its checkpoint with
-# --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained, and
-# default_hooks.reference.warmup=1 puts an epoch of supervised fine-tuning first.
-load_from = None
+# The public weights of MM-Grounding-DINO-T, fetched when a training starts, its BERT included. They have all but the
+# prompt encoder, which the supervised epoch trains, and the scale of the alignment. A checkpoint of
+# dino-r1_swin-t_8xb4_6e_o365 is prompted with boxes already, and has no text side:
+# --cfg-options load_from=PATH default_hooks.reference.warmup=0
+load_from = {{_base_.mm_grounding_dino}}

@@ -6,6 +6,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# Fine-tuning starts from vis-gdino_swin-t_8xb4_6e_o365: name its checkpoint with
-# --cfg-options load_from=PATH. None are published; without one only the backbone is pretrained.
-load_from = None
+# The public weights of MM-Grounding-DINO-T, fetched when a training starts. They have all but the prompt encoder.
+# Or a checkpoint of vis-gdino_swin-t_8xb4_6e_o365: --cfg-options load_from=PATH
+load_from = {{_base_.mm_grounding_dino}}

@@ -8,7 +8,7 @@ from types import ModuleType
 import argcomplete
 
 import dinor1
-from dinor1.cli import bank, convert, detect, make_data, study, test, train, validate
+from dinor1.cli import bank, convert, detect, make_data, study, test, train, validate, verify_published
 from dinor1.cli.exit_status import run_command
 
 COMMANDS: dict[str, ModuleType] = {
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     'convert': convert,
     'make-data': make_data,
     'study': study,
+    'verify-published': verify_published,
 }
 
 

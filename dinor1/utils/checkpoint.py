@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from mmengine.config import Config
@@ -63,6 +64,25 @@ def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn
     _compare(model, state_dict, path)
     model.load_state_dict(state_dict)
     return model.to(device).eval()
+
+
+def load_weights(model: nn.Module, path: str, missing: tuple[str, ...] = (), surplus: tuple[str, ...] = ()) -> None:
+    """Load the weights of ``path`` into a model that is built.
+
+    Args:
+        model: The model, without a wrapper for distributed training.
+        path: Checkpoint of MMEngine.
+        missing: What the names of weights begin with that the checkpoint may lack; these keep their values.
+        surplus: What the names of weights begin with that the model may lack; these are not read.
+
+    Raises:
+        InputError: see :func:`check_checkpoint`.
+    """
+    state_dict = {k: v for k, v in read_state_dict(path).items() if not k.startswith(surplus)}
+    _upgrade(model, state_dict)
+    kept = {k: v for k, v in model.state_dict().items() if k.startswith(missing) and k not in state_dict}
+    _compare(model, state_dict | kept, path)
+    model.load_state_dict(state_dict | kept)
 
 
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:
@@ -156,6 +176,12 @@ def _load(path: str) -> Any:
         return CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
     except InputError:
         raise
+    except (URLError, ConnectionError) as error:
+        reason = ' '.join(str(getattr(error, 'reason', error)).split())
+        raise InputError(
+            f'{path}: cannot be fetched ({reason}); download it on another machine and give the path of the file '
+            'instead, such as --cfg-options load_from=FILE'
+        ) from error
     except Exception as error:
         # Unpickling damaged bytes can raise almost any exception.
         what = 'a damaged one, or one with Python objects, which are not loaded'

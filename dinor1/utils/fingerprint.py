@@ -1,7 +1,6 @@
-"""Digests: of the weights that a prompt embedding depends on, and of files."""
+"""Digest of the weights that a prompt embedding depends on."""
 
 import hashlib
-import os
 
 import torch
 from torch import nn
@@ -23,18 +22,4 @@ def fingerprint(model: nn.Module, whole: bool = False) -> str:
         if whole or name.split('.')[0] in _PROMPT_MODULES:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def sha256_of_file(path: str | os.PathLike) -> str:
-    """Hexadecimal SHA-256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    # hashlib.file_digest needs Python 3.11.
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return digest.hexdigest()

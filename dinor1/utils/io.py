@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -113,6 +114,15 @@ def check_output(path: str | os.PathLike, option: str = '') -> None:
         raise InputError(f'{where}: {folder} is not a folder; give another path')
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f'{where}: {folder} may not be written to; change its permissions, or give another path')
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from dinor1.utils.errors import InputError
-from dinor1.utils.fingerprint import sha256_of_file
+from dinor1.utils.io import sha256
 
 # The convention of torch.hub: the file name ends in the first digits of the file's SHA-256.
 _CHECKSUM = re.compile(r'-([0-9a-f]{8,64})$')
@@ -29,6 +29,15 @@ def find_packaged_file(package: str, relative: str) -> Path | None:
     return None
 
 
+def checksum_in_name(path: str | Path) -> str:
+    """First digits of the SHA-256 that the name of a file or URL states, ``57934424`` of ``lite0-57934424.pth``.
+
+    Empty if it states none.
+    """
+    found = _CHECKSUM.search(Path(path).stem)
+    return found[1] if found else ''
+
+
 def check_sha256(path: str | Path) -> None:
     """Compare the SHA-256 of a file with the digits at the end of its name, as in ``lite0-57934424.pth``.
 
@@ -36,12 +45,12 @@ def check_sha256(path: str | Path) -> None:
         InputError: the checksum is another one, or the name has none.
     """
     path = Path(path)
-    expected = _CHECKSUM.search(path.stem)
-    if expected is None:
+    expected = checksum_in_name(path)
+    if not expected:
         raise InputError(f'{path}: its name has no checksum, as in NAME-57934424.pth; keep the name of the original')
-    found = sha256_of_file(path)
-    if not found.startswith(expected[1]):
+    found = sha256(path)
+    if not found.startswith(expected):
         raise InputError(
-            f'{path}: its SHA-256 begins with {found[: len(expected[1])]}, not with {expected[1]} as its '
-            'name says; it is damaged or another file: install or download it again'
+            f'{path}: its SHA-256 begins with {found[: len(expected)]}, not with {expected} as its name says; it is '
+            'damaged or another file: install or download it again'
         )

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.model import Sequential
 from mmengine.optim import OneCycleLR
 
-from dinor1.utils.checkpoint import check_checkpoint, load_model, read_state_dict
+from dinor1.utils.checkpoint import check_checkpoint, load_model, load_weights, read_state_dict
 from dinor1.utils.checkpoint_file import load_file
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
@@ -99,6 +99,30 @@ def test_weights_to_start_from_may_fit_in_part(build_tiny, state, wide_files, tm
     check_checkpoint(model, save(state, tmp_path), partial=True)
     with pytest.raises(InputError, match='another architecture'):
         check_checkpoint(model, save({'backbone_of_another.weight': torch.zeros(2)}, tmp_path), partial=True)
+
+
+def test_named_parts_alone_may_be_missing_or_left_over(build_tiny, state, tmp_path):
+    model = build_tiny(seed=1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    kept = {key for key in state if key.startswith('prompt_encoder.')}
+    path = save({key: value for key, value in state.items() if key not in kept} | {'old.ids': torch.zeros(2)}, tmp_path)
+    load_weights(model, path, missing=('prompt_encoder.',), surplus=('old.',))
+    assert kept
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key] if key in kept else state[key]), key
+    with pytest.raises(InputError, match=f'{len(kept)} missing, such as prompt_encoder'):
+        load_weights(model, path, surplus=('old.',))
+    with pytest.raises(InputError, match=r'1 unknown, such as old\.ids'):
+        load_weights(model, path, missing=('prompt_encoder.',))
+
+
+def test_an_address_that_cannot_be_reached_is_one_line(build_tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    address = 'http://127.0.0.1:9/weights.pth'  # the port of "discard", where nothing listens
+    with pytest.raises(InputError) as error:
+        check_checkpoint(build_tiny(), address, partial=True)
+    assert str(error.value).startswith(f'{address}: cannot be fetched (')
+    assert str(error.value).endswith('such as --cfg-options load_from=FILE')
 
 
 @pytest.mark.parametrize('lost', ['meta', 'message_hub', 'epoch'])

@@ -1,6 +1,12 @@
 # DINO-R1 with a Swin-T backbone, prompted by images alone. Sizes B and L change the backbone's numbers.
 # The published Swin weights on ImageNet; they are fetched when a training starts.
 swin_weights = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0'
+# MMDetection's MM-Grounding-DINO-T, pretrained on Objects365, GoldG, GRIT-9M and V3Det, for recipes that fine-tune it.
+mm_grounding_dino = (
+    'https://download.openmmlab.com/mmdetection/v3.0/mm_grounding_dino/'
+    'grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det/'
+    'grounding_dino_swin-t_pretrain_obj365_goldg_grit9m_v3det_20231204_095047-b448804b.pth'
+)
 
 model = dict(
     type='DINOR1',

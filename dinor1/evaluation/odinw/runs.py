@@ -22,11 +22,10 @@ from dinor1.evaluation.odinw.summary import METRICS, read_result
 from dinor1.evaluation.protocol_names import PROTOCOLS, TEXT, VISUAL_GENERIC, VISUAL_INTERACTIVE
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
-from dinor1.utils.fingerprint import sha256_of_file
-from dinor1.utils.io import visible, write_json
+from dinor1.utils.io import sha256, visible, write_json
 
 # A checkpoint is read once per suite, and not once per run.
-_sha256 = functools.cache(sha256_of_file)
+_sha256 = functools.cache(sha256)
 # Our names of metrics -> last part of the names of COCO metrics, those of MMDetection and of this project.
 _REPORTED = dict(zip(METRICS, ('bbox_mAP', 'bbox_mAP_50'), strict=True))
 
