@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'ODVGPromptDataset': '.odvg',
         'ResumableBatchSampler': '.samplers',
         'SeededPipelineMixin': '.seeding',
+        'SourceBatchSampler': '.source_batches',
     },
 )
