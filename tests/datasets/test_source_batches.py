@@ -28,7 +28,7 @@ class Images:
         return idx
 
     def get_data_info(self, idx):
-        return dict(source=self.sources[idx])
+        return dict(source=self.sources[idx], exhaustive_labels=[] if self.sources[idx] == 'incomplete' else [1])
 
 
 class Concatenated:
@@ -71,10 +71,25 @@ def test_batches_are_of_one_source_but_for_remainders(epoch):
     assert len(mixed) == 2
 
 
-def test_drop_last_leaves_out_what_is_not_full():
-    batches = list(build(drop_last=True))
-    assert len(batches) == len(build(drop_last=True)) == 6
-    assert set(map(len, batches)) == {4}
+def test_images_without_negatives_are_spread_over_all_batches():
+    """27 images that can be negatives and 13 that cannot: 27 * 4 // 40 = 2 of the former in each batch."""
+    images = Images(SIZES | dict(incomplete=13))
+    batches = list(build(dataset=images))
+    assert sorted(index for batch in batches for index in batch) == list(range(40))
+    assert max(map(len, batches)) <= 4
+    incomplete = [sum(images.sources[index] == 'incomplete' for index in batch) for batch in batches]
+    assert set(incomplete) == {0, 1}
+    negatives = [{images.sources[index] for index in batch} - {'incomplete'} for batch in batches]
+    assert all(negatives)
+    assert sum(len(sources) > 1 for sources in negatives) <= 1
+
+
+def test_more_images_without_negatives_than_places():
+    batches = list(build(dataset=Images(dict(kitchen=1, incomplete=12))))
+    assert sorted(map(len, batches)) == [1, 4, 4, 4]
+    assert sorted(index for batch in batches for index in batch) == list(range(13))
+    alone = list(build(dataset=Images(dict(incomplete=6))))
+    assert sorted(map(len, alone)) == [2, 4]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
