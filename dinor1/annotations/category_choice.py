@@ -18,7 +18,9 @@ class CategoryChoice(NamedTuple):
     image_ids: frozenset[Hashable]
 
 
-def choose_categories(data: dict[str, Any], path: str, listed: Sequence[str], exclude: bool) -> CategoryChoice:
+def choose_categories(
+    data: dict[str, Any], path: str, listed: Sequence[str], exclude: bool, shared: bool = False
+) -> CategoryChoice:
     """Choose categories of a COCO file.
 
     Args:
@@ -27,17 +29,18 @@ def choose_categories(data: dict[str, Any], path: str, listed: Sequence[str], ex
         listed: Names of categories.
         exclude: True: all other categories, and the images that show none of those listed. False: those listed, and
             the images that show at least one of them. Any annotation counts, also of a crowd.
+        shared: The list serves several files: names that are not in this one are passed over, if one is.
 
     Raises:
-        InputError: a listed name is not in the file, or nothing remains.
+        InputError: a listed name, or of a shared list every name, is not in the file; or nothing remains.
     """
     categories = sorted(data['categories'], key=lambda category: category['id'])
     ids = {category['name']: category['id'] for category in categories}
-    for name in listed:
-        if name not in ids:
-            raise InputError(f'{path}: no category is named {name!r}; correct the list of categories')
+    unknown = [name for name in listed if name not in ids]
+    if len(unknown) == len(listed) or (unknown and not shared):
+        raise InputError(f'{path}: no category is named {unknown[0]!r}; correct the list of categories')
     names = tuple(name for name in ids if (name in listed) != exclude)
-    ids_listed = {ids[name] for name in listed}
+    ids_listed = {ids[name] for name in listed if name in ids}
     showing = {
         annotation.get('image_id')
         for annotation in data['annotations']

@@ -47,7 +47,8 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             least of this file, see :func:`~dinor1.annotations.federated.label_scopes`. False: for every class.
         not_exhaustive: With ``federated``, names of sources whose annotations miss instances; True: all of the file.
         exclude_categories: Names, or a file of names below ``data_root``, of categories that are no classes. Outside
-            test mode, images that show one are left out.
+            test mode, images that show one are left out. A file, which may serve several data sets, may have names
+            that are no categories of this one.
         only_categories: Likewise, of the only categories that are classes; outside test mode, images that show none
             are left out.
         kwargs: Of MMDetection's ``CocoDataset``.
@@ -132,8 +133,9 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
                 f"{self.ann_file}: metainfo['classes'] and exclude_categories or only_categories both choose classes; "
                 'give one of them'
             )
-        names = read_category_names(os.path.join(self.data_root, listed)) if isinstance(listed, str) else listed
-        return choose_categories(data, self.ann_file, names, exclude=bool(self.exclude_categories))
+        shared = isinstance(listed, str)
+        names = read_category_names(os.path.join(self.data_root, listed)) if shared else listed
+        return choose_categories(data, self.ann_file, names, bool(self.exclude_categories), shared)
 
     def _set_classes(self, categories: list[dict]) -> None:
         """Set the class names, their colours and the map from category ids to labels."""

@@ -81,6 +81,16 @@ def test_choosing_and_leaving_out_divide_a_file():
     assert choose_categories(two_images(), 'f.json', listed, exclude=False) == (('class 3', 'class 4'), {7})
 
 
+def test_a_shared_list_may_name_categories_of_other_files():
+    listed = ['class 4', 'another']
+    choice = choose_categories(two_images(), 'f.json', listed, exclude=False, shared=True)
+    assert choice == (('class 4',), {7})
+    with pytest.raises(InputError, match="no category is named 'another'"):
+        choose_categories(two_images(), 'f.json', listed, exclude=False)
+    with pytest.raises(InputError, match="no category is named 'another'"):
+        choose_categories(two_images(), 'f.json', listed[1:], exclude=False, shared=True)
+
+
 @pytest.mark.parametrize(
     ('listed', 'exclude', 'message'),
     [
