@@ -6,7 +6,7 @@ from .label_scope import BatchScope, batch_scope
 from .minilm import MiniLM, minilm_folder
 from .per_image import prompts_per_image
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
-from .text import TextTable, build_text_side, encode_text
+from .text import TextTable, build_text_side, encode_text, why_unreadable
 from .visual import VisualPromptEncoder, upgrade_prompt_encoder
 from .word_hash import WordHashModel
 
@@ -30,4 +30,5 @@ __all__ = [
     'prompts_per_image',
     'sample_prompts',
     'upgrade_prompt_encoder',
+    'why_unreadable',
 ]
