@@ -2,6 +2,7 @@
 
 import colorsys
 import difflib
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from mmengine.fileio import get_local_path
 
 from dinor1.annotations.category_choice import CategoryChoice, choose_categories, read_category_names
 from dinor1.annotations.federated import LabelScope, label_scopes
+from dinor1.datasets.mixing import SameSource, indices_by_source
 from dinor1.datasets.seeding import SeededPipelineMixin
 from dinor1.datasets.validation import check_coco
 from dinor1.registry import DATASETS
@@ -161,17 +163,25 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             raise InputError(f'{self.ann_file}: filter_cfg {self.filter_cfg} leaves no image; relax it')
         return data_list
 
+    @functools.cached_property
+    def indices_by_source(self) -> dict[str | None, list[int]]:
+        """Indices of the images of each source; all under None if the data set is not federated."""
+        return indices_by_source(self)
+
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on one image.
 
         Raises:
             InputError: the file of the image is missing or is not an image.
         """
+        info = self.get_data_info(idx)
+        if not self.test_mode:
+            info['same_source'] = SameSource(self, info.get('source'))
         try:
-            return super().prepare_data(idx)
+            return self.pipeline(info)
         except Exception as error:
             # Looked into only after a failure, so that it costs nothing and other errors keep their own text.
-            path = self.get_data_info(idx)['img_path']
+            path = info['img_path']
             if self.backend_args is None and (not os.path.isfile(path) or cv2.imread(path) is None):
                 raise InputError(f'{path}: missing, or not an image that can be read; restore the file') from error
             raise

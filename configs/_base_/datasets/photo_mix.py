@@ -16,6 +16,19 @@ pack = dict(
     meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text', 'annotated_labels', 'exhaustive_labels'),
 )
 train_pipeline = [*load, resize, dict(type='RandomFlip', prob=0.5), pad, pack]
+# For long trainings: instances of other images, mosaics of four, other sizes, crops and colours. A recipe takes it by
+# train_dataloader = dict(dataset=dict(pipeline={{_base_.strong_pipeline}})).
+strong_pipeline = [
+    *load,
+    dict(type='PasteInstances', prob=0.3),
+    dict(type='SameSourceMosaic', img_scale=img_scale, prob=0.3),
+    dict(type='YOLOXHSVRandomAug'),
+    dict(type='RandomResize', scale=img_scale, ratio_range=(0.6, 1.5), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=img_scale, allow_negative_crop=True),
+    dict(type='RandomFlip', prob=0.5),
+    pad,
+    pack,
+]
 # Ground truth of an evaluation is loaded after resizing: it stays in pixels of the original image, as predictions do.
 test_pipeline = [load[0], resize, pad, load[1], dict(type='PackDetInputs')]
 # Exemplar boxes are loaded before resizing: they prompt in pixels of the prepared image.
