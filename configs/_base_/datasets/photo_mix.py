@@ -16,7 +16,7 @@ pack = dict(
     meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text', 'annotated_labels', 'exhaustive_labels'),
 )
 train_pipeline = [*load, resize, dict(type='RandomFlip', prob=0.5), pad, pack]
-# For long trainings: instances of other images, mosaics of four, other sizes, crops and colours. A recipe takes it by
+# For long trainings: instances of other images, mosaics of four, other sizes, crops and colours. A recipe takes it with
 # train_dataloader = dict(dataset=dict(pipeline={{_base_.strong_pipeline}})).
 strong_pipeline = [
     *load,

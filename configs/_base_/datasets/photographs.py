@@ -1,5 +1,5 @@
 # What a detector of photographs is trained on: photo_mix without its novel categories, 22 sets of rfmix, and coco_mini,
-# 2,863 images. Evaluated on photo_mix.
+# 2,863 images, with strong augmentation. Evaluated on photo_mix.
 # Not here, because they are kept for zero-shot evaluation: raccoon, aquarium, chess_pieces, bccd, na_mushrooms,
 # thermal_dogs_and_people, and eight sets of rfmix. Nor is fruit, nearly all of which shows novel categories.
 _base_ = './photo_mix.py'
@@ -39,7 +39,7 @@ small_set = dict(
     data_prefix=dict(img='images/'),
     federated=True,
     filter_cfg=dict(filter_empty_gt=False),
-    pipeline=_base_.train_pipeline,
+    pipeline=_base_.strong_pipeline,
     return_classes=True,
 )
 rfmix_sets = [
@@ -51,6 +51,7 @@ rfmix_sets = [
     )
     for name in rfmix
 ]
+photo_mix = {**_base_.train_dataloader.dataset, 'pipeline': _base_.strong_pipeline}
 coco_mini = dict(
     **small_set,
     data_root='{{$DINOR1_DATA:data}}/coco_mini',
@@ -60,7 +61,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='ConcatDataset',
-        datasets=[_base_.train_dataloader.dataset, coco_mini, *rfmix_sets],
+        datasets=[photo_mix, coco_mini, *rfmix_sets],
         ignore_keys=['classes', 'palette'],
     ),
 )
