@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dinor1.annotations.federated import label_scopes
 from dinor1.datasets import CocoPromptDataset, LVISPromptDataset
+from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
 from dinor1.registry import DATASETS
 from dinor1.utils.errors import InputError
 
@@ -120,3 +122,16 @@ def test_evaluation_keeps_all_images(tmp_path):
 def test_contradictory_options_are_errors(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         CocoPromptDataset(**write(tmp_path), **options)
+
+
+@pytest.mark.shared
+def test_scopes_of_lvis_are_those_of_its_evaluation(shared_dir):
+    path = shared_dir / 'data/fixtures/lvis/lvis_val_mini.json'
+    content = json.loads(path.read_text())
+    truth = LVISGroundTruth.read(path)
+    scopes = label_scopes(content, str(path))
+    for row, image in enumerate(truth.image_ids.tolist()):
+        annotated = truth.judged[row] | truth.not_exhaustive[row]
+        assert scopes[image].annotated == set(truth.category_ids[annotated].tolist())
+        complete = truth.judged[row] & ~truth.not_exhaustive[row]
+        assert scopes[image].exhaustive == set(truth.category_ids[complete].tolist())
