@@ -10,7 +10,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'LVISPromptDataset': '.lvis',
         'LoadResizedImage': '.resized_image',
         'ODVGPromptDataset': '.odvg',
+        'PasteInstances': '.paste',
         'ResumableBatchSampler': '.samplers',
+        'SameSourceMosaic': '.mosaic',
         'SeededPipelineMixin': '.seeding',
+        'SourceBatchSampler': '.source_batches',
     },
 )

@@ -2,14 +2,19 @@
 
 import colorsys
 import difflib
+import functools
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 from mmdet.datasets import CocoDataset
 from mmengine.fileio import get_local_path
 
+from dinor1.annotations.category_choice import CategoryChoice, choose_categories, read_category_names
+from dinor1.annotations.federated import LabelScope, label_scopes
+from dinor1.datasets.mixing import SameSource, indices_by_source
 from dinor1.datasets.resized_image import LoadResizedImage
 from dinor1.datasets.seeding import SeededPipelineMixin
 from dinor1.datasets.validation import check_coco
@@ -29,27 +34,55 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
     - The file is checked as a whole before anything is read from it, see :mod:`dinor1.datasets.validation`.
     - Augmentation depends on ``(seed, epoch, index)`` only, see :class:`SeededPipelineMixin`.
     - A :class:`~dinor1.datasets.LoadResizedImage` with a cache in the pipeline has its cache built.
+    - With ``federated``, every image tells for which classes it was annotated: ``annotated_labels`` and
+      ``exhaustive_labels``, lists of labels, see :class:`~dinor1.annotations.federated.LabelScope`. Put both among the
+      ``meta_keys`` of ``PackDetInputs``; the detector then takes an image as a negative only for the latter. ``source``
+      of an image names the file and, if the file has several, the source in it.
 
     As in MMDetection, ``iscrowd`` boxes get ``ignore_flag = 1``, and boxes marked ``ignore`` or smaller than
-    one pixel are left out. ``iscrowd`` and ``area`` may be absent. Images without boxes stay, unless
+    one pixel are left out. ``iscrowd`` and ``area`` may be absent, and an area that is not positive is that of the
+    box. Images without boxes stay, unless
     ``filter_cfg`` says otherwise.
 
     Args:
         bad_annotations: ``'error'`` refuses a file with a defective annotation or a missing image; ``'skip'``
             leaves these out and logs one warning with their numbers.
         seed: Of the augmentation; ``None`` draws it from the global random generators.
+        federated: Whether images are annotated for some classes only: those of their source, of LVIS's lists, or at
+            least of this file, see :func:`~dinor1.annotations.federated.label_scopes`. False: for every class.
+        not_exhaustive: With ``federated``, names of sources whose annotations miss instances; True: all of the file.
+        exclude_categories: Names, or a file of names below ``data_root``, of categories that are no classes. Outside
+            test mode, images that show one are left out. A file, which may serve several data sets, may have names
+            that are no categories of this one.
+        only_categories: Likewise, of the only categories that are classes; outside test mode, images that show none
+            are left out.
         kwargs: Of MMDetection's ``CocoDataset``.
 
     Raises:
-        InputError: the file or an image cannot be used, or a chosen class is not in the file.
+        InputError: the file or an image cannot be used, a chosen class is not in the file, or no image remains.
     """
 
     METAINFO: dict = {}
 
-    def __init__(self, *args: Any, bad_annotations: str = 'error', seed: int | None = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        bad_annotations: str = 'error',
+        seed: int | None = 0,
+        federated: bool = False,
+        not_exhaustive: bool | Sequence[str] = False,
+        exclude_categories: str | Sequence[str] = (),
+        only_categories: str | Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         if bad_annotations not in ('error', 'skip'):
             raise InputError(f"bad_annotations must be 'error' or 'skip', not {bad_annotations!r}")
-        self.bad_annotations = bad_annotations
+        if not_exhaustive and not federated:
+            raise InputError('not_exhaustive has no effect without federated=True; set both')
+        if exclude_categories and only_categories:
+            raise InputError('exclude_categories and only_categories exclude each other; give one of them')
+        self.bad_annotations, self.federated, self.not_exhaustive = bad_annotations, federated, not_exhaustive
+        self.exclude_categories, self.only_categories = exclude_categories, only_categories
         super().__init__(*args, seed=seed, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -59,24 +92,56 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         # Only local files can be looked for at little cost; a remote one is missed when it is read.
         img_dir = self.data_prefix['img'] if self.backend_args is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
+        choice = self._choose(data)
+        if choice is not None:
+            self._metainfo['classes'] = choice.names
+            if not self.test_mode:
+                images = [image for image in images if image['id'] in choice.image_ids]
         self._set_classes(data['categories'])
+        scopes = label_scopes(data, self.ann_file, self.not_exhaustive) if self.federated else None
 
         by_image, self.cat_img_map = defaultdict(list), defaultdict(list)
         for annotation in annotations:
             by_image[annotation['image_id']].append(annotation)
             self.cat_img_map[annotation['category_id']].append(annotation['image_id'])
-            if annotation.get('area') is None:
+            # MMDetection leaves boxes out whose area is not positive.
+            if not (annotation.get('area') or 0) > 0:
                 annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
-        return [
-            self.parse_data_info(
+        data_list = []
+        for image in images:
+            info = self.parse_data_info(
                 {'raw_img_info': image | {'img_id': image['id']}, 'raw_ann_info': by_image[image['id']]}
             )
-            for image in images
-        ]
+            if scopes is not None:
+                source = f'{self.ann_file}:{image["source"]}' if 'source' in image else self.ann_file
+                info |= self._labels_of(scopes[image['id']]) | dict(source=source)
+            data_list.append(info)
+        return data_list
 
     def read_annotations(self, path: str) -> dict:
         """Content of the annotation file, in COCO form; a subclass reads another form."""
         return read_json(path)
+
+    def _labels_of(self, scope: LabelScope) -> dict[str, list[int]]:
+        """The scope of an image in labels instead of category ids."""
+        return {
+            f'{name}_labels': sorted(self.cat2label[i] for i in ids if i in self.cat2label)
+            for name, ids in scope._asdict().items()
+        }
+
+    def _choose(self, data: dict) -> CategoryChoice | None:
+        """What ``exclude_categories`` or ``only_categories`` choose; None: neither is given."""
+        listed = self.exclude_categories or self.only_categories
+        if not listed:
+            return None
+        if 'classes' in self._metainfo:
+            raise InputError(
+                f"{self.ann_file}: metainfo['classes'] and exclude_categories or only_categories both choose classes; "
+                'give one of them'
+            )
+        shared = isinstance(listed, str)
+        names = read_category_names(os.path.join(self.data_root, listed)) if shared else listed
+        return choose_categories(data, self.ann_file, names, bool(self.exclude_categories), shared)
 
     def _set_classes(self, categories: list[dict]) -> None:
         """Set the class names, their colours and the map from category ids to labels."""
@@ -111,17 +176,25 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             if isinstance(transform, LoadResizedImage) and transform.cache is not None:
                 transform.build_cache(self.get_data_info(i)['img_path'] for i in range(len(self)))
 
+    @functools.cached_property
+    def indices_by_source(self) -> dict[str | None, list[int]]:
+        """Indices of the images of each source; all under None if the data set is not federated."""
+        return indices_by_source(self)
+
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on one image.
 
         Raises:
             InputError: the file of the image is missing or is not an image.
         """
+        info = self.get_data_info(idx)
+        if not self.test_mode:
+            info['same_source'] = SameSource(self, info.get('source'))
         try:
-            return super().prepare_data(idx)
+            return self.pipeline(info)
         except Exception as error:
             # Looked into only after a failure, so that it costs nothing and other errors keep their own text.
-            path = self.get_data_info(idx)['img_path']
+            path = info['img_path']
             if self.backend_args is None and (not os.path.isfile(path) or cv2.imread(path) is None):
                 raise InputError(f'{path}: missing, or not an image that can be read; restore the file') from error
             raise

@@ -45,8 +45,11 @@ class ResumableBatchSampler(BatchSampler):
         # A generator, so that the skip is used up when the first batch is asked for: DataLoader makes two
         # iterators when it starts persistent workers and throws the first one away.
         num_skipped, self._num_skipped = self._num_skipped, 0
+        yield from itertools.islice(self.batches(), num_skipped, None)
+
+    def batches(self) -> Iterator[list[int]]:
+        """All batches of the epoch."""
         batch_sampler = AspectRatioBatchSampler if self.group_by_aspect_ratio else BatchSampler
         # Made anew for each epoch: AspectRatioBatchSampler carries the open groups of an abandoned epoch
         # over.
-        batches = iter(batch_sampler(self.sampler, self.batch_size, self.drop_last))
-        yield from itertools.islice(batches, num_skipped, None)
+        return iter(batch_sampler(self.sampler, self.batch_size, self.drop_last))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, TestLoop, ValLoop
@@ -23,9 +24,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader
 
 from dinor1.engine.augmented_test import predict_views
+from dinor1.engine.class_names import check_class_names
 from dinor1.engine.query_recorder import QueryRecorder
 from dinor1.evaluation import mean_and_std
-from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, VisualGeneric
+from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, TextPrompts, VisualGeneric
 from dinor1.models import DINOR1
 from dinor1.registry import LOOPS, TASK_UTILS
 from dinor1.structures import DetectorOutput, PromptSet
@@ -54,11 +56,12 @@ def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtoco
     return TASK_UTILS.build(prompts)
 
 
-def check_protocol(runner: Runner, protocol: PromptProtocol) -> None:
+def check_protocol(runner: Runner, protocol: PromptProtocol, dataset: BaseDataset) -> None:
     """Raise an error, before a run begins, if the runner's model cannot be prompted by ``protocol``.
 
     Raises:
-        InputError: the model takes no prompts, or not those of the protocol.
+        InputError: the model takes no prompts, or not those of the protocol, or cannot read a class name of the
+            evaluated set.
     """
     model = unwrapped(runner.model)
     if not isinstance(model, DINOR1):
@@ -67,6 +70,8 @@ def check_protocol(runner: Runner, protocol: PromptProtocol) -> None:
             'test_cfg=dict(type="TestLoop")'
         )
     protocol.check_model(model)
+    if isinstance(protocol, TextPrompts):
+        check_class_names(model, dataset)
 
 
 def build_recorder(query_recorder: QueryRecorder | dict | None) -> QueryRecorder | None:
@@ -107,7 +112,7 @@ class PromptedValLoop(ValLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         self.protocol = build_protocol(prompts, runner.cfg)
-        check_protocol(runner, self.protocol)
+        check_protocol(runner, self.protocol, self.dataloader.dataset)
         self.prompts: EvaluationPrompts | None = None
         self.recorder = build_recorder(query_recorder)
 
@@ -172,7 +177,7 @@ class PromptedTestLoop(TestLoop):
         if seeds is not None and not seeds:
             raise InputError('PromptedTestLoop: seeds is empty; give one at least, or None')
         self.protocol, self.seeds = build_protocol(prompts, runner.cfg), seeds
-        check_protocol(runner, self.protocol)
+        check_protocol(runner, self.protocol, self.dataloader.dataset)
         self.prompts: EvaluationPrompts | None = None
         self.recorder = build_recorder(query_recorder)
         self.results: list[dict[str, Any]] = []

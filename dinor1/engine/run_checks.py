@@ -15,6 +15,9 @@ _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper')
 _VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
 _TEST = ('test_dataloader', 'test_cfg', 'test_evaluator')
 
+# What the images of a federated data set were annotated for.
+_SCOPE = ('annotated_labels', 'exhaustive_labels')
+
 
 def check_training(cfg: Config, name: str) -> None:
     """Raise an error for a config that cannot train.
@@ -31,6 +34,7 @@ def check_training(cfg: Config, name: str) -> None:
         _all_or_none(cfg, name, parts)
     _check_loaders(cfg, name, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
     _check_vocabularies(cfg, name)
+    _check_federated(cfg.train_dataloader.get('dataset'), name, 'train_dataloader.dataset')
     for key in ('max_epochs', 'max_iters'):
         _check_number(cfg.train_cfg, key, 1, f'{name}: train_cfg')
     if cfg.train_cfg.get('val_interval') != math.inf:  # never
@@ -109,6 +113,25 @@ def _check_vocabularies(cfg: Config, name: str) -> None:
             raise InputError(
                 f'{name}: train_dataloader.dataset.datasets[{number}] does not hand on its class names, and the sets '
                 "have others; set return_classes=True and add 'text' to meta_keys of PackDetInputs"
+            )
+
+
+def _check_federated(dataset: dict, name: str, where: str) -> None:
+    """Check that a federated data set, or one within a wrapper, passes on what its images were annotated for."""
+    for number, part in enumerate(dataset.get('datasets') or ()):
+        _check_federated(part, name, f'{where}.datasets[{number}]')
+    if isinstance(dataset.get('dataset'), dict):
+        _check_federated(dataset['dataset'], name, f'{where}.dataset')
+    if not dataset.get('federated'):
+        return
+    for step in dataset.get('pipeline') or ():
+        missing = [
+            key for key in _SCOPE if step.get('type') == 'PackDetInputs' and key not in step.get('meta_keys', ())
+        ]
+        if missing:
+            raise InputError(
+                f'{name}: {where} is federated and does not pass on for which classes its images were annotated; add '
+                f'{" and ".join(map(repr, missing))} to meta_keys of PackDetInputs'
             )
 
 

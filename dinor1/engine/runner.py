@@ -14,10 +14,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from dinor1.registry import MODEL_WRAPPERS, RUNNERS
-from dinor1.utils.distributed import whole_parameters
+from dinor1.utils.distributed import unwrapped, whole_parameters
 from dinor1.utils.errors import InputError
 from dinor1.utils.model_converters import ModelConverter, convert_model
 
+from .class_names import check_class_names
 from .cpu_ranks import join_cpu_ranks
 from .sharded_optim_wrapper import ShardedOptimWrapper
 
@@ -119,6 +120,18 @@ class Runner(mmengine.runner.Runner):
             self.optim_wrapper.gather_state()
         with whole_parameters(self.model):
             super().save_checkpoint(*args, **kwargs)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the training loop with its data, and check the class names if the model is trained with them.
+
+        Raises:
+            InputError: the language model cannot read a class name.
+        """
+        built = super().build_train_loop(loop)
+        model = unwrapped(self.model)
+        if getattr(model, 'alignment', None) is not None:
+            check_class_names(model, built.dataloader.dataset)
+        return built
 
     def register_hooks(
         self,

@@ -82,3 +82,17 @@ def test_sets_with_other_classes_must_name_them(run_config):
     cfg.train_dataloader.dataset.datasets[1].pipeline[-1] = dict(type='PackDetInputs')
     with pytest.raises(InputError, match=r"datasets\[1\] does not hand on its class names.*'text'"):
         check_training(cfg, 'a.py')
+
+
+def test_federated_sets_must_tell_what_their_images_were_annotated_for(run_config):
+    """Otherwise the option would have no effect."""
+    cfg = Config.fromfile(run_config)
+    keys = ('img_id', 'img_shape', 'text', 'annotated_labels', 'exhaustive_labels')
+    part = cfg.train_dataloader.dataset.to_dict() | dict(return_classes=True, federated=True)
+    part['pipeline'] = [*part['pipeline'][:-1], dict(type='PackDetInputs', meta_keys=keys)]
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[part]))
+    check_training(cfg, 'a.py')
+    cfg.train_dataloader.dataset.dataset.datasets[0].pipeline[-1].meta_keys = keys[:-1]
+    message = r"dataset.dataset.datasets\[0\] is federated .* add 'exhaustive_labels' to meta_keys"
+    with pytest.raises(InputError, match=message):
+        check_training(cfg, 'a.py')

@@ -31,9 +31,11 @@ from dinor1.utils.precision import at_least_float32, full_precision
 from ..backbones import check_neck_channels
 from ..losses import LanguageAlignment, pad_targets
 from ..prompts import (
+    BatchScope,
     PromptDraw,
     PromptsConfig,
     TextTable,
+    batch_scope,
     build_text_side,
     common_vocabulary,
     drawn_prompts,
@@ -239,7 +241,9 @@ class DINOR1(BaseDetector):
         Args:
             batch_inputs: (bs, 3, H, W) after the data preprocessor.
             batch_data_samples: ``gt_instances`` with ``bboxes`` (m, 4) pixel xyxy and ``labels`` (m,). Images, and
-                whole batches, may be without boxes. ``text``, the class names, may differ between images.
+                whole batches, may be without boxes. ``text``, the class names, may differ between images. So may what
+                they were annotated for: ``exhaustive_labels`` and ``annotated_labels``, see
+                :func:`~dinor1.models.prompts.label_scope.batch_scope`.
 
         Returns:
             Losses by name, and the statistics ``grqo_*``.
@@ -253,12 +257,14 @@ class DINOR1(BaseDetector):
         shapes = [sample.img_shape for sample in batch_data_samples]
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
 
-        # One exemplar per class of the batch prompts all of its images.
+        # One exemplar per class of the batch prompts the images that were annotated for the class.
         labels, classes = common_vocabulary(
             [sample.gt_instances.labels for sample in batch_data_samples],
             [sample.get('text') for sample in batch_data_samples],
         )
         draw = sample_prompts(labels, classes)
+        scope = batch_scope(batch_data_samples, labels, draw)
+        draw = draw._replace(offered=None if scope is None else scope.offered)
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self.alignment is not None)
 
@@ -271,13 +277,15 @@ class DINOR1(BaseDetector):
         output = self._decode(memory, features, prompts, selection, noised)
 
         # Compute the losses; the reference model scores the same tokens under the same prompts.
-        targets = pad_targets(boxes, positive_maps(labels, draw), shapes)
+        targets = pad_targets(
+            boxes, positive_maps(labels, draw), shapes, verified=None if scope is None else scope.exhaustive
+        )
         ref_logits = None
         if self.bbox_head.active_grqo is not None and self.reference is not None:
             ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, draw)
         losses = self.bbox_head.loss(output, targets, ref_logits)
         if self.alignment is not None:
-            losses['loss_alignment'] = self.alignment_loss(instances, labels, draw)
+            losses['loss_alignment'] = self.alignment_loss(instances, labels, draw, scope)
         return losses, output
 
     def objectness(
@@ -299,15 +307,17 @@ class DINOR1(BaseDetector):
         draw: PromptDraw,
         every_box: bool = False,
     ) -> tuple[PromptBatch, Tensor]:
-        """The drawn prompts, shared by all images, and the embeddings (n, C) of all boxes that were encoded."""
+        """The drawn prompts, as they are offered to the images, and the embeddings (n, C) of all encoded boxes."""
         embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box)
         if not self.training:
             embeddings = at_least_float32(embeddings)
         if self.prompt_refiner is not None:
             embeddings = self.prompt_refiner(embeddings, draw.names())
-        return PromptBatch.shared(embeddings, features.batch_size), instances
+        return PromptBatch.shared(embeddings, features.batch_size, draw.offered), instances
 
-    def alignment_loss(self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw) -> Tensor:
+    def alignment_loss(
+        self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw, scope: BatchScope | None = None
+    ) -> Tensor:
         """Alignment of each class's mean visual prompt, over ``instances`` (n, C), with its mean text embedding."""
         alignment: Any = self.alignment
         flat = torch.cat(list(labels))
@@ -316,7 +326,8 @@ class DINOR1(BaseDetector):
             return instances.sum() * 0 + alignment.logit_scale * 0
         visual = mean_by_class(instances, flat, draw.labels)
         names = [name for name in draw.names() if name is not None]
-        return alignment(visual, self.text_table(names, self.language_model, self.text_feat_map))
+        text = self.text_table(names, self.language_model, self.text_feat_map)
+        return alignment(visual, text, None if scope is None else scope.told_apart)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the neck, L times (bs, C, height, width), from images (bs, 3, H, W)."""

@@ -174,7 +174,9 @@ class DINOR1Head(BaseModule):
         logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
         labels = torch.zeros_like(logits)
         labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
-        focal = self.loss_cls(logits, labels, reduction_override='none') * prompt_mask[:, None]
+        # Where labels are not verified, a query without a match may show an instance without a box: no loss, either.
+        counted = prompt_mask[:, None] & (targets.verified[:, None] | (labels > 0))
+        focal = self.loss_cls(logits, labels, reduction_override='none') * counted
         loss_cls = focal.sum(dim=(1, 2, 3)) / cls_count
 
         # Boxes. The product with 0 keeps them in the graph if nothing is matched, as DDP requires.

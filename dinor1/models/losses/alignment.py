@@ -12,18 +12,22 @@ from torch import Tensor, nn
 from dinor1.registry import MODELS
 
 
-def symmetric_info_nce(visual: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
+def symmetric_info_nce(visual: Tensor, text: Tensor, log_scale: Tensor, told_apart: Tensor | None = None) -> Tensor:
     """InfoNCE in both directions between row ``i`` of ``visual`` and row ``i`` of ``text``.
 
     Args:
         visual: (K, C) one embedding per class.
         text: (K, C) of the same classes.
         log_scale: Logarithm of the inverse temperature, a scalar.
+        told_apart: (K, K) True = row i of ``visual`` is no instance of the class of row j of ``text``, or i = j; other
+            pairs are left out of both sums. Default: all are told apart.
 
     Returns:
         Scalar; 0 for a single class.
     """
     similarity = log_scale.exp() * F.normalize(visual, dim=-1) @ F.normalize(text, dim=-1).t()
+    if told_apart is not None:
+        similarity = similarity.masked_fill(~told_apart, float('-inf'))
     target = torch.arange(len(visual), device=visual.device)
     return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.t(), target)) / 2
 
@@ -41,6 +45,6 @@ class LanguageAlignment(nn.Module):
         self.loss_weight = loss_weight
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def forward(self, visual: Tensor, text: Tensor) -> Tensor:
-        """Weighted loss of (K, C) visual against (K, C) text embeddings; no gradient reaches the text."""
-        return self.loss_weight * symmetric_info_nce(visual, text.detach(), self.logit_scale)
+    def forward(self, visual: Tensor, text: Tensor, told_apart: Tensor | None = None) -> Tensor:
+        """Weighted :func:`symmetric_info_nce` of (K, C) embeddings; no gradient reaches the text."""
+        return self.loss_weight * symmetric_info_nce(visual, text.detach(), self.logit_scale, told_apart)

@@ -43,9 +43,10 @@ def rewards_from_cost(cost: Tensor, targets: Targets) -> Tensor:
         targets: Ground truth of the B images.
 
     Returns:
-        (L, B, Q), differentiable; 0 for all queries of an image without ground truth.
+        (L, B, Q), differentiable; 0 for all queries of an image without ground truth, and of one that shows a class of
+        which instances may lack a box: a query on such an instance would be taken for a bad one.
     """
-    empty = ~targets.valid.any(-1)
+    empty = ~targets.valid.any(-1) | targets.incomplete()
     # Fill before taking the minimum: the gradient through an infinite minimum would be NaN.
     return -cost.masked_fill(empty[:, None, None], 0.0).amin(-1)
 

@@ -25,6 +25,9 @@ class Targets(NamedTuple):
         valid: (B, M) False = padding.
         scale: (B, 4) width, height, width, height of the images in pixels.
         counts: Number of objects in each of the B images, as Python integers.
+        verified: (B, K) True = every instance of the prompt's class in the image has a box, or there is none: a query
+            without a match is a negative of the prompt. False: it may show an instance without a box, and the pair has
+            no loss.
     """
 
     boxes: Tensor
@@ -32,6 +35,7 @@ class Targets(NamedTuple):
     valid: Tensor
     scale: Tensor
     counts: tuple[int, ...]
+    verified: Tensor
 
     def indices(self) -> tuple[Tensor, Tensor]:
         """Image index and index within the image of every object: ``valid.nonzero`` without waiting for the device."""
@@ -39,6 +43,14 @@ class Targets(NamedTuple):
         target = [j for count in self.counts for j in range(count)]
         both = torch.tensor([image, target], dtype=torch.long, device=self.valid.device)
         return both[0], both[1]
+
+    def present(self) -> Tensor:
+        """(B, K) True = the image has a box of the prompt's class."""
+        return ((self.positive_map > 0) & self.valid[..., None]).any(1)
+
+    def incomplete(self) -> Tensor:
+        """(B,) True = the image shows a class of which instances may lack a box."""
+        return (self.present() & ~self.verified).any(-1)
 
 
 class Match(NamedTuple):
@@ -58,7 +70,10 @@ class Match(NamedTuple):
 
 
 def pad_targets(
-    boxes: Sequence[Tensor], positive_maps: Sequence[Tensor], img_hw: Sequence[tuple[int, int]] | Tensor
+    boxes: Sequence[Tensor],
+    positive_maps: Sequence[Tensor],
+    img_hw: Sequence[tuple[int, int]] | Tensor,
+    verified: Tensor | None = None,
 ) -> Targets:
     """Pad and normalise the ground truth of a batch.
 
@@ -66,6 +81,7 @@ def pad_targets(
         boxes: Per image (m, 4) pixel xyxy.
         positive_maps: Per image (m, K).
         img_hw: Per image (height, width) of the un-padded network input, pixels.
+        verified: (B, K), see :class:`Targets`. Default: all True.
     """
     # Pad to the image with most objects.
     longest = max(1, max(len(b) for b in boxes))
@@ -79,7 +95,9 @@ def pad_targets(
     # Normalise by the size of each image.
     height, width = torch.as_tensor(img_hw, dtype=padded.dtype, device=padded.device).unbind(-1)
     scale = torch.stack([width, height, width, height], -1)
-    return Targets(box_convert(padded / scale[:, None], 'xyxy', 'cxcywh'), maps, valid, scale, counts)
+    if verified is None:
+        verified = torch.ones(len(boxes), maps.shape[-1], dtype=torch.bool, device=maps.device)
+    return Targets(box_convert(padded / scale[:, None], 'xyxy', 'cxcywh'), maps, valid, scale, counts, verified)
 
 
 def _corners(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,11 +149,12 @@ def matching_cost(
     Returns:
         (S, B, Q, M) in at least single precision; +inf at padded ground truths.
     """
-    # Focal cost: all prompts as negatives, and those of the object as positives instead.
+    # Focal cost: all prompts as negatives where labels are verified, and those of the object as positives instead.
     dtype = compute_dtype(cls_logits)
     probability, boxes = cls_logits.to(dtype).sigmoid(), boxes.to(dtype)
     positive = -(probability + eps).log() * alpha * (1 - probability).pow(gamma)
     negative = -(1 - probability + eps).log() * (1 - alpha) * probability.pow(gamma)
+    negative = negative * targets.verified[:, None]
     positive_map = targets.positive_map.to(dtype)
     with full_precision(cls_logits.device):  # autocast would round what the matching sorts by
         focal = negative.sum(-1, keepdim=True) + (positive - negative) @ positive_map.transpose(-1, -2)

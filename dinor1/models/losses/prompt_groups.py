@@ -36,7 +36,7 @@ class PromptGroups(NamedTuple):
         prompt: (B, Q) index kappa of the prompt with the highest logit at the query's token.
         member: (B, Q, K) one-hot of ``prompt``.
         present: (B, K) True = the image contains an object of the prompt's class.
-        own: (B, K) True = present, with enough queries for a group of its own.
+        own: (B, K) True = present, with a box for every instance, and with enough queries for a group of its own.
     """
 
     prompt: Tensor
@@ -60,8 +60,8 @@ def prompt_groups(token_logits: Tensor, targets: Targets, min_group: int = MIN_G
     prompt = token_logits.detach().argmax(-1)
     # One-hot, written out because torch's function reads the largest index back on a CPU.
     member = prompt[..., None] == torch.arange(token_logits.shape[-1], device=prompt.device)
-    present = ((targets.positive_map > 0) & targets.valid[..., None]).any(1)
-    return PromptGroups(prompt, member, present, present & (member.sum(1) >= min_group))
+    present = targets.present()
+    return PromptGroups(prompt, member, present, present & targets.verified & (member.sum(1) >= min_group))
 
 
 def prompt_rewards(cost: Tensor, targets: Targets, groups: PromptGroups) -> Tensor:
@@ -151,13 +151,15 @@ def grouped_gain(
     Returns:
         (L, B); 0 for an image without objects.
     """
-    # Prompts with a group of their own.
-    num_present = groups.present.sum(1).clamp(min=1)
+    # Prompts with a group of their own. Classes of which instances lack a box do not count: their queries cannot be
+    # judged.
+    judged = groups.present & targets.verified
+    num_present = judged.sum(1).clamp(min=1)
     size = groups.member.sum(1).clamp(min=1)
     share = (groups.own.to(cost.dtype) / (num_present[:, None] * size)).gather(1, groups.prompt)
     own = gain(grouped_advantage(prompt_rewards(cost, targets, groups), groups, mute))
     # The others count with the group of the image.
-    fallback = (groups.present & ~groups.own).sum(1).to(cost.dtype) / num_present
+    fallback = (judged & ~groups.own).sum(1).to(cost.dtype) / num_present
     return (own * share).sum(-1) + gain(image_advantage).mean(-1) * fallback
 
 

@@ -2,20 +2,23 @@
 
 from .box_encoding import drawn_prompts, encode_boxes, mean_by_class
 from .config import PromptsConfig
+from .label_scope import BatchScope, batch_scope
 from .minilm import MiniLM, minilm_folder
 from .per_image import prompts_per_image
 from .sampling import PromptDraw, common_vocabulary, positive_maps, sample_prompts
-from .text import TextTable, build_text_side, encode_text
+from .text import TextTable, build_text_side, encode_text, why_unreadable
 from .visual import VisualPromptEncoder, upgrade_prompt_encoder
 from .word_hash import WordHashModel
 
 __all__ = [
+    'BatchScope',
     'MiniLM',
     'PromptDraw',
     'PromptsConfig',
     'TextTable',
     'VisualPromptEncoder',
     'WordHashModel',
+    'batch_scope',
     'build_text_side',
     'common_vocabulary',
     'drawn_prompts',
@@ -27,4 +30,5 @@ __all__ = [
     'prompts_per_image',
     'sample_prompts',
     'upgrade_prompt_encoder',
+    'why_unreadable',
 ]

@@ -21,12 +21,14 @@ class PromptDraw(NamedTuple):
         box: (K,) index of the exemplar among the boxes of its image; -1: the whole image, which stands for no class.
         labels: (K,) class index of each prompt, ascending; -1: no class.
         classes: Class names that the labels refer to; None if the images have no class names.
+        offered: (bs, K) True = the prompt is offered to the image; None: all are.
     """
 
     image: Tensor
     box: Tensor
     labels: Tensor
     classes: Sequence[str] | None = None
+    offered: Tensor | None = None
 
     def names(self) -> list[str | None]:
         """K class names, None for a prompt of no class.

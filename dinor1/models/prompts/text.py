@@ -27,6 +27,30 @@ def clean_name(name: str) -> str:
     return re.sub(r'\s+', ' ', re.sub(r'\(.*\)', '', name).replace('_', ' ')).strip()
 
 
+def why_unreadable(name: str, language_model: Any = None) -> str | None:
+    """Why a class name cannot be a text prompt, as the end of a sentence that begins with it; None: it can.
+
+    Args:
+        name: Class name.
+        language_model: See :func:`encode_text`; if it has a tokenizer, the name is tokenised.
+    """
+    cleaned = clean_name(name)
+    if not cleaned:
+        return 'is nothing but brackets, which are left out' if name.strip() else 'is empty'
+    if not any(character.isalnum() for character in cleaned):
+        return 'is nothing but punctuation'
+    tokenizer = getattr(language_model, 'tokenizer', None)
+    if tokenizer is None:
+        return None
+    tokens = tokenizer(cleaned, add_special_tokens=False)['input_ids']
+    if all(token == tokenizer.unk_token_id for token in tokens):
+        return 'has no part that the language model knows'
+    # With those of start and end.
+    if len(tokens) + 2 > language_model.max_tokens:
+        return f'needs {len(tokens) + 2} tokens, the language model takes {language_model.max_tokens}'
+    return None
+
+
 def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
     """Join names to one text; also returns the character span of each name, in the form that MMDetection expects."""
     text, spans = '', []
@@ -78,13 +102,14 @@ def encode_text(
             the form used by the alignment loss.
 
     Raises:
-        InputError: there is no name, or a name is empty, consists of brackets only, or is too long for the language
-            model.
+        InputError: there is no name, or a name is empty, consists of brackets or punctuation only, or is too long for
+            the language model.
     """
     if not names or not all(name.strip() for name in names):
         raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
-    if unreadable := next((name for name in names if not clean_name(name)), None):
-        raise InputError(f'text prompts: {unreadable!r} is nothing but brackets, which are left out; name the class')
+    for name in names:
+        if reason := why_unreadable(name):
+            raise InputError(f'text prompts: {name!r} {reason}; name the class')
     if hasattr(language_model, 'class_embeddings'):
         return _class_prompts(text_feat_map(language_model.class_embeddings(names)), names)
     # Tokenise; halve the list of names until the text fits.

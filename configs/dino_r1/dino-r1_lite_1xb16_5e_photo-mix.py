@@ -1,0 +1,13 @@
+# A smoke test of the size for photographs: one epoch of supervised fine-tuning, then GRQO, on the base categories of
+# photo_mix; evaluated on the novel ones. Boxes on the image itself prompt: only classes that it shows are offered,
+# which is fair where an image is annotated for some categories only.
+_base_ = [
+    '../_base_/models/dino_r1_lite.py',
+    '../_base_/datasets/photo_mix_novel.py',
+    '../_base_/schedules/lite_5e.py',
+    '../_base_/grqo_runtime.py',
+]
+
+model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
+val_cfg = dict(prompts=dict(type='VisualInteractive'))
+test_cfg = dict(prompts=dict(type='VisualInteractive'))

@@ -1,0 +1,119 @@
+"""Federated labels: of which categories an annotation file says that an image lacks them.
+
+A file that was merged from several sources, or LVIS (Gupta et al. 2019, arXiv 1908.03195, Section 2), annotates each
+image for some of its categories only. For the others, the absence of a box says nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from dinor1.utils.errors import InputError
+
+
+class LabelScope(NamedTuple):
+    """What the annotations of an image cover.
+
+    Attributes:
+        annotated: Ids of the categories that annotators looked for, whether or not they found every instance. A box of
+            one of them shows none of the others.
+        exhaustive: Ids, a part of ``annotated``, of the categories of which no instance in the image lacks a box.
+    """
+
+    annotated: frozenset[int]
+    exhaustive: frozenset[int]
+
+
+def label_scopes(
+    data: dict[str, Any], path: str, not_exhaustive: bool | Collection[str] = False
+) -> dict[Any, LabelScope]:
+    """What the annotations of each image of a COCO or LVIS file cover.
+
+    The categories of an image are those of its source, ``sources[].exhaustive_category_ids``; without sources, those
+    that LVIS's lists name, and those with a box; without lists, all of the file. Not exhaustive are those in the
+    image's ``not_exhaustive_category_ids``, those with an ``iscrowd`` or ``ignore`` annotation, which stands for
+    instances without a box, and those chosen by the argument. Those in ``neg_category_ids`` are absent in any case.
+
+    Args:
+        data: Content of a file that passed :func:`~dinor1.annotations.training_check.check_for_training`.
+        path: The file, for messages.
+        not_exhaustive: Names of sources whose annotations are not exhaustive, whatever the file says; True: all.
+
+    Returns:
+        Image id -> scope.
+
+    Raises:
+        InputError: a list names an unknown category, an image has an unknown source, or a source that the argument
+            names is not in the file.
+    """
+    known = frozenset(category['id'] for category in data['categories'])
+    sources = _sources(data, path, known)
+    if not isinstance(not_exhaustive, bool):
+        for name in not_exhaustive:
+            if name not in (sources or {}):
+                there = ', '.join(sources) if sources else 'none'
+                raise InputError(
+                    f'{path}: not_exhaustive names the source {name!r}, and the file has {there}; correct it, or set '
+                    'not_exhaustive=True for all images'
+                )
+
+    # Categories with a box, and those with an annotation that stands for instances without one.
+    present, incomplete = defaultdict(set), defaultdict(set)
+    for annotation in data['annotations']:
+        if isinstance(annotation, dict) and annotation.get('category_id') in known:
+            unboxed = annotation.get('iscrowd') or annotation.get('ignore')
+            (incomplete if unboxed else present)[annotation.get('image_id')].add(annotation['category_id'])
+
+    scopes = {}
+    for image in data['images']:
+        absent, partial = (
+            _ids(image.get(key), known, f'{path}: image {image["id"]}: {key}')
+            for key in ('neg_category_ids', 'not_exhaustive_category_ids')
+        )
+        shown = present[image['id']] | incomplete[image['id']]
+        # What the image is annotated for.
+        if sources is not None:
+            if image.get('source') not in sources:
+                raise InputError(
+                    f"{path}: image {image['id']} has the source {image.get('source')!r}, which is not in 'sources'; "
+                    'add it'
+                )
+            base = sources[image['source']]
+        elif 'neg_category_ids' in image or 'not_exhaustive_category_ids' in image:
+            base = frozenset(shown)
+        else:
+            base = known
+        # And which of it is complete.
+        all_partial = not_exhaustive if isinstance(not_exhaustive, bool) else image.get('source') in not_exhaustive
+        exhaustive = (frozenset() if all_partial else base - incomplete[image['id']]) | absent
+        scopes[image['id']] = LabelScope(base | absent | partial | shown, exhaustive - partial)
+    return scopes
+
+
+def _sources(data: dict[str, Any], path: str, known: Collection[int]) -> dict[str, frozenset[int]] | None:
+    """Category ids of each source; None if the file has no sources."""
+    records = data.get('sources')
+    if records is None:
+        return None
+    if not isinstance(records, list) or not all(
+        isinstance(record, dict) and isinstance(record.get('name'), str) for record in records
+    ):
+        raise InputError(f"{path}: 'sources' must be a list of objects with a 'name'; correct it")
+    return {
+        record['name']: _ids(
+            record.get('exhaustive_category_ids'), known, f'{path}: source {record["name"]!r}: exhaustive_category_ids'
+        )
+        for record in records
+    }
+
+
+def _ids(values: Any, known: Collection[int], where: str) -> frozenset[int]:
+    """A list of category ids; None counts as empty."""
+    if values is None:
+        return frozenset()
+    if not isinstance(values, list):
+        raise InputError(f'{where} must be a list of category ids, got {values!r}; correct it')
+    for value in values:
+        if type(value) is not int or value not in known:
+            raise InputError(f'{where} has {value!r}, which is no category of the file; correct it')
+    return frozenset(values)

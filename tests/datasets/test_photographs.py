@@ -1,0 +1,180 @@
+"""The configs of federated photographs: what they train on, and what they must not."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from dinor1.datasets import SourceBatchSampler
+from dinor1.engine.run_checks import check_training
+from dinor1.registry import DATASETS
+from dinor1.utils.config import load_config
+
+ROOT = Path(__file__).parents[2]
+NAMES = ('photo_mix', 'photo_mix_novel', 'photographs')
+# Kept for zero-shot evaluation: no weights that are released may have seen them, not even as exemplars.
+ZERO_SHOT = (
+    *('raccoon', 'aquarium', 'chess_pieces', 'bccd', 'na_mushrooms', 'thermal_dogs_and_people'),
+    *('bee_varroa', 'thermal_cheetah', 'chrome_dino', 'wind_turbine_blades', 'waste_items', 'hbn_flakes'),
+    *('gauge_parts', 'building_facade'),
+)
+BASE, NOVEL = ('bottle', 'chair'), ('sink', 'apple', 'banana')
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py')
+
+
+def training_sets(cfg: Config) -> list:
+    dataset = cfg.train_dataloader.dataset
+    return list(dataset.get('datasets', [dataset]))
+
+
+def strings(value) -> list[str]:
+    """All strings of a config, keys excepted."""
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in strings(inner)]
+    if isinstance(value, list | tuple):
+        return [text for inner in value for text in strings(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def write_set(root: Path, files: list[str], sources: bool) -> None:
+    """A set of three images: two of base categories, one of them a grocery, and one of a novel category."""
+    categories = [dict(id=i, name=name) for i, name in enumerate((*BASE, *NOVEL), 1)]
+    names = ('coco2017', 'freiburg_groceries', 'coco2017')
+    images = [dict(id=i, file_name=f'{i}.jpg', width=60, height=40) for i in range(3)]
+    if sources:
+        images = [image | dict(source=source) for image, source in zip(images, names, strict=True)]
+    boxes = [dict(id=i, image_id=i, category_id=id, bbox=[5, 5, 20, 20], area=400) for i, id in enumerate((1, 2, 3))]
+    data = dict(images=images, annotations=boxes, categories=categories)
+    if sources:
+        data['sources'] = [
+            dict(name='coco2017', exhaustive_category_ids=[1, 3, 4, 5]),
+            dict(name='freiburg_groceries', exhaustive_category_ids=[2]),
+        ]
+    for folder in ('images', 'annotations'):
+        (root / folder).mkdir(parents=True)
+    for name in files:
+        (root / f'annotations/{name}.json').write_text(json.dumps(data))
+    for i in range(3):
+        cv2.imwrite(str(root / f'images/{i}.jpg'), np.zeros((40, 60, 3), np.uint8))
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Small stand-ins for all sets that the configs read."""
+    monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
+    for one in training_sets(load('photographs')):
+        root = Path(one.data_root)
+        if root.name == 'photo_mix':
+            write_set(root, ['train', 'val', 'test'], sources=True)
+            lines = [f'{i}\t{name}\t7' for i, name in enumerate(NOVEL)]
+            (root / 'annotations/novel_categories.txt').write_text('# novel\n' + '\n'.join(lines))
+        else:
+            write_set(root, ['train'], sources=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_data_root_follows_the_environment(name, monkeypatch):
+    monkeypatch.setenv('DINOR1_DATA', '/elsewhere')
+    cfg = load(name)
+    evaluated = [cfg.val_dataloader.dataset, cfg.test_dataloader.dataset, cfg.prompt_dataset]
+    assert all(one.data_root.startswith('/elsewhere/') for one in [*training_sets(cfg), *evaluated])
+    for split in ('val', 'test'):
+        assert cfg[f'{split}_evaluator'].ann_file == f'/elsewhere/photo_mix/annotations/{split}.json'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs/dino_r1').glob('*_photo*.py')), ids=lambda path: path.stem)
+def test_recipes_of_photographs_leave_the_zero_shot_domains_alone(path):
+    cfg = load_config(str(path))
+    found = [text for text in strings(cfg.to_dict()) for name in ZERO_SHOT if name in text]
+    assert not found
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_data_sets_leave_the_zero_shot_domains_alone(name):
+    found = [text for text in strings(load(name).to_dict()) for domain in ZERO_SHOT if domain in text]
+    assert not found
+
+
+def test_the_zero_shot_domains_of_rfmix_are_the_rest_of_it():
+    assert len(set(load('photographs').rfmix)) == 22
+    assert not set(load('photographs').rfmix) & set(ZERO_SHOT)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_training_is_federated_and_without_novel_categories(name, data):
+    cfg = load(name)
+    loader = cfg.train_dataloader | dict(num_workers=0, persistent_workers=False)
+    loader = Runner.build_dataloader(loader, seed=0)
+    assert isinstance(loader.batch_sampler, SourceBatchSampler)
+    samples = [sample for batch in loader for sample in batch['data_samples']]
+    # The third image of each set shows a sink.
+    with_sink = [one for one in training_sets(cfg) if one.exclude_categories in ((), ['apple', 'banana'])]
+    assert len(samples) == 2 * len(training_sets(cfg)) + len(with_sink)
+    mixed = [sample for sample in samples if '/photo_mix/' in sample.img_path]
+    assert {sample.text for sample in mixed} == {BASE}
+    # The bottle's image was annotated for bottles; the grocery's is a negative of nothing.
+    scopes = {sample.img_id: (sample.annotated_labels, sample.exhaustive_labels) for sample in mixed}
+    assert scopes == {0: ([0], [0]), 1: ([1], [])}
+    for sample in samples:
+        shown = {sample.text[label] for label in sample.gt_instances.labels}
+        if 'coco_mini' in sample.img_path:
+            assert not shown & set(NOVEL)
+
+
+def test_novel_categories_are_evaluated_with_their_support_set(data):
+    base, novel = load('photo_mix'), load('photo_mix_novel')
+    for split in ('val_dataloader', 'test_dataloader'):
+        assert DATASETS.build(base[split].dataset).metainfo['classes'] == BASE
+        assert DATASETS.build(novel[split].dataset).metainfo['classes'] == NOVEL
+    assert DATASETS.build(base.prompt_dataset).metainfo['classes'] == BASE
+    support = DATASETS.build(novel.prompt_dataset)
+    assert support.metainfo['classes'] == NOVEL
+    assert [bool(support.get_data_info(i)['instances']) for i in range(3)] == [False, False, True]
+    # Training is the same.
+    assert novel.train_dataloader == base.train_dataloader
+
+
+def test_the_recipe_passes_the_checks_of_a_run():
+    check_training(load_config(str(ROOT / 'configs/dino_r1/dino-r1_lite_1xb16_5e_photo-mix.py')), 'recipe')
+
+
+# Real data --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_the_real_sets_have_the_stated_sizes(shared_dir, monkeypatch):
+    monkeypatch.setenv('DINOR1_DATA', str(shared_dir / 'data'))
+    cfg = load('photographs')
+    sets = [DATASETS.build(one) for one in training_sets(cfg)]
+    assert len(sets[0]) == 1854
+    assert len(sets[0].metainfo['classes']) == 130
+    assert sum(map(len, sets)) == 2863
+    novel = load('photo_mix_novel')
+    support = DATASETS.build(novel.prompt_dataset | dict(test_mode=False))
+    assert len(support) == 722
+    names = set(support.metainfo['classes'])
+    assert len(names) == 32
+    # No training set shows a novel category under its name.
+    assert not any(names & set(one.metainfo['classes']) for one in sets)
+
+
+@pytest.mark.shared
+def test_groceries_are_negatives_of_nothing(shared_dir, monkeypatch):
+    monkeypatch.setenv('DINOR1_DATA', str(shared_dir / 'data'))
+    dataset = DATASETS.build(load('photo_mix').train_dataloader.dataset)
+    counts = {}
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        counts.setdefault(info['source'].split(':')[-1], set()).add(len(info['exhaustive_labels']))
+    assert counts.pop('freiburg_groceries') == {0}
+    # A crowd of a COCO category is not exhaustive.
+    assert counts.pop('coco2017') == {64, 65, 66}
+    assert counts == dict(animals7={5}, fod_a={25}, kitchen_hmi2={7}, openimages={4}, tools_lab={9})
