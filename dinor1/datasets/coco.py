@@ -58,6 +58,10 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             are left out.
         kwargs: Of MMDetection's ``CocoDataset``.
 
+    Attributes:
+        num_annotations: Number of annotations in the file.
+        num_left_out: Number of those that were left out because they, or their images, are defective.
+
     Raises:
         InputError: the file or an image cannot be used, a chosen class is not in the file, or no image remains.
     """
@@ -92,6 +96,13 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         # Only local files can be looked for at little cost; a remote one is missed when it is read.
         img_dir = self.data_prefix['img'] if self.backend_args is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
+        self.num_annotations = len(data['annotations'])
+        self.num_left_out = self.num_annotations - len(annotations)
+        if self.test_mode and (image := next((i for i in images if isinstance(i['id'], str)), None)):
+            raise InputError(
+                f'{self.ann_file}: the image id {image["id"]!r} is text, and evaluation needs numbers; '
+                '`dinor1 validate --fix` numbers the images'
+            )
         choice = self._choose(data)
         if choice is not None:
             self._metainfo['classes'] = choice.names

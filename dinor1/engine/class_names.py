@@ -1,10 +1,10 @@
 """Class names that the language model of a detector cannot read, found before the first iteration."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
+from dinor1.engine.training_data import data_sets_within
 from dinor1.models import DINOR1
 from dinor1.models.prompts import why_unreadable
 from dinor1.utils.errors import InputError
@@ -23,20 +23,10 @@ def check_class_names(model: nn.Module, dataset: Any) -> None:
     language_model = model.language_model if isinstance(model, DINOR1) else None
     if language_model is None:
         return
-    for one in _within(dataset):
+    for one in data_sets_within(dataset):
         for name in one.metainfo.get('classes', ()):
             if reason := why_unreadable(name, language_model):
                 raise InputError(
                     f'{one.ann_file}: the class {name!r} {reason}; rename it in the file, leave it out by '
                     'exclude_categories, or train without text (model.prompts.alignment=None)'
                 )
-
-
-def _within(dataset: Any) -> Iterator[Any]:
-    """The data sets in a wrapper, or the data set itself."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for one in inner:
-        if one is not None:
-            yield from _within(one)
-    if inner == [None]:
-        yield dataset

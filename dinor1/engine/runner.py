@@ -21,6 +21,7 @@ from dinor1.utils.model_converters import ModelConverter, convert_model
 from .class_names import check_class_names
 from .cpu_ranks import join_cpu_ranks
 from .sharded_optim_wrapper import ShardedOptimWrapper
+from .training_data import check_boxes, left_out_lines
 
 # The default hooks of MMEngine's Runner, which removes them itself.
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -122,15 +123,19 @@ class Runner(mmengine.runner.Runner):
             super().save_checkpoint(*args, **kwargs)
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop with its data, and check the class names if the model is trained with them.
+        """Build the training loop with its data, and check that there is a box, and the class names if they are used.
 
         Raises:
-            InputError: the language model cannot read a class name.
+            InputError: there is no box to train on, or the language model cannot read a class name.
         """
         built = super().build_train_loop(loop)
+        dataset = built.dataloader.dataset
+        check_boxes(dataset)
+        for line in left_out_lines(dataset):
+            self.logger.warning(line)
         model = unwrapped(self.model)
         if getattr(model, 'alignment', None) is not None:
-            check_class_names(model, built.dataloader.dataset)
+            check_class_names(model, dataset)
         return built
 
     def register_hooks(

@@ -13,6 +13,7 @@ from dinor1.datasets.seeding import set_seed
 from dinor1.engine.cpu_ranks import check_launcher
 from dinor1.engine.run_checks import check_seed, check_training
 from dinor1.engine.runner import Runner
+from dinor1.engine.training_data import left_out_lines
 from dinor1.utils.checkpoint import check_checkpoint
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
@@ -82,6 +83,8 @@ def train(
     metrics = _last_metrics(runner)
     if runner.rank == 0:
         write_json(metrics, Path(runner.work_dir) / 'metrics.json', indent=2)
+        for line in left_out_lines(runner.train_dataloader.dataset):
+            print(f'Warning: {line}')
         print(f'Checkpoints, logs and pictures: {runner.work_dir}')
     return metrics
 

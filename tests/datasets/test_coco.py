@@ -435,3 +435,15 @@ def test_a_refused_sample_is_replaced_reproducibly(source):
         return [dataset[i] for i in range(8)]
 
     assert draw() == draw()
+
+
+def test_image_ids_that_evaluation_cannot_take_are_refused_at_once(tmp_path):
+    content = make_content()
+    for image in content['images']:
+        image['id'] = f'a{image["id"]}'
+    for annotation in content['annotations']:
+        annotation['image_id'] = f'a{annotation["image_id"]}'
+    arguments = write(tmp_path, content)
+    assert len(CocoPromptDataset(**arguments)) == 3
+    with pytest.raises(InputError, match="the image id 'a7' is text, and evaluation needs numbers"):
+        CocoPromptDataset(**arguments, test_mode=True)
