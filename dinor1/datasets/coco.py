@@ -8,8 +8,10 @@ from typing import Any
 
 import cv2
 from mmdet.datasets import CocoDataset
-from mmengine.fileio import get_local_path
+from mmengine.fileio import get_local_path, join_path
+from mmengine.utils import is_abs
 
+from dinor1.annotations.merge import merge_coco
 from dinor1.datasets.seeding import SeededPipelineMixin
 from dinor1.datasets.validation import check_coco
 from dinor1.registry import DATASETS
@@ -32,6 +34,9 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
     one pixel are left out. ``iscrowd`` and ``area`` may be absent. Images without boxes stay, unless
     ``filter_cfg`` says otherwise.
 
+    ``ann_file`` may also be a list of annotation files with the same categories, such as those of validation and test:
+    they are read as one, and their images are numbered from 1, see :func:`dinor1.annotations.merge.merge_coco`.
+
     Args:
         bad_annotations: ``'error'`` refuses a file with a defective annotation or a missing image; ``'skip'``
             leaves these out and logs one warning with their numbers.
@@ -52,8 +57,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; the entries are those of MMDetection's ``CocoDataset``."""
-        with get_local_path(self.ann_file, backend_args=self.backend_args) as local_path:
-            data = self.read_annotations(local_path)
+        data = self._read_files()
         # Only local files can be looked for at little cost; a remote one is missed when it is read.
         img_dir = self.data_prefix['img'] if self.backend_args is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
@@ -71,6 +75,23 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             )
             for image in images
         ]
+
+    def _read_files(self) -> dict:
+        """Content of the annotation file, or of several as one."""
+        several = not isinstance(self.ann_file, str | os.PathLike)
+        contents = []
+        for path in self.ann_file if several else [self.ann_file]:
+            with get_local_path(path, backend_args=self.backend_args) as local_path:
+                contents.append(self.read_annotations(local_path))
+        return merge_coco(contents, self.ann_file) if several else contents[0]
+
+    def _join_prefix(self) -> None:
+        files, self.ann_file = self.ann_file, ''
+        super()._join_prefix()
+        several = not isinstance(files, str | os.PathLike)
+        root = self.data_root
+        joined = [join_path(root, f) if root and f and not is_abs(f) else f for f in (files if several else [files])]
+        self.ann_file = joined if several else joined[0]
 
     def read_annotations(self, path: str) -> dict:
         """Content of the annotation file, in COCO form; a subclass reads another form."""
