@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from dinor1.engine.augmented_test import predict_views
 from dinor1.engine.query_recorder import QueryRecorder
 from dinor1.evaluation import mean_and_std
-from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, VisualGeneric
+from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptedMetric, PromptProtocol, VisualGeneric
 from dinor1.models import DINOR1
 from dinor1.registry import LOOPS, TASK_UTILS
 from dinor1.structures import DetectorOutput, PromptSet
@@ -128,6 +128,7 @@ class PromptedValLoop(ValLoop):
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
+            tell_metrics(self.evaluator, self.prompts)
         evaluate_batch(self, 'val', idx, data_batch, self.prompts, self.recorder)
 
 
@@ -222,6 +223,7 @@ class PromptedTestLoop(TestLoop):
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self._protocol, self.dataloader.dataset)
+            tell_metrics(self.evaluator, self.prompts)
         evaluate_batch(self, 'test', idx, data_batch, self.prompts, self._recorder, self.merge_views)
 
 
@@ -255,6 +257,17 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
     if prompts.file_stem and is_main_process():
         write_json(prompts.record(), Path(runner.work_dir) / f'{prompts.file_stem}.json')
     return prompts
+
+
+def tell_metrics(evaluator: Evaluator, prompts: EvaluationPrompts) -> None:
+    """Tell the metrics that depend on them what the prompts are.
+
+    Raises:
+        InputError: a metric is not for these prompts.
+    """
+    for metric in evaluator.metrics:
+        if isinstance(metric, PromptedMetric):
+            metric.use_prompts(prompts)
 
 
 def evaluate_batch(

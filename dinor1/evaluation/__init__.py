@@ -6,6 +6,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         'CocoPromptMetric': '.coco_metric',
+        'VisualInteractiveMetric': '.visual_interactive_metric',
+        'PromptedMetric': '.prompt_protocols',
         'EvaluationPrompts': '.prompt_protocols',
         'Exemplar': '.visual_generic',
         'LVISFixedMetric': '.lvis_metric',

@@ -67,6 +67,18 @@ class EvaluationPrompts:
         return dict(self.description, ann_file=str(self.dataset.ann_file), exemplars=exemplars)
 
 
+class PromptedMetric(ABC):
+    """Base class of metrics that depend on what was offered; the prompted loops call :meth:`use_prompts`."""
+
+    @abstractmethod
+    def use_prompts(self, prompts: EvaluationPrompts) -> None:
+        """Take note of the prompts of the test that begins.
+
+        Raises:
+            InputError: the metric is not for this protocol.
+        """
+
+
 class PromptProtocol(ABC):
     """Base class of protocols, which compute the prompts of an evaluated set."""
 

@@ -114,7 +114,7 @@ def data(tmp_path_factory):
 def make(data, tmp_path):
     """``make(model, split, loop)`` builds a runner that only validates, or only tests, the eight test images."""
 
-    def make(model, split, loop, batch_size=3, hooks=(), cfg=None):
+    def make(model, split, loop, batch_size=3, hooks=(), cfg=None, metric=None):
         if isinstance(model, str):
             model = ConfigDict(
                 tiny_config(
@@ -132,7 +132,7 @@ def make(data, tmp_path):
             sampler=dict(type='DefaultSampler', shuffle=False),
             dataset=dict(dataset, ann_file=str(data / 'test.json')),
         )
-        evaluator = dict(type='CocoPromptMetric', ann_file=str(data / 'test.json'))
+        evaluator = dict(metric or dict(type='CocoPromptMetric'), ann_file=str(data / 'test.json'))
         make.count += 1
         runner = Runner(
             model=model,
@@ -184,6 +184,19 @@ def test_the_truth_scores_one(run, protocol):
     else:
         offered = CLASSES if protocol == 'TextPrompts' else CLASSES[:3]
         assert all(names == offered for names in asked.values())
+
+
+def test_a_metric_is_told_the_exemplars(make):
+    """Every class has two instances in an image: the echo finds one of them, and each draw is told anew."""
+    loop = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[0, 1])
+    metric = dict(type='VisualInteractiveMetric', min_images=1, num_samples=3)
+    runner = make('TruthTeller', 'test', loop, metric=metric)
+    metrics = runner.test()
+    assert metrics['visual_i/plain_AP'] == metrics['visual_i/without_exemplar_AP'] == pytest.approx(1)
+    assert metrics['visual_i/echo_AP'] == pytest.approx(51 / 101)
+    runner = make('TruthTeller', 'test', loop | dict(prompts=dict(type='VisualGeneric')), metric=metric)
+    with pytest.raises(InputError, match='the protocol is visual-generic'):
+        runner.test()
 
 
 def test_who_ignores_prompts_scores_the_same_under_any(run):
