@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from dinor1.engine.augmented_test import predict_views
 from dinor1.engine.query_recorder import QueryRecorder
-from dinor1.evaluation import mean_and_std
+from dinor1.evaluation import SingleClass, mean_and_std
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptedMetric, PromptProtocol, VisualGeneric
 from dinor1.models import DINOR1
 from dinor1.registry import LOOPS, TASK_UTILS
@@ -35,7 +35,7 @@ from dinor1.utils.io import write_json
 
 
 def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtocol:
-    """Build a protocol; ``VisualGeneric`` without a data set of its own draws from ``cfg.prompt_dataset``.
+    """Build a protocol; ``VisualGeneric`` and ``SingleClass`` draw from ``cfg.prompt_dataset`` by default.
 
     Raises:
         InputError: ``prompts`` is not a dict with a type, or there is no data set to draw from.
@@ -45,10 +45,10 @@ def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtoco
     if not isinstance(prompts, Mapping) or 'type' not in prompts:
         raise InputError(f"prompts must be a dict with a type, such as dict(type='VisualGeneric'), got {prompts!r}")
     kind = TASK_UTILS.get(prompts['type'])
-    if kind is VisualGeneric and 'dataset' not in prompts:
+    if kind in (VisualGeneric, SingleClass) and 'dataset' not in prompts:
         if cfg.get('prompt_dataset') is None:
             raise InputError(
-                'VisualGeneric needs prompt_dataset, the images to take prompts from; add it to the config'
+                f'{kind.__name__} needs prompt_dataset, the images to take prompts from; add it to the config'
             )
         prompts = dict(prompts, dataset=cfg.prompt_dataset)
     return TASK_UTILS.build(prompts)
