@@ -127,12 +127,14 @@ def read_coco(ann_file: str | Sequence[str], backend_args: dict | None = None) -
     Raises:
         InputError: a file is missing or is not in COCO format, or their categories differ.
     """
-    files = [ann_file] if isinstance(ann_file, str | os.PathLike) else list(ann_file)
+    single = isinstance(ann_file, str | os.PathLike)
+    files = [ann_file] if single else list(ann_file)
     contents = []
     for name in files:
         with get_local_path(name, backend_args=backend_args) as path:
             contents.append(read_json(path))
-    content = contents[0] if len(files) == 1 else merge_coco(contents, files)
+    # Also a list of one: the data set numbers its images.
+    content = contents[0] if single else merge_coco(contents, files)
     return checked_coco(content, ', '.join(map(str, files)))
 
 

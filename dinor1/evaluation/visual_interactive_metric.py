@@ -64,7 +64,8 @@ def visual_interactive_scores(
 
     Returns:
         ``CASE_AP`` and ``CASE_AP50`` in [0, 1] with CASE one of ``without_exemplar``, ``plain`` and ``echo``, and
-        ``CASE_classes``, the number of classes; -1 stands for no class. With intervals also ``CASE_AP_low`` and so on.
+        ``CASE_classes`` and ``CASE_images``, the numbers of classes and of images that show one of them; -1 stands for
+        no class. With intervals also ``CASE_AP_low`` and so on.
 
     Raises:
         InputError: an exemplar is no box of the annotations.
@@ -99,11 +100,13 @@ def _average_precision(
     content: dict, detections: Detections, category_ids: np.ndarray, kept: np.ndarray, backend: str
 ) -> dict[str, float]:
     if not len(kept):
-        return dict(AP=-1.0, AP50=-1.0, classes=0.0)
+        return dict(AP=-1.0, AP50=-1.0, classes=0.0, images=0.0)
     precision, _ = curves_in_parts(content, detections, category_ids, backend)
     # Categories are evaluated by rising id.
     summary = summarize(precision[:, :, np.argsort(np.argsort(category_ids))[kept]])
-    return dict(AP=summary['mAP'], AP50=summary['mAP_50'], classes=float(len(kept)))
+    known = set(category_ids[kept].tolist())
+    shown = {a['image_id'] for a in content['annotations'] if a['category_id'] in known and not a.get('iscrowd', 0)}
+    return dict(AP=summary['mAP'], AP50=summary['mAP_50'], classes=float(len(kept)), images=float(len(shown)))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -172,8 +175,8 @@ class VisualInteractiveMetric(CocoPromptMetric, PromptedMetric):
         )
         for case in ('without_exemplar', 'plain', 'echo'):
             ap, ap50 = (_with_interval(scores, f'{case}_{key}') for key in ('AP', 'AP50'))
-            classes = int(scores[f'{case}_classes'])
-            print_log(f'{case:16} AP {ap}, AP50 {ap50}, {classes} classes', logger='current')
+            counts = ' and '.join(f'{scores[f"{case}_{what}"]:.0f} {what}' for what in ('classes', 'images'))
+            print_log(f'{case:16} AP {ap}, AP50 {ap50}, of {counts}', logger='current')
         return scores
 
 

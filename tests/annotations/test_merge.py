@@ -47,6 +47,12 @@ def test_the_data_set_and_the_metric_read_the_same(tmp_path):
         assert (info['img_id'], info['img_path'][-5:]) == (image['id'], image['file_name'])
         box = next(a['bbox'] for a in truth['annotations'] if a['image_id'] == info['img_id'])
         assert info['instances'][0]['bbox'][0] == box[0]
+    # A list of one file is numbered, too, by both.
+    assert [image['id'] for image in read_coco([str(tmp_path / 'val.json')])['images']] == [1, 2]
+    assert [image['id'] for image in read_coco(str(tmp_path / 'val.json'))['images']] == [7, 2]
+    settings = dict(data_root=str(tmp_path), data_prefix=dict(img=''), pipeline=[], test_mode=True)
+    one = CocoPromptDataset(ann_file=files[:1], **settings)
+    assert [one.get_data_info(i)['img_id'] for i in range(2)] == [1, 2]
     single = CocoPromptDataset(data_root=str(tmp_path), ann_file='val.json', data_prefix=dict(img=''), pipeline=[])
     assert single.ann_file == str(tmp_path / 'val.json')
     assert [single.get_data_info(i)['img_id'] for i in range(2)] == [7, 2]

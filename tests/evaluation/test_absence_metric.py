@@ -10,9 +10,7 @@ from dinor1.evaluation import AbsenceMetric, EvaluationPrompts
 from dinor1.evaluation.absence_metric import absence_scores, auroc, collect_answers
 from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
-from tests.evaluation.synthetic import as_samples
-from tests.evaluation.test_box_matching import as_detections
-from tests.evaluation.test_error_split import IDS, results, scene
+from tests.evaluation.synthetic import IDS, as_detections, as_samples, results, scene
 
 A, B, C = ((x, 0, 20, 20) for x in (0, 100, 200))
 

@@ -9,8 +9,7 @@ from dinor1.evaluation.bootstrap import bootstrap, sample_weights, weighted_ap
 from dinor1.evaluation.box_matching import Matches, match_boxes
 from dinor1.evaluation.coco_metric import coco_curves
 from dinor1.utils.errors import InputError
-from tests.evaluation.synthetic import coco
-from tests.evaluation.test_box_matching import as_detections
+from tests.evaluation.synthetic import as_detections, coco
 
 
 def repeated(content: dict, results: list[dict], weights: dict[int, int]) -> tuple[dict, list[dict]]:

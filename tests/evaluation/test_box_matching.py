@@ -8,18 +8,7 @@ import pytest
 from dinor1.evaluation.bootstrap import weighted_ap
 from dinor1.evaluation.box_matching import match_boxes, match_image, pairwise_iou
 from dinor1.evaluation.coco_metric import coco_curves
-from dinor1.evaluation.detections import Detections
-from tests.evaluation.synthetic import coco
-
-
-def as_detections(results: list[dict], category_ids: list[int]) -> Detections:
-    return Detections(
-        np.array([r['image_id'] for r in results], dtype=np.int64),
-        np.array([category_ids.index(r['category_id']) for r in results], dtype=np.int64),
-        np.array([r['score'] for r in results], dtype=np.float64),
-        np.array([r['bbox'] for r in results], dtype=np.float64).reshape(-1, 4),
-        np.zeros(len(results), dtype=np.int32),
-    )
+from tests.evaluation.synthetic import as_detections, coco
 
 
 def test_nothing_to_match():

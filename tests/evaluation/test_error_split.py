@@ -10,27 +10,8 @@ from dinor1.evaluation.class_agnostic import class_agnostic_recall
 from dinor1.evaluation.error_split import DETECTION_CAUSES, OBJECT_CAUSES, error_split
 from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
-from tests.evaluation.synthetic import as_samples, coco
-from tests.evaluation.test_box_matching import as_detections
+from tests.evaluation.synthetic import IDS, as_detections, as_samples, coco, results, scene
 from tests.evaluation.test_coco_metric import pycocotools
-
-IDS = np.array([3, 8])
-
-
-def scene(*boxes: tuple) -> dict:
-    """``scene((image, category, bbox, iscrowd), ...)``."""
-    annotations = [
-        dict(id=i, image_id=image, category_id=category, bbox=list(box), area=box[2] * box[3], iscrowd=crowd)
-        for i, (image, category, box, crowd) in enumerate(boxes, 1)
-    ]
-    images = [dict(id=i, width=640, height=480) for i in (1, 2)]
-    return dict(images=images, annotations=annotations, categories=[dict(id=3, name='nut'), dict(id=8, name='bolt')])
-
-
-def results(*rows: tuple) -> list[dict]:
-    """``results((image, category, bbox, score), ...)``."""
-    return [dict(zip(('image_id', 'category_id', 'bbox', 'score'), row, strict=True)) for row in rows]
-
 
 A, B, C, D, E = ((x, 0, 20, 20) for x in (0, 100, 200, 300, 400))
 SCENE = scene((1, 3, A, 0), (1, 3, B, 0), (1, 8, C, 0), (1, 8, D, 0), (2, 3, E, 1))

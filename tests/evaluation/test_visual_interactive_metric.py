@@ -10,8 +10,7 @@ from dinor1.evaluation import EvaluationPrompts, Exemplar, VisualInteractiveMetr
 from dinor1.evaluation.visual_interactive_metric import images_per_class, visual_interactive_scores
 from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
-from tests.evaluation.synthetic import as_samples
-from tests.evaluation.test_box_matching import as_detections
+from tests.evaluation.synthetic import as_detections, as_samples
 
 SECTIONS = ('without_exemplar', 'plain', 'echo')
 
@@ -82,6 +81,7 @@ def test_by_hand(save, backend):
             values = [scores[f'{case}_{key}{end}'] for end in ('', '_low', '_high')]
             assert values == pytest.approx([value] * 3)
     assert [scores[f'{case}_classes'] for case in SECTIONS] == [1, 2, 2]
+    assert [scores[f'{case}_images'] for case in SECTIONS] == [6, 6, 6]
 
 
 def test_draws_are_averaged():
@@ -99,7 +99,7 @@ def test_a_class_on_few_images_takes_no_part(save):
     metric.use_prompts(prompts_of(content))
     metric.process(None, as_samples(content, results(content, (3, 100, 0.9))))
     scores = metric.evaluate(4)
-    assert all(value == (0 if name.endswith('classes') else -1) for name, value in scores.items())
+    assert all(value == (0 if name.endswith(('classes', 'images')) else -1) for name, value in scores.items())
     content['annotations'][0]['iscrowd'] = 1
     assert images_per_class(content, np.array([3, 8])).tolist() == [4, 4]
     content['annotations'][1]['iscrowd'] = 1

@@ -10,8 +10,7 @@ from dinor1.evaluation.coco_metric import coco_curves, summarize
 from dinor1.evaluation.echo import echo_detections
 from dinor1.evaluation.without_exemplar import without_exemplars
 from dinor1.utils.errors import InputError
-from tests.evaluation.synthetic import coco
-from tests.evaluation.test_box_matching import as_detections
+from tests.evaluation.synthetic import as_detections, coco
 
 IDS = [1, 2]
 
