@@ -4,6 +4,7 @@ import colorsys
 import difflib
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -38,6 +39,8 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
     they are read as one, and their images are numbered from 1, see :func:`dinor1.annotations.merge.merge_coco`.
 
     Args:
+        ann_file: The annotation file, or several.
+        args: Of MMDetection's ``CocoDataset``.
         bad_annotations: ``'error'`` refuses a file with a defective annotation or a missing image; ``'skip'``
             leaves these out and logs one warning with their numbers.
         seed: Of the augmentation; ``None`` draws it from the global random generators.
@@ -49,11 +52,18 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
     METAINFO: dict = {}
 
-    def __init__(self, *args: Any, bad_annotations: str = 'error', seed: int | None = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        ann_file: str | Sequence[str] | None = '',
+        *args: Any,
+        bad_annotations: str = 'error',
+        seed: int | None = 0,
+        **kwargs: Any,
+    ) -> None:
         if bad_annotations not in ('error', 'skip'):
             raise InputError(f"bad_annotations must be 'error' or 'skip', not {bad_annotations!r}")
         self.bad_annotations = bad_annotations
-        super().__init__(*args, seed=seed, **kwargs)
+        super().__init__(ann_file, *args, seed=seed, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; the entries are those of MMDetection's ``CocoDataset``."""
