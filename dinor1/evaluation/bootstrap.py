@@ -57,12 +57,13 @@ def weighted_ap(matches: Matches, weights: np.ndarray, labels: np.ndarray | None
     for column, label in enumerate(labels):
         rows = order[matches.label[order] == label]
         weight = weights[:, matches.image[rows]].astype(np.float64)  # (B, D)
+        all_counted = weight.cumsum(1)
         for threshold in range(ap.shape[2]):
             hit, ignored = matches.hit[rows, threshold], matches.ignored[rows, threshold]
             # Precision falls between hits: they alone make the interpolated curve.
             hits = weight[:, hit].cumsum(1)
-            counted = np.where(ignored, 0.0, weight).cumsum(1)[:, hit]
-            precision = hits / (counted + np.spacing(1))
+            counted = np.where(ignored, 0.0, weight).cumsum(1) if ignored.any() else all_counted
+            precision = hits / (counted[:, hit] + np.spacing(1))
             # A sample without the image of a hit does not have this hit.
             precision = np.where(weight[:, hit] > 0, precision, 0.0)
             precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
