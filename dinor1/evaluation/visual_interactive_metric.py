@@ -58,7 +58,8 @@ def visual_interactive_scores(
         content: Of the annotation file, see :func:`~dinor1.evaluation.coco_metric.checked_coco`.
         draws: Detections and exemplars of each draw.
         category_ids: (K,) category id of each label.
-        min_images: A class takes part in a number if at least so many images have a box of it that counts there.
+        min_images: A class takes part in a number if at least so many images have a box of it that counts there, in
+            each draw.
         num_samples: Samples of images for 95 % bootstrap intervals; 0: no intervals.
         backend: See :func:`~dinor1.evaluation.coco_metric.coco_curves`.
 
@@ -73,10 +74,10 @@ def visual_interactive_scores(
     cases = [visual_interactive_cases(content, draw, category_ids) for draw in draws]
     scores: dict[str, float] = {}
     for case in cases[0]:
-        per_draw = []
-        for own, detections in (draw[case] for draw in cases):
-            kept = np.flatnonzero(images_per_class(own, category_ids) >= min_images)
-            per_draw.append(_average_precision(own, detections, category_ids, kept, backend))
+        # Classes with enough images in all draws, as in the bootstrap.
+        counts = [images_per_class(draw[case][0], category_ids) for draw in cases]
+        kept = np.flatnonzero(np.min(counts, axis=0) >= min_images)
+        per_draw = [_average_precision(*draw[case], category_ids, kept, backend) for draw in cases]
         scores |= {f'{case}_{key}': _mean([values[key] for values in per_draw]) for key in per_draw[0]}
         if num_samples:
             matches = [match_boxes(*draw[case], category_ids) for draw in cases]
