@@ -10,10 +10,12 @@ from typing import Any
 
 import cv2
 from mmdet.datasets import CocoDataset
-from mmengine.fileio import get_local_path
+from mmengine.fileio import get_local_path, join_path
+from mmengine.utils import is_abs
 
 from dinor1.annotations.category_choice import CategoryChoice, choose_categories, read_category_names
 from dinor1.annotations.federated import LabelScope, label_scopes
+from dinor1.annotations.merge import merge_coco
 from dinor1.datasets.mixing import SameSource, indices_by_source
 from dinor1.datasets.resized_image import LoadResizedImage
 from dinor1.datasets.seeding import SeededPipelineMixin
@@ -44,7 +46,12 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
     box. Images without boxes stay, unless
     ``filter_cfg`` says otherwise.
 
+    ``ann_file`` may also be a list of annotation files with the same categories, such as those of validation and test:
+    they are read as one, and their images are numbered from 1, see :func:`dinor1.annotations.merge.merge_coco`.
+
     Args:
+        ann_file: The annotation file, or several.
+        args: Of MMDetection's ``CocoDataset``.
         bad_annotations: ``'error'`` refuses a file with a defective annotation or a missing image; ``'skip'``
             leaves these out and logs one warning with their numbers.
         seed: Of the augmentation; ``None`` draws it from the global random generators.
@@ -70,6 +77,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
     def __init__(
         self,
+        ann_file: str | Sequence[str] | None = '',
         *args: Any,
         bad_annotations: str = 'error',
         seed: int | None = 0,
@@ -87,12 +95,11 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             raise InputError('exclude_categories and only_categories exclude each other; give one of them')
         self.bad_annotations, self.federated, self.not_exhaustive = bad_annotations, federated, not_exhaustive
         self.exclude_categories, self.only_categories = exclude_categories, only_categories
-        super().__init__(*args, seed=seed, **kwargs)
+        super().__init__(ann_file, *args, seed=seed, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; the entries are those of MMDetection's ``CocoDataset``."""
-        with get_local_path(self.ann_file, backend_args=self.backend_args) as local_path:
-            data = self.read_annotations(local_path)
+        data = self._read_files()
         # Only local files can be looked for at little cost; a remote one is missed when it is read.
         img_dir = self.data_prefix['img'] if self.backend_args is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
@@ -128,6 +135,23 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
                 info |= self._labels_of(scopes[image['id']]) | dict(source=source)
             data_list.append(info)
         return data_list
+
+    def _read_files(self) -> dict:
+        """Content of the annotation file, or of several as one."""
+        several = not isinstance(self.ann_file, str | os.PathLike)
+        contents = []
+        for path in self.ann_file if several else [self.ann_file]:
+            with get_local_path(path, backend_args=self.backend_args) as local_path:
+                contents.append(self.read_annotations(local_path))
+        return merge_coco(contents, self.ann_file) if several else contents[0]
+
+    def _join_prefix(self) -> None:
+        files, self.ann_file = self.ann_file, ''
+        super()._join_prefix()
+        several = not isinstance(files, str | os.PathLike)
+        root = self.data_root
+        joined = [join_path(root, f) if root and f and not is_abs(f) else f for f in (files if several else [files])]
+        self.ann_file = joined if several else joined[0]
 
     def read_annotations(self, path: str) -> dict:
         """Content of the annotation file, in COCO form; a subclass reads another form."""

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'PromptedTestLoop': '.loops',
         'PromptedValLoop': '.loops',
         'QueryRecorder': '.query_recorder',
+        'RecognitionTestLoop': '.recognition_loop',
         'ReferenceModelHook': '.hooks',
         'ReproducibilityHook': '.hooks',
         'Runner': '.runner',

@@ -26,8 +26,14 @@ from torch.utils.data import DataLoader
 from dinor1.engine.augmented_test import predict_views
 from dinor1.engine.class_names import check_class_names
 from dinor1.engine.query_recorder import QueryRecorder
-from dinor1.evaluation import mean_and_std
-from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, TextPrompts, VisualGeneric
+from dinor1.evaluation import SingleClass, mean_and_std
+from dinor1.evaluation.prompt_protocols import (
+    EvaluationPrompts,
+    PromptedMetric,
+    PromptProtocol,
+    TextPrompts,
+    VisualGeneric,
+)
 from dinor1.models import DINOR1
 from dinor1.registry import LOOPS, TASK_UTILS
 from dinor1.structures import DetectorOutput, PromptSet
@@ -37,7 +43,7 @@ from dinor1.utils.io import write_json
 
 
 def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtocol:
-    """Build a protocol; ``VisualGeneric`` without a data set of its own draws from ``cfg.prompt_dataset``.
+    """Build a protocol; ``VisualGeneric`` and ``SingleClass`` draw from ``cfg.prompt_dataset`` by default.
 
     Raises:
         InputError: ``prompts`` is not a dict with a type, or there is no data set to draw from.
@@ -47,10 +53,10 @@ def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtoco
     if not isinstance(prompts, Mapping) or 'type' not in prompts:
         raise InputError(f"prompts must be a dict with a type, such as dict(type='VisualGeneric'), got {prompts!r}")
     kind = TASK_UTILS.get(prompts['type'])
-    if kind is VisualGeneric and 'dataset' not in prompts:
+    if kind in (VisualGeneric, SingleClass) and 'dataset' not in prompts:
         if cfg.get('prompt_dataset') is None:
             raise InputError(
-                'VisualGeneric needs prompt_dataset, the images to take prompts from; add it to the config'
+                f'{kind.__name__} needs prompt_dataset, the images to take prompts from; add it to the config'
             )
         prompts = dict(prompts, dataset=cfg.prompt_dataset)
     return TASK_UTILS.build(prompts)
@@ -133,6 +139,7 @@ class PromptedValLoop(ValLoop):
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
+            tell_metrics(self.evaluator, self.prompts)
         evaluate_batch(self, 'val', idx, data_batch, self.prompts, self.recorder)
 
 
@@ -227,6 +234,7 @@ class PromptedTestLoop(TestLoop):
         # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self._protocol, self.dataloader.dataset)
+            tell_metrics(self.evaluator, self.prompts)
         evaluate_batch(self, 'test', idx, data_batch, self.prompts, self._recorder, self.merge_views)
 
 
@@ -260,6 +268,17 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
     if prompts.file_stem and is_main_process():
         write_json(prompts.record(), Path(runner.work_dir) / f'{prompts.file_stem}.json')
     return prompts
+
+
+def tell_metrics(evaluator: Evaluator, prompts: EvaluationPrompts) -> None:
+    """Tell the metrics that depend on them what the prompts are.
+
+    Raises:
+        InputError: a metric is not for these prompts.
+    """
+    for metric in evaluator.metrics:
+        if isinstance(metric, PromptedMetric):
+            metric.use_prompts(prompts)
 
 
 def evaluate_batch(

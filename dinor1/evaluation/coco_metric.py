@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
+from dinor1.annotations.merge import merge_coco
 from dinor1.evaluation.detections import Detections, write_results
 from dinor1.evaluation.predictions import match_classes, validated_detections
 from dinor1.registry import METRICS
@@ -115,13 +117,37 @@ def summarize(precision: np.ndarray) -> dict[str, float]:
     return {name: float(value.mean()) if value.size else -1.0 for name, value in valid.items()}
 
 
-def read_coco(path: str, ann_file: str) -> dict:
-    """Content of an annotation file, with what the backends need and the format leaves out.
+def read_coco(ann_file: str | Sequence[str], backend_args: dict | None = None) -> dict:
+    """Content of an annotation file, or of several as one, see :func:`checked_coco`.
+
+    Args:
+        ann_file: The file, or files with the same categories, which are merged as ``CocoPromptDataset`` merges them.
+        backend_args: Of MMEngine's file client.
 
     Raises:
-        InputError: the file is missing or is not in COCO format; the message calls it ``ann_file``.
+        InputError: a file is missing or is not in COCO format, or their categories differ.
     """
-    content = read_json(path)
+    single = isinstance(ann_file, str | os.PathLike)
+    files = [ann_file] if single else list(ann_file)
+    contents = []
+    for name in files:
+        with get_local_path(name, backend_args=backend_args) as path:
+            contents.append(read_json(path))
+    # Also a list of one: the data set numbers its images.
+    content = contents[0] if single else merge_coco(contents, files)
+    return checked_coco(content, ', '.join(map(str, files)))
+
+
+def checked_coco(content: dict, ann_file: str) -> dict:
+    """Content of an annotation file, with what the backends need and the format leaves out.
+
+    Args:
+        content: What the file contains; it is changed in place.
+        ann_file: The file, for messages.
+
+    Raises:
+        InputError: it is not in COCO format.
+    """
     for section in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
             raise InputError(f"{ann_file}: not a COCO file, it has no list '{section}'; give a file in COCO format")
@@ -166,7 +192,7 @@ class CocoPromptMetric(BaseMetric):
     [0, 1]; -1 stands for no ground truth.
 
     Args:
-        ann_file: Annotations in COCO format.
+        ann_file: Annotations in COCO format; a list of files is read as one, as by ``CocoPromptDataset``.
         backend: ``'faster_coco_eval'`` or ``'pycocotools'``.
         classwise: Also report AP of each class as ``CLASS_precision``; NaN without ground truth.
         outfile_prefix: Also write the detections to ``PREFIX.bbox.json``.
@@ -183,7 +209,7 @@ class CocoPromptMetric(BaseMetric):
 
     def __init__(
         self,
-        ann_file: str,
+        ann_file: str | Sequence[str],
         backend: str = 'faster_coco_eval',
         classwise: bool = False,
         outfile_prefix: str | None = None,
@@ -196,10 +222,10 @@ class CocoPromptMetric(BaseMetric):
             raise InputError(f'CocoPromptMetric: backend must be one of {", ".join(BACKENDS)}, not {backend!r}')
         if format_only and outfile_prefix is None:
             raise InputError('CocoPromptMetric: format_only needs outfile_prefix, the path to write to')
-        self.backend, self.classwise, self.ann_file = backend, classwise, ann_file
+        self.backend, self.classwise = backend, classwise
+        self.ann_file = str(ann_file) if isinstance(ann_file, str | os.PathLike) else ', '.join(map(str, ann_file))
         self.outfile_prefix, self.format_only = outfile_prefix, format_only
-        with get_local_path(ann_file, backend_args=backend_args) as path:
-            self._content = read_coco(path, ann_file)
+        self._content = read_coco(ann_file, backend_args)
         self._known = frozenset(image['id'] for image in self._content['images'])
         categories = sorted(self._content['categories'], key=lambda category: category['id'])
         self._ids = {category['name']: category['id'] for category in categories}

@@ -6,7 +6,7 @@ A config names ``TextPrompts``, ``VisualGeneric`` or ``VisualInteractive`` in ``
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class EvaluationPrompts:
         exemplars: The instances that were drawn; empty for text.
         dataset: The data set that they were drawn from; None for text.
         file_stem: Name of the file that records the draw, without suffix; empty for text.
+        asked: Image id -> the only class of ``shared`` that is offered on the image; empty: all of them are.
     """
 
     description: dict[str, Any]
@@ -45,12 +46,18 @@ class EvaluationPrompts:
     exemplars: Sequence[Exemplar] = ()
     dataset: BaseDataset | None = None
     file_stem: str = ''
+    asked: dict[int, int] = field(default_factory=dict)
 
     def of(self, samples: Sequence[DetDataSample]) -> PromptSet | list[BoxPrompts]:
         """The prompts of a batch, in the form that :meth:`dinor1.models.DINOR1.predict` takes."""
+        if self.shared is not None and self.asked:
+            return [self._only(self.asked[sample.img_id]) for sample in samples]
         if self.shared is not None:
             return self.shared
         return [self._boxes_of(sample) for sample in samples]
+
+    def _only(self, label: int) -> PromptSet:
+        return replace(self.shared, mask=self.shared.mask & (self.shared.labels == label))
 
     def _boxes_of(self, sample: DetDataSample) -> BoxPrompts:
         exemplars = self.boxes[sample.img_id]
@@ -65,7 +72,22 @@ class EvaluationPrompts:
         """The draw in a form for JSON; together with the annotation file it reproduces the prompts."""
         known = self.dataset.metainfo['classes']
         exemplars = [dict(img_id=e.img_id, bbox=e.bbox, name=known[e.label]) for e in self.exemplars]
-        return dict(self.description, ann_file=str(self.dataset.ann_file), exemplars=exemplars)
+        record = dict(self.description, ann_file=str(self.dataset.ann_file), exemplars=exemplars)
+        if self.asked:
+            record['asked'] = [dict(img_id=image, name=self.names[label]) for image, label in self.asked.items()]
+        return record
+
+
+class PromptedMetric(ABC):
+    """Base class of metrics that depend on what was offered; the prompted loops call :meth:`use_prompts`."""
+
+    @abstractmethod
+    def use_prompts(self, prompts: EvaluationPrompts) -> None:
+        """Take note of the prompts of the test that begins.
+
+        Raises:
+            InputError: the metric is not for this protocol.
+        """
 
 
 class PromptProtocol(ABC):

@@ -114,7 +114,7 @@ def data(tmp_path_factory):
 def make(data, tmp_path):
     """``make(model, split, loop)`` builds a runner that only validates, or only tests, the eight test images."""
 
-    def make(model, split, loop, batch_size=3, hooks=(), cfg=None):
+    def make(model, split, loop, batch_size=3, hooks=(), cfg=None, metric=None):
         if isinstance(model, str):
             model = ConfigDict(
                 tiny_config(
@@ -132,7 +132,7 @@ def make(data, tmp_path):
             sampler=dict(type='DefaultSampler', shuffle=False),
             dataset=dict(dataset, ann_file=str(data / 'test.json')),
         )
-        evaluator = dict(type='CocoPromptMetric', ann_file=str(data / 'test.json'))
+        evaluator = dict(metric or dict(type='CocoPromptMetric'), ann_file=str(data / 'test.json'))
         make.count += 1
         runner = Runner(
             model=model,
@@ -184,6 +184,62 @@ def test_the_truth_scores_one(run, protocol):
     else:
         offered = CLASSES if protocol == 'TextPrompts' else CLASSES[:3]
         assert all(names == offered for names in asked.values())
+
+
+def test_a_metric_is_told_the_exemplars(make):
+    """Every class has two instances in an image: the echo finds one of them, and each draw is told anew."""
+    loop = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[0, 1])
+    metric = dict(type='VisualInteractiveMetric', min_images=1, num_samples=3)
+    runner = make('TruthTeller', 'test', loop, metric=metric)
+    metrics = runner.test()
+    assert metrics['visual_i/plain_AP'] == metrics['visual_i/without_exemplar_AP'] == pytest.approx(1)
+    assert metrics['visual_i/echo_AP'] == pytest.approx(51 / 101)
+    runner = make('TruthTeller', 'test', loop | dict(prompts=dict(type='VisualGeneric')), metric=metric)
+    with pytest.raises(InputError, match='the protocol is visual-generic'):
+        runner.test()
+
+
+def test_one_class_is_asked_of_each_image(make):
+    """The truth is silent where the class is absent; who ignores the prompt is not."""
+    loop = dict(type='PromptedTestLoop', prompts=dict(type='SingleClass'), seeds=[0, 1, 2])
+    runner = make('TruthTeller', 'test', loop, metric=dict(type='AbsenceMetric', num_samples=5))
+    metrics = runner.test()
+    asked = runner.test_loop.prompts.asked
+    assert dict(runner.model.asked[-8:]) == {image: [CLASSES[label]] for image, label in asked.items()}
+    # The last class has no prompt.
+    assert set(asked.values()) <= {0, 1, 2}
+    found = {name.removeprefix('absence/'): value for name, value in metrics.items()}
+    assert (found['AUROC'], found['false_positives_per_image'], found['F1']) == (1, 0, 1)
+    assert found['images_with'] + found['images_without'] == 8
+    assert 0 < found['images_with'] < 8
+    runner = make('Recorder', 'test', loop, metric=dict(type='AbsenceMetric', num_samples=0))
+    assert runner.test()['absence/F1'] < 1
+    wrong = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'))
+    runner = make('TruthTeller', 'test', wrong, metric=dict(type='AbsenceMetric'))
+    with pytest.raises(InputError, match='the protocol is visual-interactive; set test_cfg.prompts'):
+        runner.test()
+
+
+@pytest.mark.parametrize('protocol', PROTOCOLS)
+def test_recognition_of_given_boxes(make, protocol):
+    """Batch by batch, by a real model; its scores are those of its own encoder, box by box."""
+    loop = dict(type='RecognitionTestLoop', prompts=dict(type=protocol))
+    metrics = [
+        make('DINOR1', 'test', loop, batch_size, metric=dict(type='RecognitionMetric')).test() for batch_size in (1, 3)
+    ]
+    assert metrics[0] == metrics[1]
+    # Images show 0 to 3 classes with two boxes each, twice. Without the exemplar one is left of each, and one class
+    # leaves no choice.
+    interactive = protocol == 'VisualInteractive'
+    offered = {'TextPrompts': 4, 'VisualGeneric': 3}.get(protocol)
+    assert metrics[0]['recognition/boxes'] == (10 if interactive else 24)
+    chance = 4 / 10 / 2 + 6 / 10 / 3 if interactive else 1 / offered
+    assert metrics[0]['recognition/chance'] == pytest.approx(chance)
+    assert 0 <= metrics[0]['recognition/accuracy'] <= 1
+    # As detections: perfect boxes, every one under every class.
+    perfect = make('DINOR1', 'test', loop, metric=dict(type='ErrorMetric', score_thr=0)).test()
+    assert perfect['errors/AR_100'] == pytest.approx(1)
+    assert perfect['errors/object_found'] == 1
 
 
 def test_who_ignores_prompts_scores_the_same_under_any(run):

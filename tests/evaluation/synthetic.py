@@ -3,7 +3,10 @@
 import numpy as np
 import torch
 
+from dinor1.evaluation.detections import Detections
+
 CROWDED = dict(num_images=6, num_classes=3, boxes=25, detections=400)
+IDS = np.array([3, 8])  # of the categories of scene()
 SPARSE = dict(num_images=25, num_classes=40, boxes=6, detections=40)
 
 
@@ -116,3 +119,29 @@ def perfect(content: dict) -> list[dict]:
         for a in content['annotations']
     ]
     return as_samples(content, results)
+
+
+def as_detections(results: list[dict], category_ids: list[int]) -> Detections:
+    """Results as arrays, with ``image`` the id and ``label`` the index in ``category_ids``."""
+    return Detections(
+        np.array([r['image_id'] for r in results], dtype=np.int64),
+        np.array([category_ids.index(r['category_id']) for r in results], dtype=np.int64),
+        np.array([r['score'] for r in results], dtype=np.float64),
+        np.array([r['bbox'] for r in results], dtype=np.float64).reshape(-1, 4),
+        np.zeros(len(results), dtype=np.int32),
+    )
+
+
+def scene(*boxes: tuple) -> dict:
+    """``scene((image, category, bbox, iscrowd), ...)``."""
+    annotations = [
+        dict(id=i, image_id=image, category_id=category, bbox=list(box), area=box[2] * box[3], iscrowd=crowd)
+        for i, (image, category, box, crowd) in enumerate(boxes, 1)
+    ]
+    images = [dict(id=i, width=640, height=480) for i in (1, 2)]
+    return dict(images=images, annotations=annotations, categories=[dict(id=3, name='nut'), dict(id=8, name='bolt')])
+
+
+def results(*rows: tuple) -> list[dict]:
+    """``results((image, category, bbox, score), ...)``."""
+    return [dict(zip(('image_id', 'category_id', 'bbox', 'score'), row, strict=True)) for row in rows]

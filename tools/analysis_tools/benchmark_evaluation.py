@@ -201,7 +201,7 @@ def prepare(name: str, ann_file: str, columns: dict[str, np.ndarray]) -> Callabl
         results = as_results(columns)
 
         def run() -> float:
-            content = read_coco(ann_file, ann_file)
+            content = read_coco(ann_file)
             ids = [category['id'] for category in content['categories']]
             return summarize(coco_curves(content, results, ids, name)[0])['mAP']
 

@@ -1,0 +1,40 @@
+"""Nearest neighbour on ground-truth boxes: how well frozen features alone tell classes apart."""
+
+import numpy as np
+from torch import Tensor
+
+from dinor1.evaluation.bootstrap import Interval, sample_weights
+
+
+def nearest_labels(gallery: Tensor, labels: np.ndarray, queries: Tensor) -> np.ndarray:
+    """(Q,) label of the most similar vector of a gallery.
+
+    Args:
+        gallery: (N, C) unit vectors, N >= 1.
+        labels: (N,) their labels.
+        queries: (Q, C) unit vectors.
+    """
+    return labels[(queries @ gallery.t()).argmax(1).numpy()]
+
+
+def accuracy_interval(
+    right: np.ndarray, image: np.ndarray, num_samples: int = 1000, confidence: float = 0.95
+) -> Interval:
+    """Share of right answers, with a percentile interval of a bootstrap over images.
+
+    Args:
+        right: (Q,) bool.
+        image: (Q,) image of each query.
+        num_samples: Number of samples of images.
+        confidence: Coverage of the interval, in (0, 1).
+
+    Returns:
+        NaN without queries.
+    """
+    if not len(right):
+        return Interval(np.nan, np.nan, np.nan)
+    images, index = np.unique(image, return_inverse=True)
+    hits, counts = np.bincount(index, weights=right), np.bincount(index)
+    weights = sample_weights(len(images), num_samples)
+    low, high = np.percentile((weights @ hits) / (weights @ counts), [50 * (1 - confidence), 50 * (1 + confidence)])
+    return Interval(float(np.mean(right)), float(low), float(high))

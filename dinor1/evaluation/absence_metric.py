@@ -1,0 +1,183 @@
+"""Metric of a test that asks one class of each image: is it known whether the image shows it?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+from scipy.stats import rankdata
+
+from dinor1.evaluation.bootstrap import sample_weights
+from dinor1.evaluation.box_matching import boxes_by_cell, match_image, rows_by_cell
+from dinor1.evaluation.coco_metric import CocoPromptMetric
+from dinor1.evaluation.detections import Detections
+from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptedMetric
+from dinor1.registry import METRICS
+from dinor1.utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a detector answered on I images, each asked for one class.
+
+    Attributes:
+        shown: (I,) bool, whether the image shows the class.
+        best: (I,) best score of a detection; 0 without one.
+        hits: (I,) detections from the threshold on that are matched at an IoU of 0.5.
+        errors: (I,) detections from the threshold on that are not.
+        objects: (I,) objects of the class.
+    """
+
+    shown: np.ndarray
+    best: np.ndarray
+    hits: np.ndarray
+    errors: np.ndarray
+    objects: np.ndarray
+
+
+def collect_answers(
+    content: dict, detections: Detections, asked: Mapping[int, int], category_ids: np.ndarray, score_thr: float
+) -> Answers:
+    """Compare the detections of the asked classes with the annotations.
+
+    Images of which the class shows crowds alone are left out, and detections on crowds do not count.
+
+    Args:
+        content: Of the annotation file.
+        detections: ``image`` holds image ids; those of other classes than the asked one are left out.
+        asked: Label by image id.
+        category_ids: (K,) category id of each label.
+        score_thr: Least score of a detection that counts as an answer.
+    """
+    label_of = {int(category): label for label, category in enumerate(category_ids)}
+    boxes, rows = boxes_by_cell(content, label_of), rows_by_cell(detections)
+    columns = []
+    for cell in asked.items():
+        box, crowd = boxes.get(cell, (np.zeros((0, 4)), np.zeros(0, dtype=bool)))
+        if len(crowd) and crowd.all():
+            continue
+        own = rows.get(cell, np.zeros(0, dtype=np.int64))
+        best = detections.score[own].max(initial=0.0)
+        own = own[detections.score[own] >= score_thr]
+        match = match_image(detections.box[own], box, crowd, np.array([0.5]))[:, 0]
+        hits = int(((match >= 0) & ~np.append(crowd, False)[match]).sum())
+        columns.append((len(box) > 0, best, hits, int((match < 0).sum()), int((~crowd).sum())))
+    shown, best, hits, errors, objects = np.array(columns, dtype=np.float64).reshape(-1, 5).T
+    return Answers(shown > 0, best, hits, errors, objects)
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Probability that a positive has a higher score than a negative, equal scores counting half.
+
+    Args:
+        scores: (I,).
+        positive: (I,) bool.
+
+    Returns:
+        In [0, 1]; -1 without positives or without negatives.
+    """
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return -1.0
+    return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / (count * others))
+
+
+def absence_scores(answers: Answers) -> dict[str, float]:
+    """The metrics.
+
+    Returns:
+        ``AUROC`` of the best scores of images that show the class against those that do not;
+        ``false_positives_per_image`` on images that do not; ``F1``, ``precision`` and ``recall`` of the detections on
+        all images. -1 where undefined.
+    """
+    absent = answers.errors[~answers.shown]
+    hits, errors, objects = answers.hits.sum(), answers.errors.sum(), answers.objects.sum()
+    return dict(
+        AUROC=auroc(answers.best, answers.shown),
+        false_positives_per_image=_ratio(absent.sum(), len(absent)),
+        F1=_ratio(2 * hits, hits + errors + objects),
+        precision=_ratio(hits, hits + errors),
+        recall=_ratio(hits, objects),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else -1.0
+
+
+@METRICS.register_module()
+class AbsenceMetric(CocoPromptMetric, PromptedMetric):
+    """Metric of the protocol ``SingleClass``.
+
+    Reports ``absence/AUROC``, ``absence/false_positives_per_image``, ``absence/F1``, ``absence/precision`` and
+    ``absence/recall``, see :func:`absence_scores`, and the numbers of images ``absence/images_with`` and
+    ``absence/images_without`` the class; with intervals also ``absence/AUROC_low`` and so on.
+
+    Args:
+        ann_file: Annotations in COCO format; a list of files is read as one, as by ``CocoPromptDataset``.
+        score_thr: Least score of a detection that counts as an answer; the inferencer's default is 0.3.
+        num_samples: Samples of images for 95 % bootstrap intervals; 0: none.
+        backend_args: Of MMEngine's file client, to read ``ann_file``.
+        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
+
+    Raises:
+        InputError: an argument is wrong, or the annotation file is not in COCO format.
+    """
+
+    default_prefix = 'absence'
+
+    def __init__(
+        self,
+        ann_file: str | Sequence[str],
+        score_thr: float = 0.3,
+        num_samples: int = 1000,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(ann_file, backend_args=backend_args, **kwargs)
+        if not 0 <= score_thr <= 1 or num_samples < 0:
+            raise InputError(
+                f'AbsenceMetric: expected score_thr in [0, 1] and num_samples >= 0, got {score_thr} and {num_samples}'
+            )
+        self.score_thr, self.num_samples = score_thr, num_samples
+        self._asked: Mapping[int, int] = {}
+
+    def use_prompts(self, prompts: EvaluationPrompts) -> None:
+        """Take note of what each image is asked for.
+
+        Raises:
+            InputError: the protocol is another one.
+        """
+        if not prompts.asked:
+            raise InputError(
+                f'AbsenceMetric: the protocol is {prompts.description.get("protocol")}; set test_cfg.prompts to '
+                "dict(type='SingleClass')"
+            )
+        self._asked = prompts.asked
+
+    def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
+        """Metrics of the detections of all images."""
+        detections = Detections.concatenate(results)
+        answers = collect_answers(self._content, detections, self._asked, self.category_ids, self.score_thr)
+        scores = absence_scores(answers)
+        if self.num_samples:
+            scores |= _intervals(answers, self.num_samples)
+        print_log(', '.join(f'{name} {value:.3f}' for name, value in scores.items()), logger='current')
+        count = int(answers.shown.sum())
+        return scores | dict(images_with=float(count), images_without=float(len(answers.shown) - count))
+
+
+def _intervals(answers: Answers, num_samples: int) -> dict[str, float]:
+    """``NAME_low`` and ``NAME_high`` of AUROC, false positives and F1; -1 where a metric is undefined."""
+    count = len(answers.shown)
+    samples = []
+    for weights in sample_weights(count, num_samples):
+        rows = np.repeat(np.arange(count), weights)
+        samples.append(absence_scores(Answers(*(column[rows] for column in vars(answers).values()))))
+    found = {}
+    for name in ('AUROC', 'false_positives_per_image', 'F1'):
+        values = [sample[name] for sample in samples if sample[name] >= 0]
+        low, high = np.percentile(values, [2.5, 97.5]) if values else (-1.0, -1.0)
+        found |= {f'{name}_low': float(low), f'{name}_high': float(high)}
+    return found

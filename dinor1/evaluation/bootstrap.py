@@ -1,0 +1,151 @@
+"""Intervals of average precision: images are drawn with replacement, and the AP of each sample is computed.
+
+A class takes part if it is evaluated on enough images. Several draws of prompts are averaged within a sample, so that
+an interval speaks of other images and of the average draw. For two detectors the same images are drawn: the interval
+is that of their difference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dinor1.evaluation.box_matching import Matches
+from dinor1.utils.errors import InputError
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+# Samples that are computed together, to bound memory.
+SAMPLES_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval; NaN where nothing is evaluated.
+
+    Attributes:
+        value: On all images.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def sample_weights(num_images: int, num_samples: int, seed: int = 0) -> np.ndarray:
+    """(num_samples, num_images) how often each image is drawn when ``num_images`` are drawn with replacement."""
+    generator = np.random.default_rng(abs(seed))
+    return generator.multinomial(num_images, np.full(num_images, 1 / max(num_images, 1)), size=num_samples)
+
+
+def weighted_ap(matches: Matches, weights: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """COCO's average precision of classes if image ``i`` were in the set ``weights[b, i]`` times.
+
+    Args:
+        matches: Matches of all images.
+        weights: (B, I) whole numbers of at least 0.
+        labels: (L,) classes to compute; None: all.
+
+    Returns:
+        (B, L, T) in [0, 1]; NaN where a class has no box to find.
+    """
+    labels = np.arange(matches.positives.shape[1]) if labels is None else labels
+    total = weights @ matches.positives[:, labels]  # (B, L)
+    ap = np.zeros((len(weights), len(labels), matches.hit.shape[1]))
+    order = np.lexsort((matches.image, -matches.score, matches.label))
+    for column, label in enumerate(labels):
+        rows = order[matches.label[order] == label]
+        weight = weights[:, matches.image[rows]].astype(np.float64)  # (B, D)
+        all_counted = weight.cumsum(1)
+        for threshold in range(ap.shape[2]):
+            hit, ignored = matches.hit[rows, threshold], matches.ignored[rows, threshold]
+            # Precision falls between hits: they alone make the interpolated curve.
+            hits = weight[:, hit].cumsum(1)
+            counted = np.where(ignored, 0.0, weight).cumsum(1) if ignored.any() else all_counted
+            precision = hits / (counted[:, hit] + np.spacing(1))
+            # A sample without the image of a hit does not have this hit.
+            precision = np.where(weight[:, hit] > 0, precision, 0.0)
+            precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+            for sample in range(len(weights)):
+                if total[sample, column]:
+                    index = np.searchsorted(hits[sample] / total[sample, column], RECALLS)
+                    ap[sample, column, threshold] = np.append(precision[sample], 0.0)[index].mean()
+    return np.where(total[..., None] > 0, ap, np.nan)
+
+
+def bootstrap(
+    draws: Sequence[Matches],
+    baseline: Sequence[Matches] | None = None,
+    min_images: int = 5,
+    num_samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """AP and AP50 with percentile intervals; the mean over classes and draws of prompts.
+
+    Args:
+        draws: Matches for each draw of prompts, on the same images and classes.
+        baseline: The same of another detector, on the same images; the result is the difference to it. None: the
+            result is the AP itself.
+        min_images: A class takes part if so many images have a box of it to find, in each draw.
+        num_samples: Number of samples of images.
+        seed: Of the samples.
+        confidence: Coverage of the intervals, in (0, 1).
+
+    Returns:
+        ``AP`` and ``AP50``.
+
+    Raises:
+        InputError: there is no draw, the images differ, or a number is out of range.
+    """
+    everything = [*draws, *(baseline or ())]
+    if not draws or (baseline is not None and not baseline):
+        raise InputError('bootstrap: no draw of prompts; give the matches of one at least')
+    if any(not np.array_equal(m.image_ids, draws[0].image_ids) for m in everything):
+        raise InputError('bootstrap: the draws are of different images; evaluate the same annotation file')
+    if num_samples < 1 or min_images < 1 or not 0 < confidence < 1:
+        raise InputError(
+            f'bootstrap: num_samples and min_images must be at least 1 and confidence in (0, 1), got {num_samples}, '
+            f'{min_images} and {confidence}'
+        )
+    enough = np.all([evaluated_images(matches) >= min_images for matches in everything], axis=0)
+    labels = np.flatnonzero(enough)
+    # The first row is the set itself.
+    count = len(draws[0].image_ids)
+    weights = np.concatenate([np.ones((1, count), dtype=np.int64), sample_weights(count, num_samples, seed)])
+    values = _mean_over_draws(draws, weights, labels)
+    if baseline is not None:
+        values = values - _mean_over_draws(baseline, weights, labels)
+    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
+    result = {}
+    for name, column in zip(('AP', 'AP50'), values.T, strict=True):
+        known = column[1:][np.isfinite(column[1:])]
+        low, high = np.percentile(known, tails) if len(known) else (np.nan, np.nan)
+        result[name] = Interval(float(column[0]), float(low), float(high))
+    return result
+
+
+def evaluated_images(matches: Matches) -> np.ndarray:
+    """(K,) number of images that have a box of each class to find."""
+    return (matches.positives > 0).sum(0)
+
+
+def _mean_over_draws(draws: Sequence[Matches], weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(B, 2) AP and AP50, means over classes and draws; NaN where a sample has no class."""
+    per_draw = []
+    for matches in draws:
+        parts = [
+            _mean_over_classes(weighted_ap(matches, weights[start : start + SAMPLES_AT_ONCE], labels))
+            for start in range(0, len(weights), SAMPLES_AT_ONCE)
+        ]
+        per_draw.append(np.concatenate(parts))
+    return np.mean(per_draw, axis=0)
+
+
+def _mean_over_classes(ap: np.ndarray) -> np.ndarray:
+    known = np.isfinite(ap[..., 0])  # (B, K)
+    count = known.sum(1)
+    sums = np.where(known[..., None], ap, 0.0).sum(1)  # (B, T)
+    both = np.stack([sums.mean(1), sums[:, 0]], 1)
+    return np.divide(both, count[:, None], out=np.full(both.shape, np.nan), where=count[:, None] > 0)

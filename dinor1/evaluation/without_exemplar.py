@@ -1,0 +1,92 @@
+"""Visual-interactive prompts without the exemplar: what a detector finds besides the box that it was shown."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dinor1.evaluation.box_matching import boxes_by_cell, pairwise_iou, rows_by_cell
+from dinor1.evaluation.detections import Detections
+from dinor1.evaluation.visual_generic import Exemplar
+from dinor1.utils.errors import InputError
+
+IGNORE_IOU = 0.5
+# Of the sides of a box: those of a data set and of its annotation file differ by rounding at most.
+_SAME = 1e-3
+
+
+def without_exemplars(
+    content: dict,
+    detections: Detections,
+    exemplars: Mapping[int, Sequence[Exemplar]],
+    category_ids: np.ndarray,
+) -> tuple[dict, Detections]:
+    """Leave the exemplars, and what was found in their place, out of annotations and detections.
+
+    What remains is evaluated by the ordinary rules of COCO:
+
+    - A class is evaluated in an image if the image shows an instance of it besides the exemplar. The boxes and the
+      detections of all other pairs of image and class are left out, also of classes without an exemplar.
+    - The exemplar is neither found nor missed, nor is an instance that overlaps it with an IoU above 0.5, from which it
+      could not be told.
+    - Detections of its class that overlap the exemplar with an IoU above 0.5 are neither right nor wrong, however many
+      there are. This is not COCO's rule for ignored boxes, which excuses one detection at the threshold of the
+      evaluation (or, for a crowd, any that lies on it).
+    - Crowds stay as they are, and are no instances.
+
+    The echo (:mod:`dinor1.evaluation.echo`) has an AP of 0 here, and a detector that returns the ground truth one of 1.
+
+    Args:
+        content: Of an annotation file; it is not changed.
+        detections: ``image`` holds image ids.
+        exemplars: By image id, from :func:`~dinor1.evaluation.draw_interactive`.
+        category_ids: (K,) category id of each label.
+
+    Returns:
+        The annotations and the detections that count.
+
+    Raises:
+        InputError: an exemplar is no box of the annotations.
+    """
+    label_of = {int(category): label for label, category in enumerate(category_ids)}
+    boxes, rows = boxes_by_cell(content, label_of), rows_by_cell(detections)
+    kept_boxes: dict[tuple[int, int], np.ndarray] = {}
+    kept_rows = [np.zeros(0, dtype=np.int64)]
+    for image, drawn in exemplars.items():
+        for exemplar in drawn:
+            cell = (image, exemplar.label)
+            box, crowd = boxes.get(cell, (np.zeros((0, 4)), np.zeros(0, dtype=bool)))
+            shown = _find(exemplar, box, crowd)
+            # Keep the other boxes, if any of them is an instance.
+            kept = crowd | (pairwise_iou(box, shown)[:, 0] <= IGNORE_IOU)
+            if not (kept & ~crowd).any():
+                continue
+            kept_boxes[cell] = kept
+            # Keep the detections that are elsewhere.
+            own = rows.get(cell, np.zeros(0, dtype=np.int64))
+            kept_rows.append(own[pairwise_iou(detections.box[own], shown)[:, 0] <= IGNORE_IOU])
+    # Select what is kept, in the order of the file and of the detections.
+    position = dict.fromkeys(kept_boxes, 0)
+    annotations = []
+    for annotation in content['annotations']:
+        cell = (annotation['image_id'], label_of.get(annotation['category_id'], -1))
+        if cell in kept_boxes:
+            if kept_boxes[cell][position[cell]]:
+                annotations.append(annotation)
+            position[cell] += 1
+    return content | dict(annotations=annotations), detections.select(np.sort(np.concatenate(kept_rows)))
+
+
+def _find(exemplar: Exemplar, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """The exemplar as (1, 4), (x, y, width, height).
+
+    Raises:
+        InputError: it is none of the boxes.
+    """
+    corners = np.array(exemplar.bbox, dtype=np.float64)
+    box = np.concatenate([corners[:2], corners[2:] - corners[:2]])[None]
+    if not ((np.abs(boxes - box) < _SAME).all(1) & ~crowd).any():
+        raise InputError(
+            f'image {exemplar.img_id}: the exemplar {tuple(round(float(c), 1) for c in corners)} is no box of its '
+            'class in the annotations of the metric; let data set and metric read the same annotations'
+        )
+    return box
