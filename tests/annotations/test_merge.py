@@ -69,3 +69,24 @@ def test_files_of_different_data_sets_are_refused():
     stray['annotations'][0]['image_id'] = 9
     with pytest.raises(InputError, match=r'test.json: an annotation is of image 9, which is not in the file'):
         merge_coco([content(1), stray], ['val.json', 'test.json'])
+
+
+def test_sources_of_federated_files_are_united():
+    from dinor1.annotations.federated import label_scopes
+
+    def content(source, ids):
+        return dict(
+            images=[dict(id=1, source=source)],
+            annotations=[],
+            categories=[dict(id=1, name='a'), dict(id=2, name='b')],
+            sources=[dict(name=source, exhaustive_category_ids=ids)],
+        )
+
+    merged = merge_coco([content('x', [1]), content('y', [2])], ['one', 'two'])
+    scopes = label_scopes(merged, 'merged')
+    assert {number: scope.exhaustive for number, scope in scopes.items()} == {1: {1}, 2: {2}}
+    with pytest.raises(InputError, match="two: the source 'x' differs"):
+        merge_coco([content('x', [1]), content('x', [2])], ['one', 'two'])
+    plain = {key: value for key, value in content('x', [1]).items() if key != 'sources'}
+    with pytest.raises(InputError, match="two: has no list 'sources'"):
+        merge_coco([content('x', [1]), plain], ['one', 'two'])
