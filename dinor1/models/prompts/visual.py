@@ -53,7 +53,7 @@ class VisualPromptEncoder(BaseModule):
     def __init__(self, dims: TransformerDims, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.embed_dims = dims.embed_dims
-        self.content_query = nn.Parameter(torch.empty(1, dims.embed_dims))
+        self.content_query = nn.Parameter(torch.zeros(1, dims.embed_dims))
         self.visual_bbox_encoding = MLP(2 * dims.embed_dims, dims.embed_dims, dims.embed_dims, 2)
         self.cross_attn = MSDeformAttention(**dims.deformable_attention())
         self.self_attn = SelfOnlyAttention(dims.embed_dims)
