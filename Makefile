@@ -20,9 +20,10 @@ test: $(VENV)/installed-dev ## run the tests
 check: lint types docs ## everything that must pass before a commit: style, types, documentation, fast tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
-lint: $(VENV)/installed-dev ## check style and format
+lint: $(VENV)/installed-dev ## check style, format and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell -D - -D .avoided_words.txt
 
 types: $(VENV)/installed-dev ## check types of the core
 	$(BIN)/mypy
