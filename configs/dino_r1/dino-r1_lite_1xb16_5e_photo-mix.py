@@ -1,6 +1,5 @@
 # A smoke test of the size for photographs: one epoch of supervised fine-tuning, then GRQO, on the base categories of
-# photo_mix; evaluated on the novel ones. Boxes on the image itself prompt: only classes that it shows are offered,
-# which is fair where an image is annotated for some categories only.
+# photo_mix; evaluated on the novel ones, with a box on the image itself as the prompt.
 _base_ = [
     '../_base_/models/dino_r1_lite.py',
     '../_base_/datasets/photo_mix_novel.py',

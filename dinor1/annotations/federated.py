@@ -90,6 +90,46 @@ def label_scopes(
     return scopes
 
 
+def as_lvis(data: dict[str, Any], path: str, not_exhaustive: bool | Collection[str] = False) -> dict[str, Any]:
+    """A file with sources in the form of LVIS, so that its metric evaluates each image for its own categories only.
+
+    Args:
+        data: Content of a COCO file with ``sources``; it is not changed.
+        path: The file, for messages.
+        not_exhaustive: See :func:`label_scopes`.
+
+    Returns:
+        The content with the lists ``neg_category_ids`` and ``not_exhaustive_category_ids`` of each image, and the
+        frequency ``f`` of each category that has none: how frequent categories are in the training set is not known
+        here. An annotation without an area gets that of its box.
+
+    Raises:
+        InputError: see :func:`label_scopes`.
+    """
+    scopes = label_scopes(data, path, not_exhaustive)
+    shown: dict[Any, set[int]] = defaultdict(set)
+    annotations = []
+    for annotation in data['annotations']:
+        shown[annotation['image_id']].add(annotation['category_id'])
+        # LVIS has no crowds: such a box is ignored, and its category is not exhaustive.
+        extra = dict(ignore=1) if annotation.get('iscrowd') else {}
+        if not (annotation.get('area') or 0) > 0:
+            extra['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+        annotations.append(annotation | extra)
+    images = [
+        image
+        | dict(
+            neg_category_ids=sorted(scopes[image['id']].exhaustive - shown[image['id']]),
+            not_exhaustive_category_ids=sorted(
+                (scopes[image['id']].annotated - scopes[image['id']].exhaustive) & shown[image['id']]
+            ),
+        )
+        for image in data['images']
+    ]
+    categories = [dict(frequency='f') | category for category in data['categories']]
+    return data | dict(images=images, annotations=annotations, categories=categories)
+
+
 def _sources(data: dict[str, Any], path: str, known: Collection[int]) -> dict[str, frozenset[int]] | None:
     """Category ids of each source; None if the file has no sources."""
     records = data.get('sources')

@@ -11,6 +11,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
+from dinor1.annotations.federated import as_lvis
+from dinor1.annotations.training_check import check_for_training
 from dinor1.evaluation.detections import Detections, write_results
 from dinor1.evaluation.lvis_eval import evaluate_lvis
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
@@ -39,6 +41,10 @@ class LVISFixedMetric(BaseMetric):
     the whole set, however many are in one image (Dave et al. 2021, arXiv 2102.01066). -1 stands for no ground truth.
     The numbers are those of the ``lvis`` package.
 
+    A COCO file with ``sources`` (federated labels, see :mod:`dinor1.annotations.federated`) is evaluated in the same
+    way: an image for the categories of its own source only. All of its categories count as frequent, unless it says
+    otherwise.
+
     Images of the annotation file that are not evaluated count as images without detections. An image that occurs twice,
     as from a sampler that fills up its last round, counts once. Classes are matched to categories by name.
 
@@ -46,13 +52,14 @@ class LVISFixedMetric(BaseMetric):
     each image, 44 bytes each, and up to ``prune_every`` new ones.
 
     Args:
-        ann_file: Annotations in LVIS format.
+        ann_file: Annotations in LVIS format, or in COCO format with ``sources``.
         max_per_image: Detections per image in the standard numbers.
         budget: Detections per class in the fixed numbers. They are comparable only if the detector does not
             limit an image's detections to ``max_per_image`` first.
         outfile_prefix: Where to write the detections that were evaluated, in COCO result format:
             ``PREFIX.bbox.json`` and, for fixed AP, ``PREFIX.fixed.bbox.json``.
         prune_every: Number of new detections after which those that can no longer matter are removed.
+        not_exhaustive: Names of sources whose annotations miss instances; True: all.
         backend_args: Of MMEngine's file client, to read ``ann_file``.
         kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix``, ``collect_dir``.
 
@@ -70,6 +77,7 @@ class LVISFixedMetric(BaseMetric):
         budget: int = 10_000,
         outfile_prefix: str | None = None,
         prune_every: int = 2_000_000,
+        not_exhaustive: bool | Sequence[str] = False,
         backend_args: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,7 +88,11 @@ class LVISFixedMetric(BaseMetric):
         self.prune_every = prune_every
         # Read before hours of inference, so that a bad file is an error at once.
         with get_local_path(ann_file, backend_args=backend_args) as path:
-            self._truth = LVISGroundTruth.from_content(read_json(path), ann_file)
+            content = read_json(path)
+        if isinstance(content, dict) and 'sources' in content:
+            check_for_training(content, ann_file)
+            content = as_lvis(content, ann_file, not_exhaustive)
+        self._truth = LVISGroundTruth.from_content(content, ann_file)
         self._known = frozenset(self._truth.image_ids.tolist())
         self._clear()
 

@@ -65,10 +65,10 @@ train_dataloader = dict(
 val_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file=val_ann_file))
 test_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file=test_ann_file))
 
-# COCO's metric takes every image as a negative of every class that is offered: prompt with VisualInteractive, which
-# offers an image the classes that it shows.
-val_evaluator = dict(type='CocoPromptMetric', ann_file=f'{data_root}/{val_ann_file}')
-test_evaluator = dict(type='CocoPromptMetric', ann_file=f'{data_root}/{test_ann_file}')
+# As for LVIS, an image is evaluated for the categories of its own source only.
+evaluator = dict(type='LVISFixedMetric', not_exhaustive=['freiburg_groceries'])
+val_evaluator = dict(**evaluator, ann_file=f'{data_root}/{val_ann_file}')
+test_evaluator = dict(**evaluator, ann_file=f'{data_root}/{test_ann_file}')
 
 # Where exemplars for visual prompts come from at evaluation.
 prompt_dataset = dict(**train_split, test_mode=True, pipeline=prompt_pipeline)
