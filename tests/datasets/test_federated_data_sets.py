@@ -112,7 +112,7 @@ def test_evaluation_keeps_all_images(tmp_path):
     ('options', 'message'),
     [
         (dict(not_exhaustive=True), 'not_exhaustive has no effect without federated=True'),
-        (dict(exclude_categories=['cup'], only_categories=['jar']), 'exclude each other'),
+        (dict(exclude_categories=['cup'], only_categories=['jar']), 'cannot be combined'),
         (dict(exclude_categories=['cup'], metainfo=dict(classes=['jar'])), 'both choose classes'),
         (dict(exclude_categories='nowhere.txt'), 'nowhere.txt: cannot be read'),
         (dict(exclude_categories=['plate']), "no category is named 'plate'"),

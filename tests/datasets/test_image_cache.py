@@ -198,7 +198,7 @@ def test_a_cache_that_is_too_large_is_refused_before_it_is_built(tmp_path, paths
 
 def test_a_cache_that_the_disk_has_no_room_for_is_refused(tmp_path, paths):
     """Sizes that are announced are believed: no disk has so much."""
-    with pytest.raises(InputError, match=r'GiB, .* GiB are free; name another folder') as error:
+    with pytest.raises(InputError, match=r'GiB, .* GiB are free; choose another folder') as error:
         ImageCache(tmp_path / 'cache', max_gib=1e15).build(paths, '', lambda path: (10**9, 10**9), Loader())
     assert '\n' not in str(error.value)
     assert not list((tmp_path / 'cache').glob('images_*'))
