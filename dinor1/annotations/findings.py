@@ -1,4 +1,4 @@
-"""The kinds of defects of an annotation file, with the remedy of each: one table."""
+"""Table of the kinds of defects of an annotation file, with the remedy of each."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ class Kind(NamedTuple):
     """A kind of defect.
 
     Attributes:
-        severity: ``error``: what is trained or measured on the file would be wrong, or it cannot be read at all;
-            ``warning``: legal, but often not what was meant.
-        remedy: What its owner should do, as the end of a sentence.
-        repair: What a repair does about it; empty: nothing, because a tool cannot know the right value.
-        blocking: Nothing in the file is repaired before a person has resolved this defect: other repairs would hide it.
+        severity: ``error``: the file cannot be read, or training and evaluation on it would be wrong; ``warning``:
+            legal, but often a mistake.
+        remedy: What the owner of the file should do, as the end of a sentence.
+        repair: What a repair does about it; empty if it does nothing, because a tool cannot know the right value.
+        blocking: Whether a person must resolve this defect before anything is repaired: other repairs would hide it.
     """
 
     severity: str
@@ -28,8 +28,8 @@ class Finding(NamedTuple):
     Attributes:
         kind: Key of :data:`KINDS`.
         detail: What is wrong, with the values.
-        section: ``images``, ``annotations`` or ``categories``; empty: the file as a whole.
-        entry: Index in that section, from 0; -1: the section, or the file, as a whole.
+        section: ``images``, ``annotations`` or ``categories``; empty for the file as a whole.
+        entry: Index in that section, from 0; -1 for the section or the file as a whole.
     """
 
     kind: str

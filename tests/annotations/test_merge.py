@@ -63,11 +63,11 @@ def test_files_of_different_data_sets_are_refused():
         merge_coco([], [])
     with pytest.raises(InputError, match=r'test.json: other categories than val.json'):
         merge_coco([content(1), content(1, name='dog')], ['val.json', 'test.json'])
-    with pytest.raises(InputError, match=r"test.json: not a COCO file, 'images' is no list of records with id"):
+    with pytest.raises(InputError, match=r"test.json: not a COCO file, 'images' is not a list of records with id"):
         merge_coco([content(1), dict(content(1), images=3)], ['val.json', 'test.json'])
     stray = content(1)
     stray['annotations'][0]['image_id'] = 9
-    with pytest.raises(InputError, match=r'test.json: an annotation is of image 9, which is not in the file'):
+    with pytest.raises(InputError, match=r'test.json: an annotation refers to image 9, which is not in the file'):
         merge_coco([content(1), stray], ['val.json', 'test.json'])
 
 

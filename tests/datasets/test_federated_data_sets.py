@@ -116,7 +116,7 @@ def test_evaluation_keeps_all_images(tmp_path):
         (dict(exclude_categories=['cup'], metainfo=dict(classes=['jar'])), 'both choose classes'),
         (dict(exclude_categories='nowhere.txt'), 'nowhere.txt: cannot be read'),
         (dict(exclude_categories=['plate']), "no category is named 'plate'"),
-        (dict(federated=True, not_exhaustive=['shop']), "the source 'shop', and the file has kitchen, shelf, bench"),
+        (dict(federated=True, not_exhaustive=['shop']), "the source 'shop', but the file has kitchen, shelf, bench"),
     ],
 )
 def test_contradictory_options_are_errors(tmp_path, options, message):
