@@ -58,7 +58,7 @@ def test_lists_of_lvis():
         (with_sources(), False, 'image 7 has the source None'),
         (with_sources(source='first'), ['third'], "the source 'third', but the file has first, second"),
         (content(), ['third'], "the source 'third', but the file has none"),
-        (content(neg_category_ids=[6]), False, 'neg_category_ids has 6, which is no category'),
+        (content(neg_category_ids=[6]), False, 'neg_category_ids has 6, which is not a category'),
         (content(neg_category_ids=3), False, 'neg_category_ids must be a list of category ids, got 3'),
         (content() | dict(sources=[3]), False, "'sources' must be a list of objects with a 'name'"),
         (content() | dict(sources=[dict(name='a', exhaustive_category_ids=['x'])]), False, "'a': .* has 'x'"),

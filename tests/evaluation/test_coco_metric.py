@@ -245,7 +245,7 @@ def test_what_does_not_belong_together_is_refused(save):
     with pytest.raises(InputError, match='image 999 is not in'):
         metric.process(None, [dict(sample, img_id=999)])
     metric.dataset_meta = dict(classes=('class 0', 'cat'))
-    with pytest.raises(InputError, match="1 of the 2 classes of the data set are no category there, such as 'cat'"):
+    with pytest.raises(InputError, match="1 of the 2 classes of the data set are not categories there, such as 'cat'"):
         metric.process(None, [sample])
     metric.dataset_meta = None
     sample['pred_instances']['labels'][0] = 2

@@ -58,7 +58,7 @@ def test_the_benchmarks_have_their_members():
         'thermalDogsAndPeople',
     }
     assert len(members('ODinW-13')) == 13
-    with pytest.raises(InputError, match="'ODinW-12' is no benchmark; choose ODinW-13 or ODinW-35"):
+    with pytest.raises(InputError, match="'ODinW-12' is not a benchmark; choose ODinW-13 or ODinW-35"):
         members('ODinW-12')
 
 

@@ -98,7 +98,7 @@ def test_an_instance_that_cannot_be_told_from_the_exemplar():
 
 
 def test_another_annotation_file_is_refused():
-    with pytest.raises(InputError, match='image 1: the exemplar .* is no box of its class'):
+    with pytest.raises(InputError, match='image 1: the exemplar .* is not a box of its class'):
         without_exemplars(annotated((1, 1, A)), found(), shown((1, 1, B)), np.array(IDS))
 
 
