@@ -1,4 +1,4 @@
-"""Small annotation files, and every way to damage them."""
+"""Small annotation files, and functions that damage them in every way."""
 
 import json
 
@@ -44,7 +44,7 @@ def every(section, change):
     return lambda content: [change(record) for record in content[section]]
 
 
-# kind of defect, how it is made, what the report shows of its location and values
+# Kind of defect, function that causes it, and a part of its report with location and values.
 COCO_DEFECTS = [
     ('missing section', lambda c: c.pop('categories'), "no list 'categories'"),
     ('missing section', lambda c: c.update(annotations={}), "no list 'annotations'"),

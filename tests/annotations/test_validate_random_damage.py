@@ -1,4 +1,4 @@
-"""validate_dataset: damage at random is survived; every kind of defect has a test."""
+"""validate_dataset: checks of randomly damaged files; every kind of defect has a test."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ def damage_at_random(content, rng) -> None:
 
 
 @pytest.mark.parametrize('make', [make_content, make_lvis, make_odvg])
-def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
+def test_check_agrees_with_training_on_random_damage(tmp_path, make):
     file = tmp_path / ('t.jsonl' if make is make_odvg else 't.json')
     outcomes = set()
     for seed in range(120):
@@ -74,8 +74,8 @@ def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
     assert outcomes == {False, True, 'repaired'}
 
 
-def test_every_kind_of_defect_is_made_by_a_test():
-    """A kind that no test makes might never be found."""
+def test_every_kind_of_defect_has_a_test():
+    """A kind of defect without a test might never be detected."""
     made = {kind for kind, *_ in (*COCO_DEFECTS, *ODVG_DEFECTS)}
     elsewhere = {
         'broken JSON',
