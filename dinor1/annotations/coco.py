@@ -90,7 +90,7 @@ def lvis_findings(content: Content) -> Iterator[Finding]:
         negative = set(_as_ids(lists['neg_category_ids']))
         both = negative & (present[image['id']] | set(_as_ids(lists['not_exhaustive_category_ids'])))
         if both:
-            detail = f'category {min(both)} is listed as absent and is there as well'
+            detail = f'category {min(both)} is listed as absent, but also annotated or listed as not exhaustive'
             yield Finding('contradictory lists', detail, 'images', index)
 
 

@@ -112,6 +112,7 @@ def _incomplete(annotations: list) -> Defects:
         if not isinstance(annotation, dict):
             defects[index] = ('wrong type', 'it is not an object')
             continue
+        # A box and an id can be repaired, other missing keys cannot.
         missing = sorted(_KEYS - annotation.keys())
         if missing == ['bbox'] or missing == ['bbox', 'id']:
             shape = 'a segmentation' if annotation.get('segmentation') else 'no segmentation'
@@ -139,7 +140,7 @@ def _bad_value(annotation: dict) -> tuple[str, str] | None:
     if type(iscrowd) not in (int, bool) or iscrowd not in (0, 1):
         return 'invalid iscrowd', f'iscrowd {iscrowd!r} is neither 0 nor 1'
     if area is not None and type(area) not in (int, float):
-        return 'invalid area', f'area {area!r} is no number'
+        return 'invalid area', f'area {area!r} is not a number'
     return None
 
 

@@ -149,11 +149,13 @@ def _empty(variant: str, split: str, seed: int) -> dict:
 
 
 def _add(content: dict, folder: Path, categories: Sequence[str], image: RenderedImage) -> None:
+    # Write the image.
     height, width = image.pixels.shape[:2]
     image_id = len(content['images']) + 1
     file_name = f'{image_id:06d}.png'
     (folder / file_name).write_bytes(encode_png(image.pixels))
     content['images'].append(dict(id=image_id, file_name=file_name, width=width, height=height))
+    # Annotate its objects, except small remains.
     for category, mask in zip(categories, image.masks, strict=True):
         area = int(mask.sum())
         if area >= _LEAST_AREA:

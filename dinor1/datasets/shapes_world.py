@@ -224,6 +224,7 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
     Raises:
         InputError: the folder must not be replaced.
     """
+    # An absent or empty folder may be written to, and another shapes world replaced with force.
     if not root.exists():
         return False
     if not root.is_dir():
@@ -235,6 +236,7 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
         raise InputError(f'{root}: holds files that are not a shapes world; choose another folder')
     if force:
         return False
+    # The data set must have the same arguments, and all its files.
     if found != manifest:
         raise InputError(
             f'{root}: holds a shapes world of version {found.get("version")} with {found.get("arguments")}; '
@@ -283,9 +285,11 @@ def _write_splits(root: Path, seed: int, sizes: Mapping[str, int], show_progress
 
 def _annotate(content: dict[str, Any], file_name: str, categories: Sequence[str], masks: np.ndarray) -> None:
     """Append an image and its objects of the categories that ``content`` lists."""
+    # Append the image.
     _, height, width = masks.shape
     image_id = len(content['images']) + 1
     content['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
+    # Append the boxes of listed categories.
     listed = {category['name'] for category in content['categories']}
     for name, mask in zip(categories, masks, strict=True):
         if name in listed:
@@ -389,10 +393,11 @@ def _find_position(rng: np.random.Generator, name: str, in_sight: np.ndarray, ar
     Returns:
         Sprite of the size of the image; None if the object covers too much of the others everywhere.
     """
+    # Try several sizes, each at several positions.
     height, width = in_sight.shape
     smallest, largest = DIAMETERS
     for attempt in range(12):
-        # The limit shrinks, so that crowded images end up with smaller objects.
+        # Reduce the largest size with each attempt, so that crowded images get smaller objects.
         sprite = _draw_sprite(rng, name, int(rng.integers(smallest, largest - 3 * attempt, endpoint=True)))
         sprite_area = int(_silhouette(sprite).sum())
         side = len(sprite.coverage)
@@ -400,6 +405,7 @@ def _find_position(rng: np.random.Generator, name: str, in_sight: np.ndarray, ar
         for x, y in rng.integers(-side // 4, farthest, size=(6, 2)).tolist():
             moved = _Sprite(*(_move(samples, x, y, height, width) for samples in sprite))
             mask = _silhouette(moved)
+            # Check how much of the object is inside the image, and how much it covers of the others.
             left_in_sight = np.bincount(in_sight[~mask], minlength=len(areas) + 1)[1:]
             if (
                 100 * int(mask.sum()) >= MIN_INSIDE_PERCENT * sprite_area

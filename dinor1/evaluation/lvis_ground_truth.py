@@ -108,9 +108,11 @@ class LVISGroundTruth:
         names = tuple(names)
         if names == self.names:
             return self
+        # Map old labels to new ones.
         chosen = match_classes(names, self.names, self.path)
         new_label = np.full(len(self.names), -1)
         new_label[chosen] = np.arange(len(chosen))
+        # Keep the boxes of the chosen classes.
         kept = new_label[self.label] >= 0
         return replace(
             self,

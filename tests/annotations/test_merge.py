@@ -82,9 +82,11 @@ def test_merge_unites_sources_of_federated_files():
             sources=[dict(name=source, exhaustive_category_ids=ids)],
         )
 
+    # Each image keeps the scope of its source.
     merged = merge_coco([content('x', [1]), content('y', [2])], ['one', 'two'])
     scopes = label_scopes(merged, 'merged')
     assert {number: scope.exhaustive for number, scope in scopes.items()} == {1: {1}, 2: {2}}
+    # Contradictory or missing sources are errors.
     with pytest.raises(InputError, match="two: the source 'x' differs"):
         merge_coco([content('x', [1]), content('x', [2])], ['one', 'two'])
     plain = {key: value for key, value in content('x', [1]).items() if key != 'sources'}

@@ -41,6 +41,7 @@ def test_check_agrees_with_training_on_random_damage(tmp_path, make):
     file = tmp_path / ('t.jsonl' if make is make_odvg else 't.json')
     outcomes = set()
     for seed in range(120):
+        # Write a damaged file.
         rng = random.Random(seed)
         content = make()
         for _ in range(rng.choice([1, 1, 3])):
@@ -50,11 +51,13 @@ def test_check_agrees_with_training_on_random_damage(tmp_path, make):
             (tmp_path / 'train_od_label_map.json').replace(tmp_path / 't_label_map.json')
         else:
             file.write_text(json.dumps(content))
+        # Check it; both reports can be written.
         (checked,), _ = check_path(file, check_images=False)
         json.dumps(as_json([checked]))
         wrong = bool(checked.errors)
         assert text_report([checked]).count('error: ') >= wrong
         outcomes.add(wrong)
+        # Training rejects exactly the files with errors.
         if make is make_content:
             try:
                 check_coco(json.loads(file.read_text()), 't.json', None)
@@ -62,6 +65,7 @@ def test_check_agrees_with_training_on_random_damage(tmp_path, make):
             except InputError:
                 refused = True
             assert refused == wrong, (seed, checked.errors)
+        # A file that is repaired completely has no errors when it is read again.
         try:
             repair(checked)
         except InputError:

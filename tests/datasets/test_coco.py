@@ -200,6 +200,7 @@ ANNOTATION_DEFECTS = [
 
 @pytest.mark.parametrize(('kind', 'damage', 'pattern'), ANNOTATION_DEFECTS)
 def test_defective_annotation_is_rejected_or_skipped(tmp_path, monkeypatch, kind, damage, pattern):
+    # Rejected, by default.
     content = make_content()
     damage(content)
     source = write(tmp_path, content)
@@ -210,6 +211,7 @@ def test_defective_annotation_is_rejected_or_skipped(tmp_path, monkeypatch, kind
     assert 'instances.json' in message
     assert "bad_annotations='skip'" in message
 
+    # Skipped on request, with a warning.
     warnings = []
     monkeypatch.setattr(validation, 'print_log', lambda text, **_: warnings.append(text))
     dataset = CocoPromptDataset(**source, bad_annotations='skip')

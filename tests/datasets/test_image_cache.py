@@ -133,6 +133,7 @@ def test_failed_build_leaves_no_usable_cache(tmp_path, paths):
 def test_second_builder_waits_for_the_first(tmp_path, paths):
     """Threads lock a file separately, as processes do."""
     pytest.importorskip('fcntl')
+    # Record how many builders load images at the same time.
     active, most, loaded = [], [], []
 
     def slow(path):
@@ -143,6 +144,7 @@ def test_second_builder_waits_for_the_first(tmp_path, paths):
         loaded.append(path)
         return Loader()(path)
 
+    # Build with four threads: one of them loads every image once.
     caches = [ImageCache(tmp_path / 'cache') for _ in range(4)]
     threads = [threading.Thread(target=cache.build, args=(paths, '', Loader().size, slow)) for cache in caches]
     for thread in threads:

@@ -96,6 +96,7 @@ def test_records_equal_those_of_mmdetection(shared_dir, tmp_path):
     ours = LVISPromptDataset(ann_file=str(fixtures / 'lvis_val_mini.json'), **arguments)
     theirs = LVISV1Dataset(ann_file=str(fixtures / 'lvis_val_mini.json'), test_mode=True, **arguments)
     assert len(ours) == len(theirs) == 15
+    # Compare the records by image id, because their order differs.
     expected = {info['img_id']: info for info in map(theirs.get_data_info, range(15))}
     for index in range(15):
         info = ours.get_data_info(index)

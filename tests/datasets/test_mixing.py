@@ -20,6 +20,7 @@ LEVELS = dict(kitchen=(60, 100), bench=(160, 200))
 
 def write(root, boxes=((10, 8, 20, 12),), lists=None, **options) -> dict:
     """Four images of each source, with objects of the category of the source; the arguments that read them."""
+    # Draw images and boxes.
     images, annotations = [], []
     for i in range(8):
         source = 'kitchen' if i % 2 else 'bench'
@@ -33,6 +34,7 @@ def write(root, boxes=((10, 8, 20, 12),), lists=None, **options) -> dict:
         cv2.imwrite(str(root / f'{i}.png'), pixels)
         images.append(dict(id=i, file_name=f'{i}.png', width=40, height=40, source=source))
         images[-1] |= {} if lists is None else lists(i)
+    # Write the annotation file.
     sources = [dict(name='kitchen', exhaustive_category_ids=[1, 3]), dict(name='bench', exhaustive_category_ids=[2, 3])]
     categories = [dict(id=i, name=name) for i, name in enumerate(('cup', 'saw', 'cat'), 1)]
     data = dict(images=images, annotations=annotations, categories=categories, sources=sources)

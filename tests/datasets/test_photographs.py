@@ -57,6 +57,7 @@ def write_set(root: Path, files: list[str], sources: bool) -> None:
             dict(name='coco2017', exhaustive_category_ids=[1, 3, 4, 5]),
             dict(name='freiburg_groceries', exhaustive_category_ids=[2]),
         ]
+    # Write annotation files and images.
     for folder in ('images', 'annotations'):
         (root / folder).mkdir(parents=True)
     for name in files:

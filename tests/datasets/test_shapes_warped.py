@@ -53,6 +53,7 @@ def test_warp_by_quarter_turn_is_exact_and_clockwise():
 
 
 def test_generate_warped_identity_has_original_boxes(tmp_path):
+    # Write the original and two warped copies.
     sizes = dict(train=1, val_base=3, val_novel=1, support_novel=1)
     generate(tmp_path / 'shapes', sizes=sizes)
     generate_warped(tmp_path / 'warped', ['identity', 'scale-0.5'], size=3)
@@ -62,6 +63,7 @@ def test_generate_warped_identity_has_original_boxes(tmp_path):
     )
     assert same['categories'] == original['categories']
     assert len(same['annotations']) == len(half['annotations']) == len(original['annotations'])
+    # Boxes of the identity are shifted by the border of the canvas; those of scale 0.5 are half as large.
     sizes = {image['id']: (image['width'], image['height']) for image in original['images']}
     for ours, theirs, small in zip(same['annotations'], original['annotations'], half['annotations'], strict=True):
         width, height = sizes[theirs['image_id']]
@@ -70,6 +72,7 @@ def test_generate_warped_identity_has_original_boxes(tmp_path):
         assert ours['area'] == theirs['area']
         assert ours['category_id'] == theirs['category_id']
         np.testing.assert_allclose(small['bbox'][2:], np.divide(theirs['bbox'][2:], 2), atol=1.6)
+    # The data set reads the files.
     dataset = CocoPromptDataset(
         data_root=str(tmp_path / 'warped'),
         ann_file='annotations/scale-0.5.json',

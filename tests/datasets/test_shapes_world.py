@@ -301,11 +301,13 @@ def test_command_prints_the_data_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [str(script), f'--out={tmp_path / "shapes"}', *options])
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        # The first run writes the data set, and the second finds it.
         for expected in ('written to', 'already there'):
             runpy.run_path(str(script), run_name='__main__')
             last_line = capsys.readouterr().out.splitlines()[-1]
             assert expected in last_line
             assert last_line.endswith(str(tmp_path / 'shapes'))
+        # Another seed is a user error.
         sys.argv.append('--seed=7')
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(script), run_name='__main__')

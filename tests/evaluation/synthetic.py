@@ -27,10 +27,12 @@ def detect(content: dict, rng, per_image: int) -> list[dict]:
 
     Scores are multiples of 0.01, so that many are equal.
     """
+    # Collect the boxes of each image.
     categories = [category['id'] for category in content['categories']]
     boxes = {image['id']: [] for image in content['images']}
     for annotation in content['annotations']:
         boxes[annotation['image_id']].append((annotation['category_id'], annotation['bbox']))
+    # Draw detections, most of them near a box.
     results = []
     for image, present in boxes.items():
         for _ in range(per_image):

@@ -159,14 +159,17 @@ def test_metric_accepts_chosen_classes_in_any_order(save):
     """The numbers are those of a file with only the chosen classes."""
     content, results = coco(np.random.default_rng(4), 10, 5, 8, 40)
     names, ids = ('class 3', 'class 0', 'class 4'), [17, 2, 22]
+    # Evaluate a file with only these classes.
     alone = dict(content)
     for section, key in (('categories', 'id'), ('annotations', 'category_id')):
         alone[section] = [record for record in content[section] if record[key] in ids]
     samples = as_samples(content, [result for result in results if result['category_id'] in ids])
     expected = pycocotools(alone, as_results(content, samples))
+    # Change labels to indices into the chosen classes.
     for sample in samples:
         labels = sample['pred_instances']['labels'].tolist()
         sample['pred_instances']['labels'] = torch.tensor([ids.index(5 * label + 2) for label in labels])
+    # Evaluate the whole file with the chosen classes.
     metric = CocoPromptMetric(save(content), classwise=True)
     metric.dataset_meta = dict(classes=names)
     metrics = evaluate(metric, samples)
@@ -183,6 +186,7 @@ def test_curves_in_parts_equal_coco_curves(backend, at_once):
     content, results = coco(np.random.default_rng(6), 8, 5, 8, 30)
     results = [result for result in results if result['category_id'] != 12]
     ids = np.array([17, 2, 22, 12, 7])
+    # Convert the results to arrays.
     found = Detections.concatenate(
         [
             Detections(
@@ -195,6 +199,7 @@ def test_curves_in_parts_equal_coco_curves(backend, at_once):
             for r in results
         ]
     )
+    # Compare the curves.
     precision, recall = curves_in_parts(copy.deepcopy(content), found, ids, backend, at_once)
     expected = pycocotools(content, results)
     np.testing.assert_allclose(precision, expected.eval['precision'], rtol=0, atol=1e-12)

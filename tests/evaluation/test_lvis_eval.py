@@ -174,6 +174,7 @@ def plain_ap(content: dict, results: list[dict], budget: int) -> dict[str, float
     images = {image['id']: image for image in content['images']}
     aps = {}
     for category in content['categories']:
+        # Collect the boxes of the class.
         boxes = {id: [] for id in images}
         for annotation in content['annotations']:
             if annotation['category_id'] == category['id']:
@@ -181,10 +182,12 @@ def plain_ap(content: dict, results: list[dict], budget: int) -> dict[str, float
         total = sum(not box['ignore'] for own in boxes.values() for box in own)
         if not total:
             continue
+        # Take the best detections of the class over all images.
         ranked = [result for result in results if result['category_id'] == category['id']]
         ranked = sorted(ranked, key=lambda r: (-r['score'], r['image_id']))[:budget]
         values = []
         for threshold in range(50, 100, 5):
+            # Match them greedily.
             free, outcomes = {id: list(own) for id, own in boxes.items()}, []
             for result in ranked:
                 image = images[result['image_id']]
@@ -198,9 +201,11 @@ def plain_ap(content: dict, results: list[dict], budget: int) -> dict[str, float
                     outcomes += [] if best['ignore'] else [True]
                 elif category['id'] not in image['not_exhaustive_category_ids']:
                     outcomes.append(False)
+            # Average interpolated precision over the recalls.
             curve = [(sum(outcomes[:n]) / total, sum(outcomes[:n]) / n) for n in range(1, len(outcomes) + 1)]
             values += [max((p for r, p in curve if r >= i / 100 - 1e-9), default=0.0) for i in range(101)]
         aps[category['id']] = sum(values) / len(values)
+    # Average over all classes, and by frequency.
     groups = {
         name: [aps[c['id']] for c in content['categories'] if c['id'] in aps and c['frequency'] in letters]
         for name, letters in (('AP', 'rcf'), ('APr', 'r'), ('APc', 'c'), ('APf', 'f'))
@@ -318,12 +323,14 @@ def test_metric_accepts_chosen_classes_in_any_order(save, lvis_package):
     content, results = federated(np.random.default_rng(13), num_images=20, num_classes=6, boxes=6, detections=30)
     names = ('class 4', 'class 0', 'class 3')
     ids = [5 * int(name[-1]) + 2 for name in names]
+    # Evaluate a file with only these classes.
     alone = copy.deepcopy(content)
     alone['categories'] = [category for category in content['categories'] if category['id'] in ids]
     alone['annotations'] = [a for a in content['annotations'] if a['category_id'] in ids]
     results = [result for result in results if result['category_id'] in ids]
     samples = as_samples(content, results)
     expected = summary_of(lvis_package(alone, as_results(content, samples)))
+    # Change labels to indices into the chosen classes, and evaluate the whole file.
     for sample in samples:
         labels = sample['pred_instances']['labels']
         sample['pred_instances']['labels'] = torch.tensor([ids.index(5 * label + 2) for label in labels.tolist()])

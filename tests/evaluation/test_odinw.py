@@ -166,6 +166,7 @@ def test_choose_sets_by_name_or_benchmark():
 
 
 def test_find_sets_names_missing_files(tmp_path):
+    # PascalVOC has no test split in ODinW and is evaluated on val; the training split of Packages is missing.
     sets = load_sets()
     write_set(tmp_path, sets['Aquarium'])
     write_set(tmp_path, sets['PascalVOC'], splits=['train', 'val'])

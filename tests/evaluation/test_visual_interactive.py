@@ -14,6 +14,7 @@ def dataset(tmp_path):
     """``dataset(order)``: 30 images; image i shows i % 4 classes, 10 boxes of each, and a crowd of every class."""
 
     def make(order=range(30)):
+        # Add boxes and a crowd of every class.
         annotations = []
         for i in order:
             for category in range(1, 5):
@@ -25,6 +26,7 @@ def dataset(tmp_path):
             annotations=[dict(a, id=n, area=400) for n, a in enumerate(annotations)],
             categories=[dict(id=c, name=f'class {c}') for c in range(1, 5)],
         )
+        # Write the file; images are empty, because they are not loaded.
         path = tmp_path / f'{order[0]}.json'
         path.write_text(json.dumps(content))
         for i in range(30):
