@@ -15,8 +15,8 @@ from dinor1.evaluation import CocoPromptMetric
 from dinor1.registry import DATASETS, METRICS
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
-# What detectors are trained and evaluated on; the LVIS files are COCO's with another metric (test_lvis.py), and
-# federated photographs have more files (test_photographs.py).
+# Not tested here: LVIS files are COCO's with another metric (test_lvis.py), and federated photographs have more files
+# (test_photographs.py).
 PHOTOGRAPHS = {'photo_mix', 'photo_mix_novel', 'photographs'}
 OTHERS = {'small_coco', 'mnist', 'affnist', 'lvis_detection', 'lvis_minival_detection', *PHOTOGRAPHS}
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in OTHERS)
