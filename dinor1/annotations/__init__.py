@@ -1,6 +1,6 @@
 """Annotation files: reading, checking, repairing and converting them.
 
-Needs no deep-learning library and imports at once. :mod:`dinor1.datasets.validation` makes the same checks whenever a
+Needs no deep-learning library and imports fast. :mod:`dinor1.datasets.validation` makes the same checks whenever a
 data set is loaded.
 """
 

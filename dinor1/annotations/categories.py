@@ -1,7 +1,7 @@
-"""Category ids and names: defects that stop no training, and give wrong classes.
+"""Checks of category ids and names: defects that do not stop training, but give wrong classes.
 
-An annotation names its class by a number, and nothing in a file shows a person that the number is wrong. These checks
-compare all numbers of a file.
+An annotation refers to its class by a number, and a reader of the file cannot see that the number is wrong. These
+checks compare all numbers of a file.
 """
 
 import re
@@ -14,33 +14,37 @@ _NUMBER = re.compile(r'[+-]?\d+(\.\d+)?')
 
 
 def numbering_error(known: Collection, used: Collection) -> Finding | None:
-    """The error that all unknown category ids together show.
+    """The error that the unknown category ids of a file have in common.
 
-    Leaving out the annotations with unknown ids would not help: those that remain have wrong classes.
+    Leaving out the annotations with unknown ids would not help: the remaining ones have wrong classes.
 
     Args:
         known: Ids of ``categories``.
         used: Ids that annotations refer to.
 
     Returns:
-        ``category ids off by one`` if adding, or taking away, 1 makes every used id a known one; ``category ids are
+        ``category ids off by one`` if adding or subtracting 1 makes every used id known; ``category ids are
         positions`` if the used ids are 0..K-1 or 1..K for K categories whose ids have gaps; ``category ids of another
         list`` if more than half of the used ids are unknown; otherwise None.
     """
+    # Find the unknown ids.
     known, used = set(known), {value for value in used if type(value) is int}
     unknown = used - known
     if not unknown or not known or any(type(value) is not int for value in known):
         return None
     text = f'annotations use ids {_span(used)}, categories have {_span(known)}'
+    # Off by one?
     shifts = [step for step in (1, -1) if {value + step for value in used} <= known]
     if len(shifts) == 1:
         return Finding('category ids off by one', f'{text}: with {shifts[0]:+d} all would be known', 'annotations')
+    # Indices instead of ids?
     gaps = max(known) - min(known) + 1 > len(known)
     for first in (0, 1):
         if gaps and len(unknown) > 1 and min(used) >= first and max(used) < len(known) + first:
             return Finding(
                 'category ids are positions', f'{text}, with gaps: the former count from {first}', 'annotations'
             )
+    # Ids of another list?
     if len(unknown) > 1 and 2 * len(unknown) > len(used):
         detail = f'{text}: {len(unknown)} of {len(used)} used ids are unknown'
         return Finding('category ids of another list', detail, 'annotations')
@@ -48,7 +52,7 @@ def numbering_error(known: Collection, used: Collection) -> Finding | None:
 
 
 def name_warnings(names: Sequence[str]) -> Iterator[Finding]:
-    """Warnings about names that a reader, or a text prompt, may misunderstand.
+    """Warnings about names that a reader or a language model may misunderstand.
 
     Args:
         names: In the order of the file's ``categories``.
@@ -56,6 +60,7 @@ def name_warnings(names: Sequence[str]) -> Iterator[Finding]:
     if names and all(_NUMBER.fullmatch(name.strip()) for name in names):
         shown = ', '.join(repr(name) for name in names[:3])
         yield Finding('numeric class name', f'all class names are numbers: {shown}', 'categories')
+    # Names that differ in case, spaces, '_' or '-' only have the same key.
     alike = defaultdict(list)
     for index, name in enumerate(names):
         alike[re.sub(r'[\s_-]+', ' ', name.strip()).casefold()].append(index)
@@ -73,12 +78,14 @@ def usage_warnings(categories: Sequence[dict], used: Collection, used_elsewhere:
     Args:
         categories: Valid records.
         used: Category ids of the annotations.
-        used_elsewhere: Names of classes that other splits of the same data have annotations of.
+        used_elsewhere: Names of the classes with annotations in other splits of the same data.
     """
+    # Gaps.
     ids = sorted(category['id'] for category in categories)
     if ids and ids[-1] - ids[0] + 1 > len(set(ids)):
         detail = f'{len(ids)} ids from {ids[0]} to {ids[-1]}, the first gap after {_first_gap(ids)}'
         yield Finding('category id gap', detail, 'categories')
+    # Classes without annotations.
     empty = [index for index, category in enumerate(categories) if category['id'] not in used]
     children = defaultdict(int)
     for category in categories:
@@ -111,6 +118,7 @@ def differences(ids_by_file: Mapping[str, Mapping[str, int]]) -> dict[str, Findi
     first_name: dict[int, tuple[str, str]] = {}
     for file, ids in ids_by_file.items():
         conflicts, steps, other = [], set(), ''
+        # Compare with the first file that has the same name or id.
         for name, number in ids.items():
             seen_id, its_file = first_id.setdefault(name, (number, file))
             seen_name, name_file = first_name.setdefault(number, (name, file))
@@ -120,6 +128,7 @@ def differences(ids_by_file: Mapping[str, Mapping[str, int]]) -> dict[str, Findi
                 other = its_file
             elif seen_name != name:
                 conflicts.append(f'{number} is {name!r} here and {seen_name!r} in {name_file}')
+        # Summarise the conflicts, and recognise a constant shift.
         if conflicts:
             detail = '; '.join(conflicts[:2]) + (f'; and {len(conflicts) - 2} more' if len(conflicts) > 2 else '')
             if len(steps) == 1 and len(conflicts) > 2:

@@ -1,4 +1,4 @@
-"""Choosing some of the categories of an annotation file: base and novel categories, for example."""
+"""Choice of some of the categories of an annotation file, for example base or novel categories."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ class CategoryChoice(NamedTuple):
     """Chosen categories and images.
 
     Attributes:
-        names: Names of the categories, by rising id.
+        names: Names of the categories, in ascending order of their ids.
         image_ids: Ids of the images that belong to the choice.
     """
 
@@ -27,18 +27,20 @@ def choose_categories(
         data: Content of a file that passed :func:`~dinor1.annotations.training_check.check_for_training`.
         path: The file, for messages.
         listed: Names of categories.
-        exclude: True: all other categories, and the images that show none of those listed. False: those listed, and
-            the images that show at least one of them. Any annotation counts, also of a crowd.
-        shared: The list serves several files: names that are not in this one are passed over, if one is.
+        exclude: True chooses all other categories, and the images that show none of the listed ones. False chooses
+            the listed categories, and the images that show at least one of them. Annotations of crowds count too.
+        shared: The list is used for several files: names that are not in this file are ignored, unless all are.
 
     Raises:
-        InputError: a listed name, or of a shared list every name, is not in the file; or nothing remains.
+        InputError: a listed name (with ``shared``, every listed name) is not in the file, or nothing remains.
     """
+    # Check the names.
     categories = sorted(data['categories'], key=lambda category: category['id'])
     ids = {category['name']: category['id'] for category in categories}
     unknown = [name for name in listed if name not in ids]
     if len(unknown) == len(listed) or (unknown and not shared):
         raise InputError(f'{path}: no category is named {unknown[0]!r}; correct the list of categories')
+    # Choose categories and images.
     names = tuple(name for name in ids if (name in listed) != exclude)
     ids_listed = {ids[name] for name in listed if name in ids}
     showing = {
@@ -54,7 +56,9 @@ def choose_categories(
 
 
 def read_category_names(path: str) -> list[str]:
-    """Names of categories from a text file: one per line, or ``id<TAB>name<TAB>...``; lines with ``#`` are comments.
+    """Read names of categories from a text file.
+
+    A line is a name or ``id<TAB>name<TAB>...``; lines that begin with ``#`` are comments.
 
     Raises:
         InputError: the file cannot be read, or has no name.

@@ -1,4 +1,4 @@
-"""Checking annotation files: one, or all of a folder."""
+"""Checks of an annotation file, or of all annotation files of a folder."""
 
 import math
 from collections import defaultdict
@@ -19,19 +19,19 @@ from .instances import Sizes, annotation_defects, annotation_warnings, box_form,
 from .odvg import from_lines, looks_like_odvg, odvg_findings
 from .structure import has_size, is_whole_float, structure_findings
 
-# Folders of splits: their parent is the data set.
+# Names of folders of splits begin so; the parent folder is the data set.
 _SPLITS = ('train', 'val', 'test', 'dev', 'support')
-# The kinds that annotation_defects reports for boxes that are all in another form.
+# Kinds that annotation_defects reports if all boxes have another format, such as corners.
 _BOX_KINDS = {'box without area', 'box outside its image', 'box partly outside its image', 'malformed box'}
 
 
 @dataclass
 class Checked:
-    """An annotation file and what is wrong with it.
+    """An annotation file and its defects.
 
     Attributes:
         content: The file.
-        img_dir: Folder of its images; None: not searched, or not found.
+        img_dir: Folder of its images; None: not searched or not found.
         images_checked: Whether images were searched.
         image_files: The image files that were opened, by file name.
         findings: Errors and warnings.
@@ -50,7 +50,7 @@ class Checked:
 
 
 def read(path: Path, label_map: Path | None = None) -> Content:
-    """Read a file of any of the formats; one that is broken has a finding that says so.
+    """Read a file of any format; a broken file has a finding that says so.
 
     Raises:
         InputError: there is no such file, or its label map cannot be used.
@@ -79,11 +79,11 @@ def check_path(
 
     Args:
         path: File or folder.
-        img_dir: Where file names start from; default: found beside the file.
+        img_dir: Folder that file names are relative to; default: found near the file.
         label_map: Names of an ODVG file's labels; default: found beside the file.
         check_images: Search the images and open them.
         sample: Number of images of each file to open; all are searched. Default: open all.
-        show_progress: Draw a bar on standard error while images are opened.
+        show_progress: Show a progress bar on standard error while images are opened.
 
     Returns:
         The checked files, and the JSON files of the folder without boxes: captions, segments, lists of test images.
@@ -93,6 +93,7 @@ def check_path(
     """
     if img_dir is not None and not img_dir.is_dir():
         raise InputError(f'{img_dir}: no such folder; correct --img-dir')
+    # Read the files.
     contents, skipped = [], []
     for file in _candidates(path) if path.is_dir() else [path]:
         content = read(file, label_map)
@@ -102,6 +103,7 @@ def check_path(
             skipped.append(file)
     if not contents:
         raise InputError(f'{path}: no annotation file in COCO, LVIS or ODVG format; name one')
+    # Check them, together with their images.
     results = []
     for content in contents:
         checked = Checked(content, images_checked=check_images)
@@ -113,7 +115,8 @@ def check_path(
 
 
 def check_together(results: list[Checked]) -> None:
-    """Fill in the findings of files, including those that only a comparison of the splits of a data set shows."""
+    """Set the findings of files, including those that only a comparison of the splits of a data set shows."""
+    # Collect the splits of each data set.
     groups = defaultdict(list)
     for checked in results:
         parent = checked.content.path.resolve().parent
@@ -121,9 +124,11 @@ def check_together(results: list[Checked]) -> None:
         groups[parent.parent if split_folder else parent].append(checked)
     for group in groups.values():
         used = {id(checked): _used_names(checked.content) for checked in group}
+        # Check each file, given the classes that the other splits use.
         for checked in group:
             others = [names for key, names in used.items() if key != id(checked)]
             checked.findings = check(checked, set().union(*others))
+        # Compare the category ids of the splits.
         named = {_short_name(checked): checked for checked in group if checked.content.named}
         ids = {name: _category_ids(checked.content) for name, checked in named.items()}
         for name, finding in category_checks.differences(ids).items():
@@ -135,8 +140,9 @@ def check(checked: Checked, used_elsewhere: Collection[str] = ()) -> list[Findin
 
     Args:
         checked: The file; its ``findings`` are not read.
-        used_elsewhere: Names of classes that other splits have annotations of.
+        used_elsewhere: Names of the classes with annotations in other splits.
     """
+    # Structure of the file; without its sections, nothing else can be checked.
     content = checked.content
     findings = list(content.findings)
     if any(finding.kind == 'broken JSON' for finding in findings):
@@ -144,10 +150,12 @@ def check(checked: Checked, used_elsewhere: Collection[str] = ()) -> list[Findin
     findings += structure_findings(content.data)
     if any(finding.kind == 'missing section' for finding in findings):
         return findings
+    # Rules of the format.
     format_findings = list(odvg_findings(content)) if content.format == ODVG else []
     if content.format == LVIS:
         format_findings += lvis_findings(content)
     findings += format_findings
+    # Annotations and images, without a second finding for an annotation that the format reports.
     claimed = {finding.entry for finding in format_findings if finding.section == 'annotations'}
     return findings + _annotation_findings(content, claimed, used_elsewhere) + _image_findings(checked)
 
@@ -156,6 +164,7 @@ def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Co
     annotations, sizes = content.records('annotations'), _sizes(content)
     known = _ids(content, 'categories')
     defects = annotation_defects(annotations, sizes, known)
+    # Defects of all annotations together replace those of single annotations that follow from them.
     findings = []
     numbering = category_checks.numbering_error(known, _used(annotations, claimed))
     form = box_form(annotations, sizes)
@@ -166,6 +175,7 @@ def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Co
     for index, (kind, detail) in defects.items():
         if not (index in claimed and kind == 'unknown category'):
             findings.append(Finding(kind, detail, 'annotations', index))
+    # Warnings about annotations without a defect, and about categories.
     if form is None and numbering is None:
         unknown = set(defects) | claimed
         findings += annotation_warnings(annotations, dict.fromkeys(unknown), content.format != LVIS)
@@ -179,6 +189,7 @@ def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Co
 
 
 def _image_findings(checked: Checked) -> list[Finding]:
+    # Records of the images.
     content = checked.content
     findings = [
         Finding('image id as text', f'id {image["id"]!r}', 'images', index)
@@ -189,6 +200,7 @@ def _image_findings(checked: Checked) -> list[Finding]:
     findings += [finding for index, image in images for finding in size_warnings(index, image)]
     if content.named:
         findings += _repeated_files(images)
+    # Files of the images.
     if not checked.images_checked or not images:
         return findings
     if checked.img_dir is None:
@@ -233,6 +245,7 @@ def _open_images(checked: Checked, img_dir: Path | None, sample: int | None, sho
     checked.img_dir = img_dir or locate(content.path, [content.file_names(image) for image in images])
     if checked.img_dir is None:
         return
+    # Open the images that exist.
     folder, paths = Folder(checked.img_dir), {}
     for image in images:
         found = folder.find(content.file_names(image))
@@ -242,14 +255,14 @@ def _open_images(checked: Checked, img_dir: Path | None, sample: int | None, sho
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """JSON files below a folder, without hidden ones and label maps."""
+    """JSON files below a folder, except hidden ones and label maps."""
     files = [path for suffix in ('*.json', '*.jsonl') for path in folder.rglob(suffix)]
     inner = [(path, path.relative_to(folder)) for path in files if 'label_map' not in path.name]
     return sorted(path for path, name in inner if not any(part.startswith('.') for part in name.parts))
 
 
 def _is_annotation_file(content: Content) -> bool:
-    """Whether a file of a folder is meant as annotations with boxes; a broken one might be."""
+    """Whether a file of a folder is meant as annotations with boxes; True for a broken file, which may be one."""
     if any(finding.kind == 'broken JSON' for finding in content.findings):
         return True
     annotations = content.records('annotations')
@@ -267,7 +280,7 @@ def _sizes(content: Content) -> Sizes:
 
 
 def _ids(content: Content, section: str) -> set:
-    """Ids, including those of records with another defect: references to them are valid."""
+    """Ids of a section, including those of records with another defect: references to them are valid."""
     records = [record for record in content.records(section) if isinstance(record, dict)]
     return {
         record['id'] for record in records if type(record.get('id')) in (int, str) or is_whole_float(record.get('id'))

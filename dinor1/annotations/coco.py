@@ -1,4 +1,4 @@
-"""Reading COCO files, and LVIS files, which are COCO files with lists of what an image is known to have and to lack."""
+"""COCO files, and LVIS files, which add lists of absent and of not exhaustively annotated categories to each image."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _FREQUENCIES = ('r', 'c', 'f')
 
 
 def from_json(path: Path, data: Any) -> Content:
-    """Content of a COCO or LVIS file; the keys of its images tell which."""
+    """Content of a COCO or LVIS file; the keys of its first image decide which."""
     images = data.get('images') if isinstance(data, dict) else None
     first = images[0] if isinstance(images, list) and images and isinstance(images[0], dict) else {}
     if not any(key in first for key in _LISTS):
@@ -32,7 +32,7 @@ DERIVED_NAME = '_derived_file_name'
 
 
 def to_json(content: Content) -> Any:
-    """What is written to disk for a content."""
+    """The JSON object that is written to disk for a content."""
     if content.format != LVIS:
         return content.data
     hidden = (DERIVED_NAME, 'file_name')
@@ -44,7 +44,7 @@ def to_json(content: Content) -> Any:
 
 
 def lvis_image_path(image: dict) -> str:
-    """Path of an LVIS image below COCO's root, from its URL: all are images of COCO 2017."""
+    """Path of an LVIS image below the root of COCO 2017, from its URL."""
     url = image.get('coco_url')
     return path_from_url(url) if isinstance(url, str) else image['file_name']
 
@@ -65,7 +65,8 @@ def _lvis_names(image: dict) -> list[str]:
 
 
 def lvis_findings(content: Content) -> Iterator[Finding]:
-    """Defects of what LVIS adds: the frequency of a category, and the lists of an image."""
+    """Defects of LVIS's additions: the frequency of a category, and the lists of an image."""
+    # Collect the categories that are annotated in each image.
     known = {category['id'] for _, category in content.valid('categories')}
     present = defaultdict(set)
     for annotation in content.records('annotations'):
@@ -73,10 +74,12 @@ def lvis_findings(content: Content) -> Iterator[Finding]:
             category = annotation.get('category_id')
             if isinstance(category, int):
                 present[annotation['image_id']].add(category)
+    # Frequencies of categories.
     for index, category in content.valid('categories'):
         if category.get('frequency') not in _FREQUENCIES:
             detail = f'{category["name"]!r} has frequency {category.get("frequency")!r}'
             yield Finding('no frequency', detail, 'categories', index)
+    # Lists of images.
     for index, image in content.valid('images'):
         lists = {key: image.get(key, []) for key in _LISTS}
         for key, ids in lists.items():
@@ -87,7 +90,7 @@ def lvis_findings(content: Content) -> Iterator[Finding]:
         negative = set(_as_ids(lists['neg_category_ids']))
         both = negative & (present[image['id']] | set(_as_ids(lists['not_exhaustive_category_ids'])))
         if both:
-            detail = f'category {min(both)} is listed as absent and is there as well'
+            detail = f'category {min(both)} is listed as absent, but also annotated or listed as not exhaustive'
             yield Finding('contradictory lists', detail, 'images', index)
 
 

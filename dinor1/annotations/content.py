@@ -1,4 +1,4 @@
-"""An annotation file in memory: COCO's form, whatever the form on disk."""
+"""An annotation file in memory, in COCO format whatever its format on disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ class Content:
         path: The file.
         format: ``COCO``, ``LVIS`` or ``ODVG``.
         data: Its content with COCO's ``images``, ``annotations`` and ``categories``; of any type if ``findings`` report
-            that the file has another form.
-        findings: Defects that only the reader of the format can see.
-        file_names: Maps the record of an image to the paths that its file may have; the first is the usual one.
+            that the file is broken.
+        findings: Defects that only the reader of the format can detect.
+        file_names: Maps the record of an image to the paths that its file may have, the usual one first.
         locate: Maps a finding to its location in the file, such as ``annotation 12 (entry 3)``.
         named: Whether annotations have categories with names; the phrases of grounding data do not.
     """

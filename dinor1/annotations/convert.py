@@ -1,4 +1,4 @@
-"""COCO and LVIS files as ODVG."""
+"""Conversion of COCO and LVIS files to ODVG."""
 
 import json
 from collections import Counter
@@ -19,29 +19,31 @@ from .training_check import check_for_training
 def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None = None) -> tuple[int, Counter]:
     """Write a COCO or LVIS file as ODVG lines and a label map.
 
-    The lines have the boxes that training on the source with ``bad_annotations='skip'`` has: those without a defect.
-    Crowd and ignored boxes, which ODVG cannot mark, are left out too.
+    The lines have the boxes without a defect, as training on the source with ``bad_annotations='skip'`` has. Crowd and
+    ignored boxes, which ODVG cannot mark, are left out too.
 
     Args:
         source: The file to convert.
-        source_format: ``COCO`` or ``LVIS``: how images are named.
+        source_format: ``COCO`` or ``LVIS``; it decides how images are named.
         out: ODVG file to write.
-        label_map: Where the names go; default: ``<stem>_label_map.json`` beside ``out``.
+        label_map: JSON file for the names of the labels; default: ``<stem>_label_map.json`` beside ``out``.
 
     Returns:
-        Number of lines; and how many annotations were left out, by reason.
+        Number of lines; and the number of annotations that were left out, by reason.
 
     Raises:
         InputError: the source cannot be read or is wrong as a whole, an output is the source or the other output, or
             an output could not be written.
     """
+    # Check the paths.
     label_map = label_map or own_label_map(out)
     if source.resolve() in (out.resolve(), label_map.resolve()):
         raise InputError(f'{source}: would be overwritten; give another output')
     if out.resolve() == label_map.resolve():
-        raise InputError(f'{out}: is to hold the lines and the label map; give them different names')
+        raise InputError(f'{out}: is the path of both the lines and the label map; give them different names')
     check_output(out)
     check_output(label_map, '--label-map')
+    # Read the source.
     content = read(source)
     for finding in content.findings:
         raise InputError(f'{source}: {finding.detail}; {finding.advice}')
@@ -50,6 +52,7 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
             content.format
         ]
         raise InputError(f'{source}: is a file in {content.format} format; {tool}')
+    # Leave out annotations that are defective or that ODVG cannot represent.
     _complete(content)
     defects, data = check_for_training(content.data, str(source)), content.data
     left_out = Counter(kind for kind, _ in defects.values())
@@ -66,9 +69,10 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
             f'{source}: all {len(defects)} annotations are defective ({format_counts(left_out)}); '
             'correct them, or let `dinor1 validate --fix` do it'
         )
+    # Write the lines and the label map.
     name_of = lvis_image_path if content.format == LVIS else lambda image: image['file_name']
     lines, names = from_coco(data['images'], annotations, data['categories'], name_of)
-    # Both or none: each is whole before either gets its name.
+    # Both files are complete before either gets its name.
     with atomic_path(label_map) as temporary_names, atomic_path(out) as temporary:
         with temporary.open('w') as file:
             file.writelines(f'{line}\n' for line in lines)
@@ -77,7 +81,7 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
 
 
 def _complete(content: Content) -> None:
-    """Number annotations without an id, which ODVG does not need, and take missing boxes from segmentations."""
+    """Number annotations without an id, which ODVG does not need, and compute missing boxes from segmentations."""
     images = {image['id']: image for _, image in content.valid('images')}
     for number, annotation in enumerate(content.records('annotations'), 1):
         if isinstance(annotation, dict):

@@ -1,7 +1,7 @@
-"""Federated labels: of which categories an annotation file says that an image lacks them.
+"""Federated labels: the categories for which each image of a file was annotated.
 
 A file that was merged from several sources, or LVIS (Gupta et al. 2019, arXiv 1908.03195, Section 2), annotates each
-image for some of its categories only. For the others, the absence of a box says nothing.
+image for some of its categories only. For the others, an image without a box may still show an instance.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ class LabelScope(NamedTuple):
     """What the annotations of an image cover.
 
     Attributes:
-        annotated: Ids of the categories that annotators looked for, whether or not they found every instance. A box of
-            one of them shows none of the others.
-        exhaustive: Ids, a part of ``annotated``, of the categories of which no instance in the image lacks a box.
+        annotated: Ids of the categories that annotators looked for, whether or not they marked every instance. An
+            object with a box of one of them belongs to none of the others.
+        exhaustive: Ids of the categories, a subset of ``annotated``, whose instances in the image all have a box.
     """
 
     annotated: frozenset[int]
@@ -27,17 +27,19 @@ class LabelScope(NamedTuple):
 def label_scopes(
     data: dict[str, Any], path: str, not_exhaustive: bool | Collection[str] = False
 ) -> dict[Any, LabelScope]:
-    """What the annotations of each image of a COCO or LVIS file cover.
+    """The categories that the annotations of each image of a COCO or LVIS file cover.
 
-    The categories of an image are those of its source, ``sources[].exhaustive_category_ids``; without sources, those
-    that LVIS's lists name, and those with a box; without lists, all of the file. Not exhaustive are those in the
-    image's ``not_exhaustive_category_ids``, those with an ``iscrowd`` or ``ignore`` annotation, which stands for
-    instances without a box, and those chosen by the argument. Those in ``neg_category_ids`` are absent in any case.
+    An image is annotated for the categories of its source, ``sources[].exhaustive_category_ids``; without sources, for
+    those in LVIS's lists and those with a box; without lists, for all categories of the file. Annotations are not
+    exhaustive for the categories in the image's ``not_exhaustive_category_ids``, for those with an ``iscrowd`` or
+    ``ignore`` annotation, which stands for instances without a box, and for those that the argument
+    ``not_exhaustive`` chooses. Categories in ``neg_category_ids`` are always absent.
 
     Args:
         data: Content of a file that passed :func:`~dinor1.annotations.training_check.check_for_training`.
         path: The file, for messages.
-        not_exhaustive: Names of sources whose annotations are not exhaustive, whatever the file says; True: all.
+        not_exhaustive: Names of sources whose annotations are not exhaustive, whatever the file says; True: every
+            source.
 
     Returns:
         Image id -> scope.
@@ -46,6 +48,7 @@ def label_scopes(
         InputError: a list names an unknown category, an image has an unknown source, or a source that the argument
             names is not in the file.
     """
+    # Read the sources, and check the names of the argument.
     known = frozenset(category['id'] for category in data['categories'])
     sources = _sources(data, path, known)
     if not isinstance(not_exhaustive, bool):
@@ -53,11 +56,11 @@ def label_scopes(
             if name not in (sources or {}):
                 there = ', '.join(sources) if sources else 'none'
                 raise InputError(
-                    f'{path}: not_exhaustive names the source {name!r}, and the file has {there}; correct it, or set '
+                    f'{path}: not_exhaustive names the source {name!r}, but the file has {there}; correct it, or set '
                     'not_exhaustive=True for all images'
                 )
 
-    # Categories with a box, and those with an annotation that stands for instances without one.
+    # Collect the categories with a box, and those with an annotation that stands for instances without a box.
     present, incomplete = defaultdict(set), defaultdict(set)
     for annotation in data['annotations']:
         if isinstance(annotation, dict) and annotation.get('category_id') in known:
@@ -71,7 +74,7 @@ def label_scopes(
             for key in ('neg_category_ids', 'not_exhaustive_category_ids')
         )
         shown = present[image['id']] | incomplete[image['id']]
-        # What the image is annotated for.
+        # Find the categories that the image is annotated for.
         if sources is not None:
             if image.get('source') not in sources:
                 raise InputError(
@@ -83,7 +86,7 @@ def label_scopes(
             base = frozenset(shown)
         else:
             base = known
-        # And which of it is complete.
+        # Find those that are annotated exhaustively.
         all_partial = not_exhaustive if isinstance(not_exhaustive, bool) else image.get('source') in not_exhaustive
         exhaustive = (frozenset() if all_partial else base - incomplete[image['id']]) | absent
         scopes[image['id']] = LabelScope(base | absent | partial | shown, exhaustive - partial)
@@ -155,5 +158,5 @@ def _ids(values: Any, known: Collection[int], where: str) -> frozenset[int]:
         raise InputError(f'{where} must be a list of category ids, got {values!r}; correct it')
     for value in values:
         if type(value) is not int or value not in known:
-            raise InputError(f'{where} has {value!r}, which is no category of the file; correct it')
+            raise InputError(f'{where} has {value!r}, which is not a category of the file; correct it')
     return frozenset(values)

@@ -1,4 +1,4 @@
-"""The kinds of defects of an annotation file, with the remedy of each: one table."""
+"""Table of the kinds of defects of an annotation file, with the remedy of each."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ class Kind(NamedTuple):
     """A kind of defect.
 
     Attributes:
-        severity: ``error``: what is trained or measured on the file would be wrong, or it cannot be read at all;
-            ``warning``: legal, but often not what was meant.
-        remedy: What its owner should do, as the end of a sentence.
-        repair: What a repair does about it; empty: nothing, because a tool cannot know the right value.
-        blocking: Nothing in the file is repaired before a person has resolved this defect: other repairs would hide it.
+        severity: ``error``: the file cannot be read, or training and evaluation on it would be wrong; ``warning``:
+            legal, but often a mistake.
+        remedy: What the owner of the file should do, as the end of a sentence.
+        repair: What a repair does about it; empty if it does nothing, because a tool cannot know the right value.
+        blocking: Whether a person must resolve this defect before anything is repaired: other repairs would hide it.
     """
 
     severity: str
@@ -28,8 +28,8 @@ class Finding(NamedTuple):
     Attributes:
         kind: Key of :data:`KINDS`.
         detail: What is wrong, with the values.
-        section: ``images``, ``annotations`` or ``categories``; empty: the file as a whole.
-        entry: Index in that section, from 0; -1: the section, or the file, as a whole.
+        section: ``images``, ``annotations`` or ``categories``; empty for the file as a whole.
+        entry: Index in that section, from 0; -1 for the section or the file as a whole.
     """
 
     kind: str
@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
     'empty section': Kind(ERROR, 'a data set needs at least one entry there', blocking=True),
     'mixed lines': Kind(ERROR, 'write detection and grounding lines to two files', blocking=True),
     'no label map': Kind(ERROR, 'give it with --label-map, or write it beside the file', blocking=True),
-    'nothing left': Kind(ERROR, 'correct its errors first: a repair leaves nothing', blocking=True),
+    'nothing left': Kind(ERROR, 'correct its errors first: a repair would leave nothing', blocking=True),
     # Records
     'incomplete record': Kind(ERROR, 'complete it', 'the record is left out, with its annotations'),
     'incomplete category': Kind(ERROR, 'complete it', blocking=True),
@@ -70,7 +70,7 @@ KINDS: dict[str, Kind] = {
     ),
     'duplicate image id': Kind(ERROR, 'make it unique', 'a repetition of the same record is left out'),
     'duplicate category id': Kind(ERROR, 'make it unique', blocking=True),
-    'duplicate category name': Kind(ERROR, 'make it unique', 'the categories become one'),
+    'duplicate category name': Kind(ERROR, 'make it unique', 'the categories are merged'),
     # Categories
     'category ids off by one': Kind(ERROR, f'{_LOOK} and correct the ids', blocking=True),
     'category ids are positions': Kind(
@@ -80,13 +80,13 @@ KINDS: dict[str, Kind] = {
         ERROR, 'give the categories that the annotations were made with', blocking=True
     ),
     'category ids differ between files': Kind(ERROR, 'write one list of categories to all splits'),
-    'category id gap': Kind(WARNING, 'legal: labels follow the order of ids; never take an id for a label'),
+    'category id gap': Kind(WARNING, 'legal: labels are indices in the order of ids; never use an id as a label'),
     'empty class': Kind(WARNING, 'legal; if it should have annotations, its id may be wrong'),
     'first or last class empty': Kind(WARNING, f'ids that are off by one look like this: {_LOOK}'),
-    'class of classes': Kind(WARNING, 'take the entry out of all splits if nothing is annotated with it'),
-    'numeric class name': Kind(WARNING, 'write names instead of numbers: text prompts are made of them'),
-    'similar class names': Kind(WARNING, 'make them one class, or name their difference'),
-    'untrimmed class name': Kind(WARNING, 'take the spaces away in all splits', 'the spaces are taken away'),
+    'class of classes': Kind(WARNING, 'remove the entry from all splits if none has an annotation of it'),
+    'numeric class name': Kind(WARNING, 'write names instead of numbers: they are used as text prompts'),
+    'similar class names': Kind(WARNING, 'merge them, or give them clearly different names'),
+    'untrimmed class name': Kind(WARNING, 'remove the spaces in all splits', 'the spaces are removed'),
     # Annotations
     'wrong type': Kind(ERROR, 'make it an object with id, image_id, category_id and bbox', _DROP),
     'missing key': Kind(ERROR, 'complete it or remove it', _DROP),
@@ -95,14 +95,14 @@ KINDS: dict[str, Kind] = {
         ERROR, 'write the box of its segmentation', f'the box of its segmentation is written; if it has none, {_DROP}'
     ),
     'fractional type of id': Kind(
-        ERROR, 'write ids as 1 and not as 1.0, as tables with missing values do', 'a whole number is written'
+        ERROR, 'write ids as 1, not 1.0; tables with missing values write 1.0', 'a whole number is written'
     ),
     'invalid iscrowd': Kind(ERROR, 'write 0 or 1', 'text that is 0 or 1 becomes a number, anything else 0'),
     'invalid area': Kind(
         ERROR, 'write a number', 'text that is a number becomes one, otherwise width times height of the box is written'
     ),
     'image id as text': Kind(
-        WARNING, 'COCO evaluation needs numbers: number the images', 'images are numbered, and annotations follow'
+        WARNING, 'COCO evaluation needs numbers: number the images', 'images are numbered, and annotations updated'
     ),
     'number as text': Kind(ERROR, 'write the number without quotes', 'text that is a number becomes one'),
     'duplicate id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),
@@ -142,7 +142,7 @@ KINDS: dict[str, Kind] = {
     ),
     'EXIF rotation': Kind(WARNING, f'tools differ in whether they apply it: {_LOOK}, or rotate the pixels'),
     'absurd image size': Kind(WARNING, 'check the image'),
-    'repeated file name': Kind(WARNING, 'make it one image, or the boxes of the others count as background'),
+    'repeated file name': Kind(WARNING, 'merge the images: the boxes of one count as background in the other'),
     # LVIS
     'no frequency': Kind(ERROR, "LVIS evaluation needs 'r', 'c' or 'f' for its APr, APc and APf: write it"),
     'contradictory lists': Kind(ERROR, 'an absent category has no annotation: correct one of them'),

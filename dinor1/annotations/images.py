@@ -1,4 +1,4 @@
-"""The image files that an annotation file names: where they are, and whether they match the file."""
+"""Checks of the image files of an annotation file: whether they exist, and whether they match their records."""
 
 import contextlib
 import math
@@ -16,13 +16,13 @@ from rich.progress import track
 
 from .findings import Finding
 
-# What PIL decodes as OpenCV does, which reads the images in training; files of other formats are decoded by both.
+# Formats that PIL decodes as OpenCV does, which reads the images in training; other formats are decoded by both.
 _COMMON = {'JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM'}
-_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange width and height
+_ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap width and height
 _MAX_SIDE, _MIN_SIDE, _MAX_ASPECT = 20_000, 8, 20
-# Larger images are opened and not decoded.
+# Larger images are opened but not decoded.
 MAX_PIXELS = 200_000_000
-# One folder has the images of one split: a few names tell which one it is.
+# Number of images that are looked up to recognise the folder of a split.
 _NUM_PROBES = 20
 
 
@@ -30,9 +30,9 @@ class ImageFile(NamedTuple):
     """An image file on disk.
 
     Attributes:
-        size: (width, height) as stored; None: not opened.
-        orientation: EXIF, 1 to 8; 1: as stored.
-        problem: Why it cannot be read; empty: it can be read, or was not decoded.
+        size: (width, height) as stored; None if it was not opened.
+        orientation: EXIF orientation, 1 to 8; 1: as stored.
+        problem: Why it cannot be read; empty if it can be read or was not decoded.
     """
 
     size: tuple[int, int] | None = None
@@ -41,15 +41,15 @@ class ImageFile(NamedTuple):
 
     @property
     def upright_size(self) -> tuple[int, int] | None:
-        """(width, height) that training sees: OpenCV applies the EXIF rotation."""
+        """(width, height) in training, where OpenCV applies the EXIF rotation."""
         return self.size[::-1] if self.size and self.orientation >= 5 else self.size
 
 
 def locate(ann_file: Path, names: Sequence[Sequence[str]]) -> Path | None:
     """Find the folder that has the images of an annotation file.
 
-    It is searched in the layouts ``X/annotations/f.json`` with ``X/``, ``X/images/`` or a folder in them, and
-    ``X/f.json`` with ``X/`` or a folder in it.
+    The candidates are the folder of the file and its ``images/``; for ``X/annotations/f.json`` also ``X/images/`` and
+    ``X/``; and the folders in each of these.
 
     Args:
         ann_file: The file.
@@ -58,14 +58,16 @@ def locate(ann_file: Path, names: Sequence[Sequence[str]]) -> Path | None:
     Returns:
         The folder that has most of the first images; None if no folder has any.
     """
+    # Collect the candidates.
     probes = [name for name in names if name][:_NUM_PROBES]
     here = ann_file.resolve().parent
     roots = [here, here / 'images']
     if here.name.startswith('annotation'):
         roots += [here.parent / 'images', here.parent]
     folders = [inner for root in roots if root.is_dir() for inner in (root, *_folders(root))]
-    # A folder that is named like the file wins where several have the same names: 0.png is everywhere.
+    # Prefer a folder that is named like the file: several may have images of the same name, such as 0.png.
     folders.sort(key=lambda folder: folder.name not in ann_file.stem)
+    # Choose the folder with the most images.
     best, most = None, 0
     for folder in dict.fromkeys(folders):
         found = sum(any((folder / name).is_file() for name in image) for image in probes)
@@ -79,19 +81,19 @@ def _folders(root: Path) -> list[Path]:
 
 
 class Folder:
-    """Names of the files below a folder, listed once per inner folder rather than looked up one by one.
+    """Names of the files below a folder; each inner folder is listed once, which is faster than single lookups.
 
     Args:
-        root: The folder that names start from.
+        root: The folder that names are relative to.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # Inner folder -> names, and the same by their folded form.
+        # Inner folder -> names, and names by their case-folded stem.
         self._listings: dict[str, tuple[set[str], dict[str, str]]] = {}
 
     def find(self, candidates: Sequence[str]) -> str | None:
-        """The first of the candidates that is there."""
+        """The first of the candidates that exists, or None."""
         for name in candidates:
             head, tail = os.path.split(os.path.normpath(name))
             if tail in self._listing(head)[0]:
@@ -99,7 +101,7 @@ class Folder:
         return None
 
     def nearest(self, candidates: Sequence[str]) -> str | None:
-        """A file whose name differs from a candidate only in case, suffix, folder, or the kind of slash."""
+        """A file whose name differs from a candidate only in case, suffix, folder or kind of slash, or None."""
         for name in candidates:
             slashed = name.replace('\\', '/')
             for form in (slashed, os.path.basename(slashed)):
@@ -124,11 +126,11 @@ def _fold(name: str) -> str:
 
 
 def inspect(path: Path) -> ImageFile:
-    """Open and decode an image file; one of absurd size is only opened."""
+    """Open and decode an image file; one above :data:`MAX_PIXELS` is only opened."""
     try:
         with Image.open(path) as image:
             size, too_large = image.size, math.prod(image.size) > MAX_PIXELS
-            if too_large and image.format == 'PNG':  # whose EXIF data may follow the pixels
+            if too_large and image.format == 'PNG':  # EXIF data of a PNG file may follow the pixels
                 return ImageFile(size)
             orientation = image.getexif().get(_ORIENTATION, 1)
             orientation = orientation if orientation in range(1, 9) else 1
@@ -139,7 +141,7 @@ def inspect(path: Path) -> ImageFile:
         if not common and cv2.imread(str(path)) is None:
             return ImageFile(size, orientation, 'OpenCV, which reads it in training, cannot')
         return ImageFile(size, orientation)
-    # Whatever a decoder raises on a damaged file, the file is the reason.
+    # Decoders raise all kinds of errors on damaged files.
     except Exception as error:
         return ImageFile(problem=str(error).replace(str(path), 'the file') or type(error).__name__)
 
@@ -153,11 +155,13 @@ def inspect_all(
         paths: Key -> existing file.
         sample: Number of files to decode, drawn with a fixed seed; default: all.
         workers: Threads; default: one per processor.
-        show_progress: Draw a bar on standard error.
+        show_progress: Show a progress bar on standard error.
     """
+    # Choose the files.
     keys = list(paths)
     if sample is not None and sample < len(keys):
         keys = sorted(random.Random(0).sample(keys, sample))
+    # Decode them.
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool, _without_pixel_limit():
         image_files = pool.map(inspect, [paths[key] for key in keys])
         if show_progress and keys:
@@ -168,7 +172,7 @@ def inspect_all(
 
 @contextlib.contextmanager
 def _without_pixel_limit() -> Iterator[None]:
-    """Let PIL open images of more than 180 megapixels, such as aerial images, to learn their size."""
+    """Let PIL open images of more than 180 megapixels, such as aerial images, to read their size."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -191,6 +195,7 @@ def image_file_findings(index: int, image: dict, image_file: ImageFile, boxes: C
         return
     if size is None:
         return
+    # Compare the size of the record with that of the file, after the EXIF rotation.
     stated = (image['width'], image['height'])
     width, height = image_file.upright_size
     rotated = f'{name} is stored as {size[0]} x {size[1]} with EXIF orientation {orientation}'
@@ -207,7 +212,7 @@ def image_file_findings(index: int, image: dict, image_file: ImageFile, boxes: C
 
 
 def size_warnings(index: int, image: dict) -> Iterator[Finding]:
-    """Sizes in the annotation file that hardly any image has."""
+    """Warnings about implausible sizes in the annotation file."""
     short, long = sorted((image['width'], image['height']))
     if short < _MIN_SIDE or long > _MAX_SIDE or long > _MAX_ASPECT * short or short * long > MAX_PIXELS:
         detail = f'{image["file_name"]} has {image["width"]:g} x {image["height"]:g} pixels'

@@ -1,4 +1,4 @@
-"""Single annotations: their keys, the image and the category that they refer to, and their box."""
+"""Checks of annotations: their keys, their references to an image and a category, and their boxes."""
 
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
@@ -8,17 +8,17 @@ import numpy as np
 from .findings import Finding
 from .structure import as_number, fits_int64
 
-# Boxes may stick out of their image by this many pixels: annotation tools round, and count from 0 or from 1.
+# Boxes may leave their image by this many pixels: annotation tools round, and count from 0 or from 1.
 TOLERANCE = 1.0
-# Fewer boxes than this do not show the form in which they were written.
+# With fewer boxes than this, the format of the boxes cannot be recognised.
 _MIN_BOXES = {'normalised': 3, 'corners': 10}
 
 _KEYS = {'id', 'image_id', 'category_id', 'bbox'}
 _ID_TYPES = (int, str, float)
 
-# Index of an annotation in the file -> kind of its first defect and details.
+# Index of an annotation -> kind of its first defect, and details.
 Defects = dict[int, tuple[str, str]]
-# Image id -> (width, height) in pixels; infinite where the file does not say it.
+# Image id -> (width, height) in pixels; infinite if the file does not give the size.
 Sizes = Mapping[Any, tuple[float, float]]
 
 
@@ -27,7 +27,7 @@ def annotation_defects(annotations: list, sizes: Sizes, categories: set) -> Defe
 
     Args:
         annotations: COCO's ``annotations``; boxes are ``[x, y, width, height]`` in pixels.
-        sizes: Of the known images.
+        sizes: Sizes of the known images.
         categories: Ids of the known categories.
     """
     defects = _incomplete(annotations)
@@ -37,11 +37,16 @@ def annotation_defects(annotations: list, sizes: Sizes, categories: set) -> Defe
 
 
 def box_form(annotations: list, sizes: Sizes) -> Finding | None:
-    """The defect that only all boxes together show: that they are not ``[x, y, width, height]`` in pixels.
+    """Detect boxes that are not ``[x, y, width, height]`` in pixels, which only all boxes together show.
 
-    Boxes within 0..1 are taken for fractions of the image. Boxes are taken for corners if at least a fifth of them
-    leaves its image as it is written, while all of them fit, and are ordered, as ``[x1, y1, x2, y2]``.
+    Boxes within 0..1 are taken as fractions of the image. Boxes are taken as corners ``[x1, y1, x2, y2]`` if these are
+    ordered and lie in the image for all boxes, while at least a fifth of the boxes, read as they should be, leaves the
+    image.
+
+    Returns:
+        The defect, or None.
     """
+    # Collect finite boxes and the sizes of their images.
     usable = [a for a in annotations if isinstance(a, dict) and a.keys() >= _KEYS and _known(a['image_id'], sizes)]
     boxes = box_array([a['bbox'] for a in usable])
     finite = np.isfinite(boxes).all(1)
@@ -49,11 +54,13 @@ def box_form(annotations: list, sizes: Sizes) -> Finding | None:
         return None
     limits = np.array([sizes[a['image_id']] for a in usable], dtype=np.float64)[finite]
     boxes = boxes[finite]
+    # Fractions of the image?
     if boxes.max() <= 1 and boxes.min() >= 0 and limits.min() > 1:
         detail = f'all {len(boxes)} boxes lie within 0..1, such as {boxes[0].round(4).tolist()}'
         return Finding('normalised boxes', detail, 'annotations')
     if len(boxes) < _MIN_BOXES['corners']:
         return None
+    # Corners?
     leaves = (boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE).any(1)
     ordered = (boxes[:, 2:] > boxes[:, :2]).all()
     inside = (boxes[:, 2:] <= limits + TOLERANCE).all() and boxes.min() >= -TOLERANCE
@@ -64,7 +71,7 @@ def box_form(annotations: list, sizes: Sizes) -> Finding | None:
 
 
 def annotation_warnings(annotations: list, defects: Defects, needs_iscrowd: bool = True) -> Iterator[Finding]:
-    """Warnings about annotations without a defect: what is legal, and yet makes a reader leave them out or fail.
+    """Warnings about annotations that are legal, but that some readers leave out or fail on.
 
     Args:
         annotations: As for :func:`annotation_defects`.
@@ -75,6 +82,7 @@ def annotation_warnings(annotations: list, defects: Defects, needs_iscrowd: bool
     for index, annotation in enumerate(annotations):
         if index in defects:
             continue
+        # The box.
         x, y, width, height = annotation['bbox']
         key = (annotation['image_id'], annotation['category_id'], x, y, width, height)
         if min(width, height) < 1:
@@ -84,6 +92,7 @@ def annotation_warnings(annotations: list, defects: Defects, needs_iscrowd: bool
             detail = f'an earlier one of image {annotation["image_id"]} has the same category and box'
             yield Finding('repeated annotation', detail, 'annotations', index)
         seen.add(key)
+        # Optional keys.
         area = annotation.get('area')
         if area is None:
             yield Finding('no area', "it has no 'area'", 'annotations', index)
@@ -103,6 +112,7 @@ def _incomplete(annotations: list) -> Defects:
         if not isinstance(annotation, dict):
             defects[index] = ('wrong type', 'it is not an object')
             continue
+        # A box and an id can be repaired, other missing keys cannot.
         missing = sorted(_KEYS - annotation.keys())
         if missing == ['bbox'] or missing == ['bbox', 'id']:
             shape = 'a segmentation' if annotation.get('segmentation') else 'no segmentation'
@@ -119,7 +129,7 @@ def _incomplete(annotations: list) -> Defects:
 
 
 def _bad_value(annotation: dict) -> tuple[str, str] | None:
-    """A value of a complete annotation that no reader can use, besides its box."""
+    """Defect of a value of a complete annotation, other than its box; None if there is none."""
     for key in ('id', 'image_id', 'category_id'):
         value = annotation[key]
         if type(value) not in _ID_TYPES or not fits_int64(value):
@@ -130,7 +140,7 @@ def _bad_value(annotation: dict) -> tuple[str, str] | None:
     if type(iscrowd) not in (int, bool) or iscrowd not in (0, 1):
         return 'invalid iscrowd', f'iscrowd {iscrowd!r} is neither 0 nor 1'
     if area is not None and type(area) not in (int, float):
-        return 'invalid area', f'area {area!r} is no number'
+        return 'invalid area', f'area {area!r} is not a number'
     return None
 
 
@@ -142,6 +152,7 @@ def _unknown_references(annotations: list, sizes: Sizes, categories: set, indice
     defects, seen = {}, set()
     for index in indices:
         annotation = annotations[index]
+        # References to unknown images and categories.
         for key, known in (('image_id', sizes), ('category_id', categories)):
             value = annotation[key]
             if value in known or index in defects:
@@ -152,6 +163,7 @@ def _unknown_references(annotations: list, sizes: Sizes, categories: set, indice
             else:
                 kind = key.removesuffix('_id')
                 defects[index] = (f'unknown {kind}', f'no {kind} has the id {value!r}')
+        # Repeated ids.
         if annotation['id'] in seen and index not in defects:
             defects[index] = ('duplicate id', f'an earlier annotation has the id {annotation["id"]!r} as well')
         seen.add(annotation['id'])
@@ -159,7 +171,7 @@ def _unknown_references(annotations: list, sizes: Sizes, categories: set, indice
 
 
 def as_listed(value: int | float | str, known: Container) -> int | float | str | None:
-    """The id of ``known`` that equals ``value`` apart from being text or a number, or None."""
+    """The id in ``known`` that equals ``value`` after conversion between text and number, or None."""
     converted = as_number(value) if isinstance(value, str) else str(value)
     return converted if converted is not None and converted in known else None
 
@@ -167,17 +179,20 @@ def as_listed(value: int | float | str, known: Container) -> int | float | str |
 def _bad_boxes(annotations: list, sizes: Sizes, indices: list[int]) -> Defects:
     if not indices:
         return {}
+    # Boxes and sizes of their images as arrays.
     annotations = [annotations[index] for index in indices]
     limits = np.array([sizes[annotation['image_id']] for annotation in annotations], dtype=np.float64)
     boxes = box_array([annotation['bbox'] for annotation in annotations])
-    with np.errstate(invalid='ignore'):  # infinity and minus infinity, which are malformed
+    with np.errstate(invalid='ignore'):  # infinity minus infinity, in malformed boxes
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
 
+    # Find all defects at once.
     malformed = ~np.isfinite(boxes).all(1)
     flat = (boxes[:, 2:] <= 0).any(1)
     outside = (high <= 0).any(1) | (low >= limits).any(1)
     beyond = (low < -TOLERANCE).any(1) | (high > limits + TOLERANCE).any(1)
 
+    # Describe the most serious defect of each box.
     defects = {}
     for row in np.flatnonzero(malformed | flat | outside | beyond):
         detail = f'bbox {annotations[row]["bbox"]}'
@@ -193,7 +208,7 @@ def _bad_boxes(annotations: list, sizes: Sizes, indices: list[int]) -> Defects:
 
 
 def box_array(boxes: list) -> np.ndarray:
-    """Boxes as an array (n, 4) float64; one that is not four numbers becomes a row of NaN."""
+    """Boxes as a float64 array (n, 4); a box that is not four numbers becomes a row of NaN."""
     if not boxes:
         return np.empty((0, 4))
     try:

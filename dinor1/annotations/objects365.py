@@ -1,8 +1,8 @@
-"""The official Objects365 files in the form that ``configs/_base_/datasets/objects365_detection.py`` reads.
+"""Conversion of the official Objects365 files for ``configs/_base_/datasets/objects365_detection.py``.
 
 Version 1 (2019): ``objects365_{train,val}.json``, images such as ``obj365_train_000000586313.jpg`` in one folder per
 split; the two files list the same categories in different orders. Version 2 (2020): ``zhiyuan_objv2_{train,val}.json``,
-images named ``images/v1/patch8/objects365_v1_00420917.jpg`` that the archives unpack to ``patch8/``.
+images named ``images/v1/patch8/objects365_v1_00420917.jpg``, which the archives unpack to ``patch8/``.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from .content import Content
 from .images import Folder
 from .training_check import check_for_training
 
-# Named by version 2's training file, and in none of its archives.
+# Images that version 2's training file lists, but none of its archives has.
 MISSING = frozenset(
     {
         'patch6/objects365_v1_00320532.jpg',
@@ -23,7 +23,7 @@ MISSING = frozenset(
     }
 )
 
-# Official name -> what is meant. Names are text prompts, and a language model does not know a "bakset".
+# Official name -> corrected name. Names are text prompts, and a language model does not know a "bakset".
 CORRECTIONS = {
     # version 1
     'head phone': 'headphone',
@@ -52,21 +52,21 @@ _IMAGE_KEYS = ('id', 'width', 'height')
 
 
 def corrected(name: str) -> str:
-    """A category's name without spaces at its ends, commas (the official sign for alternatives is ``/``) and typos."""
+    """Correct the name of a category: no outer spaces, ``/`` instead of commas between alternatives, no typos."""
     name = '/'.join(part.strip() for part in ' '.join(name.split()).split(',') if part.strip())
     return CORRECTIONS.get(name, name)
 
 
 def convert(content: Content, img_dir: Path | None = None, correct_names: bool = True) -> tuple[dict, Counter]:
-    """A COCO file that the data set config can read.
+    """Convert an official file to a COCO file that the data set config can read.
 
-    File names start below the folder of the split. Images without a file and boxes without area are left out, boxes
-    are clipped to their image, categories follow their ids.
+    File names are relative to the folder of the split. Images without a file and boxes without area are left out, boxes
+    are clipped to their image, and categories are sorted by id.
 
     Args:
         content: An official file, in memory.
-        img_dir: Folder of the split; leaves images out that have no file there. Default: none is looked for, and only
-            those known to be missing are left out.
+        img_dir: Folder of the split; images without a file there are left out. Default: files are not looked up, and
+            only images that are known to be missing are left out.
         correct_names: Apply :func:`corrected` to the names of categories.
 
     Returns:
@@ -75,9 +75,11 @@ def convert(content: Content, img_dir: Path | None = None, correct_names: bool =
     Raises:
         InputError: the file is not one of Objects365, or is wrong as a whole.
     """
+    # Check the file.
     for finding in content.findings:
         raise InputError(f'{content.path}: {finding.detail}; {finding.advice}')
     defects, data = check_for_training(content.data, str(content.path)), content.data
+    # Images.
     counts = Counter()
     folder = Folder(img_dir) if img_dir else None
     images, sizes = [], {}
@@ -91,6 +93,7 @@ def convert(content: Content, img_dir: Path | None = None, correct_names: bool =
     if not images:
         raise InputError(f'{content.path}: none of its images, such as {name}, is in {img_dir}; correct --img-dir')
 
+    # Annotations.
     annotations = []
     for index, annotation in enumerate(data['annotations']):
         kind = defects[index][0] if index in defects else ''
@@ -108,6 +111,7 @@ def convert(content: Content, img_dir: Path | None = None, correct_names: bool =
             {key: annotation[key] for key in ('id', 'image_id', 'category_id')}
             | {'bbox': box, 'area': box[2] * box[3], 'iscrowd': int(bool(annotation.get('iscrowd')))}
         )
+    # Categories.
     categories = [
         {'id': category['id'], 'name': corrected(category['name']) if correct_names else category['name']}
         for category in sorted(data['categories'], key=lambda category: category['id'])

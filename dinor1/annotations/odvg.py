@@ -23,7 +23,7 @@ _PHRASE = {'id': 0, 'name': 'phrase'}
 
 
 def looks_like_odvg(path: Path, text: str) -> bool:
-    """Whether a file is meant as ODVG: by its suffix or, as MMDetection's files end in ``.json``, its first line."""
+    """Whether a file is meant as ODVG, judged by its suffix or, because MMDetection uses ``.json``, its first line."""
     first = text[: text.find('\n') + 1] or text
     return path.suffix == '.jsonl' or ('"filename"' in first and '"images"' not in first)
 
@@ -38,7 +38,7 @@ def find_label_map(path: Path) -> Path | None:
 
 
 def own_label_map(path: Path) -> Path:
-    """Where the label map of an ODVG file is written: ``<stem>_label_map.json`` beside it."""
+    """Default path of the label map of an ODVG file: ``<stem>_label_map.json`` beside it."""
     return path.with_name(f'{path.stem}_label_map.json')
 
 
@@ -57,15 +57,16 @@ def read_label_map(path: Path) -> list[dict]:
 def from_lines(path: Path, text: str, label_map: Path | None = None) -> Content:
     """Content of an ODVG file.
 
-    Image ids are line numbers, from 1; annotation ids are texts such as ``line 1, instance 0``. Boxes are COCO's.
-    Images and annotations keep what they were made from as ``source``; boxes of grounding data have the one category
-    ``phrase``.
+    Image ids are line numbers, from 1; annotation ids are texts such as ``line 1, instance 0``. Boxes are in COCO
+    format. Images and annotations keep the original object as ``source``; boxes of grounding data have a single
+    category, ``phrase``.
 
     Args:
         path: The file.
         text: Its text.
-        label_map: File with the names of labels; default: what :func:`find_label_map` finds.
+        label_map: File with the names of labels; default: the result of :func:`find_label_map`.
     """
+    # Read the lines.
     images, annotations, findings, kinds = [], [], [], set()
     # Not splitlines(), which also splits at separators that a JSON string may contain.
     for number, line in enumerate(text.removesuffix('\n').split('\n'), start=1):
@@ -81,6 +82,7 @@ def from_lines(path: Path, text: str, label_map: Path | None = None) -> Content:
             annotations.append(annotation | {'id': name, 'image_id': number})
     if len(kinds) > 1:
         findings.append(Finding('mixed lines', 'some lines have detection boxes, others grounding'))
+    # Read the names of the labels.
     categories, named = [_PHRASE], kinds != {'grounding'}
     if named:
         label_map = label_map or find_label_map(path)
@@ -95,6 +97,7 @@ def from_lines(path: Path, text: str, label_map: Path | None = None) -> Content:
 
 def _boxes(record: dict) -> list[dict]:
     """Annotations of a line; their ids describe their location in it."""
+    # Grounding: regions with one or several boxes.
     grounding = record.get('grounding')
     if isinstance(grounding, dict):
         found = []
@@ -105,6 +108,7 @@ def _boxes(record: dict) -> list[dict]:
                 name = f'region {index}, box {number}' if several else f'region {index}'
                 found.append(_annotation(name, region, box) | {'category_id': _PHRASE['id']})
         return found
+    # Detection: instances with a label.
     found = []
     for index, instance in enumerate(_list(record.get('detection'), 'instances')):
         box = instance.get('bbox') if isinstance(instance, dict) else None
@@ -127,14 +131,14 @@ def _list(container: Any, key: str) -> list:
 
 
 def _from_corners(box: Any) -> Any:
-    """``[x, y, width, height]`` of a box; anything else as it is, for the check of boxes to name."""
+    """``[x, y, width, height]`` of a box; anything else is returned unchanged, for the check of boxes to report."""
     if is_box(box):
         return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
     return box
 
 
 def _own_names(annotations: list[dict]) -> list[dict]:
-    """Categories by the names that instances bring along, so that the other checks can go on."""
+    """Categories from the names in the instances, so that the other checks can run without a label map."""
     names = {}
     for annotation in annotations:
         label = annotation.get('category_id')
@@ -155,22 +159,24 @@ def _location(content: Content, finding: Finding) -> str:
 
 
 def odvg_findings(content: Content) -> Iterator[Finding]:
-    """Labels that contradict the name beside them, and phrases outside their caption."""
+    """Labels that contradict the category name beside them, and phrases outside their caption."""
     names = {category['id']: category['name'] for _, category in content.valid('categories')}
     captions = {image['id']: _caption(image['source']) for image in content.data['images']}
     for index, annotation in enumerate(content.data['annotations']):
         source = annotation['source']
         if not isinstance(source, dict):
             continue
+        # Detection: compare the label with the name.
         if content.named:
             label, stated = annotation.get('category_id'), source.get('category')
             if isinstance(stated, str) and type(label) is int and names.get(label) != stated:
                 meaning = f'means {names[label]!r}' if label in names else 'means nothing'
                 detail = f'category {stated!r} has the label {label}, which {meaning}'
-                # A label without meaning is found by the check of references, unless its name tells what it is.
+                # The check of references reports an unknown label, unless its name is known.
                 if label in names or stated in names.values():
                     yield Finding('label contradicts category', detail, 'annotations', index)
             continue
+        # Grounding: check the spans of the phrase.
         caption = captions[annotation['image_id']]
         for span in _list(source, 'tokens_positive'):
             fits = isinstance(span, list) and len(span) == 2 and all(type(value) is int for value in span)
@@ -186,7 +192,7 @@ def _caption(record: dict) -> str:
 
 
 def to_lines(content: Content) -> str:
-    """Text of an ODVG file with detection boxes, for a content that was read from one and changed."""
+    """Text of an ODVG file with detection boxes, for a content that was read from such a file and repaired."""
     by_image = defaultdict(list)
     for annotation in content.data['annotations']:
         by_image[annotation['image_id']].append(annotation)
@@ -205,13 +211,13 @@ def to_lines(content: Content) -> str:
 
 def _corners_of(annotation: dict) -> list[float]:
     given = annotation['source']['bbox']
-    # Without a change, the numbers of the file: a difference and a sum may differ from them in the last digit.
+    # Keep the numbers of an unchanged box: converting back and forth may change their last digit.
     return given if _from_corners(given) == annotation['bbox'] else to_corners(annotation['bbox'])
 
 
 def to_corners(box: list[float]) -> list[float]:
     """``[x1, y1, x2, y2]`` of ``[x, y, width, height]``."""
-    # A sum such as 237.56 + 166.4 has noise in its last digits, which would only make files longer.
+    # Round: a sum such as 237.56 + 166.4 has meaningless last digits, which make files longer.
     return [round(value, 6) for value in (box[0], box[1], box[0] + box[2], box[1] + box[3])]
 
 
@@ -220,15 +226,16 @@ def from_coco(
 ) -> tuple[Iterator[str], dict[str, str]]:
     """ODVG lines and label map of COCO records.
 
-    Labels are indices in the order of category ids, as in :class:`dinor1.datasets.CocoPromptDataset`. ODVG has no mark
-    for boxes to ignore: the caller leaves them out.
+    Labels are indices in the order of category ids, as in :class:`dinor1.datasets.CocoPromptDataset`. ODVG cannot mark
+    boxes as ignored: the caller leaves them out.
 
     Args:
         images: Records.
         annotations: Records without a defect.
         categories: Records.
-        name_of: ``filename`` of an image's record.
+        name_of: Maps the record of an image to its ``filename``.
     """
+    # Assign labels, and collect the annotations of each image.
     categories = sorted(categories, key=lambda category: category['id'])
     labels = {category['id']: label for label, category in enumerate(categories)}
     names = [category['name'] for category in categories]

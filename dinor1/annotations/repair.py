@@ -1,4 +1,4 @@
-"""Repair of an annotation file where the right value is certain; the other defects stay and are reported again."""
+"""Repair of an annotation file where the right value is certain; other defects stay and are reported again."""
 
 import json
 from collections import Counter, defaultdict
@@ -20,12 +20,12 @@ from .report import format_counts
 from .segmentation import segmentation_box
 from .structure import as_number, fits_int64, is_whole_float
 
-# A repair can uncover the next defect of the same record: a renamed image may have another size.
+# A repair can reveal another defect of the same record: a renamed image may have another size.
 _MAX_ROUNDS = 6
 
 
 class Repairs(NamedTuple):
-    """What a repair has done.
+    """Changes made by a repair.
 
     Attributes:
         corrected: Kind of defect -> number of records that were corrected.
@@ -48,14 +48,15 @@ class Repairs(NamedTuple):
 
 
 def repair(checked: Checked) -> Repairs:
-    """Repair a file in memory, again and again until nothing more can be done.
+    """Repair a file in memory, in rounds, until nothing more can be repaired.
 
     Args:
-        checked: The file; its content changes, its findings become those that are left.
+        checked: The file; its content is changed, and its findings become the remaining ones.
 
     Raises:
-        InputError: it has a defect that a person must decide about first, or no image or annotation would be left.
+        InputError: a person must resolve a defect first, or no image or annotation would be left.
     """
+    # Reject files that must not be repaired.
     path = checked.content.path
     blocking = [finding for finding in checked.findings if KINDS[finding.kind].blocking]
     if blocking:
@@ -63,12 +64,13 @@ def repair(checked: Checked) -> Repairs:
             f'{path}: not repaired, because of {blocking[0].kind} ({blocking[0].detail}); {blocking[0].advice}'
         )
     if not checked.content.named:
-        raise InputError(f'{path}: grounding data are checked and not repaired; correct the file')
-    # Lines that are no images are not in the content.
+        raise InputError(f'{path}: grounding data are checked but not repaired; correct the file')
+    # Broken lines of an ODVG file are not in the content, and count as left out.
     corrected: Counter = Counter()
     left_out = Counter(finding.kind for finding in checked.content.findings)
     checked.content.findings = []
     before = len(checked.content.records('annotations'))
+    # Repair and check in turn.
     between_files = [f for f in checked.findings if f.kind == 'category ids differ between files']
     for _ in range(_MAX_ROUNDS):
         one = _Round(checked)
@@ -88,15 +90,15 @@ def repair(checked: Checked) -> Repairs:
 
 
 def write(content: Content, path: Path) -> None:
-    """Write a content in the format that it was read from, whole or not at all; ODVG with its label map beside it."""
+    """Write a content in its original format, completely or not at all; an ODVG file with its label map beside it."""
     if content.format == ODVG:
         names = {str(c['id']): c['name'] for c in content.data['categories']}
-        # Both or none: each is whole before either gets its name.
+        # Both files are complete before either gets its name.
         with atomic_path(own_label_map(path)) as temporary_names, atomic_path(path) as temporary:
             temporary.write_text(to_lines(content))
             temporary_names.write_text(json.dumps(names) + '\n')
     else:
-        # As it was read, NaN included: what is left of it is not an error.
+        # Keep NaN, which JSON does not allow: remaining NaN values are not errors.
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(to_json(content)) + '\n')
 
@@ -115,6 +117,7 @@ class _Round:
         self.left_out: Counter = Counter()
 
     def run(self) -> None:
+        # Apply the action of each finding, unless its record is dropped already.
         for finding in self.checked.findings:
             action = _ACTIONS.get(finding.kind)
             if action is None or finding.entry < 0 or finding.entry in self.dropped[finding.section]:
@@ -125,12 +128,13 @@ class _Round:
         self._remove_dropped()
 
     def _remove_dropped(self) -> None:
+        # Remove the dropped records.
         data = self.content.data
         removed = [data['images'][i] for i in self.dropped['images']]
         for section, dropped in self.dropped.items():
             if dropped:
                 data[section] = [record for i, record in enumerate(data[section]) if i not in dropped]
-        # Annotations are removed with the last image of an id; a repeated record leaves its first copy.
+        # Remove the annotations of dropped images, unless another image record has the same id.
         left = {
             image['id'] for image in data['images'] if isinstance(image, dict) and type(image.get('id')) in (int, str)
         }
@@ -143,7 +147,7 @@ class _Round:
                 if not (isinstance(a, dict) and type(a.get('image_id')) in (int, str) and a['image_id'] in lost)
             ]
 
-    # Each returns whether it did something.
+    # Actions. Each returns whether it changed something.
 
     def drop(self, finding: Finding, record: Any) -> bool:
         self.dropped[finding.section].add(finding.entry)
@@ -162,7 +166,7 @@ class _Round:
 
     def rename(self, finding: Finding, record: dict) -> bool:
         if record.get(DERIVED_NAME):
-            return False  # an LVIS file names its images by URL, which a repair must not change
+            return False  # An LVIS file names its images by URL, which a repair must not change.
         found = Folder(self.checked.img_dir).nearest(self.content.file_names(record))
         record['file_name'] = found
         self.checked.image_files[found] = inspect(self.checked.img_dir / found)
@@ -196,6 +200,7 @@ class _Round:
         return self.drop(finding, record)
 
     def clip(self, finding: Finding, record: dict) -> bool:
+        # Clip the box; drop it if less than a pixel remains.
         size = self.images[record['image_id']]
         x, y, width, height = record['bbox']
         left, top = max(x, 0), max(y, 0)
@@ -229,9 +234,11 @@ class _Round:
         return True
 
     def number_image(self, finding: Finding, record: dict) -> bool:
+        # Choose a number: that of the text if it is free, otherwise a new one.
         old, number = record['id'], as_number(record['id'])
         if type(number) is not int or number in self.images or not fits_int64(number):
             number = max((key for key in self.images if type(key) is int), default=0) + 1
+        # Renumber the annotations of the image.
         if self.by_image is None:
             self.by_image = defaultdict(list)
             for annotation in self.content.records('annotations'):
@@ -250,7 +257,7 @@ class _Round:
     def number_area(self, finding: Finding, record: dict) -> bool:
         area = as_number(record['area']) if isinstance(record['area'], str) else None
         if area is None:
-            record.pop('area')  # the next round writes that of the box
+            record.pop('area')  # The next round writes the area of the box.
         else:
             record['area'] = area
         return True

@@ -1,4 +1,4 @@
-"""Reports of the checks: text for a person, JSON for a program."""
+"""Reports of the checks, as text and as JSON."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from .findings import ERROR, KINDS, WARNING, Finding
 
 
 def text_report(results: Iterable[Checked], limit: int = 5) -> str:
-    """Text report: per file its counts, then each kind of defect with its remedy and its first cases.
+    """Text report: for each file its counts, then each kind of defect with its remedy and its first cases.
 
     Args:
         results: Checked files.
-        limit: Cases of one kind that are shown; the rest is counted.
+        limit: Maximum number of cases of one kind that are shown; the others are counted.
     """
     lines = []
     for checked in results:
@@ -54,12 +54,12 @@ def _kind_lines(checked: Checked, kind: str, findings: list[Finding], limit: int
 
 
 def _repair_of(finding: Finding) -> str:
-    # Defects of a file as a whole are not repaired, except for invalid lines of an ODVG file, which are left out.
+    # Defects of a whole file are not repaired, except for broken lines of an ODVG file, which are left out.
     return KINDS[finding.kind].repair if finding.entry >= 0 or finding.kind == 'broken line' else ''
 
 
 def summary(results: Iterable[Checked]) -> str:
-    """``3 files: 1 error, 12 warnings``."""
+    """Counts in one line, such as ``3 files: 1 error, 12 warnings``."""
     results = list(results)
     counts = count_severities(results)
     return f'{_number(len(results), "file")}: {_number(counts[ERROR], ERROR)}, {_number(counts[WARNING], WARNING)}'
@@ -71,7 +71,7 @@ def count_severities(results: Iterable[Checked]) -> Counter:
 
 
 def as_json(results: Iterable[Checked]) -> dict[str, Any]:
-    """All findings, for a program: ``errors``, ``warnings``, and per file its counts and findings."""
+    """All findings as a JSON object: ``errors``, ``warnings``, and the counts and findings of each file."""
     results = list(results)
     counts = count_severities(results)
     return {'errors': counts[ERROR], 'warnings': counts[WARNING], 'files': [_file_record(c) for c in results]}
@@ -118,5 +118,5 @@ def _number(count: int, noun: str) -> str:
 
 
 def format_counts(reasons: Counter) -> str:
-    """``2 x crowd, 1 x box without area``; ``nothing`` without a reason."""
+    """Counts in one line, such as ``2 x crowd, 1 x box without area``; ``nothing`` if all are zero."""
     return ', '.join(f'{count:,} x {reason}' for reason, count in sorted(reasons.items()) if count) or 'nothing'

@@ -10,16 +10,17 @@ def segmentation_box(segmentation: Any, height: float, width: float) -> list[flo
     """The box around a segmentation.
 
     Args:
-        segmentation: Polygons, lists of x and y in turns, in pixels; or a run-length encoding, with ``size`` (height,
-            width) and ``counts`` as a list or as compressed text.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+        segmentation: Polygons, lists ``[x1, y1, x2, y2, ...]`` in pixels; or a run-length encoding, with ``size``
+            (height, width) and ``counts`` as a list or as compressed text.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Returns:
-        (x, y, width, height) in pixels; None if there is no segmentation, or it is not one of COCO's forms.
+        (x, y, width, height) in pixels; None if there is no segmentation, or it is not in one of COCO's formats.
     """
     if isinstance(segmentation, dict):
         return _box_of_runs(segmentation, height, width)
+    # Collect the corners of all polygons.
     polygons = segmentation if isinstance(segmentation, list) else []
     points: list[tuple[float, float]] = []
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""Sections and records of a COCO file: what must be valid before its annotations can be checked."""
+"""Checks of the sections and records of a COCO file, which must be valid before its annotations can be checked."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ _RECORD_KEYS = {
 _REPEATS = (
     ('images', 'id', 'duplicate image id'),
     ('categories', 'id', 'duplicate category id'),
-    # Names are what prompts and class lists go by.
+    # Prompts and lists of classes refer to categories by name.
     ('categories', 'name', 'duplicate category name'),
 )
 
@@ -27,19 +27,22 @@ def structure_findings(data: Any) -> Iterator[Finding]:
         data: Content of the file, of any type.
 
     Yields:
-        Findings, the most fundamental first: the others may follow from it.
+        Findings, the most fundamental first: later ones may follow from it.
     """
+    # Sections.
     absent = [s for s in SECTIONS if not isinstance(data, dict) or not isinstance(data.get(s), list)]
     for section in absent:
         yield Finding('missing section', f"not a COCO file, it has no list '{section}'", section)
     if absent:
         return
+    # Records, and repeated ids and names.
     for section in _RECORD_KEYS:
         if not data[section]:
             yield Finding('empty section', f"'{section}' is empty", section)
         yield from _incomplete(section, data[section])
     for section, key, kind in _REPEATS:
         yield from _repeats(section, key, kind, data[section])
+    # Sizes of images.
     for index, image in enumerate(data['images']):
         if is_valid('images', image) and not has_size(image):
             detail = f'image {image["id"]} has width {image["width"]} and height {image["height"]}'
@@ -47,19 +50,19 @@ def structure_findings(data: Any) -> Iterator[Finding]:
 
 
 def is_valid(section: str, record: Any) -> bool:
-    """Whether a record of ``images`` or ``categories`` has every key that it must have, of the right type."""
+    """Whether a record of ``images`` or ``categories`` has all required keys, with values of the right type."""
     return _invalid_key(section, record) is None
 
 
 def has_size(image: dict) -> bool:
-    """Whether width and height of a valid record are positive and finite."""
+    """Whether width and height of a valid image record are positive and finite."""
     return all(side > 0 and math.isfinite(side) for side in (image['width'], image['height']))
 
 
 def _invalid_key(section: str, record: Any) -> str | None:
     for key, types in _RECORD_KEYS[section].items():
         value = record.get(key) if isinstance(record, dict) else None
-        # type() rather than isinstance(): true and false are no ids.
+        # type() rather than isinstance(): true and false are not ids.
         if type(value) not in types:
             return key
         if (key == 'id' and not fits_int64(value)) or (key == 'name' and not value.strip()):
@@ -68,7 +71,7 @@ def _invalid_key(section: str, record: Any) -> str | None:
 
 
 def fits_int64(value: Any) -> bool:
-    """Whether a number fits into 64 bits, as evaluation stores ids; True for what is no integer."""
+    """Whether an integer fits into the 64 bits in which evaluation stores ids; True for other types."""
     return type(value) is not int or -(2**63) <= value < 2**63
 
 
@@ -93,7 +96,7 @@ def _incomplete(section: str, records: list) -> Iterator[Finding]:
 
 
 def as_number(text: str) -> int | float | None:
-    """The finite number that ``text`` is, or None."""
+    """The finite number that ``text`` represents, or None."""
     try:
         value = float(text)
     except ValueError:

@@ -10,20 +10,22 @@ from .structure import structure_findings
 
 
 def check_for_training(data: Any, path: str) -> Defects:
-    """Reject a file that leaving annotations out does not repair, and list the annotations to leave out.
+    """Reject a file that cannot be used by leaving annotations out, and list the annotations to leave out.
 
     Args:
         data: Content of a COCO file, of any type.
         path: The file, for messages.
 
     Returns:
-        Index -> kind and details, of annotations with a defect of their own.
+        Index -> kind and details, of each defective annotation.
 
     Raises:
         InputError: sections, images or categories are wrong; or the category ids or the boxes of all annotations are.
     """
+    # Reject files with a wrong structure.
     for finding in structure_findings(data):
         raise InputError(f'{path}: {finding.detail}; {finding.advice}')
+    # Reject files whose category ids or boxes are all wrong.
     annotations = data['annotations']
     sizes = {image['id']: (image['width'], image['height']) for image in data['images']}
     known = {category['id'] for category in data['categories']}

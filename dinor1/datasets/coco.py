@@ -1,4 +1,4 @@
-"""Detection data in COCO format, the base class of all data sets of boxes."""
+"""Detection data in COCO format; base class of all data sets with boxes."""
 
 import colorsys
 import difflib
@@ -35,35 +35,34 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
       ``sort_categories=True`` and keep chosen classes in the order of their ids.
     - The file is checked as a whole before anything is read from it, see :mod:`dinor1.datasets.validation`.
     - Augmentation depends on ``(seed, epoch, index)`` only, see :class:`SeededPipelineMixin`.
-    - A :class:`~dinor1.datasets.LoadResizedImage` with a cache in the pipeline has its cache built.
-    - With ``federated``, every image tells for which classes it was annotated: ``annotated_labels`` and
-      ``exhaustive_labels``, lists of labels, see :class:`~dinor1.annotations.federated.LabelScope`. Put both among the
-      ``meta_keys`` of ``PackDetInputs``; the detector then takes an image as a negative only for the latter. ``source``
-      of an image names the file and, if the file has several, the source in it.
+    - If the pipeline has a :class:`~dinor1.datasets.LoadResizedImage` with a cache, the data set builds the cache.
+    - With ``federated``, every image records the classes that it was annotated for, as the lists of labels
+      ``annotated_labels`` and ``exhaustive_labels``, see :class:`~dinor1.annotations.federated.LabelScope`. Add both to
+      the ``meta_keys`` of ``PackDetInputs``; the detector then uses an image as a negative only of the classes in
+      ``exhaustive_labels``. ``source`` of an image names its file and, if it has one, its source in the file.
 
-    As in MMDetection, ``iscrowd`` boxes get ``ignore_flag = 1``, and boxes marked ``ignore`` or smaller than
-    one pixel are left out. ``iscrowd`` and ``area`` may be absent, and an area that is not positive is that of the
-    box. Images without boxes stay, unless
-    ``filter_cfg`` says otherwise.
+    As in MMDetection, ``iscrowd`` boxes get ``ignore_flag = 1``, and boxes that are marked ``ignore`` or smaller than
+    one pixel are left out. ``iscrowd`` and ``area`` may be absent; an area that is absent or not positive is replaced
+    by that of the box. Images without boxes are kept, unless ``filter_cfg`` removes them.
 
     ``ann_file`` may also be a list of annotation files with the same categories, such as those of validation and test:
-    they are read as one, and their images are numbered from 1, see :func:`dinor1.annotations.merge.merge_coco`.
+    they are merged, and their images are numbered from 1, see :func:`dinor1.annotations.merge.merge_coco`.
 
     Args:
         ann_file: The annotation file, or several.
-        args: Of MMDetection's ``CocoDataset``.
-        bad_annotations: ``'error'`` refuses a file with a defective annotation or a missing image; ``'skip'``
+        args: Arguments of MMDetection's ``CocoDataset``.
+        bad_annotations: ``'error'`` rejects a file with a defective annotation or a missing image; ``'skip'``
             leaves these out and logs one warning with their numbers.
-        seed: Of the augmentation; ``None`` draws it from the global random generators.
-        federated: Whether images are annotated for some classes only: those of their source, of LVIS's lists, or at
-            least of this file, see :func:`~dinor1.annotations.federated.label_scopes`. False: for every class.
-        not_exhaustive: With ``federated``, names of sources whose annotations miss instances; True: all of the file.
-        exclude_categories: Names, or a file of names below ``data_root``, of categories that are no classes. Outside
-            test mode, images that show one are left out. A file, which may serve several data sets, may have names
-            that are no categories of this one.
-        only_categories: Likewise, of the only categories that are classes; outside test mode, images that show none
-            are left out.
-        kwargs: Of MMDetection's ``CocoDataset``.
+        seed: Seed of the augmentation; ``None`` uses the global random generators.
+        federated: Whether images are annotated for some classes only: those of their source, of LVIS's lists, or
+            of this file, see :func:`~dinor1.annotations.federated.label_scopes`. False: for every class.
+        not_exhaustive: With ``federated``, names of the sources whose annotations miss instances; True: every source.
+        exclude_categories: Categories to remove from the classes: names, or a text file of names below ``data_root``.
+            Outside test mode, images that show one of them are left out. A file may be shared by several data sets
+            and have names that this one lacks.
+        only_categories: Categories to keep as classes, given in the same way; outside test mode, images that show
+            none of them are left out.
+        kwargs: Arguments of MMDetection's ``CocoDataset``.
 
     Attributes:
         num_annotations: Number of annotations in the file.
@@ -92,15 +91,15 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         if not_exhaustive and not federated:
             raise InputError('not_exhaustive has no effect without federated=True; set both')
         if exclude_categories and only_categories:
-            raise InputError('exclude_categories and only_categories exclude each other; give one of them')
+            raise InputError('exclude_categories and only_categories cannot be combined; give one of them')
         self.bad_annotations, self.federated, self.not_exhaustive = bad_annotations, federated, not_exhaustive
         self.exclude_categories, self.only_categories = exclude_categories, only_categories
         super().__init__(ann_file, *args, seed=seed, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Read and check the annotation file; the entries are those of MMDetection's ``CocoDataset``."""
+        """Read and check the annotation file; the entries have the form of MMDetection's ``CocoDataset``."""
+        # Read and check. Remote images are not looked up, which is slow: loading a missing one fails.
         data = self._read_files()
-        # Only local files can be looked for at little cost; a remote one is missed when it is read.
         img_dir = self.data_prefix['img'] if self.backend_args is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
         self.num_annotations = len(data['annotations'])
@@ -110,6 +109,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
                 f'{self.ann_file}: the image id {image["id"]!r} is text, and evaluation needs numbers; '
                 '`dinor1 validate --fix` numbers the images'
             )
+        # Choose the classes and the images.
         choice = self._choose(data)
         if choice is not None:
             self._metainfo['classes'] = choice.names
@@ -118,13 +118,15 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         self._set_classes(data['categories'])
         scopes = label_scopes(data, self.ann_file, self.not_exhaustive) if self.federated else None
 
+        # Collect the annotations of each image.
         by_image, self.cat_img_map = defaultdict(list), defaultdict(list)
         for annotation in annotations:
             by_image[annotation['image_id']].append(annotation)
             self.cat_img_map[annotation['category_id']].append(annotation['image_id'])
-            # MMDetection leaves boxes out whose area is not positive.
+            # MMDetection leaves out boxes whose area is not positive.
             if not (annotation.get('area') or 0) > 0:
                 annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+        # Build the entries.
         data_list = []
         for image in images:
             info = self.parse_data_info(
@@ -137,7 +139,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         return data_list
 
     def _read_files(self) -> dict:
-        """Content of the annotation file, or of several as one."""
+        """Content of the annotation file, or the merged content of several."""
         several = not isinstance(self.ann_file, str | os.PathLike)
         contents = []
         for path in self.ann_file if several else [self.ann_file]:
@@ -154,18 +156,18 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         self.ann_file = joined if several else joined[0]
 
     def read_annotations(self, path: str) -> dict:
-        """Content of the annotation file, in COCO form; a subclass reads another form."""
+        """Content of the annotation file in COCO format; subclasses read other formats."""
         return read_json(path)
 
     def _labels_of(self, scope: LabelScope) -> dict[str, list[int]]:
-        """The scope of an image in labels instead of category ids."""
+        """The scope of an image, as labels instead of category ids."""
         return {
             f'{name}_labels': sorted(self.cat2label[i] for i in ids if i in self.cat2label)
             for name, ids in scope._asdict().items()
         }
 
     def _choose(self, data: dict) -> CategoryChoice | None:
-        """What ``exclude_categories`` or ``only_categories`` choose; None: neither is given."""
+        """Classes and images chosen by ``exclude_categories`` or ``only_categories``; None if neither is given."""
         listed = self.exclude_categories or self.only_categories
         if not listed:
             return None
@@ -180,6 +182,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
     def _set_classes(self, categories: list[dict]) -> None:
         """Set the class names, their colours and the map from category ids to labels."""
+        # Check the chosen class names.
         ids = {category['name']: category['id'] for category in sorted(categories, key=lambda c: c['id'])}
         classes = self._metainfo.get('classes', tuple(ids))
         classes = (classes,) if isinstance(classes, str) else tuple(classes)
@@ -190,13 +193,18 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
                     f"{self.ann_file}: no category is named '{name}'; the nearest are {', '.join(near)}: "
                     "correct metainfo['classes']"
                 )
+        # Labels are indices into the class names.
         self.cat_ids = [ids[name] for name in classes]
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
         self._metainfo['classes'] = classes
         self._metainfo.setdefault('palette', _palette(len(classes)))
 
     def filter_data(self) -> list[dict]:
-        """Apply ``filter_cfg`` as MMDetection does; that nothing remains is an error."""
+        """Apply ``filter_cfg`` as MMDetection does.
+
+        Raises:
+            InputError: no image remains.
+        """
         data_list = super().filter_data()
         if not data_list:
             raise InputError(f'{self.ann_file}: filter_cfg {self.filter_cfg} leaves no image; relax it')
@@ -213,7 +221,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
     @functools.cached_property
     def indices_by_source(self) -> dict[str | None, list[int]]:
-        """Indices of the images of each source; all under None if the data set is not federated."""
+        """Indices of the images of each source; the only key is None if the data set is not federated."""
         return indices_by_source(self)
 
     def prepare_data(self, idx: int) -> Any:
@@ -228,7 +236,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         try:
             return self.pipeline(info)
         except Exception as error:
-            # Looked into only after a failure, so that it costs nothing and other errors keep their own text.
+            # The file is checked only after a failure, so that the check costs nothing; other errors are re-raised.
             path = info['img_path']
             if self.backend_args is None and (not os.path.isfile(path) or cv2.imread(path) is None):
                 raise InputError(f'{path}: missing, or not an image that can be read; restore the file') from error
@@ -236,7 +244,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
 
 def _palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """Bright RGB colours; steps of the golden ratio keep the hues of neighbouring classes apart."""
+    """Bright RGB colours; steps of the golden ratio give neighbouring classes different hues."""
     golden = 0.618034
     return [
         tuple(round(255 * value) for value in colorsys.hsv_to_rgb(label * golden % 1, 0.75, 0.95))

@@ -1,4 +1,4 @@
-"""The files of COCO val2017: images and boxes, from a folder or from the official archives."""
+"""The files of COCO val2017, images and boxes, from a folder or from the official archives."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ from dinor1.utils.io import atomic_path, read_json
 
 
 class Archive(NamedTuple):
-    """A zip file of which some members are needed.
+    """A zip file and the members to unpack from it.
 
     Attributes:
         url: Where it is published.
         checksum: Its SHA-256.
-        members: What the paths of the members that are needed begin with; they are the same below the data folder.
+        members: Prefix of the paths of these members; they have the same paths below the data folder.
     """
 
     url: str
@@ -27,7 +27,7 @@ class Archive(NamedTuple):
     members: str
 
 
-# COCO publishes no checksums, and its server no certificate; these are what public mirrors of the files state.
+# COCO publishes no checksums, and its server has no valid certificate; these are the checksums of public mirrors.
 ANNOTATIONS = Archive(
     'http://images.cocodataset.org/annotations/annotations_trainval2017.zip',
     '113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268',
@@ -57,10 +57,10 @@ class CocoVal(NamedTuple):
 def coco_val(
     root: str | os.PathLike, download: bool = False, annotations: Archive = ANNOTATIONS, images: Archive = IMAGES
 ) -> CocoVal:
-    """Find COCO val2017 below ``root``; what is missing is taken out of the official archives.
+    """Find COCO val2017 below ``root``, and unpack missing files from the official archives.
 
-    An archive that lies in ``root`` is used without ``download``. What has been fetched or unpacked is not fetched or
-    unpacked again.
+    An archive in ``root`` is used even without ``download``. Files that are there already are not fetched or unpacked
+    again.
 
     Args:
         root: Folder with ``annotations/instances_val2017.json`` and ``val2017/``.
@@ -69,16 +69,18 @@ def coco_val(
         images: Archive with the images.
 
     Raises:
-        InputError: something is missing and may not or cannot be fetched, or a file is damaged.
+        InputError: a file is damaged, or is missing and may not or cannot be fetched.
     """
     root = Path(root)
     ann_file, img_dir = root / annotations.members, root / images.members
+    # Read the names of the images.
     if not ann_file.is_file():
         _unpack(annotations, root, download, f'{ann_file}: no such file')
     content = read_json(ann_file)
     names = [image['file_name'] for image in content['images']] if _lists_images(content) else []
     if not names:
         raise InputError(f'{ann_file}: not a COCO file with images; delete it, and give --download')
+    # Unpack missing images.
     if missing := _missing(names, img_dir):
         _unpack(images, root, download, f'{img_dir}: {len(missing):,} of {len(names):,} images are missing')
         missing = _missing(names, img_dir)
@@ -97,7 +99,7 @@ def _missing(names: list[str], folder: Path) -> list[str]:
 
 
 def _unpack(archive: Archive, root: Path, download: bool, problem: str) -> None:
-    """Unpack the members that are not there yet.
+    """Unpack the members of an archive that are not on disk yet.
 
     Raises:
         InputError: the archive is missing and may not or cannot be fetched, or is damaged.
@@ -112,7 +114,7 @@ def _unpack(archive: Archive, root: Path, download: bool, problem: str) -> None:
             wanted = [m for m in wanted if not (root / m.filename).is_file()]
             print(f'Unpacking {len(wanted):,} files of {path}', file=sys.stderr)
             for member in track_iter_progress(wanted, file=sys.stderr) if wanted else ():
-                # Reading compares a member with its CRC-32.
+                # read() verifies the CRC-32 of the member.
                 with atomic_path(root / member.filename) as temporary:
                     temporary.write_bytes(file.read(member))
     except zipfile.BadZipFile as error:

@@ -18,21 +18,20 @@ from dinor1.utils.io import atomic_path, locked, read_json, write_json
 _FORMAT = 1
 _GIB = 1024**3
 
-# What a cache holds of an image: its pixels (H, W, 3) of uint8, and the (height, width) of the file.
+# An image in a cache: its pixels, (H, W, 3) uint8, and the (height, width) of its file.
 Prepared = tuple[np.ndarray, tuple[int, int]]
 
 
 class ImageCache:
-    """Images of a data set as they leave the loading transform, uncompressed in a file that is built once.
+    """Loaded and resized images of a data set, uncompressed in a file that is built once.
 
     The file is mapped read-only, so that the operating system keeps one copy in memory for all processes of the
     machine. Its name contains a digest of the settings of the transform, and of path, size and times of every image:
-    a data set that has changed gets a new file. An image that changes later is no longer taken from the cache.
+    a data set that has changed gets a new file. An image that changes after the build is read from its own file.
 
     Args:
-        folder: Where the file is built; a folder in memory, such as one below ``/dev/shm``, keeps it off the disk.
-            Delete the folder to free the space.
-        max_gib: Largest size of a file that is built, in GiB.
+        folder: Folder of the file; one below ``/dev/shm`` keeps it in memory. Delete the folder to free the space.
+        max_gib: Maximum size of the file, in GiB.
 
     Raises:
         InputError: ``max_gib`` is not positive.
@@ -47,7 +46,7 @@ class ImageCache:
         self._pixels: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy of a memory map would be the pixels themselves: every process maps the file on first use.
+        # Pickling a memory map copies all pixels. Instead, every process maps the file on first use.
         return self.__dict__ | {'_pixels': None}
 
     def build(
@@ -57,19 +56,19 @@ class ImageCache:
         size: Callable[[str], tuple[int, int]],
         load: Callable[[str], Prepared],
     ) -> None:
-        """Map the file of these images; write it before if it is not there. Other processes wait meanwhile.
+        """Map the file of these images; write it first if it does not exist, while other processes wait.
 
         Args:
-            paths: Image files; those that occur twice are stored once.
-            settings: Whatever the pixels depend on, apart from the files; its ``repr`` becomes part of the digest.
-            size: Gives (height, width) in pixels of a prepared image without preparing it.
-            load: Prepares an image.
+            paths: Image files; a file that occurs twice is stored once.
+            settings: Everything that the pixels depend on, apart from the files; its ``repr`` is part of the digest.
+            size: Path of an image -> (height, width) of the resized image in pixels, without decoding it.
+            load: Path of an image -> the resized image.
 
         Raises:
             InputError: an image is missing or cannot be read, or the file would be larger than ``max_gib`` or than the
                 free space.
         """
-        # Name the file after all that its content depends on.
+        # Name the file after everything that its content depends on.
         versions = {path: _version(path) for path in sorted(set(paths))}
         if None in versions.values():
             missing = next(path for path, version in versions.items() if version is None)
@@ -77,23 +76,23 @@ class ImageCache:
         key = json.dumps([_FORMAT, cv2.__version__, repr(settings), versions])
         file = self.folder / f'images_{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin'
         index_file = file.with_suffix('.json')
-        # Every process says how large it is, because only the first rank has a log.
+        # Every process logs the size, because only the first rank writes a log and another one may write the file.
         total = 0 if _complete(file, index_file) else self._announce(file, [size(path) for path in versions])
-        # One process writes; the index comes last, so that with it the pixels are complete.
+        # One process writes. It writes the index last: if the index exists, the pixels are complete.
         with locked(self.folder, wait=True):
             if not _complete(file, index_file):
                 free = shutil.disk_usage(self.folder).free
                 if total > free:
                     raise InputError(
                         f'image cache {self.folder}: {len(versions)} images take {total / _GIB:.3g} GiB, '
-                        f'{free / _GIB:.3g} GiB are free; name another folder'
+                        f'{free / _GIB:.3g} GiB are free; choose another folder'
                     )
                 _write(file, index_file, versions, load)
         self._index, self._pixels, self.file = read_json(index_file), None, file
         print_log(f'Image cache: {len(versions)} images from {file}', logger='current')
 
     def get(self, path: str) -> Prepared | None:
-        """Pixels of an image, as an array of its own, and the size of its file.
+        """Copy of the pixels of an image, and the (height, width) of its file.
 
         Returns:
             None if the image is not in the cache, or its file has changed since.
@@ -117,7 +116,11 @@ class ImageCache:
         return pixels, tuple(entry['full'])
 
     def _announce(self, file: Path, sizes: list[tuple[int, int]]) -> int:
-        """Log the size of the file to be written, and return it in bytes; refuse one above the limit."""
+        """Log the size of the file to be written, and return it in bytes.
+
+        Raises:
+            InputError: the size is above the limit.
+        """
         total = sum(height * width * 3 for height, width in sizes)
         what = f'{len(sizes)} images take {total / _GIB:.3g} GiB'
         if total > self.max_gib * _GIB:
@@ -134,12 +137,12 @@ def _version(path: str) -> list[int] | None:
         stat = os.stat(path)
     except OSError:
         return None
-    # A copy can keep the time of modification, but not that of the last change of the file's entry.
+    # Copying a file can preserve its modification time, but not its status-change time (ctime).
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _complete(file: Path, index_file: Path) -> bool:
-    """Whether a cache has been written to its end."""
+    """Whether a cache has been written completely."""
     if not file.is_file() or not index_file.is_file():
         return False
     return file.stat().st_size == sum(
@@ -154,7 +157,7 @@ def _write(file: Path, index_file: Path, versions: dict[str, Any], load: Callabl
         for path, version in versions.items():
             pixels, full = load(path)
             index[path] = dict(offset=offset, shape=pixels.shape[:2], full=full, version=version)
-            # Written, not mapped: on a full disk, writing to a map ends the process.
+            # Write instead of mapping: on a full disk, writing to a map kills the process.
             stream.write(np.ascontiguousarray(pixels).tobytes())
             offset += pixels.nbytes
         stream.flush()

@@ -1,4 +1,4 @@
-"""Other images of the same source, for augmentations that put several images together."""
+"""Other images of the same source, for augmentations that combine several images."""
 
 import random
 from collections import defaultdict
@@ -7,20 +7,20 @@ from typing import Any
 
 from mmcv.transforms import Compose
 
-# What an image was annotated for, see dinor1.annotations.federated.LabelScope.
+# Keys with the labels that an image was annotated for, see dinor1.annotations.federated.LabelScope.
 _SCOPE = ('annotated_labels', 'exhaustive_labels')
-# How another image is loaded.
+# Transforms that load the other images.
 LOAD = (dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True))
 
 
 class SameSource:
-    """Images of the source of an image; the data set passes it to its pipeline as ``results['same_source']``.
+    """Draws images of one source; the data set passes it to its pipeline as ``results['same_source']``.
 
-    A mixed image is a negative only of classes for which all of its parts were annotated, and those of parts from
-    different sources have none in common.
+    A combined image is a negative only of classes for which all of its parts were annotated. Parts from different
+    sources have no such class in common.
 
     Args:
-        dataset: The data set; images that do not tell their ``source`` are of one.
+        dataset: The data set; images without ``source`` belong to one source.
         source: Source of the image.
     """
 
@@ -28,11 +28,11 @@ class SameSource:
         self.dataset, self.source = dataset, source
 
     def __deepcopy__(self, memo: dict) -> 'SameSource':
-        # Transforms copy what the pipeline passes on, and must not copy the data set.
+        # Transforms copy the results, and must not copy the data set with them.
         return self
 
     def draw(self, count: int) -> list[dict[str, Any]]:
-        """Records of ``count`` images, drawn by ``random``; they may repeat, and the image may be among them."""
+        """Records of ``count`` images, drawn by ``random`` with replacement; the image itself may be drawn."""
         indices = self.dataset.indices_by_source[self.source]
         return [self.dataset.get_data_info(random.choice(indices)) for _ in range(count)]
 
@@ -61,7 +61,7 @@ class ImageLoader:
 
 
 def restrict_scope(results: dict[str, Any], parts: Sequence[dict[str, Any]]) -> None:
-    """Restrict what ``results`` was annotated for to what the images that were put into it were annotated for, too."""
+    """Restrict the labels that ``results`` was annotated for to those that its ``parts`` were annotated for as well."""
     for key in _SCOPE:
         if key in results:
             results[key] = sorted(set(results[key]).intersection(*(part[key] for part in parts)))

@@ -13,9 +13,9 @@ from dinor1.registry import TRANSFORMS
 class SameSourceMosaic(Mosaic):
     """MMDetection's ``Mosaic``, which draws the other three images from the source of the first.
 
-    It needs no wrapper of the data set: its place is in the pipeline of a
-    :class:`~dinor1.datasets.CocoPromptDataset`, behind ``LoadAnnotations``. The result has twice ``img_scale``, and was
-    annotated for the classes for which all four images were.
+    Put it into the pipeline of a :class:`~dinor1.datasets.CocoPromptDataset`, after ``LoadAnnotations``; a wrapper of
+    the data set is not needed. The result has twice ``img_scale``, and counts as annotated for the classes for which
+    all four images were annotated.
 
     Args:
         img_scale: Width and height in pixels that each image is fitted into.
@@ -29,7 +29,7 @@ class SameSourceMosaic(Mosaic):
         self.load = ImageLoader()
 
     def transform(self, results: dict) -> dict:
-        """Put the image into a mosaic, or return it as it is."""
+        """Combine the image with three others, or return it unchanged."""
         if random.random() >= self.mosaic_prob:
             return results
         others = self.load(results, 3)

@@ -1,4 +1,4 @@
-"""Training data in ODVG form: one line per image."""
+"""Training data in ODVG format: one line per image."""
 
 import itertools
 from pathlib import Path
@@ -14,20 +14,20 @@ from dinor1.utils.errors import InputError
 
 @DATASETS.register_module()
 class ODVGPromptDataset(CocoPromptDataset):
-    """Boxes with classes of an ODVG file, with all that :class:`CocoPromptDataset` does for training.
+    """:class:`CocoPromptDataset` for the boxes and classes of an ODVG file.
 
-    MMDetection's ``ODVGDataset`` has no class names, which visual prompts are drawn by, and checks nothing. Labels are
-    those of the label map in rising order, whether or not it begins at 0. Phrases of captions are no classes: a file
-    of them is refused.
+    MMDetection's ``ODVGDataset`` provides no class names, which the sampling of visual prompts needs, and checks
+    nothing. Labels are indices into the label map in ascending order, even if it does not begin at 0. Phrases of
+    captions are not classes: a file of them is rejected.
 
     Args:
         label_map_file: JSON file of names by label, below ``data_root``; default: ``<stem>_label_map.json`` beside the
             file, or the only ``*label_map*.json`` there.
-        kwargs: Of :class:`CocoPromptDataset`.
+        kwargs: Arguments of :class:`CocoPromptDataset`.
 
     Raises:
-        InputError: as :class:`CocoPromptDataset`; also if there is no label map, or if a label contradicts the name
-            that stands beside it.
+        InputError: as :class:`CocoPromptDataset`; also if there is no label map, or if a label contradicts the
+            category name beside it.
     """
 
     def __init__(self, *args: Any, label_map_file: str | None = None, data_root: str = '', **kwargs: Any) -> None:
@@ -35,10 +35,10 @@ class ODVGPromptDataset(CocoPromptDataset):
         super().__init__(*args, data_root=data_root, **kwargs)
 
     def read_annotations(self, path: str) -> dict:
-        """The file in COCO form.
+        """The file in COCO format.
 
         Raises:
-            InputError: a line is broken, or a label contradicts the name beside it.
+            InputError: a line is broken, or a label contradicts the category name beside it.
         """
         content = read(Path(path), self.label_map_file)
         if content.format != ODVG and not content.findings:

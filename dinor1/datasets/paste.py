@@ -11,24 +11,24 @@ from mmdet.structures.bbox import HorizontalBoxes
 from dinor1.datasets.mixing import ImageLoader, restrict_scope
 from dinor1.registry import TRANSFORMS
 
-_TRIES = 10  # places that are tried for an instance
+_TRIES = 10  # positions that are tried for an instance
 
 
 @TRANSFORMS.register_module()
 class PasteInstances(BaseTransform):
-    """Pastes instances of another image of the same source, cut out by their boxes, at random places.
+    """Pastes instances of another image of the same source, cut out by their boxes, at random positions.
 
     Copy-paste (Ghiasi et al., arXiv 2012.07177) for annotations without masks: the border of a cut-out fades into the
-    image. Its place is behind ``LoadAnnotations``. Crowds are not pasted, nor are boxes that contain a good part of
-    another box: its object would be in the image without a box. The result was annotated for the classes for which both
-    images were.
+    image. Put it after ``LoadAnnotations``. Crowds are not pasted, nor are boxes that contain more than ``max_overlap``
+    of another box, whose object would be pasted without a box. The result counts as annotated for the classes for which
+    both images were annotated.
 
     Args:
-        prob: Probability that anything is pasted.
+        prob: Probability of pasting.
         max_instances: Maximum number of instances, at least 1.
         scale_range: Size of a pasted instance relative to the original, drawn on a logarithmic scale.
-        max_overlap: Maximum share of a box in the image that a paste may cover, and of another box that a cut-out may
-            contain, in [0, 1].
+        max_overlap: Maximum share of a box of the image that a pasted instance may cover, and of another box that a
+            cut-out may contain, in [0, 1].
         fade: Width of the faded border, relative to the shorter side of the cut-out, in [0, 0.5].
     """
 
@@ -45,13 +45,15 @@ class PasteInstances(BaseTransform):
         self.load = ImageLoader()
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Paste instances, where there is a place for them."""
+        """Paste instances that fit into the image."""
         if random.random() >= self.prob:
             return results
+        # Draw another image, and find the instances that can be cut out.
         (other,) = self.load(results, 1)
         boxes, labels = other['gt_bboxes'].tensor.numpy(), other['gt_bboxes_labels']
         candidates = [i for i in range(len(boxes)) if not other['gt_ignore_flags'][i] and self._alone(boxes, i)]
         image, taken = results['img'].copy(), results['gt_bboxes'].tensor.numpy()
+        # Paste some of them.
         pasted, pasted_labels = [], []
         for i in random.sample(candidates, min(len(candidates), random.randint(1, self.max_instances))):
             box = self._paste(image, other['img'], boxes[i], np.concatenate([taken, *pasted]))
@@ -60,6 +62,7 @@ class PasteInstances(BaseTransform):
                 pasted_labels.append(labels[i])
         if not pasted:
             return results
+        # Add their boxes.
         results['img'] = image
         results['gt_bboxes'] = HorizontalBoxes(np.concatenate([taken, *pasted]))
         results['gt_bboxes_labels'] = np.append(results['gt_bboxes_labels'], pasted_labels).astype(np.int64)
@@ -68,17 +71,20 @@ class PasteInstances(BaseTransform):
         return results
 
     def _alone(self, boxes: np.ndarray, index: int) -> bool:
-        """Whether a box contains no good part of another one."""
+        """Whether a box contains at most ``max_overlap`` of each other box."""
         return bool((_covered(np.delete(boxes, index, 0), boxes[index]) <= self.max_overlap).all())
 
     def _paste(self, image: np.ndarray, other: np.ndarray, box: np.ndarray, taken: np.ndarray) -> np.ndarray | None:
-        """Paste the part ``box`` of another image, in place; returns its new box, None if there is no place.
+        """Paste the part ``box`` of another image.
 
         Args:
             image: (H, W, 3), changed in place.
-            other: Image that the box lies on.
+            other: (H', W', 3), the image to cut from.
             box: (4,) pixel xyxy.
-            taken: (n, 4) boxes in the image.
+            taken: (n, 4) boxes of the image.
+
+        Returns:
+            (4,) new box; None if it does not fit anywhere.
         """
         # Cut out and resize.
         left, top = np.floor(box[:2]).astype(int).clip(0)
@@ -90,7 +96,7 @@ class PasteInstances(BaseTransform):
         if not cut.size or width > image.shape[1] or height > image.shape[0]:
             return None
         cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        # Find a place.
+        # Find a position that covers little of the other boxes.
         for _ in range(_TRIES):
             x, y = random.randint(0, image.shape[1] - width), random.randint(0, image.shape[0] - height)
             place = np.array([x, y, x + width, y + height], dtype=np.float32)
@@ -98,7 +104,7 @@ class PasteInstances(BaseTransform):
                 break
         else:
             return None
-        # Fade its border into the image.
+        # Blend it into the image.
         border = self.fade * min(width, height)
         weight = np.minimum(_ramp(height, border)[:, None], _ramp(width, border))
         part = image[y : y + height, x : x + width]

@@ -14,23 +14,23 @@ from PIL import Image
 
 from dinor1.utils.errors import InputError
 
-# Factor by which a JPEG decoder can reduce an image -> the bit of OpenCV's IMREAD_REDUCED_* flags.
+# Factor by which a JPEG decoder can reduce an image -> bit of OpenCV's IMREAD_REDUCED_* flags.
 REDUCTIONS = {8: 64, 4: 32, 2: 16}
 # Values of `color_type` whose flag can be combined with a reduction.
 REDUCIBLE = ('color', 'grayscale', 'color_ignore_orientation', 'grayscale_ignore_orientation')
 _EXIF_ORIENTATION = 0x0112
-# EXIF orientations from 5 to 8 exchange width and height.
+# EXIF orientations 5 to 8 swap width and height.
 _FIRST_TRANSPOSED = 5
 
 
 class ImageHeader(NamedTuple):
-    """What the header of an image file says of the decoded image.
+    """Properties of the decoded image, read from the header of its file.
 
     Attributes:
-        height: In pixels, after turning.
-        width: In pixels, after turning.
+        height: In pixels, after the EXIF rotation.
+        width: In pixels, after the EXIF rotation.
         is_jpeg: Whether it is a JPEG file.
-        turned: Whether decoding turns or mirrors the image by its EXIF entry.
+        turned: Whether decoding rotates or mirrors the image by its EXIF entry.
     """
 
     height: int
@@ -44,18 +44,18 @@ def read_header(image: str | os.PathLike | bytes, color_type: str = 'color') -> 
 
     Args:
         image: Path or content of the file.
-        color_type: As in ``LoadImageFromFile``; OpenCV turns images by their EXIF entry, except for ``unchanged`` and
+        color_type: As in ``LoadImageFromFile``; OpenCV rotates images by their EXIF entry, except for ``unchanged`` and
             ``*_ignore_orientation``.
 
     Returns:
-        None if Pillow cannot read the header.
+        The header; None if Pillow cannot read it.
     """
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as header:
             width, height = header.size
             orientation = 1
             if color_type in ('color', 'grayscale'):
-                # Not getexif(), which also reads XMP, as OpenCV does not.
+                # Not getexif(): it also reads XMP, which OpenCV ignores.
                 exif = Image.Exif()
                 exif.load(header.info.get('exif', b''))
                 orientation = exif.get(_EXIF_ORIENTATION, 1)
@@ -73,14 +73,14 @@ def decode(
     backend: str | None = 'cv2',
     reduce: bool = True,
 ) -> tuple[np.ndarray, tuple[int, int], int]:
-    """Decode an image at the smallest size that is not below the wanted one in height or width.
+    """Decode an image at the smallest size that is not below the target size in height or width.
 
     Only JPEG files are reduced, and only by OpenCV; everything else is decoded at its full size. An image that EXIF
-    turns is reduced only by what divides its sides.
+    rotates is reduced only by factors that divide both sides.
 
     Args:
         content: Content of the file.
-        target: Gives the wanted (height, width) of an image from its full (height, width).
+        target: Full (height, width) of an image -> target (height, width).
         color_type: As in ``LoadImageFromFile``.
         backend: As ``imdecode_backend`` of ``LoadImageFromFile``.
         reduce: False decodes at full size.
@@ -101,14 +101,15 @@ def decode(
             shape = (-(-full[0] // factor), -(-full[1] // factor))
             if shape[0] < least[0] or shape[1] < least[1]:
                 continue
-            # In a turned image, the pixels that reach beyond the full image may be the first ones.
+            # In a rotated image, the pixels that reach beyond the full image may be the first ones.
             if header.turned and (full[0] % factor or full[1] % factor):
                 continue
             image = mmcv.imfrombytes(content, flag=imread_flags[color_type] | bit, backend=backend)
             if image is not None and image.shape[:2] == shape:
                 return image, full, factor
-            break  # not the size that the header announces
+            break  # The decoded size contradicts the header.
 
+    # Otherwise decode at full size.
     image = mmcv.imfrombytes(content, flag=color_type, backend=backend) if content else None
     if image is None:
         raise InputError('not an image that can be read; restore the file')
@@ -116,10 +117,10 @@ def decode(
 
 
 def resize_reduced(image: np.ndarray, full: tuple[int, int], factor: int, target: tuple[int, int]) -> np.ndarray:
-    """Resize a reduced image, bilinearly, to where the pixels of the full image would be.
+    """Resize a reduced image bilinearly, aligned with the full image.
 
-    The last row and column of a reduced image reach beyond the full one where a side cannot be divided by the factor.
-    Resizing it as a whole would move what is at the other end by up to a pixel.
+    If the factor does not divide a side, the last row or column of the reduced image reaches beyond the full image.
+    Resizing the reduced image as a whole would then shift its content by up to a pixel.
 
     Args:
         image: (H, W, ...) of uint8 or float32, as :func:`decode` returns it.

@@ -1,4 +1,4 @@
-"""Loading and resizing of an image in one step, which decodes no more than is needed, or takes it from a cache."""
+"""Loading and resizing of an image in one step, which decodes JPEG files at reduced size or uses a cache."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,32 +18,32 @@ from dinor1.utils.errors import InputError
 class LoadResizedImage(Resize):
     """MMCV's ``LoadImageFromFile`` and MMDetection's ``Resize`` in one step.
 
-    It stands where ``Resize`` stands, and there is no ``LoadImageFromFile``. Size, boxes, ``ori_shape`` and
-    ``scale_factor`` are exactly those of the two transforms. (Masks need the size of the image before it is loaded, and
-    are not supported.) Differences:
+    Put it in the place of ``Resize``, and leave out ``LoadImageFromFile``. Size, boxes, ``ori_shape`` and
+    ``scale_factor`` are exactly those of the two transforms. Masks are not supported: they need the size of the image
+    before it is loaded. Differences:
 
-    - A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that is still not smaller than the wanted size. Pixels
-      then differ a little: the decoder averages where ``Resize`` leaves pixels out.
+    - A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller than the target size. Pixels then
+      differ slightly: the decoder averages pixels that ``Resize`` skips.
     - With ``cache``, images come from a memory-mapped file, which :class:`~dinor1.datasets.CocoPromptDataset` builds
-      when it is made. The cached pixels are those that would have been loaded.
+      when it is initialised. The cached pixels equal the loaded ones.
 
-    ``RandomChoiceResize`` and ``RandomResize`` take it as ``resize_type='LoadResizedImage'``, without a cache.
+    Without a cache, ``RandomChoiceResize`` and ``RandomResize`` accept it as ``resize_type='LoadResizedImage'``.
 
     Args:
-        scale: As in ``Resize``: (width, height) in pixels, with ``keep_ratio`` the limits of longer and shorter side.
-            None keeps the size of the file.
+        scale: As in ``Resize``: (width, height) in pixels; with ``keep_ratio``, the limits of the longer and the
+            shorter side. None keeps the size of the file.
         keep_ratio: As in ``Resize``.
         clip_object_border: As in ``Resize``.
         backend: As in ``Resize``.
         interpolation: As in ``Resize``.
         load: Arguments of ``LoadImageFromFile``.
-        reduce: False decodes at full size; pixels are then those of the two transforms, too. Nothing is reduced with
-            another ``backend``, ``interpolation`` or ``imdecode_backend`` than the default.
+        reduce: False decodes at full size, and pixels then equal those of the two transforms. Images are reduced only
+            with the default ``backend``, ``interpolation`` and ``imdecode_backend``.
         cache: Arguments of :class:`~dinor1.datasets.image_cache.ImageCache`, such as
             ``dict(folder='work_dirs/cache', max_gib=4)``; None loads from the files.
 
     Raises:
-        InputError: ``scale`` is not positive, or what ``load`` asks for cannot be cached.
+        InputError: ``scale`` is not positive, or images loaded with the arguments ``load`` cannot be cached.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LoadResizedImage(Resize):
             backend=backend,
             interpolation=interpolation,
         )
-        # RandomChoiceResize makes its transform with 0 and sets the scale for every image.
+        # RandomChoiceResize builds its transform with 0 and sets the scale for every image.
         if scale not in (None, 0) and min(self.scale) < 1:
             raise InputError(f'LoadResizedImage: scale must be positive, got {scale}')
         self.load_args = dict(load or {})
@@ -76,12 +76,12 @@ class LoadResizedImage(Resize):
             self._check_cacheable()
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Load the image of ``img_path`` and resize it, and with it the boxes that are there already.
+        """Load the image of ``img_path``, and resize it together with the boxes in ``results``.
 
         Returns:
-            ``results`` with ``img`` (H, W, 3) uint8 BGR, ``img_shape`` (H, W), ``ori_shape``, the size of the file, and
-            ``scale_factor`` between them, (width, height). None if the file cannot be loaded and ``ignore_empty`` is
-            set.
+            ``results`` with ``img``, (H, W, 3) uint8 BGR; ``img_shape``, (H, W); ``ori_shape``, (height, width) of the
+            file; and ``scale_factor`` between them, (width, height). None if the file cannot be loaded and
+            ``ignore_empty`` is set.
 
         Raises:
             InputError: the file is not an image, or there is a cache that has not been built.
@@ -100,7 +100,7 @@ class LoadResizedImage(Resize):
         return resized
 
     def build_cache(self, paths: Iterable[str]) -> None:
-        """Build the cache, if there is one, of these images.
+        """Build the cache of these images; does nothing without a cache.
 
         Raises:
             InputError: see :meth:`ImageCache.build <dinor1.datasets.image_cache.ImageCache.build>`.
@@ -118,14 +118,14 @@ class LoadResizedImage(Resize):
         self.cache.build(paths, settings, self._size, self._load)
 
     def _resize_img(self, results: dict[str, Any]) -> None:
-        """Record the size and scale of the image, which is resized already; called by ``Resize``."""
+        """Record size and scale of the image, which is already resized; called by ``Resize``."""
         (height, width), (full_height, full_width) = results['img'].shape[:2], results['ori_shape']
         results['img_shape'] = (height, width)
         results['scale_factor'] = (width / full_width, height / full_height)
         results['keep_ratio'] = self.keep_ratio
 
     def _target(self, full: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) that ``Resize`` gives to an image of a (height, width)."""
+        """(height, width) to which ``Resize`` scales an image of the (height, width) ``full``."""
         if self.scale is None:
             return full
         if min(self.scale) < 1:
@@ -141,14 +141,14 @@ class LoadResizedImage(Resize):
             content = fileio.FileClient.infer_client(loader.file_client_args, path).get(path)
         else:
             content = fileio.get(path, backend_args=loader.backend_args)
-        # Decode no more than is needed.
+        # Decode at reduced size where possible.
         try:
             image, full, factor = decode(content, self._target, loader.color_type, loader.imdecode_backend, self.reduce)
         except InputError as error:
             raise InputError(f'{path}: {error}') from None
         if loader.to_float32:
             image = image.astype('float32')
-        # Resize to the size that the full image would get.
+        # Resize to the target size of the full image.
         target = self._target(full)
         if (full[0] % factor, full[1] % factor) != (0, 0):
             image = resize_reduced(image, full, factor, target)
@@ -162,7 +162,7 @@ class LoadResizedImage(Resize):
         return self._load(path)[0].shape[:2] if header is None else self._target((header.height, header.width))
 
     def _check_cacheable(self) -> None:
-        """Refuse to cache anything but local colour images of uint8."""
+        """Raise InputError unless images are local, in colour and uint8."""
         loader = self.loader
         reasons = {
             'to_float32': loader.to_float32,
@@ -178,7 +178,7 @@ class LoadResizedImage(Resize):
 
 
 def two_step_pipeline(transform: dict[str, Any]) -> list[dict[str, Any]]:
-    """Configs of ``LoadImageFromFile`` and ``Resize`` that do the same as a ``LoadResizedImage`` with ``reduce=False``.
+    """Configs of ``LoadImageFromFile`` and ``Resize`` that equal a ``LoadResizedImage`` with ``reduce=False``.
 
     Args:
         transform: Config of a ``LoadResizedImage``.

@@ -1,4 +1,4 @@
-"""Random augmentation that depends on the sample and the epoch, and on nothing else."""
+"""Random augmentation that depends on seed, epoch and sample only."""
 
 import contextlib
 import random
@@ -14,10 +14,10 @@ from dinor1.utils.component_check import arguments
 
 @contextlib.contextmanager
 def _seeded(seed: int, epoch: int, idx: int) -> Iterator[None]:
-    """Seed ``random`` and ``numpy.random`` from the three numbers; put their states back on exit.
+    """Seed ``random`` and ``numpy.random`` from the three numbers, and restore their states on exit.
 
-    Without the restore, a run without worker processes would have the generators of the training process
-    itself rewound at every sample.
+    Without worker processes, these are the generators of the training process itself; if their states were not
+    restored, every sample would reset them.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(f'{seed}/{epoch}/{idx}')
@@ -30,7 +30,7 @@ def _seeded(seed: int, epoch: int, idx: int) -> Iterator[None]:
 
 
 def set_epoch(dataset: Any, epoch: int) -> None:
-    """Tell a data set the epoch, and those within it: of ``ConcatDataset``, ``RepeatDataset`` and other wrappers."""
+    """Set the epoch of a data set, and of the data sets within a wrapper such as ``ConcatDataset``."""
     if hasattr(dataset, 'set_epoch'):
         dataset.set_epoch(epoch)
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
@@ -40,7 +40,7 @@ def set_epoch(dataset: Any, epoch: int) -> None:
 
 
 def set_seed(cfg: dict[str, Any], seed: int) -> None:
-    """Write a seed into the config of a data set, or of those within it, where the class takes one."""
+    """Write a seed into the config of a data set, or of the data sets within a wrapper, where the class takes one."""
     inner = cfg.get('datasets') or ([cfg['dataset']] if 'dataset' in cfg else [])
     for one in inner:
         set_seed(one, seed)
@@ -52,14 +52,14 @@ def set_seed(cfg: dict[str, Any], seed: int) -> None:
 class SeededPipelineMixin:
     """Mixin for MMEngine data sets: sample ``idx`` of epoch ``e`` is always augmented in the same way.
 
-    The order in which samples are read, the number of worker processes and an interruption in the middle of
-    an epoch then leave no trace in the data. Put it in front of the data set class::
+    The data then do not depend on the order in which samples are read, on the number of worker processes, or on
+    an interruption in the middle of an epoch. Put it before the data set class::
 
         class MyDataset(SeededPipelineMixin, BaseDetDataset): ...
 
     Transforms must draw from ``random`` or ``numpy.random``, as those of MMCV and MMDetection do; PyTorch's
-    generator is left alone. The training loop calls :func:`set_epoch`. Under ``RepeatDataset`` and
-    ``ClassBalancedDataset`` the copies of a sample within one epoch come out equal.
+    generator is not seeded. The training loop calls :func:`set_epoch`. Under ``RepeatDataset`` and
+    ``ClassBalancedDataset``, the copies of a sample within one epoch are equal.
 
     Args:
         seed: Not negative; ``None`` leaves the random generators as they are. In test mode nothing is seeded.

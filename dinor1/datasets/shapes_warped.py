@@ -1,8 +1,8 @@
-"""The shapes world under linear maps that training never shows: rotated, sheared, scaled test images.
+"""The shapes world under linear maps that do not occur in training: rotated, sheared and scaled test images.
 
-Boxes are those of the warped silhouettes, not hulls of warped boxes: a hull is up to twice as large, and the AP of a
-perfect detector would fall with the angle. All variants have the same canvas, the identity included, so that the size
-of the image, which affects a detector too, is the same in all of them.
+Boxes are the tight boxes of the warped silhouettes, not those of warped boxes: the latter are up to twice as large, and
+the AP of a perfect detector would fall with the angle. All variants, including the identity, have the same canvas,
+because the size of the image also affects a detector.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from dinor1.datasets.shapes_world import (
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import write_json
 
-# Of :func:`warp`: grey as the padding of the shapes world's pipelines.
+# Background of warp(): the grey of the padding in the shapes world's pipelines.
 _BACKGROUND = 114
 
 
@@ -35,8 +35,8 @@ def _rotation(degrees: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-# Objects of the shapes world have every rotation, an aspect of 0.75 to 1.33 and diameters of 32 to 72 pixels: a
-# rotation of the image is new for its frame and its textures only, shears and scales are new for the objects too.
+# Objects of the shapes world have any rotation, an aspect ratio of 0.75 to 1.33 and diameters of 32 to 72 pixels. A
+# rotation of the image is therefore new only for its frame and textures, a shear or scale also for the objects.
 VARIANTS: dict[str, np.ndarray] = {
     'identity': np.eye(2),
     'rotation-30': _rotation(30),
@@ -48,24 +48,25 @@ VARIANTS: dict[str, np.ndarray] = {
     'scale-1.5': 1.5 * np.eye(2),
 }
 CANVAS = 256
-# Smaller pieces of an object, in pixels, are no object.
+# Objects with a smaller visible area, in pixels, are not annotated.
 _LEAST_AREA = 16
 
 
 def warp(image: RenderedImage, matrix: np.ndarray, canvas: int = CANVAS) -> RenderedImage:
-    """Map an image about its centre to the centre of a square canvas.
+    """Apply a linear map about the centre of an image, and centre the result on a square canvas.
 
     Args:
         image: Image and silhouettes.
-        matrix: (2, 2) on (x, y) in pixels, y down, invertible.
-        canvas: Side of the result.
+        matrix: (2, 2), invertible, acting on (x, y) in pixels with y downwards.
+        canvas: Side of the result in pixels.
 
     Returns:
-        Image (canvas, canvas, 3), grey outside of the original, and masks (N, canvas, canvas).
+        Image (canvas, canvas, 3), grey outside the original, and masks (N, canvas, canvas).
 
     Raises:
         InputError: the matrix is singular, or the image would leave the canvas.
     """
+    # Check that the warped image fits.
     if matrix.shape != (2, 2) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
         raise InputError(f'an image is warped by an invertible 2 x 2 matrix, got {matrix.tolist()}')
     height, width = image.pixels.shape[:2]
@@ -75,13 +76,13 @@ def warp(image: RenderedImage, matrix: np.ndarray, canvas: int = CANVAS) -> Rend
             f'an image of {width} x {height} needs a canvas of {int(np.ceil(2 * reach.max()))} pixels under '
             f'{matrix.tolist()}, got {canvas}'
         )
+    # Shift the centre by whole pixels, so that the identity does not interpolate.
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    # Whole pixels from the old centre, so that the identity interpolates nothing.
     target = centre + np.floor((canvas - 1) / 2 - centre)
     affine = np.column_stack([matrix, target - matrix @ centre])
 
     def move(pixels: np.ndarray, outside: int) -> np.ndarray:
-        # OpenCV does not average where it shrinks: it would alias stripes.
+        # Blur before shrinking: OpenCV does not average, and stripes would alias.
         factor = np.sqrt(abs(np.linalg.det(matrix)))
         if factor < 1:
             pixels = cv2.GaussianBlur(pixels, (0, 0), 0.5 * np.sqrt(1 / factor**2 - 1))
@@ -104,16 +105,17 @@ def generate_warped(
     """Write warped copies of a split: ``annotations/VARIANT.json``, ``images/VARIANT/``.
 
     Args:
-        out_dir: Folder that does not exist yet.
-        variants: Names of :data:`VARIANTS`.
-        split: Of the shapes world, with base categories.
-        size: Images of it.
-        seed: Of the shapes world.
-        show_progress: Show a bar.
+        out_dir: Folder to create.
+        variants: Keys of :data:`VARIANTS`.
+        split: Split of the shapes world, ``train`` or ``val_base``.
+        size: Number of its images to warp, at least 1.
+        seed: Seed of the shapes world.
+        show_progress: Show a progress bar.
 
     Raises:
         InputError: an unknown variant or split, no image, or the folder exists.
     """
+    # Check the arguments.
     root, variants = Path(out_dir), list(variants)
     unknown = sorted(set(variants) - set(VARIANTS))
     if unknown or not variants:
@@ -124,6 +126,7 @@ def generate_warped(
         raise InputError(f'{size} images in {split}; give at least 1')
     if root.exists():
         raise InputError(f'{root}: exists; choose another folder')
+    # Write to a temporary folder, and rename it when it is complete.
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
         written = Path(scratch, 'new')
@@ -146,11 +149,13 @@ def _empty(variant: str, split: str, seed: int) -> dict:
 
 
 def _add(content: dict, folder: Path, categories: Sequence[str], image: RenderedImage) -> None:
+    # Write the image.
     height, width = image.pixels.shape[:2]
     image_id = len(content['images']) + 1
     file_name = f'{image_id:06d}.png'
     (folder / file_name).write_bytes(encode_png(image.pixels))
     content['images'].append(dict(id=image_id, file_name=file_name, width=width, height=height))
+    # Annotate its objects, except small remains.
     for category, mask in zip(categories, image.masks, strict=True):
         area = int(mask.sum())
         if area >= _LEAST_AREA:

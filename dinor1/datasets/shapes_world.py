@@ -1,12 +1,12 @@
 """The shapes world: a generated detection data set whose 16 categories are 4 shapes x 4 fill patterns.
 
 It replaces photographs where nothing can be downloaded. A category is named by its fill and its shape
-("striped circle"). Colour, size, aspect, rotation, pattern direction and period, clutter and mild occlusion
+("striped circle"). Colour, size, aspect ratio, rotation, pattern direction and period, clutter and mild occlusion
 vary independently of it. Four combinations, one per shape and one per fill, are held out: a detector
 trained on the other twelve has seen every shape and every fill, but never these pairs.
 
 The same arguments give the same bytes on every machine. Each image has its own random generator, keyed by
-(seed, split, index); drawing is integer arithmetic (angles are whole degrees, their cosines a rounded
+(seed, split, index); drawing is integer arithmetic (angles are whole degrees, cosines come from a rounded
 table), enlargement uses OpenCV's bit-exact interpolation, and :func:`encode_png` stores the pixels
 uncompressed, because the output of a compressor depends on the version of its library.
 
@@ -39,7 +39,7 @@ CATEGORY_IDS = {name: i for i, name in enumerate(CATEGORIES, start=1)}
 DEFAULT_SIZES = {'train': 2000, 'val_base': 200, 'val_novel': 200, 'support_novel': 64}
 NOVEL_SPLITS = ('val_novel', 'support_novel')
 
-# Raise it when any output byte changes: a folder of another version is never taken for this one.
+# Increase it when any output byte changes, so that folders of older versions are not reused.
 GENERATOR_VERSION = 3
 MANIFEST_NAME = 'shapes.json'
 _GENERATOR_NAME = 'dinor1 shapes world'
@@ -58,11 +58,11 @@ _COS = np.array([round(16384 * math.cos(math.radians(degree))) for degree in ran
 
 
 class RenderedImage(NamedTuple):
-    """An image and the silhouettes of its objects in drawing order: later ones lie on top.
+    """An image and the silhouettes of its objects in drawing order: later ones cover earlier ones.
 
     Attributes:
         pixels: (H, W, 3) uint8, BGR.
-        masks: (N, H, W) bool, the part of each object inside the image, also where a later object covers it.
+        masks: (N, H, W) bool; True in the part of each object inside the image, even where a later object covers it.
     """
 
     pixels: np.ndarray
@@ -70,11 +70,11 @@ class RenderedImage(NamedTuple):
 
 
 class _Sprite(NamedTuple):
-    """An object without colours: how many of the ``_GRID ** 2`` samples of each pixel it holds, int32.
+    """An object without colours, as the number of the ``_GRID ** 2`` samples of each pixel that it covers.
 
     Attributes:
-        coverage: Samples of the whole object.
-        ink: Those of them in its first colour; the others are in the second.
+        coverage: (n, n) int32, samples of the whole object.
+        ink: (n, n) int32, samples in its first colour; the others have the second colour.
     """
 
     coverage: np.ndarray
@@ -82,11 +82,11 @@ class _Sprite(NamedTuple):
 
 
 def render_image(rng: np.random.Generator, categories: Sequence[str]) -> RenderedImage:
-    """Draw one image that holds one object for each entry of ``categories``; entries may repeat.
+    """Draw one image with one object for each entry of ``categories``; entries may repeat.
 
     Args:
-        rng: Source of everything that varies, the image's size included; the same state gives the same image.
-        categories: At most ``MAX_OBJECTS`` of ``CATEGORIES``; none gives a mere background.
+        rng: Source of everything that varies, including the size of the image; the same state gives the same image.
+        categories: At most ``MAX_OBJECTS`` of ``CATEGORIES``; an empty list gives only the background.
 
     Raises:
         ValueError: an unknown category, or too many objects.
@@ -96,13 +96,15 @@ def render_image(rng: np.random.Generator, categories: Sequence[str]) -> Rendere
     unknown = sorted(set(categories) - set(CATEGORIES))
     if unknown:
         raise ValueError(f'unknown category {unknown[0]!r}; expected one of {", ".join(CATEGORIES)}')
+    # Draw the background.
     height, width = rng.integers(*IMAGE_SIDES, size=2, endpoint=True).tolist()
     canvas = _draw_background(rng, height, width)
-    # Light and noise lie over the objects too. They are drawn from `rng` before them, so that the objects do
-    # not change the background.
+    # Light and noise affect the objects too. They are drawn from `rng` before the objects, so that the objects
+    # do not change the background.
     light = _smooth_field(rng, height, width, cells=3, amplitude=24)[..., None]
     noise = rng.integers(-9, 9, size=(height, width, 3), dtype=np.int8, endpoint=True)
 
+    # Place and paint the objects.
     sprites = _lay_out(rng, categories, height, width)
     masks = np.zeros((len(sprites), height, width), dtype=bool)
     for mask, sprite in zip(masks, sprites, strict=True):
@@ -112,41 +114,43 @@ def render_image(rng: np.random.Generator, categories: Sequence[str]) -> Rendere
 
 
 def render_split(seed: int, split: str, size: int) -> Iterator[tuple[list[str], RenderedImage]]:
-    """Yield the categories of each image of a split, and the image, as :func:`generate` writes them."""
+    """Yield the categories and the pixels of each image of a split, as :func:`generate` writes them."""
     for index, categories in enumerate(plan_split(seed, split, size)):
         yield categories, render_image(_generator(seed, split, index), categories)
 
 
 def box_of_mask(mask: np.ndarray) -> list[int]:
-    """Return the tight box ``[x, y, width, height]`` around the True pixels of an (H, W) mask, not empty."""
+    """Return the tight box ``[x, y, width, height]`` around the True pixels of an (H, W) mask that is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])
     return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
 
 
 def category_records(names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the entries of COCO's ``categories``; the supercategory is the shape, whatever its fill."""
+    """Return the entries of COCO's ``categories``; the supercategory is the shape."""
     return [{'id': CATEGORY_IDS[name], 'name': name, 'supercategory': name.split()[1]} for name in names]
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encode an (H, W, 3) uint8 BGR image as a PNG file with stored (uncompressed) deflate blocks.
 
-    Blocks stored here are the same everywhere; compressed ones differ between zlib, zlib-ng and their
-    versions. Noise compresses badly anyway: the files are 1.4 times as large as compressed ones, and read
+    Stored blocks are the same on every machine; compressed ones differ between zlib, zlib-ng and their
+    versions. Noise compresses badly anyway: the files are 1.4 times as large as compressed ones, and are read
     in a fifth of the time.
     """
-    height, width, _ = pixels.shape
     # Each row starts with its filter type, 0 = none.
+    height, width, _ = pixels.shape
     rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)
     rows[:, 1:] = pixels[:, :, ::-1].reshape(height, -1)
+    # Wrap the rows into a zlib stream of stored blocks.
     raw = rows.tobytes()
     blocks = [raw[i : i + 0xFFFF] for i in range(0, len(raw), 0xFFFF)]
     stream = [b'\x78\x01']
     for i, block in enumerate(blocks, start=1):
         stream += [struct.pack('<BHH', i == len(blocks), len(block), len(block) ^ 0xFFFF), block]
     stream.append(struct.pack('>I', zlib.adler32(raw)))
-    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    # Assemble the chunks of the file: 8 bits, RGB, not interlaced.
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     chunks = ((b'IHDR', header), (b'IDAT', b''.join(stream)), (b'IEND', b''))
     return b'\x89PNG\r\n\x1a\n' + b''.join(
         struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in chunks
@@ -162,11 +166,11 @@ def generate(
 ) -> bool:
     """Write the data set: ``images/<split>/NNNNNN.png`` and ``annotations/<split>.json`` in COCO format.
 
-    ``train`` and ``val_base`` hold and list base categories only. An image of ``val_novel`` or
-    ``support_novel`` holds one to three novel objects and up to three base objects; only the novel ones are
-    annotated and listed, the base objects are distractors. ``support_novel`` is where prompts for novel
-    categories come from. A box surrounds the whole object inside the image, also where a later object
-    covers it. Image ``i`` of a split does not depend on how many follow. Everything is written beside
+    ``train`` and ``val_base`` show and list base categories only. An image of ``val_novel`` or
+    ``support_novel`` shows one to three novel objects and up to three base objects; only the novel ones are
+    annotated and listed, and the base objects are distractors. ``support_novel`` provides the exemplars of novel
+    categories. A box surrounds the whole object inside the image, even where a later object
+    covers it. Image ``i`` of a split does not depend on the number of images. Everything is written beside
     ``out_dir`` and renamed at the end.
 
     Args:
@@ -177,11 +181,12 @@ def generate(
         show_progress: Show a progress bar with the remaining time.
 
     Returns:
-        True if the data set was written, False if ``out_dir`` held it already.
+        True if the data set was written, False if ``out_dir`` has it already.
 
     Raises:
-        InputError: arguments out of range, ``out_dir`` holds something else, or it cannot be written.
+        InputError: arguments out of range, ``out_dir`` has other files, or it cannot be written.
     """
+    # Check the arguments.
     sizes = {**DEFAULT_SIZES, **(sizes or {})}
     unknown = sorted(set(sizes) - set(DEFAULT_SIZES))
     if unknown:
@@ -192,12 +197,13 @@ def generate(
     if seed < 0:
         raise InputError(f'seed {seed} is negative; give 0 or more')
 
-    # A link to a folder on another disk is followed: its target is what gets replaced.
+    # Replace the target of a symbolic link, not the link.
     root = Path(out_dir).resolve()
     arguments = {'seed': seed, 'sizes': sizes}
     manifest = {'generator': _GENERATOR_NAME, 'version': GENERATOR_VERSION, 'arguments': arguments}
     if _holds(root, manifest, force):
         return False
+    # Write to a temporary folder, and rename it when it is complete.
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
@@ -213,7 +219,12 @@ def generate(
 
 
 def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
-    """Say whether ``root`` holds this very generation; refuse a folder that must not be replaced."""
+    """Return whether ``root`` has the data set of this manifest.
+
+    Raises:
+        InputError: the folder must not be replaced.
+    """
+    # An absent or empty folder may be written to, and another shapes world replaced with force.
     if not root.exists():
         return False
     if not root.is_dir():
@@ -222,9 +233,10 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
         return False
     found = read_json(root / MANIFEST_NAME) if (root / MANIFEST_NAME).exists() else None
     if not isinstance(found, dict) or found.get('generator') != _GENERATOR_NAME:
-        raise InputError(f'{root}: holds files that are no shapes world; choose another folder')
+        raise InputError(f'{root}: holds files that are not a shapes world; choose another folder')
     if force:
         return False
+    # The data set must have the same arguments, and all its files.
     if found != manifest:
         raise InputError(
             f'{root}: holds a shapes world of version {found.get("version")} with {found.get("arguments")}; '
@@ -238,6 +250,7 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
 
 
 def _write_splits(root: Path, seed: int, sizes: Mapping[str, int], show_progress: bool) -> None:
+    # Start an annotation file for each split.
     contents = {}
     for split, size in sizes.items():
         (root / 'images' / split).mkdir(parents=True)
@@ -255,6 +268,7 @@ def _write_splits(root: Path, seed: int, sizes: Mapping[str, int], show_progress
             'annotations': [],
             'categories': category_records(listed),
         }
+    # Draw the images of all splits under one progress bar.
     jobs = [
         (split, index, categories)
         for split, size in sizes.items()
@@ -270,10 +284,12 @@ def _write_splits(root: Path, seed: int, sizes: Mapping[str, int], show_progress
 
 
 def _annotate(content: dict[str, Any], file_name: str, categories: Sequence[str], masks: np.ndarray) -> None:
-    """Append an image and those of its objects whose categories ``content`` lists."""
+    """Append an image and its objects of the categories that ``content`` lists."""
+    # Append the image.
     _, height, width = masks.shape
     image_id = len(content['images']) + 1
     content['images'].append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
+    # Append the boxes of listed categories.
     listed = {category['name'] for category in content['categories']}
     for name, mask in zip(categories, masks, strict=True):
         if name in listed:
@@ -290,7 +306,7 @@ def _annotate(content: dict[str, Any], file_name: str, categories: Sequence[str]
 
 
 def _generator(seed: int, split: str, *index: int) -> np.random.Generator:
-    """Return the generator of one image, or without ``index`` that of the split's plan."""
+    """Return the random generator of one image, or, without ``index``, that of the categories of the split."""
     key = (tuple(DEFAULT_SIZES).index(split), *index)
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
@@ -306,14 +322,14 @@ def plan_split(seed: int, split: str, size: int) -> Iterator[list[str]]:
         if split in NOVEL_SPLITS:
             names = [next(novel) for _ in range(rng.integers(1, 3, endpoint=True))]
             names += [next(base) for _ in range(rng.integers(0, 3, endpoint=True))]
-            # The order is random, so that novel objects are not always covered by base ones.
+            # Shuffle, so that base objects do not always cover novel ones.
             yield [names[i] for i in rng.permutation(len(names))]
         else:
             yield [next(base) for _ in range(rng.integers(1, MAX_OBJECTS, endpoint=True))]
 
 
 def _deal(rng: np.random.Generator, names: Sequence[str]) -> Iterator[str]:
-    """Yield names without end from shuffled decks of four of each, so that one may come twice in an image."""
+    """Yield names endlessly from shuffled decks with four of each, so that a name can repeat within an image."""
     while True:
         deck = 4 * list(names)
         for i in rng.permutation(len(deck)):
@@ -321,12 +337,15 @@ def _deal(rng: np.random.Generator, names: Sequence[str]) -> Iterator[str]:
 
 
 def _draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Return (H, W, 3) int32: two octaves of colour texture, faint patches, open lines."""
+    """Return (H, W, 3) int32: colour texture of two scales, faint patches and open lines."""
+    # Colour texture, coarse and fine.
     canvas = 128 + np.dstack([_smooth_field(rng, height, width, cells=4, amplitude=70) for _ in range(3)])
     canvas += np.dstack([_smooth_field(rng, height, width, cells=14, amplitude=22) for _ in range(3)])
+    # Faint patches.
     for _ in range(rng.integers(1, 4)):
         field = _smooth_field(rng, height, width, cells=6, amplitude=100)
         canvas[field > 48] += rng.integers(-30, 30, size=3, dtype=np.int32, endpoint=True)
+    # Open lines.
     for _ in range(rng.integers(2, 9)):
         start = rng.integers(0, [width, height])
         steps = rng.integers(-30, 30, size=(rng.integers(1, 3), 2), endpoint=True)
@@ -344,7 +363,8 @@ def _smooth_field(rng: np.random.Generator, height: int, width: int, cells: int,
 
 
 def _lay_out(rng: np.random.Generator, categories: Sequence[str], height: int, width: int) -> list[_Sprite]:
-    """Draw a size and a position for every object; returns them enlarged to the whole image, (H, W)."""
+    """Draw a size and a position for every object; returns sprites of the size of the image, (H, W)."""
+    # Start again until every object has a position.
     while True:
         sprites: list[_Sprite] = []
         areas = np.zeros(0, dtype=np.int64)
@@ -362,18 +382,22 @@ def _lay_out(rng: np.random.Generator, categories: Sequence[str], height: int, w
 
 
 def _find_position(rng: np.random.Generator, name: str, in_sight: np.ndarray, areas: np.ndarray) -> _Sprite | None:
-    """Try sizes and positions for one more object that lies on top; None if all overlap too much.
+    """Try sizes and positions for one more object, on top of the earlier ones.
 
     Args:
         rng: Source of sizes and positions.
         name: Category.
-        in_sight: (H, W), the number of the earlier object that is on top at a pixel, from 1; 0 = background.
+        in_sight: (H, W), number of the earlier object that is visible at a pixel, from 1; 0 = background.
         areas: (N,) areas of the earlier objects, in pixels.
+
+    Returns:
+        Sprite of the size of the image; None if the object covers too much of the others everywhere.
     """
+    # Try several sizes, each at several positions.
     height, width = in_sight.shape
     smallest, largest = DIAMETERS
     for attempt in range(12):
-        # The limit shrinks, so that crowded images end up with smaller objects.
+        # Reduce the largest size with each attempt, so that crowded images get smaller objects.
         sprite = _draw_sprite(rng, name, int(rng.integers(smallest, largest - 3 * attempt, endpoint=True)))
         sprite_area = int(_silhouette(sprite).sum())
         side = len(sprite.coverage)
@@ -381,6 +405,7 @@ def _find_position(rng: np.random.Generator, name: str, in_sight: np.ndarray, ar
         for x, y in rng.integers(-side // 4, farthest, size=(6, 2)).tolist():
             moved = _Sprite(*(_move(samples, x, y, height, width) for samples in sprite))
             mask = _silhouette(moved)
+            # Check how much of the object is inside the image, and how much it covers of the others.
             left_in_sight = np.bincount(in_sight[~mask], minlength=len(areas) + 1)[1:]
             if (
                 100 * int(mask.sum()) >= MIN_INSIDE_PERCENT * sprite_area
@@ -392,17 +417,17 @@ def _find_position(rng: np.random.Generator, name: str, in_sight: np.ndarray, ar
 
 
 def _draw_sprite(rng: np.random.Generator, name: str, diameter: int) -> _Sprite:
-    """Draw one object of about ``diameter`` pixels with random aspect, rotation and pattern, (n, n)."""
+    """Draw one object of about ``diameter`` pixels with random aspect ratio, rotation and pattern, (n, n)."""
     fill, shape = name.split()
     stretch = int(rng.integers(-14, 14, endpoint=True))
     rotation, direction = rng.integers(0, 360, size=2).tolist()
     offset = rng.integers(0, 4096, size=2).tolist()
-    # Every fill draws all of these, so that it leaves no trace in what is drawn later. In 1/128 pixel.
+    # Draw the lengths of all fills, in 1/128 pixel, so that later random numbers do not depend on the fill.
     period = _draw_length(rng, 128 * 6, 128 * diameter // 5, 128 * diameter // 3)
     cell = _draw_length(rng, 128 * 4, 128 * diameter // 7, 128 * diameter // 5)
     rim = _draw_length(rng, 128 * 3, 128 * diameter // 11, 128 * diameter // 8)
 
-    # Sample points relative to the centre in 1/8 pixel, half the distance of the grid. No shape reaches
+    # Sample points relative to the centre, in 1/8 pixel, which is half the spacing of the grid. No shape reaches
     # beyond 5/8 of the diameter from its centre.
     side = 2 * (diameter * 5 // 8 + 3)
     points = 2 * np.arange(_GRID * side, dtype=np.int32) + 1 - _GRID * side
@@ -411,6 +436,7 @@ def _draw_sprite(rng: np.random.Generator, name: str, diameter: int) -> _Sprite:
     depth = _depth_inside(
         shape, u * _UNIT // (radius * (100 + stretch) // 100), v * _UNIT // (radius * (100 - stretch) // 100)
     )
+    # Fill the shape along and across a random direction.
     along, across = _rotate(points[None, :], points[:, None], direction)
     along, across = along + offset[0], across + offset[1]
     if fill == 'solid':
@@ -426,13 +452,13 @@ def _draw_sprite(rng: np.random.Generator, name: str, diameter: int) -> _Sprite:
 
 
 def _draw_length(rng: np.random.Generator, least: int, low: int, high: int) -> int:
-    """Draw from [low, high), but at least ``least``."""
+    """Draw an integer from [low, high) that is at least ``least``."""
     low = max(least, low)
     return int(rng.integers(low, max(low + 1, high)))
 
 
 def _rotate(x: np.ndarray, y: np.ndarray, degrees: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rotate points in 1/8 pixel; the result is in 1/128 pixel."""
+    """Rotate points given in 1/8 pixel; the result is in 1/128 pixel."""
     cos, sin = _COS[degrees], _COS[degrees - 90]
     return (x * cos + y * sin) >> 10, (y * cos - x * sin) >> 10
 
@@ -440,13 +466,13 @@ def _rotate(x: np.ndarray, y: np.ndarray, degrees: int) -> tuple[np.ndarray, np.
 def _depth_inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return how far points lie inside a shape, negative outside; int32, in units of radius / _UNIT."""
     if shape == 'circle':
-        # IEEE 754 prescribes every bit of a square root, so this is exact on all machines.
+        # IEEE 754 defines every bit of a square root, so this is equal on all machines.
         return 940 - np.sqrt(x * x + y * y).astype(np.int32)
     x, y_signed, y = np.abs(x), y, np.abs(y)
     if shape == 'square':
         return 820 - np.maximum(x, y)
     if shape == 'triangle':
-        # 887 / 1024 is the cosine of 30 degrees; the base is one side, the other two mirror each other.
+        # 887 / 1024 is the cosine of 30 degrees; abs(x) merges the two slanted sides.
         return 560 - np.maximum(y_signed, (887 * x - 512 * y_signed) >> 10)
     return np.maximum(np.minimum(390 - x, 1000 - y), np.minimum(1000 - x, 390 - y))
 
@@ -458,12 +484,12 @@ def _count_samples(mask: np.ndarray) -> np.ndarray:
 
 
 def _silhouette(sprite: _Sprite) -> np.ndarray:
-    """Return the pixels of which an object covers at least half, bool."""
+    """Return an (n, n) bool mask; True where an object covers at least half of the pixel."""
     return 2 * sprite.coverage >= _GRID * _GRID
 
 
 def _move(samples: np.ndarray, x: int, y: int, height: int, width: int) -> np.ndarray:
-    """Put an (n, n) array at column ``x`` and row ``y`` of an (H, W) one, without what lies outside."""
+    """Put an (n, n) array at column ``x`` and row ``y`` of an (H, W) array of zeros, and crop it there."""
     moved = np.zeros((height, width), dtype=samples.dtype)
     n = len(samples)
     top, left, bottom, right = max(y, 0), max(x, 0), min(y + n, height), min(x + n, width)
@@ -472,12 +498,14 @@ def _move(samples: np.ndarray, x: int, y: int, height: int, width: int) -> np.nd
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, sprite: _Sprite) -> None:
-    """Paint an object in two random colours that differ from each other and from what is behind it."""
+    """Paint an object in two random colours that differ from each other and from the background."""
+    # Draw the colours.
     touched = sprite.coverage > 0
     before = canvas[touched]
     behind = before.sum(axis=0) // len(before)
     ink = _draw_colour(rng, [behind])
     paper = _draw_colour(rng, [behind, ink])
+    # Mix them with the background in pixels that are partly covered.
     coverage, in_ink = sprite.coverage[touched][:, None], sprite.ink[touched][:, None]
     samples = _GRID * _GRID
     canvas[touched] = ((samples - coverage) * before + in_ink * ink + (coverage - in_ink) * paper) // samples

@@ -14,10 +14,10 @@ from dinor1.utils.errors import InputError
 
 
 class ImageSource(NamedTuple):
-    """Where an image comes from.
+    """Source of an image.
 
     Attributes:
-        source: Data sets of a ``ConcatDataset`` have different ones, and so have the sources within a file.
+        source: Identifies the data set within a ``ConcatDataset`` and the source within the file.
         has_negatives: Whether the image was annotated exhaustively for some class.
     """
 
@@ -30,25 +30,25 @@ class SourceBatchSampler(ResumableBatchSampler):
     """Batches whose images come from one source, as far as possible.
 
     The prompts of a batch are drawn from its images, and an image is a negative only of classes that its own source
-    annotates. In a batch of many sources, an image of a source that shows one category at a time would hardly ever meet
-    a negative. Images that are negatives of nothing, because no class was annotated exhaustively, need no company of
-    their own: they are spread evenly over all batches, for a batch of nothing else would only raise scores.
+    annotates. If a source shows one category at a time, its images would hardly ever be negatives in a batch of many
+    sources. Images without negatives, for which no class was annotated exhaustively, are spread evenly over all
+    batches: a batch of only such images would have no negative, and training on it would only raise scores.
 
     In every epoch, each image is in exactly one batch. With a share s of images that can be negatives, the images of
-    each source are shuffled and cut into pieces of ``floor(s * batch_size)``; what remains of all sources, fewer images
-    of each, is cut in the order of the sources, so that a mixed piece has few of them. Then the other images are dealt
-    out to the pieces. So a batch has at most ``batch_size`` images and may have a few less; with s = 1 all but one are
-    full. Batches are shuffled and dealt out to the ranks; to give every rank the same number, some may occur twice, as
-    with MMEngine's ``DefaultSampler``.
+    each source are shuffled and cut into parts of ``floor(s * batch_size)``. The remaining images are cut in the order
+    of their sources, so that a part with several sources has few of them. Then the images without negatives are
+    distributed over the parts. A batch therefore has at most ``batch_size`` images and may have a few less; with s = 1,
+    all but one are full. Batches are shuffled and distributed over the ranks; to give every rank the same number, some
+    may occur twice, as with MMEngine's ``DefaultSampler``.
 
     The order depends on the sampler's seed and epoch only, and the number of batches on the data set only. An
     interrupted epoch is continued as with :class:`ResumableBatchSampler`.
 
     Args:
-        sampler: A ``DefaultSampler``: its data set, seed, epoch, rank and whether it shuffles are used, not its order.
-            Images tell their ``source`` and ``exhaustive_labels``, as those of a federated
-            :class:`~dinor1.datasets.CocoPromptDataset` do; those without are negatives of everything, and of one source
-            for each data set of a ``ConcatDataset``.
+        sampler: A ``DefaultSampler``; its data set, seed, epoch, rank and ``shuffle`` are used, not its order.
+            Images have ``source`` and ``exhaustive_labels``, as in a federated
+            :class:`~dinor1.datasets.CocoPromptDataset`; images without them are negatives of every class, and each data
+            set of a ``ConcatDataset`` counts as one source.
         batch_size: Maximum number of images in a batch.
 
     Raises:
@@ -76,21 +76,22 @@ class SourceBatchSampler(ResumableBatchSampler):
         def order(length: int) -> list[int]:
             return torch.randperm(length, generator=generator).tolist() if self.sampler.shuffle else list(range(length))
 
+        # Cut and shuffle the batches of all ranks.
         batches = self._cut_all(order)
         shuffled = [batches[i] for i in order(len(batches))]
-        # Deal them out to the ranks.
+        # Distribute them over the ranks.
         dealt = itertools.islice(itertools.cycle(shuffled), len(self) * self.sampler.world_size)
         return itertools.islice(dealt, self.sampler.rank, None, self.sampler.world_size)
 
     def _cut_all(self, order: Callable[[int], Any]) -> list[list[int]]:
-        """The batches of all ranks, from images in the order ``order(number of images)``."""
-        # The images of each source that can be negatives, and the others.
+        """The batches of all ranks, of images in the order ``order(number of images)``."""
+        # Separate the images of each source that can be negatives from the others.
         of_source: dict[tuple, list[int]] = {image.source: [] for image in self.images}
         others: list[int] = []
         for index in order(len(self.images)):
             source, has_negatives = self.images[index]
             (of_source[source] if has_negatives else others).append(index)
-        # Pieces of each source, then what remains.
+        # Cut the images of each source, then the remaining images of all sources.
         size = max(1, self.batch_size * (len(self.images) - len(others)) // max(1, len(self.images)))
         batches, rest = [], []
         for own in of_source.values():
@@ -98,7 +99,7 @@ class SourceBatchSampler(ResumableBatchSampler):
             batches += _cut(own[:full], size)
             rest += own[full:]
         batches += _cut(rest, size)
-        # Spread the other images; if there are so many that not all find a place, the last make batches of their own.
+        # Spread the other images over the batches; those that do not fit form batches of their own.
         places = len(batches) * (self.batch_size - size)
         for i, index in enumerate(others[:places]):
             batches[i % len(batches)].append(index)
@@ -110,7 +111,7 @@ def _cut(indices: list[int], size: int) -> list[list[int]]:
 
 
 def _sources(dataset: Any, place: tuple[int, ...] = ()) -> list[ImageSource]:
-    """Source of each image of a data set, which may be a ``ConcatDataset`` at some place within another."""
+    """Source of each image of a data set; ``place`` is the indices of a data set within nested ``ConcatDataset``."""
     if hasattr(dataset, 'datasets'):
         return [source for i, one in enumerate(dataset.datasets) for source in _sources(one, (*place, i))]
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))

@@ -1,7 +1,7 @@
-"""What a COCO annotation file must satisfy before it is used; the checks are those of :mod:`dinor1.annotations`.
+"""Checks of a COCO annotation file when a data set is loaded, with :mod:`dinor1.annotations`.
 
 A defect of the file's structure (its sections, its records of images and categories), or one that all its annotations
-show together, is always an error, because leaving records out would change what the others mean. A single defective
+share, is always an error, because leaving records out would change the meaning of the others. A single defective
 annotation, or an image without a file, can be left out on request.
 """
 
@@ -19,33 +19,35 @@ from dinor1.utils.errors import InputError
 
 __all__ = ['MAX_FILES_CHECKED', 'TOLERANCE', 'check_coco']
 
-# With more images than this only the first file is looked for: on a network file system each may cost 1 ms.
+# With more images than this, only the first file is looked up: on a network file system, each lookup may take 1 ms.
 MAX_FILES_CHECKED = 20_000
 
 
 def check_coco(data: Any, path: str, img_dir: str | None, skip: bool = False) -> tuple[list[dict], list[dict]]:
     """Check the content of a COCO file and the presence of its images.
 
-    Class names that are unlike what a name should be are logged.
+    Suspicious class names are logged as warnings.
 
     Args:
         data: Content of the file.
         path: The file, for messages.
-        img_dir: Folder that ``file_name`` starts from; ``None`` looks for no image.
-        skip: Leave defective annotations and images without a file out, with one warning that counts them.
+        img_dir: Folder that ``file_name`` is relative to; ``None``: images are not looked up.
+        skip: Leave out defective annotations and images without a file, with one warning that counts them.
 
     Returns:
         The records of the images and of the annotations that can be used, each in the order of the file.
 
     Raises:
-        InputError: the structure of the file is wrong, its category ids or boxes are as a whole, it has a defect and
-            ``skip`` is false, or no image exists.
+        InputError: the structure of the file is wrong, all category ids or boxes are wrong, an annotation is defective
+            and ``skip`` is false, or no image exists.
     """
+    # Check the structure and the names.
     defects = check_for_training(data, path)
     images, annotations = data['images'], data['annotations']
     for finding in name_warnings([category['name'] for category in data['categories']]):
         print_log(f'{path}: {finding.detail}; {finding.advice}', logger='current', level=logging.WARNING)
 
+    # Report the first defective annotation, or the first missing image.
     if defects and not skip:
         index = min(defects)
         kind, detail = defects[index]
@@ -66,6 +68,7 @@ def check_coco(data: Any, path: str, img_dir: str | None, skip: bool = False) ->
     if not defects and not missing:
         return images, annotations
 
+    # Leave out defective annotations and missing images.
     counts = Counter(kind for kind, _ in defects.values())
     counts['missing image file'] += len(missing)
     summary = ', '.join(f'{count} x {kind}' for kind, count in sorted(counts.items()) if count)

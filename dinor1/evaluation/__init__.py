@@ -1,4 +1,4 @@
-"""Protocols that give a detector its prompts, and metrics."""
+"""Evaluation: protocols that give a detector its prompts, and metrics."""
 
 from dinor1.utils.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Metric of a test that asks one class of each image: is it known whether the image shows it?"""
+"""Metric of a test with one class per image: does the detector know whether the image shows the class?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from dinor1.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Answers:
-    """What a detector answered on I images, each asked for one class.
+    """Results of a detector on I images, with one class offered for each.
 
     Attributes:
-        shown: (I,) bool, whether the image shows the class.
-        best: (I,) best score of a detection; 0 without one.
-        hits: (I,) detections from the threshold on that are matched at an IoU of 0.5.
-        errors: (I,) detections from the threshold on that are not.
-        objects: (I,) objects of the class.
+        shown: (I,) bool; True: the image shows the class.
+        best: (I,) best score of a detection; 0 without detections.
+        hits: (I,) number of detections at or above the threshold that match an object at an IoU of 0.5.
+        errors: (I,) number of detections at or above the threshold that match no object.
+        objects: (I,) number of objects of the class.
     """
 
     shown: np.ndarray
@@ -39,19 +39,21 @@ class Answers:
 def collect_answers(
     content: dict, detections: Detections, asked: Mapping[int, int], category_ids: np.ndarray, score_thr: float
 ) -> Answers:
-    """Compare the detections of the asked classes with the annotations.
+    """Compare the detections of the offered classes with the annotations.
 
-    Images of which the class shows crowds alone are left out, and detections on crowds do not count.
+    Images that show only crowds of the class are left out, and detections on crowds do not count.
 
     Args:
-        content: Of the annotation file.
-        detections: ``image`` holds image ids; those of other classes than the asked one are left out.
-        asked: Label by image id.
+        content: Content of the annotation file.
+        detections: ``image`` is an image id; detections of classes that were not offered are left out.
+        asked: Image id -> label of the offered class.
         category_ids: (K,) category id of each label.
-        score_thr: Least score of a detection that counts as an answer.
+        score_thr: Minimum score of a detection that counts.
     """
+    # Collect boxes and detections by image and class.
     label_of = {int(category): label for label, category in enumerate(category_ids)}
     boxes, rows = boxes_by_cell(content, label_of), rows_by_cell(detections)
+    # Count hits and errors in each image.
     columns = []
     for cell in asked.items():
         box, crowd = boxes.get(cell, (np.zeros((0, 4)), np.zeros(0, dtype=bool)))
@@ -68,11 +70,11 @@ def collect_answers(
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Probability that a positive has a higher score than a negative, equal scores counting half.
+    """Area under the ROC curve: probability that a positive scores higher than a negative; ties count half.
 
     Args:
         scores: (I,).
-        positive: (I,) bool.
+        positive: (I,) bool; True: positive.
 
     Returns:
         In [0, 1]; -1 without positives or without negatives.
@@ -84,12 +86,12 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def absence_scores(answers: Answers) -> dict[str, float]:
-    """The metrics.
+    """Compute the metrics.
 
     Returns:
-        ``AUROC`` of the best scores of images that show the class against those that do not;
-        ``false_positives_per_image`` on images that do not; ``F1``, ``precision`` and ``recall`` of the detections on
-        all images. -1 where undefined.
+        ``AUROC`` of the best scores, with the images that show the class as positives; ``false_positives_per_image``
+        on images that do not show it; ``F1``, ``precision`` and ``recall`` of the detections on all images. -1 where
+        undefined.
     """
     absent = answers.errors[~answers.shown]
     hits, errors, objects = answers.hits.sum(), answers.errors.sum(), answers.objects.sum()
@@ -111,15 +113,15 @@ class AbsenceMetric(CocoPromptMetric, PromptedMetric):
     """Metric of the protocol ``SingleClass``.
 
     Reports ``absence/AUROC``, ``absence/false_positives_per_image``, ``absence/F1``, ``absence/precision`` and
-    ``absence/recall``, see :func:`absence_scores`, and the numbers of images ``absence/images_with`` and
-    ``absence/images_without`` the class; with intervals also ``absence/AUROC_low`` and so on.
+    ``absence/recall``, see :func:`absence_scores`, and the numbers of images with and without the class,
+    ``absence/images_with`` and ``absence/images_without``; with intervals also ``absence/AUROC_low`` and so on.
 
     Args:
-        ann_file: Annotations in COCO format; a list of files is read as one, as by ``CocoPromptDataset``.
-        score_thr: Least score of a detection that counts as an answer; the inferencer's default is 0.3.
-        num_samples: Samples of images for 95 % bootstrap intervals; 0: none.
-        backend_args: Of MMEngine's file client, to read ``ann_file``.
-        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
+        ann_file: Annotations in COCO format; several files are merged, as by ``CocoPromptDataset``.
+        score_thr: Minimum score of a detection that counts; 0.3 is also the inferencer's default.
+        num_samples: Number of samples of images for 95 % bootstrap intervals; 0: no intervals.
+        backend_args: Arguments of MMEngine's file client, to read ``ann_file``.
+        kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
 
     Raises:
         InputError: an argument is wrong, or the annotation file is not in COCO format.
@@ -144,10 +146,10 @@ class AbsenceMetric(CocoPromptMetric, PromptedMetric):
         self._asked: Mapping[int, int] = {}
 
     def use_prompts(self, prompts: EvaluationPrompts) -> None:
-        """Take note of what each image is asked for.
+        """Store which class is offered for each image.
 
         Raises:
-            InputError: the protocol is another one.
+            InputError: the protocol is not ``SingleClass``.
         """
         if not prompts.asked:
             raise InputError(
@@ -170,11 +172,13 @@ class AbsenceMetric(CocoPromptMetric, PromptedMetric):
 
 def _intervals(answers: Answers, num_samples: int) -> dict[str, float]:
     """``NAME_low`` and ``NAME_high`` of AUROC, false positives and F1; -1 where a metric is undefined."""
+    # Compute the metrics of every sample of images.
     count = len(answers.shown)
     samples = []
     for weights in sample_weights(count, num_samples):
         rows = np.repeat(np.arange(count), weights)
         samples.append(absence_scores(Answers(*(column[rows] for column in vars(answers).values()))))
+    # Take percentiles over the samples.
     found = {}
     for name in ('AUROC', 'false_positives_per_image', 'F1'):
         values = [sample[name] for sample in samples if sample[name] >= 0]

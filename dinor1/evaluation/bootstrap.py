@@ -1,8 +1,8 @@
-"""Intervals of average precision: images are drawn with replacement, and the AP of each sample is computed.
+"""Bootstrap intervals of average precision: AP is computed on samples of images, drawn with replacement.
 
-A class takes part if it is evaluated on enough images. Several draws of prompts are averaged within a sample, so that
-an interval speaks of other images and of the average draw. For two detectors the same images are drawn: the interval
-is that of their difference.
+A class is included if it is evaluated on enough images. Several draws of prompts are averaged within a sample: the
+interval is that of the average draw, over samples of images. Two detectors are compared on the same samples: the
+interval is that of their difference.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dinor1.evaluation.box_matching import Matches
 from dinor1.utils.errors import InputError
 
 RECALLS = np.linspace(0.0, 1.0, 101)
-# Samples that are computed together, to bound memory.
+# Number of samples that are computed together, which limits memory.
 SAMPLES_AT_ONCE = 50
 
 
@@ -23,9 +23,9 @@ class Interval:
     """A value with its interval; NaN where nothing is evaluated.
 
     Attributes:
-        value: On all images.
-        low: Lower end.
-        high: Upper end.
+        value: Value on all images.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
     """
 
     value: float
@@ -34,22 +34,23 @@ class Interval:
 
 
 def sample_weights(num_images: int, num_samples: int, seed: int = 0) -> np.ndarray:
-    """(num_samples, num_images) how often each image is drawn when ``num_images`` are drawn with replacement."""
+    """(num_samples, num_images) counts of each image in samples of ``num_images`` images, drawn with replacement."""
     generator = np.random.default_rng(abs(seed))
     return generator.multinomial(num_images, np.full(num_images, 1 / max(num_images, 1)), size=num_samples)
 
 
 def weighted_ap(matches: Matches, weights: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """COCO's average precision of classes if image ``i`` were in the set ``weights[b, i]`` times.
+    """COCO's average precision of each class, as if image ``i`` occurred ``weights[b, i]`` times.
 
     Args:
         matches: Matches of all images.
-        weights: (B, I) whole numbers of at least 0.
+        weights: (B, I) integers of at least 0.
         labels: (L,) classes to compute; None: all.
 
     Returns:
-        (B, L, T) in [0, 1]; NaN where a class has no box to find.
+        (B, L, T) in [0, 1]; NaN where a class has no ground truth.
     """
+    # Sort the detections by class and descending score.
     labels = np.arange(matches.positives.shape[1]) if labels is None else labels
     total = weights @ matches.positives[:, labels]  # (B, L)
     ap = np.zeros((len(weights), len(labels), matches.hit.shape[1]))
@@ -60,13 +61,14 @@ def weighted_ap(matches: Matches, weights: np.ndarray, labels: np.ndarray | None
         all_counted = weight.cumsum(1)
         for threshold in range(ap.shape[2]):
             hit, ignored = matches.hit[rows, threshold], matches.ignored[rows, threshold]
-            # Precision falls between hits: they alone make the interpolated curve.
+            # Compute precision at the hits only: between hits, precision falls and does not change the curve.
             hits = weight[:, hit].cumsum(1)
             counted = np.where(ignored, 0.0, weight).cumsum(1) if ignored.any() else all_counted
             precision = hits / (counted[:, hit] + np.spacing(1))
-            # A sample without the image of a hit does not have this hit.
+            # Exclude hits in images that a sample does not contain, and interpolate.
             precision = np.where(weight[:, hit] > 0, precision, 0.0)
             precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+            # Average over the recalls.
             for sample in range(len(weights)):
                 if total[sample, column]:
                     index = np.searchsorted(hits[sample] / total[sample, column], RECALLS)
@@ -86,11 +88,11 @@ def bootstrap(
 
     Args:
         draws: Matches for each draw of prompts, on the same images and classes.
-        baseline: The same of another detector, on the same images; the result is the difference to it. None: the
+        baseline: Matches of another detector on the same images; the result is the difference from it. None: the
             result is the AP itself.
-        min_images: A class takes part if so many images have a box of it to find, in each draw.
+        min_images: A class is included if at least this number of images has ground truth of it, in each draw.
         num_samples: Number of samples of images.
-        seed: Of the samples.
+        seed: Seed of the samples.
         confidence: Coverage of the intervals, in (0, 1).
 
     Returns:
@@ -99,9 +101,10 @@ def bootstrap(
     Raises:
         InputError: there is no draw, the images differ, or a number is out of range.
     """
+    # Check the arguments.
     everything = [*draws, *(baseline or ())]
     if not draws or (baseline is not None and not baseline):
-        raise InputError('bootstrap: no draw of prompts; give the matches of one at least')
+        raise InputError('bootstrap: no draw of prompts; give the matches of at least one')
     if any(not np.array_equal(m.image_ids, draws[0].image_ids) for m in everything):
         raise InputError('bootstrap: the draws are of different images; evaluate the same annotation file')
     if num_samples < 1 or min_images < 1 or not 0 < confidence < 1:
@@ -109,14 +112,16 @@ def bootstrap(
             f'bootstrap: num_samples and min_images must be at least 1 and confidence in (0, 1), got {num_samples}, '
             f'{min_images} and {confidence}'
         )
+    # Choose the classes.
     enough = np.all([evaluated_images(matches) >= min_images for matches in everything], axis=0)
     labels = np.flatnonzero(enough)
-    # The first row is the set itself.
+    # Evaluate all samples; the first row is the set itself.
     count = len(draws[0].image_ids)
     weights = np.concatenate([np.ones((1, count), dtype=np.int64), sample_weights(count, num_samples, seed)])
     values = _mean_over_draws(draws, weights, labels)
     if baseline is not None:
         values = values - _mean_over_draws(baseline, weights, labels)
+    # Take percentiles over the samples.
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     result = {}
     for name, column in zip(('AP', 'AP50'), values.T, strict=True):
@@ -127,12 +132,12 @@ def bootstrap(
 
 
 def evaluated_images(matches: Matches) -> np.ndarray:
-    """(K,) number of images that have a box of each class to find."""
+    """(K,) number of images with ground truth of each class."""
     return (matches.positives > 0).sum(0)
 
 
 def _mean_over_draws(draws: Sequence[Matches], weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(B, 2) AP and AP50, means over classes and draws; NaN where a sample has no class."""
+    """(B, 2) AP and AP50, averaged over classes and draws; NaN where a sample has no class."""
     per_draw = []
     for matches in draws:
         parts = [

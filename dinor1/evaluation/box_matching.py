@@ -1,6 +1,6 @@
-"""COCO's matching of detections with ground truth as arrays, image by image: for bootstraps and counts of errors.
+"""COCO's matching of detections and ground truth as arrays, for bootstrap intervals and counts of errors.
 
-:mod:`dinor1.evaluation.coco_metric` has the same rules from the official code, which returns averages only.
+:mod:`dinor1.evaluation.coco_metric` applies the same rules with the official code, which returns averages only.
 """
 
 from collections import defaultdict
@@ -15,16 +15,16 @@ IOU_THRS = np.linspace(0.5, 0.95, 10)
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of D detections on I images, for K classes and T IoU thresholds.
+    """Matches of D detections on I images, for K classes and T IoU thresholds.
 
     Attributes:
-        image_ids: (I,) ids of all images, rising.
+        image_ids: (I,) ids of all images, ascending.
         image: (D,) index into ``image_ids``.
         label: (D,) class.
         score: (D,).
-        hit: (D, T) whether the detection has found a box that counts.
-        ignored: (D, T) whether it lies on a crowd, and is neither right nor wrong.
-        positives: (I, K) number of boxes to find.
+        hit: (D, T) bool; True: the detection matches a box that is not a crowd.
+        ignored: (D, T) bool; True: it matches a crowd, and is neither right nor wrong.
+        positives: (I, K) number of boxes that are not crowds.
     """
 
     image_ids: np.ndarray
@@ -42,10 +42,11 @@ def pairwise_iou(detections: np.ndarray, boxes: np.ndarray, crowd: np.ndarray | 
     Args:
         detections: (D, 4), (x, y, width, height).
         boxes: (G, 4), (x, y, width, height).
-        crowd: (G,) bool; with a crowd, the overlap is divided by the area of the detection. None: no crowds.
+        crowd: (G,) bool; True: the intersection is divided by the area of the detection instead of the union. None:
+            no crowds.
 
     Returns:
-        (D, G) in [0, 1]; 0 where both have no area.
+        (D, G) in [0, 1]; 0 where both boxes have no area.
     """
     a, b = detections[:, None], boxes[None]
     sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
@@ -62,17 +63,17 @@ def match_image(
 ) -> np.ndarray:
     """Match detections and boxes of one class in one image.
 
-    In the order of falling score, a detection takes the free box with the largest IoU, the later one among equals. One
-    that finds none and lies on a crowd belongs to that crowd, which may take any number.
+    In descending order of score, a detection takes the free box with the largest IoU; among equal IoUs, the later box.
+    A detection that finds no free box may match a crowd, which any number of detections can match.
 
     Args:
         detections: (D, 4), (x, y, width, height), best first.
         boxes: (G, 4), (x, y, width, height).
-        crowd: (G,) bool.
-        iou_thrs: (T,) least IoU of a match.
+        crowd: (G,) bool; True: crowd.
+        iou_thrs: (T,) minimum IoU of a match.
 
     Returns:
-        (D, T) index of the box; -1: none.
+        (D, T) index of the box; -1: no match.
     """
     found = np.full((len(detections), len(iou_thrs)), -1)
     if not len(boxes):
@@ -82,14 +83,15 @@ def match_image(
     columns = np.arange(len(iou_thrs))
     for row, iou in enumerate(overlap):
         enough = free & (iou >= iou_thrs[:, None])
+        # Boxes first, then crowds, for detections without a box.
         for kind in (~crowd, crowd):
             value = np.where(enough & kind, iou, -1.0)
             best = len(boxes) - 1 - value[:, ::-1].argmax(1)
             chosen = (value[columns, best] >= 0) & (found[row] < 0)
             found[row, chosen] = best[chosen]
+            # Crowds stay free.
             if kind is not crowd:
                 free[columns[chosen], best[chosen]] = False
-    # A crowd is never used up: it stayed free.
     return found
 
 
@@ -103,11 +105,11 @@ def match_boxes(
     """Match the detections of all images.
 
     Args:
-        content: Of an annotation file, see :func:`~dinor1.evaluation.coco_metric.read_coco`.
-        detections: ``image`` holds image ids of the file.
-        category_ids: (K,) id of each label.
-        iou_thrs: (T,) least IoU of a match.
-        max_dets: Best detections of an image and a class that count.
+        content: Content of an annotation file, see :func:`~dinor1.evaluation.coco_metric.read_coco`.
+        detections: ``image`` is an image id of the file.
+        category_ids: (K,) category id of each label.
+        iou_thrs: (T,) minimum IoU of a match.
+        max_dets: Maximum number of detections per image and class; the best ones count.
     """
     image_ids = np.array(sorted(image['id'] for image in content['images']), dtype=np.int64)
     label_of = {int(category): label for label, category in enumerate(category_ids)}
@@ -126,6 +128,7 @@ def match_boxes(
         rows.append(own)
         hits.append((found >= 0) & ~on_crowd)
         ignored.append(on_crowd)
+    # Concatenate the matches of all images.
     row = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
     none = np.zeros((0, len(iou_thrs)), dtype=bool)
     return Matches(
@@ -140,11 +143,11 @@ def match_boxes(
 
 
 def boxes_by_cell(content: dict, label_of: dict[int, int]) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
-    """Boxes (G, 4) as (x, y, width, height), and which are crowds (G,), of each pair of image id and label.
+    """Boxes (G, 4) as (x, y, width, height), and a mask (G,) of crowds, of each pair of image id and label.
 
     Args:
-        content: Of an annotation file.
-        label_of: Label of each category id; annotations of other categories are left out.
+        content: Content of an annotation file.
+        label_of: Category id -> label; annotations of other categories are left out.
     """
     found = defaultdict(list)
     for annotation in content['annotations']:

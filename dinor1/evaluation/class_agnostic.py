@@ -1,4 +1,4 @@
-"""Class-agnostic average recall: which objects have a box at all, whatever its class."""
+"""Class-agnostic average recall: the share of objects that have a detected box of any class."""
 
 import dataclasses
 
@@ -9,19 +9,20 @@ from dinor1.evaluation.detections import Detections
 
 
 def class_agnostic_recall(content: dict, detections: Detections, backend: str = 'faster_coco_eval') -> float:
-    """COCO's average recall of the 100 best boxes of each image, with all classes as one.
+    """COCO's average recall of the 100 best boxes of each image, with all classes merged into one.
 
-    It is a ceiling: no classification of these boxes can find more. Boxes that a detector reports under several classes
-    count once, with their best score. Objects in crowds do not count.
+    It is an upper bound of the recall that any classification of these boxes can reach. Boxes that a detector reports
+    with several classes count once, with their best score. Crowds do not count.
 
     Args:
-        content: Of the annotation file; it is not changed.
-        detections: ``image`` holds image ids.
+        content: Content of the annotation file; it is not changed.
+        detections: ``image`` is an image id.
         backend: See :func:`~dinor1.evaluation.coco_metric.coco_curves`.
 
     Returns:
         Mean over the ten IoU thresholds in [0, 1]; -1 without an object.
     """
+    # Merge all classes into one.
     annotations = [dict(annotation, category_id=1) for annotation in content['annotations']]
     alone = dict(images=content['images'], annotations=annotations, categories=[dict(id=1, name='object')])
     found = _distinct(detections)
@@ -31,7 +32,7 @@ def class_agnostic_recall(content: dict, detections: Detections, backend: str = 
 
 
 def _distinct(detections: Detections) -> Detections:
-    """The best of the detections of an image that have equal boxes."""
+    """Keep the best of the detections of an image with equal boxes."""
     order = np.argsort(-detections.score, kind='stable')
     key = np.concatenate([detections.image[order, None], detections.box[order]], axis=1)
     _, first = np.unique(key, axis=0, return_index=True)

@@ -1,4 +1,4 @@
-"""COCO's box AP as a metric of MMEngine, computed by faster-coco-eval or by pycocotools."""
+"""COCO's box AP as an MMEngine metric, computed by faster-coco-eval or pycocotools."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
 
-# Name -> class that loads a file's content, and class that evaluates it.
+# Name -> class that loads the content of a file, and class that evaluates detections.
 BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     'pycocotools': (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
@@ -38,28 +38,30 @@ def coco_curves(
     """Precision and recall by the rules of COCO.
 
     Args:
-        content: Of the annotation file. The backends add fields to its annotations.
-        results: Detections in COCO result format, of images of the file. May be empty.
+        content: Content of the annotation file. The backends add fields to its annotations.
+        results: Detections in COCO result format, on images of the file; may be empty.
         category_ids: Categories to evaluate.
-        backend: One of :data:`BACKENDS`; they agree in every number.
+        backend: Key of :data:`BACKENDS`; all give the same numbers.
 
     Returns:
-        Precision (T, R, K, A, M) and recall (T, K, A, M) for 10 IoU thresholds, 101 recalls, the categories by rising
-        id, 4 area ranges (all, small, medium, large) and at most 1, 10 and 100 detections per image and category; -1
-        where there is no ground truth.
+        Precision (T, R, K, A, M) and recall (T, K, A, M) for 10 IoU thresholds, 101 recalls, the categories in
+        ascending order of their ids, 4 area ranges (all, small, medium, large) and at most 1, 10 and 100 detections per
+        image and category; -1 where there is no ground truth.
     """
     load, evaluate = BACKENDS[backend]
-    # Both report their progress on standard output.
+    # Both backends print their progress: suppress it.
     with contextlib.redirect_stdout(io.StringIO()):
+        # Load ground truth and detections.
         truth = load()
         truth.dataset = content
         truth.createIndex()
         if results:
             found = truth.loadRes(results)
-        else:  # pycocotools looks at the first result
+        else:  # pycocotools fails on an empty list
             found = load()
             found.dataset = content | {'annotations': []}
             found.createIndex()
+        # Evaluate.
         evaluation = evaluate(truth, found, 'bbox')
         evaluation.params.catIds = list(category_ids)
         evaluation.params.maxDets = list(MAX_DETS)
@@ -77,21 +79,23 @@ def curves_in_parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute :func:`coco_curves` for a few categories at a time; categories are independent of each other.
 
-    The backends need a dict per detection, about a kilobyte: tens of gigabytes for the 80,000 images of Objects365's
+    The backends need a dict of about a kilobyte per detection: tens of gigabytes for the 80,000 images of Objects365's
     validation set with 300 detections each.
 
     Args:
-        content: Of the annotation file.
-        detections: ``image`` holds image ids.
-        category_ids: (K,), the id of each label.
+        content: Content of the annotation file.
+        detections: ``image`` is an image id.
+        category_ids: (K,) category id of each label.
         backend: See :func:`coco_curves`.
-        at_once: Approximate number of detections in a part; a category is never divided.
+        at_once: Approximate number of detections in a part; a category is never split.
 
     Returns:
         As :func:`coco_curves`.
     """
+    # Assign categories to parts, in ascending order of their ids.
     order = np.argsort(category_ids)
     part_of = np.bincount(detections.label, minlength=len(order))[order].cumsum() // at_once
+    # Evaluate each part.
     curves = []
     for part in np.unique(part_of):
         labels = order[part_of == part]
@@ -118,11 +122,11 @@ def summarize(precision: np.ndarray) -> dict[str, float]:
 
 
 def read_coco(ann_file: str | Sequence[str], backend_args: dict | None = None) -> dict:
-    """Content of an annotation file, or of several as one, see :func:`checked_coco`.
+    """Read and check an annotation file, or merge several, see :func:`checked_coco`.
 
     Args:
-        ann_file: The file, or files with the same categories, which are merged as ``CocoPromptDataset`` merges them.
-        backend_args: Of MMEngine's file client.
+        ann_file: The file, or files with the same categories, which are merged as in ``CocoPromptDataset``.
+        backend_args: Arguments of MMEngine's file client.
 
     Raises:
         InputError: a file is missing or is not in COCO format, or their categories differ.
@@ -133,17 +137,20 @@ def read_coco(ann_file: str | Sequence[str], backend_args: dict | None = None) -
     for name in files:
         with get_local_path(name, backend_args=backend_args) as path:
             contents.append(read_json(path))
-    # Also a list of one: the data set numbers its images.
+    # Merge even a list of one file, because the data set renumbers the images of a list.
     content = contents[0] if single else merge_coco(contents, files)
     return checked_coco(content, ', '.join(map(str, files)))
 
 
 def checked_coco(content: dict, ann_file: str) -> dict:
-    """Content of an annotation file, with what the backends need and the format leaves out.
+    """Check the content of an annotation file, and add optional fields that the backends need.
 
     Args:
-        content: What the file contains; it is changed in place.
+        content: Content of the file; it is changed in place.
         ann_file: The file, for messages.
+
+    Returns:
+        ``content``.
 
     Raises:
         InputError: it is not in COCO format.
@@ -153,13 +160,13 @@ def checked_coco(content: dict, ann_file: str) -> dict:
             raise InputError(f"{ann_file}: not a COCO file, it has no list '{section}'; give a file in COCO format")
     if not all(isinstance(image, dict) and type(image.get('id')) is int for image in content['images']):
         raise InputError(f'{ann_file}: an image has no id that is a whole number; number the images')
-    # Annotations without a box are left out, and CocoPromptDataset reports them; pycocotools would fail on them, or
+    # Leave out annotations without a valid box, which CocoPromptDataset reports: pycocotools would fail on them, or
     # count a NaN box as missed.
     content['annotations'] = [a for a in content['annotations'] if isinstance(a, dict) and _has_box(a)]
     for number, annotation in enumerate(content['annotations'], 1):
-        # The backends record a match by the id of its annotation: a match with id 0 would count as none.
+        # The backends store the id of the matched annotation: id 0 would mean no match.
         annotation['id'] = number
-        # Both may be absent, as in CocoPromptDataset.
+        # iscrowd and area are optional, as in CocoPromptDataset.
         annotation.setdefault('iscrowd', 0)
         if annotation.get('area') is None:
             annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
@@ -181,24 +188,25 @@ class CocoPromptMetric(BaseMetric):
 
     Differences from MMDetection's ``CocoMetric``:
 
-    - Evaluation is by faster-coco-eval, whose numbers are those of pycocotools.
+    - faster-coco-eval computes the numbers, which equal those of pycocotools.
     - Label ``i`` is the category with the data set's ``i``-th class name. ``CocoMetric`` takes the ``i``-th of the
-      file's categories that are among the class names, and so mixes up classes that are chosen in another order.
-    - All numbers are the official ones, of at most 100 detections per image and category, and not rounded.
-      ``CocoMetric`` allows 1,000 detections in all of them but ``mAP``.
-    - An image that is not in the file, or a class that the data set does not have, ends the run at once.
+      file's categories that are among the class names, which is wrong if the classes are in another order.
+    - All numbers follow the official definition, with at most 100 detections per image and category, and are not
+      rounded. ``CocoMetric`` allows 1,000 detections in all of them except ``mAP``.
+    - An image that is not in the file, or a class that the data set does not have, is an error in the first batch that
+      has it.
 
     Reports ``coco/bbox_mAP``, ``bbox_mAP_50``, ``bbox_mAP_75``, ``bbox_mAP_s``, ``bbox_mAP_m`` and ``bbox_mAP_l`` in
-    [0, 1]; -1 stands for no ground truth.
+    [0, 1]; -1 without ground truth.
 
     Args:
-        ann_file: Annotations in COCO format; a list of files is read as one, as by ``CocoPromptDataset``.
+        ann_file: Annotations in COCO format; several files are merged, as by ``CocoPromptDataset``.
         backend: ``'faster_coco_eval'`` or ``'pycocotools'``.
         classwise: Also report AP of each class as ``CLASS_precision``; NaN without ground truth.
         outfile_prefix: Also write the detections to ``PREFIX.bbox.json``.
-        format_only: Write the detections and evaluate nothing.
-        backend_args: Of MMEngine's file client, to read ``ann_file``.
-        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
+        format_only: Only write the detections, without evaluation.
+        backend_args: Arguments of MMEngine's file client, to read ``ann_file``.
+        kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
 
     Raises:
         InputError: an argument is wrong, the annotation file is not in COCO format, or classes or images of the data
@@ -231,7 +239,7 @@ class CocoPromptMetric(BaseMetric):
         self._ids = {category['name']: category['id'] for category in categories}
 
     def _classes(self) -> tuple[str, ...]:
-        """Names of the labels: those of the data set, which may choose among the categories."""
+        """Class names of the data set, which may choose some of the categories."""
         return tuple((self.dataset_meta or {}).get('classes', self._ids))
 
     @property
@@ -243,26 +251,29 @@ class CocoPromptMetric(BaseMetric):
         """Collect the detections of a batch.
 
         Raises:
-            InputError: a class or an image is not in the annotation file, or a detection is not finite or of no class.
+            InputError: a class or an image is not in the annotation file, or a detection has an infinite or NaN value
+                or an invalid class.
         """
         num_classes = len(self.category_ids)
         self.results += [validated_detections(s, self._known, num_classes, self.ann_file) for s in data_samples]
 
     def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
         """Metrics of the detections of all images."""
+        # Write the detections.
         names, ids = self._classes(), self.category_ids
         detections = Detections.concatenate(results)
         if self.outfile_prefix is not None:
             write_results(detections, ids, f'{self.outfile_prefix}.bbox.json')
         if self.format_only:
             return {}
+        # Evaluate them.
         precision, _ = curves_in_parts(self._content, detections, ids, self.backend)
         summary = summarize(precision)
         line = (f'{name} {100 * value:.2f}' if value >= 0 else f'{name} -' for name, value in summary.items())
         print_log(', '.join(line), logger='current')
         metrics = {f'bbox_{name}': value for name, value in summary.items()}
         if self.classwise:
-            # Evaluated by rising id.
+            # Reorder from ascending category ids to labels.
             per_class = precision[..., 0, -1].mean((0, 1))[np.argsort(np.argsort(ids))]
             metrics |= {
                 f'{name}_precision': float(ap) if ap > -1 else float('nan')

@@ -1,4 +1,4 @@
-"""The echo: a detector that returns its own prompt boxes, the floor of visual-interactive prompts."""
+"""The echo, a detector that returns its own prompt boxes: a trivial baseline for visual-interactive prompts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,15 +11,15 @@ from dinor1.evaluation.visual_generic import Exemplar
 def echo_detections(exemplars: Mapping[int, Sequence[Exemplar]]) -> Detections:
     """The exemplars of every image as detections with score 1.
 
-    The echo finds one instance of each class of an image and makes no error, so that its AP is about the share of
-    instances that are the only one of their class in their image. A detector that is scored by plain
-    visual-interactive AP is worth as much as it is above this.
+    The echo finds one instance of each class of an image and makes no error. Its AP is therefore about the share of
+    instances that are the only one of their class in their image. Compare the plain visual-interactive AP of a detector
+    with this baseline.
 
     Args:
-        exemplars: By image id, as :func:`~dinor1.evaluation.draw_interactive` returns them.
+        exemplars: Image id -> exemplars, from :func:`~dinor1.evaluation.draw_interactive`.
 
     Returns:
-        Detections whose ``image`` holds image ids.
+        Detections whose ``image`` is an image id.
     """
     parts = []
     for image, drawn in exemplars.items():

@@ -1,4 +1,4 @@
-"""Ceilings and causes as a metric: class-agnostic average recall and the split of errors."""
+"""Metric of class-agnostic average recall and of the causes of errors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,19 +17,19 @@ from dinor1.utils.errors import InputError
 
 @METRICS.register_module()
 class ErrorMetric(CocoPromptMetric, PromptedMetric):
-    """Where a detector loses: boxes, classes, or objects that it does not see.
+    """Causes of a detector's errors: wrong boxes, wrong classes and missed objects.
 
     Reports ``errors/AR_100``, the class-agnostic average recall of 100 boxes per image
     (:func:`~dinor1.evaluation.class_agnostic.class_agnostic_recall`), and ``errors/detection_CAUSE`` and
-    ``errors/object_CAUSE`` of :mod:`~dinor1.evaluation.error_split`. Under ``VisualInteractive`` the exemplars are
-    left out of all of them, as in :func:`~dinor1.evaluation.without_exemplar.without_exemplars`.
+    ``errors/object_CAUSE`` of :mod:`~dinor1.evaluation.error_split`. Under ``VisualInteractive``, exemplars do not
+    count in any of them, see :func:`~dinor1.evaluation.without_exemplar.without_exemplars`.
 
     Args:
-        ann_file: Annotations in COCO format; a list of files is read as one, as by ``CocoPromptDataset``.
-        score_thr: Detections below it are left out of the split of errors.
+        ann_file: Annotations in COCO format; several files are merged, as by ``CocoPromptDataset``.
+        score_thr: Detections with lower scores are left out of the split of errors.
         backend: ``'faster_coco_eval'`` or ``'pycocotools'``.
-        backend_args: Of MMEngine's file client, to read ``ann_file``.
-        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
+        backend_args: Arguments of MMEngine's file client, to read ``ann_file``.
+        kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
 
     Raises:
         InputError: an argument is wrong, or the annotation file is not in COCO format.
@@ -52,7 +52,7 @@ class ErrorMetric(CocoPromptMetric, PromptedMetric):
         self._prompts: EvaluationPrompts | None = None
 
     def use_prompts(self, prompts: EvaluationPrompts) -> None:
-        """Take note of the exemplars, if they are on the images themselves."""
+        """Store the prompts, whose exemplars may be on the test images themselves."""
         self._prompts = prompts
 
     def compute_metrics(self, results: list[Detections]) -> dict[str, float]:

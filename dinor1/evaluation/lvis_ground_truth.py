@@ -1,4 +1,4 @@
-"""An LVIS annotation file as arrays: boxes, and the categories that were annotated in each image."""
+"""LVIS annotations as arrays: boxes, and the categories that were annotated in each image."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dinor1.evaluation.predictions import match_classes
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
 
-# Rare, common, frequent: in fewer than 10, fewer than 100, or more images of the training set.
+# Rare, common and frequent: in 1 to 10, 11 to 100 or more than 100 images of the training set.
 FREQUENCIES = 'rcf'
 
 _LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
@@ -21,17 +21,17 @@ _LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
 class LVISGroundTruth:
     """The ground truth of a federated data set (Gupta et al. 2019, arXiv 1908.03195, Section 2).
 
-    I images, K classes, G boxes. Boxes without area are left out, as in the ``lvis`` package.
+    There are I images, K classes and G boxes. Boxes without area are left out, as in the ``lvis`` package.
 
     Attributes:
         path: The annotation file, for messages.
-        image_ids: (I,) int64, rising.
+        image_ids: (I,) int64, ascending.
         category_ids: (K,) int64; class k has the id ``category_ids[k]``.
         names: K class names.
         frequency: (K,) int64, index into :data:`FREQUENCIES`.
         judged: (I, K) bool. True: the class has a box in the image or is known to be absent from it. Detections of
-            other classes are not judged there.
-        not_exhaustive: (I, K) bool. True: some instances have no box, so that a surplus detection is not an error.
+            other classes are not evaluated there.
+        not_exhaustive: (I, K) bool. True: some instances have no box, so that an unmatched detection is not an error.
         image: (G,) int64, index of the image.
         label: (G,) int64, index of the class.
         box: (G, 4) float64, (x, y, width, height) in pixels.
@@ -63,17 +63,19 @@ class LVISGroundTruth:
 
     @classmethod
     def from_content(cls, content: Any, path: str = 'annotations') -> 'LVISGroundTruth':
-        """The same from a file's content.
+        """Convert the content of an annotation file.
 
         Raises:
             InputError: the content is not in LVIS format, or contradicts itself.
         """
+        # Images and classes, in the order of their ids.
         images, annotations, categories = _sections(content, path)
         categories = sorted(categories, key=lambda category: category['id'])
         image_ids = np.unique(_ids(images, 'id', path, 'images'))
         category_ids = np.array([category['id'] for category in categories], dtype=np.int64)
         size = (len(image_ids), len(category_ids))
 
+        # Boxes with an area.
         image = _index(image_ids, _ids(annotations, 'image_id', path, 'annotations'), path, 'image')
         label = _index(category_ids, _ids(annotations, 'category_id', path, 'annotations'), path, 'category')
         try:
@@ -86,6 +88,7 @@ class LVISGroundTruth:
 
         kept = area > 0
         image, label, box, area, ignore = (column[kept] for column in (image, label, box, area, ignore))
+        # Classes that were annotated in each image.
         judged, not_exhaustive = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
         _mark(judged, 'neg_category_ids', images, image_ids, category_ids, path)
         _mark(not_exhaustive, 'not_exhaustive_category_ids', images, image_ids, category_ids, path)
@@ -97,7 +100,7 @@ class LVISGroundTruth:
         )
 
     def select(self, names: Sequence[str]) -> 'LVISGroundTruth':
-        """The same with the classes ``names`` alone, numbered in this order.
+        """Ground truth of the classes ``names`` alone, with labels in this order.
 
         Raises:
             InputError: a name is not in the file, or is given twice.
@@ -105,9 +108,11 @@ class LVISGroundTruth:
         names = tuple(names)
         if names == self.names:
             return self
+        # Map old labels to new ones.
         chosen = match_classes(names, self.names, self.path)
         new_label = np.full(len(self.names), -1)
         new_label[chosen] = np.arange(len(chosen))
+        # Keep the boxes of the chosen classes.
         kept = new_label[self.label] >= 0
         return replace(
             self,
@@ -125,7 +130,8 @@ class LVISGroundTruth:
 
 
 def _sections(content: Any, path: str) -> tuple[list[dict], list[dict], list[dict]]:
-    """Images, annotations and categories, with the fields that the evaluation reads."""
+    """Return images, annotations and categories, and check the fields that the evaluation reads."""
+    # All sections.
     sections = []
     for name in ('images', 'annotations', 'categories'):
         records = content.get(name) if isinstance(content, dict) else None
@@ -137,6 +143,7 @@ def _sections(content: Any, path: str) -> tuple[list[dict], list[dict], list[dic
         if len(np.unique(values)) < len(values):
             raise InputError(f"{path}: an id occurs more than once in '{name}'; make ids unique")
         sections.append(records)
+    # Lists of images.
     images, annotations, categories = sections
     for key in _LISTS:
         for image in images:
@@ -145,6 +152,7 @@ def _sections(content: Any, path: str) -> tuple[list[dict], list[dict], list[dic
                     f"{path}: image {image['id']} has no list '{key}', which federated evaluation needs; "
                     'give a file in LVIS format, or evaluate with CocoPromptMetric'
                 )
+    # Names and frequencies of categories.
     for category in categories:
         if not isinstance(category.get('name'), str):
             raise InputError(f"{path}: category {category['id']} has no 'name'; add it")
@@ -165,12 +173,12 @@ def _ids(records: list[dict], key: str, path: str, section: str) -> np.ndarray:
 
 
 def _index(known: np.ndarray, ids: np.ndarray, path: str, what: str) -> np.ndarray:
-    """Indices of ``ids`` in ``known``, which rises."""
+    """Indices of ``ids`` in ``known``, which is ascending."""
     index = np.searchsorted(known, ids).clip(max=len(known) - 1)
     unknown = known[index] != ids
     if unknown.any():
         raise InputError(
-            f'{path}: an annotation is of {what} {ids[unknown][0]}, which the file does not list '
+            f'{path}: an annotation refers to {what} {ids[unknown][0]}, which the file does not list '
             f'({unknown.sum()} such annotations); add it or remove them'
         )
     return index
@@ -186,5 +194,5 @@ def _mark(
     if set(map(type, listed)) - {int} or not np.isin(listed, category_ids).all():
         known = set(category_ids.tolist())
         image, value = next((i['id'], c) for i in images for c in i[key] if type(c) is not int or c not in known)
-        raise InputError(f"{path}: image {image} lists {value!r} in '{key}', which is no category of the file; fix it")
+        raise InputError(f"{path}: image {image} lists {value!r} in '{key}', not a category of the file; correct it")
     table[np.repeat(rows, counts), np.searchsorted(category_ids, np.array(listed, dtype=np.int64))] = True

@@ -1,4 +1,4 @@
-"""LVIS as a metric of MMEngine: standard AP and fixed AP of one run."""
+"""LVIS evaluation as an MMEngine metric: standard AP and fixed AP in one run."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ REPORTED = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
 
 @dataclass
 class _Part:
-    """Results of one process: its images in the order of evaluation, and their detections."""
+    """Results of one process: the ids of its images in the order of evaluation, and their detections."""
 
     images: np.ndarray
     detections: Detections
@@ -36,32 +36,32 @@ class _Part:
 class LVISFixedMetric(BaseMetric):
     """Standard and fixed AP on LVIS v1 (val, minival) and other federated data sets with frequencies.
 
-    Reports ``lvis/AP``, AP50, AP75, APs, APm, APl, APr, APc and APf in [0, 1], of the ``max_per_image`` best detections
-    of each image, and the same as ``lvis/fixed_AP`` and so on, of the ``budget`` best detections of each class over
-    the whole set, however many are in one image (Dave et al. 2021, arXiv 2102.01066). -1 stands for no ground truth.
-    The numbers are those of the ``lvis`` package.
+    Reports ``lvis/AP``, AP50, AP75, APs, APm, APl, APr, APc and APf in [0, 1] for the ``max_per_image`` best detections
+    of each image; and ``lvis/fixed_AP`` and so on for the ``budget`` best detections of each class over the whole set,
+    without a limit per image (Dave et al. 2021, arXiv 2102.01066). -1 means no ground truth. The numbers equal those of
+    the ``lvis`` package.
 
     A COCO file with ``sources`` (federated labels, see :mod:`dinor1.annotations.federated`) is evaluated in the same
     way: an image for the categories of its own source only. All of its categories count as frequent, unless it says
     otherwise.
 
     Images of the annotation file that are not evaluated count as images without detections. An image that occurs twice,
-    as from a sampler that fills up its last round, counts once. Classes are matched to categories by name.
+    because a sampler pads its last batches, counts once. Classes are matched to categories by name.
 
-    Memory: only detections that can still matter are kept, at most ``budget`` of each class and ``max_per_image`` of
-    each image, 44 bytes each, and up to ``prune_every`` new ones.
+    Memory: only detections that can still affect the result are kept, at most ``budget`` of each class and
+    ``max_per_image`` of each image, 44 bytes each, and up to ``prune_every`` new ones.
 
     Args:
         ann_file: Annotations in LVIS format, or in COCO format with ``sources``.
-        max_per_image: Detections per image in the standard numbers.
-        budget: Detections per class in the fixed numbers. They are comparable only if the detector does not
-            limit an image's detections to ``max_per_image`` first.
-        outfile_prefix: Where to write the detections that were evaluated, in COCO result format:
-            ``PREFIX.bbox.json`` and, for fixed AP, ``PREFIX.fixed.bbox.json``.
-        prune_every: Number of new detections after which those that can no longer matter are removed.
-        not_exhaustive: Names of sources whose annotations miss instances; True: all.
-        backend_args: Of MMEngine's file client, to read ``ann_file``.
-        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix``, ``collect_dir``.
+        max_per_image: Maximum number of detections per image in standard AP.
+        budget: Maximum number of detections per class in fixed AP. Fixed AP is comparable only if the detector does not
+            limit the detections of an image to ``max_per_image`` first.
+        outfile_prefix: Also write the evaluated detections in COCO result format, to ``PREFIX.bbox.json`` and, for
+            fixed AP, to ``PREFIX.fixed.bbox.json``.
+        prune_every: Number of new detections after which those that can no longer affect the result are removed.
+        not_exhaustive: Names of the sources whose annotations miss instances; True: every source.
+        backend_args: Arguments of MMEngine's file client, to read ``ann_file``.
+        kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix``, ``collect_dir``.
 
     Raises:
         InputError: the annotation file is not in LVIS format, classes or images of the data set are not in it, or a
@@ -86,7 +86,7 @@ class LVISFixedMetric(BaseMetric):
             raise InputError(f'max_per_image and budget must be positive, got {max_per_image} and {budget}')
         self.max_per_image, self.budget, self.outfile_prefix = max_per_image, budget, outfile_prefix
         self.prune_every = prune_every
-        # Read before hours of inference, so that a bad file is an error at once.
+        # Read the file before hours of inference, so that a bad file is an error at once.
         with get_local_path(ann_file, backend_args=backend_args) as path:
             content = read_json(path)
         if isinstance(content, dict) and 'sources' in content:
@@ -110,30 +110,33 @@ class LVISFixedMetric(BaseMetric):
         """Collect the detections of a batch.
 
         Raises:
-            InputError: a class or an image is not in the annotation file, or a detection is not finite or of no class.
+            InputError: a class or an image is not in the annotation file, or a detection has an infinite or NaN value
+                or an invalid class.
         """
-        # Checked with the first batch rather than after the last.
+        # Check the classes in the first batch, not after the last.
         num_classes = len(match_classes(self._classes(), self._truth.names, self._truth.path))
+        # Collect each image once.
         for sample in data_samples:
             found = validated_detections(sample, self._known, num_classes, self._truth.path)
             if sample['img_id'] not in self._seen:
                 self._seen[sample['img_id']] = None
                 self._parts.append(found)
                 self._rows += len(found)
+        # Remove detections that can no longer affect the result.
         if self._rows > self._limit:
             kept = self._prune(Detections.concatenate(self._parts))
             self._parts, self._rows, self._limit = [kept], len(kept), len(kept) + self.prune_every
 
     def _classes(self) -> tuple[str, ...]:
-        """Names of the labels: those of the data set, which may choose among the categories."""
+        """Class names of the data set, which may choose some of the categories."""
         return tuple((self.dataset_meta or {}).get('classes', self._truth.names))
 
     def _prune(self, detections: Detections) -> Detections:
-        """Only what standard or fixed AP can still depend on."""
+        """Keep only detections that can affect standard or fixed AP."""
         return detections.select((detections.rank < self.max_per_image) | detections.within_budget(self.budget))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Gather the processes' detections and compute the metrics; see MMEngine's ``BaseMetric``.
+        """Gather the detections of all processes and compute the metrics; see MMEngine's ``BaseMetric``.
 
         Args:
             size: Number of images of the data set.
@@ -141,11 +144,12 @@ class LVISFixedMetric(BaseMetric):
         detections = self._prune(Detections.concatenate(self._parts))
         self.results = [_Part(np.array(list(self._seen), dtype=np.int64), detections)]
         self._clear()
-        # MMEngine truncates the gathered list to the number of images; here it has one entry per process.
+        # MMEngine truncates the gathered list to `size` entries; this list has one entry per process.
         return super().evaluate(max(size, get_world_size()))
 
     def compute_metrics(self, results: list[_Part]) -> dict[str, float]:
         """Metrics of the detections of all processes."""
+        # Merge the results of the processes.
         truth = self._truth.select(self._classes())
         detections, seen = _merge(results)
         missing = len(truth.image_ids) - len(seen)
@@ -156,16 +160,19 @@ class LVISFixedMetric(BaseMetric):
                 logger='current',
                 level=logging.WARNING,
             )
+        # Choose and write the detections of standard and fixed AP.
         standard = detections.select(detections.rank < self.max_per_image)
         fixed = detections.select(detections.within_budget(self.budget))
         if self.outfile_prefix is not None:
             write_results(standard, truth.category_ids, f'{self.outfile_prefix}.bbox.json')
             write_results(fixed, truth.category_ids, f'{self.outfile_prefix}.fixed.bbox.json')
+        # Evaluate.
         metrics = {}
         for prefix, chosen in (('', standard), ('fixed_', fixed)):
             indexed = replace(chosen, image=np.searchsorted(truth.image_ids, chosen.image))
             summary = evaluate_lvis(truth, indexed).summary()
             metrics |= {prefix + name: summary[name] for name in REPORTED}
+        # Log a table.
         rows = [' ' * 8 + ''.join(f'{name:>7}' for name in REPORTED)]
         for title, prefix in (('standard', ''), ('fixed', 'fixed_')):
             values = (metrics[prefix + name] for name in REPORTED)
@@ -175,7 +182,7 @@ class LVISFixedMetric(BaseMetric):
 
 
 def _merge(parts: Sequence[_Part]) -> tuple[Detections, set[int]]:
-    """Detections of all processes, each image from the first that has it, and the images."""
+    """Detections of all processes, each image from the first process that has it; and the ids of the images."""
     seen: set[int] = set()
     kept = []
     for part in parts:

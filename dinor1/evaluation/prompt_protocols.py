@@ -1,4 +1,4 @@
-"""Evaluation protocols: how the detector is prompted for the images of an evaluated set.
+"""Evaluation protocols: the prompts of a detector for the images of an evaluated set.
 
 A config names ``TextPrompts``, ``VisualGeneric`` or ``VisualInteractive`` in ``val_cfg.prompts`` and
 ``test_cfg.prompts``; :mod:`dinor1.engine.loops` runs them.
@@ -34,9 +34,9 @@ class EvaluationPrompts:
         shared: Prompts for all images; None: each image has its own boxes.
         boxes: Image id -> exemplars on the image itself; empty if ``shared`` is given.
         exemplars: The instances that were drawn; empty for text.
-        dataset: The data set that they were drawn from; None for text.
+        dataset: The data set of the exemplars; None for text.
         file_stem: Name of the file that records the draw, without suffix; empty for text.
-        asked: Image id -> the only class of ``shared`` that is offered on the image; empty: all of them are.
+        asked: Image id -> the only class of ``shared`` that is offered for the image; empty: all classes are offered.
     """
 
     description: dict[str, Any]
@@ -49,7 +49,7 @@ class EvaluationPrompts:
     asked: dict[int, int] = field(default_factory=dict)
 
     def of(self, samples: Sequence[DetDataSample]) -> PromptSet | list[BoxPrompts]:
-        """The prompts of a batch, in the form that :meth:`dinor1.models.DINOR1.predict` takes."""
+        """The prompts of a batch, for :meth:`dinor1.models.DINOR1.predict`."""
         if self.shared is not None and self.asked:
             return [self._only(self.asked[sample.img_id]) for sample in samples]
         if self.shared is not None:
@@ -69,7 +69,7 @@ class EvaluationPrompts:
         return BoxPrompts(boxes, torch.tensor([e.label for e in exemplars], dtype=torch.long), self.names)
 
     def record(self) -> dict[str, Any]:
-        """The draw in a form for JSON; together with the annotation file it reproduces the prompts."""
+        """The draw as a JSON object; together with the annotation file it reproduces the prompts."""
         known = self.dataset.metainfo['classes']
         exemplars = [dict(img_id=e.img_id, bbox=e.bbox, name=known[e.label]) for e in self.exemplars]
         record = dict(self.description, ann_file=str(self.dataset.ann_file), exemplars=exemplars)
@@ -79,14 +79,14 @@ class EvaluationPrompts:
 
 
 class PromptedMetric(ABC):
-    """Base class of metrics that depend on what was offered; the prompted loops call :meth:`use_prompts`."""
+    """Base class of metrics that depend on the offered prompts; the prompted loops call :meth:`use_prompts`."""
 
     @abstractmethod
     def use_prompts(self, prompts: EvaluationPrompts) -> None:
-        """Take note of the prompts of the test that begins.
+        """Store the prompts of the evaluation, before its first image.
 
         Raises:
-            InputError: the metric is not for this protocol.
+            InputError: the metric does not support this protocol.
         """
 
 
@@ -94,21 +94,21 @@ class PromptProtocol(ABC):
     """Base class of protocols, which compute the prompts of an evaluated set."""
 
     def num_images_to_encode(self) -> int:
-        """Number of images that :meth:`prepare` runs through the model."""
+        """Number of images that :meth:`prepare` encodes with the model."""
         return 0
 
     def check_model(self, model: nn.Module) -> None:  # noqa: B027, most protocols suit every model
-        """Raise an error if a :class:`dinor1.models.DINOR1` cannot be prompted in this way.
+        """Check that a :class:`dinor1.models.DINOR1` supports these prompts.
 
         Raises:
-            InputError: it cannot.
+            InputError: it does not.
         """
 
     def with_seed(self, seed: int) -> 'PromptProtocol':
         """A copy of the protocol with another seed of the draw.
 
         Raises:
-            InputError: the protocol draws nothing.
+            InputError: the protocol draws no exemplars.
         """
         raise InputError(f'{type(self).__name__}: draws no visual prompts, there is nothing to repeat with a seed')
 
@@ -116,12 +116,12 @@ class PromptProtocol(ABC):
     def prepare(
         self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
     ) -> EvaluationPrompts:
-        """Compute prompts from the current weights.
+        """Compute the prompts with the current weights.
 
         Args:
             model: A :class:`dinor1.models.DINOR1`.
             dataset: The evaluated set.
-            progress: Called after each image that is run through the model.
+            progress: Called after each encoded image.
 
         Returns:
             The prompts of the whole set.
@@ -152,10 +152,10 @@ class TextPrompts(PromptProtocol):
 class VisualGeneric(PromptProtocol):
     """The prompt of a class is the mean embedding of a few instances from other images.
 
-    All classes of the evaluated set are offered except those without an instance, which cannot be found.
+    All classes of the evaluated set are offered, except those without an exemplar, which cannot be found.
 
     Args:
-        dataset: Config of the data set that exemplars are drawn from, or the data set.
+        dataset: Data set of the exemplars, or its config.
         num_exemplars: Maximum number of instances per class, at least 1.
         seed: Seed of the draw.
     """
@@ -177,11 +177,13 @@ class VisualGeneric(PromptProtocol):
         self, model: nn.Module, dataset: BaseDataset, progress: Callable[[], None] | None = None
     ) -> EvaluationPrompts:
         """See :meth:`PromptProtocol.prepare`."""
+        # Record classes without an exemplar.
         names, known = tuple(dataset.metainfo['classes']), self.dataset.metainfo['classes']
         drawn = {known[exemplar.label] for exemplar in self.exemplars}
         description = dict(protocol=VISUAL_GENERIC, num_exemplars=self.num_exemplars, seed=self.seed)
         if missing := [name for name in names if name not in drawn]:
             description['without_exemplar'] = missing
+        # Embed the exemplars.
         bank = build_bank(model, self.dataset, self.exemplars, progress)
         return EvaluationPrompts(
             description,

@@ -1,7 +1,7 @@
-"""How well prompts of one class hang together and those of others stay apart.
+"""Similarity of prompt embeddings within and between classes.
 
-The ratio of the mean cosine inside classes to that between classes is DETR-ViP's diagnostic (arXiv 2604.14684). Its
-averaging is not published; ours is written below.
+The ratio of the mean cosine within classes to that between classes is DETR-ViP's diagnostic (arXiv 2604.14684). The
+paper does not specify how it averages; :func:`iisr` documents the averages used here.
 """
 
 import torch
@@ -19,11 +19,12 @@ def iisr(prompts: Tensor, labels: Tensor) -> dict[str, float]:
         labels: (M,) their classes.
 
     Returns:
-        ``intra``: mean over the classes of two or more prompts of the mean cosine of two different ones;
-        ``inter_proto``: mean over pairs of classes of the cosine of their mean embeddings; ``inter_pair``: the same of
-        the mean cosine of a prompt of the one and a prompt of the other; ``iisr`` = intra / inter_proto and
-        ``iisr_pair`` = intra / inter_pair. A denominator below 1e-6 is replaced by it. NaN where there is no pair.
+        ``intra``: mean cosine of two prompts of one class, averaged over the classes with at least two prompts;
+        ``inter_proto``: cosine of the mean embeddings of two classes, averaged over pairs of classes; ``inter_pair``:
+        mean cosine of a prompt of one class and a prompt of another, averaged over pairs of classes; ``iisr`` = intra /
+        inter_proto and ``iisr_pair`` = intra / inter_pair, with denominators of at least 1e-6. NaN without a pair.
     """
+    # Similarity within classes.
     prompts = prompts.double()
     cosine = F.normalize(prompts, dim=-1) @ F.normalize(prompts, dim=-1).t()
     classes, index = labels.unique(return_inverse=True)
@@ -32,6 +33,7 @@ def iisr(prompts: Tensor, labels: Tensor) -> dict[str, float]:
     within = (member * (cosine @ member)).sum(0) - (member * cosine.diagonal()[:, None]).sum(0)
     several = counts > 1
     intra = (within / (counts * (counts - 1)).clamp(min=1))[several].mean()
+    # Similarity between classes.
     prototypes = F.normalize(member.t() @ prompts / counts[:, None], dim=-1)
     others = ~torch.eye(len(classes), dtype=torch.bool, device=prompts.device)
     inter_proto = (prototypes @ prototypes.t())[others].mean()
@@ -42,10 +44,10 @@ def iisr(prompts: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def bernoulli_entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of a coin with the log-odds ``logits``, of any shape; 0 at plus and minus infinity."""
+    """Entropy in nats of Bernoulli variables with log-odds ``logits``, of any shape; 0 at plus and minus infinity."""
     magnitude = logits.abs()
     certain = magnitude.isinf()
-    # With u = exp(-|x|): log(1 + u) + |x| u / (1 + u), which overflows nowhere.
+    # With u = exp(-|x|): log(1 + u) + |x| u / (1 + u), which never overflows.
     finite = magnitude.masked_fill(certain, 0.0)
     entropy = torch.log1p((-finite).exp()) + finite * torch.sigmoid(-finite)
     return entropy.masked_fill(certain, 0.0)

@@ -1,4 +1,4 @@
-"""Names of the prompt protocols: one table for results, command lines, configs and tables. It imports nothing heavy."""
+"""Names of the prompt protocols in results, command lines, configs and tables; a module that imports fast."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,19 @@ TEXT, VISUAL_GENERIC, VISUAL_INTERACTIVE = 'text', 'visual-generic', 'visual-int
 
 
 class ProtocolNames(NamedTuple):
-    """What a protocol is called elsewhere.
+    """Names of a protocol.
 
     Attributes:
-        type: In configs, a class of :mod:`dinor1.evaluation.prompt_protocols`.
-        title: In tables.
+        type: Its name in configs, a class of :mod:`dinor1.evaluation.prompt_protocols`.
+        title: Its name in tables.
     """
 
     type: str
     title: str
 
 
-# In the order of tables. Visual-I is told the classes of each image and so is easier: it is never averaged with the
-# others.
+# In the order of tables. Visual-I offers only classes that the image shows, which is easier: it is never averaged with
+# the others.
 PROTOCOLS = {
     TEXT: ProtocolNames('TextPrompts', 'Text'),
     VISUAL_GENERIC: ProtocolNames('VisualGeneric', 'Visual-G'),

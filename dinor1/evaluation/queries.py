@@ -1,15 +1,15 @@
-"""Which queries find an object, and how they spread over the decoder's layers.
+"""Statistics of the queries that find an object, over the decoder layers.
 
-DINO-R1 (arXiv 2505.24025) argues with a figure of its queries: after supervised training few of them answer for an
-object, after GRQO many do. Here are numbers for it, of one image; definitions are ours:
+DINO-R1 (arXiv 2505.24025) shows a figure of its queries: after supervised training, few of them respond to an object;
+after GRQO, many do. This module measures it for one image, with definitions of its own:
 
-- matched query    the one that the matcher assigns to the object, per layer; its place in the order of selection is 0
-                   for the token of highest objectness
-- distinct queries how many different ones are assigned to an object over all layers, 1 to L
-- covering queries those whose box overlaps the object with an IoU of at least 0.5
-- responding ones  covering queries whose best class is the object's
-- spread           root mean square distance of the centres of the covering queries from their mean, relative to the
-                   square root of the object's area
+- matched query      the query that the matcher assigns to the object in a decoder layer; its index in the order of
+                     selection is 0 for the token of highest objectness
+- distinct queries   number of different queries that are matched to an object over all layers, 1 to L
+- covering queries   queries whose box overlaps the object with an IoU of at least 0.5
+- responding queries covering queries whose best class is that of the object
+- spread             root mean square distance of the centres of the covering queries from their mean, relative to the
+                     square root of the object's area
 """
 
 from dataclasses import dataclass, fields
@@ -24,16 +24,16 @@ from dinor1.models.losses import Targets, hungarian_match, matching_cost
 
 @dataclass
 class QueryStatistics:
-    """Of G objects and L decoder layers.
+    """Statistics of the queries of G objects in L decoder layers; see :mod:`dinor1.evaluation.queries`.
 
     Attributes:
-        matched: (L, G) place of the matched query in the order of selection.
-        distinct: (G,) different matched queries over the layers.
+        matched: (L, G) index of the matched query in the order of selection.
+        distinct: (G,) number of different matched queries over the layers.
         covering: (L, G) number of covering queries.
         responding: (L, G) number of responding queries.
-        ever_responding: (G,) different queries that respond in at least one layer.
-        spread: (L, G) see the module's text; NaN with fewer than two covering queries.
-        iou: (L, G) of the matched query.
+        ever_responding: (G,) number of different queries that respond in at least one layer.
+        spread: (L, G) spread of the covering queries; NaN with fewer than two.
+        iou: (L, G) IoU of the matched query with the object.
     """
 
     matched: np.ndarray
@@ -46,22 +46,22 @@ class QueryStatistics:
 
     @classmethod
     def concatenate(cls, parts: list['QueryStatistics']) -> 'QueryStatistics':
-        """Objects of several images.
+        """Concatenate the objects of several images.
 
         Raises:
-            ValueError: no part.
+            ValueError: ``parts`` is empty.
         """
         if not parts:
             raise ValueError('QueryStatistics: expected at least one image')
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts], -1) for f in fields(cls)))
 
     def summary(self) -> dict[str, float | int | list[float]]:
-        """Means over the objects; per layer a list. Empty but for the count if there is no object."""
+        """Means over the objects, some as a list over the layers; without objects, only their number 0."""
         count = len(self.distinct)
         if not count:
             return dict(objects=0)
         with np.errstate(invalid='ignore'):
-            # An object that one query covers has no spread, and takes no part.
+            # An object with fewer than two covering queries has no spread, and is left out.
             known = np.isfinite(self.spread)
             spread = np.where(known, self.spread, 0).sum(1) / known.sum(1)
         return dict(
@@ -82,23 +82,25 @@ def query_statistics(
     """Statistics of the objects of one image.
 
     Args:
-        cls_logits: (L, 1, Q, K) logits of every decoder layer, one column per class, -inf where it is not offered;
-            queries in the order of selection.
+        cls_logits: (L, 1, Q, K) logits of every decoder layer, one column per class, -inf for classes that are not
+            offered; queries in the order of selection.
         boxes: (L, 1, Q, 4) normalised cxcywh.
-        targets: The image's ground truth.
-        min_iou: A query covers an object from this overlap on.
-        **cost_weights: Of :func:`~dinor1.models.losses.matching.matching_cost`.
+        targets: Ground truth of the image.
+        min_iou: Minimum IoU at which a query covers an object.
+        **cost_weights: Weights of :func:`~dinor1.models.losses.matching.matching_cost`.
     """
     num_layers = len(cls_logits)
     count = sum(targets.counts)
     if not count:
         none, empty = np.zeros(0, dtype=np.int64), np.zeros((num_layers, 0), dtype=np.int64)
         return QueryStatistics(empty, none, empty, empty, none, empty.astype(np.float64), empty.astype(np.float64))
+    # Match queries to objects in every layer.
     match = hungarian_match(matching_cost(cls_logits, boxes, targets, **cost_weights), targets)
-    # Fewer queries than objects leave objects without a match, which is the last place and no overlap.
+    # With fewer queries than objects, objects without a match get the index Q and an IoU of 0.
     matched = torch.full((num_layers, count), cls_logits.shape[2])
     matched[match.stage.cpu(), match.target.cpu()] = match.query.cpu()
 
+    # Find the queries that cover an object, and those that respond to it.
     scale = targets.scale[0]
     truth = box_convert(targets.boxes[0, :count] * scale, 'cxcywh', 'xyxy')
     found = box_convert(boxes[:, 0].float() * scale, 'cxcywh', 'xyxy')
@@ -107,6 +109,7 @@ def query_statistics(
     labels = targets.positive_map[0, :count].argmax(-1)
     responds = covers & (cls_logits[:, 0].argmax(-1)[..., None] == labels)
 
+    # Compute the spread of the covering queries.
     weights = covers.float()
     number = weights.sum(1)
     centres = boxes[:, 0, :, :2].float() * scale[:2]
@@ -115,6 +118,7 @@ def query_statistics(
     area = (targets.boxes[0, :count, 2:] * scale[2:]).prod(-1)
     spread = (square / area.clamp(min=1e-12)).sqrt().masked_fill(number < 2, float('nan'))
 
+    # Read the IoU of the matched queries.
     padded = torch.cat([overlap, overlap.new_zeros(num_layers, 1, count)], 1)
     iou = padded.gather(1, matched[:, None].to(padded.device))[:, 0]
     columns = (

@@ -1,4 +1,4 @@
-"""Recognition on ground-truth boxes: which of the offered classes is a given box? The ceiling of classification."""
+"""Recognition: classification of ground-truth boxes among the offered classes, an upper bound for detection."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptedMetric
 from dinor1.evaluation.visual_generic import Exemplar
 from dinor1.registry import METRICS
 
-# Of the corners of a box, in pixels: rounding of scaling an image and back.
+# Tolerance of the corners of a box, in pixels: scaling to the network input and back rounds.
 _SAME = 0.01
 
 
@@ -22,25 +22,25 @@ def similarity_scores(features: Tensor, prompts: Tensor) -> Tensor:
     """(N, K) scores in [0, 1] of N boxes for K prompts: ``(1 + cosine) / 2``.
 
     Args:
-        features: (N, C) of the boxes.
-        prompts: (K, C).
+        features: (N, C) embeddings of the boxes.
+        prompts: (K, C) embeddings of the prompts.
     """
     return (1 + F.normalize(features.float(), dim=-1) @ F.normalize(prompts.float(), dim=-1).t()) / 2
 
 
 @METRICS.register_module()
 class RecognitionMetric(BaseMetric, PromptedMetric):
-    """Accuracy of the best class of each ground-truth box, of a test by ``RecognitionTestLoop``.
+    """Accuracy of the best class of each ground-truth box, for tests by ``RecognitionTestLoop``.
 
-    Only boxes with a choice count: at least two classes were offered for their image. Under ``VisualInteractive`` the
-    exemplars do not count either. Reports ``recognition/accuracy``; ``recognition/chance``, the accuracy of a guess
-    among the offered classes; and ``recognition/boxes``, the number of boxes. -1 stands for no box. A box of a class
-    that is not offered is wrong.
+    Only boxes in images with at least two offered classes count. Under ``VisualInteractive``, exemplars do not count.
+    Reports ``recognition/accuracy``; ``recognition/chance``, the accuracy of guessing among the offered classes; and
+    ``recognition/boxes``, the number of boxes. -1 means that there is no box. A box of a class that is not offered
+    counts as wrong.
 
     Args:
-        ann_file: Not read, because boxes and classes are those of the data set; with it, ``test_evaluator.type`` is all
-            that has to change in a config.
-        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
+        ann_file: Not read, because boxes and classes come from the data set. It is accepted so that a config only needs
+            another ``test_evaluator.type``.
+        kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
     """
 
     default_prefix = 'recognition'
@@ -50,12 +50,13 @@ class RecognitionMetric(BaseMetric, PromptedMetric):
         self._exemplars: Mapping[int, Sequence[Exemplar]] = {}
 
     def use_prompts(self, prompts: EvaluationPrompts) -> None:
-        """Take note of the exemplars, if they are on the images themselves."""
+        """Store the exemplars that are on the test images themselves."""
         self._exemplars = prompts.boxes
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Collect whether each box is recognised, and the number of classes to choose from."""
+        """Collect whether each box is recognised, and the number of offered classes."""
         for sample in data_samples:
+            # Leave out boxes without a choice of classes, and exemplars.
             truth, predicted = sample['gt_instances'], sample['pred_instances']
             boxes, labels = truth['bboxes'].float(), truth['labels']
             num_offered = len(predicted['labels'].unique())
@@ -63,6 +64,7 @@ class RecognitionMetric(BaseMetric, PromptedMetric):
             for exemplar in self._exemplars.get(sample['img_id'], ()):
                 same = (boxes - boxes.new_tensor(exemplar.bbox)).abs().amax(-1) < _SAME
                 counts &= ~(same & (labels == exemplar.label)).cpu()
+            # Compare the best class at each box with its label.
             distance = (boxes[:, None] - predicted['bboxes'].float()[None]).abs().amax(-1)
             score = torch.where(distance < _SAME, predicted['scores'].float()[None], -1.0)
             right = np.zeros(0, dtype=bool)

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of an evaluation that is repeated with several prompt seeds."""
+"""Mean and standard deviation over evaluations with several prompt seeds."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import numpy as np
 def mean_and_std(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and sample standard deviation of each metric over repeated runs.
 
-    The value -1 means undefined, as COCO reports for a size range without objects; its mean stays -1.
+    The value -1 means undefined, as in COCO for an area range without objects; the mean is then -1.
 
     Args:
         runs: Metrics of each run, all with the same keys.

@@ -1,4 +1,4 @@
-"""One class asked of each image, which shows it or does not: does the detector know when there is nothing?"""
+"""Protocol with one class per image, present or absent: does the detector know when there is nothing to find?"""
 
 import dataclasses
 import zlib
@@ -15,16 +15,17 @@ from dinor1.utils.errors import InputError
 
 @TASK_UTILS.register_module()
 class SingleClass(PromptProtocol):
-    """Offer one class on each image; on every other image, on average, one that the image does not show.
+    """Offer one class for each image; for half of the images, on average, one that the image does not show.
 
-    The prompt is that of :class:`~dinor1.evaluation.VisualGeneric`, the mean of instances on other images: an image
-    without the thing has none of its own. :class:`~dinor1.evaluation.AbsenceMetric` is the metric for it.
+    Prompts are those of :class:`~dinor1.evaluation.VisualGeneric`, mean embeddings of instances on other images,
+    because an image that does not show the class has no exemplar. The metric is
+    :class:`~dinor1.evaluation.AbsenceMetric`.
 
-    A class that is not annotated in an image counts as absent, so that the annotations must be exhaustive: those of
+    A class that is not annotated in an image counts as absent. Annotations must therefore be exhaustive, which those of
     merged data sets with different classes are not.
 
     Args:
-        dataset: Config of the data set that exemplars are drawn from, or the data set.
+        dataset: Data set of the exemplars, or its config.
         num_exemplars: Maximum number of instances per class, at least 1.
         seed: Seed of the draws of exemplars and of classes.
     """
@@ -56,20 +57,20 @@ class SingleClass(PromptProtocol):
 
 
 def draw_classes(dataset: BaseDataset, offered: Collection[int], seed: int = 0) -> dict[int, int]:
-    """Draw the class that each image is asked for.
+    """Draw the class that is offered for each image.
 
-    A coin decides whether the image shows it; then all classes that it shows, or does not, are equally likely. Where
-    there is none on the side of the coin, as with a single class, the other side is taken. The draw depends on the
-    annotations of the image, ``offered`` and ``seed`` only. A class of which an image shows crowds or ignored boxes
-    alone is neither shown nor absent, and never drawn.
+    Shown and absent classes are chosen with equal probability; then all classes of this kind are equally likely. If
+    there is no class of this kind, the other kind is taken. The draw depends on the annotations of the image,
+    ``offered`` and ``seed`` only. A class of which an image shows only crowds or ignored boxes is neither shown nor
+    absent, and is not drawn.
 
     Args:
-        dataset: The evaluated data set, in MMDetection's form.
+        dataset: The evaluated data set, in MMDetection's format.
         offered: Labels of the classes that have a prompt; not empty.
         seed: Any integer.
 
     Returns:
-        Label by image id. An image of which nothing can be asked has an arbitrary class.
+        Image id -> label. An image without a shown or absent class gets an arbitrary class.
 
     Raises:
         InputError: no class has a prompt.
@@ -78,10 +79,12 @@ def draw_classes(dataset: BaseDataset, offered: Collection[int], seed: int = 0) 
         raise InputError('SingleClass: no class of the evaluated set has a prompt; use another prompt data set')
     asked = {}
     for index in range(len(dataset)):
+        # Find the shown and the absent classes.
         info = dataset.get_data_info(index)
         shown = {i['bbox_label'] for i in info['instances'] if not i.get('ignore_flag', 0)}
         unclear = {i['bbox_label'] for i in info['instances']} - shown
         sides = [sorted(shown & {*offered}), sorted({*offered} - shown - unclear)]
+        # Draw with a generator of the image's own.
         generator = np.random.default_rng([abs(seed), zlib.crc32(str(info['img_id']).encode())])
         first = int(generator.integers(2))
         side = sides[first] or sides[1 - first] or sorted(offered)

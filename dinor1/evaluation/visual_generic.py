@@ -1,4 +1,4 @@
-"""Visual-generic prompts: each class is the mean embedding of a few training instances, from other images.
+"""Visual-generic prompts: each class is the mean embedding of a few instances from other images.
 
 The protocol of T-Rex2 (arXiv 2403.14610) and DINO-R1 (arXiv 2505.24025).
 """
@@ -23,7 +23,7 @@ class Exemplar(NamedTuple):
 
     Attributes:
         img_id: Image id in the annotation file.
-        index: Position of the image in the data set.
+        index: Index of the image in the data set.
         bbox: (x1, y1, x2, y2) pixels of the original image.
         label: Class index.
     """
@@ -35,11 +35,11 @@ class Exemplar(NamedTuple):
 
 
 def candidates_of(info: dict, index: int) -> list[Exemplar]:
-    """All instances of an image that may serve as a prompt: crowds and ignored boxes may not.
+    """All instances of an image that may serve as a prompt, without crowds and ignored boxes.
 
     Args:
         info: ``dataset.get_data_info(index)``.
-        index: Position of the image in the data set.
+        index: Index of the image in the data set.
     """
     return [
         Exemplar(info['img_id'], index, tuple(instance['bbox']), instance['bbox_label'])
@@ -51,12 +51,12 @@ def candidates_of(info: dict, index: int) -> list[Exemplar]:
 def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0) -> list[Exemplar]:
     """Draw up to ``num_exemplars`` instances of every class, without replacement.
 
-    The draw depends on the annotations, ``num_exemplars`` and ``seed`` only: not on the order of the images, and for a
-    class not on the other classes. Crowd and ignored boxes are never drawn.
+    The draw depends on the annotations, ``num_exemplars`` and ``seed`` only, not on the order of the images; the draw
+    of a class does not depend on other classes. Crowd and ignored boxes are never drawn.
 
     Args:
-        dataset: In MMDetection's form; its ``metainfo['classes']`` are the classes.
-        num_exemplars: N, at least 1. A class with fewer instances gives all it has.
+        dataset: Data set in MMDetection's format; its ``metainfo['classes']`` are the classes.
+        num_exemplars: Maximum number of instances per class, at least 1.
         seed: Any integer.
 
     Returns:
@@ -67,12 +67,14 @@ def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0)
     """
     if num_exemplars < 1:
         raise InputError(f'num_exemplars must be at least 1, got {num_exemplars}')
+    # Collect the instances of each class.
     candidates: dict[int, list[Exemplar]] = {}
     for index in range(len(dataset)):
         for exemplar in candidates_of(dataset.get_data_info(index), index):
             candidates.setdefault(exemplar.label, []).append(exemplar)
     if not candidates:
         raise InputError(f'{dataset.ann_file}: no instance to take as a visual prompt; use another prompt data set')
+    # Draw with a generator for each class.
     drawn = []
     for label, exemplars in candidates.items():
         exemplars.sort(key=lambda e: (e.img_id, e.bbox))
@@ -92,11 +94,11 @@ def embed_exemplars(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Embed exemplars.
 
-    Images go through the model one at a time: in a batch they would be padded to one size, convolutions carry padding
-    into the image, and an embedding would depend on its neighbours in the batch.
+    Images are encoded one at a time. In a batch, they would be padded to one size; because padding affects
+    convolutions, an embedding would depend on the other images of the batch.
 
     Args:
-        model: A :class:`dinor1.models.DINOR1`; left in the mode (train or eval) that it was in.
+        model: A :class:`dinor1.models.DINOR1`; its mode (train or eval) is restored.
         dataset: The data set that the exemplars were drawn from, with a test pipeline.
         exemplars: From :func:`draw_exemplars`.
         progress: Called after each image.
@@ -109,11 +111,13 @@ def embed_exemplars(
     embeddings, labels = [], []
     try:
         for index, group in groupby(exemplars, key=lambda e: e.index):
+            # Load an image, and scale its exemplars to the network input.
             group = list(group)
             data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
             samples = data['data_samples']
             boxes = torch.tensor([e.bbox for e in group], dtype=torch.float32, device=data['inputs'].device)
             boxes = boxes * boxes.new_tensor(samples[0].scale_factor).repeat(2)
+            # Embed them.
             features = model.encode_image(data['inputs'], samples)
             embeddings.append(model.encode_boxes(features, [boxes], [samples[0].img_shape]).float().cpu())
             labels += [e.label for e in group]
@@ -141,9 +145,11 @@ def build_bank(
     Returns:
         A bank of the classes that have at least one exemplar, in the data set's order.
     """
+    # Embed the exemplars.
     embeddings, index = embed_exemplars(model, dataset, exemplars, progress)
     present = index.unique()
     names = dataset.metainfo['classes']
+    # Average them per class.
     means = PromptSet.from_exemplars(embeddings, index, names).embeddings[present]
     counts = index.bincount(minlength=len(names))[present]
     return PromptBank(means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model))

@@ -1,7 +1,7 @@
 """Visual-interactive prompts: one ground-truth box per class of the test image itself.
 
-The protocol of T-Rex2 (arXiv 2403.14610). It is easier than visual-generic: the prompts come from the very image, and
-classes that are absent from it are never offered. The two say different things and are not averaged.
+The protocol of T-Rex2 (arXiv 2403.14610). It is easier than visual-generic, because the prompts come from the test
+image and classes that are absent from it are never offered. The two protocols must not be averaged.
 """
 
 import zlib
@@ -18,14 +18,15 @@ def draw_interactive(dataset: BaseDataset, seed: int = 0) -> dict[int, list[Exem
     The draw depends on the annotations of the image and ``seed`` only. Crowd and ignored boxes are never drawn.
 
     Args:
-        dataset: The evaluated data set, in MMDetection's form.
+        dataset: The evaluated data set, in MMDetection's format.
         seed: Any integer.
 
     Returns:
-        Exemplars by image id, in the order of their labels; an empty list for an image without instances.
+        Image id -> exemplars in the order of their labels; an empty list for an image without instances.
     """
     drawn = {}
     for index in range(len(dataset)):
+        # Collect the instances of each class, and choose one of each.
         info = dataset.get_data_info(index)
         candidates: dict[int, list[Exemplar]] = {}
         for exemplar in candidates_of(info, index):

@@ -1,4 +1,4 @@
-"""Visual-interactive AP without the exemplar, and plain AP beside its echo floor, with intervals."""
+"""Visual-interactive AP without the exemplar, and plain AP with the echo baseline, with intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from dinor1.evaluation.without_exemplar import without_exemplars
 from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
 
-# Detections and exemplars by image id, of one draw of the prompts.
+# Detections, and exemplars by image id, of one draw of the prompts.
 Draw = tuple[Detections, Mapping[int, Sequence[Exemplar]]]
 
 
 def visual_interactive_cases(content: dict, draw: Draw, category_ids: np.ndarray) -> dict[str, tuple[dict, Detections]]:
-    """What is compared for each headline number: annotations and detections.
+    """Annotations and detections that each of the three cases compares.
 
     Args:
-        content: Of the annotation file.
+        content: Content of the annotation file.
         draw: Detections and exemplars.
         category_ids: (K,) category id of each label.
 
@@ -34,7 +34,7 @@ def visual_interactive_cases(content: dict, draw: Draw, category_ids: np.ndarray
         ``without_exemplar``, ``plain`` and ``echo``.
 
     Raises:
-        InputError: an exemplar is no box of the annotations.
+        InputError: an exemplar is not a box of the annotations.
     """
     detections, exemplars = draw
     return {
@@ -55,30 +55,32 @@ def visual_interactive_scores(
     """AP and AP50 without the exemplar, plain, and of the echo; means over draws of prompts.
 
     Args:
-        content: Of the annotation file, see :func:`~dinor1.evaluation.coco_metric.checked_coco`.
+        content: Content of the annotation file, see :func:`~dinor1.evaluation.coco_metric.checked_coco`.
         draws: Detections and exemplars of each draw.
         category_ids: (K,) category id of each label.
-        min_images: A class takes part in a number if at least so many images have a box of it that counts there, in
-            each draw.
-        num_samples: Samples of images for 95 % bootstrap intervals; 0: no intervals.
+        min_images: A class is included in a case if at least this number of images has ground truth of it in this case,
+            in each draw.
+        num_samples: Number of samples of images for 95 % bootstrap intervals; 0: no intervals.
         backend: See :func:`~dinor1.evaluation.coco_metric.coco_curves`.
 
     Returns:
-        ``CASE_AP`` and ``CASE_AP50`` in [0, 1] with CASE one of ``without_exemplar``, ``plain`` and ``echo``, and
-        ``CASE_classes`` and ``CASE_images``, the numbers of classes and of images that show one of them; -1 stands for
-        no class. With intervals also ``CASE_AP_low`` and so on.
+        ``CASE_AP`` and ``CASE_AP50`` in [0, 1] with CASE one of ``without_exemplar``, ``plain`` and ``echo``; -1
+        without classes. ``CASE_classes`` and ``CASE_images``, the numbers of classes and of images that show one of
+        them. With intervals also ``CASE_AP_low`` and so on.
 
     Raises:
-        InputError: an exemplar is no box of the annotations.
+        InputError: an exemplar is not a box of the annotations.
     """
     cases = [visual_interactive_cases(content, draw, category_ids) for draw in draws]
     scores: dict[str, float] = {}
     for case in cases[0]:
-        # Classes with enough images in all draws, as in the bootstrap.
+        # Choose the classes with enough images in all draws, as in the bootstrap.
         counts = [images_per_class(draw[case][0], category_ids) for draw in cases]
         kept = np.flatnonzero(np.min(counts, axis=0) >= min_images)
+        # Average over the draws.
         per_draw = [_average_precision(*draw[case], category_ids, kept, backend) for draw in cases]
         scores |= {f'{case}_{key}': _mean([values[key] for values in per_draw]) for key in per_draw[0]}
+        # Add intervals.
         if num_samples:
             matches = [match_boxes(*draw[case], category_ids) for draw in cases]
             for key, interval in bootstrap(matches, min_images=min_images, num_samples=num_samples).items():
@@ -88,7 +90,7 @@ def visual_interactive_scores(
 
 
 def images_per_class(content: dict, category_ids: np.ndarray) -> np.ndarray:
-    """(K,) number of images that show an instance of each class; a crowd is none."""
+    """(K,) number of images that show an instance of each class; crowds do not count."""
     shown = {(a['category_id'], a['image_id']) for a in content['annotations'] if not a.get('iscrowd', 0)}
     counts = dict.fromkeys(category_ids.tolist(), 0)
     for category, _ in shown:
@@ -103,7 +105,7 @@ def _average_precision(
     if not len(kept):
         return dict(AP=-1.0, AP50=-1.0, classes=0.0, images=0.0)
     precision, _ = curves_in_parts(content, detections, category_ids, backend)
-    # Categories are evaluated by rising id.
+    # Precision is in ascending order of category ids.
     summary = summarize(precision[:, :, np.argsort(np.argsort(category_ids))[kept]])
     known = set(category_ids[kept].tolist())
     shown = {a['image_id'] for a in content['annotations'] if a['category_id'] in known and not a.get('iscrowd', 0)}
@@ -116,19 +118,20 @@ def _mean(values: Sequence[float]) -> float:
 
 @METRICS.register_module()
 class VisualInteractiveMetric(CocoPromptMetric, PromptedMetric):
-    """Metric of the protocol ``VisualInteractive``: without the exemplar, plain, and the echo's floor.
+    """Metric of the protocol ``VisualInteractive``: AP without the exemplar, plain AP, and AP of the echo.
 
-    Plain AP also counts the exemplar, which the detector was shown. ``visual_i/echo_*`` is what a detector gets that
-    returns the exemplar and nothing else, on the same draw; ``visual_i/without_exemplar_*`` counts what is found
-    besides it, see :func:`~dinor1.evaluation.without_exemplar.without_exemplars`. All three come from one test.
+    ``visual_i/plain_*`` also counts the exemplar, which the detector was given. ``visual_i/echo_*`` belongs to a
+    detector that returns exactly the exemplars of the same draw. ``visual_i/without_exemplar_*`` counts only the other
+    instances, see :func:`~dinor1.evaluation.without_exemplar.without_exemplars`. One test gives all three.
 
     Args:
-        ann_file: Annotations in COCO format; a list of files is read as one, as by ``CocoPromptDataset``.
-        min_images: A class takes part in a number if at least so many images have a box of it that counts there.
-        num_samples: Samples of images for 95 % bootstrap intervals, reported as ``*_low`` and ``*_high``; 0: none.
+        ann_file: Annotations in COCO format; several files are merged, as by ``CocoPromptDataset``.
+        min_images: A class is included in a case if at least this number of images has ground truth of it in this case.
+        num_samples: Number of samples of images for 95 % bootstrap intervals, ``*_low`` and ``*_high``; 0: no
+            intervals.
         backend: ``'faster_coco_eval'`` or ``'pycocotools'``.
-        backend_args: Of MMEngine's file client, to read ``ann_file``.
-        kwargs: Of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
+        backend_args: Arguments of MMEngine's file client, to read ``ann_file``.
+        kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
 
     Raises:
         InputError: an argument is wrong, or the annotation file is not in COCO format.
@@ -155,10 +158,10 @@ class VisualInteractiveMetric(CocoPromptMetric, PromptedMetric):
         self._exemplars: Mapping[int, Sequence[Exemplar]] = {}
 
     def use_prompts(self, prompts: EvaluationPrompts) -> None:
-        """Take note of the exemplars.
+        """Store the exemplars.
 
         Raises:
-            InputError: the protocol is another one.
+            InputError: the protocol is not ``VisualInteractive``.
         """
         protocol = prompts.description.get('protocol')
         if protocol != 'visual-interactive':
@@ -170,10 +173,12 @@ class VisualInteractiveMetric(CocoPromptMetric, PromptedMetric):
 
     def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
         """Metrics of the detections of all images."""
+        # Evaluate the three cases.
         draw = (Detections.concatenate(results), self._exemplars)
         scores = visual_interactive_scores(
             self._content, [draw], self.category_ids, self.min_images, self.num_samples, self.backend
         )
+        # Log a line for each.
         for case in ('without_exemplar', 'plain', 'echo'):
             ap, ap50 = (_with_interval(scores, f'{case}_{key}') for key in ('AP', 'AP50'))
             counts = ' and '.join(f'{scores[f"{case}_{what}"]:.0f} {what}' for what in ('classes', 'images'))
@@ -182,7 +187,7 @@ class VisualInteractiveMetric(CocoPromptMetric, PromptedMetric):
 
 
 def _with_interval(scores: Mapping[str, float], key: str) -> str:
-    """``12.34 [10.00, 15.00]`` in percent; ``-`` where nothing is evaluated."""
+    """A score in percent with its interval, such as ``12.34 [10.00, 15.00]``; ``-`` where nothing is evaluated."""
     if scores[key] < 0:
         return '-'
     ends = [scores[f'{key}_{end}'] for end in ('low', 'high') if f'{key}_{end}' in scores]

@@ -1,4 +1,4 @@
-"""Visual-interactive prompts without the exemplar: what a detector finds besides the box that it was shown."""
+"""Visual-interactive evaluation without the exemplar: instances that a detector finds besides the box it was given."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from dinor1.evaluation.visual_generic import Exemplar
 from dinor1.utils.errors import InputError
 
 IGNORE_IOU = 0.5
-# Of the sides of a box: those of a data set and of its annotation file differ by rounding at most.
+# Tolerance of the sides of a box in pixels: those of a data set and of its annotation file differ by rounding only.
 _SAME = 1e-3
 
 
@@ -20,32 +20,33 @@ def without_exemplars(
     exemplars: Mapping[int, Sequence[Exemplar]],
     category_ids: np.ndarray,
 ) -> tuple[dict, Detections]:
-    """Leave the exemplars, and what was found in their place, out of annotations and detections.
+    """Leave the exemplars, and the detections that overlap them, out of annotations and detections.
 
-    What remains is evaluated by the ordinary rules of COCO:
+    The rest is evaluated by the ordinary rules of COCO:
 
     - A class is evaluated in an image if the image shows an instance of it besides the exemplar. The boxes and the
       detections of all other pairs of image and class are left out, also of classes without an exemplar.
-    - The exemplar is neither found nor missed, nor is an instance that overlaps it with an IoU above 0.5, from which it
-      could not be told.
-    - Detections of its class that overlap the exemplar with an IoU above 0.5 are neither right nor wrong, however many
-      there are. This is not COCO's rule for ignored boxes, which excuses one detection at the threshold of the
-      evaluation (or, for a crowd, any that lies on it).
-    - Crowds stay as they are, and are no instances.
+    - The exemplar does not count as found or missed. Neither does an instance that overlaps it with an IoU above 0.5,
+      because a detection could belong to either.
+    - Any number of detections of its class that overlap the exemplar with an IoU above 0.5 are neither right nor wrong.
+      This differs from COCO's rule for ignored boxes, which ignores one detection above the threshold of the evaluation
+      (or, for a crowd, any detection on it).
+    - Crowds are kept, and do not count as instances.
 
-    The echo (:mod:`dinor1.evaluation.echo`) has an AP of 0 here, and a detector that returns the ground truth one of 1.
+    With these rules, the echo (:mod:`dinor1.evaluation.echo`) has an AP of 0, and a detector that returns the ground
+    truth has an AP of 1.
 
     Args:
-        content: Of an annotation file; it is not changed.
-        detections: ``image`` holds image ids.
-        exemplars: By image id, from :func:`~dinor1.evaluation.draw_interactive`.
+        content: Content of an annotation file; it is not changed.
+        detections: ``image`` is an image id.
+        exemplars: Image id -> exemplars, from :func:`~dinor1.evaluation.draw_interactive`.
         category_ids: (K,) category id of each label.
 
     Returns:
         The annotations and the detections that count.
 
     Raises:
-        InputError: an exemplar is no box of the annotations.
+        InputError: an exemplar is not a box of the annotations.
     """
     label_of = {int(category): label for label, category in enumerate(category_ids)}
     boxes, rows = boxes_by_cell(content, label_of), rows_by_cell(detections)
@@ -61,10 +62,10 @@ def without_exemplars(
             if not (kept & ~crowd).any():
                 continue
             kept_boxes[cell] = kept
-            # Keep the detections that are elsewhere.
+            # Keep the detections that do not overlap the exemplar.
             own = rows.get(cell, np.zeros(0, dtype=np.int64))
             kept_rows.append(own[pairwise_iou(detections.box[own], shown)[:, 0] <= IGNORE_IOU])
-    # Select what is kept, in the order of the file and of the detections.
+    # Select boxes and detections, in their original order.
     position = dict.fromkeys(kept_boxes, 0)
     annotations = []
     for annotation in content['annotations']:
@@ -80,13 +81,13 @@ def _find(exemplar: Exemplar, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarra
     """The exemplar as (1, 4), (x, y, width, height).
 
     Raises:
-        InputError: it is none of the boxes.
+        InputError: it is not one of the boxes.
     """
     corners = np.array(exemplar.bbox, dtype=np.float64)
     box = np.concatenate([corners[:2], corners[2:] - corners[:2]])[None]
     if not ((np.abs(boxes - box) < _SAME).all(1) & ~crowd).any():
         raise InputError(
-            f'image {exemplar.img_id}: the exemplar {tuple(round(float(c), 1) for c in corners)} is no box of its '
+            f'image {exemplar.img_id}: the exemplar {tuple(round(float(c), 1) for c in corners)} is not a box of its '
             'class in the annotations of the metric; let data set and metric read the same annotations'
         )
     return box

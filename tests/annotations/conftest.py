@@ -1,4 +1,4 @@
-"""A clean data set, and the tool that checks it."""
+"""Fixtures: a clean data set, and the tool that checks it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small annotation files, and every way to damage them."""
+"""Small annotation files, and functions that damage them in every way."""
 
 import json
 
@@ -44,7 +44,7 @@ def every(section, change):
     return lambda content: [change(record) for record in content[section]]
 
 
-# kind of defect, how it is made, what the report shows of its location and values
+# Kind of defect, function that causes it, and a part of its report with location and values.
 COCO_DEFECTS = [
     ('missing section', lambda c: c.pop('categories'), "no list 'categories'"),
     ('missing section', lambda c: c.update(annotations={}), "no list 'annotations'"),
@@ -101,8 +101,8 @@ COCO_DEFECTS = [
     ),
     ('invalid iscrowd', edit('annotations', 1, iscrowd=None), 'iscrowd None is neither 0 nor 1'),
     ('invalid iscrowd', edit('annotations', 1, iscrowd='1'), "iscrowd '1' is neither"),
-    ('invalid area', edit('annotations', 1, area='869'), "area '869' is no number"),
-    ('invalid area', edit('annotations', 1, area=[1]), 'area [1] is no number'),
+    ('invalid area', edit('annotations', 1, area='869'), "area '869' is not a number"),
+    ('invalid area', edit('annotations', 1, area=[1]), 'area [1] is not a number'),
     ('number as text', edit('annotations', 1, category_id='3'), "annotation 2 (entry 1): category_id '3'"),
     ('number as text', edit('annotations', 1, image_id='3'), "image_id '3' is 3 in the list"),
     ('number as text', edit('images', 3, width='64'), "has no valid 'width', but the text '64'"),

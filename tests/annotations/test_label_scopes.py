@@ -1,4 +1,4 @@
-"""What the annotations of an image cover, by sources, by LVIS's lists, by file; and the choice of categories."""
+"""Scope of the annotations of an image, by sources, LVIS's lists or file; and the choice of categories."""
 
 import pytest
 
@@ -29,24 +29,24 @@ def with_sources(**image) -> dict:
     return content(**image) | dict(sources=sources)
 
 
-def test_a_file_without_sources_and_lists_covers_its_categories():
+def test_scope_without_sources_or_lists_is_all_categories():
     assert label_scopes(content(), 'f.json') == {7: scope({1, 2, 3, 4, 5}, {1, 2, 3, 5})}
     assert label_scopes(content(), 'f.json', True) == {7: scope({1, 2, 3, 4, 5}, ())}
 
 
-def test_an_image_is_covered_for_the_categories_of_its_source():
+def test_scope_is_that_of_the_image_source():
     assert label_scopes(with_sources(source='first'), 'f.json') == {7: scope({1, 2, 3, 4}, {1, 2, 3})}
-    # Boxes of categories that the source does not list are positives all the same.
+    # Boxes of categories that the source does not list are positives too.
     assert label_scopes(with_sources(source='second'), 'f.json') == {7: scope({1, 2, 4, 5}, {5})}
 
 
-def test_sources_that_miss_instances():
+def test_scope_of_sources_that_miss_instances_is_not_exhaustive():
     scopes = label_scopes(with_sources(source='first', neg_category_ids=[3]), 'f.json', ['first'])
     assert scopes == {7: scope({1, 2, 3, 4}, {3})}
     assert label_scopes(with_sources(source='second'), 'f.json', ['first']) == {7: scope({1, 2, 4, 5}, {5})}
 
 
-def test_lists_of_lvis():
+def test_scope_follows_lvis_lists():
     data = content(neg_category_ids=[5], not_exhaustive_category_ids=[2])
     assert label_scopes(data, 'f.json') == {7: scope({1, 2, 4, 5}, {1, 5})}
 
@@ -56,15 +56,15 @@ def test_lists_of_lvis():
     [
         (with_sources(source='third'), False, "image 7 has the source 'third', which is not in 'sources'"),
         (with_sources(), False, 'image 7 has the source None'),
-        (with_sources(source='first'), ['third'], "the source 'third', and the file has first, second"),
-        (content(), ['third'], "the source 'third', and the file has none"),
-        (content(neg_category_ids=[6]), False, 'neg_category_ids has 6, which is no category'),
+        (with_sources(source='first'), ['third'], "the source 'third', but the file has first, second"),
+        (content(), ['third'], "the source 'third', but the file has none"),
+        (content(neg_category_ids=[6]), False, 'neg_category_ids has 6, which is not a category'),
         (content(neg_category_ids=3), False, 'neg_category_ids must be a list of category ids, got 3'),
         (content() | dict(sources=[3]), False, "'sources' must be a list of objects with a 'name'"),
         (content() | dict(sources=[dict(name='a', exhaustive_category_ids=['x'])]), False, "'a': .* has 'x'"),
     ],
 )
-def test_contradictions_are_errors(data, not_exhaustive, message):
+def test_contradictory_scopes_are_errors(data, not_exhaustive, message):
     with pytest.raises(InputError, match=message) as error:
         label_scopes(data, 'f.json', not_exhaustive)
     assert str(error.value).startswith('f.json: ')
@@ -75,13 +75,13 @@ def two_images() -> dict:
     return data | dict(images=[dict(id=7), dict(id=8)])
 
 
-def test_choosing_and_leaving_out_divide_a_file():
+def test_choose_and_exclude_categories_partition_a_file():
     listed = ['class 4', 'class 3']
     assert choose_categories(two_images(), 'f.json', listed, exclude=True) == (('class 1', 'class 2', 'class 5'), {8})
     assert choose_categories(two_images(), 'f.json', listed, exclude=False) == (('class 3', 'class 4'), {7})
 
 
-def test_a_shared_list_may_name_categories_of_other_files():
+def test_shared_list_may_have_categories_of_other_files():
     listed = ['class 4', 'another']
     choice = choose_categories(two_images(), 'f.json', listed, exclude=False, shared=True)
     assert choice == (('class 4',), {7})
@@ -99,12 +99,12 @@ def test_a_shared_list_may_name_categories_of_other_files():
         (['class 3'], False, 'choosing the 1 listed categories leaves no image'),
     ],
 )
-def test_a_choice_that_cannot_be_made(listed, exclude, message):
+def test_choose_categories_rejects_unknown_or_empty_choice(listed, exclude, message):
     with pytest.raises(InputError, match=message):
         choose_categories(two_images(), 'f.json', listed, exclude)
 
 
-def test_lists_of_names_are_read(tmp_path):
+def test_read_category_names_reads_both_formats(tmp_path):
     path = tmp_path / 'names.txt'
     path.write_text('# id<TAB>name\n36\tcereal (grocery package)\t207\n\nbook\n')
     assert read_category_names(str(path)) == ['cereal (grocery package)', 'book']

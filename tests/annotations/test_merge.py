@@ -1,4 +1,4 @@
-"""Several annotation files as one: ids, order, and files that do not belong together."""
+"""Merged annotation files: ids, order, and files that cannot be merged."""
 
 import json
 
@@ -21,7 +21,7 @@ def content(*images: int, name: str = 'cat') -> dict:
     )
 
 
-def test_images_are_numbered_over_all_files():
+def test_merge_numbers_images_over_all_files():
     merged = merge_coco([content(7, 2), content(2)], ['val.json', 'test.json'])
     assert [(image['id'], image['file_name']) for image in merged['images']] == [
         (1, '7.png'),
@@ -32,7 +32,7 @@ def test_images_are_numbered_over_all_files():
     assert found == [(1, 2, 2), (2, 1, 7), (3, 3, 2)]
 
 
-def test_the_data_set_and_the_metric_read_the_same(tmp_path):
+def test_merged_files_agree_in_data_set_and_metric(tmp_path):
     files = []
     for name, images in (('val', (7, 2)), ('test', (2, 5))):
         (tmp_path / f'{name}.json').write_text(json.dumps(content(*images)))
@@ -47,7 +47,7 @@ def test_the_data_set_and_the_metric_read_the_same(tmp_path):
         assert (info['img_id'], info['img_path'][-5:]) == (image['id'], image['file_name'])
         box = next(a['bbox'] for a in truth['annotations'] if a['image_id'] == info['img_id'])
         assert info['instances'][0]['bbox'][0] == box[0]
-    # A list of one file is numbered, too, by both.
+    # Data set and metric also renumber the images of a list of one file.
     assert [image['id'] for image in read_coco([str(tmp_path / 'val.json')])['images']] == [1, 2]
     assert [image['id'] for image in read_coco(str(tmp_path / 'val.json'))['images']] == [7, 2]
     settings = dict(data_root=str(tmp_path), data_prefix=dict(img=''), pipeline=[], test_mode=True)
@@ -58,20 +58,20 @@ def test_the_data_set_and_the_metric_read_the_same(tmp_path):
     assert [single.get_data_info(i)['img_id'] for i in range(2)] == [7, 2]
 
 
-def test_files_of_different_data_sets_are_refused():
+def test_merge_rejects_files_of_different_data_sets():
     with pytest.raises(InputError, match='empty list'):
         merge_coco([], [])
     with pytest.raises(InputError, match=r'test.json: other categories than val.json'):
         merge_coco([content(1), content(1, name='dog')], ['val.json', 'test.json'])
-    with pytest.raises(InputError, match=r"test.json: not a COCO file, 'images' is no list of records with id"):
+    with pytest.raises(InputError, match=r"test.json: not a COCO file, 'images' is not a list of records with id"):
         merge_coco([content(1), dict(content(1), images=3)], ['val.json', 'test.json'])
     stray = content(1)
     stray['annotations'][0]['image_id'] = 9
-    with pytest.raises(InputError, match=r'test.json: an annotation is of image 9, which is not in the file'):
+    with pytest.raises(InputError, match=r'test.json: an annotation refers to image 9, which is not in the file'):
         merge_coco([content(1), stray], ['val.json', 'test.json'])
 
 
-def test_sources_of_federated_files_are_united():
+def test_merge_unites_sources_of_federated_files():
     from dinor1.annotations.federated import label_scopes
 
     def content(source, ids):
@@ -82,9 +82,11 @@ def test_sources_of_federated_files_are_united():
             sources=[dict(name=source, exhaustive_category_ids=ids)],
         )
 
+    # Each image keeps the scope of its source.
     merged = merge_coco([content('x', [1]), content('y', [2])], ['one', 'two'])
     scopes = label_scopes(merged, 'merged')
     assert {number: scope.exhaustive for number, scope in scopes.items()} == {1: {1}, 2: {2}}
+    # Contradictory or missing sources are errors.
     with pytest.raises(InputError, match="two: the source 'x' differs"):
         merge_coco([content('x', [1]), content('x', [2])], ['one', 'two'])
     plain = {key: value for key, value in content('x', [1]).items() if key != 'sources'}

@@ -1,4 +1,4 @@
-"""validate_dataset: every defect is named with its location and remedy, and repaired where that is certain."""
+"""validate_dataset: defects of COCO files, their reports with location and remedy, and repairs."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from tests.annotations.samples import COCO_DEFECTS, edit, every, make_content, s
 
 
 @pytest.mark.parametrize(('kind', 'damage', 'shown'), COCO_DEFECTS)
-def test_a_defect_is_named_with_its_location_and_remedy(validate, root, kind, damage, shown):
+def test_defect_report_has_location_and_remedy(validate, root, kind, damage, shown):
     content = make_content()
     damage(content)
     file = save(root, content)
@@ -27,7 +27,7 @@ def test_a_defect_is_named_with_its_location_and_remedy(validate, root, kind, da
     assert str(file) in outcome.out
 
 
-# Defects that a training run cannot see at its start, because it does not open the images or would read through them.
+# Defects that a training run cannot detect at its start, because it does not open the images.
 NOT_SEEN_AT_LOAD = {'image under another name', 'missing image', 'width and height exchanged', 'wrong image size'}
 
 
@@ -35,14 +35,14 @@ NOT_SEEN_AT_LOAD = {'image under another name', 'missing image', 'width and heig
     ('kind', 'damage'),
     [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].severity == 'error' and k not in NOT_SEEN_AT_LOAD],
 )
-def test_what_is_an_error_here_is_refused_by_training(kind, damage):
+def test_errors_are_rejected_by_training(kind, damage):
     content = make_content()
     damage(content)
     content = json.loads(json.dumps(content))
     with pytest.raises(InputError):
         check_coco(content, 'train.json', None)
     if KINDS[kind].blocking:
-        # These can neither be left out nor repaired: what remains would be wrong, and nobody would know.
+        # Blocking defects cannot be skipped, because the remaining annotations may be wrong.
         with pytest.raises(InputError):
             check_coco(copy.deepcopy(content), 'train.json', None, skip=True)
 
@@ -51,7 +51,7 @@ BEYOND_REPAIR = {kind for kind in KINDS if KINDS[kind].blocking}
 
 
 @pytest.mark.parametrize(('kind', 'damage'), [(k, d) for k, d, _ in COCO_DEFECTS if KINDS[k].repair])
-def test_repairs_leave_no_error_and_change_nothing_else(validate, root, kind, damage):
+def test_repair_removes_errors_and_changes_nothing_else(validate, root, kind, damage):
     content = make_content()
     damage(content)
     file = save(root, content)
@@ -66,7 +66,7 @@ def test_repairs_leave_no_error_and_change_nothing_else(validate, root, kind, da
     again = validate(repaired)
     assert again.status == 0
     assert kind not in again.out
-    # At most the defective record is gone, or the one image with its annotations.
+    # At most the defective record is removed, or one image with its annotations.
     left = json.loads(repaired.read_text())
     assert len(left['images']) >= 3
     assert len(left['annotations']) >= 8
@@ -75,7 +75,7 @@ def test_repairs_leave_no_error_and_change_nothing_else(validate, root, kind, da
 
 
 @pytest.mark.parametrize('kind', sorted({k for k, _, _ in COCO_DEFECTS} & BEYOND_REPAIR))
-def test_what_a_person_must_decide_is_not_repaired(validate, root, kind):
+def test_blocking_defect_is_not_repaired(validate, root, kind):
     content = make_content()
     next(damage for k, damage, _ in COCO_DEFECTS if k == kind)(content)
     outcome = validate(save(root, content), '--fix', root / 'repaired.json')
@@ -84,7 +84,7 @@ def test_what_a_person_must_decide_is_not_repaired(validate, root, kind):
     assert f'not repaired, because of {kind}' in outcome.err
 
 
-def test_repairs_that_have_one_right_answer(validate, root):
+def test_repair_writes_certain_values(validate, root):
     content = make_content()
     edit('annotations', 0, bbox=[50, 2, 20, 9], area=180)(content)
     edit('annotations', 1, id=1)(content)
@@ -105,13 +105,13 @@ def test_repairs_that_have_one_right_answer(validate, root):
     assert boxes[3]['bbox'] == [5, 5, 20, 30]
     assert boxes[4]['category_id'] == 2
     assert boxes[5]['area'] == 25 * 30
-    # 'apple ' is stripped, found twice, and becomes one with 'apple'.
+    # 'apple ' is stripped, and then merged with 'apple'.
     assert boxes[6]['category_id'] == 1
     assert [c['name'] for c in left['categories']] == ['apple', 'pear', 'plum']
     assert (left['images'][3]['width'], left['images'][3]['height']) == (64, 48)
 
 
-def test_two_records_that_claim_an_image_id_are_not_repaired(validate, root):
+def test_different_records_of_one_image_id_are_not_repaired(validate, root):
     content = make_content()
     edit('images', 3, id=1)(content)
     outcome = validate(save(root, content), '--fix', root / 'repaired.json')
@@ -119,7 +119,7 @@ def test_two_records_that_claim_an_image_id_are_not_repaired(validate, root):
     assert outcome.out.count('duplicate image id') == 2
 
 
-def test_a_repair_that_leaves_no_image_is_refused(root):
+def test_repair_that_leaves_no_image_is_rejected(root):
     content = make_content()
     every('images', lambda image: image.update(file_name=f'absent{image["id"]}.png'))(content)
     results, _ = check_path(save(root, content), img_dir=root / 'images')
@@ -146,8 +146,8 @@ def runs(compressed):
     ('segmentation', 'box'),
     [(POLYGON, [5, 12, 25, 28.5]), (runs(True), [10, 12, 20, 28]), (runs(False), [10, 12, 20, 28])],
 )
-def test_boxes_come_from_segmentations_and_ids_are_given(validate, root, segmentation, box):
-    """All annotations without id and box, as some tools write them: none may be lost."""
+def test_repair_adds_boxes_of_segmentations_and_ids(validate, root, segmentation, box):
+    """Some tools write annotations without id and box: none may be lost."""
     content = make_content()
     content['annotations'] = content['annotations'][:3]
     for annotation in content['annotations']:
@@ -173,7 +173,7 @@ def test_boxes_come_from_segmentations_and_ids_are_given(validate, root, segment
         dict(size=[9, 9], counts='1'),
     ],
 )
-def test_a_set_is_never_emptied(validate, root, segmentation):
+def test_repair_that_leaves_no_annotation_is_rejected(validate, root, segmentation):
     content = make_content()
     for annotation in content['annotations']:
         del annotation['bbox']
@@ -184,7 +184,7 @@ def test_a_set_is_never_emptied(validate, root, segmentation):
     assert not (root / 'fixed.json').exists()
 
 
-def test_what_is_left_out_is_counted_apart(validate, root):
+def test_repair_counts_left_out_and_corrected_records(validate, root):
     content = make_content()
     content['annotations'][0]['bbox'] = [1, 2, 0, 9]
     del content['annotations'][1]['iscrowd']

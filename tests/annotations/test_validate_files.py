@@ -1,4 +1,4 @@
-"""validate_dataset: clean files, broken files, folders of files, and the report for programs."""
+"""validate_dataset: clean files, broken files, folders of files, and the JSON report."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.annotations.samples import edit, every, make_content, save
 SETS = ['raccoon', 'aquarium', 'na_mushrooms', 'thermal_dogs_and_people', 'chess_pieces', 'bccd', 'coco_mini', 'fruit']
 
 
-def test_a_clean_set_has_no_defects(validate, root):
+def test_clean_set_has_no_defects(validate, root):
     outcome = validate(root)
     assert outcome.status == 0
     assert outcome.err == ''
@@ -23,14 +23,14 @@ def test_a_clean_set_has_no_defects(validate, root):
 @pytest.mark.shared
 @pytest.mark.parametrize('name', SETS)
 def test_real_sets_have_no_errors(validate, shared_dir, name):
-    # A sample, because decoding all images takes longer than all other tests here.
+    # Open a sample, because decoding all images takes longer than all other tests of this file.
     outcome = validate(shared_dir / 'data' / name, '--sample', 20)
     assert outcome.status == 0, outcome.out
     assert outcome.out.splitlines()[-1].startswith('3 files: 0 errors')
 
 
 @pytest.mark.shared
-def test_real_lvis_has_no_errors(validate, shared_dir):
+def test_real_lvis_set_has_no_errors(validate, shared_dir):
     """LVIS v0.5 names its images as in COCO 2014; they are found by the end of the name."""
     outcome = validate(shared_dir / 'data/fixtures/lvis/lvis_val_mini.json')
     assert outcome.status == 0
@@ -38,14 +38,14 @@ def test_real_lvis_has_no_errors(validate, shared_dir):
 
 
 @pytest.mark.shared
-def test_a_repeated_id_of_mmdetections_own_sample_is_found(validate, shared_dir):
+def test_repeated_id_in_mmdetection_sample_is_found(validate, shared_dir):
     file = shared_dir / 'data/fixtures/mmdetection/coco_wrong_format_sample.json'
     outcome = validate(file, '--no-images')
     assert outcome.status == 1
     assert 'duplicate id\n    annotation 1 (entry 1)' in outcome.out
 
 
-def test_the_checks_load_no_deep_learning_library(repo):
+def test_checks_import_no_deep_learning_library(repo):
     code = 'import sys, dinor1.annotations; print([m for m in ("torch", "mmdet", "mmengine") if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], cwd=repo, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
@@ -59,13 +59,13 @@ def test_the_checks_load_no_deep_learning_library(repo):
         ('', 'line 1, column 1'),
     ],
 )
-def test_broken_json_has_a_line_and_a_column(validate, root, text, location):
+def test_broken_json_error_has_line_and_column(validate, root, text, location):
     outcome = validate(save(root, text))
     assert outcome.status == 1
     assert f'broken JSON\n    not valid JSON at {location}' in outcome.out
 
 
-def test_text_that_is_no_utf8_has_a_line_and_a_column(validate, root):
+def test_non_utf8_error_has_line_and_column(validate, root):
     path = save(root, make_content())
     path.write_bytes(b'{"images":\n  ["\xff"]}')
     assert 'not valid JSON at line 2, column 5 (not UTF-8)' in validate(path).out
@@ -82,7 +82,7 @@ def test_text_that_is_no_utf8_has_a_line_and_a_column(validate, root):
         (['annotations', '--sample', '-1'], '--sample must not be negative'),
     ],
 )
-def test_what_cannot_be_checked_has_status_2(validate, root, monkeypatch, arguments, message):
+def test_user_errors_have_status_2(validate, root, monkeypatch, arguments, message):
     monkeypatch.chdir(root)
     outcome = validate(*arguments)
     assert outcome.status == 2
@@ -90,7 +90,7 @@ def test_what_cannot_be_checked_has_status_2(validate, root, monkeypatch, argume
     assert message in outcome.err
 
 
-def test_a_folder_skips_what_has_no_boxes(validate, root):
+def test_folder_check_skips_files_without_boxes(validate, root):
     content = make_content()
     captions = dict(images=content['images'], annotations=[dict(id=1, image_id=1, caption='a plum')])
     save(root, captions, 'captions.json')
@@ -102,7 +102,7 @@ def test_a_folder_skips_what_has_no_boxes(validate, root):
     assert all(name in outcome.out.split('skipped')[1] for name in ('captions.json', 'image_info_test', 'other.json'))
 
 
-def test_splits_that_number_their_categories_differently(validate, root):
+def test_different_category_ids_of_splits_are_found(validate, root):
     shifted = make_content()
     every('categories', lambda c: c.update(id=c['id'] - 1))(shifted)
     every('annotations', lambda a: a.update(category_id=a['category_id'] - 1))(shifted)
@@ -111,11 +111,11 @@ def test_splits_that_number_their_categories_differently(validate, root):
     assert outcome.status == 1
     assert outcome.out.count('category ids differ between files') == 1
     assert 'all ids differ by -1 from those of annotations/train.json' in outcome.out
-    # Alone, the file is right.
+    # Checked alone, the file has no error.
     assert validate(root / 'annotations/val.json').status == 0
 
 
-def test_fewer_categories_in_a_split_are_no_contradiction(validate, root):
+def test_missing_categories_in_a_split_are_accepted(validate, root):
     content = make_content()
     content['categories'].pop()
     content['annotations'] = [a for a in content['annotations'] if a['category_id'] < 3]
@@ -123,7 +123,7 @@ def test_fewer_categories_in_a_split_are_no_contradiction(validate, root):
     assert 'differ' not in validate(root).out
 
 
-def test_a_folder_is_repaired_into_a_folder(validate, root, tmp_path_factory):
+def test_folder_is_repaired_into_another_folder(validate, root, tmp_path_factory):
     content = make_content()
     edit('annotations', 1, bbox=[1, 2, 0, 9])(content)
     save(root, content, 'val.json')
@@ -134,7 +134,7 @@ def test_a_folder_is_repaired_into_a_folder(validate, root, tmp_path_factory):
     assert len(val['annotations']) == 11
 
 
-def test_the_report_for_programs_has_every_case(validate, root):
+def test_json_report_has_every_finding(validate, root):
     content = make_content()
     every('annotations', lambda a: a.update(bbox=[1, 2, 0, 9]))(content)
     file = save(root, content)
@@ -148,6 +148,7 @@ def test_the_report_for_programs_has_every_case(validate, root):
     assert finding['repairable']
     assert finding['severity'] == 'error'
     assert (finding['section'], finding['entry'], finding['id']) == ('annotations', 3, 4)
+    # The text report shows some of the cases only.
     text = validate(file, '--max', 2).out
     assert 'box without area, 12 times' in text
     assert 'and 10 more' in text

@@ -9,7 +9,7 @@ from dinor1.annotations.images import locate
 from tests.annotations.samples import edit, make_content, save, write_images
 
 
-def test_a_truncated_image_is_found(validate, root):
+def test_truncated_image_is_found(validate, root):
     for name, size in (('2.png', 900), ('3.png', 0)):
         path = root / 'images' / name
         path.write_bytes(path.read_bytes()[:size])
@@ -34,7 +34,7 @@ def with_orientation(path, orientation, size=(64, 48)):
         (1, (64, 48), None, 0),
     ],
 )
-def test_pending_exif_rotation(validate, root, orientation, stated, kind, status):
+def test_exif_rotation_is_compared_with_stated_size(validate, root, orientation, stated, kind, status):
     content = make_content()
     edit('images', 3, file_name='4.jpg', width=stated[0], height=stated[1])(content)
     with_orientation(root / 'images/4.jpg', orientation)
@@ -42,12 +42,12 @@ def test_pending_exif_rotation(validate, root, orientation, stated, kind, status
     assert outcome.status == status
     assert ('EXIF' in outcome.out) == (kind is not None)
     assert f'{kind or "no defects"}' in outcome.out
-    # What counts is the orientation in which training reads the image.
+    # Sizes are compared in the orientation in which training reads the image.
     seen = LoadImageFromFile()({'img_path': str(root / 'images/4.jpg')})['img'].shape[:2]
     assert (seen == stated[::-1]) == (kind != 'EXIF rotation contradicts the boxes')
 
 
-def test_a_sample_opens_fewer_images_and_searches_all(validate, root):
+def test_sample_opens_fewer_images_and_searches_all(validate, root):
     outcome = validate(root, '--sample', 2)
     assert outcome.status == 0
     assert '2 images opened' in outcome.out
@@ -55,10 +55,10 @@ def test_a_sample_opens_fewer_images_and_searches_all(validate, root):
     assert 'missing image' in validate(root, '--sample', 0).out
 
 
-def test_an_image_of_absurd_size_is_not_decoded(validate, root, monkeypatch):
+def test_image_of_absurd_size_is_not_decoded(validate, root, monkeypatch):
     path = root / 'images/2.png'
     path.write_bytes(path.read_bytes()[:900])
-    # PIL itself would refuse to open it.
+    # By default, PIL refuses to open it.
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
     assert validate(root).status == 1
     monkeypatch.setattr(images, 'MAX_PIXELS', 2000)
@@ -68,7 +68,7 @@ def test_an_image_of_absurd_size_is_not_decoded(validate, root, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
-def test_no_image_at_all_is_one_finding(validate, root):
+def test_missing_image_folder_is_one_finding(validate, root):
     outcome = validate(save(root.parent / root.name / 'images', make_content(), 'x.json'), '--img-dir', root)
     assert outcome.out.count('missing image, 4 times') == 1
     lonely = save(root / 'annotations', make_content(), 'x.json')
@@ -89,8 +89,8 @@ def test_no_image_at_all_is_one_finding(validate, root):
         ('train.json', 'photographs'),
     ],
 )
-def test_images_are_found_in_the_usual_layouts(tmp_path, file, folder):
-    # Another split has images of the same names.
+def test_locate_finds_images_in_usual_layouts(tmp_path, file, folder):
+    # Another split has images with the same names.
     for other in ('images/val', 'val2017', folder):
         write_images(tmp_path / other, make_content())
     (tmp_path / file).parent.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from tests.annotations.samples import edit, make_content, make_lvis, save, write
         ('box without area', edit('annotations', 1, bbox=[1, 2, 0, 9]), 'annotation 2 (entry 1)'),
     ],
 )
-def test_lvis(validate, tmp_path, kind, damage, shown):
+def test_lvis_defect_is_found(validate, tmp_path, kind, damage, shown):
     content = make_lvis()
     damage(content)
     write_images(tmp_path / 'val2017', make_content())
@@ -34,7 +34,7 @@ def test_lvis(validate, tmp_path, kind, damage, shown):
     assert (kind or 'no defects') in outcome.out
 
 
-def test_a_repaired_lvis_file_has_no_names_that_it_did_not_have(validate, tmp_path):
+def test_repaired_lvis_file_has_no_derived_file_names(validate, tmp_path):
     content = make_lvis()
     content['annotations'].append(content['annotations'][0] | {'id': 99, 'bbox': [1, 2, 0, 9]})
     write_images(tmp_path / 'val2017', make_content())
@@ -43,8 +43,8 @@ def test_a_repaired_lvis_file_has_no_names_that_it_did_not_have(validate, tmp_pa
     assert json.loads((tmp_path / 'repaired.json').read_text()) == make_lvis()
 
 
-def test_an_address_is_not_renamed(validate, tmp_path):
-    """LVIS v1 names an image by its URL: what was repaired in memory would not be in the file."""
+def test_repair_keeps_coco_url(validate, tmp_path):
+    """LVIS v1 names an image by its URL: a file name that is repaired in memory would not be in the file."""
     write_images(tmp_path / 'val2017', make_content())
     (tmp_path / 'val2017/1.png').rename(tmp_path / 'val2017/1.PNG')
     file = save(tmp_path, make_lvis(), 'lvis_v1_val.json')

@@ -8,7 +8,7 @@ from tests.annotations.samples import ODVG_DEFECTS, instances_of, make_content, 
 
 
 @pytest.mark.parametrize(('kind', 'damage', 'shown'), [(None, lambda lines: None, 'no defects'), *ODVG_DEFECTS])
-def test_odvg(validate, tmp_path, kind, damage, shown):
+def test_odvg_defect_is_found(validate, tmp_path, kind, damage, shown):
     write_images(tmp_path / 'images', make_content())
     lines = make_odvg()
     damage(lines)
@@ -22,7 +22,7 @@ def test_odvg(validate, tmp_path, kind, damage, shown):
     assert validate(file, '--fix', out, '--img-dir', tmp_path / 'images').status == 0
     assert validate(out, '--img-dir', tmp_path / 'images').status == 0
     if kind == 'label contradicts category':
-        # The name tells what was meant.
+        # The category name gives the right label.
         named = {0: 'apple', 1: 'pear', 2: 'plum'}
         for line, repaired in zip(lines, out.read_text().splitlines(), strict=True):
             pairs = zip(instances_of([line]), instances_of([json.loads(repaired)]), strict=True)
@@ -31,7 +31,7 @@ def test_odvg(validate, tmp_path, kind, damage, shown):
         assert [json.loads(line) for line in out.read_text().splitlines()] == make_odvg()
 
 
-def test_odvg_without_names_in_its_lines_shows_a_shift(validate, tmp_path):
+def test_odvg_without_names_reports_shifted_labels(validate, tmp_path):
     lines = make_odvg()
     for line in lines:
         for instance in instances_of([line]):
@@ -72,14 +72,14 @@ def grounding(**changes):
         ({'tokens_positive': [[0, 60]]}, 'line 1, region 0: tokens_positive [0, 60] of a caption of 17 characters'),
     ],
 )
-def test_grounding_lines(validate, tmp_path, changes, shown):
+def test_grounding_defect_is_found(validate, tmp_path, changes, shown):
     file = save_odvg(tmp_path, [grounding(**changes)], label_map=False)
     outcome = validate(file, '--no-images')
     assert outcome.status == (shown is not None)
     assert (shown or 'no defects') in outcome.out
 
 
-def test_detection_and_grounding_do_not_mix(validate, tmp_path):
+def test_mixed_detection_and_grounding_lines_are_an_error(validate, tmp_path):
     outcome = validate(save_odvg(tmp_path, [grounding(), *make_odvg()]), '--no-images')
     assert outcome.status == 1
     assert 'mixed lines' in outcome.out

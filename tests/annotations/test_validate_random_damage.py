@@ -1,4 +1,4 @@
-"""validate_dataset: damage at random is survived; every kind of defect has a test."""
+"""validate_dataset: checks of randomly damaged files; every kind of defect has a test."""
 
 import copy
 import json
@@ -37,10 +37,11 @@ def damage_at_random(content, rng) -> None:
 
 
 @pytest.mark.parametrize('make', [make_content, make_lvis, make_odvg])
-def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
+def test_check_agrees_with_training_on_random_damage(tmp_path, make):
     file = tmp_path / ('t.jsonl' if make is make_odvg else 't.json')
     outcomes = set()
     for seed in range(120):
+        # Write a damaged file.
         rng = random.Random(seed)
         content = make()
         for _ in range(rng.choice([1, 1, 3])):
@@ -50,11 +51,13 @@ def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
             (tmp_path / 'train_od_label_map.json').replace(tmp_path / 't_label_map.json')
         else:
             file.write_text(json.dumps(content))
+        # Check it; both reports can be written.
         (checked,), _ = check_path(file, check_images=False)
         json.dumps(as_json([checked]))
         wrong = bool(checked.errors)
         assert text_report([checked]).count('error: ') >= wrong
         outcomes.add(wrong)
+        # Training rejects exactly the files with errors.
         if make is make_content:
             try:
                 check_coco(json.loads(file.read_text()), 't.json', None)
@@ -62,6 +65,7 @@ def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
             except InputError:
                 refused = True
             assert refused == wrong, (seed, checked.errors)
+        # A file that is repaired completely has no errors when it is read again.
         try:
             repair(checked)
         except InputError:
@@ -74,8 +78,8 @@ def test_random_damage_is_survived_and_judged_as_training_does(tmp_path, make):
     assert outcomes == {False, True, 'repaired'}
 
 
-def test_every_kind_of_defect_is_made_by_a_test():
-    """A kind that no test makes might never be found."""
+def test_every_kind_of_defect_has_a_test():
+    """A kind of defect without a test might never be detected."""
     made = {kind for kind, *_ in (*COCO_DEFECTS, *ODVG_DEFECTS)}
     elsewhere = {
         'broken JSON',

@@ -1,4 +1,4 @@
-"""CocoPromptDataset: what it reads, what it refuses and with which line, and how it is reproducible."""
+"""CocoPromptDataset: reading, rejected files with their messages, and reproducible augmentation."""
 
 import json
 import random
@@ -74,7 +74,7 @@ def one_line(error) -> str:
 # Reading
 
 
-def test_reads_classes_labels_and_boxes(tmp_path):
+def test_dataset_reads_classes_labels_and_boxes(tmp_path):
     dataset = CocoPromptDataset(**write(tmp_path, make_content()))
     assert dataset.metainfo['classes'] == ('apple', 'lamp', 'zebra')
     assert len(set(dataset.metainfo['palette'])) == 3
@@ -86,7 +86,7 @@ def test_reads_classes_labels_and_boxes(tmp_path):
     assert dataset.get_data_info(2)['instances'] == []
 
 
-def test_area_and_iscrowd_may_be_absent(tmp_path):
+def test_dataset_accepts_absent_area_and_iscrowd(tmp_path):
     content = make_content()
     for annotation in content['annotations']:
         del annotation['area'], annotation['iscrowd']
@@ -94,7 +94,7 @@ def test_area_and_iscrowd_may_be_absent(tmp_path):
     assert [box['ignore_flag'] for box in dataset.get_data_info(0)['instances']] == [0, 0]
 
 
-def test_chosen_classes_restrict_and_order(tmp_path):
+def test_metainfo_classes_choose_and_order_labels(tmp_path):
     dataset = CocoPromptDataset(
         **write(tmp_path, make_content()), metainfo=dict(classes=['zebra', 'apple']), filter_cfg=None
     )
@@ -103,14 +103,14 @@ def test_chosen_classes_restrict_and_order(tmp_path):
     assert labels == [[0], [1], []]
 
 
-def test_unknown_class_lists_the_nearest(tmp_path):
+def test_unknown_class_error_suggests_similar_names(tmp_path):
     with pytest.raises(InputError, match="'aple'.*nearest are apple") as error:
         CocoPromptDataset(**write(tmp_path, make_content()), metainfo=dict(classes=['aple']))
     one_line(error)
 
 
 @pytest.mark.parametrize(('empty', 'expected'), [(False, [7, 3, 4]), (True, [7, 3])])
-def test_images_without_boxes_follow_filter_cfg(tmp_path, empty, expected):
+def test_filter_cfg_decides_about_images_without_boxes(tmp_path, empty, expected):
     dataset = CocoPromptDataset(
         **write(tmp_path, make_content()), filter_cfg=dict(filter_empty_gt=empty), pipeline=PIPELINE
     )
@@ -119,13 +119,13 @@ def test_images_without_boxes_follow_filter_cfg(tmp_path, empty, expected):
         assert len(dataset[2]['data_samples'].gt_instances) == 0
 
 
-def test_filter_that_leaves_nothing_is_an_error(tmp_path):
+def test_filter_cfg_that_leaves_no_image_is_an_error(tmp_path):
     with pytest.raises(InputError, match='leaves no image') as error:
         CocoPromptDataset(**write(tmp_path, make_content()), filter_cfg=dict(min_size=1000))
     one_line(error)
 
 
-def test_grey_image_becomes_rgb(tmp_path):
+def test_grey_image_is_loaded_with_three_channels(tmp_path):
     source = write(tmp_path, make_content())
     cv2.imwrite(str(tmp_path / 'images' / 'a.png'), np.full((24, 32), 77, np.uint8))
     dataset = CocoPromptDataset(**source, pipeline=[PIPELINE[0], PIPELINE[-1]])
@@ -135,11 +135,11 @@ def test_grey_image_becomes_rgb(tmp_path):
 
 
 @pytest.mark.shared
-def test_unsorted_file_agrees_with_objects365_reader_and_metric(shared_dir, tmp_path):
+def test_unsorted_categories_agree_with_mmdetection_objects365(shared_dir, tmp_path):
     """The file has crowd, ignored, foreign and tiny boxes, and categories out of order."""
     source = shared_dir / 'data' / 'fixtures' / 'mmdetection' / 'unsorted_obj365_sample.json'
     content = json.loads(source.read_text())
-    # A box whose area is 0 is left out there, and has the area of the box here.
+    # MMDetection leaves out a box of area 0; CocoPromptDataset uses the area of the box instead.
     content['annotations'] = [a for a in content['annotations'] if a['area'] > 0]
     kwargs = write(tmp_path, content)
     ours = CocoPromptDataset(**kwargs, bad_annotations='skip', serialize_data=False)
@@ -153,7 +153,7 @@ def test_unsorted_file_agrees_with_objects365_reader_and_metric(shared_dir, tmp_
 
 @pytest.mark.shared
 @pytest.mark.parametrize('name', SETS)
-def test_real_sets_agree_with_mmdetection(shared_dir, name):
+def test_real_sets_agree_with_mmdetection_coco_dataset(shared_dir, name):
     root = shared_dir / 'data' / name
     for split in ('train', 'val', 'test'):
         kwargs = dict(data_root=str(root), ann_file=f'annotations/{split}.json', data_prefix=dict(img='images/'))
@@ -166,7 +166,7 @@ def test_real_sets_agree_with_mmdetection(shared_dir, name):
         assert len(sample['data_samples'].gt_instances) == sum(not box['ignore_flag'] for box in info['instances'])
 
 
-# Refusing
+# Rejected files
 
 
 def edit(index, **changes):
@@ -199,7 +199,8 @@ ANNOTATION_DEFECTS = [
 
 
 @pytest.mark.parametrize(('kind', 'damage', 'pattern'), ANNOTATION_DEFECTS)
-def test_defective_annotation_is_refused_or_skipped(tmp_path, monkeypatch, kind, damage, pattern):
+def test_defective_annotation_is_rejected_or_skipped(tmp_path, monkeypatch, kind, damage, pattern):
+    # Rejected, by default.
     content = make_content()
     damage(content)
     source = write(tmp_path, content)
@@ -210,6 +211,7 @@ def test_defective_annotation_is_refused_or_skipped(tmp_path, monkeypatch, kind,
     assert 'instances.json' in message
     assert "bad_annotations='skip'" in message
 
+    # Skipped on request, with a warning.
     warnings = []
     monkeypatch.setattr(validation, 'print_log', lambda text, **_: warnings.append(text))
     dataset = CocoPromptDataset(**source, bad_annotations='skip')
@@ -219,7 +221,7 @@ def test_defective_annotation_is_refused_or_skipped(tmp_path, monkeypatch, kind,
     assert len(dataset.get_data_info(0)['instances']) == 2
 
 
-def test_a_box_may_stick_out_by_a_pixel(tmp_path):
+def test_box_check_tolerates_one_pixel_outside_the_image(tmp_path):
     content = make_content()
     edit(1, bbox=[-1, -1, 26, 34])(content)
     dataset = CocoPromptDataset(**write(tmp_path, content))
@@ -240,7 +242,7 @@ STRUCTURE_DEFECTS = [
 
 @pytest.mark.parametrize('bad_annotations', ['error', 'skip'])
 @pytest.mark.parametrize(('damage', 'pattern'), STRUCTURE_DEFECTS)
-def test_wrong_structure_is_always_refused(tmp_path, damage, pattern, bad_annotations):
+def test_wrong_structure_is_always_rejected(tmp_path, damage, pattern, bad_annotations):
     content = make_content()
     source = write(tmp_path, content)
     damage(content)
@@ -259,7 +261,7 @@ def test_wrong_structure_is_always_refused(tmp_path, damage, pattern, bad_annota
         ('', 'not valid JSON'),
     ],
 )
-def test_unusable_file(tmp_path, text, pattern):
+def test_unreadable_annotation_file_is_an_error(tmp_path, text, pattern):
     if text is not None:
         (tmp_path / 'broken.json').write_text(text)
     with pytest.raises(InputError, match=pattern) as error:
@@ -267,12 +269,12 @@ def test_unusable_file(tmp_path, text, pattern):
     assert 'broken.json' in one_line(error)
 
 
-def test_unknown_policy_is_refused():
+def test_unknown_bad_annotations_value_is_rejected():
     with pytest.raises(InputError, match="'error' or 'skip', not 'ignore'"):
         CocoPromptDataset(ann_file='x.json', bad_annotations='ignore')
 
 
-def test_missing_image(tmp_path, monkeypatch):
+def test_missing_image_is_rejected_or_skipped(tmp_path, monkeypatch):
     source = write(tmp_path, make_content())
     (tmp_path / 'images' / 'a.png').unlink()
     with pytest.raises(InputError, match='a.png: no such file, named by image 7 of .*instances.json') as error:
@@ -291,7 +293,7 @@ def test_missing_image(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('bad_annotations', ['error', 'skip'])
-def test_very_many_images_are_looked_for_when_read(tmp_path, monkeypatch, bad_annotations):
+def test_missing_image_of_a_large_set_is_found_when_loaded(tmp_path, monkeypatch, bad_annotations):
     monkeypatch.setattr(validation, 'MAX_FILES_CHECKED', 2)
     source = write(tmp_path, make_content()) | dict(bad_annotations=bad_annotations, pipeline=PIPELINE)
     (tmp_path / 'images' / 'b.png').unlink()
@@ -305,7 +307,7 @@ def test_very_many_images_are_looked_for_when_read(tmp_path, monkeypatch, bad_an
 
 
 @pytest.mark.parametrize('content', [b'', b'not an image'])
-def test_unreadable_image(tmp_path, content):
+def test_unreadable_image_is_an_error(tmp_path, content):
     source = write(tmp_path, make_content())
     (tmp_path / 'images' / 'b.png').write_bytes(content)
     dataset = CocoPromptDataset(**source, pipeline=PIPELINE)
@@ -314,8 +316,8 @@ def test_unreadable_image(tmp_path, content):
     one_line(error)
 
 
-def test_unreadable_image_in_a_worker_process(tmp_path):
-    """The worker puts its traceback in front; the line itself comes last."""
+def test_unreadable_image_in_a_worker_process_is_an_error(tmp_path):
+    """The worker's traceback comes first, and the message is the last line."""
     source = write(tmp_path, make_content())
     (tmp_path / 'images' / 'b.png').write_bytes(b'')
     dataset = CocoPromptDataset(**source, pipeline=PIPELINE)
@@ -326,7 +328,7 @@ def test_unreadable_image_in_a_worker_process(tmp_path):
     batches._shutdown_workers()  # now, rather than by the garbage collector, which would wait for 5 s
 
 
-def test_other_failures_of_the_pipeline_keep_their_type(tmp_path):
+def test_other_pipeline_errors_keep_their_type(tmp_path):
     def fail(results):
         raise RuntimeError('from a transform')
 
@@ -366,7 +368,7 @@ def test_augmentation_depends_on_epoch_but_not_on_workers(source):
     reference = read(CocoPromptDataset(**source), [0, 1, 2])
     assert not any(np.array_equal(a, b) for a, b in zip(reference, reference[1:], strict=False))
     np.testing.assert_array_equal(read(CocoPromptDataset(**source), [0, 1, 2], num_workers=2), reference)
-    # Resumed: a new process that starts at epoch 2, in another order.
+    # A resumed run: a new process that starts at epoch 2, in another order.
     resumed = CocoPromptDataset(**source)
     resumed.set_epoch(2)
     for idx in (5, 0, 5):
@@ -374,14 +376,14 @@ def test_augmentation_depends_on_epoch_but_not_on_workers(source):
     np.testing.assert_array_equal(resumed[-1]['inputs'].numpy(), reference[2][7])
 
 
-def test_samples_of_an_epoch_draw_independently(source):
+def test_augmentation_differs_between_samples(source):
     dataset = CocoPromptDataset(**(source | dict(pipeline=[lambda results: (random.random(), np.random.rand())])))
     draws = np.array([dataset[i] for i in range(8)])
     assert len(np.unique(draws)) == draws.size
 
 
 @pytest.mark.parametrize('wrapper', [dict(type='ConcatDataset'), dict(type='RepeatDataset', times=2)])
-def test_a_wrapped_data_set_learns_epoch_and_seed(source, wrapper):
+def test_set_epoch_and_set_seed_reach_wrapped_data_sets(source, wrapper):
     inner = source | dict(type='CocoPromptDataset')
     cfg = wrapper | (dict(datasets=[inner, inner]) if wrapper['type'] == 'ConcatDataset' else dict(dataset=inner))
     set_seed(cfg, 7)
@@ -393,18 +395,18 @@ def test_a_wrapped_data_set_learns_epoch_and_seed(source, wrapper):
             np.testing.assert_array_equal(wrapped[idx]['inputs'], plain[idx]['inputs'])
 
 
-def test_a_data_set_without_a_seed_is_given_none():
+def test_set_seed_skips_data_sets_without_a_seed():
     cfg = dict(type='mmdet.CocoDataset', ann_file='a.json')
     set_seed(cfg, 7)
     assert 'seed' not in cfg
 
 
-def test_another_seed_gives_another_augmentation(source):
+def test_augmentation_depends_on_seed(source):
     (first,), (second,) = (read(CocoPromptDataset(**source, seed=seed), [0]) for seed in (0, 1))
     assert not np.array_equal(first, second)
 
 
-def test_global_generators_are_left_as_they_were(source):
+def test_augmentation_restores_global_generators(source):
     dataset = CocoPromptDataset(**source)
     random.seed(3)
     np.random.seed(3)
@@ -416,7 +418,7 @@ def test_global_generators_are_left_as_they_were(source):
 
 
 @pytest.mark.parametrize('kwargs', [dict(seed=None), dict(test_mode=True)])
-def test_without_seed_or_in_test_mode_the_global_generators_decide(source, kwargs):
+def test_augmentation_without_seed_or_in_test_mode_uses_global_generators(source, kwargs):
     dataset = CocoPromptDataset(**source, **kwargs)
     samples = []
     for _ in range(2):
@@ -427,8 +429,8 @@ def test_without_seed_or_in_test_mode_the_global_generators_decide(source, kwarg
     assert any(not np.array_equal(samples[0][0], other) for other in samples[0][1:])
 
 
-def test_a_refused_sample_is_replaced_reproducibly(source):
-    """The replacement that MMEngine draws for a sample whose pipeline returns nothing is seeded as well."""
+def test_replacement_of_an_empty_sample_is_reproducible(source):
+    """MMEngine draws another sample if a pipeline returns None; this draw is seeded too."""
 
     def only_even(results):
         return results['img_id'] if results['img_id'] % 2 == 0 else None
@@ -440,7 +442,7 @@ def test_a_refused_sample_is_replaced_reproducibly(source):
     assert draw() == draw()
 
 
-def test_image_ids_that_evaluation_cannot_take_are_refused_at_once(tmp_path):
+def test_text_image_id_is_rejected_in_test_mode(tmp_path):
     content = make_content()
     for image in content['images']:
         image['id'] = f'a{image["id"]}'

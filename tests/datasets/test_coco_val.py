@@ -1,4 +1,4 @@
-"""COCO val2017 out of a folder and out of archives, made small and served from file:// addresses."""
+"""COCO val2017 from a folder and from archives: small copies, served from file:// URLs."""
 
 import json
 import zipfile
@@ -23,36 +23,36 @@ def archive(path, members, content):
 
 @pytest.fixture
 def archives(tmp_path):
-    """The two archives, each with members that nobody asks for."""
+    """The two archives, each with members that are not needed."""
     (tmp_path / 'server').mkdir()
     content = json.dumps(dict(images=[dict(id=i, file_name=name) for i, name in enumerate(NAMES)]))
     boxes = {module.ANNOTATIONS.members: content, 'annotations/captions_val2017.json': '{}'}
-    pictures = {f'val2017/{name}': name.encode() for name in NAMES}
+    files = {f'val2017/{name}': name.encode() for name in NAMES}
     return dict(
         annotations=archive(tmp_path / 'server/annotations_trainval2017.zip', module.ANNOTATIONS.members, boxes),
-        images=archive(tmp_path / 'server/val2017.zip', module.IMAGES.members, pictures),
+        images=archive(tmp_path / 'server/val2017.zip', module.IMAGES.members, files),
     )
 
 
-def test_fetched_and_unpacked_once(archives, tmp_path, capfd):
+def test_coco_val_fetches_and_unpacks_once(archives, tmp_path, capfd):
     root = tmp_path / 'coco'
     data = coco_val(root, download=True, **archives)
     assert data == (root / 'annotations/instances_val2017.json', root / 'val2017', 2)
     assert [path.read_text() for path in sorted(data.img_dir.iterdir())] == list(NAMES)
     assert not (root / 'annotations/captions_val2017.json').exists()
     assert 'Unpacking 2 files' in capfd.readouterr().err
-    # Nothing is read but the folder now.
+    # The second call reads the folder only.
     (root / 'val2017.zip').unlink()
     assert coco_val(root, **archives) == data
     assert capfd.readouterr().err == ''
 
 
-def test_an_interrupted_unpacking_goes_on(archives, tmp_path, capfd):
+def test_coco_val_resumes_interrupted_unpacking(archives, tmp_path, capfd):
     root = tmp_path / 'coco'
     coco_val(root, download=True, **archives)
     (root / 'val2017' / NAMES[1]).unlink()
     capfd.readouterr()
-    # The archive in the folder is enough.
+    # The archive in the folder is used without download.
     coco_val(root, **archives)
     assert 'Unpacking 1 files' in capfd.readouterr().err
     assert (root / 'val2017' / NAMES[1]).read_text() == NAMES[1]
@@ -65,7 +65,7 @@ def message(root, download=False, **archives):
     return str(error.value)
 
 
-def test_what_is_missing_is_named_with_its_address(archives, tmp_path):
+def test_missing_file_error_gives_the_url(archives, tmp_path):
     root = tmp_path / 'coco'
     official = message(root)
     assert official.startswith(f'{root}/annotations/instances_val2017.json: no such file; give --download, or put ')
@@ -76,14 +76,14 @@ def test_what_is_missing_is_named_with_its_address(archives, tmp_path):
     assert '1 of 2 images are missing; give --download' in message(root, **archives)
 
 
-def test_without_a_network_the_archive_is_named(tmp_path):
+def test_download_error_names_the_archive(tmp_path):
     closed = module.ANNOTATIONS._replace(url='http://127.0.0.1:9/annotations_trainval2017.zip')
     text = message(tmp_path, True, annotations=closed)
     assert text.startswith('annotations_trainval2017.zip: cannot be fetched (http://127.0.0.1:9/')
     assert text.endswith(f'put it at {tmp_path}/annotations_trainval2017.zip')
 
 
-def test_damaged_files_are_refused(archives, tmp_path):
+def test_damaged_files_are_rejected(archives, tmp_path):
     root = tmp_path / 'coco'
     root.mkdir()
     (root / 'annotations_trainval2017.zip').write_bytes(b'PK')
@@ -95,7 +95,7 @@ def test_damaged_files_are_refused(archives, tmp_path):
     assert 'not a COCO file with images' in message(root, **archives)
 
 
-def test_an_archive_without_an_image_is_no_loop(archives, tmp_path):
+def test_image_missing_from_the_archive_is_an_error(archives, tmp_path):
     root = tmp_path / 'coco'
     short = archive(tmp_path / 'server/short.zip', module.IMAGES.members, {f'val2017/{NAMES[0]}': b''})
     assert NAMES[1] in message(root, True, annotations=archives['annotations'], images=short)

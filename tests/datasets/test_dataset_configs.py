@@ -1,4 +1,4 @@
-"""Every file in configs/_base_/datasets parses, follows DINOR1_DATA, and its data sets and loaders build."""
+"""Files of configs/_base_/datasets: parsing, the environment variable DINOR1_DATA, data sets and loaders."""
 
 import copy
 import json
@@ -15,8 +15,8 @@ from dinor1.evaluation import CocoPromptMetric
 from dinor1.registry import DATASETS, METRICS
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
-# What detectors are trained and evaluated on; the LVIS files are COCO's with another metric (test_lvis.py), and
-# federated photographs have more files (test_photographs.py).
+# Not tested here: LVIS files are COCO's with another metric (test_lvis.py), and federated photographs have more files
+# (test_photographs.py).
 PHOTOGRAPHS = {'photo_mix', 'photo_mix_novel', 'photographs'}
 OTHERS = {'small_coco', 'mnist', 'affnist', 'lvis_detection', 'lvis_minival_detection', *PHOTOGRAPHS}
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in OTHERS)
@@ -33,7 +33,7 @@ def dataset_configs(cfg: Config) -> dict:
 
 
 def write_data(cfg: Config) -> None:
-    """Put two images of 150 x 100 pixels, one of them without boxes, where the config looks for its files."""
+    """Write two images of 150 x 100 pixels, one of them without boxes, to the paths of the config."""
     for dataset in dataset_configs(cfg).values():
         root = Path(dataset.data_root)
         for folder in (root / dataset.data_prefix.img, (root / dataset.ann_file).parent):
@@ -51,13 +51,13 @@ def without_workers(loader: dict) -> dict:
     return copy.deepcopy(loader) | dict(num_workers=0, persistent_workers=False)
 
 
-def test_the_folder_is_not_empty():
+def test_dataset_configs_exist():
     assert {'shapes', 'shapes_novel', 'coco_detection', 'objects365_detection', 'raccoon'} <= set(NAMES)
     assert len(SMALL_REAL_SETS) == 8
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_data_root_follows_the_environment(name, monkeypatch):
+def test_data_root_follows_environment_variable(name, monkeypatch):
     monkeypatch.delenv('DINOR1_DATA', raising=False)
     before = load(name)
     monkeypatch.setenv('DINOR1_DATA', '/elsewhere')
@@ -71,7 +71,7 @@ def test_data_root_follows_the_environment(name, monkeypatch):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
+def test_configs_build_data_sets_loaders_and_metrics(name, monkeypatch, tmp_path):
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     cfg = load(name)
     write_data(cfg)
@@ -81,7 +81,7 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
     assert not train.dataset.test_mode
     assert isinstance(train.batch_sampler, ResumableBatchSampler)
     assert train.batch_sampler.batch_size == cfg.train_dataloader.batch_size
-    # The image without boxes takes part in training.
+    # Training includes the image without boxes.
     assert len(train.dataset) == 2
     batch = next(iter(train))
     assert len(batch['inputs']) == len(batch['data_samples']) == 2
@@ -91,10 +91,10 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
         loader = Runner.build_dataloader(without_workers(cfg[f'{split}_dataloader']), seed=0)
         assert loader.dataset.test_mode
         sample = next(iter(loader))['data_samples'][0]
-        # Predictions, divided by scale_factor, meet ground truth in pixels of the original image.
+        # Predictions are divided by scale_factor: ground truth is in pixels of the original image.
         width, height = sample.scale_factor[0] * 150, sample.scale_factor[1] * 100
         assert width / height == pytest.approx(1.5, rel=0.01)
-        # The resized image fills the prepared one, or what remains of it is padding.
+        # The resized image fills the network input, or the rest is padding.
         assert width <= sample.img_shape[1] + 0.5
         assert height <= sample.img_shape[0] + 0.5
         assert sample.gt_instances.bboxes.tensor.tolist() == [[30, 20, 90, 60]]
@@ -105,7 +105,7 @@ def test_data_sets_loaders_and_metrics_build(name, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_exemplars_are_in_pixels_of_the_prepared_image(name, monkeypatch, tmp_path):
+def test_prompt_dataset_scales_boxes_with_the_image(name, monkeypatch, tmp_path):
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     cfg = load(name)
     write_data(cfg)
@@ -119,7 +119,7 @@ def test_exemplars_are_in_pixels_of_the_prepared_image(name, monkeypatch, tmp_pa
     assert sample.gt_instances.labels.tolist() == [1]
 
 
-def test_shapes_are_padded_and_not_resized(monkeypatch, tmp_path):
+def test_shapes_pipeline_pads_without_resizing(monkeypatch, tmp_path):
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     cfg = load('shapes')
     write_data(cfg)
@@ -134,7 +134,7 @@ def test_shapes_are_padded_and_not_resized(monkeypatch, tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.parametrize('name', SMALL_REAL_SETS)
-def test_small_real_sets_read(name, shared_dir, monkeypatch):
+def test_small_real_sets_are_readable(name, shared_dir, monkeypatch):
     monkeypatch.setenv('DINOR1_DATA', str(shared_dir / 'data'))
     classes = set()
     for dataset in dataset_configs(load(name)).values():

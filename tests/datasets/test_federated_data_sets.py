@@ -1,4 +1,4 @@
-"""Federated labels and chosen categories as data sets hand them on."""
+"""Federated labels and chosen categories of data sets."""
 
 import json
 
@@ -47,7 +47,7 @@ def labels_of(dataset) -> list[tuple[list[int], list[int]]]:
     return [(info.annotated_labels, info.exhaustive_labels) for info in infos]
 
 
-def test_images_carry_the_labels_of_their_source(tmp_path):
+def test_federated_images_have_labels_of_their_source(tmp_path):
     dataset = CocoPromptDataset(**write(tmp_path), federated=True, not_exhaustive=['shelf'])
     assert dataset.metainfo['classes'] == ('jar', 'pot', 'nut', 'cup')
     assert labels_of(dataset) == [([0, 1], [0, 1]), ([0, 2], []), ([3], [3])]
@@ -55,25 +55,25 @@ def test_images_carry_the_labels_of_their_source(tmp_path):
     assert names == [f'{tmp_path}/train.json:{source}' for source in ('kitchen', 'shelf', 'bench')]
 
 
-def test_without_the_option_nothing_is_said(tmp_path):
+def test_images_have_no_label_lists_without_federated(tmp_path):
     sample = CocoPromptDataset(**write(tmp_path))[0]['data_samples']
     assert 'exhaustive_labels' not in sample
     assert 'annotated_labels' not in sample
 
 
-def test_a_file_without_sources_is_one_source(tmp_path):
+def test_file_without_sources_is_one_source(tmp_path):
     dataset = CocoPromptDataset(**write(tmp_path, sources=False), federated=True)
     assert labels_of(dataset) == [([0, 1, 2, 3], [0, 1, 2, 3])] * 3
     assert dataset[0]['data_samples'].source == f'{tmp_path}/train.json'
 
 
-def test_lists_of_lvis_reach_the_images(tmp_path):
+def test_federated_images_have_lvis_lists(tmp_path):
     source = write(tmp_path, sources=False, neg_category_ids=[5], not_exhaustive_category_ids=[8])
     dataset = LVISPromptDataset(**source, federated=True)
     assert labels_of(dataset) == [([0, 1, 2], [0, 1]), ([1, 2], [1]), ([1, 2, 3], [1, 3])]
 
 
-def test_concatenated_files_have_sources_of_their_own(tmp_path):
+def test_concatenated_files_have_different_sources(tmp_path):
     inner = [
         write(tmp_path, sources=False, name=name) | dict(type='CocoPromptDataset', federated=True)
         for name in ('a.json', 'b.json')
@@ -86,7 +86,7 @@ def test_concatenated_files_have_sources_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize('as_file', [False, True])
-def test_excluded_categories_take_their_images_along(tmp_path, as_file):
+def test_exclude_categories_removes_images_that_show_them(tmp_path, as_file):
     source = write(tmp_path)
     (tmp_path / 'novel.txt').write_text('8\tnut\n')
     novel = 'novel.txt' if as_file else ['nut']
@@ -100,8 +100,8 @@ def test_excluded_categories_take_their_images_along(tmp_path, as_file):
     assert labels_of(support) == [([0], [0])]
 
 
-def test_evaluation_keeps_all_images(tmp_path):
-    """A metric reads the whole file, and would count the objects of images that are left out as missed."""
+def test_exclude_categories_keeps_all_images_in_test_mode(tmp_path):
+    """A metric reads the whole file, and would count objects in left-out images as missed."""
     dataset = CocoPromptDataset(**write(tmp_path), exclude_categories=['nut'], test_mode=True)
     assert dataset.metainfo['classes'] == ('jar', 'pot', 'cup')
     boxes = [len(dataset.get_data_info(i)['instances']) for i in range(len(dataset))]
@@ -112,20 +112,20 @@ def test_evaluation_keeps_all_images(tmp_path):
     ('options', 'message'),
     [
         (dict(not_exhaustive=True), 'not_exhaustive has no effect without federated=True'),
-        (dict(exclude_categories=['cup'], only_categories=['jar']), 'exclude each other'),
+        (dict(exclude_categories=['cup'], only_categories=['jar']), 'cannot be combined'),
         (dict(exclude_categories=['cup'], metainfo=dict(classes=['jar'])), 'both choose classes'),
         (dict(exclude_categories='nowhere.txt'), 'nowhere.txt: cannot be read'),
         (dict(exclude_categories=['plate']), "no category is named 'plate'"),
-        (dict(federated=True, not_exhaustive=['shop']), "the source 'shop', and the file has kitchen, shelf, bench"),
+        (dict(federated=True, not_exhaustive=['shop']), "the source 'shop', but the file has kitchen, shelf, bench"),
     ],
 )
-def test_contradictory_options_are_errors(tmp_path, options, message):
+def test_contradictory_options_are_rejected(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         CocoPromptDataset(**write(tmp_path), **options)
 
 
 @pytest.mark.shared
-def test_scopes_of_lvis_are_those_of_its_evaluation(shared_dir):
+def test_lvis_scopes_agree_with_lvis_evaluation(shared_dir):
     path = shared_dir / 'data/fixtures/lvis/lvis_val_mini.json'
     content = json.loads(path.read_text())
     truth = LVISGroundTruth.read(path)

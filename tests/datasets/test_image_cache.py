@@ -1,4 +1,4 @@
-"""ImageCache: the same pixels, no stale ones, one builder at a time, and what it refuses."""
+"""ImageCache: equal pixels, no stale pixels, one builder at a time, and rejected settings."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def paths(tmp_path) -> list[str]:
 
 
 class Loader:
-    """Loads images at full size, and counts."""
+    """Loads images at full size, and counts its calls."""
 
     def __init__(self) -> None:
         self.loaded: list[str] = []
@@ -58,10 +58,10 @@ def build(folder, paths, settings='', **options) -> tuple[ImageCache, Loader]:
     return cache, loader
 
 
-# What it returns
+# Returned pixels
 
 
-def test_returns_the_pixels_of_every_image(tmp_path, paths):
+def test_cache_returns_pixels_of_every_image(tmp_path, paths):
     cache, loader = build(tmp_path / 'cache', [*paths, paths[0]])
     assert sorted(loader.loaded) == sorted(paths)
     for path, size in zip(paths, SIZES, strict=True):
@@ -71,18 +71,18 @@ def test_returns_the_pixels_of_every_image(tmp_path, paths):
     assert cache.get(str(tmp_path / 'other.jpg')) is None
 
 
-def test_pixels_may_be_written_to(tmp_path, paths):
+def test_cache_returns_writable_copies(tmp_path, paths):
     cache, _ = build(tmp_path / 'cache', paths)
     cache.get(paths[0])[0][:] = 0
     assert (cache.get(paths[0])[0] == cv2.imread(paths[0])).all()
 
 
-def test_no_images_are_a_cache_too(tmp_path):
+def test_cache_of_no_images_is_empty(tmp_path):
     cache, _ = build(tmp_path / 'cache', [])
     assert cache.get('a.jpg') is None
 
 
-def test_a_copy_for_another_process_holds_no_pixels(tmp_path, paths):
+def test_pickled_cache_has_no_pixels(tmp_path, paths):
     cache, _ = build(tmp_path / 'cache', paths)
     cache.get(paths[0])
     assert len(pickle.dumps(cache)) < 40 * 60 * 3
@@ -90,10 +90,10 @@ def test_a_copy_for_another_process_holds_no_pixels(tmp_path, paths):
         assert (other.get(paths[0])[0] == cv2.imread(paths[0])).all()
 
 
-# When it is built
+# Building
 
 
-def test_is_built_once(tmp_path, paths):
+def test_cache_is_built_once(tmp_path, paths):
     build(tmp_path / 'cache', paths)
     again, loader = build(tmp_path / 'cache', reversed(paths))
     assert loader.loaded == []
@@ -101,13 +101,13 @@ def test_is_built_once(tmp_path, paths):
     assert len(list((tmp_path / 'cache').glob('*.bin'))) == 1
 
 
-def test_other_settings_and_other_images_have_a_file_of_their_own(tmp_path, paths):
+def test_cache_file_depends_on_settings_and_images(tmp_path, paths):
     files = {build(tmp_path / 'cache', *arguments)[0].file for arguments in [(paths,), (paths, 'half'), (paths[:2],)]}
     assert len(files) == 3
 
 
 @pytest.mark.parametrize('lost', ['.bin', '.json', 'cut'])
-def test_an_incomplete_cache_is_built_again(tmp_path, paths, lost):
+def test_incomplete_cache_is_rebuilt(tmp_path, paths, lost):
     file = build(tmp_path / 'cache', paths)[0].file
     if lost == 'cut':
         file.write_bytes(file.read_bytes()[:100])
@@ -118,7 +118,7 @@ def test_an_incomplete_cache_is_built_again(tmp_path, paths, lost):
     assert (cache.get(paths[1])[0] == cv2.imread(paths[1])).all()
 
 
-def test_a_failed_build_leaves_nothing_that_is_used(tmp_path, paths):
+def test_failed_build_leaves_no_usable_cache(tmp_path, paths):
     def fail(path):
         if path == paths[1]:
             raise InputError(f'{path}: not an image')
@@ -130,9 +130,10 @@ def test_a_failed_build_leaves_nothing_that_is_used(tmp_path, paths):
     assert len(build(tmp_path / 'cache', paths)[1].loaded) == 3
 
 
-def test_of_two_builders_one_waits(tmp_path, paths):
-    """Threads have locks of their own on a file, as processes do."""
+def test_second_builder_waits_for_the_first(tmp_path, paths):
+    """Threads lock a file separately, as processes do."""
     pytest.importorskip('fcntl')
+    # Record how many builders load images at the same time.
     active, most, loaded = [], [], []
 
     def slow(path):
@@ -143,6 +144,7 @@ def test_of_two_builders_one_waits(tmp_path, paths):
         loaded.append(path)
         return Loader()(path)
 
+    # Build with four threads: one of them loads every image once.
     caches = [ImageCache(tmp_path / 'cache') for _ in range(4)]
     threads = [threading.Thread(target=cache.build, args=(paths, '', Loader().size, slow)) for cache in caches]
     for thread in threads:
@@ -157,7 +159,7 @@ def test_of_two_builders_one_waits(tmp_path, paths):
 # Stale images
 
 
-def test_a_changed_image_is_never_served(tmp_path, paths):
+def test_changed_image_is_not_in_cache(tmp_path, paths):
     cache, _ = build(tmp_path / 'cache', paths)
     write_image(paths[0], 40, 60, seed=99)
     assert cache.get(paths[0]) is None
@@ -167,7 +169,7 @@ def test_a_changed_image_is_never_served(tmp_path, paths):
     assert (again.get(paths[0])[0] == cv2.imread(paths[0])).all()
 
 
-def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path, paths):
+def test_changed_image_of_equal_size_and_time_is_not_in_cache(tmp_path, paths):
     stat = os.stat(paths[0])
     cache, _ = build(tmp_path / 'cache', paths)
     content = bytearray((tmp_path / '0.jpg').read_bytes())
@@ -178,16 +180,16 @@ def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path, paths):
     assert cache.get(paths[0]) is None
 
 
-def test_a_deleted_image_is_not_served(tmp_path, paths):
+def test_deleted_image_is_not_in_cache(tmp_path, paths):
     cache, _ = build(tmp_path / 'cache', paths)
     os.unlink(paths[0])
     assert cache.get(paths[0]) is None
 
 
-# What is refused, and what is said
+# Rejected settings, and log lines
 
 
-def test_a_cache_that_is_too_large_is_refused_before_it_is_built(tmp_path, paths):
+def test_cache_above_max_gib_is_rejected_before_building(tmp_path, paths):
     with pytest.raises(InputError) as error:
         build(tmp_path / 'cache', paths, max_gib=1e-5)
     text = str(error.value)
@@ -196,31 +198,31 @@ def test_a_cache_that_is_too_large_is_refused_before_it_is_built(tmp_path, paths
     assert not (tmp_path / 'cache').exists()
 
 
-def test_a_cache_that_the_disk_has_no_room_for_is_refused(tmp_path, paths):
-    """Sizes that are announced are believed: no disk has so much."""
-    with pytest.raises(InputError, match=r'GiB, .* GiB are free; name another folder') as error:
+def test_cache_larger_than_free_disk_is_rejected(tmp_path, paths):
+    """The size function announces more pixels than any disk has."""
+    with pytest.raises(InputError, match=r'GiB, .* GiB are free; choose another folder') as error:
         ImageCache(tmp_path / 'cache', max_gib=1e15).build(paths, '', lambda path: (10**9, 10**9), Loader())
     assert '\n' not in str(error.value)
     assert not list((tmp_path / 'cache').glob('images_*'))
 
 
 @pytest.mark.parametrize('max_gib', [0, -1, float('nan')])
-def test_a_limit_of_nothing_is_refused(tmp_path, max_gib):
+def test_max_gib_must_be_positive(tmp_path, max_gib):
     with pytest.raises(InputError, match='max_gib must be positive'):
         ImageCache(tmp_path, max_gib=max_gib)
 
 
-def test_a_missing_image_is_named(tmp_path, paths):
+def test_missing_image_error_names_the_file(tmp_path, paths):
     with pytest.raises(InputError, match=r'lost\.jpg: missing; restore the file'):
         build(tmp_path / 'cache', [*paths, str(tmp_path / 'lost.jpg')])
 
 
-def test_a_cache_that_nobody_has_built_says_so(tmp_path):
+def test_get_before_build_is_an_error(tmp_path):
     with pytest.raises(InputError, match='image cache: has not been built; use CocoPromptDataset'):
         ImageCache(tmp_path).get('a.jpg')
 
 
-def test_its_size_is_said_before_it_is_built(tmp_path, paths, caplog):
+def test_cache_size_is_logged_before_building(tmp_path, paths, caplog):
     logger = MMLogger.get_instance('test_image_cache', logger_name='test_image_cache')
     logger.addHandler(caplog.handler)
     messages = []
@@ -266,7 +268,7 @@ def assert_same(found, expected) -> None:
 
 
 @pytest.mark.parametrize('scale', [None, (20, 30)])
-def test_samples_are_those_of_the_plain_pipeline(tmp_path, paths, scale):
+def test_cached_samples_equal_uncached_ones(tmp_path, paths, scale):
     options = dict(scale=scale, keep_ratio=True, reduce=False)
     expected = samples(coco(tmp_path, dict(options, type='plain')))
     for _ in range(2):
@@ -275,19 +277,19 @@ def test_samples_are_those_of_the_plain_pipeline(tmp_path, paths, scale):
     assert len(list((tmp_path / 'cache').glob('*.bin'))) == 1
 
 
-def test_reduced_images_are_cached_as_they_are_loaded(tmp_path, paths):
+def test_cached_reduced_images_equal_loaded_ones(tmp_path, paths):
     options = dict(type='LoadResizedImage', scale=(20, 30), keep_ratio=True)
     expected = samples(coco(tmp_path, options))
     cached = coco(tmp_path, dict(options, cache=dict(folder=tmp_path / 'cache')))
     assert_same(samples(cached), expected)
-    # With a file gone there is still the cache of the others.
+    # After an image has changed, the others still come from the cache.
     write_image(paths[1], *SIZES[1], seed=50)
     found, changed = samples(cached), samples(coco(tmp_path, options))
     assert_same(found, changed)
     assert not found[1][0].equal(expected[1][0])
 
 
-def test_workers_map_the_file_of_the_main_process(tmp_path, paths):
+def test_workers_map_the_cache_file_of_the_main_process(tmp_path, paths):
     options = dict(type='LoadResizedImage', scale=(20, 20), cache=dict(folder=tmp_path / 'cache'))
     dataset = coco(tmp_path, options)
     expected = [sample['inputs'] for sample in dataset]
@@ -295,7 +297,7 @@ def test_workers_map_the_file_of_the_main_process(tmp_path, paths):
     assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
 
 
-def test_a_cache_of_random_sizes_is_refused(tmp_path, paths):
+def test_cache_in_random_resize_is_rejected(tmp_path, paths):
     transform = dict(
         type='RandomChoiceResize',
         resize_type='LoadResizedImage',
@@ -307,7 +309,7 @@ def test_a_cache_of_random_sizes_is_refused(tmp_path, paths):
         dataset[0]
 
 
-def test_an_image_that_cannot_be_read_ends_the_build(tmp_path, paths):
+def test_build_fails_on_unreadable_image(tmp_path, paths):
     (tmp_path / '1.jpg').write_bytes(b'no image')
     options = dict(type='LoadResizedImage', scale=(20, 20), cache=dict(folder=tmp_path / 'cache'))
     with pytest.raises(InputError, match=r'1\.jpg: not an image that can be read; restore the file'):

@@ -1,4 +1,4 @@
-"""LVIS: how its records become images and boxes, and the configs that evaluate on it."""
+"""LVIS: images and boxes of its records, and the configs that evaluate on it."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ PIPELINE = [
 
 
 def make_content() -> dict:
-    """Two images of COCO's two folders, in the form of LVIS v1: without file_name."""
+    """Two images of COCO's two folders, in the format of LVIS v1: without file_name."""
     lists = dict(neg_category_ids=[3], not_exhaustive_category_ids=[])
     addresses = ('train2017/000000000007.jpg', 'val2017/000000000009.jpg')
     images = [
@@ -58,7 +58,7 @@ def write(folder: Path, content: dict, name: str = 'annotations/lvis.json') -> d
 # The data set ----------------------------------------------------------------------------------------------
 
 
-def test_an_image_is_found_by_its_url(tmp_path):
+def test_image_path_comes_from_coco_url(tmp_path):
     dataset = DATASETS.build(dict(type='LVISPromptDataset', **write(tmp_path, make_content()), pipeline=PIPELINE))
     assert dataset.metainfo['classes'] == ('aerosol_can', 'yak', 'zebra')
     paths = [Path(dataset.get_data_info(i)['img_path']).relative_to(tmp_path).as_posix() for i in range(2)]
@@ -68,8 +68,8 @@ def test_an_image_is_found_by_its_url(tmp_path):
     assert sample['data_samples'].gt_instances.labels.tolist() == [2, 0]
 
 
-def test_the_address_goes_before_a_file_name(tmp_path):
-    """LVIS v0.5 writes names of COCO 2014 beside it."""
+def test_coco_url_overrides_file_name(tmp_path):
+    """LVIS v0.5 also has file_name, with names of COCO 2014."""
     content = make_content()
     source = write(tmp_path, content)
     content['images'][0]['file_name'] = 'COCO_train2014_000000000007.jpg'
@@ -80,7 +80,7 @@ def test_the_address_goes_before_a_file_name(tmp_path):
     assert [Path(dataset.get_data_info(i)['img_path']).parent.name for i in range(2)] == ['train2017', 'val2017']
 
 
-def test_masks_are_not_kept(tmp_path):
+def test_masks_are_removed(tmp_path):
     dataset = LVISPromptDataset(**write(tmp_path, make_content()), pipeline=PIPELINE)
     assert [sorted(instance) for instance in dataset.get_data_info(1)['instances']] == [
         ['bbox', 'bbox_label', 'ignore_flag']
@@ -89,13 +89,14 @@ def test_masks_are_not_kept(tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.filterwarnings('ignore')
-def test_same_records_as_mmdetection_reads(shared_dir, tmp_path):
+def test_records_equal_those_of_mmdetection(shared_dir, tmp_path):
     fixtures = shared_dir / 'data/fixtures/lvis'
     (tmp_path / 'val2017').symlink_to(fixtures / 'images')
     arguments = dict(data_prefix=dict(img=str(tmp_path)), pipeline=PIPELINE)
     ours = LVISPromptDataset(ann_file=str(fixtures / 'lvis_val_mini.json'), **arguments)
     theirs = LVISV1Dataset(ann_file=str(fixtures / 'lvis_val_mini.json'), test_mode=True, **arguments)
     assert len(ours) == len(theirs) == 15
+    # Compare the records by image id, because their order differs.
     expected = {info['img_id']: info for info in map(theirs.get_data_info, range(15))}
     for index in range(15):
         info = ours.get_data_info(index)
@@ -128,7 +129,7 @@ def no_list(content):
         (no_list, r"it has no list 'images'"),
     ],
 )
-def test_defects_are_errors(damage, message, tmp_path):
+def test_defective_lvis_file_is_an_error(damage, message, tmp_path):
     source, content = write(tmp_path, make_content()), make_content()
     damage(content)
     (tmp_path / 'annotations/lvis.json').write_text(json.dumps(content))
@@ -136,7 +137,7 @@ def test_defects_are_errors(damage, message, tmp_path):
         LVISPromptDataset(**source, pipeline=PIPELINE)
 
 
-def test_a_missing_image_is_an_error(tmp_path):
+def test_missing_image_is_an_error(tmp_path):
     source = write(tmp_path, make_content())
     (tmp_path / 'val2017/000000000009.jpg').unlink()
     with pytest.raises(InputError, match='val2017/000000000009.jpg: no such file'):
@@ -150,13 +151,13 @@ def depth(path: Path) -> int:
     return max((1 + depth(path.parent / base) for base in Config._get_base_files(str(path))), default=0)
 
 
-def test_there_is_a_recipe_for_each_size_and_split():
+def test_recipes_exist_for_each_size_and_split():
     names = {f'dino-r1_swin-{size}_zero-shot_lvis{split}' for size in 'tbl' for split in ('', '-minival')}
     assert {path.stem for path in RECIPES} == names
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
-def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
+def test_recipe_evaluates_the_split_in_its_name(path, tmp_path, monkeypatch):
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     cfg = load_config(str(path))
     assert depth(path) <= 2
@@ -176,7 +177,7 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
     assert loader.dataset.test_mode
     metric = METRICS.build(cfg.test_evaluator)
     assert isinstance(metric, LVISFixedMetric)
-    # Otherwise the budget of fixed AP would be one of 300 per image.
+    # Otherwise fixed AP would be limited to 300 detections per image.
     assert cfg.model.test_cfg.max_per_img > metric.max_per_image == 300
     metric.dataset_meta = loader.dataset.metainfo
     ids = [sample.img_id for batch in loader for sample in batch['data_samples']]
@@ -190,7 +191,7 @@ def test_recipe_evaluates_what_its_name_says(path, tmp_path, monkeypatch):
     assert isinstance(protocol.dataset, LVISPromptDataset)
 
 
-def test_recipes_train_nothing():
+def test_lvis_recipes_have_no_training():
     for path in RECIPES:
         cfg = load_config(str(path))
         assert not {'train_cfg', 'optim_wrapper', 'param_scheduler'} & set(cfg)

@@ -1,4 +1,4 @@
-"""Mosaic and pasted instances: images of one source only, boxes where the objects are, and the scope of all parts."""
+"""Mosaic and pasted instances: images of one source, boxes at the objects, and the scope of all parts."""
 
 import json
 
@@ -14,12 +14,13 @@ KEYS = ('img_id', 'annotated_labels', 'exhaustive_labels')
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
 PACK = dict(type='PackDetInputs', meta_keys=KEYS)
 MOSAIC = dict(type='SameSourceMosaic', img_scale=(40, 40), pad_val=0)
-# Grey levels of background and object, by source; nothing else has them.
+# Grey levels of background and object by source; all are different.
 LEVELS = dict(kitchen=(60, 100), bench=(160, 200))
 
 
 def write(root, boxes=((10, 8, 20, 12),), lists=None, **options) -> dict:
     """Four images of each source, with objects of the category of the source; the arguments that read them."""
+    # Draw images and boxes.
     images, annotations = [], []
     for i in range(8):
         source = 'kitchen' if i % 2 else 'bench'
@@ -33,6 +34,7 @@ def write(root, boxes=((10, 8, 20, 12),), lists=None, **options) -> dict:
         cv2.imwrite(str(root / f'{i}.png'), pixels)
         images.append(dict(id=i, file_name=f'{i}.png', width=40, height=40, source=source))
         images[-1] |= {} if lists is None else lists(i)
+    # Write the annotation file.
     sources = [dict(name='kitchen', exhaustive_category_ids=[1, 3]), dict(name='bench', exhaustive_category_ids=[2, 3])]
     categories = [dict(id=i, name=name) for i, name in enumerate(('cup', 'saw', 'cat'), 1)]
     data = dict(images=images, annotations=annotations, categories=categories, sources=sources)
@@ -49,7 +51,7 @@ def image_of(sample) -> np.ndarray:
 
 
 def check_boxes_lie_on_objects(sample, object_level: int, tolerance: float = 0.0) -> None:
-    """Almost all pixels of each box have the level of an object."""
+    """Check that almost all pixels of each box have the grey level of an object."""
     pixels = image_of(sample)
     for x1, y1, x2, y2 in sample['data_samples'].gt_instances.bboxes.tensor.round().long().tolist():
         inside = pixels[y1:y2, x1:x2]
@@ -57,7 +59,7 @@ def check_boxes_lie_on_objects(sample, object_level: int, tolerance: float = 0.0
         assert (np.abs(inside.astype(int) - object_level) <= 3).mean() >= 1 - tolerance
 
 
-def test_a_mosaic_has_images_of_one_source(tmp_path):
+def test_mosaic_has_images_of_one_source(tmp_path):
     dataset = build(write(tmp_path), MOSAIC)
     for i in range(8):
         source = 'kitchen' if i % 2 else 'bench'
@@ -77,11 +79,11 @@ def test_a_mosaic_has_images_of_one_source(tmp_path):
 
 
 def lists_by_image(i: int) -> dict:
-    """Image 0 lacks nuts for certain; of all others, nobody knows."""
+    """Nuts are known to be absent from image 0 only."""
     return dict(neg_category_ids=[4] if i == 0 else [], not_exhaustive_category_ids=[3] if i == 2 else [])
 
 
-def test_a_mixed_image_was_annotated_for_what_all_parts_were(tmp_path):
+def test_mosaic_scope_is_intersection_of_its_parts(tmp_path):
     source = write(tmp_path, lists=lists_by_image)
     content = json.loads((tmp_path / 'train.json').read_text())
     content['categories'].append(dict(id=4, name='nut'))
@@ -96,12 +98,12 @@ def test_a_mixed_image_was_annotated_for_what_all_parts_were(tmp_path):
         dataset.set_epoch(epoch)
         sample = dataset[0]['data_samples']
         seen.add((tuple(sample.annotated_labels), tuple(sample.exhaustive_labels)))
-    # With other images, nuts are not verified; with image 2, cats are not, either.
+    # Only image 0 is annotated for nuts; cats are not exhaustive in image 2.
     assert seen <= {((1, 2), (1, 2)), ((1, 2), (1,)), ((1, 2, 3), (1, 2, 3))}
     assert {((1, 2), (1, 2)), ((1, 2), (1,))} <= seen
 
 
-def test_without_mixing_nothing_is_drawn(tmp_path):
+def test_transforms_with_prob_zero_change_nothing(tmp_path):
     source = write(tmp_path)
     plain = build(source)
     for transform in (MOSAIC | dict(prob=0.0), dict(type='PasteInstances', prob=0.0)):
@@ -112,7 +114,7 @@ def test_without_mixing_nothing_is_drawn(tmp_path):
 
 
 @pytest.mark.parametrize('transform', [MOSAIC, dict(type='PasteInstances', prob=1.0)])
-def test_mixing_depends_on_seed_and_epoch(tmp_path, transform):
+def test_mixing_depends_on_seed_and_epoch_only(tmp_path, transform):
     source = write(tmp_path)
     first, second = build(source, transform), build(source, transform)
     order = [5, 0, 3, 5]
@@ -123,7 +125,7 @@ def test_mixing_depends_on_seed_and_epoch(tmp_path, transform):
     assert any(not np.array_equal(image_of(first[i]), image) for i, image in zip(order, images, strict=True))
 
 
-def test_data_sets_that_are_not_federated_are_of_one_source(tmp_path):
+def test_mosaic_draws_from_all_images_without_federated(tmp_path):
     source = write(tmp_path)
     source.pop('federated')
     dataset = build(source, MOSAIC)
@@ -132,7 +134,7 @@ def test_data_sets_that_are_not_federated_are_of_one_source(tmp_path):
     assert 'exhaustive_labels' not in dataset[0]['data_samples']
 
 
-def test_concatenated_data_sets_do_not_mix(tmp_path):
+def test_mosaic_does_not_mix_concatenated_data_sets(tmp_path):
     parts = []
     for name in ('a', 'b'):
         (tmp_path / name).mkdir()
@@ -145,7 +147,7 @@ def test_concatenated_data_sets_do_not_mix(tmp_path):
 # Pasted instances -------------------------------------------------------------------------------------------
 
 
-def test_instances_of_the_same_source_are_pasted_with_their_boxes(tmp_path):
+def test_paste_adds_instances_of_the_same_source_with_boxes(tmp_path):
     small = ((4, 6, 8, 8),)
     dataset = build(write(tmp_path, boxes=small), dict(type='PasteInstances', prob=1.0, fade=0.0, max_instances=2))
     counts = []
@@ -162,7 +164,7 @@ def test_instances_of_the_same_source_are_pasted_with_their_boxes(tmp_path):
     assert max(counts) == 2
 
 
-def test_the_border_of_a_paste_fades(tmp_path):
+def test_paste_fades_the_border(tmp_path):
     dataset = build(
         write(tmp_path, boxes=((2, 2, 16, 16),)),
         dict(type='PasteInstances', prob=1.0, fade=0.25, scale_range=(1, 1), max_overlap=0.0),
@@ -176,13 +178,13 @@ def test_the_border_of_a_paste_fades(tmp_path):
         x1, y1, x2, y2 = sample['data_samples'].gt_instances.bboxes.tensor[1].long().tolist()
         row = image_of(sample)[(y1 + y2) // 2, x1:x2].astype(int)
         assert (row[4:-4] == grey).all()
-        # Half a pixel into a border of four pixels, an eighth of the object is seen.
+        # The first pixel is half a pixel inside a border of four pixels: its weight is 1/8.
         assert row[0] == row[-1] == background + (grey - background) // 8
         assert (np.diff(row[:4]) > 0).all()
 
 
-def test_what_contains_another_object_is_not_pasted(tmp_path):
-    """Only the inner box is: with the outer one, the inner object would come without its box."""
+def test_paste_skips_boxes_that_contain_another_object(tmp_path):
+    """Only the inner box is pasted: with the outer one, the inner object would have no box."""
     boxes = ((2, 2, 20, 20), (6, 6, 8, 8))
     dataset = build(
         write(tmp_path, boxes=boxes), dict(type='PasteInstances', prob=1.0, scale_range=(1, 1), max_instances=3)
@@ -194,8 +196,8 @@ def test_what_contains_another_object_is_not_pasted(tmp_path):
     assert sizes == {(8.0, 8.0)}
 
 
-def test_no_place_for_a_paste(tmp_path):
-    """Objects that fill their images would be covered; an image without a paste is what it was."""
+def test_paste_without_free_position_changes_nothing(tmp_path):
+    """A paste would cover an object that fills its image; image and scope stay unchanged."""
     source = write(tmp_path, boxes=((0, 0, 40, 40),), lists=lists_by_image)
     content = json.loads((tmp_path / 'train.json').read_text())
     content['categories'].append(dict(id=4, name='nut'))

@@ -1,4 +1,4 @@
-"""The configs of federated photographs: what they train on, and what they must not."""
+"""Configs of federated photographs: their training sets, and sets that they must not train on."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from dinor1.utils.config import load_config
 
 ROOT = Path(__file__).parents[2]
 NAMES = ('photo_mix', 'photo_mix_novel', 'photographs')
-# Kept for zero-shot evaluation: no weights that are released may have seen them, not even as exemplars.
+# Reserved for zero-shot evaluation: released weights must not be trained on them, not even as exemplars.
 ZERO_SHOT = (
     *('raccoon', 'aquarium', 'chess_pieces', 'bccd', 'na_mushrooms', 'thermal_dogs_and_people'),
     *('bee_varroa', 'thermal_cheetah', 'chrome_dino', 'wind_turbine_blades', 'waste_items', 'hbn_flakes'),
@@ -35,7 +35,7 @@ def training_sets(cfg: Config) -> list:
 
 
 def strings(value) -> list[str]:
-    """All strings of a config, keys excepted."""
+    """All strings of a config, without keys."""
     if isinstance(value, dict):
         return [text for inner in value.values() for text in strings(inner)]
     if isinstance(value, list | tuple):
@@ -57,6 +57,7 @@ def write_set(root: Path, files: list[str], sources: bool) -> None:
             dict(name='coco2017', exhaustive_category_ids=[1, 3, 4, 5]),
             dict(name='freiburg_groceries', exhaustive_category_ids=[2]),
         ]
+    # Write annotation files and images.
     for folder in ('images', 'annotations'):
         (root / folder).mkdir(parents=True)
     for name in files:
@@ -67,7 +68,7 @@ def write_set(root: Path, files: list[str], sources: bool) -> None:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Small stand-ins for all sets that the configs read."""
+    """Small replacements of all sets that the configs read."""
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     for one in training_sets(load('photographs')):
         root = Path(one.data_root)
@@ -81,7 +82,7 @@ def data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_data_root_follows_the_environment(name, monkeypatch):
+def test_data_root_follows_environment_variable(name, monkeypatch):
     monkeypatch.setenv('DINOR1_DATA', '/elsewhere')
     cfg = load(name)
     evaluated = [cfg.val_dataloader.dataset, cfg.test_dataloader.dataset, cfg.prompt_dataset]
@@ -91,25 +92,25 @@ def test_data_root_follows_the_environment(name, monkeypatch):
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs/dino_r1').glob('*_photo*.py')), ids=lambda path: path.stem)
-def test_recipes_of_photographs_leave_the_zero_shot_domains_alone(path):
+def test_photograph_recipes_do_not_train_on_zero_shot_domains(path):
     cfg = load_config(str(path))
     found = [text for text in strings(cfg.to_dict()) for name in ZERO_SHOT if name in text]
     assert not found
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_data_sets_leave_the_zero_shot_domains_alone(name):
+def test_data_set_configs_do_not_train_on_zero_shot_domains(name):
     found = [text for text in strings(load(name).to_dict()) for domain in ZERO_SHOT if domain in text]
     assert not found
 
 
-def test_the_zero_shot_domains_of_rfmix_are_the_rest_of_it():
+def test_zero_shot_domains_are_not_in_rfmix_training():
     assert len(set(load('photographs').rfmix)) == 22
     assert not set(load('photographs').rfmix) & set(ZERO_SHOT)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_training_is_federated_and_without_novel_categories(name, data):
+def test_training_set_is_federated_without_novel_categories(name, data):
     cfg = load(name)
     loader = cfg.train_dataloader | dict(num_workers=0, persistent_workers=False)
     loader = Runner.build_dataloader(loader, seed=0)
@@ -120,7 +121,7 @@ def test_training_is_federated_and_without_novel_categories(name, data):
     assert len(samples) == 2 * len(training_sets(cfg)) + len(with_sink)
     mixed = [sample for sample in samples if '/photo_mix/' in sample.img_path]
     assert {sample.text for sample in mixed} == {BASE}
-    # The bottle's image was annotated for bottles; the grocery's is a negative of nothing.
+    # The image of the bottle was annotated for bottles; that of the grocery has no negatives.
     scopes = {sample.img_id: (sample.annotated_labels, sample.exhaustive_labels) for sample in mixed}
     assert scopes == {0: ([0], [0]), 1: ([1], [])}
     for sample in samples:
@@ -129,7 +130,7 @@ def test_training_is_federated_and_without_novel_categories(name, data):
             assert not shown & set(NOVEL)
 
 
-def test_novel_categories_are_evaluated_with_their_support_set(data):
+def test_novel_evaluation_uses_the_support_set(data):
     base, novel = load('photo_mix'), load('photo_mix_novel')
     for split in ('val_dataloader', 'test_dataloader'):
         assert DATASETS.build(base[split].dataset).metainfo['classes'] == BASE
@@ -138,11 +139,11 @@ def test_novel_categories_are_evaluated_with_their_support_set(data):
     support = DATASETS.build(novel.prompt_dataset)
     assert support.metainfo['classes'] == NOVEL
     assert [bool(support.get_data_info(i)['instances']) for i in range(3)] == [False, False, True]
-    # Training is the same.
+    # The training set does not change.
     assert novel.train_dataloader == base.train_dataloader
 
 
-def test_the_recipe_passes_the_checks_of_a_run():
+def test_photograph_recipe_passes_run_checks():
     check_training(load_config(str(ROOT / 'configs/dino_r1/dino-r1_lite_1xb16_5e_photo-mix.py')), 'recipe')
 
 
@@ -150,7 +151,7 @@ def test_the_recipe_passes_the_checks_of_a_run():
 
 
 @pytest.mark.shared
-def test_the_real_sets_have_the_stated_sizes(shared_dir, monkeypatch):
+def test_real_sets_have_documented_sizes(shared_dir, monkeypatch):
     monkeypatch.setenv('DINOR1_DATA', str(shared_dir / 'data'))
     cfg = load('photographs')
     sets = [DATASETS.build(one) for one in training_sets(cfg)]
@@ -167,7 +168,7 @@ def test_the_real_sets_have_the_stated_sizes(shared_dir, monkeypatch):
 
 
 @pytest.mark.shared
-def test_groceries_are_negatives_of_nothing(shared_dir, monkeypatch):
+def test_grocery_images_have_no_negatives(shared_dir, monkeypatch):
     monkeypatch.setenv('DINOR1_DATA', str(shared_dir / 'data'))
     dataset = DATASETS.build(load('photo_mix').train_dataloader.dataset)
     counts = {}
@@ -175,6 +176,6 @@ def test_groceries_are_negatives_of_nothing(shared_dir, monkeypatch):
         info = dataset.get_data_info(i)
         counts.setdefault(info['source'].split(':')[-1], set()).add(len(info['exhaustive_labels']))
     assert counts.pop('freiburg_groceries') == {0}
-    # A crowd of a COCO category is not exhaustive.
+    # A COCO category with a crowd is not exhaustive.
     assert counts.pop('coco2017') == {64, 65, 66}
     assert counts == dict(animals7={5}, fod_a={25}, kitchen_hmi2={7}, openimages={4}, tools_lab={9})

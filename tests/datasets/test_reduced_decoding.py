@@ -1,4 +1,4 @@
-"""Sizes from headers, the choice of a reduction, and the place of reduced pixels."""
+"""Reduced decoding: sizes from headers, the choice of a reduction, and positions of reduced pixels."""
 
 import io
 
@@ -18,7 +18,7 @@ def encoded(height: int, width: int, suffix: str = '.jpg') -> bytes:
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp'])
-def test_the_header_gives_the_size_of_the_decoded_image(tmp_path, suffix):
+def test_header_size_is_that_of_the_decoded_image(tmp_path, suffix):
     content = encoded(30, 50, suffix)
     (tmp_path / 'a').write_bytes(content)
     for image in (content, tmp_path / 'a', str(tmp_path / 'a')):
@@ -27,7 +27,7 @@ def test_the_header_gives_the_size_of_the_decoded_image(tmp_path, suffix):
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('color_type', ['color', 'color_ignore_orientation', 'unchanged'])
-def test_the_header_knows_how_opencv_turns(orientation, color_type):
+def test_header_follows_exif_rotation_of_opencv(orientation, color_type):
     exif, stream = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
     Image.new('RGB', (56, 40)).save(stream, 'JPEG', exif=exif)
@@ -38,7 +38,7 @@ def test_the_header_knows_how_opencv_turns(orientation, color_type):
     assert decode(stream.getvalue(), lambda full: (1, 1), color_type)[2] == (1 if color_type == 'unchanged' else 8)
 
 
-def test_turned_images_are_reduced_by_what_divides_their_sides():
+def test_decode_reduces_rotated_images_by_divisors_only():
     exif, stream = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
     Image.new('RGB', (60, 36)).save(stream, 'JPEG', exif=exif)
@@ -46,7 +46,7 @@ def test_turned_images_are_reduced_by_what_divides_their_sides():
     assert (image.shape, full, factor) == ((15, 9, 3), (60, 36), 4)
 
 
-def test_files_of_phones_with_several_images_are_jpeg_files():
+def test_header_treats_mpo_files_as_jpeg():
     stream = io.BytesIO()
     Image.new('RGB', (50, 30)).save(stream, 'MPO', save_all=True, append_images=[Image.new('RGB', (50, 30))])
     assert read_header(stream.getvalue()) == (30, 50, True, False)
@@ -54,7 +54,7 @@ def test_files_of_phones_with_several_images_are_jpeg_files():
 
 
 @pytest.mark.parametrize('content', [b'', b'no image', encoded(30, 50)[:100], b'\xff\xd8\xff\xe1\x00\x10Exif\0\0xx'])
-def test_what_is_no_image_has_no_header(content):
+def test_header_of_a_non_image_is_none(content):
     assert read_header(content) is None
     with pytest.raises(InputError, match='not an image that can be read; restore the file'):
         decode(content, lambda full: (1, 1))
@@ -74,7 +74,7 @@ def test_what_is_no_image_has_no_header(content):
         ((1, 1), (51, 76), 8),
     ],
 )
-def test_the_largest_reduction_that_leaves_enough(target, shape, factor):
+def test_decode_chooses_largest_sufficient_reduction(target, shape, factor):
     seen = []
     image, full, reduction = decode(encoded(403, 601), lambda size: seen.append(size) or target)
     assert (image.shape, full, reduction) == ((*shape, 3), (403, 601), factor)
@@ -82,30 +82,30 @@ def test_the_largest_reduction_that_leaves_enough(target, shape, factor):
 
 
 @pytest.mark.parametrize('options', [dict(reduce=False), dict(backend='pillow'), dict(color_type='unchanged')])
-def test_reduction_can_be_off(options):
+def test_decode_without_reduction_is_full_size(options):
     image, full, factor = decode(encoded(403, 601), lambda size: (9, 9), **options)
     assert (image.shape, full, factor) == ((403, 601, 3), (403, 601), 1)
 
 
-def test_a_reduced_pixel_is_the_average_of_its_block():
+def test_decode_averages_blocks_of_pixels():
     image, _, factor = decode(content := encoded(64, 96), lambda size: (8, 12))
     full = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     blocks = full.reshape(8, 8, 12, 8, 3).mean(axis=(1, 3))
     assert factor == 8
-    # Brightness of random colours; the decoder clips colours of single pixels.
+    # Compare brightness, because the decoder clips single channels.
     assert np.abs(image.mean(-1) - blocks.mean(-1)).max() < 8
 
 
 @pytest.mark.parametrize('factor', [2, 4, 8])
 @pytest.mark.parametrize('width', [400, 401, 403, 407])
-def test_a_ramp_stays_where_it_is(factor, width):
-    """The value of every pixel is its place in the full image; the closed form is exact up to the rounded places."""
+def test_resize_reduced_keeps_positions_of_a_ramp(factor, width):
+    """The value of every pixel is its position in the full image; OpenCV rounds positions to 1/32 of a pixel."""
     reduced = np.arange(-(-width // factor), dtype=np.float32) * factor + factor / 2
     image = np.repeat(np.broadcast_to(reduced, (9, len(reduced)))[..., None], 3, axis=-1).astype(np.float32)
     new = width // factor - 3
     resized = resize_reduced(image, (9 * factor, width), factor, (9, new))
     expected = (np.arange(new) + 0.5) * width / new
-    # Beyond the centre of the last pixel there is nothing to interpolate with.
+    # Beyond the centre of the last pixel, its value is repeated.
     expected = expected.clip(reduced[0], reduced[-1])
     assert resized.shape == (9, new, 3)
     assert np.abs(resized - expected[:, None]).max() <= factor / 32

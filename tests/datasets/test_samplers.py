@@ -1,4 +1,4 @@
-"""ResumableBatchSampler against PyTorch's and MMDetection's own batch samplers."""
+"""ResumableBatchSampler compared with the batch samplers of PyTorch and MMDetection."""
 
 import pytest
 from mmdet.datasets import AspectRatioBatchSampler
@@ -10,7 +10,7 @@ from dinor1.registry import DATA_SAMPLERS
 
 
 class Shapes:
-    """Every third image is upright; 23 is no multiple of the batch size."""
+    """23 images, not a multiple of the batch size; every third is in portrait format."""
 
     def __len__(self):
         return 23
@@ -29,7 +29,7 @@ def reference(epoch: int, grouped: bool, drop_last: bool) -> list[list[int]]:
 
 
 def build(grouped: bool, drop_last: bool = False) -> ResumableBatchSampler:
-    """As MMEngine's Runner builds it."""
+    """Build the sampler as MMEngine's Runner does."""
     cfg = dict(type='ResumableBatchSampler', group_by_aspect_ratio=grouped, drop_last=drop_last)
     sampler = DefaultSampler(Shapes(), shuffle=True, seed=5)
     return DATA_SAMPLERS.build(cfg, default_args=dict(sampler=sampler, batch_size=4))
@@ -37,7 +37,7 @@ def build(grouped: bool, drop_last: bool = False) -> ResumableBatchSampler:
 
 @pytest.mark.parametrize('grouped', [False, True])
 @pytest.mark.parametrize('drop_last', [False, True])
-def test_skips_the_first_batches_of_one_epoch_only(grouped, drop_last):
+def test_skip_batches_affects_one_epoch_only(grouped, drop_last):
     batches = build(grouped, drop_last)
     length = len(batches)
     assert length == len(reference(0, grouped, drop_last)) == (5 if drop_last else 6)
@@ -52,7 +52,7 @@ def test_skips_the_first_batches_of_one_epoch_only(grouped, drop_last):
 
 
 @pytest.mark.parametrize('grouped', [False, True])
-def test_an_abandoned_epoch_leaves_nothing_behind(grouped):
+def test_interrupted_epoch_does_not_affect_the_next(grouped):
     batches = build(grouped)
     iterator = iter(batches)
     for _ in range(3):
@@ -61,7 +61,7 @@ def test_an_abandoned_epoch_leaves_nothing_behind(grouped):
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_inside_a_data_loader(num_workers):
+def test_skip_batches_works_in_a_data_loader(num_workers):
     batches = build(grouped=True)
     loader = DataLoader(
         Shapes(),
@@ -77,6 +77,6 @@ def test_inside_a_data_loader(num_workers):
     assert list(loader) == reference(1, True, False)
 
 
-def test_skipping_a_negative_number_is_refused():
+def test_skip_batches_rejects_negative_number():
     with pytest.raises(ValueError, match='must not be negative, got -1'):
         build(grouped=False).skip_batches(-1)

@@ -48,7 +48,7 @@ def _contents(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file()}
 
 
-def test_no_objects_gives_a_background():
+def test_render_image_without_objects_is_background():
     pixels, masks = render_image(np.random.default_rng(0), [])
     height, width, channels = pixels.shape
     assert pixels.dtype == np.uint8
@@ -58,7 +58,7 @@ def test_no_objects_gives_a_background():
     assert masks.shape == (0, height, width)
 
 
-def test_rejects_unknown_categories_and_crowds():
+def test_render_image_rejects_unknown_and_too_many_objects():
     with pytest.raises(ValueError, match='dotted circle'):
         render_image(np.random.default_rng(0), ['solid circle', 'dotted circle'])
     with pytest.raises(ValueError, match='at most 6'):
@@ -74,15 +74,15 @@ def test_novel_categories_pair_each_shape_and_each_fill_once():
     assert sorted(CATEGORY_IDS.values()) == list(range(1, 17))
 
 
-def test_same_bytes_as_ever(small_world):
-    """Holds on every machine. If a change is meant, raise GENERATOR_VERSION and put the new digest here."""
+def test_generate_writes_known_bytes(small_world):
+    """Bytes are equal on every machine. After an intended change, increase GENERATOR_VERSION and update the digest."""
     digest = hashlib.sha256()
     for name, content in _contents(small_world).items():
         digest.update(name.encode() + b'\0' + content)
     assert digest.hexdigest() == 'cd272a6ccbe25f90cab3df5358d23f277aa3e78e93fd04d06a4069a172ce13c6'
 
 
-def test_twice_the_same_another_seed_differs(small_world, tmp_path):
+def test_generate_depends_on_seed_only(small_world, tmp_path):
     generate(tmp_path / 'again', sizes=SMALL)
     assert _contents(tmp_path / 'again') == _contents(small_world)
     generate(tmp_path / 'other', seed=1, sizes=SMALL)
@@ -99,17 +99,17 @@ def test_images_do_not_depend_on_the_size_of_the_split(small_world, tmp_path):
     assert all(fewer[name] == more[name] for name in images)
 
 
-def test_images_differ(small_world):
+def test_generated_images_differ(small_world):
     images = [content for name, content in _contents(small_world).items() if name.endswith('.png')]
     assert len(set(images)) == len(images) == sum(SMALL.values())
 
 
 @pytest.mark.parametrize('split', DEFAULT_SIZES)
-def test_valid_coco(small_world, split):
+def test_generated_annotations_are_valid_coco(small_world, split):
     coco = COCO(str(small_world / 'annotations' / f'{split}.json'))
     listed = NOVEL_CATEGORIES if split in NOVEL_SPLITS else BASE_CATEGORIES
     assert {(c['id'], c['name']) for c in coco.cats.values()} == {(CATEGORY_IDS[n], n) for n in listed}
-    # Error analyses count a confusion within a supercategory apart: here, of the fills of a shape.
+    # The supercategory is the shape, so that error analyses can count confusions of fills separately.
     assert {(c['name'], c['supercategory']) for c in coco.cats.values()} == {(n, n.split()[1]) for n in listed}
     assert len(coco.imgs) == SMALL[split] == len(coco.dataset['images'])
     assert len(coco.anns) == len(coco.dataset['annotations'])
@@ -131,8 +131,8 @@ def test_valid_coco(small_world, split):
 
 
 @pytest.mark.parametrize('split', DEFAULT_SIZES)
-def test_annotations_are_the_plan(small_world, split):
-    """Every drawn object of a listed category is annotated with its silhouette's box, and nothing else."""
+def test_generated_annotations_follow_the_plan(small_world, split):
+    """Exactly the drawn objects of listed categories are annotated, with the boxes of their silhouettes."""
     coco = COCO(str(small_world / 'annotations' / f'{split}.json'))
     for index, (names, image) in enumerate(render_split(0, split, SMALL[split])):
         expected = [
@@ -145,23 +145,23 @@ def test_annotations_are_the_plan(small_world, split):
 
 
 @pytest.mark.parametrize('name', CATEGORIES)
-def test_box_surrounds_what_was_painted(name):
-    """Without its object the same random state gives the same background: the difference is the object."""
+def test_box_surrounds_painted_pixels(name):
+    """The same random state gives the same background without objects: the difference is the object."""
     for seed in range(4):
         pixels, masks = render_image(np.random.default_rng(seed), [name])
         background, _ = render_image(np.random.default_rng(seed), [])
         changed = (pixels != background).any(axis=2)
         x, y, w, h = box_of_mask(masks[0])
         left, top, width, height = cv2.boundingRect(changed.astype(np.uint8))
-        # A pixel that is covered by less than half is painted, but is not in the mask: one pixel at most, or
-        # two towards the tip of a sharp corner.
+        # A pixel that is covered by less than half is painted, but not in the mask: at most one pixel, or two at
+        # the tip of a sharp corner.
         assert np.abs(np.array([left - x, top - y, left + width - x - w, top + height - y - h])).max() <= 2
-        # A painted colour can equal the background's by chance, but rarely: the mean distance is bounded.
+        # Single painted pixels rarely equal the background: the colour differs from its mean by a minimum distance.
         assert changed[masks[0]].mean() > 0.97
         assert not (changed & ~cv2.dilate(masks[0].astype(np.uint8), np.ones((5, 5))).astype(bool)).any()
 
 
-def test_sizes_and_occlusion_are_within_their_limits():
+def test_sizes_and_occlusion_are_within_limits():
     diameters = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -172,14 +172,14 @@ def test_sizes_and_occlusion_are_within_their_limits():
             covered = mask & masks[i + 1 :].any(axis=0)
             assert covered.sum() <= 0.25 * mask.sum()
             diameters.append(np.sqrt(np.prod(box_of_mask(mask)[2:])))
-    # Diameters are 32 to 72; the box around a rotated or stretched shape may be up to a quarter larger, the
-    # one around a square that lies straight, or that the border cuts, a quarter smaller.
+    # Diameters are 32 to 72. The box of a rotated or stretched shape may be up to a quarter larger, that of an
+    # axis-aligned square or of a shape that the border cuts a quarter smaller.
     assert 0.75 * 32 <= min(diameters) < 33
     assert 60 < max(diameters) <= 1.25 * 72
 
 
 @pytest.mark.parametrize('split', DEFAULT_SIZES)
-def test_categories_are_balanced_and_novel_ones_kept_apart(split):
+def test_categories_are_balanced_and_novel_ones_separate(split):
     plan = list(plan_split(0, split, DEFAULT_SIZES[split]))
     counts = collections.Counter(name for names in plan for name in names)
     if split in NOVEL_SPLITS:
@@ -189,12 +189,12 @@ def test_categories_are_balanced_and_novel_ones_kept_apart(split):
         assert set(counts) == set(BASE_CATEGORIES)
         assert {len(names) for names in plan} == set(range(1, MAX_OBJECTS + 1))
     for group in (BASE_CATEGORIES, NOVEL_CATEGORIES):
-        # Names are dealt from decks that hold each of them four times; only the last deck is not used up.
+        # Names are drawn from shuffled decks with four of each; only the last deck is incomplete.
         assert max(counts[name] for name in group) - min(counts[name] for name in group) <= 4
 
 
-def test_colour_does_not_tell_the_category():
-    """A nearest-mean classifier on an object's mean colour stays within 4 standard deviations of chance."""
+def test_colour_does_not_predict_the_category():
+    """A nearest-mean classifier on the mean colour of objects is within 4 standard deviations of chance."""
     per_category = 24
     features, labels = [], []
     for label, name in enumerate(CATEGORIES):
@@ -213,12 +213,12 @@ def test_colour_does_not_tell_the_category():
     chance, tested = 1 / 16, (~trained).sum()
     limit = chance + 4 * np.sqrt(chance * (1 - chance) / tested)
     assert accuracy(features) < limit
-    # The classifier does find a tint that belongs to the category.
+    # The classifier detects a tint that depends on the category.
     tint = np.random.default_rng(0).integers(-80, 80, size=(16, 3))
     assert accuracy(features + tint[labels]) > limit
 
 
-def test_png_is_read_back_by_others():
+def test_encode_png_is_readable_by_opencv_and_pillow():
     # One stored block, two, and exactly one full block: 51 * (1 + 3 * 428) = 65,535 bytes.
     for shape in ((1, 1, 3), (160, 150, 3), (51, 428, 3)):
         pixels = np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
@@ -229,7 +229,7 @@ def test_png_is_read_back_by_others():
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data)))[..., ::-1], pixels)
 
 
-def test_does_nothing_when_it_is_there_already(small_world):
+def test_generate_skips_existing_data_set(small_world):
     before = (small_world / 'shapes.json').stat().st_mtime_ns
     assert not generate(small_world, sizes=SMALL)
     assert (small_world / 'shapes.json').stat().st_mtime_ns == before
@@ -242,7 +242,7 @@ def tiny_world(tmp_path):
     return root
 
 
-def test_other_arguments_need_force(tiny_world):
+def test_generate_with_other_arguments_needs_force(tiny_world):
     sizes = {**{name: 1 for name in DEFAULT_SIZES}, 'train': 2}
     with pytest.raises(InputError, match='--force'):
         generate(tiny_world, sizes=sizes)
@@ -251,13 +251,13 @@ def test_other_arguments_need_force(tiny_world):
     assert [path.name for path in tiny_world.parent.iterdir()] == ['shapes']
 
 
-def test_missing_files_are_noticed(tiny_world):
+def test_generate_rejects_incomplete_data_set(tiny_world):
     (tiny_world / 'images' / 'val_base' / '000001.png').unlink()
     with pytest.raises(InputError, match='val_base.*--force'):
         generate(tiny_world, sizes={name: 1 for name in DEFAULT_SIZES})
 
 
-def test_refuses_what_is_not_ours(tmp_path):
+def test_generate_rejects_foreign_folders(tmp_path):
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos' / 'holiday.jpg').write_bytes(b'')
     for force in (False, True):
@@ -276,13 +276,13 @@ def test_refuses_what_is_not_ours(tmp_path):
         ({'sizes': {'test': 5}}, "unknown split 'test'"),
     ],
 )
-def test_bad_arguments(tmp_path, arguments, message):
+def test_generate_rejects_bad_arguments(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         generate(tmp_path / 'shapes', **arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_failure_leaves_the_old_data_and_nothing_half_written(tiny_world, monkeypatch):
+def test_failed_generation_keeps_old_data(tiny_world, monkeypatch):
     before = _contents(tiny_world)
 
     def fail(*_):
@@ -295,17 +295,19 @@ def test_failure_leaves_the_old_data_and_nothing_half_written(tiny_world, monkey
     assert [path.name for path in tiny_world.parent.iterdir()] == ['shapes']
 
 
-def test_command_says_where_the_data_is(tmp_path, monkeypatch, capsys):
+def test_command_prints_the_data_folder(tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'make_shapes.py'
     options = [f'--num-{name.replace("_", "-")}=1' for name in DEFAULT_SIZES]
     monkeypatch.setattr(sys, 'argv', [str(script), f'--out={tmp_path / "shapes"}', *options])
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        # The first run writes the data set, and the second finds it.
         for expected in ('written to', 'already there'):
             runpy.run_path(str(script), run_name='__main__')
             last_line = capsys.readouterr().out.splitlines()[-1]
             assert expected in last_line
             assert last_line.endswith(str(tmp_path / 'shapes'))
+        # Another seed is a user error.
         sys.argv.append('--seed=7')
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(script), run_name='__main__')

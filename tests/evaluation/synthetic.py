@@ -1,4 +1,4 @@
-"""Made-up annotations and detections: what the metrics are compared on."""
+"""Synthetic annotations and detections for the comparison of metrics."""
 
 import numpy as np
 import torch
@@ -16,21 +16,23 @@ def random_box(rng) -> list[float]:
 
 
 def shaken(box: list[float], rng) -> list[float]:
-    """A box with an IoU anywhere between 0.3 and 1 with ``box``."""
+    """A box whose IoU with ``box`` is between 0.3 and 1."""
     noise = rng.normal(size=4) * rng.uniform(0, 0.2) * np.array([box[2], box[3]] * 2)
     moved = np.array(box) + noise
     return [*moved[:2].tolist(), *np.maximum(moved[2:], 1).tolist()]
 
 
 def detect(content: dict, rng, per_image: int) -> list[dict]:
-    """Noisy detections in COCO result format: of a box, of a box under another class, or of nothing.
+    """Noisy detections in COCO result format: of a box, of a box with another class, or of background.
 
-    Scores are whole hundredths, so that many are equal.
+    Scores are multiples of 0.01, so that many are equal.
     """
+    # Collect the boxes of each image.
     categories = [category['id'] for category in content['categories']]
     boxes = {image['id']: [] for image in content['images']}
     for annotation in content['annotations']:
         boxes[annotation['image_id']].append((annotation['category_id'], annotation['bbox']))
+    # Draw detections, most of them near a box.
     results = []
     for image, present in boxes.items():
         for _ in range(per_image):
@@ -65,7 +67,7 @@ def federated(rng, num_images: int, num_classes: int, boxes: int, detections: in
                     image_id=image['id'],
                     category_id=int(rng.choice(present)),
                     bbox=box,
-                    # Of the mask, and now and then exactly on the border of two ranges.
+                    # Area of the mask, sometimes exactly at the limit of two area ranges.
                     area=32.0**2 if rng.random() < 0.05 else box[2] * box[3] * float(rng.uniform(0.3, 1)),
                     ignore=int(rng.random() < 0.05),
                 )
@@ -84,7 +86,7 @@ def coco(rng, num_images: int, num_classes: int, boxes: int, detections: int) ->
 
 
 def as_samples(content: dict, results: list[dict]) -> list[dict]:
-    """The same detections as a detector returns them: one sample per image, float32 tensors, boxes xyxy."""
+    """Detections in the output format of a detector: one sample per image, float32 tensors, boxes xyxy."""
     labels = {id: label for label, id in enumerate(sorted(category['id'] for category in content['categories']))}
     samples = []
     for image in content['images']:
@@ -100,7 +102,7 @@ def as_samples(content: dict, results: list[dict]) -> list[dict]:
 
 
 def as_results(content: dict, samples: list[dict]) -> list[dict]:
-    """What a detector returned, in COCO result format and in its precision."""
+    """Output of a detector in COCO result format, in its precision."""
     ids = sorted(category['id'] for category in content['categories'])
     results = []
     for sample in samples:
@@ -122,7 +124,7 @@ def perfect(content: dict) -> list[dict]:
 
 
 def as_detections(results: list[dict], category_ids: list[int]) -> Detections:
-    """Results as arrays, with ``image`` the id and ``label`` the index in ``category_ids``."""
+    """Results as arrays; ``image`` is the image id and ``label`` the index into ``category_ids``."""
     return Detections(
         np.array([r['image_id'] for r in results], dtype=np.int64),
         np.array([category_ids.index(r['category_id']) for r in results], dtype=np.int64),

@@ -1,4 +1,4 @@
-"""Bootstrap of average precision: weights against repeated images, and intervals by hand."""
+"""Bootstrap of average precision: weights compared with repeated images, and intervals by hand."""
 
 import copy
 
@@ -13,7 +13,7 @@ from tests.evaluation.synthetic import as_detections, coco
 
 
 def repeated(content: dict, results: list[dict], weights: dict[int, int]) -> tuple[dict, list[dict]]:
-    """The data set with image ``i`` in it ``weights[i]`` times."""
+    """The data set with image ``i`` repeated ``weights[i]`` times."""
     images, annotations, found = [], [], []
     for image in content['images']:
         for copy_number in range(weights[image['id']]):
@@ -26,10 +26,10 @@ def repeated(content: dict, results: list[dict], weights: dict[int, int]) -> tup
 
 
 @pytest.mark.parametrize('seed', range(10))
-def test_a_weight_is_a_number_of_copies(seed):
+def test_weighted_ap_equals_ap_of_copied_images(seed):
     rng = np.random.default_rng(seed)
     content, results = coco(rng, 8, 3, 8, 30)
-    # Copies of an image stand side by side in the order of scores only where no other score is equal.
+    # Make scores distinct, so that the copies of an image are adjacent in the order of scores.
     for result, score in zip(results, rng.permutation(len(results)), strict=True):
         result['score'] = float(score)
     ids = sorted(category['id'] for category in content['categories'])
@@ -52,14 +52,14 @@ def one_class(hits: list[bool]) -> Matches:
     return Matches(np.arange(count), np.arange(count), np.zeros(count, int), np.ones(count), column, nothing, ones)
 
 
-def test_intervals_of_certain_results():
+def test_bootstrap_of_certain_results_has_zero_width():
     for value, hits in ((1.0, [True] * 6), (0.0, [False] * 6)):
         for interval in bootstrap([one_class(hits)], num_samples=20).values():
             assert (interval.value, interval.low, interval.high) == pytest.approx((value,) * 3, abs=1e-12)
 
 
-def test_a_share_of_found_boxes_has_a_binomial_interval():
-    """Found boxes first, no errors: recall is AP up to the 101 recalls, and varies as a share of 200 does."""
+def test_bootstrap_of_recall_is_a_binomial_interval():
+    """Without errors, AP is the recall up to the 101 recalls, which is a binomial share of 200."""
     matches = one_class([True] * 100 + [False] * 100)
     matches = Matches(**(vars(matches) | dict(ignored=~matches.hit)))
     interval = bootstrap([matches], num_samples=2000)['AP50']
@@ -68,7 +68,7 @@ def test_a_share_of_found_boxes_has_a_binomial_interval():
     assert (interval.high - interval.low) / 2 == pytest.approx(expected, rel=0.08)
 
 
-def test_the_same_images_are_drawn_for_both_detectors():
+def test_bootstrap_draws_same_images_for_both_detectors():
     rng = np.random.default_rng(0)
     hits = rng.random(40) < 0.5
     ours, theirs = one_class(hits.tolist()), one_class((~hits).tolist())
@@ -81,13 +81,13 @@ def test_the_same_images_are_drawn_for_both_detectors():
     assert both.value == pytest.approx(np.mean(alone))
 
 
-def test_classes_on_too_few_images_take_no_part():
+def test_bootstrap_leaves_out_classes_on_few_images():
     interval = bootstrap([one_class([True] * 4)], num_samples=10)['AP']
     assert np.isnan([interval.value, interval.low, interval.high]).all()
     assert bootstrap([one_class([True] * 4)], min_images=4, num_samples=10)['AP'].value == pytest.approx(1)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_bootstrap_rejects_incomparable_draws():
     with pytest.raises(InputError, match='no draw of prompts'):
         bootstrap([])
     with pytest.raises(InputError, match='different images'):

@@ -1,4 +1,4 @@
-"""Matching of detections and boxes: pycocotools' curves from our matches, and a case by hand."""
+"""Matching of detections and boxes: curves of matches compared with pycocotools, and a case by hand."""
 
 import copy
 
@@ -11,7 +11,7 @@ from dinor1.evaluation.coco_metric import coco_curves
 from tests.evaluation.synthetic import as_detections, coco
 
 
-def test_nothing_to_match():
+def test_match_image_of_no_detections_is_empty():
     assert match_image(np.zeros((0, 4)), np.zeros((3, 4)), np.zeros(3, dtype=bool)).shape == (0, 10)
     assert (match_image(np.ones((2, 4)), np.zeros((0, 4)), np.zeros(0, dtype=bool)) == -1).all()
     content = dict(images=[dict(id=4)], annotations=[], categories=[])
@@ -19,7 +19,7 @@ def test_nothing_to_match():
     assert (matches.hit.shape, matches.positives.tolist()) == ((0, 10), [[0]])
 
 
-def test_overlaps_by_hand():
+def test_pairwise_iou_equals_hand_computation():
     boxes = np.array([[0, 0, 10, 10], [5, 0, 10, 10], [20, 20, 1, 1], [3, 3, 0, 0]], dtype=float)
     crowd = np.array([False, True, False, False])
     expected = [[1, 0.5, 0, 0], [0, 0, 0, 0]]
@@ -27,18 +27,18 @@ def test_overlaps_by_hand():
     assert pairwise_iou(boxes[:1], boxes[1:2])[0, 0] == pytest.approx(1 / 3)
 
 
-def test_a_case_by_hand():
-    """The best detection takes the box that it fits best, a crowd takes what is left, and takes it twice."""
+def test_match_image_equals_hand_computation():
+    """Detections take free boxes in order of their scores; the crowd matches all others."""
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 100, 100]], dtype=float)
     crowd = np.array([False, False, True])
     found = match_image(boxes[[0, 0, 1, 1, 0]], boxes, crowd, np.array([0.5, 0.9]))
-    # At 0.5 the second detection takes the second box (IoU 0.8); at 0.9 the crowd has it.
+    # At 0.5, the second detection takes the second box (IoU 0.8); at 0.9, it matches the crowd.
     assert found.T.tolist() == [[0, 1, 2, 2, 2], [0, 2, 1, 2, 2]]
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_average_precision_is_that_of_pycocotools(seed):
-    """With crowds, equal scores and in every fourth case more than 100 detections of a class."""
+def test_average_precision_equals_pycocotools(seed):
+    """Cases have crowds, equal scores and, in every fourth case, more than 100 detections of a class."""
     rng = np.random.default_rng(seed)
     content, results = coco(rng, 7, 3, 8, 220 if seed % 4 == 0 else 25)
     for number, annotation in enumerate(content['annotations'], 1):

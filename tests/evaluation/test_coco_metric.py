@@ -1,4 +1,4 @@
-"""COCO's box AP: both backends against pycocotools itself, and what the metric does around them."""
+"""COCO's box AP: both backends compared with pycocotools itself, and the metric that uses them."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ from dinor1.utils.errors import InputError
 from tests.evaluation.synthetic import as_results, as_samples, coco, detect, perfect
 
 NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-# The same ratios of whole numbers in float64, averaged in another order.
+# Tolerance: both average the same ratios of integers in float64, in different orders.
 EXACT = dict(rel=0, abs=1e-12)
 
 
@@ -35,7 +35,7 @@ def save(tmp_path):
 
 
 def pycocotools(content: dict, results: list[dict]) -> COCOeval:
-    """Pycocotools as its own demonstration uses it."""
+    """Evaluate with pycocotools as in its own demonstration."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(content)
@@ -65,8 +65,8 @@ def assert_same(content: dict, results: list[dict], backend: str) -> float:
 
 
 @pytest.mark.parametrize('seed', range(50))
-def test_random_cases(seed):
-    """Crowds, images without boxes, all area ranges, and in every fifth case more than 100 detections of a class."""
+def test_coco_curves_equal_pycocotools_on_random_cases(seed):
+    """Cases have crowds, images without boxes, all area ranges and sometimes more than 100 detections of a class."""
     rng = np.random.default_rng(seed)
     shape = dict(
         num_images=int(rng.integers(2, 9)), num_classes=int(rng.integers(1, 5)), boxes=int(rng.integers(2, 12))
@@ -78,7 +78,7 @@ def test_random_cases(seed):
 @pytest.mark.shared
 @pytest.mark.parametrize('split', ['val', 'test'])
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_official_annotations(backend, split, shared_dir):
+def test_coco_curves_equal_pycocotools_on_official_annotations(backend, split, shared_dir):
     content = json.loads((shared_dir / f'data/coco_mini/annotations/{split}.json').read_text())
     assert any(annotation['iscrowd'] for annotation in content['annotations'])
     results = detect(content, np.random.default_rng(0), 40)
@@ -86,7 +86,7 @@ def test_official_annotations(backend, split, shared_dir):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_nothing_found_and_nothing_to_find(backend):
+def test_coco_curves_of_no_detections_and_no_objects(backend):
     content, results = coco(np.random.default_rng(0), 20, 3, 10, 10)
     precision, _ = coco_curves(copy.deepcopy(content), [], [2, 7, 12], backend)
     assert set(summarize(precision).values()) == {0.0}
@@ -98,7 +98,7 @@ def test_nothing_found_and_nothing_to_find(backend):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_the_metric_reports_pycocotools_numbers(backend, save):
+def test_metric_reports_numbers_of_pycocotools(backend, save):
     content, results = coco(np.random.default_rng(1), 8, 4, 8, 150)
     samples = as_samples(content, results)
     metric = METRICS.build(dict(type='CocoPromptMetric', ann_file=save(content), backend=backend, classwise=True))
@@ -110,20 +110,20 @@ def test_the_metric_reports_pycocotools_numbers(backend, save):
     assert evaluate(metric, samples) == metrics
 
 
-def test_the_fast_backend_is_the_default(save):
+def test_metric_uses_fast_backend_by_default(save):
     content, _ = coco(np.random.default_rng(0), 2, 2, 3, 0)
     assert CocoPromptMetric(save(content)).backend == 'faster_coco_eval'
 
 
-def test_a_detector_that_returns_ground_truth_scores_one(save):
+def test_ground_truth_detections_have_ap_one(save):
     content, _ = coco(np.random.default_rng(2), 20, 5, 8, 0)
     metrics = evaluate(CocoPromptMetric(save(content)), perfect(content))
     # pycocotools adds 2e-16 to the denominator of a precision.
     assert list(metrics.values()) == pytest.approx([1.0] * 6, **EXACT)
 
 
-def test_an_annotation_with_id_zero_can_be_found(save):
-    """Pycocotools counts the detection that finds it as an error."""
+def test_annotation_with_id_zero_can_be_matched(save):
+    """Pycocotools counts a detection of this annotation as an error."""
     content, _ = coco(np.random.default_rng(2), 20, 5, 8, 0)
     for annotation in content['annotations']:
         annotation['id'] -= 1
@@ -133,7 +133,7 @@ def test_an_annotation_with_id_zero_can_be_found(save):
     assert metrics['coco/bbox_mAP'] == pytest.approx(1.0, **EXACT)
 
 
-def test_area_and_iscrowd_may_be_absent(save):
+def test_metric_accepts_absent_area_and_iscrowd(save):
     content, results = coco(np.random.default_rng(3), 6, 3, 6, 30)
     for annotation in content['annotations']:
         annotation.update(iscrowd=0, area=annotation['bbox'][2] * annotation['bbox'][3])
@@ -147,26 +147,29 @@ def test_area_and_iscrowd_may_be_absent(save):
 
 
 @pytest.mark.parametrize('box', [None, [1, 2, 3], [1, 2, 'x', 4], [1, float('nan'), 3, 4]])
-def test_an_annotation_without_a_box_is_no_object(save, box):
-    """CocoPromptDataset says that it leaves such annotations out."""
+def test_annotation_without_a_box_is_left_out(save, box):
+    """CocoPromptDataset also leaves out such annotations, and logs it."""
     content, _ = coco(np.random.default_rng(2), 20, 5, 8, 0)
     samples = perfect(content)
     content['annotations'].append(content['annotations'][0] | dict(id=10**6, bbox=box))
     assert evaluate(CocoPromptMetric(save(content)), samples)['coco/bbox_mAP'] == pytest.approx(1.0, **EXACT)
 
 
-def test_chosen_classes_in_any_order(save):
-    """As if the file had no others."""
+def test_metric_accepts_chosen_classes_in_any_order(save):
+    """The numbers are those of a file with only the chosen classes."""
     content, results = coco(np.random.default_rng(4), 10, 5, 8, 40)
     names, ids = ('class 3', 'class 0', 'class 4'), [17, 2, 22]
+    # Evaluate a file with only these classes.
     alone = dict(content)
     for section, key in (('categories', 'id'), ('annotations', 'category_id')):
         alone[section] = [record for record in content[section] if record[key] in ids]
     samples = as_samples(content, [result for result in results if result['category_id'] in ids])
     expected = pycocotools(alone, as_results(content, samples))
+    # Change labels to indices into the chosen classes.
     for sample in samples:
         labels = sample['pred_instances']['labels'].tolist()
         sample['pred_instances']['labels'] = torch.tensor([ids.index(5 * label + 2) for label in labels])
+    # Evaluate the whole file with the chosen classes.
     metric = CocoPromptMetric(save(content), classwise=True)
     metric.dataset_meta = dict(classes=names)
     metrics = evaluate(metric, samples)
@@ -178,11 +181,12 @@ def test_chosen_classes_in_any_order(save):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('at_once', [1, 90, 10**9])
-def test_categories_in_parts(backend, at_once):
-    """One category after the other, two or so, all: the same numbers; one has no detection, and ids do not rise."""
+def test_curves_in_parts_equal_coco_curves(backend, at_once):
+    """Parts of one, about two or all categories give equal numbers; one has no detection, and ids are unordered."""
     content, results = coco(np.random.default_rng(6), 8, 5, 8, 30)
     results = [result for result in results if result['category_id'] != 12]
     ids = np.array([17, 2, 22, 12, 7])
+    # Convert the results to arrays.
     found = Detections.concatenate(
         [
             Detections(
@@ -195,13 +199,14 @@ def test_categories_in_parts(backend, at_once):
             for r in results
         ]
     )
+    # Compare the curves.
     precision, recall = curves_in_parts(copy.deepcopy(content), found, ids, backend, at_once)
     expected = pycocotools(content, results)
     np.testing.assert_allclose(precision, expected.eval['precision'], rtol=0, atol=1e-12)
     np.testing.assert_allclose(recall, expected.eval['recall'], rtol=0, atol=1e-12)
 
 
-def test_written_detections_give_the_same_numbers(save, tmp_path):
+def test_written_detections_give_equal_numbers(save, tmp_path):
     content, results = coco(np.random.default_rng(5), 6, 3, 6, 30)
     prefix = str(tmp_path / 'out' / 'run')
     samples, path = as_samples(content, results), save(content)
@@ -213,7 +218,7 @@ def test_written_detections_give_the_same_numbers(save, tmp_path):
     assert json.loads((tmp_path / 'out/run.bbox.json').read_text()) == written
 
 
-def test_nothing_is_printed_on_standard_output(save, capsys):
+def test_metric_prints_nothing_on_standard_output(save, capsys):
     content, results = coco(np.random.default_rng(6), 3, 2, 4, 10)
     for backend in BACKENDS:
         evaluate(CocoPromptMetric(save(content), backend=backend), as_samples(content, results))
@@ -224,7 +229,7 @@ def test_nothing_is_printed_on_standard_output(save, capsys):
 # Bad input -------------------------------------------------------------------------------------------------
 
 
-def test_bad_arguments_and_files_are_refused(save):
+def test_metric_rejects_bad_arguments_and_files(save):
     content, _ = coco(np.random.default_rng(0), 2, 2, 3, 0)
     path = save(content)
     with pytest.raises(InputError, match="one of faster_coco_eval, pycocotools, not 'fast'"):
@@ -238,14 +243,14 @@ def test_bad_arguments_and_files_are_refused(save):
         CocoPromptMetric(save(content))
 
 
-def test_what_does_not_belong_together_is_refused(save):
+def test_metric_rejects_foreign_images_and_classes(save):
     content, results = coco(np.random.default_rng(0), 3, 2, 4, 10)
     metric = CocoPromptMetric(save(content))
     sample = as_samples(content, results)[0]
     with pytest.raises(InputError, match='image 999 is not in'):
         metric.process(None, [dict(sample, img_id=999)])
     metric.dataset_meta = dict(classes=('class 0', 'cat'))
-    with pytest.raises(InputError, match="1 of the 2 classes of the data set are no category there, such as 'cat'"):
+    with pytest.raises(InputError, match="1 of the 2 classes of the data set are not categories there, such as 'cat'"):
         metric.process(None, [sample])
     metric.dataset_meta = None
     sample['pred_instances']['labels'][0] = 2

@@ -1,4 +1,4 @@
-"""Two processes that share the images between them get the numbers of one that has them all."""
+"""Two processes that share the images get the numbers of one process with all images."""
 
 import json
 import multiprocessing
@@ -27,9 +27,9 @@ def build(name: str, path: str):
 
 
 def share(rank: int, port: int, folder: str, samples: dict, queue) -> None:
-    """One process of two: every second image, the first of which is in both, as a sampler deals them out."""
+    """One process of two: every second image; the first image is in both, as a padding sampler repeats it."""
     os.environ.update(MASTER_ADDR='localhost', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE='2')
-    torch.set_num_threads(1)  # a forked process has no threads but this one
+    torch.set_num_threads(1)  # a forked process has a single thread
     os.chdir(folder)  # MMEngine exchanges files below the working directory
     dist.init_process_group('gloo')
     found = {}
@@ -39,7 +39,7 @@ def share(rank: int, port: int, folder: str, samples: dict, queue) -> None:
         for sample in dealt:
             metric.process(None, [sample])
         found[name] = metric.evaluate(len(all_samples))
-        # More processes than images: one has nothing but a repetition.
+        # More processes than images: one has only a repeated image.
         metric.process(None, all_samples[:1])
         found[f'{name}, one image'] = metric.evaluate(1)
     queue.put((rank, found))
@@ -49,7 +49,7 @@ def share(rank: int, port: int, folder: str, samples: dict, queue) -> None:
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_two_processes_agree_with_one(tmp_path):
+def test_metrics_of_two_processes_equal_those_of_one(tmp_path):
     samples, expected = {}, {}
     for name, make in zip(METRICS, (federated, coco), strict=True):
         content, results = make(np.random.default_rng(0), **SHAPE)
@@ -63,7 +63,7 @@ def test_two_processes_agree_with_one(tmp_path):
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    # Forked, for to import everything again takes longer than all other tests of this folder.
+    # Fork, because importing everything again takes longer than all other tests of this folder.
     context = multiprocessing.get_context('fork')
     queue = context.Queue()
     arguments = (port, str(tmp_path), samples, queue)

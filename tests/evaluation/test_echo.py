@@ -1,4 +1,4 @@
-"""The echo: by hand, and its known figures on real data."""
+"""The echo: a case by hand, and its known AP on real data."""
 
 import json
 
@@ -13,7 +13,7 @@ from dinor1.evaluation.echo import echo_detections
 SIX = ('raccoon', 'aquarium', 'chess_pieces', 'bccd', 'na_mushrooms', 'thermal_dogs_and_people')
 
 
-def test_exemplars_as_detections():
+def test_echo_detections_are_the_exemplars():
     assert len(echo_detections({})) == len(echo_detections({3: []})) == 0
     drawn = {4: [Exemplar(4, 0, (1, 2, 11, 22), 5), Exemplar(4, 0, (0, 0, 3, 4), 0)], 2: [], 9: []}
     echo = echo_detections(drawn)
@@ -31,7 +31,7 @@ def echo_ap50(ann_file, images) -> float:
 
 
 @pytest.mark.shared
-def test_small_sets(shared_dir):
+def test_echo_ap_on_small_sets(shared_dir):
     found = {}
     for name in SIX:
         folder = shared_dir / 'data' / name
@@ -39,13 +39,13 @@ def test_small_sets(shared_dir):
             pytest.skip(f'needs the data set {name} in the shared folder')
         found[name] = echo_ap50(folder / 'annotations/test.json', folder / 'images')
     expected = dict(raccoon=1.00, chess_pieces=0.68, bccd=0.54, aquarium=0.28)
-    # Reported with two digits; another seed moves bccd by 0.005.
+    # Published with two digits; another seed changes bccd by 0.005.
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.008)
     assert np.mean(list(found.values())) == pytest.approx(0.68, abs=0.005)
 
 
 @pytest.mark.shared
-def test_rfmix(shared_dir):
+def test_echo_ap_on_rfmix(shared_dir):
     index = shared_dir / 'data/rfmix/index.json'
     if not index.is_file():
         pytest.skip('needs the collection rfmix in the shared folder')

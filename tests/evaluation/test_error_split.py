@@ -1,4 +1,4 @@
-"""Class-agnostic recall and causes of errors: by hand, and against pycocotools."""
+"""Class-agnostic recall and causes of errors: computed by hand, and compared with pycocotools."""
 
 import json
 
@@ -27,7 +27,7 @@ FOUND = results(
 )
 
 
-def test_every_cause_by_hand():
+def test_error_split_equals_hand_computation():
     split = error_split(SCENE, as_detections(FOUND, IDS.tolist()), IDS)
     assert [split[f'detection_{name}'] * 6 for name in DETECTION_CAUSES] == pytest.approx([1, 1, 1, 1, 2])
     assert [split[f'object_{name}'] * 4 for name in OBJECT_CAUSES] == pytest.approx([1, 1, 1, 1])
@@ -36,7 +36,7 @@ def test_every_cause_by_hand():
     assert [lower[f'object_{name}'] * 4 for name in OBJECT_CAUSES] == pytest.approx([2, 1, 1, 0])
 
 
-def test_nothing_to_find_and_nothing_found():
+def test_error_split_of_no_objects_and_no_detections():
     empty = error_split(scene(), as_detections([], [3, 8]), IDS)
     assert {empty[key] for key in empty if '_' in key} == {-1}
     missed = error_split(SCENE, as_detections([], [3, 8]), IDS)
@@ -46,8 +46,8 @@ def test_nothing_to_find_and_nothing_found():
 
 
 @pytest.mark.parametrize('seed', range(5))
-def test_recall_is_that_of_pycocotools(seed):
-    """All classes as one, up to 160 boxes in an image; every third box also under another class, at a lower score."""
+def test_class_agnostic_recall_equals_pycocotools(seed):
+    """Images have up to 160 boxes; every third box is also detected with another class, at a lower score."""
     content, found = coco(np.random.default_rng(seed), 6, 3, 8, 80 if seed else 160)
     for number, annotation in enumerate(content['annotations'], 1):
         annotation['id'] = number
@@ -62,8 +62,8 @@ def test_recall_is_that_of_pycocotools(seed):
     assert 0.2 < recall < 1
 
 
-def test_the_metric_leaves_exemplars_out(tmp_path):
-    """Nuts: B is left to find. Bolts: D is. A detection of a bolt on the exemplar of the nuts is a confusion."""
+def test_error_metric_leaves_out_exemplars(tmp_path):
+    """The objects to find are the nut B and the bolt D. A bolt detected on the exemplar of the nuts is a confusion."""
     path = tmp_path / 'annotations.json'
     path.write_text(json.dumps(SCENE))
     metric = METRICS.build(dict(type='ErrorMetric', ann_file=str(path)))

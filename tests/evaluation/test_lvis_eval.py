@@ -1,4 +1,4 @@
-"""LVIS: the evaluation against the ``lvis`` package, fixed AP against a plain re-computation, and the metric."""
+"""LVIS: evaluation compared with the ``lvis`` package, fixed AP with a simple reference, and the metric."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
 from tests.evaluation.synthetic import CROWDED, SPARSE, as_results, as_samples, detect, federated, perfect
 
-# Both sides do the same operations in float64; only the last average runs in another order.
+# Tolerance: both do the same operations in float64; only the order of the last average differs.
 EXACT = dict(rel=0, abs=1e-12)
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -53,7 +53,7 @@ def lvis_package(save, caplog):
 
 
 def summary_of(evaluation) -> dict[str, float]:
-    """The package's numbers, without the ``@300`` behind its recalls."""
+    """The numbers of the package, without ``@300`` in the names of recalls."""
     return {name.split('@')[0]: float(value) for name, value in evaluation.results.items()}
 
 
@@ -88,7 +88,7 @@ def evaluate(metric: LVISFixedMetric, samples: list[dict], batch: int = 4) -> di
 @pytest.mark.parametrize('max_dets', [300, 20, -1])
 @pytest.mark.parametrize('shape', [SPARSE, CROWDED], ids=['sparse', 'crowded'])
 @pytest.mark.parametrize('seed', [0, 1])
-def test_same_numbers_as_the_lvis_package(seed, shape, max_dets, lvis_package):
+def test_evaluate_lvis_equals_lvis_package(seed, shape, max_dets, lvis_package):
     content, results = federated(np.random.default_rng(seed), **shape)
     truth = LVISGroundTruth.from_content(content)
     limit = None if max_dets < 0 else max_dets
@@ -99,14 +99,14 @@ def test_same_numbers_as_the_lvis_package(seed, shape, max_dets, lvis_package):
 
 @pytest.mark.shared
 @pytest.mark.parametrize('name', ['lvis_val_100', 'lvis_val_mini'])
-def test_same_numbers_on_official_annotations(name, shared_dir, lvis_package):
+def test_evaluate_lvis_equals_lvis_package_on_official_annotations(name, shared_dir, lvis_package):
     content = json.loads((shared_dir / f'data/fixtures/lvis/{name}.json').read_text())
     lists = ('neg_category_ids', 'not_exhaustive_category_ids')
     mentioned = {annotation['category_id'] for annotation in content['annotations']}
     mentioned |= {id for image in content['images'] for key in lists for id in image[key]}
-    if name == 'lvis_val_100':  # the package takes its time for the 600 categories that no image mentions
+    if name == 'lvis_val_100':  # the package is slow with the 600 categories that no image mentions
         content['categories'] = [category for category in content['categories'] if category['id'] in mentioned]
-    # Of any category, but often of those that the image is known to lack or to have more of.
+    # Detect any category, but often those of the image's lists.
     results, rng = detect(content, np.random.default_rng(0), 60), np.random.default_rng(1)
     listed = {image['id']: [id for key in lists for id in image[key]] for image in content['images']}
     for result in results:
@@ -120,8 +120,8 @@ def test_same_numbers_on_official_annotations(name, shared_dir, lvis_package):
     np.testing.assert_allclose(scores.per_class(), np.where(per_class < 0, np.nan, per_class), rtol=0, atol=1e-12)
 
 
-def test_each_federated_rule_counts(lvis_package):
-    """Leaving one of the lists out changes the result, for the package and for us in the same way."""
+def test_each_federated_rule_changes_the_result(lvis_package):
+    """Leaving out a list changes the result, equally for the package and for evaluate_lvis."""
     content, results = federated(np.random.default_rng(3), **SPARSE)
     numbers = []
     for key in (None, 'neg_category_ids', 'not_exhaustive_category_ids'):
@@ -147,7 +147,7 @@ def test_boxes_and_detections_without_area_are_left_out(lvis_package):
     assert_same(evaluate_lvis(truth, columns(truth, results)), lvis_package(content, results, -1))
 
 
-def test_nothing_found_and_nothing_to_find():
+def test_evaluate_lvis_of_no_detections_and_no_objects():
     content, _ = federated(np.random.default_rng(0), **SPARSE)
     truth = LVISGroundTruth.from_content(content)
     summary = evaluate_lvis(truth, columns(truth, [])).summary()
@@ -158,7 +158,7 @@ def test_nothing_found_and_nothing_to_find():
     assert set(evaluate_lvis(truth, columns(truth, surplus)).summary().values()) == {-1.0}
 
 
-def test_comparing_pairs_in_small_parts_changes_nothing():
+def test_evaluate_lvis_does_not_depend_on_pairs_at_once():
     content, results = federated(np.random.default_rng(5), **CROWDED)
     truth = LVISGroundTruth.from_content(content)
     whole = evaluate_lvis(truth, columns(truth, results))
@@ -174,6 +174,7 @@ def plain_ap(content: dict, results: list[dict], budget: int) -> dict[str, float
     images = {image['id']: image for image in content['images']}
     aps = {}
     for category in content['categories']:
+        # Collect the boxes of the class.
         boxes = {id: [] for id in images}
         for annotation in content['annotations']:
             if annotation['category_id'] == category['id']:
@@ -181,10 +182,12 @@ def plain_ap(content: dict, results: list[dict], budget: int) -> dict[str, float
         total = sum(not box['ignore'] for own in boxes.values() for box in own)
         if not total:
             continue
+        # Take the best detections of the class over all images.
         ranked = [result for result in results if result['category_id'] == category['id']]
         ranked = sorted(ranked, key=lambda r: (-r['score'], r['image_id']))[:budget]
         values = []
         for threshold in range(50, 100, 5):
+            # Match them greedily.
             free, outcomes = {id: list(own) for id, own in boxes.items()}, []
             for result in ranked:
                 image = images[result['image_id']]
@@ -198,9 +201,11 @@ def plain_ap(content: dict, results: list[dict], budget: int) -> dict[str, float
                     outcomes += [] if best['ignore'] else [True]
                 elif category['id'] not in image['not_exhaustive_category_ids']:
                     outcomes.append(False)
+            # Average interpolated precision over the recalls.
             curve = [(sum(outcomes[:n]) / total, sum(outcomes[:n]) / n) for n in range(1, len(outcomes) + 1)]
             values += [max((p for r, p in curve if r >= i / 100 - 1e-9), default=0.0) for i in range(101)]
         aps[category['id']] = sum(values) / len(values)
+    # Average over all classes, and by frequency.
     groups = {
         name: [aps[c['id']] for c in content['categories'] if c['id'] in aps and c['frequency'] in letters]
         for name, letters in (('AP', 'rcf'), ('APr', 'r'), ('APc', 'c'), ('APf', 'f'))
@@ -216,17 +221,17 @@ def iou(a: list[float], b: list[float]) -> float:
 
 
 @pytest.mark.parametrize('budget', [3, 15, 10_000])
-def test_fixed_ap_is_what_its_definition_says(budget, save):
+def test_fixed_ap_follows_its_definition(budget, save):
     content, results = federated(np.random.default_rng(6), num_images=12, num_classes=9, boxes=6, detections=40)
     samples = as_samples(content, results)
     metrics = evaluate(LVISFixedMetric(save(content), budget=budget), samples)
     expected = plain_ap(content, as_results(content, samples), budget)
-    # Averages over 101 recalls of ratios of whole numbers: only their summation order differs.
+    # Both average ratios of integers over 101 recalls: only the order of summation differs.
     assert {name: metrics[f'lvis/fixed_{name}'] for name in expected} == pytest.approx(expected, rel=0, abs=1e-9)
 
 
-def test_the_budget_is_per_class_and_not_per_image(save):
-    """Thirty detections in one image count, where standard AP allows five; a budget of five per class cuts them."""
+def test_fixed_ap_budget_is_per_class(save):
+    """Thirty detections in one image count, where standard AP allows five; a budget of five per class limits them."""
     content, _ = federated(np.random.default_rng(0), num_images=3, num_classes=2, boxes=4, detections=0)
     image = next(image for image in content['images'] if image['id'] != 4)
     for other in content['images']:
@@ -247,7 +252,7 @@ def test_the_budget_is_per_class_and_not_per_image(save):
 # The metric ------------------------------------------------------------------------------------------------
 
 
-def test_the_metric_reports_the_packages_numbers(save, lvis_package):
+def test_metric_reports_numbers_of_lvis_package(save, lvis_package):
     content, results = federated(np.random.default_rng(7), **CROWDED)
     samples = as_samples(content, results)
     metric = METRICS.build(dict(type='LVISFixedMetric', ann_file=save(content), budget=200))
@@ -264,15 +269,15 @@ def test_the_metric_reports_the_packages_numbers(save, lvis_package):
     assert metrics['lvis/AP'] != metrics['lvis/fixed_AP']
 
 
-def test_a_detector_that_returns_ground_truth_scores_one(save):
+def test_ground_truth_detections_have_ap_one(save):
     content, _ = federated(np.random.default_rng(8), num_images=20, num_classes=12, boxes=8, detections=0)
     metrics = evaluate(LVISFixedMetric(save(content)), perfect(content))
-    # The package adds 2e-16 to the denominator of a precision.
+    # The package adds 2e-16 to the denominator of precision.
     assert list(metrics.values()) == pytest.approx([1.0] * len(metrics), **EXACT)
 
 
 @pytest.mark.parametrize('prune_every', [0, 50, 10**9])
-def test_pruning_while_collecting_changes_nothing(prune_every, save):
+def test_metric_does_not_depend_on_pruning(prune_every, save):
     content, results = federated(np.random.default_rng(9), num_images=30, num_classes=4, boxes=6, detections=50)
     samples, path = as_samples(content, results), save(content)
     expected = evaluate(LVISFixedMetric(path, max_per_image=10, budget=40), samples, batch=len(samples))
@@ -285,15 +290,15 @@ def test_pruning_while_collecting_changes_nothing(prune_every, save):
     assert metric.evaluate(len(samples)) == expected
 
 
-def test_the_order_of_images_changes_nothing(save):
-    """Also where equal scores compete for the last places of a budget."""
+def test_metric_does_not_depend_on_order_of_images(save):
+    """Equal scores may compete for the last detections of a budget."""
     content, results = federated(np.random.default_rng(10), num_images=20, num_classes=2, boxes=6, detections=50)
     samples, path = as_samples(content, results), save(content)
     expected = evaluate(LVISFixedMetric(path, budget=33), samples)
     assert evaluate(LVISFixedMetric(path, budget=33), samples[::-1]) == expected
 
 
-def test_a_metric_can_be_used_again_and_counts_a_repeated_image_once(save):
+def test_metric_is_reusable_and_counts_repeated_images_once(save):
     content, results = federated(np.random.default_rng(11), **SPARSE)
     samples = as_samples(content, results)
     metric = LVISFixedMetric(save(content))
@@ -302,7 +307,7 @@ def test_a_metric_can_be_used_again_and_counts_a_repeated_image_once(save):
     assert evaluate(metric, samples[:3]) != first
 
 
-def test_images_without_detections_are_misses(save, caplog):
+def test_images_without_detections_count_as_misses(save, caplog):
     content, results = federated(np.random.default_rng(12), **SPARSE)
     samples, path = as_samples(content, results), save(content)
     half = evaluate(LVISFixedMetric(path), samples[:10])
@@ -313,17 +318,19 @@ def test_images_without_detections_are_misses(save, caplog):
     assert evaluate(LVISFixedMetric(path), samples[:10] + silent) == half
 
 
-def test_chosen_classes_in_any_order(save, lvis_package):
-    """Three of the classes, in an order of their own: as if the file had no others."""
+def test_metric_accepts_chosen_classes_in_any_order(save, lvis_package):
+    """The numbers are those of a file with only the three chosen classes."""
     content, results = federated(np.random.default_rng(13), num_images=20, num_classes=6, boxes=6, detections=30)
     names = ('class 4', 'class 0', 'class 3')
     ids = [5 * int(name[-1]) + 2 for name in names]
+    # Evaluate a file with only these classes.
     alone = copy.deepcopy(content)
     alone['categories'] = [category for category in content['categories'] if category['id'] in ids]
     alone['annotations'] = [a for a in content['annotations'] if a['category_id'] in ids]
     results = [result for result in results if result['category_id'] in ids]
     samples = as_samples(content, results)
     expected = summary_of(lvis_package(alone, as_results(content, samples)))
+    # Change labels to indices into the chosen classes, and evaluate the whole file.
     for sample in samples:
         labels = sample['pred_instances']['labels']
         sample['pred_instances']['labels'] = torch.tensor([ids.index(5 * label + 2) for label in labels.tolist()])
@@ -333,7 +340,7 @@ def test_chosen_classes_in_any_order(save, lvis_package):
     assert [metrics[f'lvis/{name}'] for name in REPORTED] == pytest.approx([expected[n] for n in REPORTED], **EXACT)
 
 
-def test_written_detections_give_the_same_numbers(save, lvis_package, tmp_path, monkeypatch):
+def test_written_detections_give_equal_numbers(save, lvis_package, tmp_path, monkeypatch):
     monkeypatch.setattr('dinor1.evaluation.detections.RECORDS_AT_ONCE', 100)
     content, results = federated(np.random.default_rng(14), **CROWDED)
     prefix = tmp_path / 'out/run'
@@ -346,7 +353,7 @@ def test_written_detections_give_the_same_numbers(save, lvis_package, tmp_path, 
         assert [metrics[f'lvis/{key}{n}'] for n in REPORTED] == pytest.approx([again[n] for n in REPORTED], **EXACT)
 
 
-def test_half_precision_is_evaluated_as_it_is(save):
+def test_metric_accepts_half_precision(save):
     content, results = federated(np.random.default_rng(15), **SPARSE)
     samples = as_samples(content, results)
     for sample in samples:
@@ -382,8 +389,8 @@ BAD_FILES = {
     'strange frequency': (lambda c: with_value(c, 'categories', 'frequency', 'common'), "'frequency' r, c or f"),
     'COCO': (lambda c: without(c, 'images', 'neg_category_ids', 2), "no list 'neg_category_ids'"),
     'no second list': (lambda c: without(c, 'images', 'not_exhaustive_category_ids'), 'not_exhaustive_category_ids'),
-    'unknown image': (lambda c: with_value(c, 'annotations', 'image_id', 999), 'is of image 999'),
-    'unknown category': (lambda c: with_value(c, 'annotations', 'category_id', 1), 'is of category 1'),
+    'unknown image': (lambda c: with_value(c, 'annotations', 'image_id', 999), 'refers to image 999'),
+    'unknown category': (lambda c: with_value(c, 'annotations', 'category_id', 1), 'refers to category 1'),
     'listed category': (lambda c: with_value(c, 'images', 'neg_category_ids', [2, 1]), "lists 1 in 'neg_category_ids'"),
     'listed name': (lambda c: with_value(c, 'images', 'neg_category_ids', ['cat']), "lists 'cat'"),
     'ids that are text': (lambda c: with_value(c, 'images', 'id', '4'), "no integer 'id'"),
@@ -399,7 +406,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize(('damage', 'message'), BAD_FILES.values(), ids=BAD_FILES)
-def test_bad_annotations_are_refused(damage, message, save):
+def test_bad_annotations_are_rejected(damage, message, save):
     content, _ = federated(np.random.default_rng(0), **SPARSE)
     path = save(damage(content))
     with pytest.raises(InputError) as error:
@@ -409,7 +416,7 @@ def test_bad_annotations_are_refused(damage, message, save):
     assert '\n' not in str(error.value)
 
 
-def test_a_missing_file_and_senseless_limits_are_refused(save):
+def test_missing_file_and_bad_limits_are_rejected(save):
     with pytest.raises(InputError, match='no such file'):
         LVISFixedMetric('nowhere.json')
     content, _ = federated(np.random.default_rng(0), **SPARSE)
@@ -423,14 +430,14 @@ def metric_and_sample(save):
     return LVISFixedMetric(save(content)), as_samples(content, results)[0]
 
 
-def test_an_unknown_image_is_refused(metric_and_sample):
+def test_unknown_image_is_rejected(metric_and_sample):
     metric, sample = metric_and_sample
     with pytest.raises(InputError, match=r'image 999 is not in .*annotations.json'):
         metric.process(None, [dict(sample, img_id=999)])
 
 
 @pytest.mark.parametrize('label', [-1, 40])
-def test_a_class_that_the_data_set_does_not_have_is_refused(label, metric_and_sample):
+def test_unknown_class_of_a_detection_is_rejected(label, metric_and_sample):
     metric, sample = metric_and_sample
     sample['pred_instances']['labels'][3] = label
     with pytest.raises(InputError, match=f'reports class {label}, but the data set has classes 0 to 39'):
@@ -438,24 +445,24 @@ def test_a_class_that_the_data_set_does_not_have_is_refused(label, metric_and_sa
 
 
 @pytest.mark.parametrize('key', ['bboxes', 'scores'])
-def test_detections_that_are_not_finite_are_refused(key, metric_and_sample):
+def test_non_finite_detections_are_rejected(key, metric_and_sample):
     metric, sample = metric_and_sample
     sample['pred_instances'][key][2] = float('nan')
     with pytest.raises(InputError, match='not finite'):
         metric.process(None, [sample])
 
 
-def test_classes_of_another_data_set_are_refused(metric_and_sample):
+def test_classes_of_another_data_set_are_rejected(metric_and_sample):
     metric, sample = metric_and_sample
     metric.dataset_meta = dict(classes=('class 1', 'zebra', 'yak'))
-    with pytest.raises(InputError, match="2 of the 3 classes of the data set are no category there, such as 'zebra'"):
+    with pytest.raises(InputError, match="2 of the 3 classes of the data set are not categories there, .* 'zebra'"):
         metric.process(None, [sample])
     metric.dataset_meta = dict(classes=('class 1', 'class 1'))
     with pytest.raises(InputError, match='lists a class twice'):
         metric.process(None, [sample])
 
 
-def test_ground_truth_keeps_the_files_order_for_its_own_classes():
+def test_ground_truth_select_of_all_classes_is_unchanged():
     content, _ = federated(np.random.default_rng(0), **SPARSE)
     truth = LVISGroundTruth.from_content(content)
     assert truth.select(truth.names) is truth

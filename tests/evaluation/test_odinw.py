@@ -1,4 +1,4 @@
-"""The manifest of ODinW against MMDetection's configs and our own data; finding and preparing a set's files."""
+"""ODinW: the manifest compared with MMDetection's configs and real data; finding and preparing files."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def write_set(root: Path, s, splits=('train', 'test'), names=None, **counts) -> 
 # The manifest ----------------------------------------------------------------------------------------------
 
 
-def test_the_benchmarks_have_their_members():
+def test_benchmarks_have_their_members():
     sets = load_sets()
     assert len(sets) == 35 == len(members('ODinW-35'))
     assert tuple(sets) == members('ODinW-35')
@@ -58,12 +58,12 @@ def test_the_benchmarks_have_their_members():
         'thermalDogsAndPeople',
     }
     assert len(members('ODinW-13')) == 13
-    with pytest.raises(InputError, match="'ODinW-12' is no benchmark; choose ODinW-13 or ODinW-35"):
+    with pytest.raises(InputError, match="'ODinW-12' is not a benchmark; choose ODinW-13 or ODinW-35"):
         members('ODinW-12')
 
 
 @pytest.mark.parametrize('s', load_sets().values(), ids=lambda s: s.name)
-def test_an_entry_is_complete(s):
+def test_manifest_entry_is_complete(s):
     assert s.member == s.name
     assert s.deviation is None
     assert s.categories
@@ -80,15 +80,15 @@ def test_an_entry_is_complete(s):
         assert split.ann_file.endswith('annotations_without_background.json')
 
 
-def test_no_two_entries_share_a_file():
+def test_manifest_entries_share_no_file():
     sets = load_sets()
     paths = [s.ann_path('', split) for s in sets.values() for split in s.splits]
     assert len(set(paths)) == len(paths)
     assert len({s.root for s in sets.values()}) == 35
 
 
-def test_sizes_that_glip_states():
-    """Its Table 9: images of train / val / test."""
+def test_manifest_sizes_equal_those_of_glip():
+    """Table 9 of GLIP: images of train / val / test."""
     sets = load_sets()
     stated = dict(PascalVOC=(13690, 3422), Packages=(19, 4, 3), EgoHands_generic=(3840, 480, 480))
     for name, expected in stated.items():
@@ -98,8 +98,8 @@ def test_sizes_that_glip_states():
     assert {s.name for s in known} == {*members('ODinW-13'), 'ChessPieces'}
 
 
-def test_names_and_files_are_those_of_mmdetection():
-    """Read independently: the config files that come with MMDetection, which evaluate the split val."""
+def test_manifest_names_and_files_equal_those_of_mmdetection():
+    """Read the config files of MMDetection, which evaluate the split val, independently."""
     mmdet = pytest.importorskip('mmdet')
     from mmengine.config import Config
 
@@ -114,20 +114,20 @@ def test_names_and_files_are_those_of_mmdetection():
     assert names == list(sets)
     for name, dataset in zip(names, theirs.val_dataloader.dataset.datasets, strict=True):
         split = sets[name].splits['val']
-        # Three files are made by a script of theirs, which renames categories as our reader does.
+        # A script of MMDetection writes three files, and renames categories as prepare_annotations does.
         ann_file = dataset.ann_file.replace('new_annotations', 'annotations')
         assert Path('data/odinw', sets[name].root, split.ann_file) == Path(dataset.data_root, ann_file)
         assert Path('data/odinw', sets[name].root, split.img_dir) == Path(dataset.data_root, dataset.data_prefix.img)
-        # Theirs offers two spaces where the annotators wrote bishop.
+        # MMDetection's config has two spaces instead of bishop.
         classes = tuple('bishop' if not c.strip() else c for c in dataset.metainfo.classes)
         assert sets[name].categories == classes
-        # Theirs takes GLIP's sentences but for those of Aquarium, which it leaves out.
+        # MMDetection uses GLIP's sentences, except for Aquarium.
         phrases = dataset.get('caption_prompt', {}).items()
         phrases = {c: p.get('prefix', '') + p.get('name', c) + p.get('suffix', '') for c, p in phrases}
         assert sets[name].caption_prompts == phrases or name == 'Aquarium'
 
 
-def test_the_small_layout_stands_for_members():
+def test_small_layout_has_names_of_its_members():
     small, official = load_sets('small'), load_sets()
     assert {name: s.member for name, s in small.items()} == SMALL_MEMBERS
     for s in small.values():
@@ -140,7 +140,7 @@ def test_the_small_layout_stands_for_members():
 
 @pytest.mark.shared
 @pytest.mark.parametrize('name', SMALL_MEMBERS)
-def test_our_files_are_as_the_manifest_says(name, shared_dir, tmp_path):
+def test_small_files_agree_with_manifest(name, shared_dir, tmp_path):
     s = load_sets('small')[name]
     for split in ('train', 'val', 'test'):
         prepared = prepare_annotations(s, shared_dir / 'data', split, tmp_path / 'copy.json')
@@ -152,7 +152,7 @@ def test_our_files_are_as_the_manifest_says(name, shared_dir, tmp_path):
 # Choosing and finding --------------------------------------------------------------------------------------
 
 
-def test_sets_are_chosen_by_name_or_benchmark():
+def test_choose_sets_by_name_or_benchmark():
     official, small = load_sets(), load_sets('small')
     assert choose_sets(small, None) == small
     assert list(choose_sets(small, ['coco_mini', 'raccoon'])) == ['raccoon', 'coco_mini']
@@ -165,7 +165,8 @@ def test_sets_are_chosen_by_name_or_benchmark():
         choose_sets(official, ['#'])
 
 
-def test_missing_sets_are_named_with_their_file(tmp_path):
+def test_find_sets_names_missing_files(tmp_path):
+    # PascalVOC has no test split in ODinW and is evaluated on val; the training split of Packages is missing.
     sets = load_sets()
     write_set(tmp_path, sets['Aquarium'])
     write_set(tmp_path, sets['PascalVOC'], splits=['train', 'val'])
@@ -187,7 +188,7 @@ def test_missing_sets_are_named_with_their_file(tmp_path):
 # Preparing annotation files --------------------------------------------------------------------------------
 
 
-def test_a_file_with_the_offered_names_is_used_as_it_is(tmp_path):
+def test_prepare_annotations_uses_file_with_offered_names(tmp_path):
     s = load_sets()['Aquarium']
     write_set(tmp_path, s, images=63)
     prepared = prepare_annotations(s, tmp_path, 'test', tmp_path / 'copy.json')
@@ -197,9 +198,9 @@ def test_a_file_with_the_offered_names_is_used_as_it_is(tmp_path):
     assert prepared.warning == ''
 
 
-def test_released_names_are_replaced_in_a_copy(tmp_path):
+def test_prepare_annotations_renames_categories_in_a_copy(tmp_path):
     s = load_sets()['NorthAmericaMushrooms']
-    # Not in the order of ids, and ids from 5 on: names go by id, everything else stays.
+    # Categories are not in the order of their ids, which begin at 5: only names change, by id.
     write_set(tmp_path, s, names=s.file_categories, first_id=5)
     path = s.ann_path(tmp_path, 'test')
     before = json.loads(path.read_text())
@@ -217,7 +218,7 @@ def test_released_names_are_replaced_in_a_copy(tmp_path):
     assert json.loads(path.read_text()) == before
 
 
-def test_captions_replace_the_names_that_have_one(tmp_path):
+def test_prepare_annotations_with_captions_replaces_names(tmp_path):
     s = load_sets()['Aquarium']
     write_set(tmp_path, s)
     prepared = prepare_annotations(s, tmp_path, 'test', tmp_path / 'copy.json', captions=True)
@@ -225,12 +226,12 @@ def test_captions_replace_the_names_that_have_one(tmp_path):
     assert [c['name'] for c in json.loads(prepared.path.read_text())['categories']] == list(prepared.names)
 
 
-def test_counts_that_differ_from_the_manifest_are_a_warning(tmp_path):
+def test_prepare_annotations_warns_about_different_counts(tmp_path):
     sets = load_sets()
     write_set(tmp_path, sets['NorthAmericaMushrooms'])
     prepared = prepare_annotations(sets['NorthAmericaMushrooms'], tmp_path, 'test', tmp_path / 'copy.json')
     assert prepared.warning == 'NorthAmericaMushrooms test: 2 images instead of 5, 3 boxes instead of 9 in the manifest'
-    # What the manifest does not know cannot differ.
+    # A count that is not in the manifest gives no warning.
     write_set(tmp_path, sets['BCCD'])
     assert prepare_annotations(sets['BCCD'], tmp_path, 'test', tmp_path / 'copy.json').warning == ''
 
@@ -245,7 +246,7 @@ def test_counts_that_differ_from_the_manifest_are_a_warning(tmp_path):
         (json.dumps(coco(['cat'])), "it has ['cat'] and lacks ['raccoon']; give the released file"),
     ],
 )
-def test_a_file_that_is_not_the_released_one_is_refused(tmp_path, content, message):
+def test_prepare_annotations_rejects_other_files(tmp_path, content, message):
     s = load_sets()['Raccoon']
     write_set(tmp_path, s)
     s.ann_path(tmp_path, 'test').write_text(content)
@@ -256,7 +257,7 @@ def test_a_file_that_is_not_the_released_one_is_refused(tmp_path, content, messa
     assert not (tmp_path / 'copy.json').exists()
 
 
-def test_categories_in_another_order_are_refused(tmp_path):
+def test_prepare_annotations_rejects_other_order_of_categories(tmp_path):
     s = load_sets()['EgoHands_specific']
     write_set(tmp_path, s, names=s.categories[::-1])
     with pytest.raises(InputError, match='their ids are in another order'):

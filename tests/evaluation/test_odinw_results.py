@@ -1,4 +1,4 @@
-"""Averages of ODinW against hand computation, and result files that cannot be used."""
+"""Averages of ODinW compared with hand computation, and result files that cannot be used."""
 
 import json
 
@@ -40,8 +40,8 @@ def only(summaries):
 # Averages --------------------------------------------------------------------------------------------------
 
 
-def test_complete_benchmarks_have_their_name():
-    # AP of the i-th set is i / 100: the mean over 35 is 0.17, that over the 13 is written out here.
+def test_complete_average_has_name_of_benchmark():
+    # AP of the i-th set is i / 100: the mean over 35 is 0.17; that over 13 is computed here.
     place = {name: i for i, name in enumerate(members('ODinW-35'))}
     summary = only(summarize([result(name, i / 100) for name, i in place.items()]))
     small, large = summary.averages
@@ -55,7 +55,7 @@ def test_complete_benchmarks_have_their_name():
     assert small.stds == {'AP': None, 'AP50': None}
 
 
-def test_partial_averages_say_so():
+def test_partial_average_has_another_name():
     summary = only(summarize([result('Raccoon', 0.3), result('Aquarium', 0.1), result('BCCD', 0.8)]))
     small, large = summary.averages
     assert small.name == 'mean over 2 of 13'
@@ -65,19 +65,19 @@ def test_partial_averages_say_so():
     assert 'pothole' in small.missing
     assert large.name == 'mean over 3 of 35'
     assert large.means['AP'] == pytest.approx(0.4)
-    # One set short of complete is not complete.
+    # A benchmark without one of its sets is not complete.
     most = only(summarize([result(name, 0.5) for name in members('ODinW-35') if name != 'dice']))
     assert [a.name for a in most.averages] == ['ODinW-13', 'mean over 34 of 35']
 
 
-def test_own_files_are_never_called_by_the_name_of_the_benchmark():
+def test_average_over_own_files_has_another_name():
     results = [result(name, 0.5, deviation='own split' if name == 'Raccoon' else None) for name in members('ODinW-13')]
     for r in results:
         r['layout'] = 'small'
     assert only(summarize(results)).averages[0].name == 'mean over 13 of 13, own files'
 
 
-def test_a_set_that_is_no_member_has_a_row_and_no_part_in_a_mean():
+def test_set_that_is_not_a_member_is_not_averaged():
     summary = only(summarize([result('coco_mini', 0.9, member=None), result('raccoon', 0.3, member='Raccoon')]))
     assert [row.name for row in summary.rows] == ['coco_mini', 'raccoon']
     assert [a.means['AP'] for a in summary.averages] == pytest.approx([0.3, 0.3])
@@ -85,7 +85,7 @@ def test_a_set_that_is_no_member_has_a_row_and_no_part_in_a_mean():
     assert average('ODinW-13', []) is None
 
 
-def test_several_seeds_are_averaged_per_set_and_spread_over_means():
+def test_seeds_give_means_and_standard_deviations():
     values = {'Raccoon': (0.10, 0.20, 0.30), 'Aquarium': (0.50, 0.40, 0.60)}
     results = [result(name, ap, seed) for name, aps in values.items() for seed, ap in enumerate(aps)]
     summary = only(summarize(results[::-1]))
@@ -96,13 +96,13 @@ def test_several_seeds_are_averaged_per_set_and_spread_over_means():
     assert rows['Raccoon'].stds['AP'] == pytest.approx(0.1)
     assert summary.averages[0].means['AP'] == pytest.approx(0.35)
     assert summary.averages[0].stds['AP'] == pytest.approx(0.15 / 3**0.5)
-    # Sets with other seeds still have a mean, but no spread.
+    # Sets with different seeds have a mean, but no standard deviation.
     fewer = only(summarize(results[:-1]))
     assert fewer.averages[0].means['AP'] == pytest.approx((0.2 + 0.45) / 2)
     assert fewer.averages[0].stds['AP'] is None
 
 
-def test_protocols_arms_layouts_and_splits_are_never_mixed():
+def test_summaries_separate_protocols_arms_layouts_and_splits():
     results = [
         result('Raccoon', 0.1),
         result('Aquarium', 0.9, protocol='visual-interactive'),
@@ -122,7 +122,7 @@ def test_protocols_arms_layouts_and_splits_are_never_mixed():
     assert {summary.title for summary in summaries[1:-1]} == {'Visual-G, N = 16', 'Visual-G, N = 4'}
 
 
-def test_rows_follow_the_given_order():
+def test_rows_follow_given_order():
     results = [result(name, 0.1) for name in ('Raccoon', 'dice', 'Aquarium')]
     assert [row.name for row in only(summarize(results, order=['dice', 'Raccoon'])).rows] == [
         'dice',
@@ -131,7 +131,7 @@ def test_rows_follow_the_given_order():
     ]
 
 
-def test_a_run_that_occurs_twice_is_refused():
+def test_repeated_run_is_rejected():
     with pytest.raises(InputError, match="Raccoon occurs twice with arm 'zero-shot', visual-generic and seed 0"):
         summarize([result('Raccoon', 0.1), result('Raccoon', 0.2)])
 
@@ -139,7 +139,7 @@ def test_a_run_that_occurs_twice_is_refused():
 # Tables ----------------------------------------------------------------------------------------------------
 
 
-def test_tables_have_a_column_per_arm_and_a_mean_per_coverage():
+def test_tables_have_a_column_per_arm_and_a_line_per_average():
     own = dict(deviation='own split')
     results = [
         result('raccoon', 0.1, member='Raccoon', **own),
@@ -173,14 +173,14 @@ def test_tables_have_a_column_per_arm_and_a_mean_per_coverage():
     )
 
 
-def test_a_set_evaluated_on_another_split_says_so():
+def test_table_names_a_different_split():
     assert '| PascalVOC (val) | 5 |' in tables(summarize([result('PascalVOC', 0.1, split='val')]))
 
 
 # Result files ----------------------------------------------------------------------------------------------
 
 
-def test_results_are_read_back(tmp_path):
+def test_read_results_reads_written_files(tmp_path):
     expected = [result('Aquarium', 0.0), result('Raccoon', 1.0)]
     for r in expected:
         path = tmp_path / 'runs' / r['set'] / 'visual-generic_n16_seed0.json'
@@ -203,7 +203,7 @@ def test_results_are_read_back(tmp_path):
         (json.dumps(result('Raccoon', 0.1, protocol='visual')), 'unknown protocol'),
     ],
 )
-def test_broken_result_files_are_named(tmp_path, content, message):
+def test_broken_result_file_error_names_the_file(tmp_path, content, message):
     path = tmp_path / 'result.json'
     path.write_text(content)
     with pytest.raises(InputError) as caught:
@@ -213,6 +213,6 @@ def test_broken_result_files_are_named(tmp_path, content, message):
     assert '\n' not in str(caught.value)
 
 
-def test_a_folder_without_results_is_refused(tmp_path):
+def test_folder_without_results_is_rejected(tmp_path):
     with pytest.raises(InputError, match='no result in runs/; give the --out-dir of tools/test_odinw.py'):
         read_results(tmp_path)

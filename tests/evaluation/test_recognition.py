@@ -1,4 +1,4 @@
-"""Recognition on ground-truth boxes: accuracy by hand."""
+"""Recognition on ground-truth boxes: accuracy compared with hand computation."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def sample(img_id: int, truth: list[tuple], predicted: list[tuple]) -> dict:
 
 
 def every(truth, scores, labels) -> list[tuple]:
-    """Every box under every label."""
+    """Every box with every label."""
     return [
         (x, label, s) for (x, _), row in zip(truth, scores, strict=True) for label, s in zip(labels, row, strict=True)
     ]
@@ -37,12 +37,12 @@ TRUTH = [(0, 0), (20, 1), (40, 4)]
 @pytest.mark.parametrize(
     ('exemplars', 'expected'), [({}, (1 / 3, 3)), ({1: [Exemplar(1, 0, (0, 0, 10, 10), 0)]}, (0, 2))]
 )
-def test_by_hand(exemplars, expected):
-    """The first box is right, the second is not, and the class of the third is not offered."""
+def test_recognition_metric_equals_hand_computation(exemplars, expected):
+    """The first box is recognised, the second is not, and the class of the third is not offered."""
     metric = RecognitionMetric()
     metric.use_prompts(EvaluationPrompts({}, (), boxes=exemplars))
     predicted = every(TRUTH, [[0.9, 0.2, 0.1], [0.5, 0.4, 0.3], [0.1, 0.2, 0.9]], [0, 1, 2])
-    # An image with a single offered class, one with no offered class, and one without boxes leave no choice.
+    # Images with one offered class, without offered classes or without boxes do not count.
     samples = [
         sample(1, TRUTH, predicted),
         sample(2, [(0, 0)], [(0, 0, 1.0)]),
@@ -55,13 +55,13 @@ def test_by_hand(exemplars, expected):
     assert scores['recognition/chance'] == pytest.approx(1 / 3)
 
 
-def test_nothing_to_recognise():
+def test_recognition_metric_without_boxes_is_undefined():
     metric = RecognitionMetric()
     metric.process(None, [sample(4, [], [])])
     assert set(metric.evaluate(1).values()) == {-1, 0}
 
 
-def test_scores_are_cosines():
+def test_similarity_scores_are_scaled_cosines():
     features = torch.tensor([[2.0, 0], [0, 3], [1, 1]])
     prompts = torch.tensor([[5.0, 0], [-1, 0]])
     expected = torch.tensor([[1, 0], [0.5, 0.5], [0.5 + 0.125**0.5, 0.5 - 0.125**0.5]])

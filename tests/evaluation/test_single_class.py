@@ -1,4 +1,4 @@
-"""The draw of the one class that an image is asked for."""
+"""SingleClass: the draw of the class that is offered for an image."""
 
 from types import SimpleNamespace
 
@@ -24,24 +24,24 @@ def images(*shown, crowds=None, ids=None) -> Images:
     return Images(shown=shown, crowds=crowds or [set()] * len(shown), ids=ids or list(range(len(shown))))
 
 
-def test_half_of_the_images_show_the_class():
+def test_draw_classes_chooses_shown_and_absent_equally():
     dataset = images(*[{0, 3}] * 2000)
     asked = draw_classes(dataset, [0, 1, 2])
     counts = [list(asked.values()).count(label) for label in range(4)]
-    # Class 3 is shown and has no prompt. Standard deviations of 22 and 19.
+    # Class 3 is shown, but has no prompt. The standard deviations are 22 and 19.
     assert counts[3] == 0
     assert abs(counts[0] - 1000) < 110
     assert all(abs(count - 500) < 95 for count in counts[1:3])
 
 
-def test_the_draw_depends_on_the_image_and_the_seed_alone():
+def test_draw_classes_depends_on_image_and_seed_only():
     asked = draw_classes(images(*[{0, 1}] * 50), range(6))
     backward = draw_classes(images(*[{0, 1}] * 50, ids=list(range(49, -1, -1))), range(6))
     assert asked == {image: backward[image] for image in range(50)}
     assert asked != draw_classes(images(*[{0, 1}] * 50), range(6), seed=1)
 
 
-def test_what_cannot_be_drawn():
+def test_draw_classes_never_draws_crowds():
     """A crowd is neither shown nor absent; with one class there is no choice."""
     asked = draw_classes(images(*[{0}] * 100, crowds=[{1}] * 100), [0, 1, 2])
     assert set(asked.values()) == {0, 2}

@@ -1,4 +1,4 @@
-"""The draw of exemplars and the bank made of them."""
+"""The draw of exemplars, and the prompt bank of them."""
 
 import json
 
@@ -31,7 +31,7 @@ def write(tmp_path):
             cv2.imwrite(str(tmp_path / f'{i}.png'), rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
             images.append(dict(id=i + 1, file_name=f'{i}.png', width=width, height=height))
             for j in range(3):
-                # The third class occurs once; crowd boxes are everywhere.
+                # The third class occurs once; every image has crowd boxes.
                 category = 3 if (i, j) == (4, 2) else 1 + (i + j) % 2
                 box = [int(v) for v in (*rng.integers(0, 20, 2), *rng.integers(10, 25, 2))]
                 number = len(annotations) + 1
@@ -56,14 +56,14 @@ def as_set(exemplars):
     return {(e.img_id, e.bbox, e.label) for e in exemplars}
 
 
-def test_no_instance_and_no_number(write):
+def test_draw_exemplars_rejects_no_instance_and_no_number(write):
     with pytest.raises(InputError, match='no instance'):
         draw_exemplars(write(boxes=False))
     with pytest.raises(InputError, match='at least 1'):
         draw_exemplars(write(), 0)
 
 
-def test_number_per_class_and_no_crowd(write):
+def test_draw_exemplars_limits_classes_and_skips_crowds(write):
     dataset = write()
     exemplars = draw_exemplars(dataset, 4)
     assert np.bincount([e.label for e in exemplars]).tolist() == [4, 4, 1]
@@ -77,18 +77,18 @@ def test_number_per_class_and_no_crowd(write):
     assert len(as_set(draw_exemplars(dataset, 1000))) == len(usable)
 
 
-def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_images(write):
+def test_draw_exemplars_depends_on_seed_not_on_order_of_images(write):
     first = draw_exemplars(write(), 4, seed=3)
     assert as_set(first) == as_set(draw_exemplars(write(reversed(range(10)), 'b'), 4, seed=3))
     assert any(as_set(first) != as_set(draw_exemplars(write(), 4, seed=s)) for s in (4, 5))
 
 
-def test_fewer_exemplars_are_a_subset(write):
-    """So that the effect of N is not mixed with that of another draw."""
+def test_draw_of_fewer_exemplars_is_a_subset(write):
+    """Draws with different N differ by their number only."""
     assert as_set(draw_exemplars(write(), 2)) <= as_set(draw_exemplars(write(), 5))
 
 
-def test_bank_is_the_mean_over_single_boxes(write, build_tiny):
+def test_build_bank_averages_embeddings_of_single_boxes(write, build_tiny):
     model, dataset = build_tiny().eval(), write()
     exemplars = draw_exemplars(dataset, 3)
     bank = build_bank(model, dataset, exemplars)
@@ -100,7 +100,7 @@ def test_bank_is_the_mean_over_single_boxes(write, build_tiny):
         torch.testing.assert_close(bank.embeddings[i], rows.mean(0))
 
 
-def test_bank_leaves_the_mode_of_the_model(write, build_tiny):
+def test_build_bank_restores_mode_of_model(write, build_tiny):
     model, dataset = build_tiny().train(), write()
     build_bank(model, dataset, draw_exemplars(dataset, 1))
     assert model.training

@@ -1,4 +1,4 @@
-"""The metric of visual-interactive prompts: three numbers of one test, with intervals."""
+"""VisualInteractiveMetric: the numbers of its three cases, with intervals."""
 
 import json
 import math
@@ -59,13 +59,13 @@ def prompts_of(content: dict) -> EvaluationPrompts:
     return EvaluationPrompts(dict(protocol='visual-interactive'), ('nut', 'bolt'), boxes=exemplars(content))
 
 
-# Recall 0.5 without an error reaches 51 of the 101 recalls.
+# A recall of 0.5 without errors reaches 51 of the 101 recalls.
 HALF = 51 / 101
 
 
 @pytest.mark.parametrize('backend', ['faster_coco_eval', 'pycocotools'])
-def test_by_hand(save, backend):
-    """Nuts: exemplar and the other one found. Bolts: only nothing. The echo finds a nut of two, and all bolts."""
+def test_visual_interactive_metric_equals_hand_computation(save, backend):
+    """The detector finds both nuts and no bolt; the echo finds one of two nuts and all bolts."""
     content = scene()
     found = results(content, (3, 0, 0.9), (3, 100, 0.8))
     metric = METRICS.build(
@@ -77,14 +77,14 @@ def test_by_hand(save, backend):
     for key in ('AP', 'AP50'):
         expected = dict(without_exemplar=1.0, plain=0.5, echo=(HALF + 1) / 2)
         for case, value in expected.items():
-            # All images are alike: so are all samples of them.
+            # All images are equal, and therefore all samples.
             values = [scores[f'{case}_{key}{end}'] for end in ('', '_low', '_high')]
             assert values == pytest.approx([value] * 3)
     assert [scores[f'{case}_classes'] for case in SECTIONS] == [1, 2, 2]
     assert [scores[f'{case}_images'] for case in SECTIONS] == [6, 6, 6]
 
 
-def test_draws_are_averaged():
+def test_scores_are_averaged_over_draws():
     content, ids = scene(), np.array([3, 8])
     good, bad = results(content, (3, 100, 0.9)), results(content, (3, 50, 0.9))
     draws = [(as_detections(found, [3, 8]), exemplars(content)) for found in (good, bad)]
@@ -93,7 +93,7 @@ def test_draws_are_averaged():
     assert [scores[f'without_exemplar_AP{key}'] for key in keys] == pytest.approx([0.5] * 3)
 
 
-def test_a_class_on_few_images_takes_no_part(save):
+def test_class_on_few_images_is_left_out(save):
     content = scene(4)
     metric = VisualInteractiveMetric(save(content), num_samples=5)
     metric.use_prompts(prompts_of(content))
@@ -106,7 +106,7 @@ def test_a_class_on_few_images_takes_no_part(save):
     assert images_per_class(content, np.array([8, 3])).tolist() == [4, 3]
 
 
-def test_validation_and_test_images_together(save):
+def test_metric_merges_validation_and_test_files(save):
     content = scene(3)
     files = [save(content, 'val'), save(content, 'test')]
     metric = VisualInteractiveMetric(files, num_samples=0)
@@ -119,7 +119,7 @@ def test_validation_and_test_images_together(save):
     assert all(math.isfinite(value) for value in scores.values())
 
 
-def test_other_protocols_and_wrong_arguments_are_refused(save):
+def test_other_protocols_and_bad_arguments_are_rejected(save):
     metric = VisualInteractiveMetric(save(scene()))
     with pytest.raises(InputError, match='the protocol is text; set test_cfg.prompts'):
         metric.use_prompts(EvaluationPrompts(dict(protocol='text'), ('nut',)))

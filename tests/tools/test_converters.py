@@ -185,8 +185,8 @@ def test_what_cannot_be_converted(call, tmp_path, tool, change, out, message):
 @pytest.mark.parametrize(
     ('label_map', 'message'),
     [
-        ('od.jsonl', 'od.jsonl: is to hold the lines and the label map'),
-        ('new/../od.jsonl', 'od.jsonl: is to hold the lines and the label map'),
+        ('od.jsonl', 'od.jsonl: is the path of both the lines and the label map'),
+        ('new/../od.jsonl', 'od.jsonl: is the path of both the lines and the label map'),
         ('train.json', 'would be overwritten'),
         ('folder', 'is a folder'),
         ('train.json/names.json', 'train.json is not a folder'),

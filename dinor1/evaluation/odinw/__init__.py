@@ -1,1 +1,1 @@
-"""ODinW: the benchmark's sets, runs on them, and tables of the results."""
+"""ODinW: the data sets of the benchmark, runs on them, and tables of the results."""

@@ -1,9 +1,9 @@
-"""ODinW (Object Detection in the Wild): its 35 data sets, their files, and the class names that a detector is given.
+"""ODinW (Object Detection in the Wild): its 35 data sets, their files, and the class names offered to a detector.
 
-GLIP, arXiv 2112.03857, introduced 13 of them; ELEVATER, arXiv 2204.08790, has all 35. The facts are in
-``manifest.json`` beside this file, with their sources and the known problems of each set. The
-manifest also describes a second layout, ``small``: the small real sets of this project, some of which are members of
-ODinW with files of our own (``configs/_base_/datasets/small_coco.py``).
+GLIP, arXiv 2112.03857, introduced 13 of them; ELEVATER, arXiv 2204.08790, has all 35. ``manifest.json`` beside this
+file describes each set, with sources and known problems. The manifest also describes a second layout, ``small``: the
+small real sets of this project, some of which are members of ODinW with other files
+(``configs/_base_/datasets/small_coco.py``).
 """
 
 import difflib
@@ -25,9 +25,9 @@ class Split(NamedTuple):
 
     Attributes:
         ann_file: COCO file, below the set's root.
-        img_dir: Folder that the file's ``file_name`` starts from, below the set's root.
-        images: Number of images, ``None`` where it is not established.
-        boxes: Number of annotations, likewise.
+        img_dir: Folder that ``file_name`` is relative to, below the set's root.
+        images: Number of images; ``None`` if it is not known.
+        boxes: Number of annotations; ``None`` if it is not known.
     """
 
     ann_file: str
@@ -41,14 +41,14 @@ class BenchmarkSet(NamedTuple):
 
     Attributes:
         name: Its name in the layout.
-        member: The set of ODinW that it is, or stands for; ``None`` for a set that is no member.
+        member: The set of ODinW that it is or represents; ``None`` for a set that is not a member.
         root: Folder below the data root.
-        splits: ``train``, ``val``, ``test`` and for some sets ``minival``.
+        splits: ``train``, ``val``, ``test`` and, for some sets, ``minival``.
         evaluate: The split that the benchmark reports on.
-        categories: Names that a detector is given, in the order of the category ids; ``None`` takes the file's.
-        file_categories: Names in ODinW's file, where it has others.
+        categories: Names that are offered to a detector, in the order of the category ids; ``None``: those of the file.
+        file_categories: Names in ODinW's file, if they differ from ``categories``.
         caption_prompts: Category -> the phrase that GLIP uses instead of the name.
-        deviation: How the files differ from ODinW's; ``None`` for ODinW's own.
+        deviation: How the files differ from the released ones; ``None`` for the released files.
         traps: Known problems.
     """
 
@@ -64,7 +64,7 @@ class BenchmarkSet(NamedTuple):
     traps: tuple[str, ...]
 
     def split_for(self, policy: str) -> str:
-        """The split that ``policy``, ``test`` or ``val``, means: a set without ``test`` is evaluated as it says."""
+        """The split to evaluate for ``policy`` (``test`` or ``val``); ``evaluate`` if the set has no such split."""
         return policy if policy in self.splits else self.evaluate
 
     def ann_path(self, data_root: str | Path, split: str) -> Path:
@@ -76,11 +76,11 @@ class Annotations(NamedTuple):
     """An annotation file that was checked against the manifest.
 
     Attributes:
-        path: The file to read: ODinW's, or a copy of it with other category names.
+        path: The file to read: the released one, or a copy with other category names.
         images: Number of images found.
         boxes: Number of annotations found.
-        names: Categories, in the order of their ids.
-        warning: How the counts differ from the manifest's; empty if they do not.
+        names: Names of the categories, in the order of their ids.
+        warning: How the counts differ from those of the manifest; empty if they do not.
     """
 
     path: Path
@@ -99,24 +99,25 @@ def members(benchmark: str) -> tuple[str, ...]:
     """Names of the sets of ``ODinW-13`` or ``ODinW-35``.
 
     Raises:
-        InputError: another name.
+        InputError: the name is unknown.
     """
     if benchmark not in BENCHMARKS:
-        raise InputError(f'{benchmark!r} is no benchmark; choose {" or ".join(BENCHMARKS)}')
+        raise InputError(f'{benchmark!r} is not a benchmark; choose {" or ".join(BENCHMARKS)}')
     return tuple(s['name'] for s in _manifest()['sets'] if s['odinw13'] or benchmark == 'ODinW-35')
 
 
 def load_sets(layout: str = 'odinw') -> dict[str, BenchmarkSet]:
-    """All sets of a layout by name: ``odinw`` has the files as they were released, ``small`` our own.
+    """All sets of a layout by name: ``odinw`` has the released files, ``small`` those of this project.
 
     Raises:
-        InputError: there is no such layout.
+        InputError: the layout is unknown.
     """
     if layout not in LAYOUTS:
         raise InputError(f'layout {layout!r}: choose {" or ".join(LAYOUTS)}')
     official = {entry['name']: _read_set(entry, entry) for entry in _manifest()['sets']}
     if layout == 'odinw':
         return official
+    # A small set has the names of the member that it represents.
     small = {}
     for entry in _manifest()['small_sets']:
         member = official.get(entry['member'])
@@ -142,7 +143,11 @@ def _read_set(entry: dict[str, Any], names: dict[str, Any]) -> BenchmarkSet:
 
 
 def choose_sets(sets: dict[str, BenchmarkSet], names: Sequence[str] | None) -> dict[str, BenchmarkSet]:
-    """Some sets of a layout, in its order; ``ODinW-13`` and ``ODinW-35`` stand for their members, ``None`` for all.
+    """Choose sets of a layout by name, in the order of the layout.
+
+    Args:
+        sets: From :func:`load_sets`.
+        names: Names of sets; ``ODinW-13`` and ``ODinW-35`` mean all their members. ``None``: all sets.
 
     Raises:
         InputError: a name is not in the layout.
@@ -165,19 +170,19 @@ def choose_sets(sets: dict[str, BenchmarkSet], names: Sequence[str] | None) -> d
 def find_sets(
     sets: dict[str, BenchmarkSet], data_root: str | Path, policy: str, with_train: bool
 ) -> tuple[dict[str, BenchmarkSet], dict[str, str]]:
-    """Tell the sets whose annotation files are there from the others.
+    """Find the sets whose annotation files exist.
 
     Args:
         sets: From :func:`choose_sets`.
         data_root: Folder of all sets.
         policy: ``test`` or ``val``, see :meth:`BenchmarkSet.split_for`.
-        with_train: Exemplars are needed, hence the training split too.
+        with_train: Whether the training split is needed too, for exemplars.
 
     Returns:
-        The sets that are there, and for every other one the first file that is missing.
+        The sets whose files exist, and the first missing file of each other set.
 
     Raises:
-        InputError: none is there.
+        InputError: no set has its files.
     """
     missing = {}
     for name, s in sets.items():
@@ -193,18 +198,19 @@ def find_sets(
 def prepare_annotations(
     s: BenchmarkSet, data_root: str | Path, split: str, copy_to: str | Path, captions: bool = False
 ) -> Annotations:
-    """Check an annotation file against the manifest, and copy it where its categories have to be renamed.
+    """Check an annotation file against the manifest, and copy it if its categories must be renamed.
 
     Args:
         s: The set.
         data_root: Folder of all sets.
         split: A key of ``s.splits``.
-        copy_to: Where a copy goes, if one is needed. The original is never written to.
-        captions: Use GLIP's phrases instead of the names that have one.
+        copy_to: Path of the copy, if one is needed. The original is never changed.
+        captions: Use GLIP's phrases instead of names, for the classes that have one.
 
     Raises:
-        InputError: the file is no COCO file, or its categories are not those of the manifest.
+        InputError: the file is not a COCO file, or its categories are not those of the manifest.
     """
+    # Read and check the file.
     path = s.ann_path(data_root, split)
     data = read_json(path)
     if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ('images', 'annotations')):
@@ -217,11 +223,13 @@ def prepare_annotations(
     if s.categories is not None and found not in (s.categories, s.file_categories):
         raise InputError(f'{path}: its categories are not those of {s.name} in the manifest, {_difference(s, found)}')
 
+    # Rename the categories in a copy.
     offered = tuple((s.caption_prompts if captions else {}).get(name, name) for name in s.categories or found)
     if offered != found:
         renamed = [category | {'name': name} for category, name in zip(categories, offered, strict=True)]
         path = Path(copy_to).absolute()
         write_json(data | {'categories': renamed}, path)
+    # Compare the counts with the manifest.
     counts = dict(images=len(data['images']), boxes=len(data['annotations']))
     expected = s.splits[split]
     differing = [

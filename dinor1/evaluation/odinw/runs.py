@@ -1,4 +1,4 @@
-"""Runs of ODinW: config, annotation files and result file of each.
+"""Runs on ODinW: config, annotation files and result files of each.
 
 ``tools/test_odinw.py`` executes the runs of :func:`plan`, and averages the results of :func:`store`.
 """
@@ -24,9 +24,9 @@ from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import sha256, visible, write_json
 
-# A checkpoint is read once per suite, and not once per run.
+# Cached, so that a checkpoint is read once per suite instead of once per run.
 _sha256 = functools.cache(sha256)
-# Our names of metrics -> last part of the names of COCO metrics, those of MMDetection and of this project.
+# Name of a metric -> last part of its name in the COCO metrics of MMDetection and of this project.
 _REPORTED = dict(zip(METRICS, ('bbox_mAP', 'bbox_mAP_50'), strict=True))
 
 
@@ -35,19 +35,19 @@ class Settings:
     """Settings that all runs of a suite share.
 
     Attributes:
-        config: Config that model and pipelines come from; ``{set}`` in it stands for the name of the set.
-        checkpoint: Weights, likewise.
+        config: Config with the model and the pipelines; ``{set}`` in the path is replaced by the name of the set.
+        checkpoint: Weights; ``{set}`` is replaced too.
         arm: Name of the model in tables.
         layout: ``odinw`` or ``small``.
         split: ``test`` or ``val``.
         data_root: Folder of the sets.
         out_dir: Folder of the results.
-        protocols: ``None`` for all that apply.
+        protocols: Protocols to run; ``None``: all that the model supports.
         num_exemplars: N of visual-generic.
         prompt_seeds: Number of draws of visual-generic.
-        captions: Text prompts are GLIP's phrases, for the classes that have one.
+        captions: Whether text prompts are GLIP's phrases, for the classes that have one.
         cfg_options: Overrides of the config.
-        command: The command line, for the record.
+        command: The command line, which result files record.
     """
 
     config: str
@@ -70,16 +70,16 @@ class Settings:
 
 
 class Job(NamedTuple):
-    """A set under one protocol: one run of ``dinor1 test``.
+    """One run of ``dinor1 test``, on one set with one protocol.
 
     Attributes:
-        title: For messages.
+        title: Name of the run, for messages.
         checkpoint: Weights.
         cfg: Config of the run.
-        work_dir: Where the run writes.
-        paths: The result file of each seed.
+        work_dir: Work directory of the run.
+        paths: Result file of each seed.
         seeds: Seeds of the prompts, from 0; ``(None,)`` for text.
-        fields: What the result files of all seeds have in common.
+        fields: Fields that the result files of all seeds share.
     """
 
     title: str
@@ -92,19 +92,21 @@ class Job(NamedTuple):
 
 
 def plan(settings: Settings, sets: Iterable[BenchmarkSet]) -> list[Job]:
-    """The runs of all sets. Annotation files are checked, and copied if need be.
+    """The runs on all sets. Annotation files are checked, and copied if their categories must be renamed.
 
     Raises:
-        InputError: config, checkpoint or annotations cannot be used, or text is asked of a model without a language
-            model.
+        InputError: config, checkpoint or annotations cannot be used, or text prompts are requested for a model without
+            a language model.
     """
     configs: dict[str, Config] = {}
     jobs = []
     for benchmark_set in sets:
+        # Read each config once.
         files = settings.files(benchmark_set.name)
         path = files['config']
         if path not in configs:
             configs[path] = _read_config(path, settings.cfg_options)
+        # Plan a run for each protocol.
         if not Path(files['checkpoint']).is_file():
             raise InputError(
                 f'{files["checkpoint"]}: no such checkpoint; make it, or leave {benchmark_set.name} out with --sets'
@@ -115,7 +117,7 @@ def plan(settings: Settings, sets: Iterable[BenchmarkSet]) -> list[Job]:
 
 
 def _protocols(settings: Settings, path: str, cfg: Config) -> list[tuple[dict[str, Any], tuple[int | None, ...]]]:
-    """The protocols to run, each with its settings, and their seeds."""
+    """Settings and seeds of each protocol to run."""
     takes_text = cfg.model.get('prompts', {}).get('language_model') is not None
     if not takes_text and TEXT in (settings.protocols or ()):
         raise InputError(f'{path}: the model has no language model and cannot be given text prompts')
@@ -131,7 +133,7 @@ def _protocols(settings: Settings, path: str, cfg: Config) -> list[tuple[dict[st
 
 
 def _prompts(protocol: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """Config of a protocol, as the test loop takes it."""
+    """Config of a protocol for the test loop."""
     settings = dict(type=PROTOCOLS[protocol['protocol']].type)
     settings |= {key: value for key, value in protocol.items() if key not in ('protocol', 'captions')}
     return settings if seed is None else dict(settings, seed=seed)
@@ -151,6 +153,7 @@ def _read_config(path: str, cfg_options: dict[str, Any] | None) -> Config:
 
 
 def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol: dict[str, Any], seeds: tuple) -> Job:
+    # Check the annotation files.
     stem = protocol['protocol']
     stem += f'_n{protocol["num_exemplars"]}' if 'num_exemplars' in protocol else ''
     captions = protocol.get('captions', False)
@@ -168,6 +171,7 @@ def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol
     if exemplars is not None and exemplars.names != evaluated.names:
         raise InputError(f'{exemplars.path}: other categories than {evaluated.path}; give files of one release')
 
+    # Adapt the config to the set and the protocol.
     cfg = copy.deepcopy(base)
     root = Path(settings.data_root) / benchmark_set.root
     _set_files(cfg.test_dataloader.dataset, root, benchmark_set.splits[split].img_dir, evaluated, settings.layout)
@@ -178,6 +182,7 @@ def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol
     else:
         _set_files(cfg.prompt_dataset, root, benchmark_set.splits['train'].img_dir, exemplars, settings.layout)
 
+    # Collect the fields of the result files.
     files = settings.files(benchmark_set.name)
     content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     fields = dict(
@@ -213,17 +218,17 @@ def _job(settings: Settings, benchmark_set: BenchmarkSet, base: Config, protocol
 def _set_files(dataset: dict[str, Any], root: Path, img_dir: str, annotations: Annotations, layout: str) -> None:
     """Set the files of a data set's config."""
     dataset.update(data_root=str(root), ann_file=str(annotations.path.absolute()), data_prefix=dict(img=img_dir))
-    # Classes are those of the file: a choice in the config is for another set.
+    # Use the classes of the file: a choice of classes in the config is for another set.
     dataset.pop('metainfo', None)
-    # Released files are read unchanged, with their defective boxes, which the metric counts.
+    # Accept defective boxes in released files, which must not be changed; the metric counts them.
     dataset['bad_annotations'] = 'skip' if layout == 'odinw' else 'error'
 
 
 def finished(job: Job) -> bool:
-    """Whether the results of all seeds are there.
+    """Whether the results of all seeds exist; :func:`refuse_other_results` checks their weights.
 
     Raises:
-        InputError: one is broken, or was made with another config. Weights: :func:`refuse_other_results`.
+        InputError: a result is broken or was computed with another config.
     """
     if not all(path.is_file() for path in job.paths):
         return False
@@ -235,11 +240,11 @@ def finished(job: Job) -> bool:
 
 
 def refuse_other_results(settings: Settings, overwritten: Container[Path] = ()) -> None:
-    """Check that all results in ``out_dir`` belong to this suite: otherwise they would be averaged with its own.
+    """Check that all results in ``out_dir`` belong to this suite, so that no other result enters its averages.
 
     Args:
-        settings: Of the suite.
-        overwritten: Files whose content does not matter.
+        settings: Settings of the suite.
+        overwritten: Files to skip, because they will be overwritten.
 
     Raises:
         InputError: a result belongs to another suite, or is broken.
@@ -248,18 +253,20 @@ def refuse_other_results(settings: Settings, overwritten: Container[Path] = ()) 
     for path in visible(settings.out_dir, 'runs/*/*.json'):
         if path in overwritten:
             continue
+        # Compare settings.
         result = read_result(path)
         here = expected | settings.files(result['set'])
         differing = [f'{key} {result[key]} instead of {value}' for key, value in here.items() if result[key] != value]
         if differing:
             raise InputError(f'{path}: a result of another suite ({", ".join(differing)}); give another --out-dir')
+        # Compare weights.
         checkpoint = here['checkpoint']
         if Path(checkpoint).is_file() and result.get('checkpoint_sha256') != _sha256(checkpoint):
             raise InputError(f'{path}: the checkpoint has changed since; run {result["set"]} again with --redo')
 
 
 def store(job: Job, command: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Write the result file of each seed from what ``dinor1 test`` wrote.
+    """Write the result file of each seed from the metrics that ``dinor1 test`` wrote.
 
     Args:
         job: The run.
@@ -290,7 +297,7 @@ def _scores(metrics: Mapping[str, float], title: str) -> dict[str, float]:
     for name, ending in _REPORTED.items():
         values = [value for key, value in metrics.items() if key.split('/')[-1] == ending]
         if len(values) != 1:
-            raise InputError(f'{title}: dinor1 test reported no {ending}; let the config have one COCO metric')
+            raise InputError(f'{title}: dinor1 test reported no {ending}; use one COCO metric in the config')
         if not values[0] >= 0:
             raise InputError(f'{title}: no {name}, the annotation file has no box to find')
         found[name] = values[0]

@@ -1,7 +1,7 @@
-"""Results of ODinW: one file per run, and averages that are computed from these rows.
+"""Results on ODinW: one file per run, and averages over the sets.
 
-At least one published average does not match its rows. Here an average belongs to one arm, one protocol and one split
-policy; it is called ``ODinW-13`` or ``ODinW-35`` when every member is there with its released files, and
+At least one published average does not match its rows. Here, an average belongs to one arm, one protocol and one split
+policy. It is called ``ODinW-13`` or ``ODinW-35`` if all members were evaluated on their released files, and
 ``mean over 4 of 13`` otherwise.
 """
 
@@ -17,7 +17,7 @@ from dinor1.utils.io import read_json, visible
 
 METRICS = ('AP', 'AP50')
 
-# What every result file has; ``member`` is null for a set that is no member of ODinW, ``seed`` for text.
+# Fields of a result file; ``member`` is null for a set that is not a member of ODinW, ``seed`` is null for text.
 _FIELDS = [
     'arm',
     'seed',
@@ -41,15 +41,15 @@ _SHARED = ('arm', 'layout', 'split_policy', 'protocol')
 
 
 class Row(NamedTuple):
-    """A set under one protocol.
+    """Results on one set with one protocol.
 
     Attributes:
         name: The set's name in its layout.
-        member: The set of ODinW that it stands for, or ``None``.
-        deviation: How its files differ from ODinW's, or ``None``.
+        member: The set of ODinW that it represents, or ``None``.
+        deviation: How its files differ from the released ones, or ``None``.
         split: The split that was evaluated.
-        num_images: Images evaluated.
-        num_boxes: Boxes evaluated.
+        num_images: Number of images.
+        num_boxes: Number of boxes.
         seeds: Seeds of the prompts, ascending; ``(None,)`` for text.
         values: Metric -> one value per seed, in [0, 1].
     """
@@ -70,7 +70,7 @@ class Row(NamedTuple):
 
     @property
     def stds(self) -> dict[str, float | None]:
-        """Metric -> sample standard deviation over seeds, ``None`` with one seed."""
+        """Metric -> sample standard deviation over seeds; ``None`` with one seed."""
         several = len(self.seeds) > 1
         return {metric: statistics.stdev(values) if several else None for metric, values in self.values.items()}
 
@@ -80,12 +80,12 @@ class Average(NamedTuple):
 
     Attributes:
         benchmark: ``ODinW-13`` or ``ODinW-35``.
-        name: The same if it is complete, else ``mean over 4 of 13``.
-        sets: Members that it covers.
-        missing: Members that it does not cover.
+        name: The name of the benchmark if the average is complete, otherwise ``mean over 4 of 13``.
+        sets: Members with results.
+        missing: Members without results.
         means: Metric -> mean over sets of the mean over seeds.
         stds: Metric -> sample standard deviation over seeds of the mean over sets; ``None`` with one seed, or if
-            the sets were not run with the same seeds.
+            the sets have different seeds.
     """
 
     benchmark: str
@@ -97,15 +97,15 @@ class Average(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """All rows of an arm under one protocol, and their averages.
+    """All rows of an arm with one protocol, and their averages.
 
     Attributes:
-        arm: For example ``zero-shot``.
+        arm: Name of the arm, for example ``zero-shot``.
         layout: ``odinw`` or ``small``.
         split_policy: ``test`` or ``val``.
-        protocol: Its name and settings, without the seed.
-        rows: In the order in which they were given.
-        averages: Of the benchmarks of which there is a member.
+        protocol: Name and settings of the protocol, without the seed.
+        rows: One row per set.
+        averages: Averages of the benchmarks that have a member among the rows.
     """
 
     arm: str
@@ -117,7 +117,7 @@ class Summary(NamedTuple):
 
     @property
     def title(self) -> str:
-        """``Visual-G, N = 16``."""
+        """Title of the protocol in tables, such as ``Visual-G, N = 16``."""
         title = PROTOCOLS[self.protocol['protocol']].title
         if 'num_exemplars' in self.protocol:
             title += f', N = {self.protocol["num_exemplars"]}'
@@ -128,7 +128,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
     """Read the result file of one run.
 
     Raises:
-        InputError: the file is missing or broken, or one of its values cannot be a result.
+        InputError: the file is missing or broken, or has an invalid value.
     """
     result = read_json(path)
     if not isinstance(result, dict):
@@ -159,15 +159,16 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def summarize(results: Iterable[Mapping[str, Any]], order: Sequence[str] = ()) -> list[Summary]:
-    """Group results by arm, layout, split policy and protocol, and average each group.
+    """Summarise the results of each arm, layout, split policy and protocol.
 
     Args:
         results: From :func:`read_result`.
-        order: Names of sets; rows follow it, and unknown ones come last in the order of their names.
+        order: Names of sets in the order of the rows; other sets come last, in alphabetical order.
 
     Raises:
         InputError: a run occurs twice.
     """
+    # Collect the results that belong to one table, by set and seed.
     position = {name: i for i, name in enumerate(order)}
     groups: dict[tuple, dict[str, dict[int | None, Mapping[str, Any]]]] = {}
     for result in results:
@@ -179,6 +180,7 @@ def summarize(results: Iterable[Mapping[str, Any]], order: Sequence[str] = ()) -
                 f'{result["seed"]}; name the arms differently with --arm'
             )
         runs[result['seed']] = result
+    # Sort and average them.
     kinds = list(PROTOCOLS)
     summaries = []
     for sets in groups.values():
@@ -199,21 +201,23 @@ def _row(runs: Mapping[int | None, Mapping[str, Any]]) -> Row:
 
 
 def average(benchmark: str, rows: Iterable[Row]) -> Average | None:
-    """Average the rows of a benchmark's members, each with equal weight; ``None`` if there is no such row.
+    """Average the rows of a benchmark's members with equal weights; ``None`` if there is no such row.
 
-    Rows of other sets are left out. A benchmark is complete if every member has a row and none deviates from the
-    released files.
+    Rows of other sets are left out. An average is complete if every member has a row with the released files.
     """
+    # Find the rows of the members.
     total = members(benchmark)
     own = {row.member: row for row in rows if row.member in total}
     if not own:
         return None
     covered = tuple(name for name in total if name in own)
+    # Name the average after the benchmark only if it is complete.
     official = all(row.deviation is None for row in own.values())
     if official and len(covered) == len(total):
         name = benchmark
     else:
         name = f'mean over {len(covered)} of {len(total)}' + ('' if official else ', own files')
+    # Average over the sets.
     rows = [own[member] for member in covered]
     means = {metric: statistics.fmean(row.means[metric] for row in rows) for metric in METRICS}
     missing = tuple(member for member in total if member not in own)

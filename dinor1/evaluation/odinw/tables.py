@@ -1,4 +1,4 @@
-"""ODinW results as Markdown: a table per protocol, so that no number of one protocol stands in a mean of another."""
+"""ODinW results as Markdown: a table per protocol, because protocols must not be averaged with each other."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -31,7 +31,7 @@ def _table(group: Sequence[Summary]) -> str:
         label = name if row.member else f'{name} (not ODinW)'
         label += f' ({row.split})' if row.split != group[0].split_policy else ''
         lines.append([label, row.num_images, row.num_boxes, *_cells(rows)])
-    # Arms that cover different sets have means of different names: they stand in different lines.
+    # Averages over different sets have different names, and therefore separate lines.
     for name, averages in _by_name([summary.averages for summary in group]).items():
         lines.append([f'**{name}**', '', '', *_cells(averages)])
     heading = f'#### {group[0].title}: split {group[0].split_policy}{spread}'
@@ -39,7 +39,7 @@ def _table(group: Sequence[Summary]) -> str:
 
 
 def _by_name(arms: Sequence[Sequence[_T]]) -> dict[str, list[_T | None]]:
-    """Name -> its entry in every arm, ``None`` where an arm has no such entry."""
+    """Name -> its entry in every arm; ``None`` where an arm has no such entry."""
     found: dict[str, list[_T | None]] = {}
     for i, entries in enumerate(arms):
         for entry in entries:
