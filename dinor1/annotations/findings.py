@@ -49,6 +49,7 @@ class Finding(NamedTuple):
 
 
 _DROP = 'the annotation is left out'
+_BOX = f'the box of its segmentation is written; if it has none, {_DROP}'
 _LOOK = 'look at images with tools/analysis_tools/browse_dataset.py'
 
 KINDS: dict[str, Kind] = {
@@ -91,9 +92,7 @@ KINDS: dict[str, Kind] = {
     'wrong type': Kind(ERROR, 'make it an object with id, image_id, category_id and bbox', _DROP),
     'missing key': Kind(ERROR, 'complete it or remove it', _DROP),
     'no id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),
-    'no box': Kind(
-        ERROR, 'write the box of its segmentation', f'the box of its segmentation is written; if it has none, {_DROP}'
-    ),
+    'no box': Kind(ERROR, 'write the box of its segmentation', _BOX),
     'fractional type of id': Kind(
         ERROR, 'write ids as 1, not 1.0; tables with missing values write 1.0', 'a whole number is written'
     ),
@@ -108,8 +107,8 @@ KINDS: dict[str, Kind] = {
     'duplicate id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),
     'unknown image': Kind(ERROR, 'add the image or remove the annotation', _DROP),
     'unknown category': Kind(ERROR, 'add the category or correct the id', _DROP),
-    'malformed box': Kind(ERROR, 'write four finite numbers', f'text that is a number becomes one, otherwise {_DROP}'),
-    'box without area': Kind(ERROR, 'correct the box or remove the annotation', _DROP),
+    'malformed box': Kind(ERROR, 'write four finite numbers', f'text that is a number becomes one; otherwise {_BOX}'),
+    'box without area': Kind(ERROR, 'correct the box or remove the annotation', _BOX),
     'box outside its image': Kind(ERROR, 'correct the box or remove the annotation', _DROP),
     'box partly outside its image': Kind(
         ERROR, 'clip the box to its image', f'the box is clipped; if less than a pixel remains, {_DROP}'

@@ -114,6 +114,9 @@ def _incomplete(annotations: list) -> Defects:
             continue
         # A box and an id can be repaired, other missing keys cannot.
         missing = sorted(_KEYS - annotation.keys())
+        # Tables write a missing id as null.
+        if not missing and annotation['id'] is None:
+            missing = ['id']
         if missing == ['bbox'] or missing == ['bbox', 'id']:
             shape = 'a segmentation' if annotation.get('segmentation') else 'no segmentation'
             defects[index] = ('no box', f"it has no 'bbox', and {shape}")

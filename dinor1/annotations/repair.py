@@ -197,7 +197,7 @@ class _Round:
             if all(value == value and abs(value) < float('inf') for value in box_array([numbers])[0]):
                 record['bbox'] = numbers
                 return True
-        return self.drop(finding, record)
+        return self.box_of_segmentation(finding, record)
 
     def clip(self, finding: Finding, record: dict) -> bool:
         # Clip the box; drop it if less than a pixel remains.
@@ -218,13 +218,19 @@ class _Round:
         return True
 
     def box_of_segmentation(self, finding: Finding, record: dict) -> bool:
-        image_id = record['image_id']
-        size = self.images.get(image_id) if isinstance(image_id, int | str) else None
-        box = None if size is None else segmentation_box(record.get('segmentation'), size['height'], size['width'])
+        box = self._segmentation_box(record)
         if box is None:
             return self.drop(finding, record)
         record['bbox'] = box
         return True
+
+    def _segmentation_box(self, record: dict) -> list[float] | None:
+        """The box of an annotation's segmentation; its image id may still be text or a float."""
+        image_id = record.get('image_id')
+        if isinstance(image_id, str) and image_id not in self.images:
+            image_id = as_listed(image_id, self.images)
+        size = self.images.get(image_id) if isinstance(image_id, int | float | str) else None
+        return None if size is None else segmentation_box(record.get('segmentation'), size['height'], size['width'])
 
     def whole_ids(self, finding: Finding, record: dict) -> bool:
         keys = [key for key in ('id', 'image_id', 'category_id') if type(record.get(key)) is float]
@@ -304,7 +310,7 @@ _ACTIONS: dict[str, Callable[[_Round, Finding, Any], bool]] = {
     'unknown image': _Round.drop,
     'unknown category': _Round.drop,
     'malformed box': _Round.number_box,
-    'box without area': _Round.drop,
+    'box without area': _Round.box_of_segmentation,
     'box outside its image': _Round.drop,
     'box partly outside its image': _Round.clip,
     'box under one pixel': _Round.drop,

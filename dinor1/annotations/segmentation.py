@@ -31,7 +31,8 @@ def segmentation_box(segmentation: Any, height: float, width: float) -> list[flo
     if not points:
         return None
     xs, ys = zip(*points, strict=True)
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return box if box[2] > 0 and box[3] > 0 else None
 
 
 def _box_of_runs(runs: dict, height: float, width: float) -> list[float] | None:

@@ -190,3 +190,30 @@ def test_repair_counts_left_out_and_corrected_records(validate, root):
     del content['annotations'][1]['iscrowd']
     outcome = validate(save(root, content), '--fix', root / 'fixed.json', '--img-dir', root / 'images')
     assert 'corrected: 1 x no iscrowd; left out: 1 x box without area; 1 of 12 annotations are gone' in outcome.err
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(image_id=2.0, id=2.0),
+        dict(image_id='2'),
+        dict(id=None),
+        dict(bbox=None),
+        dict(bbox=[]),
+        dict(bbox=[1, float('nan'), 3, 4]),
+        dict(bbox=[0, 0, 0, 0]),
+    ],
+)
+def test_repair_uses_the_segmentation_whatever_else_is_wrong(validate, root, change):
+    content = make_content()
+    content['annotations'] = content['annotations'][:3]
+    annotation = next(a for a in content['annotations'] if a['image_id'] == 2)
+    if 'bbox' not in change:
+        del annotation['bbox']
+    annotation.update(segmentation=POLYGON, **change)
+    fixed = root / 'annotations/fixed.json'
+    outcome = validate(save(root, content), '--fix', fixed, '--img-dir', root / 'images')
+    assert '0 of 3 annotations are gone' in outcome.err
+    repaired = [a for a in json.loads(fixed.read_text())['annotations'] if a['image_id'] == 2]
+    assert [a['bbox'] for a in repaired] == [[5, 12, 25, 28.5]]
+    assert all(type(a['id']) is int for a in repaired)

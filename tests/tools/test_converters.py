@@ -138,7 +138,7 @@ def test_odvg_of_annotations_without_ids_and_boxes(call, tmp_path):
     # The flat box is no polygon with an area.
     outcome = call('dataset_converters/coco2odvg', save(tmp_path / 'train.json', content), tmp_path / 'od.jsonl')
     assert outcome.status == 0
-    assert 'left out: 1 x box under one pixel, 1 x box without area, 1 x crowd, 1 x ignore' in outcome.out
+    assert 'left out: 1 x box under one pixel, 1 x crowd, 1 x ignore, 1 x no box' in outcome.out
     found = [i['bbox'] for line in lines_of(tmp_path / 'od.jsonl') for i in line['detection']['instances']]
     np.testing.assert_allclose(found, [[2.3, 3.1, 12.7, 11.8], [30, 20, 64, 48]])
 
