@@ -115,10 +115,10 @@ def test_names_are_those_of_timm(size):
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
-        (lambda names: [name for name in names if '_blocks.15.' not in name], '15 blocks are not those'),
-        (lambda names: [name for name in names if '_blocks.3.' not in name], '15 blocks are not those'),
-        (lambda names: [*names, '_blocks.2._se_reduce.weight'], '_blocks.2._se_reduce.weight is no parameter'),
-        (lambda names: [*names, 'head.weight'], 'head.weight is no parameter'),
+        (lambda names: [name for name in names if '_blocks.15.' not in name], 'the weights have 15 blocks'),
+        (lambda names: [name for name in names if '_blocks.3.' not in name], 'the weights have 15 blocks'),
+        (lambda names: [*names, '_blocks.2._se_reduce.weight'], '_blocks.2._se_reduce.weight is not a parameter'),
+        (lambda names: [*names, 'head.weight'], 'head.weight is not a parameter'),
     ],
 )
 def test_other_networks_are_refused(change, said):

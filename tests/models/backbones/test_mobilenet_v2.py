@@ -49,7 +49,7 @@ def test_other_weights_are_refused(network):
         to_mmdet_names({})
     with pytest.raises(InputError, match='311 tensors'):
         to_mmdet_names({name: value for name, value in weights.items() if name != 'features.0.0.weight'})
-    with pytest.raises(InputError, match=r'0.0.weight \(1, 2\) stands where MobileNetV2 has conv1.conv.weight'):
+    with pytest.raises(InputError, match=r'0.0.weight has shape \(1, 2\), but MobileNetV2 expects conv1.conv.weight'):
         to_mmdet_names(weights | {'features.0.0.weight': torch.zeros(1, 2)})
     narrow = torchvision.models.mobilenet_v2(width_mult=0.5).state_dict()
     with pytest.raises(InputError, match='of width 1.0'):
