@@ -124,11 +124,13 @@ def test_predict_applies_exif_rotation_to_files_and_pil_images(prompted, tmp_pat
 
 
 def test_to_dict_is_json_serialisable_and_complete(prompted, image_folder):
+    # Choose a threshold that leaves out half of the candidates.
     (everything,) = prompted.predict(str(image_folder / '0.png'), score_thr=0, as_dict=True)
     threshold = np.median(everything['scores'])
     (sample,) = prompted.predict(str(image_folder / '0.png'), score_thr=threshold)
     found = sample.pred_instances
     result = prompted.to_dict(sample)
+    # Check the fields.
     assert json.loads(json.dumps(result)) == result
     assert result['img_path'] == str(image_folder / '0.png')
     assert (result['width'], result['height']) == (80, 60)
@@ -397,6 +399,7 @@ def reader(tmp_path_factory):
     """An inferencer with a language model of 2 layers and ten words."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
+    # Write a tokenizer and a model as the library transformers does.
     folder = tmp_path_factory.mktemp('bert')
     words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', 'cat', 'red', 'dog']
     (folder / 'vocab.txt').write_text('\n'.join(words))
@@ -404,6 +407,7 @@ def reader(tmp_path_factory):
     torch.manual_seed(0)
     sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    # Build a detector with this language model.
     language_model = dict(
         type='BertModel',
         name=str(folder),
@@ -484,6 +488,7 @@ def test_inferencer_prepares_images_equally_with_load_resized_image(model_files,
     for one_step in (False, True):
         cfg = Config.fromfile(model_files.config)
         steps = cfg.test_dataloader.dataset.pipeline
+        # Load and resize images in one step.
         if one_step:
             resize = steps[1]
             assert [step.type for step in steps[:2]] == ['LoadImageFromFile', 'Resize']

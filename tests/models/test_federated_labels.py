@@ -109,6 +109,7 @@ def test_loss_with_all_classes_verified_is_unchanged(build_tiny, make_batch, cou
     inputs, samples = make_batch(counts)
     for sample in samples:
         sample.set_metainfo(dict(text=NAMES))
+    # Compute losses and gradients without and with lists of verified classes.
     results = []
     for federated in (False, True):
         if federated:

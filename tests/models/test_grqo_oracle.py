@@ -25,6 +25,7 @@ def oracle(shared_dir):
 
 @pytest.mark.parametrize('case', ['grqo0', 'grqo1', 'grqo2', 'grqo3'])
 def test_grqo_loss_and_gradients_equal_the_release(oracle, case):
+    # Compare the rewards.
     data = {k.split('/', 1)[1]: v for k, v in oracle.items() if k.startswith(case + '/')}
     cfg = json.loads(str(data['cfg']))
     leaves = {
@@ -39,6 +40,7 @@ def test_grqo_loss_and_gradients_equal_the_release(oracle, case):
     rewards = query_rewards(leaves['cls_logits'], leaves['boxes'], targets, torch.from_numpy(data['img_hw']))
     np.testing.assert_allclose(rewards.detach(), data['reward'], rtol=0, atol=ATOL)
 
+    # Compare the loss and its gradients.
     ref = torch.from_numpy(data['ref_logits']).gather(1, torch.from_numpy(data['selected_ids']))
     loss = grqo_loss(rewards, leaves['selected'], ref, alpha=cfg['alpha'], beta=cfg['beta'], num_mute=cfg['num_mute'])
     np.testing.assert_allclose(loss.detach(), data['loss_per_layer'], rtol=0, atol=ATOL)

@@ -120,6 +120,7 @@ def test_alignment_loss_is_the_infonce_of_class_means(build_tiny, make_batch):
     for sample in samples:
         sample.set_metainfo(dict(text=names))
     labels = torch.cat([s.gt_instances.labels for s in samples])
+    # Average the embeddings of each class, and compare them with those of the names.
     features = model.encode_image(inputs, samples)
     boxes, shapes = [s.gt_instances.bboxes for s in samples], [s.img_shape for s in samples]
     rows = model.encode_boxes(features, boxes, shapes)
@@ -127,6 +128,7 @@ def test_alignment_loss_is_the_infonce_of_class_means(build_tiny, make_batch):
     visual = torch.stack([rows[labels == c].mean(0) for c in classes])
     text = model.text_feat_map(model.language_model.class_embeddings([names[c] for c in classes]))
     expected = 3.0 * symmetric_info_nce(visual, text, model.alignment.logit_scale)
+    # The model computes the same.
     draw = sample_prompts([s.gt_instances.labels for s in samples], names)
     _, instances = drawn_prompts(model.prompt_encoder, features, boxes, shapes, draw, every_box=True)
     loss = model.alignment_loss(instances, [s.gt_instances.labels for s in samples], draw)

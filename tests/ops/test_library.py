@@ -40,6 +40,7 @@ def test_operator_compiles_to_one_graph(kind, as_numbers):
     value, shapes, starts, *inputs = arguments(kind)
     if as_numbers:
         shapes, starts = shapes.tolist(), starts.tolist()
+    # Compile with a backend that records the graphs.
     graphs = []
 
     def backend(graph, example_inputs):
@@ -47,6 +48,7 @@ def test_operator_compiles_to_one_graph(kind, as_numbers):
         return graph
 
     compiled = torch.compile(function, fullgraph=True, backend=backend)
+    # Compare output and gradients with eager mode.
     leaves = [t.requires_grad_() for t in (value, *inputs)]
     with use_ms_deform_attn_backend('embedding_bag'):
         output, expected = (
@@ -56,6 +58,7 @@ def test_operator_compiles_to_one_graph(kind, as_numbers):
     torch.testing.assert_close(output, expected, rtol=0, atol=0)
     for got, want in zip(*(torch.autograd.grad(o.sum(), leaves) for o in (output, expected)), strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=0)
+    # Check that the graph contains one operator.
     called = [str(node.target) for node in graphs[0].graph.nodes if 'dinor1' in str(node.target)]
     assert len(graphs) == 1
     assert called == [f'dinor1.{function.__name__}.default']

@@ -110,6 +110,7 @@ def test_roi_align_equals_torchvision(aligned, sampling_ratio):
         output = function(leaf)
         return output, *torch.autograd.grad(output, leaf, direction)
 
+    # Compare output and gradient.
     ours = forward_backward(lambda x: RoIAlign((4, 5), 0.25, sampling_ratio, 'avg', aligned)(x, rois))
     reference = forward_backward(lambda x: torchvision.ops.roi_align(x, rois, (4, 5), 0.25, sampling_ratio, aligned))
     for got, expected in zip(ours, reference, strict=True):
