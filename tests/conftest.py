@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# Read when torch is imported: waiting threads sleep instead of spinning, or two busy cores take ten times as long.
+# torch reads this on import. Waiting threads sleep: spinning takes ten times as long on two busy cores.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-# Workers of `pytest -n` have a core each; what a test starts inherits the setting.
+# Each worker of `pytest -n` has one core; processes that a test starts inherit the setting.
 os.environ['OMP_NUM_THREADS'] = '1' if 'PYTEST_XDIST_WORKER' in os.environ else '2'
 
 import pytest
@@ -15,9 +15,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import dinor1
-from tests.model_files import model_files, other_files, pictures, wide_files  # noqa: F401  (fixtures)
+from tests.model_files import image_folder, model_files, other_files, pictures, wide_files  # noqa: F401 # codespell:ignore
 
-# Test modules import MMDetection, which wants its gaps filled first.
+# Fill the gaps of MMDetection before test modules import it.
 dinor1.register_all()
 
 ROOT = Path(__file__).parents[1]
@@ -26,33 +26,33 @@ torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 @pytest.fixture(scope='session')
 def repo() -> Path:
-    """The repository's root."""
+    """Root folder of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope='session')
 def shared_dir() -> Path:
-    """Reference numbers and data sets that only the developers have, beside the repository."""
+    """Folder of reference results and data sets, which only developers have, next to the repository."""
     path = Path(os.environ.get('DINOR1_SHARED', ROOT.parent / 'shared'))
     if not path.is_dir():
-        pytest.skip('needs the shared reference folder, which is beside the repository on developers machines only')
+        pytest.skip("needs the shared reference folder, which is next to the repository on developers' machines only")
     return path
 
 
 @pytest.fixture(autouse=True)
 def _default_scope() -> None:
-    """A Runner sets the default scope for the whole process: undo what the test before chose."""
+    """Reset the default scope, which a Runner of an earlier test may have set for the whole process."""
     init_default_scope('dinor1')
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """A test that draws random numbers draws the same ones every time."""
+    """Seed torch, so that a test draws the same random numbers every time."""
     torch.manual_seed(0)
 
 
 def tiny_config(**overrides) -> Config:
-    """The nano model at width 32, prompted by images alone: builds and runs in a blink."""
+    """Config of the nano model at width 32 without text prompts, which builds and runs in a fraction of a second."""
     cfg = Config.fromfile(ROOT / 'configs/_base_/models/dino_r1_nano.py')
     cfg.merge_from_dict(
         {
@@ -78,14 +78,13 @@ def tiny_config(**overrides) -> Config:
 
 @pytest.fixture
 def build_tiny() -> Callable:
-    """``build_tiny(**overrides)`` makes a seeded tiny DINO-R1."""
+    """``build_tiny(**overrides)`` builds a tiny DINO-R1 with seeded weights."""
 
     def build(seed: int = 0, **overrides):
         from dinor1.registry import MODELS
 
         torch.manual_seed(seed)
         model = MODELS.build(tiny_config(**overrides).model)
-        # MMEngine's init_weights prints a line per parameter where there is no log file; its result is all we want.
         model.init_weights()
         return model
 
@@ -94,7 +93,7 @@ def build_tiny() -> Callable:
 
 @pytest.fixture
 def make_batch() -> Callable:
-    """``make_batch(counts)`` makes random images with that many boxes each."""
+    """``make_batch(counts)`` makes random images, image i with ``counts[i]`` random boxes."""
 
     def make(counts=(2, 1), side: int = 64, shapes=None, seed: int = 0, num_classes: int = 8):
         from mmdet.structures import DetDataSample
@@ -104,9 +103,11 @@ def make_batch() -> Callable:
         inputs = torch.randn(len(counts), 3, side, side, generator=generator)
         samples = []
         for i, count in enumerate(counts):
+            # Pad the image with zeros to the size of the batch.
             height, width = shapes[i] if shapes else (side, side)
             inputs[i, :, height:] = 0
             inputs[i, :, :, width:] = 0
+            # Draw boxes and labels.
             corner = torch.rand(count, 2, generator=generator) * 0.5
             size = torch.rand(count, 2, generator=generator) * 0.3 + 0.15
             boxes = torch.cat([corner, corner + size], 1) * torch.tensor([width, height, width, height])

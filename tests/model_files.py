@@ -1,4 +1,4 @@
-"""A tiny model on disk, as a config and a checkpoint, and pictures to look at."""
+"""Fixtures on disk: a tiny model as a config and a checkpoint, and a folder of images."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ PIPELINE = [
 
 
 class ModelFiles(NamedTuple):
-    """Paths of a config and of weights for it."""
+    """Paths of a config and of a checkpoint for it."""
 
     config: str
     checkpoint: str
@@ -30,17 +30,19 @@ def write_model(folder: Path, seed: int = 0, **overrides) -> ModelFiles:
     from dinor1.registry import MODELS
     from tests.conftest import tiny_config
 
-    # With 12 queries and few classes a limit of 100 leaves no detection out: results can be compared as sets.
+    # Write the config. With 12 queries and few classes, the limit of 100 keeps all detections, so that results can be
+    # compared as sets.
     cfg = tiny_config(**{'model.test_cfg.max_per_img': 100, **overrides})
     cfg.default_scope = 'dinor1'
     cfg.test_dataloader = dict(dataset=dict(pipeline=PIPELINE))
     files = ModelFiles(str(folder / 'model.py'), str(folder / 'model.pth'))
     cfg.dump(files.config)
+    # Write the checkpoint.
     torch.manual_seed(seed)
     model = MODELS.build(copy.deepcopy(cfg.model))
     model.init_weights()
     for name, parameter in model.named_parameters():
-        # Away from the initial values, at which fusion layers and box heads hardly act.
+        # Change the initial values, at which fusion layers and box heads have almost no effect.
         if name.endswith(('gamma_v', 'gamma_l')):
             parameter.data.fill_(0.3)
         if 'reg_branches' in name:
@@ -50,7 +52,7 @@ def write_model(folder: Path, seed: int = 0, **overrides) -> ModelFiles:
 
 
 def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Blurred noise (H, W, 3), BGR."""
+    """Image of blurred noise, (H, W, 3) BGR."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.GaussianBlur(noise, (5, 5), 2)
 
@@ -68,16 +70,22 @@ def other_files(tmp_path_factory) -> ModelFiles:
 
 @pytest.fixture(scope='session')
 def wide_files(tmp_path_factory) -> ModelFiles:
-    """Another architecture."""
+    """An architecture of another width."""
     overrides = {'model.transformer.embed_dims': 64, 'model.transformer.feedforward_channels': 32}
     return write_model(tmp_path_factory.mktemp('wide_model'), **overrides)
 
 
 @pytest.fixture(scope='session')
-def pictures(tmp_path_factory) -> Path:
+def image_folder(tmp_path_factory) -> Path:
     """A folder of four PNG files of three sizes, and a text file."""
-    folder = tmp_path_factory.mktemp('pictures')
+    folder = tmp_path_factory.mktemp('images')
     for i, size in enumerate([(60, 80), (80, 60), (64, 64), (60, 80)]):
         cv2.imwrite(str(folder / f'{i}.png'), random_image(*size, seed=i))
-    (folder / 'notes.txt').write_text('not a picture')
+    (folder / 'notes.txt').write_text('not an image')
     return folder
+
+
+@pytest.fixture(scope='session')
+def pictures(image_folder) -> Path:  # codespell:ignore pictures
+    """Former name of :func:`image_folder`."""
+    return image_folder

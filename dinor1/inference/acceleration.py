@@ -23,7 +23,7 @@ def set_inference_dtype(model: nn.Module, dtype: str | None, option: str) -> Non
     Args:
         model: The detector.
         dtype: A key of :data:`INFERENCE_DTYPES`, or None: float32.
-        option: Name of the user's option, for messages.
+        option: Name of the user's option, for error messages.
 
     Raises:
         InputError: the dtype is not supported, or the model is not a DINOR1.
@@ -41,25 +41,28 @@ def compile_detector(
 ) -> None:
     """Compile the detector with ``torch.compile``: one graph of backbone and neck, and one from encoder to decoder.
 
-    The first image of every size, with padding and without, takes a minute or more. A new number of prompts does not
-    compile again, except the first single prompt. After the few image sizes that torch remembers, further sizes run
-    uncompiled.
+    The first image of every size, with padding and without, takes a minute or more, because it is compiled for. A new
+    number of prompts does not compile again, except the first time that it is one. torch keeps graphs of only a few
+    image sizes; further sizes run without compilation.
 
     Args:
         model: The detector, changed in place.
         device: Device of the model.
-        option: Name of the user's option, for messages.
+        option: Name of the user's option, for error messages.
         backend: Backend of ``torch.compile``.
 
     Raises:
         InputError: this machine lacks a compiler, or the model is not a DINOR1.
     """
+    # Check that the machine can compile.
     detector = _detector(model, option)
     if backend == 'inductor' and (reason := why_not_compile(device)):
         raise InputError(f'{option}: {reason}; install it, or leave the option out: results are the same')
+    # Compile backbone and neck, then encoder to decoder.
     detector.extract_feat = torch.compile(detector.extract_feat, backend=backend, dynamic=False)
     transform = torch.compile(detector.transform, backend=backend, dynamic=False)
 
+    # Let one graph serve any number of prompts.
     @functools.wraps(transform)
     def with_any_number_of_prompts(features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
         for tensor in prompts:
@@ -70,10 +73,11 @@ def compile_detector(
 
 
 def why_not_compile(device: torch.device | str) -> str:
-    """What is missing for ``torch.compile``'s default backend on ``device``, as a sentence; empty if nothing."""
+    """Sentence that says what ``torch.compile``'s default backend lacks on ``device``; empty if nothing is missing."""
+    # A GPU needs Triton.
     if str(device).split(':')[0] == 'cuda' and importlib.util.find_spec('triton') is None:
         return 'there is no package triton, which torch.compile needs for a GPU'
-    # A GPU needs the C++ compiler too, for the code that launches the kernels.
+    # Every device needs a C++ compiler; on a GPU it compiles the code that launches the kernels.
     named = os.environ.get('CXX')
     candidates = [named] if named else ['g++', 'clang++', 'c++']
     if not any(shutil.which(candidate) for candidate in candidates):
@@ -83,5 +87,5 @@ def why_not_compile(device: torch.device | str) -> str:
 
 def _detector(model: nn.Module, option: str) -> Any:
     if not isinstance(model, DINOR1):
-        raise InputError(f'{option}: a {type(model).__name__} does not have it; only a DINOR1 does')
+        raise InputError(f'{option}: not available for a {type(model).__name__}; use the config of a DINOR1')
     return model

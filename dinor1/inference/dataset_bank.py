@@ -1,4 +1,4 @@
-"""A prompt bank from a data set: what ``dinor1 bank`` makes."""
+"""Prompt bank from a data set, written by ``dinor1 bank``."""
 
 import sys
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def write_dataset_bank(
     """Embed a few instances of every class of the config's ``prompt_dataset``, and write the bank, with a progress bar.
 
     Args:
-        config: Config file, or the name of one that comes with dinor1.
+        config: Config file, or the name of a config that is part of dinor1.
         checkpoint: Checkpoint file.
         out: File to write, ending in ``.safetensors``.
         num_exemplars: Maximum number of instances per class.
@@ -38,7 +38,7 @@ def write_dataset_bank(
         cfg_options: Settings of the config to override, by dotted key.
 
     Returns:
-        The bank, and the names of the classes that have no instance and are therefore not in it.
+        The bank, and the names of the classes that are not in it because they have no instance.
 
     Raises:
         InputError: an argument or a file is invalid, or the config has no ``prompt_dataset``.
@@ -49,7 +49,7 @@ def write_dataset_bank(
     check_output(out, '--out')
     cfg = load_config(config, cfg_options)
     if 'prompt_dataset' not in cfg:
-        raise InputError(f'{config}: has no prompt_dataset to draw exemplars from; add one, as shapes.py has')
+        raise InputError(f'{config}: has no prompt_dataset to draw exemplars from; add one, as in shapes.py')
     # Draw and embed the exemplars.
     model = DINOR1Inferencer(cfg, checkpoint, device).model
     dataset = DATASETS.build(cfg.prompt_dataset)
@@ -58,7 +58,7 @@ def write_dataset_bank(
     try:
         bank = build_bank(model, dataset, exemplars, progress=bar.update)
     finally:
-        print()  # The bar leaves the cursor on its line.
+        print()  # The progress bar does not end its line.
     # Write the bank.
     bank.save(out)
     return bank, [name for name in dataset.metainfo['classes'] if name not in bank.names]

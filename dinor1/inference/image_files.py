@@ -1,4 +1,4 @@
-"""Detection on image files: a drawing and a JSON file for each."""
+"""Detection on image files, with a drawing and a JSON file for each image."""
 
 import sys
 from collections import Counter
@@ -19,11 +19,11 @@ from dinor1.visualization import class_colors, draw_boxes
 
 
 class DetectionCount:
-    """Number of detections per class, and the best score of a class without any.
+    """Number of detections per class, and the best score of classes without detections.
 
     Attributes:
-        score_thr: Least score of a detection.
-        num_images: Number of images seen.
+        score_thr: Minimum score of a detection.
+        num_images: Number of images counted so far.
         num_hits: Number of images with a detection.
         counts: Number of detections per class name.
         best: Highest score of a candidate per class name.
@@ -35,17 +35,19 @@ class DetectionCount:
         self.best: dict[str, float] = {}
 
     def keep_detections(self, sample: DetDataSample) -> None:
-        """Count the candidates of an image, and leave in it those that reach the threshold."""
+        """Count the candidates of an image, and remove those below the threshold from the sample."""
+        # Record the best score of each class, detected or not.
         found = sample.pred_instances
         for name, score in zip(found.label_names, found.scores.tolist(), strict=True):
             self.best[name] = max(score, self.best.get(name, 0))
+        # Keep and count the detections.
         sample.pred_instances = found[found.scores >= self.score_thr]
         self.counts.update(sample.pred_instances.label_names)
         self.num_images += 1
         self.num_hits += len(sample.pred_instances) > 0
 
     def report(self, names: Sequence[str]) -> str:
-        """One line on all classes, and what to do if nothing was found."""
+        """One line with the counts of all classes; if nothing was found, a second line says what to do."""
         parts = [f'{self.counts[n]} x {n}' + ('' if self.counts[n] else f' ({self._best_of(n)})') for n in names]
         line = f'Found on {self.num_hits} of {self.num_images} images: {", ".join(parts)}'
         if self.num_hits:
@@ -59,14 +61,16 @@ class DetectionCount:
 def output_paths(targets: Sequence[str], out_dir: Path) -> list[tuple[Path, Path]]:
     """Paths of the drawing and of the JSON file of each target, in ``vis`` and ``preds`` of a folder.
 
-    Targets that share a stem keep their suffix as well.
+    A file is named after the stem of its target; targets that share a stem keep their suffix too.
 
     Raises:
         InputError: a drawing would overwrite a target.
     """
+    # Name the files.
     stems = Counter(Path(target).stem for target in targets)
     names = [Path(t).stem if stems[Path(t).stem] == 1 else Path(t).name for t in targets]
     paths = [(out_dir / 'vis' / f'{name}.png', out_dir / 'preds' / f'{name}.json') for name in names]
+    # Reject drawings that would replace a target.
     inputs = {Path(target).resolve() for target in targets}
     for drawing, _ in paths:
         if drawing.resolve() in inputs:
@@ -81,17 +85,20 @@ def detect_files(
     score_thr: float = 0.3,
     batch_size: int = 8,
 ) -> DetectionCount:
-    """Detect on image files with a progress bar, and write the results of each.
+    """Detect on image files with a progress bar, and write the results of each image.
 
     Args:
         inferencer: Inferencer with prompts.
         targets: Image files.
         outputs: Per target, the paths of drawing and JSON file, see :func:`output_paths`.
-        score_thr: Least score of a detection, in [0, 1].
-        batch_size: Images per forward pass.
+        score_thr: Minimum score of a detection, in [0, 1].
+        batch_size: Maximum number of images per forward pass.
 
     Returns:
         The number of detections per class.
+
+    Raises:
+        InputError: no prompts are set, or an image cannot be read.
     """
     prompts, counts = inferencer.prompts, DetectionCount(score_thr)
     if prompts is None:
@@ -100,21 +107,22 @@ def detect_files(
     try:
         for start in range(0, len(targets), batch_size):
             batch = slice(start, start + batch_size)
-            # All candidates, to report the best score of a class without a detection.
+            # Predict all candidates, so that the best score of a class without a detection is known.
             samples: list[Any] = inferencer.predict(targets[batch], batch_size, score_thr=0)
+            # Count the detections, and write drawings and JSON files.
             for sample, (drawing, result) in zip(samples, outputs[batch], strict=True):
                 counts.keep_detections(sample)
                 _write_drawing(sample, prompts.num_classes, drawing)
                 write_json(inferencer.to_dict(sample) | _request(prompts, score_thr), result, indent=2)
             bar.update(len(samples))
     finally:
-        print()  # The bar leaves the cursor on its line.
+        print()  # The progress bar does not end its line.
     return counts
 
 
 def _write_drawing(sample: DetDataSample, num_classes: int, path: Path) -> None:
-    """Draw the detections on the image that they were found on."""
-    # The best detection is drawn last, on top of the others.
+    """Draw the detections on their image, and write the drawing."""
+    # Draw the best detection last, on top of the others.
     found, colors = sample.pred_instances, class_colors(num_classes)
     found = found[torch.arange(len(found)).flip(0)]
     captions = [f'{n} {s:.2f}' for n, s in zip(found.label_names, found.scores.tolist(), strict=True)]
@@ -123,7 +131,7 @@ def _write_drawing(sample: DetDataSample, num_classes: int, path: Path) -> None:
 
 
 def _request(prompts: PromptSet, score_thr: float) -> dict[str, Any]:
-    """What was searched for."""
+    """The prompts and the threshold, for the JSON file."""
     hidden = prompts.negative.tolist()
     return dict(
         prompts=[name for name, is_hidden in zip(prompts.names, hidden, strict=True) if not is_hidden],

@@ -19,8 +19,7 @@ def list_images(source: ImageLike | Sequence[ImageLike]) -> list[str | np.ndarra
     """List the images of a source: one image, a folder or a sequence of images.
 
     Args:
-        source: See :data:`ImageLike`. A folder stands for the image files in it (not in its sub-folders), sorted by
-            name.
+        source: See :data:`ImageLike`. A folder means the image files in it, not in its sub-folders, sorted by name.
 
     Returns:
         Paths as strings; arrays and PIL images as BGR arrays (H, W, 3) of uint8.
@@ -28,11 +27,13 @@ def list_images(source: ImageLike | Sequence[ImageLike]) -> list[str | np.ndarra
     Raises:
         InputError: a path does not exist, a folder has no image, or an entry is not an image.
     """
+    # List the files of a folder,
     if isinstance(source, str | Path) and Path(source).is_dir():
         files = sorted(p for p in Path(source).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             raise InputError(f'{source}: no image in this folder; expected files ending in {" ".join(SUFFIXES)}')
         return [str(file) for file in files]
+    # or check one image after the other.
     items = list(source) if isinstance(source, list | tuple) else [source]
     return [as_path_or_array(item, f'image {i}') for i, item in enumerate(items)]
 
@@ -42,7 +43,7 @@ def as_path_or_array(image: Any, where: str = 'image') -> str | np.ndarray:
 
     Args:
         image: See :data:`ImageLike`.
-        where: Name of the image in messages, if it is not a file.
+        where: Name of the image in error messages, if it is not a file.
 
     Returns:
         A path as a string; an array or a PIL image as a BGR array (H, W, 3) of uint8.
@@ -50,13 +51,15 @@ def as_path_or_array(image: Any, where: str = 'image') -> str | np.ndarray:
     Raises:
         InputError: the file does not exist, or the value is not an image.
     """
+    # A path: check that the file exists.
     if isinstance(image, str | Path):
         if not Path(image).is_file():
             raise InputError(f'{image}: no such image; check the path')
         return str(image)
     if isinstance(image, Image.Image):
-        # As when loading a file, rotate the image by its EXIF entry; boxes refer to the rotated image.
+        # A PIL image: rotate it by its EXIF entry, as when loading a file; boxes refer to the rotated image.
         return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1])
+    # An array: check shape and type.
     if not isinstance(image, np.ndarray):
         raise InputError(f'{where}: expected a path, a BGR array or a PIL image, got {type(image).__name__}')
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:

@@ -47,13 +47,13 @@ class DINOR1Inferencer:
         inferencer.set_prompts(visual=[('cats.jpg', [[10, 20, 90, 80]], 'cat')])
         samples = inferencer.predict(['a.jpg', 'b.jpg'])
 
-    The model stays in evaluation mode, and equal inputs give equal outputs. Images with different sizes after resizing
+    The model stays in evaluation mode, and equal inputs give equal outputs. Images that differ in size after resizing
     are never put into the same batch, so that padding does not affect the results.
 
     Args:
-        config: Config file, or a loaded config. Images are prepared by its test pipeline.
+        config: Config file, or a loaded config. Its test pipeline prepares the images.
         checkpoint: Checkpoint of exactly this architecture.
-        device: Such as ``'cpu'`` or ``'cuda:0'``. Default: the GPU if there is one.
+        device: Device, such as ``'cpu'`` or ``'cuda:0'``. Default: the GPU if there is one.
         dtype: ``'float32'`` or ``'bfloat16'``; boxes and scores are computed in float32 in either case.
         compile: Whether to compile the model; useful for many images of few sizes, see
             :func:`~dinor1.inference.acceleration.compile_detector`.
@@ -74,6 +74,7 @@ class DINOR1Inferencer:
         dtype: str = 'float32',
         compile: bool = False,
     ) -> None:
+        # Load config, pipeline and model.
         dinor1.register_all()
         cfg = config if isinstance(config, Config) else load_config(str(config))
         name = cfg.filename or 'the config'
@@ -84,6 +85,7 @@ class DINOR1Inferencer:
         self.model: Any = load_model(cfg, str(checkpoint), self.device)
         if not isinstance(self.model, DINOR1):
             raise InputError(f'{name}: a {type(self.model).__name__} takes no prompts; give the config of a DINOR1')
+        # Set precision and compilation.
         set_inference_dtype(self.model, dtype, 'dtype')
         if compile:
             compile_detector(self.model, self.device)
@@ -109,7 +111,7 @@ class DINOR1Inferencer:
             visual: Boxes on reference images.
             text: Class names, or one text such as ``'cat . dog'``.
             bank: A bank made by this model, or its file.
-            negative: Class names among the above that take part in scoring but are never reported: objects that
+            negative: Those of the class names above that are searched for but not reported, because their objects
                 could be confused with the other classes.
 
         Returns:
@@ -119,7 +121,7 @@ class DINOR1Inferencer:
             InputError: no prompts are given, a box or a name is invalid, the bank belongs to another model, or text
                 is given to a model without language model.
         """
-        # Banks: the one that is given, and one of the boxes.
+        # Collect banks: the given one, and one made from the boxes.
         names = split_text(text) if isinstance(text, str) else list(dict.fromkeys(text))
         banks = []
         if bank is not None:
@@ -128,12 +130,13 @@ class DINOR1Inferencer:
             banks.append(self._embed([_visual_prompt(item, i) for i, item in enumerate(visual)]))
         if not banks and not names:
             raise InputError('no prompts: give boxes on a reference image, class names or a prompt bank')
-        # Join them, and mix in the class names.
+        # Join the banks, and average them with the text prompts.
         merged = _merge(banks) if banks else None
         sets = [merged.prompt_set()] if merged else []
         if names:
             sets.append(self.model.text_prompt_set(names).to('cpu'))
         prompts = sets[0] if len(sets) == 1 else sets[0].mix(sets[1])
+        # Mark the negative classes, and store the prompts.
         prompts = _with_negatives(prompts, [negative] if isinstance(negative, str) else list(negative))
         self.prompts, self._bank = prompts.to(self.device), merged
         return self.prompts
@@ -145,7 +148,8 @@ class DINOR1Inferencer:
     def save_bank(self, path: str | PathLike) -> None:
         """Write the visual prompts to a ``.safetensors`` file for ``set_prompts(bank=path)``.
 
-        It does not contain class names given as text, nor which prompts are negative: pass these again with the bank.
+        The file does not contain text prompts, and does not say which prompts are negative: pass both again with the
+        bank.
 
         Raises:
             InputError: there are no visual prompts.
@@ -162,27 +166,29 @@ class DINOR1Inferencer:
         """Load a bank, and check that it belongs to the model.
 
         Raises:
-            InputError: it does not, or cannot be read.
+            InputError: the bank belongs to another model, or cannot be read.
         """
+        # Load the bank, and compare fingerprints.
         where = 'this prompt bank' if isinstance(bank, PromptBank) else f'{bank}: this prompt bank'
         if not isinstance(bank, PromptBank):
             bank = PromptBank.load(bank, self._fingerprint)
         if bank.fingerprint != self._fingerprint:
             raise InputError(f'{where} was made by another model; rebuild it with this checkpoint')
+        # Compare the width of the embeddings.
         width = bank.embeddings.shape[-1]
         if width != self.model.embed_dims:
-            raise InputError(f'{where} has embeddings of {width} numbers, not {self.model.embed_dims}; rebuild it')
+            raise InputError(f'{where} has embeddings of width {width}, not {self.model.embed_dims}; rebuild it')
         return bank
 
     def _embed(self, visual: list[VisualPrompt], batch_size: int = 8) -> PromptBank:
-        """A bank of the mean embedding per class of boxes on reference images."""
+        """Bank of boxes on reference images: the mean embedding of each class."""
         # Check images, boxes and names.
         images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
         wheres = [_describe(image, i) for i, image in enumerate(images)]
         boxes = [as_boxes(item.boxes, where) for item, where in zip(visual, wheres, strict=True)]
         labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
         names = list(dict.fromkeys(name for group in labels for name in group))
-        # Embed the boxes of each image.
+        # Embed the boxes of each image, scaled to the network input.
         rows: list[Tensor] = [torch.empty(0)] * len(images)
         for indices, data in self._batches(images, batch_size):
             samples, scaled = data['data_samples'], []
@@ -210,25 +216,29 @@ class DINOR1Inferencer:
 
         Args:
             images: See :meth:`predict`.
-            prompts: Replaces the prompts, which stay set afterwards. One of: a list of visual prompts
+            prompts: New prompts, which stay set afterwards. One of: a list of visual prompts
                 ``(image, boxes, names)``, or a single one; class names, as a list or as one text, ``'cat . dog'``; a
                 prompt bank or its file; the arguments of :meth:`set_prompts` as a dict; a prompt set that
-                :meth:`set_prompts` returned. None: the prompts remain.
+                :meth:`set_prompts` returned. None: keep the current prompts.
             **options: ``batch_size``, ``score_thr`` and ``as_dict`` of :meth:`predict`.
 
         Returns:
             The result of :meth:`predict`.
 
         Raises:
-            InputError: as :meth:`set_prompts` and :meth:`predict`.
+            InputError: see :meth:`set_prompts` and :meth:`predict`.
         """
+        # Set the prompts,
         if isinstance(prompts, PromptSet):
             width = prompts.embeddings.shape[-1]
             if width != self.model.embed_dims:
-                raise InputError(f'prompts: embeddings of {width} numbers, not {self.model.embed_dims}; make them anew')
+                raise InputError(
+                    f'prompts: embeddings of width {width}, not {self.model.embed_dims}; make them with this model'
+                )
             self.prompts, self._bank = prompts.to(self.device), None
         elif prompts is not None:
             self.set_prompts(**_prompt_arguments(prompts))
+        # then detect.
         return self.predict(images, **options)
 
     @torch.no_grad()
@@ -245,21 +255,23 @@ class DINOR1Inferencer:
             images: One image, a folder, or a list: paths, BGR arrays (H, W, 3) of uint8, PIL images. Files and PIL
                 images are rotated by their EXIF entry.
             batch_size: Maximum number of images per forward pass.
-            score_thr: Detections with a lower score, in [0, 1], are left out.
+            score_thr: Minimum score of a detection, in [0, 1].
             as_dict: Whether to return :meth:`to_dict` of each sample.
 
         Returns:
-            One entry per image, in order, also for a single image. ``pred_instances`` is on the CPU and has
+            List with one entry per image, in order, even for a single image. ``pred_instances`` is on the CPU and has
             ``bboxes`` (n, 4) pixel xyxy of the image as given, ``scores`` (n,) in [0, 1], descending, ``labels`` (n,),
             indices into ``prompts.names``, and ``label_names`` (n strings).
 
         Raises:
             InputError: no prompts are set, or an image is missing or cannot be read.
         """
+        # Check the arguments.
         if self.prompts is None:
             raise InputError('no prompts are set: call set_prompts before predict')
         if batch_size < 1:
             raise InputError(f'batch_size must be at least 1, got {batch_size}')
+        # Detect batch by batch, and restore the order of the images.
         sources = list_images(images)
         results: list[DetDataSample | None] = [None] * len(sources)
         for indices, data in self._batches(sources, batch_size):
@@ -272,7 +284,7 @@ class DINOR1Inferencer:
 
     @staticmethod
     def to_dict(sample: DetDataSample) -> dict[str, Any]:
-        """A result as numbers and strings, for JSON.
+        """Convert a sample to numbers and strings, for JSON.
 
         Returns:
             ``img_path`` (None for an array), ``width`` and ``height`` in pixels, and one entry per detection
@@ -292,16 +304,18 @@ class DINOR1Inferencer:
     def _batches(
         self, images: Sequence[str | np.ndarray], batch_size: int
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Preprocessed batches of images of one size, each with the images' positions in the list.
+        """Preprocessed batches of images of one size, each with the indices of its images in the list.
 
-        At most ``batch_size`` images are in memory. Images are not padded: convolutions carry padding into the image,
-        and the detections on an image would depend on the other images of its batch.
+        At most ``batch_size`` images are in memory. Images are not padded: convolutions would mix padding into the
+        image, and the detections on an image would depend on the other images of its batch.
         """
         for start in range(0, len(images), batch_size):
+            # Prepare some images, and group them by size.
             prepared = [self._prepare(image) for image in images[start : start + batch_size]]
             by_size = defaultdict(list)
             for i, item in enumerate(prepared, start):
                 by_size[item['inputs'].shape].append(i)
+            # Make a batch of each size.
             for indices in by_size.values():
                 data = pseudo_collate([prepared[i - start] for i in indices])
                 yield indices, self.model.data_preprocessor(data, False)
@@ -311,7 +325,7 @@ class DINOR1Inferencer:
         try:
             return self._transform(image)
         except Exception as error:
-            # Checked only after a failure, so that other errors keep their message.
+            # Blame the image only if it cannot be read; other errors keep their message.
             if isinstance(image, str) and cv2.imread(image) is None:
                 raise InputError(f'{image}: not an image that can be read; restore the file') from error
             raise
@@ -323,38 +337,43 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
     Raises:
         InputError: the config has no such pipeline.
     """
+    # Find the pipeline, inside wrappers of data sets.
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
     steps = [dict(step) for step in dataset.get('pipeline', [])]
+    # Replace the loading of a file, so that arrays are accepted too, and drop the annotations.
     if steps and steps[0]['type'].endswith('LoadResizedImage'):
-        steps[:1] = two_step_pipeline(steps[0])  # which arrays can be given to
+        steps[:1] = two_step_pipeline(steps[0])
     if not steps or not steps[0]['type'].endswith('LoadImageFromFile'):
         raise InputError(
             f'{name}: test_dataloader.dataset.pipeline must begin with LoadImageFromFile or LoadResizedImage; '
-            'it says how images are prepared'
+            'add one of them, since this pipeline prepares the images'
         )
     steps[0]['type'] = 'InferencerLoader'
     return Compose([TRANSFORMS.build(step) for step in steps if not step['type'].endswith('LoadAnnotations')])
 
 
 def _prompt_arguments(prompts: Any) -> dict[str, Any]:
-    """Arguments of :meth:`DINOR1Inferencer.set_prompts` for the short forms of prompts.
+    """Convert the short forms of prompts to arguments of :meth:`DINOR1Inferencer.set_prompts`.
 
     Raises:
-        InputError: it is none of them.
+        InputError: ``prompts`` has none of these forms.
     """
+    # A bank, a text, or a single visual prompt.
     if isinstance(prompts, PromptBank | PathLike) or (isinstance(prompts, str) and prompts.endswith('.safetensors')):
         return dict(bank=prompts)
     if isinstance(prompts, str):
         return dict(text=prompts)
     if isinstance(prompts, tuple) and len(prompts) == 3 and not isinstance(prompts[1], str | tuple):
         return dict(visual=[prompts])
+    # The arguments themselves.
     if isinstance(prompts, Mapping):
         known = inspect.signature(DINOR1Inferencer.set_prompts).parameters
         if unknown := [key for key in prompts if key not in known or key == 'self']:
             raise InputError(f'prompts: unknown key {unknown[0]!r}; give visual, text, bank or negative')
         return dict(prompts)
+    # A list of class names, or of visual prompts.
     if isinstance(prompts, Sequence):
         texts = [item for item in prompts if isinstance(item, str)]
         if texts and len(texts) == len(prompts):
@@ -364,10 +383,10 @@ def _prompt_arguments(prompts: Any) -> dict[str, Any]:
 
 
 def _visual_prompt(item: Any, position: int) -> VisualPrompt:
-    """Check the form of a visual prompt.
+    """Check that a visual prompt has three parts, and name them.
 
     Raises:
-        InputError: it is not a tuple of three.
+        InputError: the item is not a tuple of three.
     """
     if not isinstance(item, tuple | list) or len(item) != 3:
         raise InputError(f'visual prompt {position}: expected a list of (image, boxes, names), got {item!r}')
@@ -375,14 +394,15 @@ def _visual_prompt(item: Any, position: int) -> VisualPrompt:
 
 
 def _describe(image: str | np.ndarray, position: int) -> str:
-    """Name of a reference image, for messages."""
+    """Name of a reference image, for error messages."""
     return image if isinstance(image, str) else f'image {position} (array)'
 
 
 def _merge(banks: Sequence[PromptBank]) -> PromptBank:
-    """Join banks; the mean of a class is over its exemplars in all banks."""
+    """Join banks; the embedding of a class is the mean over its exemplars in all banks."""
     if len(banks) == 1:
         return banks[0]
+    # Sum the exemplars of each class over the banks, then divide by their number.
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = defaultdict(int)
     for bank in banks:
@@ -399,11 +419,13 @@ def _with_negatives(prompts: PromptSet, negative: Sequence[str]) -> PromptSet:
     Raises:
         InputError: a name is not among the prompts, or no positive class remains.
     """
+    # Check the names.
     for name in negative:
         if name not in prompts.names:
             close = difflib.get_close_matches(name, prompts.names, n=1) or [', '.join(prompts.names)]
             raise InputError(f'negative prompt {name!r} is not among the prompts; did you mean {close[0]!r}?')
     if prompts.names and set(prompts.names) <= set(negative):
-        raise InputError('all prompts are negative, so that nothing could be reported; give a positive one')
+        raise InputError('all prompts are negative, so that nothing would be reported; give a positive prompt')
+    # Mark the classes.
     hidden = torch.tensor([name in negative for name in prompts.names])
     return replace(prompts, negative=hidden)

@@ -16,7 +16,7 @@ from dinor1.utils.errors import InputError
 def to_supervision(sample: DetDataSample) -> dict[str, Any]:
     """Detections of an image as the fields of ``supervision.Detections``.
 
-    ``supervision.Detections(**to_supervision(sample))`` makes one; the package itself is not needed here.
+    ``supervision.Detections(**to_supervision(sample))`` builds the object; this function does not need the package.
 
     Returns:
         ``xyxy`` (n, 4) float32 in pixels, ``confidence`` (n,) float32 in [0, 1], ``class_id`` (n,) int64, and ``data``
@@ -42,15 +42,17 @@ def to_coco(samples: Sequence[DetDataSample], names: Sequence[str]) -> dict[str,
         ``images``, ``annotations`` and ``categories``. Boxes are (x, y, width, height) in pixels.
 
     Raises:
-        InputError: an image was given as an array, so that it has no file name.
+        InputError: an image was given as an array, and therefore has no file name.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, sample in enumerate(samples, 1):
+        # Add the image.
         if not sample.img_path:
             raise InputError(f'to_coco: sample {i - 1} has no path: its image was given as an array; give paths')
         height, width = sample.ori_shape[:2]
         images.append(dict(id=i, file_name=str(sample.img_path), width=int(width), height=int(height)))
+        # Add its detections.
         found = sample.pred_instances.cpu()
         for box, label, score in zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True):
             w, h = box[2] - box[0], box[3] - box[1]
@@ -74,16 +76,17 @@ def to_yolo(sample: DetDataSample, with_scores: bool = False) -> str:
 
     Args:
         sample: Detections of the image.
-        with_scores: Whether a line ends with the score, as in predictions of YOLO tools.
+        with_scores: Whether each line ends with the score, as in predictions of YOLO tools.
 
     Returns:
-        A line ``label cx cy width height [score]`` per detection, relative to the image, in [0, 1].
+        A line ``label cx cy width height [score]`` per detection; the box is relative to the image, in [0, 1].
     """
     height, width = sample.ori_shape[:2]
     found, lines = sample.pred_instances.cpu(), []
     for (x1, y1, x2, y2), label, score in zip(
         found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
     ):
+        # Normalise the box by the size of the image.
         box = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
         numbers = [*box, score] if with_scores else box
         lines.append(' '.join([str(label), *(f'{number:.6f}' for number in numbers)]))

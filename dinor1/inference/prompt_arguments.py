@@ -18,7 +18,7 @@ class BoxArgument(NamedTuple):
         image: Path of the reference image.
         box: (x1, y1, x2, y2) in pixels of the image.
         name: Class name.
-        negative: Whether the class is scored but not reported.
+        negative: Whether the class is searched for but not reported.
     """
 
     image: str
@@ -30,16 +30,17 @@ class BoxArgument(NamedTuple):
 def parse_box(argument: str, negative: bool = False) -> BoxArgument:
     """Read ``REF.jpg:x1,y1,x2,y2[:name]``.
 
-    The argument is parsed from the right, so that the path may contain colons; the name may not. A leading ``-`` of the
-    argument or of the name marks a negative prompt; a file whose name begins with one is ``./-name.jpg``.
+    The argument is parsed from the right: the path may contain colons, the name may not. A leading ``-`` of the
+    argument or of the name marks a negative prompt; write ``./-name.jpg`` for a file whose name begins with ``-``.
 
     Args:
-        argument: As given on the command line.
-        negative: Treat the prompt as negative without a leading ``-``.
+        argument: Argument of the command line.
+        negative: Treat the prompt as negative without a leading ``-`` too.
 
     Raises:
-        InputError: another form, or a box that is not four finite numbers with x1 < x2 and y1 < y2.
+        InputError: the argument has another form, or the box is not four finite numbers with x1 < x2 and y1 < y2.
     """
+    # Split off the name, if there is one, and the box.
     text = argument.removeprefix('-')
     negative = negative or text != argument
     path, separator, last = text.rpartition(':')
@@ -49,6 +50,7 @@ def parse_box(argument: str, negative: bool = False) -> BoxArgument:
         path, separator, last = path.rpartition(':')
     if not path or not separator or last.count(',') != 3:
         raise InputError(f'--prompt {argument}: expected REF.jpg:x1,y1,x2,y2 or REF.jpg:x1,y1,x2,y2:name')
+    # Read name and box.
     if name.startswith('-'):
         name, negative = name.removeprefix('-').strip(), True
     box = as_boxes([last.split(',')], f'--prompt {argument}')[0]
@@ -61,7 +63,7 @@ def parse_text(argument: str) -> tuple[list[str], list[str]]:
     """Read ``cat . dog . -wolf``.
 
     Returns:
-        The names to find, and those that a leading ``-`` marks as negative.
+        The positive names, and the names that a leading ``-`` marks as negative.
     """
     names = split_text(argument)
     positive = [name for name in names if not name.startswith('-')]
@@ -69,21 +71,24 @@ def parse_text(argument: str) -> tuple[list[str], list[str]]:
 
 
 def gather_prompts(boxes: Sequence[str] = (), negative_boxes: Sequence[str] = (), text: str = '') -> dict[str, list]:
-    """Convert arguments of a command line to those of :meth:`DINOR1Inferencer.set_prompts`.
+    """Convert arguments of the command line to arguments of :meth:`DINOR1Inferencer.set_prompts`.
 
-    Boxes of one image are grouped, so that it is read once.
+    The boxes of each image are grouped, so that the image is read once.
 
     Raises:
-        InputError: see :func:`parse_box`; also a class that is positive and negative.
+        InputError: see :func:`parse_box`; also if a class is both positive and negative.
     """
+    # Parse all arguments.
     parsed = [parse_box(argument) for argument in boxes]
     parsed += [parse_box(argument, negative=True) for argument in negative_boxes]
     names, negative_names = parse_text(text)
+    # Reject classes that are both positive and negative.
     positive = {b.name for b in parsed if not b.negative} | set(names)
     negative = list(dict.fromkeys([b.name for b in parsed if b.negative] + negative_names))
     for name in negative:
         if name in positive:
             raise InputError(f'prompt {name!r} is given as positive and as negative; name one of them differently')
+    # Group the boxes by image.
     by_image: dict[str, list[BoxArgument]] = {}
     for box in parsed:
         by_image.setdefault(box.image, []).append(box)

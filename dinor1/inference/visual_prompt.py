@@ -1,4 +1,4 @@
-"""Visual prompts of a user, and checks of their boxes and names."""
+"""Visual prompts as users give them, and checks of their boxes and names."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ class VisualPrompt(NamedTuple):
     """Boxes on one reference image; a plain tuple of the same three values is accepted too.
 
     Attributes:
-        image: Path, BGR array (H, W, 3) of uint8, or PIL image; the target image itself is allowed.
-        boxes: (m, 4) or (4,) pixel xyxy of that image.
+        image: Path, BGR array (H, W, 3) of uint8, or PIL image; it may be the target image itself.
+        boxes: (m, 4) or (4,) pixel xyxy of this image.
         names: m class names, or one name for all boxes.
     """
 
@@ -27,15 +27,16 @@ class VisualPrompt(NamedTuple):
 
 
 def as_boxes(boxes: Any, where: str) -> np.ndarray:
-    """Boxes as an array (m, 4) of float64, m >= 1.
+    """Check boxes, and convert them to an array (m, 4) of float64, m >= 1.
 
     Args:
         boxes: (m, 4) or (4,) pixel xyxy.
-        where: Name of the image, for messages.
+        where: Name of the image, for error messages.
 
     Raises:
         InputError: there is no box, or a box is not four finite numbers with x1 < x2 and y1 < y2.
     """
+    # Convert the boxes to an array of four columns.
     if isinstance(boxes, Tensor):
         boxes = boxes.detach().cpu()
     try:
@@ -44,6 +45,7 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
         raise InputError(f'{where}: box {boxes} is not four numbers x1, y1, x2, y2') from None
     if array.ndim != 2 or array.shape[1] != 4 or not len(array):
         raise InputError(f'{where}: expected at least one box of four numbers x1, y1, x2, y2, got {boxes}')
+    # Check the numbers.
     for box in array:
         if not np.isfinite(box).all():
             raise InputError(f'{where}: box {_text(box)} is not four finite numbers')
@@ -53,15 +55,15 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
 
 
 def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int], where: str) -> np.ndarray:
-    """Boxes (m, 4) clipped to their image; up to one pixel beyond its edge counts as rounding.
+    """Clip boxes (m, 4) to their image; up to one pixel beyond the edge is accepted as rounding.
 
     Args:
         boxes: From :func:`as_boxes`.
         image_size: Height and width in pixels.
-        where: Name of the image, for messages.
+        where: Name of the image, for error messages.
 
     Raises:
-        InputError: a box extends beyond the image.
+        InputError: a box extends further beyond the image.
     """
     height, width = image_size
     clipped = boxes.clip(0, [width, height, width, height])
@@ -74,12 +76,12 @@ def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int], where: str) -> np
 
 
 def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str]:
-    """One class name per box.
+    """List one class name per box.
 
     Args:
-        names: A name for each box, or one name for all.
+        names: A name for each box, or one name for all boxes.
         num_boxes: Number of boxes.
-        where: Name of the image, for messages.
+        where: Name of the image, for error messages.
 
     Raises:
         InputError: the numbers of names and boxes differ, or a name is not a non-empty string.
@@ -91,5 +93,5 @@ def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str
 
 
 def _text(box: np.ndarray) -> str:
-    """A box for messages."""
+    """A box as text, for error messages."""
     return f'({", ".join(f"{value:g}" for value in box)})'

@@ -1,4 +1,4 @@
-"""Models: detectors, heads, prompt encoders and losses, registered with MMDetection's.
+"""Models: detectors, heads, prompt encoders and losses, registered next to those of MMDetection.
 
 Names are loaded on demand, so that importing this package does not load MMDetection.
 """

@@ -1,4 +1,4 @@
-"""Operators: each is defined in plain torch and needs no compiler."""
+"""Operators. Each one has a definition in plain torch, which needs no compiler."""
 
 from .ms_deform_attn import (
     ms_deform_attn,

@@ -1,8 +1,9 @@
 """A stand-in for ``mmcv._ext``, the module of MMCV's compiled operators, in torch and torchvision.
 
-MMCV looks up all its operators by name when ``mmcv.ops`` is imported. The stand-in has every name: the operators that
-common detectors use compute, with the signatures of the compiled ones; any other raises one sentence when it is called.
-This module does not import MMCV; :func:`dinor1.utils.compat.fill_mmcv_ext` puts the stand-in in its place.
+MMCV looks up all its operators by name when ``mmcv.ops`` is imported. The stand-in has every name. The operators
+that common detectors use are implemented, with the signatures of the compiled operators; any other operator raises an
+error with one sentence when it is called. This module does not import MMCV;
+:func:`dinor1.utils.compat.fill_mmcv_ext` installs the stand-in.
 """
 
 import importlib.machinery
@@ -17,10 +18,11 @@ from dinor1.ops.ms_deform_attn import ms_deform_attn
 
 
 def make_stand_in() -> types.ModuleType:
-    """A new module ``mmcv._ext``, which is not put into ``sys.modules``."""
+    """Make a module ``mmcv._ext``, without adding it to ``sys.modules``."""
     ext = types.ModuleType('mmcv._ext', 'Stand-in for the compiled operators of MMCV.')
-    # MMEngine's mmcv_full_available() asks for the module's spec, and raises on a module that has none.
+    # Add a spec: MMEngine's mmcv_full_available() raises on a module without one.
     ext.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', loader=None)
+    # Add the operators, and a fallback for all other names.
     for operator in OPERATORS:
         setattr(ext, operator.__name__, operator)
     setattr(ext, '__getattr__', _missing_operator)  # noqa: B010  (a type checker takes the attribute for a method)
@@ -28,35 +30,35 @@ def make_stand_in() -> types.ModuleType:
 
 
 def _missing_operator(name: str) -> Callable:
-    """``__getattr__`` of the stand-in: any operator that it lacks is a function that says so."""
-    if name.startswith('__'):  # what the import system probes for must stay absent
+    """``__getattr__`` of the stand-in: an operator that is not implemented is a function that raises an error."""
+    if name.startswith('__'):  # the import system tests for these names, which must stay absent
         raise AttributeError(name)
 
     def missing(*args, **kwargs):
         raise NotImplementedError(
             f"mmcv operator '{name}' needs compiled operators, and MMCV was installed without them; install "
-            'a build of mmcv with operators for this torch and CUDA, or choose a model that does not use it'
+            'a build of mmcv with operators for this torch and CUDA, or choose a model without this operator'
         )
 
     return missing
 
 
 def get_compiler_version() -> str:
-    """What MMCV reports as the compiler of its operators."""
+    """The compiler of the operators, as MMCV reports it."""
     return 'none (operators in plain torch)'
 
 
 def get_compiling_cuda_version() -> str:
-    """What MMCV reports as the CUDA version that its operators were compiled with."""
+    """The CUDA version that the operators were compiled with, as MMCV reports it."""
     return 'none (operators in plain torch)'
 
 
 def multi_scale_deformable_attn_pytorch(
     value: Tensor, value_spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """:func:`dinor1.ops.ms_deform_attn` under the signature that MMCV's attention module calls on a CPU.
+    """:func:`dinor1.ops.ms_deform_attn` with the signature that MMCV's attention module calls on a CPU.
 
-    It is no part of ``mmcv._ext``: it replaces the function of this name in ``mmcv.ops.multi_scale_deform_attn``.
+    It is not part of ``mmcv._ext``: it replaces the function of this name in ``mmcv.ops.multi_scale_deform_attn``.
     """
     shapes = value_spatial_shapes.tolist()
     starts = [sum(height * width for height, width in shapes[:level]) for level in range(len(shapes))]
@@ -71,7 +73,7 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """:func:`dinor1.ops.ms_deform_attn`; ``im2col_step`` concerns the compiled operator alone."""
+    """:func:`dinor1.ops.ms_deform_attn`; ``im2col_step`` is ignored, it is a setting of the compiled operator."""
     return ms_deform_attn(value, value_spatial_shapes, value_level_start_index, sampling_locations, attention_weights)
 
 
@@ -87,18 +89,20 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Fill the three gradients in place; MMCV keeps no graph from the forward pass, so it is built again."""
+    """Fill the three gradients in place."""
+    # Run the forward pass again: MMCV keeps no graph of it.
     inputs = [t.detach().requires_grad_() for t in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
         output = ms_deform_attn(inputs[0], value_spatial_shapes, value_level_start_index, inputs[1], inputs[2])
+    # Compute the gradients, and copy them to the tensors of the caller.
     grads = torch.autograd.grad(output, inputs, grad_output)
     for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         target.copy_(grad)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the kept ``(N, 4)`` xyxy boxes, best first; ``offset`` 1 counts the last pixel in."""
-    # On CPU torchvision has no NMS in half precision; scores may come out of autocast in another dtype.
+    """Indices of the kept ``(N, 4)`` xyxy boxes, best first; with ``offset`` 1, boxes include their last pixel."""
+    # torchvision has no NMS in half precision on a CPU, and autocast may give the scores another dtype.
     dtype = torch.float64 if boxes.dtype == torch.float64 else torch.float32
     corner = boxes.new_tensor([0, 0, offset, offset], dtype=dtype)
     return torchvision.ops.nms(boxes.to(dtype) + corner, scores.to(dtype), iou_threshold)
@@ -118,6 +122,7 @@ def softnms(
 
     ``method`` is 0 for hard suppression, 1 for linear and 2 for Gaussian decay. Returns the kept indices.
     """
+    # Keep the best remaining box until none is left.
     corner = boxes.new_tensor([0, 0, offset, offset])
     remaining, left_scores = torch.arange(len(boxes)), scores.clone()
     kept: list[Tensor] = []
@@ -126,6 +131,7 @@ def softnms(
         index = remaining[best]
         dets[len(kept)] = torch.cat((boxes[index], left_scores[best, None]))
         kept.append(index)
+        # Decay the scores of boxes that overlap with it.
         others = torch.arange(len(remaining)) != best
         remaining, left_scores = remaining[others], left_scores[others]
         iou = torchvision.ops.box_iou(boxes[index, None] + corner, boxes[remaining] + corner)[0]
@@ -134,6 +140,7 @@ def softnms(
         else:
             decay = 1 - iou if method == 1 else torch.zeros_like(iou)
             left_scores = torch.where(iou >= iou_threshold, left_scores * decay, left_scores)
+        # Drop boxes whose score became too low.
         alive = left_scores >= min_score
         remaining, left_scores = remaining[alive], left_scores[alive]
     return torch.stack(kept) if kept else remaining
@@ -169,7 +176,7 @@ def roi_align_backward(
     grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor, **options
 ) -> None:
     """Fill ``grad_input``, the gradient of the features."""
-    # Average pooling is linear in the features, so that its gradient is the same at any features: take zeros.
+    # Use zeros as features: average pooling is linear, so that its gradient does not depend on them.
     features = torch.zeros_like(grad_input, requires_grad=True)
     with torch.enable_grad():
         output = _roi_align(features, rois, **options)
@@ -181,7 +188,7 @@ def _sigmoid_focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: fl
     if weight.numel():
         raise NotImplementedError(
             "mmcv operator 'sigmoid_focal_loss' with class weights needs compiled operators, and MMCV was "
-            'installed without them; weigh the loss after the call'
+            'installed without them; weight the loss after the call'
         )
     one_hot = (target[:, None] == torch.arange(input.size(1), device=input.device)).to(input.dtype)
     return torchvision.ops.sigmoid_focal_loss(input, one_hot, alpha, gamma)

@@ -10,10 +10,10 @@ from .prompt_set import PromptSet
 
 @dataclass(frozen=True)
 class BoxPrompts:
-    """Boxes on the target image itself, still to be encoded from its features (interactive prompting).
+    """Boxes on the target image itself, which are encoded from its features (interactive prompting).
 
     Attributes:
-        boxes: (m, 4) pixel xyxy of the network input. With m = 0 nothing is searched for or detected.
+        boxes: (m, 4) pixel xyxy of the network input. With m = 0 the detector finds nothing.
         labels: (m,) indices into ``names``.
         names: Class names.
     """

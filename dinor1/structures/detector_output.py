@@ -21,10 +21,10 @@ class DenoisingGroups(NamedTuple):
 
 
 class DetectorOutput(NamedTuple):
-    """Output of the decoder, with the prompts and the selected tokens that it started from.
+    """Output of the decoder, with the prompts and the selected tokens that the decoder started from.
 
     Attributes:
-        hidden_states: (L, bs, num_dn + N, C) of the L decoder layers, denoising queries first, after the final norm.
+        hidden_states: (L, bs, num_dn + N, C) of the L decoder layers, after the final norm; denoising queries first.
         references: (1 + L, bs, num_dn + N, 4) normalised cxcywh in [0, 1]: the initial boxes, then the boxes refined by
             each layer. The head predicts the boxes of layer i from ``references[i]`` and ``hidden_states[i]``.
         prompts: The prompts after the encoder.

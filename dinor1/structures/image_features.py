@@ -8,16 +8,16 @@ from torch import Tensor
 class ImageFeatures(NamedTuple):
     """Features of a batch, the input of the transformer and of the prompt encoder.
 
-    Tokens are ordered level after level, row after row; T is the number of pixels of all L levels together.
+    Tokens are ordered by level, and within a level row by row; T is the total number of pixels of all L levels.
 
     Attributes:
         feat: (bs, T, C) features of the neck.
         pos: (bs, T, C) position encoding of the tokens, including the level embedding.
         padding_mask: (bs, T) True = padding; None if no image of the batch is padded.
-        spatial_shapes: L pairs (height, width). They are Python integers: reading them from a tensor would synchronise
-            with the GPU and could not be compiled.
+        spatial_shapes: L pairs (height, width) of Python integers; reading them from a tensor would synchronise with
+            the GPU and could not be compiled.
         level_start_index: Index of the first token of each of the L levels.
-        valid_ratios: (bs, L, 2) fraction of width and height that is not padding, in (0, 1].
+        valid_ratios: (bs, L, 2) fractions of width and height that are not padding, in (0, 1].
     """
 
     feat: Tensor

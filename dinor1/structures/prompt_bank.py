@@ -25,7 +25,7 @@ class PromptBank:
     Attributes:
         embeddings: (K, C) float32 on the CPU; row ``i`` is the mean over the exemplars of ``names[i]``.
         names: K distinct class names, K >= 1.
-        num_exemplars: K integers >= 1, the number of exemplars behind each mean.
+        num_exemplars: K integers >= 1, the number of exemplars in each mean.
         fingerprint: Digest of the weights that produced the embeddings
             (:func:`dinor1.utils.fingerprint.fingerprint`).
 
@@ -44,12 +44,13 @@ class PromptBank:
             raise InputError('the prompt bank has no class; give at least one exemplar')
         if not len(self.embeddings) == len(self.names) == len(self.num_exemplars) == len(set(self.names)):
             raise ValueError(
-                f'{len(self.embeddings)} embeddings, {len(self.num_exemplars)} counts and {len(set(self.names))} '
-                f'distinct names for {len(self.names)} classes'
+                f'expected as many embeddings, counts and distinct names as classes, got {len(self.embeddings)} '
+                f'embeddings, {len(self.num_exemplars)} counts and {len(set(self.names))} distinct names for '
+                f'{len(self.names)} classes'
             )
 
     def save(self, path: str | PathLike) -> None:
-        """Write a ``.safetensors`` file, atomically."""
+        """Write a ``.safetensors`` file: completely or not at all."""
         metadata = dict(
             format=f'{_KIND}/{_VERSION}',
             names=json.dumps(self.names),
@@ -81,7 +82,7 @@ class PromptBank:
             raise InputError(f'{path}: no such prompt bank; make one with dinor1 bank') from None
         except (SafetensorError, OSError) as error:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
-        # Check that it is a bank of the current format, that it is whole, and that it belongs to the model.
+        # Check that the file is a prompt bank of the current format.
         if embeddings is None:
             raise InputError(f'{path}: not a prompt bank of dinor1; make one with dinor1 bank')
         if version != str(_VERSION):
@@ -89,11 +90,13 @@ class PromptBank:
                 f'{path}: a prompt bank of format {version}, and this version of dinor1 reads format {_VERSION}; '
                 'make it again with dinor1 bank'
             )
+        # Check that its fields are complete.
         try:
             bank = cls(*_checked(embeddings, metadata))
         except (KeyError, ValueError) as error:
             reason = f'no {error}' if isinstance(error, KeyError) else error
             raise InputError(f'{path}: a damaged prompt bank ({reason}); make it again with dinor1 bank') from None
+        # Check that it belongs to the model.
         if fingerprint is not None and bank.fingerprint != fingerprint:
             raise InputError(
                 f'{path}: this prompt bank was made by another model (fingerprint {bank.fingerprint[:12]}, this '
@@ -105,20 +108,22 @@ class PromptBank:
         """The embeddings as prompts.
 
         Args:
-            names: Classes of the result, in this order, for instance those of a data set. Classes missing from the
-                bank are not offered; further classes of the bank are left out. Default: the classes of the bank.
+            names: Classes of the result, in this order, for example those of a data set. Classes missing from the
+                bank are not offered; other classes of the bank are left out. Default: the classes of the bank.
 
         Raises:
             InputError: the bank contains none of ``names``.
         """
         if names is None:
             return PromptSet.from_classes(self.embeddings, self.names)
+        # Find the classes that the bank has.
         index = {name: i for i, name in enumerate(self.names)}
         mask = torch.tensor([name in index for name in names])
         if not bool(mask.any()):
             raise InputError(
                 f'the prompt bank has none of the classes {", ".join(names)}; it has {", ".join(self.names)}'
             )
+        # Select their embeddings; rows of missing classes are masked.
         rows = torch.tensor([index.get(name, 0) for name in names])
         return PromptSet.from_classes(self.embeddings[rows], names, mask=mask)
 
@@ -132,11 +137,13 @@ def _checked(embeddings: Tensor, metadata: dict[str, str]) -> tuple[Tensor, tupl
     """
     names, counts = json.loads(metadata['names']), json.loads(metadata['num_exemplars'])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError('names must be a list of texts')
+        raise ValueError('names must be a list of non-empty strings')
     if not isinstance(counts, list) or not all(type(count) is int and count >= 1 for count in counts):
-        raise ValueError('num_exemplars must be a list of whole numbers of at least 1')
+        raise ValueError('num_exemplars must be a list of integers of at least 1')
     if embeddings.dim() != 2 or not embeddings.is_floating_point():
-        raise ValueError(f'embeddings must be a table of floats, got {tuple(embeddings.shape)} of {embeddings.dtype}')
+        raise ValueError(
+            f'embeddings must be a matrix of floats, got shape {tuple(embeddings.shape)} of {embeddings.dtype}'
+        )
     if not embeddings.isfinite().all():
-        raise ValueError('embeddings hold numbers that are not finite')
+        raise ValueError('embeddings contain values that are not finite')
     return embeddings.float(), tuple(names), tuple(counts), metadata['fingerprint']

@@ -1,8 +1,8 @@
 """The prompts of one image, and of one batch.
 
-Boxes on images, class names and banks on disk all become a :class:`PromptSet`; everything after that is independent of
-the source of a prompt. A text prompt has one embedding per token and a visual prompt one embedding per class, so that a
-class has one or more rows of ``embeddings``.
+Boxes on images, class names and banks on disk are all converted to a :class:`PromptSet`; the detector does not depend
+on the source of a prompt. A text prompt has one embedding per token and a visual prompt one embedding per class, so
+that a class has one or more rows of ``embeddings``.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class PromptSet:
     Attributes:
         embeddings: (K, C), one row per prompt.
         names: Names of the classes; label ``i`` of a prediction means ``names[i]``.
-        labels: (K,) class index of each prompt; -1: the prompt takes part in the attention but belongs to no class
-            (the separators of a tokenised text).
+        labels: (K,) class index of each prompt; -1: the prompt takes part in the attention but belongs to no class,
+            such as a separator of a tokenised text.
         mask: (K,) True = valid, False = not offered to the detector.
         groups: (K,) group index; in the encoder, prompts attend only to the prompts of their own group.
-        negative: (num_classes,) True = the class takes part in scoring but is never reported.
+        negative: (num_classes,) True = the class is searched for, but its detections are not reported.
 
     Raises:
         ValueError: the fields have inconsistent shapes.
@@ -117,7 +117,7 @@ class PromptSet:
         names = tuple(name for s in sets for name in s.names)
         if len(set(names)) != len(names):
             raise ValueError('concat: a class name is in more than one of the sets')
-        # Renumber the classes and groups of each set behind those of the sets before it.
+        # Renumber the classes and groups of each set so that they follow those of the sets before it.
         parts, num_classes, num_groups = [], 0, 0
         for i, s in enumerate(sets):
             kept = slice(None) if i == 0 else ~s._frame()
@@ -132,6 +132,7 @@ class PromptSet:
                 )
             )
             num_classes, num_groups = num_classes + len(s.names), num_groups + int(s.groups.max()) + 1
+        # Concatenate the fields.
         embeddings, labels, mask, groups, negative = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return cls(embeddings, names, labels, mask, groups, negative)
 
@@ -141,11 +142,12 @@ class PromptSet:
         Classes keep their order. All rows of a class, and the other rows of its group (the separator after its name),
         stay together. Rows whose group contains no class are repeated in every part.
         """
+        # Return early if one part suffices.
         offered = self.mask & (self.labels >= 0)
         classes = self.labels[offered].unique()
         if len(classes) <= max_classes:
             return [self]
-        # Each part gets its classes with their groups, and the rows that frame the text.
+        # Give each part its classes with their groups, and the start and end tokens of the text.
         frame = self._frame()
         parts = []
         for some in classes.split(max_classes):
@@ -178,25 +180,27 @@ class PromptSet:
         return (self.offered & ~self.negative).nonzero().flatten()
 
     def class_map(self) -> Tensor:
-        """(K, num_classes) weights; ``scores (..., K) @ weights`` is the mean score of the prompts of each class."""
+        """Weights (K, num_classes): ``scores (..., K) @ weights`` is the mean score of the prompts of each class."""
         rows = (self.mask & (self.labels >= 0)).nonzero().flatten()
         weights = self.embeddings.new_zeros(len(self.embeddings), self.num_classes)
         weights[rows, self.labels[rows]] = 1
         return weights / weights.sum(0, keepdim=True).clamp(min=1)
 
     def class_embeddings(self) -> Tensor:
-        """(num_classes, C): mean embedding of each class; zeros for a class that is not offered."""
+        """Mean embedding of each class, (num_classes, C); zeros for a class that is not offered."""
         return self.class_map().t() @ self.embeddings
 
     def mix(self, other: 'PromptSet') -> 'PromptSet':
-        """Average the class embeddings of two sets after L2 normalisation (text and visual prompts of one class).
+        """Average the class embeddings of two sets after L2 normalisation, for example text and visual prompts.
 
-        A class offered by only one of the sets keeps that set's embedding; a class offered by neither is not offered.
-        The result has the mean of the two norms, because the logits of a class scale with the norm of its prompt.
+        The embedding of a class offered by only one of the sets is unchanged; a class offered by neither set is not
+        offered. The average is scaled to the mean of the two norms, because the logits of a class scale with the norm
+        of its prompt.
         """
+        # List the classes of both sets.
         names = tuple(dict.fromkeys(self.names + other.names))
         mine, theirs = self._offers(), other._offers()
-        # A class is negative only if every set that offers it marks it as negative.
+        # Average class by class. A class is negative only if every set that offers it marks it as negative.
         rows, mask, negative = [], [], []
         for name in names:
             found = [offers[name] for offers in (mine, theirs) if name in offers]
@@ -269,7 +273,7 @@ class PromptBatch(NamedTuple):
         )
 
     def attention_mask(self) -> Tensor:
-        """(bs, K, K) True = may attend: valid prompts of the same group. Every row, also padding, attends to itself."""
+        """(bs, K, K) True = may attend: valid prompts of the same group, and every row, even padding, to itself."""
         same = self.groups[:, :, None] == self.groups[:, None, :]
         both = self.mask[:, :, None] & self.mask[:, None, :]
         itself = torch.eye(self.mask.shape[1], dtype=torch.bool, device=self.mask.device)

@@ -1,4 +1,4 @@
-"""The encoder tokens that decoder queries start from."""
+"""The encoder tokens that become decoder queries."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Drawing: detections, their prompts, contact sheets of both, and charts."""
+"""Drawings of detections and prompts, contact sheets, and charts."""
 
 from .charts import draw_curves, draw_intervals, draw_queries, new_figure, save_figure
 from .detections import class_colors, draw_boxes

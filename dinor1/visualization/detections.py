@@ -8,7 +8,7 @@ import numpy as np
 
 
 def class_colors(num_classes: int) -> list[tuple[int, int, int]]:
-    """``num_classes`` distinct BGR colours, hues spread evenly, alternating in brightness."""
+    """``num_classes`` distinct BGR colours with evenly spread hues and alternating brightness."""
     colors = []
     for i in range(num_classes):
         red, green, blue = colorsys.hsv_to_rgb(i / num_classes, 0.85, 1.0 if i % 2 == 0 else 0.75)
@@ -29,19 +29,21 @@ def draw_boxes(
     Args:
         image: (H, W, 3) BGR uint8; not changed.
         bboxes: (n, 4) pixel xyxy of ``image``.
-        captions: n texts; an empty one draws the box alone.
+        captions: n texts; a box with an empty text has no caption.
         colors: n BGR colours.
         scale: Factor by which the image is enlarged first, so that captions are readable on small images. Default:
-            to a longer side of at least 480 pixels.
+            enlarge the longer side to at least 480 pixels.
         thickness: Line width in pixels of the result.
 
     Returns:
         A new BGR image.
     """
+    # Resize the image.
     if scale is None:
         scale = max(1.0, 480 / max(image.shape[:2]))
     interpolation = cv2.INTER_NEAREST if scale >= 2 else cv2.INTER_LINEAR if scale >= 1 else cv2.INTER_AREA
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+    # Draw the boxes in order.
     for box, caption, color in zip(np.asarray(bboxes).reshape(-1, 4), captions, colors, strict=True):
         x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness)
@@ -51,7 +53,7 @@ def draw_boxes(
 
 
 def _caption(canvas: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, int, int]) -> None:
-    """Text on a filled bar above the box, or inside it at the upper edge of the image."""
+    """Draw a text on a filled bar above its box, or inside the box at the upper edge of the image."""
     (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     x = max(0, min(corner[0], canvas.shape[1] - width))
     y = corner[1] - base if corner[1] >= height + 2 * base else corner[1] + height + base

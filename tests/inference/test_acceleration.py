@@ -1,4 +1,4 @@
-"""bfloat16 and compilation: close to, or equal to, what is computed otherwise; graphs are counted."""
+"""bfloat16 and compilation: results are close or equal to those without them, and the number of graphs is known."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ BOXES = [[5, 5, 30, 40], [20, 10, 60, 50]]
 def model(build_tiny):
     model = build_tiny(**{'model.test_cfg.max_per_img': 100}).eval()
     for name, parameter in model.named_parameters():
-        # Away from the initial values, at which fusion layers and box heads hardly act.
+        # Change the initial values, at which fusion layers and box heads have almost no effect.
         if name.endswith(('gamma_v', 'gamma_l')):
             parameter.data.fill_(0.3)
         if 'reg_branches' in name:
@@ -27,7 +27,7 @@ def model(build_tiny):
 
 @pytest.fixture
 def batch(make_batch):
-    """``batch(num_prompts, side)``: two images and prompts for them, the arguments of the model."""
+    """``batch(num_prompts, side)`` makes the arguments of the model: two images and prompts for them."""
 
     def make(num_prompts, side=64, shapes=None):
         inputs, samples = make_batch((1, 1), side=side, shapes=shapes)
@@ -39,7 +39,7 @@ def batch(make_batch):
 
 
 class Graphs(list):
-    """A backend of torch.compile that keeps the graphs it gets, and runs them as they are."""
+    """Backend of torch.compile that records the graphs and runs them unchanged."""
 
     def __call__(self, graph, example_inputs):
         self.append(graph)
@@ -50,8 +50,8 @@ class Graphs(list):
 
 
 @torch.no_grad()
-def test_two_graphs_for_any_number_of_prompts(model, batch):
-    """Backbone with neck, and encoder to decoder: no break, and no further graph for other prompts."""
+def test_compile_makes_two_graphs_for_any_number_of_prompts(model, batch):
+    """One graph of backbone and neck, and one from encoder to decoder, without breaks or further graphs."""
     torch._dynamo.reset()
     calls = [batch(count) for count in (3, 5, 8)]
     expected = [model(**call) for call in calls]
@@ -59,7 +59,7 @@ def test_two_graphs_for_any_number_of_prompts(model, batch):
     compile_detector(model, 'cpu', backend=graphs)
     for call, wanted in zip(calls, expected, strict=True):
         for got, want in zip(model(**call), wanted, strict=True):
-            # The same operators in the same order; eager mode takes the definition for so few samples.
+            # Eager mode uses the backend 'reference' for so few samples: equal up to float32 rounding.
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
         assert len(graphs) == 2
     attention = [str(node.target) for node in graphs[1].graph.nodes if 'ms_deform_attn' in str(node.target)]
@@ -68,13 +68,13 @@ def test_two_graphs_for_any_number_of_prompts(model, batch):
 
 
 @torch.no_grad()
-def test_padding_another_size_and_bfloat16_are_graphs_of_their_own(model, batch):
+def test_compile_makes_new_graphs_for_padding_size_and_dtype(model, batch):
     torch._dynamo.reset()
     graphs = Graphs()
     compile_detector(model, 'cpu', backend=graphs)
     model(**batch(3))
     for call, added in [
-        (batch(3, shapes=[(64, 48), (56, 64)]), 1),  # the same backbone
+        (batch(3, shapes=[(64, 48), (56, 64)]), 1),  # the graph of the backbone is reused
         (batch(3, side=96), 2),
     ]:
         before = len(graphs)
@@ -86,16 +86,16 @@ def test_padding_another_size_and_bfloat16_are_graphs_of_their_own(model, batch)
     assert len(graphs) == before + 2
 
 
-def test_a_missing_compiler_is_named(model, monkeypatch):
+def test_compile_refuses_a_missing_compiler(model, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(InputError, match=r'--compile: there is no C\+\+ compiler \(no-such-compiler\).*leave'):
         compile_detector(model, 'cpu', '--compile')
     assert 'extract_feat' not in vars(model)
 
 
-def test_other_models_are_refused():
+def test_acceleration_refuses_other_models():
     for function in (lambda m: compile_detector(m, 'cpu'), lambda m: set_inference_dtype(m, 'bfloat16', 'dtype')):
-        with pytest.raises(InputError, match='a Linear does not have it; only a DINOR1 does'):
+        with pytest.raises(InputError, match='not available for a Linear; use the config of a DINOR1'):
             function(nn.Linear(1, 1))
 
 
@@ -103,7 +103,7 @@ def test_other_models_are_refused():
 
 
 @torch.no_grad()
-def test_bfloat16_stays_close_and_what_must_be_exact_is_float32(model, batch, monkeypatch):
+def test_bfloat16_is_close_and_keeps_the_head_in_float32(model, batch, monkeypatch):
     call = batch(4)
     expected_logits, expected_boxes = model(**call)
     seen = {}
@@ -122,7 +122,7 @@ def test_bfloat16_stays_close_and_what_must_be_exact_is_float32(model, batch, mo
     assert seen['cls_branches'] == seen['reg_branches'] == {torch.float32}
     assert seen['ffn'] == {torch.bfloat16}
     assert logits.dtype == boxes.dtype == torch.float32
-    # Queries may be selected in another order, so that what is close is compared token by token: 8 bits, three layers.
+    # Queries may be selected in another order, so that logits are compared by token: 8 bits, three layers.
     scores = {}
     for dtype in ('float32', 'bfloat16'):
         set_inference_dtype(model, dtype, 'dtype')
@@ -145,7 +145,7 @@ def token_logits(model, inputs, data_samples, prompts):
         return model.token_scores(memory, features, prompts).logits
 
 
-def test_training_is_not_touched(model, make_batch):
+def test_inference_dtype_does_not_change_training(model, make_batch):
     model.train()
     losses = []
     for dtype in ('float32', 'bfloat16'):
@@ -160,18 +160,18 @@ def inferencers(model_files):
     return {dtype: DINOR1Inferencer(*model_files, 'cpu', dtype=dtype) for dtype in ('float32', 'bfloat16')}
 
 
-def test_inferencer_in_bfloat16(inferencers, pictures):
+def test_inferencer_in_bfloat16_is_close_to_float32(inferencers, image_folder):
     found = {}
     for dtype, inferencer in inferencers.items():
-        inferencer.set_prompts(visual=[(str(pictures / TARGET), BOXES, ['cat', 'dog'])])
+        inferencer.set_prompts(visual=[(str(image_folder / TARGET), BOXES, ['cat', 'dog'])])
         assert inferencer.prompts.embeddings.dtype == torch.float32
-        (sample,) = inferencer.predict(str(pictures / TARGET), score_thr=0.0)
+        (sample,) = inferencer.predict(str(image_folder / TARGET), score_thr=0.0)
         found[dtype] = sample.pred_instances.scores
     assert found['bfloat16'].dtype == torch.float32
-    # Single scores move more where another token is selected.
+    # Compare the mean: single scores differ more where another token is selected.
     assert 0 < (found['float32'] - found['bfloat16']).abs().mean() < 0.01
 
 
-def test_inferencer_refuses_another_dtype(model_files):
+def test_inferencer_refuses_unknown_dtypes(model_files):
     with pytest.raises(InputError, match='dtype float16: must be one of float32, bfloat16'):
         DINOR1Inferencer(*model_files, 'cpu', dtype='float16')

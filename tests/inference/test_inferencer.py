@@ -1,4 +1,4 @@
-"""DINOR1Inferencer: what it accepts, what it returns, and what must not change its results."""
+"""DINOR1Inferencer: accepted inputs, returned values, and circumstances that must not change results."""
 
 import json
 
@@ -39,7 +39,7 @@ def prompted(inferencer):
 
 
 def assert_same(results, expected, tolerance=0.0):
-    """Equal detections in equal order; a tolerance of 0 asks for equal bits."""
+    """Assert equal detections in equal order; a tolerance of 0 means bitwise equal."""
     assert len(results) == len(expected)
     for one, two in zip(results, expected, strict=True):
         assert one['names'] == two['names']
@@ -48,39 +48,39 @@ def assert_same(results, expected, tolerance=0.0):
 
 
 def detections(result, name=None):
-    """Detections of one class, or of all: name, score and box."""
+    """Detections of one class, or of all classes, as pairs of name and array (score, box)."""
     found = zip(result['names'], result['scores'], result['bboxes'], strict=True)
     return [(n, np.array([score, *box])) for n, score, box in found if name in (None, n)]
 
 
 def same_sets(found, expected):
-    """Whether every detection of each list has its like in the other, whatever their order."""
+    """Whether every detection of each list is in the other list, in any order."""
 
     def has_like(one, others):
-        # Other sums of the same numbers: float32 rounding of scores below 1 and of boxes below 100 pixels.
+        # Tolerance: float32 rounding of scores below 1 and of boxes below 100 pixels.
         return any(n == one[0] and np.allclose(v, one[1], rtol=1e-4, atol=1e-5) for n, v in others)
 
     both = all(has_like(d, expected) for d in found) and all(has_like(d, found) for d in expected)
     return both and len(found) == len(expected)
 
 
-# ------------------------------------------------------------------------ nothing, first
+# ------------------------------------------------------------------------ empty inputs
 
 
-def test_no_image_gives_no_result(prompted):
+def test_predict_of_no_image_is_empty(prompted):
     assert prompted.predict([]) == []
 
 
-def test_no_detection_gives_an_empty_entry(prompted, pictures):
-    (sample,) = prompted.predict(pictures / '0.png', score_thr=1.1)
+def test_predict_without_detections_gives_an_empty_entry(prompted, image_folder):
+    (sample,) = prompted.predict(image_folder / '0.png', score_thr=1.1)
     assert sample.pred_instances.bboxes.shape == (0, 4)
     result = prompted.to_dict(sample)
     assert result['bboxes'] == result['scores'] == result['labels'] == result['names'] == []
 
 
-def test_prediction_needs_prompts(inferencer, pictures):
+def test_predict_refuses_missing_prompts(inferencer, image_folder):
     with pytest.raises(InputError, match='no prompts are set'):
-        inferencer.predict(pictures / '0.png')
+        inferencer.predict(image_folder / '0.png')
     with pytest.raises(InputError, match='no prompts'):
         inferencer.set_prompts()
     with pytest.raises(InputError, match='no visual prompts to save'):
@@ -90,13 +90,13 @@ def test_prediction_needs_prompts(inferencer, pictures):
 # ------------------------------------------------------------------------ form of inputs and outputs
 
 
-def test_every_form_of_an_image_gives_the_same(prompted, pictures):
-    paths = sorted(pictures.glob('*.png'))
+def test_predict_gives_equal_results_for_all_image_types(prompted, image_folder):
+    paths = sorted(image_folder.glob('*.png'))
     arrays = [cv2.imread(str(path)) for path in paths]
     expected = prompted.predict([str(path) for path in paths], score_thr=0, as_dict=True)
     # 12 queries x 3 classes.
     assert [len(result['scores']) for result in expected] == [36] * 4
-    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+    assert_same(prompted.predict(image_folder, score_thr=0, as_dict=True), expected)
     assert_same(prompted.predict(paths, score_thr=0, as_dict=True), expected)
     assert_same(prompted.predict(arrays, score_thr=0, as_dict=True), expected)
     assert_same(prompted.predict([Image.open(p) for p in paths], score_thr=0, as_dict=True), expected)
@@ -104,33 +104,35 @@ def test_every_form_of_an_image_gives_the_same(prompted, pictures):
         assert_same(prompted.predict(array, batch_size=4, score_thr=0, as_dict=True), expected[i : i + 1], 1e-5)
 
 
-def test_grey_and_transparent_pictures_are_read_as_colour(prompted, tmp_path):
+def test_predict_reads_grey_and_transparent_images_as_colour(prompted, tmp_path):
     colour = random_image(40, 50)
     grey, transparent = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY), cv2.cvtColor(colour, cv2.COLOR_BGR2BGRA)
     transparent[..., 3] = 7
-    for name, picture in {'grey.png': grey, 'transparent.png': transparent}.items():
-        cv2.imwrite(str(tmp_path / name), picture)
+    for name, image in {'grey.png': grey, 'transparent.png': transparent}.items():
+        cv2.imwrite(str(tmp_path / name), image)
         expected = prompted.predict(tmp_path / name, score_thr=0, as_dict=True)
         assert_same(prompted.predict(Image.open(tmp_path / name), score_thr=0, as_dict=True), expected)
 
 
-def test_exif_turns_files_and_pil_images_alike(prompted, tmp_path):
+def test_predict_applies_exif_rotation_to_files_and_pil_images(prompted, tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
     Image.fromarray(random_image(40, 64)).save(tmp_path / 'turned.jpg', exif=exif)
     for image in (tmp_path / 'turned.jpg', Image.open(tmp_path / 'turned.jpg')):
         (result,) = prompted.predict(image, as_dict=True)
         assert (result['width'], result['height']) == (40, 64)
 
 
-def test_result_is_plain_and_complete(prompted, pictures):
-    (everything,) = prompted.predict(str(pictures / '0.png'), score_thr=0, as_dict=True)
+def test_to_dict_is_json_serialisable_and_complete(prompted, image_folder):
+    # Choose a threshold that leaves out half of the candidates.
+    (everything,) = prompted.predict(str(image_folder / '0.png'), score_thr=0, as_dict=True)
     threshold = np.median(everything['scores'])
-    (sample,) = prompted.predict(str(pictures / '0.png'), score_thr=threshold)
+    (sample,) = prompted.predict(str(image_folder / '0.png'), score_thr=threshold)
     found = sample.pred_instances
     result = prompted.to_dict(sample)
+    # Check the fields.
     assert json.loads(json.dumps(result)) == result
-    assert result['img_path'] == str(pictures / '0.png')
+    assert result['img_path'] == str(image_folder / '0.png')
     assert (result['width'], result['height']) == (80, 60)
     assert 0 < len(found) < len(everything['scores'])
     assert min(result['scores']) >= threshold
@@ -153,51 +155,51 @@ def test_result_is_plain_and_complete(prompted, pictures):
         (7, 'got int'),
     ],
 )
-def test_what_is_no_image_is_refused(prompted, image, message):
+def test_predict_refuses_invalid_images(prompted, image, message):
     with pytest.raises(InputError, match=message):
         prompted.predict([random_image(30, 30), image])
 
 
-# ------------------------------------------------------------------------ what must not change results
+# ------------------------------------------------------------------------ independence of results
 
 
 @pytest.mark.parametrize('batch_size', [1, 2, 3])
-def test_batch_size_and_neighbours_change_nothing(prompted, pictures, batch_size):
-    paths = sorted(pictures.glob('*.png'))
+def test_predict_does_not_depend_on_batch_size_or_other_images(prompted, image_folder, batch_size):
+    paths = sorted(image_folder.glob('*.png'))
     expected = prompted.predict(paths, batch_size=4, score_thr=0, as_dict=True)
-    # Kernels may add in another order for another batch size: float32 rounding, well below 1e-4.
+    # Kernels may add in another order for another batch size: float32 rounding.
     assert_same(prompted.predict(paths, batch_size=batch_size, score_thr=0, as_dict=True), expected, 1e-5)
     turned = prompted.predict(paths[::-1], batch_size=batch_size, score_thr=0, as_dict=True)[::-1]
     assert_same(turned, expected, 1e-5)
 
 
-def test_repetition_gives_equal_bits(prompted, pictures):
+def test_predict_is_bitwise_reproducible(prompted, image_folder):
     assert not prompted.model.training
-    expected = prompted.predict(pictures, score_thr=0, as_dict=True)
+    expected = prompted.predict(image_folder, score_thr=0, as_dict=True)
     prompted.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
-    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+    assert_same(prompted.predict(image_folder, score_thr=0, as_dict=True), expected)
 
 
-def test_order_of_prompts_only_permutes(inferencer, pictures):
+def test_predict_with_permuted_prompts_gives_the_same_detections(inferencer, image_folder):
     reference = random_image(60, 80)
     inferencer.set_prompts(visual=[(reference, BOXES, NAMES)])
-    expected = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    expected = inferencer.predict(image_folder, score_thr=0, as_dict=True)
     prompts = inferencer.set_prompts(visual=[(reference, BOXES[::-1], NAMES[::-1])])
     assert prompts.names == tuple(NAMES[::-1])
-    for one, two in zip(inferencer.predict(pictures, score_thr=0, as_dict=True), expected, strict=True):
+    for one, two in zip(inferencer.predict(image_folder, score_thr=0, as_dict=True), expected, strict=True):
         assert same_sets(detections(one), detections(two))
 
 
-def test_boxes_and_prompts_are_in_pixels_of_the_image_as_given(inferencer):
+def test_predict_uses_pixels_of_the_original_image(inferencer):
     small = random_image(48, 36)
-    # What the pipeline makes of the small image, so that the network sees the same picture twice.
+    # Resize the small image as the pipeline does, so that the network input is the same for both images.
     large = cv2.resize(small, (72, 96), interpolation=cv2.INTER_LINEAR)
     box = [4, 6, 30, 20]
     inferencer.set_prompts(visual=[(small, box, 'cat')])
     on_small = inferencer.predict([small, large], score_thr=0, as_dict=True)
     inferencer.set_prompts(visual=[(large, [2 * v for v in box], 'cat')])
     on_large = inferencer.predict([small, large], score_thr=0, as_dict=True)
-    # Equal network inputs; a box is only divided by another factor, a power of two.
+    # The network inputs are equal; boxes are only divided by another factor, a power of two.
     assert_same(on_large, on_small)
     np.testing.assert_allclose(on_small[1]['bboxes'], 2 * np.array(on_small[0]['bboxes']), rtol=1e-6)
 
@@ -210,7 +212,7 @@ def embeddings_of(inferencer, **kwargs):
     return dict(zip(prompts.names, prompts.embeddings, strict=True))
 
 
-def test_a_class_is_the_mean_of_its_boxes_on_all_images(inferencer):
+def test_set_prompts_averages_the_boxes_of_a_class_over_images(inferencer):
     one, two, three = random_image(60, 80, 1), random_image(60, 80, 2), random_image(50, 40, 3)
     box = [5, 5, 30, 40]
     single = [
@@ -224,31 +226,31 @@ def test_a_class_is_the_mean_of_its_boxes_on_all_images(inferencer):
     ]
     prompts = embeddings_of(inferencer, visual=visual)
     assert list(prompts) == ['cat', 'dog']
-    # One pass over several images instead of four over one: float32 rounding.
+    # One pass over several images instead of four passes over one image: float32 rounding.
     torch.testing.assert_close(prompts['cat'], torch.stack(single).mean(0), rtol=0, atol=1e-5)
     assert (single[0] - single[2]).abs().max() > 1e-3
 
 
-def test_prompt_on_the_target_itself(inferencer, pictures):
-    prompts = inferencer.set_prompts(visual=[(pictures / '0.png', BOXES[0], 'thing')])
+def test_set_prompts_accepts_boxes_on_the_target_image(inferencer, image_folder):
+    prompts = inferencer.set_prompts(visual=[(image_folder / '0.png', BOXES[0], 'thing')])
     assert prompts.names == ('thing',)
-    (result,) = inferencer.predict(pictures / '0.png', score_thr=0, as_dict=True)
+    (result,) = inferencer.predict(image_folder / '0.png', score_thr=0, as_dict=True)
     assert set(result['names']) == {'thing'}
 
 
-def test_bank_gives_the_detections_of_the_boxes_that_made_it(prompted, pictures, tmp_path):
-    expected = prompted.predict(pictures, score_thr=0, as_dict=True)
+def test_save_bank_gives_the_detections_of_its_boxes(prompted, image_folder, tmp_path):
+    expected = prompted.predict(image_folder, score_thr=0, as_dict=True)
     prompted.save_bank(tmp_path / 'bank.safetensors')
     prompted.reset_prompts()
     prompted.set_prompts(bank=tmp_path / 'bank.safetensors')
-    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+    assert_same(prompted.predict(image_folder, score_thr=0, as_dict=True), expected)
     bank = PromptBank.load(tmp_path / 'bank.safetensors')
     assert bank.num_exemplars == (1, 1, 1)
     prompted.set_prompts(bank=bank)
-    assert_same(prompted.predict(pictures, score_thr=0, as_dict=True), expected)
+    assert_same(prompted.predict(image_folder, score_thr=0, as_dict=True), expected)
 
 
-def test_bank_and_boxes_of_one_class_are_one_mean(inferencer, tmp_path):
+def test_set_prompts_averages_bank_and_boxes_of_a_class(inferencer, tmp_path):
     visual = [(random_image(60, 80, i), BOXES[0], 'cat') for i in range(3)]
     expected = embeddings_of(inferencer, visual=visual)['cat']
     inferencer.set_prompts(visual=visual[:2])
@@ -259,11 +261,11 @@ def test_bank_and_boxes_of_one_class_are_one_mean(inferencer, tmp_path):
     assert PromptBank.load(tmp_path / 'three.safetensors').num_exemplars == (3,)
 
 
-def test_one_call_is_setting_and_predicting(inferencer, pictures, tmp_path):
+def test_call_equals_set_prompts_and_predict(inferencer, image_folder, tmp_path):
     image, options = random_image(60, 80), dict(score_thr=0, as_dict=True)
     visual = (image, BOXES, NAMES)
     kept = inferencer.set_prompts(visual=[visual])
-    expected = inferencer.predict(pictures / '0.png', **options)
+    expected = inferencer.predict(image_folder / '0.png', **options)
     inferencer.save_bank(tmp_path / 'bank.safetensors')
     bank = PromptBank.load(tmp_path / 'bank.safetensors')
     forms = [
@@ -279,9 +281,9 @@ def test_one_call_is_setting_and_predicting(inferencer, pictures, tmp_path):
     ]
     for prompts in forms:
         inferencer.reset_prompts()
-        assert_same(inferencer(pictures / '0.png', prompts=prompts, **options), expected, tolerance=1e-6)
-    # The prompts remain.
-    assert_same(inferencer(pictures / '0.png', **options), expected, tolerance=1e-6)
+        assert_same(inferencer(image_folder / '0.png', prompts=prompts, **options), expected, tolerance=1e-6)
+    # The prompts stay set.
+    assert_same(inferencer(image_folder / '0.png', **options), expected, tolerance=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -291,17 +293,17 @@ def test_one_call_is_setting_and_predicting(inferencer, pictures, tmp_path):
         (dict(visaul=[]), "unknown key 'visaul'"),
         ([], 'no prompts: give boxes'),
         (['cat', 'dog'], 'no language model'),
-        (PromptSet.from_exemplars(torch.zeros(1, 7), torch.tensor([0]), ['a']), 'embeddings of 7 numbers'),
+        (PromptSet.from_exemplars(torch.zeros(1, 7), torch.tensor([0]), ['a']), 'embeddings of width 7'),
     ],
 )
-def test_one_call_refuses_what_are_no_prompts(prompted, pictures, prompts, message):
+def test_call_refuses_invalid_prompts(prompted, image_folder, prompts, message):
     before = prompted.prompts
     with pytest.raises(InputError, match=message):
-        prompted(pictures / '0.png', prompts=prompts)
+        prompted(image_folder / '0.png', prompts=prompts)
     assert prompted.prompts is before
 
 
-def test_the_package_offers_the_inferencer():
+def test_package_exports_the_inferencer():
     import dinor1
 
     assert dinor1.DINOR1Inferencer is DINOR1Inferencer
@@ -310,7 +312,7 @@ def test_the_package_offers_the_inferencer():
         _ = dinor1.inferencer_of_things
 
 
-def test_bank_of_other_weights_is_refused(prompted, other_files, tmp_path):
+def test_set_prompts_refuses_bank_of_other_weights(prompted, other_files, tmp_path):
     prompted.save_bank(tmp_path / 'bank.safetensors')
     other = DINOR1Inferencer(other_files.config, other_files.checkpoint, device='cpu')
     for bank in (tmp_path / 'bank.safetensors', PromptBank.load(tmp_path / 'bank.safetensors')):
@@ -334,7 +336,7 @@ def test_bank_of_other_weights_is_refused(prompted, other_files, tmp_path):
         ([500, 500, 600, 600], 'leaves the image'),
     ],
 )
-def test_bad_boxes_are_refused_and_the_old_prompts_stay(prompted, box, message):
+def test_set_prompts_refuses_invalid_boxes_and_keeps_old_prompts(prompted, box, message):
     before = prompted.prompts
     with pytest.raises(InputError, match=message) as error:
         prompted.set_prompts(visual=[(random_image(60, 80), box, 'cat')])
@@ -343,7 +345,7 @@ def test_bad_boxes_are_refused_and_the_old_prompts_stay(prompted, box, message):
     assert prompted.prompts is before
 
 
-def test_a_pixel_beyond_the_edge_is_rounding(inferencer):
+def test_set_prompts_accepts_boxes_one_pixel_beyond_the_edge(inferencer):
     image = random_image(60, 80)
     exact = embeddings_of(inferencer, visual=[(image, [0, 0, 80, 60], 'cat')])['cat']
     beyond = embeddings_of(inferencer, visual=[(image, [-1, -0.5, 81, 60.5], 'cat')])['cat']
@@ -351,12 +353,12 @@ def test_a_pixel_beyond_the_edge_is_rounding(inferencer):
 
 
 @pytest.mark.parametrize('names', [['cat'], ['cat', 'dog', 'cup', 'pen'], ['cat', '', 'dog'], [1, 2, 3], ''])
-def test_names_must_fit_the_boxes(inferencer, names):
+def test_set_prompts_refuses_names_that_do_not_fit_the_boxes(inferencer, names):
     with pytest.raises(InputError, match='one class name per box'):
         inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, names)])
 
 
-def test_what_is_no_visual_prompt_is_refused(inferencer):
+def test_set_prompts_refuses_invalid_visual_prompts(inferencer):
     with pytest.raises(InputError, match=r'expected a list of \(image, boxes, names\)'):
         inferencer.set_prompts(visual=['ref.jpg'])
 
@@ -364,24 +366,24 @@ def test_what_is_no_visual_prompt_is_refused(inferencer):
 # ------------------------------------------------------------------------ negatives
 
 
-def test_negatives_are_offered_and_never_reported(inferencer, pictures):
+def test_negative_prompts_are_offered_but_not_reported(inferencer, image_folder):
     visual = [(random_image(60, 80), BOXES, NAMES)]
     inferencer.set_prompts(visual=visual)
-    everything = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    everything = inferencer.predict(image_folder, score_thr=0, as_dict=True)
     prompts = inferencer.set_prompts(visual=visual, negative=['dog'])
     assert bool(prompts.mask.all())
     assert prompts.names == tuple(NAMES)
-    hidden = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    hidden = inferencer.predict(image_folder, score_thr=0, as_dict=True)
     inferencer.set_prompts(visual=[(random_image(60, 80), BOXES[::2], NAMES[::2])])
-    without = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    without = inferencer.predict(image_folder, score_thr=0, as_dict=True)
     for full, found, absent in zip(everything, hidden, without, strict=True):
         assert 'dog' in full['names']
-        # It takes part: the others score as if it were positive, and not as if it were absent.
+        # The negative is offered: the other classes score as if it were positive, and not as if it were absent.
         assert same_sets(detections(found), detections(full, 'cat') + detections(full, 'cup'))
         assert not same_sets(detections(found), detections(absent))
 
 
-def test_negatives_must_be_known_and_not_all(inferencer):
+def test_set_prompts_refuses_unknown_negatives_and_no_positives(inferencer):
     visual = [(random_image(60, 80), BOXES, NAMES)]
     with pytest.raises(InputError, match="'dig' is not among the prompts; did you mean 'dog'"):
         inferencer.set_prompts(visual=visual, negative='dig')
@@ -397,6 +399,7 @@ def reader(tmp_path_factory):
     """An inferencer with a language model of 2 layers and ten words."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
+    # Write a tokenizer and a model as the library transformers does.
     folder = tmp_path_factory.mktemp('bert')
     words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', 'cat', 'red', 'dog']
     (folder / 'vocab.txt').write_text('\n'.join(words))
@@ -404,6 +407,7 @@ def reader(tmp_path_factory):
     torch.manual_seed(0)
     sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    # Build a detector with this language model.
     language_model = dict(
         type='BertModel',
         name=str(folder),
@@ -417,19 +421,19 @@ def reader(tmp_path_factory):
     return DINOR1Inferencer(files.config, files.checkpoint, device='cpu')
 
 
-def test_text_prompts(reader, pictures):
+def test_text_prompts_are_detected(reader, image_folder):
     assert reader.set_prompts(text='cat . red dog').names == ('cat', 'red dog')
-    expected = reader.predict(pictures, score_thr=0, as_dict=True)
+    expected = reader.predict(image_folder, score_thr=0, as_dict=True)
     assert {name for result in expected for name in result['names']} == {'cat', 'red dog'}
     reader.set_prompts(text=['cat', 'red dog', 'cat'])
-    assert_same(reader.predict(pictures, score_thr=0, as_dict=True), expected)
+    assert_same(reader.predict(image_folder, score_thr=0, as_dict=True), expected)
     reader.set_prompts(text=['cat', 'red dog'], negative='red dog')
-    hidden = reader.predict(pictures, score_thr=0, as_dict=True)
+    hidden = reader.predict(image_folder, score_thr=0, as_dict=True)
     for full, found in zip(expected, hidden, strict=True):
         assert same_sets(detections(found), detections(full, 'cat'))
 
 
-def test_text_and_boxes_of_a_class_are_averaged(reader, pictures, tmp_path):
+def test_set_prompts_averages_text_and_boxes_of_a_class(reader, image_folder, tmp_path):
     visual = [(random_image(60, 80), BOXES[:2], ['cat', 'thing'])]
     seen = embeddings_of(reader, visual=visual)
     read = reader.set_prompts(text=['cat', 'dog']).class_embeddings()[0]
@@ -440,14 +444,14 @@ def test_text_and_boxes_of_a_class_are_averaged(reader, pictures, tmp_path):
     torch.testing.assert_close(mixed['cat'], expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(mixed['thing'], seen['thing'], rtol=1e-5, atol=1e-5)
 
-    results = reader.predict(pictures, score_thr=0, as_dict=True)
+    results = reader.predict(image_folder, score_thr=0, as_dict=True)
     reader.save_bank(tmp_path / 'bank.safetensors')
     assert PromptBank.load(tmp_path / 'bank.safetensors').names == ('cat', 'thing')
     reader.set_prompts(bank=tmp_path / 'bank.safetensors', text=['cat', 'dog'])
-    assert_same(reader.predict(pictures, score_thr=0, as_dict=True), results)
+    assert_same(reader.predict(image_folder, score_thr=0, as_dict=True), results)
 
 
-def test_text_needs_a_language_model(inferencer):
+def test_set_prompts_refuses_text_without_a_language_model(inferencer):
     with pytest.raises(InputError, match='no language model'):
         inferencer.set_prompts(text='cat . dog')
 
@@ -462,28 +466,29 @@ def test_text_needs_a_language_model(inferencer):
         ('a.b', ['a', 'b']),
     ],
 )
-def test_split_text(text, names):
+def test_split_text_gives_distinct_names(text, names):
     assert split_text(text) == names
 
 
 # ------------------------------------------------------------------------ loading
 
 
-def test_a_loaded_config_serves_twice(model_files, pictures):
+def test_inferencer_does_not_change_a_loaded_config(model_files, image_folder):
     cfg = Config.fromfile(model_files.config)
     results = []
     for _ in range(2):
         inferencer = DINOR1Inferencer(cfg, model_files.checkpoint, device='cpu')
         inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
-        results.append(inferencer.predict(pictures, score_thr=0, as_dict=True))
+        results.append(inferencer.predict(image_folder, score_thr=0, as_dict=True))
     assert_same(*results)
 
 
-def test_a_pipeline_that_loads_resized_images_prepares_the_same(model_files, pictures, tmp_path):
+def test_inferencer_prepares_images_equally_with_load_resized_image(model_files, image_folder, tmp_path):
     results = []
     for one_step in (False, True):
         cfg = Config.fromfile(model_files.config)
         steps = cfg.test_dataloader.dataset.pipeline
+        # Load and resize images in one step.
         if one_step:
             resize = steps[1]
             assert [step.type for step in steps[:2]] == ['LoadImageFromFile', 'Resize']
@@ -493,7 +498,7 @@ def test_a_pipeline_that_loads_resized_images_prepares_the_same(model_files, pic
             ]
         inferencer = DINOR1Inferencer(cfg, model_files.checkpoint, device='cpu')
         inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
-        results.append(inferencer.predict(pictures, score_thr=0, as_dict=True))
+        results.append(inferencer.predict(image_folder, score_thr=0, as_dict=True))
     assert_same(*results)
     assert not (tmp_path / 'cache').exists()
 
@@ -506,14 +511,14 @@ def test_a_pipeline_that_loads_resized_images_prepares_the_same(model_files, pic
         (lambda cfg: cfg.test_dataloader.dataset.pipeline.pop(0), 'must begin with LoadImageFromFile'),
     ],
 )
-def test_configs_without_what_is_needed_are_refused(model_files, spoil, message):
+def test_inferencer_refuses_incomplete_configs(model_files, spoil, message):
     cfg = Config.fromfile(model_files.config)
     spoil(cfg)
     with pytest.raises(InputError, match=message):
         DINOR1Inferencer(cfg, model_files.checkpoint, device='cpu')
 
 
-def test_unknown_devices_are_refused(model_files):
+def test_inferencer_refuses_unknown_devices(model_files):
     with pytest.raises(InputError, match="'gpu'"):
         DINOR1Inferencer(model_files.config, model_files.checkpoint, device='gpu')
     with pytest.raises(InputError, match='CUDA devices'):
@@ -522,18 +527,18 @@ def test_unknown_devices_are_refused(model_files):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_gpu_finds_what_the_cpu_finds(prompted, model_files, pictures):
-    expected = prompted.predict(pictures, score_thr=0, as_dict=True)
+def test_predict_on_gpu_equals_cpu(prompted, model_files, image_folder):
+    expected = prompted.predict(image_folder, score_thr=0, as_dict=True)
     inferencer = DINOR1Inferencer(model_files.config, model_files.checkpoint)
     assert inferencer.device.type == 'cuda'
     inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, NAMES)])
-    results = inferencer.predict(pictures, score_thr=0, as_dict=True)
+    results = inferencer.predict(image_folder, score_thr=0, as_dict=True)
     for one, two in zip(results, expected, strict=True):
         # TF32 convolutions keep 10 bits of the mantissa.
         np.testing.assert_allclose(one['scores'], two['scores'], rtol=0, atol=5e-3)
 
 
-def test_a_bank_of_another_width_is_refused(inferencer):
+def test_set_prompts_refuses_bank_of_another_width(inferencer):
     bank = PromptBank(torch.zeros(1, 7), ('a',), (1,), fingerprint(inferencer.model))
-    with pytest.raises(InputError, match='embeddings of 7 numbers'):
+    with pytest.raises(InputError, match='embeddings of width 7'):
         inferencer.set_prompts(bank=bank)

@@ -1,4 +1,4 @@
-"""Detections as supervision, COCO and YOLO write them, on two detections whose numbers are computed by hand."""
+"""Output formats supervision, COCO and YOLO, on two detections whose numbers are computed by hand."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def empty(sample) -> DetDataSample:
     return sample
 
 
-def test_supervision_has_the_fields_of_detections(sample, empty):
+def test_to_supervision_returns_the_fields_of_detections(sample, empty):
     fields = to_supervision(sample)
     assert fields.keys() == {'xyxy', 'confidence', 'class_id', 'data'}
     np.testing.assert_array_equal(fields['xyxy'], [[20, 10, 60, 30], [0, 50, 200, 100]])
@@ -40,14 +40,14 @@ def test_supervision_has_the_fields_of_detections(sample, empty):
     assert [value.shape for value in list(to_supervision(empty).values())[:3]] == [(0, 4), (0,), (0,)]
 
 
-def test_supervision_accepts_the_fields(sample, empty):
+def test_to_supervision_fields_are_accepted_by_the_package(sample, empty):
     supervision = pytest.importorskip('supervision', reason='needs the package supervision')
     for each in (sample, empty):
         detections = supervision.Detections(**to_supervision(each))
         assert len(detections) == len(each.pred_instances)
 
 
-def test_coco_is_read_by_pycocotools(sample, empty):
+def test_to_coco_is_readable_by_pycocotools(sample, empty):
     coco = COCO()
     coco.dataset = to_coco([sample, empty, sample], ['cat', 'dog'])
     coco.createIndex()
@@ -61,13 +61,13 @@ def test_coco_is_read_by_pycocotools(sample, empty):
     assert not coco.getAnnIds(imgIds=[2])
 
 
-def test_coco_needs_file_names(sample):
+def test_to_coco_refuses_images_without_a_path(sample):
     sample.set_metainfo(dict(img_path=None))
     with pytest.raises(InputError, match='sample 0 has no path'):
         to_coco([sample], ['cat', 'dog'])
 
 
-def test_yolo_is_relative_to_the_image(sample, empty):
+def test_to_yolo_is_relative_to_the_image(sample, empty):
     assert to_yolo(sample) == '1 0.200000 0.200000 0.200000 0.200000\n0 0.500000 0.750000 1.000000 0.500000\n'
     assert to_yolo(sample, with_scores=True).splitlines()[0].endswith(' 0.750000')
     assert to_yolo(empty) == ''

@@ -1,4 +1,4 @@
-"""Prompts on the command line: what is read, and what is refused with which line."""
+"""Prompts on the command line: valid arguments, and error messages of invalid arguments."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from dinor1.utils.errors import InputError
         ('ref.jpg:-0.5,2,3,4', ('ref.jpg', (-0.5, 2, 3, 4), 'object', False)),
     ],
 )
-def test_box(argument, expected):
+def test_parse_box_reads_valid_arguments(argument, expected):
     assert parse_box(argument) == expected
 
 
@@ -44,7 +44,7 @@ def test_box(argument, expected):
         ('ref.jpg:3,2,1,4', 'has no area'),
     ],
 )
-def test_bad_box(argument, message):
+def test_parse_box_refuses_invalid_arguments(argument, message):
     with pytest.raises(InputError, match=message) as error:
         parse_box(argument)
     assert f'--prompt {argument}' in str(error.value)
@@ -60,15 +60,15 @@ def test_bad_box(argument, message):
         ('- wolf.', [], ['wolf']),
     ],
 )
-def test_text(argument, names, negative):
+def test_parse_text_separates_negative_names(argument, names, negative):
     assert parse_text(argument) == (names, negative)
 
 
-def test_no_argument_gives_no_prompt():
+def test_gather_prompts_of_no_argument_is_empty():
     assert gather_prompts() == dict(visual=[], text=[], negative=[])
 
 
-def test_boxes_are_gathered_by_image_in_order():
+def test_gather_prompts_groups_boxes_by_image():
     prompts = gather_prompts(
         ['b.jpg:1,2,3,4:cat', 'a.jpg:1,2,3,4:cat', 'b.jpg:5,6,7,8:-dog'], ['a.jpg:5,6,7,8'], 'cat . -cow'
     )
@@ -90,6 +90,6 @@ def test_boxes_are_gathered_by_image_in_order():
         ([], [], 'cat . -cat'),
     ],
 )
-def test_a_class_is_not_both_positive_and_negative(arguments):
+def test_gather_prompts_refuses_a_class_that_is_positive_and_negative(arguments):
     with pytest.raises(InputError, match="'cat' is given as positive and as negative"):
         gather_prompts(*arguments)

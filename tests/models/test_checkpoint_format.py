@@ -1,4 +1,4 @@
-"""Weights of the first format load into the present one, by every way of loading; later formats are refused."""
+"""Checkpoint formats: weights of the first format are converted on loading; later formats are refused."""
 
 import copy
 
@@ -12,7 +12,7 @@ from dinor1.utils.errors import InputError
 
 
 def first_format(model: DINOR1) -> dict[str, torch.Tensor]:
-    """The model's weights as the first format had them: a whole attention module, the norms in another order."""
+    """Weights of the model in the first format: a full attention module, and the norms in another order."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     own = 'prompt_encoder.self_attn.'
     width = model.embed_dims
@@ -28,16 +28,16 @@ def first_format(model: DINOR1) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def models(build_tiny):
-    """A model with weights of its own, and another to load them into."""
+    """Two models with different weights."""
     trained = build_tiny(seed=1)
-    for norm in trained.prompt_encoder.norms:  # not all ones and zeros, or their order would not matter
+    for norm in trained.prompt_encoder.norms:  # with the initial ones and zeros, their order would not matter
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
     return trained, build_tiny(seed=2)
 
 
 @pytest.mark.parametrize('load', [lambda m, w: m.load_state_dict(w), lambda m, w: load_state_dict(m, w, strict=True)])
-def test_first_format_loads(models, load):
+def test_load_converts_the_first_format(models, load):
     trained, other = models
     load(other, first_format(trained))
     loaded = other.state_dict()
@@ -45,7 +45,7 @@ def test_first_format_loads(models, load):
         assert torch.equal(loaded[name], tensor), name
 
 
-def test_present_format_is_left_alone(models):
+def test_upgrade_does_not_change_the_current_format(models):
     weights = models[0].state_dict()
     before = copy.deepcopy(weights)
     assert not DINOR1.upgrade_state_dict(weights)
@@ -53,7 +53,7 @@ def test_present_format_is_left_alone(models):
     assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 
-def test_a_run_is_not_resumed_from_the_first_format(models, tmp_path):
+def test_resume_refuses_the_first_format(models, tmp_path):
     trained, other = models
     path = tmp_path / 'old.pth'
     meta = dict(epoch=1, iter=2)
@@ -63,7 +63,7 @@ def test_a_run_is_not_resumed_from_the_first_format(models, tmp_path):
         check_checkpoint(other, str(path), resume=True)
 
 
-def test_a_later_format_is_refused(models):
+def test_load_refuses_later_formats(models):
     trained, other = models
     weights = trained.state_dict()
     assert weights._metadata['']['version'] == DINOR1._version

@@ -1,4 +1,4 @@
-"""GRQO on MMDetection's plain DINO: fixed classes, the same reward and reference."""
+"""GRQO on MMDetection's DINO: fixed classes, the same reward and reference model."""
 
 import copy
 
@@ -15,7 +15,7 @@ from dinor1.utils.errors import InputError
 
 @pytest.fixture(scope='module')
 def dino_cfg():
-    """MMDetection's stock DINO, shrunk; its decoder keeps 256 channels by force."""
+    """MMDetection's stock DINO with small sizes, except for its decoder, whose 256 channels are fixed."""
     cfg = get_config('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py').model
     cfg = Config(dict(model=cfg))
     cfg.merge_from_dict(
@@ -49,7 +49,7 @@ def build(cfg):
     return model
 
 
-def test_sft_equals_the_stock_detector(dino_cfg, make_batch):
+def test_dino_grqo_without_grqo_equals_the_stock_detector(dino_cfg, make_batch):
     ours = build(dino_cfg)
     stock = build(dict(dino_cfg, type='mmdet.DINO', bbox_head=dict(dino_cfg.bbox_head, type='mmdet.DINOHead')))
     stock.load_state_dict(ours.state_dict())
@@ -63,15 +63,15 @@ def test_sft_equals_the_stock_detector(dino_cfg, make_batch):
         assert torch.equal(results[0][name], results[1][name]), name
 
 
-def test_grqo_terms(dino_cfg, make_batch):
-    # In the memory layout of the reference, which adds in another order.
+def test_dino_grqo_loss_is_finite_with_gradient(dino_cfg, make_batch):
+    # Use the memory layout of the reference, since another layout adds in another order.
     model = build(dino_cfg).train().to(memory_format=torch.channels_last)
     inputs, samples = make_batch((2, 0))
     reference = copy.deepcopy(model)
     model.bbox_head.loss_grqo = GRQOLoss()
     model.reference = ReferenceModel(reference)
     losses = model.loss(inputs, samples)
-    # same weights, same mode, no dropout: nothing to diverge from
+    # Equal weights, equal mode and no dropout: the KL is zero.
     assert losses['grqo_kl'] == 0
     assert losses['loss_grqo'].isfinite()
     assert losses['d0.loss_grqo'].isfinite()
@@ -85,7 +85,7 @@ def test_grqo_terms(dino_cfg, make_batch):
     assert model.loss(inputs, samples)['grqo_kl'] > 0
 
 
-def test_switched_off_it_leaves_the_stock_losses(dino_cfg, make_batch):
+def test_dino_grqo_disabled_gives_the_stock_losses(dino_cfg, make_batch):
     cfg = copy.deepcopy(dino_cfg)
     cfg.bbox_head.loss_grqo = dict(type='GRQOLoss')
     plain, model = build(dino_cfg).train(), build(cfg).train()
@@ -102,7 +102,7 @@ def test_switched_off_it_leaves_the_stock_losses(dino_cfg, make_batch):
         model.loss(*batch)
 
 
-def test_losses_come_with_the_hidden_states(dino_cfg, make_batch):
+def test_loss_and_output_returns_the_hidden_states(dino_cfg, make_batch):
     model, batch = build(dino_cfg).train(), make_batch((2, 1))
     torch.manual_seed(0)
     losses, output = model.loss_and_output(*copy.deepcopy(batch))
@@ -113,7 +113,7 @@ def test_losses_come_with_the_hidden_states(dino_cfg, make_batch):
     assert torch.autograd.grad(loss, output.hidden_states)[0].abs().max() > 0
 
 
-def test_the_reward_has_the_weights_of_the_matcher(dino_cfg, make_batch):
+def test_dino_grqo_reward_uses_the_weights_of_the_matcher(dino_cfg, make_batch):
     cfg = copy.deepcopy(dino_cfg)
     assert cost_weights(build(cfg).bbox_head.assigner.match_costs, 'FocalLossCost') == dict(
         cls_weight=2.0, l1_weight=5.0, giou_weight=2.0, alpha=0.25, gamma=2, eps=1e-12
@@ -129,7 +129,7 @@ def test_the_reward_has_the_weights_of_the_matcher(dino_cfg, make_batch):
         rewards.append(model.loss(inputs, copy.deepcopy(samples))['grqo_reward_mean'])
     torch.testing.assert_close(rewards[1], 3 * rewards[0])
     cfg.train_cfg.assigner.match_costs[2] = dict(type='IoUCost', iou_mode='iou', weight=2.0)
-    model = build(cfg).train()  # without GRQO any matcher will do
+    model = build(cfg).train()  # without GRQO, every matcher is accepted
     model.loss(inputs, copy.deepcopy(samples))
     model.bbox_head.loss_grqo = GRQOLoss(beta=0.0)
     with pytest.raises(InputError, match="IoUCost\\('iou'\\) is not supported"):

@@ -25,7 +25,7 @@ def reference_of(model, dtype=None):
 
 @pytest.mark.parametrize('counts', [(0, 0), (0, 2), (1,), (3, 2), (20, 1)])
 @pytest.mark.parametrize('loss_grqo', [None, dict(type='GRQOLoss')])
-def test_any_batch_gives_finite_losses_and_reaches_every_parameter(build_tiny, make_batch, counts, loss_grqo):
+def test_loss_of_any_batch_is_finite_and_reaches_every_parameter(build_tiny, make_batch, counts, loss_grqo):
     model = build_tiny(**{'model.bbox_head.loss_grqo': loss_grqo})
     if loss_grqo is not None:
         model.reference = reference_of(model)
@@ -38,7 +38,7 @@ def test_any_batch_gives_finite_losses_and_reaches_every_parameter(build_tiny, m
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_without_ground_truth_box_losses_are_zero_and_class_losses_are_not(build_tiny, make_batch):
+def test_loss_without_ground_truth_has_class_losses_only(build_tiny, make_batch):
     losses = build_tiny().loss(*make_batch((0, 0)))
     for name, value in losses.items():
         if 'bbox' in name or 'iou' in name or 'dn_' in name:
@@ -47,14 +47,14 @@ def test_without_ground_truth_box_losses_are_zero_and_class_losses_are_not(build
             assert value > 0, name
 
 
-def test_one_class_in_the_whole_batch(build_tiny, make_batch):
+def test_loss_with_one_class_is_finite(build_tiny, make_batch):
     inputs, samples = make_batch((2, 1))
     for sample in samples:
         sample.gt_instances.labels.fill_(3)
     assert all(v.isfinite().all() for v in build_tiny().loss(inputs, samples).values())
 
 
-def test_more_classes_than_256(build_tiny, make_batch):
+def test_loss_with_more_than_256_classes_is_finite(build_tiny, make_batch):
     inputs, samples = make_batch((150, 150), num_classes=1)
     for i, sample in enumerate(samples):
         sample.gt_instances.labels = torch.arange(150) + 150 * i
@@ -63,15 +63,15 @@ def test_more_classes_than_256(build_tiny, make_batch):
     assert all(v.isfinite().all() for v in model.loss(inputs, samples).values())
 
 
-def test_fewer_tokens_than_queries(build_tiny, make_batch):
-    """A 64 pixel image has 64 + 16 + 4 tokens; 100 queries cannot all be selected."""
+def test_loss_with_fewer_tokens_than_queries_is_finite(build_tiny, make_batch):
+    """An image with a side of 64 pixels has 64 + 16 + 4 tokens, fewer than 100 queries."""
     model = build_tiny(**{'model.num_queries': 100})
     model.bbox_head.loss_grqo = GRQOLoss(beta=0.0)
     assert all(v.isfinite().all() for v in model.loss(*make_batch((2, 1))).values())
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast(build_tiny, make_batch, dtype):
+def test_loss_under_autocast_is_finite(build_tiny, make_batch, dtype):
     model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
     model.reference = reference_of(model)
     with torch.autocast('cpu', dtype):
@@ -83,9 +83,9 @@ def test_autocast(build_tiny, make_batch, dtype):
 
 @pytest.mark.parametrize('num_layers', [1, 3])
 @torch.no_grad()
-def test_objectness_of_some_tokens_is_that_of_a_whole_pass(build_tiny, make_batch, num_layers):
+def test_objectness_of_some_tokens_equals_a_whole_pass(build_tiny, make_batch, num_layers):
     model = livened(build_tiny(**{'model.encoder.num_layers': num_layers}).double())
-    # Other sizes give the second image padding, and boxes that were not drawn are not encoded here.
+    # The second image is smaller, so that it has padding.
     inputs, samples = make_batch((3, 4))
     samples[1].set_metainfo(dict(img_shape=(48, 40)))
     draw = sample_prompts([sample.gt_instances.labels for sample in samples])
@@ -102,7 +102,7 @@ def test_objectness_of_some_tokens_is_that_of_a_whole_pass(build_tiny, make_batc
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_the_reference_alone_in_half_precision(build_tiny, make_batch, dtype):
+def test_reference_in_half_precision_changes_only_the_kl(build_tiny, make_batch, dtype):
     model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
     inputs, samples = make_batch((3, 2))
     references = [reference_of(model), reference_of(model, dtype)]
@@ -112,8 +112,8 @@ def test_the_reference_alone_in_half_precision(build_tiny, make_batch, dtype):
         results.append(model.loss(inputs, copy.deepcopy(samples)))
     whole, half = results
     assert all(torch.equal(whole[name], half[name]) for name in whole if 'grqo' not in name)
-    # The student uses batch statistics and the reference does not: the KL is not zero, and changes with the rounding of
-    # a half, 8 bits or 11.
+    # The student uses batch statistics and the reference does not, so that the KL is not zero, and changes with the
+    # rounding of half precision to 8 or 11 bits.
     assert half['grqo_kl'] != whole['grqo_kl']
     torch.testing.assert_close(half['grqo_kl'], whole['grqo_kl'], atol=0, rtol=0.05)
 
@@ -132,7 +132,7 @@ def permuted(prompts, order):
 
 
 def livened(model):
-    """Away from the initial values, at which prompts hardly reach the image features."""
+    """Change the initial values of ``model``, at which prompts have almost no effect on image features."""
     for name, parameter in model.named_parameters():
         if name.endswith(('gamma_v', 'gamma_l')):
             parameter.data.fill_(0.3)
@@ -142,20 +142,20 @@ def livened(model):
 
 
 @torch.no_grad()
-def test_permuting_the_classes_permutes_the_predictions(build_tiny, make_batch):
+def test_predictions_follow_a_permutation_of_the_classes(build_tiny, make_batch):
     model = livened(build_tiny().double())
     inputs, samples = make_batch((1, 1))
     prompts, order = prompt_set().to(torch.float64), [2, 0, 3, 1]
     logits, boxes = model(inputs.double(), samples, prompts=prompts)
     again, boxes_again = model(inputs.double(), samples, prompts=permuted(prompts, order))
-    # float64; only the order of sums over prompts differs
+    # float64: only the order of sums over prompts differs.
     torch.testing.assert_close(again, logits[..., order], atol=1e-10, rtol=0)
     torch.testing.assert_close(boxes_again, boxes, atol=1e-10, rtol=0)
 
 
 @torch.no_grad()
-def test_padding_prompts_changes_nothing(build_tiny, make_batch):
-    """The image with fewer prompts is padded to the other's number."""
+def test_predictions_do_not_depend_on_padded_prompts(build_tiny, make_batch):
+    """The prompts of the image with fewer prompts are padded to the number of the other image."""
     model = livened(build_tiny().double())
     inputs, samples = make_batch((1, 1))
     few, many = prompt_set(2).to(torch.float64), prompt_set(5).to(torch.float64)
@@ -166,8 +166,8 @@ def test_padding_prompts_changes_nothing(build_tiny, make_batch):
 
 
 @torch.no_grad()
-def test_padding_the_image_changes_only_what_convolutions_carry(build_tiny, make_batch):
-    """Prompt embeddings of a box do not see the other images of the batch."""
+def test_encode_boxes_does_not_depend_on_other_images(build_tiny, make_batch):
+    """The prompt embedding of a box does not depend on the other images of the batch."""
     model = livened(build_tiny().double())
     inputs, samples = make_batch((2, 3))
     inputs = inputs.double()
@@ -180,7 +180,7 @@ def test_padding_the_image_changes_only_what_convolutions_carry(build_tiny, make
 
 
 @torch.no_grad()
-def test_negative_prompts_take_part_and_are_not_reported(build_tiny, make_batch):
+def test_negative_prompts_are_searched_for_and_not_reported(build_tiny, make_batch):
     model = livened(build_tiny())
     inputs, samples = make_batch((1,))
     prompts = prompt_set(3)
@@ -194,12 +194,12 @@ def test_negative_prompts_take_part_and_are_not_reported(build_tiny, make_batch)
 
 
 def box_prompts(samples, names):
-    """The ground truth of each image as prompts for it."""
+    """The ground truth of each image as its prompts."""
     return [BoxPrompts(s.gt_instances.bboxes, s.gt_instances.labels, tuple(names)) for s in samples]
 
 
 @torch.no_grad()
-def test_box_prompts_are_the_means_of_their_boxes(build_tiny, make_batch):
+def test_box_prompts_equal_the_means_of_their_boxes(build_tiny, make_batch):
     model = livened(build_tiny(**{'model.test_cfg.max_per_img': 100}))  # all candidates
     inputs, samples = make_batch((3, 2))
     for sample in samples:
@@ -219,20 +219,20 @@ def test_box_prompts_are_the_means_of_their_boxes(build_tiny, make_batch):
 
 
 @torch.no_grad()
-def test_images_of_one_batch_may_have_boxes_or_prompt_sets(build_tiny, make_batch):
+def test_predict_accepts_boxes_and_prompt_sets_in_one_batch(build_tiny, make_batch):
     model = livened(build_tiny().double())
     inputs, samples = make_batch((3, 2))
     inputs, prompts = inputs.double(), [box_prompts(samples, 'abcdefgh')[0], prompt_set().to(torch.float64)]
     together = [s.pred_instances for s in model.predict(inputs, copy.deepcopy(samples), prompts)]
     for i in (0, 1):
         (alone,) = model.predict(inputs[i : i + 1], samples[i : i + 1], prompts[i : i + 1])
-        # float64; only sums of another batch size differ
+        # float64: only sums over another batch size differ.
         torch.testing.assert_close(together[i].scores, alone.pred_instances.scores, atol=1e-6, rtol=0)
         assert together[i].label_names == alone.pred_instances.label_names
 
 
 @pytest.mark.parametrize('mode', ['tensor', 'predict', 'predict_and_output'])
-def test_inference_without_prompts_is_an_error_of_one_line(build_tiny, make_batch, mode):
+def test_forward_without_prompts_is_refused(build_tiny, make_batch, mode):
     with pytest.raises(InputError, match='^DINOR1: no prompts; .*PromptedValLoop') as caught:
         build_tiny().eval()(*make_batch((1,)), mode=mode)
     assert '\n' not in str(caught.value)
@@ -241,8 +241,8 @@ def test_inference_without_prompts_is_an_error_of_one_line(build_tiny, make_batc
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @torch.no_grad()
-def test_prompts_follow_the_images_to_the_gpu(build_tiny, make_batch):
-    """Banks and the boxes of an annotation file are on the CPU."""
+def test_predict_moves_prompts_to_the_gpu(build_tiny, make_batch):
+    """Prompts of banks and of annotation files are on the CPU."""
     model = livened(build_tiny())
     inputs, samples = make_batch((2, 1))
     prompts = [prompt_set(8), box_prompts(samples, 'abcdefgh')[1]]
@@ -253,19 +253,19 @@ def test_prompts_follow_the_images_to_the_gpu(build_tiny, make_batch):
         torch.testing.assert_close(mine.pred_instances.scores.cpu(), scores, atol=5e-3, rtol=0)
 
 
-def test_every_image_needs_prompts(build_tiny, make_batch):
+def test_predict_refuses_images_without_prompts(build_tiny, make_batch):
     with pytest.raises(ValueError, match='prompts for 2 images, got 1'):
         build_tiny().eval().predict(*make_batch((1, 1)), [prompt_set()])
 
 
-def test_text_needs_a_language_model(build_tiny):
+def test_text_prompts_without_a_language_model_are_refused(build_tiny):
     with pytest.raises(InputError, match='no language model'):
         build_tiny().text_prompt_set(['cat'])
     with pytest.raises(InputError, match='alignment'):
         build_tiny(**{'model.prompts.alignment': dict()})
 
 
-def test_nothing_is_inherited_from_grounding_dino_that_cannot_work(build_tiny):
+def test_dino_r1_inherits_no_method_of_grounding_dino(build_tiny):
     model = build_tiny()
     assert isinstance(model, BaseDetector)
     assert not isinstance(model, DetectionTransformer)
@@ -277,7 +277,7 @@ def test_nothing_is_inherited_from_grounding_dino_that_cannot_work(build_tiny):
         assert not hasattr(model.bbox_head, name)
 
 
-def test_sampling_draws_one_instance_per_class_evenly():
+def test_sample_prompts_draws_one_instance_per_class_uniformly():
     labels = [torch.tensor([5, 2, 5]), torch.tensor([], dtype=torch.long), torch.tensor([5])]
     torch.manual_seed(0)
     counts = {}
@@ -288,13 +288,13 @@ def test_sampling_draws_one_instance_per_class_evenly():
         assert labels[draw.image[1]][draw.box[1]] == 5
         key = (int(draw.image[1]), int(draw.box[1]))
         counts[key] = counts.get(key, 0) + 1
-    # three instances of class 5, each 200 times of 600 but for chance: 5 standard deviations are 58
+    # Each of three instances of class 5 is expected 200 times in 600 draws; 5 standard deviations are 58.
     assert set(counts) == {(0, 0), (0, 2), (2, 0)}
     assert all(abs(n - 200) < 58 for n in counts.values())
     assert torch.equal(positive_maps(labels, draw)[0], torch.tensor([[0.0, 1], [1, 0], [0, 1]]))
 
 
-def test_drawn_prompts_are_the_embeddings_of_their_boxes(build_tiny, make_batch):
+def test_drawn_prompts_equal_the_embeddings_of_their_boxes(build_tiny, make_batch):
     model = build_tiny().eval()
     inputs, samples = make_batch((3, 0, 2))
     draw = sample_prompts([s.gt_instances.labels for s in samples])
@@ -306,13 +306,13 @@ def test_drawn_prompts_are_the_embeddings_of_their_boxes(build_tiny, make_batch)
         boxes = [b[:0] for b in every_box]
         boxes[image] = every_box[image][box : box + 1]
         torch.testing.assert_close(embeddings[k], model.encode_boxes(features, boxes, shapes)[0])
-    # In any case where all boxes are encoded.
+    # The same if all boxes are encoded.
     again, instances = drawn_prompts(model.prompt_encoder, features, every_box, shapes, draw, every_box=True)
     torch.testing.assert_close(again, embeddings)
     torch.testing.assert_close(instances, model.encode_boxes(features, every_box, shapes))
 
 
-def test_fingerprint_sees_one_bit_of_what_makes_prompts(build_tiny):
+def test_fingerprint_depends_only_on_weights_that_encode_prompts(build_tiny):
     model = build_tiny()
     before = fingerprint(model)
     assert before == fingerprint(build_tiny())
@@ -326,8 +326,8 @@ def test_fingerprint_sees_one_bit_of_what_makes_prompts(build_tiny):
 
 
 @torch.no_grad()
-def test_an_absent_class_moves_boxes_through_fusion_alone(build_tiny, make_batch):
-    """With all 84 tokens selected and fusion closed, one prompt more changes no box."""
+def test_absent_class_changes_boxes_only_through_fusion(build_tiny, make_batch):
+    """With all 84 tokens selected and without fusion, a further prompt changes no box."""
     model = livened(build_tiny(**{'model.num_queries': 84}))
     inputs, samples = make_batch((1,))
     four = PromptSet.from_classes(torch.cat([prompt_set(3).embeddings, torch.randn(1, 32)]), 'abcd')
@@ -342,14 +342,14 @@ def test_an_absent_class_moves_boxes_through_fusion_alone(build_tiny, make_batch
     for name, parameter in model.named_parameters():
         if 'gamma_v' in name or 'cross_attn_text.attn.out_proj' in name:
             parameter.zero_()
-    # The query content that a token gets is the learned embedding of its rank, which the new prompt changes.
+    # Make all query contents equal: a token gets the embedding of its rank, which the new prompt changes.
     model.query_embedding.weight[:] = model.query_embedding.weight[:1]
     assert distance() < 1e-4
 
 
 @torch.no_grad()
-def test_a_vocabulary_in_parts_is_found_as_in_one_pass_without_fusion(build_tiny, make_batch):
-    """Fusion closed, all 84 tokens selected, equal query contents: the parts change nothing. Image 1 needs one part."""
+def test_chunked_predict_equals_one_pass_without_fusion(build_tiny, make_batch):
+    """Without fusion, with all 84 tokens selected and equal query contents. Image 1 has fewer parts than image 0."""
     model = livened(build_tiny(**{'model.num_queries': 84, 'model.test_cfg.max_per_img': 588})).double()
     for name, parameter in model.named_parameters():
         if 'gamma_v' in name or 'cross_attn_text.attn.out_proj' in name:
@@ -367,7 +367,7 @@ def test_a_vocabulary_in_parts_is_found_as_in_one_pass_without_fusion(build_tiny
     assert len(whole[1]) == 84 * 2
     for size in (1, 3, 7):
         for ours, theirs in zip(found(size), whole, strict=True):
-            # float64; scores and boxes are made in float32
+            # The model is in float64, but scores and boxes are computed in float32.
             torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-6, rtol=0)
             torch.testing.assert_close(ours.bboxes, theirs.bboxes, atol=1e-4, rtol=0)
             assert torch.equal(ours.labels, theirs.labels)
@@ -375,7 +375,7 @@ def test_a_vocabulary_in_parts_is_found_as_in_one_pass_without_fusion(build_tiny
 
 
 @torch.no_grad()
-def test_a_vocabulary_in_parts_keeps_the_best_of_all_parts(build_tiny, make_batch):
+def test_chunked_predict_keeps_the_best_of_all_parts(build_tiny, make_batch):
     model = livened(build_tiny(**{'model.test_cfg.chunked_size': 2}))
     inputs, samples = make_batch((1,))
     prompts = prompt_set(5)
@@ -385,7 +385,7 @@ def test_a_vocabulary_in_parts_keeps_the_best_of_all_parts(build_tiny, make_batc
 
 
 @torch.no_grad()
-def test_an_image_that_is_asked_for_nothing_gives_nothing(build_tiny, make_batch):
+def test_predict_without_boxes_on_an_image_is_empty(build_tiny, make_batch):
     model = livened(build_tiny())
     inputs, samples = make_batch((0, 2))
     prompts = box_prompts(samples, [f'c{i}' for i in range(8)])
@@ -395,13 +395,13 @@ def test_an_image_that_is_asked_for_nothing_gives_nothing(build_tiny, make_batch
     assert empty.bboxes.shape == (0, 4)
     assert empty.label_names == []
     alone = model.predict(inputs[1:], samples[1:], prompts[1:])[0].pred_instances
-    # Another batch size makes other blocks of the same sums.
+    # Another batch size changes the order of sums.
     torch.testing.assert_close(other.scores, alone.scores, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(('chunked_size', 'classes'), [(-1, [[0, 1, 2, 3, 4]]), (2, [[0, 1], [2, 3], [4]])])
-def test_every_pass_is_returned_with_what_it_offered(build_tiny, make_batch, chunked_size, classes):
+def test_predict_and_output_returns_every_pass_with_its_prompts(build_tiny, make_batch, chunked_size, classes):
     model = livened(build_tiny(**{'model.test_cfg.chunked_size': chunked_size}))
     inputs, samples = make_batch((1, 2))
     found, passes = model(inputs, copy.deepcopy(samples), mode='predict_and_output', prompts=prompt_set(5))
@@ -414,7 +414,7 @@ def test_every_pass_is_returned_with_what_it_offered(build_tiny, make_batch, chu
         scores, selection = model.token_scores(memory, features, prompts), output.selection
         assert output.denoising is None
         assert torch.equal(prompts.embeddings, output.prompts.embeddings)
-        # The best 12 tokens, in falling order.
+        # The selection has the best 12 tokens, in descending order.
         assert torch.equal(selection.objectness, scores.objectness.topk(12, dim=1).values)
         assert torch.equal(selection.objectness, scores.objectness.gather(1, selection.tokens))
         assert torch.equal(selection.objectness, selection.cls_logits.amax(-1))
@@ -422,7 +422,7 @@ def test_every_pass_is_returned_with_what_it_offered(build_tiny, make_batch, chu
         assert ((selection.boxes >= 0) & (selection.boxes <= 1)).all()
 
 
-def test_losses_come_with_the_output_that_they_were_computed_from(build_tiny, make_batch):
+def test_loss_and_output_returns_the_output_of_the_losses(build_tiny, make_batch):
     model, batch = build_tiny(), make_batch((2, 1))
     torch.manual_seed(0)
     losses, output = model.loss_and_output(*copy.deepcopy(batch))
@@ -430,7 +430,7 @@ def test_losses_come_with_the_output_that_they_were_computed_from(build_tiny, ma
     again = model.loss(*batch)
     assert losses.keys() == again.keys()
     assert all(torch.equal(losses[name], again[name]) for name in losses)
-    # Four groups of a positive and a negative for each of at most two objects.
+    # Four groups with a positive and a negative query for each of at most two objects.
     assert output.denoising == (16, 4)
     assert output.hidden_states.shape == (2, 2, 16 + 12, 32)
     assert output.references.shape == (3, 2, 16 + 12, 4)
@@ -438,8 +438,8 @@ def test_losses_come_with_the_output_that_they_were_computed_from(build_tiny, ma
     assert gradient.abs().amax((1, 2, 3)).gt(0).all()
 
 
-def test_detection_adds_nothing_but_detections(build_tiny, make_batch):
-    """Prompts are an argument, and leave nothing on the data samples."""
+def test_predict_adds_only_detections_to_samples(build_tiny, make_batch):
+    """Prompts are an argument, and are not stored in the data samples."""
     inputs, samples = make_batch((1,))
     before = set(samples[0].keys())
     build_tiny().eval().predict(inputs, samples, prompt_set())
@@ -460,7 +460,7 @@ def test_detection_adds_nothing_but_detections(build_tiny, make_batch):
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(build_tiny, overrides, message):
+def test_dino_r1_refuses_invalid_settings(build_tiny, overrides, message):
     with pytest.raises(InputError, match=message) as error:
         build_tiny(**overrides)
     assert '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""Federated labels: a class that an image was not annotated for teaches nothing about its queries."""
+"""Federated labels: an image gives no loss for classes that it was not annotated for."""
 
 import copy
 
@@ -35,7 +35,7 @@ def total(losses):
 
 
 def with_reference(model):
-    """The reference is the model with other weights, so that no KL is zero."""
+    """Give the model a reference with different weights, so that no KL is zero."""
     model.reference = ReferenceModel(copy.deepcopy(model).eval())
     with torch.no_grad():
         for parameter in model.parameters():
@@ -44,7 +44,7 @@ def with_reference(model):
 
 
 def watch_logits(model) -> list[torch.Tensor]:
-    """The logits of every branch, (bs, N, K), filled in by the next loss; they keep their gradients."""
+    """List that the next loss fills with the logits (bs, N, K) of every branch, which keep their gradients."""
     seen = []
 
     def keep(module, inputs, output):
@@ -57,10 +57,10 @@ def watch_logits(model) -> list[torch.Tensor]:
     return seen
 
 
-# Prompts that an image is offered ---------------------------------------------------------------------------
+# Prompts offered to an image --------------------------------------------------------------------------------
 
 
-def test_an_image_is_offered_what_it_shows_or_lacks_for_certain(make_batch):
+def test_batch_scope_offers_classes_known_to_be_present_or_absent(make_batch):
     _, samples = make_batch((2, 1, 0, 0))
     set_labels(samples, [[1, 4], [6], [], []])
     set_scopes(samples, [[1, 2], [], [4, 6], [7]], [[1, 2], [5, 6], [4, 6], [7]])
@@ -70,24 +70,24 @@ def test_an_image_is_offered_what_it_shows_or_lacks_for_certain(make_batch):
     assert draw.labels.tolist() == [1, 4, 6]
     yes, no = True, False
     assert scope.exhaustive.tolist() == [[yes, no, no], [no] * 3, [no, yes, yes], [no] * 3]
-    # Nothing is known of the last image, and an image must be offered something.
+    # Nothing is known about the last image: it is offered all prompts, because every image needs at least one.
     assert scope.offered.tolist() == [[yes, yes, no], [no, no, yes], [no, yes, yes], [yes] * 3]
-    # A box of 1 is no 4, because image 0 shows both; that it is no 6, nobody said.
+    # A box of class 1 is not of class 4, because image 0 shows both; whether it is of class 6 is unknown.
     assert scope.told_apart.tolist() == [[yes, yes, no], [yes, yes, no], [no, no, yes]]
 
 
-def test_classes_are_told_by_name(make_batch):
-    """The same class has other numbers in other data sets."""
+def test_batch_scope_compares_classes_by_name(make_batch):
+    """A class has different indices in different data sets."""
     _, samples = make_batch((1, 1))
     samples[0].set_metainfo(dict(text=('cup', 'jar'), exhaustive_labels=[0], annotated_labels=[0]))
     samples[1].set_metainfo(dict(text=('nut', 'cup', 'jar'), exhaustive_labels=[0, 1], annotated_labels=[0, 1]))
-    labels, classes = [torch.tensor([0]), torch.tensor([2])], ('cup', 'jar', 'nut')  # nut is 2 in the batch
+    labels, classes = [torch.tensor([0]), torch.tensor([2])], ('cup', 'jar', 'nut')  # nut has index 2 in the batch
     draw = sample_prompts(labels, classes)
     assert draw.names() == ['cup', 'nut']
     assert batch_scope(samples, labels, draw).offered.tolist() == [[True, False], [True, True]]
 
 
-def test_images_that_say_nothing_are_negatives_of_everything(make_batch):
+def test_batch_scope_treats_images_without_lists_as_exhaustive(make_batch):
     _, samples = make_batch((1, 1))
     labels = [torch.tensor([0]), torch.tensor([3])]
     draw = sample_prompts(labels)
@@ -102,13 +102,14 @@ def test_images_that_say_nothing_are_negatives_of_everything(make_batch):
 @pytest.mark.parametrize('loss_grqo', GRQO)
 @pytest.mark.parametrize('counts', [(2, 1), (3, 0, 5)])
 @pytest.mark.parametrize('text', [{}, TEXT])
-def test_with_all_classes_verified_nothing_changes(build_tiny, make_batch, counts, loss_grqo, text):
+def test_loss_with_all_classes_verified_is_unchanged(build_tiny, make_batch, counts, loss_grqo, text):
     model = build_tiny(**{'model.bbox_head.loss_grqo': loss_grqo}, **text)
     if loss_grqo is not None:
         with_reference(model)
     inputs, samples = make_batch(counts)
     for sample in samples:
         sample.set_metainfo(dict(text=NAMES))
+    # Compute losses and gradients without and with lists of verified classes.
     results = []
     for federated in (False, True):
         if federated:
@@ -124,28 +125,29 @@ def test_with_all_classes_verified_nothing_changes(build_tiny, make_batch, count
 
 
 @pytest.mark.parametrize('loss_grqo', GRQO)
-def test_unverified_pairs_get_no_gradient(build_tiny, make_batch, loss_grqo):
-    """In any decoder layer, denoising query, or encoder token."""
+def test_loss_gives_unverified_pairs_no_gradient(build_tiny, make_batch, loss_grqo):
+    """No decoder layer, denoising query or encoder token has a gradient for a pair that is not verified."""
     model = build_tiny(**{'model.bbox_head.loss_grqo': loss_grqo}).train()
     if loss_grqo is not None:
         with_reference(model)
     inputs, samples = make_batch((2, 2))
     set_labels(samples, [[0, 1], [2, 3]])
-    # Image 0 says nothing of 2 and 3. Image 1 says nothing of 0, lacks 1, and may show more of 2 than its box.
+    # Image 0 was not annotated for classes 2 and 3. Image 1 was not annotated for class 0, does not show class 1, and
+    # may show further instances of class 2.
     set_scopes(samples, [[0, 1], [1, 3]], [[0, 1], [1, 2, 3]])
     logits = watch_logits(model)
     losses, output = model.loss_and_output(inputs, samples)
     total(losses).backward()
-    assert len(logits) == 3  # the encoder's, and those of two decoder layers
+    assert len(logits) == 3  # of the encoder and of two decoder layers
     gradients = [tensor.grad for tensor in logits]
     for gradient in gradients:
         assert (gradient[0, :, 2:] == 0).all()
         assert (gradient[1, :, 0] == 0).all()
-    # What is verified is learnt: classes that are there, and class 1, which image 1 lacks.
+    # Verified pairs have gradients: present classes, and class 1, which image 1 does not show.
     for gradient in gradients[1:]:
         assert all((gradient[0, :, k] != 0).all() for k in (0, 1))
         assert all((gradient[1, :, k] != 0).all() for k in (1, 3))
-    # Of class 2, only queries that are matched to its box, and denoising queries made from it, are.
+    # For class 2, only the query matched to its box, and denoising queries made from the box, have gradients.
     num_dn, groups = output.denoising
     for gradient in gradients[1:]:
         dn, queries = gradient[1, :num_dn, 2], gradient[1, num_dn:, 2]
@@ -157,9 +159,9 @@ def test_unverified_pairs_get_no_gradient(build_tiny, make_batch, loss_grqo):
 
 
 @pytest.mark.parametrize('loss_grqo', GRQO)
-def test_unlabelled_instances_are_not_pushed_down(build_tiny, make_batch, loss_grqo):
-    """With nothing but classes of incomplete labels, no classification gradient lowers any score."""
-    # Batch norm is frozen, so that the KL to an equal reference is zero.
+def test_loss_does_not_lower_scores_of_incomplete_classes(build_tiny, make_batch, loss_grqo):
+    """If the labels of all classes are incomplete, no classification gradient lowers a score."""
+    # Freeze batch norm, so that the KL to an equal reference is zero.
     model = build_tiny(**{'model.bbox_head.loss_grqo': loss_grqo}).eval()
     if loss_grqo is not None:
         model.reference = ReferenceModel(copy.deepcopy(model).eval())
@@ -172,7 +174,7 @@ def test_unlabelled_instances_are_not_pushed_down(build_tiny, make_batch, loss_g
     assert all((tensor.grad < 0).any() for tensor in logits[1:])
 
 
-def test_images_of_disjoint_sources_are_trained_as_in_batches_of_their_own(build_tiny, make_batch):
+def test_loss_of_disjoint_sources_equals_separate_batches(build_tiny, make_batch):
     model = build_tiny().eval()
     inputs, samples = make_batch((2, 1))
     set_labels(samples, [[0, 1], [2]])
@@ -180,13 +182,13 @@ def test_images_of_disjoint_sources_are_trained_as_in_batches_of_their_own(build
     together = model.loss(inputs, samples)
     alone = [model.loss(inputs[i : i + 1], samples[i : i + 1]) for i in range(2)]
     for name, value in together.items():
-        if 'dn_' not in name:  # denoising queries are noised anew
+        if 'dn_' not in name:  # denoising queries are random
             expected = (alone[0][name] * 2 + alone[1][name]) / 3
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_of_which_nothing_is_known(build_tiny, make_batch):
-    """No box, and no prompt that an image was annotated for: losses are zero, and every parameter has a gradient."""
+def test_loss_of_a_batch_without_known_labels_is_zero(build_tiny, make_batch):
+    """Without boxes and annotated prompts, losses are zero, and every parameter has a gradient."""
     model = build_tiny()
     inputs, samples = make_batch((0, 0))
     set_scopes(samples, [[1], []])
@@ -194,7 +196,7 @@ def test_a_batch_of_which_nothing_is_known(build_tiny, make_batch):
     assert all(value == 0 for value in losses.values())
     total(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    # With a box in the other image, an image of another source still has no classification loss.
+    # With a box in one image, the image of another source still has no classification loss.
     inputs, samples = make_batch((1, 0))
     set_labels(samples, [[3], []])
     set_scopes(samples, [[3], [5]])
@@ -203,7 +205,7 @@ def test_a_batch_of_which_nothing_is_known(build_tiny, make_batch):
     torch.testing.assert_close(both['loss_cls'], alone['loss_cls'], rtol=1e-4, atol=1e-5)
 
 
-def test_the_reference_model_is_offered_the_same_prompts(build_tiny, make_batch):
+def test_reference_model_gets_the_same_offered_prompts(build_tiny, make_batch):
     model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')}).eval()
     model.reference = ReferenceModel(copy.deepcopy(model))
     inputs, samples = make_batch((2, 1))
@@ -216,7 +218,7 @@ def test_the_reference_model_is_offered_the_same_prompts(build_tiny, make_batch)
 
 
 def scene(verified):
-    """Two images with a box of class 0 each, three prompts."""
+    """Predictions and targets for three prompts, and two images with a box of class 0 each."""
     generator = torch.Generator().manual_seed(1)
     boxes = [torch.tensor([[10.0, 10, 40, 30]])] * 2
     maps = [torch.tensor([[1.0, 0, 0]])] * 2
@@ -226,7 +228,7 @@ def scene(verified):
     return logits, predicted, targets
 
 
-def test_the_matching_cost_leaves_out_unverified_prompts():
+def test_matching_cost_leaves_out_unverified_prompts():
     verified = torch.tensor([[True, False, True], [True, True, True]])
     logits, boxes, targets = scene(verified)
     cost = matching_cost(logits, boxes, targets)
@@ -250,11 +252,11 @@ def test_rewards_of_an_image_with_incomplete_labels_are_zero():
     assert gain[0, 1] != 0
 
 
-def test_alignment_contrasts_only_what_is_told_apart():
+def test_info_nce_contrasts_only_classes_told_apart():
     visual, text = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), torch.eye(6)[:4]
     scale = torch.tensor(1.5)
     apart = torch.block_diag(torch.ones(3, 3), torch.ones(1, 1)).bool()
-    # Three classes among themselves; the fourth has nothing to differ from.
+    # Three classes are told apart; the fourth is not told apart from any other, and has loss 0.
     expected = symmetric_info_nce(visual[:3], text[:3], scale) * 3 / 4
     torch.testing.assert_close(symmetric_info_nce(visual, text, scale, apart), expected)
     everything = torch.ones(4, 4, dtype=torch.bool)

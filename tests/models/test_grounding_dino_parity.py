@@ -1,4 +1,4 @@
-"""DINO-R1 with text prompts is MMDetection's Grounding DINO: same weights, same numbers, same losses."""
+"""DINO-R1 with text prompts equals MMDetection's Grounding DINO: same weights, same outputs, same losses."""
 
 import copy
 
@@ -21,7 +21,7 @@ MISSING = {'content_query', 'visual_bbox_encoding', 'cross_attn', 'self_attn', '
 
 @pytest.fixture(scope='session')
 def bert_folder(tmp_path_factory):
-    """A BERT of 2 layers and a vocabulary of ten words, in the form that transformers saves them."""
+    """A BERT of 2 layers and a small vocabulary, as the library transformers saves them."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp('bert')
@@ -51,7 +51,8 @@ def language_model(folder):
 
 @pytest.fixture
 def pair(build_tiny, bert_folder):
-    """Our detector and MMDetection's, at its own hard-coded width 256, with the same weights."""
+    """Our detector and MMDetection's, with the same weights and MMDetection's fixed width 256."""
+    # Build our detector.
     overrides = {
         'model.transformer.embed_dims': 256,
         'model.transformer.num_heads': 8,
@@ -61,11 +62,12 @@ def pair(build_tiny, bert_folder):
     }
     ours = build_tiny(**overrides)
     for name, parameter in ours.named_parameters():
-        # Away from the initial values, at which fusion layers and box heads hardly act.
+        # Change the initial values, at which fusion layers and box heads have almost no effect.
         if name.endswith(('gamma_v', 'gamma_l')):
             parameter.data.fill_(0.3)
         if 'reg_branches' in name:
             parameter.data.normal_(std=0.05)
+    # Build MMDetection's detector.
     attention = dict(embed_dims=256, num_heads=8, dropout=0.0)
     ffn = dict(embed_dims=256, feedforward_channels=64, ffn_drop=0.0)
     theirs = MODELS.build(
@@ -130,13 +132,14 @@ def pair(build_tiny, bert_folder):
             test_cfg=dict(max_per_img=10),
         )
     )
+    # Copy the weights.
     result = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert not result.missing_keys
     assert {key.split('.')[0] for key in result.unexpected_keys} == {'prompt_encoder'}
     return ours.eval(), theirs.eval()
 
 
-def test_checkpoint_lacks_only_the_prompt_encoder(pair):
+def test_grounding_dino_checkpoint_lacks_only_the_prompt_encoder(pair):
     ours, theirs = pair
     result = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not result.unexpected_keys
@@ -145,15 +148,15 @@ def test_checkpoint_lacks_only_the_prompt_encoder(pair):
     assert {key.removeprefix(prefix).split('.')[0] for key in result.missing_keys} == MISSING
 
 
-def test_the_frozen_language_model_has_no_dropout_in_training(build_tiny, bert_folder):
+def test_frozen_language_model_has_no_dropout_in_training(build_tiny, bert_folder):
     model = build_tiny(**{'model.prompts.language_model': language_model(bert_folder)}).train()
     first, second = (model.text_prompt_set(NAMES).embeddings for _ in range(2))
     assert model.training
     assert torch.equal(first, second)
 
 
-def test_alignment_adds_the_logit_scale_only(build_tiny, bert_folder):
-    """Relative to Grounding DINO, besides the prompt encoder."""
+def test_alignment_adds_only_the_logit_scale(build_tiny, bert_folder):
+    """Alignment adds one parameter to those of the detector without it."""
     plain = build_tiny(**{'model.prompts.language_model': language_model(bert_folder)})
     aligned = build_tiny(
         **{'model.prompts.language_model': language_model(bert_folder), 'model.prompts.alignment': dict()}
@@ -171,7 +174,7 @@ def text_logits(theirs, inputs, samples):
 
 
 @torch.no_grad()
-def test_text_logits_and_boxes(pair, make_batch):
+def test_text_logits_and_boxes_equal_grounding_dino(pair, make_batch):
     ours, theirs = pair
     inputs, samples = make_batch((2, 1), shapes=[(64, 48), (56, 64)])
     logits, boxes = ours(inputs, samples, prompts=ours.text_prompt_set(NAMES))
@@ -180,13 +183,13 @@ def test_text_logits_and_boxes(pair, make_batch):
     assert torch.isfinite(logits).any()
     assert torch.equal(logits.isinf(), their_logits.isinf())
     finite = logits.isfinite()
-    # Same weights and formulas in float32; only the order of a few sums differs.
+    # Same weights and formulas in float32: only the order of a few sums differs.
     assert (logits - their_logits)[finite].abs().max() < 1e-5
     assert (boxes - their_boxes).abs().max() < 1e-5
 
 
 @torch.no_grad()
-def test_text_detections(pair, make_batch):
+def test_text_detections_equal_grounding_dino(pair, make_batch):
     ours, theirs = pair
     inputs, samples = make_batch((2, 1), shapes=[(64, 48), (56, 64)])
     mine = [s.pred_instances for s in ours.predict(inputs, copy.deepcopy(samples), ours.text_prompt_set(NAMES))]
@@ -201,17 +204,18 @@ def test_text_detections(pair, make_batch):
 
 
 class LossInputs:
-    """Made-up decoder outputs, and the losses of both heads on them.
+    """Random decoder outputs, and the losses that both heads compute from them.
 
     Attributes:
         tensors: ``hidden`` (2, 3, 6 + 12, 256), denoising queries first; ``prompts`` (3, 5, 256); ``enc_class`` and
             ``enc_boxes`` (3, 12, ...), boxes as logits.
     """
 
-    # One group of denoising queries: a positive and a negative for each of at most 3 objects.
+    # One group of denoising queries: a positive and a negative query for each of at most 3 objects.
     num_dn, num_queries, num_prompts, counts = 6, 12, 5, (3, 0, 2)
 
     def __init__(self, make_batch):
+        # Make the ground truth in both formats.
         _, self.samples = make_batch(self.counts, shapes=[(64, 48), (64, 64), (40, 64)])
         self.instances, self.positive_maps = [], []
         for sample in self.samples:
@@ -225,6 +229,7 @@ class LossInputs:
                     text_token_mask=torch.arange(64)[None].repeat(len(eye), 1) < self.num_prompts,
                 )
             )
+        # Draw the outputs of the decoder and of the encoder stage.
         batch, queries = len(self.counts), self.num_dn + self.num_queries
         self.references = torch.rand(3, batch, queries, 4) * 0.8 + 0.1
         self.mask = torch.ones(batch, self.num_prompts, dtype=torch.bool)
@@ -257,8 +262,8 @@ class LossInputs:
         return head.loss_by_feat(*outs, enc_class, enc_boxes.sigmoid(), self.instances, metas, dn_meta)
 
 
-def test_losses_equal_mmdetection(pair, make_batch):
-    """Matching, targets, denoising and all losses, against MMDetection's loops over layers and images."""
+def test_head_losses_equal_mmdetection(pair, make_batch):
+    """Matching, targets, denoising and all losses equal those of MMDetection's loops over layers and images."""
     ours, theirs = pair
     torch.manual_seed(3)
     inputs = LossInputs(make_batch)
@@ -270,22 +275,22 @@ def test_losses_equal_mmdetection(pair, make_batch):
 
 
 @pytest.mark.parametrize('grqo', [None, {}, dict(groups='prompt', one_sided_kl=True)])
-def test_losses_leave_the_device_once(pair, make_batch, grqo):
-    """What stops a GPU's host: reading a value, sizes that depend on values, copies to the host."""
+def test_head_loss_copies_to_the_host_once(pair, make_batch, grqo):
+    """A host waits for its GPU when it reads a value, needs a size that depends on values, or copies a tensor."""
     head = pair[0].bbox_head
     head.loss_grqo = None if grqo is None else GRQOLoss(**grqo)
     inputs = LossInputs(make_batch)
     with HostReads() as reads:
         inputs.ours(head, **inputs.tensors)
     assert reads.found == []
-    # The matching takes its one copy by .cpu(), which is none on a CPU: the counter sees that it can see.
+    # The matching copies once with .cpu(), which is not recorded on a CPU. Check that other reads are recorded.
     with HostReads() as reads:
         float(inputs.mask.any()), inputs.mask.nonzero(), inputs.references[inputs.references > 0.5]
     assert len(reads.found) == 3
 
 
 class HostReads(TorchDispatchMode):
-    """Names of the operations that make the host wait."""
+    """Record the names of operations that make the host wait."""
 
     def __init__(self):
         super().__init__()
@@ -298,8 +303,8 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_losses_stay_equal_over_20_steps(pair, make_batch):
-    """Each head trains its own weights and its own decoder outputs on its own losses, so that gradients count, too."""
+def test_head_losses_equal_mmdetection_over_20_iterations(pair, make_batch):
+    """Each head trains its own weights and decoder outputs on its own losses, so that gradients are compared too."""
     torch.manual_seed(3)
     inputs = LossInputs(make_batch)
     runs = []
@@ -317,7 +322,7 @@ def test_losses_stay_equal_over_20_steps(pair, make_batch):
         runs.append(history)
     for step, (mine, expected) in enumerate(zip(*runs, strict=True)):
         for name, value in expected.items():
-            # float32 sums in another order, carried through up to 20 updates.
+            # The order of float32 sums differs, over up to 20 updates.
             torch.testing.assert_close(
                 mine[name], value, atol=1e-4, rtol=1e-4, msg=lambda m, at=(step, name): f'{at}: {m}'
             )
@@ -326,8 +331,8 @@ def test_losses_stay_equal_over_20_steps(pair, make_batch):
 
 
 @torch.no_grad()
-def test_names_that_fill_several_texts_give_the_same_prompts(build_tiny, bert_folder):
-    """12 tokens hold three of the five names at a time."""
+def test_encode_text_in_several_texts_gives_the_same_prompts(build_tiny, bert_folder):
+    """A text of at most 12 tokens cannot hold all five names."""
     config = language_model(bert_folder)
     model = build_tiny(**{'model.prompts.language_model': config}).eval()
     names = ['cat', 'red dog', 'cup', 'house', 'red house']
@@ -335,7 +340,7 @@ def test_names_that_fill_several_texts_give_the_same_prompts(build_tiny, bert_fo
     model.language_model.max_tokens = 12
     parts = model.text_prompt_set(names)
     assert parts.names == whole.names
-    # float32 sums over another number of tokens
+    # float32 sums over another number of tokens.
     torch.testing.assert_close(parts.class_embeddings(), whole.class_embeddings(), atol=1e-5, rtol=0)
     assert len(parts.embeddings) == len(whole.embeddings)
     model.language_model.max_tokens = 4

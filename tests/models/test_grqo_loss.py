@@ -1,4 +1,4 @@
-"""GRQOLoss: every setting counts, losses and figures are those of the functions, and it can be switched off."""
+"""GRQOLoss: effect of every setting, losses and statistics equal to those of the functions, and disabling it."""
 
 import copy
 
@@ -30,19 +30,18 @@ CLIPPED = dict(objective='clipped', alpha=0.5, beta=0.2)
     ],
     ids=str,
 )
-def test_every_setting_changes_the_loss(change):
+def test_grqo_loss_depends_on_every_setting(change):
     _, cost, targets, tokens, ref = scene()
-    # Far enough from the student that ratios lie beyond both clips.
+    # Move the reference away from the student, so that ratios are beyond both clips.
     ref = ref + 2 * torch.randn(ref.shape, dtype=ref.dtype)
     before = per_layer(GRQOLoss(**CLIPPED), cost, targets, tokens, ref)
     after = per_layer(GRQOLoss(**CLIPPED | change), cost, targets, tokens, ref)
-    # float64
     assert ((before - after).abs() > 1e-6).all()
 
 
 @pytest.mark.parametrize('objective', ['contrast', 'policy', 'clipped'])
 @pytest.mark.parametrize('clip', [{}, dict(eps_low=0.1, eps_high=0.05)])
-def test_the_losses_are_those_of_the_function(objective, clip):
+def test_grqo_loss_equals_the_function(objective, clip):
     _, cost, targets, tokens, ref = scene()
     constants = dict(objective=objective, alpha=0.5, beta=0.2, **clip)
     expected = grqo_loss(rewards_from_cost(cost, targets), tokens.amax(-1), ref, num_mute=10, **constants)
@@ -52,15 +51,15 @@ def test_the_losses_are_those_of_the_function(objective, clip):
 @pytest.mark.parametrize(
     ('rewards', 'logit', 'settings', 'expected'),
     [
-        # Advantages 1, 0 and one muted; the ratio of the first query is far above the clip.
+        # Advantages are 1, 0 and muted; the ratio of the first query is far above the clip.
         ((1.0, 0.0, -1.0), 2.0, dict(eps_high=0.28), -1.28 / 3),
         ((1.0, 0.0, -1.0), 2.0, dict(eps_high=0.5), -1.5 / 3),
-        # Advantages -1, 0 and one muted; the ratio of the first query is far below the clip.
+        # Advantages are -1, 0 and muted; the ratio of the first query is far below the clip.
         ((-1.0, 0.0, 1.0), -2.0, dict(eps_low=0.2), 0.8 / 3),
         ((-1.0, 0.0, 1.0), -2.0, dict(eps_low=0.6), 0.4 / 3),
     ],
 )
-def test_the_clip_by_hand(rewards, logit, settings, expected):
+def test_grqo_loss_clips_as_computed_by_hand(rewards, logit, settings, expected):
     _, _, targets, _, _ = scene(labels=((0,),), prompts=1)
     cost = -torch.tensor(rewards, dtype=torch.float64).reshape(1, 1, 3, 1)
     tokens = torch.tensor([logit, 0.0, 0.0], dtype=torch.float64).reshape(1, 3, 1)
@@ -71,7 +70,7 @@ def test_the_clip_by_hand(rewards, logit, settings, expected):
 
 
 @pytest.mark.parametrize('settings', [{}, dict(objective='policy'), dict(objective='clipped', beta=0.0)], ids=str)
-def test_a_missing_reference_is_refused(settings):
+def test_grqo_loss_refuses_a_missing_reference(settings):
     _, cost, targets, tokens, _ = scene()
     loss = GRQOLoss(**settings)
     assert loss.needs_reference
@@ -83,7 +82,7 @@ def test_a_missing_reference_is_refused(settings):
 @pytest.mark.parametrize(
     'settings', [dict(beta=0.0), dict(objective='policy', beta=0.0), dict(objective='clipped', alpha=0.0, beta=0.0)]
 )
-def test_no_reference_where_no_term_needs_one(settings):
+def test_grqo_loss_without_reference_if_no_term_needs_it(settings):
     _, cost, targets, tokens, ref = scene()
     loss = GRQOLoss(**settings)
     assert not loss.needs_reference
@@ -91,7 +90,7 @@ def test_no_reference_where_no_term_needs_one(settings):
     assert torch.equal(found, per_layer(loss, cost, targets, tokens, ref))
 
 
-def test_the_reference_gets_no_gradient():
+def test_grqo_loss_gives_the_reference_no_gradient():
     _, cost, targets, tokens, ref = scene()
     ref.requires_grad_()
     losses = per_layer(GRQOLoss(**CLIPPED), cost, targets, tokens, ref)
@@ -99,14 +98,15 @@ def test_the_reference_gets_no_gradient():
 
 
 @pytest.mark.parametrize('labels', [((0, 1, 1), (2,)), ((), (0,)), ((), ())])
-def test_figures_are_those_computed_separately(labels):
+def test_grqo_loss_statistics_equal_a_loop(labels):
     _, cost, targets, tokens, ref = scene(labels)
-    # The encoder stage is matched as well, and is in no figure.
+    # The encoder stage is matched too, but is not part of the statistics.
     match = hungarian_match(torch.cat([cost, cost[:1]]), targets)
     best = tokens.amax(-1)
     figures = GRQOLoss()(cost, targets, match, tokens, best, ref)
     rewards = rewards_from_cost(cost, targets)
     advantage = group_advantage(rewards, 0)
+    # Divide the advantages into those of matched and of unmatched queries.
     pairs = {(s, i, q) for s, i, q, _ in zip(*(index.tolist() for index in match), strict=True)}
     num_layers, num_images, num_queries = rewards.shape
     matched, unmatched = [], []
@@ -115,6 +115,7 @@ def test_figures_are_those_computed_separately(labels):
             for query in range(num_queries):
                 chosen = matched if (layer, image, query) in pairs else unmatched
                 chosen.append(advantage[layer, image, query].item())
+    # Compute the other statistics.
     expected = dict(
         grqo_reward_mean=rewards.mean().item(),
         grqo_reward_std=torch.stack([r.std() for r in rewards.flatten(0, 1)]).mean().item(),
@@ -132,7 +133,7 @@ def test_figures_are_those_computed_separately(labels):
         assert figures[name].item() == pytest.approx(value, rel=1e-6, abs=1e-12), name
 
 
-def test_settings_are_kept_and_shown():
+def test_grqo_loss_keeps_and_shows_its_settings():
     loss = GRQOLoss(objective='clipped', alpha=0.5, eps_low=0.1, eps_high=0.4, groups='prompt', one_sided_kl=True)
     other = loss.with_weights(beta=0.0)
     assert (other.beta, other.alpha) == (0.0, 0.5)
@@ -150,7 +151,7 @@ def losses_of(model, batch):
     return model.loss(*copy.deepcopy(batch))
 
 
-def test_the_detector_without_its_reference_is_refused(build_tiny, make_batch):
+def test_detector_refuses_a_missing_reference(build_tiny, make_batch):
     model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
     with pytest.raises(InputError, match='need a reference model'):
         model.loss(*make_batch((2, 1)))
@@ -158,9 +159,9 @@ def test_the_detector_without_its_reference_is_refused(build_tiny, make_batch):
     assert 'loss_grqo' in model.loss(*make_batch((2, 1)))
 
 
-def test_switched_off_it_leaves_plain_fine_tuning(build_tiny, make_batch):
+def test_grqo_loss_disabled_gives_the_supervised_losses(build_tiny, make_batch):
     plain, model = build_tiny(), build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
-    # It has no weights: checkpoints of both fit each other.
+    # The loss has no weights, so that checkpoints of both models fit each other.
     model.load_state_dict(plain.state_dict())
     batch = make_batch((2, 1))
     expected = losses_of(plain, batch)
@@ -171,7 +172,7 @@ def test_switched_off_it_leaves_plain_fine_tuning(build_tiny, make_batch):
 
 
 @pytest.mark.parametrize('settings', [dict(type='GRQOLoss'), dict(type='GRQOLoss', groups='prompt')])
-def test_switched_on_it_adds_to_the_losses_of_fine_tuning(build_tiny, make_batch, settings):
+def test_grqo_loss_enabled_adds_to_the_supervised_losses(build_tiny, make_batch, settings):
     model, batch = build_tiny(**{'model.bbox_head.loss_grqo': settings}), make_batch((2, 1))
     model.reference = ReferenceModel(copy.deepcopy(model).eval())
     found = losses_of(model, batch)
@@ -182,7 +183,7 @@ def test_switched_on_it_adds_to_the_losses_of_fine_tuning(build_tiny, make_batch
     assert all(value.isfinite() for value in found.values())
 
 
-def test_the_reference_is_no_part_of_the_detector(build_tiny):
+def test_reference_model_is_not_registered_in_the_detector(build_tiny):
     model = build_tiny()
     names, count = set(model.state_dict()), len(list(model.modules()))
     model.reference = ReferenceModel(copy.deepcopy(model))

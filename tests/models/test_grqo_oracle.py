@@ -1,4 +1,4 @@
-"""GRQO, the prompt encoder and the alignment loss against numbers made by the public release's own functions."""
+"""GRQO, the prompt encoder and the alignment loss, compared with results of the functions of the public release."""
 
 import json
 
@@ -13,7 +13,7 @@ from dinor1.models.transformer import TransformerDims
 from dinor1.structures import ImageFeatures
 
 pytestmark = pytest.mark.shared
-# The oracle is float64; 1e-10 absolute is the tolerance that its description states.
+# The results are in float64; their description states an absolute tolerance of 1e-10.
 ATOL = 1e-10
 
 
@@ -24,7 +24,8 @@ def oracle(shared_dir):
 
 
 @pytest.mark.parametrize('case', ['grqo0', 'grqo1', 'grqo2', 'grqo3'])
-def test_rewards_loss_and_gradients(oracle, case):
+def test_grqo_loss_and_gradients_equal_the_release(oracle, case):
+    # Compare the rewards.
     data = {k.split('/', 1)[1]: v for k, v in oracle.items() if k.startswith(case + '/')}
     cfg = json.loads(str(data['cfg']))
     leaves = {
@@ -39,6 +40,7 @@ def test_rewards_loss_and_gradients(oracle, case):
     rewards = query_rewards(leaves['cls_logits'], leaves['boxes'], targets, torch.from_numpy(data['img_hw']))
     np.testing.assert_allclose(rewards.detach(), data['reward'], rtol=0, atol=ATOL)
 
+    # Compare the loss and its gradients.
     ref = torch.from_numpy(data['ref_logits']).gather(1, torch.from_numpy(data['selected_ids']))
     loss = grqo_loss(rewards, leaves['selected'], ref, alpha=cfg['alpha'], beta=cfg['beta'], num_mute=cfg['num_mute'])
     np.testing.assert_allclose(loss.detach(), data['loss_per_layer'], rtol=0, atol=ATOL)
@@ -47,7 +49,7 @@ def test_rewards_loss_and_gradients(oracle, case):
         np.testing.assert_allclose(leaves[name].grad, data[key], rtol=0, atol=ATOL, err_msg=name)
 
 
-def test_visual_prompt_encoder(oracle):
+def test_visual_prompt_encoder_equals_the_release(oracle):
     data = {k.split('/', 1)[1]: v for k, v in oracle.items() if k.startswith('vpe/')}
     cfg = json.loads(str(data['cfg']))
     dims = TransformerDims(cfg['embed_dims'], cfg['num_heads'], cfg['ffn'], cfg['num_points'], cfg['num_levels'])
@@ -69,11 +71,11 @@ def test_visual_prompt_encoder(oracle):
     )
     out = encoder(torch.from_numpy(data['boxes_cxcywh']), features)
     valid = ~data['box_padding_mask']
-    # The sine encoding's frequencies are single precision in MMDetection and in the release alike.
+    # The frequencies of the sine encoding are in single precision in both MMDetection and the release.
     np.testing.assert_allclose(out.detach().numpy()[valid], data['out'][valid], rtol=0, atol=1e-10)
 
 
-def test_alignment(oracle):
+def test_alignment_equals_the_release(oracle):
     text = torch.from_numpy(oracle['contra/text'])
     visual = torch.from_numpy(oracle['contra/visual']).requires_grad_()
     scale = torch.tensor(np.log(1 / 0.07), requires_grad=True)

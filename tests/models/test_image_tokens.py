@@ -1,4 +1,4 @@
-"""Tokens of an image, their positions and proposals: bit by bit those of MMDetection."""
+"""Tokens of an image, their positions and proposals are bitwise equal to those of MMDetection."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ POSITIONS = dict(num_feats=8, normalize=True, offset=0.0, temperature=20)
 
 @pytest.fixture(params=[False, True], ids=['whole', 'padded'])
 def pair(request):
-    """Features of ours, and the dictionary of encoder inputs of MMDetection's Deformable DETR."""
+    """Our features, and the encoder inputs of MMDetection's Deformable DETR as a dictionary."""
     levels = [torch.randn(3, 16, height, width) for height, width in SHAPES]
     image_shapes = PADDED if request.param else [(104, 136)] * 3
     embed = torch.randn(len(SHAPES), 16)
@@ -34,7 +34,7 @@ def pair(request):
     return ours, theirs
 
 
-def test_tokens(pair):
+def test_flatten_levels_equals_mmdetection(pair):
     ours, theirs = pair
     assert torch.equal(ours.feat, theirs['feat'])
     assert torch.equal(ours.pos, theirs['feat_pos'])
@@ -47,7 +47,7 @@ def test_tokens(pair):
     assert torch.equal(ours.valid_ratios, theirs['valid_ratios'])
 
 
-def test_reference_points(pair):
+def test_reference_points_equal_mmdetection(pair):
     ours, theirs = pair
     expected = DeformableDetrTransformerEncoder.get_encoder_reference_points(
         theirs['spatial_shapes'], theirs['valid_ratios'], 'cpu'
@@ -55,7 +55,7 @@ def test_reference_points(pair):
     assert torch.equal(reference_points(ours).expand_as(expected), expected)
 
 
-def test_proposals(pair):
+def test_token_proposals_equal_mmdetection(pair):
     ours, theirs = pair
     detector = SimpleNamespace(memory_trans_fc=nn.Identity(), memory_trans_norm=nn.Identity())
     memory, expected = DeformableDETR.gen_encoder_output_proposals(

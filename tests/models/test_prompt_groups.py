@@ -1,4 +1,4 @@
-"""GRQO with a group per prompt, against the loop that its definition says."""
+"""GRQO with a group per prompt, compared with a loop that follows the definition."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ PROMPT = dict(groups='prompt', one_sided_kl=True)
 
 
 def loop(loss, cost, targets, tokens, ref):
-    """The definition, one query at a time."""
+    """Losses (L,) by the definition, one query at a time."""
     layers = []
     for layer_cost in cost:
         images = []
@@ -33,6 +33,7 @@ def loop(loss, cost, targets, tokens, ref):
                 normed = (rewards - rewards.mean()) / (rewards.std() + 2e-9)
                 return normed[: len(group) - muted].sum() / len(group)
 
+            # Average the gain over the present prompts, in groups by prompt or in the group of the image.
             gain = cost.new_zeros(())
             for k in present:
                 group = [q for q in queries if kappa[q] == k]
@@ -42,6 +43,7 @@ def loop(loss, cost, targets, tokens, ref):
                 else:
                     gain = gain + advantages(list(queries), loss.num_mute(len(kappa)), range(count))
             gain = gain / max(len(present), 1)
+            # Average the KL over the queries.
             kl = cost.new_zeros(())
             for q in queries:
                 rho = (ref[b, q].sigmoid() + 2e-9) / (o[q] + 2e-9)
@@ -55,12 +57,12 @@ def loop(loss, cost, targets, tokens, ref):
 @pytest.mark.parametrize('labels', [((0, 1, 1), (2,)), ((), (0, 0)), ((2, 1, 0), ())])
 @pytest.mark.parametrize('switches', [PROMPT, dict(groups='prompt')])
 @pytest.mark.parametrize('queries', [8, 30])
-def test_values_and_gradients_are_those_of_the_loop(labels, switches, queries):
-    """With 8 queries and 3 prompts most groups are too small and fall back to the image's."""
+def test_prompt_groups_loss_equals_the_loop(labels, switches, queries):
+    """With 8 queries and 3 prompts, most groups are too small and fall back to the group of the image."""
     leaves, cost, targets, tokens, ref = scene(labels, queries=queries)
     loss = GRQOLoss(alpha=0.7, beta=0.3, **switches)
     found, expected = (function(loss, cost, targets, tokens, ref) for function in (per_layer, loop))
-    # float64: sums of some dozens of numbers of order one
+    # Sums of some dozens of numbers of order one in float64.
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
     ours, theirs = (
         torch.autograd.grad(value.sum(), (*leaves, tokens), retain_graph=True) for value in (found, expected)
@@ -69,27 +71,27 @@ def test_values_and_gradients_are_those_of_the_loop(labels, switches, queries):
         torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-9)
 
 
-def test_the_scenes_have_groups_of_both_kinds():
+def test_scenes_have_prompts_with_and_without_a_group():
     groups = [prompt_groups(scene(queries=q)[3], scene(queries=q)[2]) for q in (8, 30)]
     assert groups[1].own.sum() == 3
     assert groups[0].own.sum() < groups[0].present.sum() == 3
 
 
-def test_one_prompt_that_is_offered_and_present_gives_the_published_loss():
+def test_prompt_groups_of_one_present_prompt_give_the_published_loss():
     _, cost, targets, tokens, ref = scene(labels=((0, 0), (0,)), prompts=1)
     expected = grqo_loss(rewards_from_cost(cost, targets), tokens[..., 0], ref, alpha=0.5, beta=0.2, num_mute=10)
     torch.testing.assert_close(per_layer(GRQOLoss(alpha=0.5, beta=0.2, **PROMPT), cost, targets, tokens, ref), expected)
 
 
-def test_the_default_is_the_published_loss_to_the_bit():
+def test_grqo_loss_default_is_the_published_loss():
     _, cost, targets, tokens, ref = scene()
     expected = grqo_loss(rewards_from_cost(cost, targets), tokens.amax(-1), ref, num_mute=10)
     assert torch.equal(per_layer(GRQOLoss(), cost, targets, tokens, ref), expected)
 
 
 @pytest.mark.parametrize('objective', ['contrast', 'policy', 'clipped'])
-def test_without_any_group_of_its_own_every_objective_is_the_published_one(objective):
-    """Five queries: no group reaches the minimum, and the gain is that of the image's group."""
+def test_prompt_groups_that_are_too_small_give_the_published_objective(objective):
+    """With five queries, no group reaches the minimum size, and the gain is that of the group of the image."""
     _, cost, targets, tokens, ref = scene(queries=5)
     loss = GRQOLoss(objective=objective, alpha=0.5, groups='prompt')
     plain = GRQOLoss(objective=objective, alpha=0.5)
@@ -98,7 +100,7 @@ def test_without_any_group_of_its_own_every_objective_is_the_published_one(objec
     )
 
 
-def test_unmuted_advantages_of_a_group_have_mean_zero_and_no_gradient():
+def test_grouped_advantage_without_mute_has_mean_zero_and_no_gradient():
     leaves, cost, targets, tokens, _ = scene()
     groups = prompt_groups(tokens, targets)
     advantage = grouped_advantage(prompt_rewards(cost, targets, groups), groups, mute=0.0)
@@ -115,7 +117,7 @@ def scene_without_leaves(leaves, targets, tokens):
     return matching_cost(*leaves, targets), targets, tokens, tokens.detach().amax(-1)
 
 
-def test_the_mute_gives_a_gradient_to_queries_of_present_prompts_only():
+def test_prompt_groups_gradient_reaches_only_queries_of_present_prompts():
     (logits, boxes), cost, targets, tokens, ref = scene(labels=((0,),))
     loss = GRQOLoss(alpha=1.0, beta=0.0, groups='prompt')
     gradient = torch.autograd.grad(per_layer(loss, cost, targets, tokens, ref).sum(), boxes)[0]
@@ -124,8 +126,8 @@ def test_the_mute_gives_a_gradient_to_queries_of_present_prompts_only():
     assert torch.equal(touched, prompt_groups(tokens, targets).of_present()[0])
 
 
-def test_the_one_sided_kl_lets_go_of_false_responses():
-    """A query of an absent class that is less sure than its reference gets no gradient; a surer one does."""
+def test_one_sided_kl_ignores_less_confident_queries_of_absent_classes():
+    """A query of an absent class gets a gradient only if it is more confident than its reference."""
     _, cost, targets, tokens, ref = scene(labels=((0,),))
     loss = GRQOLoss(alpha=0.0, beta=1.0, one_sided_kl=True)
     gradient = torch.autograd.grad(per_layer(loss, cost, targets, tokens, ref).sum(), tokens)[0].abs().amax(-1)
@@ -136,7 +138,7 @@ def test_the_one_sided_kl_lets_go_of_false_responses():
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('labels', [((), ()), ((), (0,)), ((0, 1, 2), (1, 1))])
-def test_degenerate_groups_stay_finite(labels, dtype):
+def test_prompt_groups_of_degenerate_batches_are_finite(labels, dtype):
     (logits, boxes), _, targets, tokens, ref = scene(labels, dtype=torch.float32)
     logits, boxes, tokens = (
         (s * t.detach()).to(dtype).requires_grad_() for s, t in ((20, logits), (1, boxes), (4, tokens))
@@ -148,7 +150,7 @@ def test_degenerate_groups_stay_finite(labels, dtype):
     assert all(g.isfinite().all() for g in gradients if g is not None)
 
 
-def test_equal_rewards_and_padded_prompts():
+def test_prompt_groups_of_equal_rewards_give_no_loss_and_no_gradient():
     cost = torch.full((1, 1, 12, 1), 2.5, dtype=torch.float64, requires_grad=True)
     targets = pad_targets([torch.tensor([[0.0, 0, 9, 9]])], [torch.tensor([[1.0, 0.0]])], [(10, 10)])
     tokens = torch.zeros(1, 12, 2, dtype=torch.float64)
@@ -159,7 +161,7 @@ def test_equal_rewards_and_padded_prompts():
     assert torch.equal(cost.grad, torch.zeros_like(cost))
 
 
-def test_the_vanishing_reward_needs_to_be_asked_for():
+def test_grqo_loss_refuses_a_vanishing_reward_by_default():
     with pytest.raises(InputError, match='identically zero'):
         GRQOLoss(mute=0.0)
     assert GRQOLoss(mute=0.0, allow_vanishing=True).num_mute(40) == 0
@@ -168,13 +170,13 @@ def test_the_vanishing_reward_needs_to_be_asked_for():
 @pytest.mark.parametrize(
     ('settings', 'text'), [(dict(groups='class'), 'groups'), (dict(groups='prompt', mute=0.1), 'mutes no query')]
 )
-def test_settings_that_make_no_sense_are_refused(settings, text):
+def test_grqo_loss_refuses_invalid_groups(settings, text):
     with pytest.raises(InputError, match=text):
         GRQOLoss(**settings)
 
 
-def test_in_the_detector(build_tiny, make_batch):
-    """One more line of settings: losses and gradients are finite, and not those of the default."""
+def test_prompt_groups_in_the_detector_change_the_loss(build_tiny, make_batch):
+    """Losses and gradients are finite, and differ from those of the default."""
     model = build_tiny().train()
     model.reference = ReferenceModel(copy.deepcopy(model).eval())
     inputs, samples = make_batch((3, 2), num_classes=2)

@@ -1,4 +1,4 @@
-"""Swin: MMDetection's outputs and names, without denormal numbers."""
+"""Swin: outputs and names as in MMDetection, without denormal numbers."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def pair():
     torch.manual_seed(0)
     ours = MODELS.build(dict(type='DenormalFreeSwin', **SMALL))
     theirs = MMDetSwin(**SMALL)
-    # Biases of trained weights are not zero; with zeros the padding would hide the rest.
+    # Trained biases are not zero; with zeros, padding would hide other differences.
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     theirs.load_state_dict(ours.state_dict(), strict=True)
@@ -25,7 +25,7 @@ def pair():
 
 
 def smallest_weight(backbone, images) -> float:
-    """The smallest attention weight above zero in a pass."""
+    """The smallest attention weight above zero in a forward pass."""
     seen = []
     for stage in backbone.stages:
         for block in stage.blocks:
@@ -35,24 +35,24 @@ def smallest_weight(backbone, images) -> float:
 
 
 @torch.no_grad()
-def test_equals_mmdetection(pair):
+def test_swin_equals_mmdetection(pair):
     ours, theirs = pair
     images = torch.randn(1, 3, 90, 130)
     for mine, their in zip(ours(images), theirs(images), strict=True):
-        # What is left out is 4e-44 of a sum.
+        # The terms left out are 4e-44 of a sum.
         torch.testing.assert_close(mine, their, atol=1e-6, rtol=1e-6)
 
 
 @torch.no_grad()
-def test_no_attention_weight_is_denormal(pair):
+def test_swin_attention_weights_are_not_denormal(pair):
     ours, theirs = pair
     images = torch.randn(1, 3, 90, 130)
     tiny = torch.finfo(torch.float32).tiny
-    assert smallest_weight(theirs, images) < tiny  # or there would be nothing to put right
+    assert smallest_weight(theirs, images) < tiny  # MMDetection has denormal weights on this input
     assert smallest_weight(ours, images) > tiny
 
 
-def test_gradients_equal_mmdetections(pair):
+def test_swin_gradients_equal_mmdetection(pair):
     ours, theirs = pair
     images = torch.randn(1, 3, 60, 60)
     for backbone in pair:

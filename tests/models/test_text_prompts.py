@@ -1,4 +1,4 @@
-"""Class names as prompts, without a downloaded language model, and their alignment with visual prompts."""
+"""Class names as prompts, with a language model that needs no download, and their alignment with visual prompts."""
 
 import copy
 import hashlib
@@ -16,28 +16,28 @@ WORDS = {
 }
 
 
-def test_names_that_share_words_are_alike():
+def test_word_hash_names_that_share_words_are_similar():
     e = WordHashModel(language_dim=4096).class_embeddings(['striped circle', 'Striped square', 'solid cross'])
     cosine = e @ e.t()
     torch.testing.assert_close(cosine.diagonal(), torch.ones(3))
-    # One word of two in common: 1/2; none: 0; each up to chance, 1 / sqrt(4096) = 0.016, five times that allowed.
+    # Expected are 1/2 for one common word of two, and 0 for none, up to five standard deviations, 5 / sqrt(4096).
     assert abs(cosine[0, 1] - 0.5) < 0.08
     assert abs(cosine[0, 2]) < 0.08
 
 
-def test_embeddings_are_the_same_everywhere():
+def test_word_hash_embeddings_equal_the_digest():
     bits = (WordHashModel(language_dim=16).class_embeddings(['circle'])[0] > 0).int().tolist()
-    # The first two bytes of SHAKE-256 of "circle", lowest bit first.
+    # Bits of the first two bytes of SHAKE-256 of "circle", lowest bit first.
     digest = hashlib.shake_256(b'circle').digest(2)
     assert bits == [digest[i // 8] >> (i % 8) & 1 for i in range(16)]
 
 
-def test_not_in_the_checkpoint(build_tiny):
+def test_word_hash_model_is_not_in_the_checkpoint(build_tiny):
     assert not [name for name in build_tiny(**WORDS).state_dict() if 'language_model' in name]
 
 
 @torch.no_grad()
-def test_text_prompts_have_the_length_of_visual_ones(build_tiny, make_batch):
+def test_encode_text_gives_the_norm_of_visual_prompts(build_tiny, make_batch):
     model = build_tiny(**WORDS).eval()
     prompts = encode_text(['a b', 'c'], model.language_model, model.text_feat_map)
     torch.testing.assert_close(prompts.embeddings.norm(dim=-1), torch.full((2,), 32**0.5))
@@ -50,13 +50,13 @@ def test_text_prompts_have_the_length_of_visual_ones(build_tiny, make_batch):
 @pytest.mark.parametrize(
     ('names', 'said'), [([], 'class names'), (['cat', ' '], 'class names'), (['cat', '(animal)'], r"'\(animal\)'")]
 )
-def test_empty_names_are_refused(names, said):
+def test_encode_text_refuses_empty_names(names, said):
     with pytest.raises(InputError, match=said):
         encode_text(names, WordHashModel(), torch.nn.Identity())
 
 
 class CountingModel(WordHashModel):
-    """Keeps the names that it was asked for."""
+    """Record the names that are embedded."""
 
     def __init__(self):
         super().__init__(language_dim=16)
@@ -67,7 +67,7 @@ class CountingModel(WordHashModel):
         return super().class_embeddings(names)
 
 
-def test_a_name_is_embedded_once_until_weights_change():
+def test_text_table_embeds_a_name_once_until_weights_change():
     table, model, text_map = TextTable(), CountingModel(), torch.nn.Linear(16, 8)
 
     def check(names):
@@ -84,8 +84,8 @@ def test_a_name_is_embedded_once_until_weights_change():
     assert model.asked == ['red cup', 'hat', 'shoe', 'shoe']
 
 
-def test_an_embedding_does_not_depend_on_the_names_beside_it():
-    """To the bit, since the table of a resumed run is filled in another order than that of an uninterrupted one."""
+def test_text_table_does_not_depend_on_other_names():
+    """Embeddings are bitwise equal: a resumed run fills the table in another order than an uninterrupted run."""
     torch.manual_seed(0)
     names = [f'class {i}' for i in range(12)]
     model, text_map = WordHashModel(language_dim=256), torch.nn.Linear(256, 64)
@@ -96,7 +96,7 @@ def test_an_embedding_does_not_depend_on_the_names_beside_it():
 
 
 @pytest.mark.parametrize('counts', [(3, 2), (0, 1), (0, 0)])
-def test_alignment_pulls_prompts_towards_the_names(build_tiny, make_batch, counts):
+def test_alignment_loss_trains_the_prompt_encoder_only(build_tiny, make_batch, counts):
     model = build_tiny(**WORDS, **{'model.prompts.alignment': dict(loss_weight=2.0)})
     inputs, samples = make_batch(counts)
     for sample in samples:
@@ -109,17 +109,18 @@ def test_alignment_pulls_prompts_towards_the_names(build_tiny, make_batch, count
         assert gradient.abs().max() > 0
     assert loss.isfinite()
     assert gradient.isfinite().all()
-    # The text side stays where it is.
+    # The text side is not trained.
     assert model.text_feat_map.weight.grad is None
 
 
-def test_alignment_is_the_infonce_of_class_means(build_tiny, make_batch):
+def test_alignment_loss_is_the_infonce_of_class_means(build_tiny, make_batch):
     model = build_tiny(**WORDS, **{'model.prompts.alignment': dict(loss_weight=3.0)}).eval()
     inputs, samples = make_batch((4, 3))
     names = [f'class {i}' for i in range(8)]
     for sample in samples:
         sample.set_metainfo(dict(text=names))
     labels = torch.cat([s.gt_instances.labels for s in samples])
+    # Average the embeddings of each class, and compare them with those of the names.
     features = model.encode_image(inputs, samples)
     boxes, shapes = [s.gt_instances.bboxes for s in samples], [s.img_shape for s in samples]
     rows = model.encode_boxes(features, boxes, shapes)
@@ -127,18 +128,19 @@ def test_alignment_is_the_infonce_of_class_means(build_tiny, make_batch):
     visual = torch.stack([rows[labels == c].mean(0) for c in classes])
     text = model.text_feat_map(model.language_model.class_embeddings([names[c] for c in classes]))
     expected = 3.0 * symmetric_info_nce(visual, text, model.alignment.logit_scale)
+    # The model computes the same.
     draw = sample_prompts([s.gt_instances.labels for s in samples], names)
     _, instances = drawn_prompts(model.prompt_encoder, features, boxes, shapes, draw, every_box=True)
     loss = model.alignment_loss(instances, [s.gt_instances.labels for s in samples], draw)
     torch.testing.assert_close(loss, expected)
 
 
-def test_images_of_two_vocabularies_in_one_batch(build_tiny, make_batch):
-    """Class 1 of an image is not class 1 of another with other names; under one numbering the losses are the same."""
+def test_loss_of_two_vocabularies_equals_one_numbering(build_tiny, make_batch):
+    """Class 1 of two images with different names is not the same class; one numbering of both gives equal losses."""
     model = build_tiny(**WORDS, **{'model.prompts.alignment': dict()}).eval()
     inputs, samples = make_batch((3, 3))
     one, two = [f'class {i}' for i in range(8)], [f'class {i}' for i in (7, 2, 9, 0, 1, 3, 8, 4)]
-    common = [*one, 'class 9', 'class 8']  # in the order of their first mention
+    common = [*one, 'class 9', 'class 8']  # in the order of their first occurrence
     losses = []
     for names in ((one, two), (common, common)):
         again = copy.deepcopy(samples)
@@ -146,7 +148,7 @@ def test_images_of_two_vocabularies_in_one_batch(build_tiny, make_batch):
             sample.set_metainfo(dict(text=own))
         if names[1] is common:
             again[1].gt_instances.labels = torch.tensor([common.index(two[i]) for i in again[1].gt_instances.labels])
-        # Denoising starts from the labels as they are, and is not what this is about.
+        # Remove the label embedding: denoising uses the original labels, which this test does not concern.
         model.dn_query_generator.label_embedding.weight.data.zero_()
         torch.manual_seed(0)
         losses.append(model.loss(inputs, again))
@@ -155,14 +157,14 @@ def test_images_of_two_vocabularies_in_one_batch(build_tiny, make_batch):
         torch.testing.assert_close(losses[0][name], losses[1][name], msg=name)
 
 
-def test_names_on_some_images_only_are_refused(build_tiny, make_batch):
+def test_loss_refuses_names_on_some_images_only(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     samples[0].set_metainfo(dict(text=[f'class {i}' for i in range(8)]))
     with pytest.raises(InputError, match='with and without class names'):
         build_tiny().loss(inputs, samples)
 
 
-def test_a_caption_is_no_list_of_names(build_tiny, make_batch):
+def test_loss_refuses_captions(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     for sample in samples:
         sample.set_metainfo(dict(text='a man with a dog'))
@@ -170,14 +172,14 @@ def test_a_caption_is_no_list_of_names(build_tiny, make_batch):
         build_tiny().loss(inputs, samples)
 
 
-def test_alignment_without_names_is_refused(build_tiny, make_batch):
+def test_loss_refuses_alignment_without_names(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     with pytest.raises(InputError, match='return_classes=True'):
         build_tiny(**WORDS, **{'model.prompts.alignment': dict()}).loss(inputs, samples)
 
 
-def test_every_parameter_that_asks_for_a_gradient_gets_one(build_tiny, make_batch):
-    """DDP waits for it: also with a language model that no alignment uses in training."""
+def test_loss_reaches_every_parameter_that_requires_a_gradient(build_tiny, make_batch):
+    """DDP waits for every gradient, even with a language model that no alignment loss uses."""
     model = build_tiny(**WORDS)
     sum(value for name, value in model.loss(*make_batch((3, 2))).items() if 'loss' in name).backward()
     assert not model.text_feat_map.weight.requires_grad

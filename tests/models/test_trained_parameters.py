@@ -1,4 +1,4 @@
-"""Nothing is kept that nothing trains: every trainable parameter receives a gradient that is not zero."""
+"""Every trainable parameter of the detector receives a gradient that is not zero."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ NAMES = tuple(f'thing {i}' for i in range(8))
 
 
 @pytest.mark.parametrize('overrides', [{}, WORDS, {'model.bbox_head.loss_grqo': dict(type='GRQOLoss')}])
-def test_every_trainable_parameter_is_trained(build_tiny, make_batch, overrides):
+def test_loss_trains_every_trainable_parameter(build_tiny, make_batch, overrides):
     model = build_tiny(**overrides).train()
     if model.bbox_head.loss_grqo is not None:
         model.reference = ReferenceModel(build_tiny(**overrides).eval())
-    with torch.no_grad():  # layers that begin at zero let no gradient through
+    with torch.no_grad():  # layers with zero weights pass no gradient on
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     inputs, samples = make_batch((3, 2), side=96)
@@ -34,7 +34,7 @@ def test_every_trainable_parameter_is_trained(build_tiny, make_batch, overrides)
     assert not idle
 
 
-def test_the_text_side_of_the_alignment_is_frozen_and_computed_once(build_tiny, make_batch, monkeypatch):
+def test_alignment_text_side_is_frozen_and_computed_once(build_tiny, make_batch, monkeypatch):
     model = build_tiny(**WORDS).train()
     assert not any(p.requires_grad for p in model.text_feat_map.parameters())
     asked = []
@@ -49,7 +49,7 @@ def test_the_text_side_of_the_alignment_is_frozen_and_computed_once(build_tiny, 
     assert len(set(once)) == len(once)
     torch.testing.assert_close(model.loss(inputs, samples)['loss_alignment'], first)
     assert asked == once
-    # Other weights, as from a checkpoint: the table begins anew.
+    # After a change of weights, as by a checkpoint, the table is computed again.
     with torch.no_grad():
         model.text_feat_map.weight.mul_(-1)
     assert not torch.allclose(model.loss(inputs, samples)['loss_alignment'], first)

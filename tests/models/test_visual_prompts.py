@@ -1,4 +1,4 @@
-"""The visual prompt encoder: no prompt sees another."""
+"""The visual prompt encoder: prompts do not depend on each other."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from dinor1.models.prompts.visual import SelfOnlyAttention
 
 
 @torch.no_grad()
-def test_attention_of_each_prompt_to_itself_alone():
+def test_self_only_attention_equals_masked_attention():
     theirs, ours = nn.MultiheadAttention(16, 4, batch_first=True), SelfOnlyAttention(16)
     nn.init.normal_(theirs.in_proj_bias)
     nn.init.normal_(theirs.out_proj.bias)
@@ -22,7 +22,7 @@ def test_attention_of_each_prompt_to_itself_alone():
 
 
 @torch.no_grad()
-def test_no_prompt_depends_on_the_others(build_tiny, make_batch):
+def test_encode_boxes_does_not_depend_on_other_boxes(build_tiny, make_batch):
     model = build_tiny().double().eval()
     inputs, samples = make_batch((5,))
     features = model.encode_image(inputs.double(), samples)

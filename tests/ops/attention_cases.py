@@ -1,8 +1,8 @@
-"""Inputs of deformable attention on which every backend must agree with the reference in float64; the comparison.
+"""Inputs of deformable attention on which every backend must agree with the reference in float64, and the comparison.
 
-The tests run them on a CPU, Triton's kernels in its interpreter; ``tools/analysis_tools/gpu_check.py`` runs them on a
-GPU. Bilinear interpolation is not differentiable at pixel centres, where the gradient of a location depends on the last
-bit: samples keep a tenth of a pixel away from them, so that a difference is a defect.
+The tests use them on a CPU, for the Triton kernels in Triton's interpreter; ``tools/analysis_tools/gpu_check.py`` uses
+them on a GPU. Bilinear interpolation is not differentiable at pixel centres, where the gradient of a location depends
+on rounding. Samples are at least a tenth of a pixel away from pixel centres, so that every difference is a defect.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from torch import Tensor
 from dinor1.ops.ms_deform_attn.backends import use_ms_deform_attn_backend
 from dinor1.ops.ms_deform_attn.functional import ms_deform_attn, ms_deform_attn_predicted
 
-# Largest difference, relative to the largest number of the reference if that exceeds 1. Half types are compared on
-# inputs that they hold exactly: what remains is the rounding of the result, 2**-9 and 2**-12 of it.
+# Largest accepted difference, relative to the largest value of the reference if that exceeds 1. Inputs in half
+# precision are exact in float64 too, so that only the result is rounded, to 2**-9 (bfloat16) or 2**-12 (float16) of it.
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 PYRAMID = ((5, 7), (2, 3))
 _BAD = {'huge': 1e30, 'nan': float('nan'), 'inf': float('inf')}
@@ -26,18 +26,18 @@ class Case:
     """One set of inputs.
 
     Attributes:
-        name: What it is about.
-        kind: ``'given'`` locations and weights, or predictions around ``'points'`` or ``'boxes'``.
-        dtype: Of value, predictions, locations and weights; reference points have at least float32.
+        name: Name of the case.
+        kind: ``'given'`` locations and weights, or predictions for ``'points'`` or ``'boxes'``.
+        dtype: Dtype of value, predictions, locations and weights; reference points have at least float32.
         shapes: (height, width) of each level.
-        batch: Images.
-        queries: Per image.
-        heads: Of the attention.
-        channels: Of each head.
-        points: Per head and level.
-        special: ``'strided'`` inputs, or a location of the first query and head that is ``'huge'``, ``'nan'`` or
-            ``'inf'``.
-        deterministic: As an argument of the operator.
+        batch: Number of images.
+        queries: Number of queries per image.
+        heads: Number of heads.
+        channels: Number of channels per head.
+        points: Number of points per head and level.
+        special: ``'strided'`` inputs, or ``'huge'``, ``'nan'`` or ``'inf'`` as a location of the first query and head;
+            empty: none of these.
+        deterministic: Argument of the operator.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    """Every kind in every precision; then odd sizes, one level, one point, empty, strided and non-finite inputs."""
+    """Every kind in every precision; then odd sizes, one level and point, empty, strided and non-finite inputs."""
     kinds = ('given', 'points', 'boxes')
     cases = [Case(f'{kind} {str(dtype)[6:]}', kind, dtype) for kind in kinds for dtype in TOLERANCES]
     for kind in kinds:
@@ -82,9 +82,9 @@ def all_cases() -> list[Case]:
 def make_inputs(
     case: Case, device: torch.device | str = 'cpu', seed: int = 0
 ) -> tuple[Tensor, list[int], tuple[Tensor, ...]]:
-    """Value ``(B, N, H, D)``, starts of levels, and the other tensors that the operator of ``case.kind`` takes.
+    """Value ``(B, N, H, D)``, start indices of levels, and the other tensor arguments of the operator of ``case.kind``.
 
-    A third of the samples of a small level lies outside of it.
+    About a third of the samples of a small level are outside of it.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -94,6 +94,7 @@ def make_inputs(
     def rounded(tensor: Tensor, dtype: torch.dtype = case.dtype) -> Tensor:
         return tensor.to(dtype).double()
 
+    # Draw features, and locations that are not close to pixel centres.
     sizes = [height * width for height, width in case.shapes]
     starts = [sum(sizes[:level]) for level in range(len(sizes))]
     levels = len(sizes)
@@ -102,6 +103,7 @@ def make_inputs(
     extent = torch.tensor(case.shapes, dtype=torch.float64).flip(-1)[:, None]
     pixels = (rand(*per_sample, 2) * (extent + 3) - 2).floor() + 0.1 + 0.8 * rand(*per_sample, 2)
     locations = (pixels + 0.5) / extent
+    # Add weights, or convert the locations to offsets from random reference points.
     if case.kind == 'given':
         inputs = [locations, rand(*per_sample)]
     else:
@@ -111,6 +113,7 @@ def make_inputs(
         here = reference[:, :, None, :, None]
         step = 1 / extent if dims == 2 else here[..., 2:] * (0.5 / case.points)
         inputs = [reference, (locations - here[..., :2]) / step, 4 * rand(*per_sample) - 2]
+    # Apply special values, dtype, device and strides.
     if case.special in _BAD and locations.numel():
         inputs[-2][0, 0, 0, -1, 0] = _BAD[case.special]
     tensors = [value.to(case.dtype), *(t.to(case.dtype) for t in inputs)]
@@ -125,7 +128,7 @@ def make_inputs(
 def run(
     case: Case, backend: str, value: Tensor, starts: Sequence[int], inputs: tuple[Tensor, ...], direction: Tensor
 ) -> dict[str, Tensor]:
-    """Output and gradients of one backend by name, in double precision and on the CPU."""
+    """Output and gradients of a backend, by name of the tensor, in float64 on the CPU."""
     leaves = [t.detach().requires_grad_() for t in (value, *inputs)]
     operator = ms_deform_attn if case.kind == 'given' else ms_deform_attn_predicted
     names = ['locations', 'weights'] if case.kind == 'given' else ['reference', 'offsets', 'logits']
@@ -137,12 +140,14 @@ def run(
 
 
 def differences(case: Case, backend: str, device: torch.device | str = 'cpu') -> dict[str, float]:
-    """Largest relative difference of ``backend`` from the reference in float64: of the output, and per gradient.
+    """Largest relative difference between ``backend`` and the reference in float64, for the output and each gradient.
 
-    The reference runs on the CPU: on CUDA, ``grid_sample`` moves locations that are not finite out of the level.
-    Where the reference gives NaN, the output must be NaN too (else the difference is infinite), and no gradient is
-    sent back; the gradient of value must be finite everywhere, those of samples are compared where they are.
+    The reference runs on the CPU: on CUDA, ``grid_sample`` moves locations that are not finite out of the level. Where
+    the output of the reference is NaN, the output must be NaN too (else the difference is infinite), and the gradient
+    of the output is set to zero. The gradient of value must be finite everywhere; the other gradients are compared
+    where the reference is finite.
     """
+    # Compute the reference, without gradients of NaN outputs.
     value, starts, inputs = make_inputs(case)
     shape = (case.batch, case.queries, case.heads * case.channels)
     direction = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(case.dtype)
@@ -150,6 +155,7 @@ def differences(case: Case, backend: str, device: torch.device | str = 'cpu') ->
     lost = run(case, 'reference', *exact, direction.double())['output'].isnan()
     direction = direction.masked_fill(lost, 0.0)
     expected = run(case, 'reference', *exact, direction.double())
+    # Compare the backend with it.
     value, *inputs, direction = (t.to(device) for t in (value, *inputs, direction))
     got = run(case, backend, value, starts, tuple(inputs), direction)
     return {name: _difference(got[name], tensor, name) for name, tensor in expected.items()}

@@ -1,4 +1,4 @@
-"""Which backend computes: the automatic choice, what the user names, and what is refused."""
+"""Choice of the backend: automatic, by the user, and refused names."""
 
 import logging
 
@@ -15,7 +15,7 @@ def _no_variable(monkeypatch):
     monkeypatch.delenv(backends.VARIABLE, raising=False)
 
 
-def test_automatic_choice(monkeypatch):
+def test_backend_is_chosen_by_device_and_size(monkeypatch):
     assert ms_deform_attn_backend('cpu') == 'embedding_bag'
     assert ms_deform_attn_backend('cpu', num_samples=100) == 'reference'
     assert ms_deform_attn_backend(torch.device('cpu'), num_samples=10**6) == 'embedding_bag'
@@ -25,7 +25,7 @@ def test_automatic_choice(monkeypatch):
         assert ms_deform_attn_backend('cuda:1') == expected
 
 
-def test_block_wins_over_variable_and_ends(monkeypatch):
+def test_backend_block_takes_precedence_over_variable(monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, 'reference')
     assert ms_deform_attn_backend('cpu') == 'reference'
     with use_ms_deform_attn_backend('embedding_bag'):
@@ -38,7 +38,7 @@ def test_block_wins_over_variable_and_ends(monkeypatch):
     assert ms_deform_attn_backend('cpu') == 'reference'
 
 
-def test_unknown_names_are_refused(monkeypatch):
+def test_backend_refuses_unknown_names(monkeypatch):
     names = 'auto, reference, embedding_bag, triton'
     with (
         pytest.raises(ValueError, match=f"the backend must be one of {names}, got 'cuda'"),
@@ -53,7 +53,7 @@ def test_unknown_names_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(('old', 'new'), [('definition', 'reference'), ('bags', 'embedding_bag')])
-def test_names_of_earlier_versions_are_refused_with_the_new_one(old, new, monkeypatch):
+def test_backend_refuses_names_of_earlier_versions(old, new, monkeypatch):
     sentence = f"{{}}: '{old}' is now called '{new}'; use the new name"
     with pytest.raises(ValueError) as error, use_ms_deform_attn_backend(old):  # noqa: PT011  (compared below)
         pass
@@ -69,18 +69,18 @@ def test_names_of_earlier_versions_are_refused_with_the_new_one(old, new, monkey
     [
         (False, 'cuda', 'the package triton is not installed'),
         (True, 'cpu', 'only the interpreter'),
-        (True, 'mps', 'made for CUDA devices'),
+        (True, 'mps', 'written for CUDA devices'),
     ],
 )
-def test_a_named_backend_that_cannot_run_is_an_error(installed, device, reason, monkeypatch):
+def test_backend_that_cannot_run_is_an_error(installed, device, reason, monkeypatch):
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     monkeypatch.setattr(backends, 'HAS_TRITON', installed)
     with use_ms_deform_attn_backend('triton'), pytest.raises(ValueError, match=reason):
         ms_deform_attn_backend(device)
 
 
-def test_choice_is_logged_once(caplog):
-    """On a kind of device that no other test asks for."""
+def test_backend_choice_is_logged_once(caplog):
+    """No other test uses this kind of device, so that its choice was not logged before."""
     with caplog.at_level(logging.DEBUG, 'dinor1.ops'):
         for _ in range(2):
             ms_deform_attn_backend('xpu')

@@ -1,4 +1,4 @@
-"""What is particular to the backend ``embedding_bag``: blocks, the canvas it keeps, two ways to sum a gradient."""
+"""Details of the backend ``embedding_bag``: blocks, the cached canvas, and two ways to sum a gradient."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.ops.attention_cases import Case, make_inputs
 
 
 def operands(**sizes):
-    """Value, levels, starts, and predictions around boxes, in double precision."""
+    """Value, shapes and start indices of levels, and predictions for boxes, in float64."""
     case = Case('', 'boxes', torch.float64, shapes=((7, 5), (3, 4)), **sizes)
     value, starts, predictions = make_inputs(case)
     return value, list(case.shapes), starts, predictions
@@ -27,7 +27,7 @@ def operands(**sizes):
     ],
     ids=str,
 )
-def test_results_do_not_depend_on_block_sizes(sizes):
+def test_embedding_bag_does_not_depend_on_block_sizes(sizes):
     value, shapes, _, predictions = operands(batch=3, queries=60)
 
     def run(blocks):
@@ -41,7 +41,7 @@ def test_results_do_not_depend_on_block_sizes(sizes):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
 
 
-def test_threads_share_the_images_and_change_no_bit():
+def test_embedding_bag_is_bitwise_equal_for_any_number_of_threads():
     value, shapes, _, predictions = operands(batch=3, queries=60)
     before, results = torch.get_num_threads(), []
     try:
@@ -56,8 +56,8 @@ def test_threads_share_the_images_and_change_no_bit():
 
 
 @pytest.mark.parametrize('sorts', [False, True])
-def test_few_and_many_samples_sum_the_same_gradient(sorts):
-    """Rows are sorted in one of two ways; more queries that have no gradient do not change the gradient of value."""
+def test_embedding_bag_sums_few_and_many_samples_to_the_same_gradient(sorts):
+    """Few and many samples are sorted differently; further queries without gradient do not change the sum."""
     blocks = embedding_bag.CPU_BLOCKS._replace(sorts=sorts)
     value, shapes, _, predictions = operands(batch=2, queries=5)
     grad = torch.rand(2, 5, value.shape[2] * value.shape[3], dtype=torch.float64)
@@ -73,9 +73,9 @@ def test_few_and_many_samples_sum_the_same_gradient(sorts):
     assert few.abs().max() > 0.1
 
 
-def test_trains_after_inference_mode_and_under_another_default_device():
-    """What the first call of a size keeps for later calls does not depend on the circumstances of that call."""
-    # No other test has five heads.
+def test_embedding_bag_trains_after_inference_mode_and_on_another_default_device():
+    """The canvas that the first call caches must not depend on the mode and the default device of that call."""
+    # No other test has five heads, so that the canvas is not cached yet.
     value, shapes, starts, predictions = operands(heads=5)
     leaves = [t.requires_grad_() for t in (value, *predictions)]
     with use_ms_deform_attn_backend('embedding_bag'), torch.device('meta'):

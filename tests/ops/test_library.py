@@ -1,4 +1,4 @@
-"""What torch.compile, torch.export and counters of operations see of the operators."""
+"""The operators in torch.compile, torch.export and FLOP counters."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def arguments(kind, **sizes):
 
 
 @pytest.mark.parametrize('kind', OPERATORS)
-def test_torchs_own_check_of_an_operator(kind):
+def test_operator_passes_opcheck(kind):
     """Schema, autograd registration, fake kernel, and tracing with dynamic shapes."""
     value, *levels_and_inputs = arguments(kind)
     leaves = [t.requires_grad_() for t in (value, *levels_and_inputs[2:])]
@@ -35,11 +35,12 @@ def test_torchs_own_check_of_an_operator(kind):
 
 @pytest.mark.parametrize('as_numbers', [False, True])
 @pytest.mark.parametrize('kind', OPERATORS)
-def test_compiles_to_one_graph(kind, as_numbers):
+def test_operator_compiles_to_one_graph(kind, as_numbers):
     function = OPERATORS[kind][0]
     value, shapes, starts, *inputs = arguments(kind)
     if as_numbers:
         shapes, starts = shapes.tolist(), starts.tolist()
+    # Compile with a backend that records the graphs.
     graphs = []
 
     def backend(graph, example_inputs):
@@ -47,6 +48,7 @@ def test_compiles_to_one_graph(kind, as_numbers):
         return graph
 
     compiled = torch.compile(function, fullgraph=True, backend=backend)
+    # Compare output and gradients with eager mode.
     leaves = [t.requires_grad_() for t in (value, *inputs)]
     with use_ms_deform_attn_backend('embedding_bag'):
         output, expected = (
@@ -56,14 +58,15 @@ def test_compiles_to_one_graph(kind, as_numbers):
     torch.testing.assert_close(output, expected, rtol=0, atol=0)
     for got, want in zip(*(torch.autograd.grad(o.sum(), leaves) for o in (output, expected)), strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=0)
+    # Check that the graph contains one operator.
     called = [str(node.target) for node in graphs[0].graph.nodes if 'dinor1' in str(node.target)]
     assert len(graphs) == 1
     assert called == [f'dinor1.{function.__name__}.default']
 
 
 @pytest.mark.parametrize('kind', OPERATORS)
-def test_compiled_forward_and_backward(kind):
-    """Through autograd's tracer as well; the same graph serves another number of queries."""
+def test_operator_compiled_equals_eager(kind):
+    """The backward pass is traced too, and the same graph serves another number of queries."""
     torch.compiler.reset()
     compiled = torch.compile(OPERATORS[kind][0], fullgraph=True, backend='aot_eager', dynamic=True)
     for queries in (3, 5):
@@ -71,13 +74,13 @@ def test_compiled_forward_and_backward(kind):
         leaves = [t.requires_grad_() for t in (value, *inputs)]
         got = compiled(leaves[0], shapes, starts, *leaves[1:])
         expected = OPERATORS[kind][0](leaves[0], shapes, starts, *leaves[1:])
-        # Eager mode takes the backend reference for so few samples: equal to rounding.
+        # Eager mode uses the backend 'reference' for so few samples: equal up to rounding.
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
         for mine, want in zip(*(torch.autograd.grad(o.sum(), leaves) for o in (got, expected)), strict=True):
             torch.testing.assert_close(mine, want, rtol=1e-5, atol=1e-5)
 
 
-def test_export_holds_one_operator():
+def test_export_contains_one_operator():
     class Attention(torch.nn.Module):
         def forward(self, *tensors):
             return ms_deform_attn(*tensors)
@@ -89,7 +92,7 @@ def test_export_holds_one_operator():
     torch.testing.assert_close(program.module()(*tensors), ms_deform_attn(*tensors), rtol=0, atol=1e-6)
 
 
-def test_levels_are_checked_where_a_compiled_graph_runs():
+def test_compiled_graph_checks_levels_when_it_runs():
     compiled = torch.compile(ms_deform_attn, fullgraph=True, backend='eager')
     tensors = arguments('given')
     tensors[2] = tensors[2] + 1
@@ -97,7 +100,7 @@ def test_levels_are_checked_where_a_compiled_graph_runs():
         compiled(*tensors)
 
 
-def test_counters_see_four_corners_per_sample_and_channel():
+def test_flop_counter_counts_four_corners_per_sample_and_channel():
     from torch.utils.flop_counter import FlopCounterMode
 
     for _ in range(2):
@@ -111,5 +114,5 @@ def test_counters_see_four_corners_per_sample_and_channel():
     for call in calls:
         with use_ms_deform_attn_backend('embedding_bag'), FlopCounterMode(display=False) as counter:
             call()
-        # 2 images, 5 queries, 4 heads, 3 points, 8 channels: 4 corners, a product and a sum each.
+        # 2 images, 5 queries, 4 heads, 3 points, 8 channels: 4 corners with a product and a sum each.
         assert counter.get_total_flops() == 2 * 4 * (2 * 5 * 4 * 3 * 8)

@@ -1,6 +1,6 @@
-"""The stand-in for MMCV's compiled operators, against torchvision, closed forms and examples done by hand.
+"""The stand-in for MMCV's compiled operators, compared with torchvision, closed forms and examples by hand.
 
-The operators are called as users do, through ``mmcv.ops``.
+The tests call the operators as users do, through ``mmcv.ops``.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from dinor1.ops import ms_deform_attn
 from dinor1.ops.mmcv_ext import make_stand_in
 from dinor1.utils.compat import has_mmcv_operators
 
-# With compiled operators these tests check that MMCV's own agree; the rest concerns the stand-in alone.
+# If MMCV has compiled operators, the other tests of this file check them; tests with this mark need the stand-in.
 stand_in_only = pytest.mark.skipif(has_mmcv_operators(), reason='MMCV has its compiled operators')
 
 
@@ -40,7 +40,7 @@ def test_nms_equals_torchvision(count):
     assert torch.equal(dets, torch.cat((boxes[kept], scores[kept, None]), dim=1))
 
 
-def test_nms_example():
+def test_nms_equals_an_example_by_hand():
     """Box 1 overlaps box 0 by 8 of 12 columns: IoU 2/3, and 9/13 when the last pixel counts (offset 1)."""
     from mmcv.ops import nms
 
@@ -54,7 +54,7 @@ def test_nms_example():
 
 
 @stand_in_only
-def test_nms_takes_the_dtypes_that_autocast_leaves():
+def test_nms_accepts_scores_in_half_precision():
     from mmcv.ops import nms
 
     boxes, scores = make_boxes(20)
@@ -62,7 +62,7 @@ def test_nms_takes_the_dtypes_that_autocast_leaves():
     assert torch.equal(nms(boxes, scores.bfloat16(), 0.4)[1], expected)
 
 
-def test_batched_nms_keeps_classes_apart():
+def test_batched_nms_separates_classes():
     from mmcv.ops import batched_nms
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
@@ -85,7 +85,7 @@ def test_soft_nms_decays_the_overlapping_box(method, factor):
     assert torch.equal(dets[:, :4], boxes[kept])
 
 
-def test_soft_nms_of_nothing():
+def test_soft_nms_of_no_boxes_is_empty():
     from mmcv.ops import soft_nms
 
     dets, kept = soft_nms(torch.zeros(0, 4), torch.zeros(0))
@@ -110,6 +110,7 @@ def test_roi_align_equals_torchvision(aligned, sampling_ratio):
         output = function(leaf)
         return output, *torch.autograd.grad(output, leaf, direction)
 
+    # Compare output and gradient.
     ours = forward_backward(lambda x: RoIAlign((4, 5), 0.25, sampling_ratio, 'avg', aligned)(x, rois))
     reference = forward_backward(lambda x: torchvision.ops.roi_align(x, rois, (4, 5), 0.25, sampling_ratio, aligned))
     for got, expected in zip(ours, reference, strict=True):
@@ -117,7 +118,7 @@ def test_roi_align_equals_torchvision(aligned, sampling_ratio):
 
 
 @stand_in_only
-def test_roi_align_max_says_what_to_do():
+def test_roi_align_refuses_max_pooling():
     from mmcv.ops import RoIAlign
 
     with pytest.raises(NotImplementedError, match="pool_mode='max' needs compiled operators.*use .*'avg'"):
@@ -131,7 +132,7 @@ def test_roi_align_max_says_what_to_do():
 @pytest.mark.parametrize(('dtype', 'atol'), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 @pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
 def test_sigmoid_focal_loss_equals_its_formula(dtype, atol, reduction):
-    """Target 3 of three classes is background. ``mean`` divides by the rows, as MMCV does."""
+    """Target 3 of three classes is background. ``mean`` divides by the number of rows, as in MMCV."""
     from mmcv.ops import SigmoidFocalLoss
 
     gamma, alpha = 1.5, 0.3
@@ -169,7 +170,7 @@ def test_sigmoid_focal_loss_refuses_class_weights():
 
 @stand_in_only
 def test_deformable_attention_function_equals_ours():
-    """MMCV's GPU path, called on CPU tensors: its backward function gives the gradients of our operator."""
+    """MMCV's code for GPUs, called on CPU tensors: its backward function gives the gradients of our operator."""
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
     generator = torch.Generator().manual_seed(0)
@@ -204,17 +205,16 @@ def test_deformable_attention_module_runs_and_learns():
     assert module.sampling_offsets.weight.grad.abs().sum() > 0
 
 
-# the stand-in itself ---------------------------------------------------------------------------------------
+# module ----------------------------------------------------------------------------------------------------
 
 
 @stand_in_only
-def test_missing_operator_says_which_why_and_what_to_do():
+def test_missing_operator_error_names_operator_reason_and_remedy():
     from mmcv.ops import DeformConv2d
 
     sentence = (
         "mmcv operator 'deform_conv_forward' needs compiled operators, and MMCV was installed without them; "
-        'install a build of mmcv with operators for this torch and CUDA, or choose a model that does not '
-        'use it'
+        'install a build of mmcv with operators for this torch and CUDA, or choose a model without this operator'
     )
     with pytest.raises(NotImplementedError) as error:
         DeformConv2d(1, 1, 3)(torch.zeros(1, 1, 8, 8), torch.zeros(1, 18, 6, 6))
@@ -222,18 +222,18 @@ def test_missing_operator_says_which_why_and_what_to_do():
 
 
 @stand_in_only
-def test_stand_in_survives_what_looks_at_modules():
-    """MMEngine asks for its spec, MMCV for its compiler; ``inspect`` reads dunder names of all modules."""
+def test_stand_in_can_be_inspected_as_a_module():
+    """MMEngine reads the module's spec, MMCV its compiler; ``inspect`` reads dunder names of all modules."""
     from mmcv.utils import collect_env
     from mmengine.utils.dl_utils import mmcv_full_available
 
     assert mmcv_full_available()
     assert 'plain torch' in collect_env()['MMCV Compiler']
-    assert inspect.getmodule(test_stand_in_survives_what_looks_at_modules).__name__ == __name__
+    assert inspect.getmodule(test_stand_in_can_be_inspected_as_a_module).__name__ == __name__
     assert not hasattr(sys.modules['mmcv._ext'], '__file__')
 
 
-def test_stand_in_has_every_name_but_no_special_ones():
+def test_stand_in_has_every_name_except_dunder_names():
     ext = make_stand_in()
     assert ext.__name__ == 'mmcv._ext'
     assert ext is not sys.modules.get('mmcv._ext')
@@ -242,6 +242,6 @@ def test_stand_in_has_every_name_but_no_special_ones():
         ext.carafe_forward(torch.zeros(1))
 
 
-def test_stand_in_is_made_without_mmcv():
+def test_stand_in_does_not_import_mmcv():
     code = 'import sys; from dinor1.ops import mmcv_ext; mmcv_ext.make_stand_in(); assert "mmcv" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention, both backends in plain torch, against a loop that shares no code with them."""
+"""Both backends of deformable attention in plain torch, compared with a loop that shares no code with them."""
 
 import math
 
@@ -14,7 +14,7 @@ PYRAMID = ((7, 5), (3, 4), (1, 2))
 
 @pytest.fixture(autouse=True, params=['reference', 'embedding_bag'])
 def backend(request):
-    """Every test runs on both; the Triton kernels have a file of their own."""
+    """Run every test with both backends; tests of the Triton kernels are in another file."""
     with use_ms_deform_attn_backend(request.param):
         yield request.param
 
@@ -24,7 +24,7 @@ def level_starts(shapes):
 
 
 def make_inputs(shapes=PYRAMID, batch=2, heads=3, channels=4, queries=6, points=3, dtype=torch.float64, seed=0):
-    """Random inputs of the operator; about a third of the locations lies outside the image."""
+    """Random inputs of the operator; about a third of the coordinates are outside the image."""
     generator = torch.Generator().manual_seed(seed)
 
     def rand(*size):
@@ -61,13 +61,13 @@ def loop_reference(value, shapes, starts, locations, weights):
         (((2, 9), (1, 1)), 1, 7, 5, 2),
     ],
 )
-def test_equals_a_loop(shapes, heads, channels, queries, points):
+def test_attention_equals_a_loop(shapes, heads, channels, queries, points):
     inputs = make_inputs(shapes, heads=heads, channels=channels, queries=queries, points=points)
     # Both sum at most a few dozen products of numbers below 1 in float64.
     torch.testing.assert_close(ms_deform_attn(*inputs), loop_reference(*inputs), rtol=0, atol=1e-12)
 
 
-def test_gradients_equal_those_of_a_loop():
+def test_attention_gradients_equal_a_loop():
     value, shapes, starts, locations, weights = make_inputs()
     leaves = [t.requires_grad_() for t in (value, locations, weights)]
     direction = torch.randn(2, 6, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -79,7 +79,7 @@ def test_gradients_equal_those_of_a_loop():
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-def test_equals_mmcv():
+def test_attention_equals_mmcv():
     from mmcv.ops import multi_scale_deform_attn
 
     value, shapes, starts, locations, weights = make_inputs()
@@ -90,7 +90,7 @@ def test_equals_mmcv():
     torch.testing.assert_close(ms_deform_attn(value, shapes, starts, locations, weights), expected, rtol=0, atol=1e-12)
 
 
-def test_gradcheck():
+def test_attention_passes_gradcheck():
     value, shapes, starts, locations, weights = make_inputs(
         ((3, 2), (2, 1)), batch=1, heads=2, channels=2, queries=2, points=2
     )
@@ -104,8 +104,8 @@ def test_gradcheck():
     )
 
 
-def test_pixel_centres_return_the_pixels():
-    """A sample at a pixel's centre is the pixel; on the border of the level, it is half the border pixel."""
+def test_attention_at_pixel_centres_returns_the_pixels():
+    """A sample at the centre of a pixel is the pixel; on the border of the level it is half of the border pixel."""
     height, width = 3, 4
     value = torch.arange(12.0).reshape(1, 12, 1, 1) + 1
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
@@ -120,7 +120,7 @@ def test_pixel_centres_return_the_pixels():
 
 
 @pytest.mark.parametrize('location', [-1.0, 2.0, -1e30, 1e30])
-def test_samples_outside_are_zero_and_have_no_gradient(location):
+def test_attention_outside_levels_is_zero_without_gradient(location):
     value, shapes, starts, locations, weights = make_inputs()
     leaves = [t.requires_grad_() for t in (value, torch.full_like(locations, location), weights)]
     output = ms_deform_attn(leaves[0], shapes, starts, *leaves[1:])
@@ -130,7 +130,7 @@ def test_samples_outside_are_zero_and_have_no_gradient(location):
 
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
-def test_bad_location_harms_only_its_own_query_and_head(bad):
+def test_attention_with_non_finite_location_affects_one_query_and_head(bad):
     value, shapes, starts, locations, weights = make_inputs()
     clean = ms_deform_attn(value, shapes, starts, locations, weights)
     locations[1, 2, 0, 1, 0] = bad
@@ -146,7 +146,7 @@ def test_bad_location_harms_only_its_own_query_and_head(bad):
 
 
 @pytest.mark.parametrize(('batch', 'queries'), [(2, 0), (0, 3)])
-def test_empty(batch, queries):
+def test_attention_of_empty_input_is_empty(batch, queries):
     inputs = list(make_inputs(batch=batch, queries=queries))
     inputs[0].requires_grad_()
     output = ms_deform_attn(*inputs)
@@ -156,7 +156,7 @@ def test_empty(batch, queries):
     assert grad.count_nonzero() == 0
 
 
-def test_non_contiguous_input():
+def test_attention_accepts_non_contiguous_input():
     value, shapes, starts, locations, weights = make_inputs()
     expected = ms_deform_attn(value, shapes, starts, locations, weights)
     strided = [
@@ -170,7 +170,7 @@ def test_non_contiguous_input():
     assert output.is_contiguous()
 
 
-def test_tensors_and_integers_give_the_same():
+def test_attention_accepts_levels_as_tensors_or_integers():
     value, shapes, starts, locations, weights = make_inputs()
     output = ms_deform_attn(value, torch.tensor(shapes), torch.tensor(starts), locations, weights)
     torch.testing.assert_close(output, ms_deform_attn(value, shapes, starts, locations, weights), rtol=0, atol=0)
@@ -180,14 +180,14 @@ def test_tensors_and_integers_give_the_same():
 # Half types: rounding the inputs moves a sample by up to 7 * 2**-9 (bfloat16) or 7 * 2**-12 (float16) of a
 # pixel, and a weight by 2**-9 or 2**-12 of itself; 9 samples of values up to 0.5 add up.
 @pytest.mark.parametrize(('dtype', 'atol'), [(torch.float32, 2e-6), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
-def test_lower_precision_is_close_to_float64(dtype, atol):
+def test_attention_in_lower_precision_is_close_to_float64(dtype, atol):
     expected = ms_deform_attn(*make_inputs())
     output = ms_deform_attn(*make_inputs(dtype=dtype))
     assert output.dtype == dtype
     torch.testing.assert_close(output.double(), expected, rtol=0, atol=atol)
 
 
-def test_mixed_precision_keeps_the_dtype_of_value_and_samples_in_float32():
+def test_attention_keeps_the_dtype_of_value_and_samples_in_float32():
     value, shapes, starts, locations, weights = make_inputs(dtype=torch.float32)
     output = ms_deform_attn(value.bfloat16(), shapes, starts, locations, weights)
     exact = ms_deform_attn(value.bfloat16().float(), shapes, starts, locations, weights)
@@ -195,7 +195,7 @@ def test_mixed_precision_keeps_the_dtype_of_value_and_samples_in_float32():
     torch.testing.assert_close(output, exact.bfloat16(), rtol=0, atol=0)
 
 
-def test_deterministic_across_repeats():
+def test_attention_is_deterministic():
     value, shapes, starts, locations, weights = make_inputs(queries=300, dtype=torch.float32)
     leaves = [t.requires_grad_() for t in (value, locations, weights)]
 
@@ -233,6 +233,6 @@ def wrong(position, change):
         (wrong(4, lambda w: w.flatten(3)), r'attention_weights must be \(B, Q, H, L, P\)'),
     ],
 )
-def test_bad_input_is_refused(inputs, message):
+def test_attention_refuses_invalid_input(inputs, message):
     with pytest.raises(ValueError, match=message):
         ms_deform_attn(*inputs)

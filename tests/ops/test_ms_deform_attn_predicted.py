@@ -1,4 +1,4 @@
-"""Deformable attention from predictions: against the formulas of the paper, number by number."""
+"""Deformable attention from predictions, compared with the formulas of the paper in scalar loops."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def make_inputs(dims, dtype=torch.float64, batch=2, queries=5, heads=3, channels
 
 
 def from_locations(value, reference, offsets, logits):
-    """Locations and weights number by number, then the operator that has tests of its own."""
+    """Compute locations and weights in scalar loops, then apply ``ms_deform_attn``, which has its own tests."""
     locations, weights = torch.zeros_like(offsets), torch.zeros_like(logits)
     batch, queries, heads, levels, points = logits.shape
     for b, q, h in torch.cartesian_prod(*map(torch.arange, (batch, queries, heads))):
@@ -45,7 +45,7 @@ def from_locations(value, reference, offsets, logits):
 
 
 @pytest.mark.parametrize('dims', [2, 4])
-def test_equals_the_formulas(dims):
+def test_predicted_equals_the_formulas(dims):
     leaves = [t.requires_grad_() for t in make_inputs(dims)]
     output, expected = ms_deform_attn_predicted(leaves[0], SHAPES, STARTS, *leaves[1:]), from_locations(*leaves)
     # A few dozen products of numbers below 10 in float64.
@@ -56,22 +56,22 @@ def test_equals_the_formulas(dims):
 
 
 @pytest.mark.parametrize('dims', [2, 4])
-def test_gradcheck(dims):
+def test_predicted_passes_gradcheck(dims):
     value, reference, offsets, logits = make_inputs(dims, batch=1, queries=2, heads=2, channels=2)
     leaves = [t.requires_grad_() for t in (value, reference, offsets, logits)]
-    # No sample of this seed lies within 1e-6 of a pixel centre's line, where finite differences would be wrong.
+    # With this seed, no sample has a coordinate within 1e-6 of a pixel centre, where finite differences would be wrong.
     assert torch.autograd.gradcheck(
         lambda v, r, o, w: ms_deform_attn_predicted(v, SHAPES, STARTS, r, o, w), leaves, eps=1e-7, atol=1e-6
     )
 
 
 @pytest.mark.parametrize('case', all_cases(), ids=lambda case: case.name)
-def test_agrees_with_the_reference_in_double_precision(case, backend):
+def test_backend_agrees_with_reference_in_double_precision(case, backend):
     for name, difference in differences(case, backend).items():
         assert difference <= TOLERANCES[case.dtype], name
 
 
-def test_half_precision_predictions_beside_single_precision_reference_points():
+def test_predicted_accepts_half_precision_with_float32_reference_points():
     value, reference, offsets, logits = make_inputs(2, torch.float32)
     halves = [t.bfloat16() for t in (value, offsets, logits)]
     output = ms_deform_attn_predicted(halves[0], SHAPES, STARTS, reference, *halves[1:])
@@ -81,7 +81,7 @@ def test_half_precision_predictions_beside_single_precision_reference_points():
 
 
 @pytest.mark.parametrize('frozen', [(0,), (1, 2, 3), (0, 2), (1,)])
-def test_inputs_that_need_no_gradient_get_none(frozen):
+def test_predicted_gives_no_gradient_to_frozen_inputs(frozen):
     leaves = [t.requires_grad_(i not in frozen) for i, t in enumerate(make_inputs(4))]
     reference = [t.detach().requires_grad_() for t in leaves]
     ms_deform_attn_predicted(leaves[0], SHAPES, STARTS, *leaves[1:]).sum().backward()
@@ -113,6 +113,6 @@ def wrong(position, change):
         (wrong(3, lambda w: w[:, 1:]), r'attention_logits must be \(2, 5, 3, 2, 2\)'),
     ],
 )
-def test_bad_input_is_refused(inputs, message):
+def test_predicted_refuses_invalid_input(inputs, message):
     with pytest.raises(ValueError, match=message):
         ms_deform_attn_predicted(inputs[0], SHAPES, STARTS, *inputs[1:])

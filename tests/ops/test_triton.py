@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: their results in the interpreter, and whether they compile for one."""
+"""The Triton kernels without a GPU: results in the interpreter, and compilation for a GPU."""
 
 import os
 import re
@@ -12,8 +12,8 @@ import torch
 pytest.importorskip('triton', reason='Triton is optional')
 
 
-def test_kernels_in_the_interpreter(repo):
-    """A process of its own, since Triton is interpreted in the whole process or not at all."""
+def test_kernels_pass_in_the_interpreter(repo):
+    """In a separate process, because the interpreter applies to a whole process."""
     environment = os.environ | {'TRITON_INTERPRET': '1'}
     command = [sys.executable, '-m', 'pytest', '--noconftest', '-W', 'ignore::RuntimeWarning', '-x']
     file = Path(__file__).with_name('triton_cases.py')
@@ -25,7 +25,7 @@ def test_kernels_in_the_interpreter(repo):
     assert 'skipped' not in outcome.stdout
 
 
-def test_import_of_the_package_does_not_import_triton():
+def test_package_import_does_not_import_triton():
     code = (
         'import sys, dinor1.ops; assert not {"triton", "dinor1.ops.ms_deform_attn.triton_kernels"} & set(sys.modules)'
     )
@@ -35,7 +35,7 @@ def test_import_of_the_package_does_not_import_triton():
 @pytest.mark.parametrize('kind', ['given', 'points', 'boxes'])
 @pytest.mark.parametrize('dtype', ['bf16', 'fp32'])
 def test_kernels_compile_for_hopper(kind, dtype):
-    """The interpreter is more lenient than the compiler, which brings its own assembler and needs no GPU."""
+    """The compiler rejects more than the interpreter; it includes an assembler and needs no GPU."""
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -69,13 +69,13 @@ def test_kernels_compile_for_hopper(kind, dtype):
         names = kernel.arg_names
         signature = {name: 'constexpr' if name in constants else pointers.get(name, 'i32') for name in names}
         given = {(i,): constants[name] for i, name in enumerate(names) if name in constants}
-        # As a launch finds torch's tensors: aligned.
+        # Mark pointers as aligned, as torch's tensors are in a launch.
         aligned = {(i,): [['tt.divisibility', 16]] for i, name in enumerate(names) if name in pointers}
         source = ASTSource(fn=kernel, signature=signature, constexprs=given, attrs=aligned)
         compiled = triton.compile(
             source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=options['num_warps'])
         )
         assert len(compiled.asm['cubin']) > 1000
-        # Gradients of neighbouring queries meet in memory: without atomics they would be lost.
+        # Several queries add to the gradient of the same pixel, which needs atomic additions.
         sums = re.search(r'\b(red|atom)\.', compiled.asm['ptx'])
         assert (sums is not None) == ('backward' in kernel.__name__)

@@ -1,4 +1,4 @@
-"""Features of one image out of a batch."""
+"""Selection of one image from the features of a batch."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def features():
 
 
 @pytest.mark.parametrize('index', [0, 1, 2])
-def test_an_image_is_a_batch_of_one(features, index):
+def test_image_features_image_is_a_batch_of_one(features, index):
     one = features.image(index)
     assert (features.batch_size, one.batch_size) == (3, 1)
     for name in ('feat', 'pos', 'padding_mask', 'valid_ratios'):
@@ -29,5 +29,5 @@ def test_an_image_is_a_batch_of_one(features, index):
     assert one.level_start_index == features.level_start_index
 
 
-def test_without_padding_there_is_no_mask(features):
+def test_image_features_without_padding_have_no_mask(features):
     assert features._replace(padding_mask=None).image(1).padding_mask is None

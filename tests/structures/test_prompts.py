@@ -13,7 +13,7 @@ def prompts(num=3, negative=None, mask=None, width=4):
 
 
 def token_set():
-    """Class 0 has two tokens, class 1 has one; token 2 is a separator, token 4 is padding."""
+    """Prompts by token: class 0 has two tokens, class 1 has one; token 2 is a separator, token 4 is padding."""
     return PromptSet(
         embeddings=torch.arange(10.0).reshape(5, 2),
         names=('a', 'b'),
@@ -24,14 +24,14 @@ def token_set():
     )
 
 
-def test_empty_set_is_refused():
+def test_prompt_set_refuses_no_prompts():
     with pytest.raises(InputError, match='empty'):
         PromptSet.from_classes(torch.zeros(0, 4), [])
     with pytest.raises(InputError, match='empty'):
         prompts(mask=torch.zeros(3, dtype=torch.bool))
 
 
-def test_wrong_lengths_are_refused():
+def test_prompt_set_refuses_fields_of_wrong_length():
     with pytest.raises(ValueError, match='mask'):
         prompts(mask=torch.ones(2, dtype=torch.bool))
 
@@ -47,7 +47,7 @@ def test_reported_leaves_out_negatives_and_classes_not_offered():
     assert shown.reported.tolist() == [0, 2]
 
 
-def test_batch_pads_and_keeps_groups_apart():
+def test_prompt_batch_pads_sets_and_separates_groups():
     batch = PromptBatch.stack([token_set(), prompts(3, width=2)])
     assert batch.embeddings.shape == (2, 5, 2)
     attend = batch.attention_mask()
@@ -59,14 +59,14 @@ def test_batch_pads_and_keeps_groups_apart():
     assert batch.position_ids().tolist() == [[0, 1, 2, 0, 0], [0] * 5]
 
 
-def test_shared_batch_is_one_set_for_all():
+def test_prompt_batch_shared_gives_all_images_the_same_prompts():
     batch = PromptBatch.shared(torch.randn(3, 4), 2)
     assert torch.equal(batch.embeddings[0], batch.embeddings[1])
     assert torch.equal(batch.attention_mask()[1], torch.eye(3, dtype=torch.bool))
 
 
 def test_mix_takes_a_class_from_the_set_that_offers_it():
-    """Zeros stand for a class that is not offered; they are no embedding."""
+    """The zero row of a class that is not offered does not count as an embedding."""
     some = PromptSet.from_classes(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), ['a', 'b'], torch.tensor([False, True]))
     other = PromptSet.from_classes(
         torch.tensor([[3.0, 0.0], [0.0, 0.0], [1.0, 1.0]]),
@@ -80,17 +80,17 @@ def test_mix_takes_a_class_from_the_set_that_offers_it():
     assert mixed.negative.tolist() == [True, False, False]
 
 
-def test_mix_averages_directions_and_keeps_the_length():
+def test_mix_averages_directions_and_norms():
     text = PromptSet.from_classes(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), ['a', 'b'])
     visual = PromptSet.from_classes(torch.tensor([[0.0, 4.0]]), ['a'], negative=torch.tensor([True]))
     mixed = text.mix(visual)
-    # a: mean direction (1/2, 1/2) times the mean length 3; b: text alone
+    # Class a: mean direction (1/2, 1/2) times the mean norm 3. Class b: the text embedding.
     torch.testing.assert_close(mixed.embeddings, torch.tensor([[1.5, 1.5], [0.0, 2.0]]))
     assert mixed.names == ('a', 'b')
     assert mixed.negative.tolist() == [False, False]
 
 
-def test_to_moves_and_casts_the_embeddings_only():
+def test_to_casts_only_the_embeddings():
     moved = token_set().to(torch.float64)
     assert moved.embeddings.dtype == torch.float64
     assert moved.labels.dtype == torch.int64
@@ -99,19 +99,19 @@ def test_to_moves_and_casts_the_embeddings_only():
 class TestBank:
     bank = PromptBank(torch.arange(6.0).reshape(3, 2), ('x', 'y', 'z'), (4, 1, 2), 'f' * 64)
 
-    def test_round_trip(self, tmp_path):
+    def test_save_load_round_trip(self, tmp_path):
         self.bank.save(tmp_path / 'bank.safetensors')
         loaded = PromptBank.load(tmp_path / 'bank.safetensors', fingerprint='f' * 64)
         assert torch.equal(loaded.embeddings, self.bank.embeddings)
         assert (loaded.names, loaded.num_exemplars, loaded.fingerprint) == (('x', 'y', 'z'), (4, 1, 2), 'f' * 64)
         assert [p.name for p in tmp_path.iterdir()] == ['bank.safetensors']
 
-    def test_another_models_bank_is_refused(self, tmp_path):
+    def test_load_refuses_bank_of_another_model(self, tmp_path):
         self.bank.save(tmp_path / 'bank.safetensors')
         with pytest.raises(InputError, match='another model'):
             PromptBank.load(tmp_path / 'bank.safetensors', fingerprint='0' * 64)
 
-    def test_what_is_not_a_bank_is_refused(self, tmp_path):
+    def test_load_refuses_files_that_are_not_banks(self, tmp_path):
         from safetensors.torch import save_file
 
         with pytest.raises(InputError, match='no such prompt bank'):
@@ -129,18 +129,18 @@ class TestBank:
             (dict(names=None), "no 'names'"),
             (dict(fingerprint=None), "no 'fingerprint'"),
             (dict(names='["x", '), 'Expecting value'),
-            (dict(names='"xyz"'), 'names must be a list of texts'),
-            (dict(names='["x", "y", 3]'), 'names must be a list of texts'),
+            (dict(names='"xyz"'), 'names must be a list of non-empty strings'),
+            (dict(names='["x", "y", 3]'), 'names must be a list of non-empty strings'),
             (dict(names='["x", "y"]'), '3 embeddings, 3 counts'),
             (dict(names='["x", "y", "x"]'), '2 distinct names'),
-            (dict(num_exemplars='[1, 2, 0]'), 'num_exemplars must be a list of whole numbers of at least 1'),
+            (dict(num_exemplars='[1, 2, 0]'), 'num_exemplars must be a list of integers of at least 1'),
             (dict(num_exemplars='3'), 'num_exemplars must be a list'),
-            (dict(embeddings=torch.zeros(3)), 'embeddings must be a table of floats, got (3,)'),
-            (dict(embeddings=torch.zeros(3, 2, dtype=torch.int64)), 'embeddings must be a table of floats'),
+            (dict(embeddings=torch.zeros(3)), 'embeddings must be a matrix of floats, got shape (3,)'),
+            (dict(embeddings=torch.zeros(3, 2, dtype=torch.int64)), 'embeddings must be a matrix of floats'),
             (dict(embeddings=torch.full((3, 2), torch.nan)), 'not finite'),
         ],
     )
-    def test_a_damaged_bank_is_refused(self, tmp_path, changes, message):
+    def test_load_refuses_damaged_bank(self, tmp_path, changes, message):
         from safetensors import safe_open
         from safetensors.torch import save_file
 
@@ -155,7 +155,7 @@ class TestBank:
         assert str(caught.value).startswith(f'{path}: a damaged prompt bank (')
         assert message in str(caught.value)
 
-    def test_order_of_a_data_set(self):
+    def test_prompt_set_follows_the_class_order_of_a_data_set(self):
         shown = self.bank.prompt_set(['z', 'unknown', 'x'])
         assert shown.mask.tolist() == [True, False, True]
         assert shown.reported.tolist() == [0, 2]
@@ -163,7 +163,7 @@ class TestBank:
         with pytest.raises(InputError, match='none of the classes'):
             self.bank.prompt_set(['unknown'])
 
-    def test_empty_and_repeated_names(self):
+    def test_bank_refuses_no_names_and_repeated_names(self):
         with pytest.raises(InputError, match='no class'):
             PromptBank(torch.zeros(0, 2), (), (), '')
         with pytest.raises(ValueError, match='distinct'):
@@ -171,7 +171,7 @@ class TestBank:
 
 
 def framed_text(names=('a', 'b', 'c')):
-    """As a tokenised text: a frame token, then per class one token more than for the class before and a separator."""
+    """Prompts of a tokenised text: start token; for class i, i + 1 tokens and a separator; end token."""
     labels, groups = [-1], [0]
     for i in range(len(names)):
         labels += [i] * (i + 1) + [-1]
@@ -188,7 +188,7 @@ def framed_text(names=('a', 'b', 'c')):
     )
 
 
-def test_split_keeps_classes_whole_and_the_frame_everywhere():
+def test_split_keeps_classes_whole_and_repeats_start_and_end_tokens():
     text = framed_text()
     first, second = text.split(2)
     assert first.labels.tolist() == [-1, 0, -1, 1, 1, -1, -1]
@@ -210,7 +210,7 @@ def test_split_counts_offered_classes_only():
     assert len(second.embeddings) == 1
 
 
-def test_concat_is_the_text_of_all_names():
+def test_concat_equals_one_text_of_all_names():
     long = framed_text('abcd')
     first, second = framed_text('ab'), framed_text('cd')
     joined = PromptSet.concat([first, second])
@@ -218,7 +218,7 @@ def test_concat_is_the_text_of_all_names():
     assert joined.reported.tolist() == [0, 1, 2, 3]
     expected = torch.cat([first.class_embeddings(), second.class_embeddings()])
     assert torch.equal(joined.class_embeddings(), expected)
-    # The frame of the first is kept, that of the second is not; no group of one is a group of the other.
+    # Only the start and end tokens of the first set are kept, and the sets share no group.
     assert len(joined.embeddings) == len(first.embeddings) + len(second.embeddings) - 2
     together = PromptBatch.stack([joined]).attention_mask()[0]
     of_class = joined.labels >= 0
@@ -226,12 +226,12 @@ def test_concat_is_the_text_of_all_names():
     assert torch.equal(together[of_class][:, of_class], same_class[of_class][:, of_class])
 
 
-def test_concat_refuses_a_name_twice():
+def test_concat_refuses_repeated_names():
     with pytest.raises(ValueError, match='more than one'):
         PromptSet.concat([framed_text('ab'), framed_text('bc')])
 
 
-def test_nothing_reports_nothing():
+def test_nothing_reports_no_class():
     nothing = PromptSet.nothing(['a', 'b'], torch.ones(3, 4))
     assert nothing.embeddings.tolist() == [[0.0] * 4]
     assert nothing.reported.tolist() == []

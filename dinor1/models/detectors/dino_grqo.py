@@ -40,15 +40,16 @@ class DINOGRQO(DINO):
 
     def loss_and_output(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple[dict[str, Tensor], DINOOutput]:
         """Losses of one batch, and the decoder's output that they were computed from."""
-        # Run the detector.
+        # Run the detector up to the decoder.
         features = self.extract_feat(batch_inputs)
         head_inputs = self.forward_transformer(features, batch_data_samples)
         tokens = head_inputs.pop('selected_tokens', None)
         if self.bbox_head.active_grqo is not None:
-            # Objectness of the selected tokens, in descending order; the reference scores the same tokens.
+            # Add the objectness of the selected tokens, in descending order; the reference scores the same tokens.
             head_inputs['selected_logits'] = head_inputs['enc_outputs_class'].amax(-1)
             if self.reference is not None:
                 head_inputs['ref_logits'] = self.reference.logits(tokens, batch_inputs, batch_data_samples)
+        # Compute the losses.
         losses = self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
         meta = head_inputs['dn_meta']
         denoising = DenoisingGroups(meta['num_denoising_queries'], meta['num_denoising_groups'])
@@ -57,7 +58,7 @@ class DINOGRQO(DINO):
     def pre_decoder(
         self, memory: Tensor, memory_mask: Tensor, spatial_shapes: Tensor, batch_data_samples: list | None = None
     ) -> tuple[dict, dict]:
-        """As in ``DINO``; in training the head's inputs also contain ``selected_tokens`` (bs, Q) for ``loss``."""
+        """``DINO.pre_decoder``; in training with a reference, ``selected_tokens`` (bs, Q) are passed to the loss."""
         decoder_inputs, head_inputs = super().pre_decoder(memory, memory_mask, spatial_shapes, batch_data_samples)
         if self.training and self.reference is not None and self.bbox_head.active_grqo is not None:
             with torch.no_grad():

@@ -67,8 +67,8 @@ class DINOR1(BaseDetector):
     """Detector prompted by boxes, class names, or both.
 
     Sub-modules and parameters shared with Grounding DINO have MMDetection's names; a checkpoint of Grounding DINO lacks
-    ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``. A checkpoint stores its format version as
-    torch's version of a module (``_version``); earlier formats are converted when they are loaded.
+    ``prompt_encoder.*`` and, with alignment, ``alignment.logit_scale``. A checkpoint stores its format version in
+    torch's module version (``_version``); earlier formats are converted when they are loaded.
 
     Args:
         backbone: Config of the backbone.
@@ -82,7 +82,8 @@ class DINOR1(BaseDetector):
         positional_encoding: Arguments of ``SinePositionalEncoding``.
         dn_cfg: Arguments of ``CdnQueryGenerator``.
         train_cfg: Training settings of the head: the assigner.
-        test_cfg: ``max_per_img``, and ``chunked_size``, the maximum number of classes in one pass (-1: all).
+        test_cfg: ``max_per_img``, the maximum number of detections, and ``chunked_size``, the maximum number of classes
+            in one pass (-1: all).
         **kwargs: ``data_preprocessor`` and ``init_cfg`` of MMDetection's ``BaseDetector``.
 
     Attributes:
@@ -114,6 +115,7 @@ class DINOR1(BaseDetector):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Complete and check the settings.
         dims = with_defaults(transformer, TransformerDims(), 'model.transformer')
         self.prompts_cfg = with_defaults(prompts, PromptsConfig(), 'model.prompts')
         if num_queries < 1:
@@ -121,7 +123,7 @@ class DINOR1(BaseDetector):
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
 
-        # Backbone, neck and head, which has a branch per decoder layer and one for the encoder's tokens.
+        # Build backbone, neck and head. The head has a branch per decoder layer and one for the encoder's tokens.
         built_decoder = MODELS.build(dict(decoder, dims=dims))
         self.backbone = MODELS.build(backbone)
         check_neck_channels(self.backbone, neck)
@@ -136,7 +138,7 @@ class DINOR1(BaseDetector):
             | bbox_head
         )
 
-        # Transformer.
+        # Build the transformer.
         self.positional_encoding = CachedSinePositions(num_feats=dims.embed_dims // 2, **positional_encoding)
         self.encoder = MODELS.build(dict(encoder, dims=dims))
         self.decoder = built_decoder
@@ -145,7 +147,7 @@ class DINOR1(BaseDetector):
         self.memory_trans_fc = nn.Linear(dims.embed_dims, dims.embed_dims)
         self.memory_trans_norm = build_norm_layer(dims.norm_cfg, dims.embed_dims)[1]
 
-        # Prompt encoders.
+        # Build the prompt encoders and the optional parts around them.
         self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
         self.language_model: Any = None
         self.text_feat_map: Any = None
@@ -159,6 +161,7 @@ class DINOR1(BaseDetector):
         if self.prompts_cfg.refiner is not None:
             self.prompt_refiner = MODELS.build(dict(self.prompts_cfg.refiner, embed_dim=dims.embed_dims))
 
+        # Build the generator of denoising queries.
         self.dn_query_generator = CdnQueryGenerator(
             num_classes=self.bbox_head.num_classes,
             embed_dims=dims.embed_dims,
@@ -181,6 +184,7 @@ class DINOR1(BaseDetector):
     def init_weights(self) -> None:
         """Initialise the weights as Grounding DINO does; the prompt encoder initialises itself."""
         super().init_weights()
+        # Initialise all matrices of the transformer, then the attention modules that have their own scheme.
         for part in (self.encoder, self.decoder):
             for parameter in part.parameters():
                 if parameter.dim() > 1:
@@ -188,6 +192,7 @@ class DINOR1(BaseDetector):
         for module in self.modules():
             if isinstance(module, MSDeformAttention):
                 module.init_weights()
+        # Initialise query selection, embeddings and the map of text embeddings.
         nn.init.xavier_uniform_(self.memory_trans_fc.weight)
         nn.init.xavier_uniform_(self.query_embedding.weight)
         nn.init.normal_(self.level_embed)
@@ -196,7 +201,7 @@ class DINOR1(BaseDetector):
             nn.init.zeros_(self.text_feat_map.bias)
 
     def train(self, mode: bool = True) -> 'DINOR1':
-        """Set the mode of all modules except the language model, which is frozen and always runs without dropout."""
+        """Set the mode of all modules except the language model, which is frozen and stays in evaluation mode."""
         super().train(mode)
         if self.language_model is not None:
             self.language_model.eval()
@@ -214,11 +219,11 @@ class DINOR1(BaseDetector):
         Args:
             inputs: (bs, 3, H, W) after the data preprocessor.
             data_samples: Image sizes, and in training the ground truth.
-            mode: What to compute; see the methods of these names.
-            prompts: What to search for; not used in training, which draws its own prompts.
+            mode: What to compute, see the methods of these names; ``tensor`` returns the raw outputs of the head.
+            prompts: What to search for; not used by ``loss``, which draws its own prompts.
 
         Raises:
-            InputError: there are no prompts, outside training.
+            InputError: ``prompts`` is None and ``mode`` is not ``loss``.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -241,8 +246,8 @@ class DINOR1(BaseDetector):
         Args:
             batch_inputs: (bs, 3, H, W) after the data preprocessor.
             batch_data_samples: ``gt_instances`` with ``bboxes`` (m, 4) pixel xyxy and ``labels`` (m,). Images, and
-                whole batches, may be without boxes. ``text``, the class names, may differ between images. So may what
-                they were annotated for: ``exhaustive_labels`` and ``annotated_labels``, see
+                whole batches, may be without boxes. Images may differ in ``text``, their class names, and in
+                ``exhaustive_labels`` and ``annotated_labels``, the classes they were annotated for, see
                 :func:`~dinor1.models.prompts.label_scope.batch_scope`.
 
         Returns:
@@ -257,7 +262,7 @@ class DINOR1(BaseDetector):
         shapes = [sample.img_shape for sample in batch_data_samples]
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
 
-        # One exemplar per class of the batch prompts the images that were annotated for the class.
+        # Draw one exemplar per class of the batch, offered to the images that were annotated for the class.
         labels, classes = common_vocabulary(
             [sample.gt_instances.labels for sample in batch_data_samples],
             [sample.get('text') for sample in batch_data_samples],
@@ -291,7 +296,7 @@ class DINOR1(BaseDetector):
     def objectness(
         self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], draw: PromptDraw
     ) -> Tensor:
-        """(bs, N) highest prompt logit of the encoder tokens ``tokens`` (bs, N), under the prompts of the student."""
+        """Highest logit (bs, N) of the encoder tokens ``tokens`` (bs, N), for the prompts drawn by the student."""
         shapes = [sample.img_shape for sample in batch_data_samples]
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
         features = self.encode_image(batch_inputs, batch_data_samples)
@@ -322,16 +327,17 @@ class DINOR1(BaseDetector):
         alignment: Any = self.alignment
         flat = torch.cat(list(labels))
         if not len(flat):
-            # Keeps the scale in the graph, as DDP requires.
+            # Keep the scale in the graph, as DDP requires.
             return instances.sum() * 0 + alignment.logit_scale * 0
+        # Compare the mean embedding of the boxes of each class with the embedding of its name.
         visual = mean_by_class(instances, flat, draw.labels)
         names = [name for name in draw.names() if name is not None]
         text = self.text_table(names, self.language_model, self.text_feat_map)
         return alignment(visual, text, None if scope is None else scope.told_apart)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of the neck, L times (bs, C, height, width), from images (bs, 3, H, W)."""
-        # On a CPU, convolutions are faster with channels last; they pass the layout of their input on.
+        """L feature maps of the neck, each (bs, C, height, width), from images (bs, 3, H, W)."""
+        # On a CPU, convolutions are faster with channels last; their outputs keep the layout of the input.
         if batch_inputs.device.type == 'cpu':
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         return self.neck(self.backbone(batch_inputs))
@@ -377,7 +383,7 @@ class DINOR1(BaseDetector):
     def prompt_sets(
         self, features: ImageFeatures, batch_data_samples: list[DetDataSample], prompts: Prompts
     ) -> list[PromptSet]:
-        """One prompt set per image, on the device of the features: boxes are encoded, then all prompts are refined.
+        """Convert prompts to one set per image, on the device of the features: encode boxes, then refine all prompts.
 
         Raises:
             ValueError: the number of prompts differs from the number of images.
@@ -387,13 +393,13 @@ class DINOR1(BaseDetector):
         return prompts_per_image(prompts, features, shapes, self.encode_boxes, refine)
 
     def _inference_precision(self) -> contextlib.AbstractContextManager:
-        """Autocast to :attr:`inference_dtype`; in training the surrounding precision applies."""
+        """Autocast to :attr:`inference_dtype`; in training, the optimizer wrapper sets the precision."""
         if self.training or self.inference_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.level_embed.device.type, dtype=self.inference_dtype)
 
     def token_scores(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> TokenScores:
-        """Scores of all encoder tokens (bs, T, C) against the prompts after the encoder."""
+        """Score all encoder tokens (bs, T, C) against the prompts after the encoder."""
         stage = self.decoder.num_layers
         return score_tokens(
             memory,
@@ -416,14 +422,17 @@ class DINOR1(BaseDetector):
         noised: DenoisingQueries | None = None,
     ) -> DetectorOutput:
         """Decode the selected queries; in training the denoising queries come before them."""
+        # Start from the boxes of the selected tokens, without gradient.
         bs, num_selected = selection.tokens.shape
         query = self.query_embedding.weight[:num_selected].expand(bs, -1, -1)
         reference_points = selection.boxes.detach()
+        # Put the denoising queries in front.
         self_attn_mask = None
         if noised is not None:
             query, reference_points, self_attn_mask = noised.before(query, reference_points)
             # A batch without boxes has no denoising queries, but DDP needs the label embedding in the graph.
             query = query + self.dn_query_generator.label_embedding.weight[0, 0] * 0
+        # Run the decoder layers.
         hidden_states, references = self.decoder(
             query, reference_points, memory, features, prompts, self.bbox_head.reg_branches, self_attn_mask
         )
@@ -438,9 +447,9 @@ class DINOR1(BaseDetector):
     ) -> list[DetDataSample]:
         """Detections of one batch.
 
-        A vocabulary of more than ``test_cfg.chunked_size`` classes is split into parts, each with its own pass of
-        encoder and decoder, so that memory depends on the size of a part. Scores of different parts are comparable but
-        not identical to those of a single pass: image features attend to all prompts of a pass (feature fusion), and
+        A vocabulary of more than ``test_cfg.chunked_size`` classes is split into parts. Encoder and decoder run once
+        per part, so that memory depends on the size of a part. Scores of different parts are comparable, but not
+        identical to the scores of a single pass: image features attend to all prompts of a pass (feature fusion), and
         each pass selects its own queries.
 
         Args:
@@ -462,14 +471,15 @@ class DINOR1(BaseDetector):
         prompts: Prompts,
         rescale: bool = True,
     ) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
-        """As :meth:`predict`, with the intermediate results.
+        """:meth:`predict`, with the intermediate results.
 
         Returns:
             The data samples as in :meth:`predict`; and per pass, the decoder's output and the prompt set of each image.
         """
+        # Encode images and prompts.
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompt_sets = self.prompt_sets(features, batch_data_samples, prompts)
-        # One pass per part of the vocabulary.
+        # Detect the classes of each part of the vocabulary.
         passes = []
         found: list[list[InstanceData]] = [[] for _ in batch_data_samples]
         for offered in split_vocabulary(prompt_sets, self.test_cfg.get('chunked_size', -1)):
@@ -486,14 +496,14 @@ class DINOR1(BaseDetector):
         return batch_data_samples, passes
 
     def _detect(self, features: ImageFeatures, prompt_sets: list[PromptSet]) -> DetectorOutput:
-        """Output of the decoder for one prompt set per image, with hidden states and prompts at least in float32."""
+        """Output of the decoder for one prompt set per image; hidden states and prompts are at least in float32."""
         with self._inference_precision():
             output = self.transform(features, PromptBatch.stack(prompt_sets))
         prompts = output.prompts._replace(embeddings=at_least_float32(output.prompts.embeddings))
         return output._replace(hidden_states=at_least_float32(output.hidden_states), prompts=prompts)
 
     def transform(self, features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
-        """Encoder, query selection and decoder: a function of tensors only, which ``torch.compile`` can capture.
+        """Run encoder, query selection and decoder: a function of tensors only, which ``torch.compile`` can capture.
 
         Args:
             features: From :meth:`encode_image`.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class _Objectness(nn.Module):
-    """``model.objectness`` as a module: hooks on modules, such as those of counters, see where it begins and ends."""
+    """``model.objectness`` as a module, so that module hooks, for instance of FLOP counters, see its begin and end."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class _Objectness(nn.Module):
 class ReferenceModel:
     """A frozen detector that computes the objectness of given tokens.
 
-    This is not an ``nn.Module``, so that a detector can hold it without registering its weights: they must not reach
-    the optimizer, checkpoints or the buckets of DDP.
+    This is not an ``nn.Module``: a detector that holds it must not register its weights, which would then reach the
+    optimizer, checkpoints and the buckets of DDP.
 
     Args:
         model: A detector with ``objectness(tokens, batch_inputs, batch_data_samples, *shared) -> (bs, N)``: the highest
             class logit of the encoder tokens (bs, N), where ``shared`` are the random choices of the student that the
-            reference must repeat. It is frozen here; the caller manages its mode and weights.
-        dtype: Autocast dtype of the reference alone; None: the precision of the student.
+            reference must repeat. Its parameters are frozen here; the caller manages its mode and weights.
+        dtype: Autocast dtype of the reference model only; None: the precision of the student.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -45,11 +45,12 @@ class ReferenceModel:
             tokens: (bs, N) token indices.
             batch_inputs: (bs, 3, H, W) images.
             batch_data_samples: The student's samples.
-            *shared: Random choices of the student, see the class.
+            *shared: Random choices of the student, see the class docstring.
 
         Returns:
             (bs, N), without gradient.
         """
+        # Choose the precision, and score the tokens.
         precision: contextlib.AbstractContextManager = contextlib.nullcontext()
         if self.dtype is not None:
             precision = torch.autocast(batch_inputs.device.type, dtype=self.dtype)

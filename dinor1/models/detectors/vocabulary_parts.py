@@ -16,8 +16,9 @@ def split_vocabulary(prompt_sets: Sequence[PromptSet], chunked_size: int) -> lis
         chunked_size: Maximum number of classes in one pass; below 1: all classes in one pass.
 
     Returns:
-        Per pass, one prompt set per image; an image whose classes are used up searches for nothing.
+        Per pass, one prompt set per image; images without further classes get a set that searches for nothing.
     """
+    # Split the vocabulary of each image, and regroup the parts by pass.
     parts = [prompts.split(sys.maxsize if chunked_size < 1 else chunked_size) for prompts in prompt_sets]
     return [
         [

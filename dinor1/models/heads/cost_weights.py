@@ -8,18 +8,20 @@ from dinor1.utils.errors import InputError
 
 
 def cost_weights(match_costs: Sequence[BaseMatchCost], focal: str = 'BinaryFocalLossCost') -> dict[str, float]:
-    """Arguments of ``matching_cost`` that give the same cost as MMDetection's match costs.
+    """Convert MMDetection's match costs to arguments of ``matching_cost`` that give the same cost.
 
     Args:
-        match_costs: Match costs of the assigner. A term that is missing here gets weight 0.
+        match_costs: Match costs of the assigner. A term that is not in this list gets weight 0.
         focal: Class name of the focal cost that the detector uses.
 
     Raises:
         InputError: a cost is none of ``focal``, ``BBoxL1Cost`` and ``IoUCost('giou')``.
     """
+    # Start from weight 0 for every term.
     names = {focal: 'cls_weight', 'BBoxL1Cost': 'l1_weight', 'IoUCost': 'giou_weight'}
     weights = dict.fromkeys(names.values(), 0.0)
     for cost in match_costs:
+        # Reject costs that matching_cost does not implement.
         kind = type(cost).__name__
         mode = getattr(cost, 'iou_mode', 'giou')
         if kind not in names or mode != 'giou':
@@ -28,6 +30,7 @@ def cost_weights(match_costs: Sequence[BaseMatchCost], focal: str = 'BinaryFocal
                 f'bbox_head.train_cfg.assigner: match cost {given} is not supported; use {focal}, BBoxL1Cost and '
                 "IoUCost('giou')"
             )
+        # Copy the weight, and for the focal cost its other settings.
         weights[names[kind]] = cost.weight
         if kind == focal:
             weights |= dict(alpha=cost.alpha, gamma=cost.gamma, eps=cost.eps)

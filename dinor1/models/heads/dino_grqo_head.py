@@ -1,4 +1,4 @@
-"""GRQO for the head of MMDetection's DINO, a detector without prompts; this is not in the paper."""
+"""GRQO for the head of MMDetection's DINO, a detector without prompts; not part of the paper."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ from .cost_weights import cost_weights
 class DINOGRQOHead(DINOHead):
     """``DINOHead`` with GRQO as an additional loss.
 
-    The reward uses the weights of the costs of ``train_cfg.assigner``: ``FocalLossCost``, ``BBoxL1Cost`` and
-    ``IoUCost('giou')``. Its focal term sums over all classes, as in Grounding DINO, instead of the object's class only.
+    The reward uses the costs of ``train_cfg.assigner`` and their weights: ``FocalLossCost``, ``BBoxL1Cost`` and
+    ``IoUCost('giou')``. As in Grounding DINO, its focal term sums over all classes, not only over the object's class.
 
     Args:
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only MMDetection's losses.
@@ -53,20 +53,20 @@ class DINOGRQOHead(DINOHead):
             references: 1 + L tensors (bs, num_dn + Q, 4), normalised cxcywh.
             enc_outputs_class: (bs, Q, num_classes) logits of the selected tokens.
             enc_outputs_coord: (bs, Q, 4) boxes of the selected tokens, normalised cxcywh.
-            batch_data_samples: With ``gt_instances``.
+            batch_data_samples: Samples with ``gt_instances``.
             dn_meta: MMDetection's layout of the denoising queries.
             selected_logits: (bs, Q) objectness logits of the selected tokens, in descending order; needed by GRQO.
             ref_logits: (bs, Q) objectness logits of the reference model at the same tokens; needed by GRQO's KL.
 
         Returns:
-            Losses by MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss`.
+            Losses under MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss`.
         """
-        # MMDetection's losses.
+        # Compute MMDetection's losses.
         cls_logits, boxes = self(hidden_states, references)
         instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         losses = self.loss_by_feat(cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta)
-        # GRQO on the cost and the matching of the decoder layers.
+        # Add GRQO, from the cost and the matching of the decoder layers.
         if self.active_grqo is not None:
             weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
             num_dn = dn_meta['num_denoising_queries']

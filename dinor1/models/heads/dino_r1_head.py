@@ -29,7 +29,7 @@ class PromptSimilarity(ContrastiveEmbed):
     """
 
     def forward(self, visual_feat: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
-        """(bs, N, C) features, (bs, K, C) prompts, (bs, K) True = valid -> (bs, N, K) logits."""
+        """Compute logits: (bs, N, C) features, (bs, K, C) prompts, (bs, K) True = valid -> (bs, N, K)."""
         logits = visual_feat @ prompts.transpose(-1, -2)
         if isinstance(self.log_scale, nn.Parameter):
             logits = logits * self.log_scale.exp()
@@ -44,19 +44,20 @@ class PromptSimilarity(ContrastiveEmbed):
 class DINOR1Head(BaseModule):
     """Grounding DINO's head for visual and text prompts, with GRQO.
 
-    Parameter names are those of MMDetection. Targets, matching and losses of all stages (decoder layers and encoder)
-    are batched over (stage, image, query), and so are those of the denoising queries; the values equal MMDetection's.
+    Parameter names are those of MMDetection. Matching and losses are computed in one batch over (stage, image, query),
+    where the stages are the decoder layers and the encoder, and in another batch for the denoising queries; the values
+    equal MMDetection's.
 
     Args:
         embed_dims: Width C.
-        num_pred_layer: Number of decoder layers, and one for the encoder stage.
+        num_pred_layer: Number of decoder layers plus one for the encoder stage.
         num_classes: Number of label embeddings of the denoising queries.
         loss_cls: Config of the classification loss, a sigmoid focal loss.
         loss_bbox: Config of the loss on normalised cxcywh boxes.
         loss_iou: Config of the loss on xyxy boxes.
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
         contrastive_cfg: ``log_scale`` and ``bias`` of :class:`PromptSimilarity`.
-        sync_cls_avg_factor: Average the number of objects over the devices for the classification loss, too.
+        sync_cls_avg_factor: Average the number of objects over the devices for the classification loss too.
         train_cfg: ``assigner``, which may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and
             ``IoUCost('giou')``; None: no training.
         test_cfg: ``max_per_img``.
@@ -84,19 +85,20 @@ class DINOR1Head(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.num_classes, self.sync_cls_avg_factor, self.test_cfg = num_classes, sync_cls_avg_factor, test_cfg or {}
+        # Build the losses.
         if train_cfg:
             self.cost_weights = cost_weights(TASK_UTILS.build(train_cfg['assigner']).match_costs)
         self.loss_cls: Any = MODELS.build(loss_cls)
         self.loss_bbox: Any = MODELS.build(loss_bbox)
         self.loss_iou: Any = MODELS.build(loss_iou)
         self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
-        # One pair of branches per stage.
+        # Build one classification and one box branch per stage.
         contrastive_cfg = contrastive_cfg or dict(log_scale='auto', bias=True)
         self.cls_branches = nn.ModuleList(PromptSimilarity(**contrastive_cfg) for _ in range(num_pred_layer))
         self.reg_branches = nn.ModuleList(_box_branch(embed_dims) for _ in range(num_pred_layer))
 
     def init_weights(self) -> None:
-        """Initialise the box branches as Grounding DINO does: no refinement at first."""
+        """Initialise the box branches as Grounding DINO does: zero in the last layer, so no refinement at first."""
         for branch in self.reg_branches:
             last: Any = branch.get_submodule('4')
             nn.init.zeros_(last.weight)
@@ -116,8 +118,9 @@ class DINOR1Head(BaseModule):
             ref_logits: (bs, N) objectness logits of the reference model at the selected tokens, for GRQO.
 
         Returns:
-            Losses by MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss` if it is enabled.
+            Losses under MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss` if enabled.
         """
+        # Predict logits and boxes of all decoder layers.
         grqo, selection, prompt_mask = self.active_grqo, output.selection, output.prompts.mask
         denoising = output.denoising or DenoisingGroups(0, 0)
         cls_logits, boxes = self(output)
@@ -132,13 +135,13 @@ class DINOR1Head(BaseModule):
         names = [f'd{i}.' for i in range(num_layers - 1)] + ['', 'enc_']
         losses = self._set_losses(stage_logits, stage_boxes, targets, match, prompt_mask, names)
 
-        # The assignment of the denoising queries is known.
+        # Compute the losses of the denoising queries, whose assignment is known without matching.
         dn_match = _denoising_match(targets, num_layers, denoising)
         names = [f'd{i}.dn_' for i in range(num_layers - 1)] + ['dn_']
         losses |= self._set_losses(
             cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names
         )
-        # GRQO on the cost and the matching of the decoder layers.
+        # Add GRQO, from the cost and the matching of the decoder layers.
         if grqo is not None:
             losses |= grqo(cost[:num_layers], targets, match, selection.cls_logits, selection.objectness, ref_logits)
         return losses
@@ -165,21 +168,23 @@ class DINOR1Head(BaseModule):
         Returns:
             For each prefix ``loss_cls``, ``loss_bbox`` and ``loss_iou``, scalars.
         """
+        # Count the objects that the losses are averaged over.
         num_stages = len(cls_logits)
         own_count = cls_logits.new_tensor([len(match.stage) / num_stages], dtype=torch.float32)
         count = self.mean_count(own_count).clamp(min=1)
         cls_count = count if self.sync_cls_avg_factor else own_count.clamp(min=1)
 
-        # Classification. Prompts that are not offered have logit -inf, which would give NaN: they are left out.
+        # Compute the classification loss. Prompts that are not offered have logit -inf, which would give NaN: they are
+        # left out.
         logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
         labels = torch.zeros_like(logits)
         labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
-        # Where labels are not verified, a query without a match may show an instance without a box: no loss, either.
+        # A query without a match may show an instance without a box if labels are not verified: left out too.
         counted = prompt_mask[:, None] & (targets.verified[:, None] | (labels > 0))
         focal = self.loss_cls(logits, labels, reduction_override='none') * counted
         loss_cls = focal.sum(dim=(1, 2, 3)) / cls_count
 
-        # Boxes. The product with 0 keeps them in the graph if nothing is matched, as DDP requires.
+        # Compute the box losses. The product with 0 keeps the boxes in the graph without any match, as DDP requires.
         loss_bbox = loss_iou = boxes.float().sum(dim=(1, 2, 3)) * 0
         if len(match.stage):
             predicted = boxes[match.stage, match.image, match.query].float()
@@ -194,6 +199,7 @@ class DINOR1Head(BaseModule):
             loss_bbox = loss_bbox.index_add(0, match.stage, l1) / count
             loss_iou = loss_iou.index_add(0, match.stage, giou) / count
 
+        # Name the losses of each stage.
         losses = {}
         for i, name in enumerate(names):
             losses[f'{name}loss_cls'] = loss_cls[i]
@@ -202,9 +208,9 @@ class DINOR1Head(BaseModule):
         return losses
 
     def mean_count(self, own_count: Tensor) -> Tensor:
-        """Number of objects by which the losses of boxes are divided.
+        """Number of objects that the box losses are divided by.
 
-        It is averaged over the devices, as in MMDetection: every object has the same weight.
+        It is averaged over the devices, as in MMDetection, so that every object has the same weight.
 
         Args:
             own_count: (1,) number of objects of this process.
@@ -223,7 +229,7 @@ class DINOR1Head(BaseModule):
 
         Args:
             output: Output of the decoder.
-            prompt_sets: Per image, the classes of the prompts.
+            prompt_sets: The prompts of each image, with the names of their classes.
             batch_data_samples: Image sizes and scale factors.
             rescale: Return pixels of the original image instead of the network input.
 
@@ -252,25 +258,25 @@ class DINOR1Head(BaseModule):
         hidden_states, references, prompts = output.hidden_states, output.references, output.prompts
         layers = range(len(hidden_states)) if layers is None else layers
         cls_logits = [self.cls_branches[i](hidden_states[i], prompts.embeddings, prompts.mask) for i in layers]
-        # Each layer refines the box of the layer before it with gradient: DINO's "look forward twice".
+        # Each layer refines the box of the layer before it, which receives gradients: DINO's "look forward twice".
         boxes = [(self.reg_branches[i](hidden_states[i]) + inverse_sigmoid(references[i])).sigmoid() for i in layers]
         return torch.stack(cls_logits), torch.stack(boxes)
 
     def _select_detections(
         self, logits: Tensor, boxes: Tensor, prompts: PromptSet, img_meta: dict, rescale: bool
     ) -> InstanceData:
-        # The highest scores over all pairs of query and class.
+        # Take the highest scores over all pairs of query and class.
         reported = prompts.reported
         scores = logits.float().sigmoid() @ prompts.class_map()[:, reported].float()
         limit = min(self.test_cfg.get('max_per_img', len(boxes)), scores.numel())
         scores, index = scores.flatten().topk(limit)
         num_reported = max(len(reported), 1)
-        # Boxes in pixels.
+        # Convert the boxes to pixels.
         height, width = img_meta['img_shape']
         pixels = bbox_cxcywh_to_xyxy(boxes.float()[index // num_reported])
         pixels = pixels * pixels.new_tensor([width, height, width, height])
         if rescale:
-            # The pipeline may have padded the image: boxes are clipped to the original image.
+            # The pipeline may have padded the image: clip the boxes to the original image.
             pixels = pixels / pixels.new_tensor(img_meta['scale_factor']).repeat(2)
             height, width = img_meta['ori_shape']
         pixels = torch.minimum(pixels.clamp(min=0), pixels.new_tensor([width, height, width, height]))
@@ -285,10 +291,12 @@ def _box_branch(embed_dims: int) -> nn.Sequential:
 
 def _denoising_match(targets: Targets, num_layers: int, groups: DenoisingGroups) -> Match:
     """Assignment of the denoising queries: in each group, the first M of the 2 M queries are the positives."""
+    # Locate the objects, and the first query of each group.
     image, target = targets.indices()
     num_groups = groups.num_groups if len(image) else 0
     device = image.device
     first = torch.arange(num_groups, device=device) * (2 * targets.valid.shape[1])
+    # Combine every decoder layer with every group and every object.
     stage = torch.arange(num_layers, device=device)
     stage, first, pair = (
         t.flatten() for t in torch.meshgrid(stage, first, torch.arange(len(image), device=device), indexing='ij')

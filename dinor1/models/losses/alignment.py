@@ -1,6 +1,6 @@
 """Alignment of visual prompts with class names: symmetric InfoNCE.
 
-DINO-R1, arXiv 2505.24025, language alignment: makes visual and text prompts interchangeable.
+DINO-R1, arXiv 2505.24025, language alignment. It makes visual and text prompts interchangeable.
 """
 
 import math
@@ -19,15 +19,17 @@ def symmetric_info_nce(visual: Tensor, text: Tensor, log_scale: Tensor, told_apa
         visual: (K, C) one embedding per class.
         text: (K, C) of the same classes.
         log_scale: Logarithm of the inverse temperature, a scalar.
-        told_apart: (K, K) True = row i of ``visual`` is no instance of the class of row j of ``text``, or i = j; other
-            pairs are left out of both sums. Default: all are told apart.
+        told_apart: (K, K) True = row i of ``visual`` is not an instance of the class of row j of ``text``, or i = j;
+            other pairs are left out of both sums. Default: all True.
 
     Returns:
         Scalar; 0 for a single class.
     """
+    # Compute scaled cosines, and leave out pairs that may belong together.
     similarity = log_scale.exp() * F.normalize(visual, dim=-1) @ F.normalize(text, dim=-1).t()
     if told_apart is not None:
         similarity = similarity.masked_fill(~told_apart, float('-inf'))
+    # Classify rows and columns: the matching pair is on the diagonal.
     target = torch.arange(len(visual), device=visual.device)
     return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.t(), target)) / 2
 

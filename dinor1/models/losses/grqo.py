@@ -9,10 +9,10 @@ For every decoder layer and image the N queries form a group. With the matcher's
                   KL_i = rho - log rho - 1 with rho = o_ref_i / o_i
 - loss            L = mean_i(-alpha A_i + beta KL_i), one value per decoder layer
 
-Two consequences of the formulas: The mean of A over a whole group is identically zero, and so is its gradient. The
-reward therefore acts only through muting, which turns it into a contrast between queries of high and of low objectness.
-And since r is differentiable, this is not a policy gradient, which is available as another ``objective``. Groups by
-prompt and a one-sided KL, which are not in the paper, are in :mod:`.prompt_groups`.
+The formulas have two consequences. First, the mean of A over a whole group is identically zero, and so is its gradient:
+the reward acts only through muting, as a contrast between queries of high and of low objectness. Second, since r is
+differentiable, this is not a policy gradient; that is available as another ``objective``. Groups by prompt and a
+one-sided KL, which are not in the paper, are in :mod:`.prompt_groups`.
 """
 
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ def rewards_from_cost(cost: Tensor, targets: Targets) -> Tensor:
         targets: Ground truth of the B images.
 
     Returns:
-        (L, B, Q), differentiable; 0 for all queries of an image without ground truth, and of one that shows a class of
-        which instances may lack a box: a query on such an instance would be taken for a bad one.
+        (L, B, Q), differentiable. 0 for all queries of an image without ground truth, and of an image in which
+        instances of a class may lack a box, because a query on such an instance would get a low reward.
     """
     empty = ~targets.valid.any(-1) | targets.incomplete()
     # Fill before taking the minimum: the gradient through an infinite minimum would be NaN.
@@ -88,15 +88,17 @@ def group_advantage(rewards: Tensor, num_mute: int, eps: float = 2e-9) -> Tensor
     Raises:
         ValueError: ``num_mute`` is not in [0, Q).
     """
+    # Check the arguments; a single query has no deviation from its mean.
     num_queries = rewards.shape[-1]
     if not 0 <= num_mute < num_queries:
         raise ValueError(f'num_mute must be in [0, {num_queries}), the number of queries; got {num_mute}')
     if num_queries == 1:
         return rewards * 0
+    # Replace groups whose rewards are all equal: the gradient of the square root is infinite there.
     degenerate = (rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)).expand_as(rewards)
-    # If all rewards are equal, the gradient of the square root is infinite: such a group is replaced beforehand.
     placeholder = torch.arange(num_queries, dtype=rewards.dtype, device=rewards.device).expand_as(rewards)
     safe = torch.where(degenerate, placeholder, rewards)
+    # Normalise, and mute the last queries.
     advantage = (safe - safe.mean(-1, keepdim=True)) / (safe.std(-1, keepdim=True) + eps)
     return _mute_last(advantage.masked_fill(degenerate, 0.0), num_mute)
 
@@ -121,7 +123,7 @@ def objectness_kl(logits: Tensor, ref_logits: Tensor, eps: float = 2e-9) -> Tens
     """
     dtype = compute_dtype(logits)
     log_ratio = (ref_logits.to(dtype).sigmoid() + eps).log() - (logits.to(dtype).sigmoid() + eps).log()
-    # expm1 is accurate near 0, where rho - log(rho) - 1 suffers from cancellation.
+    # Compute rho - 1 with expm1: rho - log(rho) - 1 suffers from cancellation near rho = 1.
     return log_ratio.expm1() - log_ratio
 
 
@@ -148,8 +150,8 @@ def grqo_loss(
         num_mute: Number of muted queries.
         objective: ``contrast``: -A_i with gradient through the rewards, as in the release. ``policy``:
             -stop_grad(A_i) log o_i, REINFORCE on the objectness. ``clipped``: GRPO's clipped ratio o_i / o_ref_i.
-        eps_low: The ratio of ``clipped`` is kept above 1 - eps_low.
-        eps_high: The ratio of ``clipped`` is kept below 1 + eps_high.
+        eps_low: Lower clip of ``clipped``: the ratio is kept above 1 - eps_low.
+        eps_high: Upper clip of ``clipped``: the ratio is kept below 1 + eps_high.
 
     Returns:
         (L,) means over images and queries.
@@ -163,7 +165,7 @@ def grqo_loss(
 def _gain_of(
     objective: Objective, logits: Tensor, ref_logits: Tensor, eps_low: float = 0.2, eps_high: float = 0.28
 ) -> Gain:
-    """The function of an objective from advantages (L, B, Q) to gains (L, B, Q), see :func:`grqo_loss`.
+    """Function that maps advantages (L, B, Q) to the gains (L, B, Q) of an objective, see :func:`grqo_loss`.
 
     Raises:
         ValueError: there is no such objective.
@@ -187,15 +189,15 @@ class GRQOLoss(nn.Module):
         objective: See :func:`grqo_loss`.
         alpha: Weight of the advantage.
         beta: Weight of the KL term; if it is 0, only ``clipped`` needs a reference model.
-        mute: Fraction of the queries that is muted, those of lowest objectness, in [0, 1); the release mutes 300 of
+        mute: Fraction of the queries that are muted, in [0, 1), those of lowest objectness; the release mutes 300 of
             900.
-        groups: ``image``: all queries of an image form a group, as published. ``prompt``: the queries of each prompt
+        groups: ``image``: all queries of an image form a group, as in the paper. ``prompt``: the queries of each prompt
             form a group (:mod:`.prompt_groups`).
         one_sided_kl: For queries whose class is absent from the image, count the KL only where the model is more
             confident than the reference.
         eps_low: Lower clip of ``clipped``: the ratio is kept above 1 - eps_low.
         eps_high: Upper clip of ``clipped``: the ratio is kept below 1 + eps_high.
-        allow_vanishing: Accept settings with which the reward term is identically zero; only for the experiment that
+        allow_vanishing: Accept settings that make the reward term identically zero; only for the experiment that
             demonstrates this.
 
     Attributes:
@@ -203,7 +205,7 @@ class GRQOLoss(nn.Module):
             its warm-up.
 
     Raises:
-        InputError: a setting is out of range, or makes the reward term vanish (see the docstring of the module).
+        InputError: a setting is out of range, or makes the reward term vanish (see the docstring of this module).
     """
 
     def __init__(
@@ -226,6 +228,7 @@ class GRQOLoss(nn.Module):
         self._check()
 
     def _check(self) -> None:
+        # Reject settings out of range.
         if self.objective not in OBJECTIVES:
             raise InputError(f'GRQOLoss: objective must be one of {", ".join(OBJECTIVES)}; got {self.objective!r}')
         if self.alpha < 0 or self.beta < 0 or not 0 <= self.mute < 1:
@@ -239,6 +242,7 @@ class GRQOLoss(nn.Module):
             )
         if self.groups not in GROUPS:
             raise InputError(f'GRQOLoss: groups must be one of {", ".join(GROUPS)}; got {self.groups!r}')
+        # Reject settings that make the reward term vanish.
         if self._needs_mute and self.mute == 0:
             raise InputError(
                 'GRQOLoss: with mute=0 the reward term and its gradient are identically zero; '
@@ -269,7 +273,7 @@ class GRQOLoss(nn.Module):
         if self._needs_mute and not 0 < num_mute < num_queries:
             raise InputError(
                 f'GRQOLoss: mute={self.mute:.3g} of {num_queries} queries mutes {num_mute}, which makes the reward '
-                'term vanish; use more queries or another share'
+                'term vanish; use more queries or another mute'
             )
         return num_mute
 
@@ -299,18 +303,19 @@ class GRQOLoss(nn.Module):
             match: Assignment; stages 0 to L - 1 are the decoder layers, and stage L may be the encoder.
             token_logits: (B, Q, K) prompt logits of the selected tokens; used for groups by prompt and the one-sided
                 KL.
-            selected_logits: (B, Q) their maxima over the prompts, in descending order.
+            selected_logits: (B, Q) maxima of ``token_logits`` over the prompts, in descending order.
             ref_logits: (B, Q) objectness logits of the reference model at the same tokens; no gradient reaches them.
                 None if no term needs them.
 
         Returns:
-            ``loss_grqo``, ``d0.loss_grqo`` ... in MMDetection's naming, means over images and queries; and detached
-            statistics ``grqo_*``. With ``groups='image'`` and the full KL, the losses equal :func:`grqo_loss`.
+            ``d0.loss_grqo``, ``d1.loss_grqo`` and so on, and ``loss_grqo`` of the last layer, as MMDetection names
+            them: means over images and queries. Also detached statistics ``grqo_*``. With ``groups='image'`` and the
+            full KL, the losses equal :func:`grqo_loss`.
 
         Raises:
             InputError: a term needs a reference model, and there is none.
         """
-        # Without a reference model, the model is its own reference.
+        # Let the model be its own reference if no term needs another one.
         if ref_logits is None:
             if self.needs_reference:
                 raise InputError(
@@ -319,13 +324,13 @@ class GRQOLoss(nn.Module):
                 )
             ref_logits = selected_logits
         ref_logits = ref_logits.detach()
-        # Rewards, advantages before muting, and KL.
+        # Compute rewards, advantages before muting, and KL.
         num_layers, _, num_queries, _ = cost.shape
         num_mute = self.num_mute(num_queries)
         rewards = rewards_from_cost(cost, targets)
         advantage = group_advantage(rewards, 0)
         kl = objectness_kl(selected_logits, ref_logits)
-        # The loss of each decoder layer.
+        # Compute the loss of each decoder layer.
         gain = _gain_of(
             self.objective,
             selected_logits.to(rewards.dtype),
@@ -338,6 +343,7 @@ class GRQOLoss(nn.Module):
             layers = (-self.alpha * gain(muted) + self.beta * kl).mean(dim=(-2, -1))
         else:
             layers = self._by_prompt(cost, targets, token_logits, selected_logits, ref_logits, muted, kl, gain)
+        # Name the losses, and add the statistics.
         names = [f'd{i}.loss_grqo' for i in range(num_layers - 1)] + ['loss_grqo']
         losses = dict(zip(names, layers.unbind(), strict=True))
         return losses | _figures(rewards.detach(), advantage.detach(), kl.detach(), match, selected_logits, num_mute)
@@ -353,12 +359,18 @@ class GRQOLoss(nn.Module):
         kl: Tensor,
         gain: Gain,
     ) -> Tensor:
-        """(L,) losses if the groups or the KL depend on the prompts; ``muted`` (L, B, Q) and ``kl`` (B, Q) as above."""
+        """Losses (L,) if the groups or the KL depend on the prompts.
+
+        ``muted`` (L, B, Q) are the advantages after muting, ``kl`` (B, Q) is the full KL, and ``gain`` the function of
+        the objective; for the other arguments see :meth:`forward`.
+        """
+        # Average the gains over the queries of each prompt, or over all queries of an image.
         groups = prompt_groups(token_logits, targets)
         if self.groups == 'prompt':
             gained = grouped_gain(cost, targets, groups, muted, self.mute, gain)
         else:
             gained = gain(muted).mean(-1)
+        # Drop the KL of queries that the one-sided KL does not count.
         if self.one_sided_kl:
             kl = kl.masked_fill(~one_sided(selected_logits, ref_logits, groups), 0.0)
         return (-self.alpha * gained + self.beta * kl.mean(-1)).mean(-1)
@@ -382,12 +394,13 @@ def _figures(
 ) -> dict[str, Tensor]:
     """Statistics for the log: rewards, advantage of matched and unmatched queries, KL, entropy of objectness.
 
-    The advantages are those before muting, which sum to zero over a group.
+    The advantages are taken before muting, and sum to zero over a group.
     """
-    # Which queries are matched; ``match`` may have one more stage, the encoder. A mask as index would synchronise.
+    # Mark the matched queries; ``match`` may have one more stage, the encoder. Indexing with a mask would synchronise.
     matched = advantage.new_zeros(len(rewards) + 1, *rewards.shape[1:])
     matched[match.stage, match.image, match.query] = 1.0
     matched = matched[:-1]
+    # Compute the entropy of the objectness, and the advantages of the queries that are not muted.
     logits = selected_logits.detach().float()
     log_o, log_not_o = F.logsigmoid(logits), F.logsigmoid(-logits)
     entropy = -(log_o.exp() * log_o + log_not_o.exp() * log_not_o)

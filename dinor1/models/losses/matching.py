@@ -1,7 +1,7 @@
 """Matching of predictions to ground truth, batched over decoder layers and images.
 
 The cost is that of Grounding DINO in MMDetection (``BinaryFocalLossCost`` + ``BBoxL1Cost`` + ``IoUCost('giou')``), and
-it is differentiable: GRQO's reward is minus its minimum over the ground truths (:mod:`.grqo`).
+it is differentiable: GRQO's reward is minus the minimum of the cost over the ground truths (:mod:`.grqo`).
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ class Targets(NamedTuple):
         valid: (B, M) False = padding.
         scale: (B, 4) width, height, width, height of the images in pixels.
         counts: Number of objects in each of the B images, as Python integers.
-        verified: (B, K) True = every instance of the prompt's class in the image has a box, or there is none: a query
-            without a match is a negative of the prompt. False: it may show an instance without a box, and the pair has
-            no loss.
+        verified: (B, K) True = every instance of the prompt's class in the image has a box, so that a query without a
+            match is a negative of the prompt. False: such a query may show an instance without a box, and the pair of
+            query and prompt has no loss.
     """
 
     boxes: Tensor
@@ -38,7 +38,7 @@ class Targets(NamedTuple):
     verified: Tensor
 
     def indices(self) -> tuple[Tensor, Tensor]:
-        """Image index and index within the image of every object: ``valid.nonzero`` without waiting for the device."""
+        """Image index and index within the image of every object: ``valid.nonzero`` without synchronisation."""
         image = [i for i, count in enumerate(self.counts) for _ in range(count)]
         target = [j for count in self.counts for j in range(count)]
         both = torch.tensor([image, target], dtype=torch.long, device=self.valid.device)
@@ -49,7 +49,7 @@ class Targets(NamedTuple):
         return ((self.positive_map > 0) & self.valid[..., None]).any(1)
 
     def incomplete(self) -> Tensor:
-        """(B,) True = the image shows a class of which instances may lack a box."""
+        """(B,) True = the image shows a class whose instances may lack boxes."""
         return (self.present() & ~self.verified).any(-1)
 
 
@@ -83,7 +83,7 @@ def pad_targets(
         img_hw: Per image (height, width) of the un-padded network input, pixels.
         verified: (B, K), see :class:`Targets`. Default: all True.
     """
-    # Pad to the image with most objects.
+    # Pad to the largest number of objects.
     longest = max(1, max(len(b) for b in boxes))
     padded = boxes[0].new_zeros(len(boxes), longest, 4)
     maps = boxes[0].new_zeros(len(boxes), longest, positive_maps[0].shape[-1])
@@ -111,11 +111,13 @@ def pairwise_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-12) -> Tensor:
 
     The ratio of areas does not change when an axis is scaled, so normalised boxes give the value of pixel boxes.
     """
+    # Compute intersection and smallest enclosing box of every pair.
     low, high, area = _corners(boxes[..., :, None, :])
     target_low, target_high, target_area = _corners(targets[..., None, :, :])
     inner = (torch.minimum(high, target_high) - torch.maximum(low, target_low)).clamp(min=0)
     outer = torch.maximum(high, target_high) - torch.minimum(low, target_low)
     intersection, hull = inner[..., 0] * inner[..., 1], outer[..., 0] * outer[..., 1]
+    # Combine the areas: IoU minus the share of the enclosing box that neither box covers.
     union = (area + target_area - intersection).clamp(min=eps)
     hull = hull.clamp(min=eps)
     return intersection / union - (hull - union) / hull
@@ -149,16 +151,16 @@ def matching_cost(
     Returns:
         (S, B, Q, M) in at least single precision; +inf at padded ground truths.
     """
-    # Focal cost: all prompts as negatives where labels are verified, and those of the object as positives instead.
+    # Compute the focal cost: prompts of the object's class are positives, the other verified prompts are negatives.
     dtype = compute_dtype(cls_logits)
     probability, boxes = cls_logits.to(dtype).sigmoid(), boxes.to(dtype)
     positive = -(probability + eps).log() * alpha * (1 - probability).pow(gamma)
     negative = -(1 - probability + eps).log() * (1 - alpha) * probability.pow(gamma)
     negative = negative * targets.verified[:, None]
     positive_map = targets.positive_map.to(dtype)
-    with full_precision(cls_logits.device):  # autocast would round what the matching sorts by
+    with full_precision(cls_logits.device):  # autocast would round the cost, and change the matching
         focal = negative.sum(-1, keepdim=True) + (positive - negative) @ positive_map.transpose(-1, -2)
-    # Box costs.
+    # Add the box costs.
     target_boxes = targets.boxes.to(dtype)
     l1 = (boxes[..., :, None, :] - target_boxes[:, None]).abs().sum(-1)
     cost = cls_weight * focal + l1_weight * l1 - giou_weight * pairwise_giou(boxes, target_boxes)
@@ -166,21 +168,25 @@ def matching_cost(
 
 
 def hungarian_match(cost: Tensor, targets: Targets) -> Match:
-    """One-to-one assignment of least total cost, for each stage and image.
+    """One-to-one assignment of minimum total cost, for each stage and image.
 
     Args:
         cost: (S, B, Q, M); it is copied to the host once for all S * B assignments.
         targets: Ground truth, for the number of objects in each image.
 
     Returns:
-        min(Q, objects) pairs for each stage and image.
+        Matched pairs, min(Q, number of objects) for each stage and image.
 
     Raises:
         FloatingPointError: the cost contains NaN.
     """
+    # Copy the cost to the host.
     host = cost.detach().cpu().numpy()
     if np.isnan(host).any():
-        raise FloatingPointError('the matching cost is NaN: training diverged; lower the learning rate or clip harder')
+        raise FloatingPointError(
+            'the matching cost is NaN: training diverged; lower the learning rate or the maximum gradient norm'
+        )
+    # Match the queries of each stage and image to its objects.
     pairs = [
         (stage, image, query, target)
         for stage in range(host.shape[0])

@@ -1,4 +1,4 @@
-"""Prompt embeddings of boxes in pixels, both of any boxes and of those sampled from a training batch."""
+"""Prompt embeddings of boxes in pixels: of given boxes, and of exemplars sampled from a training batch."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def encode_boxes(
     Returns:
         (sum of m, C) in the order of the images.
     """
-    # Normalise the boxes, and pad them to the image with most boxes.
+    # Normalise the boxes, and pad them to the largest number of boxes in an image.
     longest = max(len(box) for box in boxes)
     dtype = compute_dtype(features.feat)
     padded = features.feat.new_full((len(boxes), longest, 4), 0.5, dtype=dtype)
@@ -39,6 +39,7 @@ def encode_boxes(
         normalised = box / box.new_tensor([width, height, width, height])
         padded[i, : len(box)] = box_convert(normalised, 'xyxy', 'cxcywh')
         valid[i, : len(box)] = True
+    # Encode all rows, and drop the padding.
     return prompt_encoder(padded, features)[valid]
 
 
@@ -52,7 +53,7 @@ def drawn_prompts(
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of the drawn exemplars.
 
-    Prompts do not depend on each other, so that without ``every_box`` only the drawn boxes are encoded.
+    Prompts do not depend on each other: without ``every_box``, only the drawn boxes are encoded.
 
     Args:
         prompt_encoder: The encoder.
@@ -63,27 +64,28 @@ def drawn_prompts(
         every_box: Encode all boxes.
 
     Returns:
-        (K, C) in the order of the draw, and (n, C) of all boxes that were encoded, in the order of the images.
+        Embeddings (K, C) of the exemplars in the order of the draw, and (n, C) of all encoded boxes in the order of the
+        images.
     """
     boxes = list(boxes)
-    # A batch without boxes is prompted with the whole first image.
+    # Prompt a batch without boxes with the whole first image.
     if draw.labels[0] < 0:
         height, width = image_shapes[0]
         boxes = [boxes[0].new_tensor([[0, 0, width, height]])] + [box[:0] for box in boxes[1:]]
-    # Encode all boxes, and pick the drawn ones.
+    # Encode all boxes, and pick the drawn ones,
     image, index = draw.image, draw.box.clamp(min=0)
     if every_box:
         instances = encode_boxes(prompt_encoder, features, boxes, image_shapes)
         start = torch.tensor([0] + [len(box) for box in boxes[:-1]], device=image.device).cumsum(0)
         return instances[start[image] + index], instances
-    # Or encode the drawn boxes only.
+    # or encode the drawn boxes only.
     drawn = [box[index[image == i]] for i, box in enumerate(boxes)]
     instances = encode_boxes(prompt_encoder, features, drawn, image_shapes)
-    # encode_boxes orders them by image; restore the order of the draw, by class.
+    # Sort the embeddings from the order of the images, which encode_boxes returns, to the order of the draw.
     return instances[image.argsort(stable=True).argsort()], instances
 
 
 def mean_by_class(instances: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """(K, C) mean of the embeddings (n, C) of each class, from labels (n,); each of the classes (K,) must occur."""
+    """Mean (K, C) of the embeddings (n, C) of each class, given labels (n,); each of the classes (K,) must occur."""
     member = (labels[None] == classes[:, None]).to(instances.dtype)
     return member @ instances / member.sum(1, keepdim=True)

@@ -12,8 +12,8 @@ class PromptsConfig:
 
     Attributes:
         encoder: Config of the encoder of boxes, which also receives the sizes of the transformer.
-        language_model: Config of MMDetection's ``BertModel`` or of ``WordHashModel``, which is frozen; None: no text
-            prompts.
+        language_model: Config of a frozen language model, such as MMDetection's ``BertModel`` or ``WordHashModel``;
+            None: no text prompts.
         text_prompts: ``token``: one prompt per token, as in Grounding DINO; ``class``: one prompt per class name.
         alignment: Config of the loss between visual and text prompts, of type
             :class:`~dinor1.models.losses.LanguageAlignment` by default; needs a language model.
@@ -31,10 +31,12 @@ class PromptsConfig:
     refiner: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        # Check that every part names its type.
         for name in ('encoder', 'language_model', 'refiner'):
             part = getattr(self, name)
             if part is not None and 'type' not in part:
                 raise InputError(f'model.prompts.{name} is a dict without a type, got {dict(part)!r}; give its type')
+        # Check that the settings fit together.
         if self.alignment is not None and self.language_model is None:
             raise InputError(
                 'model.prompts.alignment needs model.prompts.language_model; set alignment=None or give a language '

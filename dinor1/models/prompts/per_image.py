@@ -1,4 +1,4 @@
-"""What a caller gives as prompts becomes one prompt set per image."""
+"""Conversion of prompts in any form to one prompt set per image."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from dinor1.structures import ImageFeatures, Prompts, PromptSet
 from dinor1.utils.precision import at_least_float32
 
-# Of boxes on images: features, boxes per image, image sizes -> (n, C); see `encode_boxes`.
+# Encodes boxes on images: features, boxes per image, image sizes -> (n, C); see `encode_boxes`.
 EncodeBoxes = Callable[[ImageFeatures, Sequence[Tensor], Sequence[tuple[int, int]]], Tensor]
 
 
@@ -22,20 +22,22 @@ def prompts_per_image(
 
     Args:
         prompts: One set for all images, or one entry per image, which may be boxes on that image.
-        features: Of the images.
+        features: Features of the images.
         image_shapes: Per image (height, width) in pixels, without padding.
-        encode: Encodes boxes.
-        refine: Changes every set in the end; None: nothing does.
+        encode: Function that encodes boxes.
+        refine: Function that is applied to every resulting set; None: the sets are returned as they are.
 
     Raises:
         ValueError: the number of prompts differs from the number of images.
     """
+    # Give all images the same set,
     device = features.feat.device
     if isinstance(prompts, PromptSet):
         shared = prompts.to(device)
         return [shared if refine is None else refine(shared)] * features.batch_size
     if len(prompts) != features.batch_size:
         raise ValueError(f'expected prompts for {features.batch_size} images, got {len(prompts)}')
+    # or convert the entry of each image.
     sets = []
     for i, (item, shape) in enumerate(zip(prompts, image_shapes, strict=True)):
         if isinstance(item, PromptSet):

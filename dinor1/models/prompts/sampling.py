@@ -1,7 +1,7 @@
 """In-batch prompt sampling: which boxes of a training batch serve as prompts for all of its images.
 
-DINO-R1, arXiv 2505.24025: one instance of each class in the batch is drawn at random. A class that is absent from an
-image is then a hard negative for it, and a prompt usually comes from another image.
+DINO-R1, arXiv 2505.24025: one instance of each class in the batch is drawn at random. The prompt of a class that is
+absent from an image is a hard negative for the image, and the exemplar of a prompt usually lies on another image.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from dinor1.utils.errors import InputError
 
 
 class PromptDraw(NamedTuple):
-    """The prompts of one iteration, shared by student and reference model so that the KL compares like with like.
+    """The prompts of one iteration. Student and reference model share them, so that the KL compares the same prompts.
 
     Attributes:
         image: (K,) index of the image that the exemplar lies on.
-        box: (K,) index of the exemplar among the boxes of its image; -1: the whole image, which stands for no class.
+        box: (K,) index of the exemplar among the boxes of its image; -1: the whole image, which belongs to no class.
         labels: (K,) class index of each prompt, ascending; -1: no class.
-        classes: Class names that the labels refer to; None if the images have no class names.
+        classes: Class names indexed by ``labels``; None if the images have no class names.
         offered: (bs, K) True = the prompt is offered to the image; None: all are.
     """
 
@@ -54,15 +54,16 @@ def common_vocabulary(
         texts: Per image the class names of its data set, or None.
 
     Returns:
-        The labels as indices into one list of names, and that list. Both are as given if all images have the same
-        names or no image has any.
+        The labels as indices into one list of names, and that list. Labels and names are unchanged if all images have
+        the same names or no image has names.
 
     Raises:
         InputError: some images have names and others have none, or a text is a caption.
     """
+    # Reject captions.
     if any(isinstance(text, str) for text in texts):
-        raise InputError('a training image brings a caption where class names are expected; use ODVGPromptDataset')
-    # The usual case: one data set.
+        raise InputError('a training image has a caption instead of class names; use ODVGPromptDataset')
+    # Return early in the usual case of one data set.
     first = texts[0]
     if all(text is first or text == first for text in texts):
         return list(labels), first
@@ -85,22 +86,23 @@ def sample_prompts(labels: Sequence[Tensor], classes: Sequence[str] | None = Non
 
     Args:
         labels: Per image (m,) class indices, see :func:`common_vocabulary`.
-        classes: The class names that they refer to, or None.
+        classes: Class names indexed by ``labels``, or None.
 
     Returns:
         A prompt for each of the K distinct classes. A batch without any box gives one prompt of no class, the whole
         first image: all queries are then negatives, and all parameters still receive a gradient.
     """
+    # Prompt a batch without boxes with the whole first image.
     device = labels[0].device
     flat = torch.cat(list(labels))
     if not len(flat):
         index = torch.zeros(1, dtype=torch.long, device=device)
         return PromptDraw(index, index - 1, index - 1, classes)
-    # Image, and index within the image, of all instances.
+    # List the image, and the index within the image, of all instances.
     lengths = torch.tensor([len(label) for label in labels], device=device)
     image = torch.repeat_interleave(torch.arange(len(labels), device=device), lengths)
     box = torch.cat([torch.arange(len(label), device=device) for label in labels])
-    # The first instance of each class in a random order.
+    # Shuffle the instances, and take the first one of each class.
     order = torch.randperm(len(flat), device='cpu').to(device)
     distinct, inverse = flat[order].unique(return_inverse=True)
     first = torch.full_like(distinct, len(flat)).scatter_reduce(

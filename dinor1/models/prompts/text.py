@@ -1,6 +1,6 @@
-"""Text prompts: class names become one embedding per token (as in Grounding DINO) or per class.
+"""Text prompts: one embedding per token of a class name, as in Grounding DINO, or one per class.
 
-Grounding DINO, arXiv 2303.05499, section 3.4 (sub-sentence representation): the names are joined to one text, and a
+Grounding DINO, arXiv 2303.05499, section 3.4 (sub-sentence representation): the names are joined into one text, and a
 token attends only to the tokens of its own name.
 """
 
@@ -28,31 +28,33 @@ def clean_name(name: str) -> str:
 
 
 def why_unreadable(name: str, language_model: Any = None) -> str | None:
-    """Why a class name cannot be a text prompt, as the end of a sentence that begins with it; None: it can.
+    """Why a class name cannot be a text prompt, as the predicate of a sentence about the name; None if it can.
 
     Args:
         name: Class name.
-        language_model: See :func:`encode_text`; if it has a tokenizer, the name is tokenised.
+        language_model: See :func:`encode_text`; if it has a tokenizer, the tokens of the name are checked too.
     """
+    # Check the characters.
     cleaned = clean_name(name)
     if not cleaned:
         return 'is nothing but brackets, which are left out' if name.strip() else 'is empty'
     if not any(character.isalnum() for character in cleaned):
         return 'is nothing but punctuation'
+    # Check the tokens.
     tokenizer = getattr(language_model, 'tokenizer', None)
     if tokenizer is None:
         return None
     tokens = tokenizer(cleaned, add_special_tokens=False)['input_ids']
     if all(token == tokenizer.unk_token_id for token in tokens):
         return 'has no part that the language model knows'
-    # With those of start and end.
+    # Count the start and end tokens too.
     if len(tokens) + 2 > language_model.max_tokens:
         return f'needs {len(tokens) + 2} tokens, the language model takes {language_model.max_tokens}'
     return None
 
 
 def _join(names: Sequence[str]) -> tuple[str, list[list[list[int]]]]:
-    """Join names to one text; also returns the character span of each name, in the form that MMDetection expects."""
+    """Join names into one text; also return the character span of each name, in MMDetection's format."""
     text, spans = '', []
     for name in map(clean_name, names):
         spans.append([[len(text), len(text) + len(name)]])
@@ -70,9 +72,9 @@ def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
 
 
 def build_text_side(language_model: dict[str, Any], embed_dims: int) -> tuple[nn.Module, nn.Linear]:
-    """A frozen language model, and the frozen linear map from its width to C.
+    """Build a frozen language model, and the frozen linear map from its width to C.
 
-    Alignment sends no gradient to the text side: the map keeps the weights of a checkpoint, or its random
+    The alignment loss sends no gradient to them: the map keeps the weights of a checkpoint, or its random
     initialisation.
 
     Args:
@@ -90,29 +92,31 @@ def encode_text(
 ) -> PromptSet:
     """Encode class names.
 
-    Names that do not fit into one text are split into several; since a token attends to its own name only, the result
-    is the same.
+    Names that do not fit into one text are distributed over several texts. The result is the same, since a token
+    attends only to its own name.
 
     Args:
         names: Class names; label ``i`` of a prediction means ``names[i]``.
         language_model: MMDetection's ``BertModel``, or a model that embeds class names as a whole with
             ``class_embeddings(names) -> (K, E)``, such as :class:`~dinor1.models.prompts.word_hash.WordHashModel`.
         text_feat_map: Linear map from the language model's width to C.
-        per_token: One prompt per token, as in Grounding DINO; otherwise one per class, the mean of its tokens, which is
-            the form used by the alignment loss.
+        per_token: True: one prompt per token, as in Grounding DINO. False: one prompt per class, the mean of its
+            tokens, as in the alignment loss.
 
     Raises:
-        InputError: there is no name, or a name is empty, consists of brackets or punctuation only, or is too long for
+        InputError: there is no name, or a name is empty, has only text in brackets or punctuation, or is too long for
             the language model.
     """
+    # Check the names.
     if not names or not all(name.strip() for name in names):
         raise InputError(f'text prompts: expected class names, got {list(names)!r}; write them as "cat . dog"')
     for name in names:
         if reason := why_unreadable(name):
             raise InputError(f'text prompts: {name!r} {reason}; name the class')
+    # Embed the names as a whole if the model does so.
     if hasattr(language_model, 'class_embeddings'):
         return _class_prompts(text_feat_map(language_model.class_embeddings(names)), names)
-    # Tokenise; halve the list of names until the text fits.
+    # Tokenise the joined names; halve the list of names until the text fits.
     text, spans = _join(names)
     tokenized = language_model.tokenizer([text], return_tensors='pt')
     token_ids = tokenized['input_ids'][0]
@@ -151,8 +155,8 @@ def encode_text(
 class TextTable:
     """Cache of the embeddings of class names, for frozen modules.
 
-    Training steps use the same few names again and again. The cache is emptied when the weights of the modules have
-    changed, as after loading a checkpoint.
+    Training iterations use the same few names again and again. The cache is emptied when the weights of the modules
+    have changed, for example after loading a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -167,13 +171,14 @@ class TextTable:
             language_model: See :func:`encode_text`.
             text_feat_map: See :func:`encode_text`.
         """
+        # Empty the cache if a weight has changed: every in-place change of a tensor increments its version.
         parameters = [*language_model.parameters(), *text_feat_map.parameters()]
-        # Every in-place change of a tensor increments its version.
         state = (parameters[-1].device, parameters[-1].dtype, sum(p._version for p in parameters))
         if state != self._state or len(self._rows) > _MAX_TABLE:
             self._rows, self._state = {}, state
+        # Encode the names that are missing.
         if missing := list(dict.fromkeys(name for name in names if name not in self._rows)):
-            # One name at a time: rounding depends on the size of a batch, and a resumed run asks in other batches.
+            # One name at a time: rounding depends on the batch, and a resumed run would encode other batches of names.
             with torch.no_grad():
                 for name in missing:
                     prompts = encode_text([name], language_model, text_feat_map)
@@ -182,14 +187,14 @@ class TextTable:
 
 
 def _class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
-    """One prompt per class, of length sqrt(C).
+    """One prompt per class, scaled to the norm sqrt(C).
 
-    Alignment makes text and visual prompts agree in direction. This length is that of a visual prompt after the last
-    layer normalisation of its encoder at initial weights.
+    The alignment loss makes text and visual prompts agree in direction only. At initial weights, a visual prompt has
+    this norm after the last layer normalisation of its encoder.
     """
     return PromptSet.from_classes(F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5, names)
 
 
 def _pad(groups: Tensor, length: int) -> Tensor:
-    """Extend groups to the padding of ``pad_to_max``, which is masked, so that its value does not matter."""
+    """Extend groups to ``length`` with -2, for the masked padding of ``pad_to_max``; the value has no effect."""
     return torch.cat([groups, groups.new_full((length - len(groups),), -2)])

@@ -1,4 +1,4 @@
-"""Visual prompt encoder: a box on an image becomes one embedding.
+"""Visual prompt encoder: one embedding per box on an image.
 
 DINO-R1, arXiv 2505.24025, section on visual prompting; the box-conditioned deformable attention is T-Rex2's
 (arXiv 2403.14610).
@@ -21,8 +21,8 @@ from ..transformer.dims import TransformerDims
 class SelfOnlyAttention(BaseModule):
     """Self-attention with a mask that lets each prompt attend only to itself.
 
-    A softmax over one key is 1 for any query, key and position: what remains of multi-head attention is the value
-    projection followed by the output projection. Query and key projections would get no gradient and are omitted.
+    A softmax over one key is 1 for any query, key and position, so that multi-head attention reduces to the value
+    projection and the output projection. Query and key projections would get no gradient and are omitted.
 
     Args:
         embed_dims: Width C.
@@ -42,9 +42,9 @@ class SelfOnlyAttention(BaseModule):
 class VisualPromptEncoder(BaseModule):
     """One layer of {deformable cross-attention into the image, self-attention of a prompt to itself, FFN}.
 
-    It uses the features of the neck, before the encoder: an embedding depends only on its image and box, and can be
-    stored in a bank. Weights of the release and of this project's first format are converted by
-    :func:`upgrade_prompt_encoder`.
+    It reads the features of the neck, before the encoder: an embedding depends only on its image and box, and can be
+    stored in a bank. :func:`upgrade_prompt_encoder` converts weights of the release and of this project's first
+    format.
 
     Args:
         dims: Sizes of the transformer.
@@ -58,16 +58,16 @@ class VisualPromptEncoder(BaseModule):
         self.cross_attn = MSDeformAttention(**dims.deformable_attention())
         self.self_attn = SelfOnlyAttention(dims.embed_dims)
         self.ffn = FFN(**dims.ffn())
-        # After cross-attention, self-attention and FFN.
+        # One norm each after cross-attention, self-attention and FFN.
         self.norms = nn.ModuleList(build_norm_layer(dims.norm_cfg, dims.embed_dims)[1] for _ in range(3))
 
     def init_weights(self) -> None:
-        """Xavier initialisation, as in the transformer; also of the content query, as for query embeddings."""
+        """Initialise all weights and the content query with Xavier's method, as in the transformer."""
         super().init_weights()
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        # The scale of multi-head attention, whose joint projection (3 C, C) includes the values.
+        # Use the scale of multi-head attention, whose joint projection (3 C, C) includes the values.
         nn.init.xavier_uniform_(self.self_attn.value_proj.weight, gain=2**-0.5)
         self.cross_attn.init_weights()
 
@@ -75,18 +75,18 @@ class VisualPromptEncoder(BaseModule):
         """Encode the prompt boxes of a batch.
 
         Args:
-            boxes: (bs, M, 4) cxcywh in [0, 1] of the un-padded images. Rows do not depend on each other, so that
-                padding rows of images with fewer boxes may have any finite values.
+            boxes: (bs, M, 4) cxcywh in [0, 1] of the un-padded images. Images with fewer boxes are padded with any
+                finite values, since rows do not depend on each other.
             features: Features of the images that the boxes lie on, before the encoder.
 
         Returns:
             (bs, M, C).
         """
-        # The box on every level of the padded feature maps, and its position encoding.
+        # Scale the boxes to the padded feature maps of every level, and encode their position.
         ratios = torch.cat([features.valid_ratios, features.valid_ratios], -1)
         reference_points = boxes[:, :, None] * ratios[:, None]
         encoding = coordinate_to_encoding(reference_points[:, :, 0], num_feats=self.embed_dims // 2)
-        # Sample the image features around the box.
+        # Sample the image features around each box.
         query = self.content_query.expand(*boxes.shape[:2], -1)
         query = self.cross_attn(
             query,
@@ -97,7 +97,7 @@ class VisualPromptEncoder(BaseModule):
             spatial_shapes=features.spatial_shapes,
             level_start_index=features.level_start_index,
         )
-        # Norm, self-attention and FFN.
+        # Apply self-attention and FFN, with a norm after each part.
         query = self.norms[0](query)
         query = self.norms[1](query + self.self_attn(query))
         return self.norms[2](self.ffn(query))
@@ -106,16 +106,17 @@ class VisualPromptEncoder(BaseModule):
 def upgrade_prompt_encoder(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
     """Convert weights of the first format in place.
 
-    That format had a full ``nn.MultiheadAttention`` as self-attention, of which only the value rows had an effect, and
-    the norms of cross- and self-attention in the opposite order, as in the release.
+    The first format, which is also that of the release, had a full ``nn.MultiheadAttention`` as self-attention, of
+    which only the value rows had an effect, and the norms of cross- and self-attention in the opposite order.
 
     Args:
         state_dict: Weights, changed in place.
         prefix: Prefix of the encoder's parameter names, such as ``'prompt_encoder.'``.
 
     Returns:
-        Whether anything was converted.
+        True if the weights were of the first format.
     """
+    # Recognise the first format.
     old, new = f'{prefix}self_attn.attn.', f'{prefix}self_attn.'
     if f'{old}in_proj_weight' not in state_dict:
         return False

@@ -1,4 +1,4 @@
-"""A language model without a download: a class name is the sum of its words, a word is a fixed random vector."""
+"""A language model without a download: a class name is embedded as the sum of fixed random vectors of its words."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from dinor1.registry import MODELS
 class WordHashModel(BaseModule):
     """Bag of words with hashed embeddings, frozen and without parameters.
 
-    Names that share words have similar embeddings ("striped circle" and "striped square" have a cosine near 1/2), and
-    other names are nearly orthogonal. The model does not capture meaning. If names are composed of attributes, shared
-    words suffice for language alignment, and text prompts work for every new combination of known words.
+    Names that share words have similar embeddings ("striped circle" and "striped square" have a cosine near 1/2);
+    embeddings of other names are nearly orthogonal. The model does not capture meaning. If names are composed of
+    attributes, shared words suffice for language alignment, and text prompts work for new combinations of known words.
 
     Args:
         language_dim: Width E of an embedding; the cosine of two words has a standard deviation of 1 / sqrt(E).
@@ -35,7 +35,7 @@ class WordHashModel(BaseModule):
         return F.normalize(torch.stack(rows), dim=-1).to(self._device.device)
 
     def _word(self, word: str) -> Tensor:
-        """(language_dim,) of +1 and -1: the bits of a digest of the word."""
+        """Vector (language_dim,) of +1 and -1, from the bits of a digest of the word."""
         digest = hashlib.shake_256(word.encode()).digest(-(-self.language_dim // 8))
         bits = torch.tensor(list(digest), dtype=torch.uint8)[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
         return bits.flatten()[: self.language_dim].float() * 2 - 1

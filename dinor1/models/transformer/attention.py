@@ -9,8 +9,8 @@ class BatchFirstMultiheadAttention(_MMCVAttention):
 
     MMCV requests the attention weights, averaged over the heads, and discards them. Without that request torch uses its
     fused kernel, which stores no (bs, heads, num_queries, num_keys) matrix: for 900 queries this is three to four times
-    as fast on a CPU. Also, a position is added to the keys only if one is given, whereas MMCV adds the position of the
-    *queries* if its shape happens to fit.
+    as fast on a CPU. Also, keys get a position only if one is given, whereas MMCV adds the position of the *queries* if
+    its shape happens to fit.
     """
 
     def forward(
@@ -41,14 +41,14 @@ class BatchFirstMultiheadAttention(_MMCVAttention):
         Returns:
             (bs, num_queries, C).
         """
-        # Defaults and positions.
+        # Fill in defaults, and add positions.
         identity = query if identity is None else identity
         if key is None:
             key, key_pos = query, query_pos if key_pos is None else key_pos
         value = key if value is None else value
         query = query if query_pos is None else query + query_pos
         key = key if key_pos is None else key + key_pos
-        # Attend; torch's module, as MMCV builds it, has the batch in the second dimension.
+        # Attend; torch's module, as MMCV builds it, expects the batch in the second dimension.
         query, key, value = (t.transpose(0, 1) for t in (query, key, value))
         attended, _ = self.attn(
             query, key, value, need_weights=False, attn_mask=attn_mask, key_padding_mask=key_padding_mask

@@ -62,12 +62,15 @@ class PromptedDecoderLayer(BaseModule):
         Returns:
             (bs, Q, C).
         """
+        # Queries attend to each other,
         query = self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask)
         query = self.norms[0](query)
+        # to the prompts,
         query = self.cross_attn_text(
             query, prompts.embeddings, prompts.embeddings, query_pos=query_pos, key_padding_mask=~prompts.mask
         )
         query = self.norms[1](query)
+        # and to the image around their boxes.
         query = self.cross_attn(
             query,
             value=memory,
@@ -123,25 +126,25 @@ class PromptedDecoder(BaseModule):
             self_attn_mask: (Q, Q) True = may not attend, or None.
 
         Returns:
-            hidden states (num_layers, bs, Q, C) after the final norm, and references (1 + num_layers, bs, Q, 4), the
-            first being ``reference_points``.
+            Hidden states (num_layers, bs, Q, C) after the final norm, and references (1 + num_layers, bs, Q, 4):
+            ``reference_points``, then the boxes refined by each layer.
         """
         scale = torch.cat([features.valid_ratios, features.valid_ratios], -1)[:, None]
         hidden_states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
-            # The box of each query on every level, and its position encoding.
+            # Scale the box of each query to every level, and encode its position.
             level_references = reference_points[:, :, None] * scale
             encoding = coordinate_to_encoding(level_references[:, :, 0], num_feats=self.embed_dims // 2)
-            # Update the content.
+            # Update the content of the queries.
             query = layer(
                 query, self.ref_point_head(encoding), level_references, memory, features, prompts, self_attn_mask
             )
-            # Refine the box, in single precision.
+            # Refine the boxes in single precision.
             with full_precision(query.device):
                 step = reg_branch(at_least_float32(query))
                 refined = (step + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
             hidden_states.append(self.norm(query))
-            # Keep the box with its gradient: the loss of the next layer reaches this refinement ("look forward twice").
+            # Keep the boxes with gradient: the loss of the next layer reaches this refinement ("look forward twice").
             references.append(refined)
             reference_points = refined.detach()
         return torch.stack(hidden_states), torch.stack(references)

@@ -14,9 +14,9 @@ from dinor1.registry import MODELS
 class MSDeformAttention(_MMCVAttention):
     """Deformable DETR's attention (Zhu et al., arXiv 2010.04159) on :func:`dinor1.ops.ms_deform_attn_predicted`.
 
-    Parameters and state dict are those of MMCV, so that published checkpoints fit. Differences: the batch always comes
-    first. The operator computes softmax and sampling locations, in single precision for features of any precision,
-    since half precision is too coarse for coordinates in a feature map. The operator also checks the shapes.
+    Parameters and state dict are those of MMCV, so that published checkpoints fit. There are three differences: the
+    batch always comes first; the operator also computes softmax and sampling locations, always in single precision,
+    since half precision is too coarse for coordinates in a feature map; and the operator checks the shapes.
     """
 
     def forward(
@@ -42,8 +42,8 @@ class MSDeformAttention(_MMCVAttention):
             identity: (bs, num_queries, C) added to the result. Default: ``query``.
             query_pos: (bs, num_queries, C) added to ``query`` before offsets and weights are predicted.
             key_padding_mask: (bs, sum HW) True = padding; its values are set to zero.
-            reference_points: (bs, num_queries, L, 2 or 4), points or cxcywh boxes, [0, 1] of the padded feature maps;
-                offsets scale with the box.
+            reference_points: (bs, num_queries, L, 2 or 4), points or cxcywh boxes, in [0, 1] of the padded feature
+                maps; offsets scale with the box.
             spatial_shapes: (L, 2) height and width of each level.
             level_start_index: (L,) first token of each level.
             **kwargs: Ignored; MMCV's layers pass the same arguments to every kind of attention.
@@ -51,13 +51,13 @@ class MSDeformAttention(_MMCVAttention):
         Returns:
             (bs, num_queries, C).
         """
-        # Defaults and positions.
+        # Fill in defaults, and add positions.
         value = query if value is None else value
         identity = query if identity is None else identity
         query = query if query_pos is None else query + query_pos
         bs, num_queries, _ = query.shape
 
-        # Project the values, (bs, sum HW, heads, dim).
+        # Project the values to (bs, sum HW, heads, dim), zero at padding.
         value = self.value_proj(value)
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask[..., None], 0.0)

@@ -22,7 +22,7 @@ class DenoisingQueries(NamedTuple):
         content: (bs, num_dn, C) embeddings of noised labels.
         boxes: (bs, num_dn, 4) normalised cxcywh.
         attention_mask: (num_dn + num_queries, num_dn + num_queries) True = may not attend.
-        groups: Their layout.
+        groups: Layout of the denoising queries.
     """
 
     content: Tensor
@@ -31,18 +31,18 @@ class DenoisingQueries(NamedTuple):
     groups: DenoisingGroups
 
     def before(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Put these queries in front of the selected ones, in the dtype of the latter.
+        """Put these queries in front of the selected queries, in the dtype of the selected queries.
 
         Args:
             query: (bs, N, C).
             reference_points: (bs, N, 4).
 
         Returns:
-            (bs, num_dn + N, C), (bs, num_dn + N, 4), and the attention mask of all of them.
+            Queries (bs, num_dn + N, C), reference points (bs, num_dn + N, 4), and the attention mask of all queries.
         """
         query = torch.cat([self.content.to(query.dtype), query], 1)
         reference_points = torch.cat([self.boxes.to(reference_points.dtype), reference_points], 1)
-        # The mask is made for num_queries selected queries; there are fewer if the image has fewer tokens.
+        # The mask covers num_queries selected queries; crop it, since an image with few tokens has fewer.
         return query, reference_points, self.attention_mask[: query.shape[1], : query.shape[1]]
 
 
@@ -54,9 +54,9 @@ def denoising_queries(
 ) -> DenoisingQueries:
     """Noised ground truth of a batch, drawn from torch's global generator.
 
-    A label outside the generator's embedding is taken modulo its size: published checkpoints have 256 rows, and a data
-    set may have more classes. Classes that share a row share the initial content of their noised queries and nothing
-    else, because targets and losses refer to the prompts.
+    Labels are taken modulo the size of the generator's embedding: published checkpoints have 256 rows, and a data set
+    may have more classes. Classes that share a row only share the initial content of their noised queries, because
+    targets and losses refer to the prompts.
 
     Args:
         generator: MMDetection's generator, which holds the label embedding.
@@ -64,6 +64,7 @@ def denoising_queries(
         labels: Per image (m,) class indices.
         image_shapes: Per image (height, width) in pixels, without padding.
     """
+    # Wrap boxes and labels in the form that MMDetection's generator expects.
     samples = [
         DetDataSample(
             metainfo=dict(img_shape=shape),
@@ -71,6 +72,7 @@ def denoising_queries(
         )
         for box, label, shape in zip(boxes, labels, image_shapes, strict=True)
     ]
+    # Draw the noised queries.
     content, box_logits, attention_mask, meta = generator(samples)
     groups = DenoisingGroups(meta['num_denoising_queries'], meta['num_denoising_groups'])
     return DenoisingQueries(content, box_logits.sigmoid(), attention_mask, groups)

@@ -1,4 +1,4 @@
-"""Sizes shared by encoder, decoder and prompt encoder, so that a config states each of them once."""
+"""Sizes shared by encoder, decoder and prompt encoder, so that a config states each size once."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +12,14 @@ class TransformerDims:
 
     Attributes:
         embed_dims: Width C.
-        num_heads: Heads of deformable attention and of the decoder's attention; fusion and prompt self-attention have
-            half as many.
-        feedforward_channels: Hidden width of the feed-forward networks; it is 4 C for prompts in the encoder.
+        num_heads: Number of heads of deformable attention and of the decoder's attention; fusion and prompt
+            self-attention have half as many.
+        feedforward_channels: Hidden width of the feed-forward networks, except for prompts in the encoder, where it is
+            4 C.
         num_points: Sampling points of deformable attention per head and level.
         num_feature_levels: Number of feature levels L of the neck.
-        norm_cfg: Norm of all layers, of the fusion, of the prompt encoder and before query selection; backbone and
-            neck have norms of their own.
+        norm_cfg: Config of the norm in all layers, in the fusion, in the prompt encoder and before query selection;
+            backbone and neck have their own norms.
 
     Raises:
         InputError: the sizes do not fit together.
@@ -55,12 +56,12 @@ class TransformerDims:
         )
 
     def attention(self, heads: int | None = None) -> dict[str, Any]:
-        """Arguments of multi-head attention, with ``num_heads`` heads by default."""
+        """Arguments of multi-head attention with ``heads`` heads, by default ``num_heads``."""
         return dict(embed_dims=self.embed_dims, num_heads=heads or self.num_heads, dropout=0.0, batch_first=True)
 
     def ffn(self, channels: int | None = None) -> dict[str, Any]:
-        """Arguments of a feed-forward network, of hidden width ``feedforward_channels`` by default."""
+        """Arguments of a feed-forward network with hidden width ``channels``, by default ``feedforward_channels``."""
         channels = channels or self.feedforward_channels
-        # MMCV's default works in place on a view, of which autograd makes four copies in the backward pass.
+        # MMCV's default activation works in place on a view, which autograd copies four times in the backward pass.
         activation = dict(type='ReLU', inplace=False)
         return dict(embed_dims=self.embed_dims, feedforward_channels=channels, ffn_drop=0.0, act_cfg=activation)

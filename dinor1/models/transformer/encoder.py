@@ -24,7 +24,7 @@ from .image_tokens import reference_points
 
 
 class ImageEncoderLayer(DeformableDetrTransformerEncoderLayer):
-    """Deformable self-attention of image tokens, FFN; a norm after each. MMDetection's layer on our operator."""
+    """Deformable self-attention of image tokens, FFN; a norm after each. MMDetection's layer with our operator."""
 
     def _init_layers(self) -> None:
         self.self_attn = MSDeformAttention(**self.self_attn_cfg)
@@ -34,7 +34,7 @@ class ImageEncoderLayer(DeformableDetrTransformerEncoderLayer):
 
 
 class PromptEncoderLayer(DetrTransformerEncoderLayer):
-    """Self-attention of prompts, FFN; a norm after each. MMDetection's layer on this project's attention."""
+    """Self-attention of prompts, FFN; a norm after each. MMDetection's layer with our attention module."""
 
     def _init_layers(self) -> None:
         self.self_attn = BatchFirstMultiheadAttention(**self.self_attn_cfg)
@@ -47,10 +47,10 @@ class PromptEncoderLayer(DetrTransformerEncoderLayer):
 class PromptedEncoder(BaseModule):
     """Layers of {image-prompt fusion, prompt self-attention, deformable image self-attention}.
 
-    Parameter names are those of MMDetection's ``GroundingDinoTransformerEncoder``. Unlike there, the images of a batch
-    may have different prompts: the self-attention masks have the order (image, head) that ``nn.MultiheadAttention``
-    expects, and padded prompts are masked in the fusion too. The width of the prompts' position encoding follows
-    ``embed_dims`` instead of being 256, and the norms of the fusion have the type of the image layers' norms.
+    Parameter names are those of MMDetection's ``GroundingDinoTransformerEncoder``. In contrast to that module, the
+    images of a batch may have different prompts: the self-attention masks have the order (image, head) that
+    ``nn.MultiheadAttention`` expects, and padded prompts are masked in the fusion too. The position encoding of the
+    prompts has width ``embed_dims`` instead of 256, and the norms of the fusion have the type of the other norms.
 
     Args:
         dims: Sizes of the transformer, the same as for the decoder.
@@ -63,6 +63,7 @@ class PromptedEncoder(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.embed_dims, self.num_layers = dims.embed_dims, num_layers
+        # Build the parts of all layers.
         self.num_prompt_heads = dims.num_heads // 2
         fusion = dict(num_heads=self.num_prompt_heads, norm_cfg=dims.norm_cfg) | (fusion or {})
         self.layers = ModuleList(
@@ -82,15 +83,15 @@ class PromptedEncoder(BaseModule):
         """Encode.
 
         Args:
-            features: Of the batch.
+            features: Features of the batch.
             prompts: Prompts of the batch.
             tokens: (bs, N) distinct token indices. If given, the last deformable attention and FFN run for these
-                tokens only. ``memory`` is then final at these tokens, and elsewhere the input of that layer.
+                tokens only, and ``memory`` is final at these tokens; at other tokens it is the input of that layer.
 
         Returns:
             ``memory`` (bs, T, C) and the refined prompts.
         """
-        # Positions of tokens and prompts, and which prompts attend to each other.
+        # Encode the positions of tokens and prompts.
         points = reference_points(features)
         memory, embeddings = features.feat, prompts.embeddings
         prompt_pos = get_text_sine_pos_embed(
@@ -98,9 +99,9 @@ class PromptedEncoder(BaseModule):
             num_pos_feats=self.embed_dims,
             exchange_xy=False,
         )
-        # (bs * heads, K, K) True = may not attend
+        # Mask prompts of other groups, (bs * heads, K, K) True = may not attend.
         forbidden = (~prompts.attention_mask()).repeat_interleave(self.num_prompt_heads, dim=0)
-        # In each layer: fusion, prompt self-attention, image self-attention.
+        # Run the layers: fusion, prompt self-attention, image self-attention.
         layers = zip(self.fusion_layers, self.text_layers, self.layers, strict=True)
         for fusion_layer, prompt_layer, image_layer in layers:
             memory, embeddings = fusion_layer(memory, embeddings, features.padding_mask, ~prompts.mask)
@@ -133,7 +134,7 @@ def _refine_at(
     index = tokens[..., None].expand(-1, -1, memory.shape[-1])
     flat = points.flatten(2)
     own_points = flat.gather(1, tokens[..., None].expand(-1, -1, flat.shape[-1])).unflatten(2, points.shape[2:])
-    # Apply the parts of the layer, and put the results back.
+    # Apply attention, FFN and norms of the layer, and put the results back.
     query = layer.self_attn(
         query=memory.gather(1, index),
         query_pos=features.pos.gather(1, index),

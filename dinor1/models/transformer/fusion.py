@@ -1,4 +1,4 @@
-"""Bi-directional attention between image features and prompts.
+"""Bidirectional attention between image features and prompts.
 
 Grounding DINO's feature enhancer (arXiv 2303.05499, section 3.2); the bi-attention block is GLIP's (arXiv 2112.03857).
 """
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 class PromptBiAttention(BiMultiHeadAttention):
     """Image tokens attend to prompts and prompts to image tokens, through one pair of projections.
 
-    Parameters are those of MMDetection's module. There, the mask of padded prompts has no effect (a fill value of -9e15
-    becomes True in a boolean mask, which adds one to every logit), so that image tokens attend to padding. Here padding
-    is masked.
+    Parameters are those of MMDetection's module, in which the mask of padded prompts has no effect (a fill value of
+    -9e15 becomes True in a boolean mask, which adds one to every logit), so that image tokens attend to padding. This
+    module masks the padding.
     """
 
     def forward(
@@ -37,8 +37,10 @@ class PromptBiAttention(BiMultiHeadAttention):
         Returns:
             (bs, T, C) and (bs, K, C).
         """
+        # Project both sides.
         query, key = self._heads(self.v_proj(vision)), self._heads(self.l_proj(lang))
         value_v, value_l = self._heads(self.values_v_proj(vision)), self._heads(self.values_l_proj(lang))
+        # Attend in both directions.
         dropout = self.dropout if self.training else 0.0
         from_prompts = F.scaled_dot_product_attention(query, key, value_l, _keep(attention_mask_l), dropout)
         from_image = F.scaled_dot_product_attention(key, query, value_v, _keep(attention_mask_v), dropout)
@@ -48,12 +50,12 @@ class PromptBiAttention(BiMultiHeadAttention):
         )
 
     def _heads(self, tensor: Tensor) -> Tensor:
-        """(bs, N, heads * dim) -> (bs, heads, N, dim)."""
+        """Split the heads: (bs, N, heads * dim) -> (bs, heads, N, dim)."""
         return tensor.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
 def _keep(padding_mask: Tensor | None) -> Tensor | None:
-    """(bs, N) True = padding -> (bs, 1, 1, N) True = may be attended to."""
+    """Invert a mask: (bs, N) True = padding -> (bs, 1, 1, N) True = may be attended to."""
     return None if padding_mask is None else ~padding_mask[:, None, None]
 
 
@@ -63,11 +65,11 @@ class PromptFusionBlock(nn.Module):
     Args:
         width: Width C of image features and prompts.
         embed_dims: Width inside the attention. Default: 4 C.
-        num_heads: Attention heads.
-        dropout: Of the attention weights, in training.
+        num_heads: Number of attention heads.
+        dropout: Dropout probability of the attention weights, in training.
         drop_path: Probability that the update of an image is skipped in training (stochastic depth).
         init_values: Initial layer scale.
-        norm_cfg: Norm before the attention, on both sides. Default: LayerNorm.
+        norm_cfg: Config of the norms before the attention, one for each side. Default: LayerNorm.
     """
 
     def __init__(
@@ -107,9 +109,10 @@ class PromptFusionBlock(nn.Module):
         Returns:
             (bs, T, C) and (bs, K, C).
         """
+        # Compute the update of each side from normalised inputs.
         feat, prompts = self.layer_norm_v(feat), self.layer_norm_l(prompts)
         feat_update, prompt_update = self.attn(feat, prompts, feat_padding, prompt_padding)
-        # The residual connection starts from the normalised input, as in GLIP's code.
+        # Add the updates to the normalised inputs, as in GLIP's code.
         feat = feat + self.drop_path(self.gamma_v * feat_update)
         prompts = prompts + self.drop_path(self.gamma_l * prompt_update)
         return feat, prompts

@@ -1,4 +1,4 @@
-"""From feature maps to tokens: flattening, and the position of each token on its image.
+"""Conversion of feature maps to tokens, and the position of each token in its image.
 
 Deformable DETR, arXiv 2010.04159, section 4.1 (multi-scale features) and appendix A.4 (two-stage proposals).
 """
@@ -15,7 +15,7 @@ from dinor1.utils.precision import compute_dtype
 
 # Side of the box proposed by a token of the first level, as a fraction of the image; it doubles with every level.
 _FIRST_PROPOSAL_SIDE = 0.05
-# Proposals whose centre or side is closer than this to 0 or 1 are not used.
+# Proposals with a coordinate of the centre or a side within this distance of 0 or 1 are not used.
 _PROPOSAL_MARGIN = 0.01
 
 
@@ -32,13 +32,13 @@ def flatten_levels(
         levels: L feature maps of the neck, each (bs, C, height, width).
         image_shapes: (height, width) in pixels of each image without its padding.
         input_shape: (height, width) in pixels of the padded batch.
-        positional_encoding: Position encoding of one feature map.
+        positional_encoding: Module that encodes the positions of one feature map.
         level_embed: (L, C) added to the position encoding of each level.
     """
-    # Padding mask of the batch at the size of the network input.
+    # Make the padding mask of the batch at the size of the network input.
     padded = any(tuple(shape) != tuple(input_shape) for shape in image_shapes)
     pixel_mask = _padding_mask(image_shapes, input_shape, levels[0]) if padded else None
-    # Features, positions and padding of each level.
+    # Flatten features, positions and padding of each level.
     feats, positions, masks, ratios = [], [], [], []
     for level, embed in zip(levels, level_embed, strict=True):
         if pixel_mask is None:
@@ -50,7 +50,7 @@ def flatten_levels(
             ratios.append(_valid_ratio(mask))
         feats.append(level.flatten(2).transpose(1, 2))
         positions.append(position.flatten(2).transpose(1, 2) + embed)
-    # Concatenate the levels.
+    # Concatenate the levels, and record where each one starts.
     shapes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
     sizes = [height * width for height, width in shapes]
     return ImageFeatures(
@@ -69,23 +69,25 @@ def reference_points(features: ImageFeatures) -> Tensor:
     Returns:
         (bs, T, L, 2) x and y in [0, 1] of the padded feature maps.
     """
+    # Normalise the centres of each level by the un-padded size of each image.
     ratios, points = features.valid_ratios, []
     for level, (height, width) in enumerate(features.spatial_shapes):
         x, y = _pixel_centres(height, width, features.feat.device)
         points.append(
             torch.stack([x / (ratios[:, None, level, 0] * width), y / (ratios[:, None, level, 1] * height)], -1)
         )
+    # Convert them to fractions of the padded map of every level.
     return torch.cat(points, 1)[:, :, None] * ratios[:, None]
 
 
 def token_proposals(features: ImageFeatures) -> tuple[Tensor, Tensor]:
-    """Initial box of each token: centred on the token, with a side given by the level.
+    """Initial box of each token: a square centred on the token, whose side depends on the level.
 
     Returns:
         Boxes (bs, T, 4), as logits of normalised cxcywh (+inf where unusable), and (bs, T, 1) True = usable: not
         padding, and not too close to the edge of the image.
     """
-    # Boxes of each level, relative to the un-padded image.
+    # Place the boxes of each level, relative to the un-padded image.
     boxes = []
     for level, (height, width) in enumerate(features.spatial_shapes):
         x, y = _pixel_centres(height, width, features.feat.device)
@@ -99,7 +101,7 @@ def token_proposals(features: ImageFeatures) -> tuple[Tensor, Tensor]:
             side = side.expand(features.batch_size, -1)
             box = torch.stack([x / valid_width, y / valid_height, side, side], -1)
         boxes.append(box)
-    # Logits, and which boxes are usable.
+    # Convert the boxes to logits, and mark those that are usable.
     proposals = torch.cat(boxes, 1)
     inside = (proposals > _PROPOSAL_MARGIN) & (proposals < 1 - _PROPOSAL_MARGIN)
     usable = inside.sum(-1, keepdim=True) == proposals.shape[-1]
@@ -110,7 +112,7 @@ def token_proposals(features: ImageFeatures) -> tuple[Tensor, Tensor]:
 
 
 def _pixel_centres(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(height * width,) x and y of the centres of a feature map's pixels, in pixels, row after row."""
+    """Centres x and y (height * width,) of the pixels of a feature map, in pixels, row after row."""
     y, x = torch.meshgrid(
         torch.arange(height, dtype=torch.float32, device=device) + 0.5,
         torch.arange(width, dtype=torch.float32, device=device) + 0.5,
@@ -120,7 +122,7 @@ def _pixel_centres(height: int, width: int, device: torch.device) -> tuple[Tenso
 
 
 def _padding_mask(image_shapes: Sequence[tuple[int, int]], input_shape: tuple[int, int], like: Tensor) -> Tensor:
-    """(bs, height, width) 1 = padding, 0 = image, in the dtype and on the device of ``like``."""
+    """Mask (bs, height, width) with 1 = padding, 0 = image, in the dtype and on the device of ``like``."""
     mask = like.new_ones(len(image_shapes), *input_shape)
     for row, (height, width) in zip(mask, image_shapes, strict=True):
         row[:height, :width] = 0
@@ -128,12 +130,12 @@ def _padding_mask(image_shapes: Sequence[tuple[int, int]], input_shape: tuple[in
 
 
 def _all_valid(levels: Sequence[Tensor]) -> Tensor:
-    """(bs, L, 2) ones; not in half precision, in which a product with a width above 256 is rounded."""
+    """Ones (bs, L, 2), at least in float32: in half precision, products with widths above 256 would be rounded."""
     return levels[0].new_ones(len(levels[0]), len(levels), 2, dtype=compute_dtype(levels[0]))
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
-    """(bs, 2) fraction of width and height that is not padding, from a mask (bs, height, width), True = padding."""
+    """Fractions (bs, 2) of width and height that are not padding, from a mask (bs, height, width), True = padding."""
     height = (~mask[:, :, 0]).sum(1).float() / mask.shape[1]
     width = (~mask[:, 0, :]).sum(1).float() / mask.shape[2]
     return torch.stack([width, height], -1)

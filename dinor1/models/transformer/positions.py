@@ -11,9 +11,9 @@ _MAX_CACHED = 6
 
 
 class CachedSinePositions(SinePositionalEncoding):
-    """MMDetection's encoding (DETR, arXiv 2005.12872), which without padding depends only on the size.
+    """MMDetection's encoding (DETR, arXiv 2005.12872), with a cache: without padding it depends only on the size.
 
-    The encodings of the latest few sizes are cached; a caller must not modify the returned tensor.
+    The encodings of the last few sizes are cached; callers must not modify the returned tensor.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -33,13 +33,15 @@ class CachedSinePositions(SinePositionalEncoding):
         Raises:
             ValueError: neither is given.
         """
+        # Do not cache encodings of padded images, or while torch compiles.
         if mask is not None or torch.compiler.is_compiling():
             return super().forward(mask, input)
         if input is None:
             raise ValueError('a position encoding needs a mask or a feature map')
+        # Look up the size, and encode it if it is new.
         key = (*input.shape[-2:], input.device)
         if key not in self._cache:
-            # An inference tensor could not be used in a later training step.
+            # An inference tensor could not be used in a later training iteration.
             with torch.inference_mode(False), torch.no_grad():
                 self._cache[key] = super().forward(None, input[:1])
             if len(self._cache) > _MAX_CACHED:

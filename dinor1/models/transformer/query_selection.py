@@ -1,6 +1,6 @@
 """Visual-guided query selection: the encoder tokens that match the prompts best become decoder queries.
 
-DINO-R1, arXiv 2505.24025; language-guided in Grounding DINO, arXiv 2303.05499, section 3.2.
+DINO-R1, arXiv 2505.24025, after the language-guided query selection of Grounding DINO, arXiv 2303.05499, section 3.2.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def score_tokens(
         memory: (bs, T, C) image tokens after the encoder.
         features: Shapes and padding of the image tokens.
         prompts: The prompts after the encoder.
-        project: Maps memory to token features (bs, T, C): a linear map and a norm.
+        project: Function that maps memory to token features (bs, T, C): a linear map and a norm.
         cls_branch: Similarity of the encoder stage, (bs, T, C), (bs, K, C), (bs, K) -> (bs, T, K).
     """
     with full_precision(memory.device):
@@ -64,11 +64,13 @@ def select_queries(scores: TokenScores, reg_branch: Callable[[Tensor], Tensor], 
         reg_branch: Box head of the encoder stage, (bs, N, C) -> (bs, N, 4).
         num_queries: Number N of tokens to select; all tokens if there are fewer.
     """
+    # Find the tokens.
     objectness, tokens = scores.objectness.topk(min(num_queries, scores.logits.shape[1]), dim=1)
 
     def take(tensor: Tensor) -> Tensor:
         return tensor.gather(1, tokens[..., None].expand(-1, -1, tensor.shape[-1]))
 
+    # Predict their boxes.
     with full_precision(objectness.device):
         boxes = (reg_branch(take(scores.feat)) + take(scores.proposals)).sigmoid()
     return QuerySelection(tokens, objectness, take(scores.logits), boxes)

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: reference in plain torch, faster backends, and the choice among them."""
+"""Multi-scale deformable attention: reference in plain torch, faster backends, and the choice of a backend."""
 
 from .backends import ms_deform_attn_backend, use_ms_deform_attn_backend
 from .functional import ms_deform_attn, ms_deform_attn_predicted

@@ -1,14 +1,14 @@
-"""Which code computes deformable attention: chosen by device, or by the user.
+"""Choice of the backend that computes deformable attention: by device, or by the user.
 
-=================  ======================================================================================
-``reference``      plain torch on ``grid_sample``, any device, differentiated by autograd
-``embedding_bag``  plain torch on ``embedding_bag``, any device, one operator; chosen on a CPU, unless small
-``triton``         one fused kernel per direction; chosen on a CUDA device where Triton is installed
-=================  ======================================================================================
+=================  ============================================================================================
+``reference``      plain torch with ``grid_sample``, any device, differentiated by autograd
+``embedding_bag``  plain torch with ``embedding_bag``, any device, one operator; default on a CPU except for few samples
+``triton``         one fused kernel for each of forward and backward; default on a CUDA device if Triton is installed
+=================  ============================================================================================
 
-The environment variable ``DINOR1_MS_DEFORM_ATTN`` names one for the whole process, and
-:func:`use_ms_deform_attn_backend` for a block of code, which takes precedence. A backend that was named and cannot run
-is an error; it is never replaced by another.
+The environment variable ``DINOR1_MS_DEFORM_ATTN`` names a backend for the whole process, and
+:func:`use_ms_deform_attn_backend` for a block of code, which takes precedence. If a named backend cannot run, an error
+is raised; another backend never replaces it.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ VARIABLE = 'DINOR1_MS_DEFORM_ATTN'
 # Looked up once at import, because torch.compile can trace neither the lookup nor a cached function.
 HAS_TRITON = importlib.util.find_spec('triton') is not None
 
-# Below this number of samples, the many short operations of 'embedding_bag' take longer than the few of 'reference'.
+# With fewer samples, the many short operations of 'embedding_bag' take longer than the few operations of 'reference'.
 _FEW_SAMPLES = 2**14
-# Names of earlier versions.
+# Backend names of earlier versions -> today's names.
 _RENAMED = {'definition': 'reference', 'bags': 'embedding_bag'}
 
 _logger = logging.getLogger('dinor1.ops')
-# One for the process, like torch's own switches: torch.compile can guard on it, and loader threads do not need it.
+# Global to the process, like torch's own settings: torch.compile can guard on it, and loader threads do not need it.
 _named: str | None = None
 _reported: set[tuple[str, str]] = set()
 
 
 @contextlib.contextmanager
 def use_ms_deform_attn_backend(name: str) -> Iterator[None]:
-    """Within this block, compute deformable attention by the backend ``name``, in the whole process.
+    """Compute deformable attention with the backend ``name`` within this block, in all threads of the process.
 
     Args:
         name: ``'auto'``, ``'reference'``, ``'embedding_bag'`` or ``'triton'``.
@@ -58,7 +58,7 @@ def use_ms_deform_attn_backend(name: str) -> Iterator[None]:
 
 
 def named_ms_deform_attn_backend() -> str:
-    """What the user named, for this block or the process; ``'auto'`` if nothing.
+    """The backend that the user named for this block or the process; ``'auto'`` if none was named.
 
     Raises:
         InputError: there is no such backend.
@@ -67,16 +67,17 @@ def named_ms_deform_attn_backend() -> str:
 
 
 def ms_deform_attn_backend(device: torch.device | str, num_samples: int | None = None, named: str | None = None) -> str:
-    """The backend that computes for tensors on ``device``: ``'reference'``, ``'embedding_bag'`` or ``'triton'``.
+    """The backend for tensors on ``device``: ``'reference'``, ``'embedding_bag'`` or ``'triton'``.
 
     Args:
-        device: Of the tensors.
+        device: Device of the tensors.
         num_samples: Batch size times queries, heads, levels and points; on a CPU, the automatic choice depends on it.
-        named: What the user named when the computation began; default: what is named now.
+        named: The backend that the user had named when the computation began. Default: the backend named now.
 
     Raises:
-        ValueError: the backend that the user named cannot run there, or does not exist.
+        ValueError: the named backend cannot run on the device, or does not exist.
     """
+    # Resolve the automatic choice, or check the named backend.
     kind = device.type if isinstance(device, torch.device) else str(device).split(':')[0]
     name = named_ms_deform_attn_backend() if named is None else named
     if name == 'auto':
@@ -88,13 +89,13 @@ def ms_deform_attn_backend(device: torch.device | str, num_samples: int | None =
 
 
 def why_not_triton(kind: str) -> str:
-    """Why Triton's kernels cannot run on this kind of device; empty if they can."""
+    """Why the Triton kernels cannot run on a kind of device, such as ``'cuda'``; empty if they can."""
     if not HAS_TRITON:
         return 'the package triton is not installed'
     if kind == 'cpu' and not _interpreted():
         return 'on a CPU there is only the interpreter (TRITON_INTERPRET=1), for tests'
     if kind not in ('cpu', 'cuda'):
-        return 'the kernels are made for CUDA devices'
+        return 'the kernels are written for CUDA devices'
     return ''
 
 
@@ -115,7 +116,7 @@ def _automatic(kind: str, num_samples: int | None) -> str:
         return 'triton'
     if kind != 'cpu':
         return 'reference'
-    # A compiled graph holds one operator, which is good for every size.
+    # A compiled graph contains one operator, which must serve every number of samples.
     small = not torch.compiler.is_compiling() and num_samples is not None and num_samples < _FEW_SAMPLES
     return 'reference' if small else 'embedding_bag'
 
@@ -125,7 +126,7 @@ def _interpreted() -> bool:
 
 
 def _report(name: str, kind: str) -> None:
-    """Log, once per choice and at debug level, which backend computes."""
+    """Log the backend at debug level, once for each backend and kind of device."""
     if torch.compiler.is_compiling() or (name, kind) in _reported:
         return
     _reported.add((name, kind))

@@ -4,13 +4,13 @@ Every output row, one query of one head, is a weighted sum of ``4 L P`` rows of 
 ``embedding_bag`` computes this sum over all levels and points at once, with the channels last as in ``value``, and
 writes no sampled value to memory. Row indices and weights are computed for blocks of queries that fit into the cache.
 
-The features are copied once, onto a canvas as wide as the widest level, which holds all levels of all images with zeros
-between them. A corner outside its level reads zeros, so that no corner needs a mask, and the four corners of a sample
-are the same distances apart in every level.
+The features are copied once, onto a canvas slightly wider than the widest level, which holds all levels of all images
+with zeros between them. A corner outside its level reads zeros, so that no corner needs a mask, and the four corners of
+a sample have the same distances in every level.
 
-The gradient of the features is such a sum too, over rows of the output's gradient: on a CPU the product with the
-transposed sparse matrix of weights, which scipy computes without sorting; elsewhere sums over sorted rows. There are no
-atomic additions, so that the result is deterministic, on a GPU as well.
+The gradient of the features is a similar sum, over rows of the output's gradient. On a CPU it is the product with the
+transposed sparse matrix of weights, which scipy computes without sorting; on other devices it is a sum over sorted
+rows. There are no atomic additions, so that the result is deterministic, even on a GPU.
 """
 
 import functools
@@ -29,13 +29,13 @@ from dinor1.ops.ms_deform_attn.sampling import Sampling
 
 
 class BlockSizes(NamedTuple):
-    """How much is computed at once, and how; results depend on it by rounding only.
+    """Sizes of the blocks that are computed at once, and the method; they change results only by rounding.
 
     Attributes:
-        samples: Sampling points of the forward pass and of the samples' gradients.
-        rows: Rows of features that are gathered, on a GPU.
-        numbers: Numbers of the gradient of ``value`` that are summed.
-        sorted_samples: Sampling points that are sorted; a bound on memory.
+        samples: Number of sampling points per block, in the forward pass and in the gradients of the samples.
+        rows: Number of feature rows gathered at once, on a GPU.
+        numbers: Number of elements of the gradient of ``value`` that are summed at once.
+        sorted_samples: Number of sampling points that are sorted at once; it bounds the memory.
         sorts: Whether the gradient of ``value`` is summed over sorted rows, instead of by scipy, which needs a CPU.
     """
 
@@ -46,17 +46,18 @@ class BlockSizes(NamedTuple):
     sorts: bool
 
 
-# On a CPU, intermediate arrays stay in the second-level cache. On a GPU, where launching a small operation takes longer
-# than computing it, the sizes only bound the memory.
+# On a CPU, intermediate arrays stay in the second-level cache. On a GPU, the sizes only bound the memory: launching a
+# small operation takes longer than computing it.
 CPU_BLOCKS = BlockSizes(samples=2**16, rows=2**15, numbers=2**18, sorted_samples=2**22, sorts=False)
 GPU_BLOCKS = BlockSizes(samples=2**21, rows=2**20, numbers=2**24, sorted_samples=2**22, sorts=True)
 
 
 class _Canvas:
-    """Where the pixels of all levels lie in one table of rows ``(num_lines * line_length + 2) * H, D``.
+    """Layout of the pixels of all levels in one table of rows ``(num_lines * line_length + 2) * H, D``.
 
-    Levels are placed side by side on shelves, as long as they fit. Two lines of zeros are above and below every shelf
-    and two columns left and right of every level; the left columns of a line are the right ones of the line above.
+    Levels are placed side by side in strips, as long as they fit. Two lines of zeros are above and below every strip,
+    and two columns of zeros left and right of every level; the left columns of a line are at the same time the right
+    columns of the line above.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class _Canvas:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        # Place the levels, and count the rows of the table.
         heights, widths = zip(*shapes, strict=True)
         self.shapes, self.num_heads = shapes, num_heads
         self.line_length = max(widths) + 2
@@ -75,7 +77,7 @@ class _Canvas:
         self.rows_per_image = self.lines_per_image * self.line_length * num_heads
         num_rows = self.num_rows(batch_size)
         self.index_dtype = torch.int32 if num_rows < 2**31 else torch.int64
-        # From a sample's top left pixel to its top right, lower left and lower right one.
+        # Distances in rows from the top left pixel of a sample to its top right, lower left and lower right pixels.
         self.steps = tuple(step * num_heads for step in (1, self.line_length, self.line_length + 1))
 
         def per_level(numbers, dtype=self.index_dtype):
@@ -84,7 +86,7 @@ class _Canvas:
         def arange(count, step):
             return torch.arange(count, dtype=self.index_dtype, device=device) * step
 
-        # Numbers of every level and point, (L, P), and the row of each level's first pixel, (B, 1, H, L, P).
+        # Tabulate the sizes for every level and point, (L, P), and the first row of each level, (B, 1, H, L, P).
         self.width, self.height = per_level(widths, dtype), per_level(heights, dtype)
         self._last_column, self._last_line = per_level(widths), per_level(heights)
         first_pixels = [line * self.line_length + column for line, column in self.corners_of_levels]
@@ -94,7 +96,7 @@ class _Canvas:
         self._half = torch.tensor(-0.5, dtype=dtype, device=device)
 
     def num_rows(self, batch_size: int) -> int:
-        """Rows of the table, including two last lines of zeros and the pixels that a sample reads behind them."""
+        """Number of rows of the table, including two last lines of zeros and the pixels that may be read after them."""
         return batch_size * self.rows_per_image + (2 * self.line_length + 2) * self.num_heads
 
     def table(self, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -123,13 +125,14 @@ class _Canvas:
 
     def pixels(self, locations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Row of each sample's top left pixel, and the distances from it to the right and downwards, in [0, 1)."""
+        # Split pixel coordinates into integers and fractions.
         x = torch.addcmul(self._half, locations[..., 0], self.width)
         y = torch.addcmul(self._half, locations[..., 1], self.height)
         column, line = x.floor(), y.floor()
-        # An infinite location becomes NaN here, and makes its output NaN; a huge one has distance 0.
+        # An infinite location becomes NaN here, and makes its output NaN; a huge location has distance 0.
         right, down = x.sub_(column), y.sub_(line)
-        # A NaN is placed among the zeros, so that its gradient reaches no pixel. Integers are clamped, not floats: any
-        # number that a huge coordinate is converted to then lies inside the table.
+        # Place NaN among the zeros, so that its gradient reaches no pixel. Clamp integers instead of floats: whatever
+        # integer a huge coordinate is converted to, its row then lies inside the table.
         column, line = column.nan_to_num_(nan=-2.0), line.nan_to_num_(nan=-2.0)
         column = torch.clamp(column.to(self.index_dtype), self._outside, self._last_column)
         line = torch.clamp(line.to(self.index_dtype), self._outside, self._last_line)
@@ -142,9 +145,14 @@ class _Canvas:
 
 
 def _shelves(shapes: tuple[tuple[int, int], ...], line_length: int) -> tuple[list[tuple[int, int]], int]:
-    """(line, column) of each level's first pixel, and the number of lines up to the last level's end."""
+    """Place the levels in strips, see :class:`_Canvas`.
+
+    Returns:
+        (line, column) of the first pixel of each level, and the number of lines up to the end of the last strip.
+    """
     corners, line, column, height_of_shelf = [], 2, 2, 0
     for height, width in shapes:
+        # Start a new strip if the level does not fit into the current one.
         if column + width > line_length:
             line, column, height_of_shelf = line + height_of_shelf + 2, 2, 0
         corners.append((line, column))
@@ -154,7 +162,7 @@ def _shelves(shapes: tuple[tuple[int, int], ...], line_length: int) -> tuple[lis
 
 @functools.lru_cache(maxsize=64)
 def _cached_canvas(*arguments) -> _Canvas:
-    # A small model would spend more time on the canvas than on its samples.
+    # Cached, because a small model would spend more time on the canvas than on its samples.
     return _Canvas(*arguments)
 
 
@@ -191,19 +199,22 @@ def forward(
         value: ``(B, N, H, D)``.
         shapes: (height, width) of each level.
         sampling: Locations and weights.
-        blocks: How much to compute at once; default: :func:`default_blocks`.
+        blocks: Sizes of the blocks that are computed at once. Default: :func:`default_blocks`.
 
     Returns:
         ``(B, Q, H * D)`` in the dtype of ``value``.
     """
+    # Return zeros if there is nothing to sum.
     blocks = blocks or default_blocks(value.device)
     batch_size, num_queries, num_heads, num_levels, num_points = sampling.shape
     channels = value.shape[-1]
     output = value.new_zeros(batch_size, num_queries, num_heads * channels)
     if output.numel() == 0 or num_points == 0:
         return output
+    # Copy the features onto the canvas.
     canvas = _canvas_of(value, shapes, sampling)
     table = canvas.table(value, sampling.dtype)
+    # Sum the corners of all samples, block by block.
     rows_per_output = 4 * num_levels * num_points
     for block in _query_blocks(sampling, blocks.samples):
         locations, weights = sampling.block(block)
@@ -231,17 +242,18 @@ def backward(
     """Gradients of :func:`forward`.
 
     Args:
-        grad: Of the output, ``(B, Q, H * D)``.
+        grad: Gradient of the output, ``(B, Q, H * D)``.
         value: As in :func:`forward`.
         shapes: As in :func:`forward`.
         sampling: As in :func:`forward`.
         need_value: Whether the gradient of ``value`` is needed.
-        need_sampling: Whether those of the inputs of ``sampling`` are needed.
+        need_sampling: Whether the gradients of the inputs of ``sampling`` are needed.
         blocks: As in :func:`forward`.
 
     Returns:
-        The gradient of ``value`` and those of the inputs of ``sampling``; None where not needed.
+        The gradient of ``value`` and the gradients of the inputs of ``sampling``; None where not needed.
     """
+    # Return zeros if there is nothing to sum.
     blocks = blocks or default_blocks(value.device)
     batch_size, num_queries, num_heads, _, num_points = sampling.shape
     channels = value.shape[-1]
@@ -250,6 +262,7 @@ def backward(
         for zeros in sampling_grads or ():
             zeros.zero_()
         return torch.zeros_like(value) if need_value else None, sampling_grads
+    # Allocate memory for what the gradients need.
     canvas = _canvas_of(value, shapes, sampling)
     grad = grad.to(sampling.dtype).reshape(batch_size, num_queries, num_heads, channels)
     if need_value:
@@ -257,6 +270,7 @@ def backward(
         all_weights = grad.new_empty(_with_corners(sampling.shape))
     if need_sampling:
         table = canvas.table(value, sampling.dtype)
+    # Block by block, record the corners and compute the gradients of the samples.
     for block in _query_blocks(sampling, blocks.samples):
         locations, weights = sampling.block(block)
         rows, right, down = canvas.pixels(locations)
@@ -269,6 +283,7 @@ def backward(
             grad_x, grad_y, grad_weights = _sample_grads(products, weights, right, down)
             grad_x, grad_y = grad_x.mul_(canvas.width), grad_y.mul_(canvas.height)
             sampling.store_grads(sampling_grads, block, weights, grad_x, grad_y, grad_weights)
+    # Sum the gradient of the features.
     if not need_value:
         return None, sampling_grads
     if blocks.sorts:
@@ -279,7 +294,7 @@ def backward(
 
 
 def _with_corners(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """``(B, Q, H, 4, L, P)`` of ``(B, Q, H, L, P)``."""
+    """Insert the axis of the four corners: ``(B, Q, H, L, P)`` -> ``(B, Q, H, 4, L, P)``."""
     return (*shape[:3], 4, *shape[3:])
 
 
@@ -287,14 +302,15 @@ def _row_products(table: Tensor, corners: Tensor, grad: Tensor, num_rows: int) -
     """Inner product of each corner's features with the gradient of its query and head, ``(B, Q, H, 4, L, P)``."""
     rows, grad = corners.reshape(-1, corners[0, 0, 0].numel()), grad.reshape(-1, table.shape[-1])
     if table.device.type == 'cpu':
-        # The product of two matrices, computed at the entries of a sparse one: half the time of gathered rows.
-        # A column may occur twice in a row, which is not certain to work on a GPU.
+        # Multiply two matrices at the entries of a sparse matrix only: half the time of gathered rows. Not on a GPU,
+        # where a column that occurs twice in a row may not be supported.
         _silence_sparse_warning()
         starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype, device=rows.device)
         pattern = torch.sparse_csr_tensor(
             starts, rows.flatten(), table.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
         )
         return torch.sparse.sampled_addmm(pattern, grad, table.t(), beta=0.0).values().view(corners.shape)
+    # Gather the rows of the corners, block by block.
     size = max(1, num_rows // rows.shape[1])
     products = [
         torch.bmm(table.index_select(0, part.flatten()).view(*part.shape, -1), part_grad[..., None])
@@ -305,14 +321,14 @@ def _row_products(table: Tensor, corners: Tensor, grad: Tensor, num_rows: int) -
 
 @functools.cache
 def _silence_sparse_warning() -> None:
-    """Trigger torch's one warning that compressed sparse tensors are new, unseen: the user has not asked for any."""
+    """Trigger torch's one-time warning about compressed sparse tensors without showing it to the user."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.sparse_csr_tensor([0, 0], [], [], (1, 1), device='cpu', check_invariants=False)
 
 
 def _sample_grads(products: Tensor, weights: Tensor, right: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and y, in pixels, and of weights, ``(B, Q, H, L, P)``, through bilinear interpolation."""
+    """Gradients of x and y, in pixels, and of the weights, each ``(B, Q, H, L, P)``, of bilinear interpolation."""
     upper_left, upper_right, lower_left, lower_right = products.unbind(3)
     upper_dx, lower_dx = upper_right - upper_left, lower_right - lower_left
     upper = torch.addcmul(upper_left, right, upper_dx)
@@ -322,11 +338,11 @@ def _sample_grads(products: Tensor, weights: Tensor, right: Tensor, down: Tensor
 
 
 def _value_grad_by_scipy(grad: Tensor, corners: Tensor, weights: Tensor, canvas: _Canvas) -> Tensor:
-    """Sum the gradient's rows ``(B, Q, H, D)`` into the pixels that each sample read; returns ``(B, N, H, D)``.
+    """Sum the rows of the gradient ``(B, Q, H, D)`` into the pixels that each sample read; returns ``(B, N, H, D)``.
 
-    The weights form a sparse matrix with a column per output row. Its product with the gradient adds each entry where
-    it belongs, one after the other and without sorting, which torch's operators cannot. scipy computes it in one
-    thread and lets other threads run, so that images are distributed over them.
+    The weights form a sparse matrix with a column per output row. scipy computes its product with the gradient entry by
+    entry and without sorting, which torch's operators cannot do. It uses one thread and does not block others, so that
+    the images are distributed over threads.
     """
     num_rows, num_columns = canvas.num_rows(1), grad[0, ..., 0].numel()
     starts = np.arange(0, corners[0].numel() + 1, corners[0, 0, 0].numel(), dtype=corners.numpy().dtype)
@@ -337,6 +353,7 @@ def _value_grad_by_scipy(grad: Tensor, corners: Tensor, weights: Tensor, canvas:
         matrix = scipy.sparse.csc_array(entries, shape=(num_rows, num_columns))
         return torch.from_numpy(matrix @ grad[image].reshape(num_columns, -1).numpy())
 
+    # Compute the images in parallel.
     num_threads = min(torch.get_num_threads(), len(grad))
     if num_threads > 1:
         with ThreadPoolExecutor(num_threads) as pool:
@@ -349,11 +366,12 @@ def _value_grad_by_scipy(grad: Tensor, corners: Tensor, weights: Tensor, canvas:
 def _value_grad_by_sorting(
     grad: Tensor, corners: Tensor, weights: Tensor, canvas: _Canvas, blocks: BlockSizes
 ) -> Tensor:
-    """As :func:`_value_grad_by_scipy`, in torch: on a GPU, sums of sorted rows need no atomic additions."""
+    """:func:`_value_grad_by_scipy` in torch, for GPUs: sums over sorted rows need no atomic additions."""
     rows, corner_weights = corners[:, :, :, 0], weights.movedim(3, 0)
     step = max(1, blocks.sorted_samples // rows[0].numel())
     images = []
     for first in range(0, len(grad), step):
+        # Sum the gradient of some images; the method depends on the number of samples per pixel.
         part = slice(first, first + step)
         table = grad.new_zeros(canvas.num_rows(len(grad[part])), grad.shape[-1])
         part_rows = rows[part] - first * canvas.rows_per_image
@@ -368,22 +386,26 @@ def _value_grad_by_sorting(
 def _sum_all_rows(
     table: Tensor, grad: Tensor, rows: Tensor, corner_weights: Tensor, canvas: _Canvas, num_numbers: int
 ) -> None:
-    """Many samples per pixel: sort them by their top left pixels, once for the four corners."""
+    """Sum many samples per pixel: sort them by their top left pixels, once for the four corners."""
+    # Sort the samples, and find the range of samples of each pixel.
     channels, per_source = grad.shape[-1], rows[0, 0, 0].numel()
     rows, order = torch.sort(rows.flatten(), stable=True)
     num_sums = len(table) - canvas.steps[-1]
     offsets = F.pad(torch.bincount(rows, minlength=num_sums).cumsum(0), (1, 0))
+    # Divide the pixels into blocks.
     block = max(1, num_numbers // channels)
     bounds = offsets[::block].tolist()
     if num_sums % block:
         bounds.append(len(rows))
     sources, weights = grad.reshape(-1, channels), corner_weights.flatten(1)
     for first, start, stop in zip(range(0, num_sums, block), bounds[:-1], bounds[1:], strict=True):
+        # Skip blocks without samples.
         if start == stop:
             continue
         samples = order[start:stop]
         source_rows = samples // per_source
         ends = offsets[first : first + block + 1] - start
+        # Add the sums of each corner at the rows of its pixels.
         for weight, shift in zip(weights, (0, *canvas.steps), strict=True):
             sums = F.embedding_bag(
                 source_rows,
@@ -397,12 +419,14 @@ def _sum_all_rows(
 
 
 def _sum_touched_rows(table: Tensor, grad: Tensor, rows: Tensor, corner_weights: Tensor, canvas: _Canvas) -> None:
-    """Few samples: sort all their corners, and write only the rows that occur."""
+    """Sum few samples: sort all their corners, and write only the rows that occur."""
+    # Sort the corners of all samples by row.
     channels = grad.shape[-1]
     corners, weights = canvas.corners(rows), corner_weights.movedim(0, 3)
     per_source = corners[0, 0, 0].numel()
     corners, order = torch.sort(corners.flatten(), stable=True)
     touched, counts = torch.unique_consecutive(corners, return_counts=True)
+    # Sum the samples of each row.
     sums = F.embedding_bag(
         order // per_source,
         grad.reshape(-1, channels),

@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention, Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3): the entry points.
+"""Entry points of multi-scale deformable attention, Deformable DETR (https://arxiv.org/abs/2010.04159), Eq. (3).
 
-:func:`ms_deform_attn` takes locations and weights; :func:`ms_deform_attn_predicted` takes what the linear layers of an
-attention module predict, and never writes locations and weights to memory. Both check their arguments, then pass them
-to one of the backends of :mod:`dinor1.ops.ms_deform_attn.backends`, all of which agree with
+:func:`ms_deform_attn` takes locations and weights. :func:`ms_deform_attn_predicted` takes the outputs of the linear
+layers of an attention module, and never writes locations and weights to memory. Both check their arguments, then call
+a backend of :mod:`dinor1.ops.ms_deform_attn.backends`; all backends agree with
 :mod:`dinor1.ops.ms_deform_attn.reference`.
 """
 
@@ -33,37 +33,39 @@ def ms_deform_attn(
     *,
     deterministic: bool | None = None,
 ) -> Tensor:
-    """Sum bilinear samples of a feature pyramid, weighted, for every query and head.
+    """Weighted sum of bilinear samples of a feature pyramid, for every query and head.
 
-    A pixel's value sits at its centre, ``((x + 0.5) / W, (y + 0.5) / H)``; outside a level all is zero.
-    Gradients flow to ``value``, ``sampling_locations`` and ``attention_weights``. A location that is NaN or
-    infinite reads nothing out of bounds; it makes the output of its own query and head NaN (except with the backend
-    ``reference`` on CUDA, where torch's ``grid_sample`` puts such a location outside of the level).
+    The value of a pixel is located at its centre, ``((x + 0.5) / W, (y + 0.5) / H)``; values outside a level are zero.
+    Gradients flow to ``value``, ``sampling_locations`` and ``attention_weights``. A location that is NaN or infinite
+    reads nothing out of bounds; it makes the output of its own query and head NaN (except with the backend
+    ``reference`` on CUDA, where torch's ``grid_sample`` treats such a location as outside of the level).
 
-    Half-precision input is sampled in float32, since 8 bits cannot address a pixel. On CPU the result and the
-    gradients are deterministic; on CUDA the gradient of ``value`` is summed by atomics unless told otherwise.
+    Half-precision input is sampled in float32, since 8 bits cannot address a pixel. On a CPU, result and gradients are
+    deterministic. On CUDA, the gradient of ``value`` is summed by atomic additions unless ``deterministic`` is True.
 
     Args:
-        value: Features, ``(B, N, H, D)``: level after level, row after row, ``H`` heads of ``D`` channels.
-        spatial_shapes: ``(L, 2)``, the (height, width) of each level. Numbers that lie on a GPU are not checked, which
-            would stop the host; wrong ones give wrong results, but no access out of bounds.
-        level_start_index: ``(L,)``, the position in ``N`` where each level begins.
+        value: Features, ``(B, N, H, D)``: by level, within a level row by row, ``H`` heads of ``D`` channels.
+        spatial_shapes: ``(L, 2)``, (height, width) of each level. Numbers on a GPU are not checked, since the host
+            would have to wait; wrong numbers give wrong results, but no access out of bounds.
+        level_start_index: ``(L,)``, index in ``N`` where each level begins.
         sampling_locations: ``(B, Q, H, L, P, 2)``, (x, y) as fractions of the level: [0, 1] is the image.
         attention_weights: ``(B, Q, H, L, P)``, usually with sum 1 over levels and points.
-        deterministic: Whether gradients must be the same bits every time; the default is what
-            :func:`torch.use_deterministic_algorithms` says.
+        deterministic: Whether gradients must be bitwise reproducible. Default: the setting of
+            :func:`torch.use_deterministic_algorithms`.
 
     Returns:
         ``(B, Q, H * D)`` in the dtype of ``value``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit together, or the backend that was named cannot run.
+        ValueError: shapes, dtypes or devices do not fit together, or the named backend cannot run.
     """
+    # Check the arguments.
     check_tensors(
         value, sampling_locations=(sampling_locations, 'BQHLP2'), attention_weights=(attention_weights, 'BQHLP')
     )
     shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
     check_sampling_shapes(value, len(shapes), sampling_locations, attention_weights)
+    # Call the reference directly, so that autograd differentiates it, or one of the operators.
     named = named_ms_deform_attn_backend()
     if ms_deform_attn_backend(value.device, attention_weights.numel(), named) == 'reference':
         levels = checked_levels(spatial_shapes, level_start_index, value.shape[1])
@@ -83,18 +85,18 @@ def ms_deform_attn_predicted(
     *,
     deterministic: bool | None = None,
 ) -> Tensor:
-    """Deformable attention from the predictions of an attention module; softmax and locations are computed inside.
+    """:func:`ms_deform_attn` from the predictions of an attention module; computes softmax and locations itself.
 
-    ``attention_weights`` are the softmax of ``attention_logits`` over levels and points. Around a reference point,
-    ``sampling_locations`` are the point plus offsets in pixels of each level; around a box they are its centre plus
-    offsets of which ``P`` reach the border. Otherwise as :func:`ms_deform_attn`.
+    ``attention_weights`` are the softmax of ``attention_logits`` over levels and points. For a reference point,
+    ``sampling_locations`` are the point plus offsets in pixels of each level; for a box, they are its centre plus
+    offsets in units of 1 / ``P`` of the distance from the centre to the border.
 
     Args:
         value: Features, ``(B, N, H, D)``.
-        spatial_shapes: ``(L, 2)``, the (height, width) of each level.
-        level_start_index: ``(L,)``, the position in ``N`` where each level begins.
+        spatial_shapes: ``(L, 2)``, (height, width) of each level.
+        level_start_index: ``(L,)``, index in ``N`` where each level begins.
         reference_points: ``(B, Q, L, 2)`` points (x, y) or ``(B, Q, L, 4)`` boxes cxcywh, as fractions of the level.
-            They may be single-precision beside half-precision predictions.
+            They may be in single precision if the predictions are in half precision.
         sampling_offsets: ``(B, Q, H, L, P, 2)``.
         attention_logits: ``(B, Q, H, L, P)``.
         deterministic: As in :func:`ms_deform_attn`.
@@ -103,8 +105,9 @@ def ms_deform_attn_predicted(
         ``(B, Q, H * D)`` in the dtype of ``value``.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit together, or the backend that was named cannot run.
+        ValueError: shapes, dtypes or devices do not fit together, or the named backend cannot run.
     """
+    # Check the arguments.
     check_tensors(
         value,
         reference_points=(reference_points, ('B', 'Q', 'L', '2 or 4')),
@@ -113,6 +116,7 @@ def ms_deform_attn_predicted(
     )
     shapes, starts = level_tensors(value, spatial_shapes, level_start_index)
     check_prediction_shapes(value, len(shapes), reference_points, sampling_offsets, attention_logits)
+    # Call the reference directly, so that autograd differentiates it, or one of the operators.
     inputs = (reference_points, sampling_offsets, attention_logits)
     named = named_ms_deform_attn_backend()
     if ms_deform_attn_backend(value.device, attention_logits.numel(), named) == 'reference':

@@ -1,9 +1,9 @@
 """Deformable attention as torch operators, so that ``torch.compile`` and ``torch.export`` see one node.
 
-``dinor1::ms_deform_attn`` and ``dinor1::ms_deform_attn_predicted`` with their backward operators. Levels are tensors
-here, so that a graph is good for every image size. ``named`` is the backend that the user named when the forward pass
-was called, so that the backward pass takes the same one; ``'auto'`` is decided when an operator runs, not when it is
-traced. The backend ``'reference'`` is not offered here: it must stay traceable, operation by operation.
+The operators are ``dinor1::ms_deform_attn`` and ``dinor1::ms_deform_attn_predicted``, each with a backward operator.
+Levels are tensors, so that one graph serves every image size. ``named`` is the backend that the user had named when the
+forward pass was called, so that the backward pass uses the same backend; ``'auto'`` is resolved when an operator runs,
+not when it is traced. The backend ``'reference'`` is not available here: its operations must stay traceable.
 """
 
 import math
@@ -18,7 +18,7 @@ from dinor1.ops.ms_deform_attn.sampling import Needed, Operands, make_sampling
 
 
 def _triton():
-    # Imported where it is used: Triton is optional, and importing it takes a second.
+    # Imported on first use: Triton is optional, and importing it takes a second.
     from dinor1.ops.ms_deform_attn import triton_launch
 
     return triton_launch
@@ -33,7 +33,7 @@ def _output(value: Tensor, queries: Tensor) -> Tensor:
 
 
 def _forward(operands: Operands, named: str) -> Tensor:
-    """The output, by the backend that applies."""
+    """Compute the output with the chosen backend."""
     if _on_triton(operands.value, named):
         return _triton().forward(operands)
     value, spatial_shapes, level_start_index, inputs = operands
@@ -44,14 +44,14 @@ def _forward(operands: Operands, named: str) -> Tensor:
 def _gradients(
     grad: Tensor, operands: Operands, output: Tensor | None, deterministic: bool, named: str, needed: Needed
 ) -> list[Tensor]:
-    """Gradients of value and inputs; one that is not needed is empty, since an operator returns tensors."""
+    """Gradients of value and inputs; gradients that are not needed are empty, since operators must return tensors."""
     if _on_triton(operands.value, named):
         return _triton().backward(grad, operands, output, deterministic, needed)
     value, spatial_shapes, level_start_index, inputs = operands
     shapes = checked_levels(spatial_shapes, level_start_index, value.shape[1])
     wanted = needed.per_tensor(operands.predicted)
     sampling = make_sampling(value, shapes, inputs)
-    # All gradients of the inputs are computed if one of them is needed.
+    # Compute all gradients of the inputs if one of them is needed.
     grad_value, grad_inputs = embedding_bag.backward(grad, value, shapes, sampling, needed.value, any(wanted[1:]))
     grads = (grad_value, *(grad_inputs or [None] * len(inputs)))
     tensors = (value, *inputs)
@@ -68,7 +68,7 @@ def _fake_gradients(operands: Operands, needed: Needed) -> list[Tensor]:
 
 
 # -----------------------------------------------------------------------------------------------------------
-# locations and weights given
+# Operators that take locations and weights
 
 
 @torch.library.custom_op('dinor1::ms_deform_attn', mutates_args=())
@@ -139,7 +139,7 @@ ms_deform_attn_op.register_autograd(_backward, setup_context=_setup)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# locations and weights computed inside
+# Operators that compute locations and weights from predictions
 
 
 @torch.library.custom_op('dinor1::ms_deform_attn_predicted', mutates_args=())
@@ -188,7 +188,7 @@ def ms_deform_attn_predicted_backward_op(
     need_reference: bool,
     need_sampling: bool,
 ) -> list[Tensor]:
-    """Gradients of value, reference points, offsets and logits; ``need_sampling`` is meant for the last two."""
+    """Gradients of value, reference points, offsets and logits; ``need_sampling`` refers to the last two."""
     inputs = (reference_points, sampling_offsets, attention_logits)
     operands = Operands(value, spatial_shapes, level_start_index, inputs)
     needed = Needed(need_value, need_sampling, need_reference)
@@ -222,13 +222,13 @@ ms_deform_attn_predicted_op.register_autograd(_backward_predicted, setup_context
 
 
 # -----------------------------------------------------------------------------------------------------------
-# counting of operations
+# FLOP counts
 
 
 def register_flops() -> None:
-    """Register the operators with torch's counter of operations, and whatever reads its registry. Idempotent.
+    """Register FLOP formulas of the operators with torch's FLOP counter; further calls have no effect.
 
-    Not done on import, because the module that holds the registry imports Triton.
+    This does not happen on import, because the module of the registry imports Triton.
     """
     from torch.utils.flop_counter import flop_registry, register_flop_formula
 
@@ -238,8 +238,8 @@ def register_flops() -> None:
 
 
 def _flops(value_shape, *input_shapes, out_shape=None, **kwargs) -> int:
-    """Four corners of every sample and channel, a multiplication and an addition each.
+    """Number of operations: a multiplication and an addition for each of four corners of every sample and channel.
 
-    The last three of ``input_shapes`` are those of the weights ``(B, Q, H, L, P)``, a flag and a name.
+    The last three of ``input_shapes`` belong to the weights ``(B, Q, H, L, P)``, a flag and a name.
     """
     return 2 * 4 * math.prod(input_shapes[-3]) * value_shape[-1]

@@ -1,4 +1,4 @@
-"""Locations and weights of the samples for blocks of queries: given, or computed from predictions."""
+"""Locations and weights of the samples of a block of queries, given or computed from predictions."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -14,9 +14,9 @@ class Needed(NamedTuple):
     """Which gradients are needed.
 
     Attributes:
-        value: That of the features.
-        sampling: Those of locations and weights, or of offsets and logits.
-        reference: That of the reference points, if there are any.
+        value: Gradient of the features.
+        sampling: Gradients of locations and weights, or of offsets and logits.
+        reference: Gradient of the reference points, if there are any.
     """
 
     value: bool = True
@@ -24,13 +24,13 @@ class Needed(NamedTuple):
     reference: bool = True
 
     def per_tensor(self, predicted: bool) -> tuple[bool, ...]:
-        """For value and each of the inputs of :class:`Operands`, whether its gradient is needed."""
+        """Whether the gradient is needed, for value and each of the inputs of :class:`Operands`."""
         reference = (self.reference,) if predicted else ()
         return self.value, *reference, self.sampling, self.sampling
 
 
 class Operands(NamedTuple):
-    """What an operator computes with.
+    """Tensor arguments of an operator.
 
     Attributes:
         value: ``(B, N, H, D)``.
@@ -55,7 +55,7 @@ class Sampling(ABC):
 
     Attributes:
         shape: ``(B, Q, H, L, P)``.
-        dtype: To compute in.
+        dtype: Dtype of the computation.
     """
 
     shape: torch.Size
@@ -63,7 +63,7 @@ class Sampling(ABC):
 
     @abstractmethod
     def block(self, queries: slice) -> tuple[Tensor, Tensor]:
-        """Locations ``(B, q, H, L, P, 2)`` and weights ``(B, q, H, L, P)`` of some queries."""
+        """Locations ``(B, q, H, L, P, 2)`` and weights ``(B, q, H, L, P)`` of a slice of q queries."""
 
     @abstractmethod
     def empty_grads(self) -> tuple[Tensor, ...]:
@@ -82,17 +82,17 @@ class Sampling(ABC):
         """Write the gradients of the inputs into ``grads``.
 
         Args:
-            grads: What :meth:`empty_grads` returned.
-            queries: The block.
-            weights: What :meth:`block` returned, ``(B, q, H, L, P)``.
-            grad_x: Of the locations' x, ``(B, q, H, L, P)``.
-            grad_y: Of the locations' y.
-            grad_weights: Of the weights.
+            grads: Tensors of :meth:`empty_grads`.
+            queries: The block of queries.
+            weights: Weights of :meth:`block`, ``(B, q, H, L, P)``.
+            grad_x: Gradient of the locations' x, ``(B, q, H, L, P)``.
+            grad_y: Gradient of the locations' y, ``(B, q, H, L, P)``.
+            grad_weights: Gradient of the weights, ``(B, q, H, L, P)``.
         """
 
 
 class GivenSampling(Sampling):
-    """Locations and weights are the inputs themselves."""
+    """Locations and weights that are given as inputs."""
 
     def __init__(self, value: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> None:
         self.locations, self.weights = sampling_locations, attention_weights
@@ -115,7 +115,7 @@ class GivenSampling(Sampling):
 
 
 class PredictedSampling(Sampling):
-    """Locations and weights follow from reference points, offsets and logits."""
+    """Locations and weights that are computed from reference points, offsets and logits."""
 
     def __init__(
         self,
@@ -141,9 +141,9 @@ class PredictedSampling(Sampling):
 
     def store_grads(self, grads, queries, weights, grad_x, grad_y, grad_weights) -> None:
         """See :meth:`Sampling.store_grads`."""
+        # Reference points: locations are centre + offset * step, and the step of a box is proportional to its size.
         references, offsets = (t[:, queries].to(self.dtype) for t in self.inputs[:2])
         grad_locations = torch.stack((grad_x, grad_y), -1)
-        # Locations are centre + offset * step, where a box's step grows with its size.
         grads[0][:, queries, ..., :2] = grad_locations.sum((2, 4))
         if references.shape[-1] == 2:
             steps = pixel_steps(self.shapes, self.dtype, references.device)
@@ -151,13 +151,15 @@ class PredictedSampling(Sampling):
             per_step = 0.5 / self.shape[4]
             grads[0][:, queries, ..., 2:] = (grad_locations * offsets).sum((2, 4)) * per_step
             steps = references[:, :, None, :, None, 2:] * per_step
+        # Offsets.
         grads[1][:, queries] = grad_locations.mul_(steps)
+        # Logits, through the softmax.
         products = weights * grad_weights
         grads[2][:, queries] = torch.addcmul(products, weights, products.sum((3, 4), keepdim=True), value=-1)
 
 
 def make_sampling(value: Tensor, shapes: list[tuple[int, int]], inputs: tuple[Tensor, ...]) -> Sampling:
-    """The sampling of (locations, weights), or of (reference points, offsets, logits).
+    """Build the sampling from (locations, weights), or from (reference points, offsets, logits).
 
     Args:
         value: ``(B, N, H, D)``.

@@ -1,13 +1,13 @@
 """Triton kernels of deformable attention: one program per block of queries, head and image.
 
-A program keeps its tile of the output, ``(BLOCK_Q, BLOCK_D)``, in registers and loops over levels and points; nothing
-between the inputs and the output is written to memory. Arithmetic and sums are in ``ACC``, float32 or float64, whatever
-the dtypes of the tensors. With ``PREDICTED``, ``sampling`` and ``attention`` are offsets and logits, and softmax and
-the locations are computed here; otherwise they are locations and weights, and ``reference`` is not read.
+A program keeps its tile of the output, ``(BLOCK_Q, BLOCK_D)``, in registers and loops over levels and points; no
+intermediate result is written to memory. Arithmetic and sums are in ``ACC``, float32 or float64, for tensors of any
+dtype. With ``PREDICTED``, ``sampling`` and ``attention`` are offsets and logits, and the kernels compute softmax and
+locations; otherwise they are locations and weights, and ``reference`` is not read.
 
-Everything is contiguous: value ``(B, N, H, D)``, reference ``(B, Q, L, REFERENCE_DIM)``, sampling
-``(B, Q, H, L, P, 2)``, attention ``(B, Q, H, L, P)``, output ``(B, Q, H, D)``. No access is out of bounds, whatever
-values locations and levels have.
+All tensors are contiguous: value ``(B, N, H, D)``, reference ``(B, Q, L, REFERENCE_DIM)``, sampling
+``(B, Q, H, L, P, 2)``, attention ``(B, Q, H, L, P)``, output ``(B, Q, H, D)``. No access is out of bounds, for any
+values of locations and levels.
 """
 
 import triton
@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _program_block(num_queries, CHANNELS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Image and head of this program, its queries, counted over the batch, and its channels, with their masks."""
+    """Image and head of this program, its queries, numbered over the batch, and its channels, with their masks."""
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     queries = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     channels = tl.arange(0, BLOCK_D)
@@ -33,7 +33,7 @@ def _load_level(spatial_shapes, level_start_index, level):
 
 @triton.jit
 def _load_pair(pointer, query_mask, ACC: tl.constexpr):
-    """Two neighbouring numbers per query: x and y, or width and height."""
+    """Load two consecutive numbers per query: x and y, or width and height."""
     x = tl.load(pointer, mask=query_mask, other=0.0).to(ACC)
     y = tl.load(pointer + 1, mask=query_mask, other=0.0).to(ACC)
     return x, y
@@ -49,12 +49,12 @@ def _softmax_terms(
     BLOCK_S: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Maximum of the logits and sum of their exponentials per query; unused where weights are given."""
+    """Maximum of the logits and sum of their exponentials per query; unused if weights are given."""
     if PREDICTED:
         samples = tl.arange(0, BLOCK_S)
         mask = query_mask[:, None] & (samples[None, :] < NUM_SAMPLES)
         logits = tl.load(attention + first_sample[:, None] + samples[None, :], mask=mask, other=-float('inf')).to(ACC)
-        # A query behind the last one would otherwise subtract infinity from infinity.
+        # Rows after the last query would otherwise subtract infinity from infinity.
         maximum = tl.where(query_mask, tl.max(logits, 1), 0.0)
         total = tl.where(query_mask, tl.sum(tl.exp(logits - maximum[:, None]), 1), 1.0)
     else:
@@ -75,7 +75,7 @@ def _pixel_coordinates(
     BOX_STEP: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Coordinates in pixels, and the factor from offsets to fractions of the level (around boxes only)."""
+    """Coordinates in pixels, and for boxes the factors that convert offsets to fractions of the level."""
     step_x, step_y = sampling_x, sampling_y
     if PREDICTED:
         centre_x, centre_y = _load_pair(reference, query_mask, ACC)
@@ -95,9 +95,9 @@ def _pixel_coordinates(
 
 @triton.jit
 def _top_left(coordinate, size):
-    """Index of the pixel before a coordinate, -2 if none of the two around it is in the level; distance from it."""
+    """Index of the pixel before a coordinate, or -2 if both pixels around it are outside; and the distance from it."""
     low = tl.floor(coordinate)
-    # An infinite coordinate has distance NaN and makes its output NaN; a huge one has distance 0.
+    # An infinite coordinate has distance NaN, which makes its output NaN; a huge coordinate has distance 0.
     reached = (low >= -1.0) & (low < size)
     return tl.where(reached, low, -2.0).to(tl.int32), coordinate - low
 
@@ -118,14 +118,16 @@ def _load_sample(
     BOX_STEP: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Weight of a sample, its top left pixel, the distances from it, and what the gradients need besides.
+    """Weight of a sample, its top left pixel, the distances from this pixel, and further values for the gradients.
 
     ``reference`` points to the reference point or box of each query in this level.
     """
+    # Load location and weight, or compute the weight from the logit.
     sampling_x, sampling_y = _load_pair(sampling + 2 * sample, query_mask, ACC)
     weight = tl.load(attention + sample, mask=query_mask, other=0.0).to(ACC)
     if PREDICTED:
         weight = tl.exp(weight - logit_maximum) / exp_total
+    # Find the pixels around the location.
     x, y, step_x, step_y = _pixel_coordinates(
         sampling_x, sampling_y, reference, width, height, query_mask, PREDICTED, REFERENCE_DIM, BOX_STEP, ACC
     )
@@ -152,8 +154,8 @@ def _corner(
     """One of the four pixels around a sample.
 
     Returns:
-        Offset of its features, whether it is in its level (and in memory, should the levels be wrong), and its bilinear
-        weights in x and y.
+        Offset of the pixel's features, whether the pixel is in its level (and in memory, even if the levels are wrong),
+        and its bilinear weights in x and y.
     """
     column, line = column + DX, line + DY
     position = start + line * width + column
@@ -194,6 +196,7 @@ def forward_kernel(
         attention, first_sample, query_mask, PREDICTED, NUM_LEVELS * NUM_POINTS, BLOCK_S, ACC
     )
 
+    # Add the samples of all levels and points.
     result = tl.zeros((BLOCK_Q, BLOCK_D), dtype=ACC)
     for level in range(NUM_LEVELS):
         height, width, start = _load_level(spatial_shapes, level_start_index, level)
@@ -223,6 +226,7 @@ def forward_kernel(
                     mask = inside[:, None] & channel_mask[None, :]
                     pixel = tl.load(features + offset[:, None], mask=mask, other=0.0).to(ACC)
                     result += corner_weight[:, None] * pixel
+    # Write the tile of the output.
     target = output + (query[:, None] * NUM_HEADS + head) * CHANNELS + channels[None, :]
     tl.store(target, result, mask=query_mask[:, None] & channel_mask[None, :])
 
@@ -258,7 +262,11 @@ def backward_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """Gradients. ``grad_value`` holds zeros in ACC; ``grad_reference`` is ``(B, Q, H, L, REFERENCE_DIM)`` in ACC."""
+    """Compute the gradients.
+
+    ``grad_value`` holds zeros in ACC; ``grad_reference`` is ``(B, Q, H, L, REFERENCE_DIM)`` in ACC.
+    """
+    # Locate the queries, samples and features of this program, and load the gradient of its outputs.
     image, head, query, query_mask, channels, channel_mask = _program_block(num_queries, CHANNELS, BLOCK_Q, BLOCK_D)
     row_stride = NUM_HEADS * CHANNELS
     first_sample = (query * NUM_HEADS + head) * (NUM_LEVELS * NUM_POINTS)
@@ -270,7 +278,7 @@ def backward_kernel(
         attention, first_sample, query_mask, PREDICTED, NUM_LEVELS * NUM_POINTS, BLOCK_S, ACC
     )
     if PREDICTED:
-        # The softmax's derivative needs the mean of its weights' gradients, which is output times gradient.
+        # The derivative of the softmax needs the mean gradient of its weights, the product of output and gradient.
         mean = tl.sum(tl.load(output + row, mask=row_mask, other=0.0).to(ACC) * grad_row, 1)
 
     for level in range(NUM_LEVELS):
@@ -297,6 +305,7 @@ def backward_kernel(
                 BOX_STEP,
                 ACC,
             )
+            # Sum the gradients over the four pixels around the sample.
             grad_weight = tl.zeros((BLOCK_Q,), dtype=ACC)
             grad_x = tl.zeros((BLOCK_Q,), dtype=ACC)
             grad_y = tl.zeros((BLOCK_Q,), dtype=ACC)
@@ -316,6 +325,7 @@ def backward_kernel(
                         grad_weight += weight_x * weight_y * product
                         grad_x += (weight_y if dx else -weight_y) * product
                         grad_y += (weight_x if dy else -weight_x) * product
+            # Convert them to gradients of the inputs.
             if NEED_SAMPLING or NEED_REFERENCE:
                 grad_x *= weight * width
                 grad_y *= weight * height
@@ -331,10 +341,12 @@ def backward_kernel(
                         grad_height += grad_y * sampling_y * BOX_STEP
                         grad_x *= step_x
                         grad_y *= step_y
+            # Write the gradients of the sample.
             if NEED_SAMPLING:
                 tl.store(grad_sampling + 2 * sample, grad_x, mask=query_mask)
                 tl.store(grad_sampling + 2 * sample + 1, grad_y, mask=query_mask)
                 tl.store(grad_attention + sample, grad_weight, mask=query_mask)
+        # Write the gradients of the reference point or box in this level.
         if NEED_REFERENCE:
             target = grad_reference + ((query * NUM_HEADS + head) * NUM_LEVELS + level) * REFERENCE_DIM
             tl.store(target, grad_centre_x, mask=query_mask)

@@ -1,4 +1,4 @@
-"""Launching the Triton kernels of deformable attention. Imported only where they are used: Triton is optional."""
+"""Launch of the Triton kernels of deformable attention. Imported on first use, because Triton is optional."""
 
 import contextlib
 import functools
@@ -14,18 +14,18 @@ from dinor1.ops.ms_deform_attn.sampling import Needed, Operands, make_sampling
 from dinor1.ops.ms_deform_attn.triton_kernels import backward_kernel, forward_kernel
 from dinor1.utils.precision import compute_dtype
 
-# Bytes of a tile per warp: eight single-precision numbers per thread, one 16-byte load of halves. With double precision
-# in as large a tile, registers would not suffice.
+# Bytes of a tile per warp: eight single-precision numbers per thread, or one 16-byte load of half-precision numbers. A
+# tile of as many double-precision numbers would need too many registers.
 _TILE_BYTES = 1024
 
 
 def launch_options(channels: int, dtype: torch.dtype) -> dict[str, int]:
-    """Block of queries and warps for heads of ``channels``, computed in ``dtype``.
+    """Number of queries per block and number of warps, for heads of ``channels`` computed in ``dtype``.
 
-    One warp as long as its tile holds four queries. The gradient of every sample is a sum over channels, whose result
-    is then laid out along queries: that needs barriers among warps (15 in the backward kernel's machine code for
-    compute capability 9.0 with four warps, in bfloat16), and none within one. :func:`forward` and :func:`backward` take
-    other options, so that these can be timed.
+    One warp is used as long as its tile holds four queries. The gradient of every sample is a sum over channels, whose
+    result is then laid out along queries. This needs barriers between warps (15 in the backward kernel's machine code
+    for compute capability 9.0 with four warps, in bfloat16), but none within a warp. :func:`forward` and
+    :func:`backward` accept other options, so that those can be timed.
     """
     row_bytes = triton.next_power_of_2(channels) * dtype.itemsize
     block = max(4, _TILE_BYTES // row_bytes)
@@ -36,18 +36,20 @@ def forward(operands: Operands, options: dict[str, int] | None = None) -> Tensor
     """Deformable attention of checked arguments.
 
     Args:
-        operands: What to compute with.
+        operands: Arguments of the operator.
         options: Launch options, see :func:`launch_options`.
 
     Returns:
         ``(B, Q, H * D)`` in the dtype of ``value``.
     """
+    # Allocate the output; it is zero if there is nothing to sum.
     value, _, _, inputs = operands
     batch_size, _, num_heads, channels = value.shape
     num_queries = inputs[-1].shape[1]
     output = value.new_empty(batch_size, num_queries, num_heads * channels)
     if output.numel() == 0 or inputs[-1].numel() == 0:
         return output.zero_()
+    # Launch the kernel.
     tensors, constants = _arguments(operands)
     options = options or launch_options(channels, compute_dtype(value, *inputs))
     with _on_device(value):
@@ -63,19 +65,20 @@ def backward(
     needed: Needed | None = None,
     options: dict[str, int] | None = None,
 ) -> list[Tensor]:
-    """Gradients of ``value`` and of each of ``inputs``; empty where not needed.
+    """Gradients of ``value`` and of each of ``inputs``; empty tensors where not needed.
 
-    With ``deterministic``, the gradient of ``value`` comes from :mod:`dinor1.ops.ms_deform_attn.embedding_bag`, which
-    sums in a fixed order but fetches the levels' sizes. The other gradients are deterministic in any case.
+    With ``deterministic``, :mod:`dinor1.ops.ms_deform_attn.embedding_bag` computes the gradient of ``value``: it sums
+    in a fixed order, but copies the sizes of the levels to the host. The other gradients are always deterministic.
 
     Args:
-        grad: ``(B, Q, H * D)``.
+        grad: Gradient of the output, ``(B, Q, H * D)``.
         operands: As in :func:`forward`.
-        output: What :func:`forward` returned; used only if ``inputs`` are predictions.
-        deterministic: Sum the gradient of ``value`` in a fixed order.
-        needed: Which gradients to compute; default: all.
+        output: Output of :func:`forward`; used only if ``inputs`` are predictions.
+        deterministic: Whether to sum the gradient of ``value`` in a fixed order.
+        needed: Which gradients to compute. Default: all.
         options: Launch options, see :func:`launch_options`.
     """
+    # Return zeros if there is nothing to sum.
     needed = needed or Needed()
     inputs, predicted = operands.inputs, operands.predicted
     num_queries = inputs[-1].shape[1]
@@ -84,7 +87,7 @@ def backward(
         wanted = needed.per_tensor(predicted)
         return [t.new_zeros(t.shape if want else 0) for t, want in zip((operands.value, *inputs), wanted, strict=True)]
 
-    # Memory for the gradients.
+    # Allocate memory for the gradients.
     tensors, constants = _arguments(operands)
     value, _, _, reference, sampling, attention = tensors
     dtype = compute_dtype(value, *inputs)
@@ -93,10 +96,11 @@ def backward(
     grad_sampling, grad_attention = (
         torch.empty_like(t) if needed.sampling else t.new_empty(0) for t in (sampling, attention)
     )
-    # One per head, summed below, because two programs must not write to the same place.
+    # One gradient per head, summed below, because two programs must not write to the same address.
     per_head = (*attention.shape[:4], reference.shape[-1]) if need_reference else 0
     grad_reference = reference.new_empty(per_head, dtype=dtype)
 
+    # Launch the kernel.
     if by_atomics or needed.sampling or need_reference:
         options = options or launch_options(value.shape[-1], dtype)
         with _on_device(value):
@@ -115,11 +119,13 @@ def backward(
                 **constants,
                 **options,
             )
+    # Sum the gradient of the features in a fixed order.
     if needed.value and deterministic:
         shapes = checked_levels(operands.spatial_shapes, operands.level_start_index, value.shape[1])
         samples = make_sampling(value, shapes, inputs)
         summed, _ = embedding_bag.backward(grad, value, shapes, samples, need_sampling=False)
         grad_value = grad_value if summed is None else summed
+    # Convert the dtypes, and sum the gradient of the reference points over the heads.
     grads = [grad_value.to(value.dtype), grad_sampling, grad_attention]
     if predicted:
         grads.insert(1, (grad_reference.sum(2) if need_reference else grad_reference).to(reference.dtype))
@@ -128,16 +134,17 @@ def backward(
 
 def _arguments(operands: Operands) -> tuple[tuple[Tensor, ...], dict]:
     """Tensors and compile-time constants that both kernels take."""
+    # Reject features that 32-bit offsets cannot address.
     value, spatial_shapes, level_start_index, inputs = operands
     batch_size, num_keys, num_heads, channels = value.shape
     *_, num_levels, num_points = inputs[-1].shape
     if num_keys * num_heads * channels >= 2**31:
         raise ValueError(
-            f'value has {num_keys * num_heads * channels} numbers per image, and the kernels count to 2**31; '
+            f'value has {num_keys * num_heads * channels} numbers per image, but the kernels address fewer than 2**31; '
             "name the backend 'reference'"
         )
+    # Collect the tensors. A kernel takes a pointer for every tensor, even if it is not read.
     levels = [_on(value.device, t) for t in (spatial_shapes, level_start_index)]
-    # A kernel takes a pointer for every tensor, read or not.
     reference = inputs[0] if operands.predicted else value
     tensors = tuple(t.contiguous() for t in (value, *levels, reference, *inputs[-2:]))
     constants = dict(
@@ -156,7 +163,7 @@ def _arguments(operands: Operands) -> tuple[tuple[Tensor, ...], dict]:
 
 
 def _on(device: torch.device, numbers: Tensor) -> Tensor:
-    """Levels on the device of the features; integers that lie on the host are copied there once."""
+    """Copy levels to the device of the features, if they are not there; copies are cached."""
     if numbers.device == device:
         return numbers
     flat = tuple(numbers.flatten().tolist())

