@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 from mmdet.datasets import CocoDataset
 from mmengine.fileio import get_local_path, join_path
 from mmengine.utils import is_abs
@@ -22,6 +21,7 @@ from dinor1.datasets.seeding import SeededPipelineMixin
 from dinor1.datasets.validation import check_coco
 from dinor1.registry import DATASETS
 from dinor1.utils.errors import InputError
+from dinor1.utils.image_file import can_decode
 from dinor1.utils.io import read_json
 
 
@@ -238,7 +238,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         except Exception as error:
             # The file is checked only after a failure, so that the check costs nothing; other errors are re-raised.
             path = info['img_path']
-            if self.backend_args is None and (not os.path.isfile(path) or cv2.imread(path) is None):
+            if self.backend_args is None and (not os.path.isfile(path) or not can_decode(path)):
                 raise InputError(f'{path}: missing, or not an image that can be read; restore the file') from error
             raise
 

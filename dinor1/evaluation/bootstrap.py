@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinor1.evaluation.box_matching import Matches
+from dinor1.evaluation.seeds import non_negative
 from dinor1.utils.errors import InputError
 
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -35,7 +36,7 @@ class Interval:
 
 def sample_weights(num_images: int, num_samples: int, seed: int = 0) -> np.ndarray:
     """(num_samples, num_images) counts of each image in samples of ``num_images`` images, drawn with replacement."""
-    generator = np.random.default_rng(abs(seed))
+    generator = np.random.default_rng(non_negative(seed))
     return generator.multinomial(num_images, np.full(num_images, 1 / max(num_images, 1)), size=num_samples)
 
 

@@ -9,6 +9,7 @@ from mmengine.dataset import BaseDataset
 from torch import nn
 
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts, PromptProtocol, VisualGeneric
+from dinor1.evaluation.seeds import non_negative
 from dinor1.registry import TASK_UTILS
 from dinor1.utils.errors import InputError
 
@@ -85,7 +86,7 @@ def draw_classes(dataset: BaseDataset, offered: Collection[int], seed: int = 0) 
         unclear = {i['bbox_label'] for i in info['instances']} - shown
         sides = [sorted(shown & {*offered}), sorted({*offered} - shown - unclear)]
         # Draw with a generator of the image's own.
-        generator = np.random.default_rng([abs(seed), zlib.crc32(str(info['img_id']).encode())])
+        generator = np.random.default_rng([non_negative(seed), zlib.crc32(str(info['img_id']).encode())])
         first = int(generator.integers(2))
         side = sides[first] or sides[1 - first] or sorted(offered)
         asked[info['img_id']] = int(side[generator.integers(len(side))])

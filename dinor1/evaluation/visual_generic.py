@@ -13,6 +13,7 @@ import torch
 from mmengine.dataset import BaseDataset, pseudo_collate
 from torch import nn
 
+from dinor1.evaluation.seeds import non_negative
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
@@ -79,7 +80,7 @@ def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0)
     for label, exemplars in candidates.items():
         exemplars.sort(key=lambda e: (e.img_id, e.bbox))
         name = dataset.metainfo['classes'][label]
-        generator = np.random.default_rng([abs(seed), zlib.crc32(name.encode())])
+        generator = np.random.default_rng([non_negative(seed), zlib.crc32(name.encode())])
         chosen = generator.permutation(len(exemplars))[:num_exemplars]
         drawn += [exemplars[i] for i in chosen]
     return sorted(drawn, key=lambda e: (e.index, e.label, e.bbox))

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from .seeds import non_negative
 from .visual_generic import Exemplar, candidates_of
 
 
@@ -39,5 +40,5 @@ def _choose(exemplars: list[Exemplar], dataset: BaseDataset, seed: int) -> Exemp
     exemplars.sort(key=lambda e: e.bbox)
     name = dataset.metainfo['classes'][exemplars[0].label]
     image = zlib.crc32(str(exemplars[0].img_id).encode())
-    generator = np.random.default_rng([abs(seed), zlib.crc32(name.encode()), image])
+    generator = np.random.default_rng([non_negative(seed), zlib.crc32(name.encode()), image])
     return exemplars[generator.integers(len(exemplars))]

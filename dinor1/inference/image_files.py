@@ -61,7 +61,8 @@ class DetectionCount:
 def output_paths(targets: Sequence[str], out_dir: Path) -> list[tuple[Path, Path]]:
     """Paths of the drawing and of the JSON file of each target, in ``vis`` and ``preds`` of a folder.
 
-    A file is named after the stem of its target; targets that share a stem keep their suffix too.
+    A file is named after the stem of its target; targets that share a stem keep their suffix too, and those whose names
+    still collide get a number.
 
     Raises:
         InputError: a drawing would overwrite a target.
@@ -69,6 +70,7 @@ def output_paths(targets: Sequence[str], out_dir: Path) -> list[tuple[Path, Path
     # Name the files.
     stems = Counter(Path(target).stem for target in targets)
     names = [Path(t).stem if stems[Path(t).stem] == 1 else Path(t).name for t in targets]
+    names = _unique(names)
     paths = [(out_dir / 'vis' / f'{name}.png', out_dir / 'preds' / f'{name}.json') for name in names]
     # Reject drawings that would replace a target.
     inputs = {Path(target).resolve() for target in targets}
@@ -76,6 +78,18 @@ def output_paths(targets: Sequence[str], out_dir: Path) -> list[tuple[Path, Path
         if drawing.resolve() in inputs:
             raise InputError(f'--out-dir {out_dir}: {drawing} is a target and would be overwritten; choose another')
     return paths
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, with ``_2``, ``_3`` and so on appended to repetitions."""
+    taken, unique = set(names), []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in unique or (number > 1 and candidate in taken):
+            number += 1
+            candidate = f'{name}_{number}'
+        unique.append(candidate)
+    return unique
 
 
 def detect_files(

@@ -58,10 +58,27 @@ def as_path_or_array(image: Any, where: str = 'image') -> str | np.ndarray:
         return str(image)
     if isinstance(image, Image.Image):
         # A PIL image: rotate it by its EXIF entry, as when loading a file; boxes refer to the rotated image.
-        return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1])
+        return np.ascontiguousarray(np.asarray(_as_rgb(ImageOps.exif_transpose(image), where))[..., ::-1])
     # An array: check shape and type.
     if not isinstance(image, np.ndarray):
         raise InputError(f'{where}: expected a path, a BGR array or a PIL image, got {type(image).__name__}')
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise InputError(f'{where}: expected a BGR array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}')
     return image
+
+
+def _as_rgb(image: Image.Image, where: str) -> Image.Image:
+    """A PIL image in RGB with 8 bits, as OpenCV reads its file.
+
+    Raises:
+        InputError: its pixels are floating-point numbers, whose range is unknown.
+    """
+    if image.mode == 'F':
+        raise InputError(f'{where}: a PIL image of floating-point numbers; convert it to 8 bits first')
+    if image.mode.startswith('I'):
+        # 16 bits per pixel: keep the upper 8. PIL would clip at 255.
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.size and not 0 <= pixels.min() <= pixels.max() < 2**16:
+            raise InputError(f'{where}: a PIL image with pixels outside of 16 bits; convert it to 8 bits first')
+        image = Image.fromarray((pixels >> 8).astype(np.uint8))
+    return image.convert('RGB')

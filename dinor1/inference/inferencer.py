@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from numbers import Real
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
@@ -27,6 +28,7 @@ from dinor1.utils.config import load_config
 from dinor1.utils.devices import as_device
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
+from dinor1.utils.image_file import can_decode
 
 from .acceleration import compile_detector, set_inference_dtype
 from .class_names import split_text
@@ -264,13 +266,15 @@ class DINOR1Inferencer:
             indices into ``prompts.names``, and ``label_names`` (n strings).
 
         Raises:
-            InputError: no prompts are set, or an image is missing or cannot be read.
+            InputError: no prompts are set, an argument is out of range, or an image is missing or cannot be read.
         """
         # Check the arguments.
         if self.prompts is None:
             raise InputError('no prompts are set: call set_prompts before predict')
-        if batch_size < 1:
-            raise InputError(f'batch_size must be at least 1, got {batch_size}')
+        if type(batch_size) is not int or batch_size < 1:
+            raise InputError(f'batch_size must be an integer of at least 1, got {batch_size!r}')
+        if not isinstance(score_thr, Real) or not 0 <= score_thr <= 1:
+            raise InputError(f'score_thr must be a number in [0, 1], got {score_thr!r}')
         # Detect batch by batch, and restore the order of the images.
         sources = list_images(images)
         results: list[DetDataSample | None] = [None] * len(sources)
@@ -326,7 +330,7 @@ class DINOR1Inferencer:
             return self._transform(image)
         except Exception as error:
             # Blame the image only if it cannot be read; other errors keep their message.
-            if isinstance(image, str) and cv2.imread(image) is None:
+            if isinstance(image, str) and not can_decode(image):
                 raise InputError(f'{image}: not an image that can be read; restore the file') from error
             raise
 
@@ -364,9 +368,10 @@ def _prompt_arguments(prompts: Any) -> dict[str, Any]:
     if isinstance(prompts, PromptBank | PathLike) or (isinstance(prompts, str) and prompts.endswith('.safetensors')):
         return dict(bank=prompts)
     if isinstance(prompts, str):
-        return dict(text=prompts)
-    if isinstance(prompts, tuple) and len(prompts) == 3 and not isinstance(prompts[1], str | tuple):
-        return dict(visual=[prompts])
+        return dict(text=_no_file(prompts))
+    single = isinstance(prompts, tuple | list) and len(prompts) == 3 and not isinstance(prompts[0], tuple | list)
+    if single and not isinstance(prompts[1], str):
+        return dict(visual=[tuple(prompts)])
     # The arguments themselves.
     if isinstance(prompts, Mapping):
         known = inspect.signature(DINOR1Inferencer.set_prompts).parameters
@@ -377,9 +382,23 @@ def _prompt_arguments(prompts: Any) -> dict[str, Any]:
     if isinstance(prompts, Sequence):
         texts = [item for item in prompts if isinstance(item, str)]
         if texts and len(texts) == len(prompts):
-            return dict(text=prompts)
+            return dict(text=[_no_file(text) for text in texts])
         return dict(visual=prompts)
     raise InputError(f'prompts: expected boxes on images, names, a bank or a dict of these, got {prompts!r}')
+
+
+def _no_file(text: str) -> str:
+    """A class name, or several in one text.
+
+    Raises:
+        InputError: it is the path of a file.
+    """
+    if Path(text).is_file():
+        raise InputError(
+            f'prompts: {text} is a file, not a class name; give (image, boxes, names) for an image, and '
+            'dict(bank=FILE) for a prompt bank'
+        )
+    return text
 
 
 def _visual_prompt(item: Any, position: int) -> VisualPrompt:

@@ -42,8 +42,10 @@ def to_coco(samples: Sequence[DetDataSample], names: Sequence[str]) -> dict[str,
         ``images``, ``annotations`` and ``categories``. Boxes are (x, y, width, height) in pixels.
 
     Raises:
-        InputError: an image was given as an array, and therefore has no file name.
+        InputError: a label has no name, or an image was given as an array, and therefore has no file name.
     """
+    if isinstance(names, str):
+        raise InputError(f'to_coco: names must be a list of class names, got the text {names!r}')
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, sample in enumerate(samples, 1):
@@ -54,6 +56,8 @@ def to_coco(samples: Sequence[DetDataSample], names: Sequence[str]) -> dict[str,
         images.append(dict(id=i, file_name=str(sample.img_path), width=int(width), height=int(height)))
         # Add its detections.
         found = sample.pred_instances.cpu()
+        if len(found) and int(found.labels.max()) >= len(names):
+            raise InputError(f'to_coco: label {int(found.labels.max())} has no name; give the names of all prompts')
         for box, label, score in zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True):
             w, h = box[2] - box[0], box[3] - box[1]
             annotations.append(

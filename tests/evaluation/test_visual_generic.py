@@ -104,3 +104,11 @@ def test_build_bank_restores_mode_of_model(write, build_tiny):
     model, dataset = build_tiny().train(), write()
     build_bank(model, dataset, draw_exemplars(dataset, 1))
     assert model.training
+
+
+@pytest.mark.parametrize('seed', [-1, 1.0, True])
+def test_seeds_of_draws_must_not_be_negative(seed):
+    from dinor1.evaluation.seeds import non_negative
+
+    with pytest.raises(InputError, match='integer of at least 0'):
+        non_negative(seed)

@@ -72,7 +72,7 @@ def test_predict_of_no_image_is_empty(prompted):
 
 
 def test_predict_without_detections_gives_an_empty_entry(prompted, image_folder):
-    (sample,) = prompted.predict(image_folder / '0.png', score_thr=1.1)
+    (sample,) = prompted.predict(image_folder / '0.png', score_thr=1)
     assert sample.pred_instances.bboxes.shape == (0, 4)
     result = prompted.to_dict(sample)
     assert result['bboxes'] == result['scores'] == result['labels'] == result['names'] == []
@@ -542,3 +542,56 @@ def test_set_prompts_refuses_bank_of_another_width(inferencer):
     bank = PromptBank(torch.zeros(1, 7), ('a',), (1,), fingerprint(inferencer.model))
     with pytest.raises(InputError, match='embeddings of width 7'):
         inferencer.set_prompts(bank=bank)
+
+
+@pytest.mark.parametrize('mode', ['I;16', 'I'])
+def test_predict_of_16_bit_pil_image_equals_its_file(prompted, tmp_path, mode):
+    values = random_image(60, 80)[..., 0].astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / 'grey16.png'), values)
+    image = Image.fromarray(values).convert('I') if mode == 'I' else Image.fromarray(values)
+    assert image.mode == mode
+    by_path, by_image = (prompted.predict(one, score_thr=0, as_dict=True) for one in (tmp_path / 'grey16.png', image))
+    assert_same(by_image, by_path)
+
+
+def test_predict_refuses_pil_images_of_unknown_range(prompted):
+    for values in (np.zeros((9, 9), np.float32), np.full((9, 9), 2**20, np.int32)):
+        with pytest.raises(InputError, match='convert it to 8 bits first'):
+            prompted.predict(Image.fromarray(values))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(score_thr=30), 'score_thr must be a number in'),
+        (dict(score_thr=float('nan')), 'score_thr must be a number in'),
+        (dict(score_thr='0.3'), 'score_thr must be a number in'),
+        (dict(score_thr=None), 'score_thr must be a number in'),
+        (dict(batch_size=2.0), 'batch_size must be an integer'),
+        (dict(batch_size='8'), 'batch_size must be an integer'),
+    ],
+)
+def test_predict_refuses_options_out_of_range(prompted, image_folder, options, message):
+    with pytest.raises(InputError, match=message):
+        prompted.predict(image_folder / '0.png', **options)
+
+
+def test_predict_of_truncated_jpeg_is_one_line(prompted, tmp_path):
+    cv2.imwrite(str(tmp_path / 'whole.jpg'), random_image(60, 80))
+    path = tmp_path / 'truncated.jpg'
+    path.write_bytes((tmp_path / 'whole.jpg').read_bytes()[:1500])
+    with pytest.raises(InputError, match='truncated.jpg: not an image that can be read'):
+        prompted.predict(path)
+
+
+def test_one_call_accepts_a_single_prompt_in_any_sequence(inferencer, image_folder):
+    image, path = random_image(60, 80), image_folder / '0.png'
+    expected = inferencer(path, prompts=[(image, [[5, 5, 30, 40]], 'a')], score_thr=0, as_dict=True)
+    for prompts in ((image, ((5, 5, 30, 40),), 'a'), (image, (5, 5, 30, 40), 'a'), [image, [[5, 5, 30, 40]], 'a']):
+        assert_same(inferencer(path, prompts=prompts, score_thr=0, as_dict=True), expected, tolerance=1e-6)
+
+
+def test_one_call_takes_no_file_for_a_class_name(prompted, image_folder):
+    for prompts in (str(image_folder / '0.png'), ['cat', str(image_folder / '0.png')]):
+        with pytest.raises(InputError, match='0.png is a file, not a class name'):
+            prompted(image_folder / '0.png', prompts=prompts)

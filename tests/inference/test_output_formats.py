@@ -71,3 +71,11 @@ def test_to_yolo_is_relative_to_the_image(sample, empty):
     assert to_yolo(sample) == '1 0.200000 0.200000 0.200000 0.200000\n0 0.500000 0.750000 1.000000 0.500000\n'
     assert to_yolo(sample, with_scores=True).splitlines()[0].endswith(' 0.750000')
     assert to_yolo(empty) == ''
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'), [('cat', 'must be a list'), ([], 'label 1 has no name'), (['a'], 'label 1')]
+)
+def test_to_coco_needs_a_name_for_every_label(sample, names, message):
+    with pytest.raises(InputError, match=message):
+        to_coco([sample], names)

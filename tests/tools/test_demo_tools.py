@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from dinor1.inference import output_paths
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.structures import PromptBank
 from tests.tools.conftest import CATEGORIES, coco_content, picture_of
@@ -81,6 +82,13 @@ def test_targets_of_one_stem_do_not_overwrite_each_other(call, model_files, pict
     assert call('image_demo', folder, *model_options(model_files), *options).status == 0
     assert files_in(tmp_path / 'out/preds') == ['a.bmp.json', 'a.png.json', 'b.json']
     assert files_in(tmp_path / 'out/vis') == ['a.bmp.png', 'a.png.png', 'b.png']
+
+
+def test_names_of_results_never_collide(tmp_path):
+    targets = ['t/a.jpg', 't/a.png', 't/a.jpg.png', 'u/a.png']
+    paths = output_paths(targets, tmp_path)
+    assert len({drawing for drawing, _ in paths}) == len({result for _, result in paths}) == 4
+    assert paths[0][1] == tmp_path / 'preds/a.jpg.json'
 
 
 def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir, pictures, tmp_path):
