@@ -155,7 +155,7 @@ class ProjectedOptimizer(Optimizer):
         return loss
 
     def projection_stats(self) -> dict[str, int]:
-        """How many tensors the last step projected, by view.
+        """Number of tensors that the last step projected, by view.
 
         Synchronises with the device. The counts are not in the state dict.
 

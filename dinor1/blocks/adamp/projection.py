@@ -65,7 +65,7 @@ def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: fl
 
 
 class Passed(NamedTuple):
-    """Which of T tensors of C rows look scale-invariant.
+    """Test result of T tensors of C rows: which ones look scale-invariant.
 
     Attributes:
         channel: (T,) bool, the channel view passed.

@@ -16,6 +16,7 @@ def register() -> None:
 
     from . import weight_norm_hook  # noqa: F401
 
+    # Register each optimizer, replacing another one of the same name.
     for optimizer in (AdamP, SGDP):
         name = optimizer.__name__
         other = OPTIMIZERS.module_dict.get(name)

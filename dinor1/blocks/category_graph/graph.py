@@ -52,6 +52,7 @@ class CategoryGraph:
 
     def __post_init__(self) -> None:
         num_nodes, num_edges = len(self.names), len(self.edge_type)
+        # Check names, relations and sizes.
         if len(set(self.names)) != num_nodes:
             twice = next(name for i, name in enumerate(self.names) if name in self.names[:i])
             raise ValueError(f'{twice!r} is the name of two nodes; names must be unique')
@@ -64,10 +65,11 @@ class CategoryGraph:
                 raise ValueError(f'{name}: expected {shape}, got {tuple(getattr(self, name).shape)}')
         if self.pe.dim() != 2 or len(self.pe) != num_nodes:
             raise ValueError(f'pe: expected ({num_nodes}, k), got {tuple(self.pe.shape)}')
+        # Check indices, unless they are on the meta device.
         for name, bound in (('edge_index', num_nodes), ('edge_type', len(self.relations))):
             numbers = getattr(self, name)
             if not numbers.is_meta and ((numbers < 0) | (numbers >= bound)).any():
-                raise ValueError(f'{name} holds numbers outside of [0, {bound})')
+                raise ValueError(f'{name} holds indices outside of [0, {bound})')
 
     def to(self, device: torch.device | str) -> 'CategoryGraph':
         """Copy of the graph on another device."""

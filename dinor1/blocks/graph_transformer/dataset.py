@@ -52,7 +52,7 @@ class SBMGraphs:
 
 @DATASETS.register_module()
 class SBMDataset(Dataset):
-    """CLUSTER or PATTERN, drawn anew from the published distribution (see :mod:`dinor1.blocks.graph_transformer.sbm`).
+    """CLUSTER or PATTERN, generated from the published distribution (see :mod:`dinor1.blocks.graph_transformer.sbm`).
 
     Items are :class:`~dinor1.blocks.graph_transformer.Graph`; use ``collate_fn=dict(type='graph_collate')``. The same
     arguments give the same graphs. Generating takes about 3 ms for a graph of the published size, most of it for its
@@ -64,7 +64,7 @@ class SBMDataset(Dataset):
         graphs: Which graphs to draw, :class:`SBMGraphs` or a dict of its fields.
         pe_dim: Columns of the Laplacian code, 0 = none.
         full_graph: Give every node an edge to every other; the code is still computed from the original edges.
-        seed: Not used: there is no augmentation, and ``graphs`` has a seed of its own. ``dinor1 train --seed`` gives
+        seed: Not used: there is no augmentation, and ``graphs`` has its own seed. ``dinor1 train --seed`` gives
             it to every training set.
 
     Raises:

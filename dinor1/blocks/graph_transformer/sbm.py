@@ -1,7 +1,7 @@
 """Graphs of the stochastic block model: the two node classification tasks of the graph transformer's paper.
 
 Dwivedi et al., *Benchmarking Graph Neural Networks*, arXiv 2003.00982. The parameters are those of the code that made
-the published sets. Graphs are drawn anew: from the same distribution, but not the same graphs. Sizes are uniform in
+the published sets. The generated graphs have the same distribution, but are not the same. Sizes are uniform in
 [size_min, size_max).
 """
 

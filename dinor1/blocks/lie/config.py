@@ -102,7 +102,7 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the samples of a network are distributed over its group, and which layers sum over them.
+    """Distribution of the samples of a network over its group, and the layers that sum over them.
 
     Attributes:
         rot: Spread of the rotations, see :meth:`~dinor1.blocks.lie.MatrixGroup.sample`.

@@ -127,6 +127,7 @@ def _warn_of_unseen(model: nn.Module, streams: list[ResidualStream], result: Tra
     """Warn of modules and parameters that no example uses: they may write to a stream without being centred."""
     widths = {stream.width for stream in streams}
     unseen = []
+    # Find linear layers that were not called, and free parameters that were not read.
     for name, module in model.named_modules():
         target = linear_map(module)
         uncalled = name not in result.called and target is not None

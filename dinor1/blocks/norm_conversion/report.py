@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NormRecord:
-    """What a converter did to one norm.
+    """Result of the conversion of one norm.
 
     Attributes:
         name: Name in the model, as in ``named_modules()``; empty for the model itself.

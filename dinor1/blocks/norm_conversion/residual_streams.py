@@ -92,6 +92,7 @@ def named_streams(model: nn.Module, streams: Iterable[ResidualStream]) -> list[R
             raise ValueError(f'ResidualStream: {type(item).__name__} {item!r:.60} is not part of the model')
         return names[id(item)]
 
+    # Name every part of each stream, and check the stream.
     result = []
     for stream in streams:
         branches = tuple(

@@ -60,6 +60,7 @@ class PowerNorm(MomentNorm):
         max_moment_ratio: float | None = None,
     ) -> None:
         super().__init__(num_features, eps, affine, channel_dim, sync, exact_padding)
+        # Check the arguments.
         check_numbers(self, alpha_fwd=alpha_fwd, alpha_bkw=alpha_bkw, warmup_iters=warmup_iters)
         if max_moment_ratio is not None:
             check_numbers(self, max_moment_ratio=max_moment_ratio)
@@ -67,6 +68,7 @@ class PowerNorm(MomentNorm):
             check_numbers(self, group_num=group_num)
             if num_features % group_num:
                 raise ValueError(f'PowerNorm: group_num {group_num} does not divide {num_features} channels')
+        # Store the settings, and create the running state.
         self.alpha_fwd = alpha_fwd
         self.alpha_bkw = alpha_bkw
         self.warmup_iters = warmup_iters

@@ -74,6 +74,7 @@ class UnifiedNorm(MomentNorm):
         exact_padding: bool = False,
     ) -> None:
         super().__init__(num_features, eps, True, channel_dim, sync, exact_padding)
+        # Check the arguments.
         check_numbers(
             self, warmup_iters=warmup_iters, momentum=momentum, renorm_after=renorm_after, renorm_clip=renorm_clip
         )
@@ -81,6 +82,7 @@ class UnifiedNorm(MomentNorm):
         if len(windows) != 2 or not all(isinstance(size, Integral) and size >= 1 for size in windows):
             raise ValueError(f'UnifiedNorm: window_size must be one or two numbers of at least 1, got {window_size}')
         self.window_fwd, self.window_bkw = windows
+        # Store the settings, and create the running state.
         self.warmup_iters = warmup_iters
         self.outlier_filtration = outlier_filtration
         self.momentum = momentum

@@ -205,6 +205,7 @@ def _skip_rule(model: nn.Module, patterns: tuple[str, ...], must_match: bool) ->
     """
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     found: set[str] = set()
+    # Collect the names that each pattern matches.
     for pattern in patterns:
         if pattern.startswith('re:'):
             try:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What the conversion did to one layer.
+    """Result of the conversion of one layer.
 
     Attributes:
         name: Name in the model.

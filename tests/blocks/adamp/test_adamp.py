@@ -85,6 +85,7 @@ def test_adamp_state_dict_loads_into_published_package_and_back(published, switc
         return AdamP(params, **kwargs, foreach=foreach)
 
     start, resumed = interchange(ours, theirs, switch, shapes=shapes)
+    # The resumed state has the keys of both packages and all steps.
     state = next(iter(resumed.state_dict()['state'].values()))
     assert state.keys() == {'step', 'exp_avg', 'exp_avg_sq'}
     assert state['step'] == 12
@@ -304,6 +305,7 @@ def test_adamp_compiled_step_equals_eager():
     shapes = [(2, 3), (3,)]
     eager, compiled = (AdamP(make_params(shapes=shapes), lr=0.01, weight_decay=0.1) for _ in range(2))
     step = torch.compile(compiled.step, backend=counter)
+    # Step both with the same gradients.
     for number in range(6):
         params = [optimizer.param_groups[0]['params'] for optimizer in (eager, compiled)]
         for a, b, grad in zip(*params, gradients(params[0], number), strict=True):
@@ -330,6 +332,7 @@ def test_adamp_builds_from_config_with_paramwise_settings(name):
     from dinor1.blocks.adamp import register
 
     register.register()
+    # Build with decay and rate per parameter.
     cfg = dict(
         type='OptimWrapper',
         optimizer=dict(type=name, lr=0.1, weight_decay=0.2, delta=0.3),
@@ -338,6 +341,7 @@ def test_adamp_builds_from_config_with_paramwise_settings(name):
     model = net()
     optimizer = build_optim_wrapper(model, cfg).optimizer
     assert type(optimizer) is AdamP
+    # Every parameter has its own settings.
     of = {id(p): group for group in optimizer.param_groups for p in group['params']}
     assert of[id(model[0].weight)]['lr'] == 0.1
     assert of[id(model[0].weight)]['weight_decay'] == 0.2

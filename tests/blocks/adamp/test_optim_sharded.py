@@ -37,11 +37,13 @@ def worker(rank, port, net, queue):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
+    # Train with weights sharded by rows.
     for name in OPTIMIZERS:
         sharded = copy.deepcopy(net)
         fully_shard(sharded, mesh=init_device_mesh('cpu', (2,)))
         stats = train(sharded, name)
         queue.put((rank, name, stats, [p.full_tensor().detach().numpy() for p in sharded.parameters()]))
+    # Record the warnings for flattened weights.
     for use_orig_params in (False, True):
         flat = FullyShardedDataParallel(
             copy.deepcopy(net), device_id=torch.device('cpu'), use_orig_params=use_orig_params

@@ -139,6 +139,7 @@ def test_sgdp_project_buffer_selects_stored_momentum(project_buffer, nesterov, f
         param.grad = grad
     optimizer.step()
     assert optimizer.projection_stats()['channel'] == 3
+    # Compare buffer and weights with the closed form.
     for param, old, grad in zip(params, before, grads, strict=True):
         hat = old.detach() / old.detach().norm(dim=1, keepdim=True)
         tangent = grad - hat * (hat * grad).sum(1, keepdim=True)

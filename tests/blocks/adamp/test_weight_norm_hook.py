@@ -42,6 +42,7 @@ def train(tmp_path):
     """``train(hook)``: six iterations, logged every two; the written scalars and the weights of every iteration."""
 
     def run(hook, name):
+        # Train, then read the scalars.
         snapshot = Snapshot()
         runner = Runner(
             Toy(),

@@ -170,6 +170,7 @@ def fake_nltk(monkeypatch):
                 raise WordNetError(name)
             return Synset(name)
 
+    # Install the fake as modules of NLTK.
     modules = {name: types.ModuleType(name) for name in ('nltk', 'nltk.corpus', 'nltk.corpus.reader')}
     modules['nltk.corpus.reader.wordnet'] = reader = types.ModuleType('nltk.corpus.reader.wordnet')
     reader.WordNetError, modules['nltk.corpus'].wordnet = WordNetError, WordNet()
@@ -334,8 +335,8 @@ def test_category_graph_find_ignores_case_and_underscores():
         (dict(names=('a', 'a', 'b', 'c', 'd')), "'a' is the name of two nodes"),
         (dict(num_classes=6), r'num_classes=6; must be in \[0, 5\]'),
         (dict(edge_type=torch.zeros(3, dtype=torch.long)), r'edge_index: expected \(2, 3\), got \(2, 8\)'),
-        (dict(edge_index=torch.full((2, 8), 5)), r'edge_index holds numbers outside of \[0, 5\)'),
-        (dict(edge_type=torch.full((8,), 4)), r'edge_type holds numbers outside of \[0, 4\)'),
+        (dict(edge_index=torch.full((2, 8), 5)), r'edge_index holds indices outside of \[0, 5\)'),
+        (dict(edge_type=torch.full((8,), 4)), r'edge_type holds indices outside of \[0, 4\)'),
         (dict(pe=torch.zeros(4, 2)), r'pe: expected \(5, k\), got \(4, 2\)'),
         (dict(relations=('is_a',)), 'relations must begin with hypernym, hyponym'),
     ],
@@ -416,11 +417,13 @@ def build(repo, monkeypatch, capsys):
 
 
 def test_build_tool_on_annotation_file(build, tmp_path):
+    # Write training annotations and another list of classes.
     (tmp_path / 'train.json').write_text(json.dumps(annotation_file()))
     novel = dict(categories=[dict(id=1, name='d'), dict(id=2, name='a')])
     (tmp_path / 'novel.json').write_text(json.dumps(novel))
     out = tmp_path / 'graph.safetensors'
     arguments = (tmp_path / 'train.json', '--names-of', tmp_path / 'novel.json', '--out', out)
+    # Build the graph and check it.
     said = build(*arguments, '--wordnet', 'no')
     graph = CategoryGraph.load(out)
     assert graph.names == ('a', 'b', 'c', 'd', 'x')
@@ -429,6 +432,7 @@ def test_build_tool_on_annotation_file(build, tmp_path):
     assert edges(graph, 'hypernym') == {('c', 'x')}
     assert '4 classes, 1 parents' in said
     assert '1 classes have no edge' in said
+    # Build it without co-occurrence.
     build(*arguments, '--wordnet', 'no', '--no-images')
     assert not edges(CategoryGraph.load(out), 'co_occurs')
     with pytest.raises(InputError, match='expected a file name that ends in .safetensors'):

@@ -150,11 +150,13 @@ def test_affine_range_bad_scale_raises(scale):
 
 def test_classifier_trains_and_resumes_with_runner(digits, tmp_path, repo, monkeypatch):
     """The code path of tools/train.py, on labels that depend on the brightness."""
+    # Make digits whose brightness gives the label.
     levels = np.arange(40) % 10
     for name, suffix in (('train', '.gz'), ('t10k', '')):
         images = np.broadcast_to((levels * 25).astype(np.uint8)[:, None, None], (40, 28, 28))
         write_idx(digits / f'{name}-images-idx3-ubyte{suffix}', np.ascontiguousarray(images))
     monkeypatch.setenv('DINOR1_DATA', str(digits.parent))
+    # Configure a small classifier on them.
     cfg = Config.fromfile(repo / 'configs/blocks/_base_/datasets/mnist.py')
     cfg.merge_from_dict(Config.fromfile(repo / 'configs/_base_/default_runtime.py').to_dict())
     cfg.merge_from_dict(

@@ -114,6 +114,7 @@ def test_attention_isolated_node_gives_zero(oracle):
 
 def net_weights(oracle, prefix: str) -> dict[str, torch.Tensor]:
     weights = {}
+    # Translate the released names.
     for key, value in oracle.items():
         if not key.startswith(prefix):
             continue

@@ -268,6 +268,7 @@ def test_graph_predictor_regression(zinc):
 
 def test_sbm_accuracy_metric_per_batch_and_pooled():
     generator = torch.Generator().manual_seed(0)
+    # Collect results of two batches.
     metric, accuracies, losses, logits, targets = SBMAccuracy(4), [], [], [], []
     for sizes in ([5, 7], [30]):
         batch_logits = [torch.randn(n, 4, generator=generator) for n in sizes]
@@ -278,6 +279,7 @@ def test_sbm_accuracy_metric_per_batch_and_pooled():
         losses.append(weighted_node_cross_entropy(joined, target, 4).item())
         logits.append(joined)
         targets.append(target)
+    # Compare with means over batches, and with the pooled accuracy.
     result = metric.evaluate(3)
     assert result['sbm/accuracy'] == pytest.approx(sum(accuracies) / 2)
     assert result['sbm/loss'] == pytest.approx(sum(losses) / 2)
@@ -330,6 +332,7 @@ def test_graph_config_builds_and_runs(path):
         'sbm_pattern': (522_982, 26, 5e-4, 10, 2),
         'zinc': (588_929, 128, 7e-4, 15, 8),
     }
+    # Build the model without memory.
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert isinstance(model, GraphPredictor)
@@ -341,6 +344,7 @@ def test_graph_config_builds_and_runs(path):
         assert loader.dataset.pe_dim == cfg.model.pe_dim
         assert loader.batch_size == cfg.train_dataloader.batch_size
     assert METRICS.get(cfg.val_evaluator.type) in (SBMAccuracy, MeanAbsoluteError)
+    # Compare with the published settings.
     if path.stem in published:
         count, batch_size, rate, patience, k = published[path.stem]
         assert sum(p.numel() for p in model.parameters()) == count

@@ -106,6 +106,7 @@ def test_backbone_trains_in_nano_detector(build_tiny, make_batch):
     )
     model = build_tiny(**{'model.backbone': backbone}).train()
     assert isinstance(model.backbone, AffineEquivariantBackbone)
+    # All parameters of the backbone get finite gradients.
     losses = model.loss(*make_batch())
     total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
     assert total.isfinite()

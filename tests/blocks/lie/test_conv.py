@@ -42,6 +42,7 @@ def test_group_conv_equals_integral_in_loops():
     g_in, g_out = samples_of(group, 2, seed=1), samples_of(group, 3, seed=2)
     x = torch.randn(1, 2, 2, 4, 5, dtype=torch.float64)
     weight = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    # Sum over pairs of samples and points of the window.
     expected = torch.zeros(1, 2, 3, 4, 5, dtype=torch.float64)
     grid = window(3, torch.float64)
     for o in range(3):
@@ -65,6 +66,7 @@ def test_lifting_equals_integral_in_loops():
     g, g_inv, _ = samples_of(group, 2)
     x = torch.randn(1, 2, 5, 5, dtype=torch.float64)
     grid = window(3, torch.float64)
+    # Sum over samples and points of the window.
     full = torch.zeros(1, 3, 2, 5, 5, dtype=torch.float64)
     for o in range(2):
         for dy in range(3):
@@ -201,12 +203,14 @@ def test_group_conv_compat_det_axis_depends_on_order_of_samples():
     first, second = samples_of(group, 3, seed=1), samples_of(group, 3, seed=2)
     x = torch.randn(1, 2, 3, 6, 6, dtype=torch.float64)
 
+    # With one set of samples, the kernel has another determinant.
     determinant = torch.linalg.det(first.g_inv[:, None] @ first.g)
     kernel = right.kernel(first.g, first.g_inv) * determinant[:, None, :, None, None]
     kernel = (kernel / torch.linalg.det(first.g)[:, None, None]).reshape(6, 6, 3, 3)
     expected = F.conv2d(x.flatten(1, 2), kernel, padding=1).unflatten(1, (2, 3))
     torch.testing.assert_close(published(x, first.g, first.g_inv), expected)
 
+    # With two sets, only the right axis gives a sum over samples.
     order = [2, 0, 1]
     for layer, is_a_sum_over_samples in ((right, True), (published, False)):
         out = layer(x, first.g, second.g_inv)

@@ -155,6 +155,7 @@ def test_network_without_mixing_treats_samples_independently():
 @pytest.mark.parametrize('kind', ['siren', 'spline', 'plain'])
 def test_network_learns_patterns(kind):
     """Four patterns with noise: the loss falls by half within 30 steps."""
+    # Four patterns, repeated with noise.
     labels = torch.arange(4).repeat(4)
     x = smooth_images(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1)
     x = x + 0.1 * torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -171,6 +172,7 @@ def test_network_learns_patterns(kind):
         )
     )
     optimizer = torch.optim.Adam(net.train().parameters(), lr=5e-3)
+    # Train for 30 steps.
     losses = []
     for _ in range(30):
         loss = F.cross_entropy(net(x), labels)

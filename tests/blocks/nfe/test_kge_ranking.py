@@ -89,6 +89,7 @@ def test_filtered_ranking_ignores_batch_size():
 
     expected = ranks()
     assert seen == [40]
+    # Smaller batches give the same ranks.
     for kwargs, largest in ((dict(batch_size=3), 3), (dict(max_scores=5 * N + 1), 5), (dict(max_scores=1), 1)):
         assert ranks(**kwargs) == expected
         assert max(seen) == largest

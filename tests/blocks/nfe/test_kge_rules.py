@@ -208,6 +208,7 @@ def test_fit_is_reproducible_and_learns():
         assert seen == list(enumerate(losses, 1))
         return nfe.entity.detach(), losses
 
+    # The same seed gives the same tables.
     (first, losses), (again, _), (other, _) = run(0), run(0), run(1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -29,6 +29,7 @@ def data_root(tmp_path_factory) -> Path:
     """A grid of 6 x 6 cells with four relations; an eighth of the triples is for validation, an eighth for the test."""
     root = tmp_path_factory.mktemp('data') / 'wn18rr'
     root.mkdir()
+    # List the triples of four moves on the grid.
     moves = dict(right=(1, 0), left=(-1, 0), up=(0, 1), diagonal=(1, 1))
     lines = [
         f'{x},{y}\t{name}\t{x + dx},{y + dy}\n'
@@ -37,6 +38,7 @@ def data_root(tmp_path_factory) -> Path:
         for y in range(6)
         if 0 <= x + dx < 6 and 0 <= y + dy < 6
     ]
+    # Shuffle and split them.
     order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(0)).tolist()
     lines = [lines[i] for i in order]
     for split, chosen in (('valid', lines[::8]), ('test', lines[1::8])):
@@ -91,10 +93,12 @@ def test_link_predictor_and_metric_equal_filtered_ranking(data_root):
     dataset = KnowledgeGraphDataset(str(data_root), 'test', test_mode=True)
     metric = LinkPredictionMetric(per_relation=True)
     metric.dataset_meta = dataset.metainfo
+    # Rank batch by batch.
     for start in range(0, len(dataset), 7):
         batch = pseudo_collate([dataset[i] for i in range(start, min(start + 7, len(dataset)))])
         metric.process(batch, model.val_step(batch))
     metrics = metric.evaluate(len(dataset))
+    # Rank all triples in one call.
     graph = TripleDataset.read(data_root)
     expected = filtered_ranking(model.nfe.score_all, graph.test, graph.filter(), num_relations=4)
     ranks = expected.pop('ranks')

@@ -268,12 +268,14 @@ def test_removal_hook_converts_language_model_as_submodule(tmp_path):
             return dict(loss_lm=self.backbone(input_ids=ids, labels=ids).loss)
 
     model = LM()
+    # Train through all switches.
     before = {name: id(p) for name, p in model.named_parameters()}
     runner, recorder, _ = run(tmp_path, model=model, start=1, gap=1, iters=8)
     assert {name: id(p) for name, p in runner.model.named_parameters()} == before
     assert has_split_values(model.backbone.transformer.h[0].ln_1)
     assert switched_at(recorder, 0)['transformer.ln_f'] == 7
     assert switched_at(recorder, 1)['transformer.h.1.ln_1'] == 6
+    # Fold the trained model.
     folded = remove_layernorm(copy.deepcopy(model.backbone))
     assert folded.norm_report.names('kept') == []
 

@@ -285,6 +285,7 @@ def test_conversion_with_given_streams():
     """Modules and names are both accepted, and give the same result as tracing."""
     model = randomised(PlainViT(layers=1))
     block = model.blocks[0]
+    # Describe the stream by modules and by names.
     streams = [
         ResidualStream(
             12,
@@ -296,6 +297,7 @@ def test_conversion_with_given_streams():
             exits=(Exit(model.norm, (model.head,)),),
         )
     ]
+    # Both conversions give the same reports and weights as tracing.
     for convert in (to_pre_rmsnorm, to_pre_crmsnorm):
         by_hand, found = convert(model, streams), convert(model)
         assert by_hand.norm_report.records == found.norm_report.records

@@ -100,16 +100,19 @@ def test_collect_ln_std_measures_inputs_of_norms():
     model = randomised(vit())
     model.train()
     batches = [dict(pixel_values=noise(n, 3, 8, 8, seed=n)) for n in (2, 3, 4)]
+    # Record the inputs of one norm.
     seen = []
     handle = model.vit.layernorm.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
     stats = collect_ln_std(model, batches, 2)
     handle.remove()
+    # Compare with the mean deviation of its inputs.
     eps = model.vit.layernorm.eps
     expected = (torch.cat(seen).var(1, correction=0) + eps).sqrt().mean()
     assert stats['vit.layernorm'] == pytest.approx(float(expected), rel=1e-12)
     assert len(seen) == 2
     assert len(stats) == 5
     assert model.training
+    # Without the first position the result differs.
     patches = collect_ln_std(model, batches, skip_first=True)
     assert len(seen) == 2
     assert patches['vit.layernorm'] != stats['vit.layernorm']

@@ -35,6 +35,7 @@ def test_replace_norm_default_replaces_layer_norm_by_unified_norm():
     new = replace_norm(model)
     assert type(model.norm1) is nn.LayerNorm  # the original does not change
     assert not hasattr(model, 'norm_report')
+    # New norms keep settings, parameters and modes.
     assert type(new.norm1) is UnifiedNorm
     assert new.again is new.shared is not new.norm1
     assert new.norm1.eps == 1e-6
@@ -43,6 +44,7 @@ def test_replace_norm_default_replaces_layer_norm_by_unified_norm():
     assert [new.norm1.weight.requires_grad, new.norm1.bias.requires_grad] == [False, True]
     assert new.norm1.running_var.dtype == torch.float64
     assert not new.norm1.training
+    # The report has every norm.
     assert {record.name: record.status for record in new.norm_report} == {
         'conv.1': 'kept',
         'conv.3': 'kept',

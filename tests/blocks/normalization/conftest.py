@@ -62,6 +62,7 @@ def run_oracle_steps(layer: torch.nn.Module, oracle: Oracle, case: str, toleranc
     layer.load_state_dict(oracle.under(f'{case}/init'))
     masks = (oracle[f'{case}/pad_mask'],) if f'{case}/pad_mask' in oracle else ()
     compared = 0
+    # Compare outputs, gradients and buffers of each step.
     for step in range(oracle.cfg(case)['steps']):
         expected = oracle.under(f'{case}/step{step}')
         x = expected.pop('x').requires_grad_()
@@ -74,6 +75,7 @@ def run_oracle_steps(layer: torch.nn.Module, oracle: Oracle, case: str, toleranc
             error = relative_error(actual[name], value)
             assert error <= tolerance, f'{case}, step {step}, {name}: {error}'
             compared += 1
+    # Compare the evaluation.
     layer.eval()
     error = relative_error(layer(oracle[f'{case}/eval/x'], *masks), oracle[f'{case}/eval/y'])
     assert error <= tolerance, f'{case}, evaluation: {error}'

@@ -79,6 +79,7 @@ def definition(norm, layer, x):
         EvoNormB1: lambda: (x + 1) * root(x, images),
         EvoNormB2: lambda: root(x, images) - x,
     }
+    # Batch variants divide by a maximum, sample variants by the group's deviation.
     if norm in terms:
         y = x / torch.max(deviation(x, (0, 2, 3)), terms[norm]())
     else:

@@ -29,11 +29,13 @@ def test_fixed_std_norm_equals_reference(oracle):
     def close(actual, key):
         torch.testing.assert_close(actual, oracle[f'fakeln/{key}'], rtol=0, atol=FLOAT32)
 
+    # Compare outputs and tracked deviations before the switch.
     for step in range(cfg['steps']):
         close(layer(oracle[f'fakeln/step{step}/x']), f'step{step}/y_real')
         close(layer.std, f'step{step}/std_vector')
         close(layer.std[0], f'step{step}/ema_std_first')
         close(layer.std[-1], f'step{step}/ema_std')
+    # Compare all outputs after the switch.
     layer.fix()
     x = oracle['fakeln/fake/x']
     close(layer(x), 'fake/y_special_first')

@@ -42,6 +42,7 @@ def test_detector_transformer_with_norm(build_tiny, make_batch, name):
     assert kinds(model.backbone) == {nn.BatchNorm2d}
     assert kinds(model.neck) == {nn.GroupNorm}
 
+    # Train with boxes, and without.
     for counts in ((2, 1), (0, 0)):
         model.zero_grad()
         loss, _ = model.parse_losses(model(*make_batch(counts), mode='loss'))

@@ -63,6 +63,7 @@ def test_quantize_model_replaces_and_reports():
     model = Net()
     report = quantize_model(model, norm='l1')
     assert report.skip == DEFAULT_SKIP
+    # Kept layers have a reason.
     kept = {record.name: record.reason for record in report if record.status == 'kept'}
     assert kept == {
         'backbone.conv1': 'in skip',
@@ -75,6 +76,7 @@ def test_quantize_model_replaces_and_reports():
         'up': 'no integer counterpart',
         'cls_head': 'in skip',
     }
+    # All other layers are replaced.
     assert report.names('replaced') == ['backbone.bn', 'backbone.conv2', 'norm', 'shared.0', 'shared.1']
     kinds = [type(model.get_submodule(name)) for name in report.names('replaced')]
     assert kinds == [L1BatchNorm2d, IntConv2d, L1LayerNorm, IntLinear, IntLinear]

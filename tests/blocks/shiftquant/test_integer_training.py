@@ -74,6 +74,7 @@ def train(tmp_path):
 
     def run_it(name, converter, iterations=6, **arguments):
         watch = Watch()
+        # Train on constant data.
         images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         loader = DataLoader(list(images), 2, collate_fn=lambda items: dict(inputs=torch.stack(items)))
         runner = Runner(
@@ -98,6 +99,7 @@ def train(tmp_path):
             **arguments,
         )
         runner.train()
+        # Read the log.
         (path,) = (tmp_path / name).rglob('scalars.json')
         return runner, watch, [json.loads(line) for line in path.read_text().splitlines()]
 

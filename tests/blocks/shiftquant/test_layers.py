@@ -50,6 +50,7 @@ def random_layer(draw):
     def recipe(backend):
         return IntegerRecipe(backend=backend, **settings)
 
+    # Make a linear layer, or a convolution of random geometry.
     if draw.random() < 0.4:
         sizes = [draw.choice([1, 2, 3, 7, 16, 33]) for _ in range(3)]
         x = torch.randn(sizes[0], sizes[1])
@@ -129,12 +130,14 @@ def test_int_layers_with_32_bits_equal_torch(layer, plain, shape):
 def test_int_layers_each_tensor_can_stay_in_floating_point(bits):
     layer = IntConv2d(3, 4, 3, 2, 1, recipe=IntegerRecipe(bits, grad_rounding='nearest'))
     x, grad = torch.randn(2, 3, 7, 8), torch.randn(2, 4, 4, 4)
+    # Quantize the operands that are not in floating point.
     act = x if bits[1] == 32 else ShiftQuantizer(bits[1], 1, rounding='nearest').fake(x)
     weight = layer.weight if bits[0] == 32 else ShiftQuantizer(bits[0], 1, rounding='nearest').fake(layer.weight)
     pull = grad if bits[2] == 32 else ShiftQuantizer(bits[2], dim=1, rounding='nearest').fake(grad)
     act, weight = act.clone().requires_grad_(), weight.detach().clone().requires_grad_()
     expected = F.conv2d(act, weight, layer.bias.detach(), 2, 1)
     expected.backward(pull)
+    # Compare with the layer.
     y, grad_x, grad_weight, grad_bias = run(layer, x, grad)
     for ours, theirs in (
         (y, expected),
