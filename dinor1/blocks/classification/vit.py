@@ -77,8 +77,7 @@ class SmallViT(nn.Module):
         if img_size % patch_size:
             raise ValueError(f'img_size {img_size} is not a multiple of patch_size {patch_size}')
         self.patch_size = patch_size
-        # A linear map of pixels, not a convolution: the result is the same, and converters handle one kind of layer
-        # less.
+        # A linear map of pixels gives the same result as a convolution; converters then see only linear layers.
         self.patch_embed = nn.Linear(in_channels * patch_size**2, embed_dims)
         self.pos_embed = nn.Parameter(torch.empty(1, (img_size // patch_size) ** 2, embed_dims))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

@@ -82,9 +82,8 @@ class GraphPredictor(BaseModel):
             mode: ``tensor``, ``loss`` or ``predict``.
 
         Returns:
-            ``tensor``: ``(N, out_dim)`` or ``(G, out_dim)``. ``loss``: a dict with one scalar. ``predict``: the output
-                of
-            each graph, ``(n, out_dim)`` or ``(out_dim,)``.
+            ``tensor``: ``(N, out_dim)`` or ``(G, out_dim)``. ``loss``: a dict with one scalar. ``predict``: the
+            output of each graph, ``(n, out_dim)`` or ``(out_dim,)``.
         """
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")

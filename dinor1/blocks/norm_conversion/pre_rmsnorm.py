@@ -42,8 +42,7 @@ def to_pre_rmsnorm(
 
     - Post-LN layers;
     - norms over several concatenated vectors (Swin's patch merging), and with them all norms of the concatenated
-    stream,
-      whose means carry information;
+      stream, whose means carry information;
     - norms of a stream that begins with an input of the model, as in a ``torch.nn.TransformerEncoder`` alone: convert
       the model around it, whose embedding writes that input;
     - norms that the example inputs do not reach.

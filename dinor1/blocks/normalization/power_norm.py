@@ -28,7 +28,7 @@ class PowerNorm(MomentNorm):
         num_features: Channels C.
         eps: Added to moments.
         alpha_fwd: Share of ``phi`` kept per step.
-        alpha_bkw: Share of ``e`` kept per step.
+        alpha_bkw: Share of ``e`` kept per step if mean_n(z^2) is 1.
         warmup_iters: Steps ``W`` of warm-up.
         group_num: Number of groups of channels that are scaled per token first, a stabiliser of the authors' code.
             None: no groups, so that the layer is constant in evaluation. The authors use the number of attention heads.

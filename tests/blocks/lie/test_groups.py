@@ -182,7 +182,7 @@ def test_group_bad_arguments_raise():
         make_group('gl3').sample(3, rot='cyclic')
     with pytest.raises(ValueError, match='group must be one of so2, scale2'):
         make_group('e8')
-    with pytest.raises(ValueError, match='already made'):
+    with pytest.raises(ValueError, match='exists already; pass angle to its class'):
         make_group(SO2(), angle='cos_sin')
     with pytest.raises(ValueError, match='angle must be one of'):
         SO2(angle='degrees')

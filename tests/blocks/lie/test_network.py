@@ -217,7 +217,7 @@ def test_network_bad_arguments_raise():
         AffineEquivariantNet(make_group('sl3'))
     with pytest.raises(ValueError, match='width must be one number or 3, one per depth'):
         AffineEquivariantNet(width=(4, 4), depth=3)
-    with pytest.raises(ValueError, match='only with group_width below'):
+    with pytest.raises(ValueError, match='importance needs group_width below'):
         AffineEquivariantNet(sampling=dict(importance=True))
     with pytest.raises(ValueError, match="norm must be 'layer' or 'batch', got 'group'"):
         AffineEquivariantNet(layers=dict(norm='group'))

@@ -57,8 +57,7 @@ def test_shift_quantizer_equals_definition(bits, groups):
     assert len(set(shift)) == min(groups, len(set(shift)))
     # One product in float64.
     torch.testing.assert_close(result.factor(), torch.from_numpy(step), rtol=1e-15, atol=0)
-    # The reciprocal of a step has one rounding more than a division: about one tie in a million is rounded the other
-    # way.
+    # The reciprocal of a step has one rounding more than a division: one tie in a million differs.
     assert (result.q != (x / torch.from_numpy(step)).round()).float().mean() < 1e-5
     assert result.q.abs().max() == result.top == 2 ** (bits - 1) - 1
     torch.testing.assert_close(result.dequantize(), result.q * torch.from_numpy(step), rtol=1e-15, atol=0)
