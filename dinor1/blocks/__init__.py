@@ -1,7 +1,7 @@
 """Building blocks of published papers: one folder per paper, with everything of it inside.
 
-A block needs torch and :mod:`dinor1.utils` alone; its ``register`` module puts what configs can name into the
-registries. The detector never imports a block: :func:`dinor1.register_all` asks each one to register itself.
+A block needs torch and :mod:`dinor1.utils` alone; its ``register`` module registers the components that configs can
+name. The detector never imports a block: :func:`dinor1.register_all` asks each one to register itself.
 """
 
 import importlib

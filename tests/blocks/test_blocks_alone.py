@@ -1,4 +1,4 @@
-"""Every block is usable alone with torch: what importing it loads, and what its modules may import."""
+"""Every block is usable with torch alone: modules loaded by its import, and allowed imports."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ import dinor1.registry
 
 BLOCKS = sorted(module.name for module in pkgutil.iter_modules(dinor1.blocks.__path__))
 FRAMEWORKS = ('mmengine', 'mmcv', 'mmdet', 'transformers')
-# What a block may import of this project besides its own folder.
+# Modules of this project that every block may import, besides its own folder.
 EVERY_BLOCK = ('dinor1.utils',)
 EXCEPTIONS = {
     'norm_conversion': ('dinor1.blocks.normalization',),
@@ -28,7 +28,7 @@ EXCEPTIONS = {
         'dinor1.structures',
     ),
 }
-# What the registered parts of a block, which `register.py` loads and `__init__.py` does not, may import in addition.
+# Additional modules for the registered parts of a block, which only `register.py` loads.
 REGISTERED = ('dinor1.registry', 'dinor1.utils.model_converters', *FRAMEWORKS)
 
 
@@ -55,7 +55,7 @@ def is_within(name: str, packages: tuple[str, ...]) -> bool:
 
 
 def import_graph(block: str) -> dict[str, set[str]]:
-    """The files of a block, and which of its files each imports."""
+    """Files of a block, each with the files of the block that it imports."""
     package = f'dinor1.blocks.{block}'
     files = {path.stem: path for path in folder(block).glob('*.py')}
     return {
@@ -74,8 +74,8 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 
 
 @pytest.mark.parametrize('block', BLOCKS)
-def test_importing_a_block_loads_no_framework(block):
-    """In a process of its own: this one has loaded everything."""
+def test_block_import_loads_no_framework(block):
+    """Runs in a separate process, since this one has loaded everything."""
     code = (
         f'import sys, dinor1.blocks.{block}\n'
         f'print(*sorted({{name.partition(".")[0] for name in sys.modules}} & set({FRAMEWORKS!r})))\n'
@@ -89,7 +89,7 @@ def test_importing_a_block_loads_no_framework(block):
 
 
 @pytest.mark.parametrize('block', BLOCKS)
-def test_a_block_imports_its_own_folder_and_utils(block):
+def test_block_imports_own_folder_and_utils_only(block):
     allowed = (f'dinor1.blocks.{block}', *EVERY_BLOCK, *EXCEPTIONS.get(block, ()))
     usable_alone = reachable(import_graph(block), '__init__')
     for path in sorted(folder(block).glob('*.py')):
@@ -100,7 +100,7 @@ def test_a_block_imports_its_own_folder_and_utils(block):
 
 
 @pytest.mark.parametrize('block', BLOCKS)
-def test_every_module_is_loaded_by_the_package_or_by_its_register_module(block):
+def test_block_modules_are_loaded_by_init_or_register(block):
     graph = import_graph(block)
     loaded = reachable(graph, '__init__') | reachable(graph, 'register')
     assert set(graph) == loaded
@@ -108,9 +108,9 @@ def test_every_module_is_loaded_by_the_package_or_by_its_register_module(block):
 
 
 @pytest.mark.parametrize('block', BLOCKS)
-def test_imports_within_a_block_have_no_circle(block):
+def test_block_has_no_import_cycles(block):
     graph = import_graph(block)
-    # A package and its modules: that a module reads names of the package is no circle if the package does not load it.
+    # A module that imports names of its package is not a cycle unless the package loads the module.
     graph = {stem: names - {'__init__'} for stem, names in graph.items()}
     done: set[str] = set()
     while ready := {stem for stem in graph if stem not in done and graph[stem] <= done}:
@@ -129,8 +129,8 @@ def decorated(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize('block', BLOCKS)
-def test_every_block_registers_itself(block):
-    """All that is decorated, or else something, is in a registry of the project or in MMEngine's of the same name."""
+def test_block_registers_itself(block):
+    """All decorated names (or at least one) are in a registry of the project or in MMEngine's of the same name."""
     register = importlib.import_module(f'dinor1.blocks.{block}.register').register
     register()
     register()

@@ -13,7 +13,7 @@ from dinor1.utils.precision import compute_dtype
 from .base import Batch, ProjectedOptimizer, Scratch
 from .projection import CHANNEL, LAYER, project_, radial_coefficients
 
-# Where torch has Adam as one kernel.
+# Devices where torch has a fused Adam kernel.
 _FUSED_DEVICES = ('cpu', 'cuda')
 
 
@@ -28,7 +28,7 @@ class AdamP(ProjectedOptimizer):
         w = w (1 - lr weight_decay r) - (lr / c1) u,   r = wd_ratio if it passed, else 1
 
     State dicts are those of the authors' package ``adamp`` and load in both directions. With ``delta=0`` nothing is
-    projected: AdamW. Give such a group to weights that are not to be tested, e.g. embeddings.
+    projected, which is AdamW; use it for groups of weights that must not be tested, e.g. embeddings.
 
     Args:
         params: Parameters or groups of them.
@@ -39,8 +39,8 @@ class AdamP(ProjectedOptimizer):
         delta: Threshold of the test, in units of a random cosine 1 / sqrt(n); 0 switches it off.
         wd_ratio: Factor of the weight decay where a weight is projected.
         nesterov: Look ahead by one step of the first moment.
-        foreach: Batches of tensors without host synchronisation (True), tensor by tensor (False), or as fits (None).
-        maximize: Ascend.
+        foreach: True: batches of tensors without host synchronisation; False: tensor by tensor; None: chosen per group.
+        maximize: Maximise the objective instead of minimising it.
 
     Raises:
         ValueError: a setting is out of range.
@@ -75,7 +75,7 @@ class AdamP(ProjectedOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # torch's own optimizers count in a tensor; a number on the host needs no synchronisation to be read.
+        # torch's optimizers keep the step in a tensor; a number on the host is read without synchronisation.
         for entry in self.state.values():
             if isinstance(entry.get('step'), Tensor):
                 entry['step'] = int(entry['step'])
@@ -92,17 +92,20 @@ class AdamP(ProjectedOptimizer):
         state['exp_avg_sq'] = torch.zeros_like(param)
 
     def _step_one(self, group: dict[str, Any], param: Parameter, grad: Tensor, state: dict[str, Any]) -> str:
+        # Update the moments.
         state['step'] += 1
         beta1, beta2 = group['betas']
         correction1, correction2 = 1 - beta1 ** state['step'], 1 - beta2 ** state['step']
         first, second, dtype = state['exp_avg'], state['exp_avg_sq'], compute_dtype(param)
         first.mul_(beta1).add_(grad, alpha=1 - beta1)
         second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        # Compute the direction of the step.
         denominator = (second.to(dtype).sqrt() / math.sqrt(correction2)).add_(group['eps'])
         if group['nesterov']:
             update = (beta1 * first.to(dtype) + (1 - beta1) * grad) / denominator
         else:
             update = first / denominator
+        # Remove the radial part, decay the weight and step.
         view = project_(param, grad, update, group['delta'], group['eps'])
         if group['weight_decay'] > 0:
             ratio = group['wd_ratio'] if view in (CHANNEL, LAYER) else 1
@@ -111,13 +114,14 @@ class AdamP(ProjectedOptimizer):
         return view
 
     def _batch_key(self, param: Parameter, state: dict[str, Any]) -> Any:
-        # The one-kernel form reads memory in order, whatever the strides.
+        # The fused kernel ignores strides, so only contiguous tensors may share a batch with it.
         tensors = (param, param.grad, state['exp_avg'], state['exp_avg_sq'])
         return all(tensor.is_contiguous() for tensor in tensors)
 
     def _step_batch(self, group: dict[str, Any], batch: Batch, scratch: Scratch) -> None:
         for state in batch.states:
             state['step'] += 1
+        # Test which tensors look scale-invariant; without any, this is AdamW.
         passed, params = None, batch.params
         if batch.rows:
             weights = batch.stacked(params)
@@ -128,13 +132,13 @@ class AdamP(ProjectedOptimizer):
             return
 
         if _can_fuse(group, batch) and weights.dtype == params[0].dtype:
-            # Adam in one kernel adds the step to the weights that it is given. Given zeros, it returns the step.
+            # The fused kernel adds the step to the weights that it is given: for zeros, the result is the step.
             moves = scratch.empty('moves', weights).zero_()
             _fused_adamw_(group, batch, batch.split(moves), 0.0)
         else:
             moves = batch.stacked(self._moves(group, batch))
-        # Decay and projection are both multiples of the weights: added to the step first, they take one pass over
-        # memory, and the weights are rounded once.
+        # Decay and projection are both multiples of the weights. Adding them to the step first takes one pass over
+        # memory and rounds the weights once.
         scale = -radial_coefficients(passed, weights, moves, group['eps'], products)
         if group['weight_decay'] > 0:
             scale = scale - group['lr'] * group['weight_decay'] * passed.decay_ratio(group['wd_ratio'])
@@ -142,7 +146,7 @@ class AdamP(ProjectedOptimizer):
         torch._foreach_add_(params, batch.split(moves))
 
     def _step_plain(self, group: dict[str, Any], batch: Batch) -> None:
-        """AdamW."""
+        """Step without projection (AdamW)."""
         if _can_fuse(group, batch):
             _fused_adamw_(group, batch, batch.params, group['weight_decay'])
             return
@@ -153,7 +157,8 @@ class AdamP(ProjectedOptimizer):
 
     @staticmethod
     def _moves(group: dict[str, Any], batch: Batch) -> list[Tensor]:
-        """Update the moments; return -(lr / c1) u for every tensor, float32 at least."""
+        """Update the moments; return the step -(lr / c1) u of every tensor, float32 at least."""
+        # Update both moments in place.
         beta1, beta2 = group['betas']
         first = [state['exp_avg'] for state in batch.states]
         second = [state['exp_avg_sq'] for state in batch.states]
@@ -162,7 +167,7 @@ class AdamP(ProjectedOptimizer):
         torch._foreach_addcmul_(second, batch.grads, batch.grads, value=1 - beta2)
         dtype = compute_dtype(first[0])
         steps = [state['step'] for state in batch.states]
-        # lr / c1 and its sign are in the numerator: moves come out complete.
+        # Fold -lr / c1 into the numerator, so that the quotient is the complete step.
         sizes = [-group['lr'] / (1 - beta1**step) for step in steps]
         denominator = torch._foreach_sqrt([tensor.to(dtype) for tensor in second])
         torch._foreach_mul_(denominator, [(1 - beta2**step) ** -0.5 for step in steps])
@@ -178,7 +183,7 @@ class AdamP(ProjectedOptimizer):
 
 
 def _can_fuse(group: dict[str, Any], batch: Batch) -> bool:
-    """Whether torch's kernel computes this batch; torch.compile cannot trace it, and makes a kernel of its own."""
+    """Whether torch's fused kernel can step this batch. torch.compile cannot trace it and fuses the step itself."""
     if torch.compiler.is_compiling():
         return False
     state = batch.states[0]
@@ -189,8 +194,9 @@ def _can_fuse(group: dict[str, Any], batch: Batch) -> bool:
 
 
 def _fused_adamw_(group: dict[str, Any], batch: Batch, weights: list[Tensor], weight_decay: float) -> None:
-    """Torch's one-kernel AdamW on ``weights`` with the moments of ``batch``."""
+    """Torch's fused AdamW kernel on ``weights`` with the moments of ``batch``."""
     steps = [state['step'] for state in batch.states]
+    # The kernel reads the step from a tensor: make one per distinct step.
     counters = {step: torch.full((), step, dtype=torch.float32, device=weights[0].device) for step in set(steps)}
     torch._fused_adamw_(
         weights,

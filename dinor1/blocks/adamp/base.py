@@ -1,4 +1,4 @@
-"""What AdamP and SGDP share around the projection: checks, grouping of tensors, counts, checkpoints."""
+"""Base class of AdamP and SGDP: checks of settings, batches of tensors, counts of projections, checkpoints."""
 
 import warnings
 from collections import defaultdict
@@ -15,11 +15,11 @@ from dinor1.utils.precision import compute_dtype
 
 from .projection import CHANNEL, LAYER, NONE, SKIPPED, Passed, has_rows, which_pass
 
-# Small weights of one shape are stacked and treated as one; those beyond this many elements gain nothing from the
-# copy. On CPU the limit keeps the copies in the cache of a core, elsewhere it limits their memory.
+# Small weights of one shape are stacked and treated as one tensor; larger ones gain nothing from the copy. The limit,
+# in elements, keeps the copies in the cache of a core on CPU and bounds their memory elsewhere.
 _STACK_LIMIT = {'cpu': 2**16}
 _STACK_LIMIT_ELSEWHERE = 2**24
-# Where a value is read without waiting: work that the test proves unnecessary is left out.
+# Devices where reading a value does not wait: there, batches that do not pass the test skip the projection.
 FREE_READS = ('cpu',)
 
 
@@ -40,25 +40,25 @@ class Batch(NamedTuple):
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of every tensor, where there are rows."""
+        """Shape of every tensor; only for batches with ``rows``."""
         return self.params[0].shape
 
     def stacked(self, tensors: list[Tensor]) -> Tensor:
-        """(T, C, n), a tensor's rows in its first dimension; float32 at least. One tensor is not copied."""
+        """Stack tensors into (T, C, n), C the size of their first dimension; float32 at least. One is not copied."""
         dtype = compute_dtype(tensors[0])
         if len(tensors) == 1:
             return tensors[0].reshape(1, self.shape[0], -1).to(dtype)
         return torch.stack([tensor.reshape(self.shape[0], -1) for tensor in tensors]).to(dtype)
 
     def split(self, stacked: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`stacked`, as views."""
+        """Undo :meth:`stacked`; returns views."""
         return list(stacked.view(-1, *self.shape).unbind())
 
 
 class Scratch:
     """Memory that all batches of one step share.
 
-    On CPU the system hands out large memory page by page, which takes longer than the arithmetic in it.
+    On CPU, allocating large tensors (page faults) takes longer than the arithmetic on them.
     """
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class Scratch:
 
 
 class ProjectedOptimizer(Optimizer):
-    """Base of the optimizers with projection. A subclass has ``_init_state``, ``_step_one`` and ``_step_batch``.
+    """Base of the optimizers with projection. Subclasses define ``_init_state``, ``_step_one``, ``_step_batch``.
 
-    ``foreach`` chooses how a group is stepped: True for batches without host synchronisation, False for one tensor
-    after another in the arithmetic order of the authors' package, None (default) for batches wherever all tensors of
-    the group are plain ones; tensors of a subclass, as FSDP's ``DTensor``, go one by one.
+    ``foreach`` chooses how a group is stepped. True: in batches without host synchronisation. False: one tensor after
+    another, in the arithmetic order of the authors' package. None (default): in batches if all tensors of the group are
+    plain tensors; tensors of a subclass, such as FSDP's ``DTensor``, are stepped one by one.
 
     Raises:
         ValueError: a hyper-parameter is out of range.
@@ -88,7 +88,7 @@ class ProjectedOptimizer(Optimizer):
         self._reset_counts()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its settings are checked.
+        """Add a group after checking its settings.
 
         Raises:
             ValueError: a hyper-parameter of the group is out of range.
@@ -99,6 +99,7 @@ class ProjectedOptimizer(Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+        # FSDP1 flattens parameters to one dimension: there are no rows left to test.
         flat = [p for p in self.param_groups[-1]['params'] if getattr(p, '_fsdp_flattened', False)]
         if flat and all(p.dim() <= 1 for p in flat):
             warnings.warn(
@@ -109,7 +110,7 @@ class ProjectedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # State dicts of the authors' package have none of our additions.
+        # State dicts of the authors' package lack the settings that only this package has.
         for group in self.param_groups:
             for name, value in self._additions().items():
                 group.setdefault(name, value)
@@ -117,23 +118,25 @@ class ProjectedOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update the weights; parameters without a gradient are left alone.
+        """Update the weights; parameters without a gradient do not change.
 
         Args:
             closure: Evaluates the model again and returns the loss, with gradients enabled.
 
         Raises:
-            ValueError: a gradient is sparse, or a weight complex; nothing has been changed then.
+            ValueError: a gradient is sparse, or a weight complex; in this case no weight has changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # Check all gradients before any weight changes.
         groups = [(group, [p for p in group['params'] if p.grad is not None]) for group in self.param_groups]
         for _, params in groups:
             self._check_gradients(params)
         self._reset_counts()
         scratch = Scratch()
+        # Step group by group, in batches or tensor by tensor.
         for group, params in groups:
             for param in params:
                 if len(self.state[param]) == 0:
@@ -152,13 +155,13 @@ class ProjectedOptimizer(Optimizer):
         return loss
 
     def projection_stats(self) -> dict[str, int]:
-        """How many tensors the last step projected, by view.
+        """Number of tensors that the last step projected, by view.
 
-        Synchronises with the device; it is no part of the state dict.
+        Synchronises with the device. The counts are not in the state dict.
 
         Returns:
-            ``channel`` and ``layer``: projected in that view. ``none``: tested, not projected. ``skipped``: never
-            tested, since they have no rows.
+            ``channel`` and ``layer``: projected in that view. ``none``: tested, not projected. ``skipped``: not
+            tested, because the tensor has no rows.
         """
         counts = dict(self._counts)
         for channel, layer in self._decisions:
@@ -174,22 +177,24 @@ class ProjectedOptimizer(Optimizer):
         self._decisions: list[tuple[Tensor, Tensor]] = []
 
     def _test(self, group: dict[str, Any], batch: Batch, weights: Tensor, scratch: Tensor) -> Passed | None:
-        """The test of a batch; None if it is known that nothing passed."""
+        """Test a batch; None if the host knows that no tensor passed."""
         passed = which_pass(weights, batch.stacked(batch.grads), group['delta'], group['eps'], scratch)
         self._decisions.append((passed.channel, passed.layer))
         readable = weights.device.type in FREE_READS and not torch.compiler.is_compiling()
         return None if readable and not passed.any() else passed
 
     def _batches(self, group: dict[str, Any], params: list[Parameter]) -> Iterable[Batch]:
-        """Group the tensors of a parameter group, the largest first, so that scratch memory need not grow."""
+        """Split a parameter group into batches, the largest tensors first, so that scratch memory does not grow."""
+        # Collect tensors that can be treated together.
         keyed = defaultdict(list)
         for param in params:
-            # With delta = 0 nothing can pass, so that nothing needs to be tested.
+            # With delta = 0 no tensor can pass, so none is tested.
             rows = has_rows(param) and group['delta'] > 0
             self._counts[SKIPPED] += not has_rows(param)
             self._counts[NONE] += has_rows(param) and not rows
             key = (param.device, param.dtype, self._batch_key(param, self.state[param]), param.shape if rows else None)
             keyed[key].append(param)
+        # Yield each collection in parts that respect the stacking limit.
         for key, members in sorted(keyed.items(), key=lambda item: -item[1][0].numel()):
             rows, size = key[-1] is not None, len(members)
             if rows:
@@ -216,7 +221,7 @@ class ProjectedOptimizer(Optimizer):
                 )
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for settings out of range; a subclass adds its own."""
+        """Raise ValueError for settings out of range; subclasses extend it."""
         name = type(self).__name__
         if not isinstance(group['lr'], Real):
             raise ValueError(f'{name}: lr must be a number, got {group["lr"]!r}')
@@ -226,18 +231,18 @@ class ProjectedOptimizer(Optimizer):
 
     @staticmethod
     def _additions() -> dict[str, Any]:
-        """Group settings that the authors' package does not know, with their defaults."""
+        """Group settings that the authors' package does not have, with their defaults."""
         return dict(foreach=None, maximize=False)
 
     def _batch_key(self, param: Parameter, state: dict[str, Any]) -> Any:
-        """What, beside device, dtype and shape, must agree within a batch."""
+        """Key that must be equal within a batch, in addition to device, dtype and shape."""
         return None
 
     def _init_state(self, state: dict[str, Any], param: Parameter) -> None:
         raise NotImplementedError
 
     def _step_one(self, group: dict[str, Any], param: Parameter, grad: Tensor, state: dict[str, Any]) -> str:
-        """Step one tensor; return the view that was projected, as :func:`~.projection.project_` does."""
+        """Step one tensor; return the projected view, see :func:`~.projection.project_`."""
         raise NotImplementedError
 
     def _step_batch(self, group: dict[str, Any], batch: Batch, scratch: Scratch) -> None:

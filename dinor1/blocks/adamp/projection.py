@@ -1,4 +1,4 @@
-"""The projection that AdamP and SGDP share: which tensors get it, and what it takes away.
+"""The projection that AdamP and SGDP share: which tensors are projected, and what is removed.
 
 Heo et al., *AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights*, ICLR 2021,
 arXiv 2006.08217, Algorithms 1 and 2. A loss that does not change with the length of a weight w has
@@ -7,13 +7,14 @@ fast, and the longer w is, the less a step turns it. The projection takes that p
 
     u - w_hat (w_hat . u)   with   w_hat = w / (|w| + eps),   if   max |cos(w, gradient)| < delta / sqrt(n)
 
-A weight is seen first as one row of n numbers per output channel (the first dimension), where every row must pass,
-and if one does not, as a single row. The test uses the gradient of this step, never the momentum, and an absolute
-value: without it, as the paper's algorithm boxes are printed, every negative cosine would pass.
+A weight is first seen as one row of n numbers per output channel (the first dimension), and every row must pass. If one
+does not, the whole weight is tested as a single row. The test uses the gradient of this step, never the momentum, and
+the absolute cosine: without the absolute value, as the paper's algorithm boxes are printed, every negative cosine
+passes.
 
-Here are two forms of the same. :func:`project_` treats one tensor in the order of operations of the authors'
-package, bit for bit in float32 and float64 where the layout is contiguous. :func:`which_pass` and
-:func:`radial_coefficients` treat many tensors of one shape without asking the device for a single value.
+There are two implementations. :func:`project_` treats one tensor in the order of operations of the authors' package,
+bitwise equal in float32 and float64 for contiguous tensors. :func:`which_pass` and :func:`radial_coefficients` treat
+many tensors of one shape without reading a value from the device.
 """
 
 import math
@@ -27,14 +28,14 @@ NONE, CHANNEL, LAYER, SKIPPED = 'none', 'channel', 'layer', 'skipped'
 
 
 def has_rows(weight: Tensor) -> bool:
-    """Whether a weight is tested at all: biases, norm weights and empty tensors are not."""
+    """Whether a weight is tested: biases, norm weights and empty tensors are not."""
     return weight.dim() > 1 and weight.numel() > 0
 
 
 def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: float) -> str:
-    """Take the radial part out of one ``update`` in place, if the weight looks scale-invariant.
+    """Remove the radial part from one ``update`` in place, if the weight looks scale-invariant.
 
-    Branches on values, so that it synchronises with the device up to twice.
+    Branches on values and so synchronises with the device up to twice.
 
     Args:
         weight: Of any shape and layout.
@@ -49,10 +50,12 @@ def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: fl
     if not has_rows(weight):
         return SKIPPED
     weight, grad = weight.to(update.dtype), grad.to(update.dtype)
+    # Test the channel view first; fall back to the whole tensor as one row.
     for view, num_rows in ((CHANNEL, weight.shape[0]), (LAYER, 1)):
         rows = weight.reshape(num_rows, -1)
         cosine = F.cosine_similarity(grad.reshape(num_rows, -1), rows, dim=1, eps=eps).abs()
         if cosine.max() < delta / math.sqrt(rows.shape[1]):
+            # Subtract the component of the update along each row.
             per_row = (num_rows,) + (1,) * (weight.dim() - 1)
             direction = weight / (rows.norm(dim=1).view(per_row) + eps)
             radial = (direction * update).reshape(num_rows, -1).sum(dim=1).view(per_row)
@@ -62,12 +65,12 @@ def project_(weight: Tensor, grad: Tensor, update: Tensor, delta: float, eps: fl
 
 
 class Passed(NamedTuple):
-    """Which of T tensors of C rows look scale-invariant.
+    """Test result of T tensors of C rows: which ones look scale-invariant.
 
     Attributes:
         channel: (T,) bool, the channel view passed.
         layer: (T,) bool, the layer view passed and the channel view did not.
-        norms: (T, C + 1), length of every row of the weights, and of the whole.
+        norms: (T, C + 1), length of every row of the weights, then of the whole tensor.
     """
 
     channel: Tensor
@@ -75,7 +78,7 @@ class Passed(NamedTuple):
     norms: Tensor
 
     def any(self) -> Tensor:
-        """() bool, whether there is anything to project."""
+        """() bool, whether any tensor passed in either view."""
         return (self.channel | self.layer).any()
 
     def decay_ratio(self, wd_ratio: float) -> Tensor:
@@ -85,9 +88,9 @@ class Passed(NamedTuple):
 
 
 def which_pass(weights: Tensor, grads: Tensor, delta: float, eps: float, scratch: Tensor | None = None) -> Passed:
-    """The test of many tensors at once, without host synchronisation.
+    """Test many tensors at once, without host synchronisation.
 
-    The sums of the layer view are those of the channel view added up, so that each operand is read once per product.
+    The layer view adds up the sums of the channel view, so that each operand is read once per product.
 
     Args:
         weights: (T, C, n), T tensors of C rows; float32 or float64.
@@ -97,9 +100,11 @@ def which_pass(weights: Tensor, grads: Tensor, delta: float, eps: float, scratch
         scratch: (T, C, n), memory for products; its content is lost.
     """
     num_rows, num_columns = weights.shape[1:]
+    # Norms of the rows of weights and gradients.
     norms = torch.stack([torch.linalg.vector_norm(rows, dim=2) for rows in (weights, grads)])
-    # The layer view is one row more, behind the channels.
+    # Append the norm of the whole tensor as one more row (the layer view).
     norms = torch.cat([norms, torch.linalg.vector_norm(norms, dim=2, keepdim=True)], 2)
+    # Compare each view with its threshold; the channel view takes precedence.
     cosines = _row_products(weights, grads, scratch).abs() / norms.clamp(min=eps).prod(0)
     channel = cosines[:, :-1].amax(1) < delta / math.sqrt(num_columns)
     layer = (cosines[:, -1] < delta / math.sqrt(num_rows * num_columns)) & ~channel
@@ -109,7 +114,7 @@ def which_pass(weights: Tensor, grads: Tensor, delta: float, eps: float, scratch
 def radial_coefficients(
     passed: Passed, weights: Tensor, updates: Tensor, eps: float, scratch: Tensor | None = None
 ) -> Tensor:
-    """(T, C, 1); ``coefficients * weights`` is what to take out of the updates, 0 where no view passed.
+    """(T, C, 1); subtract ``coefficients * weights`` from the updates. 0 where no view passed.
 
     Args:
         passed: Result of the test.
@@ -124,6 +129,6 @@ def radial_coefficients(
 
 
 def _row_products(a: Tensor, b: Tensor, scratch: Tensor | None) -> Tensor:
-    """(T, C + 1), inner products of the rows of two (T, C, n), and of the wholes."""
+    """(T, C + 1), inner products of the rows of two (T, C, n), then of the whole tensors."""
     products = torch.mul(a, b, out=scratch).sum(2)
     return torch.cat([products, products.sum(1, keepdim=True)], 1)

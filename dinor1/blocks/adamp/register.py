@@ -1,4 +1,4 @@
-"""The names under which configs know this block: the optimizers, and a hook."""
+"""Registration of the optimizers and the hook."""
 
 import logging
 
@@ -9,13 +9,14 @@ from .sgdp import SGDP
 def register() -> None:
     """Register the optimizers in MMEngine's ``OPTIMIZERS``, and import the hook's module. Idempotent.
 
-    Another package's optimizer of the same name is replaced, with a warning that says whose it was.
+    Another package's optimizer of the same name is replaced, with a warning that names the package.
     """
     from mmengine.logging import print_log
     from mmengine.registry import OPTIMIZERS
 
     from . import weight_norm_hook  # noqa: F401
 
+    # Register each optimizer, replacing another one of the same name.
     for optimizer in (AdamP, SGDP):
         name = optimizer.__name__
         other = OPTIMIZERS.module_dict.get(name)

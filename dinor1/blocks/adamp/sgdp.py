@@ -26,8 +26,8 @@ class SGDP(ProjectedOptimizer):
     Three differences from ``torch.optim.SGD``: dampening acts on the first step too; weight decay does not enter the
     momentum; and it is divided by 1 - momentum, so that the same value decays ten times as fast at momentum 0.9.
 
-    Without nesterov, d *is* the buffer b in the authors' package: a projection also changes the momentum that is
-    kept. The paper's algorithm keeps it whole. ``project_buffer`` chooses.
+    Without nesterov, d *is* the buffer b in the authors' package, so a projection also changes the stored momentum.
+    The paper's algorithm does not change the momentum. ``project_buffer`` selects one of the two.
 
     State dicts are those of the authors' package ``adamp`` and load in both directions.
 
@@ -41,10 +41,10 @@ class SGDP(ProjectedOptimizer):
         eps: Added to the weight's norm in the projection.
         delta: Threshold of the test, in units of a random cosine 1 / sqrt(n); 0 switches it off.
         wd_ratio: Factor of the weight decay where a weight is projected.
-        foreach: Batches of tensors without host synchronisation (True), tensor by tensor (False), or as fits (None).
-        maximize: Ascend.
-        project_buffer: The projected direction replaces the buffer, as in the authors' package (True), or not, as in
-            the paper (False). With nesterov it never does.
+        foreach: True: batches of tensors without host synchronisation; False: tensor by tensor; None: chosen per group.
+        maximize: Maximise the objective instead of minimising it.
+        project_buffer: True: the projected direction replaces the buffer, as in the authors' package. False: the buffer
+            is not projected, as in the paper. With nesterov the buffer is never projected.
 
     Raises:
         ValueError: a setting is out of range.
@@ -86,7 +86,9 @@ class SGDP(ProjectedOptimizer):
         if not 0 <= group['momentum'] <= 1:
             raise ValueError(f'SGDP: momentum must be in [0, 1], got {group["momentum"]}')
         if group['momentum'] == 1 and group['weight_decay'] > 0:
-            raise ValueError('SGDP: weight decay is divided by 1 - momentum; with weight_decay momentum must be < 1')
+            raise ValueError(
+                'SGDP: weight decay is divided by 1 - momentum, here 0; set momentum < 1 or no weight_decay'
+            )
 
     @staticmethod
     def _additions() -> dict[str, Any]:
@@ -97,11 +99,14 @@ class SGDP(ProjectedOptimizer):
 
     def _step_one(self, group: dict[str, Any], param: Parameter, grad: Tensor, state: dict[str, Any]) -> str:
         buffer, momentum, dtype = state['momentum'], group['momentum'], compute_dtype(param)
+        # Update the buffer and compute the direction of the step.
         buffer.mul_(momentum).add_(grad, alpha=1 - group['dampening'])
         update = grad + momentum * buffer.to(dtype) if group['nesterov'] else buffer.to(dtype, copy=True)
+        # Remove the radial part; optionally keep the projected direction as momentum.
         view = project_(param, grad, update, group['delta'], group['eps'])
         if view in (CHANNEL, LAYER) and group['project_buffer'] and not group['nesterov']:
             buffer.copy_(update)
+        # Decay the weight and step.
         if group['weight_decay'] > 0:
             ratio = group['wd_ratio'] if view in (CHANNEL, LAYER) else 1
             param.mul_(1 - group['lr'] * group['weight_decay'] * ratio / (1 - momentum))
@@ -110,6 +115,7 @@ class SGDP(ProjectedOptimizer):
 
     def _step_batch(self, group: dict[str, Any], batch: Batch, scratch: Scratch) -> None:
         params, grads, momentum = batch.params, batch.grads, group['momentum']
+        # Update the buffers and compute the directions of the step.
         buffers = [state['momentum'] for state in batch.states]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, grads, alpha=1 - group['dampening'])
@@ -118,6 +124,7 @@ class SGDP(ProjectedOptimizer):
             updates = torch._foreach_mul(buffers, momentum)
             torch._foreach_add_(updates, grads)
         decay = group['weight_decay'] / (1 - momentum) if group['weight_decay'] > 0 else 0.0
+        # Test which tensors look scale-invariant; without any, take a plain step.
         passed = None
         if batch.rows:
             weights = batch.stacked(params)
@@ -129,6 +136,7 @@ class SGDP(ProjectedOptimizer):
             torch._foreach_add_(params, updates, alpha=-group['lr'])
             return
 
+        # Project the directions, add the decay, and update the weights once.
         stacked = batch.stacked(updates)
         coefficients = radial_coefficients(passed, weights, stacked, group['eps'], moves)
         torch.addcmul(stacked, weights, coefficients, value=-1, out=moves)

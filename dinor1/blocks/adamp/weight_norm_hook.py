@@ -1,4 +1,4 @@
-"""How the norms of weights grow during training."""
+"""Hook that logs the norms of weights during training."""
 
 import re
 from typing import Any
@@ -18,17 +18,15 @@ class WeightNormHook(Hook):
     r"""Logs the mean L2 norm of groups of weights, as ``weight_norm/LABEL`` among the scalars of training.
 
     A scale-invariant weight turns less per step the larger its norm is: the effective learning rate is lr / norm^2
-    (AdamP, arXiv 2006.08217). Norms are of whole tensors, after the update, on the device; they reach the host once per
-    interval. Under FSDP they are those of this process's shards.
+    (AdamP, arXiv 2006.08217). Norms are of whole tensors, measured on the device after the update; the means are copied
+    to the host once per interval. Under FSDP they are norms of this process's shards.
 
     Args:
-        patterns: Label -> regular expression, which is searched in the parameters' names
-            (``dict(conv=r'conv\d\.weight$')``).
-        interval: Iterations between two measurements. The log shows the latest: a divisor of the logger's interval
-            keeps it fresh.
+        patterns: Label -> regular expression, searched in the parameters' names (``dict(conv=r'conv\d\.weight$')``).
+        interval: Iterations between two measurements. The log shows the latest; use a divisor of the logger's interval.
 
     Raises:
-        InputError: no pattern, one that is no regular expression, or an interval below 1.
+        InputError: there is no pattern, one is not a regular expression, or the interval is below 1.
     """
 
     def __init__(self, patterns: dict[str, str], interval: int = 50) -> None:
@@ -43,12 +41,12 @@ class WeightNormHook(Hook):
                 self._patterns[label] = re.compile(pattern)
             except re.error as error:
                 raise InputError(
-                    f'WeightNormHook: pattern {pattern!r} of {label!r} is no regular expression: {error}'
+                    f'WeightNormHook: pattern {pattern!r} of {label!r} is not a regular expression: {error}'
                 ) from None
         self._weights: dict[str, list[Tensor]] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Find the weights.
+        """Find the weights that each pattern matches.
 
         Raises:
             InputError: a pattern matches no parameter.
@@ -67,7 +65,7 @@ class WeightNormHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Measure, every ``interval`` iterations."""
+        """Log the mean norm of each group of weights, every ``interval`` iterations."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         means = torch.stack([torch.stack(torch._foreach_norm(w)).mean() for w in self._weights.values()])

@@ -1,8 +1,8 @@
-"""Building a category graph from what is known about the classes.
+"""Build a category graph from a hierarchy of the classes, from images, or from triples.
 
-Hierarchy: WordNet synsets and their hypernyms, super-categories, or the words of the names. Images: classes that are
-seen together more often than by chance, by pointwise mutual information (Church and Hanks, 1990), which must be counted
-on training images only. Anything else: triples of names.
+Hierarchy: WordNet synsets and their hypernyms, super-categories, or the words of the names. Images: classes that occur
+together more often than by chance, by pointwise mutual information (Church and Hanks, 1990), which must be counted on
+training images only. Other relations: triples of names.
 """
 
 from collections import defaultdict
@@ -32,40 +32,42 @@ def build_category_graph(
     min_pmi: float = 0.0,
     pe_dim: int = 8,
 ) -> CategoryGraph:
-    """Build a graph from any of the following; from nothing but names it has no edges.
+    """Build a graph from any of these sources; from names alone the graph has no edges.
 
-    Hierarchy edges are there both ways, ``hypernym`` from child to parent and ``hyponym`` back. A parent with the name
-    of a class is that class.
+    Hierarchy edges are added in both directions, ``hypernym`` from child to parent and ``hyponym`` back. A parent with
+    the name of a class is that class.
 
     Args:
         names: C classes, in the detector's order.
         synsets: WordNet name of each class, such as ``dog.n.01``, or ``None``; needs ``hypernyms``.
-        hypernyms: Direct hypernyms of every synset on the way up, see :func:`wordnet_hypernyms`. Of these, kept as
-            parents are those at which classes meet; a class is linked to its nearest kept ancestors.
+        hypernyms: Direct hypernyms of every synset and of its ancestors, see :func:`wordnet_hypernyms`. Ancestors are
+            kept where branches with different classes meet; a class is linked to its nearest kept ancestors.
         supercategories: Parent of each class, or ``None``, as in COCO's files.
         parents: Parents by the name of the child; a parent may have parents. ``'words'``: see :func:`word_parents`.
-        triples: (head, relation, tail) by name. Names and relations that are new are added; for the relations of
+        triples: (head, relation, tail) by name. New names and relations are added; for the relations of
             :data:`RELATIONS` the inverse edge too.
         cooccurrence: ``(C, C)``, images that show both classes; on the diagonal, images that show the class.
-        num_images: Of all images that were counted. ``None``: chance is estimated from the pairs alone, see
+        num_images: Number of images that were counted. ``None``: chance is estimated from the pairs alone, see
             :func:`positive_pmi`.
-        topk: Neighbours by co-occurrence that a class chooses; being chosen can add more.
-        min_pmi: Pairs need a mutual information above it, in nats.
+        topk: Neighbours by co-occurrence that each class chooses; it also gets those that choose it.
+        min_pmi: Least mutual information of a pair, exclusive, in nats.
         pe_dim: Columns of the Laplacian code.
 
     Returns:
-        The graph, its edges sorted; equal edges from several sources once, with the largest weight.
+        The graph with sorted edges; an edge from several sources is kept once, with the largest weight.
 
     Raises:
-        InputError: names are missing or not unique, lengths do not fit, or a triple links a node with itself.
+        InputError: names are missing or not unique, lengths differ, or a triple links a node with itself.
     """
     names = list(names)
     if len(set(names)) != len(names):
         raise InputError(f'category {next(n for n in names if names.count(n) > 1)!r} is listed twice')
     builder = _Builder(names)
+    # Check that every list has one entry per class.
     for what, given in (('synsets', synsets), ('supercategories', supercategories)):
         if given is not None and len(given) != len(names):
             raise InputError(f'{len(given)} {what} for {len(names)} categories; give one, or None, for each')
+    # Add the hierarchy from each source.
     if synsets is not None:
         if hypernyms is None:
             raise InputError('synsets need hypernyms, see dinor1.blocks.category_graph.wordnet_hypernyms')
@@ -77,10 +79,12 @@ def build_category_graph(
             raise InputError(f"parents must be 'words' or a dict from child to parent, got {parents!r}")
         parents = word_parents(names)
     builder.add_hierarchy(parents or {})
+    # Add the triples.
     for head, relation, tail in triples or ():
         if head == tail:
             raise InputError(f'triple ({head!r}, {relation!r}, {tail!r}) links a node with itself; leave it out')
         builder.add(head, relation, tail)
+    # Add co-occurrence edges.
     if cooccurrence is not None:
         weights = positive_pmi(cooccurrence, num_images, topk=topk, min_pmi=min_pmi)
         if len(weights) != len(names):
@@ -91,23 +95,24 @@ def build_category_graph(
 
 
 def positive_pmi(counts: Tensor, num_images: int | None = None, *, topk: int = 8, min_pmi: float = 0.0) -> Tensor:
-    """Weights of pairs that are seen together more often than by chance.
+    """Weights of pairs of classes that occur together more often than by chance.
 
-    PMI of i and j is log(n_ij N / (n_i n_j)). With ``num_images``, N is that, and n_i the diagonal; without, n_i counts
-    the pairs of i, and N all pairs.
+    PMI of i and j is log(n_ij N / (n_i n_j)). With ``num_images``, N is ``num_images`` and n_i the diagonal. Without,
+    n_i is the number of pairs with i, and N the number of all pairs.
 
     Args:
         counts: ``(C, C)`` symmetric, at least 0.
-        num_images: See above.
-        topk: Each class chooses as many partners, those of the largest PMI; a pair stays if one chooses the other.
-        min_pmi: In nats; pairs need more, and more than 0.
+        num_images: Number of images that were counted, or ``None``, see above.
+        topk: Partners of the largest PMI that each class chooses; a pair is kept if one class chooses the other.
+        min_pmi: Pairs need more than this and more than 0, in nats.
 
     Returns:
-        ``(C, C)`` float32 symmetric in [0, 1]: PMI divided by its maximum, 0 = no pair.
+        ``(C, C)`` float32 symmetric in [0, 1]: PMI divided by its maximum; 0 for no pair.
 
     Raises:
-        InputError: the counts are not such a matrix, or do not fit the number of images.
+        InputError: ``counts`` is not a symmetric matrix of counts, or contradicts the number of images.
     """
+    # Check the counts.
     if counts.dim() != 2 or counts.shape[0] != counts.shape[1] or not torch.equal(counts, counts.T):
         raise InputError(f'cooccurrence must be a symmetric square matrix, got {tuple(counts.shape)}')
     counts = counts.double()
@@ -115,15 +120,17 @@ def positive_pmi(counts: Tensor, num_images: int | None = None, *, topk: int = 8
         raise InputError(f'cooccurrence must be in [0, {"number of images" if num_images is None else num_images}]')
     own = counts.diagonal()
     if num_images is not None and (counts > torch.minimum(own[:, None], own)).any():
-        raise InputError('cooccurrence has a pair in more images than one of its classes, which the diagonal counts')
+        raise InputError('cooccurrence counts a pair in more images than one of its classes (the diagonal)')
+    # Compute the PMI; pairs at or below the bound get 0.
     pairs = counts.clone().fill_diagonal_(0)
     single = own if num_images is not None else pairs.sum(1)
     total = num_images if num_images is not None else float(pairs.sum())
-    # Where nothing was counted, the logarithm is -inf or nan: neither exceeds the bound.
+    # Without counts the logarithm is -inf or nan; neither exceeds the bound.
     pmi = (pairs * total / (single[:, None] * single)).log()
     pmi = torch.where(pmi > max(0.0, min_pmi), pmi, 0.0)
     if not len(pmi) or topk < 1 or not pmi.any():
         return torch.zeros_like(pmi, dtype=torch.float32)
+    # Keep the best partners of each class, and make the result symmetric.
     best, partner = pmi.topk(min(topk, len(pmi)), dim=1)
     chosen = torch.zeros_like(pmi).scatter(1, partner, best)
     chosen = torch.maximum(chosen, chosen.T)
@@ -131,14 +138,13 @@ def positive_pmi(counts: Tensor, num_images: int | None = None, *, topk: int = 8
 
 
 def word_parents(names: Sequence[str], min_count: int = 2) -> dict[str, list[str]]:
-    """Words that several names share, as parents: "striped circle" stands below "striped" and "circle".
+    """Words that several names share, as parents: "striped circle" is a child of "striped" and "circle".
 
-    For vocabularies whose names are put together from attributes. A name that is itself one of these words is no child
-    of it.
+    For vocabularies whose names are composed of attributes. A name that equals one of these words is not its own child.
 
     Args:
         names: Class names; underscores are spaces.
-        min_count: Names that must have a word.
+        min_count: Names that must contain a word for it to become a parent.
     """
     words = {name: list(dict.fromkeys(name.replace('_', ' ').split())) for name in names}
     count: dict[str, int] = defaultdict(int)
@@ -154,14 +160,15 @@ def synset_parents(
 ) -> dict[str, list[str]]:
     """Parents by the name of the child, from WordNet.
 
-    Kept are the synsets of classes, and those at which classes meet: more than one class is below, and not all of these
-    below a single one of its hyponyms. What is between two kept ones is skipped, as is a parent above another parent.
+    Kept synsets are those of classes, and those where classes meet: more than one class is below, and no single hyponym
+    is above the same classes. Synsets between two kept ones are skipped, and so is a parent above another parent.
 
     Args:
         names: C classes.
-        synsets: Of each class, or ``None``.
-        hypernyms: Direct hypernyms of a synset; a missing one has none.
+        synsets: WordNet name of each class, or ``None``.
+        hypernyms: Direct hypernyms of a synset; a missing synset has none.
     """
+    # Collect the classes and the hyponyms below every synset.
     below: dict[str, set[int]] = defaultdict(set)
     hyponyms: dict[str, set[str]] = defaultdict(set)
     for i, synset in enumerate(synsets):
@@ -169,6 +176,7 @@ def synset_parents(
             below[current].add(i)
             for hypernym in hypernyms.get(current, ()):
                 hyponyms[hypernym].add(current)
+    # Keep the synsets of classes, and those where classes meet.
     of_class: dict[str, list[str]] = defaultdict(list)
     for name, synset in zip(names, synsets, strict=True):
         if synset:
@@ -176,6 +184,7 @@ def synset_parents(
     meeting = {s for s, classes in below.items() if len(classes) > 1 and all(below[h] != classes for h in hyponyms[s])}
     kept = {synset: [synset] for synset in meeting} | of_class
 
+    # Link every kept synset to its nearest kept ancestors.
     above = {synset: _closure(synset, hypernyms) - {synset} for synset in kept}
     result = {}
     for synset, nodes in kept.items():
@@ -188,7 +197,7 @@ def synset_parents(
 
 
 def _closure(synset: str, hypernyms: Mapping[str, Sequence[str]]) -> set[str]:
-    """A synset and all above it."""
+    """A synset and all its ancestors."""
     found, waiting = {synset}, [synset]
     while waiting:
         new = [above for above in hypernyms.get(waiting.pop(), ()) if above not in found]
@@ -214,7 +223,7 @@ class _Builder:
             self._edge(numbers[1], INVERSE[relation], numbers[0], weight)
 
     def add_hierarchy(self, parents: Parents) -> None:
-        """Add parents by the name of the child; a name above itself is left out."""
+        """Add parents by the name of the child; a name that is its own parent is skipped."""
         for child, above in parents.items():
             for parent in [above] if isinstance(above, str) else above:
                 if parent != child:

@@ -1,4 +1,4 @@
-"""NFE on the category graph: how well it predicts held-out edges, and edges that the graph misses.
+"""Link prediction with NFE on the category graph: ranking of held-out edges, and completion with probable edges.
 
 Xiao, He and Cao, arXiv 2409.19977, as a link predictor for small graphs; see :mod:`dinor1.blocks.nfe`.
 """
@@ -25,14 +25,14 @@ from .graph import INVERSE, CategoryGraph
 def complete_category_graph(
     graph: CategoryGraph, relation: str, nfe: NFE, *, topk: int = 5, min_prob: float = 0.5
 ) -> CategoryGraph:
-    """Add the edges that the link predictor finds probable, and their inverses, and compute the Laplacian code anew.
+    """Add edges that the link predictor finds probable, and their inverses; recompute the Laplacian code.
 
     Args:
         graph: Not changed.
         relation: One of ``graph.relations``.
         nfe: Trained on ``graph_triples(graph)``, for instance by :func:`dinor1.blocks.nfe.fit`.
-        topk: New edges per head, at most.
-        min_prob: Probability that a new edge needs; it is its weight.
+        topk: Largest number of new edges per head.
+        min_prob: Least probability of a new edge; the probability becomes its weight.
 
     Returns:
         A denser graph.
@@ -50,25 +50,26 @@ def complete_category_graph(
 def held_out_ranking(
     graph: CategoryGraph, *, share: float = 0.1, seed: int = 0, epochs: int = 200, lr: float = 0.03, **nfe: Any
 ) -> dict[str, float | Tensor]:
-    """Train on a part of the edges, and rank the others among all nodes.
+    """Train on part of the edges, and rank the tails of the held-out edges among all nodes.
 
-    An edge and its inverse are held out together: else the one would give the other away.
+    An edge and its inverse are held out together, since either one reveals the other.
 
     Args:
         graph: With edges between at least two pairs of nodes.
-        share: Of the pairs of linked nodes that are held out, in (0, 1).
-        seed: Of the choice and of the training.
-        epochs: Of the training.
-        lr: Likewise.
+        share: Share of the linked pairs of nodes to hold out, in (0, 1).
+        seed: Seed of the split and of the training.
+        epochs: Number of training epochs.
+        lr: Learning rate.
         nfe: Arguments of :class:`~dinor1.blocks.nfe.NFE`, such as ``dim`` and ``kind``.
 
     Returns:
-        See :func:`~dinor1.blocks.nfe.filtered_ranking`; and ``chance``, the mean reciprocal rank of a guess among all
-        nodes.
+        See :func:`~dinor1.blocks.nfe.filtered_ranking`; and ``chance``, the mean reciprocal rank of a random guess
+        among all nodes.
 
     Raises:
-        ValueError: too few edges to split.
+        ValueError: the graph has too few edges to split.
     """
+    # Choose the pairs of nodes to hold out.
     triples = graph_triples(graph)
     num_nodes, num_relations = len(graph.names), len(graph.relations)
     low, high = triples[:, [0, 2]].aminmax(dim=1)
@@ -80,17 +81,19 @@ def held_out_ranking(
     held = torch.zeros(len(pairs), dtype=torch.bool)
     held[torch.randperm(len(pairs), generator=generator)[:count]] = True
     held = held.to(pair.device)[pair]
+    # Train on the remaining edges without changing the global random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = NFE(num_nodes, num_relations, **nfe).to(triples.device)
     fit(model, triples[~held], epochs=epochs, lr=lr, seed=seed)
+    # Rank the held-out edges.
     filters = KnownTails(with_reciprocals(triples, num_relations), num_nodes, 2 * num_relations)
     result = filtered_ranking(model.score_all, triples[held], filters, num_relations=num_relations)
     return result | dict(chance=float((1 / torch.arange(1, num_nodes + 1)).mean()))
 
 
 def _add_inverse(graph: CategoryGraph, first: int, number: int) -> CategoryGraph:
-    """Add the inverse, of relation ``number``, of the edges from ``first`` on; those that are there already stay."""
+    """Add the inverses (relation ``number``) of the edges from index ``first`` on, except existing ones."""
     num_nodes = len(graph.names)
     heads, tails = graph.edge_index[:, first:]
     same = graph.edge_type == number

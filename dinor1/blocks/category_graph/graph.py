@@ -16,9 +16,9 @@ from dinor1.blocks.graph_transformer import laplacian_positional_encoding
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path
 
-# Types of edges that every graph knows, in the order of their numbers. Head and tail are source and destination.
+# Relations of every graph, by index. The head of an edge is its source, the tail its destination.
 RELATIONS = ('hypernym', 'hyponym', 'co_occurs', 'similar')
-# What an edge from tail to head is called.
+# Relation of the edge in the opposite direction.
 INVERSE = {'hypernym': 'hyponym', 'hyponym': 'hypernym', 'co_occurs': 'co_occurs', 'similar': 'similar'}
 
 _FORMAT = 'dinor1.category_graph/1'
@@ -27,7 +27,7 @@ _TENSORS = ('edge_index', 'edge_type', 'edge_weight', 'pe')
 
 @dataclass(frozen=True)
 class CategoryGraph:
-    """Classes, what stands above them, and their relations.
+    """Classes, their ancestors, and the relations between them.
 
     Attributes:
         names: M names; the first ``num_classes`` are the detector's classes, the others their parents.
@@ -36,10 +36,10 @@ class CategoryGraph:
         edge_type: ``(E,)`` int64, index into ``relations``.
         edge_weight: ``(E,)`` float32 in [0, 1].
         pe: ``(M, k)`` float32, Laplacian code of the whole graph.
-        relations: Names of the relations; ``(c, hypernym, p)`` says that p stands above c.
+        relations: Names of the relations; ``(c, hypernym, p)`` says that p is a parent of c.
 
     Raises:
-        ValueError: shapes or numbers do not fit each other, or a name occurs twice.
+        ValueError: shapes or indices do not match, or a name occurs twice.
     """
 
     names: tuple[str, ...]
@@ -52,67 +52,71 @@ class CategoryGraph:
 
     def __post_init__(self) -> None:
         num_nodes, num_edges = len(self.names), len(self.edge_type)
+        # Check names, relations and sizes.
         if len(set(self.names)) != num_nodes:
             twice = next(name for i, name in enumerate(self.names) if name in self.names[:i])
             raise ValueError(f'{twice!r} is the name of two nodes; names must be unique')
         if self.relations[: len(RELATIONS)] != RELATIONS:
             raise ValueError(f'relations must begin with {", ".join(RELATIONS)}; got {", ".join(self.relations)}')
         if not 0 <= self.num_classes <= num_nodes:
-            raise ValueError(f'{self.num_classes} classes among {num_nodes} nodes')
+            raise ValueError(f'got num_classes={self.num_classes}; must be in [0, {num_nodes}], the number of nodes')
         for name, shape in (('edge_index', (2, num_edges)), ('edge_weight', (num_edges,))):
             if getattr(self, name).shape != shape:
                 raise ValueError(f'{name}: expected {shape}, got {tuple(getattr(self, name).shape)}')
         if self.pe.dim() != 2 or len(self.pe) != num_nodes:
             raise ValueError(f'pe: expected ({num_nodes}, k), got {tuple(self.pe.shape)}')
+        # Check indices, unless they are on the meta device.
         for name, bound in (('edge_index', num_nodes), ('edge_type', len(self.relations))):
             numbers = getattr(self, name)
             if not numbers.is_meta and ((numbers < 0) | (numbers >= bound)).any():
-                raise ValueError(f'{name} holds numbers outside of [0, {bound})')
+                raise ValueError(f'{name} holds indices outside of [0, {bound})')
 
     def to(self, device: torch.device | str) -> 'CategoryGraph':
-        """The same on another device."""
+        """Copy of the graph on another device."""
         return self._with(**{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def with_code(self, pe: Tensor) -> 'CategoryGraph':
-        """The same with another Laplacian code ``(M, k)``, on its device."""
+        """Copy of the graph with another Laplacian code ``(M, k)``, on the device of the code."""
         return self.to(pe.device)._with(pe=pe)
 
     def _with(self, **tensors: Tensor) -> 'CategoryGraph':
-        """With other tensors but the same edges: what is known of these is kept."""
+        """Copy with other tensors for the same edges; keeps the cached ``below``."""
         other = dataclasses.replace(self, **tensors)
         if 'below' in self.__dict__:
             other.__dict__['below'] = self.below.to(other.edge_index.device)
         return other
 
     def with_encoding(self, pe_dim: int | None = None) -> 'CategoryGraph':
-        """The same with its Laplacian code computed anew, after edges have changed.
+        """Copy of the graph with a new Laplacian code, for use after edges have changed.
 
         Args:
-            pe_dim: Columns. Default: as many as there are.
+            pe_dim: Number of columns. Default: the current number.
         """
         columns = self.pe.shape[1] if pe_dim is None else pe_dim
         code = laplacian_positional_encoding(self.edge_index, len(self.names), columns)
         return dataclasses.replace(self, pe=code)
 
     def find(self, names: Sequence[str | None]) -> list[int]:
-        """Numbers of classes by their names, -1 for one that is not in the graph.
+        """Indices of classes by name; -1 for a name that is not in the graph.
 
-        Case does not count, and an underscore is a space.
+        Ignores case; an underscore equals a space.
         """
         return [-1 if name is None else self._numbers.get(_plain(name), -1) for name in names]
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
-        # Backwards, so that the first of two names that differ in case only is found.
+        # Reversed, so that the first of two names that differ only in case wins.
         return {_plain(name): i for i, name in reversed(list(enumerate(self.names[: self.num_classes])))}
 
     @functools.cached_property
     def below(self) -> Tensor:
-        """``(M, C)`` bool: [m, c] = class c is m, or stands below m by any number of ``hypernym`` edges."""
+        """``(M, C)`` bool: [m, c] = class c is m, or m is reached from c along ``hypernym`` edges."""
+        # List the children of each node.
         upward = self.edge_type == self.relations.index('hypernym')
         children: list[list[int]] = [[] for _ in self.names]
         for child, parent in self.edge_index[:, upward].T.tolist():
             children[parent].append(child)
+        # Search downward from every node.
         table = torch.zeros(len(self.names), self.num_classes, dtype=torch.bool)
         for node in range(len(self.names)):
             found, waiting = {node}, [node]

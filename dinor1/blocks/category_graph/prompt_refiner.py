@@ -1,7 +1,7 @@
 """The category graph in a detector: prompts are refined between the prompt encoders and the transformer.
 
-The module knows one graph. Prompts, visual or of text, come with the names of their classes; a class that the graph
-does not have is a node without edges. Banks on disk hold prompts as they were before.
+The module has one graph. Prompts from images or text come with the names of their classes; a class outside the graph
+is a node without edges. Banks on disk hold prompts before refinement.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ MODELS.register_module(module=PromptGraphRefiner)
 class CategoryGraphPrompts(nn.Module):
     """A :class:`~dinor1.blocks.category_graph.PromptGraphRefiner` and the graph that it works on.
 
-    The graph is no part of a checkpoint, except for its Laplacian code: eigenvectors of repeated eigenvalues are
-    arbitrary, and another machine may find others than those that the weights were trained with.
+    Checkpoints hold only the Laplacian code of the graph: eigenvectors of repeated eigenvalues are arbitrary, and
+    another machine may compute other ones than the weights were trained with.
 
     Args:
         embed_dim: Width C of the prompts.
         graph: A file of ``tools/build_category_graph.py``, or arguments of
             :func:`~dinor1.blocks.category_graph.build_category_graph`, such as ``dict(names=[...], parents='words')``.
-        **refiner: Arguments of ``PromptGraphRefiner``; the graph says ``pe_dim`` and ``num_edge_types``.
+        **refiner: Arguments of ``PromptGraphRefiner``; the graph determines ``pe_dim`` and ``num_edge_types``.
 
     Raises:
         InputError: there is no such file, or no graph can be built.
@@ -46,13 +46,13 @@ class CategoryGraphPrompts(nn.Module):
             pe_dim=self.code.shape[1],
             num_edge_types=len(self._graph.relations),
         )
-        # The rest of the model starts from the same weights as without the graph.
+        # Restore the random state, so that the rest of the model starts from the same weights as without the graph.
         with torch.random.fork_rng(devices=[]):
             self.refiner = MODELS.build(cfg | refiner)
 
     @property
     def graph(self) -> CategoryGraph:
-        """The graph, with the code of the checkpoint and where the module is."""
+        """The graph with the code of the checkpoint, on the device of the module."""
         if self._graph.pe is not self.code:
             self._graph = self._graph.with_code(self.code)
         return self._graph
@@ -70,15 +70,17 @@ class CategoryGraphPrompts(nn.Module):
         return embeddings + self._delta(embeddings, names)
 
     def refine(self, prompts: PromptSet) -> PromptSet:
-        """Refine the classes that are offered.
+        """Refine the prompts of the offered classes.
 
-        Where a class has several prompts, the tokens of its name, their mean is refined and what that adds is added to
-        each of them. Prompts of no class stay as they are.
+        A class with several prompts (the tokens of its name) is refined by their mean, and the change of the mean is
+        added to each prompt. Prompts of no class do not change.
         """
+        # Find the offered classes, and the class of each prompt.
         offered = prompts.mask & (prompts.labels >= 0)
         classes, row = prompts.labels[offered].unique(return_inverse=True)
         if not len(classes):
             return prompts
+        # Refine one prompt per class, and add the change to all prompts of the class.
         names = [prompts.names[i] for i in classes.tolist()]
         delta = self._delta(prompts.class_embeddings()[classes], names)
         embeddings = prompts.embeddings.clone()

@@ -1,1 +1,1 @@
-"""Small image classifiers and MNIST, which the configs of several blocks train within minutes."""
+"""Small image classifiers and MNIST, used by the configs of several blocks to train within minutes."""

@@ -1,8 +1,8 @@
-"""Random affine maps of small images, by the recipe of affNIST.
+"""Random affine maps of small images, as in affNIST.
 
 T. Tieleman's affNIST (University of Toronto, 2013) shows each MNIST digit in a 40 x 40 frame under a random rotation,
 shear, scale of either axis and shift. The original files are Matlab archives; :func:`random_affine` and :func:`warp`
-make a set like it. It is not the published one, and a number measured on it should say so.
+make a similar data set. It is not the published one; results measured on it should say so.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ class AffineRange:
     """Ranges of uniform draws; the defaults are the values usually quoted for affNIST.
 
     Attributes:
-        rotation: Largest angle either way, degrees.
-        shear: Largest shear either way.
+        rotation: Largest absolute angle, degrees.
+        shear: Largest absolute shear.
         scale: Least and largest scale of each axis, drawn independently.
-        shift: Move the image anywhere that keeps its ink inside the frame.
+        shift: Shift the image at random, with all its ink inside the frame.
     """
 
     rotation: float = 20.0
@@ -37,7 +37,7 @@ class AffineRange:
 
 
 def random_affine(count: int, ranges: AffineRange, generator: torch.Generator) -> Tensor:
-    """(count, 2, 2) matrices diag(s_x, s_y) [[1, shear], [0, 1]] R(angle), which map image to target."""
+    """(count, 2, 2) matrices diag(s_x, s_y) [[1, shear], [0, 1]] R(angle), which map source to target."""
     uniform = torch.rand(4, count, generator=generator)
     angle = (2 * uniform[0] - 1) * torch.pi * ranges.rotation / 180
     shear = (2 * uniform[1] - 1) * ranges.shear
@@ -64,22 +64,23 @@ def warp(images: Tensor, matrices: Tensor, shift: Tensor | None = None) -> Tenso
     half = images.new_tensor([width / 2, height / 2])
     inverse = torch.linalg.inv(matrices)
     offset = images.new_zeros(len(images), 2, 1) if shift is None else -inverse @ shift[:, :, None]
-    # grid_sample counts from -1 to 1 over the frame, whatever its sides.
+    # grid_sample uses coordinates from -1 to 1 along either side, so non-square frames need rescaling.
     theta = torch.cat([inverse * half[None] / half[:, None], offset / half[:, None]], dim=2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode='zeros', align_corners=False)
 
 
 def random_shift(images: Tensor, matrices: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 2) shifts, uniform among those that keep the ink of the mapped images inside the frame.
+    """(B, 2) shifts, uniform among the shifts that keep the ink of the mapped images inside the frame.
 
     Where a mapped image is larger than the frame, the shift centres it.
 
     Args:
-        images: (B, C, H, W) before the map; ink is whatever is above zero.
+        images: (B, C, H, W) before the map; ink is every pixel above zero.
         matrices: (B, 2, 2) as in :func:`warp`.
         generator: Source of the draws.
     """
+    # Map the centre of every pixel.
     height, width = images.shape[-2:]
     ink = (images > 0).any(1)
     x = torch.arange(width) - (width - 1) / 2
@@ -87,9 +88,10 @@ def random_shift(images: Tensor, matrices: Tensor, generator: torch.Generator) -
     points = torch.stack([x.repeat(height), y.repeat_interleave(width)])
     mapped = matrices @ points
     blank = ~ink.flatten(1)[:, None]
-    # Half a pixel: a point stands for a pixel, which has a width.
+    # Extent of the ink; half a pixel on each side, since points are pixel centres.
     low = mapped.masked_fill(blank, torch.inf).amin(-1) - 0.5
     high = mapped.masked_fill(blank, -torch.inf).amax(-1) + 0.5
+    # Draw a shift between the bounds, or centre an image that does not fit.
     half = images.new_tensor([width / 2, height / 2])
     least, most = -half - low, half - high
     draw = torch.rand(len(images), 2, generator=generator)
@@ -99,13 +101,13 @@ def random_shift(images: Tensor, matrices: Tensor, generator: torch.Generator) -
 
 
 def affine_images(images: Tensor, ranges: AffineRange, seed: int, chunk: int = 4096) -> Tensor:
-    """Each image under its own random map.
+    """Apply a random map to each image.
 
     Args:
         images: (B, C, H, W) uint8.
-        ranges: What to draw from.
+        ranges: Ranges of the random maps.
         seed: The same seed gives the same images.
-        chunk: Images per pass; bounds the memory.
+        chunk: Images per pass; limits the memory.
 
     Returns:
         (B, C, H, W) uint8.

@@ -10,15 +10,15 @@ from dinor1.registry import MODELS
 
 @MODELS.register_module()
 class ConvNet(nn.Sequential):
-    """Convolution, norm, activation; once per entry of ``channels``.
+    """Stack of (convolution, norm, activation), one per entry of ``channels``.
 
     Args:
         norm_cfg: Config of a norm over (B, C, H, W); None: no norm.
-        act_cfg: Config of the activation; None where the norm brings its own, as EvoNorm does.
+        act_cfg: Config of the activation; None if the norm includes one, as EvoNorm does.
         in_channels: Channels of the images.
         channels: Width of each layer.
         strides: Stride of each layer.
-        kernel_size: Of all layers, odd; padded to keep the size.
+        kernel_size: Kernel size of all layers, odd; padding keeps the size at stride 1.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class ConvNet(nn.Sequential):
         kernel_size: int = 3,
     ) -> None:
         if len(channels) != len(strides):
-            raise ValueError(f'one stride per layer: {len(channels)} channels, {len(strides)} strides')
+            raise ValueError(f'channels and strides must have equal lengths, got {len(channels)} and {len(strides)}')
         widths = [in_channels, *channels]
         super().__init__(
             *(

@@ -9,17 +9,17 @@ from dinor1.registry import MODELS
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Classifier over any backbone.
+    """Classifier with any backbone.
 
     Args:
         backbone: Config of a module that maps (B, in_channels, H, W) to a vector (B, C), tokens (B, N, C) or feature
             maps (B, C, h, w); of several maps the last is used. Tokens and maps are averaged.
         embed_dims: C. None: the backbone already gives (B, num_classes) logits.
         num_classes: Number of classes.
-        dropout: In front of the linear layer.
-        mean: Of the pixels, from 0 to 255.
-        std: Of the pixels. The defaults are MNIST's.
-        init_cfg: As in MMEngine.
+        dropout: Dropout rate before the linear layer.
+        mean: Mean of the pixels, from 0 to 255; the default is MNIST's.
+        std: Standard deviation of the pixels; the default is MNIST's.
+        init_cfg: Passed to MMEngine's ``BaseModel``.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""A small pre-norm vision transformer, of nothing but linear layers and one kind of norm.
+"""A small pre-norm vision transformer made only of linear layers and one kind of norm.
 
-A. Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv 2010.11929. It is written out, instead of taken
-from a library, so that norm conversion and integer training see every linear map.
+A. Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, arXiv 2010.11929. It is not taken from a library, so
+that norm conversion and integer training see every linear map.
 """
 
 import torch
@@ -52,7 +52,7 @@ class SmallViT(nn.Module):
     """Pre-norm ViT without a class token.
 
     Args:
-        norm_cfg: Any norm over the last axis of (B, N, C); None: no norm at all.
+        norm_cfg: Any norm over the last axis of (B, N, C); None: no norm.
         img_size: Side of the square images.
         patch_size: Side of a patch; divides ``img_size``.
         in_channels: Channels of the images.
@@ -77,7 +77,7 @@ class SmallViT(nn.Module):
         if img_size % patch_size:
             raise ValueError(f'img_size {img_size} is not a multiple of patch_size {patch_size}')
         self.patch_size = patch_size
-        # A linear map of pixels, not a convolution: the same sum, and one kind of layer fewer for the converters.
+        # A linear map of pixels gives the same result as a convolution; converters then see only linear layers.
         self.patch_embed = nn.Linear(in_channels * patch_size**2, embed_dims)
         self.pos_embed = nn.Parameter(torch.empty(1, (img_size // patch_size) ** 2, embed_dims))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

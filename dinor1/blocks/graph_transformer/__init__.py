@@ -1,4 +1,4 @@
-"""Graph transformer: layers, network, positional encoding, losses, batching, and the SBM graphs to try it on."""
+"""Graph transformer: layers, network, positional encoding, losses, batching, and SBM graphs as a test case."""
 
 from .attention import graph_attention
 from .batching import Graph, complete_edges, disjoint_union

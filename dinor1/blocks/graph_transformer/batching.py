@@ -1,8 +1,8 @@
-"""Graphs as tensors, and several of them as one: the disjoint union.
+"""Graphs as tensors, and batches of graphs as their disjoint union.
 
-PyTorch Geometric's ``Batch`` holds the same numbers (a test compares them), and may be given to the network. It is not
-used here: blocks need torch alone, its import takes 1.6 s of the processor and its packages 29 MB, and a batch of 32
-SBM graphs takes it 1.2 ms instead of 0.6. A batch of graphs is a concatenation with shifted numbers.
+PyTorch Geometric's ``Batch`` holds the same numbers (a test compares them) and can be passed to the network. It is not
+used here: blocks need torch alone, its import takes 1.6 s and its packages 29 MB, and a batch of 32 SBM graphs takes
+1.2 ms with it instead of 0.6 ms. A batch of graphs is a concatenation with shifted indices.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ class Graph:
 
     Attributes:
         x: ``(N,)`` int64 types or ``(N, F)`` features of the nodes.
-        edge_index: ``(2, E)`` int64, row 0 sources, row 1 destinations; an undirected edge is there both ways.
+        edge_index: ``(2, E)`` int64, row 0 sources, row 1 destinations; an undirected edge is listed in both
+            directions.
         y: ``(N,)`` labels of the nodes, or ``(1, T)`` targets of the graph.
         pe: ``(N, k)`` positional code.
         edge_attr: ``(E,)`` types or ``(E, F)`` features of the edges.
@@ -32,25 +33,26 @@ class Graph:
 
     @property
     def num_nodes(self) -> int:
-        """N."""
+        """Number N of nodes."""
         return len(self.x)
 
 
 def disjoint_union(graphs: Sequence[Graph]) -> dict[str, Tensor | None]:
-    """Several graphs as one without edges between them.
+    """Combine several graphs into one without edges between them.
 
     Args:
-        graphs: At least one; a field that one graph lacks, all must lack.
+        graphs: At least one graph; all must have the same fields.
 
     Returns:
         The fields of :class:`Graph`, concatenated along nodes or edges; ``batch`` ``(N,)`` int64, the graph of each
-        node, rising; ``sizes`` ``(G,)`` int64, the nodes of each graph.
+        node, ascending; ``sizes`` ``(G,)`` int64, the number of nodes of each graph.
 
     Raises:
         ValueError: no graph, or some have a field that others lack.
     """
     if not graphs:
-        raise ValueError('no graph to make a batch of')
+        raise ValueError('the batch is empty; give at least one graph')
+    # Shift the node indices of each graph by the nodes of the graphs before it.
     sizes = torch.tensor([graph.num_nodes for graph in graphs])
     starts = (sizes.cumsum(0) - sizes).tolist()
     union: dict[str, Tensor | None] = dict(
@@ -58,6 +60,7 @@ def disjoint_union(graphs: Sequence[Graph]) -> dict[str, Tensor | None]:
         batch=torch.arange(len(graphs)).repeat_interleave(sizes),
         sizes=sizes,
     )
+    # Concatenate the other fields.
     for field in fields(Graph):
         if field.name == 'edge_index':
             continue
@@ -70,5 +73,5 @@ def disjoint_union(graphs: Sequence[Graph]) -> dict[str, Tensor | None]:
 
 
 def complete_edges(num_nodes: int) -> Tensor:
-    """``(2, N (N - 1))`` int64: every node to every other, no self-loops; the full-graph variant of the paper."""
+    """``(2, N (N - 1))`` int64: edges between all pairs of nodes, without self-loops (the paper's "full graph")."""
     return (~torch.eye(num_nodes, dtype=torch.bool)).nonzero().T.contiguous()

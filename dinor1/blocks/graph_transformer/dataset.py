@@ -1,4 +1,4 @@
-"""Data sets of graphs: CLUSTER and PATTERN, generated, and how graphs become a batch."""
+"""Generated CLUSTER and PATTERN data sets, and the collate function for graphs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ from .sbm import PatternParameters, make_sbm_cluster, make_sbm_pattern
 
 SPLITS = ('train', 'val', 'test')
 TASKS = ('cluster', 'pattern')
-# Of the published sets.
+# Sizes of the published splits.
 NUM_GRAPHS = {'cluster': (10_000, 1_000, 1_000), 'pattern': (10_000, 2_000, 2_000)}
-# Graphs in their full form at once, while they are generated.
+# Graphs generated at once; limits the memory before they are packed.
 CHUNK = 500
 
 
 @FUNCTIONS.register_module()
 def graph_collate(graphs: Sequence[Graph]) -> dict[str, Tensor]:
-    """The disjoint union of the graphs of a batch, without the fields that they do not have."""
+    """Disjoint union of the graphs of a batch, without the fields that are None."""
     return {name: value for name, value in disjoint_union(graphs).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class SBMGraphs:
-    """Which graphs a data set draws.
+    """Settings of the graphs that a data set draws.
 
     Attributes:
-        num_graphs: How many; None: as many as the published split has.
+        num_graphs: Number of graphs; None: the size of the published split.
         size_min: Smallest community.
-        size_max: One more than the largest.
-        num_patterns: See :class:`~dinor1.blocks.graph_transformer.PatternParameters`; CLUSTER does not read it.
-        seed: Of the graphs. Splits of one seed differ, and share their patterns.
+        size_max: Size of the largest community plus 1.
+        num_patterns: See :class:`~dinor1.blocks.graph_transformer.PatternParameters`; not used for CLUSTER.
+        seed: Seed of the graphs. Splits of one seed have different graphs but share their patterns.
     """
 
     num_graphs: int | None = None
@@ -52,19 +52,19 @@ class SBMGraphs:
 
 @DATASETS.register_module()
 class SBMDataset(Dataset):
-    """CLUSTER or PATTERN, drawn anew from the published distribution (see :mod:`dinor1.blocks.graph_transformer.sbm`).
+    """CLUSTER or PATTERN, generated from the published distribution (see :mod:`dinor1.blocks.graph_transformer.sbm`).
 
     Items are :class:`~dinor1.blocks.graph_transformer.Graph`; use ``collate_fn=dict(type='graph_collate')``. The same
     arguments give the same graphs. Generating takes about 3 ms for a graph of the published size, most of it for its
-    Laplacian code; edges are kept once and in small integers, an eighth of the memory of the tensors.
+    Laplacian code. Edges are stored once in small integers, an eighth of the memory of the returned tensors.
 
     Args:
         task: ``cluster`` or ``pattern``.
         split: ``train``, ``val`` or ``test``.
         graphs: Which graphs to draw, :class:`SBMGraphs` or a dict of its fields.
         pe_dim: Columns of the Laplacian code, 0 = none.
-        full_graph: Give every node an edge to every other; the code stays that of the graph itself.
-        seed: Not used: there is no augmentation, and ``graphs`` has a seed of its own. ``dinor1 train --seed`` gives
+        full_graph: Give every node an edge to every other; the code is still computed from the original edges.
+        seed: Not used: there is no augmentation, and ``graphs`` has its own seed. ``dinor1 train --seed`` gives
             it to every training set.
 
     Raises:
@@ -80,6 +80,7 @@ class SBMDataset(Dataset):
         full_graph: bool = False,
         seed: int | None = None,
     ) -> None:
+        # Check the arguments.
         if task not in TASKS or split not in SPLITS:
             raise InputError(
                 f'SBMDataset: expected a task of {", ".join(TASKS)} and a split of {", ".join(SPLITS)}; '
@@ -91,12 +92,13 @@ class SBMDataset(Dataset):
         number = SPLITS.index(split)
         num_graphs = NUM_GRAPHS[task][number] if graphs.num_graphs is None else graphs.num_graphs
         options: dict[str, Any] = dict(size_min=graphs.size_min, size_max=graphs.size_max, split=number)
+        # Generate the graphs chunk by chunk, and pack them.
         self._graphs: list[Graph] = []
         try:
             make = make_sbm_cluster
             if task == 'pattern':
                 make, options['parameters'] = make_sbm_pattern, PatternParameters(num_patterns=graphs.num_patterns)
-            # Also with 0 graphs, for the checks of the arguments.
+            # Run once even for 0 graphs, so that the arguments are checked.
             for start in range(0, max(1, num_graphs), CHUNK):
                 chunk = make(min(CHUNK, num_graphs - start), graphs.seed, start=start, **options)
                 self._graphs += [self._packed(graph, pe_dim) for graph in chunk]
@@ -105,7 +107,7 @@ class SBMDataset(Dataset):
 
     @staticmethod
     def _packed(graph: Graph, pe_dim: int) -> Graph:
-        """With its code, each edge once, and small integers."""
+        """Add the code, and store each edge once in small integers."""
         source, target = graph.edge_index
         code = laplacian_positional_encoding(graph.edge_index, graph.num_nodes, pe_dim) if pe_dim else None
         edges = graph.edge_index[:, source < target].to(torch.int16)

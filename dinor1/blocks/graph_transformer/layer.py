@@ -1,7 +1,7 @@
 """One layer of the graph transformer: attention, residual, norm; feed-forward, residual, norm.
 
 Dwivedi and Bresson, arXiv 2012.09699, the layers without and with edge features. Queries, keys and values have no bias;
-everything else has.
+all other linear layers have one.
 """
 
 import torch.nn.functional as F
@@ -19,15 +19,15 @@ class GraphTransformerLayer(nn.Module):
     Args:
         dim: Width d of the nodes.
         num_heads: H, divides d.
-        edge_dim: ``None``: no edge features. Otherwise their width, which must be d.
-        norm: ``batch``: over all nodes (edges) of the batch; ``layer``; ``none``.
-        dropout: Of the attention's output and inside the feed-forward part.
+        edge_dim: Width of the edge features, which must be d; ``None``: no edge features.
+        norm: ``batch`` (over all nodes or edges of the batch), ``layer`` or ``none``.
+        dropout: Dropout rate of the attention's output and inside the feed-forward part.
         residual: Add the input of both halves to their output.
         qkv_bias: Bias of queries, keys, values, and of the edges' projection.
         clamp: See :func:`graph_attention`.
-        eps: Likewise; ``None``: as released, 0 without and 1e-6 with edge features.
-        update_edges: ``False``: the edges leave as they came. For a last layer, after which they are not used; the
-            released networks update them even there.
+        eps: See :func:`graph_attention`; ``None``: as released, 0 without and 1e-6 with edge features.
+        update_edges: ``False``: return the edge features unchanged. For a last layer, whose edge features are not used;
+            the released networks update them even there.
 
     Raises:
         ValueError: an argument is out of range or unknown.
@@ -47,6 +47,7 @@ class GraphTransformerLayer(nn.Module):
         eps: float | None = None,
         update_edges: bool = True,
     ) -> None:
+        # Check the arguments.
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f'dim must be a multiple of num_heads, got {dim} and {num_heads}')
@@ -60,6 +61,7 @@ class GraphTransformerLayer(nn.Module):
         self.with_edges = edge_dim is not None
         self.clamp = clamp
         self.eps = (1e-6 if self.with_edges else 0.0) if eps is None else eps
+        # Projections for attention, and what follows it for nodes and edges.
         self.query = nn.Linear(dim, dim, bias=qkv_bias)
         self.key = nn.Linear(dim, dim, bias=qkv_bias)
         self.value = nn.Linear(dim, dim, bias=qkv_bias)
@@ -69,7 +71,7 @@ class GraphTransformerLayer(nn.Module):
             self.edge = _Stream(dim, norm, dropout, residual) if update_edges else None
 
     def extra_repr(self) -> str:
-        """Width, heads and constants of the attention."""
+        """Width, number of heads and constants of the attention."""
         return f'{self.dim}, num_heads={self.num_heads}, clamp={self.clamp}, eps={self.eps}'
 
     def forward(
@@ -87,7 +89,7 @@ class GraphTransformerLayer(nn.Module):
             edge_index: ``(2, E)`` int64, row 0 sources, row 1 destinations.
             edge_attr: ``(E, dim)``; given if and only if the layer was made with ``edge_dim``.
             edge_weight: ``(E,)``, see :func:`graph_attention`.
-            blocks: The edges and their weights once more, see :func:`dense_blocks`: faster. Without edge features only.
+            blocks: The same edges and weights in dense form, see :func:`dense_blocks`; only without edge features.
 
         Returns:
             ``(N, dim)``; with edge features also ``(E, dim)``.
@@ -98,6 +100,7 @@ class GraphTransformerLayer(nn.Module):
         if (edge_attr is not None) != self.with_edges:
             has, needs = ('no ', 'needs') if self.with_edges else ('', 'takes no')
             raise ValueError(f'got {has}edge_attr, but this layer {needs} edge features; see edge_dim')
+        # Attend, in dense form if it is given.
         projected = [self.split_heads(linear(x)) for linear in (self.query, self.key, self.value)]
         if blocks is not None and edge_attr is None:
             return self.node(x, dense_attention(*projected, blocks, clamp=self.clamp, eps=self.eps).flatten(1))
@@ -109,6 +112,7 @@ class GraphTransformerLayer(nn.Module):
             clamp=self.clamp,
             eps=self.eps,
         )
+        # Apply residual, norm and feed-forward part to nodes and edges.
         x = self.node(x, mean.flatten(1))
         if edge_attr is None:
             return x
@@ -120,7 +124,7 @@ class GraphTransformerLayer(nn.Module):
 
 
 class _Stream(nn.Module):
-    """What follows the attention, for nodes and for edges alike."""
+    """Residual, norm and feed-forward part after the attention; one for nodes, one for edges."""
 
     def __init__(self, dim: int, norm: str, dropout: float, residual: bool) -> None:
         super().__init__()
@@ -132,7 +136,7 @@ class _Stream(nn.Module):
         self.norm2 = _norm(norm, dim)
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        """(n, dim), the input of the layer and the output of the attention, to (n, dim)."""
+        """Combine the layer's input (n, dim) with the attention's output (n, dim) into (n, dim)."""
         y = self.out(F.dropout(attended, self.dropout, self.training))
         x = self.norm1(x + y if self.residual else y)
         y = self.ffn2(F.dropout(F.relu(self.ffn1(x)), self.dropout, self.training))
@@ -140,7 +144,7 @@ class _Stream(nn.Module):
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch norm that returns an empty graph as it is: there is nothing to normalise, and no statistics to learn."""
+    """Batch norm that returns an empty graph unchanged and does not update its statistics with it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not len(x):

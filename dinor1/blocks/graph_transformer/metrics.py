@@ -16,17 +16,17 @@ from .objectives import ACCURACIES, sbm_accuracy, weighted_node_cross_entropy
 class SBMAccuracy(BaseMetric):
     """Accuracy and loss of node classification, both per batch and then averaged over batches, as published.
 
-    ``accuracy`` is the mean over classes of the share of nodes recognised, percent; ``loss`` what training minimises,
-    which the plateau schedule watches. Both depend on the batch size a little. ``accuracy_pooled`` does not: it is over
-    the nodes of all batches together.
+    ``accuracy`` is the mean over classes of the share of correctly classified nodes, percent; ``loss`` is the training
+    loss, which the plateau schedule watches. Both depend slightly on the batch size. ``accuracy_pooled`` does not: it
+    is computed over the nodes of all batches together.
 
-    On several processes the first two are over each process's batches; the pooled one counts every graph once.
+    With several processes the first two use each process's batches; the pooled one counts every graph once.
 
     Args:
         num_classes: C.
         mode: See :func:`~dinor1.blocks.graph_transformer.sbm_accuracy`.
-        collect_device: Of MMEngine's ``BaseMetric``.
-        prefix: Likewise.
+        collect_device: See MMEngine's ``BaseMetric``.
+        prefix: See MMEngine's ``BaseMetric``.
 
     Raises:
         InputError: ``mode`` is unknown.
@@ -43,16 +43,17 @@ class SBMAccuracy(BaseMetric):
         self.num_classes, self.mode = num_classes, mode
 
     def process(self, data_batch: dict[str, Tensor], data_samples: Sequence[Tensor]) -> None:
-        """Keep the numbers of one batch.
+        """Collect accuracy, loss and counts of one batch.
 
         Args:
             data_batch: With ``y`` ``(N,)``.
             data_samples: Logits ``(n, C)`` of each graph.
         """
+        # Measure the batch as a whole.
         logits, target = torch.cat(list(data_samples)).float().cpu(), data_batch['y'].cpu()
         accuracy = sbm_accuracy(logits, target, self.num_classes, self.mode)
         loss = weighted_node_cross_entropy(logits, target, self.num_classes).item()
-        # One entry per graph, as MMEngine needs to leave out those that fill up the last batch of a process.
+        # One entry per graph, so that MMEngine can drop the graphs that pad the last batch of a process.
         sizes = [len(sample) for sample in data_samples]
         for own, truth in zip(logits.argmax(1).split(sizes), target.split(sizes), strict=True):
             counts = truth.bincount(minlength=self.num_classes)
@@ -64,6 +65,7 @@ class SBMAccuracy(BaseMetric):
         accuracies, losses, shares, correct, counts = (
             torch.tensor(column, dtype=torch.float64) for column in zip(*results, strict=True)
         )
+        # Pool the counts of all graphs; average the other two over batches.
         correct, counts = correct.sum(0), counts.sum(0)
         pooled = 100 * (correct / counts)[counts > 0].mean()
         accuracy, loss = ((values * shares).sum().item() / shares.sum().item() for values in (accuracies, losses))
@@ -72,12 +74,12 @@ class SBMAccuracy(BaseMetric):
 
 @METRICS.register_module()
 class MeanAbsoluteError(BaseMetric):
-    """``mae``: mean absolute error over all graphs and numbers."""
+    """``mae``: mean absolute error over all graphs and targets."""
 
     default_prefix = 'regression'
 
     def process(self, data_batch: dict[str, Tensor], data_samples: Sequence[Tensor]) -> None:
-        """Keep one number per graph; ``data_batch['y']`` is ``(G, T)``, a sample ``(T,)``."""
+        """Collect one error per graph; ``data_batch['y']`` is ``(G, T)``, a sample ``(T,)``."""
         errors = (torch.stack(list(data_samples)).double().cpu() - data_batch['y'].double().cpu()).abs()
         self.results += errors.mean(1).tolist()
 

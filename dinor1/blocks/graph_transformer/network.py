@@ -1,6 +1,6 @@
 """The graph transformer as a network: embeddings, layers, read-out.
 
-Dwivedi and Bresson, arXiv 2012.09699. The positional code is added to the input and nowhere else.
+Dwivedi and Bresson, arXiv 2012.09699. The positional code is added to the input only.
 """
 
 import torch.nn.functional as F
@@ -14,32 +14,31 @@ from .readout import READOUTS, HalvingMLP, count_graphs, one_graph, read_out
 
 
 class GraphTransformer(nn.Module):
-    """Nodes, edges and positional codes in; a row per node or per graph out.
+    """Maps nodes, edges and positional codes to a row per node or per graph.
 
     Layers have edge features if and only if ``num_edge_types`` or ``edge_in_dim`` is given. For a graph without edge
-    attributes the release feeds the constant 1: ``edge_in_dim=1`` with ones.
+    attributes the release uses the constant 1: ``edge_in_dim=1`` with ones.
 
     Args:
-        in_dim: Width of real node features, for a linear layer; or
-        num_node_types: number of node types, for an embedding. Exactly one of the two.
+        in_dim: Width of real node features, for a linear layer. Give either this or ``num_node_types``.
+        num_node_types: Number of node types, for an embedding.
         dim: Width d.
         num_layers: L.
         num_heads: H, divides d.
         pe_dim: Width k of the positional code, 0 = none.
-        num_edge_types: Number of edge types, for an embedding; or
-        edge_in_dim: width of real edge features. At most one of the two.
+        num_edge_types: Number of edge types, for an embedding. Give at most one of this and ``edge_in_dim``.
+        edge_in_dim: Width of real edge features.
         out_dim: Width of the output, after an MLP with halving widths; ``None``: d, without MLP.
         norm: ``batch``, ``layer`` or ``none``, see :class:`GraphTransformerLayer`.
-        dropout: Inside the layers.
-        in_dropout: Of the input. As released it comes after the code is added in a network with an output per node, and
-            before in one with an output per graph.
-        dense: Where the layers have no edge features and the batch is one of small and dense graphs, use matrix
-            products (:mod:`.dense`). The choice looks at the data, which ``torch.export`` does not allow: switch it off
-            there.
+        dropout: Dropout rate inside the layers.
+        in_dropout: Dropout rate of the input. As released, it is applied after the code is added in a network with an
+            output per node, and before in a network with an output per graph.
+        dense: Use matrix products (:mod:`.dense`) for batches of small dense graphs without edge features. The choice
+            depends on the data, which ``torch.export`` does not allow: switch it off for an export.
         readout: ``None``: a row per node; ``mean``, ``sum`` or ``max``: a row per graph.
 
     Raises:
-        ValueError: an argument is out of range, unknown, or at odds with another.
+        ValueError: an argument is out of range, unknown, or contradicts another.
     """
 
     def __init__(
@@ -60,13 +59,15 @@ class GraphTransformer(nn.Module):
         dense: bool = True,
     ) -> None:
         super().__init__()
+        # Check the arguments.
         if (in_dim is None) == (num_node_types is None):
-            raise ValueError('give in_dim for real node features or num_node_types for types, one of them')
+            raise ValueError('give either in_dim (real node features) or num_node_types (types)')
         if num_edge_types is not None and edge_in_dim is not None:
             raise ValueError('give num_edge_types or edge_in_dim, not both')
         if readout is not None and readout not in READOUTS:
             raise ValueError(f'readout must be None or one of {", ".join(READOUTS)}; got {readout!r}')
         self.pe_dim, self.readout, self.in_dropout, self.dense = pe_dim, readout, in_dropout, dense
+        # Embeddings of nodes, positional codes and edges.
         self.embed = nn.Embedding(num_node_types, dim) if in_dim is None else nn.Linear(in_dim, dim)
         self.embed_pe = nn.Linear(pe_dim, dim) if pe_dim else None
         self.embed_edge = None
@@ -99,7 +100,7 @@ class GraphTransformer(nn.Module):
             edge_index: ``(2, E)`` int64, row 0 sources, row 1 destinations.
             edge_attr: ``(E,)`` int64 types, or ``(E, edge_in_dim)``.
             pe: ``(N, pe_dim)``.
-            batch: ``(N,)`` int64, the graph of each node. ``None``: all are of one.
+            batch: ``(N,)`` int64, the graph of each node. ``None``: all belong to one graph.
             edge_weight: ``(E,)``, see :func:`graph_attention`.
             num_graphs: G; needed only where the last graphs have no nodes.
 
@@ -109,10 +110,12 @@ class GraphTransformer(nn.Module):
         Raises:
             ValueError: edge attributes or positional codes are missing, or not expected.
         """
+        # Check that exactly the expected inputs are given.
         for name, given, wanted in (('pe', pe, self.embed_pe), ('edge_attr', edge_attr, self.embed_edge)):
             if (given is None) != (wanted is None):
                 needs = 'needs' if given is None else 'was made without'
                 raise ValueError(f'this network {needs} {name}; see pe_dim, num_edge_types and edge_in_dim')
+        # Embed the nodes; dropout comes before or after the code, as released.
         x = self.embed(x)
         if self.readout is not None:
             x = F.dropout(x, self.in_dropout, self.training)
@@ -120,15 +123,17 @@ class GraphTransformer(nn.Module):
             x = x + self.embed_pe(pe)
         if self.readout is None:
             x = F.dropout(x, self.in_dropout, self.training)
+        # Choose between the sparse and the dense form once for all layers.
         edge = None if edge_attr is None else self.embed_edge(edge_attr)
         batch = one_graph(x) if batch is None else batch
         if num_graphs is None:
             num_graphs = count_graphs(batch)
         blocks = None
         if self.dense and edge is None:
-            # Sums of exponentials in float32 at least, as in the sparse form.
+            # Sum exponentials in float32 at least, as in the sparse form.
             dtype = compute_dtype(x)
             blocks = dense_blocks(edge_index, batch, num_graphs, dtype, edge_weight)
+        # Apply the layers and the readout.
         for layer in self.layers:
             if edge is None:
                 x = layer(x, edge_index, edge_weight=edge_weight, blocks=blocks)

@@ -1,8 +1,8 @@
 """Loss and accuracy of node classification on graphs whose classes differ in size.
 
-Both are those of the benchmark that the graph transformer was measured on (Dwivedi et al., *Benchmarking Graph Neural
-Networks*, arXiv 2003.00982), with one change: the released accuracy misreads its confusion matrix when a class is
-absent, see :func:`sbm_accuracy`.
+Both follow the benchmark of the graph transformer (Dwivedi et al., *Benchmarking Graph Neural Networks*, arXiv
+2003.00982), with one change: the released accuracy misreads its confusion matrix when a class is absent, see
+:func:`sbm_accuracy`.
 """
 
 import torch
@@ -27,10 +27,10 @@ def class_weights(target: Tensor, num_classes: int) -> Tensor:
 
 
 def weighted_node_cross_entropy(logits: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Cross-entropy in which small classes count more, by :func:`class_weights` of the batch.
+    """Cross-entropy with larger weights for small classes, from :func:`class_weights` of the batch.
 
-    It is divided by the sum of the targets' weights. The weights depend on the batch: its gradient is not the mean of
-    the gradients of its graphs.
+    It is divided by the sum of the targets' weights. The weights depend on the batch, so the gradient is not the mean
+    of the gradients of the graphs.
 
     Args:
         logits: ``(V, C)``.
@@ -38,7 +38,7 @@ def weighted_node_cross_entropy(logits: Tensor, target: Tensor, num_classes: int
         num_classes: C.
 
     Returns:
-        A scalar; 0 if all nodes are of one class, whose weight is 0, or if there is none.
+        A scalar; 0 if all nodes are of one class, whose weight is 0, or if there are no nodes.
     """
     weights = class_weights(target, num_classes).to(logits)
     total = weights[target].sum()
@@ -47,16 +47,16 @@ def weighted_node_cross_entropy(logits: Tensor, target: Tensor, num_classes: int
 
 
 def sbm_accuracy(logits: Tensor, target: Tensor, num_classes: int, mode: str = 'present') -> float:
-    """Mean over classes of the share of their nodes that are recognised, percent.
+    """Mean over classes of the share of correctly classified nodes, percent.
 
     Args:
         logits: ``(V, C)``.
         target: ``(V,)`` int64.
         num_classes: C.
-        mode: ``present``: over the classes that the labels have. ``released``: the program's rule. Its confusion matrix
-            has a row for each class of labels *or* predictions, and the row's place is taken for the class: a class
-            that is only predicted counts as 0, and behind one that occurs in neither, every class is lost. The two
-            agree when all classes occur in the labels.
+        mode: ``present``: over the classes that occur in the labels. ``released``: the rule of the released code. Its
+            confusion matrix has a row for each class of labels *or* predictions, and the index of the row is taken for
+            the class: a class that is only predicted counts as 0, and if a class occurs in neither, all later classes
+            are lost. Both modes agree when all classes occur in the labels.
 
     Returns:
         In [0, 100]; ``nan`` without nodes.
@@ -74,6 +74,6 @@ def sbm_accuracy(logits: Tensor, target: Tensor, num_classes: int, mode: str = '
     if mode == 'present':
         return 100 * float((correct / counts)[counts > 0].mean())
     rows = torch.cat([target, predicted]).unique()
-    # Row i, of class rows[i], is divided by the labels of class i; without any it counts as 0.
+    # The released code divides row i, of class rows[i], by the labels of class i; without labels it counts 0.
     counts = counts[: len(rows)]
     return 100 * float((correct[rows] / counts)[counts > 0].sum() / len(rows))

@@ -1,4 +1,4 @@
-"""The graph transformer in the form in which MMEngine trains and tests a model."""
+"""The graph transformer as a model that MMEngine trains and tests."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ class GraphPredictor(BaseModel):
     """Classifies the nodes of graphs, or predicts numbers for whole graphs.
 
     Args:
-        task: ``node``: classes of nodes, by cross-entropy in which small classes count more; ``graph``: numbers for a
-            graph, by their absolute error.
+        task: ``node``: classify nodes, by cross-entropy with larger weights for small classes; ``graph``: predict
+            numbers for a graph, by their absolute error.
         out_dim: Number of classes, or of numbers.
-        pe_dim: Columns of the positional code; with 0 it is not read, whatever the data have.
-        sign_flip: In training the signs of the code are drawn for each ``batch``, as published, or for each ``graph``.
-        data_preprocessor: Of MMEngine's ``BaseModel``.
+        pe_dim: Columns of the positional code; with 0 the code of the data is ignored.
+        sign_flip: In training, draw the signs of the code for each ``batch``, as published, or for each ``graph``.
+        data_preprocessor: See MMEngine's ``BaseModel``.
         network: Further arguments of :class:`~dinor1.blocks.graph_transformer.GraphTransformer`.
 
     Raises:
@@ -69,7 +69,7 @@ class GraphPredictor(BaseModel):
         edge_attr: Tensor | None = None,
         mode: str = 'tensor',
     ) -> Tensor | dict[str, Tensor] | list[Tensor]:
-        """Run on a batch of :func:`~dinor1.blocks.graph_transformer.dataset.graph_collate`.
+        """Run the network on a batch from :func:`~dinor1.blocks.graph_transformer.dataset.graph_collate`.
 
         Args:
             x: ``(N,)`` or ``(N, F)``.
@@ -82,11 +82,12 @@ class GraphPredictor(BaseModel):
             mode: ``tensor``, ``loss`` or ``predict``.
 
         Returns:
-            ``tensor``: ``(N, out_dim)`` or ``(G, out_dim)``. ``loss``: a dict of one scalar. ``predict``: the output of
-            each graph, ``(n, out_dim)`` or ``(out_dim,)``.
+            ``tensor``: ``(N, out_dim)`` or ``(G, out_dim)``. ``loss``: a dict with one scalar. ``predict``: the
+            output of each graph, ``(n, out_dim)`` or ``(out_dim,)``.
         """
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
+        # Drop or flip the positional code.
         if not self.network.pe_dim:
             pe = None
         elif self.training and pe is not None:

@@ -1,4 +1,4 @@
-"""From nodes to graphs, and from features to outputs."""
+"""Readout from nodes to graphs, and the MLP from features to outputs."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def read_out(x: Tensor, batch: Tensor, num_graphs: int, kind: str = 'mean') -> T
         kind: ``mean``, ``sum`` or ``max``.
 
     Returns:
-        ``(G, d)``; a graph without nodes gives 0.
+        ``(G, d)``; 0 for a graph without nodes.
 
     Raises:
         ValueError: ``kind`` is unknown.
@@ -29,7 +29,7 @@ def read_out(x: Tensor, batch: Tensor, num_graphs: int, kind: str = 'mean') -> T
     if kind not in READOUTS:
         raise ValueError(f'readout must be one of {", ".join(READOUTS)}; got {kind!r}')
     rows = batch[:, None].expand_as(x)
-    # PyTorch Geometric's global_mean_pool and its kin give the same bits, from the same reductions of torch.
+    # Bitwise equal to PyTorch Geometric's global_mean_pool and similar, which call the same reductions.
     return x.new_zeros(num_graphs, x.shape[1]).scatter_reduce(0, rows, x, _REDUCTIONS[kind], include_self=False)
 
 
@@ -56,10 +56,10 @@ class HalvingMLP(nn.Module):
 
 
 def count_graphs(batch: Tensor) -> int:
-    """G, one more than the largest number of a graph; 0 without nodes."""
+    """Number G of graphs, the largest index plus 1; 0 without nodes."""
     return int(batch.max()) + 1 if len(batch) else 0
 
 
 def one_graph(x: Tensor) -> Tensor:
-    """``(N,)`` of 0: all nodes are of one graph."""
+    """``(N,)`` of 0: all nodes belong to one graph."""
     return torch.zeros(len(x), dtype=torch.long, device=x.device)

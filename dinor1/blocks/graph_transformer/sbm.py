@@ -1,7 +1,7 @@
 """Graphs of the stochastic block model: the two node classification tasks of the graph transformer's paper.
 
-Dwivedi et al., *Benchmarking Graph Neural Networks*, arXiv 2003.00982. The numbers are those of the program that made
-the published sets, which are drawn anew here: the same distribution, not the same graphs. Sizes are uniform in
+Dwivedi et al., *Benchmarking Graph Neural Networks*, arXiv 2003.00982. The parameters are those of the code that made
+the published sets. The generated graphs have the same distribution, but are not the same. Sizes are uniform in
 [size_min, size_max).
 """
 
@@ -12,7 +12,7 @@ import torch
 
 from .batching import Graph
 
-# Children of the seed: graph i of a set, and pattern i, which the splits of a data set share.
+# Spawn keys of the seed, for graph i of a split and for pattern i, which all splits share.
 _GRAPHS, _PATTERNS = 0, 1
 
 
@@ -21,9 +21,9 @@ class ClusterParameters:
     """The block model of CLUSTER.
 
     Attributes:
-        num_classes: Communities C.
+        num_classes: Number C of communities.
         p: Probability of an edge inside a community.
-        q: Probability of an edge between two.
+        q: Probability of an edge between two communities.
     """
 
     num_classes: int = 6
@@ -36,13 +36,13 @@ class PatternParameters:
     """The block model of PATTERN.
 
     Attributes:
-        num_patterns: Different patterns, structure and types fixed, of which graph i has number i modulo it; all splits
-            of a seed share them. ``None``: each graph has its own.
-        num_communities: Communities beside the pattern.
+        num_patterns: Number of different patterns with fixed edges and types; graph i has pattern i modulo this number,
+            and all splits of a seed share the patterns. ``None``: each graph has its own.
+        num_communities: Number of communities beside the pattern.
         p: Probability of an edge inside a community.
-        q: Probability of an edge between two.
+        q: Probability of an edge between two communities.
         p_pattern: Probability of an edge inside the pattern, and between it and any other node.
-        num_types: Values of ``x``, uniform.
+        num_types: Number of values of ``x``, drawn uniformly.
 
     Raises:
         ValueError: the number of patterns is out of range.
@@ -73,17 +73,17 @@ def make_sbm_cluster(
     """CLUSTER: find the community of each node, given one labelled node per community.
 
     Args:
-        num_graphs: How many.
-        seed: At least 0. Graph i depends on (seed, split, i) only, and not on how many follow.
+        num_graphs: Number of graphs.
+        seed: At least 0. Graph i depends on (seed, split, i) only, not on ``num_graphs``.
         size_min: Smallest community.
-        size_max: One more than the largest.
+        size_max: Size of the largest community plus 1.
         parameters: Communities and probabilities; None: the published ones.
-        split: Number of the split, so that those of one seed differ.
-        start: Number of the first graph.
+        split: Index of the split, so that splits of one seed differ.
+        start: Index of the first graph.
 
     Returns:
-        Graphs of C communities with ``x`` ``(N,)`` in [0, C]: 0, or for one node of each community its number from 1;
-        and ``y`` ``(N,)`` in [0, C).
+        Graphs of C communities. ``x`` ``(N,)`` in [0, C]: for one node of each community, its number from 1, and 0 for
+        all others. ``y`` ``(N,)`` in [0, C).
 
     Raises:
         ValueError: sizes or seed are out of range.
@@ -94,9 +94,10 @@ def make_sbm_cluster(
     graphs = []
     for i in range(start, start + num_graphs):
         rng = _generator(seed, _GRAPHS, split, i)
+        # Draw the community of each node.
         label = rng.permutation(np.arange(num_classes).repeat(rng.integers(size_min, size_max, num_classes)))
         order = rng.permutation(len(label))
-        # The first node of each community in a random order.
+        # Reveal the label of one random node per community: the first in a random order.
         _, first = np.unique(label[order], return_index=True)
         known = order[first]
         x = np.zeros(len(label), np.int64)
@@ -118,16 +119,16 @@ def make_sbm_pattern(
     """PATTERN: find the nodes of a planted subgraph.
 
     Args:
-        num_graphs: How many.
+        num_graphs: Number of graphs.
         seed: See :func:`make_sbm_cluster`.
         size_min: Smallest community and smallest pattern.
-        size_max: One more than the largest.
+        size_max: Largest size plus 1.
         parameters: Patterns, communities and probabilities; None: the published ones.
         split: See :func:`make_sbm_cluster`.
-        start: Likewise.
+        start: See :func:`make_sbm_cluster`.
 
     Returns:
-        Graphs with ``x`` ``(N,)`` in [0, num_types) and ``y`` ``(N,)``, 1 = of the pattern.
+        Graphs with ``x`` ``(N,)`` in [0, num_types) and ``y`` ``(N,)``, 1 for nodes of the pattern.
 
     Raises:
         ValueError: sizes or seed are out of range.
@@ -141,20 +142,24 @@ def make_sbm_pattern(
         size = int(rng.integers(size_min, size_max))
         return _adjacency(rng, np.full((size, size), p_pattern)), rng.integers(0, num_types, size)
 
+    # Draw the patterns that several graphs share.
     shared = [draw_pattern(_generator(seed, _PATTERNS, i)) for i in range(num_patterns or 0)]
     graphs = []
     for i in range(start, start + num_graphs):
         rng = _generator(seed, _GRAPHS, split, i)
         pattern, pattern_x = shared[i % num_patterns] if shared else draw_pattern(rng)
+        # Draw the communities, and append the pattern as one more.
         block = np.arange(num_communities).repeat(rng.integers(size_min, size_max, num_communities))
         block = np.concatenate([block, np.full(len(pattern), num_communities)])
         probability = _block_probability(block, parameters.p, parameters.q)
         planted = block == num_communities
         probability[planted] = probability[:, planted] = p_pattern
+        # Draw the edges and node types, and overwrite those inside the pattern.
         adjacency = _adjacency(rng, probability)
         adjacency[np.ix_(planted, planted)] = pattern
         x = rng.integers(0, num_types, len(block))
         x[planted] = pattern_x
+        # Shuffle the nodes.
         order = rng.permutation(len(block))
         graphs.append(_to_graph(adjacency[np.ix_(order, order)], x[order], planted[order].astype(np.int64)))
     return graphs

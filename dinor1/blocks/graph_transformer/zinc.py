@@ -1,12 +1,12 @@
-"""ZINC: constrained solubility of 12,000 molecules, from the files of the benchmark.
+"""ZINC: constrained solubility of 12,000 molecules, read from the files of the benchmark.
 
 Dwivedi et al., *Benchmarking Graph Neural Networks*, arXiv 2003.00982. The folder ``molecules`` of its archive holds
-``train.pickle``, ``val.pickle`` and ``test.pickle``, 250,000 molecules in all, and ``train.index``, ``val.index`` and
-``test.index``, the numbers of the 12,000. PyTorch Geometric's ``ZINC(root, subset=True)`` leaves the same files in
-``root/raw``. A molecule is a dict: ``atom_type`` (N,), ``bond_type`` (N, N) with 0 = no bond, and
+``train.pickle``, ``val.pickle`` and ``test.pickle`` with 250,000 molecules in all, and ``train.index``, ``val.index``
+and ``test.index`` with the indices of the 12,000. PyTorch Geometric's ``ZINC(root, subset=True)`` leaves the same files
+in ``root/raw``. A molecule is a dict: ``atom_type`` (N,), ``bond_type`` (N, N) with 0 = no bond, and
 ``logP_SA_cycle_normalized`` (1,).
 
-The pickles are read by an unpickler that knows tensors and nothing else: a pickle can otherwise run any program.
+The pickles are read by an unpickler that accepts only tensors, since a pickle can otherwise run any code.
 """
 
 import collections
@@ -39,7 +39,7 @@ class ZINC(Dataset):
         split: ``train``, ``val`` or ``test``.
         subset: The 10,000, 1,000 and 1,000 molecules of the index files; ``False``: all.
         pe_dim: Columns of the Laplacian code, 0 = none.
-        full_graph: Give every atom an edge to every other, of type 0; the code stays that of the molecule.
+        full_graph: Give every atom an edge to every other, of type 0; the code is still computed from the bonds.
         seed: Not used: there is no augmentation. ``dinor1 train --seed`` gives it to every training set.
 
     Raises:
@@ -58,6 +58,7 @@ class ZINC(Dataset):
         if split not in SPLITS:
             raise InputError(f'ZINC: split must be one of {", ".join(SPLITS)}; got {split!r}')
         self.metainfo: dict = {}
+        # Read the molecules, and keep those of the index file.
         path = Path(data_root) / f'{split}.pickle'
         self.ann_file = str(path)
         molecules = read_molecules(path)
@@ -79,14 +80,16 @@ class ZINC(Dataset):
 
 
 def to_graph(molecule: dict[str, torch.Tensor], pe_dim: int = 0, full_graph: bool = False) -> Graph:
-    """A molecule of the files as a graph."""
+    """Convert a molecule of the files to a graph."""
     bonds = molecule['bond_type']
     atoms = molecule['atom_type'].long().flatten()
     if bonds.shape != (len(atoms), len(atoms)):
         raise ValueError(f'{len(atoms)} atoms with a table of bonds {tuple(bonds.shape)}')
+    # List the bonds as edges.
     edge_index = bonds.nonzero().T.contiguous()
     edge_attr = bonds[edge_index[0], edge_index[1]].long()
     code = laplacian_positional_encoding(edge_index, len(atoms), pe_dim) if pe_dim else None
+    # Replace the bonds by all pairs of atoms.
     if full_graph:
         edge_index = complete_edges(len(atoms))
         edge_attr = torch.zeros(edge_index.shape[1], dtype=torch.long)
@@ -95,18 +98,18 @@ def to_graph(molecule: dict[str, torch.Tensor], pe_dim: int = 0, full_graph: boo
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors, dicts and lists; anything else is refused."""
+    """Rebuilds tensors, dicts and lists; refuses anything else."""
 
     _KNOWN = {
         ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
         ('collections', 'OrderedDict'): collections.OrderedDict,
-        # torch's own function reads without restrictions.
+        # torch's _load_from_bytes would load without restrictions.
         ('torch.storage', '_load_from_bytes'): lambda data: torch.load(io.BytesIO(data), weights_only=True),
     }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._KNOWN:
-            raise pickle.UnpicklingError(f'holds {module}.{name}, which is no tensor')
+            raise pickle.UnpicklingError(f'holds {module}.{name}, which is not a tensor')
         return self._KNOWN[module, name]
 
 
@@ -122,7 +125,7 @@ def read_molecules(path: Path) -> list[dict[str, torch.Tensor]]:
     except FileNotFoundError:
         raise InputError(f'{path}: no such file; see data/README.md for where ZINC goes') from None
     except Exception as error:
-        # A damaged pickle raises whatever its bytes happen to ask for.
+        # A damaged pickle can raise any exception.
         raise InputError(f'{path}: not one of the files of ZINC ({error}); download it again') from None
     if not isinstance(molecules, list):
         raise InputError(f'{path}: expected a list of molecules, found {type(molecules).__name__}')
@@ -133,7 +136,7 @@ def _read_index(path: Path, count: int) -> list[int]:
     try:
         numbers = [int(number) for number in path.read_text().strip().rstrip(',').split(',')]
     except FileNotFoundError:
-        raise InputError(f'{path}: no such file; it is beside the pickles, or use subset=False') from None
+        raise InputError(f'{path}: no such file; put it beside the pickles, or use subset=False') from None
     except ValueError as error:
         raise InputError(f'{path}: expected numbers separated by commas ({error}); download it again') from None
     if not all(0 <= number < count for number in numbers):

@@ -1,4 +1,4 @@
-"""Lie groups, convolutions on affine groups of the plane, and measurements of their laws; needs torch alone.
+"""Lie groups, convolutions on affine groups of the plane, and measures of equivariance; needs torch alone.
 
 Mironenco and Forre, *Lie Group Decompositions for Equivariant Neural Networks*, ICLR 2024, arXiv 2310.11366.
 """

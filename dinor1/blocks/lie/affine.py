@@ -1,4 +1,4 @@
-"""Affine groups: a matrix group H joined with the translations it acts on, ``G = R^n x| H``.
+"""Affine groups: a matrix group H with the translations that it acts on, ``G = R^n x| H``.
 
 An element ``(x, h)`` moves points by ``p -> h p + x``. Products are ``(x, h)(y, k) = (x + h y, h k)``.
 On images the action is ``(L f)(p) = f(h^-1 (p - x))``.
@@ -16,7 +16,7 @@ from .matrix_group import MatrixGroup
 
 
 class Affine:
-    """``R^n x| H``; elements are ``(..., n, n + 1)`` tensors, the matrix and after it the column of the shift.
+    """``R^n x| H``; elements are ``(..., n, n + 1)`` tensors, the matrix followed by the column of the shift.
 
     Args:
         group: H, for n = 2 or 3.
@@ -30,10 +30,10 @@ class Affine:
         return f'{type(self).__name__}({self.group})'
 
     def element(self, h: Tensor, x: Tensor | None = None) -> Tensor:
-        """Join a matrix ``(..., n, n)`` and a shift ``(..., n)``, by default none.
+        """Join a matrix ``(..., n, n)`` and a shift ``(..., n)``; default: no shift.
 
         Raises:
-            TypeError: not floating point.
+            TypeError: the matrix is not floating point.
             ValueError: shapes do not fit, or the matrix is not in H (values are read on CPU only).
         """
         check_square(h, self.n, 'h')
@@ -47,7 +47,7 @@ class Affine:
         return torch.cat([h.expand(*batch, self.n, self.n), x.expand(*batch, self.n).unsqueeze(-1)], dim=-1)
 
     def compose(self, a: Tensor, b: Tensor) -> Tensor:
-        """The product ``a b``: first b, then a. Associative; shapes broadcast."""
+        """Product ``a b``, which applies b first. Shapes broadcast."""
         (h, x), (k, y) = self._parts(a), self._parts(b)
         shift = x + (h @ y.unsqueeze(-1)).squeeze(-1)
         matrix = h @ k
@@ -84,8 +84,9 @@ class Affine:
 class Affine2(Affine):
     """Affine groups of the plane, and their action on images.
 
-    Points are (x, y) about the image's centre, x to the right and y down, in units of half the shorter side: a square
-    image is [-1, 1]^2 from edge to edge, pixel j of n has its centre at ``(2 j + 1) / n - 1`` (align_corners=False).
+    Points are (x, y) relative to the image's centre, x to the right and y down, in units of half the shorter side: a
+    square image is [-1, 1]^2 from edge to edge, pixel j of n has its centre at ``(2 j + 1) / n - 1``
+    (align_corners=False).
     """
 
     def __init__(self, group: MatrixGroup) -> None:
@@ -94,22 +95,23 @@ class Affine2(Affine):
         super().__init__(group)
 
     def warp(self, image: Tensor, a: Tensor, mode: str = 'bicubic', padding_mode: str = 'zeros') -> Tensor:
-        """Act on images: ``out(p) = image(h^-1 (p - x))``, exact up to interpolation and the border.
+        """Act on images: ``out(p) = image(h^-1 (p - x))``, exact except for interpolation and the border.
 
         Args:
-            image: ``(B, ..., H, W)``; all but the first and the last two axes are channels.
-            a: ``(2, 2)`` or ``(2, 3)`` for all images, or with a leading axis B for each its own.
+            image: ``(B, ..., H, W)``; the axes between the first and the last two are channels.
+            a: ``(2, 2)`` or ``(2, 3)`` for all images, or one per image with a leading axis B.
             mode: ``bicubic``, ``bilinear`` or ``nearest``.
-            padding_mode: What lies outside, as in :func:`torch.nn.functional.grid_sample`.
+            padding_mode: Values outside of the image, as in :func:`torch.nn.functional.grid_sample`.
 
         Returns:
-            The shape of ``image``.
+            Images of the same shape.
 
         Raises:
             ValueError: shapes do not fit, or a matrix is not in the group.
         """
         if image.dim() < 3:
             raise ValueError(f'image must be (B, ..., H, W), got {tuple(image.shape)}')
+        # Bring elements and images into a common form.
         if a.shape[-1:] == (2,):
             a = self.element(a)
         flat = image.flatten(1, -3) if image.dim() > 3 else image.unsqueeze(1)
@@ -117,6 +119,7 @@ class Affine2(Affine):
         a = a.to(image)
         if a.dim() == 3 and len(a) not in (1, batch):
             raise ValueError(f'{len(a)} transformations do not fit {batch} images')
+        # Coordinates of the pixel centres.
         side = min(height, width)
         half = image.new_tensor([width / side, height / side])
         ys, xs = torch.meshgrid(
@@ -125,6 +128,7 @@ class Affine2(Affine):
             indexing='ij',
         )
         points = torch.stack([xs, ys], dim=-1).flatten(0, 1)
+        # Sample each image at the inverse positions.
         source = self.act(self.inverse(a), points) / half
         grid = source.unflatten(-2, (height, width)).expand(batch, height, width, 2)
         warped = F.grid_sample(flat, grid, mode=mode, padding_mode=padding_mode, align_corners=False)

@@ -1,4 +1,4 @@
-"""A detector backbone of group convolutions, and the registered names of the classifiers of ``dinor1.blocks.lie``."""
+"""A detector backbone of group convolutions, and the registration of the classifiers of ``dinor1.blocks.lie``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -28,38 +28,38 @@ MODELS.register_module(module=PlainConvNet)
 
 @MODELS.register_module()
 class AffineEquivariantBackbone(BaseModule):
-    """Feature maps at strides 4, 8, 16, 32 that move with the image under a group of affine maps.
+    """Feature maps at strides 4, 8, 16, 32 that are equivariant under a group of affine maps.
 
-    Lifting with stride 2, then per stage: pooling over space, a residual block of group convolutions; for each level
-    that is given out, pooling over the group and a 1 x 1 convolution. The maps are equivariant, not invariant, which
-    is what boxes need: ``Phi(L_h f)(x) = Phi(f)(h^-1 x)``, up to the grid, the windows and Monte Carlo noise of the
+    Lifting with stride 2, then per stage: pooling over space and a residual block of group convolutions; each output
+    level adds pooling over the group and a 1 x 1 convolution. The maps are equivariant, not invariant, as boxes
+    require: ``Phi(L_h f)(x) = Phi(f)(h^-1 x)``, except for the grid, the windows and the Monte Carlo noise of the
     samples (see :mod:`dinor1.blocks.lie.kernel_conv`). All stages of a forward pass share one set of samples.
 
-    The layout is ours; the layers are those of Mironenco and Forre, arXiv 2310.11366.
+    The architecture is not from a paper; the layers are those of Mironenco and Forre, arXiv 2310.11366.
 
     Args:
         group: ``sl2``, ``gl2`` or another of :data:`~dinor1.blocks.lie.GROUPS` for the plane; a dict of its ``name``
             and arguments, such as ``angle``, see :func:`~dinor1.blocks.lie.encode_angle`; or a group. Angles are
             encoded as ``cos_sin`` unless the dict says otherwise.
-        widths: Channels of the four stages; fewer numbers, fewer stages.
-        n_samples: N; the cost grows with its square, without mixing in proportion.
-        out_indices: Stages to give out, ascending.
-        proj_channels: Channels of each map that is given out.
+        widths: Channels of the stages, four or fewer.
+        n_samples: Number N of samples; the cost is quadratic in N, and linear without mixing.
+        out_indices: Indices of the stages to return, ascending.
+        proj_channels: Channels of each returned map.
         pool: ``mean`` or ``max`` over the group.
         in_channels: Channels of the images.
         layers: The group convolutions and the norms, a :class:`~dinor1.blocks.lie.LayerConfig` or a dict of its
             fields. Default: windows of 3 and batch norm, which is exact under every group.
-        kernel: The kernels, a :class:`~dinor1.blocks.lie.KernelConfig` or a dict. Default: as published but for a
+        kernel: The kernels, a :class:`~dinor1.blocks.lie.KernelConfig` or a dict. Default: as published, except for a
             ``bump`` mask of radius 1.2.
         sampling: The distribution of the samples, a :class:`~dinor1.blocks.lie.SamplingConfig` or a dict; ``mixing``
             is ``all`` or ``none``.
-        resample: ``train``: fresh samples at every training step, fixed ones in tests. Also ``always``, ``never``.
-        seed: Of the samples; replicas with one seed draw the same.
+        resample: ``train``: new samples at every training step, fixed ones in tests. Also ``always``, ``never``.
+        seed: Seed of the samples; replicas with the same seed draw the same samples.
         **kwargs: ``init_cfg`` of MMEngine's ``BaseModule``.
 
     Raises:
         InputError: a dict has an unknown key.
-        ValueError: an argument is out of range, or two do not fit together.
+        ValueError: an argument is out of range, or two arguments contradict each other.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class AffineEquivariantBackbone(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        # Settings, from dicts and defaults.
+        # Check the settings and fill in the defaults.
         if list(out_indices) != sorted(set(out_indices)) or not set(out_indices) <= set(range(len(widths))):
             raise ValueError(f'out_indices must ascend within 0 to {len(widths) - 1}, got {tuple(out_indices)}')
         if not out_indices or len(proj_channels) != len(out_indices):
@@ -99,13 +99,13 @@ class AffineEquivariantBackbone(BaseModule):
             self.group, n_samples, resample, seed, n_test=sampling.n_test, **sampling.distribution
         )
 
-        # Stem, stages, and a projection for each level that is given out.
+        # Stem, stages, and a projection for each returned level.
         self.stem = LiftingConv2d(
             self.group, in_channels, widths[0], 5, padding=2, stride=2, padding_mode=layers.padding_mode, kernel=kernel
         )
         self.stem_norm = make_norm(layers.norm, widths[0])
         self.down = SpatialMaxPool(2)
-        # Stages after the last level that is given out would only cost time.
+        # Leave out stages after the last returned level.
         widths = list(widths)[: self.out_indices[-1] + 1]
         self.stages = nn.ModuleList(
             GroupResBlock(
@@ -125,23 +125,25 @@ class AffineEquivariantBackbone(BaseModule):
         )
 
     def forward(self, x: Tensor, samples: GroupSamples | None = None) -> tuple[Tensor, ...]:
-        """Compute the maps.
+        """Compute the feature maps.
 
         Args:
             x: ``(B, in_channels, H, W)``, sides at least 4 times 2 to the power of the last stage.
-            samples: Elements to compute on; default: drawn as ``resample`` says.
+            samples: Group elements to sample on; default: drawn according to ``resample``.
 
         Returns:
-            Per level of ``out_indices`` a map ``(B, proj_channels, H / s, W / s)``, s = 4, 8, 16, 32.
+            One map per level of ``out_indices``, ``(B, proj_channels, H / s, W / s)``, s = 4, 8, 16, 32.
 
         Raises:
-            ValueError: wrong shape, or an image too small.
+            ValueError: an image has a wrong shape or is too small.
         """
         stride = 4 << self.out_indices[-1]
         if x.dim() == 4 and min(x.shape[-2:]) < stride:
             raise ValueError(f'images must be at least {stride} pixels on either side, got {tuple(x.shape[-2:])}')
         samples = self.sampler() if samples is None else samples
+        # Lift the images to the group.
         y = F.gelu(self.stem_norm(self.stem(x, samples.g_inv)))
+        # Run the stages; pool and project the returned levels.
         maps = []
         for index, stage in enumerate(self.stages):
             y = stage(self.down(y), samples)

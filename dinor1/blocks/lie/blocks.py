@@ -21,7 +21,7 @@ from .samples import GroupSamples
 def convolve(
     layer: GroupConv2d | PlanarConv2d, x: Tensor, source: GroupSamples, target: GroupSamples, importance: bool
 ) -> Tensor:
-    """A map on ``source`` to one on ``target``; a layer that mixes no samples has both on ``target``."""
+    """Apply a layer to a map on ``source``, giving a map on ``target``; layers without mixing use only ``target``."""
     if isinstance(layer, PlanarConv2d):
         return layer(x, target.g_inv)
     return layer(x, source.g, target.g_inv, source.weight if importance else None)
@@ -30,10 +30,10 @@ def convolve(
 class GroupResBlock(EquivariantModule):
     """``gelu(conv_norm_gelu(conv_norm_gelu(x)) + shortcut(x))`` on one set of samples.
 
-    Input and output live on the same samples, without which the sum of the two would mean nothing. The shortcut is x
-    itself, or where the channels change, a group convolution at single points with a kernel network of half the width.
+    Input and output are on the same samples, without which their sum would be meaningless. The shortcut is x itself, or
+    if the number of channels changes, a group convolution at single points with a kernel network of half the width.
 
-    Law: that of its convolutions, for both of them together.
+    Law: that of its two convolutions together.
 
     Args:
         group: H.
@@ -41,9 +41,9 @@ class GroupResBlock(EquivariantModule):
         c_out: Channels of the output.
         layers: Window size, norm and padding of both convolutions.
         kernel: Their kernels.
-        importance: Sum with the samples' weights.
-        mix: Whether samples mix, by :class:`~dinor1.blocks.lie.GroupConv2d` as published, or each is convolved by
-            itself, by :class:`~dinor1.blocks.lie.PlanarConv2d`.
+        importance: Use the samples' weights in sums over samples.
+        mix: True: mix samples with :class:`~dinor1.blocks.lie.GroupConv2d`, as published. False: convolve each sample
+            separately with :class:`~dinor1.blocks.lie.PlanarConv2d`.
     """
 
     def __init__(
@@ -58,11 +58,13 @@ class GroupResBlock(EquivariantModule):
         mix: bool = True,
     ) -> None:
         super().__init__()
+        # Check the settings and fill in the defaults.
         layers = with_defaults(layers, LayerConfig(), 'layers')
         kernel = with_defaults(kernel, KernelConfig(), 'kernel')
         self.group, self.in_channels, self.importance = group, c_in, importance
         kind = GroupConv2d if mix else PlanarConv2d
         options: dict[str, Any] = dict(padding_mode=layers.padding_mode, kernel=kernel)
+        # Two convolutions with norms, and a shortcut if the number of channels changes.
         self.conv1 = kind(group, c_in, c_out, layers.k, **options)
         self.norm1 = make_norm(layers.norm, c_out)
         self.conv2 = kind(group, c_out, c_out, layers.k, **options)
@@ -73,7 +75,7 @@ class GroupResBlock(EquivariantModule):
             self.shortcut = kind(group, c_in, c_out, 1, **options)
 
     def forward(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """``(B, c_in, N, H, W)`` on ``samples`` -> ``(B, c_out, N, H, W)`` on the same."""
+        """``(B, c_in, N, H, W)`` on ``samples`` -> ``(B, c_out, N, H, W)`` on the same samples."""
         y = F.gelu(self.norm1(convolve(self.conv1, x, samples, samples, self.importance)))
         y = F.gelu(self.norm2(convolve(self.conv2, y, samples, samples, self.importance)))
         if self.shortcut is not None:
@@ -81,5 +83,5 @@ class GroupResBlock(EquivariantModule):
         return F.gelu(y + x)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """The layer with input and output on the same samples."""
+        """Apply the layer with input and output on the same samples."""
         return self(x, samples)

@@ -1,8 +1,8 @@
-"""Checks of matrices that come from outside: a clear error instead of NaN three layers later.
+"""Checks of the user's matrices, with a clear error instead of NaN several layers later.
 
-Shapes and dtypes are always checked. Values are checked on CPU only: on an accelerator that would make the host wait
-for the device in every layer. Samples that this package draws are valid by construction; call
-:meth:`dinor1.blocks.lie.MatrixGroup.validate` on matrices of your own before you move them.
+Shapes and dtypes are always checked. Values are checked on CPU only: on an accelerator the host would have to wait for
+the device in every layer. Samples that this package draws are valid by construction; call
+:meth:`dinor1.blocks.lie.MatrixGroup.validate` on other matrices before you move them to a device.
 """
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def check_square(matrices: Tensor, n: int, name: str) -> None:
-    """Raise unless ``matrices`` are float32 or float64 ``(..., n, n)``: no decomposition knows a half.
+    """Raise unless ``matrices`` are float32 or float64 ``(..., n, n)``: decompositions do not support half precision.
 
     Raises:
-        TypeError: not a floating-point tensor, or a half.
-        ValueError: another shape.
+        TypeError: not a floating-point tensor, or half precision.
+        ValueError: the shape is not ``(..., n, n)``.
     """
     if not isinstance(matrices, Tensor) or not matrices.is_floating_point():
         kind = matrices.dtype if isinstance(matrices, Tensor) else type(matrices).__name__
@@ -26,7 +26,7 @@ def check_square(matrices: Tensor, n: int, name: str) -> None:
 
 
 def values_are_readable(*tensors: Tensor) -> bool:
-    """Whether a look at the values costs no synchronisation with a device and breaks no traced graph."""
+    """Whether reading the values needs no synchronisation with a device and does not break a traced graph."""
     return not torch.compiler.is_compiling() and all(tensor.device.type == 'cpu' for tensor in tensors)
 
 
@@ -39,7 +39,7 @@ def check_finite(tensor: Tensor, name: str) -> None:
 def check_positive_determinant(matrices: Tensor, name: str) -> None:
     """Raise ``ValueError`` unless every matrix has a determinant above rounding error. Reads the values."""
     check_finite(matrices, name)
-    # Relative to the largest product of rows that Hadamard's inequality allows: what lies below is rounding.
+    # Compare with Hadamard's bound, the product of the row norms: smaller determinants are rounding errors.
     scale = matrices.detach().norm(dim=-1).prod(dim=-1)
     determinant = torch.linalg.det(matrices.detach())
     bad = ~(determinant > 4 * torch.finfo(matrices.dtype).eps * scale)
@@ -70,5 +70,5 @@ def check_positive_definite(matrices: Tensor, name: str) -> None:
 
 
 def _first(mask: Tensor) -> str:
-    """Where the first marked entry lies, for a message."""
+    """Index of the first True entry, for error messages."""
     return f'index {tuple(mask.nonzero()[0].tolist())}' if mask.dim() else 'the only index'

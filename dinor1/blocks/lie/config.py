@@ -1,6 +1,6 @@
-"""Settings that several layers of a network share, as dataclasses; configs write them as nested dicts.
+"""Settings that several layers of a network share: dataclasses, written as nested dicts in configs.
 
-A constructor takes the dataclass, a dict that changes some fields of its own default, or None for that default::
+A constructor takes the dataclass, a dict that overrides fields of its default, or None for the default::
 
     AffineEquivariantNet(kernel=KernelConfig(kind='spline', mask='bump'))
     backbone = dict(type='AffineEquivariantNet', kernel=dict(kind='spline', mask='bump'))
@@ -22,19 +22,19 @@ PADDING_MODES: tuple[PaddingMode, ...] = ('zeros', 'replicate')
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """The kernels of group convolutions, and where they are cut off.
+    """Kernels of group convolutions, and their masks.
 
     Attributes:
         kind: ``siren``, as published, or ``spline``, see :mod:`dinor1.blocks.lie.kernels`.
-        hidden: Width of the kernel networks; splines do not read it.
-        w0: Frequency of the kernel networks; splines do not read it.
-        knots: Knots of the splines per axis; kernel networks do not read it.
+        hidden: Width of the kernel networks; not used by splines.
+        w0: Frequency of the kernel networks; not used by splines.
+        knots: Knots of the splines per axis; not used by kernel networks.
         mask: See :func:`~dinor1.blocks.lie.window_mask`; ``auto``, the published choice, is ``hard`` for groups of
-            determinant 1 and ``smooth`` for all others, which covers the coordinates on H too. ``bump`` keeps the law
-            best.
-        support_radius: Radius of the mask, in half windows.
+            determinant 1 and ``smooth`` (which also depends on the coordinates on H) for all others. ``bump`` has the
+            smallest equivariance error.
+        support_radius: Radius of the mask, in units of half the window.
         group_width: Localise kernels on H by ``exp(-|log S|^2 / (2 group_width^2))``, S of ``g^-1 g'``. Only
-            :class:`~dinor1.blocks.lie.GroupConv2d` reads it.
+            :class:`~dinor1.blocks.lie.GroupConv2d` uses it.
 
     Raises:
         ValueError: a value is out of range.
@@ -64,9 +64,9 @@ class StemConfig:
     """The first convolution of a classifier.
 
     Attributes:
-        k: Window size; None: that of the other layers.
+        k: Window size; None: as in the other layers.
         stride: Stride.
-        padding: Pixels added around. Where the background is not 0, padding shows the network a frame.
+        padding: Pixels added on each side. If the background is not 0, padding adds a visible frame.
     """
 
     k: int | None = None
@@ -76,12 +76,12 @@ class StemConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """The convolutions behind the stem, and the norm behind every convolution.
+    """Convolutions after the stem, and the norm after every convolution.
 
     Attributes:
         k: Window size, odd.
-        norm: ``layer``, as published, or ``batch``, which keeps the law of every group.
-        padding_mode: ``zeros``, or ``replicate``, which continues a constant background.
+        norm: ``layer``, as published, or ``batch``, which is equivariant under every group.
+        padding_mode: ``zeros``, or ``replicate``, which extends a constant background.
 
     Raises:
         ValueError: a value is out of range.
@@ -102,22 +102,22 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the samples of a network are distributed over its group, and where sums run over them.
+    """Distribution of the samples of a network over its group, and the layers that sum over them.
 
     Attributes:
         rot: Spread of the rotations, see :meth:`~dinor1.blocks.lie.MatrixGroup.sample`.
-        rot_bound: Share of the full turn that they cover.
-        spd_var: Variance of the stretch.
-        importance: Sum with weights that make the sum an unbiased estimate of the Haar integral; needs
+        rot_bound: Share of the full turn that the rotations cover.
+        spd_var: Variance of the stretches.
+        importance: Weight the sums, so that they are unbiased estimates of Haar integrals; needs
             ``group_width`` of the kernels.
-        mixing: Where samples mix: in ``all`` group convolutions, as published; in the ``last`` one of a classifier; in
-            ``none``, where they meet in the pooling alone, see :class:`~dinor1.blocks.lie.PlanarConv2d`.
-        shared: Use one set of samples in all layers, as is always done without mixing and in the backbone.
-        n_test: Number of samples in evaluation; None: as many as in training. Only without mixing, where no sum
-            changes with it.
+        mixing: Which layers mix samples: ``all`` group convolutions, as published; the ``last`` one of a classifier; or
+            ``none``, where only the pooling combines samples, see :class:`~dinor1.blocks.lie.PlanarConv2d`.
+        shared: Use one set of samples in all layers; always the case without mixing and in the backbone.
+        n_test: Number of samples in evaluation; None: as many as in training. Only without mixing, where no layer sums
+            over the samples.
 
     Raises:
-        ValueError: a value is unknown, or two do not fit together.
+        ValueError: a value is unknown, or two values contradict each other.
     """
 
     rot: Spread | None = None
@@ -132,14 +132,14 @@ class SamplingConfig:
         if self.mixing not in MIXINGS:
             raise ValueError(f"mixing must be 'all', 'last' or 'none', got {self.mixing!r}")
         if self.n_test is not None and self.mixing != 'none':
-            raise ValueError("n_test needs mixing='none': sums over samples grow with their number")
+            raise ValueError("n_test needs mixing='none': with mixing, sums over samples grow with their number")
 
     def check_kernel(self, kernel: KernelConfig) -> None:
-        """Raise ``ValueError`` unless sums over these samples make sense with ``kernel``."""
+        """Raise ``ValueError`` unless these settings fit ``kernel``."""
         if self.importance and kernel.group_width is None:
-            raise ValueError('importance weights have a finite variance only with group_width below sqrt(2 spd_var)')
+            raise ValueError('importance needs group_width below sqrt(2 spd_var), or its variance is infinite')
         if self.mixing == 'none' and (self.importance or kernel.group_width is not None):
-            raise ValueError("mixing='none' sums over no samples: leave out importance and group_width")
+            raise ValueError("mixing='none' has no sums over samples: leave out importance and group_width")
 
     @property
     def distribution(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Measure how far a layer is from its law.
+"""Measure the equivariance error of a layer.
 
-The law of a layer Phi from maps f to maps on the group: ``Phi(L_h f) = L_h Phi(f)`` with ``(L_h F)(x, g) =
-F(h^-1 x, h^-1 g)``. On samples ``g_i`` it can fail for two reasons, and they are measured apart:
+The law of a layer Phi from maps f to maps on the group is ``Phi(L_h f) = L_h Phi(f)`` with ``(L_h F)(x, g) =
+F(h^-1 x, h^-1 g)``. With samples ``g_i`` it can fail for two reasons, which are measured separately:
 
 - Interpolation, and the part of a kernel that its window cuts off. Measured with transported samples, ``g_i -> h g_i``
-  along with the image: for exact kernels and images the two sides are then equal.
-- Monte Carlo noise, where the two sides see different samples: :func:`invariance_error`.
+  together with the image: for exact kernels and images both sides are then equal.
+- Monte Carlo noise, if the two sides use different samples: :func:`invariance_error`.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ Response = Callable[[Tensor, GroupSamples], Tensor]
 
 
 def standard_elements(group: MatrixGroup) -> dict[str, Tensor]:
-    """Elements that laws are tried on, by name: those of a fixed list that are in the group. Float64 ``(2, 2)``."""
+    """Test elements by name: those of a fixed list that are in the group. Float64 ``(2, 2)``."""
 
     def turn(degrees: float) -> Tensor:
         angle = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
@@ -48,14 +48,16 @@ def _is_member(group: MatrixGroup, h: Tensor) -> bool:
 
 
 def smooth_images(*shape: int, generator: torch.Generator | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """Images ``(..., H, W)`` of four Gaussian blobs each, sigma 3 pixels, of either sign, near the centre.
+    """Images ``(..., H, W)`` of four Gaussian blobs each near the centre, sigma 3 pixels, of random sign.
 
-    Smooth, so that interpolation is accurate, and 0 at the border, so that nothing enters from outside.
+    They are smooth, so that interpolation is accurate, and 0 at the border, so that the outside does not matter.
     """
     *channels, height, width = shape
+    # Draw centres and heights.
     centres = torch.rand(*channels, 4, 2, generator=generator, dtype=torch.float64) - 0.5
     centres = centres * 0.6 * torch.tensor([width, height], dtype=torch.float64)
     heights = torch.randn(*channels, 4, generator=generator, dtype=torch.float64)
+    # Sum separable Gaussians.
     xs = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
     ys = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
     along_x = (-(xs - centres[..., :1]).square() / 18).exp()
@@ -65,7 +67,7 @@ def smooth_images(*shape: int, generator: torch.Generator | None = None, dtype: 
 
 
 def disc(height: int, width: int, radius: float) -> Tensor:
-    """``(H, W)``, 1 within ``radius`` halves of the shorter side from the centre, else 0."""
+    """``(H, W)``, 1 within ``radius`` (in units of half the shorter side) of the centre, else 0."""
     side = min(height, width)
     xs = (2 * torch.arange(width) + 1 - width) / side
     ys = (2 * torch.arange(height) + 1 - height) / side
@@ -82,16 +84,16 @@ def equivariance_error(
 ) -> float:
     """Relative error of ``Phi(L_h f)[h g_i] = L_h (Phi(f)[g_i])``, with transported samples.
 
-    ``|| M (Phi(L_h f)[h g] - warp_h Phi(f)[g]) || / || M warp_h Phi(f)[g] ||``, M a disc that leaves the border out.
+    ``|| M (Phi(L_h f)[h g] - warp_h Phi(f)[g]) || / || M warp_h Phi(f)[g] ||``, M a disc that excludes the border.
 
     Args:
-        response: Phi, from a map and samples to a map ``(B, ..., H, W)`` or to vectors ``(B, C)``, which h must leave
-            as they are.
-        group: Group that h is an element of.
+        response: Phi, from a map and samples to a map ``(B, ..., H, W)``, or to vectors ``(B, C)`` that should not
+            change under h.
+        group: Group of h.
         h: ``(2, 2)``.
         x: Input map, ``(B, C, H, W)`` on the plane or ``(B, C, N, H, W)`` on ``samples``.
         samples: N elements.
-        radius: Of M, in halves of the shorter side.
+        radius: Radius of M, in units of half the shorter side.
 
     Returns:
         0 for an exact layer; about 1.4 for two unrelated maps.
@@ -99,6 +101,7 @@ def equivariance_error(
     plane = Affine2(group)
     h = h.to(x)
     with torch.no_grad():
+        # Compare the response to the moved image with the moved response.
         got = response(plane.warp(x, h), samples.transport(h))
         expected = response(x, samples)
         if expected.dim() > 2:
@@ -118,16 +121,16 @@ def invariance_error(
 ) -> float:
     """Mean relative change of invariant features, ``|| Phi(L_h f; S') - Phi(f; S) || / || Phi(f; S) ||``.
 
-    With independent S and S', as in use, this includes Monte Carlo noise, which falls with the number of samples.
+    With independent S and S', as in practice, this includes Monte Carlo noise, which falls with more samples.
 
     Args:
         response: Phi, from a map and samples to ``(B, C)``.
-        group: Group that h is an element of.
+        group: Group of h.
         h: ``(2, 2)``; the identity gives the noise alone.
         x: Input map, ``(B, C, H, W)``.
-        draw: Gives a fresh set of samples, or of whatever ``response`` takes that has a ``transport`` method.
+        draw: Draws the second argument of ``response``, an object with a ``transport`` method.
         repeats: Number of draws to average over.
-        transport: Take ``S' = h S`` instead: what is left is interpolation and the window.
+        transport: Use ``S' = h S`` instead, which leaves only the errors of interpolation and the window.
     """
     h = h.to(x)
     errors = []
@@ -142,13 +145,13 @@ def invariance_error(
 
 
 class EquivariantModule(nn.Module):
-    """A layer that can measure how well it keeps its law.
+    """A layer that can measure its own equivariance error.
 
     Attributes:
         on_group: Whether its input is a map on the group, ``(B, C, N, H, W)``, or on the plane, ``(B, C, H, W)``.
-        group: Its group; None for layers that suit any.
-        in_channels: Channels of its input; None for layers that suit any.
-        check_size: Side of the maps that it is measured on.
+        group: Group of the layer; None for layers that accept any group.
+        in_channels: Channels of the input; None for layers that accept any number.
+        check_size: Side of the maps used by :meth:`check_equivariance`.
     """
 
     on_group: bool = True
@@ -157,7 +160,7 @@ class EquivariantModule(nn.Module):
     check_size: int = 41
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """The layer with input and output on the same samples."""
+        """Apply the layer with input and output on the same samples."""
         raise NotImplementedError
 
     def check_equivariance(
@@ -172,7 +175,7 @@ class EquivariantModule(nn.Module):
         radius: float = 0.7,
         seed: int = 0,
     ) -> dict[str, float]:
-        """Measure the law on smooth random maps with transported samples: see :func:`equivariance_error`.
+        """Measure the error on smooth random maps with transported samples, see :func:`equivariance_error`.
 
         Args:
             elements: Group elements by name, ``(2, 2)`` each. Default: :func:`standard_elements`.
@@ -181,18 +184,19 @@ class EquivariantModule(nn.Module):
             num_images: Maps to average over.
             num_samples: N.
             spd_var: Variance of the samples, see :meth:`~dinor1.blocks.lie.MatrixGroup.sample`.
-            radius: Of the disc that is compared.
-            seed: Of maps and samples. The module's own random numbers are not touched.
+            radius: Radius of the disc that is compared.
+            seed: Seed of maps and samples. The module's own random state does not change.
 
         Returns:
-            The relative error per name.
+            Relative error per name.
 
         Raises:
-            ValueError: no group is known, or an element is not in it.
+            ValueError: the group is unknown, or an element is not in it.
         """
         group = self.group or group
         if group is None:
-            raise ValueError(f'{type(self).__name__} suits any group; name one: check_equivariance(group=...)')
+            raise ValueError(f'{type(self).__name__} has no group of its own; give one: check_equivariance(group=...)')
+        # Draw samples and maps in the dtype and on the device of the layer.
         parameter = next(self.parameters(), torch.empty(0))
         kwargs = dict(dtype=parameter.dtype, device=parameter.device)
         generator = torch.Generator().manual_seed(seed)
@@ -200,6 +204,7 @@ class EquivariantModule(nn.Module):
         size = size or self.check_size
         lead = (num_images, self.in_channels or 3) + ((num_samples,) if self.on_group else ())
         x = smooth_images(*lead, size, size, generator=generator).to(**kwargs)
+        # Measure in evaluation mode, and restore the mode.
         elements = standard_elements(group) if elements is None else elements
         was_training = self.training
         self.eval()

@@ -12,20 +12,21 @@ from .sym2 import det2
 
 
 class GroupConv2d(KernelConv):
-    """On the group: ``(k * f)(x, g) = int_H int f(x', g') k(g^-1 (x' - x), g^-1 g') |det g'|^-1 dx' dmu(g')``.
+    """Group convolution: ``(k * f)(x, g) = int_H int f(x', g') k(g^-1 (x' - x), g^-1 g') |det g'|^-1 dx' dmu(g')``.
 
     Law: ``Phi(L_h f) = L_h Phi(f)`` for every h of the group. The integral over H is a sum over the samples of the
-    input, by default without weights, as published: a constant factor that normalisation removes, and a density of
-    samples in place of Haar measure. With ``weight`` from ``sample(importance=True)``, and ``group_width`` below
-    ``sqrt(2 spd_var)``, it is an unbiased estimate of the integral, whose error falls as ``N^-1/2``.
+    input. By default the sum has no weights, as published: it differs by a constant factor, which normalisation
+    removes, and by using the density of samples instead of Haar measure. With ``weight`` from
+    ``sample(importance=True)`` and ``group_width`` below ``sqrt(2 spd_var)``, it is an unbiased estimate of the
+    integral with an error of ``N^-1/2``.
 
     Args:
         *args: As in :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`.
         compat_det_axis: Apply the i-th input sample's ``|det g'|^-1`` to the i-th output sample, as the published code
-            does; only to compare with its numbers. Where both sets are the same this is ``|det g|^-1``, another kernel
-            times ``|det g^-1 g'|``, and the law holds; where they are not, the output depends on the order of samples.
-        **kwargs: As in :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`, ``group_width`` of
-            :class:`~dinor1.blocks.lie.KernelConfig` among them.
+            does; only for comparison. If both sets are the same, the factor is ``|det g|^-1``, another kernel times
+            ``|det g^-1 g'|``, and the law holds; otherwise the output depends on the order of samples.
+        **kwargs: As in :class:`~dinor1.blocks.lie.kernel_conv.KernelConv`, including ``group_width`` of
+            :class:`~dinor1.blocks.lie.KernelConfig`.
     """
 
     mixes = True
@@ -35,18 +36,20 @@ class GroupConv2d(KernelConv):
         self.compat_det_axis = compat_det_axis
 
     def kernel(self, g_in: Tensor, g_out_inv: Tensor) -> Tensor:
-        """Masked kernel without the determinant of the measure.
+        """Read the masked kernel, without the determinant of the measure.
 
         Args:
-            g_in: ``(N_in, 2, 2)`` elements that the input lives on.
-            g_out_inv: ``(N_out, 2, 2)`` inverses of those that the output lives on.
+            g_in: ``(N_in, 2, 2)`` elements of the input's samples.
+            g_out_inv: ``(N_out, 2, 2)`` inverses of the output's samples.
 
         Returns:
             ``(c_out, N_out, c_in, N_in, k, k)``.
         """
         with full_precision(g_in.device):
+            # Read the kernel at the coordinates of g^-1 g'.
             xi = self.group.coords(g_out_inv[:, None] @ g_in[None], check=False)
             kernel = self._read_kernel(self._spatial(g_out_inv)[:, None], xi[:, :, None, None])
+            # Localise it on H.
             if self.group_width is not None and self.group.spd is not None:
                 square = self.group.log_spd_norm(xi).square()
                 kernel = kernel * (-square / (2 * self.group_width**2)).exp()[:, :, None, None, None, None]
@@ -57,9 +60,9 @@ class GroupConv2d(KernelConv):
 
         Args:
             x: ``(B, c_in, N_in, H, W)``.
-            g_in: ``(N_in, 2, 2)`` elements that x lives on.
-            g_out_inv: ``(N_out, 2, 2)`` inverses of the elements that the result shall live on.
-            weight: ``(N_in,)`` weights of the sum over x's samples; None for ones.
+            g_in: ``(N_in, 2, 2)`` elements of x's samples.
+            g_out_inv: ``(N_out, 2, 2)`` inverses of the result's samples.
+            weight: ``(N_in,)`` weights of the sum over x's samples; None: all 1.
 
         Returns:
             ``(B, c_out, N_out, H', W')``.
@@ -68,11 +71,13 @@ class GroupConv2d(KernelConv):
             TypeError: matrices are not floating point.
             ValueError: shapes do not fit, or a matrix is not in the group (values are read on CPU only).
         """
+        # Check shapes and values.
         self._check_samples(g_in=g_in, g_out_inv=g_out_inv)
         self._check_map(x, len(g_in))
         n_in, n_out = len(g_in), len(g_out_inv)
         if weight is not None and weight.shape != (n_in,):
             raise ValueError(f'weight must be ({n_in},), one per input sample, got {tuple(weight.shape)}')
+        # Multiply the kernel with the measure and the weights of the input's samples.
         kernel = self.kernel(g_in, g_out_inv)
         if not self.group.unimodular_on_R2:
             measure = det2(g_in).abs().reciprocal()
@@ -84,10 +89,11 @@ class GroupConv2d(KernelConv):
                 kernel = kernel * measure[:, None, None]
         if weight is not None:
             kernel = kernel * weight[:, None, None]
+        # Convolve with samples folded into the channels.
         kernel = kernel.reshape(self.out_channels * n_out, self.in_channels * n_in, self.k, self.k)
         out = self._convolve(x.flatten(1, 2), kernel).unflatten(1, (self.out_channels, n_out))
         return out if self.bias is None else out + self.bias[:, None, None, None]
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """The layer with input and output on the same samples."""
+        """Apply the layer with input and output on the same samples."""
         return self(x, samples.g, samples.g_inv)

@@ -1,4 +1,4 @@
-"""The groups by name: rotations, scalings, SL(n), GL+(n); n = 2, and n = 3 without layers for images."""
+"""Matrix groups by name: rotations, scalings, SL(n), GL+(n) for n = 2 (with image layers) and n = 3 (without)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -85,18 +85,18 @@ GROUPS: dict[str, type[MatrixGroup]] = {
 
 
 def make_group(group: str | MatrixGroup, **options: Any) -> MatrixGroup:
-    """A group by the name that configs use, one of :data:`GROUPS`; a group itself is passed on.
+    """Make a group from its name in :data:`GROUPS`; a group is returned unchanged.
 
     Args:
         group: Name or group.
         **options: Arguments of the class, such as ``angle='minus_pi_pi'``.
 
     Raises:
-        ValueError: no such group, or options for a group that is already made.
+        ValueError: the name is unknown, or there are options for an existing group.
     """
     if isinstance(group, MatrixGroup):
         if options:
-            raise ValueError(f'{group} is already made; give {", ".join(options)} to its class')
+            raise ValueError(f'{group} exists already; pass {", ".join(options)} to its class instead')
         return group
     if group not in GROUPS:
         raise ValueError(f'group must be one of {", ".join(GROUPS)}; got {group!r}')
@@ -104,15 +104,15 @@ def make_group(group: str | MatrixGroup, **options: Any) -> MatrixGroup:
 
 
 def plane_group(group: str | Mapping[str, Any] | MatrixGroup, angle: Angle) -> MatrixGroup:
-    """A group of the plane.
+    """Make a group of the plane.
 
     Args:
         group: Its name in :data:`GROUPS`; or a dict of its ``name`` and arguments of the class, such as
-            ``dict(name='gl2', angle='minus_pi_pi')``; or a group, which is passed on.
-        angle: Encoding of the angles if ``group`` does not say, see :func:`~dinor1.blocks.lie.encode_angle`.
+            ``dict(name='gl2', angle='minus_pi_pi')``; or a group, which is returned unchanged.
+        angle: Default encoding of the angles, see :func:`~dinor1.blocks.lie.encode_angle`.
 
     Raises:
-        ValueError: no such group, or one of space.
+        ValueError: the name is unknown, or the group is not of the plane.
     """
     if isinstance(group, MatrixGroup):
         if group.n != 2:

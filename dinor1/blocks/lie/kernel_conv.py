@@ -1,15 +1,15 @@
 """Convolutions on affine groups ``R^2 x| H``: lifting, group convolution, projection.
 
-Maps on the group are tensors ``(B, C, N, H, W)`` together with the N elements of H that they live on, which are passed
-along explicitly. Kernels are continuous functions on the group, read at those elements: no loop over samples, one
-2-D convolution per layer. The kernel networks are computed in float32 or better under autocast too. Mironenco and
-Forre, arXiv 2310.11366, on the integrals of which the layers' docstrings rest.
+Maps on the group are tensors ``(B, C, N, H, W)`` together with the N elements of H on which they are sampled; the
+elements are passed explicitly. Kernels are continuous functions on the group, read at these elements: there is no loop
+over samples, and a layer is one 2-D convolution. Kernel networks are computed in float32 or better under autocast too.
+The integrals in the docstrings of the layers follow Mironenco and Forre, arXiv 2310.11366.
 
-Every layer commutes with the action of G on images and maps. On a pixel grid with N samples that is
+Every layer commutes with the action of G on images and maps. On a pixel grid with N samples it does so
 
-- exact (to rounding) under quarter turns with transported samples,
-- good to the interpolation of the grid and the part of the kernel that the window cuts off, with transported samples,
-- good to Monte Carlo noise with independent samples.
+- exactly (to rounding) under quarter turns with transported samples,
+- with the errors of interpolation and of the window, which cuts off part of the kernel, with transported samples,
+- with Monte Carlo noise for independent samples.
 """
 
 from collections.abc import Mapping
@@ -31,27 +31,27 @@ from .matrix_group import MatrixGroup
 
 
 class KernelConv(EquivariantModule):
-    """What the convolutions share: a continuous kernel on a window, and its mask.
+    """Base class of the convolutions: a continuous kernel on a window, and its mask.
 
     Args:
         group: H, of 2 x 2 matrices.
         c_in: Channels of the input.
         c_out: Channels of the output.
         k: Window size.
-        padding: Pixels added around. Default: ``k // 2``, and none in a lifting, as published.
-        stride: Of the window; above 1 the law holds for translations by multiples of it.
+        padding: Pixels added on each side. Default: ``k // 2``, and 0 in a lifting, as published.
+        stride: Stride of the window; above 1 the law holds for translations by multiples of the stride.
         bias: Whether a constant is added per channel.
-        padding_mode: ``zeros``, or ``replicate``, which continues a constant background.
+        padding_mode: ``zeros``, or ``replicate``, which extends a constant background.
         kernel: A :class:`~dinor1.blocks.lie.KernelConfig`, or a dict of its fields.
         **kernel_fields: Fields of :class:`~dinor1.blocks.lie.KernelConfig` by name, such as ``w0=3.0``; they take
             precedence over ``kernel``.
 
     Attributes:
-        mixes: Whether the kernel reads two elements of H, of the input and of the output, besides the window.
-        keeps_size: Whether the default padding does.
+        mixes: Whether the kernel also depends on elements of H of the input and the output.
+        keeps_size: Whether the default padding keeps the size of the map.
 
     Raises:
-        InputError: a keyword is no field of ``KernelConfig``.
+        InputError: a keyword is not a field of ``KernelConfig``.
         ValueError: an argument is out of range.
     """
 
@@ -73,6 +73,7 @@ class KernelConv(EquivariantModule):
         **kernel_fields: Any,
     ) -> None:
         super().__init__()
+        # Fill in the defaults, and check the arguments.
         if padding is None:
             padding = k // 2 if self.keeps_size else 0
         kernel = with_defaults(kernel, KernelConfig(), 'kernel')
@@ -88,6 +89,7 @@ class KernelConv(EquivariantModule):
             raise ValueError(f"padding_mode must be 'zeros' or 'replicate', got {padding_mode!r}")
         if kernel.mask == 'auto':
             kernel = replace(kernel, mask='hard' if group.unimodular_on_R2 else 'smooth')
+        # Store the settings, and build the kernel.
         self.group, self.in_channels, self.out_channels = group, c_in, c_out
         self.k, self.padding, self.stride, self.padding_mode = k, padding, stride, padding_mode
         self.mask, self.support_radius = kernel.mask, kernel.support_radius
@@ -108,21 +110,23 @@ class KernelConv(EquivariantModule):
         )
 
     def _spatial(self, g_inv: Tensor) -> Tensor:
-        """Points ``g^-1 x`` of the window: ``(N, 2, 2)`` -> ``(N, k, k, 2)``."""
+        """Map the window: points ``g^-1 x``, ``(N, 2, 2)`` -> ``(N, k, k, 2)``."""
         return torch.einsum('nij,yxj->nyxi', g_inv, window(self.k, g_inv.dtype, g_inv.device))
 
     def _read_kernel(self, spatial: Tensor, xi: Tensor | None) -> Tensor:
-        """The masked kernel at ``(..., 2)`` and ``(..., d)``: ``(..., c_out, c_in)``."""
+        """Read the masked kernel at points ``(..., 2)`` and coordinates ``(..., d)``: ``(..., c_out, c_in)``."""
+        # Join the coordinates on the plane and on H.
         offsets = None
         points = spatial
         if xi is not None:
             offsets = self.group.offsets(xi)
             lead = torch.broadcast_shapes(spatial.shape[:-1], xi.shape[:-1])
-            # A spline is centred at the identity; a network finds it by itself, as published.
+            # A spline is centred at the identity; a network learns the centre, as published.
             coords = xi if isinstance(self.net, SirenKernel) else offsets
             points = torch.cat([spatial.expand(*lead, 2), coords.expand(*lead, coords.shape[-1])], dim=-1)
-        # Samples are float32 whatever the network is: float64 would refuse their rounding, and a half is too coarse.
+        # Samples are always float32: a float64 check would reject their rounding, and half precision is too coarse.
         values = self.net(points.to(next(self.net.parameters()).dtype))
+        # Cut the kernel off towards the edge of the window.
         mask = window_mask(self.mask, spatial, offsets, self.support_radius)
         if mask is not None:
             values = values * mask.unsqueeze(-1)
@@ -142,7 +146,7 @@ class KernelConv(EquivariantModule):
         if x.shape[1] != self.in_channels:
             raise ValueError(f'{type(self).__name__} has {self.in_channels} input channels, got {x.shape[1]}')
         if num_samples is not None and x.shape[2] != num_samples:
-            raise ValueError(f'the map lives on {x.shape[2]} samples, but {num_samples} were given')
+            raise ValueError(f'the map has {x.shape[2]} samples, but {num_samples} elements were given')
 
     def _check_samples(self, **samples: Tensor) -> None:
         for name, matrices in samples.items():

@@ -1,12 +1,12 @@
-"""Continuous kernels: a function from a point of the group to a matrix of channels, and the window it is read on.
+"""Continuous kernels: functions from a point of the group to a matrix of channels, and the window of points.
 
-It knows no grid, so that a layer can read it at ``g^-1 x`` for any g. Two kinds:
+A kernel does not depend on a grid, so that a layer can read it at ``g^-1 x`` for any g. There are two kinds:
 
 - :class:`SirenKernel`, the published one: a network with sines (Sitzmann et al., *Implicit Neural Representations with
   Periodic Activation Functions*, arXiv 2006.09661), with the initial values of the public code of arXiv 2310.11366.
 - :class:`SplineKernel`: linear in its parameters, values at the knots of a B-spline on the plane (Bekkers,
-  *B-Spline CNNs on Lie Groups*, arXiv 1909.12057) times low-order Gaussian features on H. It trains like an ordinary
-  convolution, where a network takes many times the steps.
+  *B-Spline CNNs on Lie Groups*, arXiv 1909.12057) times low-order Gaussian features on H. It trains as fast as an
+  ordinary convolution; a network needs many times the steps.
 """
 
 import math
@@ -41,11 +41,11 @@ class SirenKernel(nn.Module):
         k: Window size, for the scale of the last layer's initial values.
         hidden: Width of the sine layers.
         n_hidden: Sine layers after the first.
-        w0: Frequency: the kernel's bandwidth. Above about ``k`` the window under-samples it.
-        gain: Initial values of the hidden layers lie in ``+- sqrt(gain / hidden) / w0``.
+        w0: Frequency, which sets the kernel's bandwidth. Above about ``k`` the window under-samples the kernel.
+        gain: Initial values of the hidden layers are in ``+- sqrt(gain / hidden) / w0``.
 
     Shape:
-        ``(..., d_in)`` -> ``(..., c_out * c_in)``, the output channel slowest.
+        ``(..., d_in)`` -> ``(..., c_out * c_in)``, with the output channel as the slower axis.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class SirenKernel(nn.Module):
         self.reset_parameters()
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'd_in={self.d_in}, c_in={self.c_in}, c_out={self.c_out}, w0={self.w0}'
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the initial values."""
+        """Draw initial values with the bounds of the published code."""
         first, *others = self.sines
         first.reset_parameters()
         first.weight.uniform_(-1 / self.d_in, 1 / self.d_in)
@@ -95,19 +95,19 @@ class SirenKernel(nn.Module):
 class SplineKernel(nn.Module):
     """A kernel ``K(x, xi) = sum_p sum_m w[p, m] B(x - p) psi_m(xi)``, linear in w.
 
-    ``B`` is the product of cubic B-splines on ``knots x knots`` points p that cover [-1, 1]^2 like a window's; their
-    number is the kernel's bandwidth. ``psi`` are ``exp(-|xi|^2 / (2 width^2))`` and that times each ``xi_j / width``:
-    value and gradient around the identity of H, where kernels of maps that live near it do their work.
+    ``B`` is the product of cubic B-splines on ``knots x knots`` points p that cover [-1, 1]^2 like the points of a
+    window; their number sets the kernel's bandwidth. ``psi`` are ``exp(-|xi|^2 / (2 width^2))`` and its products with
+    each ``xi_j / width``: value and gradient around the identity of H, where kernels have most of their weight.
 
     Args:
-        d_in: Number of coordinates of a point, 2 for x and the rest for H, 0 at the identity.
+        d_in: Number of coordinates of a point, 2 for x and the others for H; the latter are 0 at the identity.
         c_in: Input channels.
         c_out: Output channels.
-        knots: Points per axis.
-        width: Of the Gaussian on H.
+        knots: Knots per axis.
+        width: Width of the Gaussian on H.
 
     Shape:
-        ``(..., d_in)`` -> ``(..., c_out * c_in)``, the output channel slowest.
+        ``(..., d_in)`` -> ``(..., c_out * c_in)``, with the output channel as the slower axis.
     """
 
     def __init__(self, d_in: int, c_in: int, c_out: int, knots: int = 3, width: float = 0.5) -> None:
@@ -120,22 +120,23 @@ class SplineKernel(nn.Module):
         self.reset_parameters()
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'd_in={self.d_in}, c_in={self.c_in}, c_out={self.c_out}, knots={self.knots}, width={self.width}'
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the initial values: an output of the size of the input, as in an ordinary convolution."""
+        """Draw initial values such that output and input have the same scale, as in an ordinary convolution."""
         self.weight.normal_(std=1 / math.sqrt(self.c_in * self.knots**2))
 
     def forward(self, z: Tensor) -> Tensor:
         """``(..., d_in)`` -> ``(..., c_out * c_in)``."""
         points = window(self.knots, z.dtype, z.device)[0, :, 0]
-        # In units of the distance between knots.
+        # Spline values on the plane, at distances in units of the knot spacing.
         along = (z[..., :2, None] - points) * (self.knots / 2)
         x, y = cubic_spline(along).unbind(-2)
         features = (y[..., :, None] * x[..., None, :]).flatten(-2)
         if self.num_group > 1:
+            # Multiply with the Gaussian features on H.
             offset = z[..., 2:] / self.width
             bell = (-offset.square().sum(-1, keepdim=True) / 2).exp()
             group = torch.cat([bell, bell * offset], dim=-1)
@@ -144,7 +145,7 @@ class SplineKernel(nn.Module):
 
 
 def cubic_spline(t: Tensor) -> Tensor:
-    """The cardinal cubic B-spline: support (-2, 2), integral 1, second derivative continuous."""
+    """Cardinal cubic B-spline: support (-2, 2), integral 1, continuous second derivative."""
     t = t.abs()
     inner = 2 / 3 - t.square() * (1 - t / 2)
     outer = (2 - t).clamp(min=0).pow(3) / 6

@@ -21,7 +21,7 @@ class LiftingConv2d(KernelConv):
     keeps_size = False
 
     def kernel(self, g_inv: Tensor) -> Tensor:
-        """Masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(c_out, N, c_in, k, k)``."""
+        """Read the masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(c_out, N, c_in, k, k)``."""
         with full_precision(g_inv.device):
             kernel = self._read_kernel(self._spatial(g_inv), None)
             if not self.group.unimodular_on_R2:
@@ -48,5 +48,5 @@ class LiftingConv2d(KernelConv):
         return out if self.bias is None else out + self.bias[:, None, None, None]
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """The layer with input and output on the same samples."""
+        """Apply the layer with input and output on the same samples."""
         return self(x, samples.g_inv)

@@ -1,10 +1,11 @@
 """Matrix groups in the product chart ``A = exp(L) R``, L symmetric and R a rotation.
 
-Every group here is a part of SPD(n) times SO(n), or one of the two alone. For GL+(n) and SL(n) that is the left polar
-form: unique, smooth and onto, where the exponential of the Lie algebra is not onto. So every element has coordinates
-(of L and of R), Haar measure is the product of the invariant measures of the two factors, and a draw of each factor is
-a draw from the group. Mironenco and Forre, *Lie Group Decompositions for Equivariant Neural Networks*, arXiv
-2310.11366. All these groups are unimodular; with translations they are not, see :mod:`~dinor1.blocks.lie.affine`.
+Every group here is a subset of SPD(n) times SO(n), or one of the two factors. For GL+(n) and SL(n) this is the left
+polar form: unique, smooth and surjective, whereas the exponential of the Lie algebra is not surjective. So every
+element has coordinates (of L and of R), Haar measure is the product of the invariant measures of the factors, and a
+draw of each factor is a draw from the group. Mironenco and Forre, *Lie Group Decompositions for Equivariant Neural
+Networks*, arXiv 2310.11366. All these groups are unimodular; with translations they are not, see
+:mod:`~dinor1.blocks.lie.affine`.
 """
 
 from typing import Any
@@ -38,10 +39,10 @@ class MatrixGroup:
 
     Args:
         n: 2 or 3.
-        part: Which symmetric L the group has, see :class:`~dinor1.blocks.lie.SPD`; None for rotations alone.
-        rotations: Whether it has rotations.
+        part: Set of symmetric L, see :class:`~dinor1.blocks.lie.SPD`; None: rotations only.
+        rotations: Whether the group has rotations.
         alpha: Scale of the metric on L, > 0: coordinates of L are in units of ``1 / sqrt(alpha)``.
-        angle: How coordinates hold a rotation of the plane, see :func:`~dinor1.blocks.lie.encode_angle`.
+        angle: Encoding of rotations of the plane, see :func:`~dinor1.blocks.lie.encode_angle`.
 
     Attributes:
         dim: Length of :meth:`coords`.
@@ -56,10 +57,12 @@ class MatrixGroup:
     def __init__(
         self, n: int, part: Part | None, rotations: bool, alpha: float = 1.0, angle: Angle = 'zero_two_pi'
     ) -> None:
+        # Check the arguments.
         if n not in (2, 3):
             raise ValueError(f'n must be 2 or 3, got {n}')
         if angle not in ANGLES:
             raise ValueError(f'angle must be one of {", ".join(ANGLES)}; got {angle!r}')
+        # Set up the factors and count their coordinates.
         self.n, self.rotations, self.alpha, self.angle = n, rotations, alpha, angle
         self.spd = SPD(n, part, alpha) if part else None
         self.unimodular_on_R2 = part in (None, 'traceless')
@@ -78,22 +81,24 @@ class MatrixGroup:
 
         Args:
             a: ``(..., n, n)``, elements of the group.
-            check: Whether to look at the values, on CPU; products of checked elements need no second look.
+            check: Whether to check values (on CPU only); products of checked elements need no check.
 
         Returns:
             ``(..., dim)``. GL+(2): ``(L00, sqrt2 L01, L11, theta)``; SL(2): ``(sqrt2 L01, theta, sqrt2 L00)``; SO(2):
-            theta; scaling by s: ``sqrt2 ln s``; all of L times ``sqrt(alpha)``. For n = 3 a rotation vector comes last.
+            theta; scaling by s: ``sqrt2 ln s``; all of L times ``sqrt(alpha)``. For n = 3 a rotation vector is last.
 
         Raises:
-            TypeError: not floating point.
-            ValueError: another shape, NaN, or no element of the group.
+            TypeError: ``a`` is not floating point.
+            ValueError: ``a`` has another shape, NaN, or is not in the group.
         """
         check_square(a, self.n, 'a')
         if check and values_are_readable(a):
             self.validate(a)
+        # Scalings: one coordinate from the determinant.
         if not self.rotations:
             scale = torch.linalg.det(a).log() / self.n
             return self.spd.vee(scale[..., None, None] * torch.eye(self.n, dtype=a.dtype, device=a.device))
+        # Other groups: polar factors, then coordinates of each.
         log_p, code = None, None
         if self.n == 2:
             if self.spd is None:
@@ -118,14 +123,14 @@ class MatrixGroup:
         return self._product(self.spd.hat(spd) if self.spd else None, rotation)
 
     def offsets(self, c: Tensor) -> Tensor:
-        """Coordinates as offsets from the identity's, for norms: only ``cos_sin`` has others than 0 there."""
+        """Coordinates minus those of the identity, for norms. Only ``cos_sin`` is not 0 at the identity."""
         if self.dim == self.tangent_dim:
             return c
         spd, code = self._split(c)
         return self._join(spd, torch.stack([code[..., 0] - 1, code[..., 1]], dim=-1))
 
     def log_spd_norm(self, c: Tensor) -> Tensor:
-        """``|log(A A^T)|``, the distance from the rotations, of elements with coordinates c: ``(...)``."""
+        """``|log(A A^T)|`` of elements with coordinates c, their distance from the rotations: ``(...)``."""
         spd, _ = self._split(c)
         return 2 * torch.linalg.vector_norm(spd, dim=-1) / self.alpha**0.5
 
@@ -173,18 +178,18 @@ class MatrixGroup:
         return self._join(*parts) if len(parts) == 2 else parts[0]
 
     def exp(self, x: Tensor) -> Tensor:
-        """Exponential of the Lie algebra, ``(..., n, n)``. Not onto for GL+ and SL; :meth:`from_coords` is."""
+        """Exponential of the Lie algebra, ``(..., n, n)``. Not surjective for GL+ and SL; :meth:`from_coords` is."""
         check_square(x, self.n, 'x')
         return sym2.general_exp(x) if self.n == 2 else torch.linalg.matrix_exp(x)
 
     def log(self, a: Tensor) -> Tensor:
-        """Principal logarithm in the Lie algebra, inverse of :meth:`exp` where there is one.
+        """Principal logarithm in the Lie algebra, inverse of :meth:`exp` where it exists.
 
         Args:
             a: ``(..., n, n)``, elements of the group.
 
         Raises:
-            ValueError: no element of the group, or one that has no real logarithm, such as diag(-2, -1/2).
+            ValueError: ``a`` is not in the group, or has no real logarithm, such as diag(-2, -1/2).
             NotImplementedError: GL+(3) and SL(3) have no closed form.
         """
         check_square(a, self.n, 'a')
@@ -223,24 +228,24 @@ class MatrixGroup:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> GroupSamples:
-        """Draw n elements ``S^(1/2) R``: n pairs of a log-normal S and a rotation R.
+        """Draw n elements ``S^(1/2) R``: n pairs of log-normal S and rotation R.
 
         Args:
             n: Number of elements.
-            generator: Source of the random numbers, on ``device``; None for torch's own.
-            rot: How rotations are spread, see :func:`~dinor1.blocks.lie.sample_angles`. None: ``equidistant`` for
+            generator: Random generator on ``device``; None: torch's global one.
+            rot: Distribution of the rotations, see :func:`~dinor1.blocks.lie.sample_angles`. None: ``equidistant`` for
                 n = 2, the published choice, and ``haar`` for n = 3. ``sobol`` takes angles and stretches together from
-                a scrambled Sobol' sequence, which covers the group more evenly than independent draws; n = 2 only.
-            rot_bound: Share of the full turn, (0, 1]. Below 1 the samples cover no subgroup.
+                a scrambled Sobol' sequence, which covers the group more evenly than independent draws (n = 2 only).
+            rot_bound: Share of the full turn, (0, 1]. Below 1 the samples do not cover a subgroup.
             spd_var: Variance of the coordinates of ``log S``; those of ``log P`` have a quarter of it.
-            importance: Weights that make ``sum_i w_i f(g_i)`` an unbiased estimate of the Haar integral of f, with
-                total mass 1 on the rotations. Its variance is finite only where f falls off faster than
+            importance: Compute weights that make ``sum_i w_i f(g_i)`` an unbiased estimate of the Haar integral of f,
+                with total mass 1 on the rotations. Its variance is finite only where f falls off faster than
                 ``exp(-|log S|^2 / (4 spd_var))``. Otherwise all weights are 1, as published.
-            dtype: Floating-point type, default torch's.
-            device: Where to draw.
+            dtype: Floating-point type; default: torch's default.
+            device: Device of the samples.
 
         Raises:
-            ValueError: a number is out of range, or this spread of rotations is not defined for n = 3.
+            ValueError: a number is out of range, or ``rot`` is not defined for n = 3.
         """
         rot = rot or ('equidistant' if self.n == 2 else 'haar')
         self._check_sampling(n, rot, rot_bound, spd_var)
@@ -248,6 +253,7 @@ class MatrixGroup:
         weight = torch.ones(n, **kwargs)
         log_p = rotation = None
         sobol = self._draw_sobol(n, generator, **kwargs) if rot == 'sobol' else None
+        # Draw the symmetric factor, and its share of the weights.
         if self.spd is not None:
             if sobol is None:
                 v = self.spd.sample_tangent(n, spd_var, generator, **kwargs)
@@ -256,6 +262,7 @@ class MatrixGroup:
             log_p = self.spd.hat(v) / 2
             if importance:
                 weight = self.spd.haar_density(v) / self.spd.normal_density(v, spd_var)
+        # Draw the rotations.
         if self.rotations:
             if sobol is not None:
                 rotation = rotation2((2 * sobol[:, -1] - 1) * rot_bound * torch.pi)
@@ -264,8 +271,9 @@ class MatrixGroup:
             else:
                 rotation = sample_haar(n, self.n, generator, **kwargs)
         if importance:
-            # Only rotations have ends, where an equidistant sample stands for less.
+            # Equidistant samples at the ends of the rotations cover half an interval only.
             weight = weight * angle_weights(n, rot if self.rotations else 'uniform', rot_bound, **kwargs)
+        # Multiply the factors, and invert the product without a matrix inversion.
         g = self._product(log_p, rotation)
         p_inv = self.spd.exp(-log_p) if log_p is not None else None
         g_inv = rotation.mT @ p_inv if rotation is not None and p_inv is not None else None
@@ -277,7 +285,7 @@ class MatrixGroup:
         """``(n, tangent_dim)`` points of a scrambled Sobol' sequence, inside (0, 1)."""
         seed = int(torch.randint(2**31, (), generator=generator, device=kwargs['device']))
         points = torch.quasirandom.SobolEngine(self.tangent_dim, scramble=True, seed=seed).draw(n, dtype=torch.float64)
-        # The engine may give 0, whose normal quantile is infinite.
+        # The engine can return 0, whose normal quantile is infinite.
         return points.clamp(1e-6, 1 - 1e-6).to(**kwargs)
 
     def _check_sampling(self, n: int, rot: Spread, rot_bound: float, spd_var: float) -> None:
@@ -297,11 +305,11 @@ class MatrixGroup:
     # Validation ----------------------------------------------------------------------------------------------
 
     def validate(self, a: Tensor) -> None:
-        """Raise unless every matrix is in the group, to about half the digits. Reads the values.
+        """Raise unless every matrix is in the group, to about half of the digits. Reads the values.
 
         Raises:
-            TypeError: not floating point.
-            ValueError: another shape, NaN, singular, determinant <= 0, or outside of this group.
+            TypeError: ``a`` is not floating point.
+            ValueError: a matrix has another shape, NaN or a determinant <= 0, is singular or outside of the group.
         """
         name = f'an element of {type(self).__name__}'
         check_square(a, self.n, name)
@@ -310,11 +318,13 @@ class MatrixGroup:
         a = a.detach()
         tolerance = torch.finfo(a.dtype).eps ** 0.5
         square = a.square().sum((-2, -1))
+        # Check the determinant of groups that preserve area.
         if self.unimodular_on_R2:
             determinant = torch.linalg.det(a)
             bad = (determinant - 1).abs() > tolerance * square.clamp(min=1)
             if bad.any():
                 raise ValueError(f'{name} must have determinant 1, got {determinant[bad][0].item():.6g}')
+        # Check scalings, or rotations with scalings.
         eye = torch.eye(self.n, dtype=a.dtype, device=a.device)
         gram = a @ a.mT
         if not self.rotations:
@@ -330,7 +340,7 @@ class MatrixGroup:
 
 
 def _skew_basis(n: int) -> Tensor:
-    """Skew matrices ``(k, n, n)``, float64: the quarter turn of the plane, or the three axes' cross products."""
+    """Skew matrices ``(k, n, n)``, float64: the quarter turn, or the cross-product matrices of the three axes."""
     if n == 2:
         return torch.tensor([[[0.0, -1.0], [1.0, 0.0]]], dtype=torch.float64)
     basis = torch.zeros(3, 3, 3, dtype=torch.float64)

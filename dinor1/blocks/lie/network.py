@@ -1,8 +1,8 @@
-"""An image classifier that is invariant under a group of affine maps, up to its samples.
+"""An image classifier that is invariant under a group of affine maps, except for errors of its samples.
 
-The network of Mironenco and Forre, arXiv 2310.11366, read from their public code: lifting, residual blocks, a last
-group convolution, and a maximum over the group and space. There are two differences, which the law needs: the last
-convolution gets the samples that its input really lives on, and the determinant is that of the input's samples.
+The network of Mironenco and Forre, arXiv 2310.11366, after their public code: lifting, residual blocks, a last group
+convolution, and a maximum over the group and space. Two differences are needed for equivariance: the last convolution
+gets the samples of its input, and the determinant is that of the input's samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,28 +29,29 @@ from .samples import GroupSamples
 
 
 class NetworkSamples(NamedTuple):
-    """Samples of one forward pass.
+    """Samples for one forward pass.
 
     Attributes:
-        first: Of the lifting and the residual blocks, which must agree.
-        last: Of the last convolution's output.
+        first: Samples of the lifting and the residual blocks, which must be the same.
+        last: Samples of the last convolution's output.
     """
 
     first: GroupSamples
     last: GroupSamples
 
     def transport(self, h: Tensor) -> 'NetworkSamples':
-        """Both moved along with the image, see :meth:`~dinor1.blocks.lie.GroupSamples.transport`."""
+        """Move both sets with the image, see :meth:`~dinor1.blocks.lie.GroupSamples.transport`."""
         return NetworkSamples(self.first.transport(h), self.last.transport(h))
 
 
 class AffineEquivariantNet(nn.Module):
-    """Classifier on ``R^2 x| H``: its features before the head are invariant under the group.
+    """Classifier on ``R^2 x| H``: the features before the head are invariant under the group.
 
-    Law: ``pooled(L_h f) = pooled(f)``, with transported samples up to interpolation, window and border; with fresh
-    samples up to Monte Carlo noise besides, which falls with ``n_samples``. :meth:`check_equivariance` measures both.
+    Law: ``pooled(L_h f) = pooled(f)``. With transported samples the errors are those of interpolation, window and
+    border; with new samples there is also Monte Carlo noise, which falls with ``n_samples``.
+    :meth:`check_equivariance` measures both.
 
-    With the defaults and 1 input channel it is the published network: 339,102 parameters (sl2) or 339,282 (gl2).
+    With the defaults this is the published network: 339,102 parameters (sl2) or 339,282 (gl2).
 
     Args:
         group: ``sl2``, ``gl2`` or another of :data:`~dinor1.blocks.lie.GROUPS` for the plane; a dict of its ``name``
@@ -58,23 +59,22 @@ class AffineEquivariantNet(nn.Module):
         in_channels: Channels of the images.
         width: Channels of the maps, or one number per depth.
         depth: Number of widths; there are ``depth - 1`` residual blocks.
-        n_samples: Samples per layer; the cost grows with the square.
-        num_classes: Length of the logits; None: no head, :meth:`forward` gives the pooled features.
+        n_samples: Samples per layer; the cost is quadratic.
+        num_classes: Length of the logits; None: no head, and :meth:`forward` returns the pooled features.
         head: Hidden width of the head.
-        dropout: In the head.
+        dropout: Dropout rate in the head.
         resample: When samples are drawn: ``always``, ``train`` or ``never``, see
             :class:`~dinor1.blocks.lie.GroupSampler`.
-        seed: Of the samples; None draws one.
+        seed: Seed of the samples; None: a random one.
         stem: The lifting, a :class:`~dinor1.blocks.lie.StemConfig` or a dict of its fields.
         layers: The group convolutions and the norms, a :class:`~dinor1.blocks.lie.LayerConfig` or a dict.
         kernel: The kernels of all convolutions, a :class:`~dinor1.blocks.lie.KernelConfig` or a dict.
         sampling: The distribution of the samples, a :class:`~dinor1.blocks.lie.SamplingConfig` or a dict.
-        pool: How the maxima over space of the samples become one number per channel: their ``max``, as published, or
-            their ``mean``.
+        pool: Reduction over samples of each channel's maximum over space: ``max``, as published, or ``mean``.
 
     Raises:
         InputError: a dict has an unknown key.
-        ValueError: an argument is out of range, or two do not fit together.
+        ValueError: an argument is out of range, or two arguments contradict each other.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class AffineEquivariantNet(nn.Module):
         pool: Literal['max', 'mean'] = 'max',
     ) -> None:
         super().__init__()
-        # Settings, from dicts and defaults.
+        # Check the settings and fill in the defaults.
         group = plane_group(group, 'zero_two_pi')
         stem = with_defaults(stem, StemConfig(), 'stem')
         layers = with_defaults(layers, LayerConfig(), 'layers')
@@ -110,7 +110,7 @@ class AffineEquivariantNet(nn.Module):
         if pool not in ('max', 'mean'):
             raise ValueError(f"pool must be 'max' or 'mean', got {pool!r}")
 
-        # Samples: one set for the residual blocks, and unless they are shared, one for the last convolution.
+        # Samplers: one for the residual blocks, and unless samples are shared, one for the last convolution.
         self.group, self.importance = group, sampling.importance
         self.share_samples = sampling.shared or sampling.mixing == 'none'
         distribution = sampling.distribution
@@ -138,12 +138,12 @@ class AffineEquivariantNet(nn.Module):
         self.head = make_head(widths[-1], head, dropout, num_classes)
 
     def draw(self) -> NetworkSamples:
-        """Samples for one forward pass, as ``resample`` says."""
+        """Draw samples for one forward pass, according to ``resample``."""
         first = self.first_sampler()
         return NetworkSamples(first, first if self.share_samples else self.last_sampler())
 
     def features(self, x: Tensor, samples: NetworkSamples | None = None) -> Tensor:
-        """Map on the group before the final pooling.
+        """Compute the map on the group before the final pooling.
 
         Args:
             x: ``(B, in_channels, H, W)``.
@@ -153,11 +153,13 @@ class AffineEquivariantNet(nn.Module):
             ``(B, C, N, H', W')`` on ``samples.last``.
 
         Raises:
-            ValueError: wrong shape, or an image too small for the windows.
+            ValueError: an image has a wrong shape or is too small for the windows.
         """
+        # Check the images.
         first, last = self.draw() if samples is None else samples
         if x.dim() == 4:
             self._check_size(*x.shape[-2:])
+        # Lift, apply the residual blocks, pool over space, and convolve once more.
         y = F.gelu(self.stem_norm(self.stem(x, first.g_inv)))
         for block in self.blocks:
             y = block(y, first)
@@ -194,15 +196,16 @@ class AffineEquivariantNet(nn.Module):
 
         Args:
             elements: Group elements by name, ``(2, 2)`` each. Default: :func:`~dinor1.blocks.lie.standard_elements`.
-            transport: Move the samples with the image; else both sides draw their own, as in use.
+            transport: Move the samples with the image; otherwise both sides draw their own, as in practice.
             size: Side of the smooth random images.
-            num_images: How many.
+            num_images: Number of images.
             repeats: Draws to average over.
-            seed: Of images and samples.
+            seed: Seed of images and samples.
 
         Returns:
-            The relative error per name.
+            Relative error per name.
         """
+        # Make the images.
         generator = torch.Generator().manual_seed(seed)
         parameter = next(self.parameters())
         x = smooth_images(num_images, self.stem.in_channels, size, size, generator=generator).to(parameter)
@@ -217,6 +220,7 @@ class AffineEquivariantNet(nn.Module):
             first = one()
             return NetworkSamples(first, first if self.share_samples else one())
 
+        # Measure in evaluation mode, and restore the mode.
         elements = standard_elements(self.group) if elements is None else elements
         was_training = self.training
         self.eval()
@@ -230,7 +234,7 @@ class AffineEquivariantNet(nn.Module):
 
 
 def make_head(width: int, hidden: int, dropout: float, num_classes: int | None) -> nn.Module:
-    """``linear, layer norm, GELU, dropout, linear``, or nothing where there are no classes."""
+    """``linear, layer norm, GELU, dropout, linear``, or the identity if ``num_classes`` is None."""
     if num_classes is None:
         return nn.Identity()
     return nn.Sequential(

@@ -1,8 +1,8 @@
-"""Normalisation and activation that keep the law.
+"""Normalisation and activation that preserve equivariance.
 
-The action of G only moves values within a channel, over space and samples. So any function of single values keeps it
-(GELU, ReLU), and so does a normalisation whose statistics are taken over all of space and samples, and whose scale
-and shift are one number per channel. Statistics per sample, or per position, would not.
+The action of G only moves values within a channel, over space and samples. Every pointwise function (GELU, ReLU) is
+therefore equivariant, and so is a normalisation whose statistics cover all of space and samples, with one scale and
+shift per channel. Statistics per sample or per position would not be.
 """
 
 from typing import Literal
@@ -23,12 +23,12 @@ def _check_map(x: Tensor, layer: str) -> None:
 
 
 class GroupLayerNorm(EquivariantModule):
-    """Layer norm over (C, N, H, W) together, without parameters; what the published network uses.
+    """Layer norm over (C, N, H, W) together, without parameters; used by the published network.
 
-    It also removes the constant that a sum over samples without weights leaves. Law: exact where h preserves area and
-    nothing enters or leaves at the border. It is not exact for other h: what an object adds to the mean and variance
-    of a fixed frame is multiplied by ``|det h|`` (measured: 17 % error under a scale of 1.2). :class:`GroupBatchNorm`
-    has no such error.
+    It also removes the constant factor of a sum over samples without weights. Law: exact if h preserves area and no
+    object crosses the border. It is not exact for other h: the contribution of an object to the mean and variance of a
+    fixed frame is multiplied by ``|det h|`` (measured: 17 % error under a scale of 1.2). :class:`GroupBatchNorm` does
+    not have this error.
 
     Args:
         eps: Added to the variance.
@@ -39,7 +39,7 @@ class GroupLayerNorm(EquivariantModule):
         self.eps = eps
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'eps={self.eps}'
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,20 +48,20 @@ class GroupLayerNorm(EquivariantModule):
         return F.layer_norm(x, x.shape[1:], eps=self.eps)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """The layer with input and output on the same samples."""
+        """Apply the layer with input and output on the same samples."""
         return self(x)
 
 
 class GroupBatchNorm(EquivariantModule):
     """Batch norm per channel, over images, samples and space, with one scale and shift per channel.
 
-    Law: exact with the running statistics. Those fit the number of samples they were gathered with: do not change it
+    Law: exact with the running statistics. They depend on the number of samples during training: do not change it
     afterwards, unless the sums over samples are weighted.
 
     Args:
         num_channels: C.
         eps: Added to the variance.
-        momentum: Of the running statistics.
+        momentum: Momentum of the running statistics.
     """
 
     def __init__(self, num_channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -75,15 +75,15 @@ class GroupBatchNorm(EquivariantModule):
         return self.norm(x)
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """The layer with input and output on the same samples."""
+        """Apply the layer with input and output on the same samples."""
         return self(x)
 
 
 def make_norm(norm: Norm, num_channels: int) -> GroupLayerNorm | GroupBatchNorm:
-    """``layer``, the published choice, or ``batch``.
+    """Make a norm: ``layer``, the published choice, or ``batch``.
 
     Raises:
-        ValueError: another name.
+        ValueError: ``norm`` is unknown.
     """
     if norm not in NORMS:
         raise ValueError(f"norm must be 'layer' or 'batch', got {norm!r}")

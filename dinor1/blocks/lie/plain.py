@@ -1,4 +1,4 @@
-"""The plain convolutional network that the equivariant one is compared with: same layout, ordinary convolutions."""
+"""Baseline for the equivariant network: the same architecture with ordinary convolutions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,17 +27,17 @@ def make_plane_norm(norm: Norm, num_channels: int) -> nn.Module:
 
 
 class PlainConvNet(nn.Module):
-    """Classifier with the layout of :class:`~dinor1.blocks.lie.AffineEquivariantNet`.
+    """Classifier with the architecture of :class:`~dinor1.blocks.lie.AffineEquivariantNet`.
 
-    It is equivariant under translations alone.
+    It is equivariant under translations only.
 
     Args:
         in_channels: Channels of the images.
-        width: Channels of the maps; 65 gives the parameters of the published equivariant network.
+        width: Channels of the maps; 65 gives as many parameters as the published equivariant network.
         depth: Number of widths; there are ``depth - 1`` residual blocks.
-        num_classes: Length of the logits; None: no head, the result is the pooled features.
+        num_classes: Length of the logits; None: no head, and :meth:`forward` returns the pooled features.
         head: Hidden width of the head.
-        dropout: In the head.
+        dropout: Dropout rate in the head.
         stem: The first convolution, a :class:`~dinor1.blocks.lie.StemConfig` or a dict of its fields.
         layers: The other convolutions and the norms, a :class:`~dinor1.blocks.lie.LayerConfig` or a dict.
 
@@ -72,6 +72,7 @@ class PlainConvNet(nn.Module):
         def norm() -> nn.Module:
             return make_plane_norm(layers.norm, width)
 
+        # Stem, residual blocks, last convolution and head.
         k = layers.k
         self.stem = nn.Sequential(conv(in_channels, stem.k or k, stem.padding, stem.stride), norm())
         self.blocks = nn.ModuleList(

@@ -1,4 +1,4 @@
-"""Group convolution whose kernel sits at the identity of H: every sample is convolved by itself."""
+"""Group convolution with a kernel that is a delta function on H: every sample is convolved separately."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,12 +11,13 @@ from .sym2 import det2
 
 
 class PlanarConv2d(KernelConv):
-    """On the group: ``(k * f)(x, g) = |det g|^-1 int f(x', g) k(g^-1 (x' - x)) dx'``.
+    """Convolution on the group, per sample: ``(k * f)(x, g) = |det g|^-1 int f(x', g) k(g^-1 (x' - x)) dx'``.
 
-    The kernel of :class:`~dinor1.blocks.lie.GroupConv2d` with a delta function on H in place of a continuous one, hence
-    with no sum over samples: no Monte Carlo error, cost N instead of N^2, and any number of samples in tests. Samples
-    meet in :class:`~dinor1.blocks.lie.GroupPool` only. A network of these layers gives at g what an ordinary one gives
-    for the image ``L_g^-1 f``. It is not in the published network; docs/research/lie.md measures what it contributes.
+    Its kernel is a delta function on H, unlike that of :class:`~dinor1.blocks.lie.GroupConv2d`. There is no sum over
+    samples, hence no Monte Carlo error, cost N instead of N^2, and any number of samples in tests. Only
+    :class:`~dinor1.blocks.lie.GroupPool` combines samples. A network of these layers gives at g what an ordinary
+    network gives for the image ``L_g^-1 f``. It is not in the published network; docs/research/lie.md measures its
+    effect.
 
     Law: ``Phi(L_h f)(x, g) = Phi(f)(h^-1 x, h^-1 g)`` for every h of the group.
 
@@ -24,7 +25,7 @@ class PlanarConv2d(KernelConv):
     """
 
     def kernel(self, g_inv: Tensor) -> Tensor:
-        """Masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(N, c_out, c_in, k, k)``."""
+        """Read the masked kernel with its factor ``|det g^-1|``: ``(N, 2, 2)`` -> ``(N, c_out, c_in, k, k)``."""
         with full_precision(g_inv.device):
             kernel = self._read_kernel(self._spatial(g_inv), None)
             if not self.group.unimodular_on_R2:
@@ -36,7 +37,7 @@ class PlanarConv2d(KernelConv):
 
         Args:
             x: ``(B, c_in, N, H, W)``.
-            g_inv: ``(N, 2, 2)`` inverses of the elements that x and the result live on.
+            g_inv: ``(N, 2, 2)`` inverses of the samples of x and of the result.
 
         Returns:
             ``(B, c_out, N, H', W')``.
@@ -48,16 +49,17 @@ class PlanarConv2d(KernelConv):
         self._check_samples(g_inv=g_inv)
         n_samples = len(g_inv)
         self._check_map(x, n_samples)
-        # Grouped convolution wants the channels of a sample side by side.
+        # Bring the channels of a sample side by side for a grouped convolution.
         x = x.transpose(1, 2).flatten(1, 2)
         padding = self.padding
         if padding and self.padding_mode == 'replicate':
             x, padding = F.pad(x, (padding,) * 4, mode='replicate'), 0
+        # Convolve each sample with its own kernel.
         kernel = self.kernel(g_inv).flatten(0, 1).to(x.dtype)
         out = F.conv2d(x, kernel, stride=self.stride, padding=padding, groups=n_samples)
         out = out.unflatten(1, (n_samples, self.out_channels)).transpose(1, 2)
         return out if self.bias is None else out + self.bias[:, None, None, None]
 
     def respond(self, x: Tensor, samples: GroupSamples) -> Tensor:
-        """The layer with input and output on the same samples."""
+        """Apply the layer with input and output on the same samples."""
         return self(x, samples.g_inv)

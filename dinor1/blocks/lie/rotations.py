@@ -1,7 +1,7 @@
-"""SO(2) and SO(3): exponential, logarithm, the coordinates that a kernel sees, and samples.
+"""SO(2) and SO(3): exponential, logarithm, coordinates for kernels, and samples.
 
-SO(2) has an angle. SO(3) has a rotation vector ``angle * axis`` with angle in [0, pi], by Rodrigues' formula.
-Haar measure is the uniform one, of total mass 1.
+SO(2) uses an angle. SO(3) uses a rotation vector ``angle * axis`` with angle in [0, pi], by Rodrigues' formula.
+Haar measure is uniform with total mass 1.
 """
 
 import math
@@ -31,14 +31,14 @@ def angle2(rotation: Tensor) -> Tensor:
 
 
 def encode_angle(theta: Tensor, angle: Angle) -> Tensor:
-    """Angles as inputs of a kernel.
+    """Encode angles as inputs of a kernel.
 
-    A kernel is a continuous function of these numbers, not of the rotation: where they jump, it does.
+    A kernel is a continuous function of the encoding, so it is discontinuous where the encoding is.
 
     Args:
         theta: ``(...)`` radians in (-pi, pi].
-        angle: ``zero_two_pi``, the published choice, jumps at the identity: rotations by +e and -e read e and
-            2 pi - e. ``minus_pi_pi`` jumps at the half turn. ``cos_sin`` jumps nowhere.
+        angle: ``zero_two_pi``, the published choice, is discontinuous at the identity: rotations by +e and -e have the
+            codes e and 2 pi - e. ``minus_pi_pi`` is discontinuous at the half turn. ``cos_sin`` is continuous.
 
     Returns:
         ``(..., 1)``, or ``(..., 2)`` for ``cos_sin``.
@@ -46,7 +46,7 @@ def encode_angle(theta: Tensor, angle: Angle) -> Tensor:
     if angle == 'cos_sin':
         return torch.stack([theta.cos(), theta.sin()], dim=-1)
     if angle == 'zero_two_pi':
-        # Rounding noise around the identity must read 0, not now 0 and now 2 pi; so must noise around the half turn.
+        # Snap rounding noise around the identity to 0, not to 0 or 2 pi at random; and around the half turn to pi.
         near = theta.sin().abs() < 1e-6
         snapped = torch.where(theta.cos() > 0, torch.zeros_like(theta), torch.full_like(theta, math.pi))
         theta = torch.where(near, snapped, theta.remainder(2 * math.pi))
@@ -65,14 +65,16 @@ def rotation3(vector: Tensor) -> Tensor:
     """
     if vector.shape[-1] != 3:
         raise ValueError(f'vector must be (..., 3), got {tuple(vector.shape)}')
+    # Compute sin(t) / t and (1 - cos t) / t^2, by series for small t.
     square = vector.square().sum(-1)[..., None, None]
     small = square < 1e-4
     t = torch.where(small, torch.ones_like(square), square).sqrt()
     first = torch.where(small, 1 - square / 6 * (1 - square / 20 * (1 - square / 42)), t.sin() / t)
-    # 2 sin^2(t / 2) has the digits that 1 - cos t loses.
+    # 2 sin^2(t / 2) avoids the cancellation in 1 - cos t.
     second = torch.where(
         small, 0.5 - square / 24 * (1 - square / 30 * (1 - square / 56)), 2 * (t / 2).sin().square() / t.square()
     )
+    # Build the cross-product matrix.
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
@@ -82,10 +84,11 @@ def rotation3(vector: Tensor) -> Tensor:
 def vector3(rotation: Tensor) -> Tensor:
     """Logarithm on SO(3): ``(..., 3, 3)`` rotations -> ``(..., 3)`` rotation vectors of length at most pi.
 
-    Through the unit quaternion q, of which the entries of R give 4 q q^T; its row with the largest diagonal entry is
-    q times a number of at least 1, so that nothing cancels at any angle, the half turn included.
+    Uses the unit quaternion q: the entries of R give 4 q q^T, and its row with the largest diagonal entry is q times a
+    number of at least 1, so that there is no cancellation at any angle, including the half turn.
     """
     check_square(rotation, 3, 'rotation')
+    # Compute 4 q q^T from the entries of R.
     r = [[rotation[..., i, j] for j in range(3)] for i in range(3)]
     wx, wy, wz = r[2][1] - r[1][2], r[0][2] - r[2][0], r[1][0] - r[0][1]
     xy, xz, yz = r[0][1] + r[1][0], r[0][2] + r[2][0], r[1][2] + r[2][1]
@@ -94,10 +97,12 @@ def vector3(rotation: Tensor) -> Tensor:
     yy = 1 - r[0][0] + r[1][1] - r[2][2]
     zz = 1 - r[0][0] - r[1][1] + r[2][2]
     outer = torch.stack([ww, wx, wy, wz, wx, xx, xy, xz, wy, xy, yy, yz, wz, xz, yz, zz], dim=-1).unflatten(-1, (4, 4))
+    # Take the row with the largest diagonal entry.
     row = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)
     q = outer.gather(-2, row[..., None, None].expand(*row.shape, 1, 4)).squeeze(-2)
     # q and -q are the same rotation; the one with w >= 0 has the shorter vector.
     q = q * torch.where(q[..., :1] < 0, -1.0, 1.0)
+    # Scale the vector part to the angle.
     w, v = q[..., 0], q[..., 1:]
     length = torch.linalg.vector_norm(v, dim=-1)
     factor = torch.where(length > 0, 2 * torch.atan2(length, w) / length.clamp(min=1e-38), torch.zeros_like(length))
@@ -108,11 +113,11 @@ def sample_angles(n: int, spread: Spread, bound: float, generator: torch.Generat
     """``n`` angles in [-bound pi, bound pi].
 
     Args:
-        n: How many.
-        spread: ``equidistant``, the published choice: both ends included, hence with bound 1 the half turn twice.
-            ``cyclic``: ``2 pi i / n``, the group C_n (bound 1 only). ``uniform`` and ``haar``: drawn.
-        bound: In (0, 1]; below 1 the samples are no longer spread over the whole group.
-        generator: For the drawn ones.
+        n: Number of angles.
+        spread: ``equidistant``, the published choice: includes both ends, so bound 1 has the half turn twice.
+            ``cyclic``: ``2 pi i / n``, the group C_n (bound 1 only). ``uniform`` and ``haar``: random.
+        bound: In (0, 1]; below 1 the samples do not cover the whole group.
+        generator: Generator for random spreads.
         **kwargs: dtype and device.
 
     Returns:
@@ -126,10 +131,10 @@ def sample_angles(n: int, spread: Spread, bound: float, generator: torch.Generat
 
 
 def angle_weights(n: int, spread: Spread, bound: float, **kwargs) -> Tensor:
-    """Shares of the full turn that the angles of :func:`sample_angles` stand for: ``(n,)``, their sum is ``bound``."""
+    """Share of the full turn that each angle of :func:`sample_angles` represents: ``(n,)``, with sum ``bound``."""
     weight = torch.ones(n, **kwargs)
     if spread == 'equidistant' and n > 1:
-        # Half an interval lies beside either end; with bound 1 the two ends are one rotation, which counts once.
+        # An end represents half an interval; with bound 1 both ends are the same rotation and count once together.
         weight[[0, -1]] = 0.5
     return weight * (bound / weight.sum())
 
@@ -137,8 +142,8 @@ def angle_weights(n: int, spread: Spread, bound: float, **kwargs) -> Tensor:
 def sample_haar(n: int, dim: int, generator: torch.Generator | None, **kwargs) -> Tensor:
     """``(n, dim, dim)`` rotations from the Haar measure of SO(dim).
 
-    The orthogonal factor of a Gaussian matrix, with the signs that make it unique and a flipped column where it
-    reflects: F. Mezzadri, *How to generate random matrices from the classical compact groups*, arXiv math-ph/0609050.
+    The orthogonal factor of a Gaussian matrix, with signs that make it unique, and with a column flipped if it is a
+    reflection: F. Mezzadri, *How to generate random matrices from the classical compact groups*, arXiv math-ph/0609050.
     """
     q, r = torch.linalg.qr(torch.randn(n, dim, dim, generator=generator, **kwargs))
     q = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)

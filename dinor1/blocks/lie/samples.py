@@ -1,4 +1,4 @@
-"""A set of group elements that a feature map lives on, with what every layer needs of it."""
+"""Group elements on which a feature map is sampled, with their inverses and weights."""
 
 from typing import NamedTuple
 
@@ -20,10 +20,10 @@ class GroupSamples(NamedTuple):
     weight: Tensor
 
     def transport(self, h: Tensor) -> 'GroupSamples':
-        """The samples moved along with the image: ``g -> h g``.
+        """Move the samples with the image: ``g -> h g``.
 
-        A layer sees ``g^-1 x`` and ``g^-1 g'`` only, and both stay what they were: with transported samples a layer
-        commutes with h, up to interpolation and the kernel's window. The weights stay: Haar measure is invariant.
+        A layer reads only ``g^-1 x`` and ``g^-1 g'``, which do not change: with transported samples a layer commutes
+        with h, except for interpolation and the kernel's window. Haar measure is invariant, so the weights are kept.
 
         Args:
             h: ``(n, n)``, invertible.

@@ -5,8 +5,8 @@ inner product ``alpha tr(X Y)``. GL+(n) acts by ``S -> h S h^T``; the measure th
 
     dmu = prod over i < j of sinh((x_i - x_j) / 2) / ((x_i - x_j) / 2) dv,     x_i the eigenvalues of hat(v)
 
-up to a constant. The traceless part (determinant 1, invariant under SL(n)) and the multiples of the identity have
-the same density in their own coordinates. SPD is no group; :mod:`~dinor1.blocks.lie.groups` joins it with rotations.
+up to a constant. The traceless part (determinant 1, invariant under SL(n)) and the multiples of the identity have the
+same density in their own coordinates. SPD is not a group; :mod:`~dinor1.blocks.lie.groups` combines it with rotations.
 """
 
 import math
@@ -31,7 +31,7 @@ class SPD:
         alpha: Scale of the metric, > 0.
 
     Attributes:
-        dim: Number of coordinates. For n = 2 full: of X00, X01, X11. Traceless: of (X00 - X11) / 2, X01.
+        dim: Number of coordinates. For n = 2, full: X00, X01, X11; traceless: (X00 - X11) / 2, X01.
 
     Raises:
         ValueError: an argument is out of range.
@@ -47,12 +47,12 @@ class SPD:
         self.n, self.part, self.alpha = n, part, alpha
         basis = _basis(n, part) / math.sqrt(alpha)
         self.dim = len(basis)
-        # A copy per dtype and device: sending it along in every forward would make the host wait.
+        # Cache a copy per dtype and device: copying in every forward pass would make the host wait.
         self._bases = {(basis.dtype, basis.device): basis}
 
     @property
     def _functions(self) -> ModuleType:
-        # Not kept: a module can be neither copied nor pickled, and models are both.
+        # Not an attribute: modules cannot be copied or pickled, but models must be.
         return sym2 if self.n == 2 else symn
 
     def __repr__(self) -> str:
@@ -71,7 +71,7 @@ class SPD:
         return torch.einsum('...k,kij->...ij', v, self._basis_like(v))
 
     def vee(self, x: Tensor) -> Tensor:
-        """Inverse of :meth:`hat`; of other matrices, the coordinates of their projection."""
+        """Inverse of :meth:`hat`; other matrices are projected first."""
         check_square(x, self.n, 'x')
         return torch.einsum('...ij,kij->...k', x, self._basis_like(x)) * self.alpha
 
@@ -80,7 +80,7 @@ class SPD:
         return self._functions.sym_exp(x)
 
     def log(self, s: Tensor) -> Tensor:
-        """Positive definite -> symmetric, ``(..., n, n)``; ValueError where it is not positive definite."""
+        """Positive definite -> symmetric, ``(..., n, n)``; raises ValueError if not positive definite."""
         return self._functions.spd_log(s)
 
     def sqrt(self, s: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class SPD:
         return sym2.sinhc(((eigenvalues[..., i] - eigenvalues[..., j]) / 2).square()).prod(-1)
 
     def sample_tangent(self, n: int, variance: float, generator: torch.Generator | None = None, **kwargs) -> Tensor:
-        """``(n, dim)`` tangent vectors from N(0, variance I): a log-normal cloud around the identity."""
+        """``(n, dim)`` tangent vectors from N(0, variance I): a log-normal distribution around the identity."""
         return torch.randn(n, self.dim, generator=generator, **kwargs) * math.sqrt(variance)
 
     def normal_density(self, v: Tensor, variance: float) -> Tensor:
@@ -123,14 +123,14 @@ class SPD2(SPD):
 
 
 class SPD3(SPD):
-    """SPD(3), 6 coordinates, or with ``traceless=True`` its determinant-1 part, 5."""
+    """SPD(3), 6 coordinates, or with ``traceless=True`` its determinant-1 part, 5 coordinates."""
 
     def __init__(self, traceless: bool = False, alpha: float = 1.0) -> None:
         super().__init__(3, 'traceless' if traceless else 'full', alpha)
 
 
 def _basis(n: int, part: Part) -> Tensor:
-    """An orthonormal basis, ``(dim, n, n)`` float64, of symmetric matrices with the inner product tr(X Y)."""
+    """Orthonormal basis, ``(dim, n, n)`` float64, of symmetric matrices with the inner product tr(X Y)."""
     eye = torch.eye(n, dtype=torch.float64)
     if part == 'isotropic':
         return (eye / math.sqrt(n))[None]
@@ -138,7 +138,7 @@ def _basis(n: int, part: Part) -> Tensor:
     off = (unit + unit.transpose(0, 1)) / math.sqrt(2)
     if part == 'full':
         return torch.stack([unit[i, i] if i == j else off[i, j] for i in range(n) for j in range(i, n)])
-    # Diagonal ones after Helmert: 1 against the next, both against the third.
+    # Traceless diagonal matrices after Helmert: entry 1 against 2, then 1 and 2 against 3.
     steps = [
         torch.diag(torch.cat([torch.ones(k), -k * torch.ones(1), torch.zeros(n - k - 1)]).double())
         / math.sqrt(k * (k + 1))

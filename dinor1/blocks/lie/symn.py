@@ -1,7 +1,7 @@
-"""The functions of :mod:`~dinor1.blocks.lie.sym2` for n x n matrices, by eigenvalues and singular values.
+"""The functions of :mod:`~dinor1.blocks.lie.sym2` for n x n matrices, from eigenvalues and singular values.
 
-Used for n = 3, where closed forms exist but lose half the digits at near-equal eigenvalues. Exact to rounding error.
-The gradient does not exist at equal eigenvalues; samples carry none, so the layers never need it.
+Used for n = 3, where closed forms exist but lose half of the digits at nearly equal eigenvalues. Exact to rounding
+error. The gradient does not exist at equal eigenvalues; samples have no gradient, so the layers do not need it.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def spd_log(p: Tensor) -> Tensor:
     """Logarithm of symmetric positive definite ``(..., n, n)`` matrices.
 
     Raises:
-        ValueError: not square, or not positive definite.
+        ValueError: ``p`` is not square or not positive definite.
     """
     return _apply(torch.log, _checked(p))
 
@@ -42,14 +42,14 @@ def polar(a: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
 
     Args:
         a: ``(..., n, n)``, determinant > 0.
-        check: Whether to look at the values, on CPU.
+        check: Whether to check values (on CPU only).
 
     Returns:
         ``L`` symmetric with trace ``ln det A``, and ``R`` in SO(n), both ``(..., n, n)``.
 
     Raises:
-        TypeError: not floating point.
-        ValueError: not square, NaN, singular, or of negative determinant.
+        TypeError: ``a`` is not floating point.
+        ValueError: ``a`` is not square, NaN, singular, or of negative determinant.
     """
     check_square(a, a.shape[-1], 'a')
     if check and values_are_readable(a):

@@ -1,4 +1,4 @@
-"""Completing a graph: edges that a link predictor finds probable and the graph does not have."""
+"""Graph completion: add missing edges that a link predictor finds probable."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class TypedGraph(Protocol):
         relations: R names of the relations.
         edge_index: ``(2, E)`` int64, row 0 heads, row 1 tails.
         edge_type: ``(E,)`` int64, the relation of each edge.
-        edge_weight: ``(E,)``.
+        edge_weight: ``(E,)``, the weight of each edge.
     """
 
     names: Sequence[str]
@@ -33,7 +33,7 @@ GraphT = TypeVar('GraphT', bound=TypedGraph)
 
 
 def graph_triples(graph: TypedGraph) -> Tensor:
-    """The edges as ``(E, 3)`` rows (head, relation, tail), for :func:`~dinor1.blocks.nfe.fit`."""
+    """Edges as ``(E, 3)`` rows (head, relation, tail), for :func:`~dinor1.blocks.nfe.fit`."""
     return torch.stack([graph.edge_index[0], graph.edge_type, graph.edge_index[1]], 1)
 
 
@@ -44,20 +44,22 @@ def predict_missing_edges(
     """Add the most likely edges of one relation.
 
     Args:
-        nfe: Trained on the graph's triples, with the same numbers for nodes and relations.
+        nfe: Trained on the graph's triples, with the same indices for nodes and relations.
         graph: See :class:`TypedGraph`; not changed.
         relation: Name of the relation.
-        topk: New edges per head, at most.
-        min_prob: In [0, 1]; edges whose probability, the sigmoid of the score, is below it are not added.
-        batch_size: Heads at once.
+        topk: Largest number of new edges per head.
+        min_prob: Least probability of a new edge, the sigmoid of its score, in [0, 1].
+        batch_size: Heads per batch.
 
     Returns:
-        A copy of the graph with the new edges behind its own, the probability as weight. Neither an edge that is
-        there already nor one from a node to itself is added.
+        A copy of the graph with the new edges after the existing ones and their probabilities as weights. Existing
+        edges and self-loops are not added.
 
     Raises:
-        ValueError: the graph does not have the relation, the model is of another size, or ``topk`` is not positive.
+        ValueError: the graph does not have the relation, the sizes of model and graph differ, or ``topk`` is not
+            positive.
     """
+    # Check the arguments.
     if relation not in graph.relations:
         raise ValueError(f'unknown relation {relation!r}; the graph has {", ".join(graph.relations)}')
     if (nfe.num_entities, nfe.num_relations) != (len(graph.names), len(graph.relations)):
@@ -67,6 +69,7 @@ def predict_missing_edges(
         )
     if topk < 1:
         raise ValueError(f'topk must be at least 1, got {topk}')
+    # Score all tails of every head, without known edges and self-loops.
     number = list(graph.relations).index(relation)
     known = KnownTails(graph_triples(graph), nfe.num_entities, nfe.num_relations)
     edges, weights = [graph.edge_index], [graph.edge_weight]
@@ -75,10 +78,12 @@ def predict_missing_edges(
         probability = nfe.score_all(heads, relations).sigmoid()
         probability[known.lookup(heads, relations)] = -1
         probability[torch.arange(len(heads), device=heads.device), heads] = -1
+        # Keep the most probable tails.
         best, tails = probability.topk(min(topk, nfe.num_entities), dim=1)
         row, rank = ((best >= min_prob) & (best >= 0)).nonzero(as_tuple=True)
         edges.append(torch.stack([heads[row], tails[row, rank]]))
         weights.append(best[row, rank].to(graph.edge_weight.dtype))
+    # Append the new edges.
     edge_index = torch.cat(edges, 1)
     added = edge_index.shape[1] - len(graph.edge_type)
     return dataclasses.replace(

@@ -11,24 +11,24 @@ from .triples import SPLITS, TripleDataset, find_file, with_reciprocals
 
 @DATASETS.register_module()
 class KnowledgeGraphDataset(Dataset):
-    """One split of WN18RR, FB15k-237, or any graph in the same form, in both directions.
+    """One split of WN18RR, FB15k-237, or any graph in the same format, in both directions.
 
-    Item 2i is triple i, and item 2i + 1 the same triple backwards, with the reciprocal relation. All three files are
-    read for each split: they make up the vocabulary, and the filter of the ranking.
+    Item 2i is triple i, and item 2i + 1 is its inverse with the reciprocal relation. All three files are read for each
+    split, since vocabulary and ranking filter need them.
 
-    Items are ``dict(triple=(3,) int64)`` and, in test mode, ``known=(k,) int64``: the tails which train, valid or test
+    Items are ``dict(triple=(3,) int64)`` and, in test mode, ``known=(k,) int64``: the tails that train, valid or test
     give to the same head and relation.
 
     Args:
-        data_root: Folder of ``train.txt``, ``valid.txt`` and ``test.txt``, or the same with ``.gz``.
+        data_root: Folder of ``train.txt``, ``valid.txt`` and ``test.txt``, or of the same files with ``.gz``.
         split: ``train``, ``valid`` or ``test``.
-        test_mode: Give the known tails.
-        num_entities: What the model has; checked against the files if given.
-        num_relations: Likewise, without reciprocals.
+        test_mode: Also return the known tails.
+        num_entities: Entities of the model; checked against the files if given.
+        num_relations: Relations of the model without reciprocals; checked too.
         seed: Not used: there is no augmentation. ``dinor1 train --seed`` gives it to every training set.
 
     Raises:
-        InputError: see :meth:`TripleDataset.read`, or the files have another number of entities or relations.
+        InputError: see :meth:`TripleDataset.read`, or the number of entities or relations differs.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class KnowledgeGraphDataset(Dataset):
         ):
             if expected is not None and len(names) != expected:
                 raise InputError(f'{data_root}: {len(names)} {what}, but the config says num_{what} = {expected}')
-        # MMEngine stores it in checkpoints: a row of the tables keeps its name.
+        # MMEngine stores the names in checkpoints, so that every row of the tables can be identified.
         self.metainfo = dict(entities=graph.entities.names, relations=graph.relations.names)
         self.triples = with_reciprocals(getattr(graph, split), len(graph.relations))
         self.filter = graph.filter() if test_mode else None

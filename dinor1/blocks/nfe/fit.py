@@ -1,4 +1,4 @@
-"""Training without a framework: small graphs in a few lines. Large ones: ``configs/kge`` and ``dinor1 train``."""
+"""Training of small graphs without a framework. For large graphs use ``configs/kge`` and ``dinor1 train``."""
 
 from collections.abc import Callable
 
@@ -20,33 +20,34 @@ def fit(
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train by Adam with the learning rate multiplied by ``decay`` after each epoch, the procedure of the release.
+    """Train with Adam and multiply the learning rate by ``decay`` after each epoch, as in the released code.
 
     Args:
-        nfe: Changed in place; if it has reciprocal relations, each triple is also learned backwards.
+        nfe: Changed in place; if it has reciprocal relations, the inverse of each triple is learned too.
         triples: ``(n, 3)`` int64, rows (head, relation, tail), without reciprocals.
         epochs: Passes over the triples.
         lr: Learning rate.
-        batch_size: Triples per step, reciprocals counted.
-        decay: In (0, 1].
-        seed: Of the order of the triples.
-        on_epoch: Called with the number of the epoch, from 1, and its mean loss.
+        batch_size: Triples per step, including reciprocals.
+        decay: Factor of the learning rate, in (0, 1].
+        seed: Seed of the order of the triples.
+        on_epoch: Called with the epoch, from 1, and its mean loss.
 
     Returns:
-        The mean loss of each epoch.
+        Mean loss of each epoch.
 
     Raises:
-        ValueError: no triple, or a number is out of range.
+        ValueError: there are no triples, or an argument is out of range.
     """
     if not len(triples):
-        raise ValueError('no triple to learn from')
+        raise ValueError('triples is empty; give at least one')
     if nfe.reciprocal:
         triples = with_reciprocals(triples, nfe.num_relations)
     optimizer = torch.optim.Adam(nfe.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
-    # The order is drawn on the CPU, so that it is the same on every device.
+    # Draw the order on CPU, so that it is the same on every device.
     generator = torch.Generator().manual_seed(seed)
     losses = []
+    # Train epoch by epoch.
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(triples), generator=generator).to(triples.device)
         total = torch.zeros((), device=triples.device)

@@ -1,9 +1,9 @@
-"""How alike two flows are: the score of each instance of NFE and of its two relatives.
+"""Similarity of two flows: the scores of all instances of NFE, and of TransE and DistMult.
 
 Xiao, He and Cao, *Knowledge Graph Embedding by Normalizing Flows*, AAAI 2023, arXiv 2409.19977. An entity is a map of
-the line that turns a base variable Z (mean 0, variance 1, symmetric) into another variable, a relation an affine map
-``r(z) = r_s z + r_m``, and a triple (h, r, t) is scored by how alike ``r(h(Z))`` and ``t(Z)`` are, summed over d
-independent coordinates. The paper's instances are here, by the names that its settings list gives them:
+the real line that transforms a base variable Z (mean 0, variance 1, symmetric), a relation is an affine map
+``r(z) = r_s z + r_m``, and the score of a triple (h, r, t) is the similarity of ``r(h(Z))`` and ``t(Z)``, summed over d
+independent coordinates. The instances have the names of the paper's settings:
 
 ==========  ==================================  =====================================================================
 kind        entity h(z)                         score
@@ -18,10 +18,10 @@ transe      no flow: a vector                   gamma - |h + r - t|^2
 distmult    no flow: a vector                   sum h r t
 ==========  ==================================  =====================================================================
 
-Slopes are free numbers of which the absolute value counts. Two maps of the same Z are optimally coupled by Z itself,
-so that the squared 2-Wasserstein distance is their distance in L2(Z), and a squared Euclidean distance once each map
-is written in an orthonormal basis of functions of Z: 1 and Z for affine maps, and for the maps with a kink also
-``(|Z| - c) / sqrt(1 - c^2)`` with ``c = E|Z|``. The distance to all entities is then one matrix product.
+Slopes are unconstrained; their absolute values are used. The optimal coupling of two maps of Z is Z itself, so the
+squared 2-Wasserstein distance is their distance in L2(Z). It is a squared Euclidean distance if each map is written in
+an orthonormal basis of functions of Z: 1 and Z for affine maps, and also ``(|Z| - c) / sqrt(1 - c^2)`` with
+``c = E|Z|`` for maps with a kink. The distance to all entities is then one matrix product.
 """
 
 import math
@@ -37,7 +37,7 @@ MEAN_ABS = {'normal': math.sqrt(2 / math.pi), 'uniform': math.sqrt(3) / 2}
 
 
 class Features(NamedTuple):
-    """One side of a score that is bilinear: ``score = <query.vector, key.vector> + query.bias + key.bias``.
+    """One side of a bilinear score: ``score = <query.vector, key.vector> + query.bias + key.bias``.
 
     Attributes:
         vector: ``(..., K)``.
@@ -49,13 +49,13 @@ class Features(NamedTuple):
 
 
 class Kind(ABC):
-    """A score. Rows are ``(..., width)``: means first, then slopes.
+    """Score function. Rows are ``(..., width)``: means first, then slopes.
 
     Attributes:
-        parts: Width of an entity's row in units of d; that of a relation's row is 2.
-        affine: Which numbers of a relation's row make its map of the means: ``'scale and shift'``, ``'shift'`` (the
-            scale is 1) or ``'scale'`` (the shift is 0).
-        slopes: Whether entities have slopes, hence an uncertainty.
+        parts: Width of an entity's row in units of d; a relation's row has 2.
+        affine: Parts of a relation's row that form its map of the means: ``'scale and shift'``, ``'shift'`` (scale 1)
+            or ``'scale'`` (shift 0).
+        slopes: Whether entities have slopes, which give an uncertainty.
     """
 
     parts = 2
@@ -64,23 +64,23 @@ class Kind(ABC):
 
     @abstractmethod
     def score(self, head: Tensor, relation: Tensor, tail: Tensor, gamma: float) -> Tensor:
-        """``(...)``, of rows that broadcast."""
+        """Scores ``(...)`` of rows that broadcast."""
 
     @abstractmethod
     def query(self, head: Tensor, relation: Tensor, gamma: float) -> Features:
-        """The side of (head, relation)."""
+        """Features of (head, relation)."""
 
     @abstractmethod
     def key(self, tail: Tensor) -> Features:
-        """The side of the tail."""
+        """Features of the tail."""
 
     def scale(self, entity: Tensor) -> Tensor:
-        """``(..., d)`` or wider: the sizes of an entity's slopes."""
+        """Absolute values of an entity's slopes, ``(..., d)`` or wider."""
         return entity[..., entity.shape[-1] // self.parts :].abs()
 
 
 class Distance(Kind):
-    """``gamma`` minus a squared Euclidean distance; subclasses say between what."""
+    """``gamma`` minus a squared Euclidean distance; subclasses define the two points."""
 
     @abstractmethod
     def source(self, head: Tensor, relation: Tensor) -> Tensor:
@@ -125,9 +125,8 @@ class PiecewiseLinear(Distance):
 
     Args:
         base: ``'normal'`` or ``'uniform'`` on [-sqrt 3, sqrt 3].
-        exact_sign: A relation with negative scale mirrors the line, so that the halves of r(h(Z)) change places. The
-            released program leaves them where they are, and its score is then no distance of the two variables; True
-            exchanges them.
+        exact_sign: A relation with negative scale mirrors the line and so swaps the halves of r(h(Z)). False: do not
+            swap them, as in the released code; the score is then not a distance of the two variables. True: swap them.
     """
 
     parts = 3
@@ -151,7 +150,7 @@ class PiecewiseLinear(Distance):
         return self._coordinates(mean, left.abs(), right.abs())
 
     def _coordinates(self, mean: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """The map is ``mean + odd Z + even |Z|``; here in the orthonormal basis."""
+        """Write the map ``mean + odd Z + even |Z|`` in the orthonormal basis."""
         odd, even = (left + right) / 2, (right - left) / 2
         return torch.cat([mean + self.mean_abs * even, odd, math.sqrt(1 - self.mean_abs**2) * even], -1)
 
@@ -159,12 +158,13 @@ class PiecewiseLinear(Distance):
 class GaussianKL(Kind):
     """NFE-3: affine maps, compared by the KL divergence of normal variables.
 
-    Slopes go through softplus instead of the absolute value, the relation's too, while its plain number multiplies
-    the mean: the release does so, and composition does not hold exactly for the spread.
+    Slopes of entities and relations go through softplus instead of the absolute value, but a relation's plain scale
+    multiplies the mean. This follows the released code; composition is not exact for the spread.
     """
 
     def score(self, head: Tensor, relation: Tensor, tail: Tensor, gamma: float) -> Tensor:
         """See :meth:`Kind.score`."""
+        # Compute the spreads, then the KL divergence of two normal variables.
         mean, spread = self._source(head, relation)
         tail_mean, tail_slope = tail.chunk(2, -1)
         tail_spread = F.softplus(tail_slope)
@@ -198,7 +198,7 @@ class GaussianKL(Kind):
 
 
 class MeanOnly(Distance):
-    """NFE without uncertainty: the slopes are there and unused, as in the release."""
+    """NFE without uncertainty: rows have slopes, but they are not used, as in the release."""
 
     slopes = False
 
@@ -213,7 +213,7 @@ class MeanOnly(Distance):
 
 
 class SlopeOnly(Distance):
-    """NFE-1 with the means left out: the means and shifts are there and unused, as in the release."""
+    """NFE-1 without means: rows have means and shifts, but they are not used, as in the release."""
 
     def source(self, head: Tensor, relation: Tensor) -> Tensor:
         """See :meth:`Distance.source`."""

@@ -1,19 +1,19 @@
-"""The filter of link prediction: which tails of a query (head, relation) are already known to be true."""
+"""Filter of link prediction: the known true tails of each query (head, relation)."""
 
 import torch
 from torch import Tensor
 
 
 class KnownTails:
-    """Known tails per (head, relation), as sorted arrays that answer a whole batch of queries at once.
+    """Known tails per (head, relation), as sorted arrays for lookups of whole batches.
 
     Args:
-        triples: ``(n, 3)`` int64, rows (head, relation, tail); repeated rows count once.
-        num_entities: Heads and tails are below it.
-        num_relations: Relations are below it, reciprocals included.
+        triples: ``(n, 3)`` int64, rows (head, relation, tail); repeated rows are ignored.
+        num_entities: Number of entities; heads and tails are below it.
+        num_relations: Number of relations including reciprocals.
 
     Raises:
-        ValueError: the shape is another, or a number is out of range.
+        ValueError: the shape is wrong, or an index is out of range.
     """
 
     def __init__(self, triples: Tensor, num_entities: int, num_relations: int) -> None:
@@ -21,17 +21,17 @@ class KnownTails:
             raise ValueError(f'triples must be (n, 3) int64, got {tuple(triples.shape)} {triples.dtype}')
         bounds = triples.new_tensor([num_entities, num_relations, num_entities])
         if ((triples < 0) | (triples >= bounds)).any():
-            raise ValueError(f'triples hold numbers outside of {num_entities} entities and {num_relations} relations')
+            raise ValueError(f'triples hold indices outside of {num_entities} entities and {num_relations} relations')
         self.num_entities, self.num_relations = num_entities, num_relations
         heads, relations, tails = triples.unbind(1)
-        # One integer per triple sorts them by query: 4.6 million entities and 1,600 relations still fit into 63 bits.
+        # Encode each triple as one integer, sorted by query; 4.6 million entities and 1,600 relations fit in 63 bits.
         codes = ((heads * num_relations + relations) * num_entities + tails).unique()
         self.tails = codes % num_entities
         self.queries, self.counts = (codes // num_entities).unique_consecutive(return_counts=True)
         self.starts = self.counts.cumsum(0) - self.counts
 
     def to(self, device: torch.device | str) -> 'KnownTails':
-        """The same on another device."""
+        """Copy on another device."""
         moved = object.__new__(KnownTails)
         moved.num_entities, moved.num_relations = self.num_entities, self.num_relations
         for name in ('tails', 'queries', 'counts', 'starts'):
@@ -39,7 +39,7 @@ class KnownTails:
         return moved
 
     def lookup(self, heads: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
-        """Known tails of a batch of queries.
+        """Look up the known tails of a batch of queries.
 
         Args:
             heads: ``(B,)`` int64.
@@ -47,21 +47,22 @@ class KnownTails:
 
         Returns:
             ``(row, tail)``, each ``(K,)``: ``tail[k]`` is known for query ``row[k]``. Rows ascend, and so do the tails
-            within a row; a query that is not known has none.
+            within a row; an unknown query has none.
         """
         if not len(self.queries):
             empty = torch.empty(0, dtype=torch.long, device=heads.device)
             return empty, empty
+        # Find the range of each query in the sorted arrays.
         wanted = heads * self.num_relations + relations
         place = torch.searchsorted(self.queries, wanted).clamp_(max=len(self.queries) - 1)
         counts = self.counts[place] * (self.queries[place] == wanted)
         rows = torch.arange(len(heads), device=heads.device).repeat_interleave(counts)
-        # Running number of an entry within its row, from 0.
+        # Index of each entry within its row, from 0.
         within = torch.arange(len(rows), device=heads.device) - (counts.cumsum(0) - counts)[rows]
         return rows, self.tails[self.starts[place][rows] + within]
 
     def mask(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """``(B, num_entities)`` bool, True = known tail; the targets of multi-label training."""
+        """``(B, num_entities)`` bool, True = known tail: the targets of multi-label training."""
         known = torch.zeros(len(heads), self.num_entities, dtype=torch.bool, device=heads.device)
         known[self.lookup(heads, relations)] = True
         return known

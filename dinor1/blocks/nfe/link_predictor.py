@@ -1,4 +1,4 @@
-"""NFE in the form in which MMEngine trains and tests a model."""
+"""NFE as a model that MMEngine trains and tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,14 +19,14 @@ class NFELinkPredictor(BaseModel):
     """Trains on triples, and ranks the tails of queries among all entities.
 
     Args:
-        num_entities: Of the data set.
-        num_relations: Of the data set, without reciprocals.
-        num_negatives: Entities drawn per step, from which the loss over all of them is estimated; ``None`` = all, as
+        num_entities: Entities of the data set.
+        num_relations: Relations of the data set, without reciprocals.
+        num_negatives: Entities drawn per step to estimate the loss over all entities; ``None`` = all, as
             published.
         penalty: ``dict(weight=..., p=3.0)`` adds :meth:`NFE.penalty`; ``None`` = none, as published.
         ties: See :func:`~dinor1.blocks.nfe.filtered_ranks`.
-        data_preprocessor: Of MMEngine's ``BaseModel``.
-        nfe: Further arguments of :class:`~dinor1.blocks.nfe.NFE`: ``dim``, ``kind``, ``gamma``, ...
+        data_preprocessor: See MMEngine's ``BaseModel``.
+        nfe: Further arguments of :class:`~dinor1.blocks.nfe.NFE`: ``dim``, ``kind``, ``gamma`` and so on.
 
     Raises:
         InputError: an argument is out of range or unknown.
@@ -58,11 +58,11 @@ class NFELinkPredictor(BaseModel):
     def forward(
         self, triple: Tensor | Sequence[Tensor], known: Sequence[Tensor] | None = None, mode: str = 'tensor'
     ) -> Tensor | dict[str, Tensor] | list[dict[str, float]]:
-        """Score, learn from, or rank a batch of :class:`~dinor1.blocks.nfe.dataset.KnowledgeGraphDataset`.
+        """Score, train on, or rank a batch of :class:`~dinor1.blocks.nfe.dataset.KnowledgeGraphDataset`.
 
         Args:
             triple: ``(B, 3)``, or B times ``(3,)``.
-            known: B times ``(k,)``, the tails that do not compete.
+            known: B times ``(k,)``, the known tails, which the ranking ignores.
             mode: ``tensor``, ``loss`` or ``predict``.
 
         Returns:
@@ -80,7 +80,7 @@ class NFELinkPredictor(BaseModel):
         raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
 
     def loss(self, triple: Tensor) -> dict[str, Tensor]:
-        """Losses of ``(B, 3)`` triples: ``loss_link``, and ``loss_penalty`` if there is one."""
+        """Losses of ``(B, 3)`` triples: ``loss_link``, and ``loss_penalty`` with ``penalty``."""
         negatives = None
         if self.num_negatives is not None:
             negatives = torch.randperm(self.nfe.num_entities, device=triple.device)[: self.num_negatives]
@@ -92,6 +92,7 @@ class NFELinkPredictor(BaseModel):
 
     def predict(self, triple: Tensor, known: Sequence[Tensor]) -> list[dict[str, float]]:
         """Filtered ranks of ``(B, 3)`` triples."""
+        # List the known tails of all queries, and rank.
         heads, relations, tails = triple.unbind(1)
         counts = torch.tensor([len(row) for row in known], device=triple.device)
         rows = torch.arange(len(triple), device=triple.device).repeat_interleave(counts)

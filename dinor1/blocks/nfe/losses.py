@@ -1,12 +1,12 @@
-"""The loss over all entities, in pieces that fit into the cache.
+"""Loss over all entities, computed in pieces that fit into the cache.
 
 Binary logistic loss of every entity with the tail of the triple as the one positive, summed over entities and averaged
 over the batch, as in the release of NFE (Xiao, He and Cao, arXiv 2409.19977)::
 
     L = mean over b of [ sum over e of softplus(s_be)  -  sum over the positive e of s_be ]
 
-because ``softplus(-s) = softplus(s) - s``. The first sum runs over batch x entities scores, of which autograd would
-keep several arrays. Here they are made piece by piece, and the gradient with them.
+because ``softplus(-s) = softplus(s) - s``. The first sum is over batch x entities scores, of which autograd would store
+several arrays. Here the scores and their gradient are computed piece by piece.
 """
 
 import torch
@@ -33,40 +33,41 @@ def logistic_loss(
     """Binary logistic loss of many entities per query.
 
     With a uniform sample of M of the N entities as ``key``, ``weight = N / M`` makes the loss and its gradient unbiased
-    estimates of those with all; positives are never left to chance.
+    estimates of those with all; positives are always included.
 
     Args:
         query: ``(B, K)`` and ``(B,)``.
         key: ``(M, K)`` and ``(M,)``: all entities, or a sample of them.
         rows: ``(P,)`` int64, the query of each positive; a query may have several.
         positive: ``(P, K)`` and ``(P,)``, the positives' side of the score.
-        weight: Of the sum over ``key``.
+        weight: Weight of the sum over ``key``.
         counted: ``(P,)`` bool, which positives are among ``key``; ``None`` = all of them.
-        piece: Scores that are held at once.
+        piece: Scores in memory at once.
 
     Returns:
         A scalar, differentiable once.
     """
+    # Score the positives.
     scores = (query.vector[rows] * positive.vector).sum(-1) + query.bias[rows] + positive.bias
     gain = scores.sum()
     if counted is not None:
-        # A positive has weight 1: take out what the sum over ``key`` holds of it, which may be nothing.
+        # A positive has weight 1: subtract what the sum over ``key`` contains of it (0 if it was not drawn).
         gain = gain - ((1 - weight * counted) * softplus(scores)).sum()
     return (weight * softplus_sum(query, key, piece) - gain) / len(query.vector)
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x), exact where :func:`torch.nn.functional.softplus` replaces it by x (an error of 2e-9 at 20)."""
+    """log(1 + e^x), without the approximation x of :func:`torch.nn.functional.softplus` (an error of 2e-9 at 20)."""
     return -F.logsigmoid(-x)
 
 
 def softplus_sum(query: Features, key: Features, piece: int = PIECE) -> Tensor:
-    """Sum of softplus(score) over all pairs of a query and a key, without an array of that many numbers.
+    """Sum of softplus(score) over all pairs of a query and a key, without storing all scores.
 
     Args:
         query: ``(B, K)`` and ``(B,)``.
         key: ``(M, K)`` and ``(M,)``.
-        piece: Scores that are held at once.
+        piece: Scores in memory at once.
 
     Returns:
         A scalar, differentiable once.
@@ -78,9 +79,10 @@ class _SoftplusSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, query_bias: Tensor, key: Tensor, key_bias: Tensor, piece: int) -> Tensor:
         inputs = (query, query_bias, key, key_bias)
-        # The gradient of softplus is the sigmoid of a score that is at hand only now: compute it here, scale it later.
+        # The gradient of softplus is the sigmoid of the score, which exists only now: compute it here, scale it later.
         grads = [torch.zeros_like(x) for x in inputs] if any(ctx.needs_input_grad) else None
         total = query.new_zeros(())
+        # Sum piece by piece, and accumulate the gradient of each input.
         step = max(1, piece // max(1, len(query)))
         for start in range(0, len(key), step):
             part = slice(start, start + step)

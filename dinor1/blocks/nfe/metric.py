@@ -16,8 +16,8 @@ class LinkPredictionMetric(BaseMetric):
 
     Args:
         per_relation: Also report the ``mrr`` of each relation, both directions together, as ``mrr/NAME``.
-        collect_device: Of MMEngine's ``BaseMetric``.
-        prefix: Likewise.
+        collect_device: See MMEngine's ``BaseMetric``.
+        prefix: See MMEngine's ``BaseMetric``.
     """
 
     default_prefix = 'link_prediction'
@@ -27,7 +27,7 @@ class LinkPredictionMetric(BaseMetric):
         self.per_relation = per_relation
 
     def process(self, data_batch: dict, data_samples: Sequence[dict[str, float]]) -> None:
-        """Keep the ``rank`` and ``relation`` of each query."""
+        """Collect the ``rank`` and ``relation`` of each query."""
         self.results.extend((sample['rank'], sample['relation']) for sample in data_samples)
 
     def compute_metrics(self, results: list[tuple[float, int]]) -> dict[str, float]:

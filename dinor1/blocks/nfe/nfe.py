@@ -16,7 +16,7 @@ AffineMap = tuple[Tensor, Tensor]
 
 
 def _full_precision(method: Callable) -> Callable:
-    """Keep autocast away: a squared distance written as a product loses its digits in 16 bits."""
+    """Disable autocast: a squared distance written as a product loses its precision in 16 bits."""
 
     @functools.wraps(method)
     def wrapped(self: 'NFE', *args, **kwargs):
@@ -27,20 +27,21 @@ def _full_precision(method: Callable) -> Callable:
 
 
 class NFE(nn.Module):
-    """Entities and relations as flows; a triple is scored by how alike two flows are (see :mod:`.kinds`).
+    """Entities and relations as flows; the score of a triple is the similarity of two flows (see :mod:`.kinds`).
 
     Args:
         num_entities: N.
         num_relations: R, without reciprocals.
         dim: d, the number of coordinates. Rows are wider: an entity has d means, then d slopes (``nfe-2``: d left and d
-            right slopes), a relation d shifts, then d scales. ``transe`` and ``distmult`` use all 2d numbers alike.
+            right slopes), a relation d shifts, then d scales. ``transe`` and ``distmult`` use all 2d numbers in the
+            same way.
         kind: One of ``nfe-1``, ``nfe-2``, ``nfe-3``, ``nfe-mu``, ``nfe-sigma``, ``transe``, ``distmult``.
-        gamma: Constant of the score. It changes no rank, and training strongly.
-        base: Base variable, ``normal`` or ``uniform``; only ``nfe-2`` reads it.
-        exact_sign: Only ``nfe-2`` reads it, see :class:`~dinor1.blocks.nfe.kinds.PiecewiseLinear`.
+        gamma: Constant of the score. It does not change ranks, but has a strong effect on training.
+        base: Base variable, ``normal`` or ``uniform``; only for ``nfe-2``.
+        exact_sign: Only for ``nfe-2``, see :class:`~dinor1.blocks.nfe.kinds.PiecewiseLinear`.
         init_bound: Both tables start uniform in [-init_bound, init_bound].
-        reciprocal: The relation table has 2R rows, and row r + R asks r backwards; otherwise R rows.
-        feature_dim: If given, entities may also be described by vectors of this width, see :meth:`score_features`.
+        reciprocal: The relation table has 2R rows, with the reciprocal of r in row r + R; otherwise R rows.
+        feature_dim: Width of feature vectors that can describe entities instead of rows, see :meth:`score_features`.
 
     Raises:
         ValueError: an argument is out of range or unknown.
@@ -60,6 +61,7 @@ class NFE(nn.Module):
         feature_dim: int | None = None,
     ) -> None:
         super().__init__()
+        # Check the arguments.
         for name, value in dict(num_entities=num_entities, num_relations=num_relations, dim=dim).items():
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
@@ -67,6 +69,7 @@ class NFE(nn.Module):
             raise ValueError(f'kind must be one of {", ".join(KINDS)}; got {kind!r}')
         if base not in MEAN_ABS:
             raise ValueError(f'base must be one of {", ".join(MEAN_ABS)}; got {base!r}')
+        # Create the tables, and a flow predictor for entities with features.
         self.num_entities, self.num_relations, self.dim = num_entities, num_relations, dim
         self.kind, self.gamma, self.reciprocal = kind, float(gamma), reciprocal
         self.flow = PiecewiseLinear(base, exact_sign) if kind == 'nfe-2' else KINDS[kind]()
@@ -77,14 +80,14 @@ class NFE(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw both tables anew."""
+        """Initialise both tables."""
         nn.init.uniform_(self.entity, -self.init_bound, self.init_bound)
         nn.init.uniform_(self.relation, -self.init_bound, self.init_bound)
         if self.feature_flow is not None:
             self.feature_flow.reset_parameters()
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return (
             f'{self.num_entities} entities, {self.num_relations} relations, dim={self.dim}, kind={self.kind!r}, '
             f'gamma={self.gamma}'
@@ -94,7 +97,7 @@ class NFE(nn.Module):
 
     @_full_precision
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        """Scores of triples, larger is better.
+        """Score triples; larger is better.
 
         Args:
             h: ``(B,)`` int64.
@@ -102,16 +105,16 @@ class NFE(nn.Module):
             t: ``(B,)`` int64.
 
         Returns:
-            ``(B,)``, unbounded; its sigmoid is the probability that the loss fits.
+            ``(B,)``, unbounded; its sigmoid is the probability that the loss trains.
 
         Raises:
-            ValueError: a number is out of range. (Checked on the CPU only: on a GPU it would cost a synchronisation.)
+            ValueError: an index is out of range (checked on CPU only, since it would synchronise a GPU).
         """
         return self.flow.score(self._entities(h), self._relations(r), self._entities(t), self.gamma)
 
     @_full_precision
     def score_all(self, h: Tensor, r: Tensor) -> Tensor:
-        """Scores of all entities as tails, by one matrix product.
+        """Score all entities as tails with one matrix product.
 
         Args:
             h: ``(B,)`` int64.
@@ -121,15 +124,15 @@ class NFE(nn.Module):
             ``(B, N)``; column e is ``score(h, r, e)`` up to rounding.
 
         Raises:
-            ValueError: a number is out of range.
+            ValueError: an index is out of range.
         """
         return _outer(self._query(h, r), self.flow.key(self.entity))
 
     @_full_precision
     def score_features(self, head_features: Tensor, r: Tensor, tail_features: Tensor) -> Tensor:
-        """Scores of entities that have a description instead of a row in the table, such as a prompt embedding.
+        """Score entities that have features, such as a prompt embedding, instead of a row in the table.
 
-        A linear layer predicts their flows. This goes beyond the paper.
+        A linear layer predicts their flows. This is not in the paper.
 
         Args:
             head_features: ``(B, feature_dim)``.
@@ -164,27 +167,29 @@ class NFE(nn.Module):
         Args:
             h: ``(B,)`` int64.
             r: ``(B,)`` int64.
-            t: ``(B,)`` int64: the one positive of each row, as published; other known tails count as negatives.
+            t: ``(B,)`` int64: the only positive of each row, as published; other known tails count as negatives.
             positives: ``(B, N)`` bool, True = positive. Replaces ``t``.
-            negatives: ``(M,)`` int64, distinct entities drawn uniformly: the sum over entities is estimated from these,
+            negatives: ``(M,)`` int64, distinct entities drawn uniformly, from which the sum over entities is estimated
                 without bias. ``None`` = all entities, as published.
 
         Returns:
             A scalar, at least 0, of the order of N before training. Memory grows with N + B, not with their product.
 
         Raises:
-            ValueError: a number is out of range.
+            ValueError: an index is out of range.
         """
+        # List the positives.
         if positives is None:
             rows, tails = torch.arange(len(h), device=h.device), t
         else:
             rows, tails = positives.nonzero(as_tuple=True)
+        # Without sampling, use all entities.
         if negatives is None:
             _check_numbers(tails, self.num_entities, 'entity')
             key = self.flow.key(self.entity)
             positive = Features(key.vector[tails], key.bias[tails])
             return logistic_loss(self._query(h, r), key, rows, positive)
-        # One look into the table: each has a gradient of the size of the table.
+        # Index into the table once: each indexing has a gradient of the size of the table.
         sizes = [len(h), len(tails), len(negatives)]
         heads, true, drawn = self._entities(torch.cat([h, tails, negatives])).split(sizes)
         return logistic_loss(
@@ -203,7 +208,7 @@ class NFE(nn.Module):
     # Algebra of relations ----------------------------------------------------------------------------------
 
     def affine_map(self, r: Tensor) -> AffineMap:
-        """The map of the means, ``x -> scale x + shift``, of relations ``(...)``: two tensors ``(..., width)``."""
+        """Map of the means of relations ``(...)``, ``x -> scale x + shift``: scale and shift, each ``(..., width)``."""
         row = self._relations(r)
         if self.flow.affine == 'shift':
             return torch.ones_like(row), row
@@ -213,11 +218,11 @@ class NFE(nn.Module):
         return scale, shift
 
     def compose(self, r1: Tensor | AffineMap, r2: Tensor | AffineMap) -> AffineMap:
-        """r2 after r1: ``x -> scale2 (scale1 x + shift1) + shift2``.
+        """Compose two maps, r1 first: ``x -> scale2 (scale1 x + shift1) + shift2``.
 
         Args:
-            r1: Numbers of relations ``(...)``, or maps from this method or :meth:`inverse`.
-            r2: Likewise.
+            r1: Indices of relations ``(...)``, or maps from this method or :meth:`inverse`.
+            r2: The same.
 
         Returns:
             ``(scale, shift)``, each ``(..., width)`` with width d (``transe``, ``distmult``: 2d).
@@ -226,7 +231,7 @@ class NFE(nn.Module):
         return scale2 * scale1, scale2 * shift1 + shift2
 
     def inverse(self, r: Tensor | AffineMap) -> AffineMap:
-        """The map that undoes r: ``x -> (x - shift) / scale``. Infinite where the scale is 0, which has no inverse."""
+        """Inverse map of r: ``x -> (x - shift) / scale``. Infinite where the scale is 0."""
         scale, shift = self._as_map(r)
         return scale.reciprocal(), -shift / scale
 
@@ -235,10 +240,10 @@ class NFE(nn.Module):
 
     @torch.no_grad()
     def uncertainty(self) -> Tensor:
-        """Mean size of the slopes of each entity, ``(N,)``, at least 0: the standard deviation that its flow gives Z.
+        """Mean absolute slope of each entity, ``(N,)``, at least 0: the standard deviation of its flow of Z.
 
         Raises:
-            ValueError: the kind has none.
+            ValueError: the kind has no uncertainty.
         """
         if not self.flow.slopes:
             raise ValueError(f'{self.kind} has no uncertainty; use nfe-1, nfe-2, nfe-3 or nfe-sigma')
@@ -266,4 +271,4 @@ def _check_numbers(numbers: Tensor, count: int, what: str) -> None:
     if numbers.device.type == 'cpu' and numbers.numel():
         low, high = numbers.aminmax()
         if low < 0 or high >= count:
-            raise ValueError(f'{what} {int(low if low < 0 else high)} is unknown; they are numbered 0 to {count - 1}')
+            raise ValueError(f'{what} {int(low if low < 0 else high)} is unknown; indices are 0 to {count - 1}')

@@ -1,8 +1,8 @@
-"""Filtered ranking of all entities: the evaluation of link prediction.
+"""Evaluation of link prediction: filtered ranking of all entities.
 
 Bordes et al., *Translating Embeddings for Modeling Multi-relational Data*, NeurIPS 2013, section 4.1: for each test
-triple, rank its tail among all entities that are not known to be true as well; then likewise for its head, here as the
-tail of the reciprocal relation.
+triple, rank its tail among all entities except other known tails; then do the same for its head, which is the tail of
+the reciprocal relation.
 """
 
 from collections.abc import Callable
@@ -34,28 +34,28 @@ def filtered_ranking(
     """Rank the tail of every triple, and its head, among all entities.
 
     Args:
-        score_all: From heads ``(B,)`` and relations ``(B,)`` to the scores ``(B, N)`` of all entities as tails; larger
+        score_all: Maps heads ``(B,)`` and relations ``(B,)`` to the scores ``(B, N)`` of all entities as tails; larger
             is better.
         triples: ``(n, 3)``.
         filters: Known tails, usually of train, valid and test together, on the device of ``triples``.
-        num_relations: Before reciprocals.
-        both_directions: Also ask (tail, relation + num_relations) for the head.
+        num_relations: Number of relations without reciprocals.
+        both_directions: Also rank the head, as tail of the query (tail, relation + num_relations).
         ties: See :func:`filtered_ranks`.
-        batch_size: Queries at once, at most.
-        max_scores: Scores held at once, at most: with many entities the batch shrinks, down to one query.
+        batch_size: Largest number of queries at once.
+        max_scores: Largest number of scores in memory: with many entities the batch shrinks, down to one query.
 
     Returns:
-        ``mr`` and ``mrr``, ``hits@1``, ``hits@3``, ``hits@10`` as fractions, and ``ranks`` ``(2n,)`` or ``(n,)``: the
-        two directions of a triple follow each other.
+        ``mr`` and ``mrr``; ``hits@1``, ``hits@3``, ``hits@10`` as fractions; and ``ranks`` ``(2n,)`` or ``(n,)``, with
+        both directions of a triple next to each other.
 
     Raises:
-        ValueError: no triple, or ``filters`` do not have the reciprocal relations that are asked for, or see
-            :func:`filtered_ranks`.
+        ValueError: there are no triples, ``filters`` lack the reciprocal relations, or see :func:`filtered_ranks`.
     """
     if not len(triples):
-        raise ValueError('no triple to rank')
+        raise ValueError('triples is empty; give at least one')
     if filters.num_relations < (asked := num_relations * (1 + both_directions)):
-        raise ValueError(f'filters know {filters.num_relations} relations, and {asked} are asked for: add reciprocals')
+        raise ValueError(f'filters have {filters.num_relations} relations, but {asked} are needed: add reciprocals')
+    # Rank batch by batch.
     queries = with_reciprocals(triples, num_relations) if both_directions else triples
     batch_size = max(1, min(batch_size, max_scores // filters.num_entities))
     ranks = []
@@ -70,22 +70,22 @@ def filtered_ranks(
 ) -> Tensor:
     """Rank of each query's tail among the entities that are not known tails of the query.
 
-    Instead of overwriting the scores of known tails, they are counted and subtracted: exact for any finite score, and
-    ``scores`` stays as it is.
+    The scores of known tails are not overwritten: known tails that score higher are counted and subtracted. This is
+    exact for any finite score and does not change ``scores``.
 
     Args:
         scores: ``(B, N)``, larger is better.
-        tails: ``(B,)``, the tail that is asked for; known or not, it does not compete with itself.
+        tails: ``(B,)``, the true tail; known or not, it does not compete with itself.
         known_rows: ``(K,)``, see :meth:`KnownTails.lookup`.
         known_tails: ``(K,)``.
-        ties: An entity with the same score counts as better (``pessimistic``), as worse (``optimistic``), or by half
+        ties: An entity with the same score counts as better (``pessimistic``), as worse (``optimistic``), or as half
             (``mean``).
 
     Returns:
         ``(B,)`` from 1 to N, int64; float64 for ``mean``.
 
     Raises:
-        ValueError: a score is not finite (NaN is below nothing and would rank first), or ``ties`` is unknown.
+        ValueError: a score is not finite (NaN compares false and would rank first), or ``ties`` is unknown.
     """
     if ties not in TIES:
         raise ValueError(f'ties must be one of {", ".join(TIES)}; got {ties!r}')
@@ -93,6 +93,7 @@ def filtered_ranks(
         raise ValueError(
             'scores must be finite, found NaN or infinity; lower the learning rate or check the parameters'
         )
+    # Compare the true tail with the other known tails and with all entities.
     target = scores.gather(1, tails[:, None])
     others = known_tails != tails[known_rows]
     rows, columns = known_rows[others], known_tails[others]
@@ -104,14 +105,14 @@ def filtered_ranks(
 
     if ties == 'optimistic':
         return 1 + count(torch.gt)
-    # The target is as good as itself, which makes up for the 1.
+    # The target counts itself, which replaces the 1.
     if ties == 'pessimistic':
         return count(torch.ge)
     return (1 + count(torch.gt) + count(torch.ge)).double() / 2
 
 
 def ranking_metrics(ranks: Tensor) -> dict[str, float]:
-    """Of ``(n,)`` ranks: ``mr`` (mean), ``mrr`` (mean of 1 / rank) and ``hits@k`` (fraction up to k)."""
+    """Summarise ``(n,)`` ranks: ``mr`` (mean), ``mrr`` (mean of 1 / rank) and ``hits@k`` (fraction up to k)."""
     ranks = ranks.double()
     metrics = {'mr': ranks.mean(), 'mrr': ranks.reciprocal().mean()}
     metrics |= {f'hits@{k}': (ranks <= k).double().mean() for k in HITS}

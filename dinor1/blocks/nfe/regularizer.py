@@ -8,17 +8,17 @@ def power_norm(*rows: Tensor, p: float = 3.0) -> Tensor:
 
     With p = 3 this is the nuclear 3-norm of Lacroix, Usunier and Obozinski, *Canonical Tensor Decomposition for
     Knowledge Base Completion*, ICML 2018, arXiv 1806.07297, Eq. (7), up to its factor 1/3; with p = 2 it is weight
-    decay on the rows in use. NFE as published has no penalty.
+    decay on the rows of the batch. The published NFE has no penalty.
 
     Args:
-        rows: Each ``(B, width)``: of the heads, relations and tails.
-        p: At least 1.
+        rows: Rows of heads, relations and tails, each ``(B, width)``.
+        p: Exponent, at least 1.
 
     Returns:
         A scalar, at least 0.
 
     Raises:
-        ValueError: p is below 1, where the gradient at 0 is infinite.
+        ValueError: p is below 1, where the gradient at 0 would be infinite.
     """
     if p < 1:
         raise ValueError(f'p must be at least 1, got {p}')

@@ -1,7 +1,7 @@
-"""Reading a knowledge graph: three files of triples, one for each of train, valid and test.
+"""Read a knowledge graph from three files of triples: train, valid and test.
 
-The form is that in which WN18RR and FB15k-237 are distributed: ``train.txt``, ``valid.txt`` and ``test.txt`` (or the
-same compressed, ``.txt.gz``), a triple per line, head, relation and tail separated by tabs.
+The format is that of WN18RR and FB15k-237: ``train.txt``, ``valid.txt`` and ``test.txt`` (or compressed, ``.txt.gz``)
+with one triple per line: head, relation and tail, separated by tabs.
 """
 
 import gzip
@@ -27,12 +27,12 @@ Names = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class TripleDataset:
-    """A knowledge graph in numbers.
+    """A knowledge graph as indices of entities and relations.
 
     Attributes:
         train: ``(n, 3)`` int64, rows (head, relation, tail).
-        valid: Likewise.
-        test: Likewise.
+        valid: ``(n, 3)`` int64.
+        test: ``(n, 3)`` int64.
         entities: Names of the entities.
         relations: Names of the relations, without reciprocals.
     """
@@ -51,22 +51,24 @@ class TripleDataset:
         entities: Iterable[str] | None = None,
         relations: Iterable[str] | None = None,
     ) -> 'TripleDataset':
-        """Read the three files below ``root``.
+        """Read the three files in ``root``.
 
-        Without given names, the entities are those of all three files and the relations those of train, each sorted, so
-        that the numbers depend on nothing but the files. An entity that train does not have is legal (WN18RR's test has
-        209) though nothing can be learned about it; such a relation is taken for a slip.
+        By default the entities are those of all three files and the relations those of train, both sorted, so that
+        indices depend only on the files. Entities that train does not have are allowed (WN18RR's test has 209), though
+        they cannot be learned; a relation that train does not have is an error.
 
         Args:
             root: Folder.
-            entities: All names that may occur, in the order of their numbers, for instance those of an earlier model.
-            relations: Likewise.
+            entities: All allowed names, in the order of their indices, for instance those of an earlier model.
+            relations: The same for relations.
 
         Raises:
-            InputError: a file is missing, damaged, empty or not of this form, or has a name that is not known.
+            InputError: a file is missing, damaged, empty or not of this form, or has an unknown name.
         """
+        # Read the files.
         paths = {split: find_file(root, split) for split in SPLITS}
         triples = {split: read_triples(path) for split, path in paths.items()}
+        # Build the vocabularies, and encode the triples.
         if entities is None:
             entities = sorted({name for h, _, t in chain.from_iterable(triples.values()) for name in (h, t)})
         if relations is None:
@@ -76,7 +78,7 @@ class TripleDataset:
         return cls(**numbers, entities=entities, relations=relations)
 
     def filter(self) -> KnownTails:
-        """Every tail that train, valid or test gives to a (head, relation), in both directions.
+        """Known tails of every (head, relation) in train, valid and test, in both directions.
 
         Relation ``r + len(relations)`` is the reciprocal of ``r``.
         """
@@ -85,11 +87,11 @@ class TripleDataset:
 
 
 def with_reciprocals(triples: Tensor, num_relations: int) -> Tensor:
-    """Each (h, r, t) followed by (t, r + num_relations, h).
+    """Insert (t, r + num_relations, h) after each (h, r, t).
 
     Args:
         triples: ``(n, 3)``.
-        num_relations: Before reciprocals.
+        num_relations: Number of relations without reciprocals.
 
     Returns:
         ``(2n, 3)``.
@@ -100,23 +102,24 @@ def with_reciprocals(triples: Tensor, num_relations: int) -> Tensor:
 
 
 def find_file(root: str | os.PathLike, split: str) -> Path:
-    """The file of a split, compressed or not.
+    """Find the file of a split, compressed or not.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     for name in (f'{split}.txt', f'{split}.txt.gz'):
         if (Path(root) / name).is_file():
             return Path(root) / name
-    raise InputError(f'{root}: neither {split}.txt nor {split}.txt.gz is there; check the folder')
+    raise InputError(f'{root}: found neither {split}.txt nor {split}.txt.gz; check the folder')
 
 
 def read_triples(path: str | os.PathLike) -> list[Names]:
-    """Read head, relation, tail from the lines of a file. Empty lines at the end are ignored.
+    """Read (head, relation, tail) from each line of a file. Empty lines at the end are ignored.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8, holds nothing, or a line is no triple.
+        InputError: the file cannot be read, is not UTF-8 or is empty, or a line is not a triple.
     """
+    # Read and decode the file.
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -127,10 +130,11 @@ def read_triples(path: str | os.PathLike) -> list[Names]:
         raise InputError(f'{path}: not UTF-8 text (byte {error.start}); convert or download it again') from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f'{path}: cannot be read ({error}); download it again') from None
-    # Not splitlines(), which also splits at separators that may be part of a name.
+    # Split into lines. splitlines() would also split at separators that may be part of a name.
     lines = text.removeprefix('\ufeff').rstrip('\r\n').split('\n')
     if lines == ['']:
         raise InputError(f'{path}: empty; expected a triple per line')
+    # Parse each line.
     triples = []
     for number, line in enumerate(lines, 1):
         fields = line.rstrip('\r').split('\t')
@@ -146,22 +150,23 @@ def read_triples(path: str | os.PathLike) -> list[Names]:
 
 
 def encode_triples(triples: Sequence[Names], entities: Vocabulary, relations: Vocabulary, path: str = '') -> Tensor:
-    """Turn names into numbers.
+    """Convert names to indices.
 
     Args:
         triples: n times (head, relation, tail).
         entities: Names of the heads and tails.
         relations: Names of the relations.
-        path: The file that they come from, for messages; triple i is then its line i + 1.
+        path: Name of the file for error messages; triple i is its line i + 1.
 
     Returns:
         ``(n, 3)`` int64.
 
     Raises:
-        InputError: a name is not known.
+        InputError: a name is unknown.
     """
     find_entity, find_relation = entities.find, relations.find
     rows = [(find_entity(head), find_relation(relation), find_entity(tail)) for head, relation, tail in triples]
+    # Report the first unknown name.
     for line, row in enumerate(rows, 1):
         if None in row:
             where = f'{path}, line {line}' if path else f'triple {line}'

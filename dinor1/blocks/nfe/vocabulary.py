@@ -1,4 +1,4 @@
-"""Names and their numbers."""
+"""Names and their indices."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,11 @@ from dinor1.utils.errors import InputError
 
 
 class Vocabulary(Sequence[str]):
-    """The names of entities or of relations; the number of a name is its place.
+    """Names of entities or of relations, with their indices.
 
     Args:
-        names: In the order of the numbers.
-        kind: What is named, for messages: ``'entity'`` or ``'relation'``.
+        names: Names in the order of their indices.
+        kind: Word for error messages: ``'entity'`` or ``'relation'``.
 
     Raises:
         InputError: a name occurs twice.
@@ -44,25 +44,23 @@ class Vocabulary(Sequence[str]):
         return f'Vocabulary({len(self)} x {self.kind})'
 
     def find(self, name: str) -> int | None:
-        """The number of ``name``, or ``None``."""
+        """Index of ``name``, or ``None`` if it is unknown."""
         return self._numbers.get(name)
 
     def number(self, name: str, where: str = '') -> int:
-        """The number of ``name``.
+        """Index of ``name``.
 
         Args:
-            name: Exactly as listed.
-            where: Where it was met, such as a file and a line; it begins the message.
+            name: Name, exactly as listed.
+            where: Source of the name, such as a file and a line, for the error message.
 
         Raises:
-            InputError: the name is not known; the message has the nearest ones.
+            InputError: the name is unknown; the message lists the nearest names.
         """
         try:
             return self._numbers[name]
         except KeyError:
             near = difflib.get_close_matches(name, self.names, n=3, cutoff=0.7)
-            hint = (
-                f'the nearest are {", ".join(map(repr, near))}' if near else f'{len(self)} are known, none is similar'
-            )
+            hint = f'the nearest are {", ".join(map(repr, near))}' if near else f'none of {len(self)} names is similar'
             place = f'{where}: ' if where else ''
             raise InputError(f'{place}unknown {self.kind} {name!r}; {hint}: correct the name') from None

@@ -1,4 +1,4 @@
-"""Converters between the norms of :mod:`dinor1.blocks.normalization`: same outputs, cheaper or no norms."""
+"""Converters between the norms of :mod:`dinor1.blocks.normalization`: equal outputs with cheaper norms or none."""
 
 from .folding import ChannelAffine
 from .fuse import fuse_unified_norm

@@ -15,7 +15,7 @@ from .removal_hook import LayerNormRemovalHook
 class LayerNormRemoval(ModelConverter):
     """Swaps the LayerNorms of a model when it is built, and switches them during training.
 
-    The same as a :class:`LayerNormRemovalHook` of the config, with one difference: the model has its buffers before a
+    Equivalent to a :class:`LayerNormRemovalHook` in the config, except that the model has its buffers before a
     checkpoint is compared or loaded, so that runs can be resumed and checkpoints tested by the tools.
 
     Args:
@@ -38,5 +38,5 @@ class LayerNormRemoval(ModelConverter):
         return model
 
     def hooks(self) -> list[Hook]:
-        """The hook that switches the norms."""
+        """Hooks of the converter: the one that switches the norms."""
         return [self.hook]

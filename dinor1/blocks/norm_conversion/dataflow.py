@@ -1,9 +1,9 @@
-"""The result of tracing a model: sources, the values that are sums of them, and what reads them.
+"""Result of tracing a model: sources, the values that are sums of sources, and the readers of sources.
 
-A value is described by its *sources*: the linear layers, embeddings, free parameters and norms that it is a sum of. To
-know where its channels are after views, transpositions, windows and padding, it has a *shadow* of the same shape, which
-went through the same functions: it holds the number of the channel (from 1) at every entry, and 0 where zeros were
-padded. Channels are intact where the shadow is 1, 2, ..., C along one axis and constant along all others.
+A value is described by its *sources*: the linear layers, embeddings, free parameters and norms that it is a sum of. A
+value also has a *shadow* of the same shape, which tracks its channels through views, transpositions, windows and
+padding by passing through the same functions. Each entry of the shadow is the number of its channel (from 1), or 0
+where zeros were padded. Channels are intact if the shadow is 1, 2, ..., C along one axis and constant along all others.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# Name of the source of a tensor that the caller passes.
-MODEL_INPUT = "the model's own input, which none of its layers writes and could centre"
+# Name of the source of tensors that the caller passes.
+MODEL_INPUT = 'an input of the model, which no layer of the model could centre'
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Use:
     """One way in which a source is read.
 
     Attributes:
-        kind: ``linear`` and ``norm``: read along intact channels by a linear map, by a norm over its full width.
-            ``scale``: multiplied by a vector of parameters. ``sum``: added to, or joined with, something else.
+        kind: ``linear`` and ``norm``: read along intact channels by a linear map, or by a norm over its full width.
+            ``scale``: multiplied by a vector of parameters. ``sum``: added to or concatenated with another value.
             ``output``: returned by the model. ``other``: anything else.
         what: Description of the reader, for messages.
-        name: Name of the reading module, where it is one.
-        alone: Whether the value that was read is this source and nothing else, not even scaled.
-        padded: Whether zeros were padded to it.
-        rows: The outputs of the linear map that read it; None: all.
+        name: Name of the reader, if it is a module.
+        alone: Whether the value that was read is exactly this source, not scaled and without other sources.
+        padded: Whether the value was padded with zeros.
+        rows: Outputs of the linear map that read the source; None: all.
     """
 
     kind: Literal['linear', 'norm', 'scale', 'sum', 'output', 'other']
@@ -42,15 +42,15 @@ class Use:
 
 @dataclass(eq=False)
 class Source:
-    """Something that values are sums of.
+    """A term of the sums that values are made of.
 
     Attributes:
         kind: ``linear``, ``embedding``, ``parameter``, ``norm``; ``scaled``: a source times a vector of parameters;
             ``other``: a tensor of unknown origin.
-        name: Name of the module or parameter; for ``other`` a description.
-        width: Channels.
-        uses: Its readers, in order.
-        inner: What a ``scaled`` source multiplies.
+        name: Name of the module or parameter; a description for ``other``.
+        width: Number of channels.
+        uses: Uses of the source, in order.
+        inner: Source that a ``scaled`` source multiplies.
     """
 
     kind: Literal['linear', 'embedding', 'parameter', 'norm', 'scaled', 'other']
@@ -62,13 +62,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a tensor.
+    """Known facts about a tensor.
 
     Attributes:
-        sources: What it is a sum of.
-        shadow: See the module's text; the tensor's shape, float64.
+        sources: Terms of the sum.
+        shadow: Channel numbers, see the module's docstring; the tensor's shape, float64.
         scaled: Whether positions were multiplied by factors.
-        padded: Whether it went through padding with zeros, even of width 0: another input may need more.
+        padded: Whether zeros may have been padded, even with width 0: another input may need more.
     """
 
     sources: frozenset[Source]
@@ -78,11 +78,11 @@ class Value:
 
     @property
     def alone(self) -> Source | None:
-        """The source, if there is but one and it is not scaled."""
+        """The source, if there is only one and it is not scaled."""
         return next(iter(self.sources)) if len(self.sources) == 1 and not self.scaled else None
 
     def channel_axis(self) -> int | None:
-        """The axis (from the end) along which the channels are intact; None: there is none."""
+        """Axis (from the end) along which the channels are intact; None: no such axis."""
         widths = {source.width for source in self.sources if source.kind != 'other'}
         if len(widths) != 1:
             return None
@@ -90,7 +90,7 @@ class Value:
         for axis in range(-1, -self.shadow.dim() - 1, -1):
             if self.shadow.shape[axis] == width:
                 labels = channel_labels(self.shadow, axis)
-                # Averages over positions round.
+                # The tolerance covers rounding in averages over positions.
                 if bool((((self.shadow - labels).abs() < 1e-6) | (self.shadow == 0)).all()):
                     return axis
         return None
@@ -98,15 +98,15 @@ class Value:
 
 @dataclass
 class Trace:
-    """What was seen in all example calls together.
+    """Dataflow of all example calls together.
 
     Attributes:
-        sources: By kind and name.
-        inputs: What each norm and each linear map read, call by call, and for which of its outputs (None: all). A value
-            of None is a tensor of unknown origin.
-        branches: Modules that read one norm and return one linear map, as (norm, map) -> module, the outermost.
+        sources: Sources by kind and name.
+        inputs: Values that each norm and each linear map read, call by call, with the outputs that read them (None:
+            all). A value of None is a tensor of unknown origin.
+        branches: Modules that read one norm and return one linear map, as (norm, map) -> outermost module.
         called: Names of all modules that were called.
-        fed: Norms that read an input of the model, as it was passed.
+        fed: Norms that read an unchanged input of the model.
     """
 
     sources: dict[tuple[str, str], Source] = field(default_factory=dict)
@@ -116,11 +116,11 @@ class Trace:
     fed: set[str] = field(default_factory=set)
 
     def norm(self, name: str) -> Source | None:
-        """The output of the norm called ``name``; None: no example called it."""
+        """Output of the norm ``name``; None: the example calls do not reach it."""
         return self.sources.get(('norm', name))
 
     def loose_use(self, name: str) -> str | None:
-        """What reads a parameter of the module ``name`` without calling it, as ``F.linear(x, table.weight)`` does."""
+        """Reader of a parameter of the module ``name`` that does not call it, as in ``F.linear(x, table.weight)``."""
         for (kind, parameter), source in self.sources.items():
             if kind == 'parameter' and parameter.rpartition('.')[0] == name and source.uses:
                 return source.uses[0].what
@@ -134,7 +134,7 @@ def channel_labels(like: Tensor, axis: int) -> Tensor:
 
 
 def tensors_in(obj: Any) -> Iterator[Tensor]:
-    """All tensors in nested containers, dataclasses and MMEngine's data elements included."""
+    """All tensors in nested containers, including dataclasses and MMEngine's data elements."""
     if isinstance(obj, Tensor):
         yield obj
     elif isinstance(obj, dict) or hasattr(obj, '_data_fields'):

@@ -11,14 +11,14 @@ from .dataflow import tensors_in
 
 Call = tuple[tuple, dict]
 
-# Of the largest entry of an output, in float64. A wrong conversion of a model with random parameters is off by 1e-3 and
-# more; some attention code takes its softmax in float32 whatever the model's dtype, and is off by 1e-7.
+# Relative to the largest entry of an output, in float64. Wrong conversions of models with random parameters are off by
+# 1e-3 and more; attention code that takes its softmax in float32, whatever the model's dtype, is off by 1e-7.
 _TOLERANCE = 1e-5
 _IMAGE_SIDES = (32, 28, 64, 16, 96, 112, 128, 160, 192, 224, 256, 384, 8)
 
 
 def as_calls(example_inputs: Any) -> list[Call]:
-    """Positional and keyword arguments of every example call.
+    """Split example inputs into positional and keyword arguments of each call.
 
     Args:
         example_inputs: One call: a tensor, a tuple of positional arguments or a dict of keyword arguments. Several
@@ -35,14 +35,15 @@ def as_calls(example_inputs: Any) -> list[Call]:
 
 
 def example_calls(model: nn.Module, example_inputs: Any = None) -> list[Call]:
-    """Calls that ``model`` can be traced with, in float64 on the CPU: the given ones, or a guess.
+    """Calls to trace ``model`` with, in float64 on CPU: the given ones, or a guess.
 
-    The guess covers Hugging Face models (tokens or images, by their config), MMDetection's Swin (a size that is no
-    multiple of the window, so that every padding takes place) and models that take one tensor of tokens or images.
+    The guess covers Hugging Face models (tokens or images, by their config), MMDetection's Swin (with a size that is
+    not a multiple of the window, so that all paddings occur) and models that take one tensor of tokens or images.
 
     Raises:
-        ValueError: the model does not run on the given inputs, or on nothing that was guessed.
+        ValueError: the model does not run on the given inputs, or on any guess.
     """
+    # Check the given inputs.
     probe = portable_copy(model)
     if example_inputs is not None:
         calls = [_portable(call) for call in as_calls(example_inputs)]
@@ -52,6 +53,7 @@ def example_calls(model: nn.Module, example_inputs: Any = None) -> list[Call]:
             except Exception as error:
                 raise ValueError(f'{type(model).__name__} does not run on the example inputs: {error}') from error
         return calls
+    # Otherwise try guesses until the model runs.
     for candidate in _guesses(model):
         call = _portable(candidate)
         try:
@@ -66,7 +68,7 @@ def example_calls(model: nn.Module, example_inputs: Any = None) -> list[Call]:
 
 
 def portable_copy(model: nn.Module) -> nn.Module:
-    """A copy in float64 on the CPU, in evaluation mode."""
+    """Copy in float64 on CPU, in evaluation mode."""
     model = copy.deepcopy(model).cpu().double()
     model.eval()
     return model
@@ -74,20 +76,21 @@ def portable_copy(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def run(model: nn.Module, call: Call) -> list[Tensor]:
-    """All tensors that ``model`` returns on ``call``."""
+    """Run ``model`` on ``call``; returns all output tensors."""
     args, kwargs = call
     return list(tensors_in(model(*args, **kwargs)))
 
 
 def check_equal(model: nn.Module, convert: Callable[[nn.Module], None], calls: list[Call], converter: str) -> None:
-    """Convert a copy of ``model`` that has random parameters, and refuse if its outputs change.
+    """Convert a copy of ``model`` with random parameters, and raise an error if the outputs change.
 
-    Random, because a shift of zero or a scale of one, as in a fresh model, would hide an error that shows after
+    Parameters are random, since the shift of 0 and the scale of 1 of a new model would hide errors that appear after
     training.
 
     Raises:
         ValueError: the outputs differ, or the converted model does not run.
     """
+    # Randomise the parameters.
     before = portable_copy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -95,6 +98,7 @@ def check_equal(model: nn.Module, convert: Callable[[nn.Module], None], calls: l
             if parameter.is_floating_point():
                 fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / fan_in**0.5
+    # Convert, and compare the outputs.
     after = copy.deepcopy(before)
     convert(after)
     for call in calls:
@@ -112,7 +116,7 @@ def check_equal(model: nn.Module, convert: Callable[[nn.Module], None], calls: l
 
 
 def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
-    """Largest deviation, each tensor's over its largest magnitude; infinite where they cannot be compared."""
+    """Largest deviation, relative to each tensor's largest magnitude; infinite if tensors cannot be compared."""
     if len(expected) != len(actual) or not expected:
         return float('inf')
     worst = 0.0
@@ -152,6 +156,7 @@ def _guesses(model: nn.Module) -> Iterator[Call]:
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
+    # Hugging Face models: tokens or images, by their config.
     config, main_input = getattr(model, 'config', None), getattr(model, 'main_input_name', None)
     if main_input == 'input_ids' and isinstance(getattr(config, 'vocab_size', None), int):
         length = min(12, getattr(config, 'max_position_embeddings', 12))
@@ -162,12 +167,14 @@ def _guesses(model: nn.Module) -> Iterator[Call]:
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         yield (), dict(pixel_values=noise(2, config.num_channels, height, width))
         return
+    # Swin: a size that needs padding in both directions.
     if type(model).__name__.endswith(('SwinTransformer', 'DenormalFreeSwin')) and hasattr(model, 'stages'):
         projection = model.patch_embed.projection
         window = model.stages[0].blocks[0].attn.window_size
         side = projection.stride[0] * (window + 2)
         yield (noise(2, projection.in_channels, side, side + 2 * projection.stride[0]),), {}
         return
+    # Other models: by the first layer.
     first = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Embedding, nn.Linear))), None)
     if isinstance(first, nn.Embedding):
         yield (torch.randint(first.num_embeddings, (2, 8), generator=generator),), {}

@@ -1,6 +1,6 @@
-"""Norms that are constant maps, and where such a map can be folded: into the linear layers behind or in front of it.
+"""Norms that are constant maps at inference, and folding them into the linear layers before or after them.
 
-``y = scale * (x - mean_c(x)) + shift`` with constants per channel; the centring is optional. With
+``y = scale * (x - mean_c(x)) + shift`` with constants per channel; subtracting the mean is optional. With
 ``P = I - 11^T / C`` a reader ``W y + b`` becomes ``W' = W diag(scale) P``, ``b' = b + W shift``, and a producer
 ``x = W u + b`` becomes ``diag(scale) P W``, ``diag(scale) P b + shift``.
 """
@@ -19,7 +19,7 @@ from .linear_maps import linear_map, replace_module, untie
 
 @dataclass(frozen=True)
 class Constants:
-    """A norm at inference: ``scale`` (C), ``shift`` (C) or None; whether it subtracts the mean over channels first."""
+    """A norm at inference: ``scale`` (C), ``shift`` (C) or None; ``centre``: whether the mean is subtracted first."""
 
     scale: Tensor
     shift: Tensor | None
@@ -29,12 +29,12 @@ class Constants:
 
 @dataclass(frozen=True)
 class Fold:
-    """Where a constant norm goes.
+    """Target layers of a constant norm.
 
     Attributes:
-        readers: Linear maps behind it, each with the rows that read the norm (None: all).
-        padded: Whether zeros are padded in between, which a shift in the reader would not leave zero.
-        producer: The linear map in front of it, if it goes there instead.
+        readers: Linear maps after the norm, each with the rows that read the norm (None: all).
+        padded: Whether zeros are padded between norm and reader; a shift in the reader would not keep them zero.
+        producer: The linear map before the norm, if the norm is folded there.
     """
 
     readers: tuple[tuple[str, slice | None], ...] = ()
@@ -43,11 +43,11 @@ class Fold:
 
 
 class ChannelAffine(nn.Module):
-    """``y = scale * x + shift`` per channel: what is left of a norm that cannot be folded.
+    """``y = scale * x + shift`` per channel: replaces a norm that cannot be folded.
 
     Args:
-        scale: (C), or None for 1. A parameter stays one; a tensor becomes a constant buffer.
-        shift: (C), or None for 0. Likewise.
+        scale: (C), or None for 1. A parameter stays a parameter; a tensor becomes a constant buffer.
+        shift: (C), or None for 0. Stored in the same way.
         centre: Whether the mean over channels is subtracted first.
         channel_dim: Axis of the channels.
     """
@@ -63,7 +63,7 @@ class ChannelAffine(nn.Module):
                 self.register_buffer(name, None if values is None else values.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape with C channels on axis ``channel_dim``; keeps shape and dtype."""
+        """Apply to any shape with C channels on axis ``channel_dim``; keeps shape and dtype."""
         if self.centre:
             x = x - x.mean(self.channel_dim, keepdim=True)
         if self.scale is not None:
@@ -77,16 +77,16 @@ class ChannelAffine(nn.Module):
         return values.to(x.dtype).reshape(-1, *[1] * after)
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         parts = [name for name in ('scale', 'shift') if getattr(self, name) is not None]
         return ', '.join([*parts, f'centre={self.centre}', f'channel_dim={self.channel_dim}'])
 
 
 def all_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """Every norm of ``model`` by name: PyTorch's, ours, and those whose class is called ``...Norm``.
+    """Every norm of ``model`` by name: PyTorch's, dinor1's, and classes whose names end in ``Norm``.
 
     Raises:
-        ValueError: the model is a norm, and has no neighbours to convert it with.
+        ValueError: the model is itself a norm, without neighbours to fold it into.
     """
     if is_norm(model):
         raise ValueError(f'{type(model).__name__} is itself a norm; convert a model that contains it')
@@ -96,13 +96,14 @@ def all_norms(model: nn.Module) -> dict[str, nn.Module]:
 def is_layer_norm(module: nn.Module) -> bool:
     """Whether ``module`` is a LayerNorm over one, the last, axis.
 
-    A subclass with a forward of its own is judged by what it computes: some take the channels from another axis, some
-    only call another kernel.
+    A subclass with its own forward method is tested numerically: some use another axis for the channels, some only call
+    another kernel.
     """
     if not isinstance(module, nn.LayerNorm) or len(module.normalized_shape) != 1:
         return False
     if type(module).forward is nn.LayerNorm.forward:
         return True
+    # Compare a subclass with LayerNorm on an example.
     probe = copy.deepcopy(module).cpu().double()
     x = torch.linspace(-1, 2, 6 * module.normalized_shape[0], dtype=torch.float64).cos().view(2, 3, -1)
     try:
@@ -115,7 +116,7 @@ def is_layer_norm(module: nn.Module) -> bool:
 
 
 def find_fold(trace: Trace, name: str) -> Fold | str:
-    """Where the norm called ``name`` can go if it is a constant map; a string says why nowhere."""
+    """Find layers to fold the norm ``name`` into if it is a constant map; a string gives the reason why not."""
     forward = _find_readers(trace, name)
     if isinstance(forward, Fold) and not forward.padded:
         return forward
@@ -127,6 +128,7 @@ def _find_readers(trace: Trace, name: str) -> Fold | str:
     source = trace.norm(name)
     if source is None or not source.uses:
         return 'the example inputs do not reach it'
+    # Collect the readers; any other use prevents folding.
     readers = {}
     for use in source.uses:
         if use.kind == 'sum':
@@ -143,7 +145,7 @@ def _find_readers(trace: Trace, name: str) -> Fold | str:
 
 
 def reader_conflict(trace: Trace, reader: str, rows: slice | None, norm: str) -> str | None:
-    """Why ``reader`` cannot absorb the constants of ``norm``; None: it can."""
+    """Reason why ``reader`` cannot absorb the constants of ``norm``; None: it can."""
     for other_rows, value in trace.inputs[reader]:
         if rows is not None and other_rows is not None and other_rows != rows:
             continue
@@ -166,20 +168,22 @@ def _find_producer(trace: Trace, name: str) -> Fold | None:
 
 
 def apply_folds(model: nn.Module, folds: dict[str, tuple[Constants, Fold | None]]) -> dict[str, str]:
-    """Fold norms of ``model`` in place; those without a place become :class:`ChannelAffine`.
+    """Fold norms of ``model`` in place; those without target layers become :class:`ChannelAffine`.
 
     Returns:
-        What became of each, in words.
+        What each norm became, in words.
     """
-    # Looked up first: replacing modules changes no name here, but wrapping by a caller might.
+    # Look up all norms first: wrapping by a caller could change names.
     modules = {name: model.get_submodule(name) for name in folds}
     return {name: _apply(model, modules[name], *folds[name]) for name in folds}
 
 
 def _apply(model: nn.Module, norm: nn.Module, constants: Constants, fold: Fold | None) -> str:
+    # Keep an affine map if the norm cannot be folded.
     if fold is None:
         replace_module(model, norm, _affine(constants, norm))
         return f'became {_describe(constants)}'
+    # Fold into the producer.
     if fold.producer is not None:
         target = linear_map(model.get_submodule(fold.producer))
         untie(model, target)
@@ -187,7 +191,8 @@ def _apply(model: nn.Module, norm: nn.Module, constants: Constants, fold: Fold |
             target.centre_outputs()
         target.scale_outputs(constants.scale, constants.shift)
         replace_module(model, norm, nn.Identity())
-        return f'folded into {fold.producer} in front of it'
+        return f'folded into {fold.producer} before it'
+    # Fold into the readers. A shift before padded zeros must stay an addition.
     targets = [linear_map(model.get_submodule(name), rows) for name, rows in fold.readers]
     names = ', '.join(dict.fromkeys(name for name, _ in fold.readers))
     shift = constants.shift

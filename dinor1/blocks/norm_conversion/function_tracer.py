@@ -1,7 +1,7 @@
-"""Tracing of values through functions; :mod:`.tracing` adds the rules for modules.
+"""Traces values through functions; :mod:`.tracing` adds the rules for modules.
 
-Functions that move entries, or average over positions, need no rules of their own: they are applied to the shadow. Any
-other function that is no sum either is recorded as a use of the sources of its arguments; its result is not traced.
+Functions that move entries, or average over positions, need no rules: they are applied to the shadow. Any other
+function that is not a sum is recorded as a use of the sources of its arguments, and its result is not traced.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from .dataflow import MODEL_INPUT, Source, Trace, Use, Value, channel_labels, tensors_in
 
 _JOINS = frozenset(['cat', 'concat', 'concatenate', 'stack'])
-# These keep every entry where it is; the shadow need not follow them.
+# These do not move entries, so that they need not be applied to the shadow.
 _CASTS = frozenset(
     [
         'to',
@@ -35,7 +35,7 @@ _CASTS = frozenset(
     ]
 )
 _PADS = frozenset(['pad', 'constant_pad_nd'])
-# Weights that sum to one: a constant stays what it is, and so does the shadow, unless there are padded zeros in it.
+# Averages have weights with sum 1: they do not change constants, hence nor the shadow unless zeros were padded.
 _AVERAGES = frozenset(
     [
         'mean',
@@ -113,7 +113,7 @@ _FACTORS = frozenset(
         'negative',
     ]
 )
-# Questions about a tensor whose answer does not depend on its entries.
+# Attributes of a tensor that do not depend on its entries.
 _METADATA = frozenset(
     [
         'shape',
@@ -167,7 +167,7 @@ _METADATA = frozenset(
 
 @dataclass(frozen=True)
 class _Operation:
-    """One call of a function: its arguments, which of its tensors are known (and as what), and what it returned."""
+    """One call of a function: arguments, tensors, tensors with known values, and output."""
 
     name: str
     func: Callable
@@ -179,7 +179,7 @@ class _Operation:
 
     @property
     def in_place(self) -> bool:
-        """Whether it changed its first argument, or one given as ``out``."""
+        """Whether the call changes its first argument or ``out``."""
         if 'out' in self.kwargs or self.name == '__setitem__':
             return True
         if self.name.startswith('__'):
@@ -196,19 +196,19 @@ class _Operation:
 
 
 class FunctionTracer(TorchFunctionMode):
-    """Records what functions do to the values of ``model`` while it is the active mode.
+    """Records the effect of functions on the values of ``model`` while it is the active mode.
 
     A subclass maintains :attr:`running`, the stack of running modules, and increments :attr:`leaf_depth` inside of
-    modules that have a rule of their own: functions inside of those are not traced.
+    modules that have their own rule: functions inside of these are not traced.
     """
 
     def __init__(self, model: nn.Module, result: Trace) -> None:
         super().__init__()
         self.model, self.result = model, result
-        # Fixed position encodings are buffers, and may be added to a stream like parameters.
+        # Include buffers: fixed position encodings are added to streams like parameters.
         buffers = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
         self.parameter_names = {id(p): name for name, p in [*buffers, *model.named_parameters()]}
-        # Tensors are held, so that no other tensor can get the id of one that is gone.
+        # Hold the tensors, so that no new tensor can get the id of a deleted one.
         self.values: dict[int, tuple[Tensor, Value]] = {}
         self.inputs: set[int] = set()  # ids of the tensors that the model is called with
         self.running: list[tuple[str, Value | None, int]] = []
@@ -216,7 +216,7 @@ class FunctionTracer(TorchFunctionMode):
         self.recorded = 0
 
     def get(self, tensor: Any) -> Value | None:
-        """What is known of ``tensor``; a parameter of the model becomes a source when it is first used."""
+        """Value of ``tensor``, if known; a parameter of the model becomes a source at its first use."""
         if not isinstance(tensor, Tensor):
             return None
         if id(tensor) in self.values:
@@ -229,7 +229,7 @@ class FunctionTracer(TorchFunctionMode):
         return self.values[id(tensor)][1]
 
     def put(self, tensor: Tensor, value: Value) -> None:
-        """Remember ``value``, with a shadow in the memory layout of ``tensor``: view() works on both or on neither."""
+        """Store ``value`` with a shadow in the memory layout of ``tensor``, so that view() works on both or neither."""
         shadow, strides = value.shadow, tensor.stride()
         if shadow.stride() != strides and all(s or n < 2 for s, n in zip(strides, tensor.shape, strict=True)):
             shadow = torch.empty_strided(tensor.shape, strides, dtype=shadow.dtype).copy_(shadow)
@@ -237,11 +237,11 @@ class FunctionTracer(TorchFunctionMode):
         self.values[id(tensor)] = (tensor, value)
 
     def source(self, kind: str, name: str, width: int, inner: Source | None = None) -> Source:
-        """The source of this kind and name, new or known."""
+        """Get or create the source of this kind and name."""
         return self.result.sources.setdefault((kind, name), Source(kind, name, width, inner=inner))
 
     def unknown(self, *tensors: Tensor) -> Source:
-        """The source of tensors of unknown origin in the running module; inputs of the model are named as such."""
+        """Source of tensors of unknown origin in the running module, or of inputs of the model."""
         if tensors and all(id(tensor) in self.inputs for tensor in tensors):
             return self.source('other', MODEL_INPUT, 0)
         return self.source('other', f'a tensor of unknown origin (in {self.where()})', 0)
@@ -255,7 +255,7 @@ class FunctionTracer(TorchFunctionMode):
                 source.uses.append(use)
 
     def where(self) -> str:
-        """The innermost module that is running."""
+        """Name of the innermost running module."""
         return (self.running[-1][0] if self.running else '') or type(self.model).__name__
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -264,7 +264,7 @@ class FunctionTracer(TorchFunctionMode):
             return func(*args, **kwargs)
         name = _function_name(func)
         given = list(tensors_in((args, kwargs)))
-        # Looked up before the call: an in-place function returns its argument.
+        # Look up values before the call, since an in-place function returns its argument.
         known = [(tensor, value) for tensor in given if (value := self.get(tensor)) is not None]
         output = func(*args, **kwargs)
         if name == '__iter__':
@@ -274,6 +274,7 @@ class FunctionTracer(TorchFunctionMode):
         return iter(output) if name == '__iter__' else output
 
     def _interpret(self, op: _Operation) -> None:
+        # In-place functions: trace sums, and mark everything that shares the memory as unknown.
         if op.in_place:
             is_sum = op.name in _SUMS and self._sum(op)
             if not is_sum:
@@ -282,7 +283,8 @@ class FunctionTracer(TorchFunctionMode):
             return
         first = op.known[0]
         if len(op.known) == 1 and op.output is first[0]:
-            return  # no change: contiguous() of a contiguous tensor, dropout in evaluation
+            return  # unchanged: contiguous() of a contiguous tensor, or dropout in evaluation
+        # Other functions: apply the first rule that fits, or stop tracing.
         if op.name in _SUMS and self._sum(op):
             return
         if op.name in _FACTORS and self._factor(op):
@@ -299,23 +301,25 @@ class FunctionTracer(TorchFunctionMode):
             self.use(value, 'other', f'{op.name} in {self.where()}')
 
     def _sum(self, op: _Operation) -> bool:
+        # Find the operands of unknown origin.
         operands = [*op.args[:2], *([op.kwargs['other']] if 'other' in op.kwargs else [])]
         plain_number = any(not isinstance(operand, Tensor) and operand != 0 for operand in operands)
         others = [tensor for tensor in op.given if all(tensor is not known for known, _ in op.known)]
         unknown = {self.unknown(*others)} if others or plain_number else set()
         if any(value.shadow.dim() > op.output.dim() for _, value in op.known):
             return False
+        # Combine the shadows.
         shadows = [value.shadow.broadcast_to(op.output.shape) for _, value in op.known]
         shadow = shadows[0].clone()
         for other in shadows[1:]:
-            # A zero takes the label of the other operand; two different labels at one place are no channel.
+            # A zero takes the label of the other operand; two different labels at one index are not a channel.
             clash = (shadow != other) & (shadow != 0) & (other != 0)
             shadow = torch.where(shadow == 0, other, shadow).masked_fill(clash, -1)
         self.put(op.output, Value(self._joined(op, unknown), shadow, op.scaled, op.padded))
         return True
 
     def _joined(self, op: _Operation, unknown: set[Source]) -> frozenset[Source]:
-        """The sources of all operands; the sum is recorded as a use of each."""
+        """Collect the sources of all operands, and record the sum as a use of each."""
         sources = frozenset().union(unknown, *(value.sources for _, value in op.known))
         if len(op.known) > 1 or len(sources) > 1:
             for _, value in op.known:
@@ -323,7 +327,7 @@ class FunctionTracer(TorchFunctionMode):
         return sources
 
     def _factor(self, op: _Operation) -> bool:
-        """A factor that is the same for all channels of a position leaves a sum of its sources, scaled."""
+        """Trace a factor that is equal for all channels of a position: the result is a scaled sum of the sources."""
         tensor, value = op.known[0]
         if len(op.known) > 1 or value.shadow.dim() > op.output.dim():
             return False
@@ -339,14 +343,16 @@ class FunctionTracer(TorchFunctionMode):
         outputs = list(tensors_in(op.output))
         if not all(out.is_floating_point() for out in outputs):
             return False
+        # Find the arguments that are moved.
         unknown: set[Source] = set()
         known = op.known
         if op.name not in _JOINS:
-            # The other arguments only give a shape or dtype, as in x.type_as(y).
+            # Other arguments only give a shape or dtype, as in x.type_as(y).
             known = [(tensor, value) for tensor, value in known if op.args and tensor is op.args[0]]
             if not known:
                 return True
             op = dataclasses.replace(op, known=known)
+        # Apply the function to the shadows; concatenated unknown tensors get zeros.
         shadows = {id(tensor): value.shadow for tensor, value in known}
         if op.name in _JOINS:
             for tensor in op.given:
@@ -358,6 +364,7 @@ class FunctionTracer(TorchFunctionMode):
         else:
             result = op.func(*_substitute(op.args, shadows), **_substitute(op.kwargs, shadows))
             moved = list(tensors_in(list(result) if op.name == '__iter__' else result))
+        # Store the values of the outputs.
         sources = self._joined(op, unknown) if op.name in _JOINS else known[0][1].sources
         for out, shadow in zip(outputs, moved, strict=True):
             if shadow.shape != out.shape:
@@ -375,12 +382,12 @@ class FunctionTracer(TorchFunctionMode):
 
 
 def fresh_shadow(tensor: Tensor, axis: int) -> Tensor:
-    """The shadow of a tensor whose channels lie along ``axis``, counted from the end."""
+    """Shadow of a tensor with channels along ``axis``, counted from the end."""
     return channel_labels(tensor, axis).expand(tensor.shape).clone()
 
 
 def _substitute(obj: Any, shadows: dict[int, Tensor]) -> Any:
-    """``obj`` with every tensor that has a shadow replaced by it."""
+    """Replace every tensor in ``obj`` by its shadow, if it has one."""
     if isinstance(obj, Tensor):
         return shadows.get(id(obj), obj)
     if isinstance(obj, (list, tuple)) and not isinstance(obj, torch.Size):

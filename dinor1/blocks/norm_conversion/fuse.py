@@ -1,4 +1,4 @@
-"""Folding of norms that are constant at inference into neighbouring linear layers.
+"""Fold norms that are constant at inference into neighbouring linear layers.
 
 Unified Normalization, arXiv 2208.01313 (its "fusion"); PowerNorm without group scaling, arXiv 2003.07845; L1 batch
 norm, arXiv 1802.09769. In evaluation each is ``y = A x + B`` per channel.
@@ -25,22 +25,22 @@ _CONSTANT = (MomentNorm, L1BatchNorm)
 def fuse_unified_norm(
     model: nn.Module, *, example_inputs: Any = None, inplace: bool = False, check: bool = True
 ) -> nn.Module:
-    """Fold every UN, every PN without group scaling and every L1BN into the linear layers around it, for inference.
+    """Fold every UN, PN without group scaling and L1BN into the linear layers next to it, for inference.
 
-    Preferred is the layer behind: ``W' = W diag(A)``, ``b' = b + W B``; all readers of the norm's output must be linear
-    (projections, 1x1 convolutions, heads). Where that is impossible and the norm alone reads one linear layer or
-    convolution, it goes there: ``A W``, ``A b + B``. Where zeros are padded between norm and reader (windows of Swin, a
-    padded convolution) only ``A`` is folded, and ``B / A`` stays one addition. Everything else becomes a
-    :class:`~dinor1.blocks.norm_conversion.folding.ChannelAffine`, reported as kept.
+    If all readers of the norm's output are linear (projections, 1x1 convolutions, heads), the norm is folded into them:
+    ``W' = W diag(A)``, ``b' = b + W B``. Otherwise, if only the norm reads one linear layer or convolution, it is
+    folded into that layer: ``A W``, ``A b + B``. If zeros are padded between norm and reader (windows of Swin, a padded
+    convolution), only ``A`` is folded, and ``B / A`` stays one addition. All other norms become a
+    :class:`~dinor1.blocks.norm_conversion.folding.ChannelAffine` and are reported as kept.
 
     Args:
-        model: Any module; its running statistics must be those of a finished training. It is not changed unless
+        model: Any trained module, with final running statistics. It is not changed unless
             ``inplace``.
-        example_inputs: What to run the model on to find the readers of every norm: a tensor, a tuple of positional
-            arguments, a dict of keyword arguments, or a list of several such calls. Every branch that matters must be
-            taken once, padding included. None: guessed.
+        example_inputs: Inputs to find the readers of every norm: a tensor, a tuple of positional arguments, a dict of
+            keyword arguments, or a list of several such calls. They must cover every relevant branch, including
+            padding. None: guessed.
         inplace: Change ``model`` itself.
-        check: Verify on a copy with random parameters, in float64, that nothing changes.
+        check: Verify on a copy with random parameters, in float64, that the outputs do not change.
 
     Returns:
         The fused model, with its report at ``model.norm_report``.
@@ -48,6 +48,7 @@ def fuse_unified_norm(
     Raises:
         ValueError: the model does not run on the example inputs, none could be guessed, or the check failed.
     """
+    # Find the layers to fold each norm into.
     calls = example_calls(model, example_inputs)
     result = trace(portable_copy(model), calls, _CONSTANT)
     found: dict[str, Fold | str] = {}
@@ -63,12 +64,14 @@ def fuse_unified_norm(
                 folds[name] = (_constants(norm), fold if isinstance(fold, Fold) else None)
         return apply_folds(target, folds)
 
+    # Check on a copy, then convert.
     if check:
         check_equal(model, convert, calls, 'fuse_unified_norm')
     report = ConversionReport('fuse_unified_norm')
     originals = all_norms(model)
     fused = model if inplace else copy.deepcopy(model)
     done = convert(fused)
+    # Report on every norm.
     for name, fold in found.items():
         if isinstance(fold, str):
             asked = isinstance(originals[name], _CONSTANT)
@@ -81,7 +84,7 @@ def fuse_unified_norm(
 
 
 def _not_constant(norm: nn.Module) -> str | None:
-    """Why ``norm`` is no constant map at inference; None: it is one."""
+    """Reason why ``norm`` is not a constant map at inference; None: it is one."""
     if isinstance(norm, PowerNorm) and norm.group_num is not None:
         return 'group scaling depends on the token'
     if isinstance(norm, L1BatchNorm) and norm.quant is not None:

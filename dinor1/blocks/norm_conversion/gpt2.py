@@ -1,4 +1,4 @@
-"""transformers' GPT-2, untrained, of any size, as a model of MMEngine."""
+"""Untrained GPT-2 of transformers, of any size, as a model of MMEngine."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from dinor1.registry import MODELS
 
 @MODELS.register_module()
 class GPT2(BaseModel):
-    """Next-token prediction.
+    """GPT-2 for next-token prediction.
 
     Args:
         vocab_size: Number of tokens; 256 for bytes.
@@ -51,11 +51,11 @@ class GPT2(BaseModel):
 
         Args:
             input_ids: (B, T) tokens, T at most ``block_size``.
-            mode: ``loss``; ``predict``; or ``tensor``.
+            mode: ``loss``, ``predict`` or ``tensor``.
 
         Returns:
-            ``dict(loss)``: mean cross-entropy of the tokens after the first, nats; for ``predict`` the same per text,
-            (B,); for ``tensor`` logits (B, T, vocab_size).
+            ``loss``: a dict with the mean cross-entropy of the tokens after the first, nats. ``predict``: the same per
+            text, (B,). ``tensor``: logits (B, T, vocab_size).
         """
         logits = self.lm(input_ids=input_ids, use_cache=False).logits
         if mode == 'tensor':

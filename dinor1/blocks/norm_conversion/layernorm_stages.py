@@ -1,7 +1,7 @@
-"""The stages of LayerNorm removal: which norms are switched when, and how one norm can be switched twice.
+"""Stages of LayerNorm removal: the order in which norms are switched, and norms that are switched twice.
 
-S. Heimersheim, arXiv 2409.13710; L. Baroni et al., arXiv 2507.02559: first the norms in front of the MLPs, then those
-in front of attention as seen by queries and keys, then the same as seen by values, last the final one.
+S. Heimersheim, arXiv 2409.13710; L. Baroni et al., arXiv 2507.02559: first the norms before the MLPs, then those before
+attention as read by queries and keys, then the same norms as read by values, and last the final norm.
 """
 
 import re
@@ -20,7 +20,7 @@ from .tracing import trace
 STAGES = ('mlp', 'attention', 'values', 'final', 'first')
 DEFAULT_ORDER = ('mlp', 'attention', 'values', 'final')
 
-# Within a numbered block: Swin's output norms are called norm1 and norm2 as well.
+# Only within a numbered block, since Swin's output norms are called norm1 and norm2 too.
 _NAMES = {
     'mlp': re.compile(r'\d\.(ln_?2|norm_?2|layernorm_after|post_attention_layernorm|(mlp|ffn)_(layer)?_?norm)$'),
     'attention': re.compile(r'\d\.(ln_?1|norm_?1|layernorm_before|input_layernorm|(attn|attention)_(layer)?_?norm)$'),
@@ -29,10 +29,10 @@ _VALUE_NAMES = re.compile(r'(^|\.)(v|value|values|v_proj|value_proj|to_v|wv)$')
 
 
 def check_order(order: Sequence[str]) -> tuple[str, ...]:
-    """``order`` as a tuple.
+    """Check ``order``; returns a tuple.
 
     Raises:
-        ValueError: an unknown stage, one that is named twice, or values before attention.
+        ValueError: a stage is unknown or repeated, or values come before attention.
     """
     order = tuple(order)
     if not order or set(order) - set(STAGES) or len(set(order)) < len(order):
@@ -43,15 +43,15 @@ def check_order(order: Sequence[str]) -> tuple[str, ...]:
 
 
 def stage_of(name: str) -> str:
-    """The stage of the norm called ``name``: ``mlp`` or ``attention`` in a numbered block, otherwise ``final``."""
+    """Stage of the norm ``name``: ``mlp`` or ``attention`` in a numbered block, otherwise ``final``."""
     return next((stage for stage, pattern in _NAMES.items() if pattern.search(name)), 'final')
 
 
 def removal_stages(model: nn.Module, order: Sequence[str] = DEFAULT_ORDER) -> dict[str, list[str]]:
-    """The names of the :class:`FixedStdLayerNorm` of each stage in ``order``, in the model's order of depth.
+    """Names of the :class:`FixedStdLayerNorm` of each stage in ``order``, by depth.
 
-    ``values`` holds the attention norms that have a switch of their own for values (see
-    :func:`split_values`); ``first`` those with a separate divisor for the first position.
+    ``values`` has the attention norms with a separate switch for values (see
+    :func:`split_values`); ``first`` has those with a separate divisor for the first position.
     """
     norms = {name: m for name, m in model.named_modules() if isinstance(m, FixedStdLayerNorm)}
     stages = {}
@@ -66,13 +66,13 @@ def removal_stages(model: nn.Module, order: Sequence[str] = DEFAULT_ORDER) -> di
 
 
 class ValueSplit:
-    """Makes attention read one norm twice: queries and keys its ordinary output, values that of ``values=True``.
+    """Gives attention two outputs of one norm: the ordinary one for queries and keys, ``values=True`` for values.
 
-    It lives in forward hooks of the norm and of its reader, so that no weight changes its name.
+    It uses forward hooks of the norm and of its reader, so that names of weights do not change.
 
     Args:
-        norm: The norm.
-        rows: The outputs of the reader that are values; None: all.
+        norm: Norm with a second output for values.
+        rows: Outputs of the reader that are values; None: all.
     """
 
     def __init__(self, norm: FixedStdLayerNorm, rows: slice | None) -> None:
@@ -82,14 +82,15 @@ class ValueSplit:
         norm.register_forward_hook(self.after_norm)
 
     def after_norm(self, norm: FixedStdLayerNorm, args: tuple, output: Tensor) -> None:
-        """Normalise once more, for values."""
+        """Normalise again, for values."""
         self.values = norm.forward(args[0], values=True)
 
     def after_reader(self, reader: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Replace the values in the output of a linear ``reader``."""
         values, self.values = self.values, None
         if values is None:
-            return output  # called with something else than the norm's output
+            return output  # the reader was called without the norm's output
+        # Project the values of the second output with the reader's weights.
         target = linear_map(reader)
         weight = getattr(reader, target.weight)
         weight, bias = weight if target.out_axis == 0 else weight.t(), getattr(reader, target.bias)
@@ -100,7 +101,7 @@ class ValueSplit:
         return torch.cat([output[..., : self.rows.start], projected], -1)
 
     def before_attention(self, attention: nn.MultiheadAttention, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Replace the values that a ``nn.MultiheadAttention`` is given."""
+        """Replace the values that an ``nn.MultiheadAttention`` receives."""
         values, self.values = self.values, None
         if values is None:
             return args, kwargs
@@ -110,12 +111,12 @@ class ValueSplit:
 
 
 def has_split_values(norm: nn.Module) -> bool:
-    """Whether values have a switch of their own."""
+    """Whether values have a separate switch."""
     return any(isinstance(getattr(hook, '__self__', None), ValueSplit) for hook in norm._forward_hooks.values())
 
 
 def drop_finished_splits(model: nn.Module) -> None:
-    """Remove every :class:`ValueSplit` whose norm is switched for queries, keys and values alike."""
+    """Remove every :class:`ValueSplit` whose norm is switched for queries, keys and values."""
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):
@@ -127,16 +128,17 @@ def drop_finished_splits(model: nn.Module) -> None:
 def split_values(model: nn.Module, example_inputs: Any = None) -> dict[str, str]:
     """Give the attention norms of ``model`` a second switch, for values.
 
-    Possible where the norm's output reaches, token by token, a fused projection of queries, keys and values (in this
+    This is possible if the norm's output reaches, unchanged, a fused projection of queries, keys and values (in this
     order), a value projection, or an ``nn.MultiheadAttention``.
 
     Args:
-        model: Holds :class:`FixedStdLayerNorm`; changed in place.
+        model: Model with :class:`FixedStdLayerNorm`; changed in place.
         example_inputs: As in the converters.
 
     Returns:
-        For every attention norm without a second switch, the reason.
+        Reason for every attention norm without a second switch.
     """
+    # Trace the attention norms.
     attention = {
         name: norm
         for name, norm in model.named_modules()
@@ -148,13 +150,14 @@ def split_values(model: nn.Module, example_inputs: Any = None) -> dict[str, str]
         return dict.fromkeys(attention, str(error))
     probe = portable_copy(model)
     result = trace(probe, calls, (FixedStdLayerNorm,))
+    # Hook the reader of values of each norm.
     reasons = {}
     for name, norm in attention.items():
         source = result.norm(name)
         readers = {} if source is None else {u.name: u for u in source.uses if u.kind == 'linear' and u.alone}
         found = _value_reader(model, readers)
         if found is None or source.uses[0].padded or not _arrives_unchanged(probe, calls, name, found[0]):
-            reasons[name] = 'no projection reads values from it, token by token'
+            reasons[name] = 'no projection reads values directly from it'
             continue
         reader, rows = found
         module = model.get_submodule(reader)
@@ -167,7 +170,7 @@ def split_values(model: nn.Module, example_inputs: Any = None) -> dict[str, str]
 
 
 def _value_reader(model: nn.Module, readers: dict[str, Any]) -> tuple[str, slice | None] | None:
-    """The reader that projects values, and its rows that do."""
+    """Name of the reader that projects values, and its rows for values."""
     if len(readers) == 1:
         name = next(iter(readers))
         module = model.get_submodule(name)
@@ -180,7 +183,7 @@ def _value_reader(model: nn.Module, readers: dict[str, Any]) -> tuple[str, slice
 
 
 def _arrives_unchanged(model: nn.Module, calls: list, norm: str, reader: str) -> bool:
-    """Whether what ``norm`` returns is what ``reader`` gets, in the same shape."""
+    """Whether ``reader`` gets exactly what ``norm`` returns, in the same shape."""
     seen: dict[str, list[Tensor]] = {'out': [], 'in': []}
 
     def leaving(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -189,6 +192,7 @@ def _arrives_unchanged(model: nn.Module, calls: list, norm: str, reader: str) ->
     def arriving(module: nn.Module, args: tuple, kwargs: dict) -> None:
         seen['in'].append(args[0] if args else kwargs['query'])
 
+    # Record both ends in all example calls, and compare.
     handles = [
         model.get_submodule(norm).register_forward_hook(leaving),
         model.get_submodule(reader).register_forward_pre_hook(arriving, with_kwargs=True),

@@ -1,7 +1,7 @@
-"""Changes to the weights of linear maps that let a neighbouring norm be replaced by a cheaper one.
+"""Changes to the weights of linear maps, so that a cheaper norm can replace a neighbouring one.
 
-Every layer that multiplies by a matrix is seen as ``weight (out, in, *taps)``, whatever its own layout: ``nn.Linear``,
-convolutions without groups, the transposed ``Conv1D`` of Hugging Face's GPT-2, both projections of
+Every layer that multiplies by a matrix is treated as ``weight (out, in, *taps)``, whatever its own layout:
+``nn.Linear``, convolutions without groups, the transposed ``Conv1D`` of Hugging Face's GPT-2, and both projections of
 ``nn.MultiheadAttention``. Embeddings and free parameters (positions, class tokens) have outputs only.
 """
 
@@ -15,18 +15,18 @@ from .replace import bypass_fused_encoders
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A matrix product inside of a module, and where its parts are stored.
+    """A matrix product in a module, and where its parts are stored.
 
     Attributes:
         module: The module that owns the weight.
         weight: Attribute name of the weight.
         bias: Attribute name of the bias, which may be None.
-        out_axis: Axis of the weight that counts outputs.
-        in_axis: Axis of the weight that counts inputs; None: there is none (embedding, free parameter).
+        out_axis: Axis of the weight's outputs.
+        in_axis: Axis of the weight's inputs; None: no inputs (embedding, free parameter).
         out_size: Attribute that holds the number of outputs, if any.
         in_size: Attribute that holds the number of inputs, if any.
-        channel_axis: Axis of the channels in what the module reads and writes, from the end.
-        rows: Outputs that the map is about; None: all.
+        channel_axis: Axis of the channels of the module's input and output, from the end.
+        rows: Outputs of the map; None: all.
         pads_zeros: Whether the module pads its input with zeros itself (a convolution).
     """
 
@@ -48,7 +48,7 @@ class LinearMap:
         return weight, None if bias is None else bias.detach().to(torch.float64, copy=True)
 
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Store what :meth:`read` returned, changed; sizes may differ, and a bias may be new."""
+        """Store a changed result of :meth:`read`; sizes may differ, and a bias may be new."""
         _set_parameter(self.module, self.weight, weight.movedim(0, self.out_axis))
         if bias is not None:
             _set_parameter(self.module, self.bias, bias)
@@ -64,7 +64,7 @@ class LinearMap:
         self.write(weight, bias)
 
     def shift_inputs(self, shift: Tensor) -> None:
-        """``b <- b + W shift``; the bias is created where there is none. Wrong if the module pads zeros itself."""
+        """``b <- b + W shift``; creates a missing bias. Wrong if the module pads zeros itself."""
         weight, bias = self.read()
         bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
         taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
@@ -72,7 +72,7 @@ class LinearMap:
         self.write(weight, bias)
 
     def centre_inputs(self) -> None:
-        """``W <- W P`` with ``P = I - 11^T / in``: the map no longer sees the mean over its inputs."""
+        """``W <- W P`` with ``P = I - 11^T / in``: the map ignores the mean over its inputs."""
         weight, bias = self.read()
         weight[self._rows()] -= weight[self._rows()].mean(1, keepdim=True)
         self.write(weight, bias)
@@ -106,9 +106,9 @@ class LinearMap:
 
 
 def linear_map(module: nn.Module, rows: slice | None = None) -> LinearMap | None:
-    """How ``module`` stores its matrix, or None if it is no plain linear map.
+    """Describe how ``module`` stores its matrix; None if it is not a plain linear map.
 
-    For ``nn.MultiheadAttention`` this is the projection of the inputs; ``rows`` picks queries, keys or values. Its
+    For ``nn.MultiheadAttention`` this is the projection of the inputs; ``rows`` selects queries, keys or values. Its
     outputs are those of ``module.out_proj``, an ``nn.Linear``.
     """
     if isinstance(module, nn.MultiheadAttention):
@@ -116,7 +116,7 @@ def linear_map(module: nn.Module, rows: slice | None = None) -> LinearMap | None
             return None
         return LinearMap(module, 'in_proj_weight', 'in_proj_bias', rows=rows)
     if not isinstance(module._parameters.get('weight'), nn.Parameter):
-        return None  # computed anew in every forward, as by torch.nn.utils.parametrize
+        return None  # recomputed in every forward pass, as by torch.nn.utils.parametrize
     if isinstance(module, nn.Linear):
         return LinearMap(module, out_size='out_features', in_size='in_features')
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1:
@@ -133,7 +133,7 @@ def linear_map(module: nn.Module, rows: slice | None = None) -> LinearMap | None
 
 
 def output_map(model: nn.Module, name: str) -> LinearMap | None:
-    """The map whose outputs are called ``name`` in ``model``: a linear layer, an embedding, a parameter or a buffer."""
+    """Map that writes ``name`` in ``model``: a linear layer, an embedding, a parameter or a buffer."""
     owner, _, leaf = name.rpartition('.')
     parent = model.get_submodule(owner)
     if leaf in parent._parameters or leaf in parent._buffers:
@@ -145,12 +145,13 @@ def output_map(model: nn.Module, name: str) -> LinearMap | None:
 
 
 def untie(model: nn.Module, target: LinearMap) -> list[str]:
-    """Give ``target`` its own copy of parameters that other modules use too; returns the names of those others."""
+    """Give ``target`` its own copy of parameters shared with other modules; returns the names of these modules."""
     others = []
     for attribute in filter(None, (target.weight, target.bias)):
         parameter = getattr(target.module, attribute)
         if parameter is None:
             continue
+        # Find the other users, and copy the parameter if there are any.
         users = [
             (f'{name}.{key}' if name else key, module)
             for name, module in model.named_modules()
@@ -167,7 +168,7 @@ def untie(model: nn.Module, target: LinearMap) -> list[str]:
 
 
 def _forget_tying(model: nn.Module) -> None:
-    """Keep Hugging Face models from tying the weights again when they are saved or loaded."""
+    """Prevent Hugging Face models from tying the weights again when they are saved or loaded."""
     for module in model.modules():
         config = getattr(module, 'config', None)
         if hasattr(config, 'tie_word_embeddings'):
@@ -175,7 +176,7 @@ def _forget_tying(model: nn.Module) -> None:
 
 
 def _along(vector: Tensor, axis: int, like: Tensor) -> Tensor:
-    """``vector`` shaped to run along ``axis`` of ``like``, and in its dtype."""
+    """Reshape ``vector`` to broadcast along ``axis`` of ``like``, in its dtype."""
     return vector.to(like.dtype).reshape([-1 if i == axis else 1 for i in range(like.dim())])
 
 
@@ -189,13 +190,13 @@ def _set_parameter(module: nn.Module, name: str, value: Tensor) -> None:
         module._buffers[name] = value.to(old.dtype).clone(memory_format=torch.contiguous_format)
         return
     like = old if old is not None else next(p for p in module._parameters.values() if p is not None)
-    # One leaf that owns its memory: a slice would keep the whole old weight alive.
+    # Clone, because a slice would keep the memory of the whole old weight.
     parameter = nn.Parameter(value.to(like.dtype).clone(memory_format=torch.contiguous_format), like.requires_grad)
     module._parameters[name] = parameter
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``model`` holds ``old``, under every name."""
+    """Replace ``old`` by ``new`` under every name in ``model``."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is old:

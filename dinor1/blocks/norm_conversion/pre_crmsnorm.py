@@ -22,9 +22,10 @@ from .pre_rmsnorm import as_rms_norm, centre_stream, describe, fold_norm_affine,
 from .residual_streams import Branch, Exit, ResidualStream
 
 # How a branch is connected to the narrow stream, from the cheapest:
-# reads and writes d - 1 channels; reads d (the last one is restored behind the norm) and writes d - 1; reads and writes
-# d, and the last channel is dropped behind the branch's module. The first two fail where code takes the width of its
-# output from the shape of its input.
+# 'narrow': reads and writes d - 1 channels.
+# 'narrow output': reads d channels (the last one is restored after the norm) and writes d - 1.
+# 'wide': reads and writes d channels; the last one is dropped after the branch's module.
+# The first two fail where code takes the width of its output from the shape of its input.
 Mode = Literal['narrow', 'narrow output', 'wide']
 
 
@@ -37,10 +38,10 @@ class RestoreChannel(nn.Module):
 
 
 class DropChannel(nn.Module):
-    """A module without the last channel of what it returns (of the first tensor, if it returns several).
+    """Drops the last channel of a module's output (of the first tensor, if there are several).
 
     Args:
-        module: Its output has channels on the last axis.
+        module: Module with channels on the last axis of its output.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -48,7 +49,7 @@ class DropChannel(nn.Module):
         self.module = module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Whatever ``module`` takes."""
+        """Call ``module`` with its own arguments."""
         output = self.module(*args, **kwargs)
         if isinstance(output, tuple):
             return (output[0][..., :-1], *output[1:])
@@ -57,7 +58,7 @@ class DropChannel(nn.Module):
 
 @dataclass(frozen=True)
 class _Plan:
-    """A stream, the mode of each branch that has a choice (by its norm), and whether to compress at all."""
+    """A stream, the mode of each branch that has a choice (by its norm), and whether to compress the stream."""
 
     stream: ResidualStream
     modes: dict[str, Mode] = field(default_factory=dict)
@@ -72,31 +73,32 @@ def to_pre_crmsnorm(
     inplace: bool = False,
     check: bool = True,
 ) -> nn.Module:
-    """Replace LayerNorms by CRMSNorms on streams that are one channel narrower, without any change of the outputs.
+    """Replace LayerNorms by CRMSNorms on streams that are one channel narrower, with equal outputs.
 
-    First everything that :func:`~dinor1.blocks.norm_conversion.to_pre_rmsnorm` does, with the affine parts folded into
-    the readers; then the streams are compressed. Where the output of a norm is not only read by linear layers (or is
-    padded, which forbids folding its bias), the last channel is restored behind the CRMSNorm, which keeps the affine
-    part. The same holds where code between norm and stream derives widths from the shape of its input: it continues to
-    work on d channels, and the last one is dropped when it returns (by a :class:`DropChannel` around it, which adds
-    ``module.`` to the names inside). Which of these works is determined by trial. A stream stays at RMSNorm, as the
-    report says, where something else depends on its width or where no norm would gain by it.
+    First apply :func:`~dinor1.blocks.norm_conversion.to_pre_rmsnorm` with the affine parts folded into the readers;
+    then compress the streams. If the output of a norm is not read by linear layers alone (or is padded, which prevents
+    folding its bias), the last channel is restored after the CRMSNorm, which keeps the affine part. The same applies if
+    code between norm and stream derives widths from the shape of its input: it keeps working on d channels, and the
+    last one is dropped from its output (by a :class:`DropChannel` around it, which adds ``module.`` to the names
+    inside). Trials determine which of these works. A stream keeps RMSNorm, with a reason in the report, if something
+    else depends on its width or if no norm would gain.
 
     Args:
         model: Any module; it is not changed unless ``inplace``.
-        streams: What writes and what reads. None: found by running the model.
-        example_inputs: What to run the model on: a tensor, a tuple of positional arguments, a dict of keyword
-            arguments, or a list of several such calls. Every branch that matters must be taken once. None: guessed.
+        streams: Writers and readers of each stream. None: found by running the model.
+        example_inputs: Inputs to run the model on: a tensor, a tuple of positional arguments, a dict of keyword
+            arguments, or a list of several such calls. They must cover every relevant branch. None: guessed.
         inplace: Change ``model`` itself.
-        check: Verify the whole conversion on a copy with random parameters, in float64. The trials are checked anyway.
+        check: Verify the whole conversion on a copy with random parameters, in float64. Trials are always checked.
 
     Returns:
         The model, with its report at ``model.norm_report``.
 
     Raises:
-        ValueError: the model does not run on the example inputs, none could be guessed, ``streams`` do not fit the
+        ValueError: the model does not run on the example inputs, none could be guessed, ``streams`` do not match the
             model, or the check failed.
     """
+    # Choose a plan for each stream.
     streams, reasons, calls = describe(model, streams, example_inputs, needs_calls=True)
     plans: list[_Plan] = []
     refusals: dict[str, str] = {}
@@ -108,6 +110,7 @@ def to_pre_crmsnorm(
     def convert(target: nn.Module) -> dict[str, str]:
         return _convert(target, plans)
 
+    # Check on a copy, then convert and report.
     if check:
         check_equal(model, convert, calls, 'to_pre_crmsnorm')
     originals = all_norms(model)
@@ -122,12 +125,13 @@ def to_pre_crmsnorm(
 def _choose(
     model: nn.Module, earlier: list[_Plan], stream: ResidualStream, calls: list[Call]
 ) -> tuple[_Plan, str | None]:
-    """The cheapest plan for ``stream`` that works, and the reason if it is not to compress."""
+    """Cheapest plan for ``stream`` that works, and the reason if the stream is not compressed."""
     plain = _Plan(stream, compress=False)
     refusal = _refusal(model, stream)
     if refusal is not None:
         return plain, refusal
 
+    # Try combinations of modes, from the cheapest.
     groups: dict[type, list[Branch | Exit]] = {}
     for item in (*stream.branches, *stream.exits):
         if item.norm is not None:
@@ -136,18 +140,18 @@ def _choose(
     for combination in _combinations(groups):
         plan = _Plan(stream, {item.norm: mode for kind, mode in combination.items() for item in groups[kind]})
         if 'narrow' not in combination.values():
-            continue  # every norm would restore its channel: nothing is gained
+            continue  # no gain: every norm would restore its channel
         try:
             check_equal(model, lambda target, plan=plan: _convert(target, [*earlier, plan]), calls, 'to_pre_crmsnorm')
         except Exception as problem:
             error = str(problem.__cause__ or problem).splitlines()[0][:160]
             continue
         return plan, None
-    return plain, 'none of its norms would gain' if error is None else f'the model depends on its width ({error})'
+    return plain, 'no norm would gain' if error is None else f'the model depends on its width ({error})'
 
 
 def _kind(model: nn.Module, item: Branch | Exit) -> type:
-    """The class of the module around a branch, or of the one that reads an exit."""
+    """Class of the module around a branch, or of the module that reads an exit."""
     module = getattr(item, 'module', None)
     if module is None and item.readers:
         module = item.readers[0].rpartition('.')[0]
@@ -162,7 +166,7 @@ def _refusal(model: nn.Module, stream: ResidualStream) -> str | None:
 
 
 def _combinations(groups: dict[type, list[Branch | Exit]]) -> Iterator[dict[type, Mode]]:
-    """Modes for all branches around the same kind of module at once, the cheapest combinations first."""
+    """Combinations of modes, one mode per kind of module around the branches, from the cheapest."""
     choices: list[list[Mode]] = []
     for items in groups.values():
         modes: list[Mode] = ['narrow'] if all(item.readers for item in items) else []
@@ -176,10 +180,12 @@ def _combinations(groups: dict[type, list[Branch | Exit]]) -> Iterator[dict[type
 
 
 def _convert(model: nn.Module, plans: Sequence[_Plan]) -> dict[str, str]:
+    # Look up all modules before names change.
     norms = {name: model.get_submodule(name) for plan in plans for name in plan.stream.norms()}
     wide = {
         b.module: model.get_submodule(b.module) for plan in plans for b in plan.stream.branches if _is_wide(plan, b)
     }
+    # Centre the writers, narrow them, and convert the norms.
     for plan in plans:
         centre_stream(model, plan.stream)
     done = {}
@@ -190,7 +196,7 @@ def _convert(model: nn.Module, plans: Sequence[_Plan]) -> dict[str, str]:
         for name, readers in plan.stream.norms().items():
             done[name] = _convert_norm(model, norms[name], name, readers, plan)
     for module in wide.values():
-        # Last, because it changes the names inside.
+        # Wrap modules last, because this changes the names inside.
         replace_module(model, module, DropChannel(module))
     return done
 

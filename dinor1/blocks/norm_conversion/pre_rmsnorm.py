@@ -1,7 +1,7 @@
-"""Pre-LN to Pre-RMSNorm without any change of the outputs.
+"""Pre-LN to Pre-RMSNorm with equal outputs.
 
 Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, "Pre-RMSNorm and Pre-CRMSNorm Transformers: Equivalent and Efficient Pre-LN
-Transformers", NeurIPS 2023, arXiv 2305.14858, section 3. The argument is in :mod:`.residual_streams`.
+Transformers", NeurIPS 2023, arXiv 2305.14858, section 3. :mod:`.residual_streams` explains why.
 """
 
 import copy
@@ -35,49 +35,54 @@ def to_pre_rmsnorm(
     inplace: bool = False,
     check: bool = True,
 ) -> nn.Module:
-    """Replace LayerNorms by RMSNorms, and centre the weights that write to the stream they read.
+    """Replace LayerNorms by RMSNorms, and centre the weights that write to the streams they read.
 
     Converted are the norms of pre-norm streams, and any other LayerNorm whose input is a sum of linear outputs,
-    embeddings and parameters that nothing else reads. Kept, with the reason in the report: Post-LN layers; norms over
-    several concatenated vectors (Swin's patch merging) and, with them, all norms of the stream that is concatenated,
-    whose means carry information; norms of a stream that begins with an input of the model, as in a
-    ``torch.nn.TransformerEncoder`` alone: convert the model around it, whose embedding writes that input; norms that
-    the example inputs do not reach. Where all are kept, there is a ``UserWarning``.
+    embeddings and parameters that nothing else reads. All others are kept, with the reason in the report:
 
-    Where a LayerNorm with an affine part writes to a stream (CLIP's norm in front of the first block), one explicit
-    centring follows it. A LayerScale is folded into the projection in front of it. Weights that a writer shares with
-    another layer (tied embeddings) are copied first. Do not feed embeddings from outside (``inputs_embeds``) to a
-    converted model, unless they are centred.
+    - Post-LN layers;
+    - norms over several concatenated vectors (Swin's patch merging), and with them all norms of the concatenated
+      stream, whose means carry information;
+    - norms of a stream that begins with an input of the model, as in a ``torch.nn.TransformerEncoder`` alone: convert
+      the model around it, whose embedding writes that input;
+    - norms that the example inputs do not reach.
 
-    The equality holds at inference. In training with elementwise dropout behind a projection it does not (the dropped
-    vector is not zero-mean), and without dropout gradients differ unless ``trainable``.
+    If all norms are kept, there is a ``UserWarning``.
+
+    If a LayerNorm with an affine part writes to a stream (CLIP's norm before the first block), one explicit centring
+    follows it. A LayerScale is folded into the projection before it. Weights that a writer shares with another layer
+    (tied embeddings) are copied first. Embeddings passed to a converted model (``inputs_embeds``) must be centred.
+
+    The outputs are equal at inference. In training they are not with elementwise dropout after a projection (the
+    dropped vector is not zero-mean); without dropout gradients differ unless ``trainable``.
 
     Args:
         model: Any module; it is not changed unless ``inplace``.
-        streams: What writes and what reads. None: found by running the model.
-        example_inputs: What to run the model on: a tensor, a tuple of positional arguments, a dict of keyword
-            arguments, or a list of several such calls. Every branch that matters must be taken once. None: guessed.
-        fold_affine: Fold weight and bias of a norm into its readers where all of them are linear layers with no padding
-            in between; False: keep them in the RMSNorm.
-        trainable: Keep the raw weights and centre them anew in every forward, so that gradients and training are those
-            of the Pre-LN model; :func:`bake_centring` ends it. Excludes ``fold_affine``.
+        streams: Writers and readers of each stream. None: found by running the model.
+        example_inputs: Inputs to run the model on: a tensor, a tuple of positional arguments, a dict of keyword
+            arguments, or a list of several such calls. They must cover every relevant branch. None: guessed.
+        fold_affine: Fold weight and bias of a norm into its readers if all of them are linear layers without padding in
+            between; False: keep them in the RMSNorm.
+        trainable: Keep the raw weights and centre them in every forward pass, so that gradients and training equal
+            those of the Pre-LN model; :func:`bake_centring` ends this. Excludes ``fold_affine``.
         inplace: Change ``model`` itself.
-        check: Verify on a copy with random parameters, in float64, that nothing changes.
+        check: Verify on a copy with random parameters, in float64, that the outputs do not change.
 
     Returns:
         The model, with its report at ``model.norm_report``.
 
     Raises:
-        ValueError: the model does not run on the example inputs, none could be guessed, ``streams`` do not fit the
+        ValueError: the model does not run on the example inputs, none could be guessed, ``streams`` do not match the
             model, or the check failed.
     """
     if trainable and fold_affine:
-        raise ValueError('to_pre_rmsnorm: fold_affine rewrites weights, which trainable keeps; choose one')
+        raise ValueError('to_pre_rmsnorm: fold_affine rewrites the weights that trainable keeps; choose one of them')
     streams, reasons, calls = describe(model, streams, example_inputs, needs_calls=check)
 
     def convert(target: nn.Module) -> dict[str, str]:
         return _convert(target, streams, fold_affine, trainable)
 
+    # Check on a copy, then convert and report.
     if check:
         check_equal(model, convert, calls, 'to_pre_rmsnorm')
     originals = all_norms(model)
@@ -88,7 +93,7 @@ def to_pre_rmsnorm(
 def describe(
     model: nn.Module, streams: Sequence[ResidualStream] | None, example_inputs: Any, needs_calls: bool
 ) -> tuple[list[ResidualStream], dict[str, str], list[Call]]:
-    """The streams by name, the reason for every LayerNorm outside of them, and calls to check with."""
+    """Streams by name, the reason for every LayerNorm outside of them, and calls for the check."""
     if streams is None:
         calls = example_calls(model, example_inputs)
         probe = portable_copy(model)
@@ -104,21 +109,24 @@ def describe(
 def report_on(
     converter: str, originals: dict[str, nn.Module], done: dict[str, str], reasons: dict[str, str]
 ) -> ConversionReport:
-    """A report over all norms: those of ``done`` were converted, for the others there are ``reasons``."""
+    """Report on all norms: those of ``done`` were converted, the others kept for ``reasons``."""
     report = ConversionReport(converter)
     for name, norm in originals.items():
         if name in done:
             report.converted(name, norm, done[name])
         else:
-            default = 'in none of the given streams' if is_layer_norm(norm) else 'no LayerNorm over the last axis alone'
+            default = (
+                'in none of the given streams' if is_layer_norm(norm) else 'not a LayerNorm over the last axis alone'
+            )
             report.kept(name, norm, reasons.get(name, default), asked=name in reasons)
     return report
 
 
 def _warn_of_unseen(model: nn.Module, streams: list[ResidualStream], result: Trace) -> None:
-    """What no example used might write to a stream in other calls, and would then not be centred."""
+    """Warn of modules and parameters that no example uses: they may write to a stream without being centred."""
     widths = {stream.width for stream in streams}
     unseen = []
+    # Find linear layers that were not called, and free parameters that were not read.
     for name, module in model.named_modules():
         target = linear_map(module)
         uncalled = name not in result.called and target is not None
@@ -133,13 +141,14 @@ def _warn_of_unseen(model: nn.Module, streams: list[ResidualStream], result: Tra
     if unseen:
         logger.warning(
             f'the example inputs do not use {", ".join(unseen)}: a converted {type(model).__name__} is exact only '
-            'while these write to no residual stream; pass example_inputs that use them'
+            'if these do not write to a residual stream; pass example_inputs that use them'
         )
 
 
 def centre_stream(model: nn.Module, stream: ResidualStream, trainable: bool = False) -> None:
     """Make everything that writes to ``stream`` zero-mean over channels, in place."""
     for name, scale in stream.writers().items():
+        # Add an explicit centring after an affine LayerNorm.
         target = output_map(model, name) if _norm_at(model, name) is None else None
         if target is None:
             norm = _norm_at(model, name)
@@ -154,7 +163,7 @@ def centre_stream(model: nn.Module, stream: ResidualStream, trainable: bool = Fa
                 raise ValueError(f'to_pre_rmsnorm: trainable needs a module for the scale {scale}, not a parameter')
             replace_module(model, module, nn.Sequential(module, Centre()))
         else:
-            # Scale first: the mean over scaled channels is what has to go.
+            # Scale before centring: the mean over scaled channels must be 0.
             untie(model, target)
             target.scale_outputs(_take_scale(model, scale))
             target.centre_outputs()
@@ -177,7 +186,7 @@ def _centre(model: nn.Module, target: LinearMap, trainable: bool) -> None:
 
 
 def _take_scale(model: nn.Module, name: str) -> Tensor:
-    """The vector of a LayerScale, which becomes the identity."""
+    """Take the vector out of a LayerScale, which becomes the identity."""
     owner, _, leaf = name.rpartition('.')
     parent = model.get_submodule(owner)
     if leaf in parent._parameters:
@@ -193,9 +202,11 @@ def _take_scale(model: nn.Module, name: str) -> Tensor:
 
 
 def _convert(model: nn.Module, streams: Sequence[ResidualStream], fold_affine: bool, trainable: bool) -> dict[str, str]:
+    # Look up all norms, then centre the writers.
     norms = {name: model.get_submodule(name) for stream in streams for name in stream.norms()}
     for stream in streams:
         centre_stream(model, stream, trainable)
+    # Replace the norms.
     done = {}
     for stream in streams:
         for name, readers in stream.norms().items():
@@ -208,7 +219,7 @@ def _convert(model: nn.Module, streams: Sequence[ResidualStream], fold_affine: b
 
 
 def fold_norm_affine(model: nn.Module, norm: nn.LayerNorm, readers: Sequence[str]) -> None:
-    """Fold weight and bias of ``norm`` into the linear layers that read it; the norm itself stays."""
+    """Fold weight and bias of ``norm`` into the linear layers that read it; the norm itself does not change."""
     for reader in readers:
         target = linear_map(model.get_submodule(reader))
         untie(model, target)
@@ -219,7 +230,7 @@ def fold_norm_affine(model: nn.Module, norm: nn.LayerNorm, readers: Sequence[str
 
 
 def as_rms_norm(norm: nn.LayerNorm, affine: bool = True) -> RMSNorm:
-    """An RMSNorm with the eps, the mode and, if ``affine``, the very parameters of ``norm``."""
+    """RMSNorm with the eps, the mode and, if ``affine``, the same parameter objects as ``norm``."""
     new = RMSNorm(norm.normalized_shape[0], norm.eps, affine=False)
     if affine:
         new.weight, new.bias = norm.weight, norm.bias
@@ -227,9 +238,9 @@ def as_rms_norm(norm: nn.LayerNorm, affine: bool = True) -> RMSNorm:
 
 
 def bake_centring(model: nn.Module) -> nn.Module:
-    """Turn a model converted with ``trainable=True`` into the plain one, in place: its weights are centred for good.
+    """Make the centring of a model converted with ``trainable=True`` permanent, in place.
 
-    Weights that were tied are so no longer. Behind a LayerScale the centring stays an operation.
+    Tied weights are untied. After a LayerScale the centring stays an operation.
 
     Returns:
         ``model``.
@@ -237,14 +248,15 @@ def bake_centring(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a module has other parametrizations too.
     """
+    # Replace the parametrizations by their raw parameters.
     raw: list[LinearMap] = []
     for module in list(model.modules()):
         chains = dict(module.parametrizations.items()) if parametrize.is_parametrized(module) else {}
         if not all(len(chain) == 1 and isinstance(chain[0], CentredParameter) for chain in chains.values()):
             raise ValueError(f'bake_centring: {module} has parametrizations of other kinds; remove those first')
         if chains:
-            # Not remove_parametrizations(): it takes the weight away from deep copies of the module too, which share
-            # its class. The raw parameter comes back, and with it its tie to others.
+            # remove_parametrizations() would also remove the weight from deep copies of the module, which share its
+            # class. Restore the raw parameter, and with it its tie to others.
             module.__class__ = type(module).__bases__[0]
             del module.parametrizations
         for key, chain in chains.items():
@@ -253,6 +265,7 @@ def bake_centring(model: nn.Module) -> nn.Module:
             else:
                 module.register_buffer(key, chain.original)
             raw.append(LinearMap(module, key, None, out_axis=chain[0].axis, in_axis=None))
+    # Centre the raw weights.
     for target in raw:
         untie(model, target)
         target.centre_outputs()

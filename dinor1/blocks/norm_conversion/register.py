@@ -1,4 +1,4 @@
-"""The names under which configs know this block."""
+"""Registration of this block's components."""
 
 
 def register() -> None:

@@ -1,7 +1,7 @@
-"""The schedule that removes the LayerNorms of a model, as a hook of the standard Runner.
+"""Hook that removes the LayerNorms of a model during training.
 
 S. Heimersheim, arXiv 2409.13710; L. Baroni, G. Khara, J. Schaeffer, M. Subkhankulov and S. Heimersheim,
-arXiv 2507.02559: during a fine-tuning, norm after norm is switched from a token's own deviation to a constant.
+arXiv 2507.02559: during fine-tuning, one norm after another is switched from each token's own deviation to a constant.
 """
 
 from collections.abc import Sequence
@@ -23,36 +23,36 @@ from .remove_layernorm import swap_layernorm_for_fixed_std
 
 
 class LayerNormRemovalHook(Hook):
-    """Switches the LayerNorms of a model to constants, one every few optimizer steps, and adds the auxiliary loss.
+    """Switches the LayerNorms of a model to constants, one every few optimizer steps; adds the auxiliary loss.
 
-    Before the first iteration it replaces the LayerNorms by :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`,
-    unless the model has them already. The state is in the buffers of the norms, which checkpoints hold: a resumed run
-    continues its schedule. Fold the trained model with :func:`dinor1.blocks.norm_conversion.remove_layernorm`.
+    Before the first iteration it replaces LayerNorms by :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`, unless
+    the model has these already. The state is in the buffers of the norms, which checkpoints contain, so that a resumed
+    run continues its schedule. Fold the trained model with :func:`dinor1.blocks.norm_conversion.remove_layernorm`.
 
-    The auxiliary loss keeps the vectors of a text or image equally long, so that one constant fits all of them:
+    The auxiliary loss makes the vectors of a text or image equally long, so that one constant fits all of them:
     ``aux_weight * mean over tokens of (sigma - target)^2``, with ``sigma = sqrt(var_c(x) + eps)`` at the input of the
     last norm and ``target`` the mean of ``sigma`` over all tokens but the first, without gradient. It appears in the
     log as ``loss_ln_std``.
 
     Args:
-        order: Stages in the order of their removal. ``mlp``, ``attention``: norms in front of these; ``values``:
-            attention norms as read by values (``attention`` then means queries and keys only); ``final``: all other
-            norms; ``first``: the first position's own divisor, all norms at once (needs ``per_position``).
-        start: Optimizer step, from 0, before which the first norm of each stage is switched, one number per stage. Or
-            that of the first stage alone: each other one then begins when the one before has ended, as in the papers,
-            ``start + gap * number of norms``.
+        order: Stages in the order of their removal. ``mlp``, ``attention``: norms before these; ``values``: attention
+            norms as read by values (``attention`` then means queries and keys only); ``final``: all other norms;
+            ``first``: the separate divisor of the first position, all norms at once (needs ``per_position``).
+        start: Optimizer step, from 0, before which the first norm of each stage is switched: one number per stage, or
+            one for the first stage. In the latter case each other stage begins when the one before has ended, as in the
+            papers, ``start + gap * number of norms``.
         gap: Optimizer steps from one norm to the next of a stage, for all stages or one number per stage.
         aux_weight: Weight of the auxiliary loss; 0 for none. The papers use 0.1, and 0.01 to 0.03 for large models.
         aux_norm: Name, within ``target``, of the norm whose input the auxiliary loss measures; None: the last one of
             stage ``final``.
-        first_is_special: Whether the first token (start of text, class token) is left out of ``target``.
+        first_is_special: Whether the first token (start of text, class token) is excluded from ``target``.
         target: Name of the submodule to work on, such as ``backbone``; empty: the whole model.
         momentum: See :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`.
         per_position: See :class:`~dinor1.blocks.normalization.FixedStdLayerNorm`.
 
     Raises:
-        InputError: an argument out of range; in a run, a model without a LayerNorm of the stages in ``order``, or an
-            unknown ``target`` or ``aux_norm``.
+        InputError: an argument is out of range; in a run, the model has no LayerNorm of the stages in ``order``, or an
+            ``target`` or ``aux_norm`` is unknown.
     """
 
     priority = 'NORMAL'
@@ -69,13 +69,14 @@ class LayerNormRemovalHook(Hook):
         momentum: float = 0.9,
         per_position: int | None = None,
     ) -> None:
+        # Check the arguments.
         try:
             self.order = check_order(order)
         except ValueError as error:
             raise InputError(f'LayerNormRemovalHook: {error}') from None
         self.start = start if isinstance(start, int) else self._per_stage('start', start)
         self.gap = self._per_stage('gap', [gap] * len(self.order) if isinstance(gap, int) else gap)
-        # A norm cannot be switched before it has measured at least one batch.
+        # A norm must measure at least one batch before it is switched.
         if min([self.start] if isinstance(self.start, int) else self.start) < 1 or min(self.gap) < 0 or aux_weight < 0:
             raise InputError(
                 f'LayerNormRemovalHook: expected start >= 1, gap >= 0 and aux_weight >= 0, got start={start}, '
@@ -96,18 +97,20 @@ class LayerNormRemovalHook(Hook):
         return tuple(numbers)
 
     def prepare(self, model: nn.Module) -> None:
-        """Swap the norms of ``model`` in place and make the schedule. Does nothing the second time.
+        """Swap the norms of ``model`` in place and make the schedule. A second call does nothing.
 
         Raises:
-            InputError: there is no part ``target``, or no LayerNorm of the stages in ``order``.
+            InputError: there is no submodule ``target``, or no LayerNorm of the stages in ``order``.
         """
         if self.schedule:
             return
+        # Swap the norms.
         module = self._part(model)
         if not any(isinstance(m, FixedStdLayerNorm) for m in module.modules()):
             swap_layernorm_for_fixed_std(
                 module, self.order, momentum=self.momentum, per_position=self.per_position, inplace=True
             )
+        # Schedule their switches.
         stages = removal_stages(module, self.order)
         if not any(stages.values()):
             raise InputError(
@@ -117,7 +120,7 @@ class LayerNormRemovalHook(Hook):
         self.schedule = self.make_schedule(stages)
 
     def before_run(self, runner: Runner) -> None:
-        """Swap, unless :class:`~.converter.LayerNormRemoval` has done so, and log the schedule."""
+        """Swap, unless :class:`~.converter.LayerNormRemoval` has done it, and log the schedule."""
         model = unwrapped(runner.model)
         self.prepare(model)
         report = getattr(self._part(model), 'norm_report', None)
@@ -126,7 +129,7 @@ class LayerNormRemovalHook(Hook):
         runner.logger.info('LayerNorm removal: ' + ', '.join(f'{at}: {name} ({s})' for at, s, name in self.schedule))
 
     def make_schedule(self, stages: dict[str, list[str]]) -> list[tuple[int, str, str]]:
-        """All switches as (optimizer step, stage, norm); those of stage ``first`` come together."""
+        """All switches as (optimizer step, stage, norm); those of stage ``first`` have the same step."""
         schedule = []
         begin = self.start if isinstance(self.start, int) else 0
         for i, (stage, names) in enumerate(stages.items()):
@@ -138,11 +141,12 @@ class LayerNormRemovalHook(Hook):
         return sorted(schedule, key=lambda switch: switch[0])
 
     def before_train(self, runner: Runner) -> None:
-        """Drop the switches that a checkpoint has made already, and hook the norm of the auxiliary loss."""
+        """Drop switches that the checkpoint already has, and hook the norm of the auxiliary loss."""
         module = self._part(unwrapped(runner.model))
         self._pending = [s for s in self.schedule if not _is_done(module.get_submodule(s[2]), s[1])]
         if self.aux_weight == 0:
             return
+        # Find the norm of the auxiliary loss.
         names = [name for name, m in module.named_modules() if isinstance(m, FixedStdLayerNorm)]
         name = self.aux_norm or ([name for name in names if stage_of(name) == 'final'] or names)[-1]
         try:
@@ -155,12 +159,12 @@ class LayerNormRemovalHook(Hook):
         ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Switch what is due."""
+        """Switch the norms that are due."""
         step = runner.iter // getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         while self._pending and self._pending[0][0] <= step:
             _, stage, name = self._pending.pop(0)
             norm = self._part(unwrapped(runner.model)).get_submodule(name)
-            # Each process has measured its own share of the batch.
+            # Average over processes, each of which has measured its share of the batch.
             all_reduce(norm.std, 'mean')
             if stage == 'first':
                 norm.drop_first_position()
@@ -181,7 +185,7 @@ class LayerNormRemovalHook(Hook):
             self._sigmas.append((x.var(-1, correction=0) + norm.eps).sqrt())
 
     def _add_loss(self, model: nn.Module, args: tuple, output: Any) -> Any:
-        """Add the auxiliary loss to a dict of losses; other outputs pass."""
+        """Add the auxiliary loss to a dict of losses; other outputs are returned unchanged."""
         sigmas, self._sigmas = self._sigmas, []
         if not sigmas or not isinstance(output, dict) or not model.training:
             return output
@@ -189,7 +193,7 @@ class LayerNormRemovalHook(Hook):
         return {**output, 'loss_ln_std': self.aux_weight * torch.stack(losses).mean()}
 
     def std_loss(self, sigma: Tensor) -> Tensor:
-        """The auxiliary loss, without its weight, of deviations ``sigma`` (..., tokens)."""
+        """Auxiliary loss, without its weight, of deviations ``sigma`` (..., tokens)."""
         others = sigma[..., 1:] if self.first_is_special and sigma.shape[-1] > 1 else sigma
         return (sigma - others.detach().mean()).square().mean()
 
@@ -198,7 +202,7 @@ class LayerNormRemovalHook(Hook):
             return model.get_submodule(self.target)
         except AttributeError:
             raise InputError(
-                f'LayerNormRemovalHook: {type(model).__name__} has no part called {self.target!r}; check target'
+                f'LayerNormRemovalHook: {type(model).__name__} has no submodule {self.target!r}; check target'
             ) from None
 
 

@@ -1,11 +1,11 @@
-"""Models without LayerNorm at inference: swap, measure, fold.
+"""Removal of LayerNorm at inference: swap norms, measure deviations, fold constants.
 
 S. Heimersheim, "You can remove GPT2's LayerNorm by fine-tuning", arXiv 2409.13710; L. Baroni, G. Khara, J. Schaeffer,
 M. Subkhankulov and S. Heimersheim, "Transformers Don't Need LayerNorm at Inference Time", arXiv 2507.02559. A LayerNorm
-that divides by a constant S is the affine map ``weight (x - mean_c(x)) / S + bias``; a linear reader takes it in as
-``W' = W diag(weight) P / S``, ``b' = b + W bias``, with ``P = I - 11^T / d``.
+that divides by a constant S is the affine map ``weight (x - mean_c(x)) / S + bias``; it is folded into a linear reader
+as ``W' = W diag(weight) P / S``, ``b' = b + W bias``, with ``P = I - 11^T / d``.
 
-The schedule of the switches is :class:`dinor1.blocks.norm_conversion.removal_hook.LayerNormRemovalHook`.
+The switches during training are scheduled by :class:`dinor1.blocks.norm_conversion.removal_hook.LayerNormRemovalHook`.
 """
 
 import copy
@@ -38,18 +38,18 @@ def swap_layernorm_for_fixed_std(
 ) -> nn.Module:
     """Replace LayerNorms by :class:`FixedStdLayerNorm`, which compute LayerNorm until they are switched.
 
-    Parameters are the very same objects, and their names do not change: an optimizer that was built before keeps
-    working, and a checkpoint of the original model loads but for the buffers.
+    Parameters are the same objects and keep their names: an optimizer that was built before keeps working, and a
+    checkpoint of the original model can be loaded, except for the buffers.
 
     Args:
         model: Any module; a copy of it is changed unless ``inplace``.
-        order: Stages to remove: ``mlp`` and ``attention``, norms of numbered blocks that have the usual names in front
-            of these (``norm2``, ``ln_2``, ``layernorm_after``; ``norm1``, ``ln_1``, ``layernorm_before``); ``values``,
-            attention norms get a second switch for values; ``final``, all other norms; ``first``, see
-            ``per_position``. Norms of no stage in ``order`` stay.
+        order: Stages to remove. ``mlp`` and ``attention``: norms before these in numbered blocks, with the usual names
+            (``norm2``, ``ln_2``, ``layernorm_after``; ``norm1``, ``ln_1``, ``layernorm_before``). ``values``: attention
+            norms get a second switch for values. ``final``: all other norms. ``first``: see ``per_position``. Norms of
+            other stages stay.
         momentum: See :class:`FixedStdLayerNorm`.
         per_position: See :class:`FixedStdLayerNorm`.
-        example_inputs: What to run the model on to find the value projections; None: guessed. Where that fails, values
+        example_inputs: Inputs to find the value projections; None: guessed. If this fails, values
             switch together with queries and keys, and the report says so.
         inplace: Change ``model`` itself.
 
@@ -59,6 +59,7 @@ def swap_layernorm_for_fixed_std(
     Raises:
         ValueError: ``order`` names an unknown stage.
     """
+    # Swap the norms of the given stages.
     order = check_order(order)
     originals = all_norms(model)
     swapped = model if inplace else copy.deepcopy(model)
@@ -68,6 +69,7 @@ def swap_layernorm_for_fixed_std(
         if reasons[name] is None:
             replace_module(swapped, norm, FixedStdLayerNorm.from_layer_norm(norm, momentum, per_position))
             done[name] = f'now FixedStdLayerNorm, stage {stage_of(name)}'
+    # Give values a second switch, and report.
     joined = split_values(swapped, example_inputs) if 'values' in order else {}
     report = ConversionReport('swap_layernorm_for_fixed_std')
     for name, norm in originals.items():
@@ -82,7 +84,7 @@ def swap_layernorm_for_fixed_std(
 
 def _why_not_swapped(norm: nn.Module, stage: str, order: tuple[str, ...]) -> str | None:
     if not is_layer_norm(norm):
-        return 'no LayerNorm over the last axis alone'
+        return 'not a LayerNorm over the last axis alone'
     return None if stage in order else f'stage {stage} is not in the order'
 
 
@@ -98,15 +100,15 @@ def collect_ln_std(
     """Mean over tokens of ``sqrt(var_c(x) + eps)`` at the input of every LayerNorm: the S of :func:`remove_layernorm`.
 
     Args:
-        model: Runs in evaluation mode; its modes are restored.
+        model: Model, run in evaluation mode; all modes are restored.
         loader: Yields batches.
         n: Number of batches; None: all.
-        forward: ``forward(model, batch)``. None: a dict becomes keyword arguments, a tuple or list positional ones; a
-            model of MMEngine's runs its ``test_step``.
-        skip_first: Leave position 0 of axis -2 out, the start of text or the class token.
+        forward: ``forward(model, batch)``. None: a dict becomes keyword arguments, a tuple or list positional
+            arguments; a model of MMEngine runs its ``test_step``.
+        skip_first: Exclude position 0 of axis -2: the start of text or the class token.
 
     Returns:
-        S of every LayerNorm and FixedStdLayerNorm over one axis, by name; those that never ran are left out.
+        S of every LayerNorm and FixedStdLayerNorm over one axis, by name; norms that never ran are left out.
 
     Raises:
         ValueError: the loader yields nothing.
@@ -123,6 +125,7 @@ def collect_ln_std(
 
         return hook
 
+    # Run the batches in evaluation mode with a hook on every norm.
     norms = {name: m for name, m in model.named_modules() if _is_measurable(m)}
     handles = [norm.register_forward_pre_hook(measure(name)) for name, norm in norms.items()]
     modes = {module: module.training for module in model.modules()}
@@ -138,7 +141,7 @@ def collect_ln_std(
         for module, mode in modes.items():
             module.training = mode
     if batches == 0:
-        raise ValueError('collect_ln_std: the loader yields no batch')
+        raise ValueError('collect_ln_std: the loader has no batch; check the data')
     return {name: float(sums[name][0]) / sums[name][1] for name in norms if sums.get(name, (0, 0))[1]}
 
 
@@ -162,20 +165,20 @@ def remove_layernorm(
     inplace: bool = False,
     check: bool = True,
 ) -> nn.Module:
-    """Fold norms with a constant divisor into the linear layers that read them, so that no operation is left.
+    """Fold norms with a constant divisor into the linear layers that read them, so that no operation remains.
 
-    Folded are every :class:`FixedStdLayerNorm` that is switched, and every LayerNorm or FixedStdLayerNorm that
-    ``stats`` has an S for. A norm whose output is read by something else than linear layers (Post-LN: by the stream
-    itself), or with a bias through padding with zeros (Swin's windows), becomes one centring, scale and shift per
-    channel, reported as kept. A head that is tied to the embeddings gets a weight of its own.
+    This applies to every switched :class:`FixedStdLayerNorm`, and to every LayerNorm or FixedStdLayerNorm with an S in
+    ``stats``. A norm whose output is not read by linear layers alone (Post-LN: by the stream itself), or which has a
+    bias before padding with zeros (Swin's windows), becomes one centring, scale and shift per channel, reported as
+    kept. A head that is tied to the embeddings gets its own weight.
 
     Args:
         model: Any module; it is not changed unless ``inplace``.
-        stats: S by the name of the norm, as from :func:`collect_ln_std`; it overrides what was tracked.
-        example_inputs: What to run the model on to find the readers of every norm: a tensor, a tuple of positional
+        stats: S by the name of the norm, as from :func:`collect_ln_std`; it overrides the tracked values.
+        example_inputs: Inputs to find the readers of every norm: a tensor, a tuple of positional
             arguments, a dict of keyword arguments, or a list of several such calls. None: guessed.
         inplace: Change ``model`` itself.
-        check: Verify on a copy with random parameters, in float64, that folding changes nothing.
+        check: Verify on a copy with random parameters, in float64, that folding does not change the outputs.
 
     Returns:
         The model, with its report at ``model.norm_report``.
@@ -184,11 +187,13 @@ def remove_layernorm(
         ValueError: ``stats`` has an unknown name or an S that is not positive; the model does not run on the example
             inputs, none could be guessed, or the check failed.
     """
+    # Set the constants on a copy.
     originals = all_norms(model)
     _check_stats(originals, stats or {})
     fixed = copy.deepcopy(model)
     _set_constants(fixed, stats or {})
     reasons = {name: _why_not_constant(norm) for name, norm in all_norms(fixed).items()}
+    # Find the layers to fold each norm into.
     calls = example_calls(fixed, example_inputs)
     result = trace(portable_copy(fixed), calls, (FixedStdLayerNorm, nn.LayerNorm))
     found = {name: find_fold(result, name) for name, reason in reasons.items() if reason is None}
@@ -199,12 +204,14 @@ def remove_layernorm(
             folds[name] = (_constants(target.get_submodule(name)), fold if isinstance(fold, Fold) else None)
         return apply_folds(target, folds)
 
+    # Check on a copy, then convert.
     if check:
         check_equal(fixed, convert, calls, 'remove_layernorm')
     if inplace:
         fixed = model
         _set_constants(fixed, stats or {})
     done = convert(fixed)
+    # Report on every norm.
     report = ConversionReport('remove_layernorm')
     for name, norm in originals.items():
         if name not in done:
@@ -223,7 +230,7 @@ def _check_stats(norms: dict[str, nn.Module], stats: Mapping[str, float | Tensor
     for name, value in stats.items():
         if name not in known:
             raise ValueError(
-                f'remove_layernorm: stats has {name!r}, which is no LayerNorm of the model; it has {known}'
+                f'remove_layernorm: stats has {name!r}, which is not a LayerNorm of the model; it has {known}'
             )
         value = torch.as_tensor(value)
         if value.numel() != 1 or not bool(value.isfinite() & (value > 0)):
@@ -231,7 +238,7 @@ def _check_stats(norms: dict[str, nn.Module], stats: Mapping[str, float | Tensor
 
 
 def _set_constants(model: nn.Module, stats: Mapping[str, float | Tensor]) -> None:
-    """Switch the norms that ``stats`` knows to its S; switched norms need no second output for values."""
+    """Switch the norms in ``stats`` to their S; switched norms need no second output for values."""
     for name, value in stats.items():
         norm = model.get_submodule(name)
         if isinstance(norm, nn.LayerNorm):
@@ -247,11 +254,11 @@ def _why_not_constant(norm: nn.Module) -> str | None:
     if is_layer_norm(norm):
         return 'a LayerNorm without S: pass stats, or swap and switch it first'
     if not isinstance(norm, FixedStdLayerNorm):
-        return 'no LayerNorm over the last axis alone'
+        return 'not a LayerNorm over the last axis alone'
     if not bool(norm.is_fixed & norm.v_is_fixed):
-        return 'still a real LayerNorm: it is not switched, or not for queries, keys and values alike'
+        return 'still a real LayerNorm: it is not switched, or not for all of queries, keys and values'
     if bool((norm.std != norm.std.reshape(-1)[0]).any()):
-        return 'the first position has a divisor of its own'
+        return 'the first position has a separate divisor'
     return None
 
 

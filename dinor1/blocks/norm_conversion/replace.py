@@ -1,4 +1,4 @@
-"""Replace the norms of any model, also those that no config controls."""
+"""Replace the norms of any model, including those that no config controls."""
 
 import copy
 import inspect
@@ -27,20 +27,20 @@ def replace_norm(
     """Replace norms of the class ``src`` by the norm that ``cfg`` describes.
 
     Width, ``eps``, axis of the channels, device, mode and ``requires_grad`` are those of the replaced norm unless
-    ``cfg`` says otherwise; ``weight`` and ``bias`` are copied where both have them. The new model computes a different
-    function and has to be trained: this is no conversion to an equivalent model. A norm that ``cfg`` does not fit
-    stays, and ``model.norm_report`` gives the reason.
+    ``cfg`` sets them; ``weight`` and ``bias`` are copied if both norms have them. The new model computes a different
+    function and must be trained: this is not an equivalent conversion. A norm that does not fit ``cfg`` stays, and
+    ``model.norm_report`` gives the reason.
 
-    A norm used at several places stays one norm. Subclasses of ``src`` are left alone, since they may read their input
+    A norm that is used several times stays one norm. Subclasses of ``src`` stay, since they may read their input
     in another layout. ``nn.TransformerEncoder`` and its layers stop using the fused kernel that reads a LayerNorm's
     parameters without calling it.
 
     Args:
-        model: Any model; a norm itself is a model too.
+        model: Any model; may be a norm itself.
         src: Class, or classes, to replace.
         cfg: ``dict(type=..., **arguments)`` as in ``norm_cfg``: a name of :data:`dinor1.blocks.normalization.NORMS`,
             ``LN``, or a class that takes ``(num_features, **arguments)``. Default: ``dict(type='UN')``.
-        name_filter: Which of them: a regular expression that is searched for in the module's name, or a function of
+        name_filter: Names to replace: a regular expression that is searched in the module's name, or a function of
             the name. Default: all.
         inplace: Change ``model`` itself instead of a copy.
 
@@ -48,8 +48,9 @@ def replace_norm(
         The model, with ``norm_report``.
 
     Raises:
-        ValueError: ``cfg`` has no ``type``, or one that is not known.
+        ValueError: ``cfg`` has no ``type``, or an unknown one.
     """
+    # Read the settings.
     arguments = dict(cfg if cfg is not None else dict(type='UN'))
     target = _resolve(arguments.pop('type', None))
     requires_grad = arguments.pop('requires_grad', None)
@@ -57,6 +58,7 @@ def replace_norm(
     wanted = _as_predicate(name_filter)
     model = model if inplace else copy.deepcopy(model)
 
+    # Replace or keep every norm, and record the reason.
     report = ConversionReport('replace_norm')
     made: dict[nn.Module, nn.Module] = {}
     for name, norm in list(model.named_modules(remove_duplicate=False)):
@@ -81,13 +83,14 @@ def replace_norm(
 def bypass_fused_encoders(model: nn.Module, norms: set[nn.Module] | None = None) -> None:
     """Make ``nn.TransformerEncoder`` and its layers call their norms.
 
-    In evaluation torch may run a whole encoder layer in one kernel, which takes ``weight``, ``bias`` and ``eps`` of the
-    two norms and computes LayerNorm, whatever they are.
+    In evaluation torch may run a whole encoder layer in one kernel, which reads ``weight``, ``bias`` and ``eps`` of the
+    two norms and computes LayerNorm, whatever their class is.
 
     Args:
         model: Changed in place.
         norms: Only layers with one of these norms. Default: every layer.
     """
+    # Disable the fused kernel of every affected layer and its encoder.
     chosen = None if norms is None else set(norms)
     changed = set()
     for module in model.modules():
@@ -119,14 +122,14 @@ def _as_predicate(name_filter: str | Callable[[str], bool] | None) -> Callable[[
 
 
 def _refusal(norm: nn.Module, sources: tuple[type[nn.Module], ...], target: type[nn.Module]) -> str | None:
-    """Why ``norm`` stays, or None."""
+    """Reason why ``norm`` is kept, or None."""
     if type(norm) not in sources:
         return 'a subclass, which may read its input in another layout'
     width, axis = _width(norm), _channel_axis(norm)
     if width is None:
         return f'normalises {len(norm.normalized_shape)} axes together' if _is_last_axis(norm) else 'has no known width'
     if axis is None:
-        return 'the axis of its channels is not known'
+        return 'the axis of its channels is unknown'
     if issubclass(target, EvoNorm):
         if not isinstance(norm, (*_IMAGE_NORMS, EvoNorm)):
             return f'{target.__name__} normalises images (B, C, H, W), and this norm does not'
@@ -140,14 +143,14 @@ def _is_last_axis(norm: nn.Module) -> bool:
 
 
 def _width(norm: nn.Module) -> int | None:
-    """Number of channels; None if there is no such single number."""
+    """Number of channels; None if there is no single number."""
     if _is_last_axis(norm):
         return norm.normalized_shape[0] if len(norm.normalized_shape) == 1 else None
     return getattr(norm, 'num_channels' if isinstance(norm, nn.GroupNorm) else 'num_features', None)
 
 
 def _channel_axis(norm: nn.Module) -> int | None:
-    """Axis of the channels; None for a class that is neither ours nor torch's own."""
+    """Axis of the channels; None for a class that is neither dinor1's nor torch's."""
     if type(norm) in NORMS.values():
         return 1 if isinstance(norm, EvoNorm) else getattr(norm, 'channel_dim', -1)
     if not type(norm).__module__.startswith('torch.nn.'):
@@ -156,6 +159,7 @@ def _channel_axis(norm: nn.Module) -> int | None:
 
 
 def _build(norm: nn.Module, target: type[nn.Module], arguments: dict, requires_grad: bool | None) -> nn.Module:
+    # Make the new norm with the settings of the old one.
     accepted = inspect.signature(target).parameters
     arguments = dict(arguments)
     if getattr(norm, 'eps', None) is not None:
@@ -163,6 +167,7 @@ def _build(norm: nn.Module, target: type[nn.Module], arguments: dict, requires_g
     if 'channel_dim' in accepted:
         arguments.setdefault('channel_dim', _channel_axis(norm))
     new = target(_width(norm), **arguments)
+    # Copy device, dtype and parameters.
     old_parameters = dict(norm.named_parameters(recurse=False))
     if old_parameters:
         reference = next(iter(old_parameters.values()))
@@ -186,12 +191,12 @@ def _what_changed(norm: nn.Module, new: nn.Module) -> str:
     if new_names - old_names:
         parts.append(f'with a new {" and ".join(sorted(new_names - old_names, reverse=True))}')
     if is_norm_act(new):
-        parts.append('which also is the activation: take out the one behind it')
+        parts.append('which includes the activation: remove the one after it')
     return ', '.join(parts)
 
 
 def _put(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
-    """Set the submodule ``name``; returns the model, which is ``new`` itself for an empty name."""
+    """Set the submodule ``name``; returns the model (``new`` itself for an empty name)."""
     if not name:
         return new
     parent, _, leaf = name.rpartition('.')

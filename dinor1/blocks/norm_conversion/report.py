@@ -1,4 +1,4 @@
-"""What a converter did to every norm of a model, and why."""
+"""Report of what a converter did to every norm of a model, and why."""
 
 import logging
 import warnings
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NormRecord:
-    """What a converter did to one norm.
+    """Result of the conversion of one norm.
 
     Attributes:
-        name: Its name in the model, as in ``named_modules()``; empty for the model itself.
-        kind: Its class before the conversion.
+        name: Name in the model, as in ``named_modules()``; empty for the model itself.
+        kind: Class before the conversion.
         status: ``converted`` or ``kept``.
-        reason: One line: what it became, or what forbids the conversion.
+        reason: One line: what the norm became, or what prevents the conversion.
         asked: False for a norm that the converter was not asked to convert.
     """
 
@@ -35,7 +35,7 @@ class NormRecord:
 
 @dataclass
 class ConversionReport:
-    """Every norm of a model as converted or kept, with the reason.
+    """All norms of a model, converted or kept, with the reason.
 
     A converter fills it in and stores it on the model with :meth:`attach`::
 
@@ -51,11 +51,11 @@ class ConversionReport:
     records: list[NormRecord] = field(default_factory=list)
 
     def converted(self, name: str, module: nn.Module, reason: str) -> None:
-        """Record that the norm ``module`` called ``name`` was converted; ``reason`` says into what."""
+        """Record that the norm ``module`` with this name was converted; ``reason`` says into what."""
         self._add(NormRecord(name, type(module).__name__, 'converted', reason))
 
     def kept(self, name: str, module: nn.Module, reason: str, asked: bool = True) -> None:
-        """Record that the norm ``module`` called ``name`` stays as it is; ``reason`` says why."""
+        """Record that the norm ``module`` with this name was kept; ``reason`` says why."""
         self._add(NormRecord(name, type(module).__name__, 'kept', reason, asked))
 
     def _add(self, record: NormRecord) -> None:
@@ -68,17 +68,17 @@ class ConversionReport:
         return [record.name for record in self.records if record.status == status]
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Set ``model.norm_report`` to this report, say in one line what was done, and return ``model``.
+        """Set ``model.norm_report`` to this report, log a summary, and return ``model``.
 
-        The line is logged, as a warning where a norm was kept although the converter was asked to convert it. If no
-        norm was converted, it is a ``UserWarning`` with the first reason.
+        The summary is a warning if a norm was kept that the converter was asked to convert. If no norm was converted,
+        it is a ``UserWarning`` with the first reason.
         """
         model.norm_report = self
         refused = [record for record in self.records if record.status == 'kept' and record.asked]
         if refused and not self.names('converted'):
             first = refused[0]
             warnings.warn(
-                f'{self.converter}: none of {len(self)} norms converted, the model is as it was (model.norm_report '
+                f'{self.converter}: none of {len(self)} norms converted, the model did not change (model.norm_report '
                 f'says why); {first.name or "the model"}: {first.reason}',
                 stacklevel=3,
             )
@@ -92,15 +92,15 @@ class ConversionReport:
         return f'{self.converter}: {converted} norms converted, {kept} kept (model.norm_report says why)'
 
     def __getitem__(self, name: str) -> NormRecord:
-        """The record of the norm called ``name``.
+        """Record of the norm ``name``.
 
         Raises:
-            KeyError: no norm of that name was met.
+            KeyError: there is no norm of that name.
         """
         for record in self.records:
             if record.name == name:
                 return record
-        raise KeyError(f'{self.converter} met no norm called {name!r}; it met {[r.name for r in self.records]}')
+        raise KeyError(f'{self.converter} found no norm {name!r}; it found {[r.name for r in self.records]}')
 
     def __iter__(self) -> Iterator[NormRecord]:
         return iter(self.records)

@@ -1,9 +1,9 @@
-"""Residual streams: which layers write to the sum, and which norms read it.
+"""Residual streams: the layers that write to the sum, and the norms that read it.
 
-Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, arXiv 2305.14858, section 3: as ``LayerNorm(x + c 1) = LayerNorm(x)``, a stream
-that is read through LayerNorm over its full width only may be replaced by its centred version ``P x``,
-``P = I - 11^T / d``, for which LayerNorm is RMSNorm. ``P x`` costs nothing where everything that is added up comes from
-a linear layer, an embedding or a free parameter: their weights are centred once.
+Z. Jiang, J. Gu, H. Zhu and D. Z. Pan, arXiv 2305.14858, section 3: since ``LayerNorm(x + c 1) = LayerNorm(x)``, a
+stream that is only read through LayerNorm over its full width can be replaced by its centred version ``P x`` with ``P =
+I - 11^T / d``, for which LayerNorm equals RMSNorm. ``P x`` is free if every term of the sum comes from a linear layer,
+an embedding or a free parameter: their weights are centred once.
 """
 
 from collections.abc import Iterable
@@ -26,11 +26,11 @@ class Branch:
 
     Attributes:
         norm: The LayerNorm; None if the branch starts elsewhere.
-        readers: The linear layers that read its output, all of them and nothing else; empty: not (only) linear layers.
+        readers: All linear layers that read the norm's output; empty if it has other readers.
         out: The linear layer whose output is added to the stream.
-        scale: The LayerScale module or parameter between ``out`` and the stream, if there is one.
-        module: A module around the branch, which gets the norm's output and returns that of ``out``, if there is one.
-            Needed to compress a stream around code that takes its width from its input.
+        scale: The LayerScale module or parameter between ``out`` and the stream, if any.
+        module: A module around the branch, which gets the norm's output and returns that of ``out``, if any. Needed to
+            compress a stream around code that derives its width from its input.
     """
 
     norm: Any
@@ -42,7 +42,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Exit:
-    """A norm that reads the stream without writing to it, as the final one; ``readers`` as in :class:`Branch`."""
+    """A norm that reads the stream without writing to it, such as the final norm; ``readers`` as in :class:`Branch`."""
 
     norm: Any
     readers: tuple = ()
@@ -50,16 +50,16 @@ class Exit:
 
 @dataclass(frozen=True)
 class ResidualStream:
-    """A stream of vectors of ``width`` entries, by the names of what writes to it and what reads it.
+    """A stream of vectors of ``width`` entries, described by the names of its writers and readers.
 
-    Modules and parameters may be given as such or by name; converters work with names.
+    Modules and parameters may be given as objects or by name; converters use names.
 
     Attributes:
-        width: Channels d.
-        entries: Linear layers, convolutions, embeddings and parameters (positions, class token) whose sum the stream
-            starts from, and others that write to it. A LayerNorm here is followed by one explicit centring.
+        width: Number d of channels.
+        entries: Linear layers, convolutions, embeddings and parameters (positions, class token) that the stream starts
+            from, and other writers. A LayerNorm here is followed by one explicit centring.
         branches: The residual branches.
-        exits: Norms that only read.
+        exits: Norms that only read the stream.
     """
 
     width: int
@@ -77,11 +77,11 @@ class ResidualStream:
 
 
 def named_streams(model: nn.Module, streams: Iterable[ResidualStream]) -> list[ResidualStream]:
-    """``streams`` with names instead of modules and parameters.
+    """Replace modules and parameters in ``streams`` by names.
 
     Raises:
-        ValueError: something is not part of ``model``, a norm is no LayerNorm over exactly the stream's width, or a
-            writer is no linear map, embedding or parameter.
+        ValueError: an item is not part of ``model``, a norm is not a LayerNorm over exactly the stream's width, or a
+            writer is not a linear map, embedding or parameter.
     """
     names = {id(item): name for name, item in [*model.named_parameters(), *model.named_modules()]}
 
@@ -92,6 +92,7 @@ def named_streams(model: nn.Module, streams: Iterable[ResidualStream]) -> list[R
             raise ValueError(f'ResidualStream: {type(item).__name__} {item!r:.60} is not part of the model')
         return names[id(item)]
 
+    # Name every part of each stream, and check the stream.
     result = []
     for stream in streams:
         branches = tuple(
@@ -109,10 +110,10 @@ def _check(model: nn.Module, stream: ResidualStream) -> None:
     for name in stream.norms():
         norm = model.get_submodule(name)
         if not is_layer_norm(norm) or tuple(norm.normalized_shape) != (stream.width,):
-            raise ValueError(f'ResidualStream: {name} is no LayerNorm over exactly {stream.width} channels: {norm}')
+            raise ValueError(f'ResidualStream: {name} is not a LayerNorm over exactly {stream.width} channels: {norm}')
     for name in stream.writers():
         if _layer_norm(model, name) is None and output_map(model, name) is None:
-            raise ValueError(f'ResidualStream: {name} is no plain linear layer, embedding, parameter or LayerNorm')
+            raise ValueError(f'ResidualStream: {name} is not a plain linear layer, embedding, parameter or LayerNorm')
 
 
 def _layer_norm(model: nn.Module, name: str) -> nn.LayerNorm | None:
@@ -124,21 +125,21 @@ def _layer_norm(model: nn.Module, name: str) -> nn.LayerNorm | None:
 
 
 def find_streams(model: nn.Module, trace: Trace) -> tuple[list[ResidualStream], dict[str, str]]:
-    """The streams of ``model`` whose LayerNorms can become RMSNorms without any change of the outputs.
+    """Find the streams of ``model`` whose LayerNorms can become RMSNorms with equal outputs.
 
     Args:
         model: The traced model.
-        trace: Its dataflow, with ``nn.LayerNorm`` followed as the norm.
+        trace: Dataflow of the model, traced with ``nn.LayerNorm`` as the norm.
 
     Returns:
-        The streams, and for every LayerNorm outside of them the reason.
+        The streams, and the reason for every LayerNorm outside of them.
     """
     finder = _StreamFinder(model, trace)
     return finder.streams(), finder.reasons
 
 
 class _StreamFinder:
-    """Sorts the LayerNorms of a traced model into streams, or gives the reason why not."""
+    """Sorts the LayerNorms of a traced model into streams, or records the reason why not."""
 
     def __init__(self, model: nn.Module, trace: Trace) -> None:
         self.model, self.trace = model, trace
@@ -158,18 +159,20 @@ class _StreamFinder:
             self.reasons[name] = reason
 
     def _reason_against(self, name: str, norm: nn.LayerNorm) -> str | None:
+        # Check the norm itself.
         if not is_layer_norm(norm):
-            return 'no LayerNorm over the last axis alone'
+            return 'not a LayerNorm over the last axis alone'
         if name not in self.trace.inputs:
             return 'the example inputs do not reach it'
         loose = self.trace.loose_use(name)
         if loose is not None:
             return f'its parameters are also read by {loose}'
+        # Check every input of the norm, and every source of the input.
         for _, value in self.trace.inputs[name]:
             if value is None:
                 if name in self.trace.fed:
                     return f'its input is {MODEL_INPUT}'
-                return 'its input is no sum of linear layers, embeddings and parameters'
+                return 'its input is not a sum of linear layers, embeddings and parameters'
             if value.channel_axis() != -1:
                 return 'its input concatenates several vectors, whose means differ: it is not centred with them'
             for source in _ordered(self.trace, value.sources):
@@ -179,16 +182,18 @@ class _StreamFinder:
         return None
 
     def _why_not_centred(self, source: Source) -> str | None:
-        """Why ``source`` cannot be made zero-mean over channels; None: it is or can be."""
+        """Reason why ``source`` cannot be made zero-mean over channels; None: it is or can be."""
         if source.kind == 'other':
             return f'its input contains {source.name}'
         if source.kind == 'norm' and self._is_zero_mean(source):
             return None
+        # Only norms and the stream itself may read the source.
         what = f'its input contains the output of {source.name}'
         for use in source.uses:
             if use.kind not in ('norm', 'sum'):
                 post = source.kind == 'norm' and use.kind == 'linear'
                 return f'{what}, which {use.what} reads as well' + (': a Post-LN layer' if post else '')
+        # The weights of the source must be its own.
         if source.kind == 'scaled':
             inner = source.inner
             if inner.kind != 'linear' or any(use.kind != 'scale' for use in inner.uses):
@@ -199,22 +204,25 @@ class _StreamFinder:
             if loose is not None:
                 return f'{what}, whose weight is also read by {loose}'
             if output_map(self.model, source.name) is None:
-                return f'{what}, whose weight is computed anew in every forward'
+                return f'{what}, whose weight is recomputed in every forward pass'
         return None
 
     def _is_zero_mean(self, source: Source) -> bool:
         return self.model.get_submodule(source.name).weight is None
 
     def _drop_costly_centrings(self) -> None:
-        """Leave out single norms that would need an explicit centring, because an affine LayerNorm writes to them."""
+        """Leave out norms that need an explicit centring (an affine LayerNorm writes to them) for too little gain."""
         for source in {s for sources in self.inputs.values() for s in sources if s.kind == 'norm'}:
             reading = [name for name, sources in self.inputs.items() if source in sources]
             if not self._is_zero_mean(source) and len(reading) < _NORMS_WORTH_A_CENTRING:
                 for name in reading:
-                    self.reasons[name] = f'its input contains the output of {source.name}, and a centring costs as much'
+                    self.reasons[name] = (
+                        f'its input contains the output of {source.name}, and centring it would not pay'
+                    )
                     del self.inputs[name]
 
     def streams(self) -> list[ResidualStream]:
+        # Merge norms with common sources into one stream.
         groups: list[tuple[set[Source], list[str]]] = []
         for name, sources in self.inputs.items():
             touching = [group for group in groups if group[0] & set(sources)]
@@ -224,6 +232,7 @@ class _StreamFinder:
 
     def _describe(self, sources: set[Source], norms: list[str]) -> ResidualStream:
         width = self.model.get_submodule(norms[0]).normalized_shape[0]
+        # Make a branch of each norm with a writer after it, and an exit of each other norm.
         writers = {(source.inner or source).name: source for source in _ordered(self.trace, sources)}
         branches, exits, taken = [], [], set()
         for norm in [name for name in self.inputs if name in norms]:
@@ -236,6 +245,7 @@ class _StreamFinder:
             taken.add(out)
             scale = None if writers[out].inner is None else writers[out].name
             branches.append(Branch(norm, readers, out, scale, self.trace.branches[norm, out]))
+        # Make entries of the remaining writers.
         entries = []
         for out, source in writers.items():
             if out in taken or (source.kind == 'norm' and self._is_zero_mean(source)):
@@ -243,12 +253,12 @@ class _StreamFinder:
             if source.inner is None:
                 entries.append(out)
             else:
-                # A scaled writer without a norm in front is a branch as well, of which only the end is known.
+                # A scaled writer without a norm before it is a branch with an unknown start.
                 branches.append(Branch(None, (), out, source.name))
         return ResidualStream(width, tuple(entries), tuple(branches), tuple(exits))
 
     def _readers(self, norm: str) -> tuple[str, ...]:
-        """The linear readers that can absorb the norm's affine part; empty if anything else reads the norm."""
+        """Linear readers that can absorb the norm's affine part; empty if anything else reads the norm."""
         uses = self.trace.norm(norm).uses
         for use in uses:
             if use.kind != 'linear' or not use.alone or use.padded or use.rows is not None:
@@ -259,26 +269,26 @@ class _StreamFinder:
 
 
 def _ordered(trace: Trace, sources: Iterable[Source]) -> list[Source]:
-    """``sources`` in the order in which the model computes them."""
+    """Sort ``sources`` in the order in which the model computes them."""
     wanted = set(sources)
     return [source for source in trace.sources.values() if source in wanted]
 
 
 class Centre(nn.Module):
-    """``x - mean_c(x)`` over the last axis."""
+    """Subtracts the mean over the last axis."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape; keeps shape and dtype."""
+        """Centre a tensor of any shape; keeps shape and dtype."""
         return x - x.mean(-1, keepdim=True)
 
 
 class CentredParameter(nn.Module):
-    """A parametrization: the parameter with zero mean along ``axis``, computed anew in every forward."""
+    """Parametrization that centres a parameter along ``axis`` in every forward pass."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
         self.axis = axis
 
     def forward(self, parameter: Tensor) -> Tensor:
-        """Any shape."""
+        """Centre a parameter of any shape."""
         return parameter - parameter.mean(self.axis, keepdim=True)

@@ -1,4 +1,4 @@
-"""English text that needs no download: the reference texts that come with Python, byte by byte."""
+"""English text without a download: the reference texts that come with Python, as bytes."""
 
 from pydoc_data.topics import topics
 
@@ -15,13 +15,13 @@ from dinor1.utils.errors import InputError
 class PythonTopics(Dataset):
     """Blocks of bytes for a language model; ``dict(input_ids=(block_size,) int64)`` per sample.
 
-    About 700 kB. The text differs a little between versions of Python: compare numbers of one version only.
+    About 700 kB. The text differs slightly between versions of Python: compare results of one version only.
 
     Args:
-        split: ``train``: the first nine tenths, in blocks at random offsets; ``test``: the rest, block after block.
+        split: ``train``: blocks at random offsets in the first 90 %; ``test``: consecutive blocks of the rest.
         block_size: Bytes per sample, at least 2.
         num_samples: Samples per epoch of ``train``.
-        seed: Of the offsets; they are drawn anew in every epoch.
+        seed: Seed of the offsets, which are redrawn in every epoch.
 
     Raises:
         InputError: an argument is out of range.

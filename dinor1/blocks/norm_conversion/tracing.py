@@ -1,6 +1,6 @@
-"""Records the dataflow around the norms of a model while it runs on an example; see :mod:`.dataflow`.
+"""Record the dataflow around the norms of a model while it runs on examples; see :mod:`.dataflow`.
 
-Linear maps, norms, embeddings and attention are recorded as whole modules, by hooks; inside of all other modules, every
+Linear maps, norms, embeddings and attention are recorded as whole modules, by hooks; inside of all other modules every
 function is traced.
 """
 
@@ -20,8 +20,8 @@ def trace(model: nn.Module, calls: Iterable[tuple[tuple, dict]], norms: tuple[ty
     """Run ``model`` on ``calls`` and record the dataflow.
 
     Args:
-        model: In the mode of interest, which is evaluation.
-        calls: Positional and keyword arguments of each call. A branch of the model that no call takes stays unknown.
+        model: Model in evaluation mode.
+        calls: Positional and keyword arguments of each call. Branches of the model that no call takes stay unknown.
         norms: Classes that are traced as norms; the functions inside of all others are traced one by one.
     """
     result = Trace()
@@ -42,11 +42,11 @@ class ModuleTracer(FunctionTracer):
         self.norms = norms
 
     def hooks(self) -> '_Hooks':
-        """A context in which every module reports to this tracer."""
+        """Context in which every module reports to this tracer."""
         return _Hooks(self)
 
     def enter(self, module: nn.Module, name: str, leaf: bool, args: tuple, kwargs: dict) -> None:
-        """Called before ``module`` runs."""
+        """Record the start of ``module``; called before it runs."""
         first = next(tensors_in((args, kwargs)), None)
         if not self.leaf_depth:
             self.result.called.add(name)
@@ -54,16 +54,16 @@ class ModuleTracer(FunctionTracer):
         self.leaf_depth += leaf
 
     def leave(self, module: nn.Module, name: str, leaf: str | None, args: tuple, kwargs: dict, output: Any) -> None:
-        """Called after ``module`` ran."""
+        """Record the output of ``module``; called after it ran."""
         self.leaf_depth -= leaf is not None
         if self.leaf_depth:
             return
-        self.leaf_depth += 1  # the functions of the rules below are not part of the model
+        self.leaf_depth += 1  # functions in the rules below are not part of the model
         try:
             if leaf is not None:
                 getattr(self, f'_{leaf}')(module, name, args, kwargs, output)
             self._note_branch(name, leaf, self.running[-1][1], output)
-            # A custom autograd function reads its input without being traced.
+            # Record an unknown use if no function was traced: a custom autograd function reads its input unseen.
             _, value, recorded = self.running.pop()
             unseen = value is not None and not module._modules and leaf is None and recorded == self.recorded
             if unseen and not any(self.get(out) is not None for out in tensors_in(output)):
@@ -81,6 +81,7 @@ class ModuleTracer(FunctionTracer):
             self.result.branches[entered.alone.name, left.alone.name] = name
 
     def _norm(self, module: nn.Module, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
+        # Record what the norm reads.
         tensor = next(tensors_in((args, kwargs)))
         value, width = self.get(tensor), _norm_width(module)
         if id(tensor) in self.inputs:
@@ -91,6 +92,7 @@ class ModuleTracer(FunctionTracer):
             intact = width is not None and value.channel_axis() == axis and tensor.shape[axis] == width
             what = f'{type(module).__name__} {name}' + ('' if intact else ' (over rearranged channels)')
             self.use(value, 'norm' if intact else 'other', what, name=name)
+        # Make its output a source.
         if width is not None:
             source = self.source('norm', name, width)
             self.put(output, Value(frozenset([source]), fresh_shadow(output, axis)))
@@ -100,10 +102,11 @@ class ModuleTracer(FunctionTracer):
         target = linear_map(module)
         value = self.get(tensor)
         if not torch.allclose(_apply(target, tensor), output, rtol=1e-4, atol=1e-4):
-            # A subclass or a hook that computes something else.
+            # A subclass or a hook computes something else.
             if value is not None:
                 self.use(value, 'other', f'{type(module).__name__} {name}, which is not linear')
             return
+        # Record what the map reads, and make its output a source.
         self._read(target, name, value)
         source = self.source('linear', name, output.shape[target.channel_axis])
         self.put(output, Value(frozenset([source]), fresh_shadow(output, target.channel_axis)))
@@ -119,6 +122,7 @@ class ModuleTracer(FunctionTracer):
             self.use(value, 'other', f'{what}, whose inputs are not the channels')
 
     def _attention(self, module: nn.MultiheadAttention, name: str, args: tuple, kwargs: dict, output: tuple) -> None:
+        # Record what the input projection reads.
         given = dict(zip(('query', 'key', 'value'), args, strict=False), **kwargs)
         inputs = [given[key] for key in ('query', 'key', 'value')]
         width = module.embed_dim
@@ -127,7 +131,7 @@ class ModuleTracer(FunctionTracer):
         else:
             for i, tensor in enumerate(inputs):
                 self._read(linear_map(module, slice(i * width, (i + 1) * width)), name, self.get(tensor))
-        # Called as a function, not as a module.
+        # Mark the output projection as called: attention uses it as a function, not as a module.
         self.result.called.add(f'{name}.out_proj')
         out_width = module.out_proj.out_features
         source = self.source('linear', f'{name}.out_proj', out_width)
@@ -138,7 +142,7 @@ class ModuleTracer(FunctionTracer):
         self.put(output, Value(frozenset([source]), fresh_shadow(output, -1)))
 
     def _scale(self, module: nn.Module, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
-        """A module with one vector of parameters: LayerScale if it multiplies its input by it, else unknown."""
+        """Trace a module with one vector of parameters: a LayerScale if it multiplies its input by it, else unknown."""
         tensor = next(tensors_in((args, kwargs)), None)
         value = self.get(tensor)
         if value is None:
@@ -155,7 +159,7 @@ class ModuleTracer(FunctionTracer):
             self.use(value, 'other', f'{type(module).__name__} {name}')
 
     def finish(self, output: Any) -> None:
-        """Record what the model returned."""
+        """Record the outputs of the model."""
         for tensor in tensors_in(output):
             value = self.get(tensor)
             if value is not None:
@@ -163,7 +167,7 @@ class ModuleTracer(FunctionTracer):
 
 
 class _Hooks:
-    """Registers a tracer with every module of its model, and removes it on exit."""
+    """Adds hooks for a tracer to every module of its model, and removes them on exit."""
 
     def __init__(self, tracer: ModuleTracer) -> None:
         self.tracer = tracer
@@ -193,7 +197,7 @@ class _Hooks:
 
 
 def _leaf_kind(module: nn.Module, norms: tuple[type[nn.Module], ...]) -> str | None:
-    """Which rule of the tracer applies to ``module``; None: its functions are traced one by one."""
+    """Rule of the tracer for ``module``; None: its functions are traced one by one."""
     if isinstance(module, norms):
         return 'norm'
     if isinstance(module, nn.MultiheadAttention):
@@ -220,7 +224,7 @@ def _norm_axis(module: nn.Module, tensor: Tensor) -> int:
 
 
 def _apply(target: LinearMap, x: Tensor) -> Tensor:
-    """The map on its own, for comparison with what the module returned."""
+    """Apply the map alone, for comparison with the module's output."""
     module = target.module
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return module._conv_forward(x, module.weight, module.bias)

@@ -1,4 +1,4 @@
-"""Normalisation layers, one file per method. Needs nothing but torch."""
+"""Normalisation layers, one file per method. Needs torch only."""
 
 from .evo_norm import EvoNormB0, EvoNormB1, EvoNormB2, EvoNormS0, EvoNormS1, EvoNormS2, is_norm_act
 from .fixed_std_norm import FixedStdLayerNorm

@@ -1,4 +1,4 @@
-"""What several norms share: number formats, checks, and recognising a recomputed forward pass."""
+"""Shared parts of the norms: number formats, and checks of arguments, inputs and masks."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dinor1.utils.errors import InputError
 from dinor1.utils.precision import compute_dtype
 
-# Arguments of the norms: whether whole, lowest and highest value. 0 is a useful eps where no moment vanishes.
+# Arguments of the norms: (whole number, lowest value, highest value). eps = 0 is useful if no moment is 0.
 _RANGES: dict[str, tuple[bool, float, float]] = {
     'num_features': (True, 1, math.inf),
     'per_position': (True, 1, math.inf),
@@ -24,12 +24,12 @@ _RANGES: dict[str, tuple[bool, float, float]] = {
     'renorm_clip': (False, 1, math.inf),
     'max_moment_ratio': (False, 0, math.inf),
 }
-_STEPS = ('warmup_iters', 'renorm_after')  # 1e4 will do
+_STEPS = ('warmup_iters', 'renorm_after')  # floats such as 1e4 are accepted
 _OFF_AT_INFINITY = ('renorm_after', 'renorm_clip', 'max_moment_ratio')
 
 
 class StatisticsModule(nn.Module):
-    """A module whose floating point buffers stay in float32 or better when the model is cast to a half."""
+    """Module whose floating-point buffers stay in float32 or better when the model is cast to half precision."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         before = dict(self._buffers)
@@ -41,10 +41,10 @@ class StatisticsModule(nn.Module):
 
 
 def check_numbers(layer: nn.Module, **arguments: float) -> None:
-    """Refuse ``arguments`` of ``layer``'s constructor, by name, that are out of range.
+    """Check ``arguments`` of ``layer``'s constructor, given by name.
 
     Raises:
-        InputError: one is no number, not whole where it must be, infinite, NaN, or out of range.
+        InputError: an argument is not a number, not whole where it must be, infinite, NaN, or out of range.
     """
     for name, value in arguments.items():
         whole, low, high = _RANGES[name]
@@ -59,11 +59,11 @@ def check_numbers(layer: nn.Module, **arguments: float) -> None:
 
 
 def check_channels(layer: nn.Module, x: Tensor, channel_dim: int, min_dim: int = 1) -> None:
-    """Refuse an input that ``layer`` cannot normalise.
+    """Check that ``layer`` can normalise an input.
 
     Raises:
-        ValueError: ``x`` is not floating point, has less than ``min_dim`` axes, or has not ``layer.num_features``
-            channels on axis ``channel_dim``.
+        ValueError: ``x`` is not floating point, has fewer than ``min_dim`` axes, or does not have
+            ``layer.num_features`` channels on axis ``channel_dim``.
     """
     name, width = type(layer).__name__, layer.num_features
     if not x.is_floating_point():
@@ -85,21 +85,21 @@ def _axis_hint(layer: nn.Module, x: Tensor, width: int) -> str:
         return ''
     if hasattr(layer, 'channel_dim'):
         return f'; for channels on axis {fitting[0]} build it with channel_dim={fitting[0]}'
-    return '; it works on the last axis only: use UN, PN or L1BN with channel_dim=1, or EvoNorm, for (B, C, H, W)'
+    return '; it works on the last axis only: for (B, C, H, W) use UN, PN or L1BN with channel_dim=1, or EvoNorm'
 
 
 def per_channel(values: Tensor, x: Tensor, channel_dim: int) -> Tensor:
-    """``values``, (C,), shaped to broadcast against ``x`` with its channels on axis ``channel_dim``."""
+    """Reshape ``values``, (C,), to broadcast against ``x`` with channels on axis ``channel_dim``."""
     shape = [1] * x.dim()
     shape[channel_dim] = -1
     return values.view(shape)
 
 
 def position_mask(layer: nn.Module, x: Tensor, pad_mask: Tensor) -> Tensor:
-    """``pad_mask`` (True = padding) turned into True = counts, with an axis of size 1 for the channels.
+    """Turn ``pad_mask`` (True = padding) into a mask with True = valid and an axis of size 1 for the channels.
 
     Raises:
-        ValueError: it is not boolean, or has neither the shape of ``x`` without channels nor that as (B, N).
+        ValueError: the mask is not boolean, or its shape is neither that of ``x`` without channels nor (B, N).
     """
     name, axis = type(layer).__name__, layer.channel_dim % x.dim()
     positions = x.shape[:axis] + x.shape[axis + 1 :]

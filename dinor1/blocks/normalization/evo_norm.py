@@ -2,8 +2,8 @@
 
 H. Liu, A. Brock, K. Simonyan and Q. V. Le, NeurIPS 2020, arXiv 2004.02967.
 
-The running variance follows timm's implementation (with n / (n - 1)), which the reference numbers come from; the
-authors' own has the biased one (``unbiased=False``).
+The running variance has the factor n / (n - 1), as in timm's implementation, from which the reference numbers come. The
+authors' implementation uses the biased variance (``unbiased=False``).
 """
 
 import torch
@@ -16,13 +16,13 @@ from .base import StatisticsModule, check_channels, check_numbers, per_channel
 
 
 class EvoNorm(StatisticsModule):
-    """Base of the six EvoNorms: channels on axis 1 of an image, and an affine part.
+    """Base of the six EvoNorms: norm over images with channels on axis 1, activation and affine part.
 
-    Without ``apply_act`` the affine part is all that is computed.
+    Without ``apply_act`` only the affine part is computed.
     """
 
     _abbr_ = 'evo'
-    # Whether the activation has a slope ``v`` for every channel.
+    # Whether the activation has a slope ``v`` per channel.
     _has_slope = False
 
     def __init__(self, num_features: int, eps: float, apply_act: bool, zero_init: bool) -> None:
@@ -37,14 +37,14 @@ class EvoNorm(StatisticsModule):
             self.v = nn.Parameter(torch.ones(num_features)) if apply_act else None
 
     def _activate(self, x: Tensor) -> Tensor:
-        """The paper's formula without its affine part."""
+        """Compute the paper's formula without its affine part."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and activate ``x``, (B, num_features, H, W); the result has its shape and dtype.
 
         Raises:
-            ValueError: ``x`` is no batch of images of this width.
+            ValueError: ``x`` is not a batch of images with ``num_features`` channels.
         """
         if x.dim() != 4:
             raise ValueError(
@@ -57,13 +57,13 @@ class EvoNorm(StatisticsModule):
             if self.apply_act and x.numel():
                 y = self._activate(y)
             elif getattr(self, 'v', None) is not None:
-                # Nothing to measure; but DistributedDataParallel waits for a gradient of every parameter.
+                # Use ``v`` although nothing is normalised: DistributedDataParallel needs a gradient of every parameter.
                 y = y * per_channel(self.v, y, 1)
             y = y * per_channel(self.weight, y, 1) + per_channel(self.bias, y, 1)
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'{self.num_features}, eps={self.eps}, apply_act={self.apply_act}'
 
 
@@ -99,7 +99,7 @@ class EvoNormB(EvoNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
 
     def _term(self, x: Tensor) -> Tensor:
-        """What competes with the batch's deviation: it grows with ``x`` and so makes the non-linearity."""
+        """Second argument of the maximum; it grows with ``x`` and so makes the layer non-linear."""
         raise NotImplementedError
 
 
@@ -130,26 +130,26 @@ class EvoNormS(EvoNorm):
         return x * x.sigmoid()
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'{super().extra_repr()}, groups={self.groups}'
 
 
 class EvoNormB0(EvoNormB):
     """``x / max(sB, v x + sqrt(var over (H, W) + eps)) * weight + bias``.
 
-    timm's default ``eps`` is 1e-3 for this variant alone; the authors have 1e-5 throughout, as here. Statistics are
-    per process: neither reference synchronises them.
+    timm's default ``eps`` is 1e-3 for this variant only; the authors use 1e-5 for all, as here. Statistics are per
+    process: neither reference synchronises them.
 
     Args:
         num_features: Channels C.
         eps: Added to variances, inside every root.
         momentum: Share of the new batch in ``running_var``.
-        apply_act: False: ``weight * x + bias`` alone, for places that must stay linear; there is no ``v`` then.
+        apply_act: False: only ``weight * x + bias``, without ``v``, for layers that must stay linear.
         zero_init: ``weight`` starts at 0, for the last norm of a residual branch.
-        unbiased: Whether ``running_var`` gets n / (n - 1).
+        unbiased: Whether ``running_var`` has the factor n / (n - 1).
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     _has_slope = True
@@ -179,14 +179,14 @@ class EvoNormS0(EvoNormS):
     Args:
         num_features: Channels C.
         eps: Added to variances, inside the root.
-        groups: Groups of channels; where it does not divide ``num_features`` the next lower number that does is taken,
+        groups: Groups of channels; if it does not divide ``num_features``, the next lower divisor is used,
             as in the authors' code.
-        group_size: Channels per group, instead of ``groups``.
-        apply_act: False: ``weight * x + bias`` alone; there is no ``v`` then.
+        group_size: Channels per group; replaces ``groups``.
+        apply_act: False: only ``weight * x + bias``, without ``v``.
         zero_init: ``weight`` starts at 0, for the last norm of a residual branch.
 
     Raises:
-        ValueError: ``group_size`` does not divide ``num_features``, or a number out of range.
+        ValueError: ``group_size`` does not divide ``num_features``, or a number is out of range.
     """
 
     _has_slope = True
@@ -207,7 +207,7 @@ class EvoNormS2(EvoNormS):
 
 
 def is_norm_act(layer: nn.Module) -> bool:
-    """True if ``layer`` also is the activation, so that the block around it must not apply another one."""
+    """Whether ``layer`` includes the activation, so that the block around it must not apply another one."""
     return isinstance(layer, EvoNorm) and layer.apply_act
 
 

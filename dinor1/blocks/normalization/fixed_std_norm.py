@@ -1,4 +1,4 @@
-"""LayerNorm for its removal: a true LayerNorm that can be switched to a constant divisor.
+"""LayerNorm that can be switched to a constant divisor, for LayerNorm removal.
 
 S. Heimersheim, "You can remove GPT2's LayerNorm by fine-tuning", arXiv 2409.13710; L. Baroni, G. Khara, J. Schaeffer,
 M. Subkhankulov and S. Heimersheim, "Transformers Don't Need LayerNorm at Inference Time", arXiv 2507.02559.
@@ -14,29 +14,30 @@ from .base import StatisticsModule, check_channels, check_numbers
 
 
 class FixedStdLayerNorm(StatisticsModule):
-    """``y = weight * (x - mean_c(x)) / S + bias``; ``S`` is this token's deviation until it is switched to a constant.
+    """``y = weight * (x - mean_c(x)) / S + bias``; ``S`` is the token's deviation until the switch to a constant.
 
     Before the switch the layer is a LayerNorm, and in training it tracks
-    ``S <- momentum * S + (1 - momentum) * mean over tokens of sqrt(var_c(x) + eps)``; the first batch sets ``S``
-    whole. :meth:`fix` makes ``S`` the divisor and freezes it. The layer may be read twice per forward, for queries and
-    keys and for values, with a switch each: only the first of these tracks, and the earlier switch freezes. Nothing
-    is tracked in evaluation, nor when activation checkpointing repeats a forward.
+    ``S <- momentum * S + (1 - momentum) * mean over tokens of sqrt(var_c(x) + eps)``; the first batch sets ``S``.
+    :meth:`fix` makes ``S`` the divisor and freezes it. The layer may be called twice per forward pass, for queries and
+    keys and for values, each with its own switch: only the first call tracks, and the earlier switch freezes ``S``.
+    Nothing is tracked in evaluation, nor when activation checkpointing repeats a forward pass.
 
-    Buffers: ``std`` (0 = not measured yet), ``is_fixed`` and ``v_is_fixed`` (bool), so that a run resumes where its
-    schedule stood. They are read on the device only: no forward waits for it.
+    Buffers: ``std`` (0 = not measured yet), ``is_fixed`` and ``v_is_fixed`` (bool), so that a run can resume its
+    schedule. They are read on the device only: the host never waits for them.
 
     Args:
         num_features: Width of the last axis.
-        eps: Added to the variance; not to ``S``, which contains it.
-        momentum: Share of the old ``S`` kept per forward. The papers use 0.9 for their full batch, and
+        eps: Added to the variance; ``S`` already includes it.
+        momentum: Share of the old ``S`` kept per forward pass. The papers use 0.9 for their full batch, and
             ``0.9 ** (b / 32)`` for micro-batches of ``b`` sequences.
-        per_position: None: one ``S`` for all tokens, ``std`` is (). A number N: ``std`` is (N,), for at most N
-            positions on axis -2; the first position (start of text, class token) has its own, all others share one.
+        per_position: None: one ``S`` for all tokens, ``std`` is (). A number N: ``std`` is (N,), for up to N
+            positions on axis -2; the first position (start of text, class token) has its own ``S``, all others share
+            one.
         affine: Whether there is a ``weight``, initially 1.
         bias: Whether there is also a ``bias``, initially 0; ignored without ``affine``, as in LayerNorm.
 
     Raises:
-        ValueError: a number out of range; in ``forward``, an input that does not fit; in :meth:`fix`, nothing was
+        ValueError: a number is out of range; in ``forward``, the input does not fit; in :meth:`fix`, nothing has been
             measured yet.
     """
 
@@ -69,7 +70,7 @@ class FixedStdLayerNorm(StatisticsModule):
     def from_layer_norm(
         cls, norm: nn.LayerNorm, momentum: float = 0.9, per_position: int | None = None
     ) -> 'FixedStdLayerNorm':
-        """The same function as ``norm``, with its own parameters (shared, not copied), ``eps`` and mode.
+        """Make a layer with the function of ``norm`` and its parameters (shared, not copied), ``eps`` and mode.
 
         Raises:
             ValueError: ``norm`` normalises more than one axis.
@@ -87,9 +88,9 @@ class FixedStdLayerNorm(StatisticsModule):
 
         Args:
             x: (..., num_features); with ``per_position`` (..., positions, num_features).
-            values: This call feeds attention values only: ``v_is_fixed`` decides, and nothing is tracked.
-            first_std_mask: Boolean, the shape of ``x`` without its last axis: True = once switched, divide by the
-                first position's ``S`` here too (the papers' special treatment of end-of-text tokens).
+            values: The output is for attention values only: use the switch ``v_is_fixed``, and track nothing.
+            first_std_mask: Boolean, the shape of ``x`` without its last axis: True = after the switch, divide by the
+                first position's ``S`` (the papers' special treatment of end-of-text tokens).
 
         Returns:
             The shape and dtype of ``x``.
@@ -100,7 +101,7 @@ class FixedStdLayerNorm(StatisticsModule):
             centred = full - full.mean(-1, keepdim=True)
             sigma = (centred.square().mean(-1, keepdim=True) + self.eps).sqrt()
             constant = self._divisor(x, first_std_mask).to(sigma.dtype)
-            # Chosen on the device: the switches are buffers, and reading them here would stall a GPU at every norm.
+            # Choose on the device: the switches are buffers, and reading them would stall a GPU at every norm.
             y = centred / torch.where(self.v_is_fixed if values else self.is_fixed, constant, sigma)
             if self.training and not values and not is_recomputing():
                 self._track(sigma.detach().squeeze(-1))
@@ -111,13 +112,15 @@ class FixedStdLayerNorm(StatisticsModule):
         return y.to(x.dtype)
 
     def _divisor(self, x: Tensor, first_std_mask: Tensor | None) -> Tensor:
-        """``S``, shaped to divide ``x``."""
+        """Reshape ``S`` to divide ``x``."""
+        # One S for all positions.
         if self.per_position is None:
             if first_std_mask is not None:
                 raise ValueError(
-                    'FixedStdLayerNorm: first_std_mask needs per_position, which gives the first its own S'
+                    'FixedStdLayerNorm: first_std_mask needs per_position, which gives the first position its own S'
                 )
             return self.std
+        # One S for the first position and one for the others.
         positions = x.shape[-2]
         if positions > self.per_position:
             raise ValueError(
@@ -128,7 +131,7 @@ class FixedStdLayerNorm(StatisticsModule):
             std = torch.where(first_std_mask[..., None], self.std[0], std)
         return std
 
-    # A buffer made in inference mode could never again be written to outside of it.
+    # Leave inference mode: a buffer made in it cannot be written to later.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _track(self, sigma: Tensor) -> None:
@@ -138,7 +141,7 @@ class FixedStdLayerNorm(StatisticsModule):
         else:
             first, others = self._moved(self.std[:1], sigma[..., :1]), self._moved(self.std[1:], sigma[..., 1:])
             moved = torch.cat([first, others])
-        # Not in place: a compiled backward may have saved the old one, to compute the divisor again.
+        # Not in place: a compiled backward pass may have saved the old buffer to recompute the divisor.
         self.std = torch.where(self.is_fixed | self.v_is_fixed, self.std, moved)
 
     def _moved(self, old: Tensor, sigma: Tensor) -> Tensor:
@@ -146,17 +149,17 @@ class FixedStdLayerNorm(StatisticsModule):
             return old
         new = sigma.mean().to(old.dtype)
         moved = torch.where(old == 0, new, self.momentum * old + (1 - self.momentum) * new)
-        # One batch with infinite values must not decide the schedule.
+        # Ignore batches with infinite values.
         return torch.where(moved.isfinite(), moved, old)
 
     def fix(self, main: bool = True, values: bool = True) -> None:
         """Switch to the constant ``S``: ``main`` for ordinary calls, ``values`` for those with ``values=True``.
 
         Raises:
-            ValueError: ``S`` was never measured.
+            ValueError: ``S`` has not been measured.
         """
         if not bool((self.std > 0).all()):
-            raise ValueError('FixedStdLayerNorm: S was not measured; run training batches first, or set `std`')
+            raise ValueError('FixedStdLayerNorm: S has not been measured; run training batches first, or set `std`')
         if main:
             self.is_fixed.fill_(True)
         if values:
@@ -168,5 +171,5 @@ class FixedStdLayerNorm(StatisticsModule):
             self.std[0] = self.std[-1]
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}, per_position={self.per_position}'

@@ -1,9 +1,9 @@
 """Normalisation by the mean absolute deviation instead of the standard deviation: no squares and no root.
 
 L1 batch norm: S. Wu et al., arXiv 1802.09769; E. Hoffer et al., "Norm matters", NeurIPS 2018, arXiv 1803.01814. As
-layers of a fully quantized training: W. Guo, D. Liu et al., "Towards Accurate and Efficient Sub-8-Bit Integer
-Training", arXiv 2411.10948. No code of the last is public, and the place of its quantizers is unknown: the quantized
-variant here is our own.
+layers of fully quantized training: W. Guo, D. Liu et al., "Towards Accurate and Efficient Sub-8-Bit Integer Training",
+arXiv 2411.10948. The code of the latter is not public, and where it quantizes is unknown: the quantized variant here is
+a design of this package.
 """
 
 import math
@@ -44,7 +44,7 @@ class _L1Norm(StatisticsModule):
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
 
     def _normalise(self, centred: Tensor, deviation: Tensor, keep: Tensor | None = None) -> Tensor:
-        """The affine result of ``centred`` over a ``deviation`` that broadcasts against it."""
+        """Divide ``centred`` by a ``deviation`` that broadcasts against it, and apply the affine part."""
         if self.quant is not None:
             deviation = fake_quantize(deviation, _STATISTICS_BITS)
         z = centred / (self.factor * deviation + self.eps)
@@ -59,7 +59,7 @@ class _L1Norm(StatisticsModule):
         return z * self._per_channel(weight, z) + self._per_channel(self.bias.to(z.dtype), z)
 
     def _read(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """``x`` in the statistics' dtype, quantized where asked for."""
+        """Convert ``x`` to the dtype of the statistics, and quantize it if ``quant`` is set."""
         x = x.to(compute_dtype(x))
         return x if self.quant is None else fake_quantize(x, self.quant['bits'], keep)
 
@@ -80,9 +80,9 @@ class L1LayerNorm(_L1Norm):
 
         c = x - mean_c(x),   s = mean_c|c|,   y = weight * c / (k s + eps) + bias
 
-    Like LayerNorm it ignores a shift and a scale of a token. As ``s <= std`` always, its gain is the larger one; on
-    Gaussian data by sqrt(pi/2), which ``scale='gauss'`` takes away (``k = sqrt(pi/2)``), so that weights of a LayerNorm
-    can be loaded.
+    Like LayerNorm it ignores shift and scale of a token. Since ``s <= std``, its outputs are larger, by sqrt(pi/2) for
+    Gaussian data. ``scale='gauss'`` removes this factor (``k = sqrt(pi/2)``), so that weights of a LayerNorm can be
+    loaded.
 
     Args:
         num_features: Channels C.
@@ -90,13 +90,13 @@ class L1LayerNorm(_L1Norm):
         scale: ``none`` (``k = 1``) or ``gauss``.
         affine: Whether there are ``weight`` and ``bias``.
         channel_dim: Axis of the channels.
-        quant: None, or ``dict(bits=8, act='absmax', grad_rounding='stochastic')`` (any of them): fake quantization,
-            symmetric with one absmax scale per tensor, of the input, of the normalised values and of the gradient that
-            reaches them, with ``grad_rounding`` ``stochastic`` or ``nearest``; of statistics and ``weight`` to 16 bits.
-            The gradient passes roundings unchanged. This is our arrangement, not a paper's.
+        quant: None, or ``dict(bits=8, act='absmax', grad_rounding='stochastic')`` (or a part of it): fake quantization,
+            symmetric with one absmax scale per tensor. The input, the normalised values and their gradient are rounded
+            to ``bits`` (the gradient with ``grad_rounding`` ``stochastic`` or ``nearest``), statistics and ``weight``
+            to 16 bits. Gradients pass roundings unchanged. This scheme is not from a paper.
 
     Raises:
-        ValueError: an unknown ``scale`` or ``quant``, or a number out of range; in ``forward``, an input that does not
+        ValueError: ``scale`` or ``quant`` is unknown, or a number is out of range; in ``forward``, the input does not
             fit.
     """
 
@@ -124,9 +124,9 @@ class L1LayerNorm(_L1Norm):
 class L1BatchNorm(_L1Norm):
     """Centre each channel over all positions and divide by its mean absolute deviation.
 
-    In evaluation ``running_mean`` and ``running_mad`` (C,) take their place; ``running_mad`` is the plain mean absolute
-    deviation, without the factor of ``scale``, and without a correction for the batch's size. A batch without valid
-    positions is normalised by them too, and moves nothing.
+    In evaluation ``running_mean`` and ``running_mad`` (C,) replace the batch's statistics; ``running_mad`` is the plain
+    mean absolute deviation, without the factor of ``scale`` and without a correction for the size of the batch. They
+    also normalise a batch without valid positions, which does not change them.
 
     Args:
         num_features, eps, scale, affine, channel_dim, quant: As in :class:`L1LayerNorm`; ``channel_dim=1`` for
@@ -134,7 +134,7 @@ class L1BatchNorm(_L1Norm):
         momentum: Share of the new batch in the running statistics.
 
     Raises:
-        ValueError: an unknown ``scale`` or ``quant``, or a number out of range; in ``forward``, an input or mask that
+        ValueError: ``scale`` or ``quant`` is unknown, or a number is out of range; in ``forward``, the input or mask
             does not fit.
     """
 
@@ -160,7 +160,8 @@ class L1BatchNorm(_L1Norm):
         Args:
             x: Any shape with ``num_features`` channels on axis ``channel_dim``.
             pad_mask: Boolean, the shape of ``x`` without its channel axis, or (B, N). True = padding: normalised like
-                the rest, but outside of the statistics, and of the scales of ``quant``, to whose grids it is cut.
+                other positions, but excluded from the statistics and from the scales of ``quant``, and clamped to its
+                grids.
 
         Returns:
             The shape and dtype of ``x``.
@@ -179,18 +180,20 @@ class L1BatchNorm(_L1Norm):
 
     def _forward_training(self, x: Tensor, keep: Tensor | None, old_mean: Tensor, old_deviation: Tensor) -> Tensor:
         axes = [axis for axis in range(x.dim()) if axis != self.channel_dim % x.dim()]
+        # Measure the batch.
         if keep is None:
             mean = x.mean(axes, keepdim=True)
             centred = self._centre(x, mean)
             deviation = centred.abs().mean(axes, keepdim=True)
         else:
-            # Whether all is padding is decided on the device, without a synchronisation.
+            # Decide on the device, without synchronisation, whether every position is padding.
             count = keep.sum()
             valid = count > 0
             mean = torch.where(valid, x.masked_fill(~keep, 0).sum(axes, keepdim=True) / count.clamp(min=1), old_mean)
             centred = self._centre(x, mean)
             batch_deviation = centred.abs().masked_fill(~keep, 0).sum(axes, keepdim=True) / count.clamp(min=1)
             deviation = torch.where(valid, batch_deviation, old_deviation)
+        # Update the running statistics.
         if not is_recomputing():
             with torch.no_grad():
                 self.running_mean.lerp_(mean.flatten().to(self.running_mean.dtype), self.momentum)
@@ -199,9 +202,10 @@ class L1BatchNorm(_L1Norm):
 
 
 def fake_quantize(x: Tensor, bits: int, keep: Tensor | None = None) -> Tensor:
-    """``x`` rounded to a symmetric grid of ``2^bits - 1`` values up to its largest magnitude; gradient 1.
+    """Round ``x`` to a symmetric grid of ``2^bits - 1`` values up to its largest magnitude; the gradient is 1.
 
-    ``keep``, boolean and broadcast against ``x``, says whose magnitudes count (None: all); others are cut to the grid.
+    ``keep``, boolean, broadcasts against ``x`` and selects the values that set the grid (None: all); others are
+    clamped.
     """
     if x.numel() == 0:
         return x
@@ -209,7 +213,7 @@ def fake_quantize(x: Tensor, bits: int, keep: Tensor | None = None) -> Tensor:
 
 
 def _round_to_grid(x: Tensor, bits: int, stochastic: bool, keep: Tensor | None) -> Tensor:
-    # Where nothing is kept, the grid is that of all.
+    # If nothing is kept, use all values.
     counted = x if keep is None else x.masked_fill(~keep & keep.any(), 0)
     top = 2 ** (bits - 1) - 1
     step = counted.abs().amax().clamp(min=torch.finfo(x.dtype).tiny) / top
@@ -237,7 +241,7 @@ class _QuantizeGradient(torch.autograd.Function):
 def _checked_quant(name: str, quant: dict) -> dict[str, Any]:
     unknown = sorted(set(quant) - set(_QUANT_DEFAULTS))
     if unknown:
-        raise ValueError(f'{name}: quant knows {sorted(_QUANT_DEFAULTS)}, got {unknown}')
+        raise ValueError(f'{name}: quant accepts {sorted(_QUANT_DEFAULTS)}, got {unknown}')
     quant = {**_QUANT_DEFAULTS, **quant}
     if not isinstance(quant['bits'], int) or not 2 <= quant['bits'] <= 16:
         raise ValueError(f'{name}: quant bits must be a whole number from 2 to 16, got {quant["bits"]!r}')

@@ -1,8 +1,8 @@
-"""What PowerNorm and Unified Normalization share: a second moment over positions, running state in both directions.
+"""Base of PowerNorm and Unified Normalization: second moment over positions, running state in both directions.
 
-Both divide every channel by the root of a second moment of that channel over all positions, and both approximate the
-gradient with a running average of ``mean_n(q * z)``, ``q`` being the gradient with respect to ``weight * x / root``
-times ``weight``. They differ in how the numbers of this step and the running numbers are mixed.
+Both divide every channel by the root of its second moment over all positions, and both approximate the gradient with a
+running average of ``mean_n(q * z)``, where ``q`` is ``weight`` times the gradient with respect to ``weight * x /
+root``. They differ in how batch statistics and running statistics are mixed.
 """
 
 from collections import deque
@@ -18,23 +18,23 @@ from dinor1.utils.recomputation import is_recomputing
 
 from .base import StatisticsModule, check_channels, check_numbers, per_channel, position_mask
 
-# Forward passes whose backward may still come. Only activation checkpointing asks for them, and it takes each once;
-# the bound is for training without it, and for forward passes that never see a backward.
+# Number of forward passes to remember until their backward pass. Only activation checkpointing reads them, each once;
+# the bound is for training without it, and for forward passes without a backward pass.
 _REMEMBERED_CALLS = 64
 
 
 @dataclass
 class Call:
-    """What one training forward decided, for its own backward: another forward may come in between.
+    """Decisions of a training forward pass for its backward pass; other forward passes may come in between.
 
     Attributes:
-        iteration: Its number, from 1.
-        forward_moment: (C,), the moment that divides the forward.
+        iteration: Step, from 1.
+        forward_moment: (C,), the moment that divides the input.
         backward_moment: (C,), the moment that divides the gradient.
         gradient_scale: (C,) factor on the gradient of ``weight * z``, or None for 1.
-        skip: Whether running statistics are left out; a boolean tensor () where only the device knows.
+        skip: Whether running statistics are skipped; a boolean tensor () if only the device knows.
         local_moment: (C,), this process's own moment; it identifies the batch.
-        count: Positions behind the statistics, over all processes.
+        count: Number of positions in the statistics, over all processes.
     """
 
     iteration: int
@@ -47,27 +47,28 @@ class Call:
 
 
 class MomentNorm(StatisticsModule):
-    """Base of :class:`PowerNorm` and :class:`UnifiedNorm`; a subclass gives the mixing rules.
+    """Base of :class:`PowerNorm` and :class:`UnifiedNorm`; subclasses define the mixing rules.
 
-    Every training forward is one step: gradient accumulation makes one per micro-batch, and each process has its own
-    unless ``sync``. Forward state moves in call order, backward state in backward order. The backward reaches its state
-    through the module and not through saved tensors, so that one layer may be called several times before a backward.
-    A forward that activation checkpointing repeats finds the numbers of the first one and moves nothing. An empty
-    batch, or one that is all padding, is normalised by the running moment and moves nothing. Infinity or NaN in a batch
-    or in its gradient leaves no trace in the state: with a dynamic loss scale such steps are ordinary. (The backward
-    state averages *scaled* gradients: after a change of scale it is off by that factor for some steps.)
+    Every training forward pass is one step: gradient accumulation has one per micro-batch, and each process has its own
+    unless ``sync``. Forward state changes in the order of forward passes, backward state in that of backward passes.
+    The backward pass reads its state from the module, not from saved tensors, so that a layer may be called several
+    times before a backward pass. A forward pass that activation checkpointing repeats uses the numbers of the first one
+    and changes nothing. An empty batch, or one of padding only, is normalised by the running moment and changes
+    nothing. Infinity or NaN in a batch or in its gradient does not enter the state, since such steps are normal with a
+    dynamic loss scale. (The backward state averages *scaled* gradients: after a change of scale it is off by that
+    factor for some steps.)
 
     Args:
         num_features: Channels C.
         eps: Added to moments.
         affine: Whether there are ``weight`` and ``bias``.
         channel_dim: Axis of the channels: -1 for tokens, 1 for (B, C, H, W).
-        sync: Average the statistics over all processes of the default group, in forward and backward. Every process
-            must then call the layer equally often.
-        exact_padding: Leave padding out of the backward statistics too; the published code averages over it.
+        sync: Average the statistics over all processes of the default group, in forward and backward pass. Every
+            process must then call the layer the same number of times.
+        exact_padding: Exclude padding from the backward statistics too; the published code includes it.
     """
 
-    # Whether `_mix_backward` reads mean_n(z^2); it costs a pass over the batch.
+    # Whether `_mix_backward` needs mean_n(z^2), which costs a pass over the batch.
     _needs_energy = False
 
     def __init__(
@@ -83,28 +84,28 @@ class MomentNorm(StatisticsModule):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer('iters', torch.zeros(1, dtype=torch.int64))
-        # Python's copy of `iters`, and which tensor in which version it is a copy of.
+        # Copy of `iters` in Python, with the tensor and its version that were copied.
         self._iteration = 0
         self._iters_seen: tuple[Tensor, int | None] = (self.iters, _version(self.iters))
         self._calls: deque[Call] = deque(maxlen=_REMEMBERED_CALLS)
 
     def running_moment(self) -> Tensor:
-        """(C,), the moment of the inference formula."""
+        """Moment of the inference formula, (C,)."""
         raise NotImplementedError
 
     def _mix_forward(self, iteration: int, moment: Tensor) -> Call:
-        """Choose the moments of a step from the batch's ``moment`` (C,), and move the forward state."""
+        """Choose the moments of a step from the batch's ``moment`` (C,), and update the forward state."""
         raise NotImplementedError
 
     def _mix_backward(self, call: Call, correlation: Tensor, energy: Tensor, finite: Tensor) -> Tensor:
-        """The coefficient (C,) of ``z`` in ``q - coefficient * z``; moves the backward state where ``finite`` ().
+        """Return the coefficient (C,) of ``z`` in ``q - coefficient * z``; update the backward state if ``finite`` ().
 
-        ``correlation`` is mean_n(q * z) and ``energy`` is mean_n(z^2) or, unless asked for, zero; both (C,).
+        ``correlation`` is mean_n(q * z) and ``energy`` is mean_n(z^2), or 0 without ``_needs_energy``; both (C,).
         """
         raise NotImplementedError
 
     def _prepare(self, x: Tensor) -> Tensor:
-        """A differentiable step in front; nothing here."""
+        """Differentiable transformation of the input; the identity here."""
         return x
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
@@ -113,8 +114,8 @@ class MomentNorm(StatisticsModule):
         Args:
             x: Any shape with ``num_features`` channels on axis ``channel_dim``.
             pad_mask: Boolean, the shape of ``x`` without its channel axis, or (B, N) with all positions of an image in
-                one axis. True = padding: normalised like the rest, but outside of the statistics. In training, and on
-                a GPU, it costs one synchronisation, which finds out whether it is all padding.
+                one axis. True = padding: normalised like other positions, but excluded from the statistics. In training
+                on a GPU a mask costs one synchronisation, to find out whether every position is padding.
 
         Returns:
             The shape and dtype of ``x``.
@@ -142,15 +143,17 @@ class MomentNorm(StatisticsModule):
 
     @torch.no_grad()
     def _begin(self, x: Tensor, keep: Tensor | None) -> Call | None:
-        """Measure the batch and move the forward state; None if there is nothing to measure."""
+        """Measure the batch and update the forward state; None if there is nothing to measure."""
+        # Measure this process's batch.
         total = self._sum(_kept(x, keep).square())
-        # Without a mask the count is known without asking the device.
+        # Without a mask the count is known without a synchronisation.
         count = x.numel() // self.num_features if keep is None else int(keep.sum())
         local_moment = total / max(count, 1)
+        # Reuse the call that activation checkpointing repeats.
         if is_recomputing() and self._calls and (count > 0 or self._synchronised()):
             return self._recall(local_moment)
         if self._synchronised():
-            # One reduction: the count travels behind the sums. A process without positions must take part.
+            # Reduce sums and count together. A process without positions must take part.
             reduced = torch.cat([total, total.new_full((1,), count)])
             dist.all_reduce(reduced)
             total, global_count = reduced[:-1], reduced[-1]
@@ -159,6 +162,7 @@ class MomentNorm(StatisticsModule):
             count = global_count
         elif count == 0:
             return None
+        # Choose the moments, and remember the call.
         moment = total / count
         moment = torch.where(moment.isfinite().all(), moment, self.running_moment().to(moment.dtype))
         iteration = self._read_iters() + 1
@@ -169,7 +173,7 @@ class MomentNorm(StatisticsModule):
         return call
 
     def host_state(self) -> tuple[Call, ...]:
-        """Forward passes that may still be repeated, for :meth:`set_host_state`; buffers are not included."""
+        """Forward passes that may still be repeated, for :meth:`set_host_state`; without buffers."""
         return tuple(self._calls)
 
     def set_host_state(self, state: tuple[Call, ...]) -> None:
@@ -177,7 +181,7 @@ class MomentNorm(StatisticsModule):
         self._calls = deque(state, maxlen=_REMEMBERED_CALLS)
 
     def _recall(self, local_moment: Tensor) -> Call:
-        """The call whose forward is being repeated: the one with this moment. Asks the device only if in doubt."""
+        """Find the call that is being repeated by its moment. Synchronises only if there are several calls."""
         index = 0
         if len(self._calls) > 1:
             known = torch.stack([call.local_moment for call in self._calls])
@@ -187,7 +191,7 @@ class MomentNorm(StatisticsModule):
         return call
 
     def _read_iters(self) -> int:
-        """The number of steps so far; reads the buffer only after it was changed from outside (a load, a reset)."""
+        """Number of steps so far; reads the buffer only after external changes (a load, a reset)."""
         tensor, version = self._iters_seen
         if self.iters is not tensor or version is None or self.iters._version != version:
             self._iteration = int(self.iters)
@@ -202,29 +206,29 @@ class MomentNorm(StatisticsModule):
         return per_channel(values, x, self.channel_dim)
 
     def _sum(self, x: Tensor) -> Tensor:
-        """Sum over all axes but the channels', (C,)."""
+        """Sum over all axes except the channels, (C,)."""
         return x.sum([axis for axis in range(x.dim()) if axis != self.channel_dim % x.dim()])
 
     def _synchronised(self) -> bool:
         return self.sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}, sync={self.sync}'
 
 
 def _version(tensor: Tensor) -> int | None:
-    """How often ``tensor`` was written to; None for one made in inference mode, which does not count."""
+    """Number of writes to ``tensor``; None for a tensor made in inference mode, which has no counter."""
     return None if tensor.is_inference() else tensor._version
 
 
 def _kept(x: Tensor, keep: Tensor | None) -> Tensor:
-    """``x`` with zeros for padding, whatever the padding holds."""
+    """Set padding to zero, whatever it contains."""
     return x if keep is None else x.masked_fill(~keep, 0)
 
 
 class _MomentNormFunction(torch.autograd.Function):
-    """The affine result of a division by given moments, with the layer's approximate gradient.
+    """Division by given moments and the affine part, with the layer's approximate gradient.
 
     Forward: ``z = x / sqrt(forward_moment + eps)`` and ``y = weight * z + bias``. Backward::
 
@@ -257,11 +261,12 @@ class _MomentNormFunction(torch.autograd.Function):
         z, weight, keep = ctx.saved_tensors
         layer, call = ctx.layer, ctx.call
         with full_precision(grad.device):
-            # weight and gradient_scale are constant over positions: one sum serves dweight and the statistic.
+            # Weight and gradient_scale are constant over positions, so one sum gives both dweight and the statistic.
             slope = z.new_ones(layer.num_features) if weight is None else weight.to(z.dtype)
             grad_z = layer._sum(grad * z)
             if call.gradient_scale is not None:
                 slope, grad_z = slope * call.gradient_scale, grad_z * call.gradient_scale
+            # Measure mean_n(q z) and mean_n(z^2), over all processes.
             masked = keep is not None and layer.exact_padding
             correlation = grad_z if weight is None else grad_z * weight.to(z.dtype)
             energy = torch.zeros_like(correlation)
@@ -274,6 +279,7 @@ class _MomentNormFunction(torch.autograd.Function):
                 correlation, energy = reduced[:-1].view(2, -1)
                 count = reduced[-1]
             count = call.count if masked else count
+            # Update the backward state, and compute the gradient.
             finite = correlation.isfinite().all()
             coefficient = layer._mix_backward(call, correlation / count, energy / count, finite)
             inverse = torch.rsqrt(call.backward_moment + layer.eps)

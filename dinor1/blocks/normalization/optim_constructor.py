@@ -1,4 +1,4 @@
-"""Weight decay of norms: MMEngine's own constructor knows torch's norms only."""
+"""Optimizer constructor for weight decay of norms: MMEngine's own one only supports torch's norms."""
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
@@ -17,11 +17,11 @@ class NormAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
     As for torch's norms, a custom key that matches a parameter overrides everything else, ``bias_lr_mult`` does not
-    touch a norm's bias, and ``bias_decay_mult`` and ``flat_decay_mult`` act where ``norm_decay_mult`` is not given.
+    affect a norm's bias, and ``bias_decay_mult`` and ``flat_decay_mult`` apply if ``norm_decay_mult`` is not set.
 
-    Without it, a custom key does the same where all norms have a common part in their names, as in our detector and in
-    Swin: ``custom_keys={'norm': dict(decay_mult=0.0)}``. The longest key that is part of a parameter's name wins, and
-    alone: repeat the multipliers of a shorter one, as in ``{'backbone': dict(lr_mult=0.1), 'backbone.norm': ...}``.
+    Without it, a custom key has the same effect if all norms have a common part in their names, as in DINO-R1 and Swin:
+    ``custom_keys={'norm': dict(decay_mult=0.0)}``. Only the longest key that is part of a parameter's name applies:
+    repeat the multipliers of a shorter one, as in ``{'backbone': dict(lr_mult=0.1), 'backbone.norm': ...}``.
     """
 
     def add_params(
@@ -32,6 +32,7 @@ class NormAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, is_dcn_module)
         if not isinstance(module, tuple(NORMS.values())):
             return
+        # Set the decay of the norm's parameters, unless a custom key applies.
         names = {id(parameter): f'{prefix}.{name}' for name, parameter in module.named_parameters(recurse=False)}
         decay_mult = self.paramwise_cfg.get('norm_decay_mult')
         for group in params[start:]:

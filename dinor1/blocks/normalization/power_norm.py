@@ -18,27 +18,27 @@ class PowerNorm(MomentNorm):
 
         qt = q - (1 - alpha_bkw) e z;   e <- e + mean_n(qt z);   du = qt / sqrt(v + eps),   q = g_out weight
 
-    In the paper's terms ``nu = (1 - alpha_bkw) e``: the same recursion. The gradient is divided by the batch's moment,
-    as in the authors' code, where the paper's text has the running one. In evaluation ``phi`` divides.
+    In the paper's terms ``nu = (1 - alpha_bkw) e``, with the same recursion. The gradient is divided by the batch's
+    moment, as in the authors' code, not by the running moment, as in the paper's text. In evaluation ``phi`` divides.
 
-    Reset ``iters`` to zero before a fine-tuning, or there is no warm-up. Training state: ``running_phi`` and ``ema_gz``
-    (C,), also read from the (1, C, 1, 1) of published checkpoints, and ``iters``.
+    Reset ``iters`` to zero before fine-tuning, or there is no warm-up. State of training: ``running_phi`` and
+    ``ema_gz`` (C,), which may be loaded from the (1, C, 1, 1) of published checkpoints, and ``iters``.
 
     Args:
         num_features: Channels C.
         eps: Added to moments.
         alpha_fwd: Share of ``phi`` kept per step.
-        alpha_bkw: How slowly ``e`` moves.
-        warmup_iters: ``W``.
-        group_num: Groups of channels that are scaled per token first, a stabiliser of the authors' code; None = none,
-            which makes the layer a constant in evaluation. The authors use the number of attention heads.
+        alpha_bkw: Share of ``e`` kept per step if mean_n(z^2) is 1.
+        warmup_iters: Steps ``W`` of warm-up.
+        group_num: Number of groups of channels that are scaled per token first, a stabiliser of the authors' code.
+            None: no groups, so that the layer is constant in evaluation. The authors use the number of attention heads.
         affine, channel_dim, sync, exact_padding: As in :class:`MomentNorm`.
-        approx_backward: False: the paper's PN-V, ``v`` divides always and the gradient is exact.
-        max_moment_ratio: Bound on mean_n(z^2) in the recursion of ``e``, which otherwise diverges where batches stay
+        approx_backward: False: the paper's PN-V, where ``v`` always divides and the gradient is exact.
+        max_moment_ratio: Bound on mean_n(z^2) in the recursion of ``e``, which otherwise diverges if batches stay
             more than ``2 / (1 - alpha_bkw)`` times above the running moment. None = no bound, as published.
 
     Raises:
-        ValueError: ``group_num`` does not divide ``num_features``, or a number out of range.
+        ValueError: ``group_num`` does not divide ``num_features``, or a number is out of range.
     """
 
     _abbr_ = 'pn'
@@ -60,6 +60,7 @@ class PowerNorm(MomentNorm):
         max_moment_ratio: float | None = None,
     ) -> None:
         super().__init__(num_features, eps, affine, channel_dim, sync, exact_padding)
+        # Check the arguments.
         check_numbers(self, alpha_fwd=alpha_fwd, alpha_bkw=alpha_bkw, warmup_iters=warmup_iters)
         if max_moment_ratio is not None:
             check_numbers(self, max_moment_ratio=max_moment_ratio)
@@ -67,6 +68,7 @@ class PowerNorm(MomentNorm):
             check_numbers(self, group_num=group_num)
             if num_features % group_num:
                 raise ValueError(f'PowerNorm: group_num {group_num} does not divide {num_features} channels')
+        # Store the settings, and create the running state.
         self.alpha_fwd = alpha_fwd
         self.alpha_bkw = alpha_bkw
         self.warmup_iters = warmup_iters
@@ -103,7 +105,7 @@ class PowerNorm(MomentNorm):
         coefficient = (1 - self.alpha_bkw) * self.ema_gz.to(correlation.dtype)
         if self.max_moment_ratio is not None:
             energy = energy.clamp(max=self.max_moment_ratio)
-        # mean_n((q - coefficient z) z), from the two means that were reduced over processes.
+        # This is mean_n((q - coefficient z) z), from the two means that were reduced over processes.
         change = correlation - coefficient * energy
         self.ema_gz.add_(torch.where(finite, change, 0))
         return coefficient
@@ -116,5 +118,5 @@ class PowerNorm(MomentNorm):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'{super().extra_repr()}, group_num={self.group_num}, warmup_iters={self.warmup_iters}'

@@ -1,16 +1,16 @@
-"""The names under which configs know the norms, and the optimizer constructor that treats them as norms."""
+"""Registration of the norms and of their optimizer constructor."""
 
 from .registry import BASELINES, NORMS
 
 
 def register() -> None:
-    """Make MMEngine know the norms, and the optimizer constructor that treats them as norms. Idempotent.
+    """Register the norms and their optimizer constructor in MMEngine. Idempotent.
 
-    The norms go into MMEngine's root registry, where MMCV keeps its own: a registry of a sibling scope is not searched
-    when the default scope is ``mmdet``.
+    The norms go into MMEngine's root registry, as MMCV's do: registries of sibling scopes are not searched when the
+    default scope is ``mmdet``.
 
     Raises:
-        KeyError: another class has one of the names already.
+        KeyError: another class already has one of the names.
     """
     from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 

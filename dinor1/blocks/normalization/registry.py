@@ -1,4 +1,4 @@
-"""The names under which configs know the norms."""
+"""Names of the norms in configs."""
 
 from torch import nn
 
@@ -26,7 +26,7 @@ NORMS: dict[str, type[nn.Module]] = {
     'FixedStdLN': FixedStdLayerNorm,
 }
 
-# torch's own layer on another axis: with torch's treatment of empty batches, halves and activation checkpointing.
+# Baselines keep torch's treatment of empty batches, half precision and activation checkpointing.
 BASELINES: dict[str, type[nn.Module]] = {'TokenBN': TokenBatchNorm}
 
 _TORCH_NORMS = (
@@ -39,5 +39,5 @@ _TORCH_NORMS = (
 
 
 def is_norm(module: nn.Module) -> bool:
-    """True for the norms of this package and of torch."""
+    """Whether ``module`` is a norm of this package or of torch."""
     return isinstance(module, (*NORMS.values(), *_TORCH_NORMS))

@@ -16,8 +16,9 @@ from .base import check_channels, check_numbers
 class RMSNorm(nn.Module):
     """``y = weight * x / sqrt(mean_c(x^2) + eps) + bias`` over the last axis, by :func:`torch.nn.functional.rms_norm`.
 
-    On an input with zero mean over channels this is LayerNorm. What it adds to :class:`torch.nn.RMSNorm` is the bias
-    (which a converted LayerNorm needs), statistics in float32 whatever the weight's dtype, and output in the input's.
+    On an input with zero mean over channels this equals LayerNorm. Compared with :class:`torch.nn.RMSNorm` it has a
+    bias (which a converted LayerNorm needs), statistics in float32 for any dtype of the weight, and output in the
+    input's.
 
     Args:
         num_features: Width of the last axis.
@@ -26,8 +27,8 @@ class RMSNorm(nn.Module):
         bias: Whether there is also a ``bias``, (num_features,), initially 0; it needs ``affine``.
 
     Raises:
-        ValueError: ``bias`` without ``affine``, or a number out of range; in ``forward``, an input that does not end
-            in ``num_features``.
+        ValueError: ``bias`` without ``affine``, or a number is out of range; in ``forward``, the input's last axis is
+            not ``num_features``.
     """
 
     _abbr_ = 'rms'
@@ -46,7 +47,7 @@ class RMSNorm(nn.Module):
         """Normalise ``x``, (..., num_features); the result has its shape and dtype."""
         check_channels(self, x, -1)
         weight, bias = self.weight, self.bias
-        # The kernel reads halves and sums in float32 by itself where all dtypes agree: no copy is needed then.
+        # If all dtypes agree, the kernel itself reads half precision and sums in float32: no copy is needed.
         dtype = x.dtype if bias is None and (weight is None or weight.dtype == x.dtype) else compute_dtype(x)
         with full_precision(x.device):
             weight = None if weight is None else weight.to(dtype)
@@ -56,22 +57,22 @@ class RMSNorm(nn.Module):
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'{self.num_features}, eps={self.eps}, affine={self.weight is not None}, bias={self.bias is not None}'
 
 
 class CRMSNorm(nn.Module):
-    """RMSNorm of a zero-mean vector of width ``d``, of which only the first ``d - 1`` entries are stored.
+    """RMSNorm of a zero-mean vector of width ``d``, whose first ``d - 1`` entries are stored.
 
-    The missing entry is ``-S`` with ``S = sum(x)``, so that ``y = x / sqrt((sum(x^2) + S^2) / d + eps)``. There is no
-    affine part: the last channel's scale would have no place; fold it into the layer that reads the output.
+    The missing entry is ``-S`` with ``S = sum(x)``, so ``y = x / sqrt((sum(x^2) + S^2) / d + eps)``. There is no affine
+    part, since the last channel's scale could not be applied; fold it into the layer that reads the output.
 
     Args:
         num_features: Stored width, ``d - 1``.
         eps: Added to the mean square.
 
     Raises:
-        ValueError: a number out of range; in ``forward``, an input that does not end in ``num_features``.
+        ValueError: a number is out of range; in ``forward``, the input's last axis is not ``num_features``.
     """
 
     _abbr_ = 'crms'
@@ -92,5 +93,5 @@ class CRMSNorm(nn.Module):
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return f'{self.num_features}, eps={self.eps}'

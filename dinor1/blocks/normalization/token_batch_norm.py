@@ -1,4 +1,4 @@
-"""Batch normalisation over tokens, the baseline that UN and PN are measured against."""
+"""Batch normalisation over tokens, the baseline for UN and PN."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from .base import check_channels, check_numbers
 class TokenBatchNorm(nn.BatchNorm1d):
     """:class:`torch.nn.BatchNorm1d` with channels on the last axis.
 
-    Statistics are over all other axes, so over images and their tokens, padding included.
+    Statistics are over all other axes: images and their tokens, including padding.
 
     Args:
         num_features: Width of the last axis.
@@ -17,8 +17,8 @@ class TokenBatchNorm(nn.BatchNorm1d):
         affine: Whether there are ``weight`` and ``bias``.
 
     Raises:
-        ValueError: a number out of range; in ``forward``, an input of fewer than two axes or that does not end
-            in ``num_features``.
+        ValueError: a number is out of range; in ``forward``, the input has fewer than two axes, or its last axis is not
+            ``num_features``.
     """
 
     _abbr_ = 'tbn'

@@ -1,8 +1,8 @@
 """Unified Normalization: Q. Yang, K. Zhang, C. Lan, Z. Yang et al., ACM Multimedia 2022, arXiv 2208.01313.
 
-The rules are those of the authors' code (github.com/hikvision-research/Unified-Normalization), which its published
-results come from. The paper's text has a threshold per channel that counts the current batch; here, as in the code,
-it is one number per layer and does not.
+The rules follow the authors' code (github.com/hikvision-research/Unified-Normalization), with which the published
+results were made. In the paper's text the threshold is per channel and includes the current batch; here, as in the
+code, it is one number per layer and does not include it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .moment_norm import Call, MomentNorm
 
 
 class UnifiedNorm(MomentNorm):
-    """Divide each channel by the root of a geometric mean of the last second moments; constant at inference.
+    """Divide each channel by the root of a geometric mean of recent second moments; constant at inference.
 
     Step ``t`` on a batch with moment ``v``, windows ``M_f`` and ``M_b``, warm-up ``W``, momentum ``a``::
 
@@ -36,25 +36,25 @@ class UnifiedNorm(MomentNorm):
         dx = (q - k z) / sqrt(s + eps),   k = c if skip else ema_gz
 
     With window 1 this is exact second-moment normalisation. With a larger one the gradient is approximate from the
-    first step on: warm-up turns off the window averages, not the running average of the gradient's statistic.
+    first step on: warm-up disables the window averages, not the running average of the gradient's statistic.
     In evaluation ``weight / sqrt(running_var + eps)`` is a constant per channel, which
     :func:`dinor1.blocks.norm_conversion.fuse_unified_norm` folds into the next linear layer.
 
-    Reset ``iters`` to zero before a fine-tuning. Weights of a LayerNorm are an initialisation only: UN does not centre.
+    Reset ``iters`` to zero before fine-tuning. Weights of a LayerNorm are only an initialisation: UN does not centre.
 
     Args:
         num_features: Channels C.
         eps: Added to moments.
         window_size: ``M_f`` and ``M_b``, or one number for both.
-        warmup_iters: ``W``.
-        outlier_filtration: Whether to look for outliers. The authors do for images and do not for translation.
-        momentum: ``a``.
-        renorm_after: No gradient factor ``r`` up to this step.
+        warmup_iters: Steps ``W`` of warm-up.
+        outlier_filtration: Whether to filter outliers. The authors do so for images, but not for translation.
+        momentum: Momentum ``a`` of the running statistics.
+        renorm_after: Last step without the gradient factor ``r``.
         renorm_clip: Bound on ``r`` and on ``1 / r``.
         channel_dim, sync, exact_padding: As in :class:`MomentNorm`.
 
     Raises:
-        ValueError: a window below 1, or a number out of range.
+        ValueError: a window is below 1, or a number is out of range.
     """
 
     _abbr_ = 'un'
@@ -74,13 +74,15 @@ class UnifiedNorm(MomentNorm):
         exact_padding: bool = False,
     ) -> None:
         super().__init__(num_features, eps, True, channel_dim, sync, exact_padding)
+        # Check the arguments.
         check_numbers(
             self, warmup_iters=warmup_iters, momentum=momentum, renorm_after=renorm_after, renorm_clip=renorm_clip
         )
         windows = tuple(window_size) if isinstance(window_size, Sequence) else (window_size, window_size)
         if len(windows) != 2 or not all(isinstance(size, Integral) and size >= 1 for size in windows):
-            raise ValueError(f'UnifiedNorm: window_size must be one or two numbers from 1 on, got {window_size}')
+            raise ValueError(f'UnifiedNorm: window_size must be one or two numbers of at least 1, got {window_size}')
         self.window_fwd, self.window_bkw = windows
+        # Store the settings, and create the running state.
         self.warmup_iters = warmup_iters
         self.outlier_filtration = outlier_filtration
         self.momentum = momentum
@@ -97,6 +99,7 @@ class UnifiedNorm(MomentNorm):
         return self.running_var
 
     def _mix_forward(self, iteration: int, moment: Tensor) -> Call:
+        # Put the moment into the window, unless it is an outlier.
         running = self.running_var.to(moment.dtype)
         row = iteration % self.window_fwd
         before = self.buffer_x2.to(moment.dtype)
@@ -108,10 +111,11 @@ class UnifiedNorm(MomentNorm):
             outlier = (window.mean(0) - window.log().mean(0).exp() > self.window_fwd * spread).any()
             window[row] = torch.where(outlier, running, moment)
             self.skip_counter.add_(outlier)
-            # A tensor, not a Python bool: nothing below waits for the device.
+            # Keep the tensor: a Python bool would wait for the device.
             skip = skip or outlier
         self.buffer_x2.copy_(window)
 
+        # Choose the moment and the gradient factor.
         if iteration <= self.window_fwd or iteration < self.warmup_iters or skip is True:
             used = moment
         else:
@@ -125,9 +129,10 @@ class UnifiedNorm(MomentNorm):
 
     def _mix_backward(self, call: Call, correlation: Tensor, energy: Tensor, finite: Tensor) -> Tensor:
         old = self.ema_gz.to(correlation.dtype)
-        # An infinite gradient is recorded like an outlier's: by the running value.
+        # Record the running value for an infinite gradient or an outlier.
         recorded = torch.where(finite, _unless(call.skip, correlation, old), old)
         self.buffer_gz[call.iteration % self.window_bkw] = recorded.to(self.buffer_gz.dtype)
+        # Average over the window after warm-up, and update the running average.
         average = correlation
         early = call.iteration <= self.window_bkw or call.iteration < self.warmup_iters
         if not early:
@@ -137,7 +142,7 @@ class UnifiedNorm(MomentNorm):
         return _unless(call.skip, new, correlation)
 
     def extra_repr(self) -> str:
-        """The settings that ``repr`` shows."""
+        """Settings for ``repr``."""
         return (
             f'{super().extra_repr()}, window_size=({self.window_fwd}, {self.window_bkw}), '
             f'warmup_iters={self.warmup_iters}, outlier_filtration={self.outlier_filtration}'
@@ -145,7 +150,7 @@ class UnifiedNorm(MomentNorm):
 
 
 def _unless(skip: bool | Tensor, ordinary: Tensor, skipped: Tensor) -> Tensor:
-    """``ordinary``, or ``skipped`` where ``skip``."""
+    """Choose ``skipped`` if ``skip``, else ``ordinary``."""
     if isinstance(skip, Tensor):
         return torch.where(skip, skipped, ordinary)
     return skipped if skip else ordinary

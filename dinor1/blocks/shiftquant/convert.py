@@ -1,4 +1,4 @@
-"""Turn a model into one that is trained in integers."""
+"""Convert a model for training in integers."""
 
 import re
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from .noise import noise_sources
 from .recipe import IntegerRecipe
 from .report import QuantReport
 
-# What stays in floating point by default, by the names of this project and MMDetection: the first layer, the heads, and
-# the layers that place the sampling points of deformable attention. The paper's choice is not known.
+# Layers that stay in floating point by default, by the names of this project and MMDetection: the first layer, the
+# heads, and the layers that place the sampling points of deformable attention. The paper's choice is unknown.
 _STEMS = r'(.*\.)?backbone\.(conv1|stem\.0|0\.conv|patch_embed.*)'
 _HEADS = r'(.*\.)?[a-z_]*heads?(\..*)?'
 DEFAULT_SKIP = (f're:{_STEMS}', f're:{_HEADS}', r're:(.*\.)?(sampling_offsets|attention_weights)')
-# More channels than an image has are features, which some layer has made already.
+# A first layer with more input channels reads features, not images.
 _IMAGE_CHANNELS = 4
 _NORMS = {nn.BatchNorm1d: L1BatchNorm1d, nn.BatchNorm2d: L1BatchNorm2d, nn.LayerNorm: L1LayerNorm}
 _L2_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
@@ -37,35 +37,37 @@ def quantize_model(
     seed: int = 0,
     aliases: Sequence[type[nn.Module]] = (),
 ) -> QuantReport:
-    """Replace linear layers, convolutions and, where asked, norms of ``model`` in place.
+    """Replace linear layers, convolutions and, with ``norm``, norms of ``model`` in place.
 
-    New layers have the Parameter objects of the old ones: an optimizer, a DDP wrapper and tied weights stay valid. A
-    layer that is used at several places is replaced by one layer.
+    New layers have the Parameter objects of the old ones: optimizers, DDP wrappers and tied weights stay valid. A layer
+    that is used several times is replaced by one layer.
 
     Args:
-        model: Any model. Layers that are integer layers already stay as they are.
-        recipe: How the layers are quantized; None: the defaults of :class:`IntegerRecipe`.
-        skip: Layers to keep: names (``backbone.conv1``, with everything inside of it) or regular expressions for the
+        model: Any model. Existing integer layers do not change.
+        recipe: Settings of the quantization; None: the defaults of :class:`IntegerRecipe`.
+        skip: Layers to keep: names (``backbone.conv1``, including everything inside) or regular expressions for the
             whole name (``re:.*head.*``). None: :data:`DEFAULT_SKIP`; in a model without such names, the first
-            convolution if it reads an image, and the last layer. The report's ``skip`` says which.
-        norm: ``'l1'``: batch norms and layer norms become L1 norms with this recipe, and a trained deviation is carried
-            over as that of Gaussian data. None: they stay.
+            convolution if it reads an image, and the last layer. The report has the patterns as ``skip``.
+        norm: ``'l1'``: replace batch norms and layer norms by L1 norms with this recipe; trained deviations are
+            converted as for Gaussian data. None: keep them.
         seed: Seed of the noise.
-        aliases: Subclasses of ``nn.Linear`` and ``nn.Conv2d`` that compute the same, such as MMCV's wrappers. Other
-            subclasses are kept: they may compute something else.
+        aliases: Subclasses of ``nn.Linear`` and ``nn.Conv2d`` with the same computation, such as MMCV's wrappers. Other
+            subclasses are kept: they may compute something different.
 
     Returns:
-        What was replaced, what was kept, and why.
+        Report of replaced and kept layers, with reasons.
 
     Raises:
-        InputError: a setting out of range, a pattern that is no regular expression or matches no module, or a model
-            that is itself the layer to replace.
+        InputError: a setting is out of range, a pattern is not a regular expression or matches no module, or the model
+            itself is the layer to replace.
     """
+    # Check the settings.
     recipe = recipe or IntegerRecipe()
     if norm not in (None, 'l1'):
         raise InputError(f"quantize_model: norm must be None or 'l1', got {norm!r}")
     if norm == 'l1' and recipe.bits[1] == FLOAT_BITS and not recipe.is_float:
         raise InputError("quantize_model: norm='l1' needs bits of activations from 2 to 8")
+    # Replace or keep every layer, and record the reason.
     report = QuantReport(recipe.bits, DEFAULT_SKIP + _unnamed_ends(model) if skip is None else tuple(skip))
     is_skipped = _skip_rule(model, report.skip, must_match=skip is not None)
     made: dict[nn.Module, nn.Module] = {}
@@ -91,15 +93,15 @@ def quantize_model(
 
 
 def set_enabled(model: nn.Module, enabled: bool) -> None:
-    """Let all integer layers and norms of ``model`` quantize, or compute in floating point."""
+    """Switch all integer layers and norms of ``model`` to quantization, or to floating point."""
     for name in noise_sources(model):
         model.get_submodule(name).enabled = enabled
 
 
 def _bypass_fused_encoders(model: nn.Module) -> None:
-    """Make ``nn.TransformerEncoder`` and its layers call their parts.
+    """Make ``nn.TransformerEncoder`` and its layers call their submodules.
 
-    In evaluation torch may run a whole encoder layer in one kernel, which takes the weights and calls no layer.
+    In evaluation torch may run a whole encoder layer in one kernel, which reads the weights and calls no layer.
     """
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and noise_sources(module):
@@ -109,7 +111,7 @@ def _bypass_fused_encoders(model: nn.Module) -> None:
 
 
 def _integer_class(module: nn.Module, norm: str | None, aliases: tuple[type, ...]) -> type[nn.Module] | None:
-    """The class that takes the place of ``module``, or None."""
+    """Class that replaces ``module``, or None."""
     kind = type(module)
     if kind in _NORMS:
         return _NORMS[kind] if norm == 'l1' else None
@@ -121,16 +123,16 @@ def _integer_class(module: nn.Module, norm: str | None, aliases: tuple[type, ...
 
 
 def _why_kept(module: nn.Module, kind: type[nn.Module] | None, norm: str | None) -> str | None:
-    """Why ``module``, which a reader of the report may look for, stays; None for a layer to replace and for others."""
+    """Reason to report why ``module`` is kept; None for layers to replace and for irrelevant modules."""
     if isinstance(module, (IntegerLayer, *_NORMS.values())):
-        return 'an integer layer already'
+        return 'already an integer layer'
     if kind is None:
         if isinstance(module, nn.MultiheadAttention):
-            return "torch's attention multiplies by its weights itself"
+            return "torch's attention multiplies with its weights itself"
         if isinstance(module, _CONVOLUTIONS):
             return 'no integer counterpart'
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            return 'a subclass, which may compute something else'
+            return 'a subclass, which may compute something different'
         return 'no L1 counterpart' if norm == 'l1' and isinstance(module, _L2_NORMS) else None
     if kind is IntConv2d and module.groups > 1 and module.groups == module.in_channels:
         return 'depthwise'
@@ -152,6 +154,7 @@ def _why_norm_kept(module: nn.Module) -> str | None:
 def _make(module: nn.Module, kind: type[nn.Module], recipe: IntegerRecipe, seed: int, name: str) -> nn.Module:
     if issubclass(kind, IntegerLayer):
         return kind.from_float(module, recipe, seed, name)
+    # Make an L1 norm with the settings of the old norm.
     arguments = dict(
         eps=module.eps,
         affine=module.weight is not None,
@@ -160,6 +163,7 @@ def _make(module: nn.Module, kind: type[nn.Module], recipe: IntegerRecipe, seed:
         recipe=recipe,
         seed=seed,
     )
+    # Copy running statistics, parameters and mode.
     if kind is L1LayerNorm:
         new = kind(module.normalized_shape[0], **arguments)
     else:
@@ -175,10 +179,10 @@ def _make(module: nn.Module, kind: type[nn.Module], recipe: IntegerRecipe, seed:
 
 
 def _unnamed_ends(model: nn.Module) -> tuple[str, ...]:
-    """Names of the layer that reads images and of the last one, in a model whose names for them are unknown.
+    """Names of the layer that reads images and of the last layer, in a model with unknown names for them.
 
-    The order is that of definition, which is all that can be known without an input. A model of one or two layers is
-    taken for a part of another, without ends of its own.
+    Layers are in the order of definition, since the order of execution is unknown without an input. A model of one or
+    two layers is considered a part of another model, without a first and last layer.
     """
     layers = [(name, m) for name, m in model.named_modules() if name and isinstance(m, nn.Linear | nn.Conv2d)]
     if len(layers) < 3:
@@ -194,19 +198,20 @@ def _unnamed_ends(model: nn.Module) -> tuple[str, ...]:
 
 
 def _skip_rule(model: nn.Module, patterns: tuple[str, ...], must_match: bool) -> Any:
-    """Predicate of a module's name.
+    """Compile patterns into a predicate of a module's name.
 
     Raises:
-        InputError: a pattern is no regular expression, or with ``must_match`` matches no module.
+        InputError: a pattern is not a regular expression, or with ``must_match`` matches no module.
     """
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     found: set[str] = set()
+    # Collect the names that each pattern matches.
     for pattern in patterns:
         if pattern.startswith('re:'):
             try:
                 rule = re.compile(pattern[3:])
             except re.error as error:
-                raise InputError(f'skip: {pattern!r} is no regular expression: {error}') from None
+                raise InputError(f'skip: {pattern!r} is not a regular expression: {error}') from None
             matching = {name for name in names if rule.fullmatch(name)}
         else:
             matching = {name for name in names if name == pattern or name.startswith(f'{pattern}.')}

@@ -18,7 +18,7 @@ from .recipe import IntegerRecipe
 from .report import QuantReport
 from .training_hook import IntegerTrainingHook, check_intervals
 
-# MMCV's wrappers add the treatment of empty tensors for old versions of torch, and nothing else.
+# MMCV's wrappers only add support of empty tensors for old versions of torch.
 _ALIASES = (wrappers.Linear, wrappers.Conv2d)
 _ARGUMENTS = ('bits', 'skip', 'norm', 'start_iter', 'seed', 'stats_interval')
 
@@ -31,22 +31,22 @@ class IntegerTraining(ModelConverter):
 
         model_converters = [dict(type='IntegerTraining', bits=(4, 4, 4), skip=['backbone.conv1', 're:.*head.*'])]
 
-    Layers are replaced by integer layers that have the same Parameter objects. Checkpoints have the names of the
+    Integer layers replace layers and keep their Parameter objects. Checkpoints have the names of the
     floating-point model, except for L1 batch norms.
 
     Args:
-        bits: Of weights, activations and gradients, 2 to 8 each; 32 leaves that one in floating point.
+        bits: Bits of weights, activations and gradients, 2 to 8 each; 32: floating point.
         skip: Layers to keep, see :func:`dinor1.blocks.shiftquant.quantize_model`.
-        norm: ``'l1'``: batch norms and layer norms become L1 norms in integers. None: they stay.
+        norm: ``'l1'``: replace batch norms and layer norms by L1 norms in integers. None: keep them.
         start_iter: Iterations in floating point before quantization begins.
         seed: Seed of the noise; None: the run's seed.
         stats_interval: Iterations between two measurements of the quantized gradients, see
-            :class:`IntegerTrainingHook`; 0: none.
+            :class:`IntegerTrainingHook`; 0: no measurements.
         **options: Other fields of :class:`IntegerRecipe`, such as ``groups=1`` or ``backend='int8'``.
 
     Attributes:
-        recipe: How the layers are quantized.
-        report: What :meth:`convert` has replaced and kept; None before.
+        recipe: Settings of the quantization.
+        report: Report of :meth:`convert`; None before.
 
     Raises:
         InputError: a setting is unknown or out of range.
@@ -65,7 +65,7 @@ class IntegerTraining(ModelConverter):
         known = {*_ARGUMENTS, *(field.name for field in dataclasses.fields(IntegerRecipe))}
         for name in options.keys() - known:
             close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
-            raise InputError(f'IntegerTraining: there is no setting {name!r}; did you mean {close!r}?')
+            raise InputError(f'IntegerTraining: unknown setting {name!r}; did you mean {close!r}?')
         check_intervals(start_iter, stats_interval)
         self.recipe = IntegerRecipe(bits, **options)
         self.skip, self.norm, self.seed = skip, norm, seed
@@ -73,10 +73,10 @@ class IntegerTraining(ModelConverter):
         self.report: QuantReport | None = None
 
     def convert(self, model: nn.Module, seed: int) -> nn.Module:
-        """Replace the layers of ``model`` in place; ``seed`` is the run's.
+        """Replace the layers of ``model`` in place; ``seed`` is the seed of the run.
 
         Raises:
-            InputError: there is nothing to replace, or ``skip`` does not fit the model.
+            InputError: there is no layer to replace, or ``skip`` does not fit the model.
         """
         seed = seed if self.seed is None else self.seed
         report = quantize_model(model, self.recipe, self.skip, self.norm, seed, _ALIASES)
@@ -90,5 +90,5 @@ class IntegerTraining(ModelConverter):
         return model
 
     def hooks(self) -> list[Hook]:
-        """The hook that sets the noise of every iteration and measures."""
+        """Hooks of the converter: the one that sets the noise of every iteration and measures."""
         return [IntegerTrainingHook(self.report, self.start_iter, self.stats_interval)]

@@ -1,4 +1,4 @@
-"""What quantization does to gradients: how many codes are zero, and which groups the channels are in."""
+"""Statistics of quantized gradients: share of zero codes, and share of channels in each group."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from .shift_tensor import ShiftTensor
 
 
 class GradientStats:
-    """Counts on the device, which are read only when they are asked for.
+    """Counts on the device, copied to the host only when read.
 
-    Gradients of detectors are sparse by rows, and one row may set the range of all; the paper says nothing about them.
+    Gradients of detectors are sparse by rows, and one row may set the range of all; the paper does not discuss this.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class GradientStats:
     def add(self, quantized: ShiftTensor) -> None:
         """Count the codes and channels of one quantized gradient."""
         zeros = (quantized.q == 0).sum()
-        # Without bincount, whose size would have to travel to the host.
+        # Avoid bincount, which would synchronise with the host for its size.
         shifts = torch.arange(quantized.groups, device=quantized.shift.device).unsqueeze(1)
         channels = (quantized.shift == shifts).sum(1).flip(0)
         self._zeros = zeros if self._zeros is None else self._zeros + zeros
@@ -34,13 +34,13 @@ class GradientStats:
         return 0.0 if self._zeros is None else int(self._zeros) / max(self._codes, 1)
 
     def group_shares(self) -> list[float]:
-        """Share of the channels in each group, the one with the largest gradients first; empty before the first."""
+        """Share of channels in each group, starting with the largest gradients; empty before the first gradient."""
         return [] if self._channels is None else (self._channels / self._channels.sum().clamp(min=1)).tolist()
 
     def snapshot(self) -> tuple[Any, ...]:
-        """The counts so far, for :meth:`restore`."""
+        """Counts so far, for :meth:`restore`."""
         return self._zeros, self._codes, self._channels
 
     def restore(self, counts: tuple[Any, ...]) -> None:
-        """Forget what has been counted since :meth:`snapshot`."""
+        """Reset the counts to those of :meth:`snapshot`."""
         self._zeros, self._codes, self._channels = counts

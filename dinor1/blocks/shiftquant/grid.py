@@ -1,7 +1,7 @@
-"""Integer grids: how many steps some bits give, and how many groups of channels go with them.
+"""Integer grids: largest code and default number of channel groups for each number of bits.
 
 W. Guo, D. Liu et al., "Towards Accurate and Efficient Sub-8-Bit Integer Training", arXiv 2411.10948. The paper's
-number of groups is not known; the default here keeps shifted codes within a signed byte.
+number of groups is unknown; with the default here shifted codes fit a signed byte.
 """
 
 from dinor1.utils.errors import InputError
@@ -12,7 +12,7 @@ _DEFAULT_GROUPS = {6: 3, 7: 2, 8: 1}
 
 
 def top_code(bits: int) -> int:
-    """Largest code of a symmetric grid: 7 for 4 bits, 127 for 8. The code ``-top_code - 1`` is never used."""
+    """Largest code of a symmetric grid: 7 for 4 bits, 127 for 8. The code ``-top_code - 1`` is not used."""
     return 2 ** (bits - 1) - 1
 
 
@@ -27,7 +27,7 @@ def is_bits(value: object, floating: bool = False) -> bool:
 
 
 def check_groups(name: str, groups: int | str | None) -> None:
-    """Refuse a number of groups that makes no sense.
+    """Check a number of groups.
 
     Raises:
         InputError: ``groups`` is neither None, nor 'channel', nor a whole number from 1 to 16.

@@ -1,10 +1,10 @@
 """Linear layers and convolutions as matrix products (im2col), forward and for the gradient of the input.
 
-Channels come last everywhere: a row of a convolution's matrix is then made of a few contiguous runs, and a result
-(B, H, W, C) is what torch calls a channels_last tensor (B, C, H, W), without a copy.
+Channels are on the last axis everywhere: a row of a convolution's matrix then consists of a few contiguous runs, and a
+result (B, H, W, C) is a channels_last tensor (B, C, H, W) of torch without a copy.
 
 The gradient of a convolution's input is itself a convolution: of the output's gradient, with zeros between its
-positions where the stride is not 1, by the reversed kernel. All operands are therefore int8, and no int32 sums have to
+positions if the stride is not 1, with the reversed kernel. All operands are therefore int8, and no int32 sums have to
 be folded back into an image (col2im).
 """
 
@@ -17,20 +17,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer: its input is a matrix already."""
+    """A linear layer, whose input is already a matrix."""
 
     groups: ClassVar[int] = 1
 
     def columns(self, x: Tensor) -> Tensor:
-        """(N, C), as it is."""
+        """Return (N, C) unchanged."""
         return x
 
     def adjoint_columns(self, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(N, C), as it is."""
+        """Return (N, C) unchanged."""
         return grad
 
     def adjoint_kernel(self, kernel: Tensor) -> Tensor:
-        """(Co, Ci), as it is."""
+        """Return (Co, Ci) unchanged."""
         return kernel
 
 
@@ -64,6 +64,7 @@ class Im2ColConv:
         """(B, H, W, C) -> (B h w, kernel height * kernel width * C)."""
         if self.kernel == self.stride == (1, 1) and not any(self.padding):
             return x.reshape(-1, x.shape[-1])
+        # Pad, then view the windows and copy them into rows.
         out_height, out_width = self.output_size(*x.shape[1:3])
         padded = F.pad(x, (0, 0, *self.padding)).contiguous()
         batch, _, _, channels = padded.shape
@@ -73,15 +74,16 @@ class Im2ColConv:
         return windows.reshape(batch * out_height * out_width, -1)
 
     def adjoint_columns(self, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Columns of the convolution that computes the input's gradient.
+        """Columns for the convolution that computes the input's gradient.
 
         Args:
-            grad: (B h w, C), of the result.
+            grad: (B h w, C), gradient of the result.
             shape: (B, H, W, channels) of the input.
 
         Returns:
             (B H W, kernel height * kernel width * C).
         """
+        # Spread the gradient by the stride, with zeros in between.
         batch, height, width, _ = shape
         out_height, out_width = self.output_size(height, width)
         spread = grad.view(batch, out_height, out_width, -1)
@@ -90,6 +92,7 @@ class Im2ColConv:
             between = grad.new_zeros(batch, *sizes, grad.shape[-1])
             between[:, :: self.stride[0], :: self.stride[1]] = spread
             spread = between
+        # Pad so that the result has the size of the input.
         padding = []
         for axis, size, before in ((1, width, self.padding[0]), (0, height, self.padding[2])):
             reach = self.dilation[axis] * (self.kernel[axis] - 1)
@@ -97,6 +100,6 @@ class Im2ColConv:
         return replace(self, stride=(1, 1), padding=tuple(padding)).columns(spread)
 
     def adjoint_kernel(self, kernel: Tensor) -> Tensor:
-        """Reversed taps: (Co, taps * Ci) -> (taps * Co, Ci), Co and Ci being those of a group."""
+        """Reverse the taps: (Co, taps * Ci) -> (taps * Co, Ci), with Co and Ci of one group."""
         taps = kernel.unflatten(1, (self.kernel[0] * self.kernel[1], -1))
         return taps.flip(1).transpose(0, 1).flatten(0, 1)

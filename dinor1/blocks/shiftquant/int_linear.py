@@ -16,8 +16,8 @@ class IntLinear(IntegerLayer, nn.Linear):
     Args:
         in_features: Ci.
         out_features: Co.
-        bias: Whether there is one; it stays in floating point.
-        recipe: How to quantize; None: the defaults of :class:`IntegerRecipe`.
+        bias: Whether there is a bias; it stays in floating point.
+        recipe: Settings of the quantization; None: the defaults of :class:`IntegerRecipe`.
         seed: Seed of the noise; None: torch's initial seed.
     """
 

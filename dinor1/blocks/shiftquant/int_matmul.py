@@ -1,4 +1,4 @@
-"""Products of integer matrices: torch's int8 kernel, and the same numbers through float64."""
+"""Exact products of integer matrices, by torch's int8 kernel or in float64."""
 
 import functools
 from typing import Literal
@@ -10,13 +10,13 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.precision import full_precision
 
 _INT32_LIMIT = 2**31
-# CUDA's kernel wants more than 16 rows, and the other sides in multiples of 8; zeros change nothing.
+# CUDA's kernel needs more than 16 rows and multiples of 8 for the other sides; matrices are padded with zeros.
 _CUDA_ROWS, _CUDA_SIDES = 32, 16
 
 
 @functools.cache
 def has_int_mm(device_type: str) -> bool:
-    """Whether torch multiplies int8 matrices on this kind of device; ``torch._int_mm`` is no public name."""
+    """Whether torch multiplies int8 matrices on this type of device; ``torch._int_mm`` is not public."""
     ones = torch.ones(_CUDA_ROWS, _CUDA_SIDES, dtype=torch.int8, device=device_type)
     try:
         return bool((torch._int_mm(ones, ones.t()) == _CUDA_SIDES).all())
@@ -27,21 +27,22 @@ def has_int_mm(device_type: str) -> bool:
 def int_matmul(
     a: Tensor, b: Tensor, backend: Literal['int_mm', 'float64'] = 'int_mm', max_term: int = 128 * 128
 ) -> Tensor:
-    """Exact product of two int8 matrices in int32.
+    """Multiply two int8 matrices exactly in int32.
 
     Args:
-        a: (M, K) int8, of any strides and with any of the sizes 0.
+        a: (M, K) int8, with any strides; sizes may be 0.
         b: (K, N) int8.
         backend: ``int_mm``, torch's int8 kernel, or ``float64``, the reference.
-        max_term: What the caller knows of the largest ``|a_ik b_kj|``.
+        max_term: Upper bound of ``|a_ik b_kj|``.
 
     Returns:
         (M, N) int32.
 
     Raises:
-        InputError: no int8 matrices that fit each other, sums that may leave int32, an unknown backend, or one that
-            this torch does not have on the device.
+        InputError: the operands are not int8 matrices that fit each other, sums may overflow int32, the backend is
+            unknown, or torch does not have it on the device.
     """
+    # Check the operands.
     if a.dtype != torch.int8 or b.dtype != torch.int8 or a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
         raise InputError(
             f'int_matmul: expected int8 (M, K) and (K, N), got {a.dtype} {tuple(a.shape)} and {b.dtype} '
@@ -51,6 +52,7 @@ def int_matmul(
         raise InputError(
             f'int_matmul: sums of {a.shape[1]} products up to {max_term} do not fit int32; split the inner axis'
         )
+    # Multiply with the chosen backend.
     if backend == 'float64':
         return (a.double() @ b.double()).to(torch.int32)
     if backend != 'int_mm':
@@ -63,10 +65,10 @@ def int_matmul(
 
 
 def _plain_strides(x: Tensor) -> Tensor:
-    """``x`` itself where its strides are those of a matrix or a transposed one, and otherwise a copy.
+    """Return ``x``, or a copy if its strides are not those of a matrix or a transposed matrix.
 
-    torch 2.14.1 on CPU reads beyond the tensor for a transposed row or column, where any stride would be right along
-    the axis of size 1, and for rows that overlap, as the windows of a convolution do.
+    torch 2.14.1 on CPU reads beyond the tensor for a transposed row or column, where any stride along the axis of size
+    1 should be valid, and for overlapping rows, such as the windows of a convolution.
     """
     (rows, columns), (row_stride, column_stride) = x.shape, x.stride()
     by_rows = column_stride == 1 and row_stride >= columns
@@ -77,7 +79,7 @@ def _plain_strides(x: Tensor) -> Tensor:
 
 
 def _cuda_int_mm(a: Tensor, b: Tensor) -> Tensor:
-    """Padded with zeros, the first operand row-major and the second column-major, which is the fast layout."""
+    """Multiply padded operands, the first row-major and the second column-major, which is the fast layout."""
     (rows, inner), columns = a.shape, b.shape[1]
     inner_padding = -inner % _CUDA_SIDES
     row_padding = max(0, _CUDA_ROWS - rows)
@@ -88,20 +90,20 @@ def _cuda_int_mm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def exact_dtype(bound: int) -> torch.dtype:
-    """The cheaper floating-point format that holds every whole number up to ``bound``."""
+    """Cheapest floating-point format that holds every whole number up to ``bound``."""
     return torch.float32 if bound < 2**24 else torch.float64
 
 
 def exact_product(a: Tensor, b: Tensor, max_term: int, backend: Literal['sim', 'int8'], room: int = 1) -> Tensor:
-    """``a @ b`` without any rounding, as the layers need it: the only place where the two backends differ.
+    """Multiply ``a @ b`` without rounding; only here the two backends differ.
 
     Args:
         a: (M, K) int8.
         b: (K, N) int8.
         max_term: Bound of ``|a_ik b_kj|``.
-        backend: ``sim`` multiplies whole numbers in floating point, in a format wide enough for every partial sum;
-            ``int8`` is :func:`int_matmul`, in parts where int32 is too narrow for the whole sum.
-        room: By how much the caller will multiply or add up the results, still exactly.
+        backend: ``sim``: multiply whole numbers in a floating-point format that is wide enough for every partial sum.
+            ``int8``: :func:`int_matmul`, in parts if int32 is too narrow for the whole sum.
+        room: Factor by which the caller will still increase the results, exactly.
 
     Returns:
         (M, N) whole numbers: float32 or float64 for ``sim``, int32 or float64 for ``int8``.
@@ -114,6 +116,7 @@ def exact_product(a: Tensor, b: Tensor, max_term: int, backend: Literal['sim', '
             return a.to(dtype) @ b.to(dtype)
     if bound < _INT32_LIMIT:
         return int_matmul(a, b, max_term=max_term)
+    # Split the inner axis, and add the parts in float64.
     length = (_INT32_LIMIT - 1) // max_term
     parts = (
         int_matmul(a[:, i : i + length], b[i : i + length], max_term=max_term).double() for i in range(0, inner, length)

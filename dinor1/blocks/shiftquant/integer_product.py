@@ -1,14 +1,14 @@
 """The three products of a layer on integer grids, as one autograd function.
 
-With X (N, Ci), W (Co, Ci) and D = dL/dY (N, Co), in integers as in arXiv 2411.10948 as far as it could be read, and our
-choice where it could not::
+With X (N, Ci), W (Co, Ci) and D = dL/dY (N, Co) as integers. The equations follow arXiv 2411.10948 as far as its text
+was available; the rest is a design of this package::
 
     Y  = Xq Wq^T     over input channels; X and W with one scale each, rounded to nearest
     dX = Dq Wq       over output channels; D by ShiftQuant over them, rounded stochastically
-    dW = Dq^T Xq     over N; the same Dq, whose shifts belong to rows of the result here
+    dW = Dq^T Xq     over N; the same Dq, with one shift per row of the result
 
 Every sum is a whole number, exact in both backends, and is multiplied by its scale once, at the end. Gradients pass the
-rounding of X and W unchanged, and nothing is clipped, so that with fixed Xq and Wq the expectations are
+rounding of X and W unchanged, and nothing is clipped. For fixed Xq and Wq the expectations are therefore
 ``E[dX] = D Wq`` and ``E[dW] = D^T Xq``.
 """
 
@@ -29,8 +29,8 @@ from .shift_tensor import ShiftTensor
 class IntegerProduct(torch.autograd.Function):
     """``apply(x, weight, bias, geometry, recipe, noise, stats)`` for linear layers and convolutions.
 
-    ``x`` is (..., Ci), ``weight`` (Co, K) with K the kernel's taps times the channels of a group, channels last;
-    ``geometry`` makes rows of K numbers of ``x``. The result is (N, Co), in the dtype of ``x``.
+    ``x`` is (..., Ci); ``weight`` is (Co, K), where K is the number of the kernel's taps times the channels of a group,
+    channels last; ``geometry`` turns ``x`` into rows of K numbers. The result is (N, Co), in the dtype of ``x``.
     """
 
     @staticmethod
@@ -44,7 +44,8 @@ class IntegerProduct(torch.autograd.Function):
         noise: NoiseSource,
         stats: GradientStats | None,
     ) -> Tensor:
-        """Quantize and multiply."""
+        """Quantize both operands and multiply."""
+        # Quantize, and multiply group by group.
         activation, kernel = recipe.activation(x), recipe.weight(weight)
         parts = [
             _product(activation._replace(values=geometry.columns(values)), kernel._replace(values=rows.t()), recipe)
@@ -53,6 +54,7 @@ class IntegerProduct(torch.autograd.Function):
         y = _join(parts, 1)
         if bias is not None:
             y.add_(bias)
+        # Save the codes for the backward pass.
         ctx.save_for_backward(activation.values, activation.scale, kernel.values, kernel.scale)
         ctx.tops = activation.top, kernel.top
         ctx.dtypes = x.dtype, weight.dtype
@@ -62,7 +64,7 @@ class IntegerProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Quantize the gradient once, for both products."""
+        """Quantize the gradient (once for both products by default) and multiply."""
         values, scale, rows, row_scale = ctx.saved_tensors
         activation, kernel = Operand(values, scale, ctx.tops[0]), Operand(rows, row_scale, ctx.tops[1])
         recipe, geometry = ctx.recipe, ctx.geometry
@@ -70,9 +72,11 @@ class IntegerProduct(torch.autograd.Function):
         def draw() -> ShiftTensor | Tensor:
             return recipe.gradient(grad, ctx.noise.next_generator(grad.device))
 
+        # Quantize the gradient.
         quantized = draw()
         if ctx.stats is not None and isinstance(quantized, ShiftTensor):
             ctx.stats.add(quantized)
+        # Multiply for each input that needs a gradient.
         grad_x = grad_weight = grad_bias = None
         with full_precision(grad.device):
             if ctx.needs_input_grad[0]:
@@ -102,7 +106,8 @@ def _input_gradient(
     shape: tuple[int, ...],
     recipe: IntegerRecipe,
 ) -> Tensor:
-    """DX (..., Ci) = ``shape`` from D (N, Co)."""
+    """Gradient dX (..., Ci) of shape ``shape`` from D (N, Co)."""
+    # Without integers on both sides, multiply in floating point.
     if kernel.scale is None or not isinstance(grad, ShiftTensor):
         dense = grad.dequantize() if isinstance(grad, ShiftTensor) else grad
         products = [
@@ -110,6 +115,7 @@ def _input_gradient(
             for columns, rows in _grouped(geometry, dense, kernel.dequantize())
         ]
         return _join(products, 1).view(shape)
+    # Use one product of shifted codes if these fit int8, else one product per group.
     room = 1 << grad.max_shift
     max_term = grad.top * kernel.top
     if recipe.preshifts(grad):
@@ -117,6 +123,7 @@ def _input_gradient(
         max_term, room = max_term * room, 1
     else:
         slices = [(grad.q * (grad.shift == h).to(torch.int8), 1 << h) for h in range(grad.groups)]
+    # Multiply, and add the groups with their powers of two.
     total, inner = None, 0
     for codes, power in slices:
         parts = []
@@ -132,13 +139,15 @@ def _input_gradient(
 def _weight_gradient(
     grad: ShiftTensor | Tensor, activation: Operand, geometry: Dense | Im2ColConv, recipe: IntegerRecipe
 ) -> Tensor:
-    """DW (Co, K) from D (N, Co)."""
+    """Gradient dW (Co, K) from D (N, Co)."""
     parts = []
+    # Without integers on both sides, multiply in floating point.
     if activation.scale is None or not isinstance(grad, ShiftTensor):
         dense = grad.dequantize() if isinstance(grad, ShiftTensor) else grad
         for columns, values in _grouped(geometry, dense, activation.dequantize(), axes=(-1, -1)):
             parts.append(columns.t() @ geometry.columns(values))
         return _join(parts, 0)
+    # Multiply codes; the shifts scale rows of the result.
     max_term = grad.top * activation.top
     for codes, values in _grouped(geometry, grad.q, activation.values, axes=(-1, -1)):
         parts.append(exact_product(codes.t(), geometry.columns(values), max_term, recipe.backend))
@@ -153,7 +162,7 @@ def _bias_gradient(grad: ShiftTensor | Tensor) -> Tensor:
 
 
 def _rescaled(total: Tensor, scale: Tensor, bound: int) -> Tensor:
-    """``total * scale`` with one rounding of a whole number below ``bound``; overwrites ``total`` where it can."""
+    """Compute ``total * scale`` with one rounding; ``total`` is below ``bound`` and overwritten where possible."""
     dtype = torch.promote_types(exact_dtype(bound), scale.dtype)
     return total.to(dtype).mul_(scale.to(dtype)).to(scale.dtype)
 
@@ -161,7 +170,7 @@ def _rescaled(total: Tensor, scale: Tensor, bound: int) -> Tensor:
 def _grouped(
     geometry: Dense | Im2ColConv, *tensors: Tensor, axes: tuple[int, ...] = (-1, 0)
 ) -> list[tuple[Tensor, ...]]:
-    """The share of every group of the convolution, of each tensor along its axis."""
+    """Split each tensor along its axis into the groups of the convolution."""
     if geometry.groups == 1:
         return [tensors]
     return list(zip(*(t.chunk(geometry.groups, axis) for t, axis in zip(tensors, axes, strict=True)), strict=True))

@@ -1,8 +1,9 @@
-"""L1 batch norm and layer norm that are trained in integers.
+"""L1 batch norm and layer norm for training in integers.
 
-See :mod:`dinor1.blocks.shiftquant.l1_function` for the equations. :mod:`dinor1.blocks.normalization` has L1 norms for
-every axis and with masks, in floating point; these are the counterparts of ``nn.BatchNorm*`` and ``nn.LayerNorm`` for a
-model in integers, and without quantization the same (a test compares them). Neither block depends on the other.
+See :mod:`dinor1.blocks.shiftquant.l1_function` for the equations. :mod:`dinor1.blocks.normalization` has L1 norms in
+floating point for every axis and with masks. The norms here are the counterparts of ``nn.BatchNorm*`` and
+``nn.LayerNorm`` for a model in integers; without quantization both agree (a test compares them). Neither block depends
+on the other.
 """
 
 import math
@@ -50,15 +51,15 @@ class _L1Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
 
     def host_state(self) -> int:
-        """Snapshot of what passes move in Python: the position of the noise."""
+        """Snapshot of the state in Python: the position of the noise."""
         return self.noise.position
 
     def set_host_state(self, state: int) -> None:
-        """Go on from a snapshot of :meth:`host_state`."""
+        """Restore a snapshot of :meth:`host_state`."""
         self.noise.position = state
 
     def _normalise(self, x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """``x`` with channels last, and the mean and deviation that were taken out of it."""
+        """Normalise ``x`` with channels last; returns the result, the mean and the deviation."""
         if self.enabled:
             return L1Normalise.apply(x, self.weight, self.bias, axes, self.kappa, self.eps, self.recipe, self.noise)
         full = x.to(compute_dtype(x))
@@ -71,27 +72,27 @@ class _L1Norm(nn.Module):
         return z if self.weight is None else z * self.weight + self.bias
 
     def extra_repr(self) -> str:
-        """Sizes, then the bits while the norm quantizes."""
+        """Sizes and bits; bits are None if the norm does not quantize."""
         bits = self.recipe.bits if self.enabled else None
         return f'{self.num_features}, eps={self.eps}, kappa={self.kappa:.4f}, bits={bits}'
 
 
 class L1LayerNorm(_L1Norm):
-    """Every token over its channels.
+    """L1 layer norm: each token over its channels.
 
     Args:
         normalized_shape: Channels C, the last axis.
         eps: Added to the deviation, outside of any root.
         affine: Whether there are ``weight`` and ``bias``.
-        gaussian_correction: Multiply the deviation by sqrt(pi / 2), which makes it a Gaussian's standard deviation:
+        gaussian_correction: Multiply the deviation by sqrt(pi / 2), which gives a Gaussian's standard deviation,
             for weights that were trained with an L2 norm.
         quantized: False: plain floating point.
-        recipe: How to quantize; input and output are rounded with the bits of activations, the gradient with those of
+        recipe: Settings of the quantization; input and output have the bits of activations, the gradient those of
             gradients. None: the defaults of :class:`IntegerRecipe`.
         seed: Seed of the noise; None: torch's initial seed.
 
     Raises:
-        InputError: the recipe leaves activations in floating point, and ``quantized`` is true.
+        InputError: ``quantized`` is true, but the recipe leaves activations in floating point.
     """
 
     def __init__(
@@ -107,14 +108,14 @@ class L1LayerNorm(_L1Norm):
         super().__init__(normalized_shape, eps, affine, gaussian_correction, quantized, recipe, seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> the same."""
+        """Normalise (..., C); keeps the shape."""
         if x.shape[-1:] != (self.num_features,):
             raise ValueError(f'L1LayerNorm({self.num_features}): expected (..., {self.num_features}), got {x.shape}')
         return x.clone() if x.numel() == 0 else self._normalise(x, (-1,))[0]
 
 
 class _L1BatchNorm(_L1Norm):
-    """See :class:`L1BatchNorm2d`; subclasses say which numbers of axes they take."""
+    """See :class:`L1BatchNorm2d`; subclasses set the allowed numbers of axes."""
 
     _dims: tuple[int, ...]
 
@@ -135,7 +136,7 @@ class _L1BatchNorm(_L1Norm):
         self.register_buffer('running_sigma', torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) -> the same."""
+        """Normalise (B, C, ...); keeps the shape."""
         if x.dim() not in self._dims or x.shape[1] != self.num_features:
             raise ValueError(
                 f'{type(self).__name__}({self.num_features}): expected {self.num_features} channels on axis 1 of '
@@ -162,7 +163,7 @@ class _L1BatchNorm(_L1Norm):
         variance = state_dict.pop(f'{prefix}running_var', None)
         state_dict.pop(f'{prefix}num_batches_tracked', None)
         if variance is not None:
-            # A Gaussian's mean absolute deviation is sqrt(2 var / pi).
+            # Convert as for a Gaussian, whose mean absolute deviation is sqrt(2 var / pi).
             state_dict[f'{prefix}running_sigma'] = variance.sqrt() * (self.kappa / _GAUSS)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -174,12 +175,11 @@ class L1BatchNorm1d(_L1BatchNorm):
 
 
 class L1BatchNorm2d(_L1BatchNorm):
-    """Every channel of (B, C, H, W) over batch and positions.
+    """L1 batch norm: each channel of (B, C, H, W) over batch and positions.
 
-    In evaluation the buffers ``running_mean`` and ``running_sigma``, both (C,), take the place of the batch's
-    statistics. ``running_sigma`` is the divisor itself, with the correction factor and without a correction for the
-    size of the batch. A state dict of ``nn.BatchNorm2d`` loads: its ``running_var`` becomes the deviation of Gaussian
-    data.
+    In evaluation the buffers ``running_mean`` and ``running_sigma``, both (C,), replace the batch's statistics.
+    ``running_sigma`` is the divisor itself, with the Gaussian correction and without a correction for the size of the
+    batch. A state dict of ``nn.BatchNorm2d`` can be loaded: its ``running_var`` becomes the deviation of Gaussian data.
 
     Args:
         num_features: Channels C, axis 1.
@@ -192,12 +192,12 @@ class L1BatchNorm2d(_L1BatchNorm):
         seed: Seed of the noise; None: torch's initial seed.
 
     Raises:
-        InputError: the recipe leaves activations in floating point, and ``quantized`` is true.
+        InputError: ``quantized`` is true, but the recipe leaves activations in floating point.
     """
 
     _dims = (4,)
 
 
 def _rounded(x: Tensor, recipe: IntegerRecipe) -> Tensor:
-    """``x`` on the activation's grid; the gradient passes."""
+    """Round ``x`` to the activation's grid; the gradient is 1."""
     return x + (recipe.activation(x).dequantize() - x).detach()

@@ -1,4 +1,4 @@
-"""What integer layers share: recipe, noise, and the conversion from a floating-point layer."""
+"""Base class of integer layers: recipe, noise, and conversion from a floating-point layer."""
 
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ Layer = TypeVar('Layer', bound='IntegerLayer')
 
 
 class IntegerLayer(nn.Module):
-    """Mix-in of layers that compute in integers while ``enabled``, and as their floating-point class otherwise.
+    """Mix-in of layers that compute in integers if ``enabled``, and like their floating-point class otherwise.
 
     Attributes:
         recipe: See :class:`IntegerRecipe`.
@@ -27,11 +27,11 @@ class IntegerLayer(nn.Module):
         self.stats: GradientStats | None = None
 
     def host_state(self) -> tuple[Any, ...]:
-        """Snapshot of what passes move in Python: position of the noise, statistics of gradients."""
+        """Snapshot of the state in Python: position of the noise, statistics of gradients."""
         return self.noise.position, self.stats, None if self.stats is None else self.stats.snapshot()
 
     def set_host_state(self, state: tuple[Any, ...]) -> None:
-        """Go on from a snapshot of :meth:`host_state`."""
+        """Restore a snapshot of :meth:`host_state`."""
         self.noise.position, self.stats, counts = state
         if self.stats is not None:
             self.stats.restore(counts)
@@ -45,17 +45,17 @@ class IntegerLayer(nn.Module):
         name: str = '',
         **options: Any,
     ) -> Layer:
-        """The integer layer with everything of ``module``: the same Parameter objects, hooks and mode.
+        """Make an integer layer from ``module`` with the same Parameter objects, hooks and mode.
 
         Args:
-            module: A layer of the floating-point class.
-            recipe: How to quantize; None: the defaults of :class:`IntegerRecipe`.
+            module: Layer of the floating-point class.
+            recipe: Settings of the quantization; None: the defaults of :class:`IntegerRecipe`.
             seed: Seed of the noise; None: torch's initial seed.
-            name: Name of the layer in its model, which tells its noise from that of other layers.
+            name: Name of the layer in its model, which makes its noise different from that of other layers.
             **options: Changes of the recipe, such as ``bits=(6, 6, 6)``.
 
         Returns:
-            The new layer. ``module`` must not be used any more.
+            The new layer. ``module`` must not be used afterwards.
         """
         new = cls.__new__(cls)
         new.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in vars(module).items()}
@@ -67,6 +67,6 @@ class IntegerLayer(nn.Module):
         return self.enabled and not self.recipe.is_float
 
     def extra_repr(self) -> str:
-        """Sizes, then the recipe in short."""
+        """Sizes and the main settings of the recipe."""
         recipe = self.recipe
         return f'{super().extra_repr()}, bits={recipe.bits}, groups={recipe.groups}, backend={recipe.backend!r}'

@@ -1,4 +1,4 @@
-"""Which share of a model's multiply-accumulates is integer."""
+"""Count the share of integer operations in a model's multiply-accumulates."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ from .report import MacCount
 
 
 class _Counter(TorchDispatchMode):
-    """Multiply-accumulates of every operator that is called while it is on."""
+    """Counts the multiply-accumulates of every operator while active."""
 
     def __init__(self) -> None:
-        # Imported here because it loads Triton, which takes a second.
+        # Import here because it loads Triton, which takes a second.
         from torch.utils import flop_counter
 
         super().__init__()
@@ -41,9 +41,9 @@ class _Counter(TorchDispatchMode):
 
 
 class MacMeter:
-    """Watches forward passes of a model between :meth:`start` and :meth:`stop`.
+    """Counts the forward passes of a model between :meth:`start` and :meth:`stop`.
 
-    Other models that the model calls, such as the reference model of GRQO, are left out.
+    Other models that the model calls, such as the reference model of GRQO, are not counted.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,13 +53,13 @@ class MacMeter:
         self._products: dict[str, int] = {}
         # Multiply-accumulates inside integer layers, and inside modules of other models.
         self._inside, self._foreign = 0, 0
-        # Where the current integer layer, and the current call of another model, began.
+        # Count at the start of the current integer layer, and of the current call of another model.
         self._before, self._foreign_before = 0, 0
         self._foreign_depth = 0
         self._handles: list[Any] = []
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         own = set(self._model.modules())
 
         def enter_foreign(module: nn.Module, args: tuple) -> None:
@@ -74,6 +74,7 @@ class MacMeter:
                 if not self._foreign_depth:
                     self._foreign += self._counter.macs - self._foreign_before
 
+        # Hook calls of other models, and integer layers of this one.
         self._handles.append(register_module_forward_pre_hook(enter_foreign))
         self._handles.append(register_module_forward_hook(leave_foreign, always_call=True))
         for name, module in self._model.named_modules():
@@ -84,7 +85,7 @@ class MacMeter:
         self._counter.__enter__()
 
     def stop(self) -> MacCount:
-        """What was counted since the start."""
+        """Stop counting; returns the counts since the start."""
         self._counter.__exit__(None, None, None)
         for handle in self._handles:
             handle.remove()
@@ -120,8 +121,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def count_macs(model: nn.Module, *args: Any, **kwargs: Any) -> MacCount:
     """Count one forward pass ``model(*args, **kwargs)`` in evaluation mode, without gradients.
 
-    Integer multiply-accumulates are those of the layer's definition (a number of the output times the weights that
-    make it), whatever the backend does for them.
+    Integer multiply-accumulates follow the layer's definition (each output number times the weights that contribute to
+    it), whatever the backend computes.
     """
     meter = MacMeter(model)
     with _evaluating(model):

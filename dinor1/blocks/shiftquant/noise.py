@@ -1,4 +1,4 @@
-"""Random numbers of stochastic rounding: a stream per layer and process, with a position that can be stored."""
+"""Random numbers for stochastic rounding: one stream per layer and process, with a position that can be stored."""
 
 import hashlib
 
@@ -8,21 +8,21 @@ from torch import nn
 
 
 class NoiseSource:
-    """Generators that depend on (seed, name, rank, position) alone; every call moves the position by one.
+    """Generators that depend only on (seed, name, rank, position); every call advances the position by one.
 
-    Every process of a distributed run has its own rank and hence its own noise. The position is all the state there
-    is: a run that is continued at the stored position draws what it would have drawn.
+    Every process of a distributed run has its own rank and hence its own noise. The position is the only state: a run
+    that resumes at a stored position draws the same numbers as an uninterrupted run.
 
     Args:
-        seed: Of the run; None: torch's initial seed when the first number is drawn.
-        name: Of the layer.
+        seed: Seed of the run; None: torch's initial seed when the first number is drawn.
+        name: Name of the layer.
     """
 
     def __init__(self, seed: int | None = None, name: str = '') -> None:
         self.seed, self.name, self.position = seed, name, 0
 
     def next_generator(self, device: torch.device) -> torch.Generator:
-        """A generator on ``device`` for one quantization."""
+        """Make a generator on ``device`` for one quantization."""
         if self.seed is None:
             self.seed = torch.initial_seed()
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
@@ -39,11 +39,11 @@ def noise_sources(model: nn.Module) -> dict[str, NoiseSource]:
 
 
 def noise_state(model: nn.Module) -> dict[str, int]:
-    """Position of every noise source: what a checkpoint must hold for an exact continuation."""
+    """Position of every noise source, which a checkpoint needs for an exact resume."""
     return {name: source.position for name, source in noise_sources(model).items()}
 
 
 def load_noise_state(model: nn.Module, state: dict[str, int]) -> None:
-    """Continue at the positions of :func:`noise_state`; layers that it does not name stay where they are."""
+    """Continue at the positions of :func:`noise_state`; positions of other layers do not change."""
     for name, source in noise_sources(model).items():
         source.position = state.get(name, source.position)

@@ -1,4 +1,4 @@
-"""Which tensor of a layer gets which grid."""
+"""Settings of the quantization: the grid of each tensor of a layer."""
 
 import functools
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ _CHOICES = dict(
 
 
 class Operand(NamedTuple):
-    """A weight or an activation as an integer product takes it.
+    """A weight or an activation as operand of an integer product.
 
     Attributes:
-        values: int8 codes, or floating-point numbers where ``scale`` is None.
+        values: int8 codes, or floating-point numbers if ``scale`` is None.
         scale: () step of the codes.
         top: Bound of ``|values|``; 0 for floating-point numbers.
     """
@@ -36,31 +36,31 @@ class Operand(NamedTuple):
     top: int
 
     def dequantize(self) -> Tensor:
-        """The values in floating point."""
+        """Values in floating point."""
         return self.values if self.scale is None else self.values.to(self.scale.dtype) * self.scale
 
 
 @dataclass(frozen=True)
 class IntegerRecipe:
-    """How a layer is trained in integers.
+    """Settings for training a layer in integers.
 
     Weights and activations are rounded to nearest with one scale per tensor, gradients by ShiftQuant over the output
     channels.
 
     Attributes:
-        bits: Of weights, activations and gradients, 2 to 8 each; 32 leaves that one in floating point.
-        groups: Of the gradient's channels, see :class:`ShiftQuantizer`; 1: one scale per tensor; None: by bits.
-        backend: ``sim``: products of whole numbers in floating point. ``int8``: torch's int8 product. Both give the
-            same numbers to the last bit.
-        act_quant: ``tensor``, or ``shift``: activations by ShiftQuant (to nearest) over their channels, too.
-        grad_rounding: ``nearest`` is biased and there for comparison.
-        mode: How shifts enter the product for the input's gradient. ``preshift``: one product of ``code << shift``,
-            which must fit int8; ``masked``: one product per group; ``auto``: the first where it fits.
-        independent_noise: Quantize the gradient once for each of its two products.
+        bits: Bits of weights, activations and gradients, 2 to 8 each; 32: floating point.
+        groups: Groups of the gradient's channels, see :class:`ShiftQuantizer`; 1: one scale per tensor; None: by bits.
+        backend: ``sim``: products of whole numbers in floating point. ``int8``: torch's int8 product. Both give bitwise
+            equal results.
+        act_quant: ``tensor``: one scale per activation. ``shift``: ShiftQuant (to nearest) over the channels.
+        grad_rounding: ``stochastic``, or ``nearest``, which is biased and only for comparison.
+        mode: Treatment of shifts in the product for the input's gradient. ``preshift``: one product of ``code <<
+            shift``, which must fit int8; ``masked``: one product per group; ``auto``: ``preshift`` if it fits.
+        independent_noise: Quantize the gradient separately for each of its two products.
         quantize_bias_grad: Sum the quantized gradient for the bias instead of the plain one.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
     bits: tuple[int, int, int] = (4, 4, 4)
@@ -73,6 +73,7 @@ class IntegerRecipe:
     quantize_bias_grad: bool = False
 
     def __post_init__(self) -> None:
+        # Check the values.
         bits = tuple(self.bits) if isinstance(self.bits, tuple | list) else ()
         if len(bits) != 3 or not all(is_bits(b, floating=True) for b in bits):
             raise InputError(
@@ -84,6 +85,7 @@ class IntegerRecipe:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise InputError(f'quantization: {name} must be one of {known}, got {getattr(self, name)!r}')
+        # Check that shifted codes fit int8.
         quantizer = self._gradient_quantizer
         preshift = self.mode == 'preshift' and quantizer is not None and self.groups != 'channel'
         if preshift and quantizer.top << (quantizer.groups - 1) > 127:
@@ -94,12 +96,12 @@ class IntegerRecipe:
 
     @property
     def is_float(self) -> bool:
-        """Whether nothing is quantized."""
+        """Whether all tensors stay in floating point."""
         return self.bits == (FLOAT_BITS,) * 3
 
     @property
     def integer_products(self) -> int:
-        """How many of a layer's three products (output, input's gradient, weight's gradient) are integer products."""
+        """Number of integer products among a layer's three (output, input's gradient, weight's gradient)."""
         weight, activation, gradient = (bits != FLOAT_BITS for bits in self.bits)
         gradient = gradient and self.groups != 'channel'
         return (weight and activation) + (weight and gradient) + (activation and gradient)
@@ -109,18 +111,18 @@ class IntegerRecipe:
         return _operand(self._weight_quantizer, x)
 
     def activation(self, x: Tensor) -> Operand:
-        """Quantize an activation, whose channels are its last axis."""
+        """Quantize an activation, with channels on the last axis."""
         return _operand(self._activation_quantizer, x)
 
     def gradient(self, x: Tensor, generator: torch.Generator | None) -> ShiftTensor | Tensor:
-        """Quantize a gradient (N, C); as floating-point numbers where the grid is none of integers."""
+        """Quantize a gradient (N, C); as floating-point numbers if the grid is not one of integers."""
         quantizer = self._gradient_quantizer
         if quantizer is None:
             return x.to(compute_dtype(x))
         return quantizer.fake(x, generator) if self.groups == 'channel' else quantizer(x, generator)
 
     def preshifts(self, x: ShiftTensor) -> bool:
-        """Whether one product does for all groups of ``x``."""
+        """Whether one product covers all groups of ``x``."""
         return x.fits_int8 and self.mode != 'masked'
 
     @functools.cached_property
@@ -143,5 +145,5 @@ def _operand(quantizer: ShiftQuantizer | None, x: Tensor) -> Operand:
     if quantizer is None:
         return Operand(x.to(compute_dtype(x)), None, 0)
     quantized = quantizer(x)
-    # The default number of groups always fits, so that activations have no shifts left to carry around.
+    # Apply the shifts: with the default number of groups they always fit.
     return Operand(quantized.preshifted(), quantized.scale, quantized.top << quantized.max_shift)

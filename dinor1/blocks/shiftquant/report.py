@@ -1,4 +1,4 @@
-"""What a conversion to integers did to every layer of a model, and how much of the arithmetic it reaches."""
+"""Report of a conversion to integers: every layer of a model, and the integer share of the arithmetic."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What the conversion did to one layer.
+    """Result of the conversion of one layer.
 
     Attributes:
-        name: Its name in the model.
-        kind: Its class before the conversion.
+        name: Name in the model.
+        kind: Class before the conversion.
         status: ``replaced`` or ``kept``.
-        reason: One line: what it became, or why it stays.
+        reason: One line: what the layer became, or why it was kept.
     """
 
     name: str
@@ -29,13 +29,13 @@ class LayerRecord:
 class MacCount:
     """Multiply-accumulates of one forward pass.
 
-    Counted are matrix products, convolutions, attention, and four per number that is sampled from a feature map; what
-    is done number by number (norms, activations, softmax) is not.
+    Matrix products, convolutions, attention, and four per number sampled from a feature map are counted; elementwise
+    operations (norms, activations, softmax) are not.
 
     Attributes:
-        integer: By layer: those of integer products.
-        floating: All others.
-        integer_products: By layer: how many of output, input's and weight's gradient are integer products, 0 to 3.
+        integer: Multiply-accumulates of integer products, by layer.
+        floating: All other multiply-accumulates.
+        integer_products: Number of integer products among output, input's and weight's gradient, 0 to 3, by layer.
     """
 
     integer: dict[str, int]
@@ -49,7 +49,7 @@ class MacCount:
 
     @property
     def training_share(self) -> float:
-        """Integer share of forward and backward pass, with as many for each gradient as for the output, 0 to 1."""
+        """Integer share of forward and backward pass, 0 to 1; each gradient counts as much as the output."""
         integer = sum(macs * self.integer_products[name] for name, macs in self.integer.items())
         return integer / (3 * self._total)
 
@@ -60,13 +60,13 @@ class MacCount:
 
 @dataclass
 class QuantReport:
-    """Every layer with a weight that a conversion met, replaced or kept, with the reason.
+    """All layers that a conversion considered, replaced or kept, with the reason.
 
     Attributes:
-        bits: Of weights, activations and gradients.
-        skip: The patterns of layers to keep.
-        records: One per layer, in the model's order.
-        macs: Filled in by :func:`count_macs`.
+        bits: Bits of weights, activations and gradients.
+        skip: Patterns of layers to keep.
+        records: One record per layer, in the model's order.
+        macs: Counts of :func:`count_macs`, if it was called.
     """
 
     bits: tuple[int, int, int]
@@ -83,12 +83,12 @@ class QuantReport:
         return [record.name for record in self.records if record.status == status]
 
     def summary(self) -> str:
-        """One line."""
+        """Summary in one line."""
         text = f'{len(self.names("replaced"))} layers in integers, {len(self.names("kept"))} kept, bits {self.bits}'
         return text if self.macs is None else f'{text}, {self.macs.share:.1%} of multiply-accumulates'
 
     def as_dict(self) -> dict[str, Any]:
-        """What a result file needs."""
+        """Contents for a result file."""
         names = dict(replaced=self.names('replaced'), kept=self.names('kept'))
         shares = {}
         if self.macs is not None:

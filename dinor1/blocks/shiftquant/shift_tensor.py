@@ -1,4 +1,4 @@
-"""What ShiftQuant makes of a tensor: small integer codes, one shift per channel, one scale for all."""
+"""Quantized tensor of ShiftQuant: small integer codes, one shift per channel, one common scale."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import Tensor
 class ShiftTensor:
     """``x ~ scale * (q << shift)``, with a shift per channel and one floating-point scale.
 
-    A tensor that holds a NaN or an infinity has the scale NaN: everything computed from it is NaN.
+    A tensor with NaN or infinity has the scale NaN, so that all results are NaN.
 
     Attributes:
         q: int8 codes, the shape of the quantized tensor; ``|q| <= top`` unless ``scale`` is NaN.
@@ -18,7 +18,7 @@ class ShiftTensor:
         scale: () floating point, the step of the finest group.
         dim: Axis of the channels, not negative.
         top: Largest code of the grid.
-        groups: Number of groups of channels; 1 is the ordinary quantization per tensor.
+        groups: Number of groups of channels; 1 is ordinary quantization per tensor.
     """
 
     q: Tensor
@@ -35,18 +35,18 @@ class ShiftTensor:
 
     @property
     def fits_int8(self) -> bool:
-        """Whether every ``q << shift`` fits a signed byte, whatever the data."""
+        """Whether every ``q << shift`` fits a signed byte for any data."""
         return self.top << self.max_shift <= 127
 
     def factor(self) -> Tensor:
-        """(C,) ``scale * 2^shift``, the step of each channel."""
+        """Step of each channel, ``scale * 2^shift``, (C,)."""
         return self.scale * (1 << self.shift.to(torch.int32)).to(self.scale.dtype)
 
     def preshifted(self) -> Tensor:
-        """``q << shift`` in int8, so that one ordinary integer product does for all groups.
+        """Codes ``q << shift`` in int8, so that one integer product covers all groups.
 
         Raises:
-            ValueError: it does not fit, see :attr:`fits_int8`.
+            ValueError: the shifted codes do not fit, see :attr:`fits_int8`.
         """
         if not self.fits_int8:
             raise ValueError(f'codes up to {self.top} shifted by up to {self.max_shift} bits do not fit int8')
@@ -55,7 +55,7 @@ class ShiftTensor:
         return self.q * self._along_channels(1 << self.shift.to(torch.int8))
 
     def dequantize(self) -> Tensor:
-        """The tensor that the integers stand for, in the dtype of ``scale``."""
+        """Dequantized tensor, in the dtype of ``scale``."""
         return self.q.to(self.scale.dtype) * self._along_channels(self.factor())
 
     def _along_channels(self, values: Tensor) -> Tensor:

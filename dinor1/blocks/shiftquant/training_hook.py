@@ -1,4 +1,4 @@
-"""What integer training does in every iteration of a run: noise, statistics of gradients, the count of products."""
+"""Hook of integer training: noise of every iteration, statistics of gradients, count of integer products."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,15 +25,15 @@ _DRAWS_PER_ITERATION = 2**20
 class IntegerTrainingHook(Hook):
     """Per-iteration work of :class:`~dinor1.blocks.shiftquant.converter.IntegerTraining`, which makes this hook.
 
-    The noise of an iteration depends on (seed, layer, rank, iteration) alone, so that a resumed run repeats it on every
-    process. The scalar ``integer_macs`` is the integer share of the first forward pass's multiply-accumulates.
+    The noise of an iteration depends only on (seed, layer, rank, iteration), so that a resumed run repeats it on every
+    process. The scalar ``integer_macs`` is the integer share of the multiply-accumulates of the first forward pass.
 
     Args:
-        report: What the conversion has replaced and kept; the multiply-accumulates are written into it.
+        report: Report of the conversion; the hook adds the multiply-accumulates.
         start_iter: Iterations in floating point before quantization begins.
-        stats_interval: Iterations between two measurements of the quantized gradients, logged as ``grad_zeros``, the
-            share of codes that are zero, and ``grad_group_K``, the share of channels in group K, where group 0 has the
-            largest gradients. 0: none.
+        stats_interval: Iterations between two measurements of the quantized gradients, logged as ``grad_zeros`` (share
+            of codes that are zero) and ``grad_group_K`` (share of channels in group K; group 0 has the largest
+            gradients). 0: no measurements.
 
     Raises:
         InputError: an argument is negative.
@@ -47,11 +47,11 @@ class IntegerTrainingHook(Hook):
         self._handles: list[Any] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Log which layers are integer layers."""
+        """Log the report of the conversion."""
         runner.logger.info(f'Integer training: {self.report}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Set the noise, and what is watched in this iteration."""
+        """Set the noise of the iteration, and switch measurements on or off."""
         model = unwrapped(runner.model)
         set_enabled(model, runner.iter >= self.start_iter)
         for source in noise_sources(model).values():
@@ -64,7 +64,7 @@ class IntegerTrainingHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Log what was watched."""
+        """Log the measurements of the iteration."""
         self._drop_handles()
         stats = [layer.stats for layer in _integer_layers(unwrapped(runner.model)) if layer.stats is not None]
         shares = [s.group_shares() for s in stats if s.group_shares()]
@@ -75,7 +75,7 @@ class IntegerTrainingHook(Hook):
                 runner.message_hub.update_scalar(f'train/grad_group_{k}', sum(share) / len(share))
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Count the first forward pass."""
+        """Count the operations of the first forward pass."""
         self._measure_first_forward(runner, 'test')
 
     def after_test_iter(
@@ -91,7 +91,7 @@ class IntegerTrainingHook(Hook):
         register_flops()
         meter = MacMeter(model)
 
-        # Functions, not methods: a copy of the model made in the meantime must not copy the runner with it.
+        # Functions, not methods: copies of the model must not copy the runner.
         def begin(_: nn.Module, args: tuple) -> None:
             if report.macs is None:
                 meter.start()
@@ -111,10 +111,10 @@ class IntegerTrainingHook(Hook):
 
 
 def check_intervals(start_iter: int, stats_interval: int) -> None:
-    """Refuse negative numbers of iterations.
+    """Check numbers of iterations.
 
     Raises:
-        InputError: one is negative.
+        InputError: a number is negative.
     """
     if start_iter < 0 or stats_interval < 0:
         raise InputError(

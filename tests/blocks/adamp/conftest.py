@@ -1,4 +1,4 @@
-"""Weights, gradients and checks that the optimizers' tests share."""
+"""Weights, gradients and checks shared by the tests of the optimizers."""
 
 import copy
 import importlib
@@ -26,7 +26,7 @@ class Oracle:
         self.names = [key.removeprefix('init/') for key in self.data if key.startswith('init/')]
 
     def check(self, make, setting, precision, exact):
-        """Run ``make(params)`` along the stored gradients; ``exact`` demands all but the last bits."""
+        """Run ``make(params)`` with the stored gradients; ``exact`` requires equality up to the last bits."""
         dtype = dict(f64=torch.float64, f32=torch.float32)[precision]
         params = {name: Parameter(torch.tensor(self.data[f'init/{name}'], dtype=dtype)) for name in self.names}
         optimizer = make(list(params.values()))
@@ -36,10 +36,10 @@ class Oracle:
             optimizer.step()
             for name, param in params.items():
                 expected = self.data[f'{setting}/{precision}/param/{name}'][step]
-                # The tolerances that the oracle's description states.
+                # Tolerances from the description of the oracle.
                 atol = 1e-12 if precision == 'f64' else 2e-6 * np.abs(expected).max()
                 if exact:
-                    # Every bit with the torch that made the oracle; another release sums in another order.
+                    # Bitwise equal with the torch release that made the oracle; other releases sum in another order.
                     atol = 4 * np.finfo(expected.dtype).eps * np.abs(expected).max()
                 np.testing.assert_allclose(param.detach(), expected, rtol=0, atol=atol, err_msg=f'{name} {step}')
             fired = [int(self.data[f'{setting}/fired/{name}'][step]) for name in self.names]
@@ -72,7 +72,7 @@ def clone(params):
 
 
 def gradients(params, step, seed=1):
-    """Gradients of one step: a third tangent to the rows, a third to the whole, a third random. All views fire."""
+    """Gradients of one step: a third tangent to the rows, a third to the whole, a third random. Every view occurs."""
     generator = torch.Generator().manual_seed(1000 * seed + step)
     grads = []
     for number, param in enumerate(params):
@@ -108,7 +108,7 @@ def assert_close(actual, expected, relative):
 
 
 def equal(actual, expected):
-    """Whether two lists of tensors agree to the bit."""
+    """Whether two lists of tensors are bitwise equal."""
     return all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
@@ -118,7 +118,7 @@ def states(optimizers, lists, name):
 
 
 def check_batches(make, names, dtype, relative, projects):
-    """``make(params, foreach)``: steps in batches are those tensor by tensor, and so is the state called ``names``.
+    """Check that ``make(params, foreach)`` gives the same weights and ``names`` states with and without batches.
 
     Each of the four outcomes of the projection occurs if ``projects``.
     """
@@ -138,7 +138,7 @@ def check_batches(make, names, dtype, relative, projects):
 
 
 def check_channels_last(make):
-    """``make(params, foreach)``: weights in the layout channels last get the same steps, and keep it."""
+    """Check that ``make(params, foreach)`` takes the same steps for channels-last weights, and keeps their layout."""
     plain = make_params(shapes=[(4, 3, 3, 3), (4, 3, 3, 3), (2, 3, 1, 1)])
     for foreach in (False, True):
         last = [Parameter(p.detach().clone(memory_format=torch.channels_last)) for p in plain]
@@ -148,9 +148,9 @@ def check_channels_last(make):
 
 
 def half_and_full(make, dtype, foreach):
-    """Five steps of ``make(params, foreach)`` in ``dtype`` and in float32 with the same gradients: the weights.
+    """Weights after five steps of ``make(params, foreach)`` in ``dtype`` and in float32 with the same gradients.
 
-    The first gradient of every tensor of several is 0.
+    In tensors with several elements, the gradient of the first one is 0.
     """
     half = make_params(dtype)
     full = [Parameter(p.detach().float()) for p in half]
@@ -166,7 +166,7 @@ def half_and_full(make, dtype, foreach):
 
 
 def check_resumed(make, other):
-    """Saved in the middle, and loaded into ``other(params)``, ``make(params)`` steps as if it had never stopped."""
+    """Check that ``make(params)``, saved and loaded into ``other(params)`` in mid-training, continues unchanged."""
     whole, params = make(make_params()), make_params()
     run([whole], 10)
     first = make(params)
@@ -195,12 +195,12 @@ def two_dimensional(make, steps=200, angle=150):
 
 
 def norm_from_tangents(weights):
-    """|w_T| if every step was a tangent: the steps' lengths add up by Pythagoras."""
+    """Norm |w_T| if every step is a tangent: |w_0|^2 plus the squared lengths of the steps."""
     return float((weights[0].square().sum() + weights.diff(dim=0).square().sum()).sqrt())
 
 
 class CountReads(TorchDispatchMode):
-    """Counts how often a value is read from a tensor by the host."""
+    """Counts reads of tensor values by the host."""
 
     def __init__(self):
         super().__init__()
@@ -213,20 +213,20 @@ class CountReads(TorchDispatchMode):
 
 @pytest.fixture(scope='session')
 def published():
-    """The authors' package; its submodule tells it from this folder, which pytest may put on the path."""
+    """The authors' package; import its submodule, since pytest may put this folder, of the same name, on the path."""
     pytest.importorskip('adamp.adamp')
     return importlib.import_module('adamp')
 
 
 @pytest.fixture
 def never_wait(monkeypatch):
-    """Batches as on a GPU, where no value is read."""
+    """Batches that read no values, as on a GPU."""
     monkeypatch.setattr('dinor1.blocks.adamp.base.FREE_READS', ())
 
 
 @pytest.fixture(params=['cpu', 'gpu'])
 def as_on(request):
-    """Batches that read whether something passed, and batches that do not."""
+    """Batches that read whether a tensor passed, and batches that do not."""
     if request.param == 'gpu':
         request.getfixturevalue('never_wait')
 
@@ -245,7 +245,7 @@ def host_reads(make):
 
 
 def interchange(ours, theirs, switch, shapes, steps=12):
-    """Train with one optimizer, move its state dict to the other in the middle, compare with the other throughout."""
+    """Move a state dict from one optimizer to the other in mid-training; compare with the other alone."""
     params = make_params(shapes=shapes)
     whole = theirs(clone(params))
     run([whole], steps)
@@ -255,6 +255,6 @@ def interchange(ours, theirs, switch, shapes, steps=12):
     resumed = second(clone(weights))
     resumed.load_state_dict(copy.deepcopy(start.state_dict()))
     (weights,) = run([resumed], steps - steps // 2, first=steps // 2)
-    # Gradients depend on the weights, so that rounding is amplified a little along the way.
+    # Gradients depend on the weights, which amplifies rounding slightly.
     assert_close(weights, whole.param_groups[0]['params'], 1e-12)
     return start, resumed

@@ -42,26 +42,26 @@ PUBLISHED = {name: kwargs for name, kwargs in VARIANTS.items() if name != 'maxim
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('precision', ['f64', 'f32'])
 @pytest.mark.parametrize('setting', SETTINGS)
-def test_stored_trajectories(oracle, setting, precision, foreach):
+def test_adamp_stored_trajectories_are_reproduced(oracle, setting, precision, foreach):
     kwargs = oracle.settings[setting]['kwargs']
-    # Tensor by tensor the order of operations is the reference's.
+    # Tensor by tensor, the order of operations is that of the reference.
     oracle.check(lambda p: AdamP(p, **kwargs, foreach=foreach), setting, precision, exact=not foreach)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('kwargs', PUBLISHED.values(), ids=PUBLISHED)
-def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype):
-    # The package stops at an empty tensor.
+def test_adamp_one_by_one_equals_published_package_bitwise(published, kwargs, dtype):
+    # The package fails on empty tensors.
     params = make_params(dtype, [p.shape for p in make_params() if p.numel()])
     ours, theirs = run([AdamP(clone(params), **kwargs, foreach=False), published.AdamP(clone(params), **kwargs)], 40)
     assert equal(ours, theirs)
 
 
-# Float64: rounding over 40 steps, where gradients follow the first optimizer's weights and thus do not amplify it.
-# Float32: ten steps of the oracle are allowed 2e-6; rounding adds up like a random walk.
+# Float64: rounding over 40 steps; gradients use the first optimizer's weights and so do not amplify it.
+# Float32: the oracle allows 2e-6 for ten steps; rounding adds up like a random walk.
 @pytest.mark.parametrize(('dtype', 'relative'), [(torch.float64, 1e-12), (torch.float32, 4e-6)])
 @pytest.mark.parametrize('kwargs', VARIANTS.values(), ids=VARIANTS)
-def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
+def test_adamp_batches_equal_one_by_one(as_on, kwargs, dtype, relative):
     check_batches(
         lambda p, foreach: AdamP(p, **kwargs, foreach=foreach),
         ('exp_avg', 'exp_avg_sq'),
@@ -74,7 +74,7 @@ def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('switch', ['to theirs', 'to ours'])
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_state_dicts_move_between_the_packages_in_mid_training(published, switch, nesterov, foreach):
+def test_adamp_state_dict_loads_into_published_package_and_back(published, switch, nesterov, foreach):
     kwargs = dict(lr=0.01, weight_decay=0.1, nesterov=nesterov)
     shapes = [p.shape for p in make_params() if p.numel()]
 
@@ -85,6 +85,7 @@ def test_state_dicts_move_between_the_packages_in_mid_training(published, switch
         return AdamP(params, **kwargs, foreach=foreach)
 
     start, resumed = interchange(ours, theirs, switch, shapes=shapes)
+    # The resumed state has the keys of both packages and all steps.
     state = next(iter(resumed.state_dict()['state'].values()))
     assert state.keys() == {'step', 'exp_avg', 'exp_avg_sq'}
     assert state['step'] == 12
@@ -94,13 +95,13 @@ def test_state_dicts_move_between_the_packages_in_mid_training(published, switch
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_saved_in_the_middle_is_as_if_never_stopped(foreach):
+def test_adamp_resumed_training_equals_uninterrupted(foreach):
     kwargs = dict(lr=0.01, weight_decay=0.1, foreach=foreach)
     check_resumed(lambda p: AdamP(p, **kwargs), lambda p: AdamP(p, lr=1))
 
 
-def test_state_of_torch_adamw_loads():
-    """It counts steps in tensors; ours is a number, which can be read without a synchronisation."""
+def test_adamp_state_of_torch_adamw_loads():
+    """AdamP counts steps in numbers, read without synchronisation; torch counts in tensors."""
     params = make_params()
     adamw = torch.optim.AdamW(clone(params), lr=0.01)
     (weights,) = run([adamw], 3)
@@ -113,14 +114,14 @@ def test_state_of_torch_adamw_loads():
 
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('amount', [0, 0.1])
-def test_without_projection_it_is_adamw(amount, foreach):
+def test_adamp_without_projection_equals_adamw(amount, foreach):
     kwargs = dict(lr=0.01, weight_decay=amount)
     ours = AdamP(make_params(), **kwargs, delta=0, foreach=foreach)
     assert_close(*run([ours, torch.optim.AdamW(make_params(), **kwargs, foreach=False)], 40), 1e-12)
     assert ours.projection_stats() == dict(channel=0, layer=0, none=5, skipped=3)
 
 
-def test_maximize_is_minimize_of_the_negative():
+def test_adamp_maximize_equals_minimize_of_negative():
     for foreach in (False, True):
         up, down = make_params(), make_params()
         first, second = AdamP(up, maximize=True, foreach=foreach), AdamP(down, foreach=foreach)
@@ -136,20 +137,20 @@ def test_maximize_is_minimize_of_the_negative():
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_norm_growth_in_two_dimensions(foreach):
-    """Final norms that the specification gives to six digits."""
+def test_adamp_norm_growth_in_two_dimensions(foreach):
+    """Final norms are given in the specification to six digits."""
     weights, cosine = two_dimensional(lambda p: torch.optim.Adam(p, lr=0.05))
     assert float(weights[-1].norm()) == pytest.approx(1.658860, abs=1e-6)
     assert norm_from_tangents(weights) != pytest.approx(1.658860, abs=1e-2)
     weights, cosine = two_dimensional(lambda p: AdamP(p, lr=0.05, foreach=foreach))
     assert float(weights[-1].norm()) == pytest.approx(1.075160, abs=1e-6)
-    # Every step is a tangent but for eps, which leaves 2e-8 of the radial part: at most 200 * 0.05 * 2e-8 in all.
+    # Steps are tangents except for eps, which leaves 2e-8 of the radial part: at most 200 * 0.05 * 2e-8 in total.
     assert float(weights[-1].norm()) == pytest.approx(norm_from_tangents(weights), abs=2e-7)
     assert cosine[-1] > 0.99999999
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_zero_gradient_decays_by_the_ratio(foreach):
+def test_adamp_zero_gradient_decays_by_ratio(foreach):
     """Cosine 0 counts as scale-invariant: the decay is a tenth, 1 - 0.1 * 0.1 * 0.1."""
     params = [Parameter(torch.ones(2, 3, dtype=torch.float64)), Parameter(torch.ones(3, dtype=torch.float64))]
     optimizer = AdamP(params, lr=0.1, weight_decay=0.1, foreach=foreach)
@@ -161,7 +162,7 @@ def test_zero_gradient_decays_by_the_ratio(foreach):
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_zero_weight_makes_a_full_first_step(foreach):
+def test_adamp_zero_weight_takes_full_first_step(foreach):
     param = Parameter(torch.zeros(2, 3, dtype=torch.float64))
     optimizer = AdamP([param], lr=0.1, foreach=foreach)
     param.grad = torch.full((2, 3), -2.0, dtype=torch.float64)
@@ -173,16 +174,16 @@ def test_zero_weight_makes_a_full_first_step(foreach):
 
 
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_channels_last_gives_the_same(nesterov):
-    """The published package stops at such weights."""
+def test_adamp_channels_last_equals_contiguous(nesterov):
+    """The published package fails on such weights."""
     kwargs = dict(lr=0.01, weight_decay=0.1, nesterov=nesterov)
     check_channels_last(lambda p, foreach: AdamP(p, **kwargs, foreach=foreach))
 
 
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize(('dtype', 'unit'), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
-def test_half_precision_stays_finite_and_near_float32(dtype, unit, foreach):
-    """Norms are summed in float32. A gradient of 0 has 0 / eps and not, as eps is 0 in float16, 0 / 0."""
+def test_adamp_half_precision_stays_near_float32(dtype, unit, foreach):
+    """Norms are summed in float32. A gradient of 0 gives 0 / eps, not 0 / 0, although eps is 0 in float16."""
     half, full = half_and_full(lambda p, foreach: AdamP(p, lr=0.01, foreach=foreach), dtype, foreach)
     assert all(p.dtype == dtype and p.isfinite().all() for p in half)
     # Five steps of 0.01 with moments of a relative error near unit, and five roundings of the weight.
@@ -190,8 +191,8 @@ def test_half_precision_stays_finite_and_near_float32(dtype, unit, foreach):
         torch.testing.assert_close(a.float(), b.detach(), rtol=5 * unit, atol=5 * 0.01 * 4 * unit)
 
 
-def test_groups_of_mixed_dtypes_devices_and_steps():
-    """Every tensor is treated as if it were alone, whatever else is in its group."""
+def test_adamp_groups_mix_dtypes_devices_and_steps():
+    """Every tensor is stepped as if it were alone in its group."""
     double, single = make_params(), make_params(torch.float32)
     late = Parameter(torch.randn(6, 5, dtype=torch.float64))
     params = [*double, *single, late]
@@ -200,7 +201,7 @@ def test_groups_of_mixed_dtypes_devices_and_steps():
     for step in range(6):
         for param, optimizer, grad in zip(params, alone, gradients(params, step), strict=True):
             other = optimizer.param_groups[0]['params'][0]
-            # A parameter that got no gradient so far is skipped: its count of steps differs from then on.
+            # A parameter without a gradient so far is skipped: its step count differs afterwards.
             param.grad, other.grad = (None, None) if param is late and step < 3 else (grad, grad.clone())
             optimizer.step()
         together.step()
@@ -209,8 +210,8 @@ def test_groups_of_mixed_dtypes_devices_and_steps():
         assert_close([param], optimizer.param_groups[0]['params'], 1e-12 if param.dtype == torch.float64 else 4e-6)
 
 
-def test_meta_tensors_beside_real_ones():
-    """Two devices in one group; nothing is asked of the values."""
+def test_adamp_meta_tensors_beside_real_ones():
+    """Two devices in one group; no values are read."""
     real, meta = Parameter(torch.randn(3, 4)), Parameter(torch.empty(3, 4, device='meta'))
     before = real.detach().clone()
     optimizer = AdamP([real, meta], foreach=True)
@@ -221,13 +222,13 @@ def test_meta_tensors_beside_real_ones():
 
 
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_batches_never_wait_for_the_device(never_wait, nesterov):
+def test_adamp_batches_never_wait_for_device(never_wait, nesterov):
     kwargs = dict(weight_decay=0.1, nesterov=nesterov)
     assert host_reads(lambda p: AdamP(p, **kwargs, foreach=True)) == 0
     assert host_reads(lambda p: AdamP(p, **kwargs, foreach=False)) > 0
 
 
-def test_bad_gradients_are_refused_before_anything_changes():
+def test_adamp_bad_gradients_raise_before_any_change():
     good = Parameter(torch.ones(2, 2))
     good.grad = torch.ones(2, 2)
     sparse = Parameter(torch.ones(3, 2))
@@ -254,7 +255,7 @@ def test_bad_gradients_are_refused_before_anything_changes():
         (dict(betas=(0.9,)), 'betas must be two numbers'),
     ],
 )
-def test_bad_settings(kwargs, message):
+def test_adamp_bad_settings_raise(kwargs, message):
     with pytest.raises(ValueError, match=f'AdamP: {message}'):
         AdamP(make_params(), **kwargs)
     optimizer = AdamP(make_params())
@@ -263,7 +264,7 @@ def test_bad_settings(kwargs, message):
     assert len(optimizer.param_groups) == 1
 
 
-def test_settings_are_those_of_the_group():
+def test_adamp_settings_are_per_group():
     params = make_params(shapes=[(3, 4), (3, 4)])
     optimizer = AdamP([dict(params=params[0], lr=0), dict(params=params[1], delta=0)], lr=0.1)
     before = clone(params)
@@ -272,7 +273,7 @@ def test_settings_are_those_of_the_group():
     assert not torch.equal(params[1], before[1])
 
 
-def test_closure_has_gradients_inside_no_grad():
+def test_adamp_closure_has_gradients_inside_no_grad():
     param = Parameter(torch.ones(2, 2))
     optimizer = AdamP([param], lr=0.1)
 
@@ -287,7 +288,7 @@ def test_closure_has_gradients_inside_no_grad():
     assert (param < 1).all()
 
 
-def test_copies_go_on_alone():
+def test_adamp_copies_continue_independently():
     optimizer = AdamP(make_params(), lr=0.01)
     run([optimizer], 2)
     copied = copy.deepcopy(optimizer)
@@ -295,8 +296,8 @@ def test_copies_go_on_alone():
     assert_close(*run([optimizer, copied], 3, first=2), 0.0)
 
 
-def test_compiled_step_is_the_eager_one():
-    """The second compilation, the first with state, makes the count of steps a variable: it is the last."""
+def test_adamp_compiled_step_equals_eager():
+    """The second compilation, the first with state, makes the step count a variable, so there is no third."""
     import torch._dynamo.testing
 
     torch._dynamo.reset()
@@ -304,6 +305,7 @@ def test_compiled_step_is_the_eager_one():
     shapes = [(2, 3), (3,)]
     eager, compiled = (AdamP(make_params(shapes=shapes), lr=0.01, weight_decay=0.1) for _ in range(2))
     step = torch.compile(compiled.step, backend=counter)
+    # Step both with the same gradients.
     for number in range(6):
         params = [optimizer.param_groups[0]['params'] for optimizer in (eager, compiled)]
         for a, b, grad in zip(*params, gradients(params[0], number), strict=True):
@@ -324,12 +326,13 @@ def net():
 
 
 @pytest.mark.parametrize('name', ['AdamP', 'dinor1.blocks.adamp.AdamP'])
-def test_builds_from_a_config_with_paramwise_settings(name):
+def test_adamp_builds_from_config_with_paramwise_settings(name):
     from mmengine.optim import build_optim_wrapper
 
     from dinor1.blocks.adamp import register
 
     register.register()
+    # Build with decay and rate per parameter.
     cfg = dict(
         type='OptimWrapper',
         optimizer=dict(type=name, lr=0.1, weight_decay=0.2, delta=0.3),
@@ -338,6 +341,7 @@ def test_builds_from_a_config_with_paramwise_settings(name):
     model = net()
     optimizer = build_optim_wrapper(model, cfg).optimizer
     assert type(optimizer) is AdamP
+    # Every parameter has its own settings.
     of = {id(p): group for group in optimizer.param_groups for p in group['params']}
     assert of[id(model[0].weight)]['lr'] == 0.1
     assert of[id(model[0].weight)]['weight_decay'] == 0.2
@@ -346,7 +350,7 @@ def test_builds_from_a_config_with_paramwise_settings(name):
     assert all(group['delta'] == 0.3 for group in optimizer.param_groups)
 
 
-def test_gradient_accumulation_of_the_wrapper_changes_nothing():
+def test_adamp_gradient_accumulation_changes_nothing():
     from mmengine.optim import OptimWrapper
 
     whole, split, inputs = net(), net(), torch.randn(8, 6)
@@ -359,16 +363,16 @@ def test_gradient_accumulation_of_the_wrapper_changes_nothing():
             with second.optim_context(split):
                 loss = split(half).square().mean()
             second.update_params(loss)
-    # The sum of two halves in float32, through the division by the root of the second moment.
+    # Float32 sum of two halves, divided by the root of the second moment.
     assert_close(split.parameters(), whole.parameters(), 1e-5)
 
 
 @pytest.mark.filterwarnings('ignore:.*GradScaler')
-def test_amp_wrapper_in_bfloat16_on_cpu(monkeypatch):
+def test_adamp_amp_wrapper_in_bfloat16_on_cpu(monkeypatch):
     from mmengine.optim import AmpOptimWrapper
     from mmengine.optim.optimizer import amp_optimizer_wrapper
 
-    # MMEngine refuses to build the wrapper without a GPU, although autocast to bfloat16 works without.
+    # MMEngine refuses to build the wrapper without a GPU, although autocast to bfloat16 works without one.
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     model, inputs = net(), torch.randn(8, 6)
     optimizer = AdamP(model.parameters(), lr=0.01)
@@ -387,7 +391,7 @@ def test_amp_wrapper_in_bfloat16_on_cpu(monkeypatch):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-def test_an_optimizer_of_the_same_name_is_replaced_and_named(caplog):
+def test_adamp_replaces_optimizer_of_same_name_with_warning(caplog):
     from mmengine.registry import OPTIMIZERS
 
     from dinor1.blocks.adamp import SGDP, register
@@ -404,7 +408,7 @@ def test_an_optimizer_of_the_same_name_is_replaced_and_named(caplog):
     register.register()
 
 
-def test_import_needs_torch_alone():
+def test_adamp_import_needs_torch_only():
     code = (
         'import sys\n'
         'for name in ("mmengine", "mmcv", "mmdet"): sys.modules[name] = None\n'

@@ -1,4 +1,4 @@
-"""Weights that FSDP has split by rows: the decision is about the whole weight, or there is a warning."""
+"""Weights split by FSDP: the test covers the whole weight, or there is a warning."""
 
 import copy
 import socket
@@ -19,7 +19,7 @@ OPTIMIZERS = dict(
 
 
 def train(net, name):
-    """Five steps; the views that were projected in each."""
+    """Views that were projected in each of five steps."""
     make, kwargs = OPTIMIZERS[name]
     optimizer, inputs, stats = make(net.parameters(), **kwargs), torch.ones(4, 6).cumsum(1).sin(), []
     for _ in range(5):
@@ -37,11 +37,13 @@ def worker(rank, port, net, queue):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
+    # Train with weights sharded by rows.
     for name in OPTIMIZERS:
         sharded = copy.deepcopy(net)
         fully_shard(sharded, mesh=init_device_mesh('cpu', (2,)))
         stats = train(sharded, name)
         queue.put((rank, name, stats, [p.full_tensor().detach().numpy() for p in sharded.parameters()]))
+    # Record the warnings for flattened weights.
     for use_orig_params in (False, True):
         flat = FullyShardedDataParallel(
             copy.deepcopy(net), device_id=torch.device('cpu'), use_orig_params=use_orig_params
@@ -54,7 +56,7 @@ def worker(rank, port, net, queue):
     dist.destroy_process_group()
 
 
-def test_two_processes_do_what_one_does():
+def test_sharded_optimizer_two_processes_equal_one():
     # LayerNorm makes the first matrix scale-invariant as a whole; neither process holds the whole of it.
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 4, bias=False), nn.LayerNorm(4), nn.Linear(4, 2))
@@ -79,6 +81,6 @@ def test_two_processes_do_what_one_does():
             for a, b in zip(weights, whole.parameters(), strict=True):
                 # Float32 sums in two parts; Adam divides by the root of gradients that may be near 0.
                 torch.testing.assert_close(torch.from_numpy(a), b.detach(), rtol=0, atol=1e-5)
-    # The older FSDP has no rows to offer: nothing is projected, which must not go unsaid.
+    # The older FSDP has no rows: nothing is projected, and a warning says so.
     for _, _, _, messages in [entry for entry in found if entry[1] == 'warned']:
         assert any('AdamP: FSDP has flattened the parameters' in message for message in messages)

@@ -1,4 +1,4 @@
-"""The projection: its definition written out, its geometry, and networks whose weights are scale-invariant."""
+"""The projection: its definition in loops, its geometry, and networks with scale-invariant weights."""
 
 import math
 
@@ -15,7 +15,7 @@ EPS = 1e-8
 
 
 def by_definition(weight, grad, update, delta, eps=EPS):
-    """The specification in numpy loops: which view, and the projected update."""
+    """The specification in numpy loops; returns the view and the projected update."""
     rows, flat = weight.reshape(len(weight), -1), (1, weight.size)
     for view, size in (('channel', rows.shape), ('layer', flat)):
         w, g, u = (x.reshape(size) for x in (weight, grad, update))
@@ -46,7 +46,7 @@ def cases(shape=(4, 3, 2), count=12, seed=0):
 
 
 def batched(weights, grads, updates, delta=0.1):
-    """The batched form as :func:`by_definition` answers: views and projected updates."""
+    """Views and projected updates of the batched form, as in :func:`by_definition`."""
     w, g, u = (x.reshape(x.shape[0], x.shape[1], -1) for x in (weights, grads, updates))
     found = which_pass(w, g, delta, EPS)
     views = ['channel' if c else 'layer' if a else 'none' for c, a in zip(found.channel, found.layer, strict=True)]
@@ -55,7 +55,7 @@ def batched(weights, grads, updates, delta=0.1):
 
 @pytest.mark.parametrize('delta', [0.1, 0.5, 3.0])
 @pytest.mark.parametrize('shape', [(4, 3, 2), (1, 7), (5, 1), (3, 2, 3, 3)])
-def test_both_forms_follow_the_definition(shape, delta):
+def test_projection_both_forms_equal_definition(shape, delta):
     weights, grads, updates = cases(shape)
     views, projected = batched(weights, grads, updates, delta)
     seen = set()
@@ -72,7 +72,7 @@ def test_both_forms_follow_the_definition(shape, delta):
         assert seen == {'channel', 'layer', 'none'}
 
 
-def test_projected_update_is_tangent_up_to_eps():
+def test_projection_update_is_tangent_up_to_eps():
     weights, grads, updates = cases()
     views, projected = batched(weights, grads, updates)
     for i, view in enumerate(views):
@@ -87,12 +87,12 @@ def test_projected_update_is_tangent_up_to_eps():
         torch.testing.assert_close(left, 2 * EPS / norm * before, rtol=1e-5, atol=1e-14)
 
 
-def test_channel_view_comes_first_and_one_bad_row_spoils_it():
+def test_projection_prefers_channel_view_and_needs_every_row():
     weight = torch.eye(3, 4, dtype=torch.float64)
     grad = torch.zeros_like(weight)
     grad[:, 3] = 1
     assert project_(weight, grad, torch.ones_like(weight), 0.1, EPS) == 'channel'
-    grad[0, 0], grad[1, 1] = 1, -1  # two rows are parallel; as a whole the two cancel
+    grad[0, 0], grad[1, 1] = 1, -1  # two rows are parallel; in the whole tensor they cancel
     update = torch.ones_like(weight)
     assert project_(weight, grad, update, 0.1, EPS) == 'layer'
     assert (weight * update).sum().abs() < 1e-7
@@ -100,14 +100,14 @@ def test_channel_view_comes_first_and_one_bad_row_spoils_it():
     assert batched(weight[None], grad[None], update[None])[0] == ['layer']
 
 
-def test_a_negative_cosine_does_not_pass():
-    """The paper's algorithm boxes lack the absolute value; the authors call that a misprint."""
+def test_projection_negative_cosine_does_not_pass():
+    """The paper's algorithm boxes lack the absolute value, a misprint according to the authors."""
     weight = torch.randn(2, 6, dtype=torch.float64)
     assert project_(weight, -weight, torch.ones_like(weight), 0.1, EPS) == 'none'
     assert batched(weight[None], -weight[None], weight[None])[0] == ['none']
 
 
-def test_the_threshold_is_strict():
+def test_projection_threshold_is_strict():
     weight, grad = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert project_(weight, grad, grad.clone(), 0.0, EPS) == 'none'  # cosine 0 is not below 0
     assert batched(weight[None], grad[None], grad[None], delta=0.0)[0] == ['none']
@@ -115,7 +115,7 @@ def test_the_threshold_is_strict():
 
 
 @pytest.mark.parametrize('size', [(1, 16), (3, 8)])
-def test_chance_of_passing_for_random_gradients(size):
+def test_projection_pass_rate_for_random_gradients(size):
     """The squared cosine of two random directions is Beta(1/2, (n-1)/2) distributed; about 8 % pass at delta 0.1."""
     count, delta = 20_000, 0.1
     draws = torch.randn(3, count, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_chance_of_passing_for_random_gradients(size):
     all_rows, whole = chance(size[1]) ** size[0], chance(size[0] * size[1])
     assert 0.07 < whole < 0.083
     passed = len(views) - views.count('none')
-    # Four standard deviations; a tensor of several rows may also pass by its rows, but not by the whole.
+    # Four standard deviations; a tensor of several rows may also pass in the channel view only.
     slack = all_rows if size[0] > 1 else 0
     assert passed / count == pytest.approx(whole, abs=4 * math.sqrt(whole / count) + slack)
     assert views.count('channel') / count == pytest.approx(all_rows, abs=4 * math.sqrt(all_rows / count))
@@ -135,7 +135,7 @@ def test_chance_of_passing_for_random_gradients(size):
 
 @pytest.mark.parametrize('scale', [2.0**-20, 2.0**12])
 @pytest.mark.parametrize('scaled', ['weight', 'grad'])
-def test_decisions_do_not_depend_on_lengths(scale, scaled):
+def test_projection_decision_ignores_lengths(scale, scaled):
     weights, grads, updates = cases(count=40)
     views = batched(weights, grads, updates, 0.5)[0]
     if scaled == 'weight':
@@ -146,7 +146,7 @@ def test_decisions_do_not_depend_on_lengths(scale, scaled):
     assert [project_(*three, 0.5, EPS) for three in zip(weights, grads, updates, strict=True)] == views
 
 
-def test_zero_gradient_and_zero_weight_pass_without_harm():
+def test_projection_zero_gradient_and_zero_weight_are_harmless():
     weight, update = torch.randn(1, 2, 3, dtype=torch.float64), torch.ones(1, 2, 3, dtype=torch.float64)
     zero = torch.zeros_like(weight)
     for w, g in ((weight, zero), (zero, weight), (zero, zero)):
@@ -159,14 +159,14 @@ def test_zero_gradient_and_zero_weight_pass_without_harm():
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
-def test_a_gradient_that_is_no_number_is_not_projected(value):
+def test_projection_nonfinite_gradient_is_not_projected(value):
     weight, grad = torch.randn(2, 3), torch.randn(2, 3)
     grad[0, 0] = value
     assert project_(weight, grad, torch.ones(2, 3), 0.1, EPS) == 'none'
     assert batched(weight[None], grad[None], torch.ones(1, 2, 3))[0] == ['none']
 
 
-def test_layout_does_not_matter():
+def test_projection_ignores_layout():
     weights, grads, updates = cases((4, 3, 2, 2))
     for weight, grad, update in zip(weights, grads, updates, strict=True):
         plain = update.clone()
@@ -177,7 +177,7 @@ def test_layout_does_not_matter():
 
 
 @pytest.mark.parametrize('shape', [(), (5,), (0, 3), (3, 0)])
-def test_tensors_without_rows_are_skipped(shape):
+def test_projection_skips_tensors_without_rows(shape):
     update = torch.ones(shape)
     assert project_(torch.ones(shape), torch.zeros(shape), update, 0.1, EPS) == 'skipped'
     assert torch.equal(update, torch.ones(shape))
@@ -196,8 +196,8 @@ def scale_invariant_network(kind):
 
 @pytest.mark.parametrize('optimizer', [AdamP, SGDP])
 @pytest.mark.parametrize('kind', ['channel', 'layer'])
-def test_normalised_weights_are_found_at_every_step(kind, optimizer):
-    """BatchNorm makes every filter scale-invariant, LayerNorm only the matrix as a whole."""
+def test_projection_finds_normalised_weights_at_every_step(kind, optimizer):
+    """BatchNorm makes every filter scale-invariant, LayerNorm only the whole matrix."""
     net, layer, inputs = scale_invariant_network(kind)
     made = optimizer([layer.weight], lr=0.01)
     lengths, steps = [float(layer.weight.detach().norm())], []
@@ -209,7 +209,7 @@ def test_normalised_weights_are_found_at_every_step(kind, optimizer):
         assert made.projection_stats() == {'channel': 0, 'layer': 0, 'none': 0, 'skipped': 0} | {kind: 1}
         lengths.append(float(layer.weight.detach().norm()))
         steps.append(float((layer.weight.detach() - before).norm()))
-    # The growth that a tangent step cannot avoid, and no more: eps leaves 2e-8 / |w| of each step along the weight.
+    # Only the growth of tangent steps remains: eps leaves 2e-8 / |w| of each step along the weight.
     expected = math.sqrt(lengths[0] ** 2 + sum(step**2 for step in steps))
     assert lengths[-1] == pytest.approx(expected, rel=1e-6)
     assert lengths == sorted(lengths)

@@ -43,16 +43,16 @@ OWN = dict(
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('precision', ['f64', 'f32'])
 @pytest.mark.parametrize('setting', SETTINGS)
-def test_stored_trajectories(oracle, setting, precision, foreach):
+def test_sgdp_stored_trajectories_are_reproduced(oracle, setting, precision, foreach):
     kwargs = oracle.settings[setting]['kwargs']
-    # Tensor by tensor the order of operations is the reference's.
+    # Tensor by tensor, the order of operations is that of the reference.
     oracle.check(lambda p: SGDP(p, **kwargs, foreach=foreach), setting, precision, exact=not foreach)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('kwargs', VARIANTS.values(), ids=VARIANTS)
-def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype):
-    # The package stops at an empty tensor.
+def test_sgdp_one_by_one_equals_published_package_bitwise(published, kwargs, dtype):
+    # The package fails on empty tensors.
     params = make_params(dtype, [p.shape for p in make_params() if p.numel()])
     optimizers = [SGDP(clone(params), **kwargs, foreach=False), published.SGDP(clone(params), **kwargs)]
     ours, theirs = run(optimizers, 40)
@@ -60,10 +60,10 @@ def test_one_by_one_is_the_published_package_to_the_bit(published, kwargs, dtype
     assert equal(*states(optimizers, (ours, theirs), 'momentum'))
 
 
-# Rounding over 40 steps, where gradients follow the first optimizer's weights and thus do not amplify it.
+# Rounding over 40 steps; gradients use the first optimizer's weights and so do not amplify it.
 @pytest.mark.parametrize(('dtype', 'relative'), [(torch.float64, 1e-12), (torch.float32, 4e-6)])
 @pytest.mark.parametrize('kwargs', (VARIANTS | OWN).values(), ids=VARIANTS | OWN)
-def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
+def test_sgdp_batches_equal_one_by_one(as_on, kwargs, dtype, relative):
     check_batches(
         lambda p, foreach: SGDP(p, **kwargs, foreach=foreach),
         ('momentum',),
@@ -76,7 +76,7 @@ def test_batches_are_one_by_one_to_rounding(as_on, kwargs, dtype, relative):
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('switch', ['to theirs', 'to ours'])
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_state_dicts_move_between_the_packages_in_mid_training(published, switch, nesterov, foreach):
+def test_sgdp_state_dict_loads_into_published_package_and_back(published, switch, nesterov, foreach):
     kwargs = dict(lr=0.02, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
     shapes = [p.shape for p in make_params() if p.numel()]
     _, resumed = interchange(
@@ -89,21 +89,21 @@ def test_state_dicts_move_between_the_packages_in_mid_training(published, switch
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_saved_in_the_middle_is_as_if_never_stopped(foreach):
+def test_sgdp_resumed_training_equals_uninterrupted(foreach):
     kwargs = dict(lr=0.05, momentum=0.9, weight_decay=0.01, foreach=foreach)
     check_resumed(lambda p: SGDP(p, **kwargs), lambda p: SGDP(p, lr=1))
 
 
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('kwargs', [dict(), dict(momentum=0.9), dict(momentum=0.9, nesterov=True)])
-def test_without_projection_and_decay_it_is_sgd(kwargs, foreach):
+def test_sgdp_without_projection_and_decay_equals_sgd(kwargs, foreach):
     ours = SGDP(make_params(), lr=0.1, **kwargs, delta=0, foreach=foreach)
     assert_close(*run([ours, SGD(make_params(), lr=0.1, **kwargs, foreach=False)], 40), 1e-12)
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_first_step_is_dampened(foreach):
-    """Unlike torch's, whose buffer starts as the gradient."""
+def test_sgdp_first_step_is_dampened(foreach):
+    """Unlike in torch, whose buffer starts as the gradient."""
     param = Parameter(torch.zeros(3, dtype=torch.float64))
     optimizer = SGDP([param], lr=1.0, momentum=0.9, dampening=0.25, foreach=foreach)
     param.grad = torch.ones(3, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_first_step_is_dampened(foreach):
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_decay_is_divided_by_one_minus_momentum_and_stays_out_of_the_buffer(foreach):
+def test_sgdp_decay_is_divided_by_one_minus_momentum_outside_buffer(foreach):
     params = [Parameter(torch.ones(2, 3, dtype=torch.float64)), Parameter(torch.ones(3, dtype=torch.float64))]
     optimizer = SGDP(params, lr=0.1, momentum=0.9, weight_decay=0.1, foreach=foreach)
     for param in params:
@@ -127,8 +127,8 @@ def test_decay_is_divided_by_one_minus_momentum_and_stays_out_of_the_buffer(fore
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('nesterov', [False, True])
 @pytest.mark.parametrize('project_buffer', [False, True])
-def test_which_form_keeps_the_buffer_whole(project_buffer, nesterov, foreach):
-    """Two equal weights, which are stacked, and one alone."""
+def test_sgdp_project_buffer_selects_stored_momentum(project_buffer, nesterov, foreach):
+    """Two weights of equal shape, which are stacked, and a single one."""
     params = make_params(shapes=[(2, 4), (2, 4), (3, 4)])
     optimizer = SGDP(
         params, lr=0.1, momentum=0.9, nesterov=nesterov, project_buffer=project_buffer, foreach=foreach, delta=100
@@ -139,6 +139,7 @@ def test_which_form_keeps_the_buffer_whole(project_buffer, nesterov, foreach):
         param.grad = grad
     optimizer.step()
     assert optimizer.projection_stats()['channel'] == 3
+    # Compare buffer and weights with the closed form.
     for param, old, grad in zip(params, before, grads, strict=True):
         hat = old.detach() / old.detach().norm(dim=1, keepdim=True)
         tangent = grad - hat * (hat * grad).sum(1, keepdim=True)
@@ -167,7 +168,7 @@ FORMS = dict(official={}, paper=dict(project_buffer=False), nesterov=dict(nester
 
 @pytest.mark.parametrize('momentum', [0, 0.9, 0.95, 0.99])
 @pytest.mark.parametrize('form', ['SGD', *FORMS])
-def test_norm_growth_in_two_dimensions(form, momentum):
+def test_sgdp_norm_growth_in_two_dimensions(form, momentum):
     def make(params):
         if form == 'SGD':
             return SGD(params, lr=0.1, momentum=momentum)
@@ -189,14 +190,14 @@ def test_norm_growth_in_two_dimensions(form, momentum):
 
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('form', FORMS)
-def test_projected_steps_are_tangents(form, foreach):
+def test_sgdp_projected_steps_are_tangents(form, foreach):
     """|w_T|^2 = 1 + sum of the squared lengths of the steps."""
     weights, _ = two_dimensional(lambda p: SGDP(p, lr=0.1, momentum=0.95, eps=1e-15, foreach=foreach, **FORMS[form]))
     assert float(weights[-1].norm()) == pytest.approx(norm_from_tangents(weights), abs=1e-12)
 
 
 @pytest.mark.parametrize('momentum', [0.5, 0.9, 0.99])
-def test_momentum_adds_the_memory_of_all_steps_to_the_norm(momentum):
+def test_sgdp_momentum_adds_all_steps_to_norm(momentum):
     """|w_T|^2 - 1 = lr^2 (sum_t |p_t|^2 + 2 sum_t sum_{k<t} momentum^(t-k) |p_k|^2), without projection."""
     weights, _ = two_dimensional(lambda p: SGDP(p, lr=0.1, momentum=momentum, delta=0))
     squares = weights.diff(dim=0).square().sum(1)
@@ -216,7 +217,7 @@ def test_momentum_adds_the_memory_of_all_steps_to_the_norm(momentum):
     ],
     ids=['GD', 'momentum', 'SGDP'],
 )
-def test_rayleigh_quotient_in_64_dimensions(make, growth, loss):
+def test_sgdp_rayleigh_quotient_in_64_dimensions(make, growth, loss):
     """Minimise w A w / |w|^2; the specification gives three digits of the growth, two of the last loss."""
     root = torch.randn(64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     matrix = root @ root.T / 64
@@ -236,14 +237,14 @@ def test_rayleigh_quotient_in_64_dimensions(make, growth, loss):
 
 
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_channels_last_gives_the_same(nesterov):
+def test_sgdp_channels_last_equals_contiguous(nesterov):
     kwargs = dict(lr=0.01, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
     check_channels_last(lambda p, foreach: SGDP(p, **kwargs, foreach=foreach))
 
 
 @pytest.mark.parametrize('foreach', [False, True])
 @pytest.mark.parametrize('project_buffer', [False, True])
-def test_bfloat16_stays_near_float32(project_buffer, foreach):
+def test_sgdp_bfloat16_stays_near_float32(project_buffer, foreach):
     kwargs = dict(lr=0.01, momentum=0.9, project_buffer=project_buffer)
     half, full = half_and_full(lambda p, foreach: SGDP(p, **kwargs, foreach=foreach), torch.bfloat16, foreach)
     for a, b in zip(half, full, strict=True):
@@ -253,7 +254,7 @@ def test_bfloat16_stays_near_float32(project_buffer, foreach):
 
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(nesterov=True), dict(project_buffer=False)])
-def test_batches_never_wait_for_the_device(never_wait, kwargs):
+def test_sgdp_batches_never_wait_for_device(never_wait, kwargs):
     kwargs = dict(lr=0.1, momentum=0.9, weight_decay=0.1) | kwargs
     assert host_reads(lambda p: SGDP(p, **kwargs, foreach=True)) == 0
     assert host_reads(lambda p: SGDP(p, **kwargs, foreach=False)) > 0
@@ -269,19 +270,19 @@ def test_batches_never_wait_for_the_device(never_wait, kwargs):
         (dict(lr=0.1, delta=-1), 'delta must be >= 0'),
     ],
 )
-def test_bad_settings(kwargs, message):
+def test_sgdp_bad_settings_raise(kwargs, message):
     with pytest.raises(ValueError, match=f'SGDP: {message}'):
         SGDP(make_params(), **kwargs)
 
 
-def test_learning_rate_may_come_from_the_groups_alone():
+def test_sgdp_learning_rate_may_be_given_in_groups():
     params = make_params(shapes=[(2, 3), (2, 3)])
     optimizer = SGDP([dict(params=params[0], lr=0.1), dict(params=params[1], lr=0.2)])
     assert [group['lr'] for group in optimizer.param_groups] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize('foreach', [False, True])
-def test_momentum_one_without_decay_adds_up_all_gradients(foreach):
+def test_sgdp_momentum_one_without_decay_sums_gradients(foreach):
     # A vector is never projected: steps of 0.1 and, with both gradients in the buffer, 0.2.
     param = Parameter(torch.zeros(3, dtype=torch.float64))
     optimizer = SGDP([param], lr=0.1, momentum=1, foreach=foreach)

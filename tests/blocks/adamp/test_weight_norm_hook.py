@@ -1,4 +1,4 @@
-"""WeightNormHook: the numbers in scalars.json are the norms of the weights at that iteration."""
+"""WeightNormHook: scalars.json has the norms of the weights of each iteration."""
 
 import json
 import math
@@ -28,7 +28,7 @@ class Toy(BaseModel):
 
 
 class Snapshot(Hook):
-    """Keeps the weights after every update."""
+    """Records the weights after every update."""
 
     def __init__(self):
         self.weights = []
@@ -42,6 +42,7 @@ def train(tmp_path):
     """``train(hook)``: six iterations, logged every two; the written scalars and the weights of every iteration."""
 
     def run(hook, name):
+        # Train, then read the scalars.
         snapshot = Snapshot()
         runner = Runner(
             Toy(),
@@ -69,7 +70,7 @@ def norm(tensor):
     return math.sqrt(tensor.square().sum())
 
 
-def test_means_of_each_pattern_are_logged(train):
+def test_weight_norm_hook_logs_mean_per_pattern(train):
     hook = dict(type=WeightNormHook, interval=2, patterns=dict(weights=r'weight$', first=r'^first\.'))
     lines, weights = train(hook, 'each')
     assert [line['step'] for line in lines] == [2, 4, 6]
@@ -83,14 +84,14 @@ def test_means_of_each_pattern_are_logged(train):
     assert len({line['weight_norm/weights'] for line in lines}) == 3
 
 
-def test_between_measurements_the_latest_stays(train):
+def test_weight_norm_hook_repeats_latest_between_measurements(train):
     lines, weights = train(dict(type=WeightNormHook, interval=4, patterns=dict(second=r'^second\.weight$')), 'stays')
     assert 'weight_norm/second' not in lines[0]
     expected = norm(weights[3]['second.weight'])
     assert [line['weight_norm/second'] for line in lines[1:]] == pytest.approx([expected] * 2, rel=1e-6)
 
 
-def test_pattern_without_a_match_is_refused_before_training(train):
+def test_weight_norm_hook_pattern_without_match_raises(train):
     with pytest.raises(InputError, match=r"pattern 'conv' of 'convs' matches no parameter.*'first.weight'"):
         train(dict(type=WeightNormHook, patterns=dict(convs='conv')), 'refused')
 
@@ -100,9 +101,9 @@ def test_pattern_without_a_match_is_refused_before_training(train):
     [
         (dict(patterns={}), 'no patterns'),
         (dict(patterns=dict(a='x'), interval=0), 'interval must be at least 1'),
-        (dict(patterns=dict(a='(')), "pattern '\\(' of 'a' is no regular expression"),
+        (dict(patterns=dict(a='(')), "pattern '\\(' of 'a' is not a regular expression"),
     ],
 )
-def test_bad_settings(arguments, message):
+def test_weight_norm_hook_bad_settings_raise(arguments, message):
     with pytest.raises(InputError, match=message):
         WeightNormHook(**arguments)

@@ -1,4 +1,4 @@
-"""The category graph: building, saving, completing, and its tool."""
+"""The category graph: construction, file, completion, and its tool."""
 
 import dataclasses
 import importlib.util
@@ -46,7 +46,7 @@ def shapes_graph(**kwargs) -> CategoryGraph:
 # Hierarchy -------------------------------------------------------------------------------------------------
 
 
-def test_names_alone_make_a_graph_without_edges():
+def test_category_graph_from_names_has_no_edges():
     graph = build_category_graph(['b', 'a'])
     assert graph.names == ('b', 'a')
     assert graph.num_classes == 2
@@ -58,7 +58,7 @@ def test_names_alone_make_a_graph_without_edges():
     assert none.below.shape == (0, 0)
 
 
-def test_shapes_and_fills_are_parents():
+def test_category_graph_word_parents_are_shapes_and_fills():
     graph = shapes_graph()
     assert graph.names[:16] == CATEGORIES
     assert set(graph.names[16:]) == set(SHAPES + FILLS)
@@ -69,29 +69,29 @@ def test_shapes_and_fills_are_parents():
     assert [CATEGORIES[i] for i in below.nonzero().flatten()] == [n for n in CATEGORIES if n.startswith('striped ')]
 
 
-def test_words_of_names():
+def test_word_parents_splits_names():
     names = ['red_cup', 'red plate', 'cup', 'blue jug', 'red red cup']
     assert word_parents(names) == {'red_cup': ['red', 'cup'], 'red plate': ['red'], 'red red cup': ['red', 'cup']}
     assert word_parents(names, min_count=4) == {}
     graph = build_category_graph(names, parents='words')
-    # "cup" is a class; it is the parent, there is no second node of that name.
+    # "cup" is a class and a parent; there is no second node of that name.
     assert graph.names == (*names, 'red')
     assert ('red_cup', 'cup') in edges(graph, 'hypernym')
 
 
-def test_parents_may_have_parents():
+def test_category_graph_parents_may_have_parents():
     graph = build_category_graph(['dog', 'cat', 'cup'], parents=TREE)
     assert edges(graph, 'hypernym') == set(TREE.items())
     below = {name: row.nonzero().flatten().tolist() for name, row in zip(graph.names, graph.below, strict=True)}
     assert below == dict(dog=[0], cat=[1], cup=[2], animal=[0, 1], thing=[0, 1, 2])
 
 
-def test_a_circle_of_parents_is_not_followed_forever():
+def test_category_graph_cycle_of_parents_terminates():
     graph = build_category_graph(['a', 'b'], parents=dict(a='b', b='c', c='a'))
     assert graph.below.all()
 
 
-def test_supercategories_of_coco():
+def test_category_graph_supercategories_of_coco():
     graph = build_category_graph(['person', 'cat', 'dog', 'kite'], supercategories=['person', 'animal', 'animal', None])
     assert graph.names == ('person', 'cat', 'dog', 'kite', 'animal')
     assert edges(graph, 'hypernym') == {('cat', 'animal'), ('dog', 'animal')}
@@ -114,14 +114,14 @@ WORDNET = {
 }
 
 
-def test_synsets_hang_below_their_nearest_kept_ancestors():
+def test_category_graph_synsets_link_to_nearest_kept_ancestors():
     names = ['pug', 'dog', 'wolf', 'cat', 'cup', 'nobody']
     synsets = ['pug.n.01', 'dog.n.01', 'wolf.n.01', 'cat.n.01', 'cup.n.01', None]
     graph = build_category_graph(names, synsets=synsets, hypernyms=WORDNET)
-    # Kept are classes, and synsets at which classes meet. "feline" has one class below, "entity" those of "object".
+    # Classes and synsets where classes meet are kept. "feline" has one class below, "entity" those of "object".
     assert edges(graph, 'hypernym') == {
         ('pug', 'dog'),
-        # And not to "object", to which a second way leads past "domestic animal" and "animal".
+        # Not to "object", although a second path leads there past "domestic animal" and "animal".
         ('dog', 'canine.n.02'),
         ('wolf', 'canine.n.02'),
         ('canine.n.02', 'carnivore.n.01'),
@@ -131,7 +131,7 @@ def test_synsets_hang_below_their_nearest_kept_ancestors():
     }
 
 
-def test_two_classes_of_one_synset():
+def test_category_graph_two_classes_of_one_synset():
     graph = build_category_graph(
         ['pooch', 'hound', 'wolf'], synsets=['dog.n.01', 'dog.n.01', 'wolf.n.01'], hypernyms=WORDNET
     )
@@ -140,7 +140,7 @@ def test_two_classes_of_one_synset():
 
 @pytest.fixture
 def fake_nltk(monkeypatch):
-    """NLTK's interface on the table above: the library and its data are not installed for tests."""
+    """NLTK's interface for the table above, since NLTK and its data are not installed for tests."""
 
     class WordNetError(Exception):
         pass
@@ -170,6 +170,7 @@ def fake_nltk(monkeypatch):
                 raise WordNetError(name)
             return Synset(name)
 
+    # Install the fake as modules of NLTK.
     modules = {name: types.ModuleType(name) for name in ('nltk', 'nltk.corpus', 'nltk.corpus.reader')}
     modules['nltk.corpus.reader.wordnet'] = reader = types.ModuleType('nltk.corpus.reader.wordnet')
     reader.WordNetError, modules['nltk.corpus'].wordnet = WordNetError, WordNet()
@@ -178,18 +179,18 @@ def fake_nltk(monkeypatch):
     return modules['nltk.corpus'].wordnet
 
 
-def test_hypernyms_come_from_nltk(fake_nltk):
+def test_wordnet_hypernyms_come_from_nltk(fake_nltk):
     above = wordnet_hypernyms(['dog.n.01', None, 'made_up.n.01'])
     expected = {name: WORDNET[name] for name in WORDNET if name not in ('pug.n.01', 'wolf.n.01', 'cat.n.01')}
     for unused in ('feline.n.01', 'cup.n.01', 'container.n.01'):
         del expected[unused]
     assert above == expected | {'made_up.n.01': []}
     fake_nltk.loaded = False
-    with pytest.raises(InputError, match='the data of WordNet is not on disk'):
+    with pytest.raises(InputError, match='the data of WordNet is missing or incomplete'):
         wordnet_hypernyms(['dog.n.01'])
 
 
-def test_without_nltk(monkeypatch):
+def test_wordnet_hypernyms_without_nltk_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, 'nltk.corpus', None)
     with pytest.raises(InputError, match='WordNet needs NLTK, which is not installed; pip install nltk'):
         wordnet_hypernyms(['dog.n.01'])
@@ -199,7 +200,7 @@ def test_without_nltk(monkeypatch):
 
 
 def annotation_file():
-    """Ten images: 1 and 2 share four of them, 3 is alone, 9 is no category of interest."""
+    """Ten images: classes 1 and 2 share four of them, 3 is alone, 9 is not of interest."""
     shown = {0: [1, 2], 1: [1, 2], 2: [1, 2, 2], 3: [1, 2, 9], 4: [1], 5: [3], 6: [3, 9], 7: [], 8: [], 9: [2, 3]}
     return dict(
         images=[dict(id=i) for i in shown],
@@ -214,7 +215,7 @@ def annotation_file():
     )
 
 
-def test_fields_of_an_annotation_file():
+def test_read_categories_reads_all_fields():
     categories = read_categories(annotation_file())
     assert categories.ids == (1, 2, 3)
     assert categories.names == ('a', 'b', 'c')
@@ -222,7 +223,7 @@ def test_fields_of_an_annotation_file():
     assert categories.supercategories == (None, None, 'x')
 
 
-def test_images_that_show_both():
+def test_cooccurrence_counts_images_with_both_classes():
     counts, num_images = cooccurrence_counts(annotation_file(), [1, 2, 3])
     assert counts.tolist() == [[5, 4, 0], [4, 5, 1], [0, 1, 3]]
     assert num_images == 10
@@ -231,20 +232,20 @@ def test_images_that_show_both():
     assert num_images == 0
 
 
-def test_mutual_information():
+def test_positive_pmi_closed_form():
     counts, num_images = cooccurrence_counts(annotation_file(), [1, 2, 3])
     # a and b: 4 of 10 images, expected 5/10 * 5/10 * 10 = 2.5. b and c: 1, expected 1.5.
     weights = positive_pmi(counts, num_images)
     assert weights.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert positive_pmi(counts, num_images, min_pmi=0.48).sum() == 0  # log(4 / 2.5) = 0.470
     assert positive_pmi(counts, num_images, min_pmi=0.46).sum() == 2
-    # By the pairs alone: ten pairs counted both ways; a is in 4, b in 5, c in 1.
+    # From the pairs alone: ten pairs in both directions; a is in 4, b in 5, c in 1.
     alone = positive_pmi(counts)
     expected = torch.tensor([4 * 10 / (4 * 5), 1 * 10 / (5 * 1)]).log()
     torch.testing.assert_close(alone[[0, 1], [1, 2]], expected / expected.max())
 
 
-def test_topk_by_co_occurrence_is_symmetric():
+def test_positive_pmi_topk_is_symmetric():
     generator = torch.Generator().manual_seed(0)
     shown = torch.rand(200, 12, generator=generator) < 0.3
     counts = shown.T.long() @ shown.long()
@@ -261,13 +262,13 @@ def test_topk_by_co_occurrence_is_symmetric():
     torch.testing.assert_close(few[graph.edge_index[0], graph.edge_index[1]], graph.edge_weight)
 
 
-def test_triples_bring_relations():
+def test_category_graph_triples_add_relations():
     triples = [('wheel', 'part_of', 'car'), ('dog', 'hypernym', 'animal'), ('car', 'similar', 'bus')]
     graph = build_category_graph(['car', 'dog', 'bus'], triples=triples, parents=dict(dog='animal'))
     assert graph.names == ('car', 'dog', 'bus', 'animal', 'wheel')
     assert graph.relations == ('hypernym', 'hyponym', 'co_occurs', 'similar', 'part_of')
     assert edges(graph, 'part_of') == {('wheel', 'car')}
-    # An edge that two sources give is there once.
+    # An edge from two sources is kept once.
     assert edges(graph, 'hypernym') == {('dog', 'animal')}
     assert len(graph.edge_type) == 5
     assert edges(graph, 'similar') == {('car', 'bus'), ('bus', 'car')}
@@ -291,11 +292,11 @@ def test_triples_bring_relations():
         (lambda: cooccurrence_counts(dict(images=[]), []), 'no images or no annotations'),
         (
             lambda: cooccurrence_counts(dict(images=[], annotations=[dict(id=7, image_id=3, category_id=1)]), [1]),
-            'annotation 7 is of image 3, unknown',
+            'annotation 7 refers to unknown image 3',
         ),
     ],
 )
-def test_names_what_is_wrong(make, message):
+def test_category_graph_bad_input_raises(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
@@ -303,7 +304,7 @@ def test_names_what_is_wrong(make, message):
 # The graph itself and its file ------------------------------------------------------------------------------
 
 
-def test_a_file_gives_the_graph_back(tmp_path):
+def test_category_graph_save_and_load_round_trip(tmp_path):
     graph = build_category_graph(['dog', 'cat', 'cup'], parents=TREE, triples=[('cup', 'near', 'dog')], pe_dim=3)
     graph.save(tmp_path / 'graph.safetensors')
     again = CategoryGraph.load(tmp_path / 'graph.safetensors')
@@ -312,7 +313,7 @@ def test_a_file_gives_the_graph_back(tmp_path):
         assert torch.equal(getattr(again, name), getattr(graph, name))
 
 
-def test_files_that_are_none(tmp_path):
+def test_category_graph_load_bad_file_raises(tmp_path):
     with pytest.raises(InputError, match='no such category graph; make one with tools/build_category_graph.py'):
         CategoryGraph.load(tmp_path / 'absent.safetensors')
     (tmp_path / 'text.safetensors').write_text('not one')
@@ -323,7 +324,7 @@ def test_files_that_are_none(tmp_path):
         CategoryGraph.load(tmp_path / 'other.safetensors')
 
 
-def test_names_are_found_as_people_write_them():
+def test_category_graph_find_ignores_case_and_underscores():
     graph = build_category_graph(['Hot dog', 'traffic_light', 'hot_dog'], parents={'Hot dog': 'food'})
     assert graph.find(['hot dog', 'Traffic Light', 'food', 'kite', None, ' hot  dog ']) == [0, 1, -1, -1, -1, 0]
 
@@ -332,15 +333,15 @@ def test_names_are_found_as_people_write_them():
     ('change', 'message'),
     [
         (dict(names=('a', 'a', 'b', 'c', 'd')), "'a' is the name of two nodes"),
-        (dict(num_classes=6), '6 classes among 5 nodes'),
+        (dict(num_classes=6), r'num_classes=6; must be in \[0, 5\]'),
         (dict(edge_type=torch.zeros(3, dtype=torch.long)), r'edge_index: expected \(2, 3\), got \(2, 8\)'),
-        (dict(edge_index=torch.full((2, 8), 5)), r'edge_index holds numbers outside of \[0, 5\)'),
-        (dict(edge_type=torch.full((8,), 4)), r'edge_type holds numbers outside of \[0, 4\)'),
+        (dict(edge_index=torch.full((2, 8), 5)), r'edge_index holds indices outside of \[0, 5\)'),
+        (dict(edge_type=torch.full((8,), 4)), r'edge_type holds indices outside of \[0, 4\)'),
         (dict(pe=torch.zeros(4, 2)), r'pe: expected \(5, k\), got \(4, 2\)'),
         (dict(relations=('is_a',)), 'relations must begin with hypernym, hyponym'),
     ],
 )
-def test_a_graph_checks_itself(change, message):
+def test_category_graph_bad_fields_raise(change, message):
     graph = build_category_graph(['dog', 'cat', 'cup'], parents=TREE)
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(graph, **change)
@@ -350,7 +351,7 @@ def test_a_graph_checks_itself(change, message):
 
 
 def clique_graph(size=6, groups=3) -> tuple[CategoryGraph, set]:
-    """Groups of classes that all occur together, but for one pair per group that was never seen."""
+    """Groups of classes that all occur together, except for one unseen pair per group."""
     names = [f'{g}{i}' for g in range(groups) for i in range(size)]
     pairs = [(a, b) for a in names for b in names if a < b and a[0] == b[0]]
     missing = {(f'{g}0', f'{g}1') for g in range(groups)}
@@ -358,7 +359,7 @@ def clique_graph(size=6, groups=3) -> tuple[CategoryGraph, set]:
     return build_category_graph(names, triples=triples, pe_dim=4), missing
 
 
-def test_missing_edges_are_proposed_both_ways():
+def test_complete_category_graph_adds_missing_edges_both_ways():
     graph, missing = clique_graph()
     torch.manual_seed(0)
     nfe = NFE(len(graph.names), len(graph.relations), 16)
@@ -366,17 +367,17 @@ def test_missing_edges_are_proposed_both_ways():
     denser = complete_category_graph(graph, 'co_occurs', nfe, topk=1, min_prob=0.0)
     new = edges(denser, 'co_occurs') - edges(graph, 'co_occurs')
     assert new == {(b, a) for a, b in new}
-    # Each class gets one partner out of 13 that it does not have yet.
+    # Each class gets one of 13 possible new partners.
     assert missing <= new
     assert len(denser.edge_type) == len(graph.edge_type) + len(new)
     assert (denser.edge_weight[len(graph.edge_type) :] < 1).all()
-    # The code is that of the denser graph.
+    # The Laplacian code is that of the denser graph.
     assert denser.pe.shape == graph.pe.shape
     assert not torch.allclose(denser.pe.abs(), graph.pe.abs())
     assert torch.equal(denser.pe, denser.with_encoding().pe)
 
 
-def test_a_new_parent_comes_with_its_hyponym_edge():
+def test_complete_category_graph_adds_inverse_of_new_parent():
     graph = build_category_graph(['dog', 'cat', 'cup'], parents=TREE)
     nfe = NFE(5, 4, 4)
     denser = complete_category_graph(graph, 'hypernym', nfe, topk=1, min_prob=0.0)
@@ -385,11 +386,11 @@ def test_a_new_parent_comes_with_its_hyponym_edge():
     assert {(b, a) for a, b in edges(denser, 'hypernym')} == edges(denser, 'hyponym')
 
 
-def test_held_out_edges_are_ranked_better_than_by_chance():
+def test_held_out_ranking_beats_chance():
     graph, _ = clique_graph(size=8)
     result = held_out_ranking(graph, share=0.15, epochs=60, lr=0.05, dim=16)
     pairs = len(edges(graph, 'co_occurs')) // 2
-    # A pair is two edges, an edge two queries.
+    # A pair has two edges, an edge two queries.
     assert len(result['ranks']) == 4 * round(0.15 * pairs)
     assert result['mrr'] > 2 * result['chance']
     assert result['chance'] == pytest.approx(sum(1 / i for i in range(1, 25)) / 24)
@@ -415,12 +416,14 @@ def build(repo, monkeypatch, capsys):
     return run
 
 
-def test_tool_on_an_annotation_file(build, tmp_path):
+def test_build_tool_on_annotation_file(build, tmp_path):
+    # Write training annotations and another list of classes.
     (tmp_path / 'train.json').write_text(json.dumps(annotation_file()))
     novel = dict(categories=[dict(id=1, name='d'), dict(id=2, name='a')])
     (tmp_path / 'novel.json').write_text(json.dumps(novel))
     out = tmp_path / 'graph.safetensors'
     arguments = (tmp_path / 'train.json', '--names-of', tmp_path / 'novel.json', '--out', out)
+    # Build the graph and check it.
     said = build(*arguments, '--wordnet', 'no')
     graph = CategoryGraph.load(out)
     assert graph.names == ('a', 'b', 'c', 'd', 'x')
@@ -429,13 +432,14 @@ def test_tool_on_an_annotation_file(build, tmp_path):
     assert edges(graph, 'hypernym') == {('c', 'x')}
     assert '4 classes, 1 parents' in said
     assert '1 classes have no edge' in said
+    # Build it without co-occurrence.
     build(*arguments, '--wordnet', 'no', '--no-images')
     assert not edges(CategoryGraph.load(out), 'co_occurs')
     with pytest.raises(InputError, match='expected a file name that ends in .safetensors'):
         build(tmp_path / 'train.json', '--out', tmp_path / 'graph.pt')
 
 
-def test_tool_with_and_without_wordnet(build, fake_nltk, tmp_path, monkeypatch):
+def test_build_tool_with_and_without_wordnet(build, fake_nltk, tmp_path, monkeypatch):
     categories = [dict(id=i, name=s.split('.')[0], synset=s) for i, s in enumerate(['dog.n.01', 'wolf.n.01'])]
     (tmp_path / 'train.json').write_text(json.dumps(dict(categories=categories, images=[], annotations=[])))
     out = tmp_path / 'graph.safetensors'
@@ -444,12 +448,12 @@ def test_tool_with_and_without_wordnet(build, fake_nltk, tmp_path, monkeypatch):
     fake_nltk.loaded = False
     assert 'Without the hierarchy of the synsets' in build(tmp_path / 'train.json', '--out', out)
     assert not len(CategoryGraph.load(out).edge_type)
-    with pytest.raises(InputError, match='the data of WordNet is not on disk'):
+    with pytest.raises(InputError, match='the data of WordNet is missing or incomplete'):
         build(tmp_path / 'train.json', '--out', out, '--wordnet', 'yes')
 
 
 @pytest.mark.shared
-def test_tool_on_coco(build, shared_dir, tmp_path):
+def test_build_tool_on_coco(build, shared_dir, tmp_path):
     out = tmp_path / 'graph.safetensors'
     source = shared_dir / 'data/coco_mini/annotations/train.json'
     said = build(source, '--out', out, '--complete', 'co_occurs', '--nfe', 16, 20, 0.03, '--min-prob', 0.01)

@@ -1,4 +1,4 @@
-"""The category graph in the detector: nothing changes until the gate opens, and then what should."""
+"""The category graph in the detector: no change with a closed gate, and the expected change with an open one."""
 
 import copy
 
@@ -26,7 +26,7 @@ TEXT = {
 
 @pytest.fixture
 def batch(make_batch):
-    """``batch(counts)``: images that bring their class names along."""
+    """``batch(counts)``: images with class names."""
 
     def make(counts=(2, 1), **kwargs):
         inputs, samples = make_batch(counts, **kwargs)
@@ -47,7 +47,7 @@ def total(losses):
 
 
 def without_draws(model):
-    """The detector trains, the refiner draws no dropout masks and signs: all other draws then stay the same."""
+    """Train the detector with the refiner in evaluation mode, so that the other random draws do not change."""
     model.train().prompt_refiner.eval()
     return model
 
@@ -56,7 +56,7 @@ def without_draws(model):
 
 
 @pytest.mark.parametrize('extra', [{}, TEXT], ids=['visual', 'text and alignment'])
-def test_a_new_model_starts_from_the_same_weights(build_tiny, extra):
+def test_category_graph_prompts_keep_initial_weights_of_model(build_tiny, extra):
     plain, refined = build_tiny(**extra).state_dict(), build_tiny(**extra, **REFINER).state_dict()
     assert all(torch.equal(refined[name], value) for name, value in plain.items())
     new = set(refined) - set(plain)
@@ -66,7 +66,7 @@ def test_a_new_model_starts_from_the_same_weights(build_tiny, extra):
 
 @pytest.mark.parametrize('extra', [{}, TEXT], ids=['visual', 'text and alignment'])
 @pytest.mark.parametrize('counts', [(2, 1), (0, 3), (0, 0)])
-def test_losses_are_equal_bit_by_bit(build_tiny, batch, counts, extra):
+def test_category_graph_prompts_closed_gate_keeps_losses_bitwise(build_tiny, batch, counts, extra):
     losses = []
     for model in (build_tiny(**extra), without_draws(build_tiny(**extra, **REFINER))):
         torch.manual_seed(1)
@@ -86,8 +86,8 @@ def prompts_of(kind, model, samples):
 
 @torch.no_grad()
 @pytest.mark.parametrize('kind', ['visual', 'text', 'boxes'])
-def test_an_existing_checkpoint_detects_what_it_did(build_tiny, batch, kind):
-    """Loaded into the model with the refiner, the weights of one without give the same detections, bit by bit."""
+def test_category_graph_prompts_closed_gate_keeps_detections_of_checkpoint(build_tiny, batch, kind):
+    """A model with the refiner and the weights of one without gives the same detections bitwise."""
     plain = build_tiny(seed=4, **TEXT).eval()
     refined = build_tiny(seed=5, **TEXT, **REFINER).eval()
     missing, unexpected = refined.load_state_dict(plain.state_dict(), strict=False)
@@ -103,7 +103,7 @@ def test_an_existing_checkpoint_detects_what_it_did(build_tiny, batch, kind):
         assert before.keys() == after.keys()
         for field in ('bboxes', 'scores', 'labels'):
             assert torch.equal(before[field], after[field])
-    # Banks stay valid: the digest is of what makes prompts, and the refiner works on made ones.
+    # Banks stay valid: the fingerprint covers the prompt encoders, and the refiner comes after them.
     assert fingerprint(plain) == fingerprint(refined)
 
 
@@ -112,7 +112,7 @@ def test_an_existing_checkpoint_detects_what_it_did(build_tiny, batch, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize('kind', ['visual', 'text', 'boxes'])
-def test_an_open_gate_changes_the_scores(build_tiny, batch, kind):
+def test_category_graph_prompts_open_gate_changes_scores(build_tiny, batch, kind):
     model = build_tiny(**TEXT, **REFINER).eval()
     scores = []
     for value in (0.0, 0.5):
@@ -124,7 +124,7 @@ def test_an_open_gate_changes_the_scores(build_tiny, batch, kind):
 
 
 @torch.no_grad()
-def test_permuting_the_classes_permutes_the_scores(build_tiny, batch):
+def test_category_graph_prompts_permuted_classes_permute_scores(build_tiny, batch):
     model = open_gate(build_tiny(**REFINER)).double().eval()
     inputs, samples = batch((1, 1))
     embeddings = torch.randn(8, 32, dtype=torch.float64)
@@ -140,8 +140,8 @@ def test_permuting_the_classes_permutes_the_scores(build_tiny, batch):
 @pytest.mark.parametrize('counts', [(0, 0), (0, 2), (1,), (3, 2)])
 @pytest.mark.parametrize('loss_grqo', [None, dict(type='GRQOLoss')])
 @pytest.mark.parametrize('gate', [0.0, 0.5])
-def test_any_batch_reaches_every_parameter(build_tiny, batch, counts, loss_grqo, gate):
-    """DDP waits for each of them; one image without boxes has one prompt of no class."""
+def test_category_graph_prompts_any_batch_reaches_every_parameter(build_tiny, batch, counts, loss_grqo, gate):
+    """DDP waits for a gradient of each parameter; an image without boxes has one prompt of no class."""
     model = open_gate(build_tiny(**TEXT, **REFINER, **{'model.bbox_head.loss_grqo': loss_grqo}), gate).train()
     if loss_grqo is not None:
         model.reference = ReferenceModel(copy.deepcopy(model).eval())
@@ -159,7 +159,7 @@ def test_any_batch_reaches_every_parameter(build_tiny, batch, counts, loss_grqo,
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast(build_tiny, batch, dtype):
+def test_category_graph_prompts_autocast(build_tiny, batch, dtype):
     model = open_gate(build_tiny(**REFINER)).train()
     with torch.autocast('cpu', dtype):
         losses = model.loss(*batch((3, 0)))
@@ -168,7 +168,7 @@ def test_autocast(build_tiny, batch, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_training_without_class_names_is_an_error(build_tiny, make_batch):
+def test_category_graph_prompts_without_class_names_raises(build_tiny, make_batch):
     with pytest.raises(InputError, match='model.prompts.refiner need class names; set return_classes=True'):
         build_tiny(**REFINER).loss(*make_batch((2, 1)))
 
@@ -182,7 +182,7 @@ def make_module(gate=0.5, **kwargs) -> CategoryGraphPrompts:
 
 
 def tokens(seed=0) -> PromptSet:
-    """Two classes of two tokens and one, a separator behind each, a frame token, and a class that is not offered."""
+    """Two classes of two tokens and one, each with a separator, a frame token, and a class that is not offered."""
     generator = torch.Generator().manual_seed(seed)
     return PromptSet(
         embeddings=torch.randn(7, 6, dtype=torch.float64, generator=generator),
@@ -194,7 +194,7 @@ def tokens(seed=0) -> PromptSet:
     )
 
 
-def test_each_token_of_a_class_gets_the_classs_share():
+def test_category_graph_prompts_all_tokens_of_class_change_equally():
     module, prompts = make_module(), tokens()
     refined = module.refine(prompts)
     delta = refined.embeddings - prompts.embeddings
@@ -207,7 +207,7 @@ def test_each_token_of_a_class_gets_the_classs_share():
     assert (refined.names, refined.labels is prompts.labels) == (prompts.names, True)
 
 
-def test_a_stranger_and_a_name_written_otherwise():
+def test_category_graph_prompts_unknown_and_differently_written_names():
     module = make_module()
     x = torch.randn(3, 6, dtype=torch.float64)
     out = module(x, ['Red_Cup', 'a stranger', None])
@@ -216,13 +216,13 @@ def test_a_stranger_and_a_name_written_otherwise():
     torch.testing.assert_close(out[[2]], module(x[[2]], [None]))
 
 
-def test_prompts_of_nothing_pass():
+def test_category_graph_prompts_of_no_class_do_not_change():
     prompts = PromptSet.nothing(NAMES, torch.zeros(1, 6, dtype=torch.float64))
     assert make_module().refine(prompts) is prompts
 
 
-def test_the_code_belongs_to_the_checkpoint():
-    """Another machine may compute other eigenvectors: those of the training count."""
+def test_category_graph_prompts_checkpoint_holds_laplacian_code():
+    """Another machine may compute other eigenvectors; those of the training are used."""
     module, other = make_module(), make_module()
     with torch.no_grad():
         module.code.copy_(torch.randn_like(module.code))
@@ -230,7 +230,7 @@ def test_the_code_belongs_to_the_checkpoint():
     assert not torch.equal(module(x, NAMES), other(x, NAMES))
     other.load_state_dict(module.state_dict())
     assert torch.equal(module(x, NAMES), other(x, NAMES))
-    # After a move the graph follows.
+    # The graph moves with the module.
     assert other.float()(x.float(), NAMES).dtype == torch.float32
     assert torch.equal(other.graph.pe, module.code.float())
     clone = copy.deepcopy(module)
@@ -238,7 +238,7 @@ def test_the_code_belongs_to_the_checkpoint():
     assert clone.graph.pe is clone.code
 
 
-def test_a_graph_from_a_file(tmp_path):
+def test_category_graph_prompts_load_graph_from_file(tmp_path):
     build_category_graph(**GRAPH).save(tmp_path / 'graph.safetensors')
     module = CategoryGraphPrompts(6, str(tmp_path / 'graph.safetensors'), dim=8, num_heads=2)
     assert module.graph.names[:8] == tuple(NAMES)
@@ -247,6 +247,6 @@ def test_a_graph_from_a_file(tmp_path):
         CategoryGraphPrompts(6, str(tmp_path / 'absent.safetensors'))
 
 
-def test_the_refiner_is_known_by_its_name():
+def test_prompt_graph_refiner_is_registered():
     refiner = MODELS.build(dict(type='PromptGraphRefiner', embed_dim=6, dim=8, num_heads=2))
     assert type(refiner).__name__ == 'PromptGraphRefiner'

@@ -1,4 +1,4 @@
-"""The refiner, which exchanges prompts along the category graph."""
+"""The refiner, which mixes prompts along the category graph."""
 
 import pytest
 import torch
@@ -22,30 +22,30 @@ def prompts(count=16) -> torch.Tensor:
 
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
-def test_closed_gate_changes_no_bit(training, dtype):
+def test_refiner_closed_gate_is_identity_bitwise(training, dtype):
     refiner = make_refiner(gate=0.0).to(dtype).train(training)
     x = prompts().to(dtype)
     assert torch.equal(refiner(x, shapes_graph()), x)
-    # The gate alone has a gradient at first.
+    # At first only the gate has a gradient.
     refiner(x, shapes_graph()).square().sum().backward()
     with_gradient = {name for name, p in refiner.named_parameters() if p.grad.abs().sum() > 0}
     assert with_gradient == {'gate'}
 
 
-def test_every_parameter_learns_once_the_gate_is_open():
+def test_refiner_open_gate_gives_gradients_to_every_parameter():
     refiner = make_refiner()
     refiner(prompts(), shapes_graph()).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in refiner.parameters())
 
 
-def test_what_a_prompt_sees():
-    """Two layers reach classes of the same fill or shape, and no others."""
+def test_refiner_receptive_field_of_two_layers():
+    """Two layers reach only classes of the same fill or shape."""
     refiner, graph = make_refiner().eval(), shapes_graph()
     x = prompts().requires_grad_()
     first = CATEGORIES.index('striped circle')
     refiner(x, graph)[first].sum().backward()
     reached = {CATEGORIES[i] for i in x.grad.abs().sum(1).nonzero().flatten().tolist()}
-    # A parent starts as the mean of its children, and hands on what it heard: two steps down and one up again.
+    # A parent starts as the mean of its children and passes messages on: two steps down and one up.
     assert {name for name in CATEGORIES if set(name.split()) & {'striped', 'circle'}} <= reached
     alone = make_refiner(num_layers=1).eval()
     x.grad = None
@@ -54,8 +54,8 @@ def test_what_a_prompt_sees():
     assert reached == {name for name in CATEGORIES if set(name.split()) & {'striped', 'circle'}}
 
 
-def test_some_of_the_classes():
-    """The part of the graph that they reach: an independent copy of it, built by hand, gives the same."""
+def test_refiner_subset_of_classes_equals_hand_built_subgraph():
+    """An independent copy of the part of the graph that the classes reach gives the same result."""
     refiner, graph = make_refiner().eval(), shapes_graph()
     keep = torch.tensor([5, 1, 8])  # striped square, striped circle, solid triangle
     x = prompts(3)
@@ -69,14 +69,14 @@ def test_some_of_the_classes():
     torch.testing.assert_close(refiner(x, graph, keep), refiner(x, part), rtol=0, atol=1e-13)
 
 
-def test_the_order_of_prompts_does_not_matter():
+def test_refiner_ignores_order_of_prompts():
     refiner, graph = make_refiner().eval(), shapes_graph()
     order = torch.randperm(16)
     out = refiner(prompts(), graph)
     torch.testing.assert_close(refiner(prompts()[order], graph, order), out[order], rtol=0, atol=1e-13)
 
 
-def test_a_class_outside_the_graph_stands_alone():
+def test_refiner_class_outside_graph_is_isolated():
     refiner, graph = make_refiner().eval(), shapes_graph()
     x = prompts(4)
     mixed = refiner(x, graph, torch.tensor([-1, 3, -1, 7]))
@@ -88,7 +88,7 @@ def test_a_class_outside_the_graph_stands_alone():
 
 
 @pytest.mark.parametrize('count', [0, 1])
-def test_no_class_and_one(count):
+def test_refiner_no_class_and_one_class(count):
     refiner, graph = make_refiner(), shapes_graph()
     out = refiner(prompts(count), graph, torch.arange(count))
     assert out.shape == (count, 12)
@@ -101,7 +101,7 @@ def test_no_class_and_one(count):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in refiner.parameters())
 
 
-def test_signs_of_the_code_are_drawn_in_training_only():
+def test_refiner_draws_signs_in_training_only():
     refiner, graph = make_refiner(dropout=0.0), shapes_graph()
     x = prompts()
     assert not torch.equal(refiner(x, graph), refiner(x, graph))
@@ -111,7 +111,7 @@ def test_signs_of_the_code_are_drawn_in_training_only():
     assert torch.equal(without(x, shapes_graph(pe_dim=0)), without(x, shapes_graph(pe_dim=0)))
 
 
-def test_gradients():
+def test_refiner_gradcheck():
     refiner, graph = make_refiner(num_layers=1, dim=4, num_heads=1).eval(), shapes_graph()
     x = prompts(3).requires_grad_()
     keep = torch.tensor([1, 5, -1])
@@ -131,6 +131,6 @@ def test_gradients():
         (lambda r, g: PromptGraphRefiner(num_layers=0), 'num_layers must be at least 1, got 0'),
     ],
 )
-def test_the_refiner_names_what_is_wrong(call, message):
+def test_refiner_bad_input_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call(make_refiner(), shapes_graph())

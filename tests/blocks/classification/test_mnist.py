@@ -31,7 +31,7 @@ def digits(tmp_path):
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
-def test_images_and_labels_are_those_of_the_files(digits, split):
+def test_mnist_images_and_labels_equal_files(digits, split):
     dataset = MNIST(str(digits), split)
     assert len(dataset) == 40
     assert dataset[13]['labels'] == 3
@@ -39,21 +39,21 @@ def test_images_and_labels_are_those_of_the_files(digits, split):
     assert dataset[13]['inputs'].dtype == torch.uint8
 
 
-def test_padding_centres_the_digit(digits):
+def test_mnist_padding_centres_digit(digits):
     plain, padded = MNIST(str(digits)), MNIST(str(digits), side=40)
     assert padded[0]['inputs'].shape == (1, 40, 40)
     assert torch.equal(padded[0]['inputs'][:, 6:34, 6:34], plain[0]['inputs'])
     assert padded.images.sum() == plain.images.sum()
 
 
-def test_subset_depends_on_its_seed_alone(digits):
+def test_mnist_subset_depends_on_seed_only(digits):
     first, again, other = (
         MNIST(str(digits), num_samples=20, subset_seed=s, seed=t) for s, t in ((0, 0), (0, 1), (1, 0))
     )
     assert first.labels == again.labels != other.labels
 
 
-def test_affine_test_set_is_fixed_and_augmentation_is_redrawn(digits):
+def test_mnist_affine_test_set_is_fixed_and_augmentation_redrawn(digits):
     fixed, moving = MNIST(str(digits), affine={}), MNIST(str(digits), affine={}, redraw=True)
     before, start = fixed.images.clone(), moving.images.clone()
     fixed.set_epoch(1)
@@ -65,8 +65,8 @@ def test_affine_test_set_is_fixed_and_augmentation_is_redrawn(digits):
     assert torch.equal(before, MNIST(str(digits), affine={}).images)
 
 
-def test_warp_agrees_with_scipy():
-    """Bilinear warp about the centre, against scipy's on the same matrix; borders differ in convention, so crop."""
+def test_warp_equals_scipy():
+    """Bilinear warp about the centre equals scipy's for the same matrix; crop borders, whose conventions differ."""
     rng = np.random.default_rng(0)
     image = rng.random((1, 1, 24, 24))
     image[..., :6, :] = image[..., -6:, :] = image[..., :6] = image[..., -6:] = 0
@@ -81,7 +81,7 @@ def test_warp_agrees_with_scipy():
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-def test_maps_stay_in_their_ranges():
+def test_random_affine_stays_in_range():
     ranges = AffineRange(rotation=20, shear=0.2, scale=(0.8, 1.2))
     matrices = random_affine(2000, ranges, torch.Generator().manual_seed(0))
     # The determinant is the product of the two scales.
@@ -95,26 +95,26 @@ def test_maps_stay_in_their_ranges():
     assert angle.max() > 19
 
 
-def test_shift_keeps_the_ink_inside_the_frame():
+def test_random_shift_keeps_ink_in_frame():
     images = torch.zeros(300, 1, 40, 40)
     images[:, :, 14:26, 16:24] = 255
     matrices = random_affine(300, AffineRange(), torch.Generator().manual_seed(0))
     shift = random_shift(images, matrices, torch.Generator().manual_seed(1))
     area = warp(images, matrices).sum((1, 2, 3))
     moved = warp(images, matrices, shift)
-    # No ink is lost at the border; resampling at another phase changes the sum of a small rectangle a little.
+    # No ink is lost at the border; resampling at another phase changes the sum of a small rectangle slightly.
     torch.testing.assert_close(moved.sum((1, 2, 3)), area, rtol=0.03, atol=0)
     assert shift.abs().amax(0).min() > 10
 
 
-def test_a_blank_or_too_large_image_is_not_lost():
+def test_random_shift_of_blank_or_too_large_image():
     images = torch.stack([torch.zeros(1, 40, 40), torch.full((1, 40, 40), 255.0)]).to(torch.uint8)
     warped = affine_images(images, AffineRange(scale=(1.2, 1.2)), seed=0)
     assert warped[0].sum() == 0
     assert warped[1].float().mean() > 200
 
 
-def test_chunks_do_not_change_the_images_without_shift():
+def test_affine_images_without_shift_ignores_chunks():
     images = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8)
     ranges = AffineRange(shift=False)
     assert torch.equal(affine_images(images, ranges, 3, chunk=4), affine_images(images, ranges, 3))
@@ -128,12 +128,12 @@ def test_chunks_do_not_change_the_images_without_shift():
         (dict(num_samples=41), 'num_samples must be from 1 to 40, got 41'),
     ],
 )
-def test_wrong_arguments_are_named(digits, arguments, message):
+def test_mnist_bad_arguments_raise(digits, arguments, message):
     with pytest.raises(InputError, match=message):
         MNIST(str(digits), **arguments)
 
 
-def test_missing_and_damaged_files_are_named(digits):
+def test_mnist_missing_or_damaged_file_raises(digits):
     with pytest.raises(InputError, match='no such file; see data/README.md'):
         MNIST(str(digits / 'nowhere'))
     labels = digits / 't10k-labels-idx1-ubyte'
@@ -143,18 +143,20 @@ def test_missing_and_damaged_files_are_named(digits):
 
 
 @pytest.mark.parametrize('scale', [(0, 1), (1.2, 0.8), (1,)])
-def test_wrong_scale_is_refused(scale):
+def test_affine_range_bad_scale_raises(scale):
     with pytest.raises(ValueError, match='two positive numbers in ascending order'):
         AffineRange(scale=scale)
 
 
-def test_classifier_learns_and_resumes_by_the_runner(digits, tmp_path, repo, monkeypatch):
-    """The path that tools/train.py takes, on labels that a network can read off the brightness."""
+def test_classifier_trains_and_resumes_with_runner(digits, tmp_path, repo, monkeypatch):
+    """The code path of tools/train.py, on labels that depend on the brightness."""
+    # Make digits whose brightness gives the label.
     levels = np.arange(40) % 10
     for name, suffix in (('train', '.gz'), ('t10k', '')):
         images = np.broadcast_to((levels * 25).astype(np.uint8)[:, None, None], (40, 28, 28))
         write_idx(digits / f'{name}-images-idx3-ubyte{suffix}', np.ascontiguousarray(images))
     monkeypatch.setenv('DINOR1_DATA', str(digits.parent))
+    # Configure a small classifier on them.
     cfg = Config.fromfile(repo / 'configs/blocks/_base_/datasets/mnist.py')
     cfg.merge_from_dict(Config.fromfile(repo / 'configs/_base_/default_runtime.py').to_dict())
     cfg.merge_from_dict(

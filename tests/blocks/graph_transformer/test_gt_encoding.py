@@ -43,7 +43,7 @@ def random_graph(num_nodes=20, p=0.3, seed=0):
 
 
 def laplacian(edge_index, num_nodes) -> torch.Tensor:
-    """By the definition, entry by entry."""
+    """Compute the Laplacian by its definition, entry by entry."""
     edges = {tuple(edge) for edge in edge_index.T.tolist()}
     edges |= {(j, i) for i, j in edges}
     degree = [max(1, sum((i, j) in edges for j in range(num_nodes))) for i in range(num_nodes)]
@@ -57,7 +57,7 @@ def laplacian(edge_index, num_nodes) -> torch.Tensor:
 # Laplacian codes -------------------------------------------------------------------------------------------
 
 
-def test_columns_are_eigenvectors_in_order():
+def test_laplacian_encoding_columns_are_eigenvectors_in_order():
     edge_index = random_graph()
     pe, values = laplacian_positional_encoding(edge_index, 20, 19, return_eigenvalues=True)
     # float32 results.
@@ -66,20 +66,20 @@ def test_columns_are_eigenvectors_in_order():
     assert (values.diff() >= 0).all()
     assert values[0] > 1e-3
     assert values[-1] <= 2
-    # The one that is dropped has the eigenvalue 0: the square roots of the degrees.
+    # The dropped eigenvector has eigenvalue 0: the square roots of the degrees.
     degree = edge_index[1].bincount(minlength=20).float()
     torch.testing.assert_close(degree.sqrt() @ pe, torch.zeros(19), rtol=0, atol=1e-5)
 
 
-def test_a_cycle_has_the_known_eigenvalues():
+def test_laplacian_encoding_of_cycle_has_known_eigenvalues():
     values = laplacian_positional_encoding(cycle(7), 7, 6, return_eigenvalues=True)[1]
     expected = sorted(1 - np.cos(2 * np.pi * i / 7) for i in range(1, 7))
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
 
 
 @pytest.mark.shared
-def test_codes_of_the_oracle(oracle):
-    """Eigenvalues, and the spaces that the columns span wherever those are unique."""
+def test_laplacian_encoding_equals_oracle(oracle):
+    """Compare eigenvalues, and the spaces that the columns span if these are unique."""
     start = 0
     for graph, size in enumerate(oracle['batch_sizes'].tolist()):
         inside = (oracle['batch_graph_id'] == graph)[oracle['batch_edge_index'][1]]
@@ -89,7 +89,7 @@ def test_codes_of_the_oracle(oracle):
         expected = oracle['batch_lap_eigenvalues'][graph]
         torch.testing.assert_close(values.double(), expected[1:].double(), rtol=0, atol=1e-6)
         code = oracle['batch_lap_pe'][start : start + size].double()
-        # Three columns span a definite space if the fourth eigenvalue is another.
+        # Three columns span a unique space if the fourth eigenvalue differs.
         if expected[4] - expected[3] > 1e-3:
             projector = pe[:, :3].double() @ pe[:, :3].double().T
             torch.testing.assert_close(projector, code @ code.T, rtol=0, atol=1e-5)
@@ -97,7 +97,7 @@ def test_codes_of_the_oracle(oracle):
     assert start == len(oracle['batch_lap_pe'])
 
 
-def test_directions_repetitions_and_signs_do_not_matter():
+def test_laplacian_encoding_ignores_directions_and_repetitions():
     edge_index = random_graph()
     one_way = edge_index[:, edge_index[0] < edge_index[1]]
     pe = laplacian_positional_encoding(edge_index, 20, 4)
@@ -108,7 +108,7 @@ def test_directions_repetitions_and_signs_do_not_matter():
     torch.testing.assert_close(flipped @ flipped.T, pe @ pe.T, rtol=0, atol=1e-6)
 
 
-def test_the_other_laplacian():
+def test_laplacian_encoding_unnormalised():
     edge_index = random_graph()
     pe, values = laplacian_positional_encoding(edge_index, 20, 19, normalized=False, return_eigenvalues=True)
     adjacency = torch.zeros(20, 20)
@@ -117,7 +117,7 @@ def test_the_other_laplacian():
 
 
 @pytest.mark.parametrize('num_nodes', [0, 1, 3])
-def test_a_graph_with_fewer_nodes_than_columns_is_padded(num_nodes):
+def test_laplacian_encoding_pads_small_graph(num_nodes):
     pe, values = laplacian_positional_encoding(complete_edges(num_nodes), num_nodes, 5, return_eigenvalues=True)
     real = max(0, num_nodes - 1)
     assert pe.shape == (num_nodes, 5)
@@ -129,10 +129,10 @@ def test_a_graph_with_fewer_nodes_than_columns_is_padded(num_nodes):
     assert laplacian_positional_encoding(complete_edges(num_nodes), num_nodes, 0).shape == (num_nodes, 0)
 
 
-def test_a_disconnected_graph_has_a_column_per_further_component():
+def test_laplacian_encoding_of_disconnected_graph():
     edge_index = torch.cat([cycle(4), cycle(5) + 4, cycle(3) + 9], 1)
     pe, values = laplacian_positional_encoding(edge_index, 13, 4, return_eigenvalues=True)
-    # Three components, of which the first is dropped, and the lone node 12, whose row of I - A is that of I.
+    # Three components, the first of which is dropped, and the isolated node 12, whose row of I - A is that of I.
     torch.testing.assert_close(values[:2], torch.zeros(2), rtol=0, atol=1e-6)
     assert values[2] > 0.1
     for part in (slice(0, 4), slice(4, 9), slice(9, 12)):
@@ -140,7 +140,7 @@ def test_a_disconnected_graph_has_a_column_per_further_component():
     assert pe.isfinite().all()
 
 
-def test_the_number_of_columns_is_not_negative():
+def test_laplacian_encoding_negative_k_raises():
     with pytest.raises(ValueError, match='k must not be negative, got -1'):
         laplacian_positional_encoding(cycle(3), 3, -1)
 
@@ -149,7 +149,7 @@ def test_the_number_of_columns_is_not_negative():
 
 
 @pytest.mark.shared
-def test_weisfeiler_lehman_codes_of_the_release(oracle):
+def test_weisfeiler_lehman_codes_equal_release(oracle):
     start, codes = 0, []
     for graph, size in enumerate(oracle['batch_sizes'].tolist()):
         inside = (oracle['batch_graph_id'] == graph)[oracle['batch_edge_index'][1]]
@@ -158,8 +158,8 @@ def test_weisfeiler_lehman_codes_of_the_release(oracle):
     assert torch.equal(torch.cat(codes), oracle['wl_pe'])
 
 
-def test_rounds_refine_the_colours():
-    # A path of five: one round tells ends from the rest, two tell the middle as well.
+def test_weisfeiler_lehman_rounds_refine_colours():
+    # A path of five: one round separates the ends from the rest, two also separate the middle.
     path = both_ways([(0, 1), (1, 2), (2, 3), (3, 4)])
 
     def classes(rounds):
@@ -176,7 +176,7 @@ def test_rounds_refine_the_colours():
 # Sign flips ------------------------------------------------------------------------------------------------
 
 
-def test_flips_are_one_sign_per_column():
+def test_sign_flip_is_one_sign_per_column():
     pe = laplacian_positional_encoding(random_graph(), 20, 6)
     draws = [random_sign_flip(pe, torch.Generator().manual_seed(seed)) for seed in range(20)]
     for flipped in draws:
@@ -186,11 +186,11 @@ def test_flips_are_one_sign_per_column():
     assert len({tuple(flipped[pe.abs().argmax(0), range(6)].sign().tolist()) for flipped in draws}) > 5
     again = random_sign_flip(pe, torch.Generator().manual_seed(3))
     assert torch.equal(again, draws[3])
-    # Twice the same flip is none.
+    # Applying the same flip twice restores the code.
     assert torch.equal(random_sign_flip(draws[3], torch.Generator().manual_seed(3)), pe)
 
 
-def test_flips_average_to_nothing():
+def test_sign_flip_mean_is_zero():
     pe = torch.ones(1, 50)
     count = 2000
     mean = torch.stack([random_sign_flip(pe) for _ in range(count)]).mean(0)
@@ -199,7 +199,7 @@ def test_flips_average_to_nothing():
     assert mean.abs().max() > 0
 
 
-def test_flips_may_be_drawn_for_each_graph():
+def test_sign_flip_per_graph():
     batch = torch.arange(200).repeat_interleave(2)
     flipped = random_sign_flip(torch.ones(400, 3), batch=batch)
     assert torch.equal(flipped[::2], flipped[1::2])
@@ -208,7 +208,7 @@ def test_flips_may_be_drawn_for_each_graph():
     assert random_sign_flip(torch.zeros(0, 3), batch=batch[:0]).shape == (0, 3)
 
 
-def test_the_average_over_all_flips_does_not_see_a_flip():
+def test_sign_flip_average_of_network_is_invariant():
     net = GraphTransformer(in_dim=2, dim=8, num_layers=2, num_heads=2, pe_dim=3, out_dim=2).double().eval()
     edge_index = random_graph()
     x, pe = torch.randn(20, 2).double(), laplacian_positional_encoding(edge_index, 20, 3).double()
@@ -219,7 +219,7 @@ def test_the_average_over_all_flips_does_not_see_a_flip():
 
     flip = torch.tensor([1.0, -1.0, -1.0]).double()
     torch.testing.assert_close(average(pe * flip), average(pe), rtol=0, atol=1e-14)
-    # One evaluation does see it.
+    # A single evaluation is not invariant.
     assert (net(x, edge_index, pe=pe * flip) - net(x, edge_index, pe=pe)).abs().max() > 1e-3
 
 
@@ -228,7 +228,7 @@ def test_the_average_over_all_flips_does_not_see_a_flip():
 
 @pytest.mark.shared
 @pytest.mark.parametrize('suffix', ['', '_no2'])
-def test_loss_of_the_release(oracle, suffix):
+def test_node_cross_entropy_equals_release(oracle, suffix):
     loss = weighted_node_cross_entropy(oracle['metric_logits'].double(), oracle[f'metric_labels{suffix}'], 4)
     # The release ran in float32.
     torch.testing.assert_close(loss, oracle[f'metric_wce{suffix}'].double(), rtol=1e-6, atol=0)
@@ -236,7 +236,7 @@ def test_loss_of_the_release(oracle, suffix):
 
 @pytest.mark.shared
 @pytest.mark.parametrize('mode', ['eval', 'train'])
-def test_loss_and_accuracy_of_the_networks_of_the_release(oracle, mode):
+def test_loss_and_accuracy_of_released_networks(oracle, mode):
     logits, labels = oracle[f'node_net_{mode}_out'], oracle['node_net_labels']
     loss = weighted_node_cross_entropy(logits.double(), labels, 4)
     torch.testing.assert_close(loss, oracle[f'node_net_{mode}_wce'].double(), rtol=1e-6, atol=0)
@@ -245,23 +245,23 @@ def test_loss_and_accuracy_of_the_networks_of_the_release(oracle, mode):
 
 @pytest.mark.shared
 @pytest.mark.parametrize(('logits', 'labels'), [('', ''), ('', '_no2'), ('_never2', '_no2')])
-def test_accuracy_of_the_release(oracle, logits, labels):
+def test_sbm_accuracy_equals_release(oracle, logits, labels):
     actual = sbm_accuracy(oracle[f'metric_logits{logits}'], oracle[f'metric_labels{labels}'], 4, 'released')
     assert actual == pytest.approx(oracle[f'metric_acc{labels}{logits}'].item(), rel=1e-6)
 
 
 @pytest.mark.shared
-def test_accuracy_is_over_the_classes_of_the_labels(oracle):
+def test_sbm_accuracy_covers_classes_of_labels(oracle):
     logits, labels = oracle['metric_logits'], oracle['metric_labels']
     assert sbm_accuracy(logits, labels, 4) == pytest.approx(oracle['metric_acc'].item(), rel=1e-6)
     predicted, labels = logits.argmax(1), oracle['metric_labels_no2']
     recalls = [(predicted[labels == c] == c).double().mean().item() for c in (0, 1, 3)]
     assert sbm_accuracy(logits, labels, 4) == pytest.approx(100 * sum(recalls) / 3)
-    # An additional class without nodes changes nothing.
+    # An additional class without nodes does not change the result.
     assert sbm_accuracy(F.pad(logits, (0, 1), value=-99), labels, 5) == sbm_accuracy(logits, labels, 4)
 
 
-def test_loss_and_accuracy_by_hand():
+def test_loss_and_accuracy_closed_form():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=torch.float64)
     target = torch.tensor([0, 0, 0, 1])
     # Weights 1/4 for class 0 with three nodes, 3/4 for class 1 with one.
@@ -271,7 +271,7 @@ def test_loss_and_accuracy_by_hand():
     assert sbm_accuracy(logits, target, 2) == pytest.approx((100 / 3 + 0) / 2)
 
 
-def test_loss_and_accuracy_at_the_borders():
+def test_loss_and_accuracy_edge_cases():
     none = torch.zeros(0, 3, requires_grad=True)
     loss = weighted_node_cross_entropy(none, torch.zeros(0, dtype=torch.long), 3)
     assert loss == 0
@@ -297,7 +297,7 @@ def dense(graph) -> torch.Tensor:
 
 
 @pytest.mark.parametrize('make', [make_sbm_cluster, make_sbm_pattern])
-def test_graphs_are_undirected_without_loops_and_seeded(make):
+def test_sbm_graphs_are_undirected_without_loops_and_seeded(make):
     graphs = make(5, seed=3)
     assert make(0, seed=3) == []
     for graph in graphs:
@@ -305,7 +305,7 @@ def test_graphs_are_undirected_without_loops_and_seeded(make):
         assert torch.equal(adjacency, adjacency.T)
         assert not adjacency.diagonal().any()
         assert len(graph.edge_index.unique(dim=1).T) == graph.edge_index.shape[1] == adjacency.sum()
-    # A graph depends on its number and split, not on how many there are.
+    # A graph depends on its index and split, not on the number of graphs.
     again = make(2, seed=3, start=3)
     for graph, same in zip(graphs[3:], again, strict=True):
         assert all(torch.equal(getattr(graph, f), getattr(same, f)) for f in ('x', 'edge_index', 'y'))
@@ -313,7 +313,7 @@ def test_graphs_are_undirected_without_loops_and_seeded(make):
         assert not all(a.edge_index.shape == b.edge_index.shape for a, b in zip(graphs, other, strict=True))
 
 
-def test_cluster_is_drawn_by_the_published_law():
+def test_sbm_cluster_has_published_distribution():
     inside, across, sizes = [], [], []
     for graph in make_sbm_cluster(60, seed=0):
         counts = graph.y.bincount(minlength=6)
@@ -335,8 +335,8 @@ def test_cluster_is_drawn_by_the_published_law():
         assert abs(edges.double().mean().item() - p) < 4 * (p * (1 - p) / len(edges)) ** 0.5
 
 
-def test_nodes_are_shuffled():
-    """Neither communities nor labelled nodes nor the pattern are recognisable by their place."""
+def test_sbm_nodes_are_shuffled():
+    """Communities, labelled nodes and the pattern are not recognisable by their index."""
     for graph in make_sbm_cluster(5, seed=0):
         assert (graph.y.diff() != 0).sum() > graph.num_nodes / 2
     places = torch.cat([(g.x > 0).nonzero().flatten() / g.num_nodes for g in make_sbm_cluster(100, seed=0)])
@@ -346,7 +346,7 @@ def test_nodes_are_shuffled():
         assert (graph.y.diff() != 0).sum() > graph.y.sum() / 2
 
 
-def test_pattern_is_drawn_by_the_published_law():
+def test_sbm_pattern_has_published_distribution():
     shares = {key: [] for key in ('pattern', 'to the pattern', 'else')}
     types, sizes = [], []
     for graph in make_sbm_pattern(60, seed=0, parameters=PatternParameters(num_patterns=None)):
@@ -370,7 +370,7 @@ def test_pattern_is_drawn_by_the_published_law():
     assert 0.36 < torch.cat(shares['else']).double().mean() < 0.42
 
 
-def test_communities_of_pattern_have_their_densities():
+def test_sbm_pattern_communities_have_their_densities():
     parameters = PatternParameters(num_communities=1)
     graph = make_sbm_pattern(1, seed=0, size_min=300, size_max=301, parameters=parameters)[0]
     rest = graph.y == 0
@@ -379,7 +379,7 @@ def test_communities_of_pattern_have_their_densities():
     assert abs(pairs.sum().item() / count - 0.5) < 4 * (0.25 / (count / 2)) ** 0.5
 
 
-def test_patterns_are_shared():
+def test_sbm_pattern_shares_patterns():
     def pattern(graph):
         planted = graph.y == 1
         degrees = dense(graph)[planted][:, planted].sum(1)
@@ -389,7 +389,7 @@ def test_patterns_are_shared():
     train = make_sbm_pattern(6, seed=1, parameters=three)
     test = make_sbm_pattern(3, seed=1, parameters=three, split=2)
     for i, graph in enumerate(train):
-        # Equal up to the order of the nodes, as far as types and degrees tell.
+        # Equal up to the order of the nodes, judged by types and degrees.
         assert pattern(graph) == pattern(test[i % 3])
     assert len({tuple(pattern(graph)) for graph in train}) == 3
     assert train[0].num_nodes != train[3].num_nodes
@@ -406,6 +406,6 @@ def test_patterns_are_shared():
         (lambda: PatternParameters(num_patterns=0), 'num_patterns must be positive, or None'),
     ],
 )
-def test_bad_sizes(make, message):
+def test_sbm_bad_sizes_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Batches, read-outs, padding and Laplacian codes against PyTorch Geometric's."""
+"""Batches, readouts, padding and Laplacian codes compared with PyTorch Geometric."""
 
 import pytest
 import torch
@@ -24,19 +24,19 @@ def graphs():
 
 @pytest.fixture(scope='module')
 def batch(graphs):
-    """The same graphs as one batch of theirs."""
+    """The same graphs as a batch of PyTorch Geometric."""
     data = [geometric.data.Data(x=g.x, edge_index=g.edge_index, y=g.y) for g in graphs]
     return geometric.data.Batch.from_data_list(data)
 
 
-def test_a_disjoint_union_is_their_batch(graphs, batch):
+def test_disjoint_union_equals_geometric_batch(graphs, batch):
     union = disjoint_union(graphs)
     for name in ('x', 'edge_index', 'y', 'batch'):
         assert torch.equal(union[name], batch[name])
     assert torch.equal(union['sizes'], batch.ptr.diff())
 
 
-def test_the_network_takes_their_batch(graphs, batch):
+def test_network_accepts_geometric_batch(graphs, batch):
     net = GraphTransformer(num_node_types=7, dim=16, num_layers=2, num_heads=2, out_dim=6).eval()
     union = disjoint_union(graphs)
     ours = net(union['x'], union['edge_index'], batch=union['batch'])
@@ -45,14 +45,14 @@ def test_the_network_takes_their_batch(graphs, batch):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('kind', POOLS)
-def test_read_outs_are_their_pools(kind, dtype):
+def test_read_out_equals_geometric_pooling(kind, dtype):
     """Graphs 1 and 3 have no nodes; nodes of a graph need not be neighbours."""
     rows, graph = torch.randn(7, 5, dtype=dtype), torch.tensor([2, 0, 2, 4, 4, 0, 2])
     theirs = getattr(geometric.nn, POOLS[kind])(rows, graph, 5)
     assert torch.equal(read_out(rows, graph, 5, kind), theirs)
 
 
-def test_padding_and_adjacency_are_theirs(batch):
+def test_dense_padding_and_adjacency_equal_geometric(batch):
     blocks = dense_blocks(batch.edge_index, batch.batch, 4, torch.float32)
     rows = torch.randn(len(batch.x), 8)
     padded, _ = geometric.utils.to_dense_batch(rows, batch.batch)
@@ -61,7 +61,7 @@ def test_padding_and_adjacency_are_theirs(batch):
     assert torch.equal(adjacency.transpose(1, 2)[:, None], blocks.adjacency)
 
 
-def test_codes_are_eigenvectors_of_their_laplacian(graphs):
+def test_laplacian_encoding_is_eigenvector_of_geometric_laplacian(graphs):
     graph = graphs[0]
     index, weight = geometric.utils.get_laplacian(
         graph.edge_index, normalization='sym', dtype=torch.float64, num_nodes=graph.num_nodes
@@ -71,8 +71,8 @@ def test_codes_are_eigenvectors_of_their_laplacian(graphs):
     torch.testing.assert_close(laplacian @ pe.double(), pe.double() * values.double(), rtol=0, atol=1e-6)
 
 
-def test_codes_are_theirs_up_to_signs(graphs):
-    """Below 100 nodes, from which on they use a solver that starts at random."""
+def test_laplacian_encoding_equals_geometric_up_to_signs(graphs):
+    """For less than 100 nodes; above, their solver starts at random."""
     for graph in graphs:
         assert graph.num_nodes < 100
         transform = geometric.transforms.AddLaplacianEigenvectorPE(6, attr_name='pe', is_undirected=True)

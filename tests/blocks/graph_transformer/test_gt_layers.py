@@ -1,4 +1,4 @@
-"""The graph transformer's layers and networks against a dense reference and their symmetries, and at their borders."""
+"""The graph transformer's layers and networks: a dense reference, symmetries, and edge cases."""
 
 import itertools
 
@@ -18,7 +18,7 @@ from dinor1.blocks.graph_transformer import (
 
 
 def close(actual, expected, bound=1e-9):
-    """Both sides are float64: only the order of sums differs. Relative to the largest entry."""
+    """Compare float64 results, relative to the largest entry; only the order of sums differs."""
     assert (actual - expected).abs().max() <= bound * max(1.0, expected.abs().max().item())
 
 
@@ -37,7 +37,7 @@ def random_graph(num_nodes=12, num_edges=40, dim=8, seed=0):
 
 @pytest.mark.parametrize('scale', [1.0, 4.0])
 @pytest.mark.parametrize('with_edges', [False, True])
-def test_equals_a_dense_reference(with_edges, scale):
+def test_layer_equals_dense_reference(with_edges, scale):
     x, edge_index, edge = random_graph()
     query, key, value = (torch.randn(12, 2, 4, dtype=torch.float64) * scale for _ in range(3))
     edge = edge.unflatten(1, (2, 4))
@@ -56,7 +56,7 @@ def test_equals_a_dense_reference(with_edges, scale):
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 @pytest.mark.parametrize('norm', ['batch', 'layer', 'none'])
 @pytest.mark.parametrize('with_edges', [False, True])
-def test_permuting_nodes_and_edges_permutes_the_output(with_edges, norm, training):
+def test_layer_permuted_nodes_and_edges_permute_output(with_edges, norm, training):
     x, edge_index, edge = random_graph()
     edge_dim = 8 if with_edges else None
     layer = GraphTransformerLayer(8, 2, edge_dim=edge_dim, norm=norm).double().train(training)
@@ -73,7 +73,7 @@ def test_permuting_nodes_and_edges_permutes_the_output(with_edges, norm, trainin
 
 
 @pytest.mark.parametrize('readout', ['mean', 'sum', 'max'])
-def test_read_out_does_not_see_the_order_of_nodes(readout):
+def test_read_out_ignores_order_of_nodes(readout):
     x, edge_index, _ = random_graph()
     net = GraphTransformer(in_dim=8, dim=16, num_layers=2, num_heads=2, out_dim=3, readout=readout).double()
     order = torch.randperm(12)
@@ -111,9 +111,9 @@ def run(net, graph: dict | Graph):
 
 
 @pytest.mark.parametrize('readout', [None, 'mean', 'sum', 'max'])
-def test_a_batch_gives_what_its_graphs_give(readout):
+def test_network_batch_equals_single_graphs(readout):
     net = make_net(readout)
-    # Batch norm's statistics away from their start.
+    # Move batch norm's statistics away from their initial values.
     run(net, disjoint_union(graphs(1)))
     together = run(net.eval(), disjoint_union(graphs()))
     close(together, torch.cat([run(net, graph) for graph in graphs()]), bound=1e-13)
@@ -122,11 +122,11 @@ def test_a_batch_gives_what_its_graphs_give(readout):
     assert (run(net, disjoint_union(graphs())) - torch.cat([run(net, g) for g in graphs()])).abs().max() > 1e-3
 
 
-def test_a_logit_beyond_the_clamp_has_no_gradient():
+def test_attention_clamped_logit_has_no_gradient():
     query = torch.tensor([[[3.0]], [[0.5]]], dtype=torch.float64, requires_grad=True)
     key = torch.tensor([[[-4.0]], [[2.0]]], dtype=torch.float64, requires_grad=True)
     value = torch.tensor([[[1.0]], [[10.0]]], dtype=torch.float64)
-    # Node 0 attends to both: its logits are -12 and 6. Node 1 attends to node 0: -2.
+    # Node 0 attends to both nodes with logits -12 and 6. Node 1 attends to node 0 with logit -2.
     edge_index = torch.tensor([[0, 1, 0], [0, 0, 1]])
     mean, logits = graph_attention(query, key, value, edge_index)
     assert logits.flatten().tolist() == [-12, 6, -2]
@@ -137,24 +137,24 @@ def test_a_logit_beyond_the_clamp_has_no_gradient():
     assert key.grad.abs().sum() == 0
 
 
-def test_weights_of_edges():
+def test_attention_edge_weights():
     x, edge_index, _ = random_graph()
     layer = GraphTransformerLayer(8, 2).double().eval()
     plain = layer(x, edge_index)
     assert torch.equal(layer(x, edge_index, edge_weight=torch.ones(40, dtype=torch.float64)), plain)
-    # Weight 0 is no edge, weight 2 is the edge twice.
+    # Weight 0 equals no edge, weight 2 equals a repeated edge.
     weight = torch.ones(40, dtype=torch.float64)
     weight[::3], weight[1] = 0, 2
     kept = torch.cat([weight.nonzero().flatten(), torch.tensor([1])])
     close(layer(x, edge_index, edge_weight=weight), layer(x, edge_index[:, kept]), bound=1e-14)
-    # All edges of a node at weight 0 isolate it.
+    # A node is isolated if all its edges have weight 0.
     isolated = layer(x, edge_index, edge_weight=(edge_index[1] != 0).double())
     assert isolated.isfinite().all()
     close(isolated, layer(x, edge_index[:, edge_index[1] != 0]), bound=1e-14)
 
 
 @pytest.mark.parametrize('with_edges', [False, True])
-def test_gradients_once_and_twice(with_edges):
+def test_attention_gradcheck_first_and_second_order(with_edges):
     query, key, value = (torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
     edge_index = torch.tensor([[0, 1, 2, 3, 0], [1, 0, 1, 1, 2]])
     edge = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True) if with_edges else None
@@ -162,7 +162,7 @@ def test_gradients_once_and_twice(with_edges):
 
     def function(*inputs):
         q, k, v, w, *rest = inputs
-        # Node 3 is isolated: its division must not spoil the gradients.
+        # Node 3 is isolated: its division by 0 must not break the gradients.
         return graph_attention(q, k, v, edge_index, edge=rest[0] if rest else None, edge_weight=w, eps=1e-6)
 
     inputs = [query, key, value, weight] + ([edge] if with_edges else [])
@@ -170,8 +170,8 @@ def test_gradients_once_and_twice(with_edges):
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
-def test_half_precision_sums_in_full():
-    """A thousand neighbours with the largest weight sum to 148,000: float16 ends at 65,504."""
+def test_attention_half_precision_sums_in_float32():
+    """The weights of a thousand neighbours sum to 148,000, beyond float16's maximum of 65,504."""
     num_nodes = 1000
     query = key = torch.full((num_nodes, 1, 1), 3.0, dtype=torch.float16)
     value = torch.ones(num_nodes, 1, 1, dtype=torch.float16)
@@ -181,7 +181,7 @@ def test_half_precision_sums_in_full():
     assert mean[0].item() == 1
 
 
-def test_autocast_reaches_the_layers():
+def test_network_autocast():
     net = make_net().float()
     batch = disjoint_union(graphs())
     batch['pe'] = batch['pe'].float()
@@ -192,7 +192,7 @@ def test_autocast_reaches_the_layers():
     torch.testing.assert_close(out.float(), run(net, batch), rtol=0.1, atol=0.1)
 
 
-def test_exports():
+def test_network_exports():
     layer = GraphTransformerLayer(8, 2, edge_dim=8).eval()
     x, edge_index, edge = random_graph()
     inputs = (x.float(), edge_index, edge.float())
@@ -206,7 +206,7 @@ def test_exports():
 
 @pytest.mark.parametrize('norm', ['batch', 'layer', 'none'])
 @pytest.mark.parametrize('num_nodes', [0, 2])
-def test_a_graph_without_edges(num_nodes, norm):
+def test_layer_graph_without_edges(num_nodes, norm):
     net = make_net('mean', norm=norm)
     out = net(
         torch.zeros(num_nodes, dtype=torch.long),
@@ -221,7 +221,7 @@ def test_a_graph_without_edges(num_nodes, norm):
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
-def test_one_node_and_batch_norm():
+def test_layer_batch_norm_with_one_node():
     net = GraphTransformer(num_node_types=2, dim=8, num_layers=1, num_heads=2, out_dim=2)
     node, no_edge = torch.zeros(1, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
     with pytest.raises(ValueError, match=r"cannot train on a single node .* use norm='layer'"):
@@ -230,8 +230,8 @@ def test_one_node_and_batch_norm():
 
 
 @pytest.mark.parametrize('empty', [0, 1, 2])
-def test_an_empty_graph_in_a_batch(empty):
-    """A graph without nodes gives what the MLP makes of 0, and leaves the others alone."""
+def test_network_empty_graph_in_batch(empty):
+    """A graph without nodes gives the MLP's output for 0, and does not affect the others."""
     net = make_net('mean').eval()
     some = graphs()
     none = Graph(
@@ -255,8 +255,8 @@ def test_an_empty_graph_in_a_batch(empty):
         (lambda: GraphTransformerLayer(8, 2, edge_dim=4), 'edge_dim must be dim = 8, or None .* got 4'),
         (lambda: GraphTransformerLayer(8, 2, norm='instance'), "norm must be one of batch, .*; got 'instance'"),
         (lambda: GraphTransformerLayer(8, 2, clamp=0), 'clamp must be positive, got 0'),
-        (lambda: GraphTransformer(dim=8), 'give in_dim for real node features or num_node_types'),
-        (lambda: GraphTransformer(in_dim=3, num_node_types=2), 'one of them'),
+        (lambda: GraphTransformer(dim=8), r'give either in_dim \(real node features\) or num_node_types'),
+        (lambda: GraphTransformer(in_dim=3, num_node_types=2), 'give either in_dim'),
         (lambda: make_net(edge_in_dim=1), 'give num_edge_types or edge_in_dim, not both'),
         (lambda: make_net('median'), "readout must be None or one of mean, sum, max; got 'median'"),
         (lambda: make_net()(graphs()[0].x, graphs()[0].edge_index), 'this network needs pe'),
@@ -269,22 +269,22 @@ def test_an_empty_graph_in_a_batch(empty):
             lambda: GraphTransformerLayer(8, 2, edge_dim=8)(*random_graph()[:2]),
             'got no edge_attr, but this layer needs edge features',
         ),
-        (lambda: disjoint_union([]), 'no graph to make a batch of'),
+        (lambda: disjoint_union([]), 'the batch is empty'),
     ],
 )
-def test_names_what_is_wrong(make, message):
+def test_graph_transformer_bad_input_raises(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_graphs_of_a_batch_have_the_same_fields():
+def test_disjoint_union_differing_fields_raise():
     some = graphs()
     lacking = Graph(some[0].x, some[0].edge_index)
     with pytest.raises(ValueError, match='2 of 3 graphs have pe; all or none must'):
         disjoint_union([some[1], lacking, some[2]])
 
 
-def test_complete_edges():
+def test_complete_edges_closed_form():
     expected = {(i, j) for i, j in itertools.product(range(4), repeat=2) if i != j}
     assert {tuple(edge) for edge in complete_edges(4).T.tolist()} == expected
     assert complete_edges(0).shape == complete_edges(1).shape == (2, 0)
@@ -310,10 +310,10 @@ def dense_batch(seed=0, sizes=(7, 1, 4, 0, 6)):
 
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('eps', [0.0, 1e-6])
-def test_dense_form_equals_the_sparse_one(weighted, eps):
+def test_dense_attention_equals_sparse(weighted, eps):
     edge_index, batch, weight = dense_batch()
     weight = weight.requires_grad_() if weighted else None
-    # Some logits are beyond the clamp.
+    # Some logits exceed the clamp.
     inputs = [(4 * torch.randn(18, 2, 3, dtype=torch.float64)).requires_grad_() for _ in range(3)]
     blocks = dense_blocks(edge_index, batch, 5, torch.float64, weight)
     results = []
@@ -329,8 +329,8 @@ def test_dense_form_equals_the_sparse_one(weighted, eps):
     assert (results[1][0][0] == 0).all()
 
 
-def test_network_uses_either_form():
-    """The choice shows in speed only."""
+def test_network_dense_and_sparse_forms_agree():
+    """The choice affects only the speed."""
     edge_index, batch, weight = dense_batch()
     x = torch.randint(4, (18,))
     nets = [make_net(None, num_edge_types=None, pe_dim=0, dense=dense) for dense in (True, False)]
@@ -340,13 +340,13 @@ def test_network_uses_either_form():
     outs = [net(x, edge_index, batch=batch, edge_weight=weight, num_graphs=5) for net in nets]
     close(outs[0], outs[1], bound=1e-12)
     assert calls[0] is not None
-    # With half precision, too.
+    # Repeat in half precision.
     with torch.autocast('cpu', torch.bfloat16):
         out = nets[0].float()(x, edge_index, batch=batch, edge_weight=weight.float(), num_graphs=5)
     torch.testing.assert_close(out.float(), outs[1].float(), rtol=0.1, atol=0.1)
 
 
-def test_dense_form_is_left_alone_where_it_does_not_apply(monkeypatch):
+def test_dense_blocks_returns_none_if_not_applicable(monkeypatch):
     edge_index, batch, _ = dense_batch()
     assert dense_blocks(edge_index, batch, 5, torch.float64) is not None
     assert dense_blocks(edge_index[:, :0], batch, 5, torch.float64) is None
@@ -363,8 +363,8 @@ def projections(layer: GraphTransformerLayer, x):
     return [layer.split_heads(linear(x)) for linear in (layer.query, layer.key, layer.value)]
 
 
-def test_equals_pytorch_geometric():
-    """TransformerConv is the same attention as long as no logit is beyond the clamp."""
+def test_attention_equals_pytorch_geometric():
+    """TransformerConv is the same attention if no logit exceeds the clamp."""
     nn_peer = pytest.importorskip('torch_geometric.nn')
     x, edge_index, _ = random_graph()
     layer = GraphTransformerLayer(8, 2, norm='none').double()

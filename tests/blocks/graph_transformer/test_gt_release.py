@@ -1,4 +1,4 @@
-"""The graph transformer against the numbers of its release, and the paper's counts of parameters."""
+"""The graph transformer compared with the numbers of its release and the paper's parameter counts."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import nn
 
 from dinor1.blocks.graph_transformer import GraphTransformer, GraphTransformerLayer, graph_attention
 
-# Our names of the released modules of a layer; those of the node stream end in "_h" where there is an edge stream too.
+# Names here of the released modules of a layer; those of nodes end in "_h" if there are edge features too.
 NAMES = {'attention.Q': 'query', 'attention.K': 'key', 'attention.V': 'value', 'attention.proj_e': 'edge_query'}
 for suffix, stream in (('', 'node'), ('_h', 'node'), ('_e', 'edge')):
     NAMES[f'O{suffix}'] = f'{stream}.out'
@@ -23,7 +23,7 @@ def oracle(shared_dir):
 
 
 def ours(released: str) -> str:
-    """Our name of a released parameter of a layer."""
+    """Name here of a released parameter of a layer."""
     module, _, parameter = released.rpartition('.')
     return f'{NAMES[module]}.{parameter}'
 
@@ -33,7 +33,7 @@ def layer_weights(oracle, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def close(actual, expected, bound=1e-9):
-    """Both sides are float64: only the order of sums differs. Relative to the largest entry."""
+    """Compare float64 results, relative to the largest entry; only the order of sums differs."""
     assert (actual - expected).abs().max() <= bound * max(1.0, expected.abs().max().item())
 
 
@@ -47,7 +47,7 @@ def load(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 @pytest.mark.parametrize('norm', ['batch', 'layer'])
 @pytest.mark.parametrize('with_edges', [False, True], ids=['node', 'edge'])
-def test_layer_of_the_release(oracle, with_edges, norm, training):
+def test_layer_equals_release(oracle, with_edges, norm, training):
     prefix = f'{"edge" if with_edges else "node"}_layer_{"bn" if norm == "batch" else "ln"}_'
     layer = GraphTransformerLayer(16, 4, edge_dim=16 if with_edges else None, norm=norm).double().train(training)
     load(layer, layer_weights(oracle, f'{prefix}_'))
@@ -71,19 +71,19 @@ def projections(layer: GraphTransformerLayer, x):
 
 @pytest.mark.shared
 @pytest.mark.parametrize(('scale', 'key'), [(1, 'heads'), (10, 'heads_x10')])
-def test_attention_of_the_release_without_edges(oracle, scale, key):
+def test_attention_without_edge_features_equals_release(oracle, scale, key):
     layer = GraphTransformerLayer(16, 4, norm='none', qkv_bias=True).double()
     load(layer, layer_weights(oracle, 'attn_bias__'))
     query, keys, value = projections(layer, oracle['node_x'] * scale)
     heads, logits = graph_attention(query, keys, value, oracle['edge_index'])
     close(heads, oracle[f'attn_bias_{key}'])
-    # The second case is there for the clamp: most logits are beyond it.
+    # The second case tests the clamp: most logits exceed it.
     assert ((logits.sum(-1).abs() > 5).double().mean() > 0.5) == (scale == 10)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize(('scale', 'key'), [(1, 'heads'), (6, 'heads_x6')])
-def test_attention_of_the_release_with_edges(oracle, scale, key):
+def test_attention_with_edge_features_equals_release(oracle, scale, key):
     layer = GraphTransformerLayer(16, 4, edge_dim=16, norm='none').double()
     load(layer, layer_weights(oracle, 'attn_edge__'))
     edge = layer.split_heads(layer.edge_query(oracle['edge_x']))
@@ -96,7 +96,7 @@ def test_attention_of_the_release_with_edges(oracle, scale, key):
 
 
 @pytest.mark.shared
-def test_a_node_without_edges_attends_to_nothing(oracle):
+def test_attention_isolated_node_gives_zero(oracle):
     layer = GraphTransformerLayer(16, 4, edge_dim=16, norm='none').double()
     load(layer, layer_weights(oracle, 'attn_edge__'))
     kept = oracle['edge_index'][1] != 0
@@ -114,6 +114,7 @@ def test_a_node_without_edges_attends_to_nothing(oracle):
 
 def net_weights(oracle, prefix: str) -> dict[str, torch.Tensor]:
     weights = {}
+    # Translate the released names.
     for key, value in oracle.items():
         if not key.startswith(prefix):
             continue
@@ -152,7 +153,7 @@ def union(oracle, **extra):
 
 @pytest.mark.shared
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-def test_molecule_network_of_the_release(oracle, training):
+def test_molecule_network_equals_release(oracle, training):
     net = graph_net(oracle).train(training)
     out = net(**union(oracle, edge_attr=oracle['batch_edge_type']))
     mode = 'train' if training else 'eval'
@@ -164,14 +165,14 @@ def test_molecule_network_of_the_release(oracle, training):
 
 @pytest.mark.shared
 @pytest.mark.parametrize('readout', ['sum', 'max'])
-def test_other_read_outs_of_the_release(oracle, readout):
+def test_read_out_equals_release(oracle, readout):
     out = graph_net(oracle, readout).eval()(**union(oracle, edge_attr=oracle['batch_edge_type']))
     torch.testing.assert_close(out, oracle[f'graph_net_eval_out_{readout}'], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-def test_node_network_of_the_release(oracle, training):
+def test_node_network_equals_release(oracle, training):
     net = GraphTransformer(num_node_types=6, dim=16, num_layers=3, num_heads=4, pe_dim=3, out_dim=4).train(training)
     load(net, net_weights(oracle, 'node_net__'))
     mode = 'train' if training else 'eval'
@@ -189,7 +190,7 @@ def test_node_network_of_the_release(oracle, training):
         (dict(num_node_types=3, dim=80, out_dim=2, pe_dim=2), 522_982),
     ],
 )
-def test_parameter_counts_of_table_1(kwargs, count):
+def test_network_parameter_counts_equal_table_1(kwargs, count):
     for norm in ('batch', 'layer'):
         with torch.device('meta'):
             net = GraphTransformer(norm=norm, **kwargs)

@@ -38,38 +38,38 @@ SMALL = dict(size_max=9, num_graphs=6)
 
 @pytest.mark.parametrize(('task', 'make'), [('cluster', make_sbm_cluster), ('pattern', make_sbm_pattern)])
 @pytest.mark.parametrize(('split', 'number'), [('train', 0), ('test', 2)])
-def test_items_are_the_generated_graphs(task, make, split, number):
+def test_sbm_dataset_items_equal_generated_graphs(task, make, split, number):
     dataset = SBMDataset(task, split, SMALL | dict(seed=5), pe_dim=3)
     expected = make(6, 5, size_max=9, split=number)
     assert len(dataset) == 6
     for item, graph in zip(dataset, expected, strict=True):
         assert torch.equal(item.x, graph.x)
         assert torch.equal(item.y, graph.y)
-        # The edges come in another order.
+        # The edges are in another order.
         assert torch.equal(item.edge_index.unique(dim=1), graph.edge_index.unique(dim=1))
         code = laplacian_positional_encoding(graph.edge_index, graph.num_nodes, 3)
         torch.testing.assert_close(item.pe, code)
-    # The seed of the training is not that of the graphs.
+    # The seed of the training does not affect the graphs.
     other = SBMDataset(task, split, SMALL | dict(seed=5), pe_dim=3, seed=9)
     assert torch.equal(other[0].edge_index, dataset[0].edge_index)
     assert SBMDataset(task, split, SMALL | dict(seed=5))[0].pe is None
 
 
-def test_graphs_of_several_chunks(monkeypatch):
+def test_sbm_dataset_chunks_change_nothing(monkeypatch):
     whole = SBMDataset('pattern', graphs=SMALL | dict(num_patterns=4))
     monkeypatch.setattr('dinor1.blocks.graph_transformer.dataset.CHUNK', 4)
     parts = SBMDataset('pattern', graphs=SMALL | dict(num_patterns=4))
     assert all(torch.equal(a.edge_index, b.edge_index) for a, b in zip(whole, parts, strict=True))
 
 
-def test_full_graphs_keep_their_code():
+def test_sbm_dataset_full_graphs_keep_code():
     sparse = SBMDataset('cluster', graphs=SMALL, pe_dim=2)[0]
     full = SBMDataset('cluster', graphs=SMALL, pe_dim=2, full_graph=True)[0]
     assert torch.equal(full.edge_index, complete_edges(full.num_nodes))
     assert torch.equal(full.pe, sparse.pe)
 
 
-def test_published_numbers_of_graphs(monkeypatch):
+def test_sbm_dataset_published_numbers_of_graphs(monkeypatch):
     asked = []
 
     def count(num_graphs, seed, **kwargs):
@@ -101,13 +101,13 @@ def test_published_numbers_of_graphs(monkeypatch):
         ),
     ],
 )
-def test_sbm_names_what_is_wrong(kwargs, message):
+def test_sbm_dataset_bad_arguments_raise(kwargs, message):
     with pytest.raises(InputError, match=message):
         SBMDataset(**kwargs)
     assert len(SBMDataset('cluster', graphs=SBMGraphs(num_graphs=0))) == 0
 
 
-def test_a_batch_has_the_fields_that_there_are():
+def test_graph_collate_omits_missing_fields():
     batch = graph_collate([SBMDataset('cluster', graphs=SMALL)[i] for i in range(3)])
     assert set(batch) == {'x', 'edge_index', 'y', 'batch', 'sizes'}
     assert FUNCTIONS.get('graph_collate') is graph_collate
@@ -129,7 +129,7 @@ def molecule(num_atoms, seed):
 
 @pytest.fixture
 def zinc(tmp_path) -> Path:
-    """Files in the form of the benchmark's: molecules of 9 to 12 atoms, and the numbers of some."""
+    """Files in the benchmark's format: molecules of 9 to 12 atoms, and the indices of some."""
     root = tmp_path / 'zinc'
     root.mkdir()
     for split in ('train', 'val', 'test'):
@@ -139,7 +139,7 @@ def zinc(tmp_path) -> Path:
     return root
 
 
-def test_molecules_are_read(zinc):
+def test_zinc_reads_molecules(zinc):
     dataset = ZINC(str(zinc), 'val', pe_dim=8)
     assert len(dataset) == 4
     assert dataset.ann_file.endswith('zinc/val.pickle')
@@ -155,7 +155,7 @@ def test_molecules_are_read(zinc):
     assert len(ZINC(str(zinc), 'val', subset=False)) == 10
 
 
-def test_full_molecules(zinc):
+def test_zinc_full_graphs(zinc):
     sparse, full = (ZINC(str(zinc), pe_dim=2, full_graph=f)[0] for f in (False, True))
     assert torch.equal(full.edge_index, complete_edges(len(full.x)))
     assert (full.edge_attr == 0).all()
@@ -175,7 +175,10 @@ class Bomb:
             r'train.pickle: no such file; see data/README.md for where ZINC goes',
         ),
         (lambda r: (r / 'train.pickle').write_bytes(b'no pickle'), 'train.pickle: not one of the files of ZINC'),
-        (lambda r: (r / 'train.pickle').write_bytes(pickle.dumps([Bomb()])), 'holds builtins.exec, which is no tensor'),
+        (
+            lambda r: (r / 'train.pickle').write_bytes(pickle.dumps([Bomb()])),
+            'holds builtins.exec, which is not a tensor',
+        ),
         (lambda r: (r / 'train.pickle').write_bytes(pickle.dumps({})), 'expected a list of molecules, found dict'),
         (lambda r: (r / 'train.pickle').write_bytes(pickle.dumps([{}] * 9)), 'molecule 0 is damaged'),
         (lambda r: (r / 'train.index').unlink(), 'train.index: no such file'),
@@ -183,7 +186,7 @@ class Bomb:
         (lambda r: (r / 'train.index').write_text('1,10'), 'numbers outside of the 10 molecules of train.pickle'),
     ],
 )
-def test_zinc_names_what_is_wrong(zinc, spoil, message):
+def test_zinc_bad_files_raise(zinc, spoil, message):
     spoil(zinc)
     with pytest.raises(InputError, match=message):
         ZINC(str(zinc))
@@ -205,7 +208,7 @@ def cluster_batch(count=3):
     return graph_collate([dataset[i] for i in range(count)])
 
 
-def test_modes_of_the_model_agree():
+def test_graph_predictor_modes_agree():
     model, batch = node_model().eval(), cluster_batch()
     logits = model(**batch)
     loss = model(**batch, mode='loss')
@@ -218,13 +221,13 @@ def test_modes_of_the_model_agree():
 
 
 @pytest.mark.parametrize('sign_flip', ['batch', 'graph'])
-def test_signs_are_flipped_in_training_only(sign_flip):
+def test_graph_predictor_flips_signs_in_training_only(sign_flip):
     model, batch = node_model(norm='none', sign_flip=sign_flip), cluster_batch()
     outs = [model(**batch) for _ in range(6)]
     assert any(not torch.equal(out, outs[0]) for out in outs)
     model.eval()
     assert torch.equal(model(**batch), model(**batch))
-    # Whatever is drawn, it is one of the eight patterns of three signs for each graph (or for all).
+    # The result must be one of the eight patterns of three signs, for each graph (or for all).
     codes = []
     model.train().network.forward = lambda *args, pe, **kwargs: codes.append(pe) or pe
     for _ in range(8):
@@ -239,14 +242,14 @@ def test_signs_are_flipped_in_training_only(sign_flip):
         assert any(not torch.equal(c[batch['batch'] == 0] / c[:1], c[:1]) for c in codes)
 
 
-def test_without_codes_they_are_not_read():
+def test_graph_predictor_without_codes_ignores_them():
     model, batch = node_model(pe_dim=0).eval(), cluster_batch()
     with_codes = model(**batch)
     del batch['pe']
     assert torch.equal(model(**batch), with_codes)
 
 
-def test_graph_regression(zinc):
+def test_graph_predictor_regression(zinc):
     model = GraphPredictor(
         'graph', 1, pe_dim=4, num_node_types=28, num_edge_types=4, dim=16, num_layers=2, num_heads=2
     ).eval()
@@ -263,8 +266,9 @@ def test_graph_regression(zinc):
     assert metric.evaluate(4)['regression/mae'] == pytest.approx(expected, rel=1e-5)
 
 
-def test_metrics_are_per_batch_and_over_all():
+def test_sbm_accuracy_metric_per_batch_and_pooled():
     generator = torch.Generator().manual_seed(0)
+    # Collect results of two batches.
     metric, accuracies, losses, logits, targets = SBMAccuracy(4), [], [], [], []
     for sizes in ([5, 7], [30]):
         batch_logits = [torch.randn(n, 4, generator=generator) for n in sizes]
@@ -275,6 +279,7 @@ def test_metrics_are_per_batch_and_over_all():
         losses.append(weighted_node_cross_entropy(joined, target, 4).item())
         logits.append(joined)
         targets.append(target)
+    # Compare with means over batches, and with the pooled accuracy.
     result = metric.evaluate(3)
     assert result['sbm/accuracy'] == pytest.approx(sum(accuracies) / 2)
     assert result['sbm/loss'] == pytest.approx(sum(losses) / 2)
@@ -282,8 +287,8 @@ def test_metrics_are_per_batch_and_over_all():
     assert result['sbm/accuracy'] != pytest.approx(result['sbm/accuracy_pooled'])
 
 
-def test_graphs_that_fill_up_the_last_batch_of_a_process_do_not_count():
-    """Two processes, three graphs: the sampler gives the first one a second time, and MMEngine leaves it out."""
+def test_sbm_accuracy_metric_ignores_padding_of_last_batch():
+    """Two processes, three graphs: the sampler repeats the first graph, and MMEngine drops the repetition."""
     generator = torch.Generator().manual_seed(0)
     logits = [torch.randn(n, 4, generator=generator) for n in (5, 7, 6)]
     targets = [torch.randint(0, 4, (len(one),), generator=generator) for one in logits]
@@ -301,12 +306,12 @@ def test_graphs_that_fill_up_the_last_batch_of_a_process_do_not_count():
         (lambda: GraphPredictor('edge', 2, in_dim=1), "expected a task of node, graph .* got 'edge' and 'batch'"),
         (lambda: GraphPredictor('node', 2, in_dim=1, sign_flip='all'), "got 'node' and 'all'"),
         (lambda: GraphPredictor('node', 2, in_dim=1, readout='mean'), "readout 'mean' does not fit the task 'node'"),
-        (lambda: GraphPredictor('graph', 2), 'GraphPredictor: give in_dim for real node features'),
+        (lambda: GraphPredictor('graph', 2), 'GraphPredictor: give either in_dim'),
         (lambda: SBMAccuracy(3, 'best'), "SBMAccuracy: mode must be one of present, released; got 'best'"),
         (lambda: PlateauHook(0), 'PlateauHook: min_lr must be positive, got 0'),
     ],
 )
-def test_names_what_is_wrong(make, message):
+def test_graph_predictor_and_metrics_bad_arguments_raise(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
@@ -314,19 +319,20 @@ def test_names_what_is_wrong(make, message):
 # Configs and tools -----------------------------------------------------------------------------------------
 
 
-def test_configs_are_there():
+def test_graph_configs_exist():
     names = {path.stem for path in CONFIGS}
     assert names == {'sbm_cluster', 'sbm_pattern', 'zinc', 'sbm_cluster_1000', 'sbm_cluster_short', 'sbm_pattern_short'}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_is_whole(path):
+def test_graph_config_builds_and_runs(path):
     cfg = load_config(str(path))
     published = {
         'sbm_cluster': (524_026, 32, 5e-4, 10, 10),
         'sbm_pattern': (522_982, 26, 5e-4, 10, 2),
         'zinc': (588_929, 128, 7e-4, 15, 8),
     }
+    # Build the model without memory.
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert isinstance(model, GraphPredictor)
@@ -338,6 +344,7 @@ def test_config_is_whole(path):
         assert loader.dataset.pe_dim == cfg.model.pe_dim
         assert loader.batch_size == cfg.train_dataloader.batch_size
     assert METRICS.get(cfg.val_evaluator.type) in (SBMAccuracy, MeanAbsoluteError)
+    # Compare with the published settings.
     if path.stem in published:
         count, batch_size, rate, patience, k = published[path.stem]
         assert sum(p.numel() for p in model.parameters()) == count
@@ -365,8 +372,8 @@ def small_config(tmp_path, name='sbm_cluster_short', **changes) -> str:
     return str(path)
 
 
-def test_tools_train_and_test(tmp_path):
-    """Dense communities are found within a few epochs: far above chance, which is 16.7 %."""
+def test_graph_tools_train_and_test(tmp_path):
+    """A few epochs find dense communities far above chance, which is 16.7 %."""
     changes = {'train_cfg.max_epochs': 12, 'train_cfg.val_interval': 12, 'optim_wrapper.optimizer.lr': 5e-3}
     for split, count in (('train', 48), ('val', 16), ('test', 16)):
         changes |= {f'{split}_dataloader.dataset.graphs.{k}': v for k, v in dict(size_max=9, num_graphs=count).items()}
@@ -379,8 +386,8 @@ def test_tools_train_and_test(tmp_path):
     assert metrics.keys() == {'sbm/accuracy', 'sbm/accuracy_pooled', 'sbm/loss'}
 
 
-def test_training_resumes_exactly_and_stops_at_the_smallest_rate(tmp_path):
-    """The released schedule: with a patience of 0 and a loss that cannot fall, each epoch halves the rate."""
+def test_plateau_hook_resumes_exactly_and_stops_at_min_lr(tmp_path):
+    """The released schedule; with patience 0 and a loss that cannot fall, each epoch halves the learning rate."""
     changes = {
         'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='sbm/loss', factor=0.5, patience=0, threshold=9.0)],
         'train_cfg.max_epochs': 9,
@@ -402,7 +409,7 @@ def test_training_resumes_exactly_and_stops_at_the_smallest_rate(tmp_path):
 
 
 @pytest.mark.parametrize('peer', [False, True])
-def test_benchmark(peer, tmp_path, capsys, monkeypatch):
+def test_graph_benchmark_runs(peer, tmp_path, capsys, monkeypatch):
     if peer:
         pytest.importorskip('torch_geometric.nn')
     else:
@@ -414,5 +421,5 @@ def test_benchmark(peer, tmp_path, capsys, monkeypatch):
     names = {'ours', 'ours, dense'} | ({'TransformerConv'} if peer else set())
     assert len(record['cases']) == 3
     assert all(set(case['fastest_seconds']) == names for case in record['cases'].values())
-    # float32, and no logit beyond the clamp.
+    # float32, and no logit exceeds the clamp.
     assert max(record['largest_difference'].values()) < 1e-5

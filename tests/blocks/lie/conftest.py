@@ -1,4 +1,4 @@
-"""The reference arrays of arXiv 2310.11366's public code, and matrices to try laws on."""
+"""Reference arrays from the public code of arXiv 2310.11366, and test matrices."""
 
 import math
 

@@ -17,8 +17,8 @@ def random_elements(affine, count, seed):
 
 
 @pytest.mark.parametrize('name', GROUPS)
-def test_a_group_is_copied_and_pickled(name):
-    """A reference model, an average of weights and a checkpoint of a whole model need it."""
+def test_group_copies_and_pickles(name):
+    """Reference models, averages of weights and checkpoints of whole models need this."""
     group = make_group(name)
     for copied in (copy.deepcopy(group), pickle.loads(pickle.dumps(group))):
         mine, theirs = (g.sample(4, torch.Generator().manual_seed(0)) for g in (group, copied))
@@ -26,7 +26,7 @@ def test_a_group_is_copied_and_pickled(name):
 
 
 @pytest.mark.parametrize('name', GROUPS)
-def test_group_laws(name):
+def test_affine_group_axioms(name):
     affine = Affine(make_group(name))
     a, b, c = (random_elements(affine, 9, seed) for seed in (1, 2, 3))
     close = dict(rtol=1e-11, atol=1e-11)
@@ -42,8 +42,8 @@ def test_group_laws(name):
     assert (affine.modular(a) - 1).abs().max() < 1e-9 or not affine.group.unimodular_on_R2
 
 
-def test_left_haar_measure_by_its_jacobian():
-    """Left translation is (x, g) -> (y + h x, h g): it scales dx by det h, which ``|det g|^-1`` undoes."""
+def test_affine_left_haar_measure_by_jacobian():
+    """Left translation is (x, g) -> (y + h x, h g): it scales dx by det h, which ``|det g|^-1`` cancels."""
     affine = Affine2(GLp2())
     a, b = random_elements(affine, 20, 5), random_elements(affine, 20, 6)
     moved = affine.compose(b, a)
@@ -54,8 +54,8 @@ def test_left_haar_measure_by_its_jacobian():
     torch.testing.assert_close(density, affine.group.haar_density(affine.group.coords(g)) / torch.linalg.det(g))
 
 
-def test_warp_moves_what_lies_at_a_point():
-    """A blob at p comes to lie at h p + x, in units of half the shorter side, x to the right and y down."""
+def test_warp_moves_blob_to_image_of_its_point():
+    """A blob at p moves to h p + x, in units of half the shorter side, x to the right and y down."""
     affine = Affine2(GLp2())
     height, width, side = 40, 60, 40
     ys = (2 * torch.arange(height, dtype=torch.float64) + 1 - height) / side
@@ -73,24 +73,24 @@ def test_warp_moves_what_lies_at_a_point():
     torch.testing.assert_close(warped, blob(x, y), rtol=0, atol=0.02)
 
 
-def test_warp_is_an_action():
+def test_warp_is_group_action():
     affine = Affine2(GLp2())
     image = smooth_images(2, 3, 41, 41, dtype=torch.float64)
     h, k = GLp2().sample(2, torch.Generator().manual_seed(7), rot='uniform', dtype=torch.float64).g
     one, both = affine.warp(affine.warp(image, k), h), affine.warp(image, h @ k)
-    # Two interpolations against one; in the wrong order the images differ.
+    # Two interpolations compared with one; in the wrong order the images differ.
     assert (one - both).norm() < 0.03 * both.norm()
     assert (affine.warp(affine.warp(image, k), h) - affine.warp(image, k @ h)).norm() > 0.3 * both.norm()
 
 
-def test_a_quarter_turn_is_clockwise_on_the_array():
+def test_warp_quarter_turn_is_clockwise_on_array():
     quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
     image = torch.rand(2, 3, 4, 9, 9, dtype=torch.float64)
     warped = Affine2(SL2()).warp(image, quarter, mode='nearest')
     assert torch.equal(warped, image.rot90(-1, (-2, -1)))
 
 
-def test_one_map_per_image():
+def test_warp_with_one_map_per_image():
     image = torch.rand(2, 1, 8, 8)
     eye = torch.eye(2)
     maps = torch.stack([eye, 2 * eye])
@@ -99,7 +99,7 @@ def test_one_map_per_image():
     torch.testing.assert_close(warped[1:], Affine2(GLp2()).warp(image[1:], 2 * eye, mode='bilinear'))
 
 
-def test_errors():
+def test_affine_bad_input_raises():
     affine = Affine2(SL2())
     image = torch.rand(3, 1, 8, 8)
     with pytest.raises(ValueError, match='must have determinant 1'):

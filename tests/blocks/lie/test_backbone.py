@@ -1,4 +1,4 @@
-"""The detector backbone: levels, law, reproducible samples, a step of the nano detector, errors."""
+"""The detector backbone: levels, equivariance, reproducible samples, a step of the nano detector, errors."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def build(**options):
     return AffineEquivariantBackbone(**{**SMALL, **options})
 
 
-def test_levels_have_the_strides_and_channels_of_a_pyramid():
+def test_backbone_levels_have_pyramid_strides_and_channels():
     maps = build()(torch.randn(2, 3, 64, 96))
     assert [tuple(level.shape) for level in maps] == [
         (2, 5, 16, 24),
@@ -27,7 +27,7 @@ def test_levels_have_the_strides_and_channels_of_a_pyramid():
     ]
 
 
-def test_unused_stages_are_not_built():
+def test_backbone_unused_stages_are_not_built():
     backbone = build(out_indices=(1,), proj_channels=(6,))
     assert len(backbone.stages) == 2
     assert [tuple(level.shape) for level in backbone(torch.randn(1, 3, 32, 32))] == [(1, 6, 4, 4)]
@@ -43,8 +43,8 @@ def test_unused_stages_are_not_built():
         dict(sampling=dict(mixing='none'), kernel=dict(kind='spline')),
     ],
 )
-def test_maps_turn_with_the_image(options):
-    """Exactly for quarter turns with transported samples.
+def test_backbone_is_equivariant_to_quarter_turns(options):
+    """Exact for quarter turns with transported samples.
 
     The stem reads every second pixel, which is symmetric on odd sides only; after it sides are even.
     """
@@ -56,12 +56,12 @@ def test_maps_turn_with_the_image(options):
         got = backbone(x.rot90(-1, (2, 3)), samples.transport(QUARTER))
         for ours, theirs in zip(got, expected, strict=True):
             assert (ours - theirs).norm() < 1e-4 * theirs.norm()
-        # The samples have to move: with the old ones the maps differ.
+        # The samples must be transported: with the old samples the maps differ.
         still = backbone(x.rot90(-1, (2, 3)), samples)
         assert any((ours - theirs).norm() > 1e-2 * theirs.norm() for ours, theirs in zip(still, expected, strict=True))
 
 
-def test_maps_stretch_with_the_image():
+def test_backbone_is_equivariant_to_stretching():
     kernel = dict(hidden=8, w0=3.0, support_radius=1.0)
     backbone = build(group='sl2', layers=dict(k=5), kernel=kernel, out_indices=(0,), proj_channels=(4,)).eval()
     samples, plane = backbone.sampler(), Affine2(SL2())
@@ -74,11 +74,11 @@ def test_maps_stretch_with_the_image():
         inside = slice(5, -5)
         error = (moved - expected)[..., inside, inside].norm()
         change = (level - expected)[..., inside, inside].norm()
-    # Pooling windows of two pixels are coarse; but moving with the image explains most of what changes.
+    # Pooling windows of two pixels are coarse, but equivariance explains most of the change.
     assert error < 0.35 * change
 
 
-def test_tests_are_reproducible_and_training_draws_afresh():
+def test_backbone_samples_are_fixed_in_tests_and_new_in_training():
     x = torch.randn(1, 3, 32, 32)
     backbone = build()
     with torch.no_grad():
@@ -88,13 +88,13 @@ def test_tests_are_reproducible_and_training_draws_afresh():
         backbone.train()
         draws = [backbone.sampler().g for _ in range(2)]
     assert not torch.equal(*draws)
-    # A second process with the same seed draws the same, whatever else it drew.
+    # A second process with the same seed draws the same samples, whatever else it has drawn.
     torch.manual_seed(99)
     replica = AffineEquivariantBackbone(**SMALL)
     assert torch.equal(replica.train().sampler().g, build().sampler.draw(0).g)
 
 
-def test_the_nano_detector_trains_with_it(build_tiny, make_batch):
+def test_backbone_trains_in_nano_detector(build_tiny, make_batch):
     backbone = dict(
         _delete_=True,
         type='AffineEquivariantBackbone',
@@ -106,6 +106,7 @@ def test_the_nano_detector_trains_with_it(build_tiny, make_batch):
     )
     model = build_tiny(**{'model.backbone': backbone}).train()
     assert isinstance(model.backbone, AffineEquivariantBackbone)
+    # All parameters of the backbone get finite gradients.
     losses = model.loss(*make_batch())
     total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
     assert total.isfinite()
@@ -115,7 +116,7 @@ def test_the_nano_detector_trains_with_it(build_tiny, make_batch):
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
-def test_classifiers_are_registered():
+def test_lie_classifiers_are_registered():
     backbone = dict(type='AffineEquivariantNet', group='gl2', width=3, n_samples=2, head=8, kernel=dict(hidden=4))
     for config in (backbone, dict(type='PlainConvNet', width=3, head=8)):
         classifier = MODELS.build(dict(type='ImageClassifier', backbone=config, embed_dims=None))
@@ -124,7 +125,7 @@ def test_classifiers_are_registered():
         assert classifier(inputs).shape == (2, 10)
 
 
-def test_errors():
+def test_backbone_bad_arguments_raise():
     with pytest.raises(ValueError, match='images must be at least 32 pixels on either side, got'):
         build()(torch.zeros(1, 3, 31, 64))
     with pytest.raises(ValueError, match=r'LiftingConv2d takes \(B, C, H, W\)'):
@@ -141,14 +142,14 @@ def test_errors():
         build(kernel=dict(hiden=8))
 
 
-def test_settings_are_a_dataclass_or_a_dict_that_changes_the_default():
+def test_backbone_settings_may_be_dataclass_or_dict():
     settings = (KernelConfig(hidden=8, mask='bump', support_radius=1.2), dict(hidden=8))
     first, second = (build(kernel=kernel) for kernel in settings)
     assert repr(first) == repr(second)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_evaluation_may_have_more_samples_where_they_do_not_mix():
+def test_backbone_evaluation_may_have_more_samples_without_mixing():
     backbone = build(sampling=dict(mixing='none', n_test=7))
     assert len(backbone.train().sampler().g) == 3
     assert len(backbone.eval().sampler().g) == 7

@@ -1,4 +1,4 @@
-"""Group convolutions: the definition written out, the law, the masks, shapes and errors."""
+"""Group convolutions: the definition in loops, equivariance, masks, shapes and errors."""
 
 import math
 
@@ -35,13 +35,14 @@ def samples_of(group, n=3, seed=0, dtype=torch.float64):
 # The definition ----------------------------------------------------------------------------------------------
 
 
-def test_group_convolution_equals_the_integral_written_out():
-    """One multiply-add at a time, from the kernel network itself."""
+def test_group_conv_equals_integral_in_loops():
+    """One multiply-add at a time, with values of the kernel network."""
     group = GLp2()
     layer = GroupConv2d(group, 2, 2, 3, hidden=4, mask='smooth').double()
     g_in, g_out = samples_of(group, 2, seed=1), samples_of(group, 3, seed=2)
     x = torch.randn(1, 2, 2, 4, 5, dtype=torch.float64)
     weight = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    # Sum over pairs of samples and points of the window.
     expected = torch.zeros(1, 2, 3, 4, 5, dtype=torch.float64)
     grid = window(3, torch.float64)
     for o in range(3):
@@ -58,13 +59,14 @@ def test_group_convolution_equals_the_integral_written_out():
     torch.testing.assert_close(layer(x, g_in.g, g_out.g_inv, weight), expected, rtol=0, atol=1e-12)
 
 
-def test_lifting_equals_the_integral_written_out():
+def test_lifting_equals_integral_in_loops():
     group = GLp2()
     layer = LiftingConv2d(group, 2, 3, 3, hidden=4, mask='hard', padding=1, stride=2, bias=True).double()
     layer.bias.data.normal_()
     g, g_inv, _ = samples_of(group, 2)
     x = torch.randn(1, 2, 5, 5, dtype=torch.float64)
     grid = window(3, torch.float64)
+    # Sum over samples and points of the window.
     full = torch.zeros(1, 3, 2, 5, 5, dtype=torch.float64)
     for o in range(2):
         for dy in range(3):
@@ -78,8 +80,8 @@ def test_lifting_equals_the_integral_written_out():
 
 
 @pytest.mark.parametrize('padding_mode', ['zeros', 'replicate'])
-def test_planar_convolution_equals_the_integral_written_out(padding_mode):
-    """Sample by sample, from the kernel network itself."""
+def test_planar_conv_equals_integral_in_loops(padding_mode):
+    """Sample by sample, with values of the kernel network."""
     group = GLp2()
     layer = PlanarConv2d(group, 2, 3, 3, hidden=4, mask='smooth', bias=True, padding_mode=padding_mode).double()
     layer.bias.data.normal_()
@@ -96,7 +98,7 @@ def test_planar_convolution_equals_the_integral_written_out(padding_mode):
     torch.testing.assert_close(layer(x, g_inv), expected, rtol=0, atol=1e-12)
 
 
-def test_projection_equals_the_integral_written_out():
+def test_projection_equals_integral_in_loops():
     group = GLp2()
     layer = ProjectConv2d(group, 2, 3, 3, hidden=4, mask=None, bias=True).double()
     g, g_inv, _ = samples_of(group, 2)
@@ -112,7 +114,7 @@ def test_projection_equals_the_integral_written_out():
     torch.testing.assert_close(layer(x, g_inv, weight), expected, rtol=0, atol=1e-12)
 
 
-def test_masks():
+def test_window_mask_values():
     points = torch.tensor([[0.0, 0.0], [0.3, 0.4], [0.6, 0.8], [1.0, 1.0]], dtype=torch.float64)
     far = torch.tensor([3.0], dtype=torch.float64)
     expected = {
@@ -123,7 +125,7 @@ def test_masks():
     for name, values in expected.items():
         got = window_mask(name, points, None, 1.0)
         torch.testing.assert_close(got, torch.tensor(values, dtype=torch.float64), rtol=0, atol=1e-12)
-    # Only the smooth mask looks at the group's coordinates, as published.
+    # Only the smooth mask depends on the group's coordinates, as published.
     assert torch.equal(window_mask('bump', points, far, 1.0), window_mask('bump', points, None, 1.0))
     torch.testing.assert_close(
         window_mask('smooth', points[0], far, 1.0), torch.tensor(1 / (1 + math.exp(4)), dtype=torch.float64)
@@ -133,7 +135,7 @@ def test_masks():
     assert LiftingConv2d(GLp2(), 1, 1).mask == 'smooth'
 
 
-def test_group_width_localises_the_kernel_on_the_group():
+def test_group_width_localises_kernel_on_group():
     group = GLp2()
     wide, narrow = (GroupConv2d(group, 1, 1, 3, hidden=4, mask=None, group_width=w).double() for w in (None, 0.4))
     narrow.load_state_dict(wide.state_dict())
@@ -144,31 +146,31 @@ def test_group_width_localises_the_kernel_on_the_group():
     torch.testing.assert_close(ratio, expected)
 
 
-def test_replicated_padding_continues_a_constant_background():
+def test_replicate_padding_extends_constant_background():
     g = samples_of(SO2(), 4, dtype=torch.float32)
     layer = LiftingConv2d(SO2(), 1, 2, 5, padding=2, padding_mode='replicate')
     out = layer(torch.full((1, 1, 8, 8), 0.7), g.g_inv)
     torch.testing.assert_close(out, out[..., :1, :1].expand_as(out))
 
 
-# The law -----------------------------------------------------------------------------------------------------
+# Equivariance -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('name', PLANE_GROUPS)
 @pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d, PlanarConv2d, ProjectConv2d])
-def test_law_holds_with_a_compact_mask(name, kind):
-    """Within 3 %, which is what bicubic interpolation of these images costs (1 to 2 %)."""
+def test_conv_is_equivariant_with_compact_mask(name, kind):
+    """Within 3 %; bicubic interpolation of these images has errors of 1 to 2 %."""
     torch.manual_seed(1)
     errors = kind(make_group(name), 1, 2, **BUMP).check_equivariance(num_images=1, num_samples=4)
     assert errors
     assert max(errors.values()) < 0.03
     if 'rotation 90' in errors:
-        # Turning the window by a quarter moves its points onto each other: rounding is all that is left.
+        # A quarter turn maps the points of the window onto each other: only rounding remains.
         assert errors['rotation 90'] < 1e-5
 
 
-def test_published_mask_loses_what_the_window_cuts_off():
-    """The published mask is 1/2 at the window's edge: a scale of 1.2 costs 10 % and more, ours 0.9 %."""
+def test_conv_published_mask_is_less_equivariant_than_bump():
+    """The published mask is 1/2 at the window's edge: a scale of 1.2 gives an error of 10 % and more, bump 0.9 %."""
     published, ours = {}, {}
     for seed in range(3):
         for errors, options in ((published, dict(BUMP, mask='smooth', support_radius=1.0)), (ours, BUMP)):
@@ -181,9 +183,9 @@ def test_published_mask_loses_what_the_window_cuts_off():
     assert published['scale 1.2'] > 0.1 > 5 * ours['scale 1.2']
 
 
-def test_two_layers_keep_the_law():
+def test_conv_two_layers_are_equivariant():
     group = GLp2()
-    # Samples of quite different determinants, for their factors to matter.
+    # Use samples with different determinants, so that their factors matter.
     samples = group.sample(4, torch.Generator().manual_seed(3), spd_var=0.4)
     x = smooth_images(1, 1, 41, 41, generator=torch.Generator().manual_seed(0))
     lift, conv = LiftingConv2d(group, 1, 2, padding=4, **BUMP), GroupConv2d(group, 2, 2, **BUMP)
@@ -192,8 +194,8 @@ def test_two_layers_keep_the_law():
         assert error < 0.05
 
 
-def test_the_published_axis_of_the_determinant():
-    """On one set of samples it is the same layer with another kernel; on two, it depends on the samples' order."""
+def test_group_conv_compat_det_axis_depends_on_order_of_samples():
+    """With one set of samples the layer has another kernel; with two sets it depends on the samples' order."""
     group = GLp2()
     right = GroupConv2d(group, 2, 2, 3, hidden=4).double()
     published = GroupConv2d(group, 2, 2, 3, hidden=4, compat_det_axis=True).double()
@@ -201,12 +203,14 @@ def test_the_published_axis_of_the_determinant():
     first, second = samples_of(group, 3, seed=1), samples_of(group, 3, seed=2)
     x = torch.randn(1, 2, 3, 6, 6, dtype=torch.float64)
 
+    # With one set of samples, the kernel has another determinant.
     determinant = torch.linalg.det(first.g_inv[:, None] @ first.g)
     kernel = right.kernel(first.g, first.g_inv) * determinant[:, None, :, None, None]
     kernel = (kernel / torch.linalg.det(first.g)[:, None, None]).reshape(6, 6, 3, 3)
     expected = F.conv2d(x.flatten(1, 2), kernel, padding=1).unflatten(1, (2, 3))
     torch.testing.assert_close(published(x, first.g, first.g_inv), expected)
 
+    # With two sets, only the right axis gives a sum over samples.
     order = [2, 0, 1]
     for layer, is_a_sum_over_samples in ((right, True), (published, False)):
         out = layer(x, first.g, second.g_inv)
@@ -215,8 +219,8 @@ def test_the_published_axis_of_the_determinant():
 
 
 @pytest.mark.parametrize('angle', ['zero_two_pi', 'minus_pi_pi', 'cos_sin'])
-def test_only_the_published_angle_jumps_at_the_identity(angle):
-    """Output at a rotation by -1e-3 against one by +1e-3."""
+def test_conv_published_angle_is_discontinuous_at_identity(angle):
+    """Compare the output at rotations by -1e-3 and +1e-3."""
     torch.manual_seed(0)
     layer = GroupConv2d(SO2(angle), 1, 1, 3, hidden=16, mask=None)
     turn = torch.tensor([1e-3, -1e-3])
@@ -227,19 +231,19 @@ def test_only_the_published_angle_jumps_at_the_identity(angle):
     assert (jump > 0.3) if angle == 'zero_two_pi' else (jump < 0.1)
 
 
-def test_residual_block_keeps_the_law():
+def test_residual_block_is_equivariant():
     torch.manual_seed(0)
     kernel = KernelConfig(w0=3.0, mask='bump', support_radius=0.7, hidden=32)
     block = GroupResBlock(SL2(), 1, 2, dict(k=9), kernel)
     assert isinstance(block.shortcut, GroupConv2d)
     assert block.shortcut.k == 1
-    # A shortcut has kernel networks of half the width.
+    # The shortcut has a kernel network of half the width.
     assert block.shortcut.net.final.in_features == 16
     errors = block.check_equivariance(num_images=1, num_samples=4)
     assert max(errors.values()) < 0.05
 
 
-def test_check_leaves_the_layer_as_it_was():
+def test_check_equivariance_does_not_change_layer():
     layer = LiftingConv2d(SL2(), 1, 1, 3, hidden=4).train()
     before = torch.get_rng_state()
     first, second = (layer.check_equivariance(size=21, num_samples=2) for _ in range(2))
@@ -253,7 +257,7 @@ def test_check_leaves_the_layer_as_it_was():
 # Numbers and errors ------------------------------------------------------------------------------------------
 
 
-def test_gradients_reach_all_parameters_and_the_input():
+def test_conv_gradients_reach_parameters_and_input():
     group = GLp2(angle='cos_sin')
     lift, conv = LiftingConv2d(group, 1, 2, hidden=4), GroupConv2d(group, 2, 2, hidden=4, bias=True)
     g, g_inv, _ = samples_of(group, dtype=torch.float32)
@@ -264,7 +268,7 @@ def test_gradients_reach_all_parameters_and_the_input():
         assert parameter.grad.abs().sum() > 0
 
 
-def test_kernels_keep_full_precision_under_autocast():
+def test_conv_kernels_keep_full_precision_under_autocast():
     layer = GroupConv2d(SL2(), 2, 2, 3, hidden=8)
     g, g_inv, _ = samples_of(SL2(), dtype=torch.float32)
     expected = layer.kernel(g, g_inv)
@@ -292,12 +296,12 @@ def test_kernels_keep_full_precision_under_autocast():
     ],
 )
 @pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d, PlanarConv2d, ProjectConv2d])
-def test_bad_arguments(kind, arguments, message):
+def test_conv_bad_arguments_raise(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(**{**dict(group=SL2(), c_in=1, c_out=1), **arguments})
 
 
-def test_bad_inputs():
+def test_conv_bad_input_raises():
     group = SL2()
     g, g_inv, _ = samples_of(group, dtype=torch.float32)
     lift, conv = LiftingConv2d(group, 2, 1, 3, hidden=4), GroupConv2d(group, 2, 1, 3, hidden=4)
@@ -308,7 +312,7 @@ def test_bad_inputs():
         lift(image[:, :1], g_inv)
     with pytest.raises(ValueError, match=r'GroupConv2d takes \(B, C, N, H, W\)'):
         conv(image, g, g_inv)
-    with pytest.raises(ValueError, match='the map lives on 3 samples, but 2 were given'):
+    with pytest.raises(ValueError, match='the map has 3 samples, but 2 elements were given'):
         conv(on_group, g[:2], g_inv)
     with pytest.raises(ValueError, match=r'g_in must be \(N, 2, 2\) with N at least 1'):
         conv(on_group, g[0], g_inv)
@@ -330,8 +334,8 @@ def test_bad_inputs():
         window(0)
 
 
-def test_layers_trace_into_one_graph():
-    """The look at the values of the samples, which would break a graph, is left out there."""
+def test_conv_traces_into_one_graph():
+    """The check of the samples' values, which would break the graph, is skipped while tracing."""
     layer = GroupConv2d(GLp2(), 2, 2, 3, hidden=4)
     g, g_inv, _ = samples_of(GLp2(), dtype=torch.float32)
     x = torch.randn(1, 2, 3, 6, 6)

@@ -17,8 +17,8 @@ def draws(rank: int, port: int, queue) -> None:
     leave()
 
 
-def test_replicas_without_a_seed_agree():
+def test_sampler_replicas_without_seed_agree():
     first, second = run(draws)
-    # The generators themselves stay apart, as data loaders and dropout want it.
+    # The generators themselves stay different, as data loaders and dropout need.
     assert first[1] == second[1]
     assert first[2] != second[2]

@@ -1,4 +1,4 @@
-"""Coordinates, Lie algebras and membership of all groups; the list is the registry's, so that a new one is tested."""
+"""Coordinates, Lie algebras and membership of all registered groups, so that new groups are tested."""
 
 import math
 
@@ -16,14 +16,14 @@ BRANCHES = [
 
 
 def elements(group, count=200, seed=0):
-    """Random float64 elements that are spread over the whole group."""
+    """Random float64 elements from the whole group."""
     generator = torch.Generator().manual_seed(seed)
     rot = 'uniform' if group.n == 2 else None
     return group.sample(count, generator, rot=rot, spd_var=1.0, dtype=torch.float64).g
 
 
 @all_groups
-def test_coordinates_are_a_chart_of_the_whole_group(name):
+def test_group_coordinates_cover_group(name):
     group = make_group(name)
     g = elements(group)
     c = group.coords(g)
@@ -33,19 +33,19 @@ def test_coordinates_are_a_chart_of_the_whole_group(name):
 
 
 @pytest.mark.parametrize(('name', 'angle'), BRANCHES)
-def test_coordinates_of_every_angle_convention(name, angle):
+def test_group_coordinates_of_every_angle_encoding(name, angle):
     group = make_group(name, angle=angle)
     g = elements(group)
     c = group.coords(g)
     assert c.shape == (200, group.dim)
     torch.testing.assert_close(group.from_coords(c), g, rtol=1e-11, atol=1e-11)
     eye = torch.eye(2, dtype=torch.float64)
-    # Norms, and with them the smooth mask, start from the identity in every convention.
+    # Offsets, used in norms and the smooth mask, are 0 at the identity for every encoding.
     assert group.offsets(group.coords(eye)).abs().max() < 1e-12
 
 
 @all_groups
-def test_samples_and_inverses(name):
+def test_group_samples_and_inverses(name):
     group = make_group(name)
     g, g_inv, weight = group.sample(50, torch.Generator().manual_seed(1), dtype=torch.float64)
     torch.testing.assert_close(g @ g_inv, torch.eye(group.n, dtype=torch.float64).expand_as(g), rtol=0, atol=1e-12)
@@ -57,7 +57,7 @@ def test_samples_and_inverses(name):
 
 
 @all_groups
-def test_algebra(name):
+def test_group_lie_algebra(name):
     group = make_group(name)
     v = 0.3 * torch.randn(20, group.tangent_dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x = group.hat(v)
@@ -72,7 +72,7 @@ def test_algebra(name):
         torch.testing.assert_close(group.log(g), x, rtol=1e-9, atol=1e-11)
 
 
-def test_the_exponential_misses_what_the_chart_reaches():
+def test_group_chart_reaches_elements_without_logarithm():
     """diag(-2, -1/2) has trace below -2, and every exponential of SL(2) has trace -2 or more."""
     group = SL2()
     a = torch.diag(torch.tensor([-2.0, -0.5], dtype=torch.float64))
@@ -86,32 +86,32 @@ def test_the_exponential_misses_what_the_chart_reaches():
     assert group.exp(group.hat(v)).diagonal(dim1=-2, dim2=-1).sum(-1).min() >= -2 - 1e-9
 
 
-def test_known_coordinates():
+def test_group_known_coordinates():
     group = GLp2()
     a = torch.diag(torch.tensor([2.0, 3.0], dtype=torch.float64))
     torch.testing.assert_close(group.coords(a), torch.tensor([math.log(2), 0, math.log(3), 0], dtype=torch.float64))
     scaling = PositiveScaling().coords(2 * torch.eye(2))
     torch.testing.assert_close(scaling, torch.tensor([math.sqrt(2) * math.log(2)]))
-    # The metric's scale stretches the coordinates of L and not the angle.
+    # The scale of the metric affects the coordinates of L, not the angle.
     turned = a @ rotation2(torch.tensor(0.5, dtype=torch.float64))
     expected = torch.tensor([2 * math.log(2), 0, 2 * math.log(3), 0.5], dtype=torch.float64)
     torch.testing.assert_close(GLp2(alpha=4.0).coords(turned), expected)
     torch.testing.assert_close(GLp2(alpha=4.0).from_coords(expected), turned)
 
 
-def test_angles_near_the_cuts():
+def test_encode_angle_near_discontinuities():
     tiny = torch.tensor([1e-8, -1e-8, math.pi - 1e-8, -math.pi + 1e-8, 1e-3, -1e-3], dtype=torch.float64)
     published = encode_angle(tiny, 'zero_two_pi')[:, 0]
     expected = torch.tensor([0, 0, math.pi, math.pi, 1e-3, 2 * math.pi - 1e-3], dtype=torch.float64)
     torch.testing.assert_close(published, expected, rtol=0, atol=0)
     assert torch.equal(encode_angle(tiny, 'minus_pi_pi')[:, 0], tiny)
-    # The jump at the identity, and its absence.
+    # The published encoding jumps at the identity, the others do not.
     assert (published[5] - published[4]).abs() > 6
     assert (encode_angle(tiny, 'cos_sin')[5] - encode_angle(tiny, 'cos_sin')[4]).norm() < 3e-3
 
 
 @pytest.mark.parametrize('angle', [0.0, 1e-9, 1e-3, 1.0, math.pi - 1e-9, math.pi])
-def test_rotation_vectors(angle):
+def test_rotation_vectors_round_trip(angle):
     axis = torch.randn(50, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     v = angle * axis / axis.norm(dim=-1, keepdim=True)
     r = rotation3(v)
@@ -119,14 +119,14 @@ def test_rotation_vectors(angle):
     cross = torch.linalg.cross(v[:, None].expand(50, 3, 3), torch.eye(3, dtype=torch.float64).expand(50, 3, 3)).mT
     torch.testing.assert_close(r, torch.linalg.matrix_exp(cross), rtol=0, atol=1e-13)
     back = vector3(r)
-    # At the half turn v and -v are the same rotation.
+    # At the half turn, v and -v are the same rotation.
     torch.testing.assert_close(rotation3(back), r, rtol=0, atol=1e-13)
     if angle < 3:
         torch.testing.assert_close(back, v, rtol=1e-12, atol=1e-15)
 
 
 @all_groups
-def test_membership(name):
+def test_group_validate_accepts_members_only(name):
     group = make_group(name)
     eye = torch.eye(group.n)
     with pytest.raises(ValueError, match='NaN or infinity'):
@@ -155,7 +155,7 @@ def test_membership(name):
         ('scale2', [[-1.0, 0.0], [0.0, -1.0]], 'PositiveScaling must be a positive multiple of the identity'),
     ],
 )
-def test_elements_of_larger_groups_are_refused(name, a, message):
+def test_group_validate_rejects_elements_of_larger_groups(name, a, message):
     group = make_group(name)
     with pytest.raises(ValueError, match=message):
         group.validate(torch.tensor([a]))
@@ -172,17 +172,17 @@ def test_elements_of_larger_groups_are_refused(name, a, message):
         (dict(n=3, spd_var=-1.0), 'spd_var must be positive'),
     ],
 )
-def test_sampling_arguments(arguments, message):
+def test_group_sample_bad_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         GLp2().sample(**arguments)
 
 
-def test_more_arguments():
+def test_group_bad_arguments_raise():
     with pytest.raises(ValueError, match="rotations of space are drawn with rot='haar'"):
         make_group('gl3').sample(3, rot='cyclic')
     with pytest.raises(ValueError, match='group must be one of so2, scale2'):
         make_group('e8')
-    with pytest.raises(ValueError, match='already made'):
+    with pytest.raises(ValueError, match='exists already; pass angle to its class'):
         make_group(SO2(), angle='cos_sin')
     with pytest.raises(ValueError, match='angle must be one of'):
         SO2(angle='degrees')
@@ -219,8 +219,8 @@ def test_unimodular_groups_preserve_area():
         assert group.unimodular_on_R2 == bool((determinant - 1).abs().max() < 1e-9)
 
 
-def test_coordinates_of_badly_conditioned_matrices(matrices):
-    """Condition 1e3, and diag(100, 0.01), a shear of 5, half and quarter turns."""
+def test_group_coordinates_of_ill_conditioned_matrices(matrices):
+    """Condition number 1e3, and diag(100, 0.01), a shear of 5, half and quarter turns."""
     for group, a in ((GLp2(), matrices), (SL2(), random_matrices(determinant=1.0))):
         back = group.from_coords(group.coords(a))
         scale = a.abs().amax((-2, -1), keepdim=True)

@@ -1,4 +1,4 @@
-"""Haar measure: integrals that do not change under the group, densities, and the laws of the samplers."""
+"""Haar measure: invariant integrals, densities, and distributions of the samplers."""
 
 import math
 
@@ -49,22 +49,22 @@ def draw(request):
 
 
 @pytest.mark.parametrize('name', ELEMENTS)
-def test_weighted_integrals_are_invariant(draw, name):
+def test_haar_weighted_integrals_are_invariant(draw, name):
     group, samples = draw
     h = ELEMENTS[name].double()
     if group.unimodular_on_R2:
         h = h / torch.linalg.det(h).sqrt()
     assert change(group, h, samples.weight, samples.g) < 0.04
-    # The same sum without weights is not invariant: the test has power.
+    # The same sum without weights is not invariant, so the test can fail.
     assert change(group, h, torch.ones_like(samples.weight), samples.g) > 0.08
     if name != 'turn, scale, shear':
-        # Nor is Lebesgue measure of log S, without its factor sinh(rho) / rho.
+        # Neither is Lebesgue measure of log S, without the factor sinh(rho) / rho.
         v = samples.weight / group.haar_density(group.coords(samples.g))
         assert change(group, h, v, samples.g) > 0.04
 
 
 @pytest.mark.parametrize('name', sorted(set(GROUPS) - {'gl2', 'sl2', 'so2', 'so3'}))
-def test_weighted_integrals_of_the_other_groups(name):
+def test_haar_weighted_integrals_of_other_groups(name):
     group = make_group(name)
     options = {} if group.n == 3 or not group.rotations else dict(rot='uniform')
     samples = group.sample(
@@ -76,7 +76,7 @@ def test_weighted_integrals_of_the_other_groups(name):
     assert change(group, h, torch.ones_like(samples.weight), samples.g) > 0.08
 
 
-def test_weights_give_the_value_of_the_integral():
+def test_haar_weights_give_value_of_integral():
     """``int exp(-|X|^2 / (2 t^2)) sinh(rho) / rho dX`` in polar coordinates of the traceless part, and a Gaussian."""
     width = 0.5
     # X = [[a, b], [b, -a]]: |X|^2 = 2 rho^2, and orthonormal coordinates are sqrt 2 (a, b), hence dX = 2 rho drho dphi.
@@ -92,19 +92,19 @@ def test_weights_give_the_value_of_the_integral():
 
 
 @pytest.mark.parametrize(('rot', 'bound'), [('equidistant', 1.0), ('equidistant', 0.5), ('cyclic', 1.0)])
-def test_weights_of_fixed_angles_give_the_integral(rot, bound):
-    """``(1 / 2 pi) int (1 + cos t) dt`` over [-bound pi, bound pi]: ``bound + sin(bound pi) / pi``, by ten angles."""
+def test_haar_weights_of_fixed_angles_give_integral(rot, bound):
+    """``(1 / 2 pi) int (1 + cos t) dt`` over [-bound pi, bound pi]: ``bound + sin(bound pi) / pi``, with ten angles."""
     g, _, weight = SO2().sample(10, rot=rot, rot_bound=bound, importance=True, dtype=torch.float64)
     expected = bound + math.sin(bound * math.pi) / math.pi
-    # Over the whole turn the rule is exact; over a part the trapezoid rule's error is (pi / 9)^2 / 12 of the integral
+    # The trapezoid rule is exact over the whole turn; over a part its error is (pi / 9)^2 / 12 of the integral
     # of cos, 0.32 %. Equal weights are off by 10 % and by 3.5 %.
     value = (weight * (1 + angle2(g).cos())).sum().item()
     assert value == pytest.approx(expected, rel=1e-12 if bound == 1 else 4e-3)
     assert weight.sum().item() == pytest.approx(bound, rel=1e-12)
 
 
-def test_a_half_turn_counts_once():
-    """By the trapezoid rule over the whole turn each of the nine rotations weighs the same; scalings have no ends."""
+def test_haar_weights_count_half_turn_once():
+    """In the trapezoid rule over the whole turn all nine rotations have equal weights; scalings have no ends."""
     g, _, weight = SO2().sample(10, importance=True, dtype=torch.float64)
     half = g[:, 0, 0] < -1 + 1e-9
     assert half.sum() == 2
@@ -117,7 +117,7 @@ def test_a_half_turn_counts_once():
     assert torch.equal(*weights)
 
 
-def test_error_of_a_weighted_sum_falls_as_the_root_of_the_number_of_samples():
+def test_haar_weighted_sum_error_falls_as_root_of_samples():
     group = GLp2()
     generator = torch.Generator().manual_seed(3)
 
@@ -128,12 +128,12 @@ def test_error_of_a_weighted_sum_falls_as_the_root_of_the_number_of_samples():
         sums = (weight * bump(group, g, 0.4)).view(repeats, n).sum(1) * repeats
         return (sums.std() / sums.mean()).item()
 
-    # 200 repetitions know a standard deviation to 5 %; sqrt(16) = 4.
+    # 200 repetitions determine a standard deviation to 5 %; sqrt(16) = 4.
     assert spread(100) / spread(1600) == pytest.approx(4.0, rel=0.2)
 
 
-def test_density_is_invariant_in_three_dimensions():
-    """Of the map S -> h S h^T in the chart log S: density times Jacobian, by finite differences."""
+def test_spd_density_is_invariant_in_three_dimensions():
+    """For the map S -> h S h^T in the chart log S: density times Jacobian, by finite differences."""
     spd = make_group('gl3').spd
     generator = torch.Generator().manual_seed(4)
     v = 0.7 * torch.randn(6, generator=generator, dtype=torch.float64)
@@ -148,20 +148,20 @@ def test_density_is_invariant_in_three_dimensions():
     assert ratio.item() == pytest.approx(1.0, abs=1e-7)
 
 
-def test_tangent_draws_have_the_variance_that_is_asked_for():
+def test_spd_tangent_draws_have_given_variance():
     spd = SPD2()
     v = spd.sample_tangent(50_000, 0.1, torch.Generator().manual_seed(5), dtype=torch.float64)
     torch.testing.assert_close(v.var(0), torch.full((3,), 0.1, dtype=torch.float64), rtol=0.03, atol=0)
-    # It is a variance of log S; log P has a quarter.
+    # The variance is that of log S; log P has a quarter of it.
     g = GLp2().sample(50_000, torch.Generator().manual_seed(5), dtype=torch.float64).g
     assert GLp2().coords(g)[:, 0].var().item() == pytest.approx(0.025, rel=0.03)
-    # The density that weights divide by: its integral over a grid is 1.
+    # The density in the weights has integral 1 over a grid.
     axis = torch.linspace(-2, 2, 41, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing='ij'), -1)
     assert spd.normal_density(grid, 0.1).sum().item() * 0.1**3 == pytest.approx(1.0, abs=1e-4)
 
 
-def test_spreads_of_angles():
+def test_sample_angles_spreads():
     published = sample_angles(5, 'equidistant', 1.0, None, dtype=torch.float64)
     torch.testing.assert_close(published, math.pi * torch.tensor([-1, -0.5, 0, 0.5, 1], dtype=torch.float64))
     cyclic = sample_angles(4, 'cyclic', 1.0, None, dtype=torch.float64)
@@ -173,15 +173,16 @@ def test_spreads_of_angles():
 
 
 @pytest.mark.parametrize('dim', [2, 3])
-def test_haar_rotations_are_uniform(dim):
+def test_sample_haar_is_uniform(dim):
     r = sample_haar(40_000, dim, torch.Generator().manual_seed(6), dtype=torch.float64)
     torch.testing.assert_close(torch.linalg.det(r), torch.ones(40_000, dtype=torch.float64))
-    # Schur's orthogonality relations: mean 0, and entries with covariance I / dim. Noise of the means is 1 / 200.
+    # Schur's orthogonality relations: mean 0, and entries with covariance I / dim. The standard error of the means is 1
+    # / 200.
     flat = r.flatten(1)
     assert flat.mean(0).abs().max() < 0.02
     covariance = flat.T @ flat / len(flat)
     expected = torch.eye(dim * dim, dtype=torch.float64) / dim
-    if dim == 2:  # the plane's entries are pairs: R00 = R11, R01 = -R10
+    if dim == 2:  # entries in the plane are pairs: R00 = R11, R01 = -R10
         expected = torch.tensor([[1, 0, 0, 1], [0, 1, -1, 0], [0, -1, 1, 0], [1, 0, 0, 1]], dtype=torch.float64) / 2
         histogram = angle2(r).histc(8, -math.pi, math.pi) / len(r)
         assert (histogram - 1 / 8).abs().max() < 0.01
@@ -191,8 +192,8 @@ def test_haar_rotations_are_uniform(dim):
 
 
 @pytest.mark.parametrize('name', ['gl2', 'sl2', 'so2', 'sim2', 'scale2'])
-def test_sobol_samples_have_the_law_of_independent_ones_and_less_noise(name):
-    """Means of smooth functions of the coordinates over 64 samples, 50 draws, against 100,000 independent samples."""
+def test_sobol_samples_have_same_distribution_and_less_noise(name):
+    """Compare means of smooth functions over 64 samples (50 draws) with those over 100,000 independent samples."""
     group = make_group(name)
     options = dict(rot_bound=0.5, spd_var=0.1, dtype=torch.float64) if group.rotations else dict(dtype=torch.float64)
 
@@ -202,6 +203,6 @@ def test_sobol_samples_have_the_law_of_independent_ones_and_less_noise(name):
 
     exact = mean('uniform', 100_000, 0)
     errors = {rot: torch.stack([mean(rot, 64, seed) for seed in range(50)]) - exact for rot in ('uniform', 'sobol')}
-    # Coordinates, reduced to [0, 2 pi), have a deviation of about 0.7, so means over 100,000 one of 0.002.
+    # Coordinates in [0, 2 pi) have a standard deviation of about 0.7, so means over 100,000 have 0.002.
     assert errors['sobol'].mean(0).abs().max() < 0.01
     assert (errors['sobol'].square().mean(0) < 0.3 * errors['uniform'].square().mean(0)).all()

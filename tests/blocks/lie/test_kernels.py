@@ -1,4 +1,4 @@
-"""Kernels: initial values as published, the spline's properties, the law with both kinds."""
+"""Kernels: published initial values, properties of the spline, equivariance with both kinds."""
 
 import math
 
@@ -10,7 +10,7 @@ from dinor1.blocks.lie import GLp2, GroupConv2d, LiftingConv2d, SirenKernel, Spl
 from dinor1.blocks.lie.kernels import cubic_spline
 
 
-def test_initial_values_of_the_network():
+def test_siren_kernel_initial_values():
     torch.manual_seed(0)
     kernel = SirenKernel(6, 3, 50, 5, hidden=60, w0=10.0)
     first, second, third = kernel.sines
@@ -28,7 +28,7 @@ def test_initial_values_of_the_network():
         assert not zero.any()
 
 
-def test_network_written_out():
+def test_siren_kernel_equals_formula():
     kernel = SirenKernel(2, 2, 3, 3, hidden=4, n_hidden=1, w0=7.0).double()
     z = torch.randn(5, 2, dtype=torch.float64)
     first, second = kernel.sines
@@ -37,7 +37,7 @@ def test_network_written_out():
     torch.testing.assert_close(kernel(z), F.linear(h, kernel.final.weight, kernel.final.bias))
 
 
-def test_cubic_spline():
+def test_cubic_spline_properties():
     t = torch.linspace(-2.5, 2.5, 501, dtype=torch.float64)
     # Values at the knots, partition of unity, support.
     at_knots = cubic_spline(torch.tensor([0.0, 1.0, -1.0, 2.0], dtype=torch.float64))
@@ -50,7 +50,7 @@ def test_cubic_spline():
     assert second.diff().abs().max() < 0.05
 
 
-def test_spline_kernel_is_linear_in_its_parameters_and_written_out():
+def test_spline_kernel_is_linear_and_equals_formula():
     kernel = SplineKernel(4, 2, 3, knots=3, width=0.7).double()
     z = torch.randn(5, 4, dtype=torch.float64)
     knots = window(3, torch.float64)
@@ -67,8 +67,8 @@ def test_spline_kernel_is_linear_in_its_parameters_and_written_out():
     torch.testing.assert_close(kernel(z), expected)
 
 
-def test_spline_interpolates_an_ordinary_kernel():
-    """Read at its own knots with weights of the interpolating spline it gives any 3 x 3 kernel back."""
+def test_spline_kernel_interpolates_ordinary_kernel():
+    """At its own knots, with weights of the interpolating spline, it reproduces any 3 x 3 kernel."""
     kernel = SplineKernel(2, 1, 1, knots=3).double()
     target = torch.randn(9, dtype=torch.float64)
     grid = window(3, torch.float64).flatten(0, 1)
@@ -83,16 +83,16 @@ def test_spline_interpolates_an_ordinary_kernel():
 
 
 @pytest.mark.parametrize('kind', [LiftingConv2d, GroupConv2d])
-def test_law_holds_with_splines(kind):
+def test_conv_with_spline_kernel_is_equivariant(kind):
     torch.manual_seed(0)
     kernel = dict(kind='spline', mask='bump', support_radius=0.8)
     layer = kind(GLp2(angle='cos_sin'), 1, 2, 7, kernel=kernel)
-    # Interpolation of the images costs 1 to 2 %.
+    # Interpolation of the images has errors of 1 to 2 %.
     assert max(layer.check_equivariance(num_images=1, num_samples=4).values()) < 0.03
 
 
-def test_splines_are_centred_at_the_identity_for_every_angle_convention():
-    """A network reads raw coordinates; a spline reads offsets, so that its Gaussian sits where H has its 1."""
+def test_spline_kernel_is_centred_at_identity_for_every_angle_encoding():
+    """A network reads raw coordinates; a spline reads offsets, so that its Gaussian is centred at the identity of H."""
     for angle in ('minus_pi_pi', 'cos_sin'):
         layer = GroupConv2d(GLp2(angle=angle), 1, 1, 1, kernel=dict(kind='spline', mask=None))
         layer.net.weight.data.zero_()
@@ -102,7 +102,7 @@ def test_splines_are_centred_at_the_identity_for_every_angle_convention():
         assert torch.equal(kernel.argmax(1), torch.arange(5))
 
 
-def test_errors():
+def test_kernels_bad_arguments_raise():
     with pytest.raises(ValueError, match='knots must be at least 1 and width positive, got 0 and 0.5'):
         SplineKernel(2, 1, 1, knots=0)
     with pytest.raises(ValueError, match="kind of kernel must be 'siren' or 'spline', got 'wire'"):

@@ -1,4 +1,4 @@
-"""The classifier: size, exact symmetry, Monte Carlo error, options, errors, and that it learns."""
+"""The classifier: size, exact equivariance, Monte Carlo error, options, errors, and training."""
 
 import pytest
 import torch
@@ -31,12 +31,12 @@ def small(group='sl2', **options):
     return AffineEquivariantNet(group, **options).eval()
 
 
-def test_default_sizes_are_the_published_ones():
+def test_network_default_sizes_are_published():
     sl2, gl2 = AffineEquivariantNet('sl2'), AffineEquivariantNet('gl2')
     assert (parameters(sl2), parameters(gl2)) == (339_102, 339_282)
     assert parameters(sl2.stem) == 9_940
     assert parameters(sl2.head) == 13_322
-    # The plain network of nearly the same size: 0.3 % away, and no width is nearer.
+    # The plain network has nearly the same size: 0.3 % away, and no other width is closer.
     sizes = {width: abs(parameters(PlainConvNet(width=width)) - 339_102) for width in (64, 65, 66)}
     assert min(sizes, key=sizes.get) == 65
     assert sizes[65] < 0.003 * 339_102
@@ -51,8 +51,8 @@ def test_default_sizes_are_the_published_ones():
         ('gl2', dict(sampling=dict(mixing='last'), pool='mean')),
     ],
 )
-def test_quarter_turns_are_exact_when_samples_move_along(group, options):
-    """On the whole trunk in float32; measured 3e-7 to 7e-6."""
+def test_network_quarter_turns_are_exact_with_transported_samples(group, options):
+    """All layers before pooling in float32; measured errors are 3e-7 to 7e-6."""
     net = small(group, **options)
     x, samples = torch.randn(2, 1, 40, 40), net.draw()
     moved = samples.transport(QUARTER)
@@ -61,13 +61,13 @@ def test_quarter_turns_are_exact_when_samples_move_along(group, options):
         assert (got - expected.rot90(-1, (3, 4))).norm() < 1e-4 * expected.norm()
         pooled = net.pooled(x, samples)
         assert (net.pooled(x.rot90(-1, (2, 3)), moved) - pooled).norm() < 1e-5 * pooled.norm()
-        # Turned the other way it fails: the test also pins the conventions of sign.
+        # Turned the other way it fails, so the test also covers the sign conventions.
         wrong = net.features(x.rot90(1, (2, 3)), moved)
         assert (wrong - expected.rot90(1, (3, 4))).norm() > 0.3 * expected.norm()
 
 
-def test_error_falls_with_the_number_of_samples_and_is_mostly_noise():
-    """Independent samples on both sides; 20 repetitions know a mean to about 10 %."""
+def test_network_error_falls_with_number_of_samples():
+    """Independent samples on both sides; 20 repetitions determine a mean to about 10 %."""
     rows = {}
     elements = {'identity': torch.eye(2), 'rotation 20': standard_elements(SL2())['rotation 20']}
     for n_samples in (5, 40):
@@ -78,7 +78,7 @@ def test_error_falls_with_the_number_of_samples_and_is_mostly_noise():
     assert rows[40]['identity'] > 0.5 * rows[40]['rotation 20']
 
 
-def test_samples_that_move_along_leave_a_smaller_error():
+def test_network_transported_samples_give_smaller_error():
     kernel = dict(w0=3.0, mask='bump', support_radius=0.7)
     net = small('gl2', stem=dict(k=9), layers=dict(k=3, norm='batch'), kernel=kernel)
     moved = net.check_equivariance(size=32, num_images=1)
@@ -111,7 +111,7 @@ def test_samples_that_move_along_leave_a_smaller_error():
         dict(group='sim2', resample='never'),
     ],
 )
-def test_options_give_finite_logits_and_gradients(options):
+def test_network_options_give_finite_logits_and_gradients(options):
     net = small(**options).train()
     x = torch.randn(2, net.stem.in_channels, 40, 40)
     out = net(x)
@@ -120,7 +120,7 @@ def test_options_give_finite_logits_and_gradients(options):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_samples_are_redrawn_as_resample_says():
+def test_network_resample_sets_when_samples_change():
     x = torch.randn(1, 1, 32, 32)
     for mode, changes in (('always', True), ('never', False), ('train', False)):
         net = small(resample=mode, layers=dict(k=3))
@@ -133,8 +133,8 @@ def test_samples_are_redrawn_as_resample_says():
     assert shared.first is shared.last
 
 
-def test_without_mixing_samples_do_not_depend_on_each_other():
-    """Features of a set are those of its members, and their pool that of the members' pools."""
+def test_network_without_mixing_treats_samples_independently():
+    """Features of a set of samples equal those of its members, and the pooled features those of pooled members."""
     apart, batch_norm = dict(mixing='none'), dict(norm='batch')
     net = small(sampling=apart, layers=batch_norm, n_samples=5)
     x, (samples, _) = torch.randn(2, 1, 32, 32), net.draw()
@@ -153,8 +153,9 @@ def test_without_mixing_samples_do_not_depend_on_each_other():
 
 
 @pytest.mark.parametrize('kind', ['siren', 'spline', 'plain'])
-def test_learns(kind):
-    """Four patterns under noise: the loss falls by half within 30 steps."""
+def test_network_learns_patterns(kind):
+    """Four patterns with noise: the loss falls by half within 30 steps."""
+    # Four patterns, repeated with noise.
     labels = torch.arange(4).repeat(4)
     x = smooth_images(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1)
     x = x + 0.1 * torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -171,6 +172,7 @@ def test_learns(kind):
         )
     )
     optimizer = torch.optim.Adam(net.train().parameters(), lr=5e-3)
+    # Train for 30 steps.
     losses = []
     for _ in range(30):
         loss = F.cross_entropy(net(x), labels)
@@ -189,7 +191,7 @@ def test_learns(kind):
         dict(stem=dict(stride=2, padding=2), layers=dict(padding_mode='replicate')),
     ],
 )
-def test_plain_network(options):
+def test_plain_network_is_shift_equivariant(options):
     layers = dict(k=3) | options.get('layers', {})
     net = PlainConvNet(**dict(width=4, head=8) | options | dict(layers=layers))
     assert net(torch.randn(2, 1, 24, 24)).shape == (2, 10)
@@ -202,7 +204,7 @@ def test_plain_network(options):
         torch.testing.assert_close(net.eval()(blank), net(moved), rtol=1e-4, atol=1e-4)
 
 
-def test_errors():
+def test_network_bad_arguments_raise():
     net = small()
     with pytest.raises(ValueError, match='images must be at least 14 pixels on either side, got 13 x 40'):
         net(torch.zeros(1, 1, 13, 40))
@@ -215,13 +217,13 @@ def test_errors():
         AffineEquivariantNet(make_group('sl3'))
     with pytest.raises(ValueError, match='width must be one number or 3, one per depth'):
         AffineEquivariantNet(width=(4, 4), depth=3)
-    with pytest.raises(ValueError, match='only with group_width below'):
+    with pytest.raises(ValueError, match='importance needs group_width below'):
         AffineEquivariantNet(sampling=dict(importance=True))
     with pytest.raises(ValueError, match="norm must be 'layer' or 'batch', got 'group'"):
         AffineEquivariantNet(layers=dict(norm='group'))
     with pytest.raises(ValueError, match="mixing must be 'all', 'last' or 'none', got 'first'"):
         AffineEquivariantNet(sampling=dict(mixing='first'))
-    with pytest.raises(ValueError, match="mixing='none' sums over no samples"):
+    with pytest.raises(ValueError, match="mixing='none' has no sums over samples"):
         AffineEquivariantNet(kernel=dict(group_width=0.5), sampling=dict(mixing='none'))
     with pytest.raises(ValueError, match="n_test needs mixing='none'"):
         AffineEquivariantNet(sampling=dict(n_test=16))
@@ -248,8 +250,8 @@ def test_errors():
         dict(kernel=dict(kind='spline')),
     ],
 )
-def test_other_number_formats(options, dtype, tolerance):
-    """The samples stay the same float32 numbers, so that what is left is rounding, ten layers of it."""
+def test_network_other_number_formats(options, dtype, tolerance):
+    """Samples are the same float32 numbers, so that only the rounding of ten layers remains."""
     net = small(n_samples=3, **options)
     x = torch.randn(2, 1, 24, 24)
     with torch.no_grad():
@@ -264,14 +266,14 @@ def test_other_number_formats(options, dtype, tolerance):
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
-def test_training_in_other_number_formats(dtype):
+def test_network_trains_in_other_number_formats(dtype):
     net = AffineEquivariantNet('gl2', width=4, n_samples=2, seed=0, dropout=0.0, kernel=dict(hidden=8)).to(dtype)
     net(torch.randn(2, 1, 24, 24, dtype=dtype)).square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == dtype and p.grad.isfinite().all() for p in net.parameters())
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_laws_are_not_measured_in_half_precision(dtype):
+def test_check_equivariance_rejects_half_precision(dtype):
     net = AffineEquivariantNet('gl2', width=4, n_samples=2, seed=0, kernel=dict(hidden=8)).to(dtype)
     for module in (net, net.stem):
         with pytest.raises(TypeError, match=f'must be float32 or float64, got {dtype}'):

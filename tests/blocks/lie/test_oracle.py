@@ -1,4 +1,4 @@
-"""Every output array of the reference file, from its inputs; tolerances are those of the note beside it."""
+"""Every output array of the reference file, computed from its inputs; tolerances are those of the file's note."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def near(got, expected, tolerance):
 
 
 @pytest.mark.parametrize(('name', 'traceless'), [('spd', False), ('sspd', True)])
-def test_spd(oracle, name, traceless):
+def test_spd_functions_equal_oracle(oracle, name, traceless):
     spd = SPD2(traceless)
     x = spd.hat(oracle[f'{name}_vec'])
     near(x, oracle[f'{name}_hat'], TANGENT)
@@ -48,14 +48,14 @@ def test_spd(oracle, name, traceless):
         near(spd.log(s), oracle['spd_log'], TANGENT)
 
 
-def test_so2(oracle):
+def test_so2_equals_oracle(oracle):
     rotation = rotation2(oracle['so2_theta'])
     near(rotation, oracle['so2_exp'], FLOAT32)
     near(encode_angle(angle2(rotation), 'zero_two_pi')[..., 0], oracle['so2_angle_0_2pi'], FLOAT32)
 
 
 @both
-def test_polar_and_coordinates(oracle, name):
+def test_polar_and_coordinates_equal_oracle(oracle, name):
     a = oracle[f'{name}_A']
     log_p, rotation, _ = polar2(a)
     near(log_p, oracle[f'{name}_logP'], POLAR)
@@ -68,8 +68,8 @@ def test_polar_and_coordinates(oracle, name):
 
 
 @both
-def test_samples_from_draws(oracle, name):
-    """The published draw through our chart: half the tangent draw, since S = P^2."""
+def test_samples_equal_oracle_draws(oracle, name):
+    """The published draw in this package's chart: half of the tangent draw, since S = P^2."""
     group, theta = GROUPS[name](), oracle[f'{name}_angle'][:, None]
     draw = oracle[f'{name}_draw'] / 2
     c = torch.cat([draw, theta], 1) if name == 'gl' else torch.cat([draw[:, 1:], theta, draw[:, :1]], 1)
@@ -79,7 +79,7 @@ def test_samples_from_draws(oracle, name):
 
 
 @pytest.mark.parametrize('k', [3, 5, 7])
-def test_window(oracle, k):
+def test_window_equals_oracle(oracle, k):
     near(window(k).permute(2, 0, 1), oracle[f'grid_k{k}_xy'], FLOAT32)
 
 
@@ -99,7 +99,7 @@ def lifting(oracle, name):
 
 
 @both
-def test_lifting(oracle, name):
+def test_lifting_equals_oracle(oracle, name):
     layer = lifting(oracle, name)
     g_inv = oracle[f'{name}_layer_ginv']
     near(layer.kernel(g_inv), oracle[f'{name}_lift_kernel'], FLOAT32)
@@ -111,7 +111,7 @@ def test_lifting(oracle, name):
 @both
 @pytest.mark.parametrize('where', ['same', 'next'])
 @pytest.mark.parametrize('axis', ['measure_in', 'ascoded'])
-def test_group_convolution(oracle, name, where, axis):
+def test_group_conv_equals_oracle(oracle, name, where, axis):
     g = oracle[f'{name}_layer_g']
     g_out_inv = oracle[f'{name}_layer_ginv' if where == 'same' else f'{name}_layer_g_next_inv']
     layer = GroupConv2d(GROUPS[name](), 2, 3, 5, hidden=8, compat_det_axis=axis == 'ascoded')
@@ -121,13 +121,13 @@ def test_group_convolution(oracle, name, where, axis):
     near(out, oracle[f'{name}_conv_out_{axis}_{where}'], FLOAT32)
 
 
-def test_the_two_axes_of_the_determinant_differ(oracle):
-    """Otherwise the test above could not tell them apart."""
+def test_oracle_axes_of_determinant_differ(oracle):
+    """Otherwise the test above could not distinguish them."""
     right, wrong = oracle['gl_conv_out_measure_in_same'], oracle['gl_conv_out_ascoded_same']
     assert (right - wrong).abs().max() > 0.01 * right.abs().max()
 
 
-def test_whole_network(oracle):
+def test_network_equals_oracle(oracle):
     net = AffineEquivariantNet('sl2', width=3, n_samples=3, kernel=dict(hidden=6)).eval()
     convs = dict(stem=net.stem, block1=net.blocks[0].conv1, block2=net.blocks[0].conv2, final=net.last)
     for name, conv in convs.items():

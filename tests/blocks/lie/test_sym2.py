@@ -1,6 +1,6 @@
-"""Closed forms for 2 x 2 matrices and their n x n counterparts: identities, other implementations, gradients, errors.
+"""Closed forms for 2 x 2 matrices and their n x n counterparts: identities, other algorithms, gradients, errors.
 
-Tolerances are relative to each matrix's largest entry. At condition 1e3 a logarithm can lose three digits of sixteen.
+Tolerances are relative to each matrix's largest entry. At condition number 1e3 a logarithm can lose three of 16 digits.
 """
 
 import math
@@ -20,7 +20,7 @@ def off(got, expected):
     return ((got - expected).abs().amax((-2, -1)) / scale).max().item()
 
 
-def test_polar_factors_are_what_they_are_called(matrices):
+def test_polar2_factors_are_symmetric_and_rotation(matrices):
     log_p, rotation, theta = polar2(matrices)
     p = sym_exp(log_p)
     assert off(p @ rotation, matrices) < 1e-13
@@ -35,12 +35,12 @@ def test_polar_factors_are_what_they_are_called(matrices):
     torch.testing.assert_close(rotation[:, 1, 0], theta.sin(), rtol=0, atol=1e-15)
 
 
-def test_trace_of_the_logarithm_vanishes_at_determinant_one():
+def test_polar2_log_trace_is_zero_at_determinant_one():
     log_p, _, _ = polar2(random_matrices(determinant=1.0))
     assert log_p.diagonal(dim1=-2, dim2=-1).sum(-1).abs().max() < 1e-12
 
 
-def test_exp_and_log_are_inverse(matrices):
+def test_sym_exp_and_spd_log_are_inverse(matrices):
     log_p, _, _ = polar2(matrices)
     p = sym_exp(log_p)
     assert off(sym_exp(spd_log(p)), p) < 1e-11
@@ -49,8 +49,8 @@ def test_exp_and_log_are_inverse(matrices):
 
 
 @pytest.mark.parametrize('scale', [1e-9, 1e-4, 0.03, 0.0999, 0.1001, 1.0, 3.0])
-def test_equals_the_general_algorithms(scale):
-    """Around the switches between power series and closed form too (rho^2 = 0.01, and its share of m^2 = 0.001)."""
+def test_sym2_equals_general_algorithms(scale):
+    """Includes the switches between power series and closed form (rho^2 = 0.01, and rho^2 / m^2 = 0.001)."""
     x = torch.randn(200, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x = x + x.mT
     x = x * (scale / (x[:, 0, 0] - x[:, 1, 1]).hypot(2 * x[:, 0, 1]) * 2)[:, None, None]
@@ -66,14 +66,14 @@ def test_equals_the_general_algorithms(scale):
     assert sinhc == pytest.approx(math.sinh(scale) / scale, rel=1e-14)
 
 
-def test_singular_values_give_the_same_factors(matrices):
+def test_symn_polar_equals_polar2(matrices):
     log_p, rotation, _ = polar2(matrices)
     log_n, rotation_n = symn.polar(matrices)
     assert off(rotation_n, rotation) < 1e-12
     torch.testing.assert_close(log_n, log_p, rtol=0, atol=1e-11)
 
 
-def test_three_dimensions():
+def test_symn_in_three_dimensions():
     a = random_matrices(n=3)
     log_p, rotation = symn.polar(a)
     p = symn.sym_exp(log_p)
@@ -86,8 +86,8 @@ def test_three_dimensions():
 
 
 @pytest.mark.parametrize('size', [0.0, 1e-6, 0.09, 0.11, 1.0])
-def test_gradients_exist_at_equal_eigenvalues_too(size):
-    """An eigen-solver's do not: there every rotation gives NaN."""
+def test_sym2_gradients_at_equal_eigenvalues(size):
+    """Those of an eigenvalue solver are NaN there."""
     direction = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)
 
     def symmetric(function):
@@ -102,7 +102,7 @@ def test_gradients_exist_at_equal_eigenvalues_too(size):
     assert torch.autograd.gradcheck(lambda a: polar2(a), turned, atol=1e-7)
 
 
-def test_exponential_of_any_matrix():
+def test_general_exp_equals_matrix_exp():
     x = torch.randn(500, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x[:50] *= 1e-4
     # One of each kind: real, repeated and complex eigenvalues.
@@ -110,8 +110,8 @@ def test_exponential_of_any_matrix():
     assert off(sym2.general_exp(x), torch.linalg.matrix_exp(x)) < 1e-12
 
 
-def test_logarithm_of_any_matrix_that_has_one():
-    # Below pi in the turning part the principal logarithm is the one that we started from.
+def test_general_log_inverts_general_exp():
+    # If the rotation is below pi, the principal logarithm is the original matrix.
     x = torch.randn(500, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x[:50] *= 1e-5
     assert off(sym2.general_log(sym2.general_exp(x)), x) < 1e-10
@@ -119,7 +119,7 @@ def test_logarithm_of_any_matrix_that_has_one():
     assert off(sym2.general_exp(half_turn), -2 * EYE) < 1e-15
 
 
-def test_float32_keeps_its_digits(matrices):
+def test_polar2_float32_accuracy(matrices):
     mild = matrices[torch.linalg.cond(matrices) < 30]
     log_p, rotation, _ = polar2(mild.float())
     # eps times the condition number, 1.2e-7 * 30.
@@ -136,7 +136,7 @@ def test_float32_keeps_its_digits(matrices):
         ([[math.inf, 0.0], [0.0, 1.0]], 'NaN or infinity at index'),
     ],
 )
-def test_matrices_outside_the_group_are_refused(a, message):
+def test_polar2_invalid_matrices_raise(a, message):
     bad = torch.stack([torch.eye(2), torch.tensor(a)])
     for polar in (polar2, symn.polar, sym2.general_log):
         with pytest.raises(ValueError, match=message):
@@ -144,14 +144,14 @@ def test_matrices_outside_the_group_are_refused(a, message):
 
 
 @pytest.mark.parametrize('function', [spd_log, spd_sqrt, spd_invsqrt, symn.spd_log])
-def test_what_is_not_positive_definite_is_refused(function):
+def test_spd_functions_not_positive_definite_raises(function):
     with pytest.raises(ValueError, match=r'positive definite; the matrix at index \(1,\)'):
         function(torch.stack([torch.eye(2), -torch.eye(2)]))
     with pytest.raises(ValueError, match='must be symmetric'):
         function(torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
 
 
-def test_shapes_and_types_are_checked():
+def test_sym2_bad_shapes_and_types_raise():
     with pytest.raises(ValueError, match=r'x must be \(..., 2, 2\), got \(3, 3\)'):
         sym_exp(torch.eye(3))
     with pytest.raises(TypeError, match='a must be a floating-point tensor, got torch.int64'):
@@ -162,6 +162,6 @@ def test_shapes_and_types_are_checked():
 
 
 @pytest.mark.parametrize('a', [[[-2.0, 0.0], [0.0, -0.5]], [[-1.0, 1.0], [0.0, -1.0]]])
-def test_what_has_no_real_logarithm_is_said_so(a):
+def test_general_log_without_real_logarithm_raises(a):
     with pytest.raises(ValueError, match='no real logarithm'):
         sym2.general_log(torch.tensor(a))

@@ -1,4 +1,4 @@
-"""The two measuring tools, called as functions on very small settings."""
+"""The equivariance and benchmark tools, called as functions with very small settings."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ def load(repo):
 
 @pytest.fixture(autouse=True)
 def _threads():
-    """The tools set a number of threads for themselves."""
+    """Restore the number of threads, which the tools set."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -35,7 +35,7 @@ def run(module, monkeypatch, *arguments):
     module.main()
 
 
-def test_equivariance_tool_writes_a_figure_and_numbers(load, monkeypatch, tmp_path, capsys):
+def test_equivariance_tool_writes_figure_and_numbers(load, monkeypatch, tmp_path, capsys):
     pytest.importorskip('matplotlib')
     tool = load('lie_equivariance')
     monkeypatch.setattr(tool, 'LAYERS', dict(list(tool.LAYERS.items())[-2:]))
@@ -51,20 +51,20 @@ def test_equivariance_tool_writes_a_figure_and_numbers(load, monkeypatch, tmp_pa
     assert 'weighted sum: error falls as N^' in capsys.readouterr().out
 
 
-def test_weighted_sums_converge_as_theory_says(load):
-    """Root mean squares of 30 draws know an exponent over a factor 16 to about 0.06."""
+def test_equivariance_tool_weighted_sums_converge(load):
+    """Root mean squares of 30 draws determine an exponent over a factor 16 to about 0.06."""
     tool = load('lie_equivariance')
     samples = [32, 128, 512]
     errors = tool.integral_errors(samples, repeats=30, reference=20_000)['weighted sum']
     assert tool.slope(samples, errors) == pytest.approx(-0.5, abs=0.12)
 
 
-def test_slope(load):
+def test_equivariance_tool_slope(load):
     assert load('lie_equivariance').slope([1, 10, 100], [3.0, 0.3, 0.03]) == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize('arguments', [['--samples', 10, 5], ['--samples', 5], ['--samples', 5, 10, '--repeats', 0]])
-def test_equivariance_tool_refuses_bad_numbers(load, monkeypatch, tmp_path, arguments):
+def test_equivariance_tool_bad_numbers_raise(load, monkeypatch, tmp_path, arguments):
     with pytest.raises(InputError, match='must be at least'):
         run(load('lie_equivariance'), monkeypatch, '--out', tmp_path / 'x', *arguments)
     assert not list(tmp_path.iterdir())
@@ -74,7 +74,7 @@ SETTINGS = dict(width=2, side=14, batch=2, repeats=1, kernel='spline', device='c
 
 
 @pytest.mark.parametrize('arm', ['gl2', 'so2'])
-def test_benchmark_measures(load, arm):
+def test_lie_benchmark_measures(load, arm):
     row = load('benchmark_lie').measure(arm, 3, SETTINGS)
     assert row['samples'] == 3
     assert row['parameters'] > 0
@@ -82,14 +82,14 @@ def test_benchmark_measures(load, arm):
     assert row['test_images_per_second'] > 0
 
 
-def test_benchmark_compares_equal_maps_with_escnn(load):
+def test_lie_benchmark_compares_equal_maps_with_escnn(load):
     pytest.importorskip('escnn')
     tool = load('benchmark_lie')
     x = torch.rand(2, 1, 15, 15)
     assert tool.escnn_trunk(4, 3)(x).shape == tool.our_trunk('so2', 4, 3, 'siren')(x).shape
 
 
-def test_benchmark_says_what_is_missing(load, monkeypatch, capsys):
+def test_lie_benchmark_missing_requirements_raise(load, monkeypatch, capsys):
     tool = load('benchmark_lie')
     monkeypatch.setitem(sys.modules, 'escnn', None)
     with pytest.raises(InputError, match='pip install escnn, or leave it out of --arms'):

@@ -1,4 +1,4 @@
-"""NFE's scores, loss and algebra against published numbers, quadrature, torch.distributions and autograd."""
+"""NFE's scores, loss and algebra compared with published numbers, quadrature, torch.distributions and autograd."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def oracle(shared_dir):
 
 
 def make(kind='nfe-1', num_entities=11, num_relations=3, dim=4, seed=0, **kwargs) -> NFE:
-    """A float64 model whose parameters stay away from 0, where |x| has a kink."""
+    """A float64 model with parameters away from 0, where |x| has a kink."""
     generator = torch.Generator().manual_seed(seed)
     nfe = NFE(num_entities, num_relations, dim, kind, **kwargs).double()
     for parameter in (nfe.entity, nfe.relation):
@@ -50,14 +50,14 @@ def from_oracle(oracle, kind, **kwargs) -> NFE:
     nfe = NFE(
         len(entity), len(relation) // 2, int(oracle['nfe_dim']), kind, float(oracle[f'{key}_gamma']), **kwargs
     ).double()
-    # strict: the shapes of both tables are the release's.
+    # Loading is strict: both tables have the release's shapes.
     nfe.load_state_dict(dict(entity=entity, relation=relation))
     return nfe
 
 
 @pytest.mark.shared
 @each_kind
-def test_scores_loss_and_gradients_of_the_release(oracle, kind):
+def test_nfe_scores_loss_and_gradients_equal_release(oracle, kind):
     nfe, key = from_oracle(oracle, kind), KEY[kind]
     heads, relations, tails = (oracle[f'nfe_{name}'] for name in ('heads', 'relations', 'tails'))
     # Both sides are float64; only the order of summation differs.
@@ -71,16 +71,16 @@ def test_scores_loss_and_gradients_of_the_release(oracle, kind):
 
 
 @pytest.mark.shared
-def test_exact_sign_gives_the_wasserstein_distance(oracle):
+def test_nfe_2_exact_sign_gives_wasserstein_distance(oracle):
     nfe = from_oracle(oracle, 'nfe-2', exact_sign=True)
     scores = nfe.score_all(oracle['nfe_heads'], oracle['nfe_relations'])
     torch.testing.assert_close(scores, oracle['nfe2_scores_exact_w2'], rtol=1e-9, atol=1e-9)
-    # The released form differs, or the option would do nothing.
+    # The released form differs; otherwise the option would have no effect.
     assert (scores - oracle['nfe2_scores']).abs().max() > 0.1
 
 
 @pytest.mark.shared
-def test_optimisation_trajectory_of_the_release(oracle):
+def test_nfe_training_trajectory_equals_release(oracle):
     entity, relation = oracle['traj_entity0'], oracle['traj_relation0']
     nfe = NFE(len(entity), len(relation) // 2, entity.shape[1] // 2, gamma=float(oracle['traj_gamma'])).double()
     nfe.load_state_dict(dict(entity=entity, relation=relation))
@@ -107,16 +107,16 @@ def gauss_rows(nfe, h, r, t):
     return (scale * mean + shift, scale, slope), nfe.entity[t].chunk(2, -1)
 
 
-def test_nfe_1_is_minus_the_wasserstein_distance_of_gaussians():
+def test_nfe_1_score_is_wasserstein_distance_of_gaussians():
     nfe = make('nfe-1', gamma=3.0)
     h, r, t = triples(nfe)
     (mean1, scale, slope1), (mean2, slope2) = gauss_rows(nfe, h, r, t)
-    # Of normals on the line: W2^2 = (m1 - m2)^2 + (s1 - s2)^2.
+    # For normal variables: W2^2 = (m1 - m2)^2 + (s1 - s2)^2.
     expected = 3.0 - ((mean1 - mean2) ** 2 + (abs(scale * slope1) - abs(slope2)) ** 2).sum(-1)
     torch.testing.assert_close(nfe.score(h, r, t), expected)
 
 
-def test_nfe_3_is_minus_the_kl_divergence_of_torch():
+def test_nfe_3_score_is_kl_divergence_of_torch():
     nfe = make('nfe-3', gamma=14.0)
     h, r, t = triples(nfe)
     (mean1, scale, slope1), (mean2, slope2) = gauss_rows(nfe, h, r, t)
@@ -125,8 +125,8 @@ def test_nfe_3_is_minus_the_kl_divergence_of_torch():
 
 
 @pytest.mark.parametrize('base', ['normal', 'uniform'])
-def test_nfe_2_is_minus_the_distance_of_quantile_functions(base):
-    """W2^2 is the integral of the squared difference of the quantile functions over (0, 1): here by quadrature."""
+def test_nfe_2_score_is_distance_of_quantile_functions(base):
+    """W2^2 is the integral over (0, 1) of the squared difference of the quantile functions, here by quadrature."""
     nfe = make('nfe-2', base=base, exact_sign=True, gamma=0.0)
     h, r, t = triples(nfe)
     nodes, weights = np.polynomial.legendre.leggauss(400)
@@ -137,7 +137,7 @@ def test_nfe_2_is_minus_the_distance_of_quantile_functions(base):
     measure = torch.from_numpy(weights / 2 * end) * density
 
     def quantiles(rows, shift=None, scale=None):
-        """Values of the variable at the two tails of probability: those of z and of -z, in growing order."""
+        """Quantiles at both tails of probability: values at z and at -z, in ascending order."""
         mean, left, right = rows.detach().unsqueeze(-1).chunk(3, -2)
         low, high = mean - left.abs() * z, mean + right.abs() * z
         if scale is not None:
@@ -150,11 +150,11 @@ def test_nfe_2_is_minus_the_distance_of_quantile_functions(base):
     assert (scale > 0).any()
     moved, fixed = quantiles(nfe.entity[h], shift, scale), quantiles(nfe.entity[t])
     distance = sum(((a - b).square() * measure).sum((-1, -2)) for a, b in zip(moved, fixed, strict=True))
-    # The tail of the normal base beyond 10 weighs less than 1e-20.
+    # The tail of the normal base beyond 10 has a probability below 1e-20.
     torch.testing.assert_close(nfe.score(h, r, t), -distance, rtol=1e-9, atol=1e-9)
 
 
-def test_distmult_and_transe_use_the_whole_row():
+def test_distmult_and_transe_use_whole_row():
     for kind in ('transe', 'distmult'):
         nfe = make(kind, gamma=2.0)
         h, r, t = triples(nfe)
@@ -166,7 +166,7 @@ def test_distmult_and_transe_use_the_whole_row():
         torch.testing.assert_close(nfe.score(h, r, t), direct)
 
 
-def test_kinds_degenerate_into_each_other():
+def test_kinds_agree_in_special_cases():
     h, r, t = triples(make())
     one, two = make('nfe-1'), make('nfe-2')
     mean, slope = one.entity.detach().chunk(2, -1)
@@ -184,7 +184,7 @@ def test_kinds_degenerate_into_each_other():
 
 
 @each_kind
-def test_all_entities_agree_with_single_triples(kind):
+def test_score_all_equals_single_triples(kind):
     nfe = make(kind)
     h, r, _ = triples(nfe)
     everyone = torch.arange(nfe.num_entities)
@@ -193,7 +193,7 @@ def test_all_entities_agree_with_single_triples(kind):
 
 
 @each_kind
-def test_relabelling_entities_permutes_scores(kind):
+def test_scores_permute_with_relabelled_entities(kind):
     nfe, other = make(kind), make(kind)
     order = torch.randperm(nfe.num_entities)
     other.entity.data = nfe.entity.data[order]
@@ -212,7 +212,7 @@ def test_gamma_shifts_every_score(kind):
 
 
 @each_kind
-def test_gradients_of_scores_by_finite_differences(kind):
+def test_scores_gradcheck(kind):
     nfe = make(kind, num_entities=4, num_relations=2, dim=2)
     h, r, t = torch.tensor([0, 1, 3]), torch.tensor([0, 3, 1]), torch.tensor([1, 2, 3])
 
@@ -227,13 +227,13 @@ def test_gradients_of_scores_by_finite_differences(kind):
         )
 
 
-def test_gradients_of_the_loss_in_pieces_by_finite_differences():
+def test_softplus_sum_in_pieces_gradcheck():
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 4), (3,), (7, 4), (7,)]
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
     def run(a, b, c, d):
-        # 6 scores at once: pieces of 2, 2, 2 and 1 keys.
+        # 6 scores at once, in pieces of 2, 2, 2 and 1 keys.
         return softplus_sum(Features(a, b), Features(c, d), piece=6)
 
     assert torch.autograd.gradcheck(run, inputs)
@@ -243,14 +243,14 @@ def test_gradients_of_the_loss_in_pieces_by_finite_differences():
 
 
 def dense_loss(nfe, h, r, positives):
-    """The definition, by autograd on the whole score matrix."""
+    """The definition of the loss, by autograd on the whole score matrix."""
     scores = nfe.score_all(h, r)
     return torch.where(positives, softplus(-scores), softplus(scores)).sum(1).mean()
 
 
 @each_kind
 @pytest.mark.parametrize('several', [False, True], ids=['one tail', 'several tails'])
-def test_loss_equals_its_definition(kind, several):
+def test_logistic_loss_equals_definition(kind, several):
     nfe = make(kind)
     h, r, t = triples(nfe)
     positives = torch.zeros(6, 11, dtype=torch.bool)
@@ -264,7 +264,7 @@ def test_loss_equals_its_definition(kind, several):
 
 
 def test_sampled_loss_is_unbiased():
-    """The mean over every possible sample of 3 of 7 entities is the loss over all, and so is its gradient."""
+    """The mean over all samples of 3 of 7 entities equals the loss over all entities, and so does its gradient."""
     nfe = make('nfe-2', num_entities=7)
     h, r, t = triples(nfe, 4)
     samples = [torch.tensor(sample) for sample in itertools.combinations(range(7), 3)]
@@ -275,7 +275,7 @@ def test_sampled_loss_is_unbiased():
     torch.testing.assert_close(torch.autograd.grad(mean, tables), torch.autograd.grad(full, tables))
 
 
-def test_softplus_is_exact_where_torch_rounds():
+def test_softplus_is_exact_where_torch_approximates():
     x = torch.tensor([-800.0, -30, 0, 19.9, 20.1, 30, 800], dtype=torch.float64)
     expected = [0.0] + [math.log1p(math.exp(v)) for v in x[1:-1].tolist()] + [800.0]
     torch.testing.assert_close(softplus(x), torch.tensor(expected, dtype=torch.float64), rtol=1e-15, atol=1e-15)
@@ -292,7 +292,7 @@ def test_loss_stays_in_float32_under_autocast():
         assert torch.equal(a, b)
 
 
-def test_penalty_is_the_power_norm_of_the_rows():
+def test_penalty_is_power_norm_of_rows():
     nfe = make()
     h, r, t = triples(nfe)
     rows = torch.cat([nfe.entity[h], nfe.relation[r], nfe.entity[t]], 1).detach().numpy()
@@ -313,7 +313,7 @@ def apply(affine, x):
 
 
 @pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'distmult'])
-def test_relations_are_a_group(kind):
+def test_relations_form_group(kind):
     nfe = make(kind)
     a, b, c = (torch.tensor([i]) for i in (0, 1, 2))
     x = torch.randn(1, nfe.affine_map(a)[0].shape[-1], dtype=torch.float64)
@@ -332,8 +332,8 @@ def set_relation(nfe, number, scale, shift):
 
 
 @pytest.mark.parametrize('kind', ['nfe-1', 'nfe-mu', 'nfe-sigma', 'nfe-2'])
-def test_rules_hold_for_every_pair_of_entities(kind):
-    """The proofs of the paper, read as statements about scores; distance 0 is a score of gamma = 1."""
+def test_relation_rules_hold_for_every_pair_of_entities(kind):
+    """The propositions of the paper as statements about scores; distance 0 is a score of gamma = 1."""
     nfe = make(kind, num_entities=30, exact_sign=True)
     everyone, d = torch.arange(30), nfe.dim
     one, generator = torch.ones(d).double(), torch.Generator().manual_seed(5)
@@ -345,11 +345,11 @@ def test_rules_hold_for_every_pair_of_entities(kind):
     # Symmetry: x -> m - x is its own inverse, and r(x, y) scores as r(y, x).
     set_relation(nfe, 0, -one, shift)
     torch.testing.assert_close(all_scores(0), all_scores(0).T)
-    # A relation that is not its own inverse tells the directions apart.
+    # A relation that is not its own inverse distinguishes the directions.
     set_relation(nfe, 0, 2 * one, shift)
     assert not torch.allclose(all_scores(0), all_scores(0).T)
 
-    # Inversion and composition: where two triples hold exactly, so does the third.
+    # Inversion and composition: if two triples hold exactly, so does the third.
     for scale1, scale2 in ((2 * one, -0.5 * one), (-one, 3 * one), (0.7 * one, 1.3 * one)):
         set_relation(nfe, 0, scale1, shift)
         set_relation(nfe, 1, scale2, shift.flip(0))
@@ -361,7 +361,7 @@ def test_rules_hold_for_every_pair_of_entities(kind):
         set_relation(nfe, 4, *before)
 
         def image(entity, number):
-            """Make the last entity what the relation makes of ``entity``; the exact score is then 1."""
+            """Set the last entity to the image of ``entity`` under the relation, so that the exact score is 1."""
             scale, move = nfe.affine_map(torch.tensor(number))
             mean, *slopes = nfe.entity.detach()[entity].chunk(nfe.flow.parts)
             if len(slopes) == 2:
@@ -373,18 +373,18 @@ def test_rules_hold_for_every_pair_of_entities(kind):
         facts = [(0, 0, 28), (28, 1, 29), (28, 2, 0), (0, 3, 29)]
         scores = nfe.score(*torch.tensor(facts).unbind(1))
         torch.testing.assert_close(scores, torch.ones(4).double())
-        # The other order is another map.
+        # The other order of composition is another map.
         assert nfe.score(*torch.tensor([[0, 4, 29]]).unbind(1)) < 1 - 1e-3 or kind == 'nfe-sigma'
 
 
-def test_scale_zero_has_no_inverse():
+def test_inverse_of_scale_zero_is_infinite():
     nfe = make()
     set_relation(nfe, 0, torch.zeros(4), torch.ones(4))
     assert nfe.inverse(torch.tensor(0))[0].isinf().all()
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_uncertainty_is_the_mean_size_of_the_slopes(kind):
+def test_uncertainty_is_mean_size_of_slopes(kind):
     nfe = make(kind)
     if kind in ('nfe-mu', 'transe', 'distmult'):
         with pytest.raises(ValueError, match=f'{kind} has no uncertainty'):
@@ -399,8 +399,8 @@ def test_uncertainty_is_the_mean_size_of_the_slopes(kind):
 
 
 @each_kind
-def test_features_stand_in_for_rows(kind):
-    """With the identity for a linear layer, features are rows of the table."""
+def test_score_features_equals_rows(kind):
+    """With the identity as linear layer, features are rows of the table."""
     nfe = make(kind, feature_dim=12 if kind == 'nfe-2' else 8)
     h, r, _ = triples(nfe)
     with torch.no_grad():
@@ -411,7 +411,7 @@ def test_features_stand_in_for_rows(kind):
         make(kind).score_features(nfe.entity[h], r, nfe.entity)
 
 
-def test_tables_start_uniform_in_the_bound():
+def test_tables_start_uniform_in_bound():
     nfe = NFE(300, 5, 40, 'nfe-2', init_bound=0.3)
     assert nfe.entity.shape == (300, 120)
     assert nfe.relation.shape == (10, 80)
@@ -430,17 +430,17 @@ def test_tables_start_uniform_in_the_bound():
         (dict(num_entities=-1), 'num_entities must be at least 1, got -1'),
     ],
 )
-def test_bad_arguments(kwargs, message):
+def test_nfe_bad_arguments_raise(kwargs, message):
     with pytest.raises(ValueError, match=message):
         NFE(**(dict(num_entities=3, num_relations=1) | kwargs))
 
 
-def test_unknown_numbers_are_named():
+def test_nfe_unknown_indices_raise():
     nfe = make()
     index = torch.tensor([0])
-    with pytest.raises(ValueError, match='entity 11 is unknown; they are numbered 0 to 10'):
+    with pytest.raises(ValueError, match='entity 11 is unknown; indices are 0 to 10'):
         nfe.score_all(index + 11, index)
     with pytest.raises(ValueError, match='entity -1 is unknown'):
         nfe.loss(index, index, index - 1)
-    with pytest.raises(ValueError, match='relation 6 is unknown; they are numbered 0 to 5'):
+    with pytest.raises(ValueError, match='relation 6 is unknown; indices are 0 to 5'):
         nfe.score(index, index + 6, index)

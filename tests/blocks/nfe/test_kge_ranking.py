@@ -1,4 +1,4 @@
-"""Filtered ranking against published numbers and a loop over triples."""
+"""Filtered ranking compared with published numbers and with a loop over triples."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def known_tails(triples):
 
 
 def loop(table, test, everything, both, ties):
-    """Ranks by the definition: a triple at a time, an entity at a time."""
+    """Ranks by the definition, one triple and one entity at a time."""
     truth = set(map(tuple, everything.tolist()))
     truth |= {(t, r + R, h) for h, r, t in truth}
     ranks = []
@@ -41,7 +41,7 @@ def loop(table, test, everything, both, ties):
 @pytest.mark.parametrize('ties', ['pessimistic', 'optimistic', 'mean'])
 @pytest.mark.parametrize('both', [True, False])
 @pytest.mark.parametrize('seed', range(3))
-def test_equals_a_loop_over_triples(ties, both, seed):
+def test_filtered_ranking_equals_loop_over_triples(ties, both, seed):
     test, everything, table = problem(seed)
     result = filtered_ranking(
         lambda h, r: table[h, r],
@@ -56,13 +56,13 @@ def test_equals_a_loop_over_triples(ties, both, seed):
     assert result.pop('ranks').tolist() == ranks.tolist()
     expected = {'mr': ranks.mean(), 'mrr': (1 / ranks).mean()} | {f'hits@{k}': (ranks <= k).mean() for k in (1, 3, 10)}
     assert result == pytest.approx(expected)
-    # Only then does the policy matter at all.
+    # Otherwise the policy for ties would not matter.
     if ties == 'pessimistic':
         assert ranks.tolist() != loop(table, test, everything, both, 'optimistic')
 
 
 @pytest.mark.shared
-def test_equals_the_release(shared_dir):
+def test_filtered_ranking_equals_release(shared_dir):
     with np.load(shared_dir / 'oracles/graph_public.npz') as file:
         oracle = {key.removeprefix('kge_rank_'): torch.from_numpy(file[key]) for key in file if 'kge_rank_' in key}
     triples = torch.cat([oracle['train'], oracle['valid'], oracle['test']])
@@ -75,7 +75,7 @@ def test_equals_the_release(shared_dir):
         assert result[ours] == pytest.approx(oracle[theirs].item(), rel=1e-12)
 
 
-def test_batches_are_bounded_and_change_nothing():
+def test_filtered_ranking_ignores_batch_size():
     test, everything, table = problem()
     seen = []
 
@@ -89,14 +89,15 @@ def test_batches_are_bounded_and_change_nothing():
 
     expected = ranks()
     assert seen == [40]
+    # Smaller batches give the same ranks.
     for kwargs, largest in ((dict(batch_size=3), 3), (dict(max_scores=5 * N + 1), 5), (dict(max_scores=1), 1)):
         assert ranks(**kwargs) == expected
         assert max(seen) == largest
         assert sum(seen) == 40
 
 
-def test_scores_are_not_changed_and_may_be_hugely_negative():
-    """The release writes -1e8 over known tails, which would beat scores below that."""
+def test_filtered_ranks_keeps_scores_and_accepts_very_negative_ones():
+    """The release overwrites known tails with -1e8, which ranks above lower scores."""
     test, everything, table = problem(ties=False)
     low = table - 3e8
     before = low.clone()
@@ -106,17 +107,17 @@ def test_scores_are_not_changed_and_may_be_hugely_negative():
     assert result['ranks'].tolist() == loop(low, test, everything, True, 'pessimistic')
 
 
-def test_constant_scores_rank_last_first_or_in_the_middle():
+def test_filtered_ranks_of_constant_scores_follow_ties():
     scores, tails = torch.zeros(1, 9), torch.tensor([4])
     rows, known = torch.tensor([0, 0]), torch.tensor([3, 4])
     ranks = [
         filtered_ranks(scores, tails, rows, known, ties=ties).item() for ties in ('pessimistic', 'optimistic', 'mean')
     ]
-    # Nine entities but for one known tail; the target is known too and counts once.
+    # Nine entities without one known tail; the target is known too and counts once.
     assert ranks == [8, 1, 4.5]
 
 
-def test_a_tail_that_is_not_known_is_ranked_as_well():
+def test_filtered_ranks_unknown_tail_is_ranked():
     scores = torch.tensor([[0.1, 0.9, 0.5]])
     nothing = torch.empty(0, dtype=torch.long)
     assert filtered_ranks(scores, torch.tensor([2]), nothing, nothing).tolist() == [2]
@@ -124,7 +125,7 @@ def test_a_tail_that_is_not_known_is_ranked_as_well():
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
 @pytest.mark.parametrize('column', [0, 4])
-def test_scores_that_are_not_finite_are_refused(bad, column):
+def test_filtered_ranks_nonfinite_scores_raise(bad, column):
     scores = torch.zeros(2, 9)
     scores[1, column] = bad
     nothing = torch.empty(0, dtype=torch.long)
@@ -132,17 +133,17 @@ def test_scores_that_are_not_finite_are_refused(bad, column):
         filtered_ranks(scores, torch.tensor([4, 4]), nothing, nothing)
 
 
-def test_bad_arguments():
+def test_filtered_ranking_bad_arguments_raise():
     test, everything, table = problem()
     with pytest.raises(ValueError, match="ties must be one of pessimistic, optimistic, mean; got 'best'"):
         filtered_ranking(lambda h, r: table[h, r], test, known_tails(everything), num_relations=R, ties='best')
     one_way = KnownTails(everything, known_tails(everything).num_entities, R)
     with pytest.raises(ValueError, match='add reciprocals'):
         filtered_ranking(lambda h, r: table[h, r], test, one_way, num_relations=R)
-    with pytest.raises(ValueError, match='no triple to rank'):
+    with pytest.raises(ValueError, match='triples is empty'):
         filtered_ranking(lambda h, r: table[h, r], test[:0], known_tails(everything), num_relations=R)
 
 
-def test_metrics_of_known_ranks():
+def test_ranking_metrics_closed_form():
     metrics = ranking_metrics(torch.tensor([1, 2, 4, 20]))
     assert metrics == pytest.approx({'mr': 6.75, 'mrr': 0.45, 'hits@1': 0.25, 'hits@3': 0.5, 'hits@10': 0.75})

@@ -1,7 +1,7 @@
-"""What NFE can express it also learns: rules on small grids, with half of one relation's facts held out.
+"""NFE learns the rules that it can express: rules on small grids, with half of one relation's triples held out.
 
-Entities are the cells of a grid, under random numbers. Maps of the line that close a cycle longer than two do not
-exist but for the identity, so that a relation must not run in circles: a random permutation would be unlearnable.
+Entities are the cells of a grid with random indices. Maps of the line that close a cycle longer than two do not exist,
+except the identity, so a relation must not run in cycles: a random permutation could not be learned.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from dinor1.blocks.nfe import (
 
 @dataclasses.dataclass
 class Cells:
-    """A grid of 2a + 1 columns, centred at 0, and b rows; cells have random numbers."""
+    """A grid of 2a + 1 columns, centred at 0, and b rows; cells have random indices."""
 
     a: int = 3
     b: int = 7
@@ -36,7 +36,7 @@ class Cells:
         self.names = torch.randperm(self.count, generator=self.generator).view(2 * self.a + 1, self.b)
 
     def relation(self, number, move):
-        """Triples of a map of (column, row), where it stays within the grid."""
+        """Triples of a map of (column, row), if it stays within the grid."""
         column, row = torch.meshgrid(torch.arange(-self.a, self.a + 1), torch.arange(self.b), indexing='ij')
         to_column, to_row = move(column, row)
         inside = (to_column.abs() <= self.a) & (to_row >= 0) & (to_row < self.b)
@@ -46,13 +46,13 @@ class Cells:
         )
 
     def halves(self, triples):
-        """Triples to learn from, and held-out ones."""
+        """Split into training triples and held-out ones."""
         order = torch.randperm(len(triples), generator=self.generator)
         return triples[order[::2]], triples[order[1::2]]
 
 
 def held_out_mrr(kind, cells, learned, held_out, *, num_relations, epochs, lr, seed=0):
-    """Train, and rank both ends of the held-out facts among all cells."""
+    """Train, and rank both ends of the held-out triples among all cells."""
     torch.manual_seed(seed)
     nfe = NFE(cells.count, num_relations, 32, kind, gamma=1.0)
     fit(nfe, learned, epochs=epochs, lr=lr, seed=seed)
@@ -74,8 +74,8 @@ def mirror(column, row):
 
 
 @pytest.mark.parametrize('kind', ['nfe-1', 'nfe-2', 'nfe-3', 'nfe-mu'])
-def test_symmetry(kind):
-    """The partner of a cell is the mirrored one; of half the pairs one direction is held out."""
+def test_nfe_learns_symmetry(kind):
+    """The partner of a cell is the mirrored cell; for half of the pairs one direction is held out."""
     cells = Cells(a=5, b=9)
     pairs = cells.relation(0, mirror)
     first = pairs[pairs[:, 0] < pairs[:, 2]]
@@ -85,8 +85,8 @@ def test_symmetry(kind):
 
 
 @pytest.mark.parametrize('kind', ['nfe-1', 'nfe-2', 'nfe-mu'])
-def test_inversion(kind):
-    """Right is known, and half of left."""
+def test_nfe_learns_inversion(kind):
+    """All triples of right and half of left are known."""
     cells = Cells()
     learned, held_out = cells.halves(cells.relation(1, lambda column, row: (column - 1, row)))
     learned = torch.cat([cells.relation(0, right), learned, cells.relation(2, up)])
@@ -94,8 +94,8 @@ def test_inversion(kind):
 
 
 @pytest.mark.parametrize('kind', ['nfe-1', 'nfe-2', 'nfe-mu'])
-def test_composition(kind):
-    """Right and up are known, and half of up after right."""
+def test_nfe_learns_composition(kind):
+    """All triples of right and up, and half of up after right, are known."""
     cells = Cells()
     learned, held_out = cells.halves(cells.relation(2, lambda column, row: (column + 1, row + 1)))
     learned = torch.cat([cells.relation(0, right), cells.relation(1, up), learned])
@@ -103,8 +103,8 @@ def test_composition(kind):
 
 
 @pytest.mark.parametrize(('kind', 'low', 'high'), [('nfe-1', 0.95, 1), ('nfe-mu', 0.95, 1), ('transe', 0, 0.5)])
-def test_composition_that_does_not_commute(kind, low, high):
-    """Mirror after right, and right after mirror, are two relations. TransE adds vectors, in any order."""
+def test_nfe_learns_noncommutative_composition(kind, low, high):
+    """Mirror after right and right after mirror are different relations. TransE adds vectors, in any order."""
     cells = Cells(a=5, b=4)
     orders = [
         cells.halves(cells.relation(3, lambda column, row: (-(column + 1), row))),
@@ -121,7 +121,7 @@ def test_composition_that_does_not_commute(kind, low, high):
     assert low < mrr <= high
 
 
-# Completing a graph ----------------------------------------------------------------------------------------
+# Graph completion ----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -143,12 +143,12 @@ def grid_graph():
     return graph, held_out
 
 
-def test_missing_edges_are_found():
+def test_predict_missing_edges_finds_held_out_edges():
     graph, held_out = grid_graph()
     torch.manual_seed(0)
     nfe = NFE(len(graph.names), len(graph.relations), 32)
     fit(nfe, graph_triples(graph), epochs=100, lr=0.05)
-    # What was held out was a negative wherever it was met in training: less than a half is to be expected.
+    # Held-out edges were negatives in training, so a probability below 0.5 is expected.
     full = predict_missing_edges(nfe, graph, 'diagonal', topk=3, min_prob=0.2)
 
     before = len(graph.edge_type)
@@ -163,26 +163,26 @@ def test_missing_edges_are_found():
     probability = nfe.score(*new.unbind(1)).sigmoid()
     torch.testing.assert_close(full.edge_weight[before:], probability.detach(), rtol=1e-4, atol=1e-5)
     assert (full.edge_weight[before:] >= 0.2).all()
-    # Most of what was held out is there, and most of what is there was held out.
+    # Most held-out edges are found, and most found edges were held out.
     wanted = set(map(tuple, held_out.tolist()))
     assert len(found & wanted) > 0.8 * max(len(wanted), len(found))
 
 
-def test_limits_of_completion():
+def test_predict_missing_edges_limits():
     graph, _ = grid_graph()
     nfe = NFE(len(graph.names), 3, 8)
     before = len(graph.edge_type)
     assert len(predict_missing_edges(nfe, graph, 'up', min_prob=1.0).edge_type) == before
     for batch_size in (512, 5):
         dense = predict_missing_edges(nfe, graph, 'up', topk=1000, min_prob=0.0, batch_size=batch_size)
-        # With no threshold: every pair of two cells that was no edge yet.
+        # Without a threshold: every pair of two cells that was not an edge.
         own = int((graph.edge_type == 1).sum())
         assert len(dense.edge_type) - before == 49 * 48 - own
     top = predict_missing_edges(nfe, graph, 'up', topk=2, min_prob=0.0)
     assert torch.equal(top.edge_index[0, before:].bincount(), torch.full((49,), 2))
 
 
-def test_completion_names_what_is_wrong():
+def test_predict_missing_edges_bad_arguments_raise():
     graph, _ = grid_graph()
     nfe = NFE(len(graph.names), 3, 8)
     with pytest.raises(ValueError, match="unknown relation 'down'; the graph has right, up, diagonal"):
@@ -196,7 +196,7 @@ def test_completion_names_what_is_wrong():
 # Training --------------------------------------------------------------------------------------------------
 
 
-def test_fit_repeats_itself_and_learns():
+def test_fit_is_reproducible_and_learns():
     cells = Cells()
     triples = cells.relation(0, right)
 
@@ -208,15 +208,16 @@ def test_fit_repeats_itself_and_learns():
         assert seen == list(enumerate(losses, 1))
         return nfe.entity.detach(), losses
 
+    # The same seed gives the same tables.
     (first, losses), (again, _), (other, _) = run(0), run(0), run(1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert losses[-1] < losses[0]
-    with pytest.raises(ValueError, match='no triple to learn from'):
+    with pytest.raises(ValueError, match='triples is empty'):
         fit(NFE(3, 1, 2), triples[:0], epochs=1, lr=0.1)
 
 
-def test_vocabulary_serves_as_names_of_a_graph():
+def test_vocabulary_serves_as_names_of_graph():
     graph, _ = grid_graph()
     named = dataclasses.replace(graph, names=Vocabulary(graph.names), relations=Vocabulary(graph.relations, 'relation'))
     nfe = NFE(len(graph.names), 3, 8)
@@ -229,9 +230,9 @@ def test_vocabulary_serves_as_names_of_a_graph():
 
 
 def frequent_part(data, count):
-    """Triples among the entities that train has most often, renumbered."""
+    """Triples among the most frequent entities of train, renumbered."""
     frequency = data.train[:, [0, 2]].flatten().bincount(minlength=len(data.entities))
-    # Stable: entities are numbered by name, so that ties are broken by it.
+    # Stable sort: entities are in the order of names, which breaks ties.
     chosen = frequency.argsort(descending=True, stable=True)[:count]
     number = torch.full((len(data.entities),), -1)
     number[chosen] = torch.arange(count)
@@ -245,8 +246,8 @@ def frequent_part(data, count):
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize('kind', ['nfe-1', 'transe'])
-def test_small_wn18rr(shared_dir, kind):
-    """The 2,000 most frequent entities: NFE-1 learns the symmetric relations, TransE cannot rank one first."""
+def test_nfe_learns_small_wn18rr(shared_dir, kind):
+    """With the 2,000 most frequent entities NFE-1 learns the symmetric relations; TransE cannot."""
     data = TripleDataset.read(shared_dir / 'data/wn18rr')
     train, valid, test = frequent_part(data, 2_000)
     assert [len(part) for part in (train, valid, test)] == [3_120, 73, 74]

@@ -26,9 +26,10 @@ SIZES = {'wn18rr': (40_943, 11), 'fb15k-237': (14_541, 237)}
 
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory) -> Path:
-    """A grid of 6 x 6 cells with four relations; every eighth fact is for validation and every eighth for the test."""
+    """A grid of 6 x 6 cells with four relations; an eighth of the triples is for validation, an eighth for the test."""
     root = tmp_path_factory.mktemp('data') / 'wn18rr'
     root.mkdir()
+    # List the triples of four moves on the grid.
     moves = dict(right=(1, 0), left=(-1, 0), up=(0, 1), diagonal=(1, 1))
     lines = [
         f'{x},{y}\t{name}\t{x + dx},{y + dy}\n'
@@ -37,6 +38,7 @@ def data_root(tmp_path_factory) -> Path:
         for y in range(6)
         if 0 <= x + dx < 6 and 0 <= y + dy < 6
     ]
+    # Shuffle and split them.
     order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(0)).tolist()
     lines = [lines[i] for i in order]
     for split, chosen in (('valid', lines[::8]), ('test', lines[1::8])):
@@ -48,7 +50,7 @@ def data_root(tmp_path_factory) -> Path:
 SIZE = dict(num_entities=36, num_relations=4)
 
 
-def test_training_items_are_triples_in_both_directions(data_root):
+def test_kg_dataset_training_items_have_both_directions(data_root):
     dataset = KnowledgeGraphDataset(str(data_root), **SIZE)
     graph = TripleDataset.read(data_root)
     assert len(dataset) == 2 * len(graph.train)
@@ -61,7 +63,7 @@ def test_training_items_are_triples_in_both_directions(data_root):
     assert batch['triple'].shape == (5, 3)
 
 
-def test_queries_bring_their_known_tails(data_root):
+def test_kg_dataset_queries_have_known_tails(data_root):
     dataset = KnowledgeGraphDataset(str(data_root), 'test', test_mode=True)
     graph = TripleDataset.read(data_root)
     everything = torch.cat([graph.train, graph.valid, graph.test]).tolist()
@@ -79,22 +81,24 @@ def test_queries_bring_their_known_tails(data_root):
         (dict(num_relations=11), '4 relations, but the config says num_relations = 11'),
     ],
 )
-def test_data_set_names_what_is_wrong(data_root, kwargs, message):
+def test_kg_dataset_bad_arguments_raise(data_root, kwargs, message):
     with pytest.raises(InputError, match=message):
         KnowledgeGraphDataset(str(data_root), **kwargs)
 
 
-def test_model_and_metric_equal_filtered_ranking(data_root):
-    """Batch by batch through MMEngine's interface, the numbers are those of one call on the ground floor."""
+def test_link_predictor_and_metric_equal_filtered_ranking(data_root):
+    """Batches through MMEngine's interface give the same numbers as one call of filtered_ranking."""
     torch.manual_seed(0)
     model = NFELinkPredictor(**SIZE, dim=8).eval()
     dataset = KnowledgeGraphDataset(str(data_root), 'test', test_mode=True)
     metric = LinkPredictionMetric(per_relation=True)
     metric.dataset_meta = dataset.metainfo
+    # Rank batch by batch.
     for start in range(0, len(dataset), 7):
         batch = pseudo_collate([dataset[i] for i in range(start, min(start + 7, len(dataset)))])
         metric.process(batch, model.val_step(batch))
     metrics = metric.evaluate(len(dataset))
+    # Rank all triples in one call.
     graph = TripleDataset.read(data_root)
     expected = filtered_ranking(model.nfe.score_all, graph.test, graph.filter(), num_relations=4)
     ranks = expected.pop('ranks')
@@ -106,7 +110,7 @@ def test_model_and_metric_equal_filtered_ranking(data_root):
         assert metrics[f'link_prediction/mrr/{name}'] == pytest.approx(reciprocal, rel=1e-12)
 
 
-def test_losses_of_the_model(data_root):
+def test_link_predictor_losses(data_root):
     triple = KnowledgeGraphDataset(str(data_root)).triples[:9]
     plain = NFELinkPredictor(**SIZE, dim=8)
     assert plain.loss(triple).keys() == {'loss_link'}
@@ -116,7 +120,7 @@ def test_losses_of_the_model(data_root):
     extended = NFELinkPredictor(**SIZE, dim=8, num_negatives=36, penalty=dict(weight=0.5, p=2))
     extended.load_state_dict(plain.state_dict())
     losses = extended(list(triple), mode='loss')
-    # All of the 36 entities drawn: the estimate is the loss itself.
+    # With all 36 entities drawn, the estimate equals the loss.
     torch.testing.assert_close(losses['loss_link'], plain.loss(triple)['loss_link'])
     torch.testing.assert_close(losses['loss_penalty'], 0.5 * plain.nfe.penalty(*triple.unbind(1), p=2))
 
@@ -137,7 +141,7 @@ def test_losses_of_the_model(data_root):
         (dict(ties='worst'), "ties must be one of .*; got 'worst'"),
     ],
 )
-def test_model_names_what_is_wrong(kwargs, message):
+def test_link_predictor_bad_arguments_raise(kwargs, message):
     with pytest.raises(InputError, match=message):
         NFELinkPredictor(**SIZE, **kwargs)
     with pytest.raises(ValueError, match="mode must be 'tensor', 'loss' or 'predict', got 'x'"):
@@ -147,12 +151,12 @@ def test_model_names_what_is_wrong(kwargs, message):
 # Configs and tools -----------------------------------------------------------------------------------------
 
 
-def test_configs_are_there():
+def test_kge_configs_exist():
     assert {path.stem for path in CONFIGS} == {f'nfe_{data}{run}' for data in SIZES for run in ('', '_short')}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_is_whole(path):
+def test_kge_config_builds_at_full_size(path):
     cfg = load_config(str(path))
     name = path.stem.removeprefix('nfe_').removesuffix('_short')
     entities, relations = SIZES[name]
@@ -165,7 +169,7 @@ def test_config_is_whole(path):
         assert dataset.get('test_mode', False) == (split != 'train')
         assert DATASETS.get(dataset.type) is KnowledgeGraphDataset
     assert METRICS.get(cfg.val_evaluator.type) is LinkPredictionMetric
-    # Full size, on the meta device.
+    # Build the full size on the meta device.
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert isinstance(model, NFELinkPredictor)
@@ -202,9 +206,9 @@ def small_config(tmp_path, **changes) -> str:
     return str(path)
 
 
-def test_tools_train_and_test(data_root, tmp_path, monkeypatch):
+def test_kge_tools_train_and_test(data_root, tmp_path, monkeypatch):
     monkeypatch.setenv('DINOR1_DATA', str(data_root.parent))
-    # Saving takes longer than an epoch of so few triples.
+    # Save rarely: saving takes longer than an epoch of so few triples.
     schedule = {'train_cfg.max_epochs': 45, 'train_cfg.val_interval': 15, 'default_hooks.checkpoint.interval': 45}
     config = small_config(tmp_path, **schedule)
     work_dir = tmp_path / 'run'
@@ -221,8 +225,8 @@ def test_tools_train_and_test(data_root, tmp_path, monkeypatch):
     assert saved['meta']['dataset_meta']['entities'][0] == '0,0'
 
 
-def test_training_resumes_exactly(data_root, tmp_path, monkeypatch):
-    """A run that goes on from its second epoch ends in the same tables, also with random negatives."""
+def test_kge_training_resumes_exactly(data_root, tmp_path, monkeypatch):
+    """A run that resumes after its second epoch ends with the same tables, also with random negatives."""
     monkeypatch.setenv('DINOR1_DATA', str(data_root.parent))
     changes = {'train_cfg.max_epochs': 3, 'model.num_negatives': 10, 'default_hooks.checkpoint.max_keep_ckpts': -1}
     config = small_config(tmp_path, **changes)

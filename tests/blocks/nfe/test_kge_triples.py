@@ -1,4 +1,4 @@
-"""Reading triples: good files, every way in which a file is bad, and the filter against sets."""
+"""Reading triples: valid files, every kind of invalid file, and the filter compared with sets."""
 
 import gzip
 
@@ -22,7 +22,7 @@ def write(folder, **files):
     return folder
 
 
-def test_reads_names_in_sorted_order(tmp_path):
+def test_read_sorts_names(tmp_path):
     data = TripleDataset.read(write(tmp_path))
     assert list(data.entities) == ['ant', 'bee', 'cow', 'leaf', 'nectar']
     assert list(data.relations) == ['eats', 'likes']
@@ -34,7 +34,7 @@ def test_reads_names_in_sorted_order(tmp_path):
 
 @pytest.mark.parametrize('change', [str.encode, lambda s: s.replace('\n', '\r\n').encode(), lambda s: s[:-1].encode()])
 @pytest.mark.parametrize('compress', [False, True])
-def test_line_ends_and_compression_do_not_matter(tmp_path, change, compress):
+def test_read_ignores_line_ends_and_compression(tmp_path, change, compress):
     expected = TripleDataset.read(write(tmp_path))
     for name, text in GOOD.items():
         (tmp_path / f'{name}.txt').unlink()
@@ -47,8 +47,8 @@ def test_line_ends_and_compression_do_not_matter(tmp_path, change, compress):
         assert torch.equal(getattr(read, split), getattr(expected, split))
 
 
-def test_names_keep_odd_characters(tmp_path):
-    # Freebase's relations have slashes and dots; a line separator of Unicode is part of a name.
+def test_read_triples_keeps_unusual_characters(tmp_path):
+    # Freebase's relations have slashes and dots; a Unicode line separator is part of a name.
     path = tmp_path / 'train.txt'
     path.write_text('/m/027rn\t/location/country./a/b\t/m/06cx9\nx y\tr\u2028s\tz \n', encoding='utf-8')
     assert read_triples(path) == [('/m/027rn', '/location/country./a/b', '/m/06cx9'), ('x y', 'r\u2028s', 'z ')]
@@ -67,20 +67,20 @@ def test_names_keep_odd_characters(tmp_path):
         (b'ant\teats\tle\xff\n', r'not UTF-8 text \(byte 11\); convert or download it again'),
     ],
 )
-def test_malformed_files(tmp_path, content, message):
+def test_read_triples_malformed_file_raises(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         TripleDataset.read(write(tmp_path, train=content))
     assert str(tmp_path / 'train.txt') in str(caught.value)
     assert '\n' not in str(caught.value)
 
 
-def test_long_lines_are_shortened_in_messages(tmp_path):
+def test_read_triples_shortens_long_lines_in_messages(tmp_path):
     with pytest.raises(InputError) as caught:
         TripleDataset.read(write(tmp_path, valid='x' * 10_000))
     assert len(str(caught.value)) < len(str(tmp_path)) + 250
 
 
-def test_damaged_archive(tmp_path):
+def test_read_triples_damaged_archive_raises(tmp_path):
     write(tmp_path)
     packed = gzip.compress(GOOD['test'].encode() * 100)
     (tmp_path / 'test.txt').unlink()
@@ -90,10 +90,10 @@ def test_damaged_archive(tmp_path):
             TripleDataset.read(tmp_path)
 
 
-def test_missing_files(tmp_path):
+def test_read_missing_file_raises(tmp_path):
     write(tmp_path)
     (tmp_path / 'valid.txt').unlink()
-    with pytest.raises(InputError, match='neither valid.txt nor valid.txt.gz is there; check the folder'):
+    with pytest.raises(InputError, match='neither valid.txt nor valid.txt.gz; check the folder'):
         TripleDataset.read(tmp_path)
     with pytest.raises(InputError, match='neither train.txt nor train.txt.gz'):
         TripleDataset.read(tmp_path / 'nowhere')
@@ -101,23 +101,23 @@ def test_missing_files(tmp_path):
         read_triples(tmp_path / 'nothing.txt')
 
 
-def test_relation_that_train_does_not_have(tmp_path):
+def test_read_relation_missing_in_train_raises(tmp_path):
     write(tmp_path, test='cow\teat\tleaf\n')
     with pytest.raises(InputError, match="test.txt, line 1: unknown relation 'eat'; the nearest are 'eats'"):
         TripleDataset.read(tmp_path)
 
 
-def test_given_names_decide_what_is_known(tmp_path):
+def test_read_given_names_define_vocabulary(tmp_path):
     write(tmp_path)
     names = ['nectar', 'leaf', 'bee', 'ant', 'cow', 'extra']
     data = TripleDataset.read(tmp_path, entities=names, relations=['likes', 'eats'])
     assert data.train.tolist() == [[3, 1, 1], [2, 1, 0], [2, 0, 3]]
     assert len(data.entities) == 6
-    with pytest.raises(InputError, match="test.txt, line 1: unknown entity 'cow'; 4 are known, none is similar"):
+    with pytest.raises(InputError, match="test.txt, line 1: unknown entity 'cow'; none of 4 names is similar"):
         TripleDataset.read(tmp_path, entities=names[:4])
 
 
-def test_vocabulary():
+def test_vocabulary_finds_names():
     names = Vocabulary(['b', 'a'])
     assert names.number('a') == 1
     assert names[1] == 'a'
@@ -130,7 +130,7 @@ def test_vocabulary():
         Vocabulary(['a', 'b', 'a'], 'relation')
 
 
-def test_reciprocals_follow_their_triples():
+def test_with_reciprocals_follow_their_triples():
     both = with_reciprocals(torch.tensor([[4, 0, 5], [6, 2, 7]]), 3)
     assert both.tolist() == [[4, 0, 5], [5, 3, 4], [6, 2, 7], [7, 5, 6]]
     assert with_reciprocals(torch.empty(0, 3, dtype=torch.long), 3).shape == (0, 3)
@@ -146,13 +146,13 @@ def random_triples(count, num_entities=9, num_relations=4, seed=0):
 
 
 @pytest.mark.parametrize('count', [0, 1, 100])
-def test_known_tails_equal_a_dict_of_sets(count):
+def test_known_tails_equal_dict_of_sets(count):
     triples = random_triples(count)
     expected = {}
     for head, relation, tail in triples.tolist():
         expected.setdefault((head, relation), set()).add(tail)
     known = KnownTails(triples, 9, 4)
-    # Every query in a shuffled order, and one of them twice.
+    # All queries in a shuffled order, one of them twice.
     queries = torch.cartesian_prod(torch.arange(9), torch.arange(4))[torch.randperm(36)]
     queries = torch.cat([queries, queries[:1]])
     rows, tails = known.lookup(*queries.unbind(1))
@@ -164,7 +164,7 @@ def test_known_tails_equal_a_dict_of_sets(count):
     assert rows.tolist() == sorted(rows.tolist())
 
 
-def test_filter_of_a_data_set_has_all_splits_and_both_directions(tmp_path):
+def test_filter_has_all_splits_and_both_directions(tmp_path):
     data = TripleDataset.read(write(tmp_path))
     known = data.filter()
     number = data.entities.number
@@ -184,13 +184,13 @@ def test_filter_of_a_data_set_has_all_splits_and_both_directions(tmp_path):
         (torch.tensor([[-1, 0, 0]]), 'outside of 9 entities'),
     ],
 )
-def test_known_tails_reject_what_is_no_triple(triples, message):
+def test_known_tails_invalid_triples_raise(triples, message):
     with pytest.raises(ValueError, match=message):
         KnownTails(triples, 9, 4)
 
 
 @pytest.mark.shared
-def test_wn18rr_has_its_published_size(shared_dir):
+def test_read_wn18rr_has_published_size(shared_dir):
     data = TripleDataset.read(shared_dir / 'data/wn18rr')
     assert (len(data.entities), len(data.relations)) == (40_943, 11)
     assert [len(split) for split in (data.train, data.valid, data.test)] == [86_835, 3_034, 3_134]

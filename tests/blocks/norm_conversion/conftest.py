@@ -1,3 +1,3 @@
-"""The converters' tests share the fixtures of the norms."""
+"""Fixtures of the norms, for the tests of the converters."""
 
 from tests.blocks.normalization.conftest import one_thread, oracle  # noqa: F401  (fixtures)

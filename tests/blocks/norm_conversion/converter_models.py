@@ -1,4 +1,4 @@
-"""Small models for the tests of the converters, with random parameters everywhere."""
+"""Small models with random parameters for the tests of the converters."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from dinor1.blocks.norm_conversion.example_inputs import difference
 from dinor1.blocks.normalization.registry import is_norm
 
-IMAGES = {'multiple': (48, 48), 'padded': (44, 60)}  # of Swin's windows, at every stage, or not at any
+IMAGES = {'multiple': (48, 48), 'padded': (44, 60)}  # multiples of Swin's windows at every stage, or at none
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Float64, evaluation mode, and no parameter at 0 or 1: what an initialisation would hide is seen."""
+    """Float64, evaluation mode, and no parameter at 0 or 1, which could hide errors."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double()
     with torch.no_grad():
@@ -55,7 +55,7 @@ def swin(**kwargs) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """As in many code bases: the width of everything comes from the shape of the input."""
+    """Attention that derives all widths from the shape of its input, as many code bases do."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Block(nn.Module):
 
 
 class PlainViT(nn.Module):
-    """A ViT as people write it: convolution, class token, positions, LayerScale, head on the class token."""
+    """A typical ViT: convolution, class token, positions, LayerScale, head on the class token."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class PlainViT(nn.Module):
 
 
 def torch_encoder() -> nn.Module:
-    """PyTorch's own layers, whose fused kernel must not take an RMSNorm for a LayerNorm."""
+    """PyTorch's own layers, whose fused kernel must not treat an RMSNorm as LayerNorm."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(12, 2, 20, batch_first=True, norm_first=True, activation='gelu')
     encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(12), enable_nested_tensor=False)
@@ -148,7 +148,7 @@ MODELS = {
 
 
 def inputs_of(name: str) -> dict:
-    """Fresh inputs, other than those that a converter makes up, as keyword arguments."""
+    """New inputs, different from a converter's guesses, as keyword arguments."""
     if name == 'gpt2':
         return dict(input_ids=torch.randint(31, (3, 9), generator=torch.Generator().manual_seed(2)))
     if name == 'vit':
@@ -164,12 +164,12 @@ def outputs(model: nn.Module, **inputs) -> list[Tensor]:
 
 
 def deviation(model: nn.Module, other: nn.Module, **inputs) -> float:
-    """Largest difference of the outputs, over their largest entry."""
+    """Largest difference of the outputs, relative to their largest entry."""
     return difference(outputs(model, **inputs), outputs(other, **inputs))
 
 
 def norm_calls(model: nn.Module, **inputs) -> int:
-    """How many norms, of whatever kind, run in a forward."""
+    """Number of norms of any kind that run in a forward pass."""
     calls = []
     norms: Iterator[nn.Module] = (module for module in model.modules() if is_norm(module))
     handles = [norm.register_forward_hook(lambda *_: calls.append(1)) for norm in norms]

@@ -1,4 +1,4 @@
-"""Norms that are constants at inference disappear into their neighbours."""
+"""Norms that are constant at inference are folded into neighbouring layers."""
 
 import copy
 
@@ -25,7 +25,7 @@ from tests.blocks.norm_conversion.converter_models import (
     vit,
 )
 
-# Two ways to sum the same products in float64; 1e-10 is the specification's, measured are 1e-15.
+# The same products in two orders in float64; the specification allows 1e-10, measured are 1e-15.
 EXACT = 1e-10
 UN, PN = dict(type='UN'), dict(type='PN', group_num=None)
 
@@ -36,7 +36,7 @@ def normalised(model: nn.Module, cfg: dict) -> nn.Module:
 
 @pytest.mark.parametrize('cfg', [UN, PN], ids=lambda cfg: cfg['type'])
 @pytest.mark.parametrize('name', MODELS)
-def test_nothing_is_left_and_nothing_changes(name, cfg):
+def test_fuse_removes_all_norms_with_equal_outputs(name, cfg):
     model = normalised(MODELS[name](), cfg)
     before = copy.deepcopy(model.state_dict())
     fused = fuse_unified_norm(model)
@@ -49,8 +49,8 @@ def test_nothing_is_left_and_nothing_changes(name, cfg):
 
 
 @pytest.mark.shared
-def test_weights_of_the_public_fold(oracle):
-    """The reference folds one layer behind the norm; ours must come to the same numbers."""
+def test_fuse_weights_equal_reference(oracle):
+    """The reference folds one layer after the norm; the results must be equal."""
     case = 'un_plain'
     norm = UnifiedNorm(8).double()
     norm.load_state_dict(oracle.under(f'{case}/init') | _last_buffers(oracle, case))
@@ -72,7 +72,7 @@ def _last_buffers(oracle, case: str) -> dict:
 
 
 @pytest.mark.parametrize('size', IMAGES)
-def test_swin_keeps_the_shift_in_front_of_its_padding(size):
+def test_fuse_swin_keeps_shift_before_padding(size):
     model = normalised(swin(), UN)
     fused = fuse_unified_norm(model)
     assert deviation(model, fused, x=noise(2, 3, *IMAGES[size])) < EXACT
@@ -81,15 +81,15 @@ def test_swin_keeps_the_shift_in_front_of_its_padding(size):
     assert norm1.scale is None
     assert norm1.shift is not None
     assert isinstance(fused.stages[0].blocks[0].norm2, nn.Identity)
-    # Its only reader is the stream, its only source a convolution.
-    assert 'patch_embed.projection in front' in fused.norm_report['patch_embed.norm'].reason
+    # This norm's only reader is the stream, its only source a convolution.
+    assert 'patch_embed.projection before' in fused.norm_report['patch_embed.norm'].reason
     assert fused.norm_report.names('kept') == ['norm0', 'norm1']
     assert "the model's output" in fused.norm_report['norm0'].reason
 
 
 @pytest.mark.parametrize('size', IMAGES)
-def test_the_trap_that_this_avoids(size):
-    """With the shift in the projection, padded tokens are no longer what they were, and so all tokens of a window."""
+def test_fuse_swin_shift_in_projection_would_change_outputs(size):
+    """With the shift in the projection, padded tokens change, and with them all tokens of a window."""
     model = normalised(swin(), UN)
     naive = fuse_unified_norm(model)
     for stage in naive.stages:
@@ -101,8 +101,8 @@ def test_the_trap_that_this_avoids(size):
     assert error > 1e-2 if size == 'padded' else error < EXACT
 
 
-def test_a_scale_of_zero_in_front_of_padding():
-    """The shift cannot move in front of a scale that is zero."""
+def test_fuse_keeps_norm_with_zero_scale_before_padding():
+    """The shift cannot be moved before a scale of zero."""
     model = normalised(swin(), UN)
     with torch.no_grad():
         model.stages[0].blocks[0].norm1.weight[3] = 0
@@ -113,7 +113,7 @@ def test_a_scale_of_zero_in_front_of_padding():
 
 @pytest.mark.parametrize('swap', ['UN', 'L1BN'])
 @pytest.mark.parametrize('padding', [0, 1, 'same', 'circular'])
-def test_convolutions(swap, padding):
+def test_fuse_convolutions(swap, padding):
     norm = (UnifiedNorm if swap == 'UN' else L1BatchNorm)(4, channel_dim=1)
     options = dict(padding=1, padding_mode='circular') if padding == 'circular' else dict(padding=padding)
     body = nn.Sequential(nn.ReLU(), norm, nn.Conv2d(4, 6, 3, **options), nn.ReLU())
@@ -124,7 +124,7 @@ def test_convolutions(swap, padding):
     assert len(left) == (padding in (1, 'same'))
 
 
-def test_into_the_convolution_in_front():
+def test_fuse_into_preceding_convolution():
     norm = UnifiedNorm(4, channel_dim=1)
     model = randomised(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), norm, nn.ReLU(), nn.Conv2d(4, 2, 1)))
     fused = fuse_unified_norm(model)
@@ -133,7 +133,7 @@ def test_into_the_convolution_in_front():
     assert deviation(model, fused, input=noise(2, 3, 7, 8)) < EXACT
 
 
-def test_a_norm_that_feeds_the_stream_stays_as_scale_and_shift():
+def test_fuse_norm_that_feeds_stream_becomes_scale_and_shift():
     model = normalised(PlainViT(post=True), UN)
     fused = fuse_unified_norm(model)
     assert deviation(model, fused, **inputs_of('plain')) < EXACT
@@ -142,7 +142,7 @@ def test_a_norm_that_feeds_the_stream_stays_as_scale_and_shift():
     assert isinstance(fused.blocks[0].norm1, ChannelAffine)
 
 
-def test_group_scaling_cannot_be_folded():
+def test_fuse_keeps_group_scaling():
     model = normalised(PlainViT(), dict(type='PN', group_num=3))
     fused = fuse_unified_norm(model)
     assert fused.norm_report.names('converted') == []
@@ -150,7 +150,7 @@ def test_group_scaling_cannot_be_folded():
     assert deviation(model, fused, **inputs_of('plain')) == 0
 
 
-def test_other_norms_are_listed_and_left_alone():
+def test_fuse_reports_and_keeps_other_norms():
     model = randomised(replace_norm(PlainViT(), cfg=UN, name_filter='norm1'))
     fused = fuse_unified_norm(model)
     assert fused.norm_report.names('converted') == ['blocks.0.norm1', 'blocks.1.norm1']
@@ -158,7 +158,7 @@ def test_other_norms_are_listed_and_left_alone():
     assert deviation(model, fused, **inputs_of('plain')) < EXACT
 
 
-def test_a_reader_of_two_norms_is_not_touched():
+def test_fuse_keeps_norms_with_shared_reader():
     class TwoNorms(nn.Module):
         def __init__(self):
             super().__init__()
@@ -173,7 +173,7 @@ def test_a_reader_of_two_norms_is_not_touched():
     assert fused.norm_report['a'].reason.endswith('its reader head also reads something else')
 
 
-def test_attention_whose_values_come_from_elsewhere():
+def test_fuse_cross_attention_changes_query_rows_only():
     class Cross(nn.Module):
         def __init__(self):
             super().__init__()
@@ -186,11 +186,11 @@ def test_attention_whose_values_come_from_elsewhere():
     fused = fuse_unified_norm(model, example_inputs=(noise(2, 5, 8), noise(2, 6, 8, seed=3)))
     assert fused.norm_report.names('converted') == ['norm']
     assert deviation(model, fused, x=noise(3, 4, 8), memory=noise(3, 7, 8, seed=4)) < EXACT
-    # Only the rows of the queries may change.
+    # Only the query rows may change.
     assert torch.equal(fused.attn.in_proj_weight[8:], model.attn.in_proj_weight[8:])
 
 
-def test_tied_embeddings_are_untied():
+def test_fuse_unties_embeddings():
     model = normalised(gpt2(), UN)
     assert model.lm_head.weight is model.transformer.wte.weight
     fused = fuse_unified_norm(model)
@@ -201,7 +201,7 @@ def test_tied_embeddings_are_untied():
 
 
 class SneakyModel(nn.Module):
-    """Uses the norm or its reader behind the back of the tracing."""
+    """Uses the norm or its reader in ways that tracing does not see."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -214,11 +214,11 @@ class SneakyModel(nn.Module):
             return self.head(y) + F.linear(x, self.head.weight)
         if self.how == 'attribute':
             return self.head(y) / self.norm.eps
-        # The same numbers as another tensor, by a function that PyTorch does not report.
+        # Copies the numbers with a function that PyTorch does not report.
         return self.head(y) + torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(y.detach()))
 
 
-def test_a_weight_that_is_read_behind_the_back():
+def test_fuse_keeps_norm_if_weight_is_read_directly():
     model = randomised(SneakyModel('weight'))
     fused = fuse_unified_norm(model, example_inputs=noise(2, 5, 4))
     assert 'the weight of its reader head is also read by linear' in fused.norm_report['norm'].reason
@@ -229,7 +229,7 @@ def test_a_weight_that_is_read_behind_the_back():
     ('how', 'message'),
     [('copy', r'converted SneakyModel would differ .* it was not converted'), ('attribute', 'does not run')],
 )
-def test_what_the_tracing_cannot_see_the_check_refuses(how, message):
+def test_fuse_check_rejects_what_tracing_misses(how, message):
     model = randomised(SneakyModel(how))
     state = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=message):
@@ -237,7 +237,7 @@ def test_what_the_tracing_cannot_see_the_check_refuses(how, message):
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
 
-def test_inplace_and_reload():
+def test_fuse_inplace_and_reload():
     model, other = normalised(vit(), UN), randomised(replace_norm(vit(), cfg=UN), seed=5)
     expected = copy.deepcopy(model)
     fused = fuse_unified_norm(model, inplace=True)
@@ -248,15 +248,15 @@ def test_inplace_and_reload():
     assert deviation(expected, skeleton, **inputs_of('vit')) < EXACT
 
 
-def test_half_precision_weights_are_folded_in_double():
-    """Folding in bfloat16 would add a rounding per product; the result must be the rounding of the exact weights."""
+def test_fuse_folds_half_precision_weights_in_double():
+    """Folding in bfloat16 would round every product; the result must be the rounded exact weights."""
     model = normalised(vit(), UN)
     exact = fuse_unified_norm(model)
     model = model.to(torch.bfloat16)
     fused = fuse_unified_norm(model)
     half = dict(exact.to(torch.bfloat16).named_parameters())
     for name, parameter in fused.named_parameters():
-        # Inputs of the fold are rounded once here, its result once: at most one unit of 2^-8 each.
+        # Inputs and result of the fold are rounded once each, by at most one unit of 2^-8.
         torch.testing.assert_close(parameter, half[name], rtol=2**-6, atol=2**-6)
     assert outputs_are_finite(fused)
 
@@ -266,7 +266,7 @@ def outputs_are_finite(model: nn.Module) -> bool:
         return bool(model(noise(2, 3, 8, 8).bfloat16()).logits.isfinite().all())
 
 
-def test_inputs_that_do_not_fit():
+def test_fuse_bad_example_inputs_raise():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()

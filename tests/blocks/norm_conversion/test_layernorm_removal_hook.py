@@ -1,4 +1,4 @@
-"""The schedule of the removal, in real runs of MMEngine's Runner."""
+"""LayerNormRemovalHook in runs of MMEngine's Runner."""
 
 import copy
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ def batches() -> list[dict]:
 
 
 class Recorder(Hook):
-    """State of every norm at the beginning of each iteration's forward, and the losses."""
+    """Records the state of every norm at the beginning of each iteration, and the losses."""
 
     priority = 'LOW'
 
@@ -92,7 +92,7 @@ def run(tmp_path, name='run', iters=ITERS, resume=False, accumulate=1, model=Non
 
 
 def switched_at(recorder: Recorder, switch: int) -> dict[str, int]:
-    """The first iteration in which each norm is switched; ``switch`` 0: ordinary, 1: values."""
+    """First iteration in which each norm is switched; ``switch`` 0: ordinary, 1: values."""
     names = recorder.states[0]
     return {
         name: next(i for i, state in enumerate(recorder.states) if state[name][switch])
@@ -101,14 +101,14 @@ def switched_at(recorder: Recorder, switch: int) -> dict[str, int]:
     }
 
 
-def test_every_switch_at_its_step(tmp_path):
+def test_removal_hook_switches_norms_at_their_steps(tmp_path):
     runner, recorder, hook = run(tmp_path, start=2, gap=(1, 2, 3, 1))
-    # starts: 2, then 2 + 2 * 1, then 4 + 2 * 2, then 8 + 2 * 3
+    # Starts of the stages: 2, then 2 + 2 * 1, then 4 + 2 * 2, then 8 + 2 * 3.
     main = {'blocks.0.norm2': 2, 'blocks.1.norm2': 3, 'blocks.0.norm1': 4, 'blocks.1.norm1': 6}
     assert switched_at(recorder, 0) == main
     assert switched_at(recorder, 1) == {**main, 'blocks.0.norm1': 8, 'blocks.1.norm1': 11}
     assert hook.schedule[-1] == (14, 'final', 'norm')
-    # The last is due before iteration 14, which this run does not have: the norm is still a real one.
+    # The last switch is due before iteration 14, after the end of this run: the norm is not switched.
     assert not runner.model.backbone.norm.is_fixed
     for name, step in main.items():
         values = switched_at(recorder, 1)[name]
@@ -118,19 +118,19 @@ def test_every_switch_at_its_step(tmp_path):
         assert values >= step
 
 
-def test_own_starts_and_gaps_and_no_values(tmp_path):
+def test_removal_hook_starts_and_gaps_per_stage_without_values(tmp_path):
     _, recorder, _ = run(tmp_path, order=('final', 'attention'), start=(3, 1), gap=4)
     expected = {'norm': 3, 'blocks.0.norm1': 1, 'blocks.1.norm1': 5}
     assert switched_at(recorder, 0) == switched_at(recorder, 1) == expected
 
 
-def test_steps_are_optimizer_steps(tmp_path):
+def test_removal_hook_counts_optimizer_steps(tmp_path):
     _, recorder, _ = run(tmp_path, order=('mlp',), start=2, gap=3, accumulate=2, iters=12)
     assert switched_at(recorder, 0) == {'blocks.0.norm2': 4, 'blocks.1.norm2': 10}
 
 
-def test_the_papers_schedule():
-    """GPT-2 Small, starts 20 / 44 / 68 / 104 and first position at 116; 106 is end-of-text, which is not here."""
+def test_removal_hook_schedule_of_paper():
+    """GPT-2 Small: starts 20 / 44 / 68 / 104, first position at 116; 106 is end-of-text, which is not implemented."""
     hook = LayerNormRemovalHook(
         order=('mlp', 'attention', 'values', 'final', 'first'),
         start=(20, 44, 68, 104, 116),
@@ -147,8 +147,8 @@ def test_the_papers_schedule():
 
 
 @pytest.mark.parametrize('at', [1, 5, 9])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, at):
-    """Before the first switch, between queries and values, and while values are being switched."""
+def test_removal_hook_resumed_run_equals_uninterrupted(tmp_path, at):
+    """Resume before the first switch, between queries and values, and while values are switched."""
     options = dict(start=2, gap=(1, 2, 3, 1), iters=12)
     whole, whole_record, _ = run(tmp_path, 'whole', **options)
     _, first, _ = run(tmp_path, 'parts', **{**options, 'iters': at})
@@ -159,8 +159,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, at):
     assert all(torch.equal(value, state[key]) for key, value in parts.model.state_dict().items())
 
 
-def test_the_model_converter_swaps_norms_before_a_checkpoint_is_compared(tmp_path):
-    """The run that follows finds them swapped, and has the same schedule."""
+def test_layernorm_removal_converter_swaps_before_checkpoint_is_compared(tmp_path):
+    """A run with swapped norms has the same schedule."""
     options = dict(start=2, gap=(1, 2, 3, 1), iters=6)
     first, record, _ = run(tmp_path, 'first', **options)
     checkpoint = str(tmp_path / 'first' / 'iter_6.pth')
@@ -177,8 +177,8 @@ def test_the_model_converter_swaps_norms_before_a_checkpoint_is_compared(tmp_pat
     assert dict(model.named_modules()) == norms
 
 
-def test_auxiliary_loss(tmp_path):
-    """Against the formula on the input of the last norm, and with a gradient."""
+def test_removal_hook_auxiliary_loss(tmp_path):
+    """The loss equals the formula on the input of the last norm, and has a gradient."""
     inputs = []
 
     class Look(Recorder):
@@ -222,21 +222,21 @@ def test_auxiliary_loss(tmp_path):
         assert losses['loss'] == pytest.approx(losses['loss_ce'] + losses['loss_ln_std'], rel=1e-6)
 
 
-def test_configs_know_it():
+def test_removal_hook_is_in_configs():
     with DefaultScope.overwrite_default_scope('dinor1'):
         hook = LayerNormRemovalHook(order=('mlp', 'final'), start=5, gap=(1, 2))
     assert isinstance(hook, LayerNormRemovalHook)
     assert hook.gap == (1, 2)
 
 
-def test_the_target_has_no_gradient():
+def test_removal_hook_target_has_no_gradient():
     hook = LayerNormRemovalHook()
     sigma = torch.tensor([[5.0, 1.0, 2.0, 3.0]], dtype=torch.float64, requires_grad=True)
     hook.std_loss(sigma).backward()
     torch.testing.assert_close(sigma.grad, 2 * (sigma.detach() - 2.0) / 4)
 
 
-def test_no_auxiliary_loss_and_nothing_left_behind(tmp_path):
+def test_removal_hook_without_auxiliary_loss_leaves_no_hooks(tmp_path):
     runner, recorder, _ = run(tmp_path, aux_weight=0, iters=2)
     assert set(recorder.losses[0]) == {'loss', 'loss_ce'}
     runner, recorder, _ = run(tmp_path, 'other', iters=2)
@@ -245,7 +245,7 @@ def test_no_auxiliary_loss_and_nothing_left_behind(tmp_path):
     assert set(runner.model.train()(**batch, mode='loss')) == {'loss_ce'}
 
 
-def test_the_trained_model_folds(tmp_path):
+def test_removal_hook_trained_model_folds(tmp_path):
     runner, _, _ = run(tmp_path, start=2, gap=1)
     backbone = runner.model.backbone.double()
     backbone.eval()
@@ -255,8 +255,8 @@ def test_the_trained_model_folds(tmp_path):
     assert deviation(backbone, folded, **inputs_of('plain')) < 1e-10
 
 
-def test_a_language_model_inside(tmp_path):
-    """Hugging Face's GPT-2 as the part that is converted; the swap keeps the optimizer's parameters."""
+def test_removal_hook_converts_language_model_as_submodule(tmp_path):
+    """Converts Hugging Face's GPT-2 as a submodule; the swap keeps the optimizer's parameters."""
 
     class LM(BaseModel):
         def __init__(self):
@@ -268,12 +268,14 @@ def test_a_language_model_inside(tmp_path):
             return dict(loss_lm=self.backbone(input_ids=ids, labels=ids).loss)
 
     model = LM()
+    # Train through all switches.
     before = {name: id(p) for name, p in model.named_parameters()}
     runner, recorder, _ = run(tmp_path, model=model, start=1, gap=1, iters=8)
     assert {name: id(p) for name, p in runner.model.named_parameters()} == before
     assert has_split_values(model.backbone.transformer.h[0].ln_1)
     assert switched_at(recorder, 0)['transformer.ln_f'] == 7
     assert switched_at(recorder, 1)['transformer.h.1.ln_1'] == 6
+    # Fold the trained model.
     folded = remove_layernorm(copy.deepcopy(model.backbone))
     assert folded.norm_report.names('kept') == []
 
@@ -288,7 +290,7 @@ def test_a_language_model_inside(tmp_path):
         (dict(gap=(1, 2, 3)), 'gap needs one number per stage'),
     ],
 )
-def test_bad_arguments(options, message):
+def test_removal_hook_bad_arguments_raise(options, message):
     with pytest.raises(InputError, match=message):
         LayerNormRemovalHook(**options)
 
@@ -296,11 +298,11 @@ def test_bad_arguments(options, message):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(target='neck'), "Classifier has no part called 'neck'"),
+        (dict(target='neck'), "Classifier has no submodule 'neck'"),
         (dict(aux_norm='blocks.7.norm1'), "no norm called 'blocks.7.norm1'"),
         (dict(target='backbone.head'), 'no LayerNorm of Linear belongs to a stage'),
     ],
 )
-def test_bad_runs(tmp_path, options, message):
+def test_removal_hook_bad_run_raises(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path, **options)

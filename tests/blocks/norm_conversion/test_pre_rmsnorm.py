@@ -1,4 +1,4 @@
-"""Pre-LN to Pre-RMSNorm to Pre-CRMSNorm: other weights, the same outputs."""
+"""Pre-LN to Pre-RMSNorm and Pre-CRMSNorm: other weights, equal outputs."""
 
 import copy
 import logging
@@ -27,12 +27,12 @@ from tests.blocks.norm_conversion.converter_models import (
     vit,
 )
 
-# Two ways to sum the same products in float64; 1e-10 is the specification's, measured are 1e-15.
+# The same products in two orders in float64; the specification allows 1e-10, measured are 1e-15.
 EXACT = 1e-10
 
 
 class OracleViT(nn.Module):
-    """The public demonstration's model, with norms without affine part."""
+    """The model of the public demonstration, whose norms have no affine part."""
 
     def __init__(self, dim: int, depth: int, heads: int, hidden: int, classes: int, patch: int, tokens: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class OracleViT(nn.Module):
 
 
 def oracle_weights(oracle, form: str) -> dict[str, torch.Tensor]:
-    """One tensor per layer instead of one per kind, under the names of :class:`OracleViT`."""
+    """Split the tensors into one per layer, with the names of :class:`OracleViT`."""
     weights = {}
     for key, value in oracle.under(f'convert_vit/{form}').items():
         name, _, kind = key.rpartition('_')
@@ -78,7 +78,7 @@ def oracle_weights(oracle, form: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ('convert', 'form', 'kind'), [(to_pre_rmsnorm, 'pre_rms', RMSNorm), (to_pre_crmsnorm, 'pre_crms', CRMSNorm)]
 )
-def test_weights_of_the_public_demonstration(oracle, convert, form, kind):
+def test_conversion_weights_equal_public_demonstration(oracle, convert, form, kind):
     cfg = oracle.cfg('convert_vit')
     tokens = (cfg['image_size'] // cfg['patch_size']) ** 2
     sizes = [cfg[key] for key in ('dim', 'depth', 'heads', 'mlp_dim', 'num_classes')]
@@ -98,7 +98,7 @@ def test_weights_of_the_public_demonstration(oracle, convert, form, kind):
 
 @pytest.mark.parametrize('options', [{}, dict(fold_affine=True), dict(trainable=True)], ids=['', 'fold', 'trainable'])
 @pytest.mark.parametrize('name', MODELS)
-def test_rms_equals_layer_norm(name, options):
+def test_pre_rmsnorm_outputs_equal_layer_norm(name, options):
     model = randomised(MODELS[name]())
     before = copy.deepcopy(model.state_dict())
     converted = to_pre_rmsnorm(model, **options)
@@ -121,7 +121,7 @@ def _largest_mean_before_norms(model: nn.Module, **inputs) -> float:
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_crms_equals_layer_norm(name):
+def test_pre_crmsnorm_outputs_equal_layer_norm(name):
     model = randomised(MODELS[name]())
     converted = to_pre_crmsnorm(model)
     assert converted.norm_report.names('kept') == []
@@ -131,14 +131,14 @@ def test_crms_equals_layer_norm(name):
 
 @pytest.mark.parametrize('size', IMAGES)
 @pytest.mark.parametrize('convert', [to_pre_rmsnorm, to_pre_crmsnorm])
-def test_swin(convert, size):
+def test_conversion_of_swin(convert, size):
     model = randomised(swin())
     converted = convert(model)
     assert deviation(model, converted, x=noise(2, 3, *IMAGES[size])) < EXACT
     report = converted.norm_report
     last = ['stages.1.blocks.0.norm1', 'stages.1.blocks.0.norm2', 'norm1']
     assert sorted(report.names('converted')) == sorted(['patch_embed.norm', *last])
-    # Patch merging tells apart the means of the tokens that it merges: the stream in front of it must keep them.
+    # Patch merging distinguishes the means of the merged tokens, so the stream before it must keep them.
     assert 'stages.0.downsample.norm' in report['stages.0.blocks.0.norm2'].reason
     assert 'several vectors' in report['stages.0.downsample.norm'].reason
     if convert is to_pre_crmsnorm:
@@ -147,7 +147,7 @@ def test_swin(convert, size):
         assert converted.stages[0].downsample.reduction.out_features == 15
 
 
-def test_swin_with_a_single_stage_needs_one_centring():
+def test_pre_rmsnorm_swin_with_single_stage_needs_one_centring():
     model = randomised(swin(depths=(2,), num_heads=(2,), strides=(4,), out_indices=(0,)))
     converted = to_pre_rmsnorm(model)
     assert converted.norm_report.names('kept') == []
@@ -155,12 +155,12 @@ def test_swin_with_a_single_stage_needs_one_centring():
     assert deviation(model, converted, x=noise(2, 3, *IMAGES['padded'])) < EXACT
 
 
-def test_parameters_of_crms():
-    """A stream of width d in d - 1 channels: every writer loses a row, every reader a column, norms their 2 d."""
+def test_pre_crmsnorm_number_of_parameters():
+    """With d - 1 channels every writer loses a row, every reader a column, and every norm 2 d parameters."""
     d, layers, hidden, vocabulary, positions = 12, 2, 48, 31, 16
     model = randomised(gpt2(layers))
     converted = to_pre_crmsnorm(model)
-    head = vocabulary * (d - 1) + vocabulary  # untied, and with a bias from the final norm
+    head = vocabulary * (d - 1) + vocabulary  # untied, with a bias from the final norm
     block = (d - 1) * 3 * d + 3 * d + d * (d - 1) + (d - 1) + (d - 1) * hidden + hidden + hidden * (d - 1) + (d - 1)
     assert num_parameters(converted) == head + (vocabulary + positions) * (d - 1) + layers * block
     model = randomised(vit(layers))
@@ -171,7 +171,7 @@ def test_parameters_of_crms():
 
 
 @pytest.mark.parametrize('convert', [to_pre_rmsnorm, to_pre_crmsnorm])
-def test_converted_weights_load_into_another_converted_model(convert):
+def test_conversion_weights_load_into_another_converted_model(convert):
     model = randomised(PlainViT())
     converted = convert(model)
     skeleton = convert(randomised(PlainViT(), seed=5))
@@ -181,11 +181,11 @@ def test_converted_weights_load_into_another_converted_model(convert):
 
 
 @pytest.mark.parametrize('convert', [to_pre_rmsnorm, to_pre_crmsnorm])
-def test_post_ln_is_refused(convert):
+def test_conversion_keeps_post_ln(convert):
     model = randomised(PlainViT(post=True))
     with pytest.warns(UserWarning, match=f'{convert.__name__}: none of 5 norms converted.* blocks.0.norm1: its input'):
         converted = convert(model)
-    # The last norm reads another norm's output, alone: centring that would cost as much as the conversion saves.
+    # Only the last norm reads another norm's output; centring it would cost as much as the conversion saves.
     assert converted.norm_report.names('converted') == []
     assert 'Post-LN' in converted.norm_report['blocks.0.norm2'].reason
     assert deviation(model, converted, **inputs_of('plain')) == 0
@@ -193,27 +193,27 @@ def test_post_ln_is_refused(convert):
 
 @pytest.mark.parametrize('convert', [to_pre_rmsnorm, to_pre_crmsnorm])
 @pytest.mark.parametrize('batch_first', [False, True])
-def test_a_stream_that_the_caller_begins_is_kept_and_named(convert, batch_first):
-    """PyTorch's encoder alone; with the layer in front that writes to its stream, it is one of MODELS."""
+def test_conversion_keeps_stream_from_model_input(convert, batch_first):
+    """PyTorch's encoder alone. MODELS has it together with a layer that writes to its stream."""
     layer = nn.TransformerEncoderLayer(12, 2, 20, batch_first=batch_first, norm_first=True)
     model = randomised(nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(12), enable_nested_tensor=False))
-    with pytest.warns(UserWarning, match="none of 5 norms .* layers.0.norm1: its input is the model's own input"):
+    with pytest.warns(UserWarning, match='none of 5 norms .* layers.0.norm1: its input is an input of the model'):
         converted = convert(model)
     assert len(converted.norm_report.names('kept')) == 5
-    assert all("the model's own input" in record.reason for record in converted.norm_report)
+    assert all('an input of the model' in record.reason for record in converted.norm_report)
     x = torch.randn(2, 5, 12, dtype=torch.float64)
     torch.testing.assert_close(converted(x), model(x), rtol=0, atol=0)
 
 
-def test_post_ln_without_affine_converts():
-    """Its stream is zero-mean by itself; only the branches have to be centred."""
+def test_conversion_post_ln_without_affine():
+    """The stream is zero-mean by itself; only the branches must be centred."""
     model = randomised(PlainViT(post=True, affine=False))
     converted = to_pre_rmsnorm(model)
     assert 'blocks.0.norm2' in converted.norm_report.names('converted')
     assert deviation(model, converted, **inputs_of('plain')) < EXACT
 
 
-def test_bert_converts_its_embedding_norm_only():
+def test_conversion_bert_converts_embedding_norm_only():
     from transformers import BertConfig, BertModel
 
     sizes = dict(hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20, vocab_size=31)
@@ -227,8 +227,8 @@ def test_bert_converts_its_embedding_norm_only():
 
 
 @pytest.mark.parametrize('convert', [to_pre_rmsnorm, to_pre_crmsnorm])
-def test_a_norm_in_front_of_the_blocks(convert):
-    """As in CLIP: its output enters the stream with an affine part, so one centring follows it."""
+def test_conversion_norm_before_blocks_needs_one_centring(convert):
+    """As in CLIP, its output enters the stream with an affine part, so one centring follows it."""
     model = randomised(PlainViT(norm_pre=True))
     converted = convert(model)
     assert converted.norm_report.names('kept') == []
@@ -248,8 +248,8 @@ def _gradients(model: nn.Module, **inputs) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize('name', ['gpt2', 'plain'])
-def test_trainable_form_has_the_gradients_of_pre_ln(name):
-    """With tied embeddings and with LayerScale; 1e-12 of the largest gradient is rounding."""
+def test_trainable_conversion_has_gradients_of_pre_ln(name):
+    """With tied embeddings and with LayerScale; rounding is 1e-12 of the largest gradient."""
     model = randomised(MODELS[name]())
     converted = to_pre_rmsnorm(model, trainable=True)
     expected, actual = _gradients(model, **inputs_of(name)), _gradients(converted, **inputs_of(name))
@@ -262,7 +262,7 @@ def test_trainable_form_has_the_gradients_of_pre_ln(name):
     assert max(float((plain[key] - expected[key]).abs().max()) for key in shared) > 1e-3
 
 
-def test_trainable_form_trains_like_pre_ln_and_is_baked():
+def test_trainable_conversion_trains_like_pre_ln_and_is_baked():
     model = randomised(gpt2())
     model.config.resid_pdrop = 0.0
     converted = to_pre_rmsnorm(model, trainable=True)
@@ -281,10 +281,11 @@ def test_trainable_form_trains_like_pre_ln_and_is_baked():
     assert _largest_mean_before_norms(baked, **inputs_of('gpt2')) < 1e-13
 
 
-def test_streams_by_hand():
-    """Modules and names are both accepted, and give what the tracing finds."""
+def test_conversion_with_given_streams():
+    """Modules and names are both accepted, and give the same result as tracing."""
     model = randomised(PlainViT(layers=1))
     block = model.blocks[0]
+    # Describe the stream by modules and by names.
     streams = [
         ResidualStream(
             12,
@@ -296,6 +297,7 @@ def test_streams_by_hand():
             exits=(Exit(model.norm, (model.head,)),),
         )
     ]
+    # Both conversions give the same reports and weights as tracing.
     for convert in (to_pre_rmsnorm, to_pre_crmsnorm):
         by_hand, found = convert(model, streams), convert(model)
         assert by_hand.norm_report.records == found.norm_report.records
@@ -305,7 +307,7 @@ def test_streams_by_hand():
 
 
 class GatedBlock(nn.Module):
-    """LayerScale as a bare parameter, which the tracing does not follow."""
+    """LayerScale as a plain parameter, which tracing does not follow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,7 +325,7 @@ class LinearGatedBlock(GatedBlock):
         return self.head(self.final(x + self.gamma * self.body(self.norm(x))))
 
 
-def test_a_bare_parameter_as_scale_needs_a_description():
+def test_conversion_plain_parameter_as_scale_needs_given_stream():
     model = randomised(LinearGatedBlock())
     x = noise(2, 5, 4)
     found = to_pre_rmsnorm(model, example_inputs=x)
@@ -351,19 +353,19 @@ class ChannelsFirst(nn.LayerNorm):
 
 
 @pytest.mark.parametrize(('kind', 'status'), [(OwnForward, 'converted'), (ChannelsFirst, 'kept')])
-def test_subclasses_are_judged_by_what_they_compute(kind, status):
+def test_conversion_tests_subclasses_numerically(kind, status):
     model = randomised(nn.Sequential(nn.Linear(5, 6), kind(6), nn.Linear(6, 2)))
     converted = to_pre_rmsnorm(model, example_inputs=noise(2, 6, 5)[..., :5] if kind is OwnForward else noise(6, 6, 5))
     assert converted.norm_report['1'].status == status
     assert deviation(model, converted, input=noise(3, 6, 5)) < EXACT
 
 
-def test_a_norm_alone_has_nothing_to_be_converted_with():
+def test_conversion_of_single_norm_raises():
     with pytest.raises(ValueError, match='LayerNorm is itself a norm'):
         to_pre_rmsnorm(nn.LayerNorm(4), example_inputs=noise(2, 4))
 
 
-def test_dropping_the_last_channel_of_the_first_output():
+def test_drop_channel_drops_last_channel_of_first_output():
     module = nn.MultiheadAttention(6, 2, batch_first=True)
     x = torch.randn(2, 3, 6)
     (wide, weights), (narrow, same) = module(x, x, x), DropChannel(module)(x, x, value=x)
@@ -371,14 +373,14 @@ def test_dropping_the_last_channel_of_the_first_output():
     assert torch.equal(weights, same)
 
 
-def test_wrong_streams_are_refused():
+def test_conversion_wrong_streams_raise():
     model = randomised(PlainViT(layers=1))
     branch = Branch('blocks.0.norm1', (), 'blocks.0.attn.proj', 'blocks.0.ls1')
     with pytest.raises(ValueError, match=r'would differ from the original'):
-        to_pre_rmsnorm(model, [ResidualStream(12, ('patch_embed',), (branch,))])  # class token and positions forgotten
-    with pytest.raises(ValueError, match='norm is no LayerNorm over exactly 10 channels'):
+        to_pre_rmsnorm(model, [ResidualStream(12, ('patch_embed',), (branch,))])  # without class token and positions
+    with pytest.raises(ValueError, match='norm is not a LayerNorm over exactly 10 channels'):
         to_pre_rmsnorm(model, [ResidualStream(10, exits=(Exit('norm'),))])
-    with pytest.raises(ValueError, match='blocks.0.mlp.1 is no plain linear layer'):
+    with pytest.raises(ValueError, match='blocks.0.mlp.1 is not a plain linear layer'):
         to_pre_rmsnorm(model, [ResidualStream(12, entries=('blocks.0.mlp.1',), exits=(Exit('norm'),))])
     with pytest.raises(ValueError, match='Linear .* is not part of the model'):
         to_pre_rmsnorm(model, [ResidualStream(12, entries=(nn.Linear(3, 12),), exits=(Exit('norm'),))])
@@ -387,7 +389,7 @@ def test_wrong_streams_are_refused():
 
 
 class TinyLM(nn.Module):
-    """Its head is the embedding, by a function; or the stream itself is returned."""
+    """Uses the embedding as head by a function, or returns the stream itself."""
 
     def __init__(self, leak: str) -> None:
         super().__init__()
@@ -405,14 +407,14 @@ class TinyLM(nn.Module):
 @pytest.mark.parametrize(
     ('leak', 'reason'), [('tied', 'whose weight is also read by linear'), ('output', "the model's output")]
 )
-def test_a_stream_that_leaks_is_kept(leak, reason):
+def test_conversion_keeps_stream_with_other_readers(leak, reason):
     model = randomised(TinyLM(leak))
     converted = to_pre_rmsnorm(model)
     assert reason in converted.norm_report['norm'].reason
     assert deviation(model, converted, ids=torch.arange(6).view(2, 3)) == 0
 
 
-def test_fixed_position_encodings_are_buffers():
+def test_conversion_centres_fixed_position_encodings():
     model = randomised(TinyLM('none'))
     trainable = to_pre_rmsnorm(model, trainable=True)
     for converted in (to_pre_rmsnorm(model), trainable, bake_centring(copy.deepcopy(trainable))):
@@ -421,7 +423,7 @@ def test_fixed_position_encodings_are_buffers():
         assert deviation(model, converted, ids=torch.arange(6).view(2, 3)) < EXACT
 
 
-def test_what_the_examples_do_not_use_is_named(caplog):
+def test_conversion_warns_of_unused_parameters(caplog):
     from transformers import ViTModel
 
     model = ViTModel(vit().config, add_pooling_layer=False, use_mask_token=True)
@@ -438,7 +440,7 @@ def test_what_the_examples_do_not_use_is_named(caplog):
     assert float(error) < EXACT
 
 
-def test_frozen_parameters_and_modes_survive():
+def test_conversion_keeps_frozen_parameters_and_modes():
     model = randomised(vit())
     model.train()
     model.vit.layernorm.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""LayerNorm out of the model: swap, measure, switch, fold."""
+"""LayerNorm removal: swap, measure, switch, fold."""
 
 import copy
 
@@ -29,7 +29,7 @@ from tests.blocks.norm_conversion.converter_models import (
     vit,
 )
 
-# Two ways to sum the same products in float64; 1e-10 is the specification's, measured are 1e-15.
+# The same products in two orders in float64; the specification allows 1e-10, measured are 1e-15.
 EXACT = 1e-10
 
 
@@ -38,7 +38,7 @@ def fixed_norms(model: nn.Module) -> dict[str, FixedStdLayerNorm]:
 
 
 def trained(model: nn.Module, **inputs) -> nn.Module:
-    """Swapped, with statistics of one training batch."""
+    """Swap the norms, and track statistics of one training batch."""
     model = swap_layernorm_for_fixed_std(model)
     model.train()
     outputs(model, **inputs)
@@ -47,13 +47,13 @@ def trained(model: nn.Module, **inputs) -> nn.Module:
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_swapped_is_the_same_until_switched(name):
+def test_swap_keeps_outputs_until_switched(name):
     model = randomised(MODELS[name]())
     swapped = swap_layernorm_for_fixed_std(model)
     assert not any(isinstance(module, nn.LayerNorm) for module in swapped.modules())
     assert swapped.norm_report.names('kept') == []
     assert deviation(model, swapped, **inputs_of(name)) < EXACT
-    # The same parameters under the same names: checkpoints load, optimizers go on.
+    # Parameters and names do not change: checkpoints load, optimizers continue.
     assert [n for n, _ in swapped.named_parameters()] == [n for n, _ in model.named_parameters()]
     inplace = swap_layernorm_for_fixed_std(model, inplace=True)
     assert inplace is model
@@ -61,13 +61,13 @@ def test_swapped_is_the_same_until_switched(name):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_folding_leaves_no_norm(name):
+def test_remove_layernorm_leaves_no_norm(name):
     model = trained(randomised(MODELS[name]()), **inputs_of(name))
     for norm in fixed_norms(model).values():
         norm.fix()
     folded = remove_layernorm(model)
     assert folded.norm_report.names('kept') == []
-    # Attention norms run twice until they are folded: for queries and keys, and for values.
+    # Until they are folded, attention norms run twice: for queries and keys, and for values.
     assert norm_calls(model, **inputs_of(name)) >= len(folded.norm_report)
     assert norm_calls(folded, **inputs_of(name)) == 0
     assert not any(isinstance(module, ChannelAffine) for module in folded.modules())
@@ -76,7 +76,7 @@ def test_folding_leaves_no_norm(name):
 
 
 @pytest.mark.parametrize('size', IMAGES)
-def test_swin_keeps_an_affine_map_in_front_of_its_padding(size):
+def test_remove_layernorm_swin_keeps_affine_map_before_padding(size):
     images = noise(2, 3, *IMAGES[size])
     model = trained(randomised(swin()), x=images)
     for norm in fixed_norms(model).values():
@@ -91,25 +91,28 @@ def test_swin_keeps_an_affine_map_in_front_of_its_padding(size):
     with torch.no_grad():
         model.stages[0].blocks[0].norm1.bias.zero_()
     folded = remove_layernorm(model)
-    # Without a bias padded zeros stay zeros, and nothing is left.
+    # Without a bias padded zeros stay zeros, and no norm remains.
     assert isinstance(folded.stages[0].blocks[0].norm1, nn.Identity)
     assert deviation(model, folded, x=images) < EXACT
 
 
-def test_measured_constants_are_those_of_the_inputs():
+def test_collect_ln_std_measures_inputs_of_norms():
     model = randomised(vit())
     model.train()
     batches = [dict(pixel_values=noise(n, 3, 8, 8, seed=n)) for n in (2, 3, 4)]
+    # Record the inputs of one norm.
     seen = []
     handle = model.vit.layernorm.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
     stats = collect_ln_std(model, batches, 2)
     handle.remove()
+    # Compare with the mean deviation of its inputs.
     eps = model.vit.layernorm.eps
     expected = (torch.cat(seen).var(1, correction=0) + eps).sqrt().mean()
     assert stats['vit.layernorm'] == pytest.approx(float(expected), rel=1e-12)
     assert len(seen) == 2
     assert len(stats) == 5
     assert model.training
+    # Without the first position the result differs.
     patches = collect_ln_std(model, batches, skip_first=True)
     assert len(seen) == 2
     assert patches['vit.layernorm'] != stats['vit.layernorm']
@@ -117,7 +120,7 @@ def test_measured_constants_are_those_of_the_inputs():
         collect_ln_std(model, [])
 
 
-def test_ways_to_feed_a_batch():
+def test_collect_ln_std_accepts_kinds_of_batches():
     model = randomised(PlainViT(layers=1))
     images = noise(2, 3, 16, 16)
     expected = collect_ln_std(model, [dict(images=images)])
@@ -125,7 +128,7 @@ def test_ways_to_feed_a_batch():
     assert collect_ln_std(model, [(images, 'label')], forward=lambda net, batch: net(batch[0])) == expected
 
 
-def test_statistics_override_and_fold_layernorm_itself():
+def test_remove_layernorm_statistics_fold_plain_layernorm():
     model = randomised(gpt2())
     stats = collect_ln_std(model, [inputs_of('gpt2')])
     folded = remove_layernorm(model, stats)
@@ -143,7 +146,7 @@ def test_statistics_override_and_fold_layernorm_itself():
     torch.testing.assert_close(outputs(doubled, **inputs_of('gpt2'))[0], half, rtol=0, atol=1e-10)
 
 
-def test_the_fold_is_the_published_formula():
+def test_remove_layernorm_equals_published_formula():
     """``W' = W diag(weight) P / S``, ``b' = b + W bias``."""
     torch.manual_seed(0)
     model = randomised(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4)))
@@ -154,13 +157,13 @@ def test_the_fold_is_the_published_formula():
     torch.testing.assert_close(folded[1].bias, bias + weight @ model[0].bias)
 
 
-def test_what_cannot_be_removed_says_why():
+def test_remove_layernorm_reports_why_norms_are_kept():
     model = randomised(PlainViT(post=True))
     stats = collect_ln_std(model, [inputs_of('plain')])
     post = remove_layernorm(model, stats)
     assert post.norm_report.names('converted') == ['norm']
     assert 'a sum in blocks.0' in post.norm_report['blocks.0.norm1'].reason
-    assert norm_calls(post, **inputs_of('plain')) == 0  # a centring, a scale and a shift
+    assert norm_calls(post, **inputs_of('plain')) == 0  # only a centring, a scale and a shift remain
     swapped = swap_layernorm_for_fixed_std(randomised(PlainViT()))
     kept = remove_layernorm(swapped).norm_report
     assert kept.names('converted') == []
@@ -168,7 +171,7 @@ def test_what_cannot_be_removed_says_why():
     assert 'LayerNorm without S' in remove_layernorm(randomised(PlainViT())).norm_report['norm'].reason
 
 
-def test_a_first_position_of_its_own():
+def test_remove_layernorm_first_position_with_separate_divisor():
     model = randomised(PlainViT(layers=1))
     model = swap_layernorm_for_fixed_std(model, per_position=17, order=('mlp', 'final'))
     assert model.norm_report['blocks.0.norm1'].reason == 'stage attention is not in the order'
@@ -178,7 +181,7 @@ def test_a_first_position_of_its_own():
     for norm in fixed_norms(model).values():
         norm.fix()
     report = remove_layernorm(model).norm_report
-    assert report['blocks.0.norm2'].reason == 'the first position has a divisor of its own'
+    assert report['blocks.0.norm2'].reason == 'the first position has a separate divisor'
     for norm in fixed_norms(model).values():
         norm.drop_first_position()
     folded = remove_layernorm(model)
@@ -186,15 +189,15 @@ def test_a_first_position_of_its_own():
     assert deviation(model, folded, **inputs_of('plain')) < EXACT
 
 
-def test_bad_statistics_are_refused():
+def test_remove_layernorm_bad_statistics_raise():
     model = randomised(vit())
-    with pytest.raises(ValueError, match="stats has 'vit.norm', which is no LayerNorm of the model; it has"):
+    with pytest.raises(ValueError, match="stats has 'vit.norm', which is not a LayerNorm of the model; it has"):
         remove_layernorm(model, {'vit.norm': 1.0})
     with pytest.raises(ValueError, match='S of vit.layernorm must be one positive number, got 0'):
         remove_layernorm(model, {'vit.layernorm': 0.0})
 
 
-def test_inplace_and_reload():
+def test_remove_layernorm_inplace_and_reload():
     model = trained(randomised(vit()), **inputs_of('vit'))
     for norm in fixed_norms(model).values():
         norm.fix()
@@ -208,12 +211,12 @@ def test_inplace_and_reload():
 
 
 # -----------------------------------------------------------------------------------------------------------
-# one norm, two switches
+# Two switches of one norm
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_values_have_their_own_switch(name):
-    """Against a model in which one of two norms, of equal weights, is read for values."""
+def test_split_values_have_separate_switch(name):
+    """Compare with a model in which values read a second norm with equal weights."""
     model = trained(randomised(MODELS[name]()), **inputs_of(name))
     splits = [name for name, norm in fixed_norms(model).items() if has_split_values(norm)]
     assert splits == removal_stages(model)['attention'] == removal_stages(model)['values']
@@ -227,7 +230,7 @@ def test_values_have_their_own_switch(name):
     assert min(changes) > 1e-4
     for other in (main, values):
         assert deviation(both, other, **inputs_of(name)) > 1e-4
-    # The switches belong to the copies, not to the model that they were copied from.
+    # Switches of the copies do not affect the original model.
     assert not any(norm.is_fixed or norm.v_is_fixed for norm in fixed_norms(model).values())
     for split in splits:
         main.get_submodule(split).fix(main=False)
@@ -235,15 +238,15 @@ def test_values_have_their_own_switch(name):
     assert deviation(both, main, **inputs_of(name)) == deviation(both, values, **inputs_of(name)) == 0
 
 
-def test_values_are_those_of_the_other_norm():
-    """One attention layer, by hand: queries and keys from the fixed norm, values from the real one."""
+def test_split_values_are_those_of_unswitched_norm():
+    """One attention layer in closed form: queries and keys from the switched norm, values from the unswitched one."""
     model = trained(randomised(PlainViT(layers=1)), **inputs_of('plain'))
     block = model.blocks[0]
     block.norm1.fix(values=False)
     x = noise(2, 17, 12)
     q, k, _ = block.attn.qkv(block.norm1.forward(x)).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
     real = nn.functional.layer_norm(x, (12,), block.norm1.weight, block.norm1.bias, block.norm1.eps)
-    # Without the hooks that exchange the values.
+    # Call forward directly, without the hooks that replace the values.
     v = block.attn.qkv.forward(real).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)[2]
     expected = block.attn.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
     model = trained(randomised(PlainViT(layers=1)), **inputs_of('plain'))
@@ -251,7 +254,7 @@ def test_values_are_those_of_the_other_norm():
     torch.testing.assert_close(model.blocks[0].attn(model.blocks[0].norm1(x)), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_reach_everything_through_a_half_switched_norm():
+def test_split_values_gradients_reach_all_parameters():
     model = trained(randomised(gpt2()), **inputs_of('gpt2'))
     for norm in fixed_norms(model).values():
         norm.fix(values=False)
@@ -261,12 +264,12 @@ def test_gradients_reach_everything_through_a_half_switched_norm():
         assert float(parameter.grad.abs().max()) > 0, name
 
 
-def test_windows_switch_together():
-    """Swin cuts tokens into windows between the norm and its reader: the report says so."""
+def test_split_values_swin_windows_switch_together():
+    """Swin partitions tokens into windows between the norm and its reader, as the report says."""
     swapped = swap_layernorm_for_fixed_std(randomised(swin()))
     assert removal_stages(swapped)['values'] == []
     reason = swapped.norm_report['stages.0.blocks.0.norm1'].reason
-    assert 'values switch with queries and keys: no projection reads values from it, token by token' in reason
+    assert 'values switch with queries and keys: no projection reads values directly from it' in reason
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_windows_switch_together():
         ('patch_embed.norm', 'final'),
     ],
 )
-def test_stages_by_name(name, stage):
+def test_stage_of_norm_names(name, stage):
     assert stage_of(name) == stage
 
 
@@ -296,6 +299,6 @@ def test_stages_by_name(name, stage):
         (('values',), 'values must come after attention'),
     ],
 )
-def test_bad_orders(order, message):
+def test_check_order_bad_orders_raise(order, message):
     with pytest.raises(ValueError, match=message):
         swap_layernorm_for_fixed_std(PlainViT(), order)

@@ -1,4 +1,4 @@
-"""Reference numbers of the norms."""
+"""Reference numbers for the norms."""
 
 import json
 
@@ -25,7 +25,7 @@ class Oracle:
         return json.loads(str(self.arrays[f'{case}/cfg']))
 
     def under(self, prefix: str) -> dict[str, torch.Tensor]:
-        """What lies directly under ``prefix``, by its last name."""
+        """Arrays directly under ``prefix``, by the last part of their names."""
         start = prefix + '/'
         return {
             key[len(start) :]: self[key]
@@ -41,7 +41,7 @@ def oracle(shared_dir) -> Oracle:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Tensors of a few hundred numbers: a second thread only costs."""
+    """Use one thread: tensors of a few hundred numbers gain nothing from more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -49,19 +49,20 @@ def one_thread():
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference as a share of the largest expected entry."""
+    """Largest difference relative to the largest expected entry."""
     difference = (actual.detach().reshape(expected.shape).double() - expected.double()).abs().max()
     return float(difference / expected.abs().max().double().clamp(min=1e-12))
 
 
 def run_oracle_steps(layer: torch.nn.Module, oracle: Oracle, case: str, tolerance: float) -> int:
-    """Load a case's initial state, take its training steps, compare every number, then compare its evaluation.
+    """Load a case's initial state, run its training steps and its evaluation, and compare every number.
 
     Returns the number of arrays compared.
     """
     layer.load_state_dict(oracle.under(f'{case}/init'))
     masks = (oracle[f'{case}/pad_mask'],) if f'{case}/pad_mask' in oracle else ()
     compared = 0
+    # Compare outputs, gradients and buffers of each step.
     for step in range(oracle.cfg(case)['steps']):
         expected = oracle.under(f'{case}/step{step}')
         x = expected.pop('x').requires_grad_()
@@ -74,6 +75,7 @@ def run_oracle_steps(layer: torch.nn.Module, oracle: Oracle, case: str, toleranc
             error = relative_error(actual[name], value)
             assert error <= tolerance, f'{case}, step {step}, {name}: {error}'
             compared += 1
+    # Compare the evaluation.
     layer.eval()
     error = relative_error(layer(oracle[f'{case}/eval/x'], *masks), oracle[f'{case}/eval/y'])
     assert error <= tolerance, f'{case}, evaluation: {error}'

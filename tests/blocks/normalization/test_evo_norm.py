@@ -1,4 +1,4 @@
-"""EvoNorm against timm's numbers and the formulas; it normalises images and nothing else."""
+"""EvoNorm compared with timm's numbers and the formulas; it normalises images only."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ CASES = {
 
 
 def build(norm, width=8, **arguments):
-    """With random parameters, in float64."""
+    """Build a norm with random parameters in float64."""
     layer = norm(width, **({'groups': 4} if norm in SAMPLE else {}), **arguments).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, mean=1.0, std=0.3)
@@ -40,26 +40,26 @@ def build(norm, width=8, **arguments):
 
 @pytest.mark.shared
 @pytest.mark.parametrize('case', CASES)
-def test_reference_numbers(oracle, case):
+def test_evo_norm_equals_reference(oracle, case):
     cfg = oracle.cfg(case)
     names = ('eps', 'apply_act', 'groups' if CASES[case] in SAMPLE else 'momentum')
     layer = CASES[case](cfg['C'], **{name: cfg[name] for name in names})
-    # The reference was computed in float32, and this is its own statement.
+    # The reference was computed in float32 and states this tolerance.
     assert run_oracle_steps(layer, oracle, case, 2e-6) >= 5
 
 
 @pytest.mark.parametrize('norm', BATCH + SAMPLE)
-def test_gradcheck(norm):
+def test_evo_norm_gradcheck(norm):
     layer = build(norm, width=4)
     x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     for training in (True, False):
         layer.train(training)
-        # In training the running variance moves with every call, but nothing reads it.
+        # In training every call updates the running variance, but nothing reads it.
         assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
 
 
 def definition(norm, layer, x):
-    """The paper's table, written with other operators."""
+    """The formulas of the paper's table, with other operators."""
 
     def deviation(t, axes):
         return ((t**2).mean(axes, keepdim=True) - t.mean(axes, keepdim=True) ** 2 + layer.eps) ** 0.5
@@ -79,6 +79,7 @@ def definition(norm, layer, x):
         EvoNormB1: lambda: (x + 1) * root(x, images),
         EvoNormB2: lambda: root(x, images) - x,
     }
+    # Batch variants divide by a maximum, sample variants by the group's deviation.
     if norm in terms:
         y = x / torch.max(deviation(x, (0, 2, 3)), terms[norm]())
     else:
@@ -88,7 +89,7 @@ def definition(norm, layer, x):
 
 
 @pytest.mark.parametrize('norm', BATCH + SAMPLE)
-def test_is_the_definition(norm):
+def test_evo_norm_equals_definition(norm):
     layer = build(norm)
     x = torch.randn(3, 8, 4, 5, dtype=torch.float64) * 2 + 0.5
     # E[x^2] - E[x]^2 loses a few of float64's 16 digits.
@@ -96,7 +97,7 @@ def test_is_the_definition(norm):
 
 
 @pytest.mark.parametrize('unbiased', [True, False])
-def test_running_variance(unbiased):
+def test_evo_norm_running_variance(unbiased):
     layer = EvoNormB0(4, momentum=0.25, unbiased=unbiased).double()
     x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
     layer(x)
@@ -107,7 +108,7 @@ def test_running_variance(unbiased):
 
 
 @pytest.mark.parametrize('norm', BATCH + SAMPLE)
-def test_without_activation_it_is_affine_only(norm):
+def test_evo_norm_without_activation_is_affine(norm):
     layer = build(norm, apply_act=False)
     x = torch.randn(2, 8, 3, 3, dtype=torch.float64)
     expected = x * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
@@ -117,13 +118,13 @@ def test_without_activation_it_is_affine_only(norm):
     assert not is_norm_act(layer)
 
 
-def test_who_is_an_activation():
+def test_is_norm_act():
     assert all(is_norm_act(norm(8)) for norm in BATCH + SAMPLE)
     assert not any(is_norm_act(layer) for layer in (RMSNorm(8), nn.BatchNorm2d(8), nn.ReLU()))
 
 
 @pytest.mark.parametrize('norm', BATCH + SAMPLE)
-def test_zero_init_silences_a_residual_branch(norm):
+def test_evo_norm_zero_init_silences_residual_branch(norm):
     assert not norm(8, zero_init=True)(torch.randn(2, 8, 3, 3)).any()
 
 
@@ -139,11 +140,11 @@ def test_zero_init_silences_a_residual_branch(norm):
         (7, dict(groups=3), 1),
     ],
 )
-def test_number_of_groups(norm, width, arguments, groups):
+def test_evo_norm_number_of_groups(norm, width, arguments, groups):
     assert norm(width, **arguments).groups == groups
 
 
-def test_bad_groups_are_refused():
+def test_evo_norm_bad_groups_raise():
     with pytest.raises(ValueError, match='EvoNormS0: group_size 5 does not divide 12 channels'):
         EvoNormS0(12, group_size=5)
     with pytest.raises(ValueError, match='groups must be at least 1, got 0'):
@@ -151,7 +152,7 @@ def test_bad_groups_are_refused():
 
 
 @pytest.mark.parametrize('norm', BATCH + SAMPLE)
-def test_tokens_are_refused_with_a_reason(norm):
+def test_evo_norm_tokens_raise(norm):
     with pytest.raises(ValueError, match=r'images \(B, C, H, W\), got shape \(2, 10, 8\): tokens have no H and W'):
         norm(8)(torch.randn(2, 10, 8))
     with pytest.raises(ValueError, match=r'normalises 8 channels on axis 1, got shape \(2, 4, 4, 8\)'):
@@ -159,7 +160,7 @@ def test_tokens_are_refused_with_a_reason(norm):
 
 
 @pytest.mark.parametrize('norm', BATCH + SAMPLE)
-def test_one_pixel_is_finite(norm):
+def test_evo_norm_one_pixel_is_finite(norm):
     layer = norm(8)
     x = torch.randn(1, 8, 1, 1, requires_grad=True)
     layer(x).sum().backward()

@@ -1,4 +1,4 @@
-"""LayerNorm with a switchable divisor: the published script's numbers, tracking, freezing, and checkpoints."""
+"""LayerNorm with a switchable divisor: numbers of the published script, tracking, freezing and checkpoints."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from dinor1.blocks.normalization import FixedStdLayerNorm
 
-# The reference was computed in float32, and this is its own statement.
+# The reference was computed in float32 and states this tolerance.
 FLOAT32 = 2e-6
 
 
@@ -19,7 +19,7 @@ def randomised(layer):
 
 
 @pytest.mark.shared
-def test_reference_numbers(oracle):
+def test_fixed_std_norm_equals_reference(oracle):
     cfg = oracle.cfg('fakeln')
     layer = FixedStdLayerNorm(cfg['C'], eps=cfg['eps'], momentum=cfg['momentum'], per_position=cfg['N'])
     layer.load_state_dict({'weight': oracle['fakeln/weight'], 'bias': oracle['fakeln/bias']}, strict=False)
@@ -29,11 +29,13 @@ def test_reference_numbers(oracle):
     def close(actual, key):
         torch.testing.assert_close(actual, oracle[f'fakeln/{key}'], rtol=0, atol=FLOAT32)
 
+    # Compare outputs and tracked deviations before the switch.
     for step in range(cfg['steps']):
         close(layer(oracle[f'fakeln/step{step}/x']), f'step{step}/y_real')
         close(layer.std, f'step{step}/std_vector')
         close(layer.std[0], f'step{step}/ema_std_first')
         close(layer.std[-1], f'step{step}/ema_std')
+    # Compare all outputs after the switch.
     layer.fix()
     x = oracle['fakeln/fake/x']
     close(layer(x), 'fake/y_special_first')
@@ -46,7 +48,7 @@ def test_reference_numbers(oracle):
 
 
 @pytest.mark.parametrize('arguments', [dict(), dict(bias=False), dict(affine=False), dict(per_position=5)])
-def test_is_layer_norm_before_the_switch(arguments):
+def test_fixed_std_norm_equals_layer_norm_before_switch(arguments):
     layer = randomised(FixedStdLayerNorm(6, eps=1e-3, **arguments).double())
     theirs = nn.LayerNorm(6, eps=1e-3, elementwise_affine=layer.weight is not None, bias=layer.bias is not None)
     theirs.double().load_state_dict({n: v for n, v in layer.state_dict().items() if n in ('weight', 'bias')})
@@ -59,7 +61,7 @@ def test_is_layer_norm_before_the_switch(arguments):
 
 
 @pytest.mark.parametrize('bias', [True, False])
-def test_is_affine_after_the_switch(bias):
+def test_fixed_std_norm_is_affine_after_switch(bias):
     layer = randomised(FixedStdLayerNorm(6, bias=bias).double())
     layer.std.fill_(2.0)
     layer.fix()
@@ -75,7 +77,7 @@ def sigma(x):
     return (x.var(-1, correction=0) + 1e-5).sqrt()
 
 
-def test_tracking_closed_form():
+def test_fixed_std_norm_tracking_closed_form():
     layer = FixedStdLayerNorm(6, momentum=0.75).double()
     batches = torch.randn(3, 2, 5, 6, dtype=torch.float64) * 3
     for batch in batches:
@@ -85,7 +87,7 @@ def test_tracking_closed_form():
     torch.testing.assert_close(layer.std, expected, rtol=0, atol=1e-12)
 
 
-def test_first_position_is_tracked_apart():
+def test_fixed_std_norm_tracks_first_position_separately():
     layer = FixedStdLayerNorm(6, per_position=8).double()
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     x[:, 0] *= 10
@@ -94,7 +96,7 @@ def test_first_position_is_tracked_apart():
     torch.testing.assert_close(layer.std[1:], sigma(x)[:, 1:].mean().expand(7), rtol=0, atol=1e-12)
 
 
-def test_what_does_not_track():
+def test_fixed_std_norm_does_not_track_evaluation_values_or_recomputation():
     layer = FixedStdLayerNorm(6)
     layer.eval()(torch.randn(3, 6))
     layer.train()(torch.randn(3, 6), values=True)
@@ -102,7 +104,7 @@ def test_what_does_not_track():
     assert layer.std.item() == 0
     x = torch.randn(2, 4, 6, requires_grad=True)
     torch.utils.checkpoint.checkpoint(lambda x: layer(x) * 2, x, use_reentrant=False).sum().backward()
-    # The repeated forward would have been the second batch; the first sets S whole either way, so ask with another.
+    # Repeat a second batch, since the first one sets S in any case.
     first = layer.std.clone()
     y = torch.utils.checkpoint.checkpoint(lambda x: layer(x) * 2, 3 * x, use_reentrant=False)
     second = layer.std.clone()
@@ -112,7 +114,7 @@ def test_what_does_not_track():
 
 
 @pytest.mark.parametrize('switch', [dict(values=False), dict(main=False)])
-def test_switches_are_separate_and_the_first_freezes(switch):
+def test_fixed_std_norm_switches_are_separate_and_first_freezes(switch):
     layer = FixedStdLayerNorm(6)
     x = torch.randn(2, 4, 6)
     layer(x)
@@ -126,7 +128,7 @@ def test_switches_are_separate_and_the_first_freezes(switch):
     torch.testing.assert_close((y, y_values), expected)
 
 
-def test_checkpoint_resumes_in_the_middle_of_the_schedule():
+def test_fixed_std_norm_checkpoint_resumes_schedule():
     layer = randomised(FixedStdLayerNorm(6, per_position=4))
     layer(torch.randn(2, 4, 6))
     layer.fix(values=False)
@@ -138,7 +140,7 @@ def test_checkpoint_resumes_in_the_middle_of_the_schedule():
     assert torch.equal(other(x, values=True), layer(x, values=True))
 
 
-def test_from_layer_norm_shares_parameters():
+def test_fixed_std_norm_from_layer_norm_shares_parameters():
     norm = randomised(nn.LayerNorm(6, eps=1e-3)).double().eval()
     layer = FixedStdLayerNorm.from_layer_norm(norm, momentum=0.5, per_position=3)
     assert layer.weight is norm.weight
@@ -150,9 +152,9 @@ def test_from_layer_norm_shares_parameters():
         FixedStdLayerNorm.from_layer_norm(nn.LayerNorm((4, 6)))
 
 
-def test_misuse_is_refused():
+def test_fixed_std_norm_misuse_raises():
     layer = FixedStdLayerNorm(6, per_position=3)
-    with pytest.raises(ValueError, match='S was not measured'):
+    with pytest.raises(ValueError, match='S has not been measured'):
         layer.fix()
     with pytest.raises(ValueError, match='S for 3 positions, got 4'):
         layer(torch.randn(2, 4, 6))
@@ -160,7 +162,7 @@ def test_misuse_is_refused():
         FixedStdLayerNorm(6)(torch.randn(2, 4, 6), first_std_mask=torch.ones(2, 4, dtype=torch.bool))
 
 
-def test_one_batch_that_is_not_finite_does_not_decide_the_constant():
+def test_fixed_std_norm_ignores_nonfinite_batch():
     layer, x = FixedStdLayerNorm(8), torch.randn(4, 8)
     layer(x)
     before = layer.std.clone()
@@ -173,8 +175,8 @@ def test_one_batch_that_is_not_finite_does_not_decide_the_constant():
 
 @pytest.mark.parametrize('calls', [(False, True), (True, False), (False, False)])
 @pytest.mark.parametrize('per_position', [None, 5])
-def test_compiled_training_is_the_eager_one(calls, per_position):
-    """Both calls of a forward, for queries and for values, in either order; S moves between them and the backward."""
+def test_fixed_std_norm_compiled_training_equals_eager(calls, per_position):
+    """Calls for queries and for values in both orders; S changes between them and the backward pass."""
     layer = FixedStdLayerNorm(6, per_position=per_position)
     eager = copy.deepcopy(layer)
 
@@ -193,7 +195,7 @@ def test_compiled_training_is_the_eager_one(calls, per_position):
             layer.fix(), eager.fix()
 
 
-def test_tracking_in_inference_mode_leaves_an_ordinary_buffer():
+def test_fixed_std_norm_inference_mode_leaves_ordinary_buffer():
     layer = FixedStdLayerNorm(6, per_position=5)
     with torch.inference_mode():
         layer(torch.randn(2, 5, 6))

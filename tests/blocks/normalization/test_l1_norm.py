@@ -1,4 +1,4 @@
-"""L1 normalisation against the formula's numbers, its invariances, torch's L2 layers and its quantized variant."""
+"""L1 normalisation: the formula, invariances, torch's L2 layers, and the quantized variant."""
 
 import math
 
@@ -10,14 +10,14 @@ from dinor1.blocks.normalization import L1BatchNorm, L1LayerNorm
 from dinor1.blocks.normalization.l1_norm import fake_quantize
 from tests.blocks.normalization.conftest import relative_error
 
-# float64, means over at most a few dozen entries; the reference's own statement is 1e-12 relative.
+# float64, means over at most a few dozen entries; the reference states a relative tolerance of 1e-12.
 EXACT = 1e-12
 GAUSS = math.sqrt(math.pi / 2)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize(('name', 'norm'), [('l1ln', L1LayerNorm), ('l1bn', L1BatchNorm)])
-def test_reference_numbers(oracle, name, norm):
+def test_l1_norm_equals_reference(oracle, name, norm):
     layer = norm(8).double()
     layer.load_state_dict({'weight': oracle['l1/weight'], 'bias': oracle['l1/bias']}, strict=False)
     x = oracle['l1/x'].requires_grad_()
@@ -30,14 +30,14 @@ def test_reference_numbers(oracle, name, norm):
 
 
 def away_from_the_kink(*shape):
-    """Integers plus a quarter: centred by a mean that is not of this kind, no |c| is below 1e-3."""
+    """Integers plus a quarter, so that no deviation from the mean is below 1e-3."""
     x = torch.randint(-6, 7, shape).double()
     return (x * (1 + 0.01 * torch.rand(shape, dtype=torch.float64)) + 0.25).requires_grad_()
 
 
 @pytest.mark.parametrize('scale', ['none', 'gauss'])
 @pytest.mark.parametrize(('norm', 'axes'), [(L1LayerNorm, (-1,)), (L1BatchNorm, (0, 1))])
-def test_gradcheck_and_formula(norm, axes, scale):
+def test_l1_norm_gradcheck_and_formula(norm, axes, scale):
     layer = norm(5, scale=scale).double()
     nn.init.normal_(layer.weight)
     x = away_from_the_kink(3, 4, 5)
@@ -56,7 +56,7 @@ def test_gradcheck_and_formula(norm, axes, scale):
 
 
 @pytest.mark.parametrize('norm', [L1LayerNorm, L1BatchNorm])
-def test_scale_and_shift_do_not_matter(norm):
+def test_l1_norm_ignores_scale_and_shift(norm):
     layer = norm(6, eps=0.0).double()
     x = torch.randn(3, 4, 6, dtype=torch.float64)
     torch.testing.assert_close(layer(3 * x - 2), layer(x), rtol=0, atol=EXACT)
@@ -65,24 +65,24 @@ def test_scale_and_shift_do_not_matter(norm):
 @pytest.mark.parametrize(
     ('layer', 'theirs'), [(L1LayerNorm(4096, scale='gauss'), nn.LayerNorm(4096)), (L1BatchNorm(3, scale='gauss'), None)]
 )
-def test_gauss_scale_gives_unit_variance_on_gaussian_data(layer, theirs):
+def test_l1_norm_gauss_scale_gives_unit_variance(layer, theirs):
     x = torch.randn(64, 300, 3) if theirs is None else torch.randn(4, 4096)
     expected = (x - x.mean((0, 1))) / x.std((0, 1)) if theirs is None else theirs(x)
     # The mean absolute deviation of n Gaussian numbers is off by 0.75 / sqrt(n): 1.2 % at 4096, 0.5 % at 19200.
     torch.testing.assert_close(layer(x), expected, rtol=0.05, atol=0.01)
 
 
-def test_gain_is_above_layer_norms():
+def test_l1_layer_norm_gain_exceeds_layer_norm():
     """S <= std for any vector (Jensen), so that 1 / s >= 1 / std."""
     x = torch.randn(200, 7, dtype=torch.float64).exp()
     ours, theirs = L1LayerNorm(7, eps=0.0).double()(x), nn.LayerNorm(7, eps=0.0).double()(x)
     assert (ours.abs() >= theirs.abs() * (1 - 1e-12)).all()
-    # Equality where all deviations are alike.
+    # Equality if all absolute deviations are equal.
     x = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
     torch.testing.assert_close(L1LayerNorm(4, eps=0.0)(x), x, rtol=0, atol=EXACT)
 
 
-def test_running_statistics_and_evaluation():
+def test_l1_batch_norm_running_statistics_and_evaluation():
     layer = L1BatchNorm(4, momentum=0.25, scale='gauss').double()
     x = torch.randn(3, 5, 4, dtype=torch.float64) * 2 + 1
     layer(x)
@@ -94,7 +94,7 @@ def test_running_statistics_and_evaluation():
     torch.testing.assert_close(layer.eval()(x), expected, rtol=0, atol=EXACT)
 
 
-def test_batch_norm_ignores_padding():
+def test_l1_batch_norm_ignores_padding():
     plain, padded = L1BatchNorm(4).double(), L1BatchNorm(4).double()
     x = torch.randn(3, 5, 4, dtype=torch.float64)
     junk = torch.cat([x, torch.full((3, 2, 4), float('nan'), dtype=torch.float64)], 1)
@@ -104,8 +104,8 @@ def test_batch_norm_ignores_padding():
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_quantized_batch_norm_ignores_padding(training):
-    """Grids are those of the valid positions: the numbers are the ones without padding, forward and backward."""
+def test_quantized_l1_batch_norm_ignores_padding(training):
+    """Grids are those of the valid positions: results equal those without padding, forward and backward."""
     quant = dict(bits=4, grad_rounding='nearest')
     plain, padded = (L1BatchNorm(4, quant=quant).train(training) for _ in range(2))
     x, grad = torch.randn(3, 5, 4), torch.randn(3, 5, 4)
@@ -116,15 +116,15 @@ def test_quantized_batch_norm_ignores_padding(training):
         y.backward(grad)
         return y[:, :5].detach(), x.grad[:, :5], layer.weight.grad, layer.running_mean, layer.running_mad
 
-    # Padding 50 times as large would leave the rest one value of the grid.
+    # If padding 50 times as large set the grid, all valid values would be rounded to 0.
     junk = torch.cat([x, torch.full((3, 2, 4), 50.0)], 1)
     expected = numbers(plain, x, grad)
     actual = numbers(padded, junk, torch.cat([grad, torch.zeros(3, 2, 4)], 1), mask)
-    # The same sums in another order; float32.
+    # Float32 sums in another order.
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_padding_leave_the_grid_of_the_others_alone():
+def test_quantized_l1_batch_norm_gradient_grid_ignores_padding():
     layer = L1BatchNorm(4, affine=False, quant=dict(bits=4, grad_rounding='nearest')).eval()
     x, grad = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     x.requires_grad_()
@@ -134,7 +134,7 @@ def test_gradients_of_padding_leave_the_grid_of_the_others_alone():
     assert torch.equal(actual[:, :2], expected[:, :2])
 
 
-def test_a_quantized_batch_of_padding_is_finite():
+def test_quantized_l1_batch_norm_batch_of_padding_is_finite():
     layer = L1BatchNorm(4, quant=dict(bits=4))
     y = layer(torch.randn(3, 5, 4), torch.ones(3, 5, dtype=torch.bool))
     assert y.isfinite().all()
@@ -143,7 +143,7 @@ def test_a_quantized_batch_of_padding_is_finite():
 
 
 @pytest.mark.parametrize(('norm', 'axes'), [(L1LayerNorm, (1,)), (L1BatchNorm, (0, 2, 3))])
-def test_channels_on_axis_one(norm, axes):
+def test_l1_norm_channels_on_axis_one(norm, axes):
     layer = norm(6, channel_dim=1).double()
     x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
     centred = x - x.mean(axes, keepdim=True)
@@ -153,7 +153,7 @@ def test_channels_on_axis_one(norm, axes):
         norm(6)(x)
 
 
-def test_fake_quantization_is_a_symmetric_grid():
+def test_fake_quantize_is_symmetric_grid():
     x = torch.tensor([-1.0, -0.4, 0.0, 0.26, 0.9], dtype=torch.float64, requires_grad=True)
     y = fake_quantize(x, 3)  # -3 ... 3, steps of 1/3
     torch.testing.assert_close(y, torch.tensor([-3.0, -1, 0, 1, 3], dtype=torch.float64) / 3, rtol=0, atol=1e-15)
@@ -163,7 +163,7 @@ def test_fake_quantization_is_a_symmetric_grid():
 
 
 @pytest.mark.parametrize('norm', [L1LayerNorm, L1BatchNorm])
-def test_more_bits_are_closer_to_the_unquantized_layer(norm):
+def test_quantized_l1_norm_error_falls_with_bits(norm):
     x = torch.randn(4, 16, 8)
     grad = torch.randn(4, 16, 8)
 
@@ -179,12 +179,12 @@ def test_more_bits_are_closer_to_the_unquantized_layer(norm):
         quantized = outputs(dict(bits=bits, grad_rounding='nearest'))
         errors.append([(a - b).norm() / b.norm() for a, b in zip(quantized, exact, strict=True)])
     for coarse, fine in zip(errors, errors[1:], strict=False):
-        # 4 bits more make steps 16 times finer.
+        # Steps are 16 times finer with 4 more bits.
         assert all(c > 4 * f > 0 for c, f in zip(coarse, fine, strict=True))
     assert errors[1][0] < 0.02
 
 
-def test_stochastic_gradient_rounding_is_unbiased():
+def test_quantized_l1_norm_stochastic_gradient_is_unbiased():
     layer = L1LayerNorm(4, quant=dict(bits=4), affine=False)
     x, grad = torch.randn(1, 4), torch.tensor([[0.31, -1.0, 0.77, 0.05]])
     nearest = L1LayerNorm(4, quant=dict(bits=4, grad_rounding='nearest'), affine=False)
@@ -195,12 +195,12 @@ def test_stochastic_gradient_rounding_is_unbiased():
         return leaf.grad.mean(0)
 
     fine = L1LayerNorm(4, quant=dict(bits=16, grad_rounding='nearest'), affine=False)
-    # Same forward as with 4 bits is needed for a fair target, so the input is put on the 4-bit grid first.
+    # Put the input on the 4-bit grid first, so that the target has the same forward pass.
     x = fake_quantize(x, 4)
     target = mean_gradient(fine, 1)
     stochastic = mean_gradient(layer, 20000)
     scale = target.norm()
-    # The rounding error of one draw is at most a step of 1/7; its mean over 20000 draws is below 1 % of it.
+    # One draw has a rounding error of at most a step of 1/7; the mean over 20000 draws is below 1 % of it.
     assert (stochastic - target).norm() / scale < (mean_gradient(nearest, 1) - target).norm() / scale
 
 
@@ -208,12 +208,12 @@ def test_stochastic_gradient_rounding_is_unbiased():
     ('arguments', 'message'),
     [
         (dict(scale='l2'), "scale must be 'none' or 'gauss', got 'l2'"),
-        (dict(quant=dict(bit=8)), r"quant knows \['act', 'bits', 'grad_rounding'\], got \['bit'\]"),
+        (dict(quant=dict(bit=8)), r"quant accepts \['act', 'bits', 'grad_rounding'\], got \['bit'\]"),
         (dict(quant=dict(bits=1)), 'bits must be a whole number from 2 to 16, got 1'),
         (dict(quant=dict(act='minmax')), "act must be 'absmax', got 'minmax'"),
         (dict(quant=dict(grad_rounding='up')), "grad_rounding must be 'stochastic' or 'nearest', got 'up'"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_l1_norm_bad_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         L1LayerNorm(8, **arguments)

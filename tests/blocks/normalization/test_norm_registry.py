@@ -1,4 +1,4 @@
-"""Every registered norm: what all of them promise. A norm that joins the registry is tested the day it lands."""
+"""Common behaviour of all registered norms; a new norm in the registry is tested too."""
 
 import copy
 import functools
@@ -77,7 +77,7 @@ def step(layer, x):
     return y.detach(), x.grad
 
 
-def test_names_are_the_contract():
+def test_norm_registry_names():
     assert set(NORMS) == set(SHAPES)
     for name in NORMS:
         assert MODELS.module_dict[name] is NORMS[name]
@@ -85,7 +85,7 @@ def test_names_are_the_contract():
 
 @pytest.mark.parametrize('scope', ['dinor1', 'mmdet', 'mmengine'])
 @pytest.mark.parametrize('name', NORMS)
-def test_builds_through_norm_cfg(name, scope):
+def test_norm_builds_through_norm_cfg(name, scope):
     with DefaultScope.overwrite_default_scope(scope):
         label, layer = build_norm_layer(dict(type=name, requires_grad=False), C, postfix=1)
     assert type(layer) is NORMS[name]
@@ -98,21 +98,21 @@ def test_builds_through_norm_cfg(name, scope):
     assert is_norm(layer)
 
 
-def test_register_twice_and_never_over_another_class(monkeypatch):
+def test_register_twice_is_idempotent_and_other_class_raises(monkeypatch):
     register()
     monkeypatch.setitem(MODELS.module_dict, 'UN', nn.LayerNorm)
     with pytest.raises(KeyError, match='UN is already registered'):
         register()
 
 
-def test_package_needs_torch_only():
+def test_normalization_import_needs_torch_only():
     frameworks = '"mmengine", "mmcv", "mmdet"'
     code = f'import dinor1.blocks.normalization, sys; sys.exit(any(m in sys.modules for m in ({frameworks})))'
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
 
 
 @every_case
-def test_training_and_evaluation(name, arguments, shape):
+def test_norm_training_and_evaluation(name, arguments, shape):
     layer = build(name, arguments)
     for training in (True, False):
         layer.train(training)
@@ -126,8 +126,8 @@ def test_training_and_evaluation(name, arguments, shape):
 
 
 @every_case
-def test_float32_agrees_with_float64(name, arguments, shape):
-    """No statistic is computed below the input's precision, and none in float32 for a float64 input."""
+def test_norm_float32_equals_float64(name, arguments, shape):
+    """No statistic has a lower precision than the input."""
     single = build(name, arguments)
     double = copy.deepcopy(single).double()
     for seed in range(4):
@@ -140,7 +140,7 @@ def test_float32_agrees_with_float64(name, arguments, shape):
 
 
 @every_case
-def test_saved_and_loaded_layer_takes_the_same_next_step(name, arguments, shape):
+def test_norm_loaded_layer_takes_same_next_step(name, arguments, shape):
     layer = build(name, arguments)
     for seed in range(5):
         step(layer, draw(shape, seed))
@@ -158,16 +158,16 @@ def assert_same_state(one, other):
 
 
 @every_case
-def test_autocast_is_finite_and_keeps_the_dtype(name, arguments, shape):
+def test_norm_autocast_is_finite_and_keeps_dtype(name, arguments, shape):
     layer = build(name, arguments)
-    # Squares and their sums leave the range of float16 at both ends.
+    # Squares and their sums overflow and underflow in float16.
     for dtype, scale in itertools.product((torch.float16, torch.bfloat16), (1e-4, 1.0, 3e3)):
         x = draw(shape).detach().mul(scale).to(dtype).requires_grad_()
         with torch.autocast('cpu', dtype=dtype):
             y = layer(x)
         y.float().square().mean().backward()
         if name.startswith('EvoNorm') and not layer.apply_act:
-            continue  # affine only: what goes in comes out
+            continue  # affine only: the dtype of the input is kept
         assert y.dtype == dtype
         assert y.isfinite().all()
         assert x.grad.isfinite().all()
@@ -175,7 +175,7 @@ def test_autocast_is_finite_and_keeps_the_dtype(name, arguments, shape):
 
 
 @every_case
-def test_statistics_of_a_half_model_stay_in_float32(name, arguments, shape):
+def test_norm_statistics_of_half_model_stay_in_float32(name, arguments, shape):
     layer = build(name, arguments).to(torch.bfloat16)
     y = layer(draw(shape, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16
@@ -185,7 +185,7 @@ def test_statistics_of_a_half_model_stay_in_float32(name, arguments, shape):
 
 
 @every_case
-def test_empty_batch(name, arguments, shape):
+def test_norm_empty_batch(name, arguments, shape):
     layer = build(name, arguments)
     step(layer, draw(shape))
     before = copy.deepcopy(layer)
@@ -194,13 +194,13 @@ def test_empty_batch(name, arguments, shape):
         y, _ = step(layer, draw((0, *shape[1:])))
         assert y.shape == (0, *shape[1:])
         assert_same_state(layer, before)
-        # DistributedDataParallel waits for a gradient of every parameter, and zero is one.
+        # DistributedDataParallel waits for a gradient of every parameter, which may be zero.
         assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
 
 
 @every_case
-def test_two_calls_before_backward(name, arguments, shape):
-    """As for the decoder's final norm, which all layers share. Forward state moves in call order."""
+def test_norm_two_calls_before_backward(name, arguments, shape):
+    """As for the decoder's final norm, which all layers share. Forward state changes in the order of calls."""
     layer = build(name, arguments)
     for seed in range(3):
         step(layer, draw(shape, seed))
@@ -217,8 +217,8 @@ def test_two_calls_before_backward(name, arguments, shape):
 
 
 @every_case
-def test_activation_checkpointing_changes_nothing(name, arguments, shape):
-    """A forward that is repeated in the backward pass sees the same numbers and counts once, three calls per step."""
+def test_norm_activation_checkpointing_changes_nothing(name, arguments, shape):
+    """A forward pass repeated in the backward pass gives the same result and counts once; three calls per step."""
 
     def train(wrap):
         torch.manual_seed(0)
@@ -238,7 +238,7 @@ def test_activation_checkpointing_changes_nothing(name, arguments, shape):
 
 
 class NoHostReads(TorchDispatchMode):
-    """Fails on what makes the host wait for a GPU: reading a number out of a tensor."""
+    """Fails if the host reads a number from a tensor, which waits for a GPU."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
@@ -247,7 +247,7 @@ class NoHostReads(TorchDispatchMode):
 
 
 @every_case
-def test_no_host_synchronisation(name, arguments, shape):
+def test_norm_no_host_synchronisation(name, arguments, shape):
     layer = build(name, arguments)
     if name == 'FixedStdLN':
         step(layer, draw(shape))
@@ -262,7 +262,7 @@ def test_no_host_synchronisation(name, arguments, shape):
 
 
 @pytest.mark.parametrize('name', ['PN', 'UN', 'L1BN'])
-def test_all_padding_moves_nothing(name):
+def test_norm_all_padding_keeps_state(name):
     layer = build(name, {})
     step(layer, draw(TOKENS))
     before = copy.deepcopy(layer)
@@ -276,14 +276,14 @@ def test_all_padding_moves_nothing(name):
 
 
 @pytest.mark.parametrize('name', ['PN', 'UN', 'L1BN'])
-def test_one_image_of_padding_is_finite(name):
+def test_norm_one_image_of_padding_is_finite(name):
     layer = build(name, {})
     mask = torch.tensor([[True] * 5, [False] * 5])
     reference = copy.deepcopy(layer)
     y = layer(draw(TOKENS), mask)
     torch.testing.assert_close(y[1:], reference(draw(TOKENS)[1:]))
     assert_same_state(layer, reference)
-    # A mask with one axis for all positions of a map is the same mask.
+    # A mask may have one axis for all positions of a map.
     maps = draw((2, 1, 5, C))
     torch.testing.assert_close(reference(maps, mask), copy.deepcopy(layer)(maps, mask[:, None]))
 
@@ -291,8 +291,8 @@ def test_one_image_of_padding_is_finite(name):
 @pytest.mark.parametrize('arguments', [dict(warmup_iters=2), dict(warmup_iters=100)])
 @pytest.mark.parametrize('norm', [PowerNorm, UnifiedNorm])
 @pytest.mark.parametrize('value', [float('inf'), float('nan')])
-def test_overflow_leaves_no_trace(norm, arguments, value):
-    """With a dynamic loss scale infinite gradients are ordinary; the optimizer's step is skipped, nothing else is."""
+def test_norm_overflow_keeps_state(norm, arguments, value):
+    """Infinite gradients are normal with a dynamic loss scale, which only skips the optimizer's step."""
     layer = norm(C, **arguments)
     for seed in range(5):
         step(layer, draw(TOKENS, seed))
@@ -304,7 +304,7 @@ def test_overflow_leaves_no_trace(norm, arguments, value):
     broken[0, 0, 0] = value
     layer(broken)
     assert all(buffer.isfinite().all() for buffer in layer.buffers())
-    # The broken batch counted like one with the running moment: nothing moved far.
+    # The batch counts like one with the running moment, so the state changes little.
     torch.testing.assert_close(layer.running_moment(), running, rtol=0.5, atol=0)
     y, grad = step(layer, draw(TOKENS, 7))
     assert y.isfinite().all()
@@ -312,7 +312,7 @@ def test_overflow_leaves_no_trace(norm, arguments, value):
 
 
 @pytest.mark.parametrize('norm', [PowerNorm, UnifiedNorm])
-def test_the_step_number_follows_its_buffer(norm):
+def test_norm_step_number_follows_its_buffer(norm):
     layer = norm(C, warmup_iters=3)
     for seed in range(4):
         step(layer, draw(TOKENS, seed))
@@ -325,14 +325,14 @@ def test_the_step_number_follows_its_buffer(norm):
         write()
         assert layer(draw(TOKENS)).isfinite().all()
         assert layer.iters.item() == 1
-    # In warm-up the batch's own moment divides: the reset was seen by the schedule, not only by the buffer.
+    # The reset restarts warm-up, in which the batch's own moment divides.
     y = layer(draw(TOKENS, 3))
     torch.testing.assert_close(y.square().mean((0, 1)), torch.ones(C), rtol=1e-3, atol=0)
     assert copy.deepcopy(layer).iters.item() == 2
 
 
 @every_case
-def test_a_layer_made_in_inference_mode_is_the_ordinary_one(name, arguments, shape):
+def test_norm_made_in_inference_mode_is_ordinary(name, arguments, shape):
     x = torch.randn(shape)
     ordinary = build(name, arguments)
     with torch.inference_mode():
@@ -340,7 +340,7 @@ def test_a_layer_made_in_inference_mode_is_the_ordinary_one(name, arguments, sha
         made.load_state_dict(ordinary.state_dict())
         for training in (True, True, False):
             assert torch.equal(made.train(training)(x), ordinary.train(training)(x))
-        # A step number that is written from outside is read here too, where torch counts no writes.
+        # An externally written step number is read even though torch counts no writes here.
         made.load_state_dict(ordinary.state_dict())
         for steps in (5, 9):
             if 'iters' in made.state_dict():
@@ -350,7 +350,7 @@ def test_a_layer_made_in_inference_mode_is_the_ordinary_one(name, arguments, sha
 
 
 @pytest.mark.parametrize('name', ['PN', 'UN', 'L1BN'])
-def test_gradient_accumulation_counts_every_micro_batch(name):
+def test_norm_gradient_accumulation_counts_every_micro_batch(name):
     layer = build(name, {})
     before = [layer.state_dict()[key].clone() for key in layer.state_dict()]
     for seed in range(2):
@@ -377,7 +377,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize('name', NORMS | BASELINES)
-def test_numbers_out_of_range_are_refused_in_one_line(name):
+def test_norm_numbers_out_of_range_raise_one_line(name):
     norm = (NORMS | BASELINES)[name]
     known = inspect.signature(norm).parameters
     for argument, values in NUMBERS.items():
@@ -389,7 +389,7 @@ def test_numbers_out_of_range_are_refused_in_one_line(name):
 
 
 @pytest.mark.parametrize('new_share', [0, 1, np.float32(0.5)])
-def test_shares_at_the_ends_keep_or_replace_the_running_statistics(new_share):
+def test_norm_momentum_0_and_1_keep_or_replace_statistics(new_share):
     kept = 1 - new_share
     x = 3 * torch.randn(6, 8)
     deviation, moment = (x - x.mean(0)).abs().mean(0), x.square().mean(0)
@@ -407,7 +407,7 @@ def test_shares_at_the_ends_keep_or_replace_the_running_statistics(new_share):
 @pytest.mark.parametrize(
     ('infinite', 'large'),
     [
-        # Iterations are often written as 1e4, and infinity turns off what comes after or beyond it.
+        # Iterations are often written as 1e4; infinity disables a setting.
         (
             lambda: PowerNorm(8, warmup_iters=0, max_moment_ratio=math.inf),
             lambda: PowerNorm(8, warmup_iters=0.0, max_moment_ratio=None),
@@ -423,7 +423,7 @@ def test_shares_at_the_ends_keep_or_replace_the_running_statistics(new_share):
     ],
     ids=['PN', 'UN never', 'UN unbounded'],
 )
-def test_infinity_is_off(infinite, large):
+def test_norm_infinity_disables_setting(infinite, large):
     first, second = infinite().train(), large().train()
     for step in range(1, 7):
         x = (step * torch.randn(6, 8)).requires_grad_()
@@ -436,7 +436,7 @@ def test_infinity_is_off(infinite, large):
         torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=0)
 
 
-def test_one_dimension_is_a_token_for_norms_over_channels():
+def test_norm_one_dimension_is_one_token():
     for name in ('RMSNorm', 'CRMSNorm', 'L1LN', 'FixedStdLN'):
         layer = build(name, {}).eval()
         x = draw((C,)).detach()

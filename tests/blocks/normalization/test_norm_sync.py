@@ -1,4 +1,4 @@
-"""Two processes with gloo, wrapped as MMEngine wraps models: what ``sync`` makes equal, and what drifts without it."""
+"""Two processes with gloo, wrapped as in MMEngine: equal with ``sync``, different without."""
 
 import copy
 import os
@@ -33,13 +33,13 @@ def build(name: str, sync: bool) -> torch.nn.Module:
 
 
 def data(name: str, step: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """Input, output gradient and mask of both processes; three images and two, but none for the second at step 4."""
+    """Input, output gradient and mask of both processes; three and two images, and 0 for the second at step 4."""
     generator = torch.Generator().manual_seed(step)
     parts = []
     for images in (3, 0 if step == 4 else 2):
         x = torch.randn(images, 5, C, generator=generator, dtype=torch.float64) * torch.linspace(0.5, 2, C)
         grad = torch.randn(images, 5, C, generator=generator, dtype=torch.float64)
-        # An outlier that one process alone would see.
+        # An outlier that only one process has.
         x = x * 60 if images == 2 and step == 6 else x
         mask = torch.rand(images, 5, generator=generator) < 0.4
         # At step 2 the first process sees padding only, at step 5 both do.
@@ -49,7 +49,7 @@ def data(name: str, step: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:
 
 
 def train(layer: torch.nn.Module, forward, batches) -> dict:
-    """Results of every step, and the state at the end."""
+    """Train; returns results of every step and the final state."""
     outputs, gradients, weights = [], [], []
     for x, grad, mask in batches:
         layer.zero_grad()
@@ -80,7 +80,7 @@ def worker(rank: int, port: int, folder: str) -> None:
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory) -> list[dict]:
-    """What both processes report, for every layer with and without ``sync``."""
+    """Reports of both processes for every layer, with and without ``sync``."""
     folder = tmp_path_factory.mktemp('sync')
     with socket.socket() as free:
         free.bind(('localhost', 0))
@@ -96,7 +96,7 @@ def results(tmp_path_factory) -> list[dict]:
 
 
 def single_process(name: str) -> dict:
-    """One process that sees both batches as one."""
+    """Train one process on both batches joined."""
 
     def joined(step):
         xs, grads, masks = zip(*data(name, step), strict=True)
@@ -107,12 +107,12 @@ def single_process(name: str) -> dict:
 
 
 def assert_close(actual, expected):
-    # Sums over 25 positions in another order, float64, eight steps.
+    # Float64 sums over 25 positions in another order, eight steps.
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize('name', LAYERS)
-def test_synchronised_processes_are_one(results, name):
+def test_norm_sync_two_processes_equal_one(results, name):
     first, second = (result[name, True] for result in results)
     expected = single_process(name)
     assert_close(first['state'], expected['state'])
@@ -120,7 +120,7 @@ def test_synchronised_processes_are_one(results, name):
     for step in range(STEPS):
         for key in ('outputs', 'gradients'):
             assert_close(torch.cat([first[key][step], second[key][step]]), expected[key][step])
-        # DistributedDataParallel averages over processes; the loss of the single one is the sum.
+        # DistributedDataParallel averages over processes; the loss of the single process is the sum.
         assert_close(2 * first['weights'][step], expected['weights'][step])
         assert_close(2 * second['weights'][step], expected['weights'][step])
     if name == 'un-filter':
@@ -130,7 +130,7 @@ def test_synchronised_processes_are_one(results, name):
 
 
 @pytest.mark.parametrize('name', LAYERS)
-def test_without_sync_they_drift(results, name):
+def test_norm_without_sync_processes_differ(results, name):
     first, second = (copy.copy(result[name, False]['state']) for result in results)
     # The second process had an empty batch, which does not count as a step.
     assert first['iters'] != second['iters'] or 'padding' in name

@@ -1,4 +1,4 @@
-"""Every norm where it fits in the detector, by ``norm_cfg``; refusals elsewhere; the rest by ``replace_norm``."""
+"""Every norm in the detector: by ``norm_cfg`` if it fits, errors otherwise, and by ``replace_norm``."""
 
 import copy
 
@@ -11,7 +11,7 @@ from dinor1.blocks.norm_conversion import replace_norm
 from dinor1.blocks.normalization import NORMS, EvoNormS0, is_norm
 
 TOKEN_NORMS = [name for name in NORMS if not name.startswith('EvoNorm')]
-# Statistics over positions go with any layout; the others work on the last axis only.
+# Norms over positions work with any layout; the others only normalise the last axis.
 MAP_NORMS = {
     **{name: {} for name in NORMS if name.startswith('EvoNorm')},
     **{name: dict(channel_dim=1) for name in ('PN', 'UN', 'L1LN', 'L1BN')},
@@ -23,7 +23,7 @@ def kinds(module):
 
 
 def assert_gradients(model, but=()):
-    """Every parameter got a finite gradient; those of norms are not all zero."""
+    """Check that every parameter has a finite gradient, and that those of norms are not all zero."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not name.startswith(but):
             assert parameter.grad is not None, name
@@ -33,8 +33,8 @@ def assert_gradients(model, but=()):
 
 
 @pytest.mark.parametrize('name', TOKEN_NORMS)
-def test_transformer_of_the_detector(build_tiny, make_batch, name):
-    """One word in the config reaches every norm but those of the backbone and the neck."""
+def test_detector_transformer_with_norm(build_tiny, make_batch, name):
+    """One setting changes every norm except those of the backbone and the neck."""
     model = build_tiny(**{'model.transformer.norm_cfg': dict(type=name)})
     for part in (model.encoder, model.decoder, model.prompt_encoder):
         assert kinds(part) == {NORMS[name]}
@@ -42,6 +42,7 @@ def test_transformer_of_the_detector(build_tiny, make_batch, name):
     assert kinds(model.backbone) == {nn.BatchNorm2d}
     assert kinds(model.neck) == {nn.GroupNorm}
 
+    # Train with boxes, and without.
     for counts in ((2, 1), (0, 0)):
         model.zero_grad()
         loss, _ = model.parse_losses(model(*make_batch(counts), mode='loss'))
@@ -54,7 +55,7 @@ def test_transformer_of_the_detector(build_tiny, make_batch, name):
 
 
 @pytest.mark.parametrize('name', ['EvoNormB0', 'EvoNormS0'])
-def test_image_norms_are_refused_for_tokens(build_tiny, make_batch, name):
+def test_detector_image_norms_for_tokens_raise(build_tiny, make_batch, name):
     model = build_tiny(**{'model.transformer.norm_cfg': dict(type=name)})
     with pytest.raises(ValueError, match=f'{name} normalises images .* tokens have no H and W'):
         model(*make_batch(), mode='loss')
@@ -79,11 +80,11 @@ def small_swin(norm_cfg, **arguments):
 
 
 @pytest.mark.parametrize('name', TOKEN_NORMS)
-def test_swin(name):
+def test_swin_with_norm(name):
     model = small_swin(dict(type=name))
     model.init_weights()
     assert kinds(model) == {NORMS[name]}
-    images = torch.randn(2, 3, 40, 44)  # not a multiple of the window: shifted and padded windows take part
+    images = torch.randn(2, 3, 40, 44)  # not a multiple of the window: includes shifted and padded windows
     outputs = model(images)
     assert [tuple(output.shape) for output in outputs] == [(2, 8, 10, 11), (2, 16, 5, 6)]
     sum(output.square().mean() for output in outputs).backward()
@@ -91,7 +92,7 @@ def test_swin(name):
 
 
 @pytest.mark.parametrize('name', ['PN', 'UN', 'L1BN', 'FixedStdLN'])
-def test_swin_with_activation_checkpoints_keeps_the_same_state(name):
+def test_swin_with_activation_checkpoints_keeps_state(name):
     arguments = dict(warmup_iters=1) if name in ('PN', 'UN') else {}
     plain = small_swin(dict(type=name, **arguments), drop_path_rate=0.0)
     repeated = small_swin(dict(type=name, **arguments), drop_path_rate=0.0, with_cp=True)
@@ -108,7 +109,7 @@ def test_swin_with_activation_checkpoints_keeps_the_same_state(name):
 
 
 @pytest.mark.parametrize('name', MAP_NORMS)
-def test_convolutional_backbone_and_neck(name):
+def test_backbone_and_neck_with_norm(name):
     from mmdet.models.backbones import ResNet
     from mmdet.models.necks import ChannelMapper
 
@@ -117,7 +118,7 @@ def test_convolutional_backbone_and_neck(name):
                       norm_cfg=cfg, norm_eval=False)  # fmt: skip
     neck = ChannelMapper([8, 16], out_channels=16, num_outs=3, norm_cfg=cfg, act_cfg=None)
     assert kinds(backbone) | kinds(neck) == {NORMS[name]}
-    # ResNet names a norm by its abbreviation: a class called L1BatchNorm must not come out as bn1.
+    # ResNet names a norm by its abbreviation: a class called L1BatchNorm must not become bn1.
     assert hasattr(backbone, NORMS[name]._abbr_ + '1')
     assert not hasattr(backbone, 'bn1')
     outputs = neck(backbone(torch.randn(2, 3, 64, 64)))
@@ -128,7 +129,7 @@ def test_convolutional_backbone_and_neck(name):
 
 
 @pytest.mark.parametrize('name', ['RMSNorm', 'CRMSNorm', 'FixedStdLN', 'UN'])
-def test_token_norms_are_refused_for_maps(name):
+def test_backbone_token_norms_for_maps_raise(name):
     layer = ConvModule(3, 8, 3, norm_cfg=dict(type=name))
     with pytest.raises(
         ValueError, match=r'normalises 8 channels on axis -1, got shape \(2, 8, 10, 10\); .*channel_dim=1'
@@ -136,7 +137,7 @@ def test_token_norms_are_refused_for_maps(name):
         layer(torch.randn(2, 3, 12, 12))
 
 
-def test_evo_norm_replaces_norm_and_activation_of_a_conv_module():
+def test_evo_norm_replaces_norm_and_activation_of_conv_module():
     layer = ConvModule(3, 8, 3, norm_cfg=dict(type='EvoNormS0', groups=4), act_cfg=None)
     assert type(layer.norm) is EvoNormS0
     x = torch.randn(2, 3, 6, 6)

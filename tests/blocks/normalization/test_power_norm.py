@@ -1,4 +1,4 @@
-"""PowerNorm against the authors' numbers, its recursions written out, and exact gradients where they are exact."""
+"""PowerNorm: the authors' numbers, the paper's recursions, and gradients of the exact variant."""
 
 import copy
 
@@ -9,14 +9,14 @@ from torch import nn
 from dinor1.blocks.normalization import PowerNorm
 from tests.blocks.normalization.conftest import run_oracle_steps
 
-# float64, means over at most a few dozen positions; the reference's own statement is 1e-12 relative.
+# float64, means over at most a few dozen positions; the reference states a relative tolerance of 1e-12.
 EXACT = 1e-12
 CASES = {'pn_core': None, 'pn_basic': 1, 'pn_groups': 4, 'pn_pad': 2}
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize('case', CASES)
-def test_reference_numbers(oracle, case):
+def test_power_norm_equals_reference(oracle, case):
     cfg = oracle.cfg(case)
     names = ('eps', 'alpha_fwd', 'alpha_bkw', 'warmup_iters')
     layer = PowerNorm(cfg['C'], group_num=CASES[case], **{name: cfg[name] for name in names}).double()
@@ -24,7 +24,7 @@ def test_reference_numbers(oracle, case):
 
 
 @pytest.mark.parametrize('group_num', [None, 2])
-def test_gradcheck_of_the_exact_variant(group_num):
+def test_power_norm_exact_variant_gradcheck(group_num):
     layer = PowerNorm(4, group_num=group_num, approx_backward=False, warmup_iters=1, exact_padding=True).double()
     nn.init.normal_(layer.weight)
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
@@ -52,7 +52,7 @@ def written_out(layer, inputs, grads):
     return results, nu, phi
 
 
-def test_code_and_paper_recursions_are_one():
+def test_power_norm_recursions_of_code_and_paper_agree():
     layer = PowerNorm(5, alpha_bkw=0.7, alpha_fwd=0.8, warmup_iters=3, group_num=None).double()
     nn.init.normal_(layer.weight)
     inputs = [torch.randn(2, 6, 5, dtype=torch.float64, requires_grad=True) for _ in range(7)]
@@ -66,7 +66,7 @@ def test_code_and_paper_recursions_are_one():
     torch.testing.assert_close(layer.running_phi, phi, rtol=0, atol=EXACT)
 
 
-def test_running_moment_has_its_closed_form_after_warm_up():
+def test_power_norm_running_moment_after_warm_up():
     layer = PowerNorm(3, alpha_fwd=0.6, warmup_iters=0, group_num=None).double()
     batches = torch.randn(5, 4, 2, 3, dtype=torch.float64)
     for batch in batches:
@@ -79,18 +79,18 @@ def test_running_moment_has_its_closed_form_after_warm_up():
     torch.testing.assert_close(layer.eval()(x), x / (expected + layer.eps).sqrt(), rtol=0, atol=EXACT)
 
 
-def test_unit_moment_data_passes_through_the_affine_part():
+def test_power_norm_unit_moment_gives_affine_part():
     layer = PowerNorm(4, group_num=None, warmup_iters=2).double()
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
     x = torch.randn(8, 6, 4, dtype=torch.float64).sign()
     for _ in range(4):
         y = layer(x)
-        # eps = 1e-5 under the root is worth half of that.
+        # eps = 1e-5 under the root changes the result by half of it.
         torch.testing.assert_close(y, x * layer.weight + layer.bias, rtol=0, atol=2e-5)
 
 
-def test_group_scaling_makes_tokens_scale_invariant():
+def test_power_norm_group_scaling_ignores_scale_of_tokens():
     layer = PowerNorm(8, group_num=2, eps=0.0).double().eval()
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     scaled = x * torch.tensor([3.0] * 4 + [0.2] * 4, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_group_scaling_makes_tokens_scale_invariant():
 
 
 @pytest.mark.parametrize('exact_padding', [False, True])
-def test_padding_changes_nothing_for_valid_tokens(exact_padding):
+def test_power_norm_padding_does_not_change_valid_tokens(exact_padding):
     plain = PowerNorm(4, group_num=2, warmup_iters=2, exact_padding=exact_padding).double()
     padded = copy.deepcopy(plain)
     mask = torch.tensor([[False] * 5 + [True] * 2] * 3)
@@ -111,7 +111,7 @@ def test_padding_changes_nothing_for_valid_tokens(exact_padding):
         y.backward(grad)
         y_padded.backward(torch.cat([grad, torch.zeros(3, 2, 4, dtype=torch.float64)], 1))
     torch.testing.assert_close(padded.running_phi, plain.running_phi, rtol=0, atol=EXACT)
-    # The published code averages the gradient's statistic over padding too, and so it differs by design.
+    # The published code also averages the gradient's statistic over padding, so the results differ by design.
     same = torch.allclose(padded.ema_gz, plain.ema_gz, rtol=0, atol=EXACT)
     assert same is exact_padding
     if exact_padding:
@@ -119,7 +119,7 @@ def test_padding_changes_nothing_for_valid_tokens(exact_padding):
         assert not junk.grad[:, 5:].any()
 
 
-def test_padding_may_hold_anything():
+def test_power_norm_ignores_content_of_padding():
     layer = PowerNorm(2, group_num=None)
     x = torch.randn(1, 3, 2)
     x[0, 2] = float('nan')
@@ -128,8 +128,8 @@ def test_padding_may_hold_anything():
     assert layer.running_phi.isfinite().all()
 
 
-def test_gamma_bound_keeps_the_recursion_from_diverging():
-    """With batches 40 times above the running moment, e grows by the factor |1 - (1 - a) 40| = 3 per step."""
+def test_power_norm_max_moment_ratio_prevents_divergence():
+    """With batches 40 times above the running moment, e grows by a factor |1 - (1 - a) 40| = 3 per step."""
 
     def last_state(bound):
         layer = PowerNorm(2, alpha_fwd=1.0, warmup_iters=0, group_num=None, max_moment_ratio=bound).double()
@@ -142,7 +142,7 @@ def test_gamma_bound_keeps_the_recursion_from_diverging():
     assert last_state(10.0) < 1e3
 
 
-def test_published_checkpoints_have_other_shapes():
+def test_power_norm_loads_shapes_of_published_checkpoints():
     layer = PowerNorm(3)
     state = layer.state_dict()
     state['running_phi'] = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
@@ -154,7 +154,7 @@ def test_published_checkpoints_have_other_shapes():
         layer.load_state_dict({**state, 'running_phi': torch.ones(1, 4, 1, 1)})
 
 
-def test_channels_first_equals_channels_last():
+def test_power_norm_channels_first_equals_channels_last():
     last = PowerNorm(6, group_num=3, warmup_iters=1).double()
     first = PowerNorm(6, group_num=3, warmup_iters=1, channel_dim=1).double()
     for _ in range(3):
@@ -168,7 +168,7 @@ def test_channels_first_equals_channels_last():
     torch.testing.assert_close(first.running_phi, last.running_phi, rtol=0, atol=EXACT)
 
 
-def test_bad_arguments_are_refused():
+def test_power_norm_bad_arguments_raise():
     with pytest.raises(ValueError, match='group_num 3 does not divide 8 channels'):
         PowerNorm(8, group_num=3)
     layer = PowerNorm(8)

@@ -9,7 +9,7 @@ from dinor1.blocks.normalization import TokenBatchNorm
 
 
 @pytest.mark.parametrize('shape', [(6, 8), (3, 5, 8), (2, 3, 4, 8)])
-def test_is_torch_batch_norm_with_channels_moved(shape):
+def test_token_batch_norm_equals_torch_with_moved_channels(shape):
     ours, theirs = TokenBatchNorm(8), nn.BatchNorm1d(8)
     x = torch.randn(shape) * 2 + 1
     for _ in range(2):
@@ -19,7 +19,7 @@ def test_is_torch_batch_norm_with_channels_moved(shape):
     assert torch.equal(ours.eval()(x), theirs.eval()(x.reshape(-1, 8)).view(shape))
 
 
-def test_builds_by_its_name_and_refuses_other_widths():
+def test_token_batch_norm_builds_by_name_and_wrong_width_raises():
     name, layer = build_norm_layer(dict(type='TokenBN'), 8, postfix=1)
     assert name == 'tbn1'
     assert isinstance(layer, TokenBatchNorm)

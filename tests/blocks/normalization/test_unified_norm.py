@@ -1,4 +1,4 @@
-"""Unified Normalization against the authors' numbers, its consequences, and exact gradients where they are exact."""
+"""Unified Normalization: the authors' numbers, properties, and gradients of the exact variant."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch import nn
 from dinor1.blocks.normalization import UnifiedNorm
 from tests.blocks.normalization.conftest import relative_error, run_oracle_steps
 
-# float64, means over at most a few hundred positions; the reference's own statement is 1e-12 relative.
+# float64, means over at most a few hundred positions; the reference states a relative tolerance of 1e-12.
 EXACT = 1e-12
 CASES = ['un_plain', 'un_window1', 'un_outlier', 'un_late', 'un_late_outlier', 'un_pad']
 
@@ -22,13 +22,13 @@ def from_case(oracle, case):
 
 @pytest.mark.shared
 @pytest.mark.parametrize('case', CASES)
-def test_reference_numbers(oracle, case):
+def test_unified_norm_equals_reference(oracle, case):
     assert run_oracle_steps(from_case(oracle, case), oracle, case, EXACT) > 30
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize('case', CASES)
-def test_evaluation_is_a_constant_affine_map(oracle, case):
+def test_unified_norm_evaluation_is_constant_affine_map(oracle, case):
     layer = from_case(oracle, case)
     run_oracle_steps(layer, oracle, case, EXACT)
     scale = layer.weight / (layer.running_var + layer.eps).sqrt()
@@ -39,7 +39,7 @@ def test_evaluation_is_a_constant_affine_map(oracle, case):
     assert relative_error(out, oracle[f'{case}/fold/lin_out']) < EXACT
 
 
-def test_gradcheck_with_window_one():
+def test_unified_norm_window_one_gradcheck():
     layer = UnifiedNorm(4, window_size=1, exact_padding=True).double()
     nn.init.normal_(layer.weight)
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
@@ -50,7 +50,7 @@ def test_gradcheck_with_window_one():
         )
 
 
-def test_stationary_data_gives_the_geometric_mean_of_the_window():
+def test_unified_norm_moment_is_geometric_mean_of_window():
     layer = UnifiedNorm(3, window_size=4, warmup_iters=0).double()
     batches = torch.randn(9, 5, 6, 3, dtype=torch.float64)
     for batch in batches:
@@ -59,7 +59,7 @@ def test_stationary_data_gives_the_geometric_mean_of_the_window():
     torch.testing.assert_close(y, batches[-1] / (used + layer.eps).sqrt(), rtol=0, atol=EXACT)
 
 
-def test_order_of_tokens_and_images_does_not_matter():
+def test_unified_norm_ignores_order_of_tokens_and_images():
     layer = UnifiedNorm(3, window_size=2, warmup_iters=0).double()
     other = copy.deepcopy(layer)
     for _ in range(4):
@@ -72,9 +72,9 @@ def test_order_of_tokens_and_images_does_not_matter():
         torch.testing.assert_close(moved.grad, x.grad[images][:, tokens], rtol=0, atol=EXACT)
 
 
-def test_an_outlier_batch_is_left_out_once():
+def test_unified_norm_skips_outlier_batch_once():
     layer = UnifiedNorm(6, window_size=4, warmup_iters=5, outlier_filtration=True)
-    # The threshold is a variance over channels too: without unlike channels it is so low that noise exceeds it.
+    # The threshold is a variance over channels too: with similar channels it is so low that noise exceeds it.
     scales = torch.linspace(0.5, 2, 6)
     for step in range(12):
         x = torch.randn(8, 16, 6) * scales * (60 if step == 10 else 1)
@@ -84,11 +84,11 @@ def test_an_outlier_batch_is_left_out_once():
         assert layer.skip_counter.item() == (step >= 10)
         if step == 10:
             torch.testing.assert_close(layer.buffer_x2[11 % 4], before)
-            # Normalised by its own moment, like a batch of BatchNorm.
+            # The batch is normalised by its own moment, as in BatchNorm.
             torch.testing.assert_close(y.square().mean((0, 1)), torch.ones(6), rtol=1e-4, atol=0)
 
 
-def test_without_filtration_nothing_is_skipped():
+def test_unified_norm_without_filtration_skips_nothing():
     layer = UnifiedNorm(6, window_size=4, warmup_iters=5)
     for step in range(12):
         layer(torch.randn(8, 16, 6) * (60 if step == 10 else 1))
@@ -97,7 +97,7 @@ def test_without_filtration_nothing_is_skipped():
 
 
 def gradient_factor(layer):
-    """The share of sum(g z) that arrives at the weight: r."""
+    """Factor r of sum(g z) in the gradient of the weight."""
     x = torch.randn(4, 8, layer.num_features) * 2
     layer.zero_grad()
     y = layer(x)
@@ -110,7 +110,7 @@ def gradient_factor(layer):
 @pytest.mark.parametrize(
     ('settings', 'first'), [(dict(), 1001), (dict(renorm_after=5), 11), (dict(renorm_after=12), 13)]
 )
-def test_gradient_factor_starts_late(settings, first):
+def test_unified_norm_gradient_factor_starts_after_warm_up(settings, first):
     layer = UnifiedNorm(3, window_size=2, warmup_iters=10, **settings)
     layer.iters.fill_(first - 2)
     for _ in range(layer.window_bkw):
@@ -123,7 +123,7 @@ def test_gradient_factor_starts_late(settings, first):
     assert (factor > 1.1).all()
 
 
-def test_gradient_factor_is_bounded():
+def test_unified_norm_gradient_factor_is_bounded():
     layer = UnifiedNorm(3, window_size=2, warmup_iters=0, renorm_after=0, renorm_clip=3.0)
     layer.running_var.fill_(1e-4)
     layer.iters.fill_(10)
@@ -132,7 +132,7 @@ def test_gradient_factor_is_bounded():
 
 
 @pytest.mark.parametrize('exact_padding', [False, True])
-def test_padding_changes_nothing_for_valid_tokens(exact_padding):
+def test_unified_norm_padding_does_not_change_valid_tokens(exact_padding):
     plain = UnifiedNorm(4, window_size=2, warmup_iters=1, exact_padding=exact_padding).double()
     padded = copy.deepcopy(plain)
     mask = torch.tensor([[False] * 5 + [True] * 2] * 3)
@@ -146,18 +146,18 @@ def test_padding_changes_nothing_for_valid_tokens(exact_padding):
         y_padded.backward(torch.cat([grad, torch.zeros(3, 2, 4, dtype=torch.float64)], 1))
     torch.testing.assert_close(padded.running_var, plain.running_var, rtol=0, atol=EXACT)
     torch.testing.assert_close(padded.buffer_x2, plain.buffer_x2, rtol=0, atol=EXACT)
-    # The published code averages the gradient's statistic over padding too, and so it differs by design.
+    # The published code also averages the gradient's statistic over padding, so the results differ by design.
     same = torch.allclose(padded.buffer_gz, plain.buffer_gz, rtol=0, atol=EXACT)
     assert same is exact_padding
 
 
-def test_windows_may_differ():
+def test_unified_norm_windows_may_differ():
     layer = UnifiedNorm(3, window_size=(2, 5))
     assert layer.buffer_x2.shape == (2, 3)
     assert layer.buffer_gz.shape == (5, 3)
 
 
 @pytest.mark.parametrize('window_size', [0, (3, 0), (1, 2, 3), 2.0, (2, 2.5), None])
-def test_bad_windows_are_refused(window_size):
-    with pytest.raises(ValueError, match='window_size must be one or two numbers from 1 on'):
+def test_unified_norm_bad_windows_raise(window_size):
+    with pytest.raises(ValueError, match='window_size must be one or two numbers of at least 1'):
         UnifiedNorm(3, window_size=window_size)

@@ -24,7 +24,7 @@ from dinor1.utils.errors import InputError
 
 
 class Wrapper(nn.Linear):
-    """A subclass that computes the same."""
+    """A subclass with the same computation."""
 
 
 class Net(nn.Module):
@@ -53,28 +53,30 @@ class Net(nn.Module):
         return self.cls_head(self.wrapped(x).mean(1))
 
 
-def test_a_model_without_layers():
+def test_quantize_model_without_layers():
     report = quantize_model(nn.Sequential(nn.ReLU()))
     assert list(report) == []
     assert report.summary() == '0 layers in integers, 0 kept, bits (4, 4, 4)'
 
 
-def test_what_is_replaced_and_why_not():
+def test_quantize_model_replaces_and_reports():
     model = Net()
     report = quantize_model(model, norm='l1')
     assert report.skip == DEFAULT_SKIP
+    # Kept layers have a reason.
     kept = {record.name: record.reason for record in report if record.status == 'kept'}
     assert kept == {
         'backbone.conv1': 'in skip',
         'backbone.depthwise': 'depthwise',
         'frozen': 'frozen',
         'plane': 'normalises 2 axes together',
-        'attention': "torch's attention multiplies by its weights itself",
-        'attention.out_proj': 'a subclass, which may compute something else',
-        'wrapped': 'a subclass, which may compute something else',
+        'attention': "torch's attention multiplies with its weights itself",
+        'attention.out_proj': 'a subclass, which may compute something different',
+        'wrapped': 'a subclass, which may compute something different',
         'up': 'no integer counterpart',
         'cls_head': 'in skip',
     }
+    # All other layers are replaced.
     assert report.names('replaced') == ['backbone.bn', 'backbone.conv2', 'norm', 'shared.0', 'shared.1']
     kinds = [type(model.get_submodule(name)) for name in report.names('replaced')]
     assert kinds == [L1BatchNorm2d, IntConv2d, L1LayerNorm, IntLinear, IntLinear]
@@ -91,28 +93,28 @@ def named(**layers):
     [
         # A classifier with torchvision's names.
         (dict(conv1=nn.Conv2d(3, 4, 3), layer1=nn.Conv2d(4, 4, 3), pool=nn.Flatten(), fc=nn.Linear(4, 2)), 'conv1 fc'),
-        # A head that is known by name, a patch embedding that is not.
+        # A head with a known name, a patch embedding with an unknown one.
         (dict(conv_proj=nn.Conv2d(3, 4, 2), mlp=nn.Linear(4, 4), heads=named(last=nn.Linear(4, 2))), 'conv_proj'),
-        # Features come in: the first layer is one like the others.
+        # The input has features: the first layer is not special.
         (dict(first=nn.Conv2d(64, 4, 3), second=nn.Conv2d(4, 4, 3), last=nn.Conv2d(4, 2, 1)), 'last'),
         (dict(first=nn.Linear(3, 4), second=nn.Linear(4, 4), last=nn.Linear(4, 2)), 'last'),
-        # Names that are known.
+        # Known names.
         (dict(backbone=named(conv1=nn.Conv2d(3, 4, 3)), bbox_head=nn.Linear(4, 2), neck=nn.Linear(4, 4)), ''),
     ],
 )
-def test_first_and_last_layer_of_a_model_with_other_names(layers, ends):
+def test_quantize_model_finds_first_and_last_layer(layers, ends):
     model = named(**layers)
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     report = quantize_model(model)
     assert report.skip == (*DEFAULT_SKIP, *ends.split())
     by_name = [name for name in names if 'head' in name or 'backbone' in name]
     assert report.names('kept') == [name for name in names if name in ends.split() or name in by_name]
-    # A second conversion finds the same ends.
+    # A second conversion finds the same first and last layer.
     assert quantize_model(model).skip == report.skip
     assert quantize_model(named(a=nn.Conv2d(3, 4, 3), b=nn.Linear(4, 2)), skip=()).names('kept') == []
 
 
-def test_parameters_and_state_dict_stay():
+def test_quantize_model_keeps_parameters_and_state_dict():
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     parameters, keys = dict(model.named_parameters()), list(model.state_dict())
@@ -129,7 +131,7 @@ def test_parameters_and_state_dict_stay():
     assert not torch.equal(model.backbone.conv2.weight, state['backbone.conv2.weight'])
 
 
-def test_hooks_mode_and_twice():
+def test_quantize_model_keeps_hooks_and_mode_and_is_idempotent():
     model = Net().eval()
     calls = []
     model.backbone.conv2.register_forward_hook(lambda *_: calls.append(1))
@@ -139,10 +141,10 @@ def test_hooks_mode_and_twice():
     assert not model.backbone.conv2.training
     again = quantize_model(model)
     assert again.names('replaced') == []
-    assert {r.reason for r in again if r.name == 'backbone.conv2'} == {'an integer layer already'}
+    assert {r.reason for r in again if r.name == 'backbone.conv2'} == {'already an integer layer'}
 
 
-def test_switched_off_it_is_the_old_model():
+def test_set_enabled_false_equals_original_model():
     model = Net().eval()
     x = torch.randn(2, 3, 6, 6)
     expected = model(x)
@@ -152,8 +154,8 @@ def test_switched_off_it_is_the_old_model():
     assert torch.equal(model(x), expected)
 
 
-def test_torchs_fused_encoder_layer_is_bypassed():
-    """In evaluation torch would compute the whole layer from the weights, and never call an integer layer."""
+def test_quantize_model_bypasses_fused_encoder_layer():
+    """In evaluation torch would compute the whole layer from the weights without calling an integer layer."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 2).eval()
     quantize_model(model, skip=())
@@ -163,7 +165,7 @@ def test_torchs_fused_encoder_layer_is_bypassed():
     torch.testing.assert_close(fused, model.train()(x), rtol=1e-5, atol=1e-5)
 
 
-def test_eight_bits_are_close_and_four_are_farther():
+def test_quantize_model_error_falls_with_bits():
     torch.manual_seed(1)
     model = Net().eval()
     x = torch.randn(4, 3, 6, 6)
@@ -176,7 +178,7 @@ def test_eight_bits_are_close_and_four_are_farther():
     assert errors[0] < errors[1] < errors[2]
 
 
-def test_an_l1_norm_carries_a_trained_batch_norm_over():
+def test_quantize_model_l1_norm_keeps_trained_batch_norm():
     model = nn.Sequential(nn.BatchNorm2d(3, momentum=1.0))
     x = torch.randn(64, 3, 20, 20) * 3 + 1
     model(x)
@@ -186,7 +188,7 @@ def test_an_l1_norm_carries_a_trained_batch_norm_over():
     assert (model(x) - expected).abs().max() < 0.1
 
 
-def test_noise_differs_between_layers_and_seeds():
+def test_quantize_model_noise_differs_between_layers_and_seeds():
     def draws(seed):
         model = Net()
         quantize_model(model, seed=seed, skip=())
@@ -197,7 +199,7 @@ def test_noise_differs_between_layers_and_seeds():
     assert len({str(d) for d in first + other}) == 2 * len(first)
 
 
-def test_names_and_patterns():
+def test_quantize_model_skip_names_and_patterns():
     model = Net()
     report = quantize_model(model, skip=['backbone', r're:shared\.\d'])
     assert report.names('replaced') == ['cls_head']
@@ -207,18 +209,18 @@ def test_names_and_patterns():
     ('arguments', 'message'),
     [
         (dict(skip=['backbone.conv9']), r"'backbone.conv9' matches no module of Net"),
-        (dict(skip=['re:(']), 'is no regular expression'),
+        (dict(skip=['re:(']), 'is not a regular expression'),
         (dict(skip=['re:conv1']), "matches no module.*after 're:'"),
         (dict(norm='l2'), "norm must be None or 'l1'"),
         (dict(norm='l1', recipe=IntegerRecipe((4, 32, 4))), 'bits of activations'),
     ],
 )
-def test_bad_settings(arguments, message):
+def test_quantize_model_bad_settings_raise(arguments, message):
     with pytest.raises(InputError, match=message):
         quantize_model(Net(), **arguments)
 
 
-def test_a_single_layer_cannot_replace_itself():
+def test_quantize_model_single_layer_raises():
     with pytest.raises(InputError, match='single Linear'):
         quantize_model(nn.Linear(2, 2))
 
@@ -236,12 +238,12 @@ class Counted(nn.Module):
         return self.out(x)
 
 
-# 6 x 6 pixels: by hand.
+# Closed-form counts for 6 x 6 pixels.
 CONV, LINEAR, ATTENTION, OUT = 36 * 4 * 2 * 9, 36 * 4 * 5, 2 * 36 * 36 * 5, 36 * 5 * 3
 
 
 @pytest.mark.parametrize(('backend', 'mode'), [('sim', 'auto'), ('sim', 'masked'), ('int8', 'auto')])
-def test_multiply_accumulates(backend, mode):
+def test_count_macs_equals_closed_form(backend, mode):
     model = Counted()
     before = count_macs(model, torch.zeros(1, 4, 6, 6))
     assert (before.integer, before.floating, before.share) == ({}, CONV + LINEAR + ATTENTION + OUT, 0)
@@ -256,7 +258,7 @@ def test_multiply_accumulates(backend, mode):
     assert count_macs(model, torch.zeros(1, 4, 6, 6)).share == 0
 
 
-def test_sampling_counts_four_per_number():
+def test_count_macs_sampling_counts_four_per_number():
     class Sampler(nn.Module):
         def forward(self, x):
             return F.grid_sample(x, torch.zeros(1, 5, 7, 2), align_corners=False)
@@ -264,8 +266,8 @@ def test_sampling_counts_four_per_number():
     assert count_macs(Sampler(), torch.zeros(1, 3, 4, 4)).floating == 4 * 3 * 5 * 7
 
 
-def test_a_part_of_a_model_has_no_ends():
-    """An FFN is converted whole: its last layer is no head."""
+def test_quantize_model_part_of_model_has_no_first_and_last_layer():
+    """All layers of an FFN are converted, since its last layer is not a head."""
     report = quantize_model(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
     assert report.skip == DEFAULT_SKIP
     assert report.names('replaced') == ['0', '2']

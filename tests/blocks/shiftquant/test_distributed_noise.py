@@ -17,7 +17,7 @@ def network() -> nn.Module:
 
 
 def step(rank: int, port: int, first: str, queue) -> None:
-    """A step of one process with the data of the other: their local gradients differ by noise alone."""
+    """A step in which both processes have the same data: local gradients differ by noise only."""
     join(rank, port)
     model = network()
     if first == 'convert':
@@ -60,7 +60,7 @@ def losses(model: nn.Module, whole: nn.Module) -> list[float]:
 
 
 def sharded(rank: int, port: int, nested: bool, queue) -> None:
-    """The same training without and with FSDP, which shards on the CPU if it is told to."""
+    """The same training without and with FSDP, sharded on CPU."""
     join(rank, port)
     found, shares = [], []
     for is_sharded in (False, True):
@@ -77,7 +77,7 @@ def sharded(rank: int, port: int, nested: bool, queue) -> None:
 
 
 @pytest.mark.parametrize('nested', [False, True])
-def test_fsdp_trains_like_the_plain_model(nested):
+def test_integer_layers_with_fsdp_equal_plain_model(nested):
     for _, found, shares in run(sharded, nested):
         assert found[0] == found[1]
         assert len(set(found[0])) == 3

@@ -1,4 +1,4 @@
-"""Integer products against 64-bit integers, in every memory layout that a layer hands over."""
+"""Integer products compared with 64-bit integers, in every memory layout that layers use."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def reference(a, b):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('shape', [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)])
-def test_empty_matrices(backend, shape):
+def test_int_matmul_empty_matrices(backend, shape):
     rows, inner, columns = shape
     result = int_matmul(random_int8(rows, inner), random_int8(inner, columns), backend)
     assert result.dtype == torch.int32
@@ -33,8 +33,8 @@ def test_empty_matrices(backend, shape):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_every_layout_is_exact(backend):
-    """Transposed, sliced and overlapping operands; with sizes of 1 torch 2.14.1 itself reads beyond the tensor."""
+def test_int_matmul_every_layout_is_exact(backend):
+    """Transposed, sliced and overlapping operands; for sizes of 1 torch 2.14.1 reads beyond the tensor."""
     for rows, inner, columns in itertools.product((1, 2, 5, 33), (1, 2, 3, 8), (1, 2, 5, 40)):
         pool = random_int8(rows + inner)
         lefts = [
@@ -50,7 +50,7 @@ def test_every_layout_is_exact(backend):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_extreme_values_do_not_wrap(backend):
+def test_int_matmul_extreme_values_do_not_wrap(backend):
     low = torch.full((2, 1000), -128, dtype=torch.int8)
     assert (int_matmul(low, low.t(), backend) == 128 * 128 * 1000).all()
 
@@ -66,14 +66,14 @@ def test_extreme_values_do_not_wrap(backend):
         (random_int8(1, 8), random_int8(8, 1), dict(max_term=2**28), 'do not fit int32'),
     ],
 )
-def test_bad_operands(a, b, arguments, message):
+def test_int_matmul_bad_operands_raise(a, b, arguments, message):
     with pytest.raises(InputError, match=message):
         int_matmul(a, b, **arguments)
 
 
 @pytest.mark.parametrize('backend', ['sim', pytest.param('int8', marks=needs_int_mm)])
-def test_sums_beyond_int32_and_float32_stay_exact(backend):
-    """140,000 products of 127 and -127 are beyond int32, 2,000 beyond the whole numbers of float32."""
+def test_exact_product_beyond_int32_and_float32(backend):
+    """Sums of 140,000 products of 127 and -127 exceed int32; 2,000 exceed the exact whole numbers of float32."""
     for inner in (2_000, 140_001):
         a, b = torch.full((3, inner), 127, dtype=torch.int8), torch.full((inner, 2), -127, dtype=torch.int8)
         a[0, 0], a[1] = 1, 0
@@ -81,7 +81,7 @@ def test_sums_beyond_int32_and_float32_stay_exact(backend):
         assert torch.equal(result, a.long().sum(1, keepdim=True).expand(3, 2) * -127)
 
 
-def test_the_cheaper_exact_format():
+def test_exact_dtype_is_cheapest_exact_format():
     assert exact_dtype(2**24 - 1) == torch.float32
     assert exact_dtype(2**24) == torch.float64
     assert int(torch.tensor(2**24 - 1, dtype=torch.float32)) == 2**24 - 1
@@ -89,7 +89,7 @@ def test_the_cheaper_exact_format():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_cuda_pads_what_its_kernel_refuses():
+def test_int_matmul_cuda_pads_small_sizes():
     for rows, inner, columns in itertools.product((1, 7, 33), (1, 8, 19), (1, 9, 64)):
         a, b = random_int8(rows, inner), random_int8(columns, inner).t()
         assert torch.equal(int_matmul(a.cuda(), b.cuda()).cpu().long(), reference(a, b))

@@ -25,7 +25,7 @@ from dinor1.utils.model_converters import convert_model
 
 
 class Toy(BaseModel):
-    """A convolution, a norm, two linear layers; data that never changes."""
+    """A convolution, a norm and two linear layers, trained on constant data."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class Toy(BaseModel):
 
 
 class Nothing(BaseMetric):
-    """Measures nothing."""
+    """Metric without results."""
 
     def process(self, data_batch, data_samples):
         self.results.append(0)
@@ -53,7 +53,7 @@ class Nothing(BaseMetric):
 
 
 class Watch(Hook):
-    """Keeps the weights, the optimizer's parameters and which layers quantize, after every iteration."""
+    """Records the weights, the optimizer's parameters and the quantizing layers after every iteration."""
 
     priority = 'LOWEST'
 
@@ -74,6 +74,7 @@ def train(tmp_path):
 
     def run_it(name, converter, iterations=6, **arguments):
         watch = Watch()
+        # Train on constant data.
         images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         loader = DataLoader(list(images), 2, collate_fn=lambda items: dict(inputs=torch.stack(items)))
         runner = Runner(
@@ -98,6 +99,7 @@ def train(tmp_path):
             **arguments,
         )
         runner.train()
+        # Read the log.
         (path,) = (tmp_path / name).rglob('scalars.json')
         return runner, watch, [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -107,7 +109,7 @@ def train(tmp_path):
 INTEGERS = dict(type='IntegerTraining', bits=(4, 4, 4), skip=['conv1', 're:head.*'], stats_interval=2)
 
 
-def test_layers_are_replaced_and_the_optimizer_keeps_its_parameters(train):
+def test_integer_training_replaces_layers_and_keeps_optimizer_parameters(train):
     runner, watch, lines = train('replaced', INTEGERS)
     kinds = {name: type(module) for name, module in runner.model.named_children()}
     assert kinds['conv2'] is IntConv2d
@@ -118,7 +120,7 @@ def test_layers_are_replaced_and_the_optimizer_keeps_its_parameters(train):
     assert all(watch.same)
     assert all(watch.enabled)
     assert not torch.equal(watch.weights[0]['fc.weight'], watch.weights[-1]['fc.weight'])
-    # By hand: 4 x 4 outputs of 4 channels of 36 weights, and 12 weights; of 6 x 6 x 4 x 9, and 6 more. Two images.
+    # Closed form: 4 x 4 outputs, 4 channels, 36 weights, plus 12; 6 x 6 x 4 x 9 plus 6. Two images.
     integer, floating = 16 * 4 * 36 + 12, 36 * 4 * 9 + 6
     assert lines[0]['integer_macs'] == pytest.approx(integer / (integer + floating))
     assert 'grad_zeros' not in lines[0]
@@ -128,7 +130,7 @@ def test_layers_are_replaced_and_the_optimizer_keeps_its_parameters(train):
     assert watch.weights[0].keys() == Toy().state_dict().keys()
 
 
-def test_a_resumed_run_repeats_the_noise(train):
+def test_integer_training_resumed_run_repeats_noise(train):
     _, whole, _ = train('whole', INTEGERS)
     train('half', INTEGERS, iterations=3)
     runner, rest, _ = train('half', INTEGERS, resume=True)
@@ -136,12 +138,12 @@ def test_a_resumed_run_repeats_the_noise(train):
     assert len(rest.weights) == 3
     for name, value in whole.weights[-1].items():
         assert torch.equal(value, rest.weights[-1][name]), name
-    # The noise matters: another seed gives another result.
+    # Another seed gives another result, so the noise has an effect.
     _, other, _ = train('other', INTEGERS | dict(seed=99))
     assert not torch.equal(other.weights[-1]['fc.weight'], whole.weights[-1]['fc.weight'])
 
 
-def test_a_run_may_begin_in_floating_point(train):
+def test_integer_training_start_iter_begins_in_floating_point(train):
     _, watch, _ = train('later', INTEGERS | dict(start_iter=4))
     assert watch.enabled == [False] * 4 + [True] * 2
     _, plain, _ = train('plain', INTEGERS | dict(bits=(32, 32, 32)))
@@ -149,7 +151,7 @@ def test_a_run_may_begin_in_floating_point(train):
     assert same == [True] * 4 + [False] * 2
 
 
-def test_a_checkpoint_with_l1_norms_fits_a_converted_model(train, tmp_path):
+def test_integer_training_checkpoint_with_l1_norms_loads(train, tmp_path):
     settings = INTEGERS | dict(norm='l1')
     runner, watch, _ = train('l1', settings)
     assert isinstance(runner.model.bn, L1BatchNorm2d)
@@ -163,7 +165,7 @@ def test_a_checkpoint_with_l1_norms_fits_a_converted_model(train, tmp_path):
 # Config ----------------------------------------------------------------------------------------------------
 
 
-def test_one_line_of_config(tmp_path):
+def test_integer_training_config_in_one_line(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text("model_converters = [dict(type='IntegerTraining', bits=(4, 4, 4), skip=['a'])]\n")
     changes = {'model_converters.0.bits': (6, 6, 6), 'model_converters.0.groups': 1}
@@ -173,7 +175,7 @@ def test_one_line_of_config(tmp_path):
     assert converter.skip == ['a']
 
 
-def test_a_checkpoint_of_integers_is_loaded_into_integers(tmp_path):
+def test_integer_training_checkpoint_loads_into_integer_model(tmp_path):
     cfg = ConfigDict(
         model=dict(
             type='ImageClassifier',
@@ -191,14 +193,14 @@ def test_a_checkpoint_of_integers_is_loaded_into_integers(tmp_path):
     assert torch.equal(loaded(x), model(x))
 
 
-def test_the_seed_of_the_noise_is_the_runs_unless_it_is_given():
+def test_integer_training_noise_seed_defaults_to_run_seed():
     for seed, expected in ((None, 3), (7, 7)):
         model = IntegerTraining(skip=['conv1'], seed=seed).convert(Toy(), 3)
         assert {source.seed for source in noise_sources(model).values()} == {expected}
 
 
-def test_a_test_run_counts_too(tmp_path):
-    """As tools/test.py: no training, and so no iteration that sets anything up."""
+def test_integer_training_test_run_counts_macs(tmp_path):
+    """As in tools/test.py: without training, no training iteration sets up the hook."""
     runner = Runner(
         Toy(),
         str(tmp_path),
@@ -226,7 +228,7 @@ def test_a_test_run_counts_too(tmp_path):
         (dict(bits=(4, 4)), 'bits must be three'),
     ],
 )
-def test_bad_settings_stop_before_training(train, changes, message):
+def test_integer_training_bad_settings_raise_before_training(train, changes, message):
     with pytest.raises(InputError, match=message):
         train('refused', INTEGERS | changes)
 
@@ -236,11 +238,11 @@ def test_bad_settings_stop_before_training(train, changes, message):
     [
         (dict(start_iter=-1), 'must not be negative'),
         (dict(stats_interval=-1), 'must not be negative'),
-        (dict(bist=(4, 4, 4)), "there is no setting 'bist'; did you mean 'bits'?"),
+        (dict(bist=(4, 4, 4)), "unknown setting 'bist'; did you mean 'bits'?"),
         (dict(grad_roundin='nearest'), "did you mean 'grad_rounding'?"),
         (dict(backend='cuda'), 'backend must be one of'),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_integer_training_bad_arguments_raise(arguments, message):
     with pytest.raises(InputError, match=re.escape(message)):
         IntegerTraining(**arguments)

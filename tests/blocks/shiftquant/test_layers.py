@@ -1,4 +1,4 @@
-"""IntLinear and IntConv2d: both backends bit for bit, torch's layers, expectations of gradients, awkward input."""
+"""IntLinear and IntConv2d: bitwise equal backends, torch's layers, expected gradients, unusual input."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ BITS = [(4, 4, 4), (6, 6, 6), (8, 8, 8), (4, 4, 3), (5, 4, 6), (2, 2, 2), (8, 3,
 
 
 def run(layer, x, grad):
-    """Output and all gradients."""
+    """Run a layer; returns output and all gradients."""
     x = x.clone().requires_grad_()
     y = layer(x)
     y.backward(grad if grad.shape == y.shape else grad[: y.numel()].view(y.shape))
@@ -50,6 +50,7 @@ def random_layer(draw):
     def recipe(backend):
         return IntegerRecipe(backend=backend, **settings)
 
+    # Make a linear layer, or a convolution of random geometry.
     if draw.random() < 0.4:
         sizes = [draw.choice([1, 2, 3, 7, 16, 33]) for _ in range(3)]
         x = torch.randn(sizes[0], sizes[1])
@@ -71,8 +72,8 @@ def random_layer(draw):
 
 
 @needs_int_mm
-def test_backends_agree_to_the_last_bit_on_200_random_layers():
-    """Odd sizes, groups, strides, paddings, one channel, zeros; forward, all gradients."""
+def test_int_layers_backends_are_bitwise_equal():
+    """Outputs and gradients of 200 random layers: odd sizes, groups, strides, paddings, one channel, zeros."""
     draw = random.Random(0)
     kinds = set()
     for number in range(200):
@@ -91,8 +92,8 @@ def test_backends_agree_to_the_last_bit_on_200_random_layers():
 
 
 @pytest.mark.parametrize('number', range(20))
-def test_against_float64_on_the_quantized_tensors(number):
-    """The definition: torch's own layers and gradients in float64, on what the quantizers make of the tensors."""
+def test_int_layers_equal_float64_on_quantized_tensors(number):
+    """By definition: torch's layers and gradients in float64 on the quantized tensors."""
     draw = random.Random(100 + number)
     make, x = random_layer(draw)
     layer = make('sim')
@@ -118,7 +119,7 @@ def test_against_float64_on_the_quantized_tensors(number):
     (IntLinear(5, 3, recipe=FLOAT), nn.Linear(5, 3), (2, 4, 5)),
     (IntConv2d(4, 6, 3, 2, 1, groups=2, recipe=FLOAT), nn.Conv2d(4, 6, 3, 2, 1, groups=2), (2, 4, 7, 7)),
 ])  # fmt: skip
-def test_32_bits_are_torchs_layer(layer, plain, shape):
+def test_int_layers_with_32_bits_equal_torch(layer, plain, shape):
     assert layer.state_dict().keys() == plain.state_dict().keys()
     plain.load_state_dict(layer.state_dict())
     x, grad = torch.randn(shape), torch.randn(8192)
@@ -126,15 +127,17 @@ def test_32_bits_are_torchs_layer(layer, plain, shape):
 
 
 @pytest.mark.parametrize('bits', [(4, 32, 32), (32, 4, 32), (32, 32, 4), (4, 4, 32), (4, 32, 4), (32, 4, 4)])
-def test_each_tensor_can_stay_in_floating_point(bits):
+def test_int_layers_each_tensor_can_stay_in_floating_point(bits):
     layer = IntConv2d(3, 4, 3, 2, 1, recipe=IntegerRecipe(bits, grad_rounding='nearest'))
     x, grad = torch.randn(2, 3, 7, 8), torch.randn(2, 4, 4, 4)
+    # Quantize the operands that are not in floating point.
     act = x if bits[1] == 32 else ShiftQuantizer(bits[1], 1, rounding='nearest').fake(x)
     weight = layer.weight if bits[0] == 32 else ShiftQuantizer(bits[0], 1, rounding='nearest').fake(layer.weight)
     pull = grad if bits[2] == 32 else ShiftQuantizer(bits[2], dim=1, rounding='nearest').fake(grad)
     act, weight = act.clone().requires_grad_(), weight.detach().clone().requires_grad_()
     expected = F.conv2d(act, weight, layer.bias.detach(), 2, 1)
     expected.backward(pull)
+    # Compare with the layer.
     y, grad_x, grad_weight, grad_bias = run(layer, x, grad)
     for ours, theirs in (
         (y, expected),
@@ -150,8 +153,8 @@ def test_each_tensor_can_stay_in_floating_point(bits):
     lambda recipe: (IntLinear(6, 5, recipe=recipe, seed=0), torch.randn(8, 6)),
     lambda recipe: (IntConv2d(2, 3, 3, 2, 1, recipe=recipe, seed=0), torch.randn(2, 2, 5, 5)),
 ])  # fmt: skip
-def test_gradients_are_unbiased(make, options):
-    """Backward passes against the gradient with the same Xq and Wq and the plain D: 5 standard errors."""
+def test_int_layers_gradients_are_unbiased(make, options):
+    """Compare backward passes with the gradient for the same Xq and Wq and the unquantized D: 5 standard errors."""
     layer, x = make(IntegerRecipe((4, 4, 3), **options))
     grad = torch.randn_like(layer(x)) * torch.logspace(-1, 0, layer.weight.shape[0]).view(-1, *[1] * (x.dim() - 2))
     plain = copy.deepcopy(layer)
@@ -166,12 +169,12 @@ def test_gradients_are_unbiased(make, options):
         ours = torch.stack(ours)
         error = ours.std(0) / math.sqrt(len(ours))
         assert ((ours.mean(0) - theirs).abs() <= 5 * error + 1e-6).all()
-    # The bias sees the plain gradient unless asked otherwise; weight and input see noise.
+    # By default the bias gets the unquantized gradient; weight and input get noise.
     noisy = [torch.stack(g).std(0).max() > 0 for g in zip(*draws, strict=True)]
     assert noisy == [True, True, 'quantize_bias_grad' in options]
 
 
-def test_one_draw_serves_both_products_unless_told_otherwise():
+def test_int_layers_share_one_draw_by_default():
     x, grad = torch.randn(6, 4), torch.randn(6, 3)
     for independent in (False, True):
         layer = IntLinear(4, 3, recipe=IntegerRecipe(independent_noise=independent), seed=0)
@@ -180,7 +183,7 @@ def test_one_draw_serves_both_products_unless_told_otherwise():
 
 
 @pytest.mark.parametrize(('layer', 'shape'), [(IntLinear(4, 3), (0, 4)), (IntConv2d(4, 3, 3), (0, 4, 5, 5))])
-def test_empty_batches(layer, shape):
+def test_int_layers_empty_batches(layer, shape):
     x = torch.zeros(shape, requires_grad=True)
     y = layer(x)
     y.sum().backward()
@@ -191,7 +194,7 @@ def test_empty_batches(layer, shape):
 
 @pytest.mark.parametrize('backend', ['sim', pytest.param('int8', marks=needs_int_mm)])
 @pytest.mark.parametrize('bad', [math.nan, math.inf])
-def test_nan_and_infinity_reach_the_loss_scaler(backend, bad):
+def test_int_layers_nan_and_infinity_reach_loss_scaler(backend, bad):
     layer, x, grad = IntLinear(4, 3, recipe=IntegerRecipe(backend=backend)), torch.randn(5, 4), torch.randn(5, 3)
     broken = x.clone()
     broken[0, 0] = bad
@@ -207,14 +210,14 @@ def test_nan_and_infinity_reach_the_loss_scaler(backend, bad):
 
 @pytest.mark.parametrize('backend', ['sim', pytest.param('int8', marks=needs_int_mm)])
 @pytest.mark.parametrize('size', [0.0, 1e-45, 1e-39])
-def test_zero_and_denormal_tensors(backend, size):
+def test_int_layers_zero_and_denormal_tensors(backend, size):
     layer = IntLinear(4, 3, bias=False, recipe=IntegerRecipe(backend=backend))
     y, grad_x, grad_weight = run(layer, torch.full((5, 4), size), torch.full((5, 3), size))
     assert all(t.isfinite().all() and t.abs().max() <= 1e-37 for t in (y, grad_x, grad_weight))
 
 
-def test_scale_of_the_loss_cancels():
-    """With AMP the gradient is scaled by a power of two: codes are the same, the result is scaled."""
+def test_int_layers_loss_scale_cancels():
+    """AMP scales the gradient by a power of two: codes are equal, the result is scaled."""
     layer, x, grad = IntLinear(6, 5, seed=0), torch.randn(8, 6), torch.randn(8, 5)
     plain = run(layer, x, grad)
     layer.zero_grad()
@@ -224,7 +227,7 @@ def test_scale_of_the_loss_cancels():
     assert torch.equal(plain[2] * 2**16, scaled[2])
 
 
-def test_half_precision_and_autocast():
+def test_int_layers_half_precision_and_autocast():
     layer, x = IntLinear(6, 5, recipe=IntegerRecipe((8, 8, 8)), seed=0), torch.randn(8, 6)
     full = layer(x)
     assert layer(x.bfloat16()).dtype == torch.bfloat16
@@ -235,21 +238,21 @@ def test_half_precision_and_autocast():
     assert layer.weight.grad.dtype == torch.float32
 
 
-def test_activations_are_saved_as_bytes():
+def test_int_layers_save_activations_as_bytes():
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         IntLinear(64, 32)(torch.randn(16, 64, requires_grad=True))
     assert [t.dtype for t in saved if t.numel() > 1] == [torch.int8] * 2
 
 
-def test_a_second_derivative_is_refused():
+def test_int_layers_second_derivative_raises():
     x = torch.randn(3, 4, requires_grad=True)
     (grad,) = torch.autograd.grad(IntLinear(4, 2)(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
 
 
-def test_frozen_parts_get_no_gradient():
+def test_int_layers_frozen_parts_get_no_gradient():
     layer = IntLinear(4, 3).requires_grad_(False)
     x = torch.randn(2, 4, requires_grad=True)
     layer(x).sum().backward()
@@ -258,12 +261,12 @@ def test_frozen_parts_get_no_gradient():
     assert layer.bias.grad is None
 
 
-def test_recomputation_gives_the_same_output():
+def test_int_layers_recomputation_gives_same_output():
     layer, x = IntConv2d(3, 4, 3), torch.randn(2, 3, 6, 6)
     assert torch.equal(layer(x), layer(x))
 
 
-def test_noise_continues_where_it_was_stored():
+def test_noise_state_restores_noise():
     x, grad = torch.randn(6, 4), torch.randn(6, 3)
     model = nn.Sequential(IntLinear(4, 3, seed=5))
     run(model, x, grad)
@@ -278,7 +281,7 @@ def test_noise_continues_where_it_was_stored():
     assert torch.equal(run(fresh, x, grad)[2], first[2])
 
 
-def test_copies_and_pickles():
+def test_int_layers_copy_and_pickle():
     layer, x, grad = IntConv2d(2, 3, 3, seed=0), torch.randn(1, 2, 5, 5), torch.randn(1, 3, 3, 3)
     twins = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))]
     expected = run(layer, x, grad)
@@ -292,7 +295,7 @@ def test_gradient_stats_count_zeros_and_groups():
     assert layer.stats.zero_share() == 0
     assert layer.stats.group_shares() == []
     grad = torch.zeros(10, 4)
-    grad[0] = torch.tensor([7.0, 3.0, 1.0, 0.0])  # groups 0, 1, 2, 2; one row is all there is
+    grad[0] = torch.tensor([7.0, 3.0, 1.0, 0.0])  # groups 0, 1, 2, 2; all other rows are zero
     run(layer, torch.randn(10, 3), grad)
     assert layer.stats.zero_share() == pytest.approx(37 / 40)
     assert layer.stats.group_shares() == pytest.approx([0.25, 0.25, 0.5])
@@ -310,6 +313,6 @@ def test_gradient_stats_count_zeros_and_groups():
         (dict(bits=(4, 4, 6), groups=5, mode='preshift'), "fewer groups or mode='masked'"),
     ],
 )
-def test_bad_settings(arguments, message):
+def test_recipe_bad_settings_raise(arguments, message):
     with pytest.raises(InputError, match=message):
         IntegerRecipe(**arguments)

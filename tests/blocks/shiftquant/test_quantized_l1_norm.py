@@ -1,4 +1,4 @@
-"""L1 norms in integers: the formula in float64 on the codes, gradients, running statistics, batch norm's weights."""
+"""L1 norms in integers: the formula in float64 on the codes, gradients, running statistics, loading."""
 
 import math
 
@@ -26,7 +26,7 @@ def random_affine(norm):
 
 
 def formula(norm, x, axes, kappa):
-    """Float64, on plain numbers."""
+    """The formula of the norm in float64."""
     x, weight, bias = (t.double() for t in (x, per_channel(norm, norm.weight), per_channel(norm, norm.bias)))
     centred = x - x.mean(axes, keepdim=True)
     sigma = kappa * centred.abs().mean(axes, keepdim=True)
@@ -36,7 +36,7 @@ def formula(norm, x, axes, kappa):
 @pytest.mark.parametrize(
     ('norm', 'shape'), [(L1BatchNorm2d, (0, 5, 3, 3)), (L1BatchNorm1d, (0, 5)), (L1LayerNorm, (0, 5))]
 )
-def test_empty_batches(norm, shape):
+def test_quantized_l1_norm_empty_batches(norm, shape):
     layer = norm(5)
     y = layer(torch.zeros(shape, requires_grad=True))
     y.sum().backward()
@@ -48,14 +48,14 @@ def test_empty_batches(norm, shape):
 
 @pytest.mark.parametrize('correction', [False, True])
 @pytest.mark.parametrize(('norm', 'shape', 'axes'), NORMS)
-def test_without_quantization_they_are_the_l1_norms_of_the_other_block(norm, shape, axes, correction):
-    """In training, and in evaluation by the running statistics of that step."""
+def test_l1_norm_without_quantization_equals_normalization_block(norm, shape, axes, correction):
+    """In training, and in evaluation with the running statistics of that step."""
     layer = random_affine(norm(5, quantized=False, gaussian_correction=correction).double())
     kind, axis = (l1_norm.L1LayerNorm, -1) if norm is L1LayerNorm else (l1_norm.L1BatchNorm, 1)
     other = kind(5, scale='gauss' if correction else 'none', channel_dim=axis).double()
     other.load_state_dict(dict(weight=layer.weight, bias=layer.bias), strict=False)
     if norm is not L1LayerNorm:
-        # One keeps the divisor itself, the other the plain mean absolute deviation.
+        # One stores the divisor itself, the other the mean absolute deviation.
         layer.running_sigma *= layer.kappa
     for training in (True, False):
         x = torch.randn(shape, dtype=torch.float64)
@@ -64,10 +64,10 @@ def test_without_quantization_they_are_the_l1_norms_of_the_other_block(norm, sha
 
 @pytest.mark.parametrize('correction', [False, True])
 @pytest.mark.parametrize(('norm', 'shape', 'axes'), NORMS)
-def test_gradcheck_without_quantization(norm, shape, axes, correction):
+def test_l1_norm_without_quantization_gradcheck(norm, shape, axes, correction):
     layer = random_affine(norm(5, quantized=False, gaussian_correction=correction).double())
     x = torch.randn(shape, dtype=torch.float64)
-    # No number may be so near to a mean that a step of gradcheck crosses it.
+    # No number may be so close to a mean that a step of gradcheck crosses it.
     assert (x - x.mean(axes, keepdim=True)).abs().min() > 1e-4
     y, _ = formula(layer, x, axes, GAUSS if correction else 1)
     torch.testing.assert_close(layer(x), y, rtol=1e-12, atol=1e-12)
@@ -77,14 +77,14 @@ def test_gradcheck_without_quantization(norm, shape, axes, correction):
 @pytest.mark.parametrize('correction', [False, True])
 @pytest.mark.parametrize(('norm', 'shape', 'axes'), NORMS)
 @pytest.mark.parametrize('bits', [(4, 4, 4), (8, 8, 8), (4, 4, 32)])
-def test_integers_give_the_formula_on_the_grid(norm, shape, axes, correction, bits):
+def test_quantized_l1_norm_equals_formula_on_grid(norm, shape, axes, correction, bits):
     layer = random_affine(norm(5, gaussian_correction=correction, recipe=IntegerRecipe(bits, grad_rounding='nearest')))
     x = (torch.randn(shape) + 0.3).requires_grad_()
     grid = ShiftQuantizer(bits[1], 1, rounding='nearest')
     on_grid = grid.fake(x).double().requires_grad_()
     expected, sigma = formula(layer, on_grid, axes, GAUSS if correction else 1)
     y = layer(x)
-    # Rounded to the output's grid; where float32 and float64 are on two sides of a tie, by a step at most.
+    # Rounded to the output's grid; near ties float32 and float64 may differ by one step.
     step = grid(expected.float()).scale
     far = (y - grid.fake(expected.float())).abs() > 1e-5
     assert far.float().mean() < 0.02
@@ -99,7 +99,7 @@ def test_integers_give_the_formula_on_the_grid(norm, shape, axes, correction, bi
         pull = ShiftQuantizer(bits[2], dim=channels, rounding='nearest').fake(pull)
     kappa = GAUSS if correction else 1
     centred = on_grid.detach() - on_grid.detach().mean(axes, keepdim=True)
-    # Whole numbers in the layer: a deviation of exactly zero is zero there, and 1e-8 here.
+    # The layer uses whole numbers: a deviation of exactly 0 there is 1e-8 here.
     sign = torch.where(centred.abs() < 1e-5, 0, centred.sign())
     divisor = sigma.detach() + layer.eps
     z, pull = centred / divisor, pull.double()
@@ -112,8 +112,8 @@ def test_integers_give_the_formula_on_the_grid(norm, shape, axes, correction, bi
 
 
 @pytest.mark.parametrize(('norm', 'shape', 'axes'), NORMS)
-def test_gradient_is_unbiased(norm, shape, axes):
-    """With the exact gradient the function is linear in it: the mean of 600 draws is the value at the mean."""
+def test_quantized_l1_norm_gradient_is_unbiased(norm, shape, axes):
+    """The result is linear in the quantized gradient: the mean of 600 draws is the value at the mean."""
     layer = norm(5, recipe=IntegerRecipe((6, 6, 3)), seed=0)
     exact = norm(5, recipe=IntegerRecipe((6, 6, 32)))
     x, grad = torch.randn(shape), torch.randn(shape)
@@ -130,7 +130,7 @@ def test_gradient_is_unbiased(norm, shape, axes):
 
 
 @pytest.mark.parametrize('quantized', [False, True])
-def test_running_statistics_and_evaluation(quantized):
+def test_quantized_l1_norm_running_statistics_and_evaluation(quantized):
     layer = L1BatchNorm2d(3, momentum=0.25, quantized=quantized, recipe=IntegerRecipe((8, 8, 8)))
     x = torch.randn(4, 3, 5, 5) * 2 + 1
     layer(x)
@@ -147,7 +147,7 @@ def test_running_statistics_and_evaluation(quantized):
     assert torch.equal(layer.running_sigma, before)
 
 
-def test_activation_checkpointing_counts_a_batch_once():
+def test_quantized_l1_norm_checkpointing_counts_batch_once():
     layer, x = L1BatchNorm1d(3), torch.randn(6, 3, requires_grad=True)
     checkpoint(layer, x, use_reentrant=False).sum().backward()
     once = L1BatchNorm1d(3)
@@ -156,8 +156,8 @@ def test_activation_checkpointing_counts_a_batch_once():
 
 
 @pytest.mark.parametrize('correction', [False, True])
-def test_weights_of_a_batch_norm_load(correction):
-    """On Gaussian data the deviation of the L2 norm's variance, and with the correction the same outputs."""
+def test_quantized_l1_norm_loads_batch_norm_weights(correction):
+    """The deviation is that of Gaussian data with the L2 norm's variance; with the correction outputs are equal."""
     source, x = nn.BatchNorm2d(3, momentum=1.0), torch.randn(64, 3, 20, 20) * 3 + 1
     random_affine(source)(x)
     layer = L1BatchNorm2d(3, gaussian_correction=correction, quantized=False)
@@ -165,13 +165,13 @@ def test_weights_of_a_batch_norm_load(correction):
     sigma = source.running_var.sqrt() * (1 if correction else math.sqrt(2 / math.pi))
     torch.testing.assert_close(layer.running_sigma, sigma)
     if correction:
-        # eps stands inside of a root there.
+        # Batch norm has eps inside of a root.
         torch.testing.assert_close(layer.eval()(x), source.eval()(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf])
 @pytest.mark.parametrize('norm', [L1BatchNorm1d, L1LayerNorm])
-def test_nan_comes_through(norm, bad):
+def test_quantized_l1_norm_propagates_nan(norm, bad):
     x = torch.randn(4, 5)
     x[0, 0] = bad
     assert norm(5)(x).isnan().any()
@@ -179,7 +179,7 @@ def test_nan_comes_through(norm, bad):
 
 @pytest.mark.parametrize('norm', [L1BatchNorm1d, L1LayerNorm])
 @pytest.mark.parametrize('value', [0.0, 2.5, 1e-39])
-def test_constant_input_gives_the_bias(norm, value):
+def test_quantized_l1_norm_constant_input_gives_bias(norm, value):
     layer = random_affine(norm(5))
     x = torch.full((4, 5), value, requires_grad=True)
     y = layer(x)
@@ -196,11 +196,11 @@ def test_constant_input_gives_the_bias(norm, value):
         (L1LayerNorm(3), (3, 2), r'expected \(..., 3\)'),
     ],
 )
-def test_bad_input(layer, shape, message):
+def test_quantized_l1_norm_bad_input_raises(layer, shape, message):
     with pytest.raises(ValueError, match=message):
         layer(torch.zeros(shape))
 
 
-def test_bits_of_activations_are_needed():
+def test_quantized_l1_norm_needs_bits_of_activations():
     with pytest.raises(InputError, match='quantized=False'):
         L1LayerNorm(3, recipe=IntegerRecipe((4, 32, 4)))

@@ -1,4 +1,4 @@
-"""ShiftQuantizer: the definition in float64, unbiasedness, variance against the specification, awkward numbers."""
+"""ShiftQuantizer: the definition in float64, unbiasedness, variance of the specification, unusual numbers."""
 
 import math
 
@@ -11,14 +11,14 @@ from dinor1.utils.errors import InputError
 
 
 def heavy_tailed():
-    """The specification's tensor: 1024 x 256, Student's t with ranges of channels that differ by a log-normal."""
+    """Tensor of the specification: 1024 x 256, Student's t with log-normal ranges of channels."""
     rng = np.random.default_rng(0)
     x = rng.standard_t(3, size=(1024, 256)) * np.exp(1.5 * rng.standard_normal(256)) * 1e-4
     return torch.from_numpy(x)
 
 
 def definition(x, bits, groups):
-    """Shifts and steps by exact comparisons in numpy, channel by channel."""
+    """Shifts and steps from exact comparisons in numpy, channel by channel."""
     top = 2 ** (bits - 1) - 1
     ranges = x.abs().amax(0).numpy()
     peak = ranges.max()
@@ -27,7 +27,7 @@ def definition(x, bits, groups):
 
 
 def variance(x, step):
-    """Of stochastic rounding: d^2 f (1 - f)."""
+    """Variance of stochastic rounding: d^2 f (1 - f)."""
     fraction = (x / step) % 1
     return (step**2 * fraction * (1 - fraction)).sum().item()
 
@@ -37,7 +37,7 @@ def variance(x, step):
 
 @pytest.mark.parametrize('groups', [None, 1])
 @pytest.mark.parametrize('shape', [(0, 3), (3, 0), (0,)])
-def test_empty_tensors(shape, groups):
+def test_shift_quantizer_empty_tensors(shape, groups):
     result = ShiftQuantizer(4, groups)(torch.zeros(shape))
     assert result.q.shape == shape
     assert result.shift.shape == shape[-1:]
@@ -46,7 +46,7 @@ def test_empty_tensors(shape, groups):
 
 
 @pytest.mark.parametrize(('bits', 'groups'), [(4, 4), (6, 3), (8, 1), (3, 6), (2, 7), (4, 12)])
-def test_shifts_steps_and_codes_follow_the_definition(bits, groups):
+def test_shift_quantizer_equals_definition(bits, groups):
     x = heavy_tailed()
     result = ShiftQuantizer(bits, groups, rounding='nearest')(x)
     shift, step = definition(x, bits, groups)
@@ -57,7 +57,7 @@ def test_shifts_steps_and_codes_follow_the_definition(bits, groups):
     assert len(set(shift)) == min(groups, len(set(shift)))
     # One product in float64.
     torch.testing.assert_close(result.factor(), torch.from_numpy(step), rtol=1e-15, atol=0)
-    # The reciprocal of a step has one rounding more than a division: a tie in a million may fall the other way.
+    # The reciprocal of a step has one rounding more than a division: one tie in a million differs.
     assert (result.q != (x / torch.from_numpy(step)).round()).float().mean() < 1e-5
     assert result.q.abs().max() == result.top == 2 ** (bits - 1) - 1
     torch.testing.assert_close(result.dequantize(), result.q * torch.from_numpy(step), rtol=1e-15, atol=0)
@@ -68,14 +68,14 @@ def test_shifts_steps_and_codes_follow_the_definition(bits, groups):
             result.preshifted()
 
 
-def test_powers_of_two_are_in_the_right_group():
-    """R = R is group 0, R / 2 group 1, anything above R / 2 group 0; a zero channel is in the last."""
+def test_shift_quantizer_groups_of_powers_of_two():
+    """R is in group 0, R / 2 in group 1, anything above R / 2 in group 0; a zero channel is in the last group."""
     x = torch.tensor([[3.0, 1.5, math.nextafter(1.5, 2), 0.75, 0.1, 0.0]], dtype=torch.float64)
     assert ShiftQuantizer(4, 4)(x).shift.tolist() == [3, 2, 3, 1, 0, 0]
     assert ShiftQuantizer(4, 4)(x.float()).shift.tolist() == [3, 2, 2, 1, 0, 0]  # nextafter is lost in float32
 
 
-def test_channels_may_be_on_any_axis_and_blocks_do_not_show():
+def test_shift_quantizer_ignores_axis_and_blocks():
     x = torch.randn(5, 7, 300, 40)  # more numbers than one block has
     last = ShiftQuantizer(4, dim=-1, rounding='nearest')(x * torch.logspace(-3, 0, 40))
     first = ShiftQuantizer(4, dim=0, rounding='nearest')((x * torch.logspace(-3, 0, 40)).movedim(-1, 0))
@@ -83,13 +83,13 @@ def test_channels_may_be_on_any_axis_and_blocks_do_not_show():
     assert torch.equal(last.shift, first.shift)
 
 
-def test_integers_stay_themselves():
-    """Noise must not move a number that is on the grid."""
+def test_shift_quantizer_keeps_integers():
+    """Noise must not change a number that is on the grid."""
     x = torch.arange(-127, 128).float().repeat(2000, 1)
     assert (ShiftQuantizer(8, 1)(x).q == x).all()
 
 
-def test_a_generator_decides_the_noise():
+def test_shift_quantizer_generator_determines_noise():
     x = torch.randn(50, 20)
     draws = [ShiftQuantizer(4)(x, torch.Generator().manual_seed(seed)).q for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
@@ -99,8 +99,8 @@ def test_a_generator_decides_the_noise():
 # Statistics ------------------------------------------------------------------------------------------------
 
 
-def test_unbiased_by_monte_carlo():
-    """4,000 draws: z-scores of 16,384 elements, and the variance of the closed form."""
+def test_shift_quantizer_is_unbiased():
+    """4,000 draws: z-scores of 16,384 elements, and the closed-form variance."""
     x = heavy_tailed()[:64].float()
     quantizer = ShiftQuantizer(4, 4, generator=torch.Generator().manual_seed(0))
     # Rows are drawn independently: 4,000 copies in batches are 4,000 draws.
@@ -114,20 +114,20 @@ def test_unbiased_by_monte_carlo():
         squares += error.square().sum(0)
     fraction = (x.double() / result.factor().double()) % 1
     expected = result.factor().double() ** 2 * fraction * (1 - fraction)
-    # Elements whose rarer outcome is expected fewer than 40 times are no Gaussian matter.
+    # Elements whose rarer outcome is expected fewer than 40 times are not Gaussian.
     usual = (fraction > 0.01) & (fraction < 0.99)
     z = (total / draws / (expected / draws).sqrt())[usual]
     assert z.numel() > 9_000
     assert abs(z.mean()) < 4 / math.sqrt(z.numel())
     assert abs(z.std() - 1) < 4 / math.sqrt(2 * z.numel()) + 0.01
-    # 4 standard errors per element, with the room that a maximum of 16,384 needs.
+    # 4 standard errors per element, increased to 6 for the maximum of 16,384.
     assert z.abs().max() < 6
     assert (squares / draws).sum() / expected.sum() == pytest.approx(1, abs=0.01)
-    # The rest, all together: also those that are nearly always zero come out right on average.
+    # The other elements together: those that are nearly always zero have the right mean too.
     assert abs(total[~usual].sum() / (draws * expected[~usual].sum()).sqrt()) < 4
 
 
-# Specification 6.2: exact variance over that of one scale per tensor, and over that of one per channel.
+# Specification 6.2: variance relative to one scale per tensor, and relative to one scale per channel.
 RATIOS = {
     4: {1: (1, 8.461), 2: (0.5153, 4.360), 3: (0.2956, 2.501), 4: (0.2095, 1.773), 5: (0.1786, 1.511)},
     6: {1: (1, 25.005), 2: (0.4192, 10.483), 3: (0.1813, 4.533), 4: (0.0983, 2.458), 5: (0.0719, 1.797)},
@@ -136,12 +136,12 @@ RATIOS = {
 RATIOS[4] |= {6: (0.1694, 1.433), 8: (0.1665, 1.409)}
 RATIOS[6] |= {6: (0.0646, 1.615), 8: (0.0625, 1.563)}
 RATIOS[8] |= {6: (0.0283, 1.617), 8: (0.0271, 1.549)}
-# sum of step^2 over that of the best grouping into as many groups (dynamic programming).
+# Sum of step^2 relative to the best grouping into as many groups (dynamic programming).
 OVER_OPTIMAL = {1: 1.000, 2: 5.188, 3: 3.688, 4: 1.764, 5: 1.334, 6: 1.249, 8: 1.386}
 
 
 @pytest.mark.parametrize('bits', RATIOS)
-def test_variance_against_one_scale_and_against_one_per_channel(bits):
+def test_shift_quantizer_variance_equals_specification(bits):
     x = heavy_tailed()
     top = 2 ** (bits - 1) - 1
     ranges = x.abs().amax(0)
@@ -161,30 +161,30 @@ def optimal_bound(ranges, groups):
     count = len(r)
     best = np.concatenate([[0.0], np.full(count, np.inf)])
     for _ in range(groups):
-        # best[j]: the first j channels; the next group begins at i and has the range r[i].
+        # best[j]: least sum for the first j channels; the next group begins at i and has the range r[i].
         best = np.array([0.0] + [min(best[i] + (j - i) * r[i] ** 2 for i in range(j)) for j in range(1, count + 1)])
     return best[-1]
 
 
 @pytest.mark.parametrize('groups', OVER_OPTIMAL)
-def test_bound_against_optimal_grouping(groups):
+def test_shift_quantizer_bound_against_optimal_grouping(groups):
     x = heavy_tailed()
     ranges = x.abs().amax(0)
     bound = ShiftQuantizer(4, groups)(x).factor().square().sum().item() * 7**2
     assert bound / optimal_bound(ranges.numpy(), groups) == pytest.approx(OVER_OPTIMAL[groups], rel=0.01)
-    # Below 4 times that of one step per channel, but for channels that the last group cannot follow.
+    # Below 4 times the sum for one step per channel, except for channels below the last group's range.
     in_last = (ranges <= ranges.max() * 2.0 ** -(groups - 1)).sum() * (ranges.max() * 2.0 ** -(groups - 1)) ** 2
     assert bound < 4 * ranges.square().sum() + in_last
 
 
-def test_ranges_that_are_powers_of_two_lose_nothing_against_one_step_per_channel():
+def test_shift_quantizer_power_of_two_ranges_equal_step_per_channel():
     x = torch.rand(100, 4, dtype=torch.float64) * 2 - 1
     x[0] = 1
     x = x * torch.tensor([1, 0.5, 0.25, 0.125]) * 0.7
     torch.testing.assert_close(ShiftQuantizer(4, 4)(x).factor(), x.abs().amax(0) / 7, rtol=1e-15, atol=0)
 
 
-def test_one_step_per_channel_is_for_comparison_only():
+def test_shift_quantizer_step_per_channel_has_fake_only():
     x = heavy_tailed()
     fake = ShiftQuantizer(4, 'channel', rounding='nearest').fake(x)
     step = x.abs().amax(0) / 7
@@ -193,12 +193,12 @@ def test_one_step_per_channel_is_for_comparison_only():
         ShiftQuantizer(4, 'channel')(x)
 
 
-# Awkward numbers -------------------------------------------------------------------------------------------
+# Unusual numbers -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('groups', [1, 4])
 @pytest.mark.parametrize('rounding', ['stochastic', 'nearest'])
-def test_zeros_stay_zeros(groups, rounding):
+def test_shift_quantizer_keeps_zeros(groups, rounding):
     result = ShiftQuantizer(4, groups, rounding=rounding)(torch.zeros(5, 3))
     assert not result.q.any()
     assert result.scale == 1
@@ -210,7 +210,7 @@ def test_zeros_stay_zeros(groups, rounding):
 
 @pytest.mark.parametrize('groups', [1, 4, 'channel'])
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
-def test_nan_and_infinity_come_through(groups, bad):
+def test_shift_quantizer_propagates_nan_and_infinity(groups, bad):
     x = torch.ones(5, 3)
     x[2, 1] = bad
     fake = ShiftQuantizer(4, groups).fake(x)
@@ -220,17 +220,17 @@ def test_nan_and_infinity_come_through(groups, bad):
 
 @pytest.mark.parametrize(('dtype', 'tiny'), [(torch.float32, 1e-45), (torch.float32, 1e-39), (torch.float64, 5e-324)])
 @pytest.mark.parametrize('groups', [1, 4])
-def test_denormal_tensors_are_finite_and_unbiased(dtype, tiny, groups):
+def test_shift_quantizer_denormal_tensors_are_finite_and_unbiased(dtype, tiny, groups):
     x = torch.full((20_000, 2), tiny, dtype=dtype) * torch.tensor([1, 3], dtype=dtype)
     fake = ShiftQuantizer(4, groups).fake(x)
     assert fake.isfinite().all()
     assert (fake >= 0).all()
-    if tiny == 1e-39:  # below, 16 bits of noise see nothing of a grid whose step is a normal number
+    if tiny == 1e-39:  # smaller numbers are below the resolution of 16 bits of noise
         mean, error = fake.double().mean(0), fake.double().std(0) / math.sqrt(20_000)
         assert ((mean - x[0].double()).abs() < 4 * error).all()
 
 
-def test_a_denormal_channel_beside_others():
+def test_shift_quantizer_denormal_channel_beside_others():
     x = torch.randn(100, 2)
     x[:, 1] = 1e-44
     result = ShiftQuantizer(4)(x)
@@ -239,7 +239,7 @@ def test_a_denormal_channel_beside_others():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_halves_are_quantized_in_float32(dtype):
+def test_shift_quantizer_computes_halves_in_float32(dtype):
     x = (torch.randn(30, 8) * 1e-4).to(dtype)
     result, same = (ShiftQuantizer(4, rounding='nearest')(values) for values in (x, x.float()))
     assert result.scale.dtype == torch.float32
@@ -247,7 +247,7 @@ def test_halves_are_quantized_in_float32(dtype):
 
 
 @pytest.mark.parametrize('peak', [3e38, 65504.0, 1.7e-35])
-def test_a_quotient_never_exceeds_the_top_code(peak):
+def test_shift_quantizer_codes_never_exceed_top(peak):
     for bits in range(2, 9):
         x = torch.full((4000, 3), peak)
         assert ShiftQuantizer(bits, 1)(x).q.abs().max() == 2 ** (bits - 1) - 1
@@ -264,7 +264,7 @@ def test_a_quotient_never_exceeds_the_top_code(peak):
         (dict(rounding='up'), "rounding must be 'stochastic' or 'nearest'"),
     ],
 )
-def test_bad_settings(arguments, message):
+def test_shift_quantizer_bad_settings_raise(arguments, message):
     with pytest.raises(InputError, match=message):
         ShiftQuantizer(**arguments)
 
@@ -272,6 +272,6 @@ def test_bad_settings(arguments, message):
 @pytest.mark.parametrize(
     ('x', 'dim'), [(torch.zeros(3, dtype=torch.int32), -1), (torch.zeros(3), 1), (torch.tensor(1.0), 0)]
 )
-def test_bad_tensors(x, dim):
+def test_shift_quantizer_bad_tensors_raise(x, dim):
     with pytest.raises(InputError, match='floating-point tensor with an axis'):
         ShiftQuantizer(dim=dim)(x)
