@@ -178,7 +178,7 @@ def test_the_report_has_a_table_per_result(tmp_path):
         '**check**: NVIDIA H200, driver 580.1, torch 2.11.0, 2026-12-01.',
         '| never | ok | 42 | 60 |  |',
         '1 of 2 checks passed, 4 were planned.',
-        '- triton: a | b: 1.0 where 0.01 is allowed. Bad: x',
+        '- triton: a | b: 1.0, limit 0.01. Bad: x',
         '| encoder | bfloat16 | 8 | forward | triton | 0.500 | 0.250 | 12 |',
         '| encoder | bfloat16 | 8 | forward | deformops | RuntimeError: a / b |  |  |',
         'Not measured: mmcv (MMCV has no operators here).',

@@ -197,7 +197,7 @@ def test_subset_takes_the_first_images_and_compares_nothing(command, tmp_path, c
     arguments = ['--subset', '2', '--checkpoint', str(checkpoint), '--detector', 'dinor1']
     status, output = command(*arguments, ap=99.0)
     assert status == 0
-    assert 'nothing is compared' in output.out
+    assert 'not compared with the published AP' in output.out
     assert 'published 99' not in output.out
     content = json.loads((tmp_path / 'work/instances_val2017_first_2.json').read_text())
     assert [image['id'] for image in content['images']] == [9, 4]
@@ -242,7 +242,7 @@ def test_wrong_files_are_refused(options, tiny, tmp_path, checkpoint):
     assert 'give --download, or put' in refused(options, tiny, checkpoint=str(checkpoint), data_root=str(tmp_path))
     assert '--subset must be at least 1' in refused(options, tiny, subset=0)
     official = PublishedResult(T.name, T.ap, T.num_images, tiny.grounding_dino, tiny.dinor1)
-    assert 'has 4 images, and the published AP is of 5,000' in refused(options, official, checkpoint=str(checkpoint))
+    assert 'has 4 images, but the published AP is of 5,000' in refused(options, official, checkpoint=str(checkpoint))
 
 
 def test_another_checkpoint_is_called_one(options, tiny, tmp_path, checkpoint, capsys):

@@ -26,7 +26,7 @@ def test_phases_have_a_line_a_log_and_a_time(tmp_path, capsys):
     out = capsys.readouterr().out
     assert re.search(r'^\[1/2\] Draw: 0:\d\d$', out, re.MULTILINE)
     assert re.search(r'^Train +0:\d\d$', out, re.MULTILINE)
-    assert re.search(r'^Together +0:\d\d$', out, re.MULTILINE)
+    assert re.search(r'^Total +0:\d\d$', out, re.MULTILINE)
     assert (tmp_path / 'logs/draw.log').read_text() == 'drawn\n'
     # Again: what is done is not run, and its time is still in the table.
     seconds = json.loads((tmp_path / 'phases.json').read_text())

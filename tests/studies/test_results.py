@@ -133,7 +133,7 @@ def test_a_table_that_is_not_there_or_not_utf8(tmp_path):
 
 def test_finished_runs_are_collected_once(tmp_path):
     work, table = tmp_path / 'work', tmp_path / 't.jsonl'
-    with pytest.raises(InputError, match=r'work: no finished run, which is a folder with result.json'):
+    with pytest.raises(InputError, match=r'work: no finished run \(a folder with result.json\)'):
         collect_runs(work, table)
     store(work, row('B', 1), row('A', 0))
     (work / 'C_seed0').mkdir()  # has begun, is not finished

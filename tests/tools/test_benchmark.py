@@ -69,7 +69,7 @@ def test_the_committed_page_is_the_table_of_the_committed_rows(call, repo):
         (('a.py', '--threads', 0), '--threads: must be at least 1'),
         (('a.py', '--device', 'tpu'), '--device tpu: must be cpu or cuda'),
         pytest.param(('a.py', '--device', 'cuda'), '--device cuda: there is no GPU', marks=no_gpu),
-        (('a.py', '--clock', 'cpu'), '--clock cpu: counts one thread on CPU alone'),
+        (('a.py', '--clock', 'cpu'), '--clock cpu: needs a single thread on a CPU'),
         (('a.py', '--compile', '--passes', 'training'), '--compile: compiles inference only'),
         (('a.py', '--update', 'b.md'), '--update: needs --table FILE.json'),
         (('a.py', '--collect', 'b.jsonl'), '--collect: needs --table FILE.json'),

@@ -31,7 +31,7 @@ def test_every_norm_is_timed_in_every_round(call, tmp_path):
     [
         (('--rounds', 0), '--rounds, --batch and --size must be at least 1'),
         (('--threads', 0), '--threads: must be at least 1, got 0'),
-        (('--clock', 'cpu', '--threads', 2), '--clock cpu: counts one thread on CPU alone'),
+        (('--clock', 'cpu', '--threads', 2), '--clock cpu: needs a single thread on a CPU'),
     ],
 )
 def test_refusals(call, arguments, message):

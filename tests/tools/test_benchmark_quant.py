@@ -44,7 +44,7 @@ def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
         (['--threads', '0'], '--threads: must be at least 1, got 0'),
         (['--shapes', '3x4'], "--shapes: '3x4' is neither"),
         (['--shapes', '3x0x4'], "--shapes: '3x0x4' is neither"),
-        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: counts one thread'),
+        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: needs a single thread'),
     ],
 )
 def test_bad_input(call, arguments, message):

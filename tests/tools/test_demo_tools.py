@@ -119,7 +119,7 @@ def test_test_writes_metrics(call, run_config, model_files, tmp_path):
     name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}'
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', out_dir, '--cfg-options', name)
     assert outcome.status == 0
-    assert outcome.out.splitlines()[-1] == f'Metrics and pictures: {out_dir}'
+    assert outcome.out.splitlines()[-1] == f'Metrics and images: {out_dir}'
     metrics = json.loads((out_dir / 'metrics.json').read_text())['metrics']
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
     assert picture_of(out_dir / 'vis/test.png').size

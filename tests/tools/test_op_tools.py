@@ -45,7 +45,7 @@ def test_benchmark_times_every_backend(call, tmp_path):
         ('benchmark_ops', ['--batch', '4', '0'], '--batch and --rounds must be at least 1'),
         ('benchmark_ops', ['--threads', '0'], '--threads: must be at least 1, got 0'),
         ('benchmark_ops', ['--minutes', '0'], '--minutes must be positive'),
-        ('benchmark_ops', ['--clock', 'cpu'], '--clock cpu: counts one thread on CPU alone'),
+        ('benchmark_ops', ['--clock', 'cpu'], '--clock cpu: needs a single thread on a CPU'),
         pytest.param('benchmark_ops', ['--device', 'cuda'], '--device cuda: there is no GPU', marks=no_gpu),
         ('gpu_check', ['--rounds', '0'], '--rounds must be at least 1 and --minutes positive'),
         pytest.param('gpu_check', [], 'there is no GPU on this machine; add --interpret', marks=no_gpu),

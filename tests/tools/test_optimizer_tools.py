@@ -90,7 +90,7 @@ def test_benchmark_reports_ratios_of_the_same_round(call, small_config, tmp_path
     [
         (['--rounds', '0'], '--rounds: 0 gives no number'),
         (['--threads', '0'], '--threads: must be at least 1, got 0'),
-        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: counts one thread'),
+        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: needs a single thread'),
         (['--config', 'absent.py'], 'absent.py'),
         (['--config', '{empty}'], '{empty}: no model.backbone in this config'),
     ],

@@ -80,7 +80,7 @@ def test_sets_with_other_classes_must_name_them(run_config):
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, part], ignore_keys=['classes'])
     check_training(cfg, 'a.py')
     cfg.train_dataloader.dataset.datasets[1].pipeline[-1] = dict(type='PackDetInputs')
-    with pytest.raises(InputError, match=r"datasets\[1\] does not hand on its class names.*'text'"):
+    with pytest.raises(InputError, match=r"datasets\[1\] does not pass on its class names.*'text'"):
         check_training(cfg, 'a.py')
 
 

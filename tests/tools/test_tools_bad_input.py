@@ -329,7 +329,7 @@ def test_bad_checkpoint_stops_a_test(call, run_config, wide_files, tmp_path):
         (['--cfg-options', 'prompt_dataset=None'], 'VisualGeneric needs prompt_dataset'),
         (['--cfg-options', 'load_from={absent}'], 'absent.pth: no such checkpoint; the config starts from it'),
         (['--resume', '{absent}'], 'absent.pth: no such checkpoint; check --resume'),
-        (['--resume', '{weights}'], 'model.pth: has no meta, message_hub, so that no run can be resumed'),
+        (['--resume', '{weights}'], 'model.pth: has no meta, message_hub, so no run can be resumed'),
         (['--seed', '-1'], '--seed must be a whole number in [0, 2^32), got -1'),
         (['--cfg-options', 'randomness.seed=x'], "randomness.seed must be a whole number in [0, 2^32), got 'x'"),
         (['--cfg-options', 'train_dataloader.batch_size=0'], 'train_dataloader.batch_size must be a whole number of'),

@@ -135,7 +135,7 @@ def test_a_run_is_not_resumed_from_weights_alone(build_tiny, state, tmp_path, lo
     (meta if lost in meta else content).pop(lost)
     torch.save(content, path)
     check_checkpoint(build_tiny(), path)
-    with pytest.raises(InputError, match=f'has no .*{lost}, so that no run can be resumed'):
+    with pytest.raises(InputError, match=f'has no .*{lost}, so no run can be resumed'):
         check_checkpoint(build_tiny(), path, resume=True)
 
 
@@ -314,7 +314,7 @@ def test_files_larger_than_the_memory_are_refused(tmp_path):
 def test_numbers_of_another_kind_are_refused(cfg, state, tmp_path):
     path = tmp_path / 'integers.pth'
     torch.save(dict(state_dict={key: value.to(torch.int64) for key, value in state.items()}), path)
-    with pytest.raises(InputError, match='another kind of numbers, such as .*, torch.int64 instead of torch.float32'):
+    with pytest.raises(InputError, match='another type, such as .*, torch.int64 instead of torch.float32'):
         load_model(cfg, str(path))
     # Half precision is of the same kind.
     torch.save(dict(state_dict={k: v.half() if v.is_floating_point() else v for k, v in state.items()}), path)

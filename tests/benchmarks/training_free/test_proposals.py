@@ -48,7 +48,7 @@ def test_boxes_of_a_result_file(tmp_path):
     assert look_up(image, 3).tolist() == [[1, 2, 11, 22], [5, 5, 6, 6]]
     assert look_up(image, 4).shape == (0, 4)
     path.write_text(json.dumps([dict(image_id=3)]))
-    with pytest.raises(InputError, match='no COCO results'):
+    with pytest.raises(InputError, match='not COCO results'):
         proposals_from(str(path))
 
 
