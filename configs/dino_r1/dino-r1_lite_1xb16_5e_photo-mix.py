@@ -1,6 +1,6 @@
-# A smoke test of the size for photographs: one epoch of supervised fine-tuning, then GRQO, on the base categories of
-# photo_mix; evaluated on the novel ones. Boxes on the image itself prompt: only classes that it shows are offered,
-# which is fair where an image is annotated for some categories only.
+# A smoke test of the lite detector: one epoch of supervised fine-tuning, then GRQO, on the base categories of
+# photo_mix; evaluated on the novel ones. Boxes on the image itself are the prompts, so that only classes are offered
+# for which the image is annotated.
 _base_ = [
     '../_base_/models/dino_r1_lite.py',
     '../_base_/datasets/photo_mix_novel.py',

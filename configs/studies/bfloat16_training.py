@@ -1,5 +1,6 @@
-# Does training in bfloat16 on a CPU cost accuracy? The supervised nano recipe, in both precisions, from the same seeds.
-# Decided before the first run: it does not if the mean difference of AP over the seeds is below its 95 % interval.
+# Does training in bfloat16 on a CPU reduce accuracy? The supervised nano recipe in both precisions, from the same
+# seeds. Criterion, fixed before the first run: it does not if the mean difference of AP over the seeds is below its 95
+# % interval.
 title = 'Training of nano in bfloat16 on a CPU'
 config = 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py'
 arms = {

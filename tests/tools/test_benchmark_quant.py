@@ -39,7 +39,7 @@ def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--rounds', '0'], '--rounds: 0 gives no number'),
+        (['--rounds', '0'], '--rounds: must be at least 1, got 0'),
         (['--bits', '9'], '--bits: must be from 2 to 8, got 9'),
         (['--threads', '0'], '--threads: must be at least 1, got 0'),
         (['--shapes', '3x4'], "--shapes: '3x4' is neither"),

@@ -88,7 +88,7 @@ def test_benchmark_reports_ratios_of_the_same_round(call, small_config, tmp_path
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--rounds', '0'], '--rounds: 0 gives no number'),
+        (['--rounds', '0'], '--rounds: must be at least 1, got 0'),
         (['--threads', '0'], '--threads: must be at least 1, got 0'),
         (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: needs a single thread'),
         (['--config', 'absent.py'], 'absent.py'),
