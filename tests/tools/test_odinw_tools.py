@@ -210,7 +210,7 @@ def test_odinw_set_placeholder_and_small_layout(
     text = page.read_text()
     assert text.startswith('# Zoo\n\n<!-- odinw:begin -->\n\n#### Visual-G, N = 16: split test\n')
     assert text.endswith('```\n\n<!-- odinw:end -->\n\nmore\n')
-    assert 'old' not in text
+    assert '\nold\n' not in text
     assert f'- `raccoon`: {load_sets("small")["raccoon"].deviation}' in text
     assert '- Counts differ from the manifest: raccoon test: 3 images instead of 17' in text
     assert 'python tools/test_odinw.py ' in text
