@@ -83,9 +83,3 @@ def image_folder(tmp_path_factory) -> Path:
         cv2.imwrite(str(folder / f'{i}.png'), random_image(*size, seed=i))
     (folder / 'notes.txt').write_text('not an image')
     return folder
-
-
-@pytest.fixture(scope='session')
-def pictures(image_folder) -> Path:  # codespell:ignore pictures
-    """Former name of :func:`image_folder`."""
-    return image_folder

@@ -17,19 +17,19 @@ DEFORMABLE_DETR = 'deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e
 
 @pytest.fixture(scope='module')
 def coco_root(tmp_path_factory):
-    """Four 64 x 96 pictures with one or two filled shapes each, as a COCO data set."""
+    """Four 64 x 96 images with one or two filled shapes each, as a COCO data set."""
     root = tmp_path_factory.mktemp('coco')
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for image_id in range(4):
-        picture = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
+        image = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
         for _ in range(1 + image_id % 2):
             category = int(rng.integers(2))
             x, y = (int(v) for v in rng.integers(4, 36, 2))
             if category == 0:
-                cv2.circle(picture, (x + 12, y + 12), 12, (0, 0, 255), -1)
+                cv2.circle(image, (x + 12, y + 12), 12, (0, 0, 255), -1)
             else:
-                cv2.rectangle(picture, (x, y), (x + 24, y + 24), (255, 0, 0), -1)
+                cv2.rectangle(image, (x, y), (x + 24, y + 24), (255, 0, 0), -1)
             annotations.append(
                 dict(
                     id=len(annotations) + 1,
@@ -40,7 +40,7 @@ def coco_root(tmp_path_factory):
                     iscrowd=0,
                 )
             )
-        cv2.imwrite(str(root / f'{image_id}.png'), picture)
+        cv2.imwrite(str(root / f'{image_id}.png'), image)
         images.append(dict(id=image_id, file_name=f'{image_id}.png', height=64, width=96))
     categories = [dict(id=index + 1, name=name) for index, name in enumerate(CLASSES)]
     annotation_file = root / 'annotations.json'
@@ -49,7 +49,7 @@ def coco_root(tmp_path_factory):
 
 
 def shrink(cfg: Config, coco_root, work_dir) -> Config:
-    """Keep the config's parts and make them small: narrow ResNet-18, few layers and queries, our pictures."""
+    """Keep the config's parts and make them small: narrow ResNet-18, few layers and queries, our images."""
     dataset = dict(
         data_root=str(coco_root),
         ann_file='annotations.json',

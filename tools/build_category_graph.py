@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Build a category graph from the annotation file of a training set, COCO's or LVIS's.
+"""Build a category graph from the annotation file of a training set in COCO or LVIS format.
 
-Hierarchy: WordNet (LVIS's synsets, where NLTK and its data are on disk), super-categories (COCO), or, with --words, the
-words that several names share. Images: classes that are seen together more often than by chance. Co-occurrence is
-counted in FILE alone: give a training set, never one that is evaluated.
+The hierarchy comes from WordNet (for LVIS's synsets, if NLTK and its data are installed), from super-categories (COCO)
+or, with --words, from words that several names share. Other edges connect classes that appear in the same images more
+often than by chance. Only FILE is read for these counts: give a training set, never an evaluated set.
 
 Examples:
     python tools/build_category_graph.py data/coco/annotations/instances_train2017.json --out coco_graph.safetensors
@@ -28,23 +28,23 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='FILE.json',
-        help='also know the classes of these files, such as novel ones; nothing but their categories is read',
+        help='add the classes of these files, such as novel ones; only their categories are read',
     )
     parser.add_argument(
         '--wordnet',
         choices=['auto', 'yes', 'no'],
         default='auto',
-        help='hypernyms of the synsets: yes: an error where WordNet is not on disk; auto: without (default: auto)',
+        help='use hypernyms of the synsets; without WordNet, yes is an error and auto does without (default: auto)',
     )
-    parser.add_argument('--words', action='store_true', help='words that several names share become parents')
+    parser.add_argument('--words', action='store_true', help='make parents of words that several names share')
     parser.add_argument('--no-images', action='store_true', help='leave out co-occurrence')
     parser.add_argument('--topk', type=int, default=8, help='neighbours by co-occurrence per class (default: 8)')
-    parser.add_argument('--min-pmi', type=float, default=0.0, help='least mutual information, in nats (default: 0)')
-    parser.add_argument('--pe-dim', type=int, default=8, help='columns of the Laplacian code (default: 8)')
+    parser.add_argument('--min-pmi', type=float, default=0.0, help='smallest mutual information, in nats (default: 0)')
+    parser.add_argument('--pe-dim', type=int, default=8, help='columns of the Laplacian encoding (default: 8)')
     parser.add_argument(
         '--complete',
         metavar='RELATION',
-        help='train NFE on the edges, report how it ranks held-out ones, and add the missing edges it believes in',
+        help='train NFE on the edges, report its ranking of held-out edges, and add the edges that it predicts',
     )
     parser.add_argument(
         '--nfe',
@@ -52,10 +52,12 @@ def parse_args() -> argparse.Namespace:
         type=float,
         default=[32, 200, 0.03],
         metavar=('DIM', 'EPOCHS', 'LR'),
-        help='its width, training and learning rate (default: 32 200 0.03)',
+        help='width, epochs and learning rate of NFE (default: 32 200 0.03)',
     )
-    parser.add_argument('--min-prob', type=float, default=0.5, help='probability of an added edge (default: 0.5)')
-    parser.add_argument('--seed', type=int, default=0, help='of NFE (default: 0)')
+    parser.add_argument(
+        '--min-prob', type=float, default=0.5, help='smallest probability of an added edge (default: 0.5)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of NFE (default: 0)')
     return parser.parse_args()
 
 
@@ -65,6 +67,7 @@ def main() -> None:
     from dinor1.blocks.category_graph import build_category_graph, cooccurrence_counts, read_categories, word_parents
     from dinor1.utils.io import read_json
 
+    # Read the classes of all files.
     check(args)
     data = read_json(args.annotations)
     known = read_categories(data, args.annotations)
@@ -75,20 +78,23 @@ def main() -> None:
             fields.setdefault(name, rest)
     names = list(fields)
     synsets, supercategories = zip(*fields.values(), strict=True)
+    # Collect the hierarchy and the co-occurrences.
     settings = dict(supercategories=supercategories, parents=word_parents(names) if args.words else None)
     hypernyms = hypernyms_of(synsets, args.wordnet)
     if hypernyms is not None:
         settings |= dict(synsets=synsets, hypernyms=hypernyms)
     if not args.no_images:
         counts, num_images = cooccurrence_counts(data, known.ids, args.annotations)
-        # Classes of the other files have no images here.
+        # Classes of the other files have no co-occurrences.
         whole = counts.new_zeros(len(names), len(names))
         whole[: len(known.ids), : len(known.ids)] = counts
         settings |= dict(cooccurrence=whole, num_images=num_images, topk=args.topk, min_pmi=args.min_pmi)
+    # Build the graph, complete it, and write it.
     graph = build_category_graph(names, pe_dim=args.pe_dim, **settings)
     if args.complete:
         graph = complete(graph, args)
     graph.save(args.out)
+    # Report.
     parents = len(graph.names) - graph.num_classes
     print(f'{graph.num_classes} classes, {parents} parents: {args.out}')
     for number, relation in enumerate(graph.relations):
@@ -99,7 +105,7 @@ def main() -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse, before any file is read, what could only fail after the work."""
+    """Check the options before any file is read."""
     from dinor1.blocks.category_graph import RELATIONS
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output
@@ -107,6 +113,7 @@ def check(args: argparse.Namespace) -> None:
     if not args.out.endswith('.safetensors'):
         raise InputError(f'--out {args.out}: expected a file name that ends in .safetensors')
     check_output(args.out, '--out')
+    # Check the numbers.
     dim, epochs, lr = args.nfe
     for option, value, good, wanted in (
         ('--topk', args.topk, args.topk >= 1, 'at least 1'),
@@ -125,7 +132,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def hypernyms_of(synsets, wordnet: str) -> dict[str, list[str]] | None:
-    """Hypernyms, or None where there are no synsets, or no WordNet and none is insisted on."""
+    """Return the hypernyms of the synsets; None without synsets, or without WordNet if it is not required."""
     from dinor1.blocks.category_graph import wordnet_hypernyms
     from dinor1.utils.errors import InputError
 
@@ -143,13 +150,14 @@ def hypernyms_of(synsets, wordnet: str) -> dict[str, list[str]] | None:
 
 
 def complete(graph, args: argparse.Namespace):
-    """Report what NFE makes of edges that it has not seen, then train it on all and add what is missing."""
+    """Report NFE's ranking of held-out edges, then train it on all edges and add the edges that it predicts."""
     import torch
 
     from dinor1.blocks.category_graph import complete_category_graph, held_out_ranking
     from dinor1.blocks.nfe import NFE, fit, graph_triples
     from dinor1.utils.errors import InputError
 
+    # Rank held-out edges.
     dim, epochs, lr = int(args.nfe[0]), int(args.nfe[1]), args.nfe[2]
     try:
         result = held_out_ranking(graph, seed=args.seed, epochs=epochs, lr=lr, dim=dim)
@@ -159,6 +167,7 @@ def complete(graph, args: argparse.Namespace):
         f'NFE, {len(result["ranks"])} held-out queries: MRR {result["mrr"]:.3f}, Hits@10 {result["hits@10"]:.3f} '
         f'(chance: MRR {result["chance"]:.3f})'
     )
+    # Train on all edges, and add edges.
     torch.manual_seed(args.seed)
     nfe = NFE(len(graph.names), len(graph.relations), dim)
     fit(nfe, graph_triples(graph), epochs=epochs, lr=lr, seed=args.seed)

@@ -3,7 +3,8 @@
 #
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
 #
-# Environment, for several machines: NNODES, NODE_RANK, MASTER_ADDR; also PORT (29500) and PYTHON (python).
+# Environment variables for several machines: NNODES, NODE_RANK, MASTER_ADDR.
+# Others, with their defaults: PORT (29500), PYTHON (python).
 set -euo pipefail
 
 if [ $# -lt 3 ]; then

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs a plan of measurements on a machine with a GPU where nothing of this project is installed, not even a network:
+# Run a plan of measurements on a machine with a GPU, without a network and without an installation of this project:
 #   tools/gpu_plan.sh check       # at most 5 minutes each
 #   tools/gpu_plan.sh train [--recipe CONFIG --data FILE.tar]
 #   tools/gpu_plan.sh check --dry-run
-# WHEELS: folder of wheels to install first (default: wheels); nothing is installed where there is none.
+# WHEELS: folder of wheels to install first (default: wheels); without wheels, nothing is installed.
 # OUT: folder of the results (default: work_dirs/gpu_plan). PYTHON: interpreter with torch (default: python3).
 set -euo pipefail
 [ $# -gt 0 ] || { sed -n 's/^# \{0,1\}//p' "$0" | tail -n +2; exit 2; }

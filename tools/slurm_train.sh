@@ -3,7 +3,8 @@
 #
 #   [GPUS=64] tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of tools/train.py]
 #
-# Environment: GPUS in all (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS for anything else, PYTHON (python).
+# Environment variables, with their defaults: GPUS, the total number (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5),
+# SRUN_ARGS, other options of srun, and PYTHON (python).
 set -euo pipefail
 
 if [ $# -lt 4 ]; then

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Test a checkpoint on all sets of ODinW that are present, under every prompt protocol, and average.
+"""Test a checkpoint on all available sets of ODinW, under every prompt protocol, and average.
 
-Every set and protocol is a run of tools/test.py with the pipelines of CONFIG. Each leaves result files, and what is
-finished is not run again. `{set}` in CONFIG and CHECKPOINT stands for the name of the set.
+Every set and protocol is a run of tools/test.py with the pipelines of CONFIG. Each run writes result files, and
+finished runs are not repeated. `{set}` in CONFIG and CHECKPOINT is replaced by the name of the set.
 
 Examples:
     python tools/test_odinw.py CONFIG CHECKPOINT --data-root data/odinw --prompt-seeds 5
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
         '--layout',
         choices=['odinw', 'small'],
         default='odinw',
-        help="odinw: the released files; small: this project's small real sets, which are no official files",
+        help="odinw: the released files; small: this project's small sets of photographs, not official files",
     )
     parser.add_argument(
         '--data-root', help='folder of the sets (default: $DINOR1_DATA or data; for the layout odinw, odinw/ in it)'
@@ -57,18 +57,20 @@ def parse_args() -> argparse.Namespace:
         '--split',
         choices=['test', 'val'],
         default='test',
-        help='test: as the organisers of ODinW report, val for PascalVOC; val: as MMDetection reports (default: test)',
+        help='test: the split of the organisers of ODinW (val for PascalVOC); val: that of MMDetection (default: test)',
     )
     parser.add_argument(
         '--prompt-seeds', type=int, default=1, metavar='N', help='draws of visual-generic prompts (default: 1)'
     )
-    parser.add_argument('--num-exemplars', type=int, default=16, metavar='N', help='of visual-generic (default: 16)')
     parser.add_argument(
-        '--captions', action='store_true', help="text: GLIP's phrases for the classes that have one, else names"
+        '--num-exemplars', type=int, default=16, metavar='N', help='exemplars of visual-generic (default: 16)'
+    )
+    parser.add_argument(
+        '--captions', action='store_true', help="text prompts: use GLIP's phrases for the classes that have one"
     )
     parser.add_argument('--arm', help='name in tables (default: fine-tuned if CHECKPOINT has {set}, else zero-shot)')
-    parser.add_argument('--out-dir', help='where results go (default: work_dirs/odinw/ARM)')
-    parser.add_argument('--redo', action='store_true', help='run again what is finished')
+    parser.add_argument('--out-dir', help='folder for results (default: work_dirs/odinw/ARM)')
+    parser.add_argument('--redo', action='store_true', help='repeat finished runs')
     parser.add_argument(
         '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of CONFIG'
     )
@@ -76,7 +78,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def settings_of(args: argparse.Namespace) -> 'Settings':
-    """The options, with their defaults filled in.
+    """Convert the options to settings, with defaults.
 
     Raises:
         InputError: a number is not positive.
@@ -112,6 +114,7 @@ def main() -> None:
     from dinor1.evaluation.odinw.summary import read_results, summarize
     from dinor1.evaluation.odinw.tables import tables
 
+    # Find the sets.
     settings = settings_of(args)
     layout = load_sets(settings.layout)
     chosen = choose_sets(layout, args.sets)
@@ -120,17 +123,19 @@ def main() -> None:
     if missing:
         print(f'Missing: {len(missing)} of {len(chosen)} sets ({", ".join(missing)}); for example, no file')
         print(f'  {next(iter(missing.values()))}')
-    # Whatever is wrong with a file is said before the first run, not hours later.
+    # Plan all runs, which checks their files, before the first one starts.
     jobs = plan(settings, present.values())
     refuse_other_results(settings, {path for job in jobs for path in job.paths} if args.redo else ())
     for warning in dict.fromkeys(warning for job in jobs for warning in job.fields['warnings']):
         print(f'Warning: {warning}')
+    # Run those that are not finished.
     waiting = [job for job in jobs if args.redo or not finished(job)]
     print(f'{len(jobs) - len(waiting)} of {len(jobs)} runs are finished')
     failed = run_all(waiting)
 
     if len(failed) == len(jobs):
         raise InputError(f'all {len(jobs)} runs failed, the first: {next(iter(failed.values()))}')
+    # Summarize all results.
     summaries = summarize(read_results(settings.out_dir), order=list(layout))
     write_summary(settings, summaries, missing, failed)
     print(f'\n{tables(summaries)}\n')
@@ -140,15 +145,16 @@ def main() -> None:
 
 
 def run_all(jobs: list['Job']) -> dict[str, str]:
-    """Run one after the other and say how long the rest takes; returns the failures by run.
+    """Run the jobs one after the other, and print the remaining time; returns run -> error of the failed runs.
 
-    A run that fails does not stop the others.
+    A failed run does not stop the others.
     """
     from dinor1.evaluation.odinw.runs import mean_scores, store
 
     failed: dict[str, str] = {}
     start = time.perf_counter()
     for i, job in enumerate(jobs, start=1):
+        # Run the job, and store its result.
         command, record = execute(job)
         if isinstance(record, str):
             failed[job.title] = f'{job.title}: {record}'
@@ -159,6 +165,7 @@ def run_all(jobs: list['Job']) -> dict[str, str]:
                 outcome = ', '.join(f'{name} {value:.3f}' for name, value in scores.items())
             except InputError as error:
                 failed[job.title] = outcome = str(error)
+        # Report.
         spent = time.perf_counter() - start
         left = datetime.timedelta(seconds=round(spent / i * (len(jobs) - i)))
         print(f'[{i}/{len(jobs)}] {job.title}: {outcome} (ETA {left})', flush=True)
@@ -168,17 +175,19 @@ def run_all(jobs: list['Job']) -> dict[str, str]:
 def execute(job: 'Job') -> tuple[str, dict[str, Any] | str]:
     """Run tools/test.py with its output in ``test.log``.
 
-    The config is written to a file, because ``--cfg-options`` drops the spaces that some of ODinW's folders have; and
-    not by MMEngine, which formats it for seconds.
+    The config is written to a file, because ``--cfg-options`` drops spaces, which some folders of ODinW have in their
+    names. It is not written by MMEngine, which takes seconds to format it.
 
     Returns:
-        The command line for the record, and what the run wrote, or the last line of its output if it failed.
+        The command line for the record; and the metrics file of the run, or the last line of its output if it failed.
     """
     from dinor1.utils.io import atomic_path, read_json
 
+    # Write the config.
     content = job.cfg.to_dict().items()
     with atomic_path(job.work_dir / 'config.py') as temporary:
         temporary.write_text(''.join(f'{k} = {pprint.pformat(v, width=118, sort_dicts=False)}\n' for k, v in content))
+    # Run the test.
     metrics, log = job.work_dir / 'metrics.json', job.work_dir / 'test.log'
     metrics.unlink(missing_ok=True)
     arguments = [str(job.work_dir / 'config.py'), job.checkpoint, '--work-dir', str(job.work_dir)]
@@ -188,6 +197,7 @@ def execute(job: 'Job') -> tuple[str, dict[str, Any] | str]:
     with open(log, 'w') as file:
         command = [sys.executable, str(Path(__file__).with_name('test.py')), *arguments]
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    # Return the result, or the reason of the failure.
     if status:
         lines = log.read_text(errors='replace').strip().splitlines() or [f'exit status {status}']
         return shown, f'{lines[-1].removeprefix("error: ")} ({log})'

@@ -1,4 +1,4 @@
-# What every run has: logging, checkpoints, exact resume, pictures of validation.
+# Settings of every run: logging, checkpoints, exact resume, images of the validation.
 default_scope = 'dinor1'
 
 default_hooks = dict(

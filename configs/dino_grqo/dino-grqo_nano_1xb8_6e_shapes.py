@@ -1,5 +1,5 @@
-# GRQO on MMDetection's plain DINO in the size that trains on two CPU cores, with the 12 base categories of the shapes
-# world: one epoch of supervised training, then GRQO. Sizes are those of dino_r1_nano, but for the 256 channels.
+# GRQO on MMDetection's plain DINO, small enough for training on two CPU cores, with the 12 base categories of the
+# shapes world: one epoch of supervised training, then GRQO. Sizes are those of dino_r1_nano, except the 256 channels.
 _base_ = [
     '../_base_/models/dino_r50.py',
     '../_base_/datasets/shapes.py',
@@ -40,6 +40,6 @@ model = dict(
     test_cfg=dict(max_per_img=100),
 )
 
-# The detector takes no prompts, and MMEngine's own loops evaluate it.
+# The detector takes no prompts: MMEngine's own loops evaluate it.
 val_cfg = dict(_delete_=True, type='ValLoop')
 test_cfg = dict(_delete_=True, type='TestLoop')

@@ -1,5 +1,5 @@
-# GRQO on MMDetection's plain DINO, which the paper does not show: one epoch of supervised training, then GRQO.
-# Schedule and batch are those of mmdet's dino-4scale_r50_8xb2-12e_coco.
+# GRQO on MMDetection's plain DINO, which the paper does not evaluate: one epoch of supervised training, then GRQO.
+# Schedule and batch size are those of mmdet's dino-4scale_r50_8xb2-12e_coco.
 _base_ = [
     '../_base_/models/dino_r50.py',
     '../_base_/datasets/coco_detection.py',
@@ -10,7 +10,7 @@ _base_ = [
 model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}))
 train_dataloader = dict(batch_size=2)
 
-# The detector takes no prompts, and MMEngine's own loops evaluate it.
+# The detector takes no prompts: MMEngine's own loops evaluate it.
 val_cfg = dict(_delete_=True, type='ValLoop')
 test_cfg = dict(_delete_=True, type='TestLoop')
 

@@ -1,5 +1,4 @@
-# A smoke test of the size for photographs, on data that everyone can generate: one epoch of supervised fine-tuning,
-# then GRQO.
+# A smoke test of the lite detector on generated data: one epoch of supervised fine-tuning, then GRQO.
 _base_ = [
     '../_base_/models/dino_r1_lite.py',
     '../_base_/datasets/shapes_288.py',

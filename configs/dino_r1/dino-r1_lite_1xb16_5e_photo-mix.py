@@ -1,4 +1,4 @@
-# A smoke test of the size for photographs: one epoch of supervised fine-tuning, then GRQO, on the base categories of
+# A smoke test of the lite detector: one epoch of supervised fine-tuning, then GRQO, on the base categories of
 # photo_mix; evaluated on the novel ones, with a box on the image itself as the prompt.
 _base_ = [
     '../_base_/models/dino_r1_lite.py',

@@ -1,4 +1,4 @@
-# Fine-tunes the shapes-trained nano on real photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
+# Fine-tunes nano, trained on shapes, on photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/bccd.py',

@@ -1,5 +1,5 @@
-# Fine-tunes the shapes-trained nano on real photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
-# The category 'bishop' has a single box, in train: it is offered as a class and never occurs in val or test.
+# Fine-tunes nano, trained on shapes, on photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
+# The category 'bishop' has a single box, in train: it is offered but never occurs in val or test.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/chess_pieces.py',

@@ -1,5 +1,5 @@
-# Fine-tunes the shapes-trained nano on real photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
-# 80 categories on 92 images: some have no box in train, hence no exemplar, and are never found.
+# Fine-tunes nano, trained on shapes, on photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
+# 80 categories on 92 images: some have no box in train, so they have no exemplar and are never found.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/coco_mini.py',

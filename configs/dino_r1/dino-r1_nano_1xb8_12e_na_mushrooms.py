@@ -1,5 +1,5 @@
-# Fine-tunes the shapes-trained nano on real photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
-# Copies of the same photographs lie in train, val and test: scores are optimistic, and five test images say little.
+# Fine-tunes nano, trained on shapes, on photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
+# train, val and test share copies of the same photographs: scores are too high, and five test images are very few.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/na_mushrooms.py',

@@ -1,4 +1,4 @@
-# Fine-tunes the shapes-trained nano on thermal pictures, far from photographs: load_from is the checkpoint of
+# Fine-tunes nano, trained on shapes, on thermal images, which differ from photographs: load_from is the checkpoint of
 # dino-r1_nano_1xb8_6e_shapes.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',

@@ -11,7 +11,7 @@ default_hooks = dict(
     reference=dict(warmup=1, dtype='bfloat16'),
 )
 
-# The public weights of MM-Grounding-DINO-L, fetched when a training starts. They have all but the prompt encoder,
-# which the supervised epoch trains. A checkpoint of dino-r1_swin-l_8xb4_6e_o365 is prompted with
-# boxes already: --cfg-options load_from=PATH default_hooks.reference.warmup=0
+# The public weights of MM-Grounding-DINO-L, downloaded when a training starts. They lack only the prompt encoder,
+# which the supervised epoch trains. A checkpoint of dino-r1_swin-l_8xb4_6e_o365 has a prompt
+# encoder and needs no supervised epoch: --cfg-options load_from=PATH default_hooks.reference.warmup=0
 load_from = {{_base_.mm_grounding_dino}}

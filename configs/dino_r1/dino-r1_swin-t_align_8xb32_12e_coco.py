@@ -25,7 +25,7 @@ model = dict(
     ),
 )
 
-# Every training image brings the class names along, for the text side of the alignment.
+# Class names are passed with every training image, for the language alignment.
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction', 'text')
 train_pipeline = [*_base_.train_pipeline[:-1], dict(type='PackDetInputs', meta_keys=meta_keys)]
 train_dataloader = dict(dataset=dict(return_classes=True, pipeline=train_pipeline))
@@ -34,8 +34,8 @@ default_hooks = dict(
     reference=dict(warmup=1, dtype='bfloat16'),
 )
 
-# The public weights of MM-Grounding-DINO-T, fetched when a training starts, its BERT included. They have all but the
-# prompt encoder, which the supervised epoch trains, and the scale of the alignment. A checkpoint of
-# dino-r1_swin-t_8xb4_6e_o365 is prompted with boxes already, and has no text side:
+# The public weights of MM-Grounding-DINO-T, with its BERT, downloaded when a training starts. They lack only the prompt
+# encoder and the scale of the alignment, which the supervised epoch trains. A checkpoint of dino-r1_swin-t_8xb4_6e_o365
+# has a prompt encoder and needs no supervised epoch, but it has no language model:
 # --cfg-options load_from=PATH default_hooks.reference.warmup=0
 load_from = {{_base_.mm_grounding_dino}}

@@ -7,7 +7,7 @@ _norms = {
     'EvoNormB0': [_act, 'model.backbone.norm_cfg.type=EvoNormB0'],
     'EvoNormS0': [_act, 'model.backbone.norm_cfg.type=EvoNormS0', 'model.backbone.norm_cfg.groups=8'],
 }
-# Equal numbers of digits; a fifth of the learning rate for batches of 2.
+# All arms see the same number of digits; batches of 2 have a fifth of the learning rate.
 _batches = {
     'batch 64': [],
     'batch 2': ['train_dataloader.batch_size=2', 'optim_wrapper.optimizer.lr=6e-4', 'param_scheduler.0.eta_max=6e-4'],

@@ -3,7 +3,7 @@ _sft = 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py'
 _grqo = 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py'
 _novel = 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes-novel.py'
 
-# Two validations per run are enough for the record; the measures at its end are what counts.
+# Validate twice per run, for the record; the results are the measurements at the end of the run.
 options = ['default_hooks.gradients.type=LossGradientHook', 'default_hooks.visualization.num_images=4']
 _shapes = ['train_cfg.val_interval=3', 'default_hooks.gradients.interval=125']
 _last_only = ['default_hooks.checkpoint.max_keep_ckpts=1']
@@ -20,19 +20,19 @@ _few = [0, 1, 2]
 
 
 def _setting(change):
-    """An option of the loss, or of the hook that owns the reference model."""
+    """Option of the loss, or of the hook that owns the reference model."""
     return f'{_hook if change.split("=")[0] in _hook_settings else _loss}.{change}'
 
 
 def _variant(*changes, seeds=_few):
-    """An arm of GRQO, whose first epoch is that of SFT with the same seed."""
+    """Arm of GRQO that continues from the first epoch of SFT with the same seed."""
     start = dict(arm='SFT', checkpoint='epoch_1.pth', resume=True)
     own = [*_shapes, *_last_only, *map(_setting, changes)]
     return dict(config=_grqo, options=own, seeds=seeds, start=start)
 
 
 def _real(data, shared=2, schedule=(), grqo=()):
-    """Both main arms on photographs: from the supervised shapes detector of the same seed, first epochs shared."""
+    """Arms SFT and GRQO on photographs, which fine-tune the SFT detector of the same seed and share first epochs."""
     own = ['default_hooks.gradients.interval=27', *schedule]
     sft = f'configs/vis_gdino/vis-gdino_nano_1xb8_12e_{data}.py'
     after = _measure(f'test={sft}')
@@ -53,7 +53,7 @@ def _real(data, shared=2, schedule=(), grqo=()):
     return {f'SFT, {data}': sft_arm, f'GRQO, {data}': grqo_arm}
 
 
-# After the twelve epochs of the config, supervised training ends at 0.008 AP here, which compares nothing.
+# Train longer: after the twelve epochs of the config, SFT has an AP of 0.008, too low for a comparison.
 _longer = ['train_cfg.max_epochs=24', 'train_cfg.val_interval=8', 'param_scheduler.0.total_steps=24']
 after = _measure(f'base={_sft}', f'novel={_novel}')
 arms = {

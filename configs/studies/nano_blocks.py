@@ -7,7 +7,8 @@ arms = {
     'LN, AdamW': [],
     'RMSNorm': [f'{_norm}.type=RMSNorm'],
     'UN, window 4, warm-up 100': [f'{_norm}.type=UN', f'{_norm}.warmup_iters=100', f'{_norm}.outlier_filtration=True'],
-    # Which part of UN it is: exact at this step in both directions; in the forward pass alone; as above, but slower.
+    # Find the part of UN that matters: exact statistics of the step in both passes; exact ones in the forward pass
+    # only; as above, with a lower learning rate.
     'UN, window 1': [f'{_norm}.type=UN', f'{_norm}.window_size=1', f'{_norm}.warmup_iters=100'],
     'UN, window 4, all warm-up': [f'{_norm}.type=UN', f'{_norm}.warmup_iters=4000'],
     'UN, window 4, warm-up 100, rate / 6': [

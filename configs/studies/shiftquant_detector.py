@@ -1,6 +1,6 @@
 title = 'The nano detector in integers, shapes world, two epochs'
 config = 'configs/blocks/shiftquant/vis-gdino_nano_shapes.py'
-# No worker processes: the images are small.
+# Load without worker processes, because the images are small.
 options = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
 _bits = 'model_converters.0.bits'
 arms = {

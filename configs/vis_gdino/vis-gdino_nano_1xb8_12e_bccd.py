@@ -1,4 +1,4 @@
-# The supervised baseline on real photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
+# The supervised baseline on photographs: load_from is the checkpoint of dino-r1_nano_1xb8_6e_shapes.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/bccd.py',

@@ -1,4 +1,4 @@
-# Tests any nano checkpoint on the categories that training never shows, with prompts from a split of their own.
+# Tests any nano checkpoint on the novel categories, which never occur in training, with prompts from a separate split.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/shapes_novel.py',

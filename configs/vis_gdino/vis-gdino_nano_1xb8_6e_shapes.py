@@ -1,4 +1,4 @@
-# The supervised baseline: visual prompts, no GRQO.
+# The supervised baseline, with visual prompts and without GRQO.
 _base_ = [
     '../_base_/models/dino_r1_nano.py',
     '../_base_/datasets/shapes.py',
@@ -7,6 +7,6 @@ _base_ = [
 ]
 
 default_hooks = dict(
-    # Small files, and GRQO starts from the checkpoint of an early epoch: all are kept.
+    # Keep all checkpoints, which are small: GRQO starts from that of an early epoch.
     checkpoint=dict(max_keep_ckpts=-1),
 )

@@ -1,4 +1,4 @@
-# VIS-GDINO with Swin-B, fine-tuned on COCO: supervised throughout, the baseline of DINO-R1.
+# VIS-GDINO with Swin-B, fine-tuned on COCO: supervised training only, the baseline of DINO-R1.
 _base_ = [
     '../_base_/models/dino_r1_swin-b.py',
     '../_base_/datasets/coco_detection.py',
@@ -6,6 +6,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# The public weights of MM-Grounding-DINO-B, fetched when a training starts. They have all but the prompt encoder.
-# Or a checkpoint of vis-gdino_swin-b_8xb4_6e_o365: --cfg-options load_from=PATH
+# The public weights of MM-Grounding-DINO-B, downloaded when a training starts. They lack only the prompt encoder.
+# To start from a checkpoint of vis-gdino_swin-b_8xb4_6e_o365: --cfg-options load_from=PATH
 load_from = {{_base_.mm_grounding_dino}}

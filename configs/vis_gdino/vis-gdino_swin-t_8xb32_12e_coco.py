@@ -1,4 +1,4 @@
-# VIS-GDINO with Swin-T, fine-tuned on COCO: supervised throughout, the baseline of DINO-R1.
+# VIS-GDINO with Swin-T, fine-tuned on COCO: supervised training only, the baseline of DINO-R1.
 _base_ = [
     '../_base_/models/dino_r1_swin-t.py',
     '../_base_/datasets/coco_detection.py',
@@ -6,6 +6,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# The public weights of MM-Grounding-DINO-T, fetched when a training starts. They have all but the prompt encoder.
-# Or a checkpoint of vis-gdino_swin-t_8xb4_6e_o365: --cfg-options load_from=PATH
+# The public weights of MM-Grounding-DINO-T, downloaded when a training starts. They lack only the prompt encoder.
+# To start from a checkpoint of vis-gdino_swin-t_8xb4_6e_o365: --cfg-options load_from=PATH
 load_from = {{_base_.mm_grounding_dino}}

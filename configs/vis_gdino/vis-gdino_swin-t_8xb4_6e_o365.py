@@ -1,4 +1,4 @@
-# VIS-GDINO with Swin-T on Objects365: supervised throughout, the baseline of DINO-R1.
+# VIS-GDINO with Swin-T on Objects365: supervised training only, the baseline of DINO-R1.
 _base_ = [
     '../_base_/models/dino_r1_swin-t.py',
     '../_base_/datasets/objects365_detection.py',

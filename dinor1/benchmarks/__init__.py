@@ -1,4 +1,4 @@
-"""Benchmarks against other implementations and published results: accuracy, number of operations, time and memory."""
+"""Compare with other implementations and published results: accuracy, number of operations, time and memory."""
 
 from dinor1.utils.lazy import lazy_exports
 

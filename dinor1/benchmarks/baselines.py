@@ -1,10 +1,10 @@
 """Grounding DINO in the implementations of MMDetection and of transformers, as baselines.
 
-Both have random weights. Their text inputs are constructed and replace the output of a text model, as prompts from a
-bank do for ours: neither their text model nor our prompt encoder takes part in a prediction.
+Both have random weights. Constructed text features replace the output of their text model, and prompts of a bank
+replace the output of our prompt encoder, so that a prediction runs neither.
 
-Each comes in two sizes: Swin-T, as published, and that of ``dino_r1_nano.py``, with its backbone, numbers of layers and
-queries, and hidden widths. MMDetection's code fixes the width of the transformer to 256, where nano has 64.
+Each baseline has two sizes: Swin-T, as published, and the size of ``dino_r1_nano.py``, with its backbone, numbers of
+layers and queries, and hidden widths. MMDetection's code fixes the width of the transformer to 256; nano has 64.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from dinor1.utils.errors import InputError
 
 from .models import BenchmarkModel, Workload, draw_biases, from_config, initialise, total_loss
 
-# Width of BERT's tokens, [CLS], '.' and [SEP] in its vocabulary, and the first of its ordinary words.
+# Width of BERT's tokens, and ids of [CLS], '.', [SEP] and the first ordinary word in its vocabulary.
 _TEXT_DIM, _CLS, _DOT, _SEP, _WORD = 768, 101, 1012, 102, 2000
 
 
 class Size(NamedTuple):
-    """Size of a baseline; it also chooses the backbone."""
+    """Size of a baseline, which also determines the backbone."""
 
     num_queries: int
     num_levels: int
@@ -47,27 +47,35 @@ NANO = Size(40, 3, 1, 2, 256, 20, 100)
 
 
 class _StoredText(nn.Module):
-    """Replaces a text model, of which only the width is needed."""
+    """Replaces a text model; only its width is used."""
 
     def __init__(self, language_dim: int) -> None:
         super().__init__()
         self.language_dim = language_dim
-        # MMDetection looks for the width in language_model.language_backbone.body.
+        # MMDetection reads the width from language_model.language_backbone.body.
         object.__setattr__(self, 'language_backbone', self)
         object.__setattr__(self, 'body', self)
 
 
 def caption_inputs(workload: Workload) -> dict[str, Tensor]:
-    """``[CLS] name . name . [SEP]``, one token per name: ids, group masks and positions, for every image."""
+    """Make the caption ``[CLS] name . name . [SEP]`` with one token per name, for every image.
+
+    Returns:
+        With T = 2 * prompts + 2 tokens: ``ids`` (bs, T), ``masks`` (bs, T, T) where True means that two tokens belong
+        to the same name, ``position_ids`` (bs, T) and ``features`` (bs, T, 768).
+    """
+    # Write the tokens.
     length = 2 * workload.prompts + 2
     ids = torch.full((length,), _DOT)
     ids[1:-1:2] = torch.arange(_WORD, _WORD + workload.prompts)
     ids[0], ids[-1] = _CLS, _SEP
+    # Give a name and its '.' the same index, and positions 0 and 1.
     group = (torch.arange(length) + 1) // 2
     positions = torch.zeros(length, dtype=torch.long)
     positions[2:-1:2] = 1
     group[-1] = workload.prompts + 1
     shared = dict(ids=ids, masks=group[:, None] == group[None], position_ids=positions)
+    # Draw the features, and repeat everything for every image.
     shared['features'] = torch.randn(length, _TEXT_DIM, generator=torch.Generator().manual_seed(2))
     return {name: t.to(workload.device).expand(workload.batch, *t.shape) for name, t in shared.items()}
 
@@ -92,7 +100,7 @@ def _mmdetection_backbone(size: Size) -> tuple[dict, list[int]]:
 
 
 def _mmdetection_cfg(size: Size) -> ConfigDict:
-    """MMDetection's ``grounding_dino_swin-t`` without its text model, or the same at nano size."""
+    """MMDetection's ``grounding_dino_swin-t`` without its text model, in the given size."""
     attention = dict(embed_dims=256, num_heads=8, dropout=0.0)
     deformable = dict(attention, num_levels=size.num_levels)
     ffn = dict(embed_dims=256, feedforward_channels=size.feedforward_channels, ffn_drop=0.0)
@@ -157,7 +165,7 @@ def _mmdetection_cfg(size: Size) -> ConfigDict:
 
 
 class _PromptedGroundingDINO(GroundingDINO):
-    """MMDetection's detector from stored text features on; everything behind them is its own code."""
+    """MMDetection's detector on stored text features; the computation after them is its own code."""
 
     def text(self, caption: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(
@@ -180,16 +188,18 @@ def _mmdetection(workload: Workload, own_operator: bool, size: Size = SWIN_T) ->
     from dinor1.utils.compat import has_mmcv_operators, mmcv_attention
 
     if own_operator and workload.device != 'cpu' and not has_mmcv_operators():
-        raise InputError('mmdetection: MMCV came without its operators; on a GPU name mmdetection+dinor1.ops')
+        raise InputError('mmdetection: MMCV is installed without its operators; on a GPU use mmdetection+dinor1.ops')
+    # Build the model.
     cfg = _mmdetection_cfg(size)
     cfg['type'] = _PromptedGroundingDINO
     model = MODELS.build(cfg)
     initialise(model)
     model.to(workload.device)
+    # Make the inputs, with the positions of the names in the caption.
     images, samples, caption = workload.images(), workload.samples(), caption_inputs(workload)
     for i, sample in enumerate(samples):
         labels = sample.gt_instances.labels
-        # MMDetection counts labels of a caption from 1; name i is token 1 + 2 i.
+        # Labels of a caption start at 1 in MMDetection; the token of name i is 1 + 2 i.
         sample.token_positive_map = {k + 1: [1 + 2 * k] for k in range(workload.prompts)}
         positive_maps = torch.zeros(len(labels), 256, device=workload.device)
         positive_maps[torch.arange(len(labels)), 1 + 2 * labels] = 1
@@ -206,7 +216,7 @@ def _mmdetection(workload: Workload, own_operator: bool, size: Size = SWIN_T) ->
 
 
 class _StoredBert(nn.Module):
-    """Returns stored features where transformers' detector calls BERT."""
+    """Replaces BERT in the detector of transformers; returns stored features."""
 
     def __init__(self, features: Tensor) -> None:
         super().__init__()
@@ -223,8 +233,9 @@ def _transformers(workload: Workload, size: Size = SWIN_T) -> BenchmarkModel:
     from transformers.utils import logging as their_logging
 
     their_logging.set_verbosity_error()
-    # Only the width of the text model is used: it is not called, and its parameters are removed.
+    # Describe a small text model: only its width is used, and stored features replace it below.
     bert = BertConfig(hidden_size=_TEXT_DIM, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    # Describe the detector.
     if size is NANO:
         widths = dict(embedding_size=24, hidden_sizes=[24, 48, 96], depths=[2, 2, 2])
         backbone = ResNetConfig(**widths, layer_type='basic', out_indices=[2, 3])
@@ -247,14 +258,16 @@ def _transformers(workload: Workload, size: Size = SWIN_T) -> BenchmarkModel:
         decoder_ffn_dim=size.feedforward_channels,
         decoder_attention_heads=heads,
         auxiliary_loss=True,
-        # These are fetched from a hub.
+        # Do not download kernels from the hub.
         disable_custom_kernels=True,
     )
+    # Build it, with stored text features.
     model = GroundingDinoForObjectDetection(config)
     caption, images = caption_inputs(workload), workload.images()
     draw_biases(model)
     model.model.text_backbone = _StoredBert(caption['features'])
     model.to(workload.device)
+    # Make the inputs.
     inputs = dict(pixel_values=images, input_ids=caption['ids'], attention_mask=torch.ones_like(caption['ids']))
     truth = [
         dict(boxes=torch.cat([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], 1), class_labels=labels)
@@ -263,7 +276,7 @@ def _transformers(workload: Workload, size: Size = SWIN_T) -> BenchmarkModel:
     height, width = workload.size
 
     def predict() -> list[tuple[Tensor, Tensor]]:
-        """The best pairs of query and name with their boxes in pixels, as the other models return them."""
+        """Scores of the best pairs of query and name, with boxes in pixels like those of the other models."""
         outputs = model(**inputs)
         scores = outputs.logits[..., 1 : 2 * workload.prompts : 2].sigmoid().flatten(1)
         best, index = scores.topk(min(size.max_per_img, scores.shape[1]))
@@ -279,8 +292,8 @@ class Baseline(NamedTuple):
     """A detector of another project.
 
     Attributes:
-        make: Builds it.
-        own_operator: Whether it has an operator of its own for deformable attention, so that our backends do not apply.
+        make: Function that builds the detector.
+        own_operator: Whether the detector has its own operator for deformable attention instead of our backends.
     """
 
     make: Callable[[Workload], BenchmarkModel]
@@ -297,7 +310,7 @@ BASELINES = {
 
 
 def build_model(name: str, workload: Workload) -> BenchmarkModel:
-    """A baseline by its name in :data:`BASELINES`, or the detector of a config file; the same weights in every call."""
+    """Build a baseline of :data:`BASELINES`, or the detector of a config file, with the same weights in every call."""
     dinor1.register_all()
     torch.manual_seed(0)
     return BASELINES[name].make(workload) if name in BASELINES else from_config(name, workload)

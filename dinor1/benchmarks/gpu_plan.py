@@ -1,7 +1,8 @@
-"""What is measured on a machine with a GPU that is there for minutes only: two plans of at most five minutes.
+"""Plans of measurements, of at most five minutes each, on a GPU machine that is available only for minutes.
 
-A plan is a list of commands of this project's tools. Each has a time limit, may fail without ending the others, and
-writes its results as they come; the record of the plan is rewritten after every change, so that a cut loses nothing.
+A plan is a list of commands of this project's tools. Each command has a time limit, may fail without ending the others,
+and writes its results as soon as it has them. The record of the plan is rewritten after every change, so that nothing
+is lost if the machine is lost.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json, write_json
 
 PLANS = ('check', 'train')
-# Until a recipe of photographs is small enough to carry its data.
+# A recipe on generated data, because the data of photographs are too large to transfer.
 RECIPE = 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py'
 MAX_DATA_BYTES = 30 * 10**6
 SWIN_T = 'configs/_base_/models/dino_r1_swin-t.py'
@@ -34,7 +35,7 @@ NANO_RECIPES = ('configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py', RECIPE)
 BASELINES = ('mmdetection+dinor1.ops', 'transformers')
 NANO_BASELINES = ('mmdetection-nano', 'transformers-nano')
 TOOLS = 'tools/analysis_tools'
-# In these columns of a log; the rest is in the log.
+# Columns of a training log that are copied to the record.
 _CURVE = ('epoch', 'iter', 'loss', 'time', 'memory')
 
 
@@ -43,11 +44,11 @@ class Part:
     """A command of a plan.
 
     Attributes:
-        name: In the record.
+        name: Name in the record.
         command: Arguments of Python: a tool and its options.
-        seconds: Time limit. What earlier parts leave of theirs is added.
-        has_result: Whether the tool takes ``--out FILE.json``.
-        work_dir: Work directory of a training, whose log is the result.
+        seconds: Time limit; time that earlier parts did not use is added.
+        has_result: Whether the tool writes its result to ``--out FILE.json``.
+        work_dir: Work directory of a training, whose log is the result; None for other commands.
     """
 
     name: str
@@ -59,11 +60,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What the plan ``train`` trains.
+    """The training of the plan ``train``.
 
     Attributes:
         recipe: Config file.
-        data: Archive (tar) with the data set's folder, at most 30 MB; None: the shapes world is generated.
+        data: Archive (tar) of the data set's folder, at most 30 MB; None: the shapes world is generated.
     """
 
     recipe: str = RECIPE
@@ -73,7 +74,7 @@ class Training:
         """Check the files.
 
         Raises:
-            InputError: one is missing, or the archive is too large.
+            InputError: a file is missing, or the archive is too large.
         """
         if not Path(self.recipe).is_file():
             raise InputError(f'--recipe {self.recipe}: no such config file')
@@ -88,7 +89,12 @@ class Training:
 
 
 def check_parts(dry_run: bool) -> list[Part]:
-    """Correctness and times of the operator, then inference beside the baselines."""
+    """Parts of the plan ``check``: correctness and times of the operator, then inference and baselines.
+
+    Args:
+        dry_run: Whether to use tiny sizes on a CPU.
+    """
+    # Choose the sizes.
     if dry_run:
         operator = ('--workloads', 'nano-decoder', '--dtypes', 'float32', '--rounds', '2')
         tiny = ('--size', '64', '96', '--prompts', '3', '--rounds', '2', '--no-memory')
@@ -100,7 +106,7 @@ def check_parts(dry_run: bool) -> list[Part]:
         checks, device = ('--checks-only',), 'cuda'
     ops = (f'{TOOLS}/benchmark_ops.py', *operator, '--device', device)
     infer = (f'{TOOLS}/benchmark.py', *model, '--precisions', 'bfloat16', '--device', device, '--no-flops')
-    # Compiling the reference takes most of the time of its part: it is done for the smallest set of calls.
+    # Compile the reference, which takes long, only for the smallest set of calls.
     first = () if dry_run else ('--dtypes', 'bfloat16', '--compile')
     return [
         Part('correctness', (f'{TOOLS}/gpu_check.py', *checks, '--minutes', '1.3'), 90),
@@ -112,14 +118,15 @@ def check_parts(dry_run: bool) -> list[Part]:
 
 
 def train_parts(dry_run: bool, out: Path, scratch: Path, training: Training) -> list[Part]:
-    """Time of a training step, then a training for the rest of the time, its weights in ``out``.
+    """Parts of the plan ``train``: time of a training step, then a training in the remaining time.
 
     Args:
-        dry_run: Tiny sizes, on a CPU.
-        out: Folder of what is kept.
-        scratch: Folder of the data set and the work directory.
-        training: What is trained.
+        dry_run: Whether to use tiny sizes on a CPU.
+        out: Folder for the weights.
+        scratch: Folder for the data set and the work directory.
+        training: The training.
     """
+    # Choose the sizes.
     if dry_run:
         tiny = ('--size', '64', '96', '--batch', '2', '--prompts', '3', '--boxes', '2', '--rounds', '2', '--no-memory')
         step = (*NANO_RECIPES, '--baselines', *NANO_BASELINES, *tiny, '--device', 'cpu')
@@ -129,6 +136,7 @@ def train_parts(dry_run: bool, out: Path, scratch: Path, training: Training) -> 
     else:
         step = (*SWIN_T_RECIPES, '--baselines', *BASELINES, '--batch', '4', '--rounds', '8', '--device', 'cuda')
         sizes, options, amp = (), (), ('--amp', 'bfloat16')
+    # Make the commands.
     data, work_dir = scratch / 'data', scratch / 'training'
     if training.data is None:
         unpack = ('tools/dataset_converters/make_shapes.py', '--out', str(data / 'shapes'), *sizes)
@@ -154,17 +162,17 @@ def run_plan(
     environment: dict[str, str] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Run the parts one after the other, each until its time is over.
+    """Run the parts one after the other, each within its time limit.
 
     ``out/NAME.json`` is the record and ``out/NAME.log`` the output of all parts.
 
     Args:
         name: ``'check'`` or ``'train'``.
         parts: The commands.
-        out: Folder of record, log and weights.
-        scratch: Folder of files that are not kept.
+        out: Folder for record, log and weights.
+        scratch: Folder for temporary files.
         device: ``cpu`` (a dry run) or ``cuda``.
-        environment: Of the commands (default: that of this process).
+        environment: Environment variables of the commands. Default: those of this process.
         report: Called with a line after each part.
 
     Returns:
@@ -176,7 +184,7 @@ def run_plan(
     write_json(record, path, indent=1)
     end = time.monotonic()
     for part in parts:
-        # Every part ends by the sum of the limits so far, so that it may use the time that earlier ones left.
+        # Add the limits, so that a part may use the time that earlier parts did not use.
         end += part.seconds
         shown = shlex.join(['python', *part.command]).replace(str(scratch), '$SCRATCH').replace(str(out), '$OUT')
         row = record['parts'][part.name] = dict(command=shown, limit=part.seconds, status='stopped', result=None)
@@ -198,6 +206,7 @@ def _run(
     save: Callable[[], None],
 ) -> None:
     """Run a part and fill in its row; see :func:`run_plan`."""
+    # Prepare the command.
     start = time.monotonic()
     result = scratch / f'{part.name.replace(", ", "_").replace(" ", "_")}.json'
     command = [sys.executable, *part.command, *(('--out', str(result)) if part.has_result else ())]
@@ -210,19 +219,21 @@ def _run(
         if part.work_dir is not None:
             found = training_result(part.work_dir)
         elif result.is_file():
-            # A file is complete or absent, but a tool may fail with a message that is none.
+            # Ignore a file that is not JSON.
             with contextlib.suppress(InputError):
                 found = read_json(result)
         if found != row['result']:
             row['result'] = found
             save()
 
+    # Run it, and collect results meanwhile.
     limit = end - start
     status = run_logged(command, log, collect, limit, environment=environment)
     collect()
+    # Describe how it ended.
     lines = last_lines(log, offset=offset)
     if time.monotonic() >= end:
-        # A training goes on for as long as it may.
+        # A training is expected to use all its time.
         finished = part.work_dir is not None and row['result'] is not None
         row.update(status='ok' if finished else 'stopped', error=f'ended by the time limit, {limit:.0f} s')
     elif status:
@@ -233,7 +244,7 @@ def _run(
 
 
 def training_result(work_dir: Path) -> dict[str, Any] | None:
-    """Curve and results of a training by its log; None before the first line."""
+    """Curve and validations of a training from its log; None before the first line of the log."""
     log = training_log(work_dir)
     if not log:
         return None

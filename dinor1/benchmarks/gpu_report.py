@@ -1,4 +1,4 @@
-"""Tables of the records of :mod:`dinor1.benchmarks.gpu_plan`."""
+"""Make tables from the records of :mod:`dinor1.benchmarks.gpu_plan`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,15 +8,15 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
 from dinor1.utils.markdown import table
 
-# Of a training's validations, by the ends of their names.
+# Metrics of a validation that are shown: end of the name -> heading.
 _METRICS = {'bbox_mAP': 'AP', 'bbox_mAP_50': 'AP50'}
 
 
 def read_records(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Records of plans.
+    """Read the records of plans.
 
     Raises:
-        InputError: a file is missing or is no such record.
+        InputError: a file is missing or is not a record.
     """
     records = []
     for path in paths:
@@ -28,15 +28,17 @@ def read_records(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def report(records: Sequence[Mapping[str, Any]]) -> str:
-    """The machine, what ran, and a table per part that has results, in Markdown."""
+    """Describe the machine and the parts that ran, with a table per part that has results, in Markdown."""
     text = []
     for record in records:
+        # Describe the machine and list the parts.
         text.append(f'**{record["plan"]}**: {_machine(record)}')
         rows = [
             [name, row['status'], f'{row.get("seconds", 0):.0f}', f'{row["limit"]:.0f}', row.get('error', '')]
             for name, row in record['parts'].items()
         ]
         text.append(table(['part', 'status', 'seconds', 'limit', 'note'], rows))
+        # Add the results of each part.
         for name, row in record['parts'].items():
             if row.get('result'):
                 text.append(f'{name[0].upper()}{name[1:]}:')
@@ -50,12 +52,12 @@ def _machine(record: Mapping[str, Any]) -> str:
     parts = [found.get('gpu') or found.get('processor', '')]
     parts += [f'{name} {found[name]}' for name in names if found.get(name)]
     parts += [found.get('date', '')[:10]]
-    dry = ' A dry run at tiny sizes on a CPU: the numbers say nothing.' if record['dry_run'] else ''
+    dry = ' A dry run at tiny sizes on a CPU: the numbers are meaningless.' if record['dry_run'] else ''
     return f'{", ".join(filter(None, parts))}.{dry}'
 
 
 def _tables(result: Mapping[str, Any]) -> list[str]:
-    """The results of any of the tools, by what they hold."""
+    """Tables of the result of a tool, which is recognised by its keys."""
     if 'checks' in result:
         return [_checks(result)]
     if 'curve' in result:
@@ -69,7 +71,7 @@ def _checks(result: Mapping[str, Any]) -> str:
     checks = result['checks']
     failed = [row for row in checks if not row['ok']]
     text = f'{len(checks) - len(failed)} of {len(checks)} checks passed, {result["planned"]} were planned.'
-    lines = [f'- {row["check"]}: {row["largest"]} where {row["limit"]} is allowed. {row["error"]}' for row in failed]
+    lines = [f'- {row["check"]}: {row["largest"]}, limit {row["limit"]}. {row["error"]}' for row in failed]
     return '\n'.join([text, *([''] if lines else []), *(line.replace('\n', ' ') for line in lines)])
 
 

@@ -1,4 +1,4 @@
-"""Images per second of data loaders: full and reduced decoding, and the image cache, beside MMDetection's pipeline."""
+"""Images per second of data loaders with full decoding, reduced decoding and the image cache, and of MMDetection's."""
 
 import contextlib
 import io
@@ -30,23 +30,27 @@ BASELINE = 'MMDetection'
 
 
 def make_photographs(folder: Path, width: int, height: int, count: int) -> list[Path]:
-    """Write JPEG files with the spectrum of photographs: noise of all scales, weaker the finer, and a few sharp edges.
+    """Write JPEG files with a spectrum like photographs: noise of all scales, weak at fine scales, and sharp edges.
+
+    The same arguments give the same files.
 
     Args:
-        folder: Where to.
-        width: In pixels.
-        height: In pixels.
-        count: Number of files; the same arguments give the same files.
+        folder: Folder for the files.
+        width: Width in pixels.
+        height: Height in pixels.
+        count: Number of files.
     """
     paths = []
     for i in range(count):
         rng = np.random.default_rng((width, height, i))
         image = np.full((height, width, 3), 128, np.float32)
+        # Add noise of all scales.
         side, amplitude = 4, 48.0
         while side < max(width, height):
             noise = rng.normal(0, amplitude, (side * height // max(width, height) + 1, side, 3)).astype(np.float32)
             image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
             side, amplitude = 2 * side, amplitude * 0.6
+        # Draw ellipses with sharp edges.
         for _ in range(6):
             centre = (int(rng.integers(width)), int(rng.integers(height)))
             axes = (int(rng.integers(1, width // 4 + 2)), int(rng.integers(1, height // 4 + 2)))
@@ -57,10 +61,10 @@ def make_photographs(folder: Path, width: int, height: int, count: int) -> list[
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
-    """The first image files of a folder and the folders below it, in the order of their names.
+    """Find the first ``count`` image files of a folder and its subfolders, sorted by name.
 
     Raises:
-        InputError: there is no such folder, or no image in it.
+        InputError: the folder does not exist, or has no image.
     """
     if not folder.is_dir():
         raise InputError(f'{folder}: no such folder; check the path')
@@ -71,7 +75,7 @@ def find_images(folder: Path, count: int) -> list[Path]:
 
 
 def write_annotations(paths: list[Path], file: Path) -> tuple[int, int]:
-    """Write a COCO file with boxes at random for these images.
+    """Write a COCO file with random boxes for these images.
 
     Returns:
         Median width and height of the images.
@@ -94,13 +98,14 @@ def write_annotations(paths: list[Path], file: Path) -> tuple[int, int]:
 
 
 def make_datasets(ann_file: Path, scale: tuple[int, int], folder: Path) -> dict[str, Dataset]:
-    """The same images through each way of loading, resized to at most ``scale``, flipped at random and padded.
+    """Make a data set per way of loading the same images, resized to at most ``scale``, flipped at random and padded.
 
     Args:
-        ann_file: See :func:`write_annotations`.
+        ann_file: Annotation file of :func:`write_annotations`.
         scale: Width and height in pixels.
-        folder: Where the cache is built.
+        folder: Folder for the cache.
     """
+    # Describe the pipelines.
     resize = dict(type='LoadResizedImage', scale=scale, keep_ratio=True)
     load_boxes = dict(type='LoadAnnotations', with_bbox=True)
     rest = [dict(type='RandomFlip', prob=0.5), dict(type='Pad', size=scale[::-1]), dict(type='PackDetInputs')]
@@ -110,8 +115,9 @@ def make_datasets(ann_file: Path, scale: tuple[int, int], folder: Path) -> dict[
     def ours(**options: Any) -> Dataset:
         return CocoPromptDataset(**files, pipeline=[load_boxes, resize | options, *rest])
 
+    # Build the data sets, without the messages of pycocotools.
     steps = [plain[0], load_boxes, plain[1], *rest]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+    with contextlib.redirect_stdout(io.StringIO()):
         baseline = CocoDataset(**files, metainfo=dict(classes=('object',)), pipeline=steps)
     return {
         BASELINE: baseline,
@@ -122,7 +128,7 @@ def make_datasets(ann_file: Path, scale: tuple[int, int], folder: Path) -> dict[
 
 
 class _Clocked(Dataset):
-    """A data set whose samples come with the worker's number and the processor time that it has used so far."""
+    """Adds to each sample the index of its worker and the processor time that the worker has used so far."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -141,22 +147,23 @@ def _collate(items: list[tuple[Any, int, float]]) -> tuple[Any, int, float]:
 
 
 def measure(datasets: dict[str, Dataset], workers: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Time whole epochs of every data set, in turns, with worker processes that stay.
+    """Time whole epochs of every data set, in turns, with persistent worker processes.
 
     Args:
-        datasets: Name -> data set; the first is what the others are compared with.
+        datasets: Name -> data set; the first one is the baseline.
         workers: Number of worker processes.
-        rounds: Timed epochs of each, after one that is not.
+        rounds: Timed epochs of each data set, after one epoch without timing.
 
     Returns:
-        Name -> ``images_per_second`` of a worker and ``cpu_milliseconds`` of a worker per image, collation and transfer
-        included, both as quartiles, and ``relative``, the processor time relative to the first data set.
+        Name -> ``images_per_second`` of a worker and ``cpu_milliseconds`` of a worker per image, including collation
+        and transfer, both as quartiles, and ``relative``, the processor time relative to the baseline.
     """
+    # Time the epochs, without the first of each data set, which starts the workers.
     cpu: dict[str, list[float]] = {name: [] for name in datasets}
     epochs = {name: _epoch(dataset, workers, cpu[name]) for name, dataset in datasets.items()}
     seconds = {name: one.times for name, one in take_turns(epochs, rounds).items()}
-    # The first epoch of each, which starts the workers, is left out.
     cpu = {name: times[1:] for name, times in cpu.items()}
+    # Compute rates, and times relative to the first data set.
     first, rows = next(iter(datasets)), {}
     for name, dataset in datasets.items():
         rows[name] = dict(
@@ -170,7 +177,7 @@ def measure(datasets: dict[str, Dataset], workers: int, rounds: int) -> dict[str
 
 
 def _epoch(dataset: Dataset, workers: int, cpu: list[float]) -> Callable[[], None]:
-    """What reads a data set once, and appends the processor time that its workers used."""
+    """Return a function that reads a data set once and appends the processor time of its workers to ``cpu``."""
     loader = DataLoader(
         _Clocked(dataset), BATCH_SIZE, shuffle=False, num_workers=workers, collate_fn=_collate, persistent_workers=True
     )
@@ -201,24 +208,26 @@ def benchmark(
     """Measure sets of images one after the other.
 
     Args:
-        images: Name of a set -> what returns its files, and may write them into the folder that it is given.
-        scale: Width and height in pixels that images are resized to at most.
+        images: Name of a set -> function that returns its files; it may write them to the folder that is its argument.
+        scale: Maximum width and height in pixels, to which images are resized.
         workers: Numbers of worker processes.
         rounds: See :func:`measure`.
-        folder: For what is generated.
+        folder: Folder for generated files.
     """
-    # As MMEngine sets it for training.
+    # Use no threads in OpenCV, as MMEngine does in training.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     rows = []
     try:
         for number, (name, make) in enumerate(images.items()):
+            # Make the data sets.
             own = folder / str(number)
             own.mkdir()
             paths = make(own)
             size = write_annotations(paths, own / 'annotations.json')
             datasets = make_datasets(own / 'annotations.json', scale, own / 'cache')
             megabytes = sum(os.path.getsize(file) for file in visible(own / 'cache', '*.bin')) / 1e6
+            # Measure them with each number of workers.
             for count in workers:
                 for way, row in measure(datasets, count, rounds).items():
                     rows.append(dict(images=name, number=len(paths), size=size, way=way, workers=count, **row))

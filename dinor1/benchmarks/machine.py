@@ -1,4 +1,4 @@
-"""What the numbers of a benchmark depend on: processor, GPU, driver and versions of the libraries."""
+"""Describe the machine of a benchmark: processor, GPU, driver and versions of the libraries."""
 
 import datetime
 import importlib.metadata
@@ -12,7 +12,7 @@ import torch
 
 from dinor1.utils.processor import processor_name
 
-# Their releases change speed; the names are those of the distributions.
+# Names of the distributions of libraries that influence speed.
 LIBRARIES = ('triton', 'transformers', 'torchvision', 'onedl-mmdetection')
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of a call beyond what was in use before it, on a GPU or in this process."""
+"""Measure the peak memory of a call, beyond the memory in use before, on a GPU or in this process."""
 
 import ctypes
 import gc
@@ -11,18 +11,19 @@ _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
 
 def peak_memory(call: Callable[[], object], device: str) -> float | None:
-    """MiB that ``call`` needs beyond what is held when it begins.
+    """Peak memory of ``call`` in MiB, beyond the memory in use when it begins.
 
-    On a GPU, what torch allocated. On a CPU, the resident memory of this process, measured by the kernel of Linux,
-    page by page; other threads of the process count, too.
+    On a GPU this is the memory that torch allocates. On a CPU it is the resident memory of this process, including its
+    other threads, which the Linux kernel counts in pages.
 
     Args:
-        call: What to measure. It should have run before, so that memory kept between calls is not counted.
+        call: Function to measure. It should have run before, so that memory kept between calls is not counted.
         device: ``cpu`` or a CUDA device.
 
     Returns:
-        None where the system does not count it (not Linux, or the counter cannot be reset).
+        The peak; None if the system does not count it (not Linux, or the counter cannot be reset).
     """
+    # Measure on a GPU.
     gc.collect()
     if device != 'cpu':
         torch.cuda.synchronize(device)
@@ -31,9 +32,10 @@ def peak_memory(call: Callable[[], object], device: str) -> float | None:
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    # Measure on a CPU.
     _return_free_memory()
     try:
-        # 5: the peak (VmHWM) starts again from what is resident now.
+        # Writing 5 resets the peak (VmHWM) to the resident memory.
         _CLEAR.write_text('5')
         before = _resident('VmRSS')
     except OSError:
@@ -43,7 +45,7 @@ def peak_memory(call: Callable[[], object], device: str) -> float | None:
 
 
 def _return_free_memory() -> None:
-    """Let the C library return free memory: a call that reuses it would seem to need less."""
+    """Let the C library return free memory to the system: a call that reuses it would seem to need less memory."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # another C library than glibc
@@ -51,7 +53,7 @@ def _return_free_memory() -> None:
 
 
 def _resident(field: str) -> int:
-    """KiB."""
+    """Value in KiB of a field of /proc/self/status, such as VmRSS."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f'{field}:'):
             return int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Parameters, operations, time and memory of detectors under several settings, measured in one run."""
+"""Measure parameters, operations, time and memory of detectors under several settings in one run."""
 
 import contextlib
 import dataclasses
@@ -29,12 +29,12 @@ PASSES = ('inference', 'training')
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A detector under a setting.
+    """A detector with its settings.
 
     Attributes:
         model: Config file, or name of a baseline.
-        precision: A key of :data:`~dinor1.inference.acceleration.INFERENCE_DTYPES`; half precision by autocast.
-        backend: Of deformable attention, where the model computes it by ``dinor1.ops``.
+        precision: A key of :data:`~dinor1.inference.acceleration.INFERENCE_DTYPES`; half precision uses autocast.
+        backend: Backend of deformable attention in ``dinor1.ops``; ``own`` for baselines with their own operator.
         compiled: Whether the model is compiled by ``torch.compile``.
     """
 
@@ -45,17 +45,17 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """The model's name without folder."""
+        """Name of the model without folder."""
         return self.model if self.model in BASELINES else Path(self.model).stem
 
     @property
     def name(self) -> str:
-        """Model and settings, which identify the arm."""
+        """Unique name of the arm: model and settings."""
         return f'{self.title}, {self.precision}, {self.backend}, {"compiled" if self.compiled else "eager"}'
 
 
 def make_arms(models: list[str], precisions: list[str], backends: list[str], compiled: bool) -> list[Arm]:
-    """Every model under every setting that applies to it: our backends and compilation do not apply to baselines."""
+    """Combine every model with every setting that applies; our backends and compilation do not apply to baselines."""
     arms = []
     for model, precision in itertools.product(models, precisions):
         if model in BASELINES:
@@ -68,11 +68,12 @@ def make_arms(models: list[str], precisions: list[str], backends: list[str], com
 
 
 def make_step(arm: Arm, kind: str, workload: Workload) -> tuple[BenchmarkModel, Callable[[], object]]:
-    """The model and one call of the pass ``kind``: a prediction, or a training step with AdamW.
+    """Build the model and a function that runs one prediction or one training step with AdamW, depending on ``kind``.
 
     Raises:
-        InputError: the arm cannot run here.
+        InputError: the arm cannot run on this machine.
     """
+    # Build the model.
     detector = build_model(arm.model, workload)
     detector.model.train(kind == 'training')
     if arm.compiled:
@@ -86,7 +87,7 @@ def make_step(arm: Arm, kind: str, workload: Workload) -> tuple[BenchmarkModel, 
         dtype, device = INFERENCE_DTYPES[arm.precision], workload.device.split(':')[0]
         backend = contextlib.nullcontext() if arm.backend == 'own' else use_ms_deform_attn_backend(arm.backend)
         with detector.context(), backend:
-            # Our detectors have a setting of their own, which keeps in float32 what needs it.
+            # Use the setting of our detectors, which keep boxes and scores in float32.
             if kind == 'inference' and hasattr(detector.model, 'inference_dtype'):
                 detector.model.inference_dtype = dtype
                 yield
@@ -109,19 +110,19 @@ def make_step(arm: Arm, kind: str, workload: Workload) -> tuple[BenchmarkModel, 
 
 
 def count_flops(arm: Arm, workload: Workload) -> float:
-    """Floating-point operations of a prediction (a product and a sum are two), as torch's counter knows them.
+    """Count the floating-point operations of a prediction (a product and a sum are two) by torch's counter.
 
-    It counts matrix products, convolutions, attention and ``dinor1.ops``; not ``grid_sample``, of which the
-    baselines' own deformable attention consists, and no elementwise operations.
+    The counter covers matrix products, convolutions, attention and ``dinor1.ops``. It covers neither elementwise
+    operations nor ``grid_sample``, which the baselines' own deformable attention uses.
     """
+    # Use a backend that the counter covers: for few samples, a CPU would use the reference implementation.
     with_one_operator = dataclasses.replace(arm, precision='float32', compiled=False)
     if arm.backend != 'own':
-        # On a few samples a CPU would use the reference implementation, which the counter does not know.
         with_one_operator = dataclasses.replace(with_one_operator, backend='embedding_bag')
     detector, step = make_step(with_one_operator, 'inference', workload)
-    # The counter adds hooks to parameters that require gradients, which a prediction does not need.
+    # Disable gradients, because the counter adds hooks to parameters that require them.
     detector.model.requires_grad_(False)
-    # The counter has no formula for the attention kernel of a CPU, but one for matrix products.
+    # Compute attention by matrix products: the counter has no formula for the attention kernel of a CPU.
     register_flops()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         step()
@@ -136,10 +137,10 @@ def _peak_in_child(arm: Arm, kind: str, workload: Workload, threads: int) -> flo
 
 
 def peak_of(arm: Arm, kind: str, workload: Workload, step: Callable[[], object]) -> float | None:
-    """Peak MiB beyond what is held between calls; on a CPU measured in a process of its own, see `peak_memory`."""
+    """Peak MiB beyond the memory held between calls; on a CPU, measured in a new process. See `peak_memory`."""
     if workload.device != 'cpu':
         return peak_memory(step, workload.device)
-    # The initializer runs before the child process imports this module, and with it MMDetection.
+    # Register all components before the child process imports this module, and with it MMDetection.
     with ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=dinor1.register_all) as pool:
         return pool.submit(_peak_in_child, arm, kind, workload, torch.get_num_threads()).result()
 
@@ -154,17 +155,17 @@ def measure(
     with_flops: bool = True,
     with_memory: bool = True,
 ) -> list[dict[str, Any]]:
-    """One row per arm; the arms take turns.
+    """Measure all arms in turns; returns one row per arm.
 
     Args:
-        arms: What to compare; times are relative to the first that runs.
+        arms: Arms to compare; times are relative to the first arm that can run.
         kind: ``inference`` or ``training``.
         workload: Images, prompts and device.
         rounds: Timed calls of every arm.
-        warmup: Calls of every arm before.
+        warmup: Calls of every arm before the timed ones.
         clock: See :func:`dinor1.benchmarks.timing.timed`.
-        with_flops: Count operations of a prediction.
-        with_memory: Measure the peak.
+        with_flops: Whether to count the operations of a prediction.
+        with_memory: Whether to measure the peak memory.
 
     Returns:
         Rows with the arm's fields and ``kind``, ``parameters``, ``flops``, ``seconds`` of every round,
@@ -176,6 +177,7 @@ def measure(
     """
     rows, steps, flops = {}, {}, {}
     for arm in arms:
+        # Build the arm and run it once or more.
         row = rows[arm.name] = dict(dataclasses.asdict(arm), title=arm.title, kind=kind)
         try:
             detector, step = make_step(arm, kind, workload)
@@ -183,18 +185,20 @@ def measure(
                 step()
         except InputError:
             raise
-        except Exception as error:  # any failure of one arm, on a GPU also a compiler's, is a row of the table
+        except Exception as error:  # a failed arm, for example in a compiler, is a row of the table
             row['error'] = f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:120]}'
             continue
+        # Count parameters and operations, and measure memory.
         steps[arm.name] = step
         row['parameters'] = sum(p.numel() for p in detector.model.parameters())
         if with_flops and kind == 'inference':
-            # The setting does not change what is computed.
+            # Count once per model: settings do not change the operations.
             if arm.model not in flops:
                 flops[arm.model] = count_flops(arm, workload)
             row['flops'] = flops[arm.model]
         if with_memory:
             row['peak_mib'] = peak_of(arm, kind, workload, step)
+    # Time the arms in turns.
     measured = take_turns(steps, rounds, workload.device, clock, warmup=0)
     for name, one in measured.items():
         per_image = [1e3 * s / workload.batch for s in one.times]

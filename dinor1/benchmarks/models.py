@@ -1,4 +1,4 @@
-"""Models and workload of a benchmark: a detector of a config, with random weights and with prompts from a bank."""
+"""Models and workload of a benchmark: a detector of a config, with random weights and random prompts."""
 
 import contextlib
 import copy
@@ -26,10 +26,10 @@ class Workload:
     """The input of a benchmark, the same for all models.
 
     Attributes:
-        size: (height, width) of the images; nothing is padded.
+        size: (height, width) of the images in pixels; there is no padding.
         batch: Number of images.
         prompts: Number of classes to detect.
-        boxes: Ground-truth boxes per image, in training.
+        boxes: Number of ground-truth boxes per image, in training.
         device: ``cpu`` or a CUDA device.
     """
 
@@ -40,12 +40,12 @@ class Workload:
     device: str = 'cpu'
 
     def images(self) -> Tensor:
-        """(bs, 3, H, W), the same in every call."""
+        """Random images (bs, 3, H, W), the same in every call."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self.batch, 3, *self.size, generator=generator).to(self.device)
 
     def boxes_and_labels(self) -> list[tuple[Tensor, Tensor]]:
-        """Per image normalised xyxy boxes (m, 4) and class indices (m,)."""
+        """Normalised xyxy boxes (m, 4) and class indices (m,) of each image."""
         generator, truth = torch.Generator().manual_seed(1), []
         for _ in range(self.batch):
             corner = 0.6 * torch.rand(self.boxes, 2, generator=generator)
@@ -73,13 +73,13 @@ class Workload:
 
 @dataclasses.dataclass
 class BenchmarkModel:
-    """A detector with its prediction and its loss on a workload.
+    """A detector with functions for its prediction and its loss on a workload.
 
     Attributes:
         model: The module; the caller sets evaluation or training mode.
-        predict: Detections of the workload's images, from normalised images to final scores and boxes.
-        loss: Sum of the losses on the workload's images.
-        context: Context in which both must be called.
+        predict: Function that detects on the workload's images, up to final scores and boxes.
+        loss: Function that returns the sum of the losses on the workload's images.
+        context: Makes the context in which both functions must be called.
     """
 
     model: nn.Module
@@ -89,30 +89,33 @@ class BenchmarkModel:
 
 
 def from_config(config: str, workload: Workload) -> BenchmarkModel:
-    """The detector of a config. If its head has ``loss_grqo``, a training step includes GRQO and its reference.
+    """Build the detector of a config. If its head has ``loss_grqo``, a training step includes GRQO and its reference.
 
     Raises:
-        InputError: no such config, or its model is not a :class:`~dinor1.models.DINOR1`.
+        InputError: the config does not exist, or its model is not a :class:`~dinor1.models.DINOR1`.
     """
+    # Build the model.
     cfg = load_config(config)
     if 'model' not in cfg:
-        raise InputError(f'{config}: no model in this config; name one that has it')
+        raise InputError(f'{config}: no model in this config; give a config with a model')
     cfg.model.get('backbone', {}).pop('init_cfg', None)
     model = MODELS.build(cfg.model)
     if not isinstance(model, DINOR1):
-        raise InputError(f'{config}: a {type(model).__name__} takes no prompts; name a config of a DINOR1')
+        raise InputError(f'{config}: a {type(model).__name__} takes no prompts; give a config of a DINOR1')
     initialise(model)
     model.to(workload.device)
+    # Add the reference model of GRQO.
     loss_grqo = model.bbox_head.loss_grqo
     if loss_grqo is not None and loss_grqo.needs_reference:
         hook = HOOKS.build((cfg.get('default_hooks') or {}).get('reference') or dict(type='ReferenceModelHook'))
         model.reference = ReferenceModel(copy.deepcopy(model).train(hook.mode == 'train'), hook.dtype)
+    # Make prompts, images and samples.
     embeddings = torch.randn(workload.prompts, model.embed_dims, generator=torch.Generator().manual_seed(2))
     prompts = PromptSet.from_classes(embeddings.to(workload.device), workload.names)
     images, samples = workload.images(), workload.samples()
     for sample in samples:
         sample.text = workload.names
-    # Data samples are modified by the model: each call gets a copy.
+    # Copy the samples for each call, because the model modifies them.
     return BenchmarkModel(
         model,
         lambda: model.predict(images, copy.deepcopy(samples), prompts),
@@ -121,7 +124,7 @@ def from_config(config: str, workload: Workload) -> BenchmarkModel:
 
 
 def initialise(model: BaseModule) -> None:
-    """Draw the weights, without MMEngine's line for each of them."""
+    """Draw the weights without MMEngine's log line for each of them."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -135,8 +138,8 @@ def initialise(model: BaseModule) -> None:
 def draw_biases(model: nn.Module) -> None:
     """Draw the biases of the backbone's linear layers, which are not zero after training.
 
-    With zero biases, padded tokens are exactly zero, and attention to them makes denormal numbers, which take a third
-    of the time of a backbone with shifted windows. A trained backbone has no such numbers.
+    With zero biases, padded tokens are exactly zero, and attention to them produces denormal numbers, which take a
+    third of the time of a backbone with shifted windows. A trained backbone produces no denormal numbers.
     """
     for name, module in model.named_modules():
         if 'backbone' in name and isinstance(module, nn.Linear) and module.bias is not None:
@@ -144,5 +147,5 @@ def draw_biases(model: nn.Module) -> None:
 
 
 def total_loss(losses: dict[str, Any]) -> Tensor:
-    """Sum of the entries named a loss, as in MMEngine's ``parse_losses``."""
+    """Sum of the entries with ``loss`` in their names, as in MMEngine's ``parse_losses``."""
     return sum(value if isinstance(value, Tensor) else sum(value) for name, value in losses.items() if 'loss' in name)

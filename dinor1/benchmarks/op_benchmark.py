@@ -1,7 +1,7 @@
-"""Timing of deformable attention: its backends and other implementations, on the workloads of a detector.
+"""Time deformable attention: our backends and third-party implementations, on the workloads of a detector.
 
-Every arm computes the attended features from reference points, offsets and logits; the time of an operator that takes
-locations and weights includes computing these.
+Every arm computes the attended features from reference points, offsets and logits. If an operator takes locations and
+weights instead, its time includes computing them.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from dinor1.ops.ms_deform_attn.reference import ms_deform_attn_reference, sampli
 from dinor1.utils.compat import has_mmcv_operators
 from dinor1.utils.precision import compute_dtype
 
-# 800 x 1333 pixels at strides 8 to 64, and the nano model's 128 pixels at strides 8 to 32.
+# (height, width) of the levels for 800 x 1333 pixels at strides 8 to 64, and for nano's 128 pixels at strides 8 to 32.
 _FULL = ((100, 167), (50, 84), (25, 42), (13, 21))
 _NANO = ((16, 16), (8, 8), (4, 4))
 BASELINE = 'reference'
@@ -32,10 +32,10 @@ class Workload:
 
     Attributes:
         shapes: (height, width) of each level.
-        queries: Per image; 0 = one per pixel, as in an encoder.
-        heads: Of the attention.
-        channels: Of each head.
-        points: Per head and level.
+        queries: Number of queries per image; 0: one per pixel of all levels, as in an encoder.
+        heads: Number of attention heads.
+        channels: Channels of each head.
+        points: Sampling points per head and level.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -46,12 +46,12 @@ class Workload:
 
     @property
     def num_keys(self) -> int:
-        """Pixels of all levels."""
+        """Number of pixels of all levels."""
         return sum(height * width for height, width in self.shapes)
 
     @property
     def num_queries(self) -> int:
-        """Queries per image."""
+        """Number of queries per image."""
         return self.queries or self.num_keys
 
 
@@ -65,7 +65,15 @@ WORKLOADS = {
 
 @dataclasses.dataclass
 class Call:
-    """Arguments of one call: value ``(B, N, H, D)``, levels, and predictions."""
+    """Arguments of one call.
+
+    Attributes:
+        value: (B, N, H, D) features of all levels.
+        shapes: (height, width) of each level.
+        shape_tensor: (L, 2), ``shapes`` as a tensor.
+        start_tensor: (L,) index of the first feature of each level.
+        predictions: Reference points (B, Q, L, 2), offsets (B, Q, H, L, P, 2) in pixels, and logits (B, Q, H, L, P).
+    """
 
     value: Tensor
     shapes: tuple[tuple[int, int], ...]
@@ -74,14 +82,15 @@ class Call:
     predictions: tuple[Tensor, Tensor, Tensor]
 
     def given(self) -> tuple[Tensor, Tensor]:
-        """Locations and weights, for an operator that takes those; weights in the dtype of value."""
+        """Locations and weights, for an operator that takes them; weights have the dtype of ``value``."""
         dtype = compute_dtype(self.value, *self.predictions)
         locations, weights = sampling_from_offsets(list(self.shapes), *self.predictions, dtype=dtype)
         return locations, weights.to(self.value.dtype)
 
 
 def make_call(workload: Workload, batch: int, dtype: torch.dtype, device: str) -> Call:
-    """Random arguments: every query samples around a pixel, with a standard deviation of three pixels."""
+    """Draw the arguments of a call; every query samples around a pixel, with a standard deviation of three pixels."""
+    # Choose reference points evenly among the pixels of all levels.
     generator = torch.Generator().manual_seed(0)
     centres = [
         torch.cartesian_prod((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width).flip(-1)
@@ -90,6 +99,7 @@ def make_call(workload: Workload, batch: int, dtype: torch.dtype, device: str) -
     chosen = torch.linspace(0, workload.num_keys - 1, workload.num_queries).round().long()
     levels, per_query = len(workload.shapes), (batch, workload.num_queries, workload.heads)
     reference = torch.cat(centres)[chosen][None, :, None].expand(batch, -1, levels, -1)
+    # Draw offsets, logits and features.
     offsets = 3 * torch.randn(*per_query, levels, workload.points, 2, generator=generator)
     logits = torch.randn(*per_query, levels, workload.points, generator=generator)
     value = torch.randn(batch, workload.num_keys, workload.heads, workload.channels, generator=generator)
@@ -130,7 +140,7 @@ def _mmcv(call: Call) -> Tensor:
 
 
 def _msda_triton(call: Call) -> Tensor:
-    # Not its usual entry point, which computes by grid_sample when the kernel fails, and does not say so.
+    # Call the kernel directly: the usual entry point falls back to grid_sample without a message if the kernel fails.
     from msda_triton.frontend import triton_multiscale_deformable_attention
 
     locations, weights = call.given()
@@ -142,16 +152,16 @@ def _deformops(call: Call) -> Tensor:
     from deformops.registry import msda
 
     locations, weights = call.given()
-    # By its own choice of a kernel, which for a GPU is one of its Triton kernels.
+    # Let the package choose the kernel; on a GPU it is one of its Triton kernels.
     return msda(call.value, call.shape_tensor, call.start_tensor, locations, weights.flatten(3))
 
 
-# Other projects' kernels for a GPU, by the name of their package; neither is a dependency of ours.
+# Name of a package -> third-party GPU kernel. These packages are not dependencies of dinor1.
 THIRD_PARTY: dict[str, Callable[[Call], Tensor]] = {'msda_triton': _msda_triton, 'deformops': _deformops}
 
 
 def not_measured(device: str) -> dict[str, str]:
-    """Implementations that :func:`arms` leaves out on this machine, and why."""
+    """Name -> reason of the implementations that :func:`arms` leaves out on this machine."""
     if device != 'cuda':
         return dict.fromkeys(('triton', 'mmcv', *THIRD_PARTY), 'needs a GPU')
     reasons = {'triton': why_not_triton(device), 'mmcv': '' if has_mmcv_operators() else 'MMCV has no operators here'}
@@ -160,7 +170,7 @@ def not_measured(device: str) -> dict[str, str]:
 
 
 def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]:
-    """What can run here, by name; other implementations where they are installed."""
+    """Name -> implementation that can run on this machine; third-party implementations if they are installed."""
     made = {name: functools.partial(_backend, name) for name in (BASELINE, 'embedding_bag')}
     if device == 'cuda':
         if not why_not_triton(device):
@@ -179,7 +189,7 @@ def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]
 
 
 def forward_step(arm: Callable[[Call], Tensor], call: Call) -> Callable[[], object]:
-    """The forward pass, without a graph."""
+    """Return a function that runs the forward pass without gradients."""
 
     def step() -> Tensor:
         with torch.no_grad():
@@ -189,7 +199,7 @@ def forward_step(arm: Callable[[Call], Tensor], call: Call) -> Callable[[], obje
 
 
 def training_step(arm: Callable[[Call], Tensor], call: Call) -> Callable[[], object]:
-    """Forward and backward pass; reference points of an encoder are constants."""
+    """Return a function that runs forward and backward pass; reference points are constants, as in an encoder."""
     leaves = [t.detach().requires_grad_() for t in (call.value, *call.predictions[1:])]
     mine = dataclasses.replace(call, value=leaves[0], predictions=(call.predictions[0], *leaves[1:]))
     direction = torch.ones(call.value.shape[0], leaves[1].shape[1], call.value[0, 0].numel()).to(call.value)
@@ -200,12 +210,12 @@ PASSES = {'forward': forward_step, 'forward + backward': training_step}
 
 
 def least_work(workload: Workload, batch: int, dtype: torch.dtype) -> dict[str, float]:
-    """Counts of a forward pass: operations, bytes that must move once, and bytes of features that samples read."""
+    """Least work of a forward pass: operations, bytes that must move once, and bytes of features that samples read."""
     samples = batch * workload.num_queries * workload.heads * len(workload.shapes) * workload.points
     pixels = batch * (workload.num_keys + workload.num_queries) * workload.heads * workload.channels
     return dict(
         samples=samples,
-        # Four products and sums per channel; about thirty for location, softmax and bilinear weights.
+        # Per sample, four products and sums per channel, and about 30 for location, softmax and bilinear weights.
         operations=samples * (8 * workload.channels + 30),
         bytes_once=(pixels + 3 * samples) * dtype.itemsize,
         bytes_gathered=4 * samples * workload.channels * dtype.itemsize,
@@ -213,14 +223,15 @@ def least_work(workload: Workload, batch: int, dtype: torch.dtype) -> dict[str, 
 
 
 def ceilings(workload: Workload, dtype: torch.dtype, device: str, clock: str = 'wall') -> dict[str, float]:
-    """Measured bytes per second: of copying a large array, and of fetching rows of features near each other."""
+    """Measure bytes per second of copying a large array, and of gathering rows of features near each other."""
+    # Copy a large array.
     large = torch.ones(2**26 if device == 'cuda' else 2**23, device=device)
     target = torch.empty_like(large)
     copied = min(timed(lambda: target.copy_(large), device, clock).times)
+    # Gather rows. Sums of 64 rows, as many as the operator reads for a query and head, write little.
     table = torch.ones(workload.num_keys * workload.heads, workload.channels, device=device, dtype=dtype)
     near = torch.arange(2**17, device=device) % len(table)
     near = (near + torch.randint(-2048, 2048, near.shape, device=device)).clamp_(0, len(table) - 1)
-    # Sums of 64 rows, as many as the operator reads for a query and head; little is written.
     bags = near.view(-1, 64)
     read = min(timed(lambda: torch.nn.functional.embedding_bag(bags, table, mode='sum'), device, clock).times)
     fetched = near.numel() * table[0].numel() * dtype.itemsize
@@ -229,14 +240,14 @@ def ceilings(workload: Workload, dtype: torch.dtype, device: str, clock: str = '
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """How to measure.
+    """Settings of a measurement.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        rounds: Timed rounds of every arm, which take turns.
+        rounds: Timed rounds of every arm; the arms take turns.
         clock: See :func:`dinor1.benchmarks.timing.timed`.
-        calls_per_round: Calls between two readings of the clock, so that the time of a launch does not count.
-        deadline: ``time.monotonic()`` after which no further arm and no further round begins.
+        calls_per_round: Calls between two readings of the clock, so that the launch overhead does not count.
+        deadline: Value of ``time.monotonic()`` after which no other arm and no other round begins.
     """
 
     device: str
@@ -254,17 +265,17 @@ def measure(
     implementations: dict[str, Callable[[Call], Tensor]],
     timing: Timing,
 ) -> list[dict]:
-    """Rows of a table, one per arm: milliseconds, time relative to the reference, peak MiB on a GPU, or an error.
+    """Measure all arms; returns one row per arm with milliseconds, relative time, peak MiB on a GPU, or an error.
 
     Args:
-        workload: What to compute.
-        batch: Images.
-        dtype: Of features and predictions.
+        workload: Sizes of a call.
+        batch: Number of images.
+        dtype: Dtype of features and predictions.
         kind: A key of :data:`PASSES`.
-        implementations: As :func:`arms` returns them.
-        timing: How to measure.
+        implementations: Arms, as :func:`arms` returns them.
+        timing: Settings of the measurement.
     """
-    # Run every arm once, which compiles what is to be compiled and tells what cannot run.
+    # Run every arm once, to compile it and to find the arms that cannot run.
     call = make_call(workload, batch, dtype, timing.device)
     steps, rows = {}, {}
     for name, arm in implementations.items():
@@ -275,12 +286,12 @@ def measure(
         step = PASSES[kind](arm, call)
         try:
             rows[name].update(_peak(step, timing.device))
-        except Exception as error:  # any failure of a compiler or of another implementation is a row of the table
+        except Exception as error:  # a failed arm, for example in a compiler, is a row of the table
             rows[name]['error'] = f'{type(error).__name__}: {str(error).strip()[:120]}'.replace('\n', ' ')
             continue
         steps[name] = step
 
-    # Let those that can run take turns.
+    # Time the other arms in turns.
     measured = take_turns(
         steps,
         timing.rounds,
@@ -299,7 +310,7 @@ def measure(
 
 
 def _peak(step: Callable[[], object], device: str) -> dict[str, float]:
-    """Run once, which compiles what is to be compiled, and once more to see what memory it takes."""
+    """Run once to compile; on a GPU, run again and measure the peak memory."""
     step()
     if device != 'cuda':
         return {}

@@ -1,9 +1,9 @@
-"""Published checkpoints: is their published AP what this package computes from their weights?
+"""Check that this package reproduces the published AP of published checkpoints.
 
 MM-Grounding-DINO, X. Zhao et al., arXiv 2401.02361: zero-shot on COCO val2017, prompted with the 80 class names. Two
-detectors load the weights: MMDetection's ``GroundingDINO``, on the operators that stand in for MMCV's compiled ones,
+detectors load the weights: MMDetection's ``GroundingDINO``, with our operators in the place of MMCV's compiled ones,
 and :class:`~dinor1.models.DINOR1` with a prompt per token of the text, which computes the same function
-(``tests/models/test_grounding_dino_parity.py``). Images are prepared as by MMDetection's config; the data set and the
+(``tests/models/test_grounding_dino_parity.py``). Images are prepared as in MMDetection's config; the data set and the
 metric are those of this package.
 """
 
@@ -30,11 +30,11 @@ from dinor1.utils.io import read_json, sha256, write_json
 from dinor1.utils.packaged_files import checksum_in_name
 
 TOLERANCE = 0.1
-"""Largest difference of AP, in points, that counts as agreement; the published figure is rounded to as much."""
+"""Largest difference of AP, in points, that counts as agreement; the published AP is rounded to 0.1."""
 
 DETECTORS = ('mmdetection', 'dinor1')
 
-# Transformers before release 4.31 saved this buffer of BERT, numbers from 0 on, with the weights.
+# Buffer of BERT, a range from 0 on, that transformers before release 4.31 saved with the weights.
 _SURPLUS = ('language_model.language_backbone.body.model.embeddings.position_ids',)
 _MIRROR = ('https://download.openmmlab.com/', 'https://mmassets.onedl.ai/')
 
@@ -46,10 +46,9 @@ class PublishedResult:
     Attributes:
         name: Name of the model.
         ap: Box AP on COCO val2017, in points.
-        num_images: Number of images that it was measured on.
+        num_images: Number of evaluated images.
         grounding_dino: Config of MMDetection's detector.
-        dinor1: Config of the detector of this package, without a language model; its ``load_from`` is the address of
-            the checkpoint.
+        dinor1: Config of our detector, without a language model; its ``load_from`` is the address of the checkpoint.
     """
 
     name: str
@@ -70,17 +69,17 @@ MM_GROUNDING_DINO_T = PublishedResult(
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What to evaluate, and where its files are.
+    """Options of an evaluation, and paths of its files.
 
     Attributes:
         data_root: Folder of COCO, see :func:`~dinor1.datasets.coco_val.coco_val`.
-        download: Whether to fetch missing files of COCO.
-        checkpoint: Checkpoint file; None: the published one, fetched into the cache of ``torch.hub``.
-        bert: Folder with BERT, its tokenizer included; None: ``bert-base-uncased`` of the Hugging Face hub.
-        detectors: Some of :data:`DETECTORS`.
-        subset: Number of images, the first of the annotation file; None: all. Of some images nothing is compared.
-        device: Such as ``'cuda:0'``; None: the GPU if there is one.
-        work_dir: Where logs and results go.
+        download: Whether to download missing files of COCO.
+        checkpoint: Checkpoint file; None: the published checkpoint, downloaded to the cache of ``torch.hub``.
+        bert: Folder with BERT and its tokenizer; None: ``bert-base-uncased`` of the Hugging Face hub.
+        detectors: Detectors to evaluate, of :data:`DETECTORS`.
+        subset: Evaluate only this number of images, without a comparison; None: all images.
+        device: Name such as ``'cuda:0'``; None: the GPU if there is one.
+        work_dir: Folder for logs and results.
     """
 
     data_root: str
@@ -95,12 +94,12 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """AP of one detector beside the published one.
+    """Measured and published AP of one detector.
 
     Attributes:
         detector: One of :data:`DETECTORS`.
-        ap: Box AP that was measured, in points.
-        published: Box AP that was published, in points; None: of other images, so that there is nothing to compare.
+        ap: Measured box AP, in points.
+        published: Published box AP, in points; None: not compared, because other images were evaluated.
     """
 
     detector: str
@@ -109,10 +108,10 @@ class Comparison:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the two differ by at most :data:`TOLERANCE`; None: there is nothing to compare."""
+        """Whether the two differ by at most :data:`TOLERANCE`; None: they are not compared."""
         if self.published is None:
             return None
-        # 50.5 - 50.4 is more than 0.1 in binary.
+        # Allow for rounding: in floating point, 50.5 - 50.4 is more than 0.1.
         return abs(self.ap - self.published) <= TOLERANCE + 1e-9
 
     def __str__(self) -> str:
@@ -126,22 +125,23 @@ class Comparison:
 def verify(options: VerifyOptions, published: PublishedResult = MM_GROUNDING_DINO_T) -> list[Comparison]:
     """Evaluate a published checkpoint with its class names as prompts.
 
-    ``verify_published.json`` in the work directory gets the results, and how they were obtained.
+    The results, and how they were obtained, are written to ``verify_published.json`` in the work directory.
 
     Args:
-        options: What to evaluate.
+        options: Options of the evaluation.
         published: The checkpoint and its result.
 
     Returns:
         One comparison per detector.
 
     Raises:
-        InputError: a file is missing and cannot be fetched, or is not what it should be, or an option is invalid.
+        InputError: a file is missing and cannot be downloaded, a file is not the expected one, or an option is invalid.
     """
+    # Check the options.
     device = as_device(options.device, '--device')
     if options.subset is not None and options.subset < 1:
         raise InputError(f'--subset must be at least 1, got {options.subset}')
-    # Gather the files, the smallest first.
+    # Find or download the files, the smallest first.
     theirs, ours = _read_configs(published, options.bert)
     _check_language_model(theirs.model.language_model, options.bert)
     checkpoint = options.checkpoint or str(_fetch_checkpoint(ours.load_from))
@@ -149,7 +149,7 @@ def verify(options: VerifyOptions, published: PublishedResult = MM_GROUNDING_DIN
     data = coco_val(options.data_root, options.download)
     if data.num_images != published.num_images:
         raise InputError(
-            f'{data.ann_file}: has {data.num_images:,} images, and the published AP is of {published.num_images:,}; '
+            f'{data.ann_file}: has {data.num_images:,} images, but the published AP is of {published.num_images:,}; '
             'give the official file of COCO val2017'
         )
     if options.subset is not None:
@@ -177,14 +177,15 @@ def verify(options: VerifyOptions, published: PublishedResult = MM_GROUNDING_DIN
 
 
 def _read_configs(published: PublishedResult, bert: str | None) -> tuple[Config, Config]:
-    """Configs of MMDetection's detector and of ours, which has the same language model."""
+    """Read the configs of MMDetection's detector and of ours, with the same language model."""
+    # Read MMDetection's config, with weights from the checkpoint and without activation checkpointing by fairscale.
     external = '::' in published.grounding_dino
     theirs = get_config(published.grounding_dino) if external else load_config(published.grounding_dino)
-    # Recomputing activations, which only a training needs, takes fairscale; and all weights are in the checkpoint.
     theirs.model.encoder.num_cp = 0
     theirs.model.backbone.init_cfg = None
     if bert is not None:
         theirs.model.language_model.name = bert
+    # Read our config with the same language model.
     language_model = theirs.model.language_model.to_dict()
     ours = load_config(published.dinor1, {'model.prompts.language_model': language_model})
     ours.model.backbone.init_cfg = None
@@ -192,13 +193,13 @@ def _read_configs(published: PublishedResult, bert: str | None) -> tuple[Config,
 
 
 def _check_language_model(language_model: Config, bert: str | None) -> None:
-    """Build the language model once, before anything large is fetched.
+    """Build the language model once, before large files are downloaded.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: the language model cannot be loaded.
     """
     if bert is not None and not Path(bert).is_dir():
-        raise InputError(f'--bert {bert}: no such folder; give one with BERT and its tokenizer')
+        raise InputError(f'--bert {bert}: no such folder; give a folder with BERT and its tokenizer')
     try:
         MODELS.build(copy.deepcopy(language_model))
     except OSError as error:
@@ -207,14 +208,14 @@ def _check_language_model(language_model: Config, bert: str | None) -> None:
             reason = ' '.join(str(error).split())[:200]
             raise InputError(f'--bert {bert}: cannot be loaded ({reason}); give a folder with BERT') from error
         raise InputError(
-            f'{name}: cannot be fetched from the Hugging Face hub; download config.json, model.safetensors, vocab.txt, '
-            f'tokenizer.json and tokenizer_config.json of https://huggingface.co/{name} into a folder on another '
-            'machine, and give --bert FOLDER'
+            f'{name}: cannot be downloaded from the Hugging Face hub; download config.json, model.safetensors, '
+            f'vocab.txt, tokenizer.json and tokenizer_config.json of https://huggingface.co/{name} into a folder on '
+            'another machine, and give --bert FOLDER'
         ) from error
 
 
 def _fetch_checkpoint(url: str) -> Path:
-    """The published checkpoint where ``load_from`` of a training looks for it, too."""
+    """Download the published checkpoint to the folder in which ``load_from`` of a training looks for it."""
     name = url.rsplit('/', 1)[-1]
     urls = list(dict.fromkeys([url, url.replace(*_MIRROR)]))
     return fetch(urls, Path(torch.hub.get_dir()) / 'checkpoints' / name, checksum_in_name(name))
@@ -231,7 +232,7 @@ def _checksum(checkpoint: str, url: str) -> str:
 
 
 def _first_images(data: CocoVal, number: int, work_dir: Path) -> CocoVal:
-    """The validation set cut to its first images, with an annotation file in the work directory."""
+    """Write an annotation file of the first images of the validation set to the work directory."""
     content = read_json(data.ann_file)
     images = content['images'][:number]
     ids = {image['id'] for image in images}
@@ -242,7 +243,8 @@ def _first_images(data: CocoVal, number: int, work_dir: Path) -> CocoVal:
 
 
 def _evaluation_config(detector: str, theirs: Config, ours: Config, data: CocoVal, work_dir: str) -> Config:
-    """Config that tests one detector, prompted with the class names of the data set, and trains nothing."""
+    """Make a config that tests one detector with the class names of the data set as prompts."""
+    # Set the data and the metric.
     cfg = copy.deepcopy(ours)
     ann_file = str(data.ann_file.absolute())
     cfg.test_dataloader = dict(
@@ -261,11 +263,13 @@ def _evaluation_config(detector: str, theirs: Config, ours: Config, data: CocoVa
         ),
     )
     cfg.test_evaluator = dict(type='CocoPromptMetric', ann_file=ann_file)
+    # Set the detector and its test loop.
     if detector == 'dinor1':
         cfg.test_cfg = dict(type='PromptedTestLoop', prompts=dict(type='TextPrompts'))
     else:
         cfg.model = dict(theirs.model.to_dict(), type='mmdet.GroundingDINO')
         cfg.test_cfg = dict(type='TestLoop')
+    # Remove training, validation and their hooks.
     cfg.default_hooks.visualization = cfg.default_hooks.reference = None
     for part in ('train', 'val'):
         cfg[f'{part}_dataloader'] = cfg[f'{part}_cfg'] = None
@@ -275,7 +279,7 @@ def _evaluation_config(detector: str, theirs: Config, ours: Config, data: CocoVa
 
 
 def _average_precision(cfg: Config, checkpoint: str, device: torch.device) -> float:
-    """Box AP in points of the detector that a config describes."""
+    """Test the detector of a config; returns the box AP in points."""
     runner = Runner.from_cfg(cfg)
     load_weights(runner.model, checkpoint, missing=('prompt_encoder.',), surplus=_SURPLUS)
     runner.model.to(device)

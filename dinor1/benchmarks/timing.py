@@ -1,11 +1,11 @@
-"""Timing on ``torch.utils.benchmark``: its timer, clock and measurements, and turns of several implementations.
+"""Time functions with ``torch.utils.benchmark``, one alone or several in turns.
 
-:func:`timed` is torch's own ``Timer``. :func:`take_turns` compares: the implementations take turns, round after round,
-so that other load on the machine affects all of them alike, and a ratio is the median over the rounds of the ratio
-within a round. Torch has no such thing. Its ``Timer`` finishes with one implementation before the next, and calls it
+:func:`timed` calls torch's ``Timer``. :func:`take_turns` compares several functions, which take turns, round after
+round, so that other load on the machine affects all of them alike; a ratio is the median over the rounds of the ratio
+within a round. Torch does not offer this. Its ``Timer`` measures one function completely before the next, and calls it
 twice before every measurement, which would triple the cost of a training step that is timed once per round. Its
-``Compare`` has neither ratios within a round nor quartiles; a ``Measurement`` tells how far these are apart, and not
-where they are.
+``Compare`` reports neither ratios within a round nor quartiles; a ``Measurement`` reports only the distance of the
+quartiles.
 """
 
 import contextlib
@@ -17,30 +17,30 @@ from collections.abc import Callable
 
 import torch
 
-# Torch's builder of extensions, which comes with the timer, tells where CUDA's toolkit is but no GPU.
+# The timer imports torch's extension builder, which logs a warning on a machine with the CUDA toolkit and without GPU.
 logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
 from torch.utils import benchmark  # noqa: E402
 
 
 def wall_clock() -> float:
-    """Torch's clock in seconds, which waits for an accelerator before it is read."""
+    """Time in seconds by torch's clock, which waits for the accelerator."""
     return benchmark.timer()
 
 
-# Processor time is that of this process.
+# Name -> clock; 'cpu' is the processor time of this process.
 CLOCKS: dict[str, Callable[[], float]] = {'wall': wall_clock, 'cpu': time.process_time}
 
 
 def timed(
     function: Callable[[], object], device: str = 'cpu', clock: str = 'wall', seconds: float = 0.2
 ) -> benchmark.Measurement:
-    """Time a single function, in as many calls as torch finds necessary.
+    """Time a single function; torch chooses the number of calls.
 
     Args:
-        function: What to run.
+        function: The function.
         device: ``cpu`` or a CUDA device.
         clock: A key of :data:`CLOCKS`.
-        seconds: How long to measure, at least.
+        seconds: Minimum duration of the measurement in seconds.
     """
     timer = benchmark.Timer(
         'function()', globals={'function': function}, timer=CLOCKS[clock], num_threads=torch.get_num_threads()
@@ -58,24 +58,30 @@ def take_turns(
     deadline: float = float('inf'),
     calls: int = 1,
 ) -> dict[str, benchmark.Measurement]:
-    """Time every function in every round; ``times`` of a result are seconds per call, one for each round.
+    """Time every function once per round.
 
     Args:
         functions: Name -> function.
         rounds: Timed rounds.
         device: See :func:`timed`.
         clock: See :func:`timed`.
-        warmup: Calls of each before the first round.
-        deadline: Value of ``time.monotonic()`` after which no round but the first is begun.
-        calls: Calls of a function between two readings of the clock, so that the launch on a GPU does not count.
+        warmup: Calls of each function before the first round.
+        deadline: Value of ``time.monotonic()`` after which no round except the first begins.
+        calls: Calls of a function between two readings of the clock, so that the launch overhead on a GPU does not
+            count.
+
+    Returns:
+        Name -> measurement, whose ``times`` are seconds per call, one for each round.
     """
-    # Torch's Timer is this timer of Python's with torch's clock.
+    # Use Python's timer with the chosen clock, as torch's Timer does.
     timers = {name: timeit.Timer(function, timer=CLOCKS[clock]) for name, function in functions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     with _current(device):
+        # Warm up.
         for function in functions.values():
             for _ in range(warmup):
                 function()
+        # Time the rounds.
         for i in range(rounds):
             if i and time.monotonic() > deadline:
                 break
@@ -89,10 +95,10 @@ def take_turns(
 
 
 def ratio(seconds: list[float], base: list[float]) -> float:
-    """Median over the rounds of the time relative to the time of the base in the same round."""
+    """Median over the rounds of ``seconds`` relative to ``base`` in the same round."""
     return statistics.median(own / other for own, other in zip(seconds, base, strict=True))
 
 
 def _current(device: str) -> contextlib.AbstractContextManager[object]:
-    """Torch's clock waits for the current device alone."""
+    """Context that makes ``device`` the current device, because torch's clock waits only for that."""
     return contextlib.nullcontext() if device == 'cpu' else torch.cuda.device(device)

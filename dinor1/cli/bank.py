@@ -1,4 +1,4 @@
-"""Embed a few instances of every class of a data set once, to prompt with them on any image later.
+"""Embed a few instances of every class of a data set, and write them to a prompt bank for use on any image.
 
 Examples:
     dinor1 bank CONFIG CKPT --out bank.safetensors
@@ -13,7 +13,7 @@ from dinor1.cli.options import add_cfg_options, add_checkpoint, add_config
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    add_config(parser, 'config file or name; its prompt_dataset is what exemplars are drawn from')
+    add_config(parser, 'config file or name; exemplars are drawn from its prompt_dataset')
     add_checkpoint(parser)
     parser.add_argument('--out', required=True, metavar='FILE.safetensors', help='prompt bank to write')
     parser.add_argument(
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> None:
         args.config, args.checkpoint, args.out, args.num_exemplars, args.seed, args.device, args.cfg_options
     )
     if missing:
-        print(f'Without an instance, and so not in the bank: {", ".join(missing)}')
+        print(f'Classes without an instance, left out of the bank: {", ".join(missing)}')
     print(f'Prompt bank of {len(bank.names)} classes, {sum(bank.num_exemplars)} exemplars: {args.out}')

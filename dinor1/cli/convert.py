@@ -6,13 +6,13 @@ Examples:
     dinor1 convert objects365 zhiyuan_objv2_train.json \
         data/objects365v2/annotations/objects365_train.json --img-dir data/objects365v2/train
 
-ODVG has one line per image, and a label map with the class names. Crowd, ignored and defective boxes are left out,
-because ODVG cannot mark them; they are counted. Images of LVIS are named by their path below COCO's root, such as
-train2017/000000000009.jpg; ODVG has no field for what LVIS says of absent and of incompletely annotated categories:
-use the result for training only.
+ODVG has one line per image, and a label map with the class names. Crowd, ignored and defective boxes are counted and
+left out, because ODVG cannot mark them. Images of LVIS are named by their path below COCO's root, such as
+train2017/000000000009.jpg. ODVG has no field for the categories that LVIS lists as absent from an image or as
+incompletely annotated: use the result for training only.
 
-objects365 brings an official Objects365 file, of version 1 or 2, into the form that the data set config reads. It
-corrects category names and file names, leaves out images that have no file and boxes without area, and clips boxes.
+objects365 converts an official Objects365 file, of version 1 or 2, to the format that the data set config reads. It
+corrects category names and file names, leaves out images without a file and boxes without area, and clips boxes.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         odvg.add_argument('source', type=Path, metavar='IN.json', help=f'{source_format} file')
         odvg.add_argument('out', type=Path, metavar='OUT.jsonl', help='ODVG file to write')
         odvg.add_argument(
-            '--label-map', type=Path, metavar='FILE', help='where names go (default: OUT_label_map.json beside OUT)'
+            '--label-map', type=Path, metavar='FILE', help='label map to write (default: OUT_label_map.json beside OUT)'
         )
         odvg.set_defaults(source_format=source_format)
     official = conversions.add_parser('objects365', help='official Objects365 file to COCO', allow_abbrev=False)
@@ -53,10 +53,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _objects365(args: argparse.Namespace) -> None:
+    # Check the paths before the input is read.
     if args.source.resolve() == args.out.resolve():
         raise InputError(f'{args.out}: is the input itself; give another path')
     if args.img_dir is not None and not args.img_dir.is_dir():
         raise InputError(f'{args.img_dir}: no such folder; correct --img-dir')
+    # Convert, write and report.
     data, counts = convert(read(args.source), args.img_dir, not args.keep_names)
     write_json(data, args.out)
     sizes = ', '.join(f'{len(data[section]):,} {section}' for section in ('images', 'annotations', 'categories'))

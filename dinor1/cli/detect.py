@@ -5,8 +5,8 @@ Examples:
     dinor1 detect FOLDER --config CONFIG --checkpoint CKPT --bank bank.safetensors --out-dir out
 
 A prompt is REF.jpg:x1,y1,x2,y2[:name], in pixels of REF.jpg, which may be the target itself. Repeat --prompt
-for more boxes; the boxes of one name are averaged. A negative prompt is scored but not reported: things that
-are not to be taken for the objects.
+for more boxes; the boxes of one name are averaged. A negative prompt describes things that look like the objects:
+its detections are not reported.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='REF:BOX[:NAME]',
-        help='box on a reference image; may be repeated; a leading - on NAME or REF makes it negative',
+        help='box on a reference image; may be repeated; - before NAME or REF makes it negative',
     )
     parser.add_argument(
         '--negative-prompt',
@@ -42,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--bank', metavar='FILE', help='prompt bank made by `dinor1 bank`')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='least score of a detection (default: %(default)s)'
+        '--score-thr', type=float, default=0.3, help='smallest score of a detection (default: %(default)s)'
     )
     parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: %(default)s)')
     parser.add_argument(
         '--out-dir',
         default='work_dirs/detect',
-        help='drawings go to vis/ and JSON to preds/ in it (default: %(default)s)',
+        help='folder for drawings, in vis/, and JSON files, in preds/ (default: %(default)s)',
     )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     require_at_least(1, args, 'batch_size')
     if not 0 <= args.score_thr <= 1:
         raise InputError(f'--score-thr must be in [0, 1], as scores are, got {args.score_thr:g}')
-    # Check everything that needs no model first: loading it takes a while.
+    # Check the input before the model is loaded, which takes a while.
     prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text)
     targets = inference.list_images(args.target)
     outputs = inference.output_paths(targets, Path(args.out_dir))

@@ -1,6 +1,6 @@
 """Errors of the command line: user errors print one line and end with status 2, anything else prints a traceback.
 
-Needs no deep-learning library, so that the commands on annotation files start at once.
+This module imports no deep-learning library, so that the commands for annotation files start at once.
 """
 
 import contextlib
@@ -21,8 +21,7 @@ from dinor1.utils.io import DISK_ERRORS
 
 _NO_SPACE = 'make room, or give another path'
 _PERMISSION = 'change its permissions, or give another path'
-# Errors of a file or its disk, with the advice for each. Other system errors, such as those of a network, keep their
-# traceback.
+# Error number of a file or disk error -> advice. Other system errors, such as network errors, print a traceback.
 _ADVICE = {
     errno.ENOENT: 'check the path',
     errno.EACCES: _PERMISSION,
@@ -38,9 +37,9 @@ _ADVICE = {
 
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command within :func:`one_line_errors`."""
-    # OpenCV prints messages about damaged images; our error names the file.
+    # Silence OpenCV's messages about damaged images: our error names the file.
     cv2.setLogLevel(0)
-    # A warning of MMDetection, which a user cannot avoid.
+    # Silence a warning of MMDetection that a user cannot avoid.
     warnings.filterwarnings('ignore', message='torch.meshgrid')
     with one_line_errors():
         main()
@@ -48,10 +47,10 @@ def run_command(main: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn user errors into a line ``error: ...`` and status 2, an interruption into status 130.
+    """Turn user errors into a line ``error: ...`` and status 2, and an interruption into status 130.
 
-    User errors are bad input (:class:`~dinor1.utils.errors.InputError`), errors of files, and components of a config
-    that do not exist or do not take their arguments.
+    User errors are bad input (:class:`~dinor1.utils.errors.InputError`), file errors, and components of a config that
+    do not exist or do not take their arguments.
     """
     try:
         yield
@@ -60,11 +59,11 @@ def one_line_errors() -> Iterator[None]:
         lines = str(error).strip().splitlines() or ['bad input']
         fail(lines[-1].split('InputError: ')[-1])
     except BrokenPipeError:
-        # What reads the output, such as head, has ended. Python would complain when it flushes the rest.
+        # The program that reads the output, such as head, has ended. Discard the rest, or Python prints an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        # Without a file's name it may be an error of a socket, unless its number is that of a disk error.
+        # Without a file name it may be a socket error, unless the error number is that of a disk error.
         if error.errno not in _ADVICE or (error.filename is None and error.errno not in DISK_ERRORS):
             raise
         where = '' if error.filename is None else f'{error.filename}: '
@@ -86,7 +85,8 @@ def fail(message: str) -> NoReturn:
 
 
 def _component_error(error: Exception) -> str | None:
-    """What is wrong with the component of a config that MMEngine was building; None for any other error."""
+    """Describe an error in the component of a config that MMEngine was building; None for any other error."""
+    # Find the call of MMEngine's build function in the traceback.
     functions = sys.modules.get('mmengine.registry.build_functions')
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     building = [frame for frame in frames if functions and frame.f_code is functions.build_from_cfg.__code__]
@@ -94,12 +94,12 @@ def _component_error(error: Exception) -> str | None:
         return None
     values = building[-1].f_locals
     component = values.get('obj_cls')
-    # The type is unknown.
+    # Describe an unknown type.
     if isinstance(error, KeyError) and 'obj_type' in values and component is None:
         return (
             f'config: unknown type {values["obj_type"]!r}{_similar_type(values["obj_type"], values["registry"].name)}'
         )
-    # The error comes from the call itself, or from a constructor that passes arguments on.
+    # Describe a wrong argument: the error comes from the call itself, or from constructors that pass arguments on.
     inner = frames[frames.index(building[-1]) + 1 :]
     if isinstance(error, TypeError) and component and all(frame.f_code.co_name == '__init__' for frame in inner):
         return f'config: {_wrong_argument(component, values["args"]) or error}; check the spelling'
@@ -107,7 +107,7 @@ def _component_error(error: Exception) -> str | None:
 
 
 def _wrong_argument(component: Any, given: Mapping[str, Any]) -> str:
-    """The argument that a component does not take; empty if it takes them all."""
+    """Name an argument that a component does not take; empty if it takes them all."""
     from dinor1.utils.component_check import arguments
 
     known, name = arguments(component), getattr(component, '__name__', str(component))
@@ -116,19 +116,20 @@ def _wrong_argument(component: Any, given: Mapping[str, Any]) -> str:
 
 
 def _similar_type(name: str, wanted: str) -> str:
-    """Advice for a type that is not among those of kind ``wanted``, such as ``model``."""
+    """Advice for a type that is not in the registry ``wanted``, such as ``model``."""
     from mmengine.registry import Registry
 
     from dinor1 import registry
 
+    # List the registries of each known type.
     kinds: dict[str, set[str]] = {}
     for candidate in vars(registry).values():
         while isinstance(candidate, Registry):
             for known in candidate.module_dict:
                 kinds.setdefault(known, set()).add(candidate.name)
             candidate = candidate.parent
+    # Give advice: a scope, a registry, or a similar name.
     if wanted in kinds.get(name, ()):
-        # The type exists, but was searched in another scope.
         return " in this scope; the config needs default_scope = 'dinor1'"
     if name in kinds:
         return f' of {wanted}; it is a type of {" and ".join(sorted(kinds[name]))}'

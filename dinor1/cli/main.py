@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None, tool: str | None = None) -> Non
     """Run a command; user errors print one line and end with status 2.
 
     Args:
-        arguments: Command, or conversion and so on, and its options. Default: those of this process.
-        tool: Command that the arguments are for, for programs with a name of their own; they do not begin with it.
+        arguments: Arguments of the command line, beginning with the name of a command. Default: those of this process.
+        tool: Name of the command, for tools that run a single command; ``arguments`` then begin with its options.
     """
     parser = build_parser() if tool is None else _describe(argparse.ArgumentParser(), COMMANDS[tool])
     argcomplete.autocomplete(parser)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, tool: str | None = None) -> Non
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``dinor1``."""
+    """Build the parser of ``dinor1``."""
     parser = argparse.ArgumentParser(
         'dinor1',
         description='Find objects by example.',
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _describe(parser: argparse.ArgumentParser, module: ModuleType) -> argparse.ArgumentParser:
-    """Complete the parser of a command."""
+    """Add description and options of a command to its parser."""
     parser.description, parser.formatter_class = module.__doc__, argparse.RawDescriptionHelpFormatter
     parser.allow_abbrev = False
     module.add_arguments(parser)

@@ -14,9 +14,9 @@ _DICT = re.compile(r'\bdict\(|\{')
 
 
 class ConfigOptions(argparse.Action):
-    """``KEY=VALUE ...`` with MMEngine's syntax of values, and dicts.
+    """Parses ``KEY=VALUE ...`` with MMEngine's syntax of values, and with dicts.
 
-    A value with ``dict(...)`` or ``{...}`` in it is read as Python: ``custom_hooks=[dict(type='EMAHook')]``.
+    A value that contains ``dict(...)`` or ``{...}`` is read as Python: ``custom_hooks=[dict(type='EMAHook')]``.
     """
 
     def __call__(
@@ -27,11 +27,12 @@ class ConfigOptions(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Parse the values; called by ``argparse``."""
+        # Check the syntax.
         for item in values or ():
             key, separator, _ = item.partition('=')
             if not separator or not key.strip():
                 raise argparse.ArgumentError(self, f'expected KEY=VALUE, got {item!r}')
-        # MMEngine's reader of values knows no dicts.
+        # Read values with dicts, which MMEngine's parser does not support.
         dicts = {}
         for item in values or ():
             key, _, value = item.partition('=')
@@ -40,21 +41,22 @@ class ConfigOptions(argparse.Action):
                     dicts[key] = _read_python(value)
                 except (SyntaxError, ValueError):
                     raise argparse.ArgumentError(self, f'{key}: not a Python value: {value!r}') from None
+        # Let MMEngine parse the other values.
         others = [item for item in values or () if item.partition('=')[0] not in dicts]
         from mmengine.config import DictAction  # Imported here, so that --help needs no MMEngine.
 
         try:
             DictAction(self.option_strings, self.dest)(parser, namespace, others, option_string)
-        except AssertionError as error:  # brackets that do not match
+        except AssertionError as error:  # unbalanced brackets
             raise argparse.ArgumentError(self, str(error)) from None
         getattr(namespace, self.dest).update(dicts)
 
 
 def _read_python(text: str) -> Any:
-    """The value of a Python literal in which ``dict(key=value)`` may stand for ``{'key': value}``.
+    """Evaluate a Python literal, in which ``dict(key=value)`` means ``{'key': value}``.
 
     Raises:
-        SyntaxError, ValueError: it is none.
+        SyntaxError, ValueError: the text is not a literal.
     """
     tree = ast.parse(text.strip(), mode='eval')
     return ast.literal_eval(_DictCalls().visit(tree))
@@ -72,7 +74,7 @@ class _DictCalls(ast.NodeTransformer):
 
 
 def complete_config(prefix: str, **_: Any) -> list[str]:
-    """Completions of a config: names of those that come with dinor1, and files; called by argcomplete."""
+    """Complete the name of a config of dinor1, or of a config file; called by argcomplete."""
     from argcomplete import FilesCompleter
 
     return [name for name in config_names() if name.startswith(prefix)] + list(FilesCompleter(['py'])(prefix))
@@ -105,7 +107,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def set_local_rank(args: argparse.Namespace) -> None:
-    """Put the local rank, which a launcher gives as an argument or in the environment, into the environment."""
+    """Set the environment variable LOCAL_RANK to the launcher's argument, unless the launcher has set it."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
@@ -118,7 +120,7 @@ def require_at_least(least: float, args: argparse.Namespace, *names: str) -> Non
         names: Attributes of ``args``.
 
     Raises:
-        InputError: one is smaller.
+        InputError: an option is smaller.
     """
     for name in names:
         value = getattr(args, name)

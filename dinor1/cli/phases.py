@@ -1,4 +1,4 @@
-"""Running the phases of a long job one after the other: a line of progress each, the output in log files."""
+"""Run the phases of a long job one after the other, with a line of progress each and the output in log files."""
 
 import dataclasses
 import datetime
@@ -20,10 +20,10 @@ class Phase:
     """A command of a job.
 
     Attributes:
-        name: For its log file and the record of its time.
-        title: What a user reads.
+        name: Name of the log file, and of the phase in the record of times.
+        title: Title that is shown to the user.
         command: Arguments of Python: a tool and its options.
-        done: Where this file exists, the phase is not run again.
+        done: A file; if it exists, the phase is not run again. None: the phase always runs.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Phase:
 
 
 class Line:
-    """A line of a terminal that is written again and again; elsewhere only its last text is printed."""
+    """A line that is rewritten in place on a terminal; elsewhere only the last text is printed."""
 
     def __init__(self) -> None:
         self.in_place = sys.stdout.isatty()
 
     def show(self, text: str) -> None:
-        """Replace the text, on a terminal only."""
+        """Replace the text; without a terminal, do nothing."""
         if self.in_place:
             width = shutil.get_terminal_size().columns - 1
             print(f'\r\x1b[2K{text[:width]}', end='', flush=True)
@@ -50,19 +50,19 @@ class Line:
 
 
 def run_phases(phases: Sequence[Phase], folder: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run what is not done yet, and print a table of all durations.
+    """Run the phases that are not done yet, and print a table of all durations.
 
     The log of a phase is ``folder/logs/NAME.log``; ``folder/phases.json`` holds the seconds of each phase, added up
     over interrupted attempts.
 
     Args:
-        phases: In their order.
-        folder: Where logs and times go.
-        environment: Of the commands (default: that of this process).
+        phases: The phases, in the order in which they run.
+        folder: Folder for logs and times.
+        environment: Environment variables of the commands. Default: those of this process.
 
     Raises:
-        SystemExit: a phase failed, with its exit status; the end of its log was printed.
-        KeyboardInterrupt: the phase was told to stop, and has ended.
+        SystemExit: a phase failed; the exit status is that of the phase, and the end of its log was printed.
+        KeyboardInterrupt: the phase was interrupted, and has ended.
     """
     times = folder / 'phases.json'
     seconds: dict[str, float] = read_json(times) if times.is_file() else {}
@@ -71,8 +71,8 @@ def run_phases(phases: Sequence[Phase], folder: Path, environment: Mapping[str, 
         if phase.done is not None and phase.done.exists():
             print(f'{label}: done before ({duration(seconds.get(phase.name))})', flush=True)
             continue
+        # Add to the time of an earlier attempt if the phase continues it; replace the time if the phase runs again.
         start = time.monotonic()
-        # What is to be continued adds to the time of the earlier attempt; what is run again replaces it.
         earlier = seconds.get(phase.name, 0.0) if phase.done is not None else 0.0
         try:
             _run(phase, label, folder / f'logs/{phase.name}.log', environment)
@@ -96,6 +96,7 @@ def _run(phase: Phase, label: str, log: Path, environment: Mapping[str, str] | N
         parts += [f'ETA {duration(left)}'] if left is not None else []
         line.show(f'{label} ... {", ".join(filter(None, parts))}')
 
+    # Run the command, and show its progress.
     if not line.in_place:
         print(f'{label} ...', flush=True)
     try:
@@ -103,6 +104,7 @@ def _run(phase: Phase, label: str, log: Path, environment: Mapping[str, str] | N
     except BaseException:
         line.finish(f'{label}: stopped after {duration(time.monotonic() - start)}; the same command continues it')
         raise
+    # Report success, or the end of the log.
     took = duration(time.monotonic() - start)
     if not status:
         line.finish(f'{label}: {took}')
@@ -117,15 +119,15 @@ def _run(phase: Phase, label: str, log: Path, environment: Mapping[str, str] | N
 
 
 def table(phases: Sequence[Phase], seconds: Mapping[str, float]) -> str:
-    """Phases and their durations, with the sum."""
+    """Table of the phases and their durations, with the sum."""
     rows = [(phase.title, duration(seconds.get(phase.name))) for phase in phases]
-    rows.append(('Together', duration(sum(seconds.get(phase.name, 0.0) for phase in phases))))
+    rows.append(('Total', duration(sum(seconds.get(phase.name, 0.0) for phase in phases))))
     width = max(len(title) for title, _ in rows)
     return '\n'.join(f'{title:{width}}  {took:>8}' for title, took in rows)
 
 
 def duration(seconds: float | None) -> str:
-    """As ``3:10`` or ``1:03:10``."""
+    """Format seconds as ``3:10`` or ``1:03:10``."""
     if seconds is None:
         return 'time unknown'
     text = str(datetime.timedelta(seconds=round(seconds)))
@@ -133,5 +135,5 @@ def duration(seconds: float | None) -> str:
 
 
 def with_variables(**variables: str) -> dict[str, str]:
-    """The environment of this process; variables that are not set get these values."""
+    """Return the environment of this process, with ``variables`` as defaults of those that are not set."""
     return {**variables, **os.environ}

@@ -1,8 +1,7 @@
 """Run the arms of a study with all seeds, make its table, and collect results.
 
-Finished runs are kept: start the same command again after an interruption, or for the table alone. Each run adds its
-row to the table by itself; `collect` adds runs from elsewhere, for example from another machine. A row is never
-replaced.
+Finished runs are kept: after an interruption, start the same command again. Each run adds its row to the table;
+`collect` adds runs of another work directory, for example from another machine. A row is never replaced.
 
 Examples:
     dinor1 study run configs/studies/vit_norm.py
@@ -19,14 +18,14 @@ from dinor1 import studies
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
-    run = actions.add_parser('run', help='train what is not finished, and print the table', allow_abbrev=False)
+    run = actions.add_parser('run', help='train the unfinished runs, and print the table', allow_abbrev=False)
     run.add_argument('study', help='study file, see dinor1/studies/study.py')
-    run.add_argument('--results', default='results', help='the table file is RESULTS/STUDY.jsonl (default: results)')
-    run.add_argument('--work-dir', default='work_dirs/studies', help='logs and checkpoints go here')
+    run.add_argument('--results', default='results', help='folder of the table STUDY.jsonl (default: results)')
+    run.add_argument('--work-dir', default='work_dirs/studies', help='folder for logs and checkpoints')
     run.add_argument('--only', nargs='+', metavar='ARM', help='run these arms only, and those that they start from')
     run.add_argument('--seeds', nargs='+', type=int, metavar='N', help='run these seeds only')
-    run.add_argument('--jobs', type=int, default=1, help='runs at a time (default: 1)')
-    run.add_argument('--table', action='store_true', help='train nothing')
+    run.add_argument('--jobs', type=int, default=1, help='number of parallel runs (default: 1)')
+    run.add_argument('--table', action='store_true', help='print the table without training')
     run.add_argument(
         '--update',
         metavar='FILE.md',

@@ -4,7 +4,7 @@ Examples:
     dinor1 test dino_r1/dino-r1_nano_1xb8_6e_shapes work_dirs/run1/epoch_6.pth
     dinor1 test CONFIG CHECKPOINT --prompt-seeds 5
     dinor1 test CONFIG CHECKPOINT --amp bfloat16 --compile
-    dinor1 test CONFIG CHECKPOINT --show-dir pictures --tta
+    dinor1 test CONFIG CHECKPOINT --show-dir drawings --tta
     dinor1 test CONFIG CHECKPOINT --cfg-options test_cfg.prompts.type=VisualInteractive
 """
 
@@ -18,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_config(parser)
     add_checkpoint(parser)
-    parser.add_argument(
-        '--work-dir', help='where metrics and pictures go (default: folder of the checkpoint, /test_CONFIG)'
-    )
+    parser.add_argument('--work-dir', help='folder for metrics and images (default: test_CONFIG beside the checkpoint)')
     parser.add_argument(
         '--prompt-seeds',
         type=int,
@@ -36,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='mixed precision, on a CPU or a GPU; boxes and scores stay in float32 (default: off)',
     )
     parser.add_argument(
-        '--compile', action='store_true', help='compile the model; needs a C++ compiler, pays for images of few sizes'
+        '--compile',
+        action='store_true',
+        help='compile the model; needs a C++ compiler; faster if the images have few sizes',
     )
     parser.add_argument('--out', metavar='FILE.pkl', help='also write the raw predictions')
     parser.add_argument('--show-dir', metavar='DIR', help='write all test images with their detections to DIR')
     parser.add_argument(
-        '--tta', action='store_true', help="test-time augmentation: the config's, or mirror images if it has none"
+        '--tta', action='store_true', help="test-time augmentation: the config's, or mirror images without one"
     )
     add_run_options(parser)
 

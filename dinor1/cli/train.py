@@ -14,13 +14,13 @@ from dinor1.cli.options import add_config, add_run_options, set_local_rank
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_config(parser)
-    parser.add_argument('--work-dir', help='where logs, checkpoints and pictures go (default: work_dirs/CONFIG)')
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and images (default: work_dirs/CONFIG)')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from CHECKPOINT, or from the latest one in the work directory if none is named',
+        help='continue from CHECKPOINT (default of the option: the latest one in the work directory)',
     )
     parser.add_argument(
         '--amp',

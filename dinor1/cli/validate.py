@@ -5,8 +5,8 @@ Examples:
     dinor1 validate annotations/train.json --img-dir train2017 --sample 1000
     dinor1 validate train.json --fix repaired.json
 
-Errors make training or evaluation wrong; warnings are legal, and often not what was meant. The exit status is 0
-without errors, 1 with errors, and 2 if nothing could be checked. With --fix it describes the repaired copy.
+Errors make training or evaluation wrong; warnings are valid but often unintended. The exit status is 0 without
+errors, 1 with errors, and 2 if nothing could be checked. With --fix it describes the repaired copy.
 """
 
 import argparse
@@ -23,19 +23,19 @@ from dinor1.utils.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument('path', type=Path, metavar='DIR_OR_JSON', help='annotation file, or folder of a data set')
-    parser.add_argument('--img-dir', type=Path, metavar='DIR', help='where file names start (default: found)')
     parser.add_argument(
-        '--label-map', type=Path, metavar='FILE', help="names of an ODVG file's labels (default: found)"
+        '--img-dir', type=Path, metavar='DIR', help='folder that file names are relative to (default: searched)'
     )
+    parser.add_argument('--label-map', type=Path, metavar='FILE', help='label map of an ODVG file (default: searched)')
     parser.add_argument(
-        '--fix', type=Path, metavar='OUT', help='write repaired annotations: a file, or for DIR a folder'
+        '--fix', type=Path, metavar='OUT', help='write repaired annotations to this file, or for DIR to this folder'
     )
     parser.add_argument('--no-images', action='store_true', help='do not check images')
-    parser.add_argument('--sample', type=int, metavar='N', help='open N images per file only; all are searched')
+    parser.add_argument('--sample', type=int, metavar='N', help='open only N images per file, but check that all exist')
     parser.add_argument(
         '--max', type=int, default=5, metavar='N', help='cases shown of each kind of defect (default: %(default)s)'
     )
-    parser.add_argument('--json', action='store_true', help='print a report for programs, with all cases')
+    parser.add_argument('--json', action='store_true', help='print the report as JSON, with all cases')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     for name, value in (('--sample', args.sample), ('--max', args.max)):
         if value is not None and value < 0:
             raise InputError(f'{name} must not be negative, got {value}')
+    # Check the files.
     outputs = targets(args.path, args.fix)
     results, skipped = check_path(
         args.path, args.img_dir, args.label_map, not args.no_images, args.sample, show_progress=sys.stderr.isatty()
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         if skipped:
             print(f'skipped, no boxes: {", ".join(map(str, skipped))}')
         print(summary(results))
+    # Repair them.
     repaired = {}
     if outputs is not None:
         for checked in results:
@@ -59,13 +61,14 @@ def run(args: argparse.Namespace) -> None:
         if not args.json:
             left = [checked for checked in results if checked.errors]
             print(*filter(None, [text_report(left, args.max), f'after the repair: {summary(results)}']), sep='\n')
+    # Report to programs.
     if args.json:
         print(json.dumps(as_json(results) | {'skipped': list(map(str, skipped)), 'repaired': repaired}, indent=1))
     sys.exit(int(any(checked.errors for checked in results)))
 
 
 def write_repaired(checked: Checked, target: Path) -> dict[str, dict[str, Any]]:
-    """Write a repaired copy and say what was done; nothing for a file with a defect that a person must resolve."""
+    """Write a repaired copy and print what was done; write nothing if a defect must be corrected by hand."""
     try:
         done = repair(checked)
     except InputError as error:
@@ -77,7 +80,7 @@ def write_repaired(checked: Checked, target: Path) -> dict[str, dict[str, Any]]:
 
 
 def targets(path: Path, out: Path | None) -> Callable[[Path], Path] | None:
-    """Where the repaired copy of a file goes, as a function of the file; None without ``--fix``."""
+    """Return a function that maps a file to the path of its repaired copy; None without ``--fix``."""
     if out is None:
         return None
     if out.resolve() == path.resolve():

@@ -7,11 +7,12 @@ Examples:
 
 The checkpoint is the Swin-T of MMDetection's model zoo that was pretrained on Objects365, GoldG, GRIT-9M and V3Det,
 with an AP of 50.4 when prompted with the names of COCO's classes. MMDetection's detector and the one of this package,
-with a prompt per token, are evaluated with it. The exit status is 0 if each differs by at most 0.1 AP from the
-published figure, 1 if one differs by more, and 2 if a file is missing or cannot be fetched. --subset compares nothing.
+with a prompt per token, are evaluated with it. The exit status is 0 if each AP differs by at most 0.1 from the
+published AP, 1 if one differs by more, and 2 if a file is missing or cannot be downloaded. With --subset, nothing is
+compared.
 
-0.7 GB of weights, 0.4 GB of BERT and, with --download, 1.1 GB of COCO are fetched, each file once. A file whose
-download broke off is fetched from its beginning again.
+0.7 GB of weights, 0.4 GB of BERT and, with --download, 1.1 GB of COCO are downloaded, each file once. An interrupted
+download starts again from the beginning of the file.
 """
 
 import argparse
@@ -27,25 +28,25 @@ _DETECTORS = ('mmdetection', 'dinor1')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument(
-        '--data-root', metavar='DIR', help='folder of COCO (default: coco below $DINOR1_DATA, which is data if unset)'
+        '--data-root', metavar='DIR', help='folder of COCO (default: $DINOR1_DATA/coco, or data/coco if unset)'
     )
     parser.add_argument(
-        '--download', action='store_true', help='fetch what is missing of val2017 into the folder of COCO'
+        '--download', action='store_true', help='download the missing files of val2017 into the folder of COCO'
     )
     parser.add_argument(
         '--checkpoint', metavar='FILE', help='checkpoint (default: the published one, in the cache of torch.hub)'
     )
     parser.add_argument(
-        '--bert', metavar='DIR', help='folder with bert-base-uncased (default: fetched from the Hugging Face hub)'
+        '--bert', metavar='DIR', help='folder with bert-base-uncased (default: downloaded from the Hugging Face hub)'
     )
     parser.add_argument('--detector', choices=[*_DETECTORS, 'both'], default='both', help='default: %(default)s')
-    parser.add_argument('--subset', type=int, metavar='N', help='evaluate the first N images only, and do not compare')
+    parser.add_argument('--subset', type=int, metavar='N', help='evaluate only the first N images, and do not compare')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
     parser.add_argument(
         '--work-dir',
         default='work_dirs/verify_published',
         metavar='DIR',
-        help='where logs and results go (default: %(default)s)',
+        help='folder for logs and results (default: %(default)s)',
     )
 
 
@@ -66,5 +67,5 @@ def run(args: argparse.Namespace) -> None:
     for comparison in comparisons:
         print(comparison)
     if args.subset is not None:
-        print(f'The first {args.subset} images: nothing is compared with the published AP of all')
+        print(f'Only the first {args.subset} images were evaluated: not compared with the published AP')
     sys.exit(int(any(comparison.agrees is False for comparison in comparisons)))

@@ -7,12 +7,13 @@ from typing import Any
 
 
 def convert_weights(description: str | None, convert: Callable[[str], dict[str, Any]]) -> None:
-    """Main function of a converter of weights: read a file, rename its tensors, write them.
+    """Main function of a tool that converts weights: read a file, rename its tensors, and write them.
 
     Args:
         description: Docstring of the tool.
-        convert: Reads a file and returns the renamed weights.
+        convert: Function that reads a file and returns the renamed weights.
     """
+    # Parse the command line.
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -20,6 +21,7 @@ def convert_weights(description: str | None, convert: Callable[[str], dict[str, 
     parser.add_argument('out', type=Path, metavar='OUT.pth', help='file to write')
     args = parser.parse_args()
 
+    # Convert; these imports are slow, and --help does not need them.
     import torch
 
     from dinor1.utils.io import atomic_path

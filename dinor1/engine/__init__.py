@@ -1,4 +1,4 @@
-"""Runner, loops and hooks: what trains and evaluates a model."""
+"""Runner, loops and hooks that train and evaluate a model."""
 
 from dinor1.utils.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Class names that the language model of a detector cannot read, found before the first iteration."""
+"""Check, before the first iteration, that the language model of a detector can read the class names."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ def check_class_names(model: nn.Module, dataset: Any) -> None:
 
     Args:
         model: The detector; without a language model, every name is accepted.
-        dataset: Data set, or a wrapper of several.
+        dataset: Data set, or a wrapper of several data sets.
 
     Raises:
-        InputError: a name is nothing but brackets or punctuation, is unknown to the language model, or is too long.
+        InputError: a name consists of brackets or punctuation only, is unknown to the language model, or is too long.
     """
     language_model = model.language_model if isinstance(model, DINOR1) else None
     if language_model is None:

@@ -1,7 +1,7 @@
-"""Several processes ("ranks") without a GPU, which talk through gloo.
+"""Several processes ("ranks") without a GPU, which communicate through gloo.
 
-MMEngine's launchers give every process a GPU (``torch.cuda.set_device``) and fail where there is none. They leave a
-process group alone that exists already: :class:`dinor1.engine.runner.Runner` makes it before they run.
+MMEngine's launchers give every process a GPU (``torch.cuda.set_device``) and fail on a machine without one. They do
+not replace an existing process group: :class:`dinor1.engine.runner.Runner` makes it before they run.
 """
 
 import datetime
@@ -14,12 +14,12 @@ from mmengine.device import get_device
 
 from dinor1.utils.errors import InputError
 
-# What torchrun sets, and torch reads.
+# Environment variables that torchrun sets and torch reads.
 _VARIABLES = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 
 
 def check_launcher(launcher: str) -> None:
-    """Raise an error for ``--launcher`` before a run begins.
+    """Raise an error, before a run begins, if ``--launcher`` cannot work here.
 
     Raises:
         InputError: the processes were not started by torchrun, or the launcher needs GPUs and there is none.
@@ -41,7 +41,7 @@ def join_cpu_ranks(dist_cfg: Mapping[str, Any]) -> None:
     """Join the process group that torchrun's environment variables describe.
 
     Args:
-        dist_cfg: ``env_cfg.dist_cfg`` of a config. ``backend='nccl'`` needs GPUs, and gloo takes its place; ``timeout``
+        dist_cfg: ``env_cfg.dist_cfg`` of a config. ``backend='nccl'`` needs GPUs, so gloo is used instead; ``timeout``
             is in seconds, as for MMEngine.
     """
     arguments = dict(dist_cfg)

@@ -43,10 +43,10 @@ from dinor1.utils.io import write_json
 
 
 def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtocol:
-    """Build a protocol; ``VisualGeneric`` and ``SingleClass`` draw from ``cfg.prompt_dataset`` by default.
+    """Build a protocol; ``VisualGeneric`` and ``SingleClass`` draw exemplars from ``cfg.prompt_dataset`` by default.
 
     Raises:
-        InputError: ``prompts`` is not a dict with a type, or there is no data set to draw from.
+        InputError: ``prompts`` is not a dict with a type, or there is no data set to draw exemplars from.
     """
     if isinstance(prompts, PromptProtocol):
         return prompts
@@ -66,8 +66,8 @@ def check_protocol(runner: Runner, protocol: PromptProtocol, dataset: BaseDatase
     """Raise an error, before a run begins, if the runner's model cannot be prompted by ``protocol``.
 
     Raises:
-        InputError: the model takes no prompts, or not those of the protocol, or cannot read a class name of the
-            evaluated set.
+        InputError: the model takes no prompts, does not take those of the protocol, or cannot read a class name of
+            the evaluated set.
     """
     model = unwrapped(runner.model)
     if not isinstance(model, DINOR1):
@@ -81,13 +81,13 @@ def check_protocol(runner: Runner, protocol: PromptProtocol, dataset: BaseDatase
 
 
 def build_recorder(query_recorder: QueryRecorder | dict | None) -> QueryRecorder | None:
-    """Build the recorder that a loop's argument describes."""
+    """Build the recorder from the ``query_recorder`` argument of a loop."""
     return QueryRecorder(**query_recorder) if isinstance(query_recorder, dict) else query_recorder
 
 
 @LOOPS.register_module()
 class PromptedValLoop(ValLoop):
-    """MMEngine's validation loop with prompts, which every validation computes from the current weights.
+    """MMEngine's validation loop with prompts; every validation computes them from the current weights.
 
     Args:
         runner: The runner.
@@ -124,7 +124,7 @@ class PromptedValLoop(ValLoop):
 
     def run(self) -> dict[str, float]:
         """Validate; returns the metrics."""
-        self.prompts = None  # those of the last validation depend on other weights
+        self.prompts = None  # the prompts of the last validation were computed from other weights
         if self.recorder is not None:
             self.recorder.start(unwrapped(self.runner.model))
         metrics = super().run()
@@ -136,7 +136,7 @@ class PromptedValLoop(ValLoop):
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Detect on one batch."""
-        # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
+        # Compute the prompts here and not in run(): hooks such as EMA may replace the weights when the epoch starts.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self.protocol, self.dataloader.dataset)
             tell_metrics(self.evaluator, self.prompts)
@@ -182,7 +182,7 @@ class PromptedTestLoop(TestLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         if seeds is not None and not seeds:
-            raise InputError('PromptedTestLoop: seeds is empty; give one at least, or None')
+            raise InputError('PromptedTestLoop: seeds is empty; give at least one seed, or None')
         self.protocol, self.seeds = build_protocol(prompts, runner.cfg), seeds
         check_protocol(runner, self.protocol, self.dataloader.dataset)
         self.prompts: EvaluationPrompts | None = None
@@ -211,14 +211,14 @@ class PromptedTestLoop(TestLoop):
             recorder: Records the queries and writes them to the work directory; None: nothing is recorded.
 
         Returns:
-            ``prompts``, their description, and ``metrics``.
+            ``prompts``: the description of the prompts, and ``metrics``.
 
         Raises:
             InputError: the test set is empty.
         """
         if not len(self.dataloader):
             raise InputError('the test set is empty: there is nothing to test')
-        # run_iter, which MMEngine's loop calls, reads these.
+        # Pass these to run_iter, which MMEngine's loop calls.
         self._protocol, self._recorder, self.prompts = protocol, recorder, None
         if recorder is not None:
             recorder.start(unwrapped(self.runner.model))
@@ -231,7 +231,7 @@ class PromptedTestLoop(TestLoop):
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Detect on one batch."""
-        # Not before the loop, because hooks such as EMA may replace the weights at the start of the epoch.
+        # Compute the prompts here and not in run(): hooks such as EMA may replace the weights when the epoch starts.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self._protocol, self.dataloader.dataset)
             tell_metrics(self.evaluator, self.prompts)
@@ -239,7 +239,7 @@ class PromptedTestLoop(TestLoop):
 
 
 def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> EvaluationPrompts:
-    """Compute prompts from the current weights, with a progress bar, and write the draw to the work directory.
+    """Compute prompts from the current weights, with a progress bar, and write the drawn exemplars to a file.
 
     Raises:
         InputError: the model is sharded.
@@ -271,10 +271,10 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
 
 
 def tell_metrics(evaluator: Evaluator, prompts: EvaluationPrompts) -> None:
-    """Tell the metrics that depend on them what the prompts are.
+    """Pass the prompts to the metrics that depend on them.
 
     Raises:
-        InputError: a metric is not for these prompts.
+        InputError: a metric does not work with these prompts.
     """
     for metric in evaluator.metrics:
         if isinstance(metric, PromptedMetric):
@@ -292,12 +292,14 @@ def evaluate_batch(
 ) -> None:
     """Detect on batch ``idx`` of a loop, between its hooks, and pass the detections to evaluator and recorder."""
     loop.runner.call_hook(f'before_{split}_iter', batch_idx=idx, data_batch=data_batch)
+    # Detect, on all views of the images if there are several.
     predict = functools.partial(predict_batch, loop.runner, prompts=prompts)
     with autocast(enabled=loop.fp16):
         if merge_views is not None:
             samples, passes = predict_views(unwrapped(loop.runner.model), predict, data_batch, merge_views)
         else:
             samples, passes = predict(data_batch)
+    # Record and evaluate the detections.
     if recorder is not None:
         recorder.process(samples, *passes[0])
     loop.evaluator.process(data_samples=samples, data_batch=data_batch)
@@ -308,7 +310,7 @@ def predict_batch(
     runner: Runner, data_batch: dict, prompts: EvaluationPrompts
 ) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
     """Detections of one batch, and the output of every pass, see ``DINOR1.predict_and_output``."""
+    # Bypass the wrapper of DDP: its forward would only synchronise buffers.
     model = unwrapped(runner.model)
     data = model.data_preprocessor(data_batch, False)
-    # Not through the wrapper of DDP, whose forward would only synchronise buffers.
     return model(**data, prompts=prompts.of(data['data_samples']), mode='predict_and_output')

@@ -1,4 +1,4 @@
-"""Restore the state of a model that a measurement changes, apart from its gradients."""
+"""Restore the state of a model after a measurement, apart from its gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Restore the state of ``model`` that forward and backward passes change, also after an exception.
 
     This covers buffers (statistics of norms) and state that a module keeps in Python: counters of samplers and norms,
-    positions of noise, statistics of gradients. Such a module has two methods: ``host_state()`` returns a snapshot, and
-    ``set_host_state(state)`` restores it. Weights, gradients and torch's global random state are not covered.
+    positions of noise, statistics of gradients. Such a module has two methods: ``host_state()`` returns a copy of this
+    state, and ``set_host_state(state)`` restores it. Weights, gradients and torch's global random state are not
+    covered.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     modules: list[Any] = list(model.modules())

@@ -29,7 +29,7 @@ class QueryRecorder:
     - ``absent_class_share``: mean fraction of the detections of an image whose class is absent from the image.
 
     Args:
-        min_iou: IoU in (0, 1] from which a query covers an object.
+        min_iou: Smallest IoU, in (0, 1], at which a query covers an object.
         figure: Whether to draw a figure.
 
     Raises:
@@ -51,7 +51,7 @@ class QueryRecorder:
         if not isinstance(model, DINOR1):
             raise InputError(f'QueryRecorder: a {type(model).__name__} takes no prompts; remove query_recorder')
         if model.test_cfg.get('chunked_size', -1) > 0:
-            raise InputError('QueryRecorder: test_cfg.chunked_size runs an image several times; remove one of both')
+            raise InputError('QueryRecorder: test_cfg.chunked_size runs an image several times; remove one of the two')
         self._images, self._head, self._num_queries = [], model.bbox_head, model.num_queries
 
     def process(
@@ -75,10 +75,10 @@ class QueryRecorder:
     def _count(self, logits: Tensor, boxes: Tensor, sample: DetDataSample, prompts: PromptSet) -> QueryStatistics:
         """Statistics of one image, from logits (L, 1, Q, num_classes) and boxes (L, 1, Q, 4) normalised cxcywh."""
         truth = sample.gt_instances
-        # Objects whose class is not offered cannot be found, and do not count.
+        # Leave out objects whose class is not offered: they cannot be found.
         offered = prompts.offered.to(truth.labels.device)
         asked = offered[truth.labels] if len(truth) else torch.zeros(0, dtype=torch.bool)
-        # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
+        # Scale ground truth to the resized image: test pipelines load annotations after resizing.
         scale = truth.bboxes.new_tensor(sample.scale_factor).repeat(2)
         positive = torch.nn.functional.one_hot(truth.labels[asked], logits.shape[-1]).float()
         targets = pad_targets([truth.bboxes[asked] * scale], [positive], [sample.img_shape])
@@ -89,15 +89,16 @@ class QueryRecorder:
 
         Args:
             folder: Folder for ``queries_NAME.json`` and ``vis/queries_NAME.png``.
-            name: The NAME of the files.
+            name: ``NAME`` in the names of the files.
             num_images: Number of images in the evaluated set.
         """
+        # Gather the images of all processes, in the order of the data set.
         parts = all_gather_object(self._images)
         if not is_main_process():
             return
-        # Images are distributed round-robin, and the first ones are repeated until all processes have equally many.
+        # Images are distributed round-robin, and the first ones are repeated so that all processes have equally many.
         images = [image for turn in zip_longest(*parts) for image in turn if image is not None][:num_images]
-        # Combine the images.
+        # Compute the statistics over all images.
         found, entropy, absent = zip(*images, strict=True)
         statistics = QueryStatistics.concatenate(found)
         shares = [share for share in absent if share is not None]
@@ -109,13 +110,14 @@ class QueryRecorder:
             objectness_entropy=float(np.mean(entropy)),
             absent_class_share=float(np.mean(shares)) if shares else None,
         )
+        # Write the record and the figure.
         write_json(record, folder / f'queries_{name}.json', indent=2)
         if self.figure and record['objects']:
             draw_queries({'': record}, folder / 'vis' / f'queries_{name}.png')
 
 
 def _by_class(logits: Tensor, prompts: PromptSet) -> Tensor:
-    """Logits (L, Q, K) of prompts -> (L, Q, num_classes), -inf where a class is not offered."""
+    """Convert logits (L, Q, K) of prompts to logits (L, Q, num_classes); -inf for classes that are not offered."""
     logits = logits[..., : len(prompts.embeddings)]
     if prompts.labels.tolist() == list(range(prompts.num_classes)):  # one row per class
         return logits

@@ -1,4 +1,4 @@
-"""A test loop that gives the detector the ground-truth boxes and asks only for their classes."""
+"""A test loop that gives the detector the ground-truth boxes and tests only the classification."""
 
 import torch
 from mmdet.structures import DetDataSample
@@ -15,12 +15,12 @@ from dinor1.utils.distributed import unwrapped
 
 @LOOPS.register_module()
 class RecognitionTestLoop(PromptedTestLoop):
-    """Instead of detecting, encode the ground-truth boxes as prompts are encoded, and compare them with the prompts.
+    """Encodes the ground-truth boxes in the way prompts are encoded, and compares them with the prompts.
 
     Every box is reported once for each class that is offered, with a score of ``(1 + cosine) / 2``. With
     :class:`~dinor1.evaluation.recognition.RecognitionMetric` this gives the accuracy, and with a metric of AP the AP
-    of a detector whose boxes are perfect. Arguments are those of :class:`~dinor1.engine.PromptedTestLoop`; there is
-    nothing for ``query_recorder`` and ``merge_views`` to do.
+    of a detector whose boxes are perfect. Arguments are those of :class:`~dinor1.engine.PromptedTestLoop`;
+    ``query_recorder`` and ``merge_views`` have no effect.
     """
 
     @torch.no_grad()
@@ -41,17 +41,20 @@ def recognize_batch(runner: Runner, data_batch: dict, prompts: EvaluationPrompts
     model = unwrapped(runner.model)
     data = model.data_preprocessor(data_batch, False)
     inputs, samples = data['inputs'], data['data_samples']
+    # Encode the images, and the prompts for each image.
     features = model.encode_image(inputs, samples)
     prompt_sets = model.prompt_sets(features, samples, prompts.of(samples))
-    # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
+    # Scale ground truth to the resized image: test pipelines load annotations after resizing.
     truth = [sample.gt_instances.bboxes.to(inputs.device) for sample in samples]
     scales = [boxes.new_tensor(s.scale_factor).repeat(2) for boxes, s in zip(truth, samples, strict=True)]
     scaled = [boxes * scale for boxes, scale in zip(truth, scales, strict=True)]
+    # Encode the ground-truth boxes like prompts.
     counts = [len(boxes) for boxes in truth]
     if any(counts):
         encoded = model.encode_boxes(features, scaled, [sample.img_shape for sample in samples]).split(counts)
     else:
         encoded = [features.feat.new_zeros(0, model.embed_dims)] * len(samples)
+    # Report every box once for each offered class.
     for sample, boxes, embeddings, offered in zip(samples, truth, encoded, prompt_sets, strict=True):
         labels = offered.reported
         scores = similarity_scores(embeddings, offered.class_embeddings()[labels])

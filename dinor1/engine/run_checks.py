@@ -1,6 +1,6 @@
-"""Checks of a config, before a runner creates folders, builds a model and loads data.
+"""Check a config before a runner creates folders, builds a model and loads data.
 
-MMEngine reports the same errors later, and with a traceback.
+MMEngine reports the same errors later and with a traceback.
 """
 
 import math
@@ -15,7 +15,7 @@ _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper')
 _VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
 _TEST = ('test_dataloader', 'test_cfg', 'test_evaluator')
 
-# What the images of a federated data set were annotated for.
+# Fields of a sample that say for which classes an image of a federated data set was annotated.
 _SCOPE = ('annotated_labels', 'exhaustive_labels')
 
 
@@ -27,18 +27,22 @@ def check_training(cfg: Config, name: str) -> None:
         name: Its file name, for messages.
 
     Raises:
-        InputError: a part is missing, or a common number such as the batch size is out of range.
+        InputError: a part is missing, or a number such as the batch size is out of range.
     """
+    # Check that all parts are there.
     _require(cfg, name, ('model', *_TRAIN), 'train')
     for parts in (_VAL, _TEST):
         _all_or_none(cfg, name, parts)
+    # Check the data.
     _check_loaders(cfg, name, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
     _check_vocabularies(cfg, name)
     _check_federated(cfg.train_dataloader.get('dataset'), name, 'train_dataloader.dataset')
+    # Check the schedule.
     for key in ('max_epochs', 'max_iters'):
         _check_number(cfg.train_cfg, key, 1, f'{name}: train_cfg')
-    if cfg.train_cfg.get('val_interval') != math.inf:  # never
+    if cfg.train_cfg.get('val_interval') != math.inf:  # infinity: no validation
         _check_number(cfg.train_cfg, 'val_interval', 1, f'{name}: train_cfg')
+    # Check the optimizer.
     optimizer = cfg.optim_wrapper.get('optimizer')
     if isinstance(optimizer, dict):
         if isinstance(optimizer.get('type'), str) and OPTIMIZERS.get(optimizer['type']) is None:
@@ -103,7 +107,7 @@ def _check_loaders(cfg: Config, name: str, keys: tuple[str, ...]) -> None:
 
 
 def _check_vocabularies(cfg: Config, name: str) -> None:
-    """Check that data sets with different classes pass their class names on, by which the detector matches them."""
+    """Check that data sets with different classes pass on their class names: the detector matches classes by name."""
     dataset = cfg.train_dataloader.get('dataset')
     if cfg.model.get('type') != 'DINOR1' or 'classes' not in (dataset.get('ignore_keys') or ()):
         return
@@ -111,17 +115,19 @@ def _check_vocabularies(cfg: Config, name: str) -> None:
         packed = [step for step in part.get('pipeline') or () if step.get('type') == 'PackDetInputs']
         if not part.get('return_classes') or not all('text' in step.get('meta_keys', ()) for step in packed):
             raise InputError(
-                f'{name}: train_dataloader.dataset.datasets[{number}] does not hand on its class names, and the sets '
-                "have others; set return_classes=True and add 'text' to meta_keys of PackDetInputs"
+                f'{name}: train_dataloader.dataset.datasets[{number}] does not pass on its class names, and the sets '
+                "have different classes; set return_classes=True and add 'text' to meta_keys of PackDetInputs"
             )
 
 
 def _check_federated(dataset: dict, name: str, where: str) -> None:
-    """Check that a federated data set, or one within a wrapper, passes on what its images were annotated for."""
+    """Check that a federated data set passes on for which classes its images were annotated."""
+    # Check the data sets within a wrapper.
     for number, part in enumerate(dataset.get('datasets') or ()):
         _check_federated(part, name, f'{where}.datasets[{number}]')
     if isinstance(dataset.get('dataset'), dict):
         _check_federated(dataset['dataset'], name, f'{where}.dataset')
+    # Check the meta keys of a federated data set.
     if not dataset.get('federated'):
         return
     for step in dataset.get('pipeline') or ():
@@ -139,7 +145,7 @@ def _check_number(node: dict, key: str, least: int, where: str, whole: bool = Tr
     value = node.get(key)
     if value is None:
         return
-    # type() instead of isinstance(), which accepts booleans. 9e4 counts as a whole number.
+    # Compare type() because isinstance() accepts booleans. 9e4 counts as a whole number.
     valid = type(value) in (int, float) and math.isfinite(value) and value >= least
     valid = valid and (not whole or value == int(value))
     if not valid:

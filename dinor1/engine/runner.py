@@ -23,7 +23,7 @@ from .cpu_ranks import join_cpu_ranks
 from .sharded_optim_wrapper import ShardedOptimWrapper
 from .training_data import check_boxes, left_out_lines
 
-# The default hooks of MMEngine's Runner, which removes them itself.
+# The default hooks of MMEngine's Runner; it removes them itself if they are None.
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
 
@@ -31,18 +31,18 @@ _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_sch
 class Runner(mmengine.runner.Runner):
     """MMEngine's Runner that applies the ``model_converters`` of a config.
 
-    Two more things differ. Where there is no GPU, several processes run on the CPU. And a model that FSDP shards, with
+    It differs in two more ways. Without a GPU, several processes run on the CPU. A model that FSDP shards, with
     ``model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')``, is initialised, saved and loaded as a whole, so that
-    its checkpoints are those of any other model. Everything else is inherited.
+    its checkpoints have the format of any other model. Everything else is inherited.
 
     Attributes:
-        model_converters: The converters that have been applied to the model.
+        model_converters: Converters that were applied to the model.
     """
 
     model_converters: list[ModelConverter]
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """Join the process group on a CPU, which MMEngine cannot, then do as MMEngine does."""
+        """Join the process group on a CPU, which MMEngine cannot do, then set up the environment as MMEngine does."""
         if self.distributed and not is_distributed() and get_device() == 'cpu':
             join_cpu_ranks(env_cfg.get('dist_cfg', {}))
         super().setup_env(env_cfg)
@@ -58,14 +58,16 @@ class Runner(mmengine.runner.Runner):
         return built
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes; on a CPU without the GPU that MMEngine would give to the wrapper."""
+        """Wrap the model for several processes; on a CPU, the wrapper gets no GPU, unlike in MMEngine."""
         if self.distributed:
             wrapper = _wrapper_cfg(model_wrapper_cfg, self.cfg.get('find_unused_parameters', False))
             if issubclass(wrapper['type'], FullyShardedDataParallel):
+                # Initialise the weights before the model is sharded.
                 if self._train_loop is not None:
-                    super()._init_model_weights()  # while the model is whole
+                    super()._init_model_weights()
                 # FSDP refuses scalars; ShardedOptimWrapper reduces their gradients.
                 wrapper.setdefault('ignored_states', [p for p in model.parameters() if p.dim() == 0])
+            # Place the wrapper on the CPU.
             if get_device() == 'cpu':
                 self.logger.info(f'No GPU: {self.world_size} processes on the CPU with the backend {get_backend()}')
                 if issubclass(wrapper['type'], DistributedDataParallel):
@@ -81,10 +83,10 @@ class Runner(mmengine.runner.Runner):
             super()._init_model_weights()
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """Build the optimizer, which for a sharded model has to clip and save what other processes hold.
+        """Build the optimizer; for a sharded model, one that clips and saves over all processes.
 
         Raises:
-            InputError: the wrapper of the optimizer does not work with sharded parameters.
+            InputError: the optimizer wrapper does not work with sharded parameters.
         """
         if isinstance(self.model, FullyShardedDataParallel) and isinstance(optim_wrapper, dict):
             kind = optim_wrapper.get('type', 'OptimWrapper')
@@ -100,17 +102,17 @@ class Runner(mmengine.runner.Runner):
         """Load a checkpoint, as MMEngine does, also into a sharded model."""
         with whole_parameters(self.model, write=True):
             checkpoint: dict[str, Any] = super().load_checkpoint(*args, **kwargs)
-        # A config is a program: MMEngine's `resume` would run the one in the file.
+        # Remove the config from the checkpoint: MMEngine's `resume` would execute it.
         checkpoint.get('meta', {}).pop('config', None)
         return checkpoint
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
-        """Resume as MMEngine does, also in a copied or moved work directory: other folders are not written to."""
+        """Resume as MMEngine does; in a copied or moved work directory, do not change files of the original one."""
         super().resume(*args, **kwargs)
+        # Point to the best checkpoint in this work directory: CheckpointHook deletes it when there is a better one.
         folders = {Path(self.work_dir).resolve()}
         folders |= {Path(hook.out_dir).resolve() for hook in self.hooks if getattr(hook, 'out_dir', None)}
         for key, path in list(self.message_hub.runtime_info.items()):
-            # CheckpointHook deletes the best checkpoint when there is a better one.
             if key.startswith('best_ckpt') and path and Path(path).resolve().parent not in folders:
                 own = Path(self.work_dir) / Path(path).name
                 self.message_hub.update_info(key, str(own) if own.is_file() else None)
@@ -123,16 +125,18 @@ class Runner(mmengine.runner.Runner):
             super().save_checkpoint(*args, **kwargs)
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop with its data, and check that there is a box, and the class names if they are used.
+        """Build the training loop with its data, and check that there are boxes and that class names can be read.
 
         Raises:
             InputError: there is no box to train on, or the language model cannot read a class name.
         """
         built = super().build_train_loop(loop)
+        # Check the boxes.
         dataset = built.dataloader.dataset
         check_boxes(dataset)
         for line in left_out_lines(dataset):
             self.logger.warning(line)
+        # Check the class names if they are text prompts.
         model = unwrapped(self.model)
         if getattr(model, 'alignment', None) is not None:
             check_class_names(model, dataset)
@@ -147,6 +151,7 @@ class Runner(mmengine.runner.Runner):
 
         In ``default_hooks``, None removes the hook of a base config.
         """
+        # Remove the default hooks that are None.
         if default_hooks is not None:
             default_hooks = {
                 name: hook for name, hook in default_hooks.items() if hook is not None or name in _MMENGINE_HOOKS
@@ -158,7 +163,7 @@ class Runner(mmengine.runner.Runner):
 
 
 def _wrapper_cfg(model_wrapper_cfg: dict[str, Any] | None, find_unused_parameters: bool) -> dict[str, Any]:
-    """``model_wrapper_cfg``, or what MMEngine uses without one, with a class as its ``type``."""
+    """``model_wrapper_cfg``, or MMEngine's default, with a class as its ``type``."""
     if model_wrapper_cfg is None:
         model_wrapper_cfg = dict(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
     kind = model_wrapper_cfg.get('type', 'MMDistributedDataParallel')

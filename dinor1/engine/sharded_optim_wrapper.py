@@ -20,8 +20,8 @@ from dinor1.registry import OPTIM_WRAPPERS
 class ShardedOptimWrapper(OptimWrapper):
     """MMEngine's OptimWrapper for parameters of which every process has a shard.
 
-    The norm by which gradients are clipped is that of the whole model, and so is the state in checkpoints, which has
-    the form of a model without FSDP.
+    Gradients are clipped by their norm over the whole model. Checkpoints hold the state of the whole optimizer, in the
+    format of a model without FSDP.
 
     Args:
         *args: As for MMEngine's OptimWrapper.
@@ -39,7 +39,7 @@ class ShardedOptimWrapper(OptimWrapper):
         self._whole: dict[str, Any] = {}
 
     def step(self, **kwargs: Any) -> None:
-        """Average the gradients of scalars, which FSDP does not shard, over the processes; then step."""
+        """Average the gradients of scalars over the processes, because FSDP does not shard them; then step."""
         for group in self.optimizer.param_groups:
             for parameter in group['params']:
                 if parameter.dim() == 0 and parameter.grad is not None:
@@ -48,14 +48,14 @@ class ShardedOptimWrapper(OptimWrapper):
 
     def _clip_grad(self) -> None:
         if self.clip_func is not torch.nn.utils.clip_grad_norm_:
-            super()._clip_grad()  # clips every value by itself
+            super()._clip_grad()  # clipping by value needs no norm over the whole model
             return
         norm = self.model.clip_grad_norm_(**self.clip_grad_kwargs)
         self.message_hub.update_scalar(f'train/{self.grad_name}', float(norm))
 
     def gather_state(self) -> None:
         """Gather the state of the whole optimizer for :meth:`state_dict`; all processes must call it."""
-        # On a CPU, torch 2.14 reuses a buffer that offloading does not copy: all statistics would become the last one.
+        # Do not offload on a CPU: torch 2.14 reuses a buffer without a copy, and all statistics would equal the last.
         options = StateDictOptions(full_state_dict=True, cpu_offload=get_device() != 'cpu')
         named: Any = get_optimizer_state_dict(self.model, self.optimizer, options=options)
         if is_main_process():
@@ -68,7 +68,8 @@ class ShardedOptimWrapper(OptimWrapper):
         return {**super().state_dict(), **self._whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load this process's share of a whole state; all processes must call it."""
+        """Load this process's shard of the state of the whole optimizer; all processes must call it."""
+        # Shard the state by parameter names.
         own = {key: state_dict[key] for key in ('state', 'param_groups')}
         named: Any = FullyShardedDataParallel.rekey_optim_state_dict(
             own, OptimStateKeyType.PARAM_NAME, self.model, optim=self.optimizer

@@ -1,4 +1,4 @@
-"""Testing of a checkpoint: what ``dinor1 test`` does."""
+"""Test a checkpoint, as ``dinor1 test`` does."""
 
 import dataclasses
 import shlex
@@ -25,7 +25,7 @@ from dinor1.utils.io import check_output, write_json
 
 @dataclasses.dataclass(frozen=True)
 class TestOptions:
-    """How to test.
+    """Options of a test.
 
     Attributes:
         prompt_seeds: Number of draws of the visual prompts; the test is repeated for each.
@@ -56,7 +56,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Test a checkpoint with the prompts that the config names.
 
-    ``metrics.json`` in the work directory gets the metrics, and how they were obtained.
+    The metrics, and how they were obtained, are written to ``metrics.json`` in the work directory.
 
     Args:
         config: Config file, or the name of one that comes with dinor1.
@@ -64,7 +64,7 @@ def evaluate(
         work_dir: Default: ``test_<name of the config>`` beside the checkpoint.
         cfg_options: Settings of the config to override, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        options: How to test; default: a :class:`TestOptions` as it is.
+        options: Options of the test. Default: ``TestOptions()``.
 
     Returns:
         The metrics, averaged over the draws of prompts.
@@ -88,7 +88,7 @@ def evaluate(
         _draw_images(cfg, options.show_dir)
     cfg.launcher, cfg.load_from, cfg.resume = launcher, checkpoint, False
     cfg.work_dir = work_dir or str(Path(checkpoint).parent / f'test_{Path(config).stem}')
-    # A test needs no optimizer, which a config for training describes.
+    # Remove the settings of the training, which a test does not need.
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     # Load the checkpoint.
     runner = Runner.from_cfg(cfg)
@@ -98,11 +98,12 @@ def evaluate(
         set_inference_dtype(model, options.amp, '--amp')
     if options.compile:
         compile_detector(model, next(model.parameters()).device, '--compile')
-    # Test, and record the results.
+    # Test, and average over the draws of prompts.
     metrics = runner.test()
     loop = runner.test_loop
     runs = loop.results if isinstance(loop, PromptedTestLoop) else [dict(prompts={}, metrics=metrics)]
     mean, std = mean_and_std([run['metrics'] for run in runs])
+    # Record the results.
     if runner.rank == 0:
         record = dict(
             config=name,
@@ -121,19 +122,19 @@ def evaluate(
             for key, value in mean.items():
                 print(f'  {key}: {value:.4f} +- {std[key]:.4f}')
         write_json(record, Path(runner.work_dir) / 'metrics.json', indent=2)
-        print(f'Metrics and pictures: {runner.work_dir}')
+        print(f'Metrics and images: {runner.work_dir}')
     return mean
 
 
 def _use_prompt_seeds(cfg: Config, options: TestOptions) -> None:
-    """Let the test loop repeat the test with consecutive seeds, from that of the config on."""
+    """Let the test loop repeat the test with consecutive seeds, starting with the seed of the config."""
     if options.prompt_seeds < 1:
         raise InputError(f'--prompt-seeds must be at least 1, got {options.prompt_seeds}')
     if options.prompt_seeds == 1:
         return
     prompts = cfg.test_cfg.get('prompts')
     if prompts is None or prompts['type'] == 'TextPrompts':
-        raise InputError('--prompt-seeds: this config draws no visual prompts, there is nothing to repeat')
+        raise InputError('--prompt-seeds: this config draws no visual prompts; leave the option out')
     if options.out:
         raise InputError('--out holds the predictions of one draw; leave out --prompt-seeds or --out')
     first = prompts.get('seed', 0)
@@ -152,7 +153,7 @@ def _write_predictions(cfg: Config, out: str | None) -> None:
 
 
 def _draw_images(cfg: Config, folder: str) -> None:
-    """Let the visualisation hook write every test image with its detections."""
+    """Let the visualization hook write every test image with its detections."""
     check_output(Path(folder) / 'image.png', '--show-dir')
     hooks = cfg.setdefault('default_hooks', {})
     hooks['visualization'] = dict(hooks.get('visualization') or dict(type='PromptVisualizationHook'), show_dir=folder)

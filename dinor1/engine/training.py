@@ -1,4 +1,4 @@
-"""Training from a config: what ``dinor1 train`` does."""
+"""Train from a config, as ``dinor1 train`` does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +34,13 @@ def train(
 ) -> dict[str, float]:
     """Train a model.
 
-    The work directory gets the config, logs, checkpoints, ``environment.json`` and ``metrics.json``.
+    Config, logs, checkpoints, ``environment.json`` and ``metrics.json`` are written to the work directory.
 
     Args:
         config: Config file, or the name of one that comes with dinor1, see :func:`dinor1.utils.config.find_config`.
         work_dir: Work directory. Default: that of the config, or ``work_dirs/<name of the config>``.
         cfg_options: Settings of the config to override, by dotted key.
-        resume: Checkpoint to continue from; ``'auto'``: the latest one in the work directory, if there is one.
+        resume: Checkpoint to continue from; ``'auto'``: the latest checkpoint in the work directory, if any.
         amp: Mixed precision, ``'float16'`` (GPUs only) or ``'bfloat16'``.
         auto_scale_lr: Whether to scale the learning rate with the total batch size.
         seed: Random seed. Default: that of the config.
@@ -71,7 +71,7 @@ def train(
     if resume:
         _resume(cfg, resume)
     _check_start(cfg)
-    # Train.
+    # Build the runner, check the checkpoint to start from, and train.
     runner = Runner.from_cfg(cfg)
     start = cfg.get('load_from') or (latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
     if start:
@@ -85,7 +85,7 @@ def train(
         write_json(metrics, Path(runner.work_dir) / 'metrics.json', indent=2)
         for line in left_out_lines(runner.train_dataloader.dataset):
             print(f'Warning: {line}')
-        print(f'Checkpoints, logs and pictures: {runner.work_dir}')
+        print(f'Checkpoints, logs and images: {runner.work_dir}')
     return metrics
 
 
@@ -110,9 +110,10 @@ def _scale_learning_rate(cfg: Config, name: str) -> None:
 
 
 def _resume(cfg: Config, checkpoint: str) -> None:
-    """Continue from ``checkpoint``, or for ``auto`` from the latest one in the work directory, if there is one.
+    """Continue from ``checkpoint``; for ``auto``, from the latest checkpoint in the work directory.
 
-    Without one the run starts as without the option: with the weights of ``load_from``, which MMEngine would ignore.
+    If the work directory has no checkpoint, a new run starts with the weights of ``load_from``, which MMEngine would
+    ignore.
     """
     path = latest_checkpoint(cfg.work_dir) if checkpoint == 'auto' else checkpoint
     if path is None:
@@ -122,13 +123,13 @@ def _resume(cfg: Config, checkpoint: str) -> None:
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
-    """The latest checkpoint of a work directory; None: there is none.
+    """Return the latest checkpoint of a work directory, or None without one.
 
-    ``last_checkpoint`` names it with the folder that it was written to. In a directory that has been copied or moved
-    since, it is the file of that name.
+    The file ``last_checkpoint`` contains the path that the checkpoint was written to. If the work directory has been
+    copied or moved since, the file of that name in the work directory is returned.
 
     Raises:
-        InputError: the file is missing.
+        InputError: the checkpoint is missing.
     """
     recorded = find_latest_checkpoint(work_dir)
     if recorded is None:
@@ -137,7 +138,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
     if own.is_file():
         return str(own)
     if not Path(recorded).is_file():
-        raise InputError(f'{own}: no such checkpoint, and last_checkpoint beside it names it; restore it, or name one')
+        raise InputError(f'{own}: no such checkpoint, but last_checkpoint names it; restore it, or name another one')
     return recorded
 
 
@@ -149,7 +150,7 @@ def _check_start(cfg: Config) -> None:
             'check --resume'
             if cfg.get('resume')
             else 'the config starts from it: make it first, as `make demo` does for the recipes of small data sets, '
-            'or do without by --cfg-options load_from=None'
+            'or start without it by --cfg-options load_from=None'
         )
         raise InputError(f'{path}: no such checkpoint; {hint}')
 

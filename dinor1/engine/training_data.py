@@ -6,12 +6,12 @@ from typing import Any
 
 from dinor1.utils.errors import InputError
 
-# A larger share of annotations that are left out is reported when the training starts and when it ends.
+# If more than this share of the annotations is left out, a warning appears when the training starts and when it ends.
 MAX_SHARE_LEFT_OUT = 0.01
 
 
 def data_sets_within(dataset: Any) -> Iterator[Any]:
-    """The data sets in a wrapper such as ``ConcatDataset``, or the data set itself."""
+    """Yield the data sets in a wrapper such as ``ConcatDataset``, or the data set itself."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if inner == [None]:
         yield dataset
@@ -21,16 +21,18 @@ def data_sets_within(dataset: Any) -> Iterator[Any]:
 
 
 def check_boxes(dataset: Any) -> None:
-    """Raise an error for a data set of boxes without any that can be trained on.
+    """Raise an error for a detection data set without a box to train on.
 
     Args:
-        dataset: Data set of a training, or a wrapper of several. Others than of boxes are not checked.
+        dataset: Training data set, or a wrapper of several; data sets without boxes, as of classification, are not
+            checked.
 
     Raises:
-        InputError: all boxes are crowds, ignored, smaller than a pixel, or there is none.
+        InputError: there is no box, or all boxes are crowds, ignored, or smaller than a pixel.
     """
     if not hasattr(dataset, 'get_data_info'):
         return
+    # Look for a box to train on, and count the others.
     kinds: Counter[str] = Counter()
     for index in range(len(dataset)):
         instances = dataset.get_data_info(index).get('instances')
@@ -40,17 +42,18 @@ def check_boxes(dataset: Any) -> None:
             if not instance.get('ignore_flag'):
                 return
             kinds['crowd or ignored box'] += 1
+    # Describe what was found.
     files = (str(getattr(one, 'ann_file', type(one).__name__)) for one in data_sets_within(dataset))
     names = ', '.join(dict.fromkeys(files))
     found = ', '.join(f'{count:,} x {kind}' for kind, count in kinds.items()) or 'no box at all'
     raise InputError(
         f'{names}: no box to train on in {len(dataset):,} images ({found}; boxes under one pixel and defective ones '
-        'are left out before); correct the annotations'
+        'were left out before); correct the annotations'
     )
 
 
 def left_out_lines(dataset: Any) -> list[str]:
-    """A line for each data set of which more than a hundredth of the annotations was left out as defective."""
+    """One line for each data set in which more than 1 % of the annotations were left out as defective."""
     lines = []
     for one in data_sets_within(dataset):
         left_out, total = getattr(one, 'num_left_out', 0), getattr(one, 'num_annotations', 0)

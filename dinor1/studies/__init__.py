@@ -1,4 +1,4 @@
-"""Studies: a grid of arms and seeds, its runs, and tables and figures from their results."""
+"""Studies: run a grid of arms and seeds, and make tables and figures from the results."""
 
 from dinor1.utils.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Finished runs, from their work directories into the table of their study."""
+"""Collect finished runs from their work directories in the table of their study."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from dinor1.utils.io import read_json, visible
 from .results import RowKey, add_rows, config_hash
 
 RESULT_NAME = 'result.json'
-# Every row has them; others depend on the study.
+# Fields of every row; other fields depend on the study.
 _FIELDS = dict(
     arm=str, seed=int, config=str, config_hash=str, options=list, command=str, metrics=dict, environment=dict
 )
@@ -18,12 +18,12 @@ _FIELDS = dict(
 def collect_runs(work_dir: str | Path, table: str | Path) -> list[RowKey]:
     """Add the finished runs of a work directory to a table, all of them or none.
 
-    A finished run is a folder with a ``result.json``: ``work_dir`` itself, or folders directly in it. Runs that the
-    table has already are left out. Several processes may collect into one table at once.
+    A finished run is a folder with a ``result.json``: ``work_dir`` itself, or folders directly in it. Runs that are
+    already in the table are left out. Several processes may add to one table at once.
 
     Args:
-        work_dir: Work directory of a run, or the parent of several.
-        table: The table, such as ``results/vit_norm.jsonl``; it is made if it does not exist.
+        work_dir: Work directory of a run, or the parent of several work directories.
+        table: The table, such as ``results/vit_norm.jsonl``; it is created if necessary.
 
     Returns:
         The keys of the rows that were added, in the order of the table.
@@ -35,15 +35,15 @@ def collect_runs(work_dir: str | Path, table: str | Path) -> list[RowKey]:
     """
     paths = [*visible(work_dir, RESULT_NAME), *visible(work_dir, f'*/{RESULT_NAME}')]
     if not paths:
-        raise InputError(f'{work_dir}: no finished run, which is a folder with {RESULT_NAME}; check the path')
+        raise InputError(f'{work_dir}: no finished run (a folder with {RESULT_NAME}); check the path')
     return add_rows(table, [read_result(path) for path in paths])
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """The result of a run.
+    """Read the result of a run.
 
     Raises:
-        InputError: it is missing, broken, or lacks what every row has.
+        InputError: the file is missing or broken, or lacks a field that every row has.
     """
     row = read_json(path)
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(row, dict) or not isinstance(row.get(key), kind)]

@@ -1,4 +1,4 @@
-"""Lists of similar records as columns, so that each key is written once: curves and repeated measurements in a row."""
+"""Write lists of similar records, such as curves or repeated measurements, as columns, so that a key appears once."""
 
 import itertools
 from typing import Any
@@ -7,29 +7,31 @@ _MARK = '$columns'
 
 
 def to_columns(value: Any) -> Any:
-    """Replace every list of dicts, at any depth, by columns; nothing is lost.
+    """Replace every list of dicts, at any depth, by columns, without loss.
 
-    Neighbours with the same keys share a group: ``[{'x': 1}, {'x': 2}, {'y': 3}]`` becomes
+    Consecutive dicts with the same keys share columns: ``[{'x': 1}, {'x': 2}, {'y': 3}]`` becomes
     ``{'$columns': [{'x': [1, 2]}, {'y': [3]}]}``.
 
     Args:
-        value: What JSON can represent.
+        value: A value that JSON can represent.
 
     Returns:
-        The same with columns. :func:`from_columns` is its inverse.
+        The value with columns. :func:`from_columns` is the inverse.
 
     Raises:
         ValueError: a dict has the key ``$columns``, which is reserved.
     """
+    # Convert the entries of a dict.
     if isinstance(value, dict):
         if _MARK in value:
             raise ValueError(f'to_columns: the key {_MARK!r} is reserved')
         return {key: to_columns(entry) for key, entry in value.items()}
     if not isinstance(value, list):
         return value
-    # An empty dict has no column that could count it.
+    # Convert the entries of a list that cannot become columns; an empty dict would leave no trace in them.
     if not value or not all(isinstance(entry, dict) and entry for entry in value):
         return [to_columns(entry) for entry in value]
+    # Turn each group of dicts with the same keys into columns.
     groups = [list(group) for _, group in itertools.groupby(value, key=sorted)]
     if any(_MARK in group[0] for group in groups):
         raise ValueError(f'to_columns: the key {_MARK!r} is reserved')
@@ -40,14 +42,16 @@ def from_columns(value: Any) -> Any:
     """Inverse of :func:`to_columns`.
 
     Raises:
-        ValueError: the columns of a group differ in length.
+        ValueError: columns that belong together differ in length.
     """
+    # Convert the entries of lists and dicts.
     if isinstance(value, list):
         return [from_columns(entry) for entry in value]
     if not isinstance(value, dict):
         return value
     if set(value) != {_MARK}:
         return {key: from_columns(entry) for key, entry in value.items()}
+    # Turn columns into rows.
     rows: list[dict[str, Any]] = []
     for group in value[_MARK]:
         columns = {key: from_columns(column) for key, column in group.items()}

@@ -1,4 +1,4 @@
-"""One checkpoint under several evaluated sets, prompt protocols, numbers of exemplars and prompt seeds."""
+"""Test one checkpoint on several data sets, with several protocols, numbers of exemplars and prompt seeds."""
 
 import copy
 import math
@@ -35,18 +35,17 @@ def measure(
     prompt_seeds: int = 3,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Test a checkpoint in every way.
+    """Test a checkpoint with visual-interactive prompts, and with each number of visual-generic exemplars.
 
-    Visual-generic prompts with each number of exemplars, and visual-interactive ones, are drawn ``prompt_seeds`` times.
-    On the last number of exemplars and the first seed the queries are recorded, and the similarity of the prompts is
-    that of the same exemplars.
+    All prompts are drawn ``prompt_seeds`` times. For the last number of exemplars and the first seed, the queries are
+    recorded and the similarity of the prompts is measured.
 
     Args:
         sets: Name -> config whose test set, metric and ``prompt_dataset`` are used. The configs are not changed.
-        checkpoint: Of a model that fits all configs.
-        work_dir: Draws of prompts and records of queries are written to a folder per set.
-        num_exemplars: Numbers N, each at least 1.
-        prompt_seeds: Draws of each.
+        checkpoint: Checkpoint of a model that fits all configs.
+        work_dir: Drawn prompts and records of queries are written to a folder per set in it.
+        num_exemplars: Numbers of exemplars per class, each at least 1.
+        prompt_seeds: Number of draws of the prompts, at least 1.
         progress: Called with a line after each test.
 
     Returns:
@@ -92,21 +91,24 @@ def _measure_set(
         progress(', '.join(f'{key} {value}' for key, value in settings.items()) + f': AP {metrics[_AP["AP"]]:.4f}')
         return metrics
 
+    # Test with every kind of prompts and every seed.
     seeds = range(first, first + prompt_seeds)
     found = {'interactive': [test(VisualInteractive(seed)) for seed in seeds]}
     for number in num_exemplars:
-        # The very last test is that of the first seed: it is recorded.
+        # Run the first seed last: the last test is recorded.
         for seed in reversed(seeds):
             recorder = QueryRecorder(figure=False) if (number, seed) == (num_exemplars[-1], first) else None
             metrics = test(VisualGeneric(dataset, number, seed), recorder)
             found.setdefault(f'generic{number}', []).append(metrics)
     runner.call_hook('after_run')
+    # Average over the seeds.
     for kind, runs in found.items():
         mean, std = mean_and_std(runs)
         for short, metric in _AP.items():
             result['metrics'][f'{name}/{kind}/{short}'] = mean[metric]
             result['metrics'][f'{name}/{kind}/{short}_std'] = std[metric]
 
+    # Add the similarity of the recorded prompts, and the statistics of their queries.
     exemplars = draw_exemplars(dataset, num_exemplars[-1], first)
     similarity = iisr(*embed_exemplars(runner.model, dataset, exemplars))
     similarity = {key: None if math.isnan(value) else value for key, value in similarity.items()}
@@ -118,7 +120,8 @@ def _measure_set(
 
 
 def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Runner, PromptedTestLoop]:
-    """A runner that tests alone: no optimizer, no figures, no worker processes, of which each test would start new."""
+    """Build a runner only for tests, and load the checkpoint; returns it with its test loop."""
+    # Remove everything that a test does not need; without worker processes a test starts faster.
     cfg = copy.deepcopy(cfg)
     cfg.load_from, cfg.resume, cfg.work_dir = str(checkpoint), False, str(work_dir)
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
@@ -127,9 +130,10 @@ def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Ru
     cfg.default_hooks = {key: cfg.default_hooks[key] for key in ('timer',) if key in cfg.default_hooks}
     if cfg.get('visualizer'):
         cfg.visualizer.vis_backends = []
-    # MMEngine keeps one log per name and process; the address tells two measurements of a process apart.
+    # Choose a unique name, because MMEngine keeps one log per name and process.
     cfg.experiment_name = f'measure_{name}_{id(cfg)}'
     cfg.log_level = 'WARNING'
+    # Build the runner, and check the checkpoint and the protocol.
     runner = Runner.from_cfg(cfg)
     check_checkpoint(runner.model, str(checkpoint))
     loop = runner.test_loop
@@ -138,6 +142,7 @@ def _runner(name: str, cfg: Config, checkpoint: str, work_dir: Path) -> tuple[Ru
             f"{name}: its config draws no visual-generic prompts; give it test_cfg=dict(type='PromptedTestLoop', "
             "prompts=dict(type='VisualGeneric')) and a prompt_dataset"
         )
+    # Load the weights.
     runner.call_hook('before_run')
     runner.load_or_resume()
     torch.manual_seed(0)

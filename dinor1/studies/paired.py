@@ -1,6 +1,7 @@
-"""Differences between two arms of an experiment, paired by seed, with Student's interval.
+"""Differences between two arms of a study, paired by seed, with Student's interval.
 
-Two arms that share seeds share initial weights and the order of the data; their difference varies less than either.
+Two arms with the same seed share initial weights and the order of the data, so their difference varies less than the
+value of either arm.
 """
 
 import math
@@ -18,8 +19,8 @@ class PairedDifference(NamedTuple):
         n: Number of seeds that both arms have.
         mean: Mean difference.
         half_width: Half the width of the interval; infinite for a single seed.
-        p_value: Two-sided p-value of Student's paired test; NaN for a single seed, 1 if all differences are 0, and 0 if
-            they are equal and not 0.
+        p_value: Two-sided p-value of Student's paired test. NaN for a single seed; 1 if all differences are 0; 0 if all
+            differences are equal and not 0.
     """
 
     n: int
@@ -46,7 +47,7 @@ class PairedDifference(NamedTuple):
 def paired_difference(
     ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = 0.95
 ) -> PairedDifference | None:
-    """Mean of ``ours - theirs`` over the seeds that both have.
+    """Mean of ``ours - theirs`` over the seeds that both arms have.
 
     Args:
         ours: Value by seed.
@@ -54,19 +55,21 @@ def paired_difference(
         confidence: Coverage of the interval, in (0, 1).
 
     Returns:
-        None if the arms share no seed.
+        The difference; None if the arms share no seed.
 
     Raises:
         ValueError: ``confidence`` is not in (0, 1), or a value is not finite.
     """
     if not 0 < confidence < 1:
         raise ValueError(f'confidence must be in (0, 1), got {confidence}')
+    # Pair the arms by seed.
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         return None
     differences = np.array([ours[seed] - theirs[seed] for seed in seeds], dtype=np.float64)
     if not np.isfinite(differences).all():
         raise ValueError(f'a value of the seeds {seeds} is not finite')
+    # Compute the interval and the p-value of Student's test.
     count, mean = len(seeds), float(differences.mean())
     if count == 1:
         return PairedDifference(1, mean, math.inf, math.nan)
@@ -78,10 +81,10 @@ def paired_difference(
 
 
 def mean_interval(values: Mapping[int, float], confidence: float = 0.95) -> PairedDifference:
-    """Mean of one arm over its seeds with Student's interval, as the difference to zero.
+    """Mean of one arm over its seeds with Student's interval, computed as the difference to zero.
 
     Raises:
-        ValueError: see :func:`paired_difference`; or there is no value.
+        ValueError: there is no value; see also :func:`paired_difference`.
     """
     if not values:
         raise ValueError('mean_interval: expected at least one value')

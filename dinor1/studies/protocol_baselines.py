@@ -32,7 +32,7 @@ from dinor1.evaluation.without_exemplar import without_exemplars
 from dinor1.utils.errors import InputError
 
 NUM_SAMPLES = 1000
-# Training images that the threshold of the training-free detector is tuned on.
+# Number of training images on which the threshold of the training-free detector is tuned.
 TUNING_IMAGES = 40
 
 
@@ -50,14 +50,14 @@ class SmallSet:
 
     @classmethod
     def read(cls, root: str | Path, splits: Sequence[str]) -> 'SmallSet':
-        """Read some splits of a set as one.
+        """Read several splits as one set.
 
         Args:
             root: Folder with ``images`` and ``annotations/SPLIT.json``.
             splits: Names of the splits; those without a file are left out.
 
         Raises:
-            InputError: there is none of them.
+            InputError: none of the splits has a file.
         """
         files = [str(path) for path in (Path(root) / f'annotations/{split}.json' for split in splits) if path.is_file()]
         if not files:
@@ -71,7 +71,7 @@ class SmallSet:
         return np.array(self.dataset.cat_ids)
 
     def images(self, count: int | None = None) -> Iterable[tuple[dict, np.ndarray]]:
-        """Information and pixels (H, W, 3) BGR of the images, or of ``count`` evenly spaced ones."""
+        """Yield information and pixels (H, W, 3) BGR of all images, or of ``count`` evenly spaced images."""
         total = len(self.dataset)
         for index in np.unique(np.linspace(0, total - 1, min(count or total, total)).astype(int)):
             info = self.dataset.get_data_info(int(index))
@@ -79,7 +79,10 @@ class SmallSet:
 
 
 def echo(evaluated: SmallSet, seeds: Sequence[int]) -> dict[str, float]:
-    """The echo under ``VisualInteractive``: its plain AP is the floor, and without the exemplar it has none."""
+    """Score the echo, which returns the exemplars as detections, under ``VisualInteractive``.
+
+    Its plain AP is a lower bound for every detector; the AP without exemplars is about 0.
+    """
     draws = [draw_interactive(evaluated.dataset, seed) for seed in seeds]
     return visual_interactive_scores(
         evaluated.content,
@@ -104,7 +107,7 @@ def nearest_neighbour(train: SmallSet, evaluated: SmallSet, features: FrozenFeat
 
 
 def _crops(images: SmallSet, features: FrozenFeatures) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Vectors, labels and image ids of all instances."""
+    """Vectors (N, C), labels (N,) and image ids (N,) of all instances."""
     vectors, labels, ids = [], [], []
     for info, image in images.images():
         instances = candidates_of(info, 0)
@@ -118,26 +121,27 @@ def _crops(images: SmallSet, features: FrozenFeatures) -> tuple[Tensor, np.ndarr
 def training_free(
     train: SmallSet, evaluated: SmallSet, features: FrozenFeatures, proposals: Proposals, seeds: Sequence[int]
 ) -> dict[str, float]:
-    """Proposals that resemble the exemplar, under ``VisualInteractive`` and ``SingleClass``.
+    """Score proposals that are similar to the exemplars under ``VisualInteractive`` and ``SingleClass``.
 
-    The threshold of F1 is the best one on training images, for each protocol.
+    For each protocol, F1 is computed at the score threshold that is best on training images.
 
     Returns:
         The metrics of :func:`~dinor1.evaluation.visual_interactive_metric.visual_interactive_scores`;
-        ``without_exemplar_F1`` and ``without_exemplar_threshold``; those of
+        ``without_exemplar_F1`` and ``without_exemplar_threshold``; the metrics of
         :func:`~dinor1.evaluation.absence_metric.absence_scores` as ``absence_*``, and ``absence_threshold``.
     """
+    # Detect on training images, to tune thresholds, and on the evaluated images.
     prompts = _class_prompts(train, features)
     tuning = _detect_all(train, features, proposals, prompts, seeds[:1], TUNING_IMAGES)[0]
     found = _detect_all(evaluated, features, proposals, prompts, seeds)
     ids = evaluated.category_ids
-    # Visual-interactive.
+    # Score visual-interactive prompts.
     draws = [(run.interactive, run.exemplars) for run in found]
     scores = visual_interactive_scores(evaluated.content, draws, ids, num_samples=NUM_SAMPLES)
     threshold = max(_thresholds(tuning.interactive), key=lambda value: _f1(train, tuning, value))
     scores['without_exemplar_threshold'] = threshold
     scores['without_exemplar_F1'] = float(np.mean([_f1(evaluated, run, threshold) for run in found]))
-    # One class per image.
+    # Score prompts of one class per image.
     threshold = max(_thresholds(tuning.single), key=lambda value: _absence(train, tuning, value)['F1'])
     answers = [_absence(evaluated, run, threshold) for run in found]
     scores['absence_threshold'] = threshold
@@ -149,13 +153,13 @@ def training_free(
 
 @dataclass
 class _Run:
-    """What was found with one draw of prompts.
+    """Detections with one draw of prompts.
 
     Attributes:
-        exemplars: By image id.
-        asked: Label by image id.
-        interactive: Detections with the exemplars of the image.
-        single: Detections with the asked class alone.
+        exemplars: Image id -> exemplars on the image.
+        asked: Image id -> label of the single class that is offered.
+        interactive: Detections with the exemplars on the image as prompts.
+        single: Detections with the single class as a prompt.
     """
 
     exemplars: dict[int, list[Exemplar]]
@@ -184,7 +188,8 @@ def _detect_all(
     seeds: Sequence[int],
     count: int | None = None,
 ) -> list[_Run]:
-    """Detections for each draw; features of the proposals are computed once."""
+    """Detect with each draw of prompts; the features of proposals are computed once per image."""
+    # Draw the prompts.
     draws = [draw_interactive(images.dataset, seed) for seed in seeds]
     asked = [draw_classes(images.dataset, list(prompts), seed) for seed in seeds]
     interactive: list[list[Detections]] = [[] for _ in seeds]
@@ -193,16 +198,19 @@ def _detect_all(
     for info, image in images.images(count):
         image_id = info['img_id']
         seen.add(image_id)
+        # Compute the features of the proposals and of the exemplars of all draws.
         boxes = proposals(image, image_id)
         own = [np.array([e.bbox for e in drawn[image_id]], dtype=np.float64).reshape(-1, 4) for drawn in draws]
         vectors = features.boxes(image, np.concatenate([boxes, *own]))
         parts = vectors.split([len(boxes), *map(len, own)])
+        # Detect with the exemplars on the image, and with a single class.
         for number, exemplars in enumerate(own):
             labels = np.array([exemplar.label for exemplar in draws[number][image_id]], dtype=np.int64)
             found = detect(image_id, boxes, parts[0], parts[number + 1], labels, exemplars)
             interactive[number].append(found)
             label = asked[number][image_id]
             single[number].append(detect(image_id, boxes, parts[0], prompts[label][None], np.array([label])))
+    # Collect the detections of each draw.
     return [
         _Run(
             {image: own for image, own in drawn.items() if image in seen},
@@ -215,14 +223,14 @@ def _detect_all(
 
 
 def _thresholds(detections: Detections) -> list[float]:
-    """Candidates: percentiles of the scores."""
+    """Candidate thresholds: percentiles of the scores."""
     if not len(detections):
         return [0.5]
     return np.unique(np.percentile(detections.score, np.linspace(0, 99.5, 40))).tolist()
 
 
 def _f1(images: SmallSet, run: _Run, threshold: float) -> float:
-    """F1 without the exemplar, over all classes, at an IoU of 0.5; 0 without an object."""
+    """F1 without exemplars, over all classes, at an IoU of 0.5; 0 without an object."""
     content, detections = without_exemplars(images.content, run.interactive, run.exemplars, images.category_ids)
     detections = detections.select(detections.score >= threshold)
     matches = match_boxes(content, detections, images.category_ids, np.array([0.5]))
@@ -242,12 +250,12 @@ def measure_set(
     seeds: Sequence[int] = (0, 1, 2),
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
-    """All baselines on the validation and test images of a set; examples of classes come from its training images.
+    """Score all baselines on the validation and test images of a set; exemplars of classes are training images.
 
     Args:
         root: Folder with ``images`` and ``annotations/{train,val,test}.json``.
         features: The frozen backbone.
-        proposals: Where objects may be, on the evaluated and on the training images.
+        proposals: Function that proposes boxes, on the evaluated and on the training images.
         seeds: Seeds of the draws of prompts.
         progress: Called with a line after each baseline.
 

@@ -1,4 +1,4 @@
-"""The table of the baselines of the prompt protocols, from its file of results."""
+"""Make the tables of the baselines of the prompt protocols from a file of results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +9,15 @@ Row = Mapping[str, Any]
 
 
 def protocol_table(rows: Sequence[Row]) -> str:
-    """Two tables with a line per set: AP50 under ``VisualInteractive``, and what else the baselines reach.
+    """Two tables with a row per set: AP50 under ``VisualInteractive``, and the other metrics of the baselines.
 
     Args:
-        rows: From :mod:`dinor1.studies.protocol_baselines`, with ``set``, ``baseline`` and ``metrics``.
+        rows: Results of :mod:`dinor1.studies.protocol_baselines`, with ``set``, ``baseline`` and ``metrics``.
     """
+    # Sort the results by set and baseline.
     sets = dict.fromkeys(row['set'] for row in rows)
     by_set = {name: {row['baseline']: row['metrics'] for row in rows if row['set'] == name} for name in sets}
+    # Make a row of each table per set.
     average, others = [], []
     for name, found in by_set.items():
         echo, free = found.get('echo', {}), found.get('training-free', {})
@@ -42,6 +44,7 @@ def protocol_table(rows: Sequence[Row]) -> str:
                 with_interval(neighbour, 'accuracy'),
             ]
         )
+    # Put the tables together.
     heads = [
         'set',
         'images',
@@ -57,7 +60,7 @@ def protocol_table(rows: Sequence[Row]) -> str:
 
 
 def with_interval(metrics: Mapping[str, float], key: str, digits: int = 3) -> str:
-    """``0.123 [0.100, 0.150]``; without the brackets if there is no interval, ``-`` if nothing is evaluated."""
+    """Format as ``0.123 [0.100, 0.150]``, as ``0.123`` without an interval, or as ``-`` if nothing is evaluated."""
     value = metrics.get(key)
     if value is None or value < 0:
         return '-'

@@ -27,11 +27,11 @@ def by_seed(records: Sequence[Mapping[str, Any]], metric: str) -> dict[int, floa
 
 
 def means(records: Records, metrics: Mapping[str, str], digits: int = 3) -> str:
-    """A row per arm: mean and sample standard deviation over its seeds.
+    """Table with a row per arm: mean and sample standard deviation over its seeds.
 
     Args:
         records: Records of each arm; arms without records have no row.
-        metrics: Name -> head of its column.
+        metrics: Name of a metric -> heading of its column.
         digits: Number of decimals.
     """
     rows = []
@@ -50,11 +50,11 @@ def _mean(values: list[float], digits: int) -> str:
 
 
 def differences(records: Records, baseline: str, metrics: Mapping[str, str]) -> dict[str, dict[str, PairedDifference]]:
-    """Difference to a baseline for each metric and arm, over the seeds that both have.
+    """Difference to a baseline for each metric and arm, over the seeds that both arms have.
 
     Args:
         records: Records of each arm.
-        baseline: Name of an arm.
+        baseline: Name of the arm to compare with.
         metrics: Metrics to compare.
     """
     found: dict[str, dict[str, PairedDifference]] = {}
@@ -66,7 +66,7 @@ def differences(records: Records, baseline: str, metrics: Mapping[str, str]) -> 
 
 
 def paired(records: Records, baseline: str, metrics: Mapping[str, str], digits: int = 4) -> str:
-    """A row per arm: difference to ``baseline`` with its 95 % interval; bold where that excludes 0."""
+    """Table with a row per arm: difference to ``baseline`` with its 95 % interval, bold if the interval excludes 0."""
     found = differences(records, baseline, metrics)
     rows = []
     for arm in dict.fromkeys(arm for per_arm in found.values() for arm in per_arm):
@@ -77,7 +77,7 @@ def paired(records: Records, baseline: str, metrics: Mapping[str, str], digits: 
 
 
 def interval(difference: PairedDifference | None, digits: int = 4) -> str:
-    """``+0.0123 [-0.0010, +0.0256]``."""
+    """Format as ``+0.0123 [-0.0010, +0.0256]``, as ``+0.0123`` for a single seed, or as ``-`` without a difference."""
     if difference is None:
         return '-'
     if not math.isfinite(difference.half_width):
@@ -87,7 +87,7 @@ def interval(difference: PairedDifference | None, digits: int = 4) -> str:
 
 
 def mean_with_interval(records: Sequence[Mapping[str, Any]], metric: str, digits: int = 3) -> str:
-    """``0.684 [0.671, 0.697]``, with Student's interval; ``-`` without a value."""
+    """Format mean and Student's interval as ``0.684 [0.671, 0.697]``; ``-`` without a value."""
     values = by_seed(records, metric)
     if not values:
         return '-'

@@ -1,8 +1,8 @@
-"""The results of a study: a file of JSON lines, with a row per run.
+"""Read and write the table of a study: a file of JSON lines with a row per run.
 
 A row is one line: a JSON object with sorted keys (``arm``, ``seed``, ``config``, ``config_hash``, ``options``,
-``start``, ``command``, ``metrics``, ``environment``, times, and what else the study keeps). Rows are ordered by arm and
-seed, so that a new run changes no line but its own. Lists of records are written as columns
+``start``, ``command``, ``metrics``, ``environment``, times, and other results that the study keeps). Rows are sorted by
+arm and seed, so that a new run changes no other line. Lists of records are written as columns
 (:mod:`dinor1.studies.columns`).
 """
 
@@ -19,12 +19,12 @@ from .columns import from_columns, to_columns
 
 
 class RowKey(NamedTuple):
-    """What identifies a row of a table.
+    """Key of a row, unique in a table.
 
     Attributes:
         arm: Name of the arm.
-        seed: Seed of the run; None of a measurement without one.
-        config_hash: See :func:`config_hash`; None of a measurement without a config.
+        seed: Seed of the run; None for a measurement without a seed.
+        config_hash: See :func:`config_hash`; None for a measurement without a config.
     """
 
     arm: str
@@ -39,15 +39,15 @@ class RowKey(NamedTuple):
 
 
 def config_hash(config: str, options: Sequence[str], start: Mapping[str, Any] | None) -> str:
-    """Hash of what a study sets for a run.
+    """Hash of the settings of a run.
 
-    It covers the name of the config and not its content, which depends on the machine (paths of data sets come from the
-    environment).
+    The hash covers the name of the config and not its content, which depends on the machine (paths of data sets come
+    from the environment).
 
     Args:
         config: Path of the config file.
         options: ``--cfg-options``, in their order.
-        start: Arm, checkpoint and ``resume`` of the run that it continues; None: from scratch.
+        start: Arm, checkpoint and ``resume`` of the run to continue; None for a run from scratch.
 
     Returns:
         The first 12 hexadecimal digits of SHA-256.
@@ -62,11 +62,12 @@ def row_key(row: Mapping[str, Any]) -> RowKey:
 
 
 def read_rows(table: str | Path) -> list[dict[str, Any]]:
-    """The rows of a table, in the order of the file.
+    """Read the rows of a table, in the order of the file.
 
     Raises:
-        InputError: the file is missing, a line is no row, or two rows have the same key.
+        InputError: the file is missing, a line is not a row, or two rows have the same key.
     """
+    # Read the lines.
     try:
         lines = read_text(table).splitlines()
     except UnicodeDecodeError as error:
@@ -75,6 +76,7 @@ def read_rows(table: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        # Parse the row.
         row, problem = parse_json(line, number)
         if problem:
             raise InputError(f'{table}: {problem}; restore the file')
@@ -84,6 +86,7 @@ def read_rows(table: str | Path) -> list[dict[str, Any]]:
             row = from_columns(row)
         except (ValueError, AttributeError, TypeError):
             raise InputError(f'{table}: line {number} has columns that do not fit together; restore the file') from None
+        # Check the key.
         key = row_key(row)
         if key in rows:
             raise InputError(f'{table}: line {number} is a second row of {key}; delete one of them')
@@ -92,32 +95,34 @@ def read_rows(table: str | Path) -> list[dict[str, Any]]:
 
 
 def add_rows(table: str | Path, rows: Iterable[Mapping[str, Any]]) -> list[RowKey]:
-    """Add rows to a table, all of them or none, and never in place of another row.
+    """Add rows to a table, all of them or none, without replacing a row.
 
     Several processes may add to the same table at once: they wait for each other.
 
     Args:
-        table: The file; it is made if it does not exist.
-        rows: The rows. One that the table has already, with the same content, is left out.
+        table: The file; it is created if necessary.
+        rows: The rows. A row that is already in the table, with the same content, is left out.
 
     Returns:
         The keys of the rows that were added, in the order of the table.
 
     Raises:
-        InputError: the table has a row with the same key and another content, or is broken.
+        InputError: the table has a row with the same key and different content, or is broken.
         OSError: the file cannot be written.
     """
     table = Path(table)
     with lock_file(table):
+        # Find the rows that are new.
         old = {row_key(row): _line(row) for row in (read_rows(table) if table.is_file() else [])}
         new: dict[RowKey, str] = {}
         for row in rows:
-            # Compared as text: numbers that JSON cannot represent are null in both.
+            # Compare as text, in which numbers that JSON cannot represent are null.
             key, line = row_key(row), _line(row)
             if old.get(key, new.get(key, line)) != line:
                 raise InputError(f'{table}: has another row of {key}; delete that row to replace it')
             if key not in old:
                 new[key] = line
+        # Write old and new rows.
         if new:
             lines = old | new
             with atomic_path(table) as temporary:
@@ -130,5 +135,5 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _order(key: RowKey) -> tuple:
-    # None comes first.
+    # Sort None before numbers and texts.
     return key.arm, -1 if key.seed is None else key.seed, key.config_hash or ''

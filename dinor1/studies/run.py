@@ -1,4 +1,4 @@
-"""Runs of a study: each is trained by `dinor1 train`, measured by the study's tools, and collected in its table."""
+"""Execute the runs of a study: train by `dinor1 train`, measure by the study's tools, and collect in the table."""
 
 import datetime
 import json
@@ -22,7 +22,7 @@ from .collect import RESULT_NAME, collect_runs, read_result
 from .results import read_rows, row_key
 from .study import Run, Study
 
-# How a process of its own runs a command of dinor1.
+# Command line of dinor1 in a new process.
 DINOR1 = (sys.executable, '-m', 'dinor1')
 
 
@@ -40,7 +40,7 @@ class Cost(NamedTuple):
     memory_mib: float = 0.0
 
     def plus(self, other: 'Cost') -> 'Cost':
-        """Cost of both, one after the other."""
+        """Cost of two commands that run one after the other."""
         seconds, cpu_seconds = self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds
         return Cost(seconds, cpu_seconds, max(self.memory_mib, other.memory_mib))
 
@@ -51,11 +51,13 @@ def select(study: Study, arms: Sequence[str] | None, seeds: Sequence[int] | None
     Raises:
         InputError: the study has no such arm or seed.
     """
+    # Check the names.
     known_arms, known_seeds = {run.arm for run in study.runs}, {run.seed for run in study.runs}
     if unknown := set(arms or []) - known_arms:
         raise InputError(f'--only: no arm {sorted(unknown)}; the study has {sorted(known_arms)}')
     if unknown := set(seeds or []) - known_seeds:
         raise InputError(f'--seeds: no seed {sorted(unknown)}; the study has {sorted(known_seeds)}')
+    # Select the runs, and those that they start from.
     chosen = {run.name for run in study.runs if run.arm in (arms or [run.arm]) and run.seed in (seeds or [run.seed])}
     for run in reversed(study.runs):
         if run.name in chosen and run.starts_from is not None:
@@ -71,22 +73,22 @@ def run_all(
     jobs: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Execute the runs that the table does not have, and collect each in it when it is finished.
+    """Execute the runs that are not in the table, and add each to the table when it is finished.
 
     Args:
         study: The study.
-        runs: Some of its runs, in its order.
-        table: Table of the study; it is made if it does not exist.
+        runs: Runs of the study, in the order of the study.
+        table: Table of the study; it is created if necessary.
         work_dir: Parent of the work directories of the runs.
-        jobs: Number of runs at a time. Each gets an equal share of the threads, unless OMP_NUM_THREADS is set.
+        jobs: Number of parallel runs. Each gets an equal share of the threads, unless OMP_NUM_THREADS is set.
         report: Called with a line of progress after each run.
 
     Raises:
-        InputError: ``jobs`` is not positive, the table is broken, or a run failed. Runs that have begun are finished
-            first.
+        InputError: ``jobs`` is not positive, the table is broken, or a run failed. Started runs are finished before.
     """
     if jobs < 1:
         raise InputError(f'--jobs must be at least 1, got {jobs}')
+    # Find the unfinished runs.
     known = read_rows(table) if table.is_file() else []
     finished = {row_key(row) for row in known}
     waiting = [run for run in runs if run.key not in finished]
@@ -95,13 +97,14 @@ def run_all(
     pool = ThreadPoolExecutor(jobs)
 
     def one(run: Run) -> dict[str, Any]:
-        # The run that it starts from was submitted, and hence begun, before it.
+        # Wait for the run that this run starts from, which was submitted before.
         if run.starts_from in futures:
             futures[run.starts_from].result()
         record = execute(run, study, work_dir, threads)
         collect_runs(work_dir / run.name, table)
         return record
 
+    # Execute them in parallel, and report progress.
     try:
         for run in waiting:
             futures[run.name] = pool.submit(one, run)
@@ -114,11 +117,11 @@ def run_all(
 
 
 def remaining(runs: Sequence[Run], known: Sequence[dict[str, Any]]) -> float:
-    """Estimate the seconds that ``runs`` take one after the other, from the finished runs of the same configs.
+    """Estimate the total seconds of ``runs`` from finished runs with the same configs.
 
     Args:
         runs: Runs to execute.
-        known: Records of finished runs; the estimate for an unknown config is the mean of all.
+        known: Records of finished runs; their mean is the estimate for a config without finished runs.
     """
     if not known:
         return 0.0
@@ -132,20 +135,20 @@ def remaining(runs: Sequence[Run], known: Sequence[dict[str, Any]]) -> float:
 def execute(run: Run, study: Study, work_dir: Path, threads: int | None = None) -> dict[str, Any]:
     """Train one run, or resume it after an interruption, measure it, and write ``result.json`` to its work directory.
 
-    A run that has this file is finished: it is read.
+    If this file exists, the run is finished and the file is read.
 
     Args:
         run: The run.
-        study: Its study.
+        study: The study of the run.
         work_dir: Parent of the work directories of this run and of the run that it starts from.
-        threads: OMP_NUM_THREADS of the commands; None: the libraries' default.
+        threads: OMP_NUM_THREADS of the commands; None: the default of the libraries.
 
     Returns:
         Content of ``result.json``: the run's row of the table.
 
     Raises:
-        InputError: a command failed, there is no checkpoint to start from, or the work directory is another run's, or
-            in use.
+        InputError: a command failed, there is no checkpoint to start from, or the work directory is in use or belongs
+            to another run.
     """
     own = work_dir / run.name
     with locked(own):
@@ -156,30 +159,33 @@ def execute(run: Run, study: Study, work_dir: Path, threads: int | None = None) 
 
 
 def _execute(run: Run, study: Study, work_dir: Path, threads: int | None) -> dict[str, Any]:
+    # Train.
     own = work_dir / run.name
     environment = dict(os.environ) if threads is None else os.environ | {'OMP_NUM_THREADS': str(threads)}
     arguments = _training(run, own, work_dir)
     if not (own / 'metrics.json').is_file():
         _command(run, own, 'train', ['train', *arguments], environment)
+    # Run the tools of the study.
     metrics, extra = read_json(own / 'metrics.json'), {}
     for name, template in (run.after or {}).items():
         out = own / f'{name}.json'
         checkpoint = (own / 'last_checkpoint').read_text().strip()
-        if not Path(checkpoint).is_file():  # the folder was moved
+        if not Path(checkpoint).is_file():  # the work directory was moved
             checkpoint = str(own / Path(checkpoint).name)
         values = dict(config=run.config, checkpoint=checkpoint, work_dir=str(own), out=str(out))
         if not out.is_file():
             _command(run, own, name, [part.format(**values) for part in template], environment)
         extra[name] = read_json(out)
         metrics |= extra[name].pop('metrics', {})
+    # Add files of the work directory, and curves of the training log.
     extra |= {name: read_json(own / file) for name, file in study.keep.items() if (own / file).is_file()}
     log = training_log(own)
     if study.curves:
         extra['curves'] = {name: [[line['iter'], line[name]] for line in log if name in line] for name in study.curves}
     if log:
         extra['seconds_per_iteration'] = round(statistics.median(line['time'] for line in log), 4)
+    # Add the cost. It is unknown if the training continued after this process was killed.
     if not (own / 'cost.json').is_file():
-        # Training went on after its parent was killed: its cost, which belongs to the results, was not measured.
         raise InputError(f'{own}: trained, but time and memory were not recorded; delete the folder to run it again')
     costs = read_json(own / 'cost.json')
     training = Cost(*costs['train'])
@@ -202,7 +208,7 @@ def _execute(run: Run, study: Study, work_dir: Path, threads: int | None) -> dic
 
 
 def _check_identity(own: Path, run: Run) -> None:
-    """Record the run in its work directory; refuse a directory of another run with the same name."""
+    """Record the run in its work directory; reject the directory if it holds another run with the same name."""
     identity = dict(config=run.config, options=list(run.options), start=run.start, seed=run.seed)
     if not (own / 'run.json').is_file():
         write_json(identity, own / 'run.json')
@@ -211,15 +217,16 @@ def _check_identity(own: Path, run: Run) -> None:
 
 
 def _training(run: Run, own: Path, work_dir: Path) -> list[str]:
-    """Arguments of ``dinor1 train``."""
+    """Return the arguments of ``dinor1 train``."""
     arguments = [run.config, '--seed', str(run.seed), '--work-dir', str(own), '--resume']
     options = list(run.options)
+    # Add the checkpoint to start from, unless the run has begun.
     if run.start is not None:
         checkpoint = work_dir / run.starts_from / run.start['checkpoint']
         begun = (own / 'last_checkpoint').is_file()
         if not begun and not checkpoint.is_file():
             raise InputError(
-                f'{checkpoint}: no such checkpoint, and {run.name} starts from it; delete the row of '
+                f'{checkpoint}: no such checkpoint, but {run.name} starts from it; delete the row of '
                 f'{run.starts_from} from the table to train it again'
             )
         if not run.start['resume']:
@@ -230,13 +237,14 @@ def _training(run: Run, own: Path, work_dir: Path) -> list[str]:
 
 
 def _command(run: Run, own: Path, name: str, command: list[str], environment: dict[str, str]) -> None:
-    """Run a command of dinor1, or a script, and add up its cost, including that of interrupted attempts."""
+    """Run a command of dinor1, or a script, and record its cost, including that of interrupted attempts."""
+    # Run the command with its output in a log.
     log, costs = own / f'{name}.log', own / 'cost.json'
     program = (sys.executable,) if command[0].endswith('.py') else DINOR1
     start = time.perf_counter()
     with open(log, 'a') as file:
         process = subprocess.Popen([*program, *command], stdout=file, stderr=subprocess.STDOUT, env=environment)
-        # The usage of this child alone, which Windows does not report.
+        # Measure the cost of this process alone, which Windows does not report.
         if hasattr(os, 'wait4'):
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -245,6 +253,7 @@ def _command(run: Run, own: Path, name: str, command: list[str], environment: di
         else:
             process.wait()
             cost = Cost(time.perf_counter() - start)
+    # Record the cost, and raise an error if the command failed.
     known = read_json(costs) if costs.is_file() else {}
     known[name] = Cost(*known.get(name, ())).plus(cost)
     write_json(known, costs)
@@ -254,7 +263,7 @@ def _command(run: Run, own: Path, name: str, command: list[str], environment: di
 
 
 def training_log(work_dir: Path) -> list[dict[str, float]]:
-    """Lines that training wrote to ``scalars.json``, by iteration; the last of an iteration repeated after a resume."""
+    """Lines of ``scalars.json`` of a training, by iteration; if a resumed run repeated an iteration, the last line."""
     lines: dict[int, dict[str, float]] = {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for text in path.read_text().splitlines():
@@ -265,7 +274,7 @@ def training_log(work_dir: Path) -> list[dict[str, float]]:
 
 
 def _json_line(text: str) -> dict[str, Any]:
-    """A line of a log; empty if a killed process left an incomplete line."""
+    """Parse a line of a log; returns an empty dict for an incomplete line of a killed process."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

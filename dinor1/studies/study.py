@@ -1,16 +1,16 @@
-"""Studies: several arms, several seeds, one table.
+"""Studies with several arms and seeds, and a table of their results.
 
-A study is a Python file of assignments, read as MMEngine reads configs::
+A study is a Python file of assignments, read in the way MMEngine reads configs::
 
     title = 'Norms of a small ViT on MNIST'
     config = 'configs/blocks/normalization/vit_mnist.py'    # of every arm that names no other
     options = []                                     # --cfg-options of every arm
     arms = {'LN': [], 'RMSNorm': ['model.backbone.norm_cfg.type=RMSNorm']}
     seeds = [0, 1, 2]
-    metrics = {'accuracy/top1': 'top-1, %'}          # metric of the last validation -> head of its column
-    note = 'Paper: ...'                              # below the table
+    metrics = {'accuracy/top1': 'top-1, %'}          # metric of the last validation -> heading of its column
+    note = 'Paper: ...'                              # text below the table
 
-An arm is a list of ``--cfg-options``, or a dict of any of::
+An arm is a list of ``--cfg-options``, or a dict with any of these keys::
 
     dict(
         config='...', options=[...],
@@ -19,18 +19,18 @@ An arm is a list of ``--cfg-options``, or a dict of any of::
         after={...},                                                  # instead of the study's
     )
 
-``resume=True`` restores weights, optimizer and position, so that arms share first epochs; without it, only weights are
-loaded (``load_from``). Three more keys of a study add content to the rows, besides the last validation::
+``resume=True`` restores weights, optimizer and iteration, so that arms share their first epochs; without it, only
+weights are loaded (``load_from``). Besides the metrics of the last validation, three more keys add results to a row::
 
     after = {'measures': ['tools/analysis_tools/measure_detector.py', '{checkpoint}', '--out', '{out}']}
     keep = {'gradients': 'loss_gradients.json'}    # files of the work directory
     curves = ['loss', 'grqo_kl']                   # scalars of the training log
 
-``after`` are tools that run when training has ended, with ``{config}``, ``{checkpoint}`` (the last), ``{work_dir}`` and
-``{out}`` filled in; each writes a JSON file ``{out}``, whose ``metrics`` join those of the run.
+``after`` names tools that run after the training, with ``{config}``, ``{checkpoint}`` (the last), ``{work_dir}`` and
+``{out}`` replaced. Each tool writes a JSON file ``{out}``, whose ``metrics`` are added to those of the run.
 
-A run is one arm with one seed, and leaves one row in the table file of the study (:mod:`dinor1.studies.results`).
-Tables in Markdown are made from this file alone.
+A run is one arm with one seed. It adds one row to the table of the study (:mod:`dinor1.studies.results`), from which
+tables in Markdown are made.
 """
 
 import statistics
@@ -56,8 +56,8 @@ class Run(NamedTuple):
         seed: Seed of ``dinor1 train``.
         config: Config file.
         options: ``--cfg-options``.
-        start: The start of the training: ``arm``, ``checkpoint`` and ``resume``; None: from scratch.
-        after: Name -> command of the tools that run after training.
+        start: ``arm``, ``checkpoint`` and ``resume`` of the run to start from; None for a training from scratch.
+        after: Name -> command of the tools that run after the training.
     """
 
     arm: str
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of its work directory."""
+        """Name of the run and of its work directory."""
         return _run_name(self.arm, self.seed)
 
     @property
@@ -79,7 +79,7 @@ class Run(NamedTuple):
 
     @property
     def starts_from(self) -> str | None:
-        """Name of the run that it starts from."""
+        """Name of the run to start from; None for a training from scratch."""
         return None if self.start is None else _run_name(self.start['arm'], self.seed)
 
 
@@ -94,9 +94,9 @@ class Study(NamedTuple):
         path: The file.
         title: Heading of the table.
         runs: Every arm with every seed, seed by seed, so that the first seed already gives a table of all arms.
-        metrics: Name of a metric -> head of its column.
+        metrics: Name of a metric -> heading of its column.
         note: Text below the table.
-        keep: Name in the row -> JSON file of the work directory.
+        keep: Key in the row -> JSON file of the work directory.
         curves: Scalars of the training log that are copied to the row.
     """
 
@@ -113,8 +113,9 @@ def load_study(path: str | Path) -> Study:
     """Read a study file.
 
     Raises:
-        InputError: there is no such file, something is missing in it, or two runs would share a work directory.
+        InputError: the file does not exist or is incomplete, or two runs would share a work directory.
     """
+    # Read the file.
     path = Path(path)
     if not path.is_file():
         raise InputError(f'{path}: no such study')
@@ -125,6 +126,7 @@ def load_study(path: str | Path) -> Study:
     missing = [key for key in _NEEDED if not content.get(key)]
     if missing:
         raise InputError(f'{path}: not a study, it has no {", ".join(missing)}')
+    # Make a run of every arm with every seed.
     seeds_of = {
         arm: own.get('seeds', content['seeds']) if isinstance(own, dict) else content['seeds']
         for arm, own in content['arms'].items()
@@ -134,6 +136,7 @@ def load_study(path: str | Path) -> Study:
     runs = [_run(path, content, arm, seed) for seed in seeds for arm in content['arms'] if seed in seeds_of[arm]]
     if not once or len({run.name for run in runs}) != len(runs):
         raise InputError(f'{path}: two runs have the same name; give each arm and each seed once')
+    # Check that every run comes after the run that it starts from.
     earlier: set[str] = set()
     for run in runs:
         if run.starts_from is not None and run.starts_from not in earlier:
@@ -149,11 +152,13 @@ def load_study(path: str | Path) -> Study:
 def _run(path: Path, content: dict[str, Any], arm: str, seed: int) -> Run:
     own = content['arms'][arm]
     own = own if isinstance(own, dict) else dict(options=own)
+    # Check the config.
     config = own.get('config', content.get('config'))
     if config is None:
         raise InputError(f'{path}: arm {arm!r} names no config, and neither does the study')
     if not Path(config).is_file():
         raise InputError(f'{path}: arm {arm!r}: {config}: no such config file; start in the root of the repository')
+    # Check the start.
     start = own.get('start')
     if start is not None:
         if not {'arm', 'checkpoint'} <= set(start) <= {'arm', 'checkpoint', 'resume'}:
@@ -164,11 +169,11 @@ def _run(path: Path, content: dict[str, Any], arm: str, seed: int) -> Run:
 
 
 def read_runs(study: Study, results: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the runs that are finished, by arm.
+    """Read the rows of the finished runs, by arm.
 
     Args:
         study: The study.
-        results: Its table file; a file that does not exist yet has no rows.
+        results: Table file of the study; a missing file has no rows.
 
     Raises:
         InputError: the table is broken, or the row of a run lacks a metric or was made with other settings.
@@ -177,6 +182,7 @@ def read_runs(study: Study, results: str | Path) -> dict[str, list[dict[str, Any
     found: dict[str, list[dict[str, Any]]] = {run.arm: [] for run in study.runs}
     for run in study.runs:
         row = rows.get(run.key)
+        # Reject a row with other settings.
         if row is None:
             if other := [key for key in rows if (key.arm, key.seed) == (run.arm, run.seed)]:
                 raise InputError(
@@ -184,6 +190,7 @@ def read_runs(study: Study, results: str | Path) -> dict[str, list[dict[str, Any
                     'it again'
                 )
             continue
+        # Check the metrics.
         missing = [name for name in study.metrics if name not in row.get('metrics', {})]
         if missing:
             raise InputError(f'{results}: the row of {run.key} has no {", ".join(missing)}; delete it to run it again')
@@ -192,11 +199,11 @@ def read_runs(study: Study, results: str | Path) -> dict[str, list[dict[str, Any
 
 
 def table(study: Study, results: str | Path) -> str:
-    """Markdown: a row per arm with mean and sample standard deviation over its finished seeds.
+    """Markdown table with a row per arm: mean and sample standard deviation over its finished seeds.
 
     Args:
         study: The study.
-        results: Its table file.
+        results: Table file of the study.
 
     Raises:
         InputError: no run is finished; see also :func:`read_runs`.
@@ -236,10 +243,10 @@ def insert(path: str | Path, name: str, text: str) -> None:
 
 
 def check_marks(path: str | Path, names: Iterable[str]) -> None:
-    """Check that :func:`insert` can fill a file, before its content is made.
+    """Check that :func:`insert` can fill a file, before the text is made.
 
     Raises:
-        InputError: there is no such file, or it does not have the two lines of each name, once and in this order.
+        InputError: the file does not exist, or does not have the two lines of each name, once and in this order.
     """
     if not Path(path).is_file():
         raise InputError(f'{path}: no such file; check the path')
@@ -247,7 +254,7 @@ def check_marks(path: str | Path, names: Iterable[str]) -> None:
     for begin, end in map(_marks, names):
         if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
             raise InputError(
-                f'{path}: expected one line {begin} and after it one line {end}; add them where the text goes'
+                f'{path}: expected one line {begin} and after it one line {end}; add them where the text should be'
             )
 
 

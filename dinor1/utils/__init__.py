@@ -1,4 +1,4 @@
-"""Utilities for all parts of the package: files, errors, devices, configs, gaps in third-party packages."""
+"""Utilities for all parts of the package: files, errors, devices, configs, fixes for third-party packages."""
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:

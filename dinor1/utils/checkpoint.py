@@ -1,4 +1,4 @@
-"""Loading of weights, with checks that they fit the model."""
+"""Load weights, and check that they fit the model."""
 
 import copy
 from pathlib import Path
@@ -20,27 +20,27 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
     """Check that the parameters of a checkpoint fit a model.
 
     Args:
-        model: The model that will load it, with or without a wrapper for distributed training. If FSDP has sharded it,
-            all processes must call this function.
+        model: The model that will load the checkpoint, with or without a wrapper for distributed training. If FSDP has
+            sharded the model, all processes must call this function.
         path: Checkpoint of MMEngine.
-        partial: Accept missing and additional parameters, as long as some fit, as for the initial weights of a
+        partial: Whether to accept missing and additional parameters if some fit, as for the initial weights of a
             training.
-        resume: Whether a run will continue from it, which needs more than weights.
+        resume: Whether a run will resume from the checkpoint, which needs more than weights.
 
     Raises:
         InputError: the file is missing or not a checkpoint, its weights belong to another architecture or contain NaN,
             or it has only weights while a run is to be resumed.
     """
-    # Read it.
+    # Read the file.
     checkpoint = _load(path)
     state_dict = _state_dict(checkpoint, path)
     if resume:
         _check_resumable(checkpoint, path)
-    # Convert an earlier format, and compare.
+    # Convert weights of an earlier format, and compare with the model.
     upgraded = _upgrade(unwrapped(model), state_dict)
     if upgraded and resume:
         raise InputError(
-            f'{path}: written in an earlier format, from which no run can be resumed; to start from its weights, give '
+            f'{path}: has an earlier format, from which no run can be resumed; to start from its weights, give '
             '--cfg-options load_from=PATH instead of --resume'
         )
     with whole_parameters(model):
@@ -56,9 +56,10 @@ def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn
     Raises:
         InputError: see :func:`check_checkpoint` and :func:`~dinor1.utils.model_converters.convert_model`.
     """
-    # Building a model modifies the nested dicts of its config, which a second model could not use.
+    # Build and convert the model. The config is copied because building a model modifies it.
     model = MODELS.build(copy.deepcopy(cfg.model))
     model, _ = convert_model(model, cfg.get('model_converters'))
+    # Load the weights.
     state_dict = read_state_dict(path)
     _upgrade(model, state_dict)
     _compare(model, state_dict, path)
@@ -67,13 +68,13 @@ def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn
 
 
 def load_weights(model: nn.Module, path: str, missing: tuple[str, ...] = (), surplus: tuple[str, ...] = ()) -> None:
-    """Load the weights of ``path`` into a model that is built.
+    """Load the weights of ``path`` into an existing model.
 
     Args:
         model: The model, without a wrapper for distributed training.
         path: Checkpoint of MMEngine.
-        missing: What the names of weights begin with that the checkpoint may lack; these keep their values.
-        surplus: What the names of weights begin with that the model may lack; these are not read.
+        missing: Prefixes of weights that the checkpoint may lack; these weights keep their values.
+        surplus: Prefixes of weights that the model may lack; these weights are not read.
 
     Raises:
         InputError: see :func:`check_checkpoint`.
@@ -86,7 +87,7 @@ def load_weights(model: nn.Module, path: str, missing: tuple[str, ...] = (), sur
 
 
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:
-    """Weights of a checkpoint file, on the CPU, under the names of the model without a distributed wrapper.
+    """Read the weights of a checkpoint file, on the CPU, with the names of the model without a distributed wrapper.
 
     Raises:
         InputError: the file is missing, damaged or not a checkpoint.
@@ -106,25 +107,28 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
     Raises:
         InputError: they do not fit, or contain NaN.
     """
+    # Sort the weights.
     own = model.state_dict()
     fitting = [k for k, v in state_dict.items() if k in own and v.shape == own[k].shape]
     differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
     other_kind = [k for k in fitting if _kind(state_dict[k]) != _kind(own[k])]
     missing = [k for k in own if k not in state_dict]
     surplus = [k for k in state_dict if k not in own]
-    # Only parameters: a buffer may contain NaN on purpose.
+    # Check only parameters for NaN: a buffer may contain NaN on purpose.
     spoilt = [k for k, _ in model.named_parameters() if k in fitting and state_dict[k].isnan().any()]
     if spoilt:
         raise InputError(
-            f'{path}: {len(spoilt)} of its weights hold NaN, such as {spoilt[0]}; '
-            'its training diverged: give an earlier checkpoint, or train with a lower learning rate'
+            f'{path}: {len(spoilt)} of its weights hold NaN, such as {spoilt[0]}, because the training diverged; '
+            'give an earlier checkpoint, or train with a lower learning rate'
         )
+    # Check the kind of numbers.
     if other_kind:
         key = other_kind[0]
         raise InputError(
-            f'{path}: {len(other_kind)} of its weights have another kind of numbers, such as {key}, '
+            f'{path}: {len(other_kind)} of its weights have another type, such as {key}, '
             f'{state_dict[key].dtype} instead of {own[key].dtype}; give the config that it was trained with'
         )
+    # Check names and shapes.
     if partial and fitting:
         return
     if differing or missing or surplus:
@@ -152,14 +156,14 @@ def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
     """Check that a checkpoint contains what MMEngine needs to resume a run.
 
     Raises:
-        InputError: it does not.
+        InputError: something is missing.
     """
     meta = checkpoint.get('meta')
     missing = [key for key in ('meta', 'message_hub') if not checkpoint.get(key)]
     missing += [f'meta.{key}' for key in ('epoch', 'iter') if isinstance(meta, dict) and meta and key not in meta]
     if missing:
         raise InputError(
-            f'{path}: has no {", ".join(missing)}, so that no run can be resumed from it; '
+            f'{path}: has no {", ".join(missing)}, so no run can be resumed from it; '
             'to start from its weights, give --cfg-options load_from=PATH instead of --resume'
         )
 
@@ -183,18 +187,18 @@ def _load(path: str) -> Any:
             'instead, such as --cfg-options load_from=FILE'
         ) from error
     except Exception as error:
-        # Unpickling damaged bytes can raise almost any exception.
-        what = 'a damaged one, or one with Python objects, which are not loaded'
+        # Catch everything: unpickling damaged bytes can raise almost any exception.
+        what = 'or a damaged one, or one with Python objects, which are not loaded'
         raise InputError(
             f'{path}: not a checkpoint, {what} ({type(error).__name__}); train or download it again'
         ) from error
 
 
 def _state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
-    """Weights of a loaded checkpoint, under names without the prefix of DDP.
+    """Return the weights of a loaded checkpoint, with names without the prefix of DDP.
 
     Raises:
-        InputError: it has no weights.
+        InputError: the checkpoint has no weights.
     """
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):

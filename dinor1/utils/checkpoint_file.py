@@ -1,7 +1,7 @@
-"""Reading of checkpoint files without running code that is in them.
+"""Read checkpoint files without running code that they contain.
 
-A checkpoint is a pickle, which can run anything when it is loaded. torch's safe mode rebuilds tensors and plain data
-only, and what is named here; there is no way around it.
+A checkpoint is a pickle, which can run any code when it is loaded. torch's safe mode loads only tensors, plain data
+and the classes of :func:`allowed_classes`. The unsafe mode is never used.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ def load_file(file: Any, map_location: Any = None, weights_only: bool | None = N
     Args:
         file: Path, or a binary file.
         map_location: As for ``torch.load``.
-        weights_only: Without effect: for callers that would choose the unsafe mode.
+        weights_only: Ignored; accepted because callers of ``torch.load`` pass it.
 
     Raises:
-        InputError: it contains objects that are not allowed, is compressed, or does not fit into memory.
-        UnpicklingError: it is damaged.
+        InputError: the file contains objects that are not allowed, is compressed, or does not fit into memory.
+        UnpicklingError: the file is damaged.
     """
     name = str(file) if isinstance(file, str | os.PathLike) else 'checkpoint'
     if isinstance(file, str | os.PathLike):
@@ -54,9 +54,9 @@ def load_url(url: str, **kwargs: Any) -> Any:
 
 
 def allowed_classes() -> list[Any]:
-    """What a checkpoint may contain besides tensors and plain data.
+    """Classes and functions that a checkpoint may contain besides tensors and plain data.
 
-    They are NumPy's arrays, scalars and dtypes, and what MMEngine stores of its logs and schedules.
+    They are NumPy's arrays, scalars and dtypes, and those that MMEngine stores with its logs and schedules.
     """
     from mmengine.logging import HistoryBuffer
     from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
@@ -69,19 +69,19 @@ def allowed_classes() -> list[Any]:
         np.dtype,
         core.multiarray._reconstruct,
         core.multiarray.scalar,
-        # Under its old name in files of NumPy 1.
+        # The names in files of NumPy 1.
         (core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
         (core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
         *dtypes,
         HistoryBuffer,
         OneCycleParamScheduler,
-        # Methods are stored as a call of getattr.
+        # A pickle stores a method as a call of getattr.
         (_method, 'builtins.getattr'),
     ]
 
 
 def _method(component: Any, name: str) -> Any:
-    """``getattr`` for the methods that MMEngine stores of its logs and schedules, and nothing else."""
+    """``getattr`` for only those methods that MMEngine stores with its logs and schedules."""
     from mmengine.logging import HistoryBuffer
     from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
@@ -96,12 +96,12 @@ def _method(component: Any, name: str) -> Any:
 
 @contextlib.contextmanager
 def _one_line(name: str, unsafe: Callable[[], list[str]]) -> Iterator[None]:
-    """Allow the classes of :func:`allowed_classes`, and name others in one line."""
+    """Allow the classes of :func:`allowed_classes`, and name other classes in a one-line error."""
     with safe_globals(allowed_classes()):
         try:
             yield
         except UnpicklingError as error:
-            # The names cannot be listed for damaged files, nor for torch's format before release 1.6.
+            # List the classes; this fails for damaged files and for torch's format before release 1.6.
             names: list[str] = []
             with contextlib.suppress(Exception):
                 names = sorted(unsafe())
@@ -114,18 +114,20 @@ def _one_line(name: str, unsafe: Callable[[], list[str]]) -> Iterator[None]:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse a file that would fill the memory.
+    """Reject a file that would fill the memory.
 
     Raises:
-        InputError: it is compressed, which torch never does, or larger than the memory of this machine.
+        InputError: the file is compressed, which checkpoints of torch never are, or larger than the memory.
     """
     if not path.is_file():
         return
+    # Reject a compressed archive, whose content may be much larger than the file.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             packed = [entry for entry in archive.infolist() if entry.file_size > entry.compress_size]
         if packed:
-            raise InputError(f'{path}: a compressed archive, as no checkpoint is; unpack it, or download it again')
+            raise InputError(f'{path}: a compressed archive, not a checkpoint; unpack it, or download it again')
+    # Compare the size with the memory of this machine.
     if hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names:
         memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
         if path.stat().st_size > memory:

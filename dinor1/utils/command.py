@@ -1,4 +1,4 @@
-"""Running a command with its output in a log file, a time limit, and signals passed on."""
+"""Run a command with its output in a log file and a time limit, and forward signals to it."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-# The end of a traceback fits.
+# Enough lines for the end of a traceback.
 TAIL_LINES = 15
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else [])]
 
@@ -22,26 +22,27 @@ def run_logged(
     grace: float = 10.0,
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Run a command, its output appended to a file; wait until it ends.
+    """Run a command, append its output to a file, and wait until it ends.
 
-    It gets a session of its own, so that it can be ended with all its worker processes. Ctrl-C, SIGTERM and SIGHUP of
-    this process are passed on to the command, which may save its state; after it has ended, this process ends, too.
+    The command runs in its own session, so that it can be ended with all its worker processes. Ctrl-C, SIGTERM and
+    SIGHUP are forwarded to the command, which may save its state; this process ends after the command.
 
     Args:
         command: Program and arguments.
         log: File for standard output and standard error.
         on_tick: Called about twice per second while the command runs.
-        seconds: Time limit; the command then gets SIGTERM and, ``grace`` seconds later, SIGKILL.
+        seconds: Time limit, after which the command gets SIGTERM and, ``grace`` seconds later, SIGKILL.
         grace: Seconds between the two signals.
-        environment: Environment of the command (default: that of this process).
+        environment: Environment variables of the command. Default: those of this process.
 
     Returns:
-        Exit status; negative: number of the signal that ended the command.
+        Exit status; if it is negative, minus the number of the signal that ended the command.
 
     Raises:
         KeyboardInterrupt: this process got Ctrl-C.
-        SystemExit: it got another signal that ends it.
+        SystemExit: this process got SIGTERM or SIGHUP.
     """
+    # Start the command.
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
     with open(log, 'ab') as file:
@@ -53,6 +54,7 @@ def run_logged(
             env=environment,
             start_new_session=True,
         )
+    # Wait until the command ends or its time is over.
     try:
         with _passed_on(process) as received:
             while process.poll() is None:
@@ -66,10 +68,11 @@ def run_logged(
                     process.wait(min(0.5, left))
                 on_tick()
     finally:
-        # Its workers, too, whatever happened.
+        # End the worker processes, also after an exception.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    # End like the command if there was a signal.
     if signal.SIGINT in received:
         raise KeyboardInterrupt
     if received:
@@ -79,12 +82,12 @@ def run_logged(
 
 @contextlib.contextmanager
 def _passed_on(process: subprocess.Popen) -> Iterator[list[int]]:
-    """Pass signals on to a process meanwhile; yields the list of those that came."""
+    """Forward signals to a process within this context; yields the list of the signals received."""
     received: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        # Closing a terminal is a reason to save, too: tools know SIGTERM.
+        # Send SIGTERM for SIGHUP, because the tools save a checkpoint on SIGTERM.
         process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
@@ -96,18 +99,18 @@ def _passed_on(process: subprocess.Popen) -> Iterator[list[int]]:
 
 
 def last_lines(log: str | os.PathLike, count: int = TAIL_LINES, offset: int = 0) -> list[str]:
-    """The last lines of a log that are not empty; a progress bar that overwrites itself is many lines.
+    """The last non-empty lines of a log; every update of a progress bar is a line.
 
     Args:
-        log: The file; if there is none, there are no lines.
-        count: Number of lines at most.
-        offset: Byte from which to read.
+        log: The log file; a missing file has no lines.
+        count: Maximum number of lines.
+        offset: Position to read from, in bytes.
     """
     return [line for line in read_log(log, offset).splitlines() if line.strip()][-count:]
 
 
 def read_log(log: str | os.PathLike, offset: int = 0) -> str:
-    """Text of a log from a byte on; empty if there is no file yet."""
+    """Text of a log from byte ``offset`` on; empty if there is no file yet."""
     path = Path(log)
     if not path.is_file():
         return ''

@@ -1,8 +1,8 @@
-"""Gaps in third-party packages: one function per gap, all called by :func:`apply`.
+"""Fixes for third-party packages: one function per missing feature or defect, all called by :func:`apply`.
 
-:func:`dinor1.register_all` and the lazy exports of :mod:`dinor1.utils.lazy` call it. The docstring of each function
-states what is missing, since which release, and until when it is needed; if nothing is missing, it does nothing.
-Importing this module changes nothing and is cheap: the functions import the packages that they need.
+:func:`dinor1.register_all` and the lazy exports of :mod:`dinor1.utils.lazy` call :func:`apply`. The docstring of each
+function states what it fixes, since which release the fix is needed, and until when. A function does nothing if
+nothing is missing. Importing this module changes nothing and is cheap: the functions import the packages they need.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from dinor1.utils.config_files import CONFIGS
 
 
 def apply() -> None:
-    """Fill every gap. Idempotent."""
+    """Apply every fix. Idempotent."""
     with deferred_imports():
         fill_mmcv_ext()
         silence_onedl_message()
@@ -37,7 +37,7 @@ def apply() -> None:
 
 
 class _Deferred(types.ModuleType):
-    """Stands for a module. Its attributes are functions that import the module when they are called."""
+    """Placeholder of a module. Its attributes are functions that import the module when they are called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__'):
@@ -57,13 +57,14 @@ def deferred_imports() -> Iterator[None]:
     """Context in which MMEngine and MMDetection are imported without transformers, imgaug and tifffile.
 
     What: MMEngine imports transformers for one optimizer, and MMDetection for its language models; MMDetection imports
-    imgaug for a transform for lane detection, and MMCV tifffile for one of its image backends. Together they are a
-    third of the time that an import of the detector takes. imgaug and tifffile are imported when they are used;
-    for transformers see :func:`import_transformers_with_language_models`. Before release 5, transformers is
-    not deferred, because MMDetection's GLIP, which does not work with later ones, inherits from its classes.
+    imgaug for a transform for lane detection, and MMCV imports tifffile for one of its image backends. These imports
+    take a third of the time of importing the detector. Here, imgaug and tifffile are imported when they are used; for
+    transformers see :func:`import_transformers_with_language_models`. Before release 5, transformers is not deferred,
+    because MMDetection's GLIP, which does not work with later releases, inherits from its classes.
     Since: onedl-mmengine 0.10.12, onedl-mmcv 2.3.6 and onedl-mmdetection 3.4.5, or earlier.
-    Until: when these import them where they are used.
+    Until: these packages import them where they are used.
     """
+    # Put placeholders in the place of modules that are not loaded yet.
     names = ('imgaug', 'imgaug.augmenters', 'imgaug.augmentables.lines', 'imgaug.augmentables.segmaps', 'tifffile')
     absent: dict[str, Any] = {name: _Deferred(name) for name in names if name.split('.')[0] not in sys.modules}
     if 'transformers' not in sys.modules and _major_release('transformers') >= 5:
@@ -77,7 +78,7 @@ def deferred_imports() -> Iterator[None]:
 
 
 def _major_release(package: str) -> int:
-    """First number of the version of an installed package; 0 without it."""
+    """First number of the version of a package; 0 if the package is not installed."""
     try:
         return int(importlib.metadata.version(package).split('.')[0])
     except importlib.metadata.PackageNotFoundError:
@@ -85,7 +86,7 @@ def _major_release(package: str) -> int:
 
 
 def import_transformers_with_language_models() -> None:
-    """Import transformers, and fill its gaps, when MMDetection's ``BertModel`` or a tokenizing transform is built.
+    """Import and fix transformers when MMDetection's ``BertModel`` or a tokenizing transform is built.
 
     What: see :func:`deferred_imports`. ``Adafactor`` of transformers is registered as a function that imports it.
     """
@@ -101,7 +102,7 @@ def import_transformers_with_language_models() -> None:
 
 
 def _after(prepare: Callable[[], None], function: Callable) -> Callable:
-    """``function``, with ``prepare`` called before it."""
+    """Return a function that calls ``prepare`` and then ``function``."""
 
     @functools.wraps(function)
     def prepared(*args: Any, **kwargs: Any) -> Any:
@@ -112,14 +113,14 @@ def _after(prepare: Callable[[], None], function: Callable) -> Callable:
 
 
 def _adafactor(*args: Any, **kwargs: Any) -> Any:
-    """The optimizer of transformers."""
+    """Build the optimizer Adafactor of transformers."""
     from transformers import Adafactor
 
     return Adafactor(*args, **kwargs)
 
 
 def fill_transformers() -> None:
-    """Import transformers, give MMDetection the names that it imports from it, and fill the gaps. Idempotent."""
+    """Import transformers, set the names that MMDetection imports from it, and apply the fixes. Idempotent."""
     import transformers
     from mmdet.datasets.transforms import text_transformers
     from mmdet.models.language_models import bert
@@ -137,13 +138,13 @@ def fill_transformers() -> None:
 
 
 def fill_mmcv_ext() -> None:
-    """Put :mod:`dinor1.ops.mmcv_ext` at ``mmcv._ext`` where MMCV came without its compiled operators.
+    """Use :mod:`dinor1.ops.mmcv_ext` as ``mmcv._ext`` if MMCV is installed without its compiled operators.
 
     What: ``mmcv.ops``, and with it every MMDetection model, cannot be imported without the extension, because MMCV
     looks up all its operators at import. MMCV's deformable attention on a CPU is also replaced by
     :func:`dinor1.ops.ms_deform_attn`, which has the same result, is faster and checks its input.
     Since: always, for a plain ``pip install``; a build with operators exists only for some torch releases.
-    Until: when MMCV looks up its operators where they are called.
+    Until: MMCV looks up its operators where they are called.
     """
     if importlib.util.find_spec('mmcv._ext') is not None:
         return
@@ -153,6 +154,7 @@ def fill_mmcv_ext() -> None:
 
     mmcv._ext = sys.modules['mmcv._ext'] = mmcv_ext.make_stand_in()
 
+    # Replace the attention, and keep MMCV's own for mmcv_attention().
     from mmcv.ops import multi_scale_deform_attn
 
     original = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch
@@ -178,9 +180,9 @@ def mmcv_attention() -> Iterator[None]:
 
 
 def has_mmcv_operators() -> bool:
-    """Whether MMCV came with its compiled operators."""
+    """Whether MMCV is installed with its compiled operators."""
     spec = importlib.util.find_spec('mmcv._ext')
-    # The stand-in has a module specification too, but no loader.
+    # The replacement has a module specification too, but no loader.
     return spec is not None and spec.loader is not None
 
 
@@ -189,11 +191,11 @@ def has_mmcv_operators() -> bool:
 
 
 def fill_tokenizer_batch_encode_plus() -> None:
-    """Give Hugging Face tokenizers back ``batch_encode_plus``, which MMDetection's ``BertModel`` calls.
+    """Restore ``batch_encode_plus`` of Hugging Face tokenizers, which MMDetection's ``BertModel`` calls.
 
     What: the method was equivalent to calling the tokenizer on a list of texts.
     Since: transformers 5.0.
-    Until: when MMDetection calls the tokenizer itself.
+    Until: MMDetection calls the tokenizer itself.
     """
     from transformers import PreTrainedTokenizerBase
 
@@ -211,12 +213,12 @@ def fill_tokenizer_batch_encode_plus() -> None:
 
 
 def fill_lvis_numpy_float() -> None:
-    """Give ``lvis.eval`` the name ``np.float``, which NumPy has removed.
+    """Define ``np.float``, which NumPy has removed, in ``lvis.eval``.
 
-    What: ``LVISEval.accumulate`` casts to ``np.float``. Its module gets a copy of NumPy's namespace with that name, and
+    What: ``LVISEval.accumulate`` casts to ``np.float``. Its module gets a copy of NumPy's namespace with that name;
     NumPy itself is not changed.
     Since: NumPy 1.24, with lvis up to 0.5.3.
-    Until: when lvis writes ``float``.
+    Until: lvis uses ``float``.
     """
     import numpy as np
 
@@ -234,24 +236,24 @@ def fill_lvis_numpy_float() -> None:
 
 
 def silence_onedl_message() -> None:
-    """Import ``mmdet.datasets`` once without its two lines "Could not import OneDL" on standard output.
+    """Import ``mmdet.datasets`` without its two lines "Could not import OneDL" on standard output.
 
-    What: MMDetection logs them at debug level but without a logger, which prints messages of every level. All commands
-    would print them first, also those whose output is JSON.
-    Since: onedl-mmdetection 3.4.5 or earlier, where the optional package ``onedl`` is not installed.
-    Until: when MMDetection gives the message a logger.
+    What: MMDetection logs these lines at debug level but without a logger, which prints messages of every level. Every
+    command would print them first, even commands whose output is JSON.
+    Since: onedl-mmdetection 3.4.5 or earlier, if the optional package ``onedl`` is not installed.
+    Until: MMDetection uses a logger for the message.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         importlib.import_module('mmdet.datasets')
 
 
 def fill_bert_pairwise_mask() -> None:
-    """Let MMDetection's ``BertModel`` keep the phrases of a caption apart (``use_sub_sentence_represent``).
+    """Let MMDetection's ``BertModel`` encode each phrase of a caption separately (``use_sub_sentence_represent``).
 
-    What: for Grounding DINO it hands Hugging Face's BERT a mask of token pairs, (bs, num_tokens, num_tokens).
-    BERT now takes either a mask of tokens, (bs, num_tokens), or an additive one that has an axis for heads.
+    What: for Grounding DINO it passes a mask of token pairs, (bs, num_tokens, num_tokens), to Hugging Face's BERT.
+    BERT now takes either a mask of tokens, (bs, num_tokens), or an additive mask with an axis for heads.
     Since: transformers 5.0.
-    Until: when MMDetection passes four axes.
+    Until: MMDetection passes four axes.
     """
     import torch
     import transformers
@@ -266,10 +268,11 @@ def fill_bert_pairwise_mask() -> None:
         mask = x['attention_mask']
         if mask.dim() != 3:
             return forward(self, x)
+        # Convert to an additive mask with an axis for heads.
         dtype = next(self.parameters()).dtype
         additive = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask.bool(), torch.finfo(dtype).min)
         results = forward(self, dict(x, attention_mask=additive[:, None]))
-        results['masks'] = mask  # the detector's own text layers go on with the mask of pairs
+        results['masks'] = mask  # the detector's own text layers need the mask of pairs
         return results
 
     BertEncoder.forward = forward_with_heads_axis
@@ -280,12 +283,12 @@ def fill_bert_pairwise_mask() -> None:
 
 
 def load_checkpoints_safely() -> None:
-    """Let MMEngine read checkpoints by :mod:`dinor1.utils.checkpoint_file` only.
+    """Let MMEngine read checkpoints through :mod:`dinor1.utils.checkpoint_file` only.
 
-    What: where torch's safe mode refuses a checkpoint, MMEngine loads it again in the unsafe mode, in which a file can
-    run any code; files from the network are always loaded in the unsafe mode.
+    What: if torch's safe mode rejects a checkpoint, MMEngine falls back to the unsafe mode, in which a file can run any
+    code; downloaded files are always loaded in the unsafe mode.
     Since: always.
-    Until: when MMEngine does not fall back.
+    Until: MMEngine does not fall back.
     """
     from mmengine.runner import checkpoint
 
@@ -295,11 +298,11 @@ def load_checkpoints_safely() -> None:
 
 
 def let_configs_inherit_from_dinor1() -> None:
-    """Let configs outside this project name ours as their base: ``_base_ = 'dinor1::dino_r1/NAME.py'``.
+    """Let configs of other projects inherit from ours: ``_base_ = 'dinor1::dino_r1/NAME.py'``.
 
-    What: MMEngine refuses packages that are not on its list, and looks up recipes in a catalogue of metafiles.
+    What: MMEngine rejects packages that are not on its list, and looks up configs in an index of metafiles.
     Since: always.
-    Until: when MMEngine finds files of any installed package.
+    Until: MMEngine finds files of any installed package.
     """
     from mmengine.config import config
     from mmengine.config.utils import MODULE2PACKAGE

@@ -1,4 +1,4 @@
-"""Check of the components that a config describes, before any of them is built.
+"""Check the components that a config describes before any of them is built.
 
 Argument names and simple types are compared with the constructors' signatures. Components of other libraries are
 checked only where MMEngine's Runner builds them without changing their arguments.
@@ -18,7 +18,7 @@ from mmengine.registry import Registry
 
 from dinor1 import registry as _registry
 
-# Where MMEngine passes the arguments of a config on as they are -> registry, and the keys that it reads itself.
+# Key of a component that MMEngine builds with unchanged arguments -> its registry, and the keys that MMEngine reads.
 _RUNNER_PARTS: dict[tuple[str, ...], tuple[Registry, tuple[str, ...]]] = {
     **{(key,): (_registry.LOOPS, ()) for key in ('train_cfg', 'val_cfg', 'test_cfg')},
     ('default_hooks', '*'): (_registry.HOOKS, ('priority',)),
@@ -35,10 +35,10 @@ class Mistake:
     """A mistake in a config.
 
     Attributes:
-        key: Where it is, such as ``test_cfg.prompts.seed``.
-        component: Class that does not accept it.
+        key: Key in the config, such as ``test_cfg.prompts.seed``.
+        component: Name of the class that does not accept the argument.
         argument: Name of the argument.
-        text: What is wrong.
+        text: Description of the mistake.
     """
 
     key: str
@@ -48,13 +48,20 @@ class Mistake:
 
 
 def mistakes(node: Any, place: tuple[str, ...] = ()) -> Iterator[Mistake]:
-    """Arguments in ``node``, a config or a part of it at ``place``, that a component does not accept."""
+    """Yield the arguments that a component does not accept.
+
+    Args:
+        node: A config, or a part of it.
+        place: Keys that lead from the config to ``node``.
+    """
+    # Check the items of a list.
     if isinstance(node, list | tuple):
         for number, value in enumerate(node):
             yield from mistakes(value, (*place, str(number)))
         return
     if not isinstance(node, Mapping):
         return
+    # Check the arguments of a component.
     known: Mapping[str, Any] | None = None
     kind = node.get('type')
     if isinstance(kind, str | type):
@@ -64,6 +71,7 @@ def mistakes(node: Any, place: tuple[str, ...] = ()) -> Iterator[Mistake]:
             given = {name: value for name, value in node.items() if name not in (*_READ_BEFORE, *read_before)}
             name = kind if isinstance(kind, str) else kind.__name__
             yield from _wrong_arguments(name, known, given, place)
+    # Check the values, which may be settings or components themselves.
     for name, value in node.items():
         settings = _settings_class(known.get(name)) if known is not None and isinstance(value, Mapping) else None
         if settings is not None and 'type' not in value:
@@ -72,10 +80,10 @@ def mistakes(node: Any, place: tuple[str, ...] = ()) -> Iterator[Mistake]:
 
 
 def arguments(constructor: Any) -> dict[str, Any]:
-    """Names of a constructor's arguments, with their annotations where there are any.
+    """Names of a constructor's arguments -> their annotations, or ``Any`` without one.
 
-    With ``**kwargs``, those of the classes that it inherits from are included. Any other name after ``**`` means that
-    the arguments go elsewhere, and is included with its stars: all names are allowed.
+    If the constructor has ``**kwargs``, the arguments of its base classes are included. A parameter ``**NAME`` with any
+    other name accepts all arguments; it is included under the name ``**NAME``.
     """
     found: dict[str, Any] = {}
     for function in _initialisers(constructor):
@@ -90,7 +98,12 @@ def arguments(constructor: Any) -> dict[str, Any]:
 
 
 def _component(kind: str | type, place: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """The class or function of ``type=kind`` if its arguments can be checked, and keys to leave out."""
+    """Find the class or function of ``type=kind``.
+
+    Returns:
+        The class or function, or None if its arguments cannot be checked; and the keys that are not its arguments.
+    """
+    # Look up a component that MMEngine's Runner builds.
     pattern = place if place in _RUNNER_PARTS else (*place[:-1], '*')
     if pattern in _RUNNER_PARTS:
         registry, read_before = _RUNNER_PARTS[pattern]
@@ -98,7 +111,7 @@ def _component(kind: str | type, place: tuple[str, ...]) -> tuple[Any, tuple[str
         return (None if _passes_on_unknown(found) else found), read_before
     if isinstance(kind, type):
         return (kind if _is_ours(kind) else None), ()
-    # A name may be in several registries; only a single class of ours is certain.
+    # Look up a name. It may be in several registries: accept it only if it means a single class of ours.
     candidates = {registry.module_dict.get(kind) for registry in _REGISTRIES} - {None}
     ours = [candidate for candidate in candidates if _is_ours(candidate)]
     return (ours[0] if len(ours) == 1 == len(candidates) else None), ()
@@ -109,7 +122,7 @@ def _is_ours(component: Any) -> bool:
 
 
 def _passes_on_unknown(component: Any) -> bool:
-    """Whether it is a class of another library with ``**kwargs``, whose names cannot be checked."""
+    """Whether a component belongs to another library and has ``**kwargs``, so that its arguments cannot be checked."""
     if component is None or _is_ours(component):
         return False
     parameters = inspect.signature(component).parameters.values()
@@ -117,7 +130,7 @@ def _passes_on_unknown(component: Any) -> bool:
 
 
 def _initialisers(constructor: Any) -> Iterator[Any]:
-    """``__init__`` of a class, and of the classes that receive its ``**kwargs``; a function as it is."""
+    """Yield ``__init__`` of a class and of the base classes that receive its ``**kwargs``; or a function itself."""
     if not isinstance(constructor, type):
         yield constructor
         return
@@ -141,7 +154,7 @@ def _hints(function: Any) -> dict[str, Any]:
 def _wrong_arguments(
     component: str, known: Mapping[str, Any], given: Mapping[str, Any], place: tuple[str, ...]
 ) -> Iterator[Mistake]:
-    """Arguments with a wrong name or type."""
+    """Yield the arguments with a wrong name or type."""
     takes_any = any(name.startswith('**') for name in known)
     for name, value in given.items():
         key = '.'.join((*place, name))
@@ -157,7 +170,8 @@ def _wrong_arguments(
 
 
 def accepts(annotation: Any, value: Any) -> bool:
-    """Whether a value of a config fits an annotation; annotations that say little accept everything."""
+    """Whether a value of a config fits an annotation; annotations that cannot be checked accept everything."""
+    # Check unions, literals and None.
     origin, options = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return any(accepts(option, value) for option in options)
@@ -165,12 +179,14 @@ def accepts(annotation: Any, value: Any) -> bool:
         return value in options
     if annotation is None or annotation is type(None):
         return value is None
+    # Check numbers and strings.
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (bool, str):
         return isinstance(value, annotation)
+    # Check containers.
     container = origin or annotation
     if container in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)
@@ -180,14 +196,14 @@ def accepts(annotation: Any, value: Any) -> bool:
         if container is tuple and options and options[-1] is not Ellipsis:
             return len(value) == len(options) and all(map(accepts, options, value))
         return not options or all(accepts(options[0], item) for item in value)
-    # Other classes: a plain value is not an object of ours, and whether one of another library takes it is unknown.
+    # Check classes of ours; classes of other libraries may convert a plain value.
     if isinstance(annotation, type) and _is_ours(annotation):
         return isinstance(value, annotation)
     return True
 
 
 def _described(annotation: Any) -> str:
-    """An annotation in words."""
+    """Describe an annotation in words."""
     origin, options = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return ' or '.join(dict.fromkeys(_described(option) for option in options))
@@ -207,7 +223,7 @@ def _described(annotation: Any) -> str:
 
 
 def _settings_class(annotation: Any) -> type | None:
-    """The class of ours among the alternatives of an annotation, whose arguments a dict of settings gives."""
+    """Return the only class of ours in an annotation, to which a dict of settings is converted; None without one."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     ours = [option for option in options if isinstance(option, type) and _is_ours(option)]
     return ours[0] if len(ours) == 1 and not inspect.isabstract(ours[0]) else None

@@ -1,4 +1,4 @@
-"""Reading of configs, where a misspelt key is an error with a suggestion."""
+"""Read configs, and report misspelt keys with a suggestion."""
 
 import difflib
 import inspect
@@ -16,14 +16,14 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.moved_keys import check_not_moved, moved_argument, removed_keys, warn_of_renamed_types
 from dinor1.utils.registration import register_all
 
-# Top-level keys: those of MMEngine's Runner, those that it reads besides, and ours.
+# Top-level keys: arguments of MMEngine's Runner, other keys that it reads, and our keys.
 _KNOWN = [
     *inspect.signature(Runner.__init__).parameters,
     *('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports'),
     *('prompt_dataset', 'model_converters', 'tta_model', 'tta_pipeline'),
 ]
 
-# Registries of the components whose arguments an override may add.
+# An override may add arguments to components of these registries.
 _REGISTRIES = (HOOKS, LOOPS, MODELS, MODEL_CONVERTERS, TASK_UTILS)
 
 
@@ -41,12 +41,13 @@ def load_config(name: str | PathLike, cfg_options: Mapping[str, Any] | None = No
         InputError: the file is missing or invalid, an override names an unknown key, a top-level key is probably
             misspelt, a key belongs to an earlier version, or a component of ours does not accept an argument.
     """
+    # Read the file.
     file, path = find_config(name), str(name)
     register_all()
     try:
         cfg = Config.fromfile(file)
     except Exception as error:
-        # A config can raise any exception; its message is more useful than a traceback through the parser.
+        # A config is a program and can raise any exception: report its message without the traceback.
         message = str(error).strip().splitlines() or ['']
         reason = f'{type(error).__name__}: {message[-1]}'
         raise InputError(f'{path}: cannot be read as a config ({reason})') from error
@@ -57,7 +58,7 @@ def load_config(name: str | PathLike, cfg_options: Mapping[str, Any] | None = No
         _check_override(cfg, key)
     try:
         cfg.merge_from_dict(options)
-    except TypeError as error:  # a dict in the place of something else
+    except TypeError as error:  # a dict replaces a value that is not a dict
         raise InputError(f'--cfg-options: {error}') from error
     # Check for keys of earlier versions and misspelt keys.
     for key, instead in removed_keys(cfg):
@@ -65,7 +66,7 @@ def load_config(name: str | PathLike, cfg_options: Mapping[str, Any] | None = No
         raise InputError(f'{where} belongs to an earlier version; write {instead}')
     for key in cfg:
         if key not in _KNOWN:
-            # A config may define variables of its own; only a near match of a known key counts as misspelt.
+            # A config may define its own variables; only a near match of a known key counts as misspelt.
             close = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.9)
             if close and close[0] not in cfg:
                 raise InputError(f'{path}: unknown key {key!r}; did you mean {close[0]!r}?')
@@ -77,7 +78,7 @@ def load_config(name: str | PathLike, cfg_options: Mapping[str, Any] | None = No
 
 
 def _message(mistake: Mistake, path: str, cfg_options: dict[str, Any]) -> str:
-    """The mistake as one line that begins with the override, or the file, that it is in."""
+    """Describe a mistake in one line that begins with the override or the file that contains it."""
     given = next((key for key in cfg_options if f'{mistake.key}.'.startswith(f'{key}.')), None)
     where = f'{path}: {mistake.key}' if given is None else f'--cfg-options {mistake.key}'
     moved = moved_argument(mistake.component, mistake.argument, mistake.key)
@@ -94,11 +95,12 @@ def _is_argument(node: dict, name: str) -> bool:
 
 
 def _check_override(cfg: Config, key: str) -> None:
-    """Check the key of an override, which may add an argument that the config leaves at its default.
+    """Check that the key of an override exists, or names an argument that the config leaves at its default.
 
     Raises:
         InputError: the key does not exist.
     """
+    # Follow the key through dicts and lists.
     node: Any = cfg._cfg_dict
     parts = key.split('.')
     for depth, part in enumerate(parts):
@@ -109,7 +111,7 @@ def _check_override(cfg: Config, key: str) -> None:
             node = node[int(part)]
         elif isinstance(node, ConfigDict | dict):
             if part not in node:
-                # Arguments of a component may have similar names (num_stages, frozen_stages): require a closer match.
+                # Require a closer match inside components: their arguments may be similar (num_stages, frozen_stages).
                 cutoff = 0.6 if depth == 0 else 0.8
                 close = difflib.get_close_matches(part, list(node), n=1, cutoff=cutoff)
                 if part in _KNOWN if depth == 0 else not close or _is_argument(node, part):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from dinor1.utils.errors import InputError
 
-# In the repository a link to its folder ``configs``. MMEngine looks here for ``_base_ = 'dinor1::...'``.
+# In the repository, this is a link to the folder ``configs``. MMEngine looks here for ``_base_ = 'dinor1::...'``.
 CONFIGS = Path(__file__).parent.with_name('.mim') / 'configs'
 
 
 def find_config(name: str | os.PathLike) -> Path:
-    """The file of a config.
+    """Find the file of a config.
 
     Args:
         name: A file, or the name of a config that comes with dinor1: its path in ``configs``, with or without ``.py``,
@@ -22,12 +22,13 @@ def find_config(name: str | os.PathLike) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    # 'configs/...' is what a command in the repository says.
+    # Look for a config of dinor1; commands in the repository write 'configs/...'.
     relative = os.path.normpath(name).removeprefix(f'configs{os.sep}')
     if not os.path.isabs(relative) and not relative.startswith('..'):
         for candidate in (CONFIGS / relative, CONFIGS / f'{relative}.py'):
             if candidate.is_file():
                 return candidate
+    # Propose a similar path, or a similar file name.
     names = config_names()
     stems = {Path(known).name: known for known in names}
     wanted = Path(name).name.removesuffix('.py')
@@ -38,6 +39,6 @@ def find_config(name: str | os.PathLike) -> Path:
 
 
 def config_names() -> list[str]:
-    """Names of all configs that come with dinor1 and can be run, sorted."""
+    """Sorted names of all runnable configs that come with dinor1."""
     files = (path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py'))
     return sorted(path.with_suffix('').as_posix() for path in files if path.parts[0] not in ('_base_', 'studies'))

@@ -1,4 +1,4 @@
-"""Dataclasses of settings, which a config writes as dicts with only the fields that differ from a default."""
+"""Dataclasses of settings; in a config they are dicts of the fields that differ from a default."""
 
 import difflib
 from collections.abc import Mapping

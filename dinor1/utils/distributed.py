@@ -15,9 +15,9 @@ def unwrapped(model: nn.Module) -> Any:
 
 
 def whole_parameters(model: nn.Module, write: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """A context in which the parameters of a model that FSDP has sharded are whole; other models stay as they are.
+    """Return a context in which an FSDP model has its whole parameters; other models do not change.
 
-    All processes must enter it.
+    All processes must enter the context.
 
     Args:
         model: The model, with its wrapper.
@@ -29,6 +29,6 @@ def whole_parameters(model: nn.Module, write: bool = False) -> contextlib.Abstra
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give all processes the buffers of the first, such as the statistics of batch norm; all must call it."""
+    """Copy buffers, such as the statistics of batch norm, from the first process to all; all must call this."""
     for buffer in model.buffers():
         broadcast(buffer)

@@ -1,8 +1,8 @@
-"""The exception for errors of the user."""
+"""The exception for user errors."""
 
 
 class InputError(ValueError):
-    """An input of the user is invalid: a file, a box, a config key, a checkpoint.
+    """A user error: a file, a box, a config key, a checkpoint or another input is invalid.
 
     The message is a single line that states what is wrong, where, and what to do. The command-line tools print it
     without a traceback and exit with status 2.

@@ -1,4 +1,4 @@
-"""Digest of the weights that a prompt embedding depends on."""
+"""Digest of the weights that determine a prompt embedding."""
 
 import hashlib
 
@@ -11,11 +11,11 @@ _PROMPT_MODULES = ('backbone', 'neck', 'prompt_encoder', 'language_model', 'text
 def fingerprint(model: nn.Module, whole: bool = False) -> str:
     """Hexadecimal digest (64 characters) of backbone, neck, prompt encoder and language model.
 
-    Equal for equal weights on any device; changes with one bit of one weight.
+    Equal weights have equal digests on any device. If one bit of a weight changes, the digest changes.
 
     Args:
         model: The detector.
-        whole: Digest all weights of the model instead.
+        whole: Whether to digest all weights of the model instead.
     """
     digest = hashlib.blake2b(digest_size=32)
     for name, tensor in sorted(model.state_dict().items()):

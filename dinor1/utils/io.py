@@ -1,4 +1,4 @@
-"""Reading and writing of files, with atomic writes and one-line errors."""
+"""Read and write files, with atomic writes and one-line errors."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from dinor1.utils.errors import InputError
 
-# Errors that occur while writing to an open file, and do not contain its name.
+# Numbers of errors that occur while writing to an open file; these errors do not contain the name of the file.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _RUST_ERROR = re.compile(r'\(os error (\d+)\)')
 
@@ -25,7 +25,7 @@ _RUST_ERROR = re.compile(r'\(os error (\d+)\)')
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, delete it on failure.
 
-    The temporary name keeps the suffix, from which image writers choose the format, and begins with a dot (see
+    The temporary name keeps the suffix, because image writers choose the format by it, and begins with a dot (see
     :func:`visible`).
 
     Raises:
@@ -35,12 +35,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.parent / f'.{path.stem}-{secrets.token_hex(6)}{path.suffix}'
     with _errors_name(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # With the default permissions of a new file, unlike files of tempfile.
+        # Create the file with default permissions, unlike tempfile does.
         temporary.touch(exist_ok=False)
         try:
             mode = temporary.stat().st_mode & 0o777
             yield temporary
-            # Writers such as safetensors replace the file by a new one, which may have other permissions.
+            # Restore the permissions: writers such as safetensors replace the file.
             temporary.chmod(mode)
             temporary.replace(path)
         finally:
@@ -49,7 +49,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
-    """Let operating system errors about the file being written name ``path``, from Python and from libraries."""
+    """Let errors of Python and of libraries about the file being written name ``path``, not the temporary file."""
     try:
         yield
     except OSError as error:
@@ -58,14 +58,14 @@ def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
         else:
             folders = [str(folder) for folder in path.parents]
             ours = str(error.filename) in (str(path), str(temporary), *folders)
-            # If a file has the name of the folder, mkdir reports that it exists.
+            # mkdir reports "exists" if a file has the name of the folder.
             is_no_folder = error.errno == errno.EEXIST and str(error.filename) in folders
             number = errno.ENOTDIR if is_no_folder else error.errno
         if not ours:
             raise
         raise OSError(number, os.strerror(number or 0), str(path)) from None
     except Exception as error:
-        # Libraries written in Rust, such as safetensors, put the error number into the message.
+        # Find the error number in the message of a library written in Rust, such as safetensors.
         found = _RUST_ERROR.search(str(error))
         if found is None:
             raise
@@ -73,8 +73,8 @@ def _errors_name(path: Path, temporary: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def write_image(picture: Any, path: str | os.PathLike) -> None:
-    """Write a BGR image (H, W, 3) of uint8 atomically, in the format given by the suffix.
+def write_image(image: Any, path: str | os.PathLike) -> None:
+    """Write a BGR image (H, W, 3) of uint8 atomically, in the format of the suffix.
 
     Raises:
         InputError: OpenCV cannot encode it in this format.
@@ -84,29 +84,31 @@ def write_image(picture: Any, path: str | os.PathLike) -> None:
 
     path = Path(path)
     try:
-        done, data = cv2.imencode(path.suffix, picture)
+        done, data = cv2.imencode(path.suffix, image)
     except cv2.error:  # an unknown suffix
         done = False
     if not done:
-        raise InputError(f'{path}: the picture cannot be encoded; give a name that ends in .png')
-    # OpenCV's own writer only returns False if the disk is full.
+        raise InputError(f'{path}: the image cannot be encoded; give a name that ends in .png')
+    # Write the bytes here: OpenCV's writer raises no error if the disk is full.
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
 
 def check_output(path: str | os.PathLike, option: str = '') -> None:
-    """Check, before a long computation, that a file can be written at its end; nothing is created.
+    """Check, before a long computation, that its output file can be written; nothing is created.
 
     Args:
         path: The file.
         option: Name of the user's option, such as ``--out``, for messages.
 
     Raises:
-        InputError: it is a folder, or its folder is not writable and cannot be created.
+        InputError: the path is a folder, or the parent folder is not writable and cannot be created.
     """
+    # Check the path itself.
     path, where = Path(path), f'{option} {path}'.strip()
     if path.is_dir():
         raise InputError(f'{where}: is a folder; give the name of a file')
+    # Check the nearest folder that exists.
     folder = path.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -126,20 +128,20 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
-    """Sorted files that match, without the temporary files of :func:`atomic_path`."""
+    """Sorted files in ``folder`` that match ``pattern``, without the temporary files of :func:`atomic_path`."""
     return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith('.'))
 
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, wait: bool = False) -> Iterator[None]:
-    """Lock ``folder``, which is made if it does not exist. The lock ends with its process, however that ends.
+    """Lock ``folder``, which is created if necessary. The operating system releases the lock when the process ends.
 
     Args:
         folder: The folder.
-        wait: Wait while another process holds the lock.
+        wait: Whether to wait while the folder is locked.
 
     Raises:
-        InputError: another process, or another holder in this one, has the lock, and ``wait`` is False.
+        InputError: the folder is locked, by another process or within this one, and ``wait`` is False.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,12 +155,12 @@ def locked(folder: str | os.PathLike, wait: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_file(path: str | os.PathLike, timeout: float = 60) -> Iterator[None]:
-    """Wait until no other process has the lock of the file ``path``, and hold it.
+    """Wait until no other process holds the lock of the file ``path``, and hold the lock.
 
-    The lock is a file beside it, ``.NAME.lock``, because ``path`` itself is replaced when it is written.
+    The lock is the file ``.NAME.lock`` in the same folder, because ``path`` itself is replaced when it is written.
 
     Args:
-        path: The file; it need not exist, and its folder is made.
+        path: The file, which need not exist; its folder is created if necessary.
         timeout: Seconds to wait.
 
     Raises:
@@ -187,7 +189,7 @@ def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
 
 
 def dump_json(obj: Any, **kwargs: Any) -> str:
-    """``obj`` as JSON, with ``null`` for numbers that are not finite; ``kwargs`` go to :func:`json.dumps`."""
+    """Return ``obj`` as JSON, with ``null`` for numbers that are not finite; ``kwargs`` go to :func:`json.dumps`."""
     return json.dumps(_finite(obj), allow_nan=False, **kwargs)
 
 
@@ -215,7 +217,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Text of a file in UTF-8, without a byte order mark.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises:
         InputError: the file does not exist or cannot be read.

@@ -1,7 +1,7 @@
 """Names of a package that are loaded on first use (PEP 562).
 
-Importing a package of this project is instant; the first use of a name fills the gaps of third-party packages and loads
-MMDetection.
+Importing a package of this project is instant. The first use of a name applies the fixes for third-party packages and
+loads MMDetection.
 """
 
 import importlib
@@ -15,11 +15,11 @@ from dinor1.utils import compat
 def lazy_exports(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """``__getattr__``, ``__dir__`` and ``__all__`` of a package that imports its parts on demand.
+    """Make ``__getattr__``, ``__dir__`` and ``__all__`` of a package that imports its modules on demand.
 
     Args:
         package: The package's ``__name__``.
-        homes: Name -> relative name of the module that defines it, such as ``'.inferencer'``.
+        homes: Exported name -> relative name of the module that defines it, such as ``'.inferencer'``.
     """
 
     def get(name: str) -> Any:

@@ -1,11 +1,11 @@
-"""How far a training or a test is, read from the log that MMEngine writes."""
+"""Read the progress of a training or a test from the log that MMEngine writes."""
 
 import re
 from typing import NamedTuple
 
 # "Epoch(train)  [2][ 50/250]", "Epoch(val) [2][10/75]", "Epoch(test) [10/75]", "Iter(train) [ 50/1500]"
 _LINE = re.compile(r'(?:Epoch|Iter)\((train|val|test)\)\s+(?:\[(\d+)\]\s*)?\[\s*(\d+)/\s*(\d+)\]')
-# In the config, which MMEngine writes before the first line.
+# A line of the config, which MMEngine writes at the beginning of the log.
 _EPOCHS = re.compile(r'^train_cfg = dict\([^)]*?max_epochs=(\d+)', re.MULTILINE)
 
 
@@ -15,9 +15,9 @@ class Progress(NamedTuple):
     Attributes:
         stage: ``'train'``, ``'val'`` or ``'test'``.
         epoch: Current epoch, from 1; None if the run does not count epochs.
-        epochs: Number of epochs, if the log tells it.
-        done: Iterations of this epoch or stage that are done.
-        total: Its number of iterations.
+        epochs: Number of epochs; None if the log does not contain it.
+        done: Finished iterations of this epoch, validation or test.
+        total: All iterations of this epoch, validation or test.
     """
 
     stage: str
@@ -28,7 +28,7 @@ class Progress(NamedTuple):
 
     @property
     def fraction(self) -> float | None:
-        """Finished part of the training or the test, 0 to 1; None if unknown. A validation counts as its epoch."""
+        """Finished part of the training or test, 0 to 1; None if unknown. In a validation, its epoch counts as done."""
         part = self.done / self.total if self.total else 1.0
         if self.epoch is None:
             return part
@@ -45,7 +45,7 @@ class Progress(NamedTuple):
 
 
 def read_progress(text: str) -> Progress | None:
-    """Progress by the last line of a log that tells it; None if there is none yet."""
+    """Return the progress from the last line of a log that contains it; None if there is none yet."""
     found = None
     for found in _LINE.finditer(text):  # noqa: B007
         pass
@@ -62,9 +62,9 @@ def read_progress(text: str) -> Progress | None:
 
 
 class RemainingTime:
-    """Estimates the remaining seconds from the pace since the first observation.
+    """Estimates the remaining seconds from the speed since the first observation.
 
-    A resumed run begins in the middle, and its first observation may be late: only what was done since counts.
+    Progress before the first observation does not count, because a resumed run starts in the middle.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,12 @@ class RemainingTime:
         self._last: tuple[float, float] | None = None
 
     def observe(self, fraction: float | None, now: float) -> None:
-        """Tell how much is done (0 to 1) at a time in seconds."""
+        """Add an observation.
+
+        Args:
+            fraction: Finished part of the run, 0 to 1; None: ignored.
+            now: Time in seconds.
+        """
         if fraction is None:
             return
         if self._first is None:
@@ -81,7 +86,7 @@ class RemainingTime:
             self._last = (now, fraction)
 
     def seconds(self, now: float) -> float | None:
-        """Remaining seconds; None before the second observation of progress."""
+        """Return the remaining seconds; None until progress was observed twice."""
         if self._first is None or self._last is None or self._last[1] <= self._first[1]:
             return None
         pace = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])

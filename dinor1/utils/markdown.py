@@ -1,4 +1,4 @@
-"""Tables in Markdown: one way to write them, whole or row by row."""
+"""Write tables in Markdown, as a whole or row by row."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,12 +9,12 @@ def table_head(heads: Sequence[str], align: str = '') -> str:
     """The first two lines of a table.
 
     Args:
-        heads: Head of each column.
+        heads: Heading of each column.
         align: A letter per column, ``l`` for text or ``r`` for numbers. Default: the first column is text, the others
             are numbers.
 
     Raises:
-        ValueError: ``align`` has another length, or other letters.
+        ValueError: ``align`` has a wrong length, or contains other letters.
     """
     align = align or 'l' + 'r' * (len(heads) - 1)
     if len(align) != len(heads) or not set(align) <= set(_RULES):
@@ -23,7 +23,7 @@ def table_head(heads: Sequence[str], align: str = '') -> str:
 
 
 def table_row(cells: Iterable[object]) -> str:
-    """One line of a table. What would end a cell is replaced: a vertical bar by ``/``, a line break by a space."""
+    """One line of a table. Within a cell, a vertical bar becomes ``/`` and a line break becomes a space."""
     return f'| {" | ".join(str(cell).replace("|", "/").replace(chr(10), " ") for cell in cells)} |'
 
 

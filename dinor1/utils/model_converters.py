@@ -1,7 +1,7 @@
-"""Changes of a model after it has been built, by ``model_converters=[dict(type=...), ...]`` in a config.
+"""Convert a model after it has been built, by ``model_converters=[dict(type=...), ...]`` in a config.
 
-This is the only way in which building blocks change the layers of other models. Training, testing, checkpoint loading
-and the inferencer all convert through :func:`convert_model`, so that a checkpoint always has the same layers.
+Building blocks change the layers of other models only in this way. Training, testing, checkpoint loading and the
+inferencer all call :func:`convert_model`, so that a checkpoint always has the same layers.
 """
 
 import difflib
@@ -54,7 +54,7 @@ def convert_model(
         seed: Seed of the run.
 
     Returns:
-        The converted model, and the converters that have been applied.
+        The converted model, and the converters that were applied.
 
     Raises:
         InputError: ``converters`` is not a list of dicts with a known ``type``, or the settings of a converter do not

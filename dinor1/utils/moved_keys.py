@@ -1,4 +1,4 @@
-"""Keys, types and arguments of earlier versions, and what to write instead."""
+"""Keys, types and arguments of earlier versions, and their replacements."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ _PROMPTS = (
     "val_cfg=dict(type='PromptedValLoop', prompts=dict(type='VisualGeneric', ...)) and "
     "test_cfg=dict(type='PromptedTestLoop', prompts=...)"
 )
-# Keys of earlier versions -> what to write instead.
+# Key of earlier versions -> replacement.
 _REMOVED_KEYS = {
     'quantization': _CONVERTER,
     'default_hooks.grqo': _GRQO,
     'default_hooks.prompts': _PROMPTS,
 }
-# Keys of a DINOR1 of earlier versions -> where they are now.
+# Key of DINOR1 in earlier versions -> new key.
 _MOVED_MODEL_KEYS = {
     **{
         name: f'model.transformer.{name}'
@@ -39,14 +39,14 @@ _MOVED_MODEL_KEYS = {
     **{name: f'model.prompts.{name}' for name in ('language_model', 'alignment', 'text_prompts')},
     'prompt_refiner': 'model.prompts.refiner',
 }
-# Hooks of earlier versions -> what to write instead.
+# Hook of earlier versions -> replacement.
 _REMOVED_HOOKS = {
     'IntegerTrainingHook': _CONVERTER,
     'LayerNormRemovalHook': "model_converters=[dict(type='LayerNormRemoval', ...)]",
     'PromptProtocolHook': _PROMPTS,
     'QueryRecorderHook': 'test_cfg.query_recorder=dict(...)',
 }
-# Prefixes of overrides for earlier versions -> the new key of the same setting; longer prefixes come first.
+# Prefix of an override for earlier versions -> new key of the same setting; longer prefixes come first.
 _REFERENCE = ('warmup', 'refresh', 'by_epoch', 'mode', 'dtype')
 _MOVED_SETTINGS = {
     'quantization.': 'model_converters.0.{}',
@@ -56,14 +56,14 @@ _MOVED_SETTINGS = {
     'default_hooks.prompts.prompt_dataset': 'prompt_dataset{}',
     'default_hooks.prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
 }
-# Variables of our base configs, whose values are elsewhere once the file has been read -> where.
+# Variable of our base configs -> key that gets its value when the file is read; overrides must name this key.
 _SUBSTITUTED = {
     'loss_grqo.': 'model.bbox_head.loss_grqo.{}',
     'prompts.': 'test_cfg.prompts.{0}, and val_cfg.prompts.{0} for validation',
     'prompt_refiner.': 'model.prompts.refiner.{}',
     'shapes_checkpoint': 'load_from',
 }
-# Arguments of the group-convolution networks of earlier versions -> the new key.
+# Argument of the group-convolution networks in earlier versions -> new key.
 _MOVED_LIE = {
     **{name: f'layers.{name}' for name in ('k', 'norm', 'padding_mode')},
     **{name: f'kernel.{name}' for name in ('hidden', 'w0', 'knots', 'mask', 'support_radius', 'group_width')},
@@ -75,7 +75,7 @@ _MOVED_LIE = {
     'kernel': 'kernel.kind',
     'angle': 'group.angle, with group=dict(name=..., angle=...)',
 }
-# Component -> its arguments of earlier versions -> the new key.
+# Component -> its arguments in earlier versions -> new key.
 _MOVED_ARGUMENTS = {
     'PromptedEncoder': {'fusion_layer_cfg': 'fusion'},
     'SBMDataset': {
@@ -89,7 +89,7 @@ _MOVED_ARGUMENTS = {
         for name in ('objective', 'alpha', 'beta', 'mute', 'groups', 'one_sided_kl', 'allow_vanishing')
     },
 }
-# Types of prompts in earlier versions -> today's.
+# Type of prompts in earlier versions -> new type.
 _RENAMED_PROTOCOLS = {
     'text': 'TextPrompts',
     'visual-generic': 'VisualGeneric',
@@ -98,12 +98,12 @@ _RENAMED_PROTOCOLS = {
 
 
 def moved_argument(component: str, name: str, key: str) -> str | None:
-    """The new key of an argument that a component took in an earlier version; None: it took none of this name.
+    """Return the new key of an argument of an earlier version; None if the component never had this argument.
 
     Args:
         component: Name of the component.
         name: Name of the argument.
-        key: Where the argument is in the config.
+        key: Key of the argument in the config.
     """
     new = _MOVED_ARGUMENTS.get(component, {}).get(name)
     if new is None or new.startswith('model.'):
@@ -112,7 +112,7 @@ def moved_argument(component: str, name: str, key: str) -> str | None:
 
 
 def warn_of_renamed_types(cfg: Config, path: str) -> None:
-    """Warn of a type that meant a component of ours in an earlier version, and now means one of MMDetection."""
+    """Warn of the type SwinTransformer, which meant our backbone in earlier versions and now means MMDetection's."""
     model = cfg.get('model') or {}
     backbone = model.get('backbone')
     if model.get('type') == 'DINOR1' and isinstance(backbone, dict) and backbone.get('type') == 'SwinTransformer':
@@ -124,22 +124,26 @@ def warn_of_renamed_types(cfg: Config, path: str) -> None:
 
 
 def removed_keys(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Keys of earlier versions in a config, each with what to write instead."""
+    """Yield the keys of earlier versions in a config, each with its replacement."""
+    # Find removed keys.
     for key, instead in _REMOVED_KEYS.items():
         node: Any = cfg._cfg_dict
         for part in key.split('.'):
             node = node.get(part) if isinstance(node, dict) else None
         if node is not None:
             yield key, instead
+    # Find moved keys of the model.
     model = cfg.get('model') or {}
     if model.get('type') == 'DINOR1':
         for key in _MOVED_MODEL_KEYS.keys() & model.keys():
             yield f'model.{key}', _MOVED_MODEL_KEYS[key]
+    # Find renamed types of prompts.
     for key in ('val_cfg', 'test_cfg'):
         prompts = (cfg.get(key) or {}).get('prompts')
         kind = prompts.get('type') if isinstance(prompts, dict) else None
         if kind in _RENAMED_PROTOCOLS:
             yield f'{key}.prompts.type={kind!r}', f'type={_RENAMED_PROTOCOLS[kind]!r}'
+    # Find removed hooks.
     hooks = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items()}
     hooks |= {f'custom_hooks[{number}]': hook for number, hook in enumerate(cfg.get('custom_hooks') or ())}
     for place, hook in hooks.items():
@@ -152,12 +156,14 @@ def check_not_moved(key: str) -> None:
     """Check that an override does not name a key of an earlier version.
 
     Raises:
-        InputError: it does; the message names the new key.
+        InputError: the key belongs to an earlier version; the message names the new key.
     """
+    # Reject a variable of a base config.
     for prefix, place in _SUBSTITUTED.items():
         if key.startswith(prefix):
             where = place.format(key.removeprefix(prefix))
             raise InputError(f'--cfg-options {key}: has no effect once the config has been read; give {where}')
+    # Reject a removed or moved key.
     new = _REMOVED_KEYS.get(key)
     if new is None:
         old = next((old for old in _MOVED_SETTINGS if key.startswith(old)), None)

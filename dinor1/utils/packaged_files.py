@@ -1,4 +1,4 @@
-"""Files that come inside an installed package, such as pretrained weights, and their checksums."""
+"""Find files inside installed packages, such as pretrained weights, and check their checksums."""
 
 import importlib.util
 import re
@@ -12,14 +12,14 @@ _CHECKSUM = re.compile(r'-([0-9a-f]{8,64})$')
 
 
 def find_packaged_file(package: str, relative: str) -> Path | None:
-    """Path of a file or folder in an installed package, which is not imported.
+    """Return the path of a file or folder in an installed package, without importing the package.
 
     Args:
         package: Import name of a top-level package, such as ``timm``.
         relative: Path below the package's folder.
 
     Returns:
-        The path; None: the package is not installed, or has no such file.
+        The path; None if the package is not installed or has no such file.
     """
     spec = importlib.util.find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -30,9 +30,9 @@ def find_packaged_file(package: str, relative: str) -> Path | None:
 
 
 def checksum_in_name(path: str | Path) -> str:
-    """First digits of the SHA-256 that the name of a file or URL states, ``57934424`` of ``lite0-57934424.pth``.
+    """First digits of the SHA-256 in the name of a file or URL: ``57934424`` for ``lite0-57934424.pth``.
 
-    Empty if it states none.
+    Empty if the name contains none.
     """
     found = _CHECKSUM.search(Path(path).stem)
     return found[1] if found else ''
@@ -42,7 +42,7 @@ def check_sha256(path: str | Path) -> None:
     """Compare the SHA-256 of a file with the digits at the end of its name, as in ``lite0-57934424.pth``.
 
     Raises:
-        InputError: the checksum is another one, or the name has none.
+        InputError: the file has another checksum, or its name contains none.
     """
     path = Path(path)
     expected = checksum_in_name(path)

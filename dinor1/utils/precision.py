@@ -1,18 +1,18 @@
-"""Computation in at least single precision, under autocast and within a backward pass."""
+"""Compute in at least single precision, under autocast and within a backward pass."""
 
 import torch
 from torch import Tensor
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context that disables autocast on ``device``, for coordinates, statistics and scores that are sorted."""
+    """Return a context without autocast on ``device``, for coordinates, statistics and scores to sort."""
     return torch.autocast(device.type, enabled=False)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """In which dtype to compute with floating-point tensors: float64 where one is, else float32.
+    """Dtype to compute with: float64 if one of the floating-point tensors has it, else float32.
 
-    The 11 or 8 bits of a half are too few to address a pixel, or to sum a row of a thousand numbers.
+    The 11 bits of float16 and the 8 bits of bfloat16 cannot address every pixel, or sum a row of a thousand numbers.
     """
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 

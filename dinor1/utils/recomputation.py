@@ -1,12 +1,12 @@
-"""Activation checkpointing, which runs a forward pass for a second time."""
+"""Detect activation checkpointing, which runs a forward pass for a second time."""
 
 import torch
 
 
 def is_recomputing() -> bool:
-    """True inside a backward pass, where a forward can only be activation checkpointing's second run of a layer.
+    """Whether a forward pass runs inside a backward pass, which only activation checkpointing does.
 
-    Running statistics have seen that batch already. PyTorch has no public name for this; its own checkpointing asks
-    the same function.
+    Such a pass must not update running statistics again. PyTorch has no public function for this; its own
+    checkpointing calls the same private function.
     """
     return torch._C._current_graph_task_id() != -1

@@ -1,4 +1,4 @@
-"""Registration of all components in MMEngine's registries."""
+"""Register all components in MMEngine's registries."""
 
 import importlib
 
@@ -12,15 +12,16 @@ _OURS = ('dinor1.models', 'dinor1.datasets', 'dinor1.evaluation', 'dinor1.engine
 
 
 def register_all(default_scope: bool = True) -> None:
-    """Register every component under the scope ``dinor1``, and make that the default scope.
+    """Register every component under the scope ``dinor1``, and make ``dinor1`` the default scope. Idempotent.
 
-    Idempotent. After it, any config of this project, or of MMDetection, can be built.
+    Afterwards, any config of this project or of MMDetection can be built.
 
     Args:
         default_scope: Whether ``dinor1`` becomes the default scope.
     """
-    # First, because MMDetection cannot be imported before its gaps are filled.
+    # Apply the fixes without which MMDetection cannot be imported.
     compat.apply()
+    # Import the modules that register components.
     for package in _MMDET:
         importlib.import_module(package)
     for package in _OURS:

@@ -1,4 +1,4 @@
-"""The models of a benchmark: parameters and results of the baselines, and what is counted."""
+"""The models of a benchmark: parameters and results of the baselines, operations and memory."""
 
 import inspect
 import json
@@ -11,10 +11,10 @@ from dinor1.benchmarks.baselines import BASELINES, build_model, caption_inputs
 from dinor1.benchmarks.model_benchmark import Arm, count_flops, make_arms, make_step
 from dinor1.benchmarks.models import BenchmarkModel, Workload
 
-# Below 900 tokens MMDetection's detector stops; this has 1,190.
+# This size gives 1,190 tokens; MMDetection's detector fails with fewer than 900.
 SMALL = Workload((224, 256), prompts=3, boxes=2)
-# Grounding DINO with Swin-T, without its text model: 172 M of MM-Grounding-DINO less BERT's 109 M. At nano size ours
-# has 0.91 M; MMDetection's cannot be narrower than 256.
+# Parameters in millions of Grounding DINO with Swin-T without its text model: about the 172 M of MM-Grounding-DINO less
+# the 109 M of BERT. At nano size, our detector has 0.91 M; MMDetection's code fixes the width to 256.
 MILLIONS = {
     'mmdetection': 64.09,
     'mmdetection+dinor1.ops': 64.09,
@@ -29,7 +29,7 @@ def workload():
     return Workload((64, 96), batch=2, prompts=3, boxes=2)
 
 
-def test_arms_pair_every_model_with_what_applies_to_it():
+def test_make_arms_combines_models_with_applicable_settings():
     arms = make_arms(['mmdetection', 'a/b.py'], ['float32', 'bfloat16'], ['auto', 'reference'], compiled=True)
     assert [arm.name for arm in arms] == [
         'mmdetection, float32, own, eager',
@@ -41,7 +41,7 @@ def test_arms_pair_every_model_with_what_applies_to_it():
 REST = ('auto, eager', 'reference, eager', 'auto, compiled')
 
 
-def test_a_config_finds_its_boxes_and_trains(model_files, workload):
+def test_build_model_from_config_predicts_and_trains(model_files, workload):
     detector = build_model(model_files.config, workload)
     detector.model.eval()
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_a_config_finds_its_boxes_and_trains(model_files, workload):
 
 
 @pytest.mark.parametrize('beta', [0.04, 0.0])
-def test_a_config_with_grqo_trains_in_its_second_stage(model_files, workload, tmp_path, beta):
+def test_build_model_from_config_with_grqo_has_reference_model(model_files, workload, tmp_path, beta):
     loss = dict(type='GRQOLoss', beta=beta)
     config = tmp_path / 'grqo.py'
     config.write_text(f'_base_ = {str(model_files.config)!r}\nmodel = dict(bbox_head=dict(loss_grqo={loss!r}))\n')
@@ -64,11 +64,11 @@ def test_a_config_with_grqo_trains_in_its_second_stage(model_files, workload, tm
     step()
 
 
-def test_the_caption_keeps_names_apart(workload):
+def test_caption_inputs_separate_names(workload):
     caption = caption_inputs(workload)
     assert caption['ids'][0].tolist() == [101, 2000, 1012, 2001, 1012, 2002, 1012, 102]
     assert caption['position_ids'][0].tolist() == [0, 0, 1, 0, 1, 0, 1, 0]
-    # [CLS] and [SEP] see themselves; a name and the dot behind it see each other.
+    # [CLS] and [SEP] attend to themselves only; a name and the dot after it attend to each other.
     groups = [[0], [1, 2], [3, 4], [5, 6], [7]]
     expected = torch.zeros(8, 8, dtype=torch.bool)
     for group in groups:
@@ -77,12 +77,12 @@ def test_the_caption_keeps_names_apart(workload):
     assert torch.equal(caption['masks'][0], expected)
 
 
-def test_transformers_makes_the_same_masks_of_the_caption(workload):
+def test_caption_masks_equal_those_of_transformers(workload):
     import transformers
     from transformers.models.grounding_dino import modeling_grounding_dino as theirs
 
     caption, make = caption_inputs(workload), theirs.generate_masks_with_special_tokens_and_transfer_map
-    # Newer releases are told the special tokens, others know them.
+    # Newer releases take the special tokens as an argument.
     told = [torch.tensor(theirs.SPECIAL_TOKENS)][: len(inspect.signature(make).parameters) - 1]
     masks, positions = make(caption['ids'], *told)
     assert torch.equal(masks, caption['masks'])
@@ -95,7 +95,7 @@ def test_transformers_makes_the_same_masks_of_the_caption(workload):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', list(BASELINES))
-def test_a_baseline_has_its_parameters_predicts_and_trains(name):
+def test_baseline_has_published_parameters_predicts_and_trains(name):
     detector = build_model(name, SMALL)
     assert sum(p.numel() for p in detector.model.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.01)
     detector.model.eval()
@@ -109,7 +109,7 @@ def test_a_baseline_has_its_parameters_predicts_and_trains(name):
     assert loss > 0
 
 
-def test_mmcvs_own_attention_is_used_within_the_block_only():
+def test_mmcv_attention_context_uses_mmcv_implementation():
     from mmcv.ops import multi_scale_deform_attn as module
 
     from dinor1.utils import compat
@@ -128,8 +128,8 @@ def test_mmcvs_own_attention_is_used_within_the_block_only():
     torch.testing.assert_close(theirs(*arguments), ours(*arguments), atol=1e-6, rtol=1e-5)
 
 
-def test_operations_of_a_linear_layer(monkeypatch):
-    """Two per weight and row, and what another setting computes is not counted again."""
+def test_measure_counts_flops_of_linear_layer(monkeypatch):
+    """Two operations per weight and row; other settings of a model are not counted again."""
 
     def make(name, workload):
         model = torch.nn.Linear(5, 7)
@@ -147,13 +147,13 @@ def test_operations_of_a_linear_layer(monkeypatch):
     assert rows[0]['milliseconds']['low'] == rows[0]['milliseconds']['high']
 
 
-def test_operations_grow_with_the_image(model_files):
+def test_count_flops_grows_with_image(model_files):
     counts = [count_flops(Arm(model_files.config), Workload((side, 64))) for side in (64, 128)]
-    # Everything but the decoder and the prompts is done per pixel.
+    # All operations except those of decoder and prompts are proportional to the number of pixels.
     assert 1.7 < counts[1] / counts[0] < 2.05
 
 
-def test_an_arm_that_fails_is_a_row(monkeypatch):
+def test_measure_failed_arm_is_a_row(monkeypatch):
     def make(name, workload):
         if name == 'bad.py':
             raise RuntimeError('too small\nmore')
@@ -168,19 +168,19 @@ def test_an_arm_that_fails_is_a_row(monkeypatch):
     assert rows[1]['relative'] == 1
 
 
-def test_peak_memory_includes_what_a_call_returns_to_the_system():
+def test_peak_memory_includes_freed_memory():
     def call():
         torch.ones(2**24).sum()
 
     peak = memory.peak_memory(call, 'cpu')
     if peak is None:
-        pytest.skip('this system keeps no account of peak memory that can be reset')
+        pytest.skip('this system has no counter of peak memory that can be reset')
     # 64 MiB of floats, and a few pages of the interpreter.
     assert 60 < peak < 80
     assert memory.peak_memory(lambda: None, 'cpu') < 10
 
 
-def test_peak_memory_of_an_arm_in_its_own_process(model_files, workload):
+def test_peak_of_arm_in_new_process(model_files, workload):
     peak = model_benchmark.peak_of(Arm(model_files.config), 'inference', workload, lambda: None)
     assert peak is None or 0 <= peak < 500
     json.dumps(peak)

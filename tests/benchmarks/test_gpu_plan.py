@@ -1,4 +1,4 @@
-"""Plans for a GPU machine: limits, failures, records that survive a cut, tables."""
+"""Plans for a GPU machine: time limits, failures, records after an interruption, tables."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from dinor1.benchmarks.gpu_plan import MAX_DATA_BYTES, Part, Training, check_par
 from dinor1.benchmarks.gpu_report import read_records, report
 from dinor1.utils.errors import InputError
 
-# A tool that writes its result to --out before it does anything else.
+# A script that first writes its result to --out.
 TOOL = (
     'import json, sys, time; json.dump(dict(checks=[], planned=3), open(sys.argv[-1], "w")); '
     'print("begun", flush=True); '
@@ -20,7 +20,7 @@ TOOL = (
 
 @pytest.fixture
 def run(tmp_path):
-    """``run(part, ...)`` makes a record in ``tmp_path/out``."""
+    """``run(part, ...)`` runs a plan, which writes its record to ``tmp_path/out``."""
     (tmp_path / 'scratch').mkdir()
 
     def call(*parts, **options):
@@ -33,7 +33,7 @@ def tool(name, script, seconds=20.0):
     return Part(name, ('-c', TOOL + script), seconds)
 
 
-def test_a_failure_is_recorded_and_does_not_stop_the_others(run, tmp_path):
+def test_run_plan_records_failure_and_continues(run, tmp_path):
     lines = []
     record = run(
         tool('bad', "print('error: no such thing', file=sys.stderr); print('after'); sys.exit(2)"),
@@ -44,7 +44,7 @@ def test_a_failure_is_recorded_and_does_not_stop_the_others(run, tmp_path):
     parts = record['parts']
     assert [row['status'] for row in parts.values()] == ['failed', 'failed', 'ok']
     assert parts['bad']['error'] == 'error: no such thing'
-    # What the tool had written is kept.
+    # The result that the tool had written is kept.
     assert parts['bad']['result'] == dict(checks=[], planned=3)
     assert parts['worse']['error'] == 'ValueError: boom'
     assert parts['worse']['result'] is None
@@ -54,10 +54,10 @@ def test_a_failure_is_recorded_and_does_not_stop_the_others(run, tmp_path):
     assert re.match(r'bad: failed after \d+ s error: no such thing', lines[0])
 
 
-def test_each_part_has_a_limit_and_what_others_left(run):
+def test_run_plan_part_may_use_time_left_by_others(run):
     record = run(
         tool('quick', '', 4.0),
-        # Longer than its own limit, but not than both.
+        # This part takes longer than its own limit, but not longer than both limits together.
         tool('uses the rest', 'time.sleep(2)', 1.0),
         tool('too slow', 'time.sleep(60)', 2.0),
         tool('last', '', 10.0),
@@ -69,8 +69,8 @@ def test_each_part_has_a_limit_and_what_others_left(run):
     assert rows[2]['seconds'] < 20
 
 
-def test_results_are_in_the_record_while_a_part_runs(run, tmp_path, monkeypatch):
-    """As if the machine were gone: the last write before the end of the part has the result."""
+def test_run_plan_records_results_while_a_part_runs(run, tmp_path, monkeypatch):
+    """If the machine is lost while a part runs, the record has its result."""
     written, write = [], gpu_plan.write_json
 
     def spy(record, path, **options):
@@ -85,13 +85,13 @@ def test_results_are_in_the_record_while_a_part_runs(run, tmp_path, monkeypatch)
     assert during[-1]['status'] == 'ok'
 
 
-def test_paths_of_the_machine_are_not_in_commands(run, tmp_path):
+def test_run_plan_hides_paths_of_machine(run, tmp_path):
     script = f'# {tmp_path}/out/weights.pth {tmp_path}/scratch/data'
     record = run(Part('a', ('-c', script), 20.0, has_result=False))
     assert record['parts']['a']['command'] == "python -c '# $OUT/weights.pth $SCRATCH/data'"
 
 
-def test_a_training_goes_on_for_as_long_as_it_may(run, tmp_path):
+def test_run_plan_training_ended_by_limit_is_ok(run, tmp_path):
     work_dir = tmp_path / 'work'
     lines = [
         dict(epoch=1, iter=50, loss=9.0, time=0.1, lr=0.1, memory=300),
@@ -115,10 +115,10 @@ def test_a_training_goes_on_for_as_long_as_it_may(run, tmp_path):
 
 
 @pytest.mark.parametrize('dry_run', [False, True])
-def test_plans_keep_to_five_minutes_and_name_files_that_exist(repo, dry_run, tmp_path):
+def test_plans_take_five_minutes_and_name_existing_files(repo, dry_run, tmp_path):
     out, scratch = tmp_path / 'out', tmp_path / 'scratch'
     for parts in (check_parts(dry_run), train_parts(dry_run, out, scratch, Training())):
-        # A few seconds are for the installation of wheels before, and for the end.
+        # The other seconds of five minutes are for the installation of wheels.
         assert sum(part.seconds for part in parts) <= 285
         for part in parts:
             named = [word for word in part.command if word.endswith('.py')]
@@ -128,7 +128,7 @@ def test_plans_keep_to_five_minutes_and_name_files_that_exist(repo, dry_run, tmp
             assert device in (None, 'cpu' if dry_run else 'cuda')
 
 
-def test_a_packed_data_set_is_unpacked(tmp_path):
+def test_train_parts_unpack_data_set(tmp_path):
     archive = tmp_path / 'set.tar'
     archive.write_bytes(b'0' * MAX_DATA_BYTES)
     training = Training('configs/dino_r1/dino-r1_nano_1xb8_12e_raccoon.py', archive)
@@ -147,7 +147,8 @@ def test_a_packed_data_set_is_unpacked(tmp_path):
         Training('gone.py').check()
 
 
-def test_the_report_has_a_table_per_result(tmp_path):
+def test_report_has_table_per_result(tmp_path):
+    # Make a record with every kind of result.
     machine = dict(gpu='NVIDIA H200', torch='2.11.0', driver='580.1', date='2026-12-01T10:00:00+00:00')
     checks = [
         dict(check='triton: a | b', ok=False, largest=1.0, limit=0.01, error='Bad:\nx'),
@@ -173,12 +174,13 @@ def test_the_report_has_a_table_per_result(tmp_path):
     )
     path = tmp_path / 'check.json'
     path.write_text(json.dumps(record))
+    # Compare the lines of the report.
     text = report(read_records([path]))
     for expected in (
         '**check**: NVIDIA H200, driver 580.1, torch 2.11.0, 2026-12-01.',
         '| never | ok | 42 | 60 |  |',
         '1 of 2 checks passed, 4 were planned.',
-        '- triton: a | b: 1.0 where 0.01 is allowed. Bad: x',
+        '- triton: a | b: 1.0, limit 0.01. Bad: x',
         '| encoder | bfloat16 | 8 | forward | triton | 0.500 | 0.250 | 12 |',
         '| encoder | bfloat16 | 8 | forward | deformops | RuntimeError: a / b |  |  |',
         'Not measured: mmcv (MMCV has no operators here).',
@@ -192,7 +194,7 @@ def test_the_report_has_a_table_per_result(tmp_path):
 
 
 @pytest.mark.parametrize('content', ['[]', '{"plan": "check"}'])
-def test_the_report_refuses_other_files(tmp_path, content):
+def test_read_records_rejects_other_files(tmp_path, content):
     path = tmp_path / 'a.json'
     path.write_text(content)
     with pytest.raises(InputError, match=r'a.json: not a record of tools/gpu_plan.sh'):

@@ -1,4 +1,4 @@
-"""Published checkpoints: the whole command on files of a few kilobytes, and the keys of the weights at full size."""
+"""Published checkpoints: the whole command on tiny files, and the names of the weights at full size."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ model = dict(
 
 @pytest.fixture(scope='module')
 def bert(tmp_path_factory):
-    """A BERT of one layer with eleven words, in the form that transformers saves them."""
+    """Folder with a BERT of one layer and eleven words, as transformers saves it."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp('bert')
@@ -69,7 +69,7 @@ def bert(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory, bert):
-    """Random weights under the names of the published ones, BERT's buffer of older releases included."""
+    """Random weights with the names of the published ones, including BERT's buffer of older releases."""
     folder = tmp_path_factory.mktemp('weights')
     (folder / 'theirs.py').write_text(textwrap.dedent(GROUNDING_DINO))
     cfg = Config.fromfile(folder / 'theirs.py').model
@@ -78,7 +78,7 @@ def checkpoint(tmp_path_factory, bert):
     model = MODELS.build(dict(cfg, type='mmdet.GroundingDINO'))
     model.init_weights()
     for name, parameter in model.named_parameters():
-        # Away from the initial values, at which every box is its reference.
+        # Change the initial values, with which every box equals its reference.
         if 'reg_branches' in name:
             parameter.data.normal_(std=0.05)
     state = model.state_dict() | {POSITION_IDS: torch.arange(512)[None]}
@@ -89,7 +89,8 @@ def checkpoint(tmp_path_factory, bert):
 
 @pytest.fixture(scope='module')
 def coco(tmp_path_factory, bert, checkpoint):
-    """Four flat images, laid out as COCO; their objects are what the random weights are most certain of."""
+    """Four images in COCO's folders; their objects are the detections with the highest scores of the random weights."""
+    # Build the detector with the random weights.
     root = tmp_path_factory.mktemp('coco')
     (root / 'val2017').mkdir()
     (root / 'annotations').mkdir()
@@ -101,6 +102,7 @@ def coco(tmp_path_factory, bert, checkpoint):
     load_weights(model, str(checkpoint), missing=('prompt_encoder.',), surplus=(POSITION_IDS,))
     steps = [step for step in theirs.test_dataloader.dataset.pipeline if step.type != 'LoadAnnotations']
     pipeline, prompts = Compose(steps), model.text_prompt_set(NAMES)
+    # Write images, and annotate the best detections.
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for image_id in (9, 4, 7, 1):
@@ -121,13 +123,13 @@ def coco(tmp_path_factory, bert, checkpoint):
 
 
 def rename(data):
-    """Arguments of ``predict`` from the output of a data preprocessor."""
+    """Convert the output of a data preprocessor to arguments of ``predict``."""
     return dict(batch_inputs=data['inputs'], batch_data_samples=data['data_samples'])
 
 
 @pytest.fixture
 def tiny(tmp_path, checkpoint):
-    """The published result with configs of the tiny detectors, and a file:// address of their weights."""
+    """A published result with configs of the tiny detectors, and a file:// address of their weights."""
     (tmp_path / 'theirs.py').write_text(GROUNDING_DINO)
     (tmp_path / 'ours.py').write_text(f"{DINOR1}load_from = 'file://{checkpoint}'\n")
     return PublishedResult('tiny', 0.0, 4, str(tmp_path / 'theirs.py'), str(tmp_path / 'ours.py'))
@@ -144,13 +146,13 @@ def options(tmp_path, coco, bert):
 @pytest.mark.parametrize(
     ('ap', 'agrees'), [(50.4, True), (50.5, True), (50.3, True), (50.501, False), (50.299, False), (0.0, False)]
 )
-def test_agreement_is_within_a_tenth_of_a_point(ap, agrees):
+def test_comparison_agrees_within_tolerance(ap, agrees):
     comparison = Comparison('mmdetection', ap, T.ap)
     assert comparison.agrees is agrees
     assert ('differs by more than 0.1' in str(comparison)) is not agrees
 
 
-def test_of_some_images_nothing_is_compared():
+def test_comparison_of_subset_has_no_verdict():
     comparison = Comparison('dinor1', 61.0, None)
     assert comparison.agrees is None
     assert str(comparison) == 'dinor1: AP 61.00'
@@ -161,7 +163,7 @@ def test_of_some_images_nothing_is_compared():
 
 @pytest.fixture
 def command(tiny, coco, bert, tmp_path, monkeypatch, capsys):
-    """``command(*options, ap=...)`` runs it on the tiny files: exit status, and what it printed."""
+    """``command(*options, ap=...)`` runs the command on the tiny files; returns exit status and output."""
 
     def run(*arguments, ap=0.0):
         planted = PublishedResult(tiny.name, ap, tiny.num_images, tiny.grounding_dino, tiny.dinor1)
@@ -175,36 +177,36 @@ def command(tiny, coco, bert, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_both_detectors_agree_with_each_other(command, tmp_path, checkpoint):
-    """The checkpoint is fetched; both compute the same AP from it, and it decides on the exit status."""
+def test_verify_published_gives_equal_ap_for_both_detectors(command, tmp_path, checkpoint):
+    """The checkpoint is downloaded, both detectors have the same AP, and the AP determines the exit status."""
     status, output = command()
     record = json.loads((tmp_path / 'work/verify_published.json').read_text())
     first, second = (result['ap'] for result in record['results'])
     assert [result['detector'] for result in record['results']] == ['mmdetection', 'dinor1']
-    # Every object is found, and most detections are none.
+    # Every object is found, and most detections are false positives.
     assert 10 < first <= 100
     assert first == pytest.approx(second, abs=0.01)
     assert status == 1
     assert record['checkpoint_sha256'] == sha256(checkpoint)
     assert (tmp_path / 'torch/hub/checkpoints' / checkpoint.name).is_file()
     assert f'dinor1: AP {second:.2f}, published 0.0' in output.out
-    # The same figure as published: agreement. Nothing is fetched a second time.
+    # With the measured AP as the published one, the exit status is 0. Nothing is downloaded again.
     status, output = command('--detector', 'dinor1', ap=first)
     assert (status, 'Fetching' in output.err) == (0, False)
 
 
-def test_subset_takes_the_first_images_and_compares_nothing(command, tmp_path, checkpoint):
+def test_verify_published_subset_evaluates_first_images(command, tmp_path, checkpoint):
     arguments = ['--subset', '2', '--checkpoint', str(checkpoint), '--detector', 'dinor1']
     status, output = command(*arguments, ap=99.0)
     assert status == 0
-    assert 'nothing is compared' in output.out
+    assert 'not compared with the published AP' in output.out
     assert 'published 99' not in output.out
     content = json.loads((tmp_path / 'work/instances_val2017_first_2.json').read_text())
     assert [image['id'] for image in content['images']] == [9, 4]
     assert {annotation['image_id'] for annotation in content['annotations']} == {9, 4}
 
 
-# what can go wrong -----------------------------------------------------------------------------------------
+# errors ----------------------------------------------------------------------------------------------------
 
 
 def refused(options, result, **changes):
@@ -214,7 +216,7 @@ def refused(options, result, **changes):
     return str(error.value)
 
 
-def test_without_a_network_the_message_says_where_the_checkpoint_goes(options, tiny, tmp_path, monkeypatch):
+def test_verify_without_network_names_path_of_checkpoint(options, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     address = 'http://127.0.0.1:9/tiny-01234567.pth'  # the port of "discard", where nothing listens
     config = tmp_path / 'ours.py'
@@ -224,7 +226,7 @@ def test_without_a_network_the_message_says_where_the_checkpoint_goes(options, t
     assert message.endswith(f'put it at {tmp_path}/torch/hub/checkpoints/tiny-01234567.pth')
 
 
-def test_without_a_network_the_message_says_what_bert_needs(options, tiny, monkeypatch):
+def test_verify_without_network_names_files_of_bert(options, tiny, monkeypatch):
     from mmdet.models.language_models import bert
 
     def unreachable(name):
@@ -237,15 +239,15 @@ def test_without_a_network_the_message_says_what_bert_needs(options, tiny, monke
     assert 'no such folder' in refused(options, tiny, bert='absent')
 
 
-def test_wrong_files_are_refused(options, tiny, tmp_path, checkpoint):
+def test_verify_rejects_wrong_files(options, tiny, tmp_path, checkpoint):
     assert 'no such checkpoint' in refused(options, tiny, checkpoint='absent.pth')
     assert 'give --download, or put' in refused(options, tiny, checkpoint=str(checkpoint), data_root=str(tmp_path))
     assert '--subset must be at least 1' in refused(options, tiny, subset=0)
     official = PublishedResult(T.name, T.ap, T.num_images, tiny.grounding_dino, tiny.dinor1)
-    assert 'has 4 images, and the published AP is of 5,000' in refused(options, official, checkpoint=str(checkpoint))
+    assert 'has 4 images, but the published AP is of 5,000' in refused(options, official, checkpoint=str(checkpoint))
 
 
-def test_another_checkpoint_is_called_one(options, tiny, tmp_path, checkpoint, capsys):
+def test_verify_warns_of_another_checkpoint(options, tiny, tmp_path, checkpoint, capsys):
     state = torch.load(checkpoint)['state_dict']
     del state['level_embed']
     torch.save(dict(state_dict=state), tmp_path / 'other.pth')
@@ -259,7 +261,7 @@ def test_another_checkpoint_is_called_one(options, tiny, tmp_path, checkpoint, c
 
 @pytest.fixture
 def untrained_bert(monkeypatch):
-    """BERT-base without weights: nothing to download, and on the meta device nothing to hold."""
+    """BERT-base without weights, on the meta device: needs neither a download nor memory."""
     from mmdet.models.language_models import bert
     from transformers import BertConfig, BertModel
 
@@ -288,14 +290,16 @@ def untrained_bert(monkeypatch):
         ('dino_r1/dino-r1_swin-l_8xb32_12e_coco', 'grounding_dino_swin-l_pretrain_obj365_goldg'),
     ],
 )
-def test_recipes_take_all_published_weights_but_the_prompt_encoder(recipe, config, untrained_bert):
-    """Names and shapes are those of MMDetection's own detector; a recipe without text leaves the text side out."""
+def test_published_weights_lack_only_prompt_encoder(recipe, config, untrained_bert):
+    """Names and shapes are those of MMDetection's detector; recipes without text do not use its language model."""
+    # Build both models.
     ours = load_config(recipe)
     assert f'/{config}/grounding_dino_swin-' in ours.load_from
     theirs = get_config(f'mmdet::mm_grounding_dino/{config}.py').model
     theirs.encoder.num_cp = 0
     public = MODELS.build(dict(theirs, type='mmdet.GroundingDINO')).state_dict()
     own = MODELS.build(copy.deepcopy(ours.model)).state_dict()
+    # Compare the names and shapes of their weights.
     missing = {name.split('.')[0] for name in own.keys() - public.keys()}
     surplus = {name.split('.')[0] for name in public.keys() - own.keys()}
     aligned = '_align_' in recipe
@@ -304,8 +308,8 @@ def test_recipes_take_all_published_weights_but_the_prompt_encoder(recipe, confi
     assert [name for name in own.keys() & public.keys() if own[name].shape != public[name].shape] == []
 
 
-def test_verified_configs_are_those_of_the_published_checkpoint():
-    """MMDetection's config has the name of the file that our recipe fetches."""
+def test_published_configs_belong_to_the_checkpoint():
+    """MMDetection's config has the name of the checkpoint file that our recipe downloads."""
     name = T.grounding_dino.split('/')[-1].removesuffix('.py')
     assert f'/{name}/{name}_' in load_config(T.dinor1).load_from
     assert T.ap == 50.4

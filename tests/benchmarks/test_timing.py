@@ -9,13 +9,13 @@ from dinor1.benchmarks import timing
 
 @pytest.fixture
 def hands(monkeypatch):
-    """A clock that stands still unless a function moves it."""
+    """A clock that advances only when a function sets it."""
     state = dict(now=100.0)
     monkeypatch.setitem(timing.CLOCKS, 'wall', lambda: state['now'])
     return state
 
 
-def test_functions_take_turns(hands):
+def test_take_turns_order_and_times(hands):
     order = []
 
     def function(name, seconds):
@@ -30,7 +30,7 @@ def test_functions_take_turns(hands):
     assert {name: one.times for name, one in found.items()} == {'a': [1.0, 1.0], 'b': [3.0, 3.0]}
 
 
-def test_times_are_per_call(hands):
+def test_take_turns_times_are_per_call(hands):
     def function():
         hands['now'] += 2.0
 
@@ -40,14 +40,14 @@ def test_times_are_per_call(hands):
     assert found.median == 2.0
 
 
-def test_a_disturbance_of_the_machine_leaves_the_ratio():
+def test_ratio_ignores_one_disturbed_round():
     base = [1.0, 10.0, 1.0]
     assert timing.ratio([2.0, 20.0, 2.0], base) == 2.0
     # One disturbed measurement of three does not move the median.
     assert timing.ratio([2.0, 900.0, 2.0], base) == 2.0
 
 
-def test_processor_time_does_not_count_sleep():
+def test_cpu_clock_does_not_count_sleep():
     def seconds(clock):
         return timing.take_turns({'sleep': lambda: time.sleep(0.05)}, rounds=1, warmup=0, clock=clock)['sleep'].median
 
@@ -55,7 +55,7 @@ def test_processor_time_does_not_count_sleep():
     assert seconds('cpu') < 0.02
 
 
-def test_one_function_is_timed_by_torch(hands):
+def test_timed_median(hands):
     def function():
         hands['now'] += 0.25
 

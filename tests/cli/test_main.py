@@ -1,4 +1,4 @@
-"""The command ``dinor1``: help and completion at once, commands under both names, configs by name."""
+"""The command ``dinor1``: fast help and completion, errors, and configs by name."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from dinor1.cli.main import COMMANDS, main
 from dinor1.utils.config_files import CONFIGS, config_names, find_config
 from dinor1.utils.errors import InputError
 
-# Runs a module and tells on standard error what it has loaded; torch and MMDetection take seconds.
+# Run a module, and print on standard error which slow libraries it has loaded.
 SPY = (
     'import atexit, runpy, sys; heavy = {"torch", "mmdet", "mmengine", "transformers"}; '
     "atexit.register(lambda: print('loaded', *sorted(heavy & set(sys.modules)), file=sys.stderr)); "
@@ -46,14 +46,14 @@ def test_help_loads_no_deep_learning_library(arguments):
         (['study'], 'required: ACTION'),
     ],
 )
-def test_wrong_command_lines_end_at_once(arguments, message):
+def test_command_line_error_loads_no_deep_learning_library(arguments, message):
     outcome = call(*arguments)
     assert outcome.returncode == 2
     assert message in outcome.stderr
     assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
 
 
-def test_errors_of_a_command_are_one_line(capsys, tmp_path):
+def test_command_user_error_is_one_line(capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(['validate', str(tmp_path / 'absent.json')])
     assert stop.value.code == 2
@@ -63,8 +63,8 @@ def test_errors_of_a_command_are_one_line(capsys, tmp_path):
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='needs a shell with pipes')
-def test_a_reader_that_ends_early_is_no_error():
-    """As with ``dinor1 ... | head``: nothing on standard error, and the status of a program that SIGPIPE ends."""
+def test_run_command_with_closed_pipe_prints_no_error():
+    """As with ``dinor1 ... | head``: standard error is empty, and the status is that of a program ended by SIGPIPE."""
     code = (
         'from dinor1.cli.exit_status import run_command\n'
         "run_command(lambda: [print('line', flush=True) for _ in range(9999)])"
@@ -92,8 +92,8 @@ def test_make_data_writes_the_shapes_world(capsys, tmp_path):
         ('dinor1 test --amp ', {'bfloat16'}),
     ],
 )
-def test_completion_of_the_shell(line, completions, tmp_path):
-    """Argcomplete's protocol: the line in the environment, the completions in a file."""
+def test_shell_completion_proposes_commands_options_and_configs(line, completions, tmp_path):
+    """Argcomplete reads the line from the environment and writes the completions to a file."""
     outcome = call(
         _ARGCOMPLETE='1',
         _ARGCOMPLETE_STDOUT_FILENAME=str(tmp_path / 'out'),
@@ -108,13 +108,13 @@ def test_completion_of_the_shell(line, completions, tmp_path):
 # ------------------------------------------------------------------------ configs by name
 
 
-def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
+def test_find_config_by_name_and_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = 'dino_r1/dino-r1_nano_1xb8_6e_shapes'
     expected = CONFIGS / f'{name}.py'
     for form in (name, f'{name}.py', f'configs/{name}.py', f'./{name}'):
         assert find_config(form) == expected
-    # A file of the user comes first.
+    # A file of the user has precedence.
     own = tmp_path / f'{name}.py'
     own.parent.mkdir()
     own.write_text('')
@@ -133,7 +133,7 @@ def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
         ('/etc/absent.py', ''),
     ],
 )
-def test_unknown_configs(name, hint):
+def test_find_config_unknown_name_proposes_similar_one(name, hint):
     with pytest.raises(InputError, match='no such config file') as error:
         find_config(name)
     assert str(error.value) == f'{name}: no such config file' + (f'; {hint}' if hint else '')

@@ -1,4 +1,4 @@
-"""A complete run, tiny: shapes world of a few images, tiny model, the Runner."""
+"""Fixtures for complete tiny runs: a few images of the shapes world, the tiny model, the Runner."""
 
 import copy
 
@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 
 
 class RecordHook(Hook):
-    """Keeps every logged scalar of every iteration, and can send a signal at one of them."""
+    """Keeps every logged scalar of every iteration, and calls ``on_iter(runner)`` before each iteration."""
 
     priority = 'LOW'
 
@@ -25,7 +25,7 @@ class RecordHook(Hook):
 
 @pytest.fixture(scope='session')
 def shapes_dir(tmp_path_factory):
-    """24 training images, 8 for each other split."""
+    """Folder of a shapes world with 24 training images and 8 images per other split."""
     from dinor1.datasets.shapes_world import generate
 
     root = tmp_path_factory.mktemp('data')
@@ -50,7 +50,7 @@ def read_shapes_config(shapes_dir, repo):
 
 @pytest.fixture(scope='session')
 def tiny_run_config(read_shapes_config):
-    """The nano GRQO recipe at the tiny model's size: 3 epochs of 6 iterations, no validation."""
+    """The nano GRQO recipe with the tiny model: 3 epochs of 6 iterations, no validation."""
     from tests.conftest import tiny_config
 
     cfg = read_shapes_config('configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py')
@@ -59,7 +59,7 @@ def tiny_run_config(read_shapes_config):
 
 
 def short_run(cfg, epochs):
-    """Batches of 4 in this process, no evaluation, and hardly a log."""
+    """Change a config: batches of 4 without worker processes, no evaluation, few logs."""
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
     cfg.train_cfg.max_epochs = epochs
     cfg.param_scheduler[0].total_steps = epochs
@@ -80,12 +80,14 @@ def train(tiny_run_config, tmp_path):
     from dinor1.engine import Runner
 
     def run(name, on_iter=None, without=(), cfg=None, **overrides):
+        # Prepare the config.
         cfg = copy.deepcopy(tiny_run_config if cfg is None else cfg)
         cfg.work_dir = str(tmp_path / name)
         cfg.experiment_name = f'{tmp_path.name}-{name}-{len(overrides)}-{id(cfg)}'
         for hook in without:
             cfg.default_hooks.pop(hook)
         cfg.merge_from_dict(overrides)
+        # Train, and record the scalars.
         runner = Runner.from_cfg(cfg)
         recorder = RecordHook(on_iter)
         runner.register_hook(recorder)

@@ -7,8 +7,8 @@ TYPE = {'optim_wrapper.type': 'CPUBFloat16OptimWrapper', 'train_cfg.max_epochs':
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the run would use the GPU')
-def test_a_training_in_bfloat16_is_near_that_in_float32(train):
-    """SFT, then GRQO: the same losses within bfloat16's precision (8 bits), other ones in the last digits."""
+def test_bfloat16_training_is_close_to_float32(train):
+    """Losses of SFT and GRQO are equal within bfloat16's precision (8 bits), and not exactly equal."""
     seen = set()
 
     def look(runner):

@@ -1,4 +1,4 @@
-"""Class names that a language model cannot read end a run before its first iteration."""
+"""Class names that a language model cannot read are rejected before the first iteration."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ ALIGNED = {
 
 
 class Set:
-    """As much of a data set as the check reads."""
+    """Stub of a data set, with the attributes that the check reads."""
 
     def __init__(self, *classes, ann_file='train.json'):
         self.metainfo, self.ann_file = dict(classes=classes), ann_file
@@ -37,7 +37,7 @@ class Wrapper:
         (' ', 'is empty'),
     ],
 )
-def test_names_without_a_word(build_tiny, name, reason):
+def test_class_name_without_word_is_rejected(build_tiny, name, reason):
     assert why_unreadable(name).startswith(reason)
     model = build_tiny(**ALIGNED)
     dataset = Wrapper(Set('cup'), Wrapper(Set('jar', name, ann_file='shelf.json')))
@@ -51,12 +51,12 @@ def test_names_without_a_word(build_tiny, name, reason):
 
 
 @pytest.mark.parametrize('name', ['7', 'T-shirt', 'Müsli (grocery package)', '猫', 'traffic_light'])
-def test_names_that_can_be_read(build_tiny, name):
+def test_class_name_that_can_be_read_is_accepted(build_tiny, name):
     assert why_unreadable(name) is None
     check_class_names(build_tiny(**ALIGNED), Set(name))
 
 
-def test_names_are_tokenised():
+def test_why_unreadable_counts_tokens():
     try:
         minilm_folder()
     except InputError as error:
@@ -68,9 +68,9 @@ def test_names_are_tokenised():
 
 
 @pytest.mark.parametrize('aligned', [False, True])
-def test_a_training_with_names_checks_them_first(train, tiny_run_config, aligned):
+def test_training_checks_class_names_before_first_iteration(train, tiny_run_config, aligned):
     dataset = tiny_run_config.train_dataloader.dataset.to_dict() | dict(return_classes=True)
-    # The names of the shapes world can be read: rename one in a copy of its file.
+    # Rename a category of the shapes world to an unreadable name, in a copy of its file.
     source = Path(dataset['data_root']) / dataset['ann_file']
     data = json.loads(source.read_text())
     data['categories'][0]['name'] = '(circle)'

@@ -1,6 +1,6 @@
-"""Two processes with gloo: DDP, where one process has no box, and FSDP, where no process has the whole model.
+"""Two processes with gloo: DDP, in which one process has no box, and FSDP, in which no process has the whole model.
 
-Both train like one process that sees the batches of both.
+Both must train like one process that uses the batches of both.
 """
 
 import copy
@@ -15,7 +15,7 @@ from tests.conftest import tiny_config
 from tests.two_processes import join, leave, run
 
 GRQO = {'model.bbox_head.loss_grqo': dict(type='GRQOLoss')}
-COUNTS = {0: (3, 1), 1: (0, 0)}  # the second process sees no box at all
+COUNTS = {0: (3, 1), 1: (0, 0)}  # boxes per image; the second process has none
 
 
 def step(rank: int, port: int, model, batches, queue) -> None:
@@ -24,7 +24,7 @@ def step(rank: int, port: int, model, batches, queue) -> None:
     from dinor1.models import ReferenceModel
 
     model.reference = ReferenceModel(copy.deepcopy(model).eval())
-    # Without find_unused_parameters, DDP stops at the second step if a parameter got no gradient in the first.
+    # Run two steps: without find_unused_parameters, DDP fails in the second if a parameter got no gradient before.
     wrapped = MMDistributedDataParallel(model)
     inputs, samples = batches[rank]
     for _ in range(2):
@@ -37,18 +37,20 @@ def step(rank: int, port: int, model, batches, queue) -> None:
 
 
 def sharded(rank: int, port: int, cfg, batches, queue) -> None:
-    """One GRQO forward and backward pass of a sharded model whose reference the hook has just made."""
+    """One GRQO forward and backward pass of a sharded model, right after the hook has made its reference."""
     join(rank, port)
     import dinor1
     from dinor1.engine import ReferenceModelHook
     from dinor1.registry import MODELS
 
     dinor1.register_all()
+    # Build and shard the model.
     torch.manual_seed(0)
     model = MODELS.build(copy.deepcopy(cfg.model))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     wrapped = MMFullyShardedDataParallel(model, device_id=torch.device('cpu'), use_orig_params=True)
+    # Make the reference, and run both passes.
     hook = ReferenceModelHook(warmup=0, mode='train')
     hook.before_train_epoch(SimpleNamespace(model=wrapped, cfg=cfg, epoch=0, seed=0, logger=logging.getLogger()))
     inputs, samples = batches[0]
@@ -58,7 +60,7 @@ def sharded(rank: int, port: int, cfg, batches, queue) -> None:
     leave()
 
 
-def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
+def test_ddp_gradients_agree_if_one_process_has_no_box(build_tiny, make_batch):
     batches = {rank: make_batch(counts, seed=rank) for rank, counts in COUNTS.items()}
     (_, loss, gradients), (_, other_loss, other_gradients) = run(step, build_tiny(**GRQO), batches)
     assert loss == loss
@@ -67,22 +69,22 @@ def test_two_processes_agree_though_one_has_no_box(build_tiny, make_batch):
         assert (gradient == other_gradients[name]).all(), name
 
 
-def test_a_sharded_model_gets_a_whole_reference(make_batch):
-    """Same weights, same mode, no dropout: the KL is 0 only if the gathered weights are the right ones."""
+def test_fsdp_reference_model_has_whole_weights(make_batch):
+    """With equal mode and no dropout, the KL is 0 only if the reference has the gathered weights of the model."""
     (_, loss, kl), (_, other_loss, other_kl) = run(sharded, tiny_config(**GRQO), {0: make_batch((2, 1))})
     assert loss == other_loss
     assert loss == loss
     assert kl == other_kl == 0
 
 
-# Boxes per image, for every rank: batches of two images, with one rank without boxes and none with boxes among them.
+# Boxes per image of each rank, for batches of two images; in some batches one rank or both have no boxes.
 NUM_STEPS = 20
 STEP_COUNTS = [((2, 1), (1, 3)), ((3, 0), (0, 0)), ((0, 0), (0, 0)), ((1, 1), (4, 2))]
 CLIP = dict(max_norm=1.0)
 
 
 def shared_count_head() -> type:
-    """A head that divides by numbers recorded beforehand, in the place of a reduction over processes."""
+    """Make a head that divides by recorded means instead of reducing counts over processes."""
     from dinor1.models.heads import DINOR1Head
 
     class SharedCountHead(DINOR1Head):
@@ -99,7 +101,7 @@ def shared_count_head() -> type:
 
 
 def replica(rank: int, port: int, model, batches, queue) -> None:
-    """Train a rank on its own batches; reports its losses and the weights at the end."""
+    """Train a rank on its own batches; puts its losses and final weights into the queue."""
     join(rank, port)
     from dinor1.models import ReferenceModel
 
@@ -118,10 +120,10 @@ def replica(rank: int, port: int, model, batches, queue) -> None:
 
 
 def micro_batches(model, batches) -> list[tuple[float, float]]:
-    """Train one process on the batches of both ranks, whose gradients it averages; returns their losses.
+    """Train one process on the batches of both ranks, and average their gradients; returns the losses of both.
 
-    A rank divides its losses of boxes by the mean of the numbers of objects over the ranks. One process knows the mean
-    only after it has seen both micro-batches: a first pass, with the same random numbers, records the numbers.
+    A rank divides the losses of boxes by the mean number of objects over the ranks. One process knows this mean only
+    after both micro-batches: a first pass, with the same random numbers, records the numbers of objects.
     """
     from dinor1.models import ReferenceModel
 
@@ -132,6 +134,7 @@ def micro_batches(model, batches) -> list[tuple[float, float]]:
     )
     losses = []
     for number, ranks in enumerate(batches):
+        # Record the numbers of objects of both ranks.
         head.means, counts = None, []
         for rank, batch in enumerate(ranks):
             head.recorded = []
@@ -139,6 +142,7 @@ def micro_batches(model, batches) -> list[tuple[float, float]]:
             with torch.no_grad():
                 model(*batch, mode='loss')
             counts.append(head.recorded)
+        # Accumulate the gradients of both ranks.
         means = [(own + other) / 2 for own, other in zip(*counts, strict=True)]
         both = []
         for rank, batch in enumerate(ranks):
@@ -152,19 +156,21 @@ def micro_batches(model, batches) -> list[tuple[float, float]]:
     return losses
 
 
-def test_two_ranks_train_like_one_process_with_two_micro_batches(build_tiny, make_batch):
-    """Also batch norm, which normalises by the statistics of a rank's own batch, as it does in a micro-batch.
+def test_ddp_two_ranks_train_like_gradient_accumulation(build_tiny, make_batch):
+    """Weights after 20 steps are equal, also with batch norm, which uses the statistics of one micro-batch.
 
-    DDP halves the gradients of two ranks and adds them, gradient accumulation halves the losses: halving is exact, and
-    a sum of two has one order, so that the weights are equal to the bit where the kernels are the same. Another build
-    of torch may round differently, and AdamW makes more of it where a gradient is near 0: 1e-5 of the largest weight is
-    a hundredth of one of the 20 steps.
+    DDP halves the gradients of two ranks and adds them; gradient accumulation halves the losses. Halving is exact, and
+    a sum of two has one order, so that the weights are bitwise equal if the kernels are the same. Another build of
+    torch may round differently, and AdamW amplifies this if a gradient is near 0; the tolerance of 1e-5 of the largest
+    weight is 1 % of one of the 20 steps.
     """
+    # Train on two ranks.
     batches = [
         [make_batch(counts, side=32, seed=2 * number + rank) for rank, counts in enumerate(STEP_COUNTS[number % 4])]
         for number in range(NUM_STEPS)
     ]
     (_, losses, weights), (_, other_losses, other_weights) = run(replica, build_tiny(**GRQO), batches)
+    # Train one process, and compare losses and weights.
     model = build_tiny(**GRQO, **{'model.bbox_head.type': shared_count_head()})
     torch.set_num_threads(1)
     expected = micro_batches(model, batches)

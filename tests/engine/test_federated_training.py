@@ -1,4 +1,4 @@
-"""A whole run on a federated set: batches of one source, mixed images, an interruption."""
+"""Whole runs on a federated data set: batches of one source, mixed images, an interruption."""
 
 import json
 import os
@@ -13,7 +13,8 @@ from dinor1.models.prompts import batch_scope
 
 @pytest.fixture(scope='module')
 def federated(tiny_run_config):
-    """The tiny recipe on the shapes world; each half of the images keeps the boxes of half of the categories."""
+    """Settings of the tiny recipe on a shapes world with two sources, each annotated for half of the classes."""
+    # Write an annotation file in which each source has the boxes of half of the categories.
     dataset = tiny_run_config.train_dataloader.dataset.to_dict()
     path = Path(dataset['data_root']) / dataset['ann_file']
     data = json.loads(path.read_text())
@@ -25,6 +26,7 @@ def federated(tiny_run_config):
     data['annotations'] = [a for a in data['annotations'] if a['category_id'] in halves[source[a['image_id']]]]
     path.with_name('federated.json').write_text(json.dumps(data))
 
+    # Mix images in the pipeline, and pass on the annotated classes.
     load, pack = dataset['pipeline'][:2], dataset['pipeline'][-1]
     keys = (*pack['meta_keys'], 'annotated_labels', 'exhaustive_labels')
     mix = [dict(type='PasteInstances', prob=0.5), dict(type='SameSourceMosaic', img_scale=(64, 64), prob=0.5)]
@@ -42,7 +44,8 @@ def federated(tiny_run_config):
     }
 
 
-def test_no_image_is_offered_a_class_of_the_other_source(train, federated, monkeypatch):
+def test_federated_images_are_offered_classes_of_their_source(train, federated, monkeypatch):
+    # Record the classes that are offered in a training.
     scopes = []
 
     def watched(samples, labels, draw):
@@ -54,15 +57,16 @@ def test_no_image_is_offered_a_class_of_the_other_source(train, federated, monke
     _, record = train('run', **federated)
     assert all(scalars['loss'] == scalars['loss'] for scalars in record.history)
     assert len(scopes) == len(record.history) == 12
+    # Check that they belong to the source of the image, or are all classes of the batch.
     for classes, exhaustive, scope in scopes:
         for own, offered in zip(exhaustive, scope.offered.tolist(), strict=True):
             chosen = {label for label, yes in zip(classes, offered, strict=True) if yes}
             assert chosen <= set(own) or chosen == set(classes)
-    # 10 and 14 images make batches of 4 of one source, and one of what remains.
+    # 10 and 14 images make batches of 4 images of one source, and one batch of the remaining images per epoch.
     assert sum(len({tuple(own) for own in exhaustive}) > 1 for _, exhaustive, _ in scopes) == 2
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(train, federated):
+def test_federated_resumed_training_equals_uninterrupted(train, federated):
     _, whole = train('whole', **federated)
 
     def stop(runner):

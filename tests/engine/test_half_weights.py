@@ -1,4 +1,4 @@
-"""HalfWeightsHook: when it writes, and that the file loads."""
+"""HalfWeightsHook: when it writes, and whether the file can be loaded."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from dinor1.utils.checkpoint import check_checkpoint
 from dinor1.utils.errors import InputError
 
 
-def test_weights_keep_their_values_to_half_precision():
+def test_half_precision_keeps_values_and_types():
     weights = dict(
         empty=torch.zeros(0),
         small=torch.tensor([1.0, -3.14159]),
@@ -34,7 +34,8 @@ def test_weights_keep_their_values_to_half_precision():
         torch.testing.assert_close(made[name].to(value.dtype), value, rtol=2**-11, atol=0.0)
 
 
-def test_it_writes_by_the_clock_and_at_the_end(tmp_path, monkeypatch):
+def test_half_weights_hook_writes_periodically_and_at_end(tmp_path, monkeypatch):
+    # Run five iterations of 25 s each.
     now = [100.0]
     monkeypatch.setattr(half_weights.time, 'monotonic', lambda: now[0])
     model = torch.nn.Linear(3, 2)
@@ -48,8 +49,9 @@ def test_it_writes_by_the_clock_and_at_the_end(tmp_path, monkeypatch):
         path.unlink(missing_ok=True)
         hook.after_train_iter(runner, runner.iter)
         written.append(torch.load(path)['meta']['iter'] if path.is_file() else None)
-    # After 75 s, and not again before 135 s.
+    # The hook writes after 75 s, and not again before 135 s.
     assert written == [None, None, 3, None, None]
+    # It writes at the end, and the file can be loaded.
     runner.iter = 5
     hook.after_train(runner)
     assert torch.load(path)['meta'] == dict(epoch=0, iter=5)
@@ -60,6 +62,6 @@ def test_it_writes_by_the_clock_and_at_the_end(tmp_path, monkeypatch):
     assert other.weight.dtype == torch.float32
 
 
-def test_refuses_no_time_between():
+def test_half_weights_hook_rejects_zero_seconds():
     with pytest.raises(InputError, match='seconds must be positive'):
         HalfWeightsHook('a.pth', seconds=0)

@@ -1,4 +1,4 @@
-"""Prompted loops and their protocols, in the Runner, with detectors whose right answer is known."""
+"""Prompted loops and their protocols in the Runner, with detectors whose detections are known."""
 
 import json
 
@@ -30,7 +30,7 @@ PIPELINE = [
 
 @MODELS.register_module()
 class TruthTeller(DINOR1):
-    """Answers with the ground truth of every class that it is asked for, and keeps what it was asked."""
+    """Detects the ground truth of every offered class, and records the offered classes."""
 
     def predict_and_output(self, batch_inputs, batch_data_samples, prompts, rescale=True):
         features = self.encode_image(batch_inputs, batch_data_samples)
@@ -47,7 +47,7 @@ class TruthTeller(DINOR1):
 
 @MODELS.register_module()
 class Deaf(DINOR1):
-    """Ignores its prompts: always the same class, and the box of its first instance or of another class."""
+    """Ignores its prompts: detects always the same class, at the box of its first instance or of another class."""
 
     def predict_and_output(self, batch_inputs, batch_data_samples, prompts, rescale=True):
         for sample in batch_data_samples:
@@ -59,7 +59,7 @@ class Deaf(DINOR1):
 
 @MODELS.register_module()
 class Drifting(DINOR1):
-    """Answers with the ground truth, one pixel further off with every new draw of prompts."""
+    """Detects the ground truth, shifted by one more pixel with every new draw of prompts."""
 
     def predict_and_output(self, batch_inputs, batch_data_samples, prompts, rescale=True):
         if not any(prompts is met for met in self.asked):
@@ -74,7 +74,7 @@ class Drifting(DINOR1):
 
 @MODELS.register_module()
 class Recorder(DINOR1):
-    """Keeps the scores of every image."""
+    """Records the scores of every image."""
 
     def predict_and_output(self, batch_inputs, batch_data_samples, prompts, rescale=True):
         samples, passes = super().predict_and_output(batch_inputs, batch_data_samples, prompts, rescale)
@@ -91,7 +91,7 @@ class WithoutPrompts(BaseModel):
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Eight test images: image i shows classes 0 .. i % 4 - 1; training images show all classes but the last."""
+    """Eight test images, of which image i shows classes 0 to i % 4 - 1; training images show all but the last class."""
     root = tmp_path_factory.mktemp('fruit')
     rng = np.random.default_rng(0)
     for split, shown in (('train', [3] * 4), ('test', [i % 4 for i in range(8)])):
@@ -146,7 +146,7 @@ def make(data, tmp_path):
             cfg=dict(prompt_dataset=dict(dataset, ann_file=str(data / 'train.json'))) if cfg is None else cfg,
         )
         runner.model.asked = []
-        # A test run loads its weights and initialises none.
+        # Draw the weights, because a test run only loads weights.
         torch.manual_seed(0)
         runner.model.init_weights()
         return runner
@@ -157,7 +157,7 @@ def make(data, tmp_path):
 
 @pytest.fixture
 def run(make):
-    """``run('TruthTeller', 'TextPrompts')`` gives the runner after its test, and the metrics."""
+    """``run('TruthTeller', 'TextPrompts')`` returns the runner after its test, and the metrics."""
 
     def run(model, protocol, batch_size=3, seeds=None, hooks=(), **settings):
         loop = dict(type='PromptedTestLoop', prompts=dict(type=protocol, **settings))
@@ -173,21 +173,21 @@ PROTOCOLS = ['TextPrompts', 'VisualGeneric', 'VisualInteractive']
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
-def test_the_truth_scores_one(run, protocol):
+def test_prompted_test_loop_ground_truth_scores_one(run, protocol):
     runner, metrics = run('TruthTeller', protocol)
     assert metrics['coco/bbox_mAP'] == 1.0
     asked = dict(runner.model.asked)
     assert sorted(asked) == list(range(8))
     if protocol == 'VisualInteractive':
-        # Nothing that the image does not show, and nothing where it shows nothing.
+        # Only the classes that the image shows are offered.
         assert all(names == CLASSES[: image % 4] for image, names in asked.items())
     else:
         offered = CLASSES if protocol == 'TextPrompts' else CLASSES[:3]
         assert all(names == offered for names in asked.values())
 
 
-def test_a_metric_is_told_the_exemplars(make):
-    """Every class has two instances in an image: the echo finds one of them, and each draw is told anew."""
+def test_visual_interactive_metric_receives_exemplars(make):
+    """The metric receives every draw; the echo finds one of the two instances of each class on an image."""
     loop = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[0, 1])
     metric = dict(type='VisualInteractiveMetric', min_images=1, num_samples=3)
     runner = make('TruthTeller', 'test', loop, metric=metric)
@@ -199,8 +199,8 @@ def test_a_metric_is_told_the_exemplars(make):
         runner.test()
 
 
-def test_one_class_is_asked_of_each_image(make):
-    """The truth is silent where the class is absent; who ignores the prompt is not."""
+def test_absence_metric_with_single_class_prompts(make):
+    """The ground truth has no detections if the class is absent; a detector that ignores the prompt does."""
     loop = dict(type='PromptedTestLoop', prompts=dict(type='SingleClass'), seeds=[0, 1, 2])
     runner = make('TruthTeller', 'test', loop, metric=dict(type='AbsenceMetric', num_samples=5))
     metrics = runner.test()
@@ -221,28 +221,28 @@ def test_one_class_is_asked_of_each_image(make):
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
-def test_recognition_of_given_boxes(make, protocol):
-    """Batch by batch, by a real model; its scores are those of its own encoder, box by box."""
+def test_recognition_test_loop_scores_ground_truth_boxes(make, protocol):
+    """Accuracy does not depend on the batch size, and as detections the boxes are perfect."""
     loop = dict(type='RecognitionTestLoop', prompts=dict(type=protocol))
     metrics = [
         make('DINOR1', 'test', loop, batch_size, metric=dict(type='RecognitionMetric')).test() for batch_size in (1, 3)
     ]
     assert metrics[0] == metrics[1]
-    # Images show 0 to 3 classes with two boxes each, twice. Without the exemplar one is left of each, and one class
-    # leaves no choice.
+    # Two images each show 0, 1, 2 and 3 classes, with two boxes per class. Under visual-interactive, one box per class
+    # remains, and images with a single class do not count.
     interactive = protocol == 'VisualInteractive'
     offered = {'TextPrompts': 4, 'VisualGeneric': 3}.get(protocol)
     assert metrics[0]['recognition/boxes'] == (10 if interactive else 24)
     chance = 4 / 10 / 2 + 6 / 10 / 3 if interactive else 1 / offered
     assert metrics[0]['recognition/chance'] == pytest.approx(chance)
     assert 0 <= metrics[0]['recognition/accuracy'] <= 1
-    # As detections: perfect boxes, every one under every class.
+    # As detections, every box is reported for every class.
     perfect = make('DINOR1', 'test', loop, metric=dict(type='ErrorMetric', score_thr=0)).test()
     assert perfect['errors/AR_100'] == pytest.approx(1)
     assert perfect['errors/object_found'] == 1
 
 
-def test_who_ignores_prompts_scores_the_same_under_any(run):
+def test_detector_ignoring_prompts_scores_same_under_all_protocols(run):
     scores = [run('Deaf', protocol)[1] for protocol in PROTOCOLS]
     scores.append(run('Deaf', 'VisualGeneric', seed=7, num_exemplars=1)[1])
     assert all(score == scores[0] for score in scores)
@@ -250,17 +250,18 @@ def test_who_ignores_prompts_scores_the_same_under_any(run):
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
-def test_a_real_detector_takes_every_protocol_whatever_the_batch(run, protocol):
-    """Image by image and in batches of two, which have other numbers of prompts: the same scores."""
+def test_scores_do_not_depend_on_batch_size_under_any_protocol(run, protocol):
+    """Batches of one and of two images, with different numbers of prompts, give the same scores."""
     one, two = (dict(run('Recorder', protocol, batch_size=size)[0].model.asked) for size in (1, 2))
     for image in range(8):
-        # Nothing is asked of images 0 and 4 under visual-interactive, and nothing found.
+        # Under visual-interactive, no class is offered for images 0 and 4, and nothing is detected.
         assert len(one[image]) == (0 if protocol == 'VisualInteractive' and image % 4 == 0 else 10)
-        # float32; a batch of another size is summed in other blocks
+        # Sums in float32 have another order in batches of another size.
         torch.testing.assert_close(one[image], two[image], atol=1e-4, rtol=0)
 
 
-def test_the_draw_is_written_and_says_what_it_is(run, tmp_path):
+def test_prompted_test_loop_writes_drawn_exemplars(run, tmp_path):
+    # Visual-generic: the description and the file agree.
     runner, _ = run('TruthTeller', 'VisualGeneric', num_exemplars=2, seed=3)
     description = dict(protocol='visual-generic', num_exemplars=2, seed=3, without_exemplar=['quince'])
     assert runner.test_loop.prompts.description == description
@@ -269,6 +270,7 @@ def test_the_draw_is_written_and_says_what_it_is(run, tmp_path):
     assert generic['without_exemplar'] == ['quince']
     assert len(generic['exemplars']) == 6
 
+    # Visual-interactive: the file has an exemplar per class and image.
     run('TruthTeller', 'VisualInteractive', seed=3)
     interactive = json.loads((tmp_path / 'prompts_visual-interactive_seed3.json').read_text())
     assert 'easier than visual-generic' in interactive['note']
@@ -276,8 +278,9 @@ def test_the_draw_is_written_and_says_what_it_is(run, tmp_path):
     assert len(interactive['exemplars']) == 12
 
 
-def test_interactive_boxes_are_in_pixels_of_the_network_input(run, data):
-    """The pipeline doubles the image, so a prompt box is twice its annotation."""
+def test_interactive_boxes_are_in_pixels_of_network_input(run, data):
+    """The pipeline doubles the image, so a prompt box is twice as large as its annotation."""
+    # Record the prompt boxes of each image.
     seen = {}
 
     @MODELS.register_module(force=True)
@@ -288,6 +291,7 @@ def test_interactive_boxes_are_in_pixels_of_the_network_input(run, data):
             return super().predict_and_output(batch_inputs, batch_data_samples, prompts, rescale)
 
     run('Listener', 'VisualInteractive')
+    # Compare them with the annotations.
     truth = json.loads((data / 'test.json').read_text())['annotations']
     assert sorted(seen) == list(range(8))
     for image, prompts in seen.items():
@@ -302,7 +306,7 @@ def test_interactive_boxes_are_in_pixels_of_the_network_input(run, data):
 
 
 class CollectSamples(Hook):
-    """Keeps what the evaluator was given."""
+    """Records the samples that the evaluator receives."""
 
     def __init__(self):
         self.samples = []
@@ -312,8 +316,8 @@ class CollectSamples(Hook):
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
-def test_samples_carry_no_prompts(run, protocol):
-    """Prompts are an argument: nothing pins them to the samples, which are pickled between processes."""
+def test_data_samples_contain_no_prompts(run, protocol):
+    """Prompts are an argument and not stored in the samples, which are pickled between processes."""
     collected = CollectSamples()
     run('Recorder', protocol, hooks=[collected])
     assert len(collected.samples) == 8
@@ -326,7 +330,7 @@ def test_samples_carry_no_prompts(run, protocol):
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS[1:])
-def test_another_seed_is_another_draw(run, protocol):
+def test_with_seed_draws_other_exemplars(run, protocol):
     settings = dict(num_exemplars=1) if protocol == 'VisualGeneric' else {}
     runner, _ = run('TruthTeller', protocol, **settings)
     loop = runner.test_loop
@@ -340,7 +344,8 @@ def test_another_seed_is_another_draw(run, protocol):
     assert loop.prompts.exemplars == draws[0]
 
 
-def test_several_seeds_give_means_and_the_results_of_each(run, tmp_path):
+def test_several_seeds_give_means_and_results_per_seed(run, tmp_path):
+    # Test with three seeds.
     runner, metrics = run('Drifting', 'VisualGeneric', seeds=[0, 1, 2], num_exemplars=1)
     assert isinstance(runner.test_loop, PromptedTestLoop)
     results = runner.test_loop.results
@@ -350,13 +355,13 @@ def test_several_seeds_give_means_and_the_results_of_each(run, tmp_path):
     assert metrics.keys() == results[0]['metrics'].keys()
     assert metrics['coco/bbox_mAP'] == pytest.approx(sum(found) / 3, abs=1e-12)
     assert len(list(tmp_path.glob('prompts_visual-generic_n1_seed*.json'))) == 3
-    # Each seed's result is that of a test of its own.
+    # The result of a seed equals that of a test with this seed alone.
     alone, _ = run('Drifting', 'VisualGeneric', seed=1, num_exemplars=1)
     assert alone.test_loop.prompts.exemplars == runner.test_loop.protocol.with_seed(1).exemplars
     assert alone.test_loop.results[0]['prompts'] == results[1]['prompts']
 
 
-def test_several_seeds_of_nothing_drawn_are_refused(run):
+def test_several_seeds_of_text_prompts_are_rejected(run):
     with pytest.raises(InputError, match='TextPrompts: draws no visual prompts') as error:
         run('TruthTeller', 'TextPrompts', seeds=[0, 1])
     assert '\n' not in str(error.value)
@@ -366,7 +371,7 @@ def test_several_seeds_of_nothing_drawn_are_refused(run):
 
 
 def bank_of(runner, cfg, num_exemplars=2, seed=0):
-    """Embeddings that the present weights of the runner's model give."""
+    """Compute the embeddings of a bank from the current weights of the runner's model."""
     dataset = build_protocol(dict(type='VisualGeneric'), cfg).dataset
     exemplars = draw_exemplars(dataset, num_exemplars, seed)
     return build_bank(runner.model, dataset, exemplars).prompt_set(CLASSES).embeddings
@@ -378,7 +383,7 @@ def prompted(split, **settings):
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])
-def test_prompts_are_those_of_the_present_weights(make, split):
+def test_prompts_are_computed_from_current_weights(make, split):
     runner = make('Recorder', split, prompted(split))
     found = []
     for _ in range(2):
@@ -393,7 +398,7 @@ def test_prompts_are_those_of_the_present_weights(make, split):
 
 
 class SwapWeights(Hook):
-    """Other weights during an evaluation, as MMEngine's EMAHook has them."""
+    """Uses other weights during an evaluation, like MMEngine's EMAHook."""
 
     priority = 'LOWEST'
 
@@ -411,17 +416,17 @@ class SwapWeights(Hook):
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])
-def test_prompts_come_from_weights_that_a_hook_exchanges(make, split):
+def test_prompts_are_computed_from_weights_swapped_by_hook(make, split):
     swap = SwapWeights()
     runner = make('Recorder', split, prompted(split), hooks=[swap])
     getattr(runner, split)()
     used = getattr(runner, f'{split}_loop').prompts.shared.embeddings
     assert torch.equal(used, swap.expected)
-    # The hook has put back the weights of the training, which would have given others.
+    # The hook has restored the weights of the training, which give other embeddings.
     assert not torch.equal(used, bank_of(runner, runner.cfg))
 
 
-def test_validation_finds_what_a_test_finds(make):
+def test_validation_and_test_loop_give_equal_metrics(make):
     found = []
     for split in ('val', 'test'):
         runner = make('Recorder', split, prompted(split))
@@ -431,11 +436,11 @@ def test_validation_finds_what_a_test_finds(make):
     assert all(torch.equal(scores[image], other_scores[image]) for image in range(8))
 
 
-# Refusals ----------------------------------------------------------------------------------------------------------
+# Bad input ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('split', 'kind'), [('val', 'ValLoop'), ('test', 'TestLoop')])
-def test_a_loop_without_prompts_is_refused_by_the_detector(make, split, kind):
+def test_detector_rejects_loop_without_prompts(make, split, kind):
     runner = make('DINOR1', split, dict(type=kind))
     with pytest.raises(InputError, match=f'DINOR1: no prompts; .* Prompted{kind}') as error:
         getattr(runner, split)()
@@ -443,14 +448,14 @@ def test_a_loop_without_prompts_is_refused_by_the_detector(make, split, kind):
 
 
 @pytest.mark.parametrize(('split', 'kind'), [('val', 'ValLoop'), ('test', 'TestLoop')])
-def test_a_model_without_prompts_is_refused_by_the_loop(make, split, kind):
+def test_prompted_loop_rejects_model_without_prompts(make, split, kind):
     runner = make(WithoutPrompts(), split, dict(type=f'Prompted{kind}', prompts=dict(type='TextPrompts')))
     with pytest.raises(InputError, match=f'WithoutPrompts takes no prompts; .*type="{kind}"') as error:
         getattr(runner, split)()
     assert '\n' not in str(error.value)
 
 
-def test_wrong_settings_are_refused(make):
+def test_build_protocol_rejects_wrong_settings(make):
     with pytest.raises(KeyError, match='Visual is not in the'):
         build_protocol(dict(type='Visual'), Config())
     with pytest.raises(TypeError, match='num_exemplars'):
@@ -458,19 +463,19 @@ def test_wrong_settings_are_refused(make):
     for cfg in (Config(), Config(dict(prompt_dataset=None))):
         with pytest.raises(InputError, match='VisualGeneric needs prompt_dataset'):
             build_protocol(dict(type='VisualGeneric'), cfg)
-    # The same in a run, when the loop is built: a training would not begin.
+    # In a run, the error is raised when the loop is built, before a training begins.
     with pytest.raises(InputError, match='VisualGeneric needs prompt_dataset'):
         make('DINOR1', 'val', prompted('val'), cfg={}).val()
 
 
 @pytest.mark.parametrize('prompts', [None, {}, 'VisualGeneric', dict(num_exemplars=3)])
-def test_prompts_without_a_type_are_refused(prompts):
+def test_build_protocol_rejects_prompts_without_type(prompts):
     with pytest.raises(InputError, match='prompts must be a dict with a type'):
         build_protocol(prompts, Config())
 
 
-def test_text_prompts_need_a_language_model(make):
-    """Refused when the loop is built, which a training does before its first iteration."""
+def test_text_prompts_without_language_model_are_rejected(make):
+    """The error is raised when the loop is built, before the first iteration of a training."""
     model = ConfigDict(tiny_config().model)
     for split, kind in (('val', 'PromptedValLoop'), ('test', 'PromptedTestLoop')):
         runner = make(model, split, dict(type=kind, prompts=dict(type='TextPrompts')))
@@ -478,7 +483,7 @@ def test_text_prompts_need_a_language_model(make):
             getattr(runner, f'{split}_loop')
 
 
-def test_no_seeds_are_refused(make):
+def test_prompted_test_loop_rejects_empty_seeds(make):
     runner = make('DINOR1', 'test', dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive'), seeds=[]))
     with pytest.raises(InputError, match='seeds is empty'):
         runner.test()

@@ -1,4 +1,4 @@
-"""A block of passes that leaves no trace in a model."""
+"""``preserved`` restores the state of a model after forward and backward passes."""
 
 import copy
 
@@ -13,7 +13,7 @@ from dinor1.engine.preserve import preserved
 
 
 class Net(nn.Module):
-    """State of every kind: buffers, one of them replaced at every pass, noise, counters, remembered calls."""
+    """Model with every kind of state: buffers, one of which is replaced in every pass, noise, counters, statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def host(model):
 
 
 def measure(model, x):
-    """Passes that move everything, and an error at the end."""
+    """Run passes that change every state, and raise an error at the end."""
     before = host(model)
     with preserved(model):
         model(x).sum().backward()
@@ -41,7 +41,8 @@ def measure(model, x):
         raise ZeroDivisionError
 
 
-def test_passes_leave_no_trace():
+def test_preserved_restores_state_after_exception():
+    # Run passes in a model and not in its copy.
     model = Net()
     x = torch.randn(6, 4)
     model(x).sum().backward()
@@ -50,6 +51,7 @@ def test_passes_leave_no_trace():
     before, state = host(model), copy.deepcopy(model.state_dict())
     with pytest.raises(ZeroDivisionError):
         measure(model, x)
+    # The state has not changed.
     after = host(model)
     assert after[:2] == before[:2]
     assert after[3] is stats
@@ -57,7 +59,7 @@ def test_passes_leave_no_trace():
     assert len(after[2]) == len(before[2])
     assert all(a is b for a, b in zip(after[2], before[2], strict=True))
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-    # What comes next is what would have come.
+    # The next pass of the model equals that of its copy.
     for net in (model, other):
         net.zero_grad()
         net(x).square().sum().backward()

@@ -1,4 +1,4 @@
-"""The query recorder in the prompted loops, against the detector asked directly."""
+"""The query recorder in the prompted loops, compared with direct calls of the detector."""
 
 import copy
 import json
@@ -46,10 +46,10 @@ def evaluate(read_shapes_config, tmp_path):
 
 
 @pytest.mark.parametrize('protocol', ['VisualGeneric', 'VisualInteractive'])
-def test_counts(evaluate, protocol):
+def test_query_recorder_counts(evaluate, protocol):
     runner, record = evaluate(protocol, prompts=protocol)
     instances = sum(len(runner.test_dataloader.dataset[i]['data_samples'].gt_instances) for i in range(8))
-    # Under visual-generic 24 training images may lack a class, which then nobody is asked for.
+    # Under visual-generic, a class may be missing from the 24 training images; it is then not offered.
     assert 0 < record['objects'] <= instances
     assert record['objects'] == instances or protocol == 'VisualGeneric'
     assert 1 <= record['distinct_queries'] <= 2
@@ -62,15 +62,15 @@ def test_counts(evaluate, protocol):
     assert figure.std() > 0
 
 
-def test_a_validation_records_what_a_test_records(evaluate):
+def test_query_recorder_validation_equals_test(evaluate):
     _, tested = evaluate('tested')
     runner, validated = evaluate('validated', split='val', recorder=dict(figure=False))
     assert validated == tested
     assert not (Path(runner.work_dir) / 'vis').exists()
 
 
-def test_several_processes_count_every_image_once(evaluate, monkeypatch):
-    """Three processes share eight images: the last one repeats the first image, to have three as well."""
+def test_query_recorder_counts_every_image_once_over_processes(evaluate, monkeypatch):
+    """Three processes share eight images; the last process repeats the first image, to have three as well."""
     _, alone = evaluate('alone')
     monkeypatch.setattr(
         'dinor1.engine.query_recorder.all_gather_object',
@@ -80,14 +80,15 @@ def test_several_processes_count_every_image_once(evaluate, monkeypatch):
     assert shared == alone
 
 
-def test_the_last_layer_is_what_the_detector_reports(evaluate):
-    """Detections are the boxes of the last layer: of one that covers an object the recorder knows as well."""
+def test_query_recorder_last_layer_equals_detections(evaluate):
+    """The share of covered objects in the last layer equals that of the detector's boxes."""
     runner, record = evaluate('run')
     prompts = runner.test_loop.prompts
     without_exemplar = prompts.description.get('without_exemplar', [])
     covering, objects = 0, 0
     runner.model.eval()
     for index in range(8):
+        # Predict boxes in pixels.
         item = runner.test_dataloader.dataset[index]
         batch = runner.model.data_preprocessor({key: [value] for key, value in item.items()}, False)
         sample = batch['data_samples'][0]
@@ -96,6 +97,7 @@ def test_the_last_layer_is_what_the_detector_reports(evaluate):
         height, width = sample.img_shape
         centre, size = boxes[-1, 0].chunk(2, -1)
         corners = torch.cat([centre - size / 2, centre + size / 2], -1) * torch.tensor([width, height, width, height])
+        # Count the objects of offered classes that a box covers.
         names = runner.test_dataloader.dataset.metainfo['classes']
         asked = [names[label] not in without_exemplar for label in sample.gt_instances.labels]
         truth = sample.gt_instances.bboxes[asked]
@@ -108,7 +110,7 @@ def test_the_last_layer_is_what_the_detector_reports(evaluate):
     assert record['covering'][-1] == pytest.approx(covering / objects)
 
 
-def test_refusals(evaluate):
+def test_query_recorder_rejects_bad_input(evaluate):
     with pytest.raises(InputError, match='min_iou'):
         QueryRecorder(min_iou=0)
     with pytest.raises(InputError, match='chunked_size'):

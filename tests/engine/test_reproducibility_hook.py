@@ -1,4 +1,4 @@
-"""ReproducibilityHook in a loop of iterations; in a loop of epochs it is tested with the whole recipe."""
+"""ReproducibilityHook in an iteration-based loop; the epoch-based loop is tested with the whole recipe."""
 
 from types import SimpleNamespace
 
@@ -10,8 +10,9 @@ from dinor1.registry import DATASETS
 
 
 @pytest.mark.parametrize('first', [0, 4, 5])
-def test_a_pass_over_the_data_is_an_epoch(shapes_dir, first):
-    """Also for the data sets within a wrapper, and after a resume at iteration ``first``."""
+def test_reproducibility_hook_sets_epoch_in_iteration_loop(shapes_dir, first):
+    """A pass over the data is an epoch, also for data sets in a wrapper, and after a resume at iteration ``first``."""
+    # Make two data sets in a wrapper.
     part = dict(
         type='CocoPromptDataset',
         data_root=str(shapes_dir / 'shapes'),
@@ -22,6 +23,7 @@ def test_a_pass_over_the_data_is_an_epoch(shapes_dir, first):
     dataset = ConcatDataset([DATASETS.build(part), DATASETS.build(part)])
     loader = type('Loader', (), dict(dataset=dataset, __len__=lambda self: 4))()
     runner = SimpleNamespace(train_dataloader=loader, train_loop=object(), iter=first, epoch=0)
+    # Run the hook, and record the epoch of both.
     hook, seen = ReproducibilityHook(), []
     hook.before_train_epoch(runner)
     for runner.iter in range(first, 13):

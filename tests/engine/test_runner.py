@@ -12,7 +12,7 @@ from dinor1.utils.model_converters import ModelConverter
 
 
 class Toy(BaseModel):
-    """One layer."""
+    """Model with one layer."""
 
     def __init__(self):
         super().__init__()
@@ -23,11 +23,11 @@ class Toy(BaseModel):
 
 
 class Mark(Hook):
-    """Belongs to a converter."""
+    """Hook of the converter below."""
 
 
 class Widen(ModelConverter):
-    """Replaces the layer, and remembers the seed."""
+    """Replaces the layer, and stores the seed."""
 
     def convert(self, model, seed):
         model.layer, model.seed = nn.Linear(2, 5), seed
@@ -53,14 +53,14 @@ def make(tmp_path):
     return build
 
 
-def test_without_converters_it_is_mmengines_runner(make):
+def test_runner_without_converters_does_not_change_model(make):
     runner = make('plain')
     assert runner.model_converters == []
     assert runner.model.layer.out_features == 2
     assert RUNNERS.get('DINOR1Runner') is Runner
 
 
-def test_the_model_is_converted_with_the_seed_of_the_run(make):
+def test_runner_converts_model_with_seed_of_run(make):
     runner = make('wide', cfg=dict(model_converters=[dict(type='Widen')]), randomness=dict(seed=11))
     assert runner.model.layer.out_features == 5
     assert runner.model.seed == 11
@@ -68,13 +68,13 @@ def test_the_model_is_converted_with_the_seed_of_the_run(make):
     assert sum(isinstance(hook, Mark) for hook in runner.hooks) == 1
 
 
-def test_a_wrong_converter_is_one_line(make):
+def test_runner_unknown_converter_is_one_line_error(make):
     with pytest.raises(InputError, match="there is no model converter 'Wide'; did you mean 'Widen'"):
         make('wrong', cfg=dict(model_converters=[dict(type='Wide')]))
 
 
-def test_none_removes_any_default_hook(make):
-    """MMEngine removes its own hooks alone, and fails on others."""
+def test_runner_default_hook_none_removes_it(make):
+    """MMEngine removes only its own hooks, and fails on others."""
     built = make('none', default_hooks=dict(logger=None, timer=dict(type='IterTimerHook'), reference=None))
     kinds = {type(hook).__name__ for hook in built.hooks}
     assert 'IterTimerHook' in kinds

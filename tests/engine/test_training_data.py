@@ -1,4 +1,4 @@
-"""What is refused after the training data has been read, and what is reported."""
+"""Errors and warnings after the training data have been read."""
 
 import json
 
@@ -10,14 +10,16 @@ from tests.tools.conftest import CATEGORIES, call, coco_content, data_dir, run_c
 
 @pytest.fixture
 def train(call, run_config, data_dir, tmp_path):  # noqa: F811
-    """``train(change, **dataset)`` changes every annotation of the training set, and trains one epoch on it."""
+    """``train(change, **dataset)`` calls ``change(i, annotation)`` on all annotations, and trains one epoch on them."""
 
     def run(change, **dataset):
+        # Write the changed annotations.
         content = coco_content(5)
         for i, annotation in enumerate(content['annotations']):
             change(i, annotation)
         path = tmp_path / 'train.json'
         path.write_text(json.dumps(content))
+        # Train on them.
         cfg = Config.fromfile(run_config)
         cfg.train_dataloader.dataset.update(ann_file=str(path), **dataset)
         cfg.train_cfg.max_epochs, cfg.param_scheduler, cfg.val_dataloader = 1, [], None
@@ -37,7 +39,7 @@ def train(call, run_config, data_dir, tmp_path):  # noqa: F811
         (lambda i, a: a.pop('bbox'), dict(bad_annotations='skip'), 'no box at all'),
     ],
 )
-def test_training_on_nothing_is_refused(train, tmp_path, change, dataset, message):
+def test_training_without_boxes_is_rejected(train, tmp_path, change, dataset, message):
     outcome = train(change, **dataset)
     assert outcome.status == 2
     error = outcome.err.strip().splitlines()[-1]
@@ -45,13 +47,13 @@ def test_training_on_nothing_is_refused(train, tmp_path, change, dataset, messag
     assert not list(tmp_path.glob('run/**/*.pth'))
 
 
-def test_boxes_without_an_area_of_their_own_are_trained_on(train, tmp_path):
-    """MMDetection would leave all of them out."""
+def test_training_uses_boxes_with_area_field_zero(train, tmp_path):
+    """MMDetection would leave all these boxes out."""
     assert train(lambda i, a: a.update(area=0)).status == 0
     assert (tmp_path / 'run/epoch_1.pth').is_file()
 
 
-def test_what_is_left_out_is_reported_at_both_ends(train):
+def test_left_out_annotations_are_reported_at_start_and_end(train):
     def spoil(i, annotation):
         if i < 2:
             annotation['bbox'] = [1, 2, 0, 9]

@@ -1,4 +1,4 @@
-"""The built wheel: its content, and its use away from the repository."""
+"""The built wheel: its content, and its use outside the repository."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ FULL = 'DINOR1_TEST_FULL_INSTALLATION'
 
 
 def run(*command, cwd, **environment):
-    """Run a command without the paths of this process; it must succeed."""
+    """Run a command without the paths of this process, and check that it succeeds; returns its output."""
     clean = {key: value for key, value in os.environ.items() if key not in ('PYTHONPATH', 'DINOR1_DATA')}
     done = subprocess.run(
         [*map(str, command)], cwd=cwd, capture_output=True, text=True, env=clean | environment, check=False
@@ -30,9 +30,9 @@ def run(*command, cwd, **environment):
 @pytest.fixture(scope='module')
 def wheel(repo, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('wheel')
-    # With setuptools at hand nothing is fetched.
+    # Download nothing if setuptools is installed.
     isolation = ['--no-build-isolation'] if find_spec('setuptools') and find_spec('wheel') else []
-    # A copy: a build leaves files beside the sources.
+    # Build from a copy, because a build writes files beside the sources.
     source = folder / 'source'
     for name in ('dinor1', 'configs'):
         shutil.copytree(repo / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
@@ -45,20 +45,21 @@ def wheel(repo, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory) -> Path:
-    """Scripts of an environment with the wheel, and the dependencies of this one."""
+    """Folder of scripts of an environment with the wheel and with the dependencies of this environment."""
     root = tmp_path_factory.mktemp('environment')
     venv.create(root, with_pip=False)
     scripts = root / ('Scripts' if os.name == 'nt' else 'bin')
     site = Path(
         run(scripts / 'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=root).strip()
     )
-    # Paths of .pth files come last, and the .pth files in them, such as that of an editable dinor1, are not read.
+    # Add the dependencies by a .pth file: its paths come last, and .pth files in them, such as that of an editable
+    # dinor1, are not read.
     (site / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
     run(sys.executable, '-m', 'pip', '--python', scripts / 'python', 'install', '--no-deps', wheel, cwd=root)
     return scripts
 
 
-def test_wheel_has_code_and_configs_only(wheel):
+def test_wheel_contains_only_code_and_configs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f'dinor1/.mim/configs/{name}.py' for name in config_names()} <= names
     assert 'dinor1/evaluation/odinw/manifest.json' in names
@@ -67,8 +68,8 @@ def test_wheel_has_code_and_configs_only(wheel):
     assert wheel.stat().st_size < 3 * 2**20
 
 
-def test_command_detects_away_from_the_repository(installed, model_files, pictures, tmp_path):
-    target = pictures / '0.png'
+def test_installed_command_detects(installed, model_files, image_folder, tmp_path):
+    target = image_folder / '0.png'
     model = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     options = ['--prompt', f'{target}:5,5,30,40:cat', '--score-thr', '0', '--out-dir', tmp_path / 'out']
     printed = run(installed / 'dinor1', 'detect', target, *model, *options, cwd=tmp_path)
@@ -77,8 +78,8 @@ def test_command_detects_away_from_the_repository(installed, model_files, pictur
     assert (tmp_path / 'out/preds/0.json').is_file()
 
 
-def test_library_and_configs_away_from_the_repository(installed, tmp_path):
-    """A config by its name, and a config that inherits from it."""
+def test_installed_library_reads_configs_by_name(installed, tmp_path):
+    """Configs are found by name, also by a config that inherits from one."""
     (tmp_path / 'own.py').write_text(
         "_base_ = 'dinor1::dino_r1/dino-r1_nano_1xb8_6e_shapes.py'\nmodel = dict(num_queries=7)\n"
     )
@@ -100,11 +101,11 @@ def test_library_and_configs_away_from_the_repository(installed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(FULL not in os.environ, reason=f'downloads several GB: set {FULL}=1 to install everything anew')
-def test_full_installation_into_an_empty_environment(wheel, model_files, pictures, tmp_path):
+def test_full_installation_in_empty_environment(wheel, model_files, image_folder, tmp_path):
     venv.create(tmp_path / 'environment', with_pip=True)
     scripts = tmp_path / 'environment' / ('Scripts' if os.name == 'nt' else 'bin')
     run(scripts / 'python', '-m', 'pip', 'install', wheel, cwd=tmp_path)
-    target = pictures / '0.png'
+    target = image_folder / '0.png'
     model = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     options = ['--prompt', f'{target}:5,5,30,40:cat', '--score-thr', '0', '--out-dir', tmp_path / 'out']
     assert 'Found on 1 of 1 images' in run(scripts / 'dinor1', 'detect', target, *model, *options, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Columns of lists of records: what comes back is what went in, written once."""
+"""Columns of lists of records: no loss, and each key once."""
 
 import json
 
@@ -21,23 +21,23 @@ VALUES = [
 
 
 @pytest.mark.parametrize('value', VALUES, ids=json.dumps)
-def test_nothing_is_lost(value):
+def test_from_columns_inverts_to_columns(value):
     columns = json.loads(json.dumps(to_columns(value)))
     assert json.dumps(from_columns(columns), sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
-def test_each_key_is_written_once():
+def test_to_columns_writes_each_key_once():
     points = [{'iter': i, 'norm': {'class': i / 3, 'box': i / 7}} for i in range(5)]
     text = json.dumps(to_columns(points))
     assert all(text.count(f'"{key}"') == 1 for key in ('iter', 'norm', 'class', 'box'))
 
 
 @pytest.mark.parametrize('value', [{'$columns': 1}, [{'$columns': 1}]])
-def test_the_reserved_key_is_refused(value):
+def test_to_columns_rejects_reserved_key(value):
     with pytest.raises(ValueError, match='reserved'):
         to_columns(value)
 
 
-def test_columns_of_different_lengths_are_refused():
+def test_from_columns_rejects_different_lengths():
     with pytest.raises(ValueError, match='argument'):
         from_columns({'$columns': [{'x': [1], 'y': [1, 2]}]})

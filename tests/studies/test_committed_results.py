@@ -1,4 +1,4 @@
-"""The tables in results/: in their written form, with true hashes, and the source of every page."""
+"""The tables in results/: format, hashes, and the tables on pages that are made from them."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from dinor1.studies.study import load_study, table
 
 ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / 'results').glob('*.jsonl'))
-# GRQO's page has tables of its own, see tests/tools/test_grqo_study.py.
+# The page of GRQO has other tables, see tests/tools/test_grqo_study.py.
 STUDIES = sorted(path for path in (ROOT / 'configs/studies').glob('*.py') if path.stem != 'grqo')
 
 
-def test_there_is_a_table_per_study():
+def test_every_study_has_a_table():
     assert {path.stem for path in STUDIES} <= {path.stem for path in TABLES}
 
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
-def test_a_table_is_as_it_is_written(path, tmp_path):
+def test_committed_table_equals_its_copy(path, tmp_path):
     rows = read_rows(path)
     add_rows(tmp_path / 'copy.jsonl', rows)
     assert (tmp_path / 'copy.jsonl').read_bytes() == path.read_bytes()
@@ -29,8 +29,8 @@ def test_a_table_is_as_it_is_written(path, tmp_path):
 
 
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
-def test_one_page_has_the_table_of_a_study(path, monkeypatch):
-    """Nothing between the markers is typed by hand."""
+def test_one_page_contains_table_of_study(path, monkeypatch):
+    """The text between the markers is generated."""
     monkeypatch.chdir(ROOT)
     text = table(load_study(path.relative_to(ROOT)), f'results/{path.stem}.jsonl')
     pages = [page for page in (ROOT / 'docs').rglob('*.md') if f'<!-- {path.stem}:begin -->' in page.read_text()]

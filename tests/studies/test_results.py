@@ -1,4 +1,4 @@
-"""Table files of studies: order, identity, errors, and two processes that collect at once."""
+"""Table files of studies: order, keys, errors, and two processes that collect at once."""
 
 import hashlib
 import json
@@ -31,28 +31,28 @@ def store(work_dir, *rows):
 # Tables ----------------------------------------------------------------------------------------------------
 
 
-def test_no_rows_make_no_file(tmp_path):
+def test_add_rows_without_rows_writes_no_file(tmp_path):
     assert add_rows(tmp_path / 't.jsonl', []) == []
     assert not (tmp_path / 't.jsonl').exists()
     (tmp_path / 't.jsonl').write_text('')
     assert read_rows(tmp_path / 't.jsonl') == []
 
 
-def test_rows_are_lines_with_sorted_keys_by_arm_and_seed(tmp_path):
+def test_add_rows_sorts_rows_and_keys(tmp_path):
     table = tmp_path / 'new/t.jsonl'
     assert add_rows(table, [row('B', 0), row('A', 10)]) == [row_key(row('A', 10)), row_key(row('B', 0))]
     before = table.read_text().splitlines()
     add_rows(table, [row('A', 9), row('Ä', 0)])
     lines = table.read_text(encoding='utf-8').splitlines()
     assert [(r['arm'], r['seed']) for r in map(json.loads, lines)] == [('A', 9), ('A', 10), ('B', 0), ('Ä', 0)]
-    # A new run changes no line but its own.
+    # A new row changes no other line.
     assert set(before) < set(lines)
     for line in lines:
         assert list(json.loads(line)) == sorted(json.loads(line))
     assert '"arm":"Ä"' in lines[-1]
 
 
-def test_every_number_comes_back(tmp_path):
+def test_read_rows_returns_every_number(tmp_path):
     numbers = [0.1 + 0.2, 1e-300, -1.0, 3, 2**53 + 1, 0.703]
     points = [dict(iter=i, norm=dict(a=n)) for i, n in enumerate(numbers)]
     add_rows(tmp_path / 't.jsonl', [row(gradients=points, curves=dict(loss=[[1, 2.5]]))])
@@ -61,38 +61,38 @@ def test_every_number_comes_back(tmp_path):
     assert [type(point['norm']['a']) for point in found['gradients']] == list(map(type, numbers))
 
 
-def test_a_finished_row_is_never_replaced(tmp_path):
+def test_add_rows_never_replaces_a_row(tmp_path):
     table = tmp_path / 't.jsonl'
     add_rows(table, [row(value=0.5)])
     content = table.read_bytes()
     assert add_rows(table, [row(value=0.5)]) == []
     with pytest.raises(InputError, match=r"t.jsonl: has another row of arm 'A', seed 0, config hash \w{12}; delete"):
         add_rows(table, [row('B'), row(value=0.6)])
-    # All rows or none.
+    # Nothing is written if one row is rejected.
     assert table.read_bytes() == content
     with pytest.raises(InputError, match="another row of arm 'C'"):
         add_rows(table, [row('C', value=1), row('C', value=2)])
-    # Other settings are another row.
+    # A run with other settings is another row.
     assert len(add_rows(table, [row(options=['a=1'])])) == 1
     assert len(read_rows(table)) == 2
 
 
-def test_a_number_that_json_lacks_is_the_same_twice(tmp_path):
+def test_add_rows_treats_nan_as_equal(tmp_path):
     assert len(add_rows(tmp_path / 't.jsonl', [row(value=math.nan)])) == 1
     assert add_rows(tmp_path / 't.jsonl', [row(value=math.nan)]) == []
 
 
-def test_a_measurement_has_neither_seed_nor_config(tmp_path):
+def test_add_rows_without_seed_and_config(tmp_path):
     assert add_rows(tmp_path / 't.jsonl', [dict(arm='b'), dict(arm='a')]) == [RowKey('a'), RowKey('b')]
     assert str(RowKey('a')) == "arm 'a'"
 
 
-def test_the_hash_covers_config_options_and_start():
+def test_config_hash_covers_config_options_and_start():
     start = dict(arm='A', checkpoint='epoch_1.pth', resume=True)
     others = [('b.py', (), None), ('a.py', ('x=1',), None), ('a.py', ('y=1', 'x=1'), None), ('a.py', (), start),
               ('a.py', ('x=1', 'y=1'), None), ('a.py', (), start | dict(resume=False))]  # fmt: skip
     assert len({config_hash(*settings) for settings in [*others, ('a.py', (), None)]}) == 7
-    # Neither the type of a sequence nor the order of keys counts; a fixed value, because tables are kept.
+    # The hash ignores the type of a sequence and the order of keys. It must not change, because tables are kept.
     assert config_hash('a.py', ['x=1'], dict(reversed(start.items()))) == config_hash('a.py', ('x=1',), start)
     assert config_hash('a.py', (), None) == hashlib.sha256(b'["a.py", [], null]').hexdigest()[:12]
 
@@ -108,7 +108,7 @@ def test_the_hash_covers_config_options_and_start():
         ('{"arm": "A", "x": {"$columns": 1}}\n', 'line 1 has columns that do not fit'),
     ],
 )
-def test_broken_tables_are_named(tmp_path, text, message):
+def test_read_rows_broken_table_is_one_line_error(tmp_path, text, message):
     path = tmp_path / 't.jsonl'
     path.write_text(text)
     for use in (read_rows, lambda table: add_rows(table, [row('Z')])):
@@ -120,7 +120,7 @@ def test_broken_tables_are_named(tmp_path, text, message):
     assert path.read_text() == text
 
 
-def test_a_table_that_is_not_there_or_not_utf8(tmp_path):
+def test_read_rows_missing_or_not_utf8(tmp_path):
     with pytest.raises(InputError, match='no such file'):
         read_rows(tmp_path / 't.jsonl')
     (tmp_path / 't.jsonl').write_bytes(b'{"arm": "\xff"}')
@@ -131,17 +131,17 @@ def test_a_table_that_is_not_there_or_not_utf8(tmp_path):
 # Collecting ------------------------------------------------------------------------------------------------
 
 
-def test_finished_runs_are_collected_once(tmp_path):
+def test_collect_runs_adds_finished_runs_once(tmp_path):
     work, table = tmp_path / 'work', tmp_path / 't.jsonl'
-    with pytest.raises(InputError, match=r'work: no finished run, which is a folder with result.json'):
+    with pytest.raises(InputError, match=r'work: no finished run \(a folder with result.json\)'):
         collect_runs(work, table)
     store(work, row('B', 1), row('A', 0))
-    (work / 'C_seed0').mkdir()  # has begun, is not finished
-    store(work / 'verify', row('A', 0, value=0.9))  # repeats a run, for another table
+    (work / 'C_seed0').mkdir()  # a run that is not finished
+    store(work / 'verify', row('A', 0, value=0.9))  # a repeated run for another table
     assert collect_runs(work, table) == [row_key(row('A', 0)), row_key(row('B', 1))]
     assert collect_runs(work, table) == []
     assert read_rows(table) == [row('A', 0), row('B', 1)]
-    # One run by its own folder.
+    # Collect one run by its own folder.
     store(work, row('C', 0))
     assert collect_runs(work / 'C_seed0', table) == [row_key(row('C', 0))]
 
@@ -155,7 +155,7 @@ def test_finished_runs_are_collected_once(tmp_path):
         (json.dumps(row(options=['a=1']) | dict(options=[])), 'config_hash is not that of config, options and start'),
     ],
 )
-def test_broken_results_are_named(tmp_path, content, message):
+def test_collect_runs_rejects_broken_result(tmp_path, content, message):
     store(tmp_path / 'work', row())
     (tmp_path / 'work/A_seed0/result.json').write_text(content)
     with pytest.raises(InputError, match=message):
@@ -163,8 +163,9 @@ def test_broken_results_are_named(tmp_path, content, message):
     assert not (tmp_path / 't.jsonl').exists()
 
 
-def test_two_processes_that_collect_at_once_lose_nothing(tmp_path):
-    """Each adds 40 runs, one at a time, so that they meet many times."""
+def test_collect_runs_by_two_processes_loses_no_row(tmp_path):
+    """Each process adds 40 runs, one at a time, so that they often compete for the lock."""
+    # Write the runs.
     table, number = tmp_path / 't.jsonl', 40
     for arm in 'AB':
         store(tmp_path / arm, *(row(arm, seed, value=seed / 7) for seed in range(number)))
@@ -176,6 +177,7 @@ def test_two_processes_that_collect_at_once_lose_nothing(tmp_path):
         'while not go.exists(): time.sleep(0.001)\n'
         'for own in sorted(work.iterdir()): collect_runs(own, table)\n'
     )
+    # Start both processes, and let them begin at the same time.
     arguments = [[tmp_path / arm, table, tmp_path / f'ready_{arm}', tmp_path / 'go'] for arm in 'AB']
     processes = [subprocess.Popen([sys.executable, '-c', code, *map(str, own)]) for own in arguments]
     while not all(own[2].exists() for own in arguments):
@@ -184,5 +186,5 @@ def test_two_processes_that_collect_at_once_lose_nothing(tmp_path):
     (tmp_path / 'go').touch()
     assert [process.wait(120) for process in processes] == [0, 0]
     assert read_rows(table) == [row(arm, seed, value=seed / 7) for arm in 'AB' for seed in range(number)]
-    # No temporary file is left, only the lock.
+    # Only the lock file is left.
     assert {path.name for path in tmp_path.glob('.*')} <= {'.t.jsonl.lock'}

@@ -1,4 +1,4 @@
-"""Tables of studies, from records whose statistics are known."""
+"""Tables of studies, from records with known statistics."""
 
 import math
 
@@ -15,7 +15,7 @@ def arm(values, first=0, **extra):
 RECORDS = {'SFT': arm([0.60, 0.62, 0.64]), 'GRQO': arm([0.61, 0.64, 0.66]), 'one': arm([0.7], seconds=3), 'none': []}
 
 
-def test_nothing():
+def test_report_of_no_records():
     assert by_seed([], 'AP') == {}
     assert mean_with_interval([], 'AP') == '-'
     assert interval(None) == '-'
@@ -23,7 +23,7 @@ def test_nothing():
     assert differences({'SFT': []}, 'SFT', {'AP': 'AP'}) == {'AP': {}}
 
 
-def test_means_and_what_is_missing():
+def test_means_with_missing_values():
     text = means(RECORDS, {'AP': 'AP', 'seconds': 's'})
     assert '| SFT | 3 | 0.620 ± 0.020 | - |' in text
     assert '| one | 1 | 0.700 | 3.000 |' in text
@@ -31,7 +31,7 @@ def test_means_and_what_is_missing():
     assert by_seed([dict(seed=0, metrics={'AP': math.nan}), *arm([None], 1)], 'AP') == {}
 
 
-def test_differences_are_those_of_the_paired_test():
+def test_paired_table_equals_paired_test():
     text = paired(RECORDS, 'SFT', {'AP': 'AP'})
     low, high = scipy.stats.ttest_rel([0.61, 0.64, 0.66], [0.60, 0.62, 0.64]).confidence_interval(0.95)
     assert f'| GRQO | 3 | **+0.0167 [{low:+.4f}, {high:+.4f}]** |' in text
@@ -39,7 +39,7 @@ def test_differences_are_those_of_the_paired_test():
     assert '| one | 1 | +0.1000 |' in text
 
 
-def test_the_interval_of_a_mean():
+def test_mean_with_interval_equals_student():
     low, high = scipy.stats.t.interval(0.95, 2, 0.62, 0.02 / 3**0.5)
     assert mean_with_interval(RECORDS['SFT'], 'AP') == f'0.620 [{low:.3f}, {high:.3f}]'
     assert mean_with_interval(RECORDS['one'], 'AP') == '0.700'

@@ -1,4 +1,4 @@
-"""Running studies: what is chosen, what starts from what, what a command costs, what is refused."""
+"""Running studies: selection of runs, runs that start from others, costs, errors."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from dinor1.utils.errors import InputError
 
 @pytest.fixture
 def study(tmp_path):
-    """``study(arms=...)`` reads a study whose config exists."""
+    """``study(arms=...)`` writes and reads a study file; its config exists."""
 
     def read(**changes):
         config = tmp_path / 'config.py'
@@ -38,7 +38,7 @@ def study(tmp_path):
 
 @pytest.fixture
 def fake_train(tmp_path, monkeypatch):
-    """In place of the project's tools: a training that writes what it was asked for, or fails."""
+    """Replaces the project's tools by a training that records its arguments, or fails; returns the folder."""
     tools = tmp_path / 'tools'
     tools.mkdir(parents=True)
     (tools / 'train.py').write_text(
@@ -58,13 +58,13 @@ def fake_train(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_seeds_and_starts(study):
+def test_load_study_orders_seeds_and_starts(study):
     names = [run.name for run in study().runs]
     assert names == ['A_seed0', 'B_seed0', 'A_seed1', 'B_seed1', 'C_seed1']
     assert study().runs[-1].start == dict(arm='B', checkpoint='epoch_2.pth', resume=False)
 
 
-def test_what_a_run_starts_from_is_chosen_with_it(study):
+def test_select_includes_start_of_run(study):
     chosen = select(study(), ['C'], None)
     assert [run.name for run in chosen] == ['A_seed1', 'B_seed1', 'C_seed1']
     assert [run.name for run in select(study(), ['A', 'C'], [0])] == ['A_seed0']
@@ -82,12 +82,12 @@ def test_what_a_run_starts_from_is_chosen_with_it(study):
         ({'A': dict(seeds=[0, 0])}, 'same name'),
     ],
 )
-def test_starts_that_cannot_be(study, arms, text):
+def test_load_study_rejects_impossible_start(study, arms, text):
     with pytest.raises(InputError, match=text):
         study(arms=arms)
 
 
-def test_the_time_left_is_that_of_the_same_config(study):
+def test_remaining_uses_time_of_same_config(study):
     runs = study().runs
     assert remaining(runs, []) == 0
     other = dict(config='other', seconds=100.0)
@@ -95,12 +95,12 @@ def test_the_time_left_is_that_of_the_same_config(study):
     assert remaining(runs[:2], [other, dict(config=runs[0].config, seconds=4.0)]) == 8
 
 
-def test_costs_add_up():
+def test_cost_plus():
     assert Cost(1, 2, 3).plus(Cost(10, 20, 1)) == Cost(11, 22, 3)
 
 
 @pytest.mark.parametrize('jobs', [1, 3])
-def test_a_grid_is_run_once(study, fake_train, jobs):
+def test_run_all_executes_each_run_once(study, fake_train, jobs):
     tiny = study(after={'extra': ['tools/after.py', '{config}', '{checkpoint}', '{out}']}, keep={'a': 'arguments.json'})
     lines = []
     results, work = fake_train / 'results/study.jsonl', fake_train / 'work'
@@ -116,13 +116,13 @@ def test_a_grid_is_run_once(study, fake_train, jobs):
         assert record['extra']['seen'][1].endswith('epoch_2.pth')
         assert record['memory_mib'] > 1
         assert record['seconds'] >= record['train_seconds'] >= 0
-    # Resumed, loaded, and from scratch.
+    # The runs start from scratch, resume, and load weights.
     assert records['A_seed0']['a'][-1] == '--resume'
     assert records['B_seed0']['a'][-2:] == ['--resume', str(work / 'A_seed0/epoch_1.pth')]
     assert records['C_seed1']['a'][-3:] == ['--cfg-options', 'c=1', f'load_from={work / "B_seed1/epoch_2.pth"}']
 
 
-def test_an_interrupted_run_resumes_itself_and_not_its_start(study, fake_train):
+def test_execute_interrupted_run_resumes_own_checkpoint(study, fake_train):
     tiny = study()
     own = fake_train / 'work/B_seed0'
     own.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_an_interrupted_run_resumes_itself_and_not_its_start(study, fake_train):
     assert json.loads((own / 'arguments.json').read_text())[-1] == '--resume'
 
 
-def test_refusals(study, fake_train):
+def test_run_all_rejects_bad_input(study, fake_train):
     tiny = study()
     results, work = fake_train / 'results/study.jsonl', fake_train / 'work'
     with pytest.raises(InputError, match='A_seed0/epoch_1.pth: no such checkpoint'):
@@ -147,7 +147,7 @@ def test_refusals(study, fake_train):
     assert not results.exists()
 
 
-def test_the_log_of_several_sessions(tmp_path):
+def test_training_log_of_several_sessions(tmp_path):
     lines = [dict(iter=50, loss=2.0, time=0.1), dict(iter=100, loss=1.0, time=0.1), dict(step=1, time=0.2)]
     for session, content in (('a', lines), ('b', [dict(iter=100, loss=1.5, time=0.3)])):
         path = tmp_path / session / 'vis_data/scalars.json'
@@ -157,8 +157,8 @@ def test_the_log_of_several_sessions(tmp_path):
     assert training_log(tmp_path / 'none') == []
 
 
-def test_a_training_whose_cost_was_lost_gets_no_invented_one(study, fake_train):
-    """Its parent was killed, it came to its end."""
+def test_execute_without_recorded_cost_is_an_error(study, fake_train):
+    """The training finished after its parent process was killed."""
     run, own = study().runs[0], fake_train / 'work/A_seed0'
     execute(run, study(), fake_train / 'work')
     (own / 'cost.json').unlink()
@@ -168,22 +168,22 @@ def test_a_training_whose_cost_was_lost_gets_no_invented_one(study, fake_train):
     assert not (own / 'result.json').exists()
 
 
-def test_a_run_that_is_finished_and_not_in_the_table_is_collected(study, fake_train):
-    """As after an interruption between the two, or with the work directory of another machine."""
+def test_run_all_collects_finished_run_that_is_not_in_table(study, fake_train):
+    """As after an interruption before the row was added, or with the work directory of another machine."""
     tiny, results, work = study(arms={'A': []}, seeds=[0]), fake_train / 'results/study.jsonl', fake_train / 'work'
     record = execute(tiny.runs[0], tiny, work)
     (work / 'A_seed0/arguments.json').unlink()
     run_all(tiny, tiny.runs, results, work)
     assert read_rows(results) == [record]
     assert not (work / 'A_seed0/arguments.json').exists()  # not trained again
-    # A run of other settings takes another row, and its own work directory.
+    # A run with other settings has another row and another work directory.
     other = study(arms={'A': ['a=1']}, seeds=[0])
     run_all(other, other.runs, results, fake_train / 'other')
     assert [row['options'] for row in read_rows(results) if row['arm'] == 'A'].count(['a=1']) == 1
     assert len(read_rows(results)) == 2
 
 
-def test_what_is_finished_stays_when_another_run_fails(study, fake_train):
+def test_run_all_keeps_finished_runs_after_failure(study, fake_train):
     mixed, results = study(arms={'A': [], 'F': ['fail=1'], 'Z': []}, seeds=[0]), fake_train / 'results/study.jsonl'
     with pytest.raises(InputError, match='F_seed0: it failed'):
         run_all(mixed, mixed.runs, results, fake_train / 'work')

@@ -1,4 +1,4 @@
-"""Tools called as functions: a tiny model, a tiny data set, and what a tool printed."""
+"""Fixtures for the tools: run a tool and read its output, with a tiny model and a tiny data set."""
 
 import json
 import runpy
@@ -17,12 +17,12 @@ CATEGORIES = ['apple', 'pear', 'plum']
 
 
 class Outcome(NamedTuple):
-    """How a tool ended.
+    """Exit status and output of a tool.
 
     Attributes:
         status: Exit status.
-        out: What it wrote to standard output.
-        err: What it wrote to standard error.
+        out: Text on standard output.
+        err: Text on standard error.
     """
 
     status: int
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def call(repo, monkeypatch, capfd):
-    """``call('image_demo', argument, ...)`` runs a tool in this process, because a start costs seconds."""
+    """``call('image_demo', argument, ...)`` runs a tool in this process, because a new process takes seconds."""
 
     def run(tool: str, *arguments) -> Outcome:
         monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, arguments)])
@@ -48,7 +48,7 @@ def call(repo, monkeypatch, capfd):
 
 
 def coco_content(num_images: int) -> dict:
-    """Images of 64 x 48 pixels with a box of each category."""
+    """Make the content of a COCO file: images of 64 x 48 pixels with a box of each category."""
     images = [dict(id=i, file_name=f'{i}.png', width=64, height=48) for i in range(num_images)]
     annotations = [
         dict(id=10 * i + c, image_id=i, category_id=c, bbox=[4 + 15 * c, 5 + i, 14, 20], area=280, iscrowd=0)
@@ -61,7 +61,7 @@ def coco_content(num_images: int) -> dict:
 
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory) -> Path:
-    """Five training and two validation images, where the shapes world's config looks for them."""
+    """Folder with five training and two validation images, in the layout of the shapes world."""
     root = tmp_path_factory.mktemp('data')
     (root / 'shapes/annotations').mkdir(parents=True)
     for seed, (split, count) in enumerate([('train', 5), ('val_base', 2)]):
@@ -89,14 +89,14 @@ def run_config(repo, data_dir, model_files, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def reference(pictures) -> str:
-    """A good ``--prompt``."""
-    assert cv2.imread(str(pictures / '0.png')).shape == (60, 80, 3)
-    return f'{pictures / "0.png"}:5,5,30,40:cat'
+def reference(image_folder) -> str:
+    """A valid argument of ``--prompt``."""
+    assert cv2.imread(str(image_folder / '0.png')).shape == (60, 80, 3)
+    return f'{image_folder / "0.png"}:5,5,30,40:cat'
 
 
-def picture_of(path: Path) -> np.ndarray:
-    """An image file that must be readable."""
+def readable_image(path: Path) -> np.ndarray:
+    """Read an image file, and check that it can be read."""
     image = cv2.imread(str(path))
     assert image is not None
     return image

@@ -1,4 +1,4 @@
-"""benchmark: its file and table, the file of a table's markers, and what it refuses."""
+"""benchmark: its file, its table, pages with the table, and bad input."""
 
 import json
 
@@ -13,7 +13,8 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 SMALL = ('--size', 64, 96, '--prompts', 3, '--boxes', 2)
 
 
-def test_measures_and_makes_the_table(call, model_files, tmp_path):
+def test_benchmark_measures_and_makes_table(call, model_files, tmp_path):
+    # Measure.
     path, page = tmp_path / 'result.json', tmp_path / 'page.md'
     options = ['--precisions', 'float32', 'bfloat16', '--passes', 'inference', 'training', '--rounds', 2, '--no-memory']
     outcome = call('analysis_tools/benchmark', model_files.config, *SMALL, *options, '--out', path)
@@ -31,6 +32,7 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
     assert record['rows'][0]['flops'] > 1e6
     assert {'device', 'torch', 'threads', 'date'} <= set(record['environment'])
 
+    # Write the table to a page.
     page.write_text('before\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n')
     outcome = call('analysis_tools/benchmark', '--table', path, '--update', page)
     assert outcome.status == 0
@@ -40,7 +42,7 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
     assert 'old' not in text
     assert outcome.out.strip() in text
     assert 'neither prompt encoder nor text model runs' in text
-    # The same page from a table file, to which the record is added once.
+    # A table file, to which the record is added once, gives the same page.
     rows = tmp_path / 'table.jsonl'
     for _ in range(2):
         assert call('analysis_tools/benchmark', '--table', path, '--collect', rows).status == 0
@@ -51,8 +53,8 @@ def test_measures_and_makes_the_table(call, model_files, tmp_path):
     assert f'| {record["rows"][0]["milliseconds"]["median"]:.1f} (' in rows[0]
 
 
-def test_the_committed_page_is_the_table_of_the_committed_rows(call, repo):
-    """Nothing between the markers is typed by hand."""
+def test_benchmark_committed_page_is_generated(call, repo):
+    """The text between the markers is generated."""
     outcome = call('analysis_tools/benchmark', '--table', repo / 'results/benchmark.jsonl')
     page = (repo / 'docs/research/speed.md').read_text()
     assert f'<!-- benchmark:begin -->\n\n{outcome.out}\n<!-- benchmark:end -->' in page
@@ -69,7 +71,7 @@ def test_the_committed_page_is_the_table_of_the_committed_rows(call, repo):
         (('a.py', '--threads', 0), '--threads: must be at least 1'),
         (('a.py', '--device', 'tpu'), '--device tpu: must be cpu or cuda'),
         pytest.param(('a.py', '--device', 'cuda'), '--device cuda: there is no GPU', marks=no_gpu),
-        (('a.py', '--clock', 'cpu'), '--clock cpu: counts one thread on CPU alone'),
+        (('a.py', '--clock', 'cpu'), '--clock cpu: needs a single thread on a CPU'),
         (('a.py', '--compile', '--passes', 'training'), '--compile: compiles inference only'),
         (('a.py', '--update', 'b.md'), '--update: needs --table FILE.json'),
         (('a.py', '--collect', 'b.jsonl'), '--collect: needs --table FILE.json'),
@@ -80,7 +82,7 @@ def test_the_committed_page_is_the_table_of_the_committed_rows(call, repo):
         (('--table', 'dinor1/evaluation/odinw/manifest.json'), 'dinor1/evaluation/odinw/manifest.json: not a result'),
     ],
 )
-def test_refuses(call, arguments, message):
+def test_benchmark_bad_input(call, arguments, message):
     outcome = call('analysis_tools/benchmark', *arguments)
     assert outcome.status == 2
     assert outcome.out == ''
@@ -88,7 +90,7 @@ def test_refuses(call, arguments, message):
     assert outcome.err.count('\n') == 1
 
 
-def test_says_that_a_compiler_is_missing(call, monkeypatch):
+def test_benchmark_compile_without_compiler(call, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     outcome = call('analysis_tools/benchmark', 'a.py', '--compile')
     assert outcome.status == 2

@@ -35,7 +35,7 @@ def save(tool, folder: Path, task: str) -> dict:
     return columns
 
 
-def test_the_data_depend_on_the_seed_alone(tool):
+def test_make_data_depends_only_on_seed(tool):
     (content, columns), (again, columns_again), (_, others) = (
         tool.make_data(**SIZES, federated=True, seed=seed) for seed in (1, 1, 2)
     )
@@ -45,7 +45,7 @@ def test_the_data_depend_on_the_seed_alone(tool):
         np.testing.assert_array_equal(column, columns_again[key])
 
 
-def test_the_data_are_federated_and_as_many_as_asked_for(tool):
+def test_make_data_sizes_and_federated_fields(tool):
     content, columns = tool.make_data(**SIZES, federated=True, seed=0)
     truth = LVISGroundTruth.from_content(content)
     assert len(truth.image_ids) == 12
@@ -60,10 +60,10 @@ def test_the_data_are_federated_and_as_many_as_asked_for(tool):
 
 
 @pytest.mark.parametrize('task', ['lvis', 'coco'])
-def test_implementations_agree(tool, task, tmp_path):
+def test_evaluation_implementations_agree(tool, task, tmp_path):
     columns = save(tool, tmp_path, task)
     aps = [tool.prepare(name, str(tmp_path / 'annotations.json'), columns)() for name in tool.IMPLEMENTATIONS[task]]
-    # The implementations that take tensors round the corners of a box to float32.
+    # Implementations that take tensors round the corners of boxes to float32.
     assert 0 < aps[0] < 1
     assert aps == pytest.approx([aps[0]] * len(aps), abs=1e-6)
 
@@ -85,7 +85,7 @@ def test_measure_reports_time_and_memory(tool, tmp_path):
         (-11, '', 'killed'),
     ],
 )
-def test_an_implementation_that_fails_says_why(tool, status, stderr, message, monkeypatch, tmp_path):
+def test_run_apart_reports_reason_of_failure(tool, status, stderr, message, monkeypatch, tmp_path):
     outcome = SimpleNamespace(returncode=status, stdout='', stderr=stderr)
     monkeypatch.setattr(subprocess, 'run', lambda *args, **kwargs: outcome)
     assert tool.run_apart('lvis', tmp_path, 2, 0.5) == dict(failed=message)
@@ -94,15 +94,15 @@ def test_an_implementation_that_fails_says_why(tool, status, stderr, message, mo
 @pytest.mark.parametrize(
     ('memory', 'minutes', 'work'), [(0.5, None, 'bytes(2 ** 30)'), (None, 1 / 60, 'sum(range(10 ** 12))')]
 )
-def test_limits_hold(tool, memory, minutes, work, tmp_path):
-    """In a process that imports nothing but the limits."""
+def test_limit_ends_process(tool, memory, minutes, work, tmp_path):
+    """The process imports only the function with the limits."""
     source = inspect.getsource(tool.limit).replace('float | None', 'object')
     code = f'import resource\n{source}\nlimit({memory}, {minutes})\n{work}'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert 'MemoryError' in done.stderr if memory else done.returncode in (-signal.SIGKILL, -signal.SIGXCPU)
 
 
-def test_table(tool):
+def test_evaluation_table(tool):
     numbers = dict(seconds=2.0, memory_before_gib=0.5, memory_peak_gib=1.25, AP=0.5)
     rows = dict(fast=numbers | dict(cpu_seconds=2.0), slow=numbers | dict(cpu_seconds=15.0), out=dict(failed='killed'))
     lines = tool.table(rows, 'slow').splitlines()
@@ -112,7 +112,7 @@ def test_table(tool):
     assert tool.table({'fast': rows['fast']}, 'slow').splitlines()[2].startswith('| fast | 2.0 | 2.0 |  |')
 
 
-def test_bad_input(call):
+def test_benchmark_evaluation_bad_input(call):
     for arguments, message in (
         (('coco', '--images', 0), 'must be positive'),
         (('lvis', '--implementations', 'pycocotools'), '--implementations pycocotools: on lvis there are dinor1'),
@@ -124,7 +124,7 @@ def test_bad_input(call):
 
 
 @pytest.mark.slow
-def test_whole_run(call, tmp_path):
+def test_benchmark_evaluation_whole_run(call, tmp_path):
     sizes = ('--images', 5, '--detections', 10, '--classes', 3)
     outcome = call('analysis_tools/benchmark_evaluation', 'coco', *sizes, '--out', tmp_path / 'result.json')
     assert outcome.status == 0, outcome.err

@@ -1,4 +1,4 @@
-"""benchmark_quant: what it prints and writes, and what it refuses."""
+"""benchmark_quant: its table, its file, and bad input."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ needs_int_mm = pytest.mark.skipif(not has_int_mm('cpu'), reason='this torch has 
 
 
 @needs_int_mm
-def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
+def test_benchmark_quant_times_and_compares_every_arm(call, tmp_path):
     path = tmp_path / 'out/times.json'
     options = ['--shapes', '40x8x6', '2x3x4x5x3', '--rounds', 3, '--devices', 'cpu', '--bits', 6, '--out', path]
     outcome = call('analysis_tools/benchmark_quant', *options)
@@ -21,6 +21,7 @@ def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
     assert record['rounds'] == 3
     shapes = record['devices']['cpu']['shapes']
     assert shapes.keys() == {'40x8x6', '2x3x4x5x3'}
+    # Compare the file with the printed table.
     for name, sections in shapes.items():
         assert sections.keys() ^ {'product', 'shifted', 'step'} == ({'quantize'} if name == '40x8x6' else set())
         for section, content in sections.items():
@@ -39,15 +40,15 @@ def test_every_arm_is_timed_and_compared_with_the_first(call, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--rounds', '0'], '--rounds: 0 gives no number'),
+        (['--rounds', '0'], '--rounds: must be at least 1, got 0'),
         (['--bits', '9'], '--bits: must be from 2 to 8, got 9'),
         (['--threads', '0'], '--threads: must be at least 1, got 0'),
         (['--shapes', '3x4'], "--shapes: '3x4' is neither"),
         (['--shapes', '3x0x4'], "--shapes: '3x0x4' is neither"),
-        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: counts one thread'),
+        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: needs a single thread'),
     ],
 )
-def test_bad_input(call, arguments, message):
+def test_benchmark_quant_bad_input(call, arguments, message):
     outcome = call('analysis_tools/benchmark_quant', *arguments)
     assert outcome.status == 2
     assert outcome.err.startswith(f'error: {message}')

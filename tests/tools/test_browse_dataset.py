@@ -14,12 +14,12 @@ from mmengine.config import Config
 from dinor1.visualization import class_colors
 from dinor1.visualization.samples import crop, draw_truth, prepared_image, stack, with_strip
 from tests.datasets.conftest import _frozen_imports  # noqa: F401  (a fixture)
-from tests.tools.conftest import picture_of
+from tests.tools.conftest import readable_image
 
 
 @pytest.fixture
 def browse(call, run_config, tmp_path):
-    """``browse(option, ...)`` draws into ``tmp_path / 'out'``."""
+    """``browse(option, ...)`` writes drawings to ``tmp_path / 'out'``."""
     return lambda *options: call('analysis_tools/browse_dataset', run_config, '--out-dir', tmp_path / 'out', *options)
 
 
@@ -34,14 +34,14 @@ def has_color(image, color) -> bool:
 # ------------------------------------------------------------------------ the tool
 
 
-def test_training_images_have_the_prompts_of_their_batch(browse, run_config, tmp_path):
+def test_browse_dataset_draws_prompts_of_batch(browse, run_config, tmp_path):
     outcome = browse('--number', 3)
     assert outcome.status == 0, outcome.err
     assert f'3 images: {tmp_path / "out"}' in outcome.out
     assert len(drawn(tmp_path)) == 3
     size = Config.fromfile(run_config).train_dataloader.dataset.pipeline[-2].size
     for name in drawn(tmp_path):
-        image = picture_of(tmp_path / 'out' / name)
+        image = readable_image(tmp_path / 'out' / name)
         # The prepared image of 160 pixels is enlarged to 480; above it is the strip of three prompts.
         assert size == (160, 160)
         assert image.shape[1] == 480
@@ -52,8 +52,8 @@ def test_training_images_have_the_prompts_of_their_batch(browse, run_config, tmp
             assert has_color(below, color)
 
 
-def test_sets_with_other_classes_are_drawn_by_name(call, run_config, tmp_path):
-    """Classes 0, 1, 2 of one set, 2 and 0 of the other: three colours, and no label beyond the names of the first."""
+def test_browse_dataset_matches_classes_by_name(call, run_config, tmp_path):
+    """One set has classes 0, 1 and 2, the other 2 and 0: there are three colours, and all labels have names."""
     cfg = Config.fromfile(run_config)
     part = cfg.train_dataloader.dataset.to_dict() | dict(return_classes=True)
     names = [c['name'] for c in json.loads((Path(part['data_root']) / part['ann_file']).read_text())['categories']]
@@ -65,9 +65,9 @@ def test_sets_with_other_classes_are_drawn_by_name(call, run_config, tmp_path):
     assert len(drawn(tmp_path)) == 4
 
 
-def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
+def test_browse_dataset_epoch_changes_augmentation(browse, tmp_path):
     def read():
-        return {name.split('_')[1]: picture_of(tmp_path / 'out' / name)[-480:] for name in drawn(tmp_path)}
+        return {name.split('_')[1]: readable_image(tmp_path / 'out' / name)[-480:] for name in drawn(tmp_path)}
 
     browse('--number', 5)
     first = read()
@@ -83,10 +83,10 @@ def test_another_epoch_is_augmented_in_another_way(browse, tmp_path):
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])
-def test_evaluation_images_are_those_of_the_file(browse, data_dir, tmp_path, split):
+def test_browse_dataset_draws_images_of_evaluation(browse, data_dir, tmp_path, split):
     assert browse('--split', split).status == 0
     assert drawn(tmp_path) == ['0000_0.png', '0001_1.png', 'prompts.png']
-    image = picture_of(tmp_path / 'out/0000_0.png')
+    image = readable_image(tmp_path / 'out/0000_0.png')
     assert image.shape == (360, 480, 3)  # 64 x 48, enlarged
     # The first box is [4, 5, 14, 20]: its left edge is drawn at 4 * 7.5 pixels.
     color = np.array(class_colors(3)[0])
@@ -94,15 +94,15 @@ def test_evaluation_images_are_those_of_the_file(browse, data_dir, tmp_path, spl
     original = cv2.imread(str(data_dir / 'shapes/images/val_base/0.png'))
     enlarged = cv2.resize(original, None, fx=7.5, fy=7.5, interpolation=cv2.INTER_NEAREST)
     assert (image[300:] == enlarged[300:]).all()
-    strip = picture_of(tmp_path / 'out/prompts.png')
+    strip = readable_image(tmp_path / 'out/prompts.png')
     assert all(has_color(strip, color) for color in class_colors(3))
 
 
-def test_images_that_prompts_are_taken_from(browse, tmp_path):
+def test_browse_dataset_draws_images_of_exemplars(browse, tmp_path):
     assert browse('--split', 'prompt', '--cfg-options', 'test_cfg.prompts.num_exemplars=1').status == 0
-    # One exemplar for each of three classes, on up to three images.
+    # There is one exemplar for each of three classes, on up to three images.
     assert 1 <= len(drawn(tmp_path)) <= 3
-    images = [picture_of(tmp_path / 'out' / name) for name in drawn(tmp_path)]
+    images = [readable_image(tmp_path / 'out' / name) for name in drawn(tmp_path)]
     assert {i for i, color in enumerate(class_colors(3)) if any(has_color(p, color) for p in images)} == {0, 1, 2}
 
 
@@ -114,7 +114,7 @@ def test_images_that_prompts_are_taken_from(browse, tmp_path):
         (['--cfg-options', 'train_dataloader.dataset.ann_file=absent.json'], 'absent.json: no such file'),
     ],
 )
-def test_what_cannot_be_drawn(browse, tmp_path, options, message):
+def test_browse_dataset_bad_input(browse, tmp_path, options, message):
     outcome = browse(*options)
     assert outcome.status == 2
     assert message in outcome.err
@@ -122,7 +122,7 @@ def test_what_cannot_be_drawn(browse, tmp_path, options, message):
 
 
 @pytest.mark.parametrize('data', [b'', b'no image'])
-def test_an_image_that_cannot_be_read_is_named(call, run_config, data_dir, tmp_path, data):
+def test_browse_dataset_names_unreadable_image(call, run_config, data_dir, tmp_path, data):
     root = tmp_path / 'data'
     shutil.copytree(data_dir, root)
     path = root / 'shapes/images/val_base/0.png'
@@ -140,7 +140,7 @@ def test_an_image_that_cannot_be_read_is_named(call, run_config, data_dir, tmp_p
 GREY = np.full((48, 64, 3), 100, np.uint8)
 
 
-def test_a_prepared_image_is_its_pixels():
+def test_prepared_image_returns_pixels():
     pixels = torch.arange(2 * 3 * 3).reshape(3, 2, 3).byte()
     image = prepared_image(pixels)
     assert image.shape == (2, 3, 3)
@@ -151,12 +151,12 @@ def test_a_prepared_image_is_its_pixels():
 @pytest.mark.parametrize(
     ('box', 'shape'), [([4, 5, 14, 25], (20, 10)), ([-9, -9, 4, 5], (5, 4)), ([63.5, 47.5, 63.6, 47.6], (1, 1))]
 )
-def test_a_crop_has_at_least_a_pixel(box, shape):
+def test_crop_has_at_least_one_pixel(box, shape):
     assert crop(GREY, box).shape[:2] == shape
     assert crop(GREY, [70, 60, 90, 80]).shape[:2] == (1, 1)
 
 
-def test_prompts_have_a_white_frame_and_ignored_boxes_no_class():
+def test_draw_truth_marks_prompts_and_ignored_boxes():
     boxes, colors = np.array([[4, 5, 24, 25], [30, 10, 60, 40]]), [(0, 0, 255)]
     plain = draw_truth(GREY, boxes, [0, -1], ['cat'], colors)
     framed = draw_truth(GREY, boxes, [0, -1], ['cat'], colors, prompts=[0])
@@ -168,7 +168,7 @@ def test_prompts_have_a_white_frame_and_ignored_boxes_no_class():
     assert draw_truth(GREY, np.zeros((0, 4)), [], [], []).shape == (360, 480, 3)
 
 
-def test_a_strip_stands_above_and_the_narrower_part_is_padded():
+def test_with_strip_and_stack_pad_narrower_image():
     assert with_strip(GREY, [], [], []) is GREY
     assert with_strip(GREY, [GREY], ['cat'], [(0, 0, 255)]).shape[0] > 48 + 96
     both = stack(GREY[:, :10], GREY)
@@ -180,8 +180,9 @@ def test_a_strip_stands_above_and_the_narrower_part_is_padded():
 
 
 @pytest.mark.filterwarnings('ignore:invalid value encountered in divide')
-def test_confusion_matrix_of_mmdetection(call, run_config, data_dir, tmp_path):
+def test_run_mmdet_tool_confusion_matrix(call, run_config, data_dir, tmp_path):
     pytest.importorskip('matplotlib')
+    # Write predictions equal to the annotations.
     content = json.loads((data_dir / 'shapes/annotations/val_base.json').read_text())
     results = []
     for image in content['images']:
@@ -191,10 +192,11 @@ def test_confusion_matrix_of_mmdetection(call, run_config, data_dir, tmp_path):
         labels = torch.tensor([a['category_id'] for a in own])
         results.append(dict(img_id=image['id'], pred_instances=dict(bboxes=boxes, labels=labels, scores=labels + 0.5)))
     (tmp_path / 'pred.pkl').write_bytes(pickle.dumps(results))
+    # Draw their confusion matrix.
     arguments = (run_config, tmp_path / 'pred.pkl', tmp_path / 'out')
     outcome = call('analysis_tools/run_mmdet_tool', 'confusion_matrix', *arguments)
     assert outcome.status == 0, outcome.err
-    assert picture_of(tmp_path / 'out/confusion_matrix.png').size
+    assert readable_image(tmp_path / 'out/confusion_matrix.png').size
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_confusion_matrix_of_mmdetection(call, run_config, data_dir, tmp_path):
         (['zzz'], 'there are analyze_logs, '),
     ],
 )
-def test_unknown_tools_are_reported(call, arguments, message):
+def test_run_mmdet_tool_unknown_name(call, arguments, message):
     outcome = call('analysis_tools/run_mmdet_tool', *arguments)
     assert outcome.status == 2
     assert message in outcome.err

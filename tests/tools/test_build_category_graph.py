@@ -1,4 +1,4 @@
-"""tools/build_category_graph.py: a graph from a file, and one line about what cannot make one."""
+"""tools/build_category_graph.py: a graph from a file, and one-line errors."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.tools.conftest import coco_content
 
 @pytest.fixture
 def build(call, tmp_path):
-    """``build(content, *options)``: from a file with this content."""
+    """``build(content, *options)`` builds a graph from a file with this content."""
 
     def run(content, *options):
         path = tmp_path / 'train.json'
@@ -19,7 +19,7 @@ def build(call, tmp_path):
     return run
 
 
-def test_a_graph_is_written(build, tmp_path):
+def test_build_category_graph_writes_graph(build, tmp_path):
     outcome = build(coco_content(3), '--topk', 1, '--pe-dim', 2)
     assert outcome.status == 0
     assert outcome.out.startswith('3 classes, 0 parents')
@@ -51,7 +51,7 @@ def changed(section, entry, **values):
         (changed('annotations', 2, image_id=77), 'is of image 77, unknown'),
     ],
 )
-def test_bad_files(build, tmp_path, content, message):
+def test_build_category_graph_bad_file(build, tmp_path, content, message):
     outcome = build(content)
     lines = outcome.err.splitlines()
     assert outcome.status == 2
@@ -77,7 +77,7 @@ def test_bad_files(build, tmp_path, content, message):
         (['--out', 'graph.json'], '--out graph.json: expected a file name that ends in .safetensors'),
     ],
 )
-def test_bad_options(build, tmp_path, options, message):
+def test_build_category_graph_bad_options(build, tmp_path, options, message):
     outcome = build(coco_content(3), *options)
     lines = outcome.err.splitlines()
     assert outcome.status == 2

@@ -1,4 +1,4 @@
-"""tools/analysis_tools/collect_results.py: a table, and one line about a file that tools/test.py did not write."""
+"""tools/analysis_tools/collect_results.py: its table, and one-line errors for files not written by tools/test.py."""
 
 import json
 
@@ -29,7 +29,7 @@ def collect(call, tmp_path):
         ),
     ],
 )
-def test_a_row_per_folder(collect, tmp_path, record, row):
+def test_collect_results_row_per_folder(collect, tmp_path, record, row):
     assert collect(record).status == 0
     assert (tmp_path / 'out.md').read_text().splitlines()[-1] == row
 
@@ -45,7 +45,7 @@ def test_a_row_per_folder(collect, tmp_path, record, row):
         (RECORD | dict(runs=[]), 'in metrics_std'),
     ],
 )
-def test_files_of_another_kind(collect, tmp_path, record, message):
+def test_collect_results_rejects_other_files(collect, tmp_path, record, message):
     outcome = collect(record)
     assert outcome.status == 2
     assert message in outcome.err

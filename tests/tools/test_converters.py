@@ -1,4 +1,4 @@
-"""Converters: what they write is read by MMDetection's readers and by ours, with the boxes of the source."""
+"""Converters: MMDetection and dinor1 read the converted files, and find the boxes of the source."""
 
 import json
 
@@ -20,7 +20,7 @@ from tests.datasets.conftest import _frozen_imports  # noqa: F401  (a fixture)
 
 
 def make_content() -> dict:
-    """Category ids out of order and with gaps; a crowd, an ignored, a flat, a tiny and two good boxes."""
+    """Annotations with unsorted category ids with gaps; a crowd, an ignored, a flat, a tiny and two good boxes."""
     images = [dict(id=7, file_name='a.png', width=64, height=48), dict(id=3, file_name='b/b.png', width=48, height=64)]
     categories = [dict(id=50, name='zebra'), dict(id=2, name='apple'), dict(id=9, name='lamp')]
     boxes = [
@@ -53,7 +53,7 @@ def lines_of(path) -> list[dict]:
 
 
 def instances(dataset) -> dict:
-    """Image file -> its boxes and labels, without boxes to ignore."""
+    """Image file -> its boxes and labels, without ignored boxes."""
     return {
         info['img_path']: [(i['bbox'], i['bbox_label']) for i in info['instances'] if not i['ignore_flag']]
         for info in map(dataset.get_data_info, range(len(dataset)))
@@ -80,7 +80,8 @@ def odvg_readers(folder, img_dir):
     return theirs, ours
 
 
-def test_odvg_has_the_boxes_that_training_on_the_coco_file_has(call, tmp_path):
+def test_coco2odvg_keeps_boxes_of_training(call, tmp_path):
+    # Convert.
     content = make_content()
     write_images(tmp_path / 'images', content['images'])
     source = save(tmp_path / 'train.json', content)
@@ -88,6 +89,7 @@ def test_odvg_has_the_boxes_that_training_on_the_coco_file_has(call, tmp_path):
     assert outcome.status == 0, outcome.err
     assert 'left out: 1 x box under one pixel, 1 x box without area, 1 x crowd, 1 x ignore' in outcome.out
 
+    # Compare the boxes with those of the COCO file.
     coco = CocoPromptDataset(
         ann_file=str(source), data_prefix=dict(img=str(tmp_path / 'images')), bad_annotations='skip'
     )
@@ -105,7 +107,7 @@ def test_odvg_has_the_boxes_that_training_on_the_coco_file_has(call, tmp_path):
 
 
 @pytest.mark.shared
-def test_coco_mini_as_odvg(call, shared_dir, tmp_path):
+def test_coco2odvg_of_coco_mini(call, shared_dir, tmp_path):
     root = shared_dir / 'data/coco_mini'
     assert call('dataset_converters/coco2odvg', root / 'annotations/train.json', tmp_path / 'od.jsonl').status == 0
     coco = CocoPromptDataset(ann_file=str(root / 'annotations/train.json'), data_prefix=dict(img=str(root / 'images')))
@@ -119,7 +121,7 @@ def test_coco_mini_as_odvg(call, shared_dir, tmp_path):
     assert len(results[0].image_files) == 92
 
 
-def test_label_map_goes_where_it_is_wanted(call, tmp_path):
+def test_coco2odvg_label_map_option(call, tmp_path):
     source = save(tmp_path / 'train.json', make_content())
     names = tmp_path / 'maps/names.json'
     assert call('dataset_converters/coco2odvg', source, tmp_path / 'od.jsonl', '--label-map', names).status == 0
@@ -127,15 +129,15 @@ def test_label_map_goes_where_it_is_wanted(call, tmp_path):
     assert not (tmp_path / 'od_label_map.json').exists()
 
 
-def test_odvg_of_annotations_without_ids_and_boxes(call, tmp_path):
-    """Boxes come from segmentations; ids play no part."""
+def test_coco2odvg_without_ids_and_boxes(call, tmp_path):
+    """Boxes are computed from segmentations; ids are not needed."""
     content = make_content()
     for annotation in content['annotations']:
         x, y, width, height = annotation.pop('bbox')
         del annotation['id']
         right, bottom = x + width, y + height
         annotation['segmentation'] = [[x, y, right, y, right, bottom, x, bottom]]
-    # The flat box is no polygon with an area.
+    # The polygon of the flat box has no area.
     outcome = call('dataset_converters/coco2odvg', save(tmp_path / 'train.json', content), tmp_path / 'od.jsonl')
     assert outcome.status == 0
     assert 'left out: 1 x box under one pixel, 1 x crowd, 1 x ignore, 1 x no box' in outcome.out
@@ -143,7 +145,7 @@ def test_odvg_of_annotations_without_ids_and_boxes(call, tmp_path):
     np.testing.assert_allclose(found, [[2.3, 3.1, 12.7, 11.8], [30, 20, 64, 48]])
 
 
-def test_odvg_of_defective_annotations_only(call, tmp_path):
+def test_coco2odvg_with_only_defective_annotations(call, tmp_path):
     content = make_content()
     for annotation in content['annotations']:
         del annotation['bbox']
@@ -169,7 +171,7 @@ def test_odvg_of_defective_annotations_only(call, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_converted(call, tmp_path, tool, change, out, message):
+def test_odvg_converters_reject_bad_input(call, tmp_path, tool, change, out, message):
     content = make_content()
     change(content)
     source = save(tmp_path / 'train.json', content)
@@ -192,7 +194,7 @@ def test_what_cannot_be_converted(call, tmp_path, tool, change, out, message):
         ('train.json/names.json', 'train.json is not a folder'),
     ],
 )
-def test_neither_output_is_written_where_one_cannot_be(call, tmp_path, label_map, message):
+def test_coco2odvg_writes_both_outputs_or_none(call, tmp_path, label_map, message):
     source = save(tmp_path / 'train.json', make_content())
     (tmp_path / 'folder').mkdir()
     options = ['--label-map', tmp_path / label_map]
@@ -203,16 +205,16 @@ def test_neither_output_is_written_where_one_cannot_be(call, tmp_path, label_map
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['folder', 'train.json']
 
 
-def test_a_failure_between_the_outputs_leaves_neither(tmp_path, monkeypatch):
+def test_to_odvg_failure_between_outputs_leaves_none(tmp_path, monkeypatch):
     source = save(tmp_path / 'train.json', make_content())
-    # The lines are written by then, the label map is not.
+    # The error is raised after the lines are written and before the label map is.
     monkeypatch.setattr('pathlib.Path.write_text', lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         to_odvg(source, tmp_path / 'od.jsonl', 'COCO')
     assert [path.name for path in tmp_path.iterdir()] == ['train.json']
 
 
-def test_ids_that_are_off_by_one_are_not_converted(call, tmp_path):
+def test_coco2odvg_rejects_category_ids_off_by_one(call, tmp_path):
     content = make_content()
     content['categories'] = [dict(id=i, name=name) for i, name in enumerate(('apple', 'lamp', 'zebra'), start=1)]
     for i, annotation in enumerate(content['annotations']):
@@ -225,7 +227,7 @@ def test_ids_that_are_off_by_one_are_not_converted(call, tmp_path):
 # ------------------------------------------------------------------------ LVIS to ODVG
 
 
-def test_lvis_images_are_named_by_their_url(call, tmp_path):
+def test_lvis2odvg_names_images_by_url(call, tmp_path):
     content = make_content()
     for image in content['images']:
         name = image.pop('file_name').split('/')[-1]
@@ -236,7 +238,7 @@ def test_lvis_images_are_named_by_their_url(call, tmp_path):
 
 
 @pytest.mark.shared
-def test_real_lvis_as_odvg(call, shared_dir, tmp_path):
+def test_lvis2odvg_of_lvis_excerpt(call, shared_dir, tmp_path):
     source = shared_dir / 'data/fixtures/lvis/lvis_val_mini.json'
     assert call('dataset_converters/lvis2odvg', source, tmp_path / 'od.jsonl').status == 0
     data = json.loads(source.read_text())
@@ -260,7 +262,7 @@ def test_real_lvis_as_odvg(call, shared_dir, tmp_path):
 
 @pytest.fixture
 def odvg(tmp_path):
-    """Arguments of a data set with two images; ``odvg(**label_map)`` changes the names."""
+    """``odvg(label_map, lines)`` writes an ODVG file of two images, and returns arguments of its data set."""
 
     def make(label_map=None, lines=None):
         content = make_content()
@@ -277,7 +279,7 @@ def odvg(tmp_path):
     return make
 
 
-def test_odvg_trains_with_visual_prompts(odvg):
+def test_odvg_dataset_trains_with_visual_prompts(odvg):
     pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True),
@@ -286,7 +288,7 @@ def test_odvg_trains_with_visual_prompts(odvg):
     ]
     config = dict(type='ODVGPromptDataset', **odvg(), pipeline=pipeline, return_classes=True)
     dataset = DATASETS.build(config)
-    # An image without boxes is a negative for the prompts of the others.
+    # An image without boxes stays, as a negative for the prompts of other images.
     assert len(dataset) == 2
     assert len(dataset[1]['data_samples'].gt_instances) == 0
     sample = dataset[0]['data_samples']
@@ -298,7 +300,7 @@ def test_odvg_trains_with_visual_prompts(odvg):
     assert len(DATASETS.build(config | dict(filter_cfg=dict(filter_empty_gt=True)))) == 1
 
 
-def test_labels_follow_the_label_map_wherever_it_begins(odvg):
+def test_odvg_dataset_label_map_may_begin_at_any_number(odvg):
     lines = [dict(filename='a.png', width=64, height=48, detection=dict(instances=[dict(bbox=[1, 1, 9, 9], label=5)]))]
     dataset = ODVGPromptDataset(**odvg({'5': 'pear', '1': 'apple'}, lines))
     assert dataset.metainfo['classes'] == ('apple', 'pear')
@@ -322,7 +324,7 @@ def test_labels_follow_the_label_map_wherever_it_begins(odvg):
         (None, ['not an object'], 'line 1 is not an object'),
     ],
 )
-def test_odvg_that_is_refused(odvg, label_map, lines, message):
+def test_odvg_dataset_rejects_bad_input(odvg, label_map, lines, message):
     with pytest.raises(InputError) as error:
         ODVGPromptDataset(**odvg(label_map, lines))
     assert message in str(error.value)
@@ -337,7 +339,7 @@ def test_odvg_that_is_refused(odvg, label_map, lines, message):
         (b'{"filename": "a.png"', 'line 1, column 21'),
     ],
 )
-def test_files_that_are_no_odvg(odvg, tmp_path, content, message):
+def test_odvg_dataset_rejects_other_files(odvg, tmp_path, content, message):
     arguments = odvg()
     (tmp_path / 'od.json').write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -346,7 +348,7 @@ def test_files_that_are_no_odvg(odvg, tmp_path, content, message):
     assert 'od.json' in str(error.value)
 
 
-def test_odvg_without_a_label_map(odvg, tmp_path):
+def test_odvg_dataset_without_label_map(odvg, tmp_path):
     arguments = odvg()
     names = tmp_path / 'od_label_map.json'
     names.rename(tmp_path / 'names.json')
@@ -381,7 +383,7 @@ def objects365_v2() -> dict:
     return dict(images=images, categories=categories, annotations=annotations, licenses=[])
 
 
-def test_objects365_version_2(call, tmp_path):
+def test_objects365_converts_version_2(call, tmp_path):
     source = save(tmp_path / 'zhiyuan_objv2_train.json', objects365_v2())
     outcome = call('dataset_converters/objects365', source, tmp_path / 'out.json')
     assert outcome.status == 0, outcome.err
@@ -394,7 +396,7 @@ def test_objects365_version_2(call, tmp_path):
         'Basket',
         'Pot/Pan',
     ]
-    # One image is known to be missing, and the box on it goes with it.
+    # One image is known to be missing, and is left out with its box.
     assert [(i['id'], i['file_name']) for i in data['images']] == [
         (1, 'patch8/objects365_v1_00420917.jpg'),
         (3, 'patch20/objects365_v2_01000000.jpg'),
@@ -405,7 +407,7 @@ def test_objects365_version_2(call, tmp_path):
     ]
 
 
-def test_objects365_leaves_out_what_has_no_file(call, tmp_path):
+def test_objects365_leaves_out_images_without_file(call, tmp_path):
     content = objects365_v2()
     write_images(tmp_path / 'train', [dict(file_name='patch8/objects365_v1_00420917.jpg', width=64, height=48)])
     source = save(tmp_path / 'zhiyuan_objv2_train.json', content)
@@ -423,8 +425,8 @@ def test_objects365_leaves_out_what_has_no_file(call, tmp_path):
     assert 'no such folder' in call(*arguments, tmp_path / 'absent').err
 
 
-def test_the_config_reads_what_was_converted(call, repo, tmp_path, monkeypatch):
-    """Version 1: images in one folder, and categories in another order than their ids."""
+def test_objects365_config_reads_converted_file(call, repo, tmp_path, monkeypatch):
+    """Version 1 has all images in one folder, and categories that are not sorted by id."""
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     cfg = Config.fromfile(repo / 'configs/_base_/datasets/objects365_detection.py')
     for split, dataset in (('train', cfg.train_dataloader.dataset), ('val', cfg.val_dataloader.dataset)):
@@ -454,12 +456,12 @@ def test_the_config_reads_what_was_converted(call, repo, tmp_path, monkeypatch):
         ('images/obj365_train_000000586313.jpg', 'obj365_train_000000586313.jpg'),
     ],
 )
-def test_short_names(name, short):
+def test_objects365_short_name(name, short):
     assert short_name(name) == short
 
 
-def test_corrections_are_of_official_names_and_keep_them_apart():
-    """MMDetection lists the official names, typos included."""
+def test_objects365_corrections_keep_names_distinct():
+    """The corrected names are in MMDetection's list of official names, and stay distinct."""
     official = [Objects365V1Dataset.METAINFO['classes'], Objects365V2Dataset.METAINFO['classes']]
     assert set(CORRECTIONS) <= {name for names in official for name in names}
     for names in official:
@@ -469,7 +471,7 @@ def test_corrections_are_of_official_names_and_keep_them_apart():
         assert 1 <= sum(old != new for old, new in zip(names, better, strict=True)) <= 20
 
 
-def test_missing_images_are_those_that_mmdetection_knows():
+def test_objects365_missing_images_equal_those_of_mmdetection():
     from mmdet.datasets.objects365 import objv2_ignore_list
 
     assert set(objv2_ignore_list) == MISSING
@@ -478,8 +480,8 @@ def test_missing_images_are_those_that_mmdetection_knows():
 # ------------------------------------------------------------------------ V3Det
 
 
-def test_v3det_is_read_by_mmdetection_and_by_us(tmp_path):
-    """Its files are COCO's; MMDetection wants a second file with the names, we do not."""
+def test_v3det_is_read_like_by_mmdetection(tmp_path):
+    """V3Det's files are in COCO format; MMDetection needs a second file with the names, dinor1 does not."""
     content = make_content()
     write_images(tmp_path / 'images', content['images'])
     content['categories'].sort(key=lambda category: category['id'])

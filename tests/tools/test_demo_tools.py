@@ -1,4 +1,4 @@
-"""image_demo, build_prompt_bank and test: what they write, on good input."""
+"""image_demo, build_prompt_bank, test, train and demo: their output for valid input."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from mmengine.config import Config
 from dinor1.inference import output_paths
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.structures import PromptBank
-from tests.tools.conftest import CATEGORIES, coco_content, picture_of
+from tests.tools.conftest import CATEGORIES, coco_content, readable_image
 
 
 def files_in(folder):
@@ -27,9 +27,9 @@ def model_options(files):
     return ['--config', files.config, '--checkpoint', files.checkpoint, '--device', 'cpu']
 
 
-def test_demo_on_a_folder(call, model_files, pictures, reference, tmp_path):
-    options = ['--prompt', reference, '--prompt', f'{pictures / "1.png"}:5,5,30,40:-dog', '--score-thr', 0.01]
-    outcome = call('image_demo', pictures, *model_options(model_files), *options, '--out-dir', tmp_path)
+def test_image_demo_on_folder(call, model_files, image_folder, reference, tmp_path):
+    options = ['--prompt', reference, '--prompt', f'{image_folder / "1.png"}:5,5,30,40:-dog', '--score-thr', 0.01]
+    outcome = call('image_demo', image_folder, *model_options(model_files), *options, '--out-dir', tmp_path)
     assert (outcome.status, outcome.err) == (0, '')
     assert 'ETA' in outcome.out
     assert '4/4' in outcome.out
@@ -37,30 +37,31 @@ def test_demo_on_a_folder(call, model_files, pictures, reference, tmp_path):
     expected = [f'preds/{i}.json' for i in range(4)] + [f'vis/{i}.png' for i in range(4)]
     assert files_in(tmp_path) == expected
 
+    # Compare with the inferencer.
     inferencer = DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
-    visual = [(pictures / '0.png', [5, 5, 30, 40], 'cat'), (pictures / '1.png', [5, 5, 30, 40], 'dog')]
+    visual = [(image_folder / '0.png', [5, 5, 30, 40], 'cat'), (image_folder / '1.png', [5, 5, 30, 40], 'dog')]
     inferencer.set_prompts(visual=visual, negative='dog')
-    for i, result in enumerate(inferencer.predict(pictures, score_thr=0.01, as_dict=True)):
+    for i, result in enumerate(inferencer.predict(image_folder, score_thr=0.01, as_dict=True)):
         written = json.loads((tmp_path / f'preds/{i}.json').read_text())
         assert result['bboxes']
         assert set(result['names']) == {'cat'}
         assert written == result | dict(prompts=['cat'], negative_prompts=['dog'], score_thr=0.01)
-        assert picture_of(tmp_path / f'vis/{i}.png').shape[2] == 3
+        assert readable_image(tmp_path / f'vis/{i}.png').shape[2] == 3
 
 
-def test_demo_draws_what_it_found(call, model_files, pictures, reference, tmp_path):
+def test_image_demo_draws_detections(call, model_files, image_folder, reference, tmp_path):
     for name, threshold in {'boxes': 0, 'nothing': 1}.items():
         options = ['--prompt', reference, '--score-thr', threshold, '--out-dir', tmp_path / name]
-        assert call('image_demo', pictures / '2.png', *model_options(model_files), *options).status == 0
-    drawn, plain = (picture_of(tmp_path / name / 'vis/2.png') for name in ('boxes', 'nothing'))
+        assert call('image_demo', image_folder / '2.png', *model_options(model_files), *options).status == 0
+    drawn, plain = (readable_image(tmp_path / name / 'vis/2.png') for name in ('boxes', 'nothing'))
     assert drawn.shape == plain.shape
     assert (drawn != plain).any()
 
 
-def test_demo_tells_what_it_found_and_where_it_is(call, model_files, pictures, reference, tmp_path):
+def test_image_demo_prints_detections_and_paths(call, model_files, image_folder, reference, tmp_path):
     def lines(*options):
         files = (*model_options(model_files), '--prompt', reference, '--out-dir', tmp_path)
-        outcome = call('image_demo', pictures / '0.png', *files, *options)
+        outcome = call('image_demo', image_folder / '0.png', *files, *options)
         assert outcome.status == 0
         return outcome.out[outcome.out.index('Found') :].splitlines()
 
@@ -73,11 +74,11 @@ def test_demo_tells_what_it_found_and_where_it_is(call, model_files, pictures, r
     assert advice.startswith('Nothing reaches --score-thr 1; ')
 
 
-def test_targets_of_one_stem_do_not_overwrite_each_other(call, model_files, pictures, reference, tmp_path):
+def test_image_demo_targets_with_same_stem(call, model_files, image_folder, reference, tmp_path):
     folder = tmp_path / 'targets'
     folder.mkdir()
     for name in ('a.png', 'a.bmp', 'b.png'):
-        (folder / name).write_bytes((pictures / '0.png').read_bytes())
+        (folder / name).write_bytes((image_folder / '0.png').read_bytes())
     options = ['--prompt', reference, '--out-dir', tmp_path / 'out']
     assert call('image_demo', folder, *model_options(model_files), *options).status == 0
     assert files_in(tmp_path / 'out/preds') == ['a.bmp.json', 'a.png.json', 'b.json']
@@ -91,7 +92,7 @@ def test_names_of_results_never_collide(tmp_path):
     assert paths[0][1] == tmp_path / 'preds/a.jpg.json'
 
 
-def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir, pictures, tmp_path):
+def test_build_prompt_bank_equals_set_prompts(call, run_config, model_files, data_dir, image_folder, tmp_path):
     path = tmp_path / 'banks/bank.safetensors'
     options = [run_config, model_files.checkpoint, '--out', path, '--device', 'cpu']
     outcome = call('build_prompt_bank', *options)
@@ -102,7 +103,7 @@ def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir,
     assert bank.names == tuple(CATEGORIES)
     assert bank.num_exemplars == (5, 5, 5)
 
-    # All five images are exemplars, so that the draw plays no part: the same boxes through the other door.
+    # All five images are exemplars, whatever the draw: give the same boxes to the inferencer.
     inferencer = DINOR1Inferencer(run_config, model_files.checkpoint, device='cpu')
     content = coco_content(5)
     visual = []
@@ -116,24 +117,24 @@ def test_bank_is_that_of_the_same_boxes(call, run_config, model_files, data_dir,
     torch.testing.assert_close(bank.embeddings, prompts.embeddings, rtol=0, atol=1e-5)
 
     options = ['--bank', path, '--score-thr', 0, '--out-dir', tmp_path / 'out']
-    assert call('image_demo', pictures / '0.png', *model_options(model_files), *options).status == 0
+    assert call('image_demo', image_folder / '0.png', *model_options(model_files), *options).status == 0
     found = json.loads((tmp_path / 'out/preds/0.json').read_text())
     assert found['prompts'] == CATEGORIES
     assert set(found['names']) <= set(CATEGORIES)
 
 
-def test_test_writes_metrics(call, run_config, model_files, tmp_path):
+def test_test_tool_writes_metrics(call, run_config, model_files, tmp_path):
     out_dir = tmp_path / 'run'
     name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}'
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', out_dir, '--cfg-options', name)
     assert outcome.status == 0
-    assert outcome.out.splitlines()[-1] == f'Metrics and pictures: {out_dir}'
+    assert outcome.out.splitlines()[-1] == f'Metrics and images: {out_dir}'
     metrics = json.loads((out_dir / 'metrics.json').read_text())['metrics']
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
-    assert picture_of(out_dir / 'vis/test.png').size
+    assert readable_image(out_dir / 'vis/test.png').size
 
 
-def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp_path):
+def test_test_tool_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp_path):
     out_dir = tmp_path / 'run'
     name = f'experiment_name={tmp_path.parent.name}-{tmp_path.name}-seeds'
     options = ['--cfg-options', 'test_cfg.prompts.num_exemplars=1', name]
@@ -149,7 +150,7 @@ def test_prompt_seeds_give_mean_and_deviation(call, run_config, model_files, tmp
 
 
 def mirrored(data_dir, folder):
-    """A copy of the data set whose test images are mirrored, with their boxes."""
+    """Copy the data set, and mirror its test images and their boxes."""
     shutil.copytree(data_dir, folder)
     for path in (folder / 'shapes/images/val_base').iterdir():
         cv2.imwrite(str(path), cv2.imread(str(path))[:, ::-1])
@@ -161,10 +162,9 @@ def mirrored(data_dir, folder):
 
 
 @pytest.mark.parametrize('protocol', ['VisualGeneric', 'VisualInteractive'])
-def test_augmented_test_of_mirrored_images_mirrors_the_detections(
-    call, run_config, model_files, data_dir, tmp_path, protocol
-):
-    """The views of an image and of its mirror image are the same two; without the views, results differ."""
+def test_test_tool_tta_is_equivariant_to_mirroring(call, run_config, model_files, data_dir, tmp_path, protocol):
+    """An image and its mirror image have the same two views, so their results agree; without views they do not."""
+    # Mirror the images.
     mirrored(data_dir, tmp_path / 'data')
     cfg = Config.fromfile(run_config)
     cfg.test_dataloader.dataset.data_root = str(tmp_path / 'data/shapes')
@@ -184,7 +184,7 @@ def test_augmented_test_of_mirrored_images_mirrors_the_detections(
         return [sample['pred_instances'] for sample in found]
 
     def difference(first, second):
-        """Greatest distance of a box and score to the nearest among the mirrored ones of the same image."""
+        """Largest distance of a box and score to the nearest mirrored one of the same image."""
         worst = 0.0
         for one, other in zip(first, second, strict=True):
             boxes = other['bboxes'][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([64, 0, 64, 0])
@@ -195,20 +195,21 @@ def test_augmented_test_of_mirrored_images_mirrors_the_detections(
 
     plain, augmented = (detections(run_config, *options) for options in ([], ['--tta']))
     assert all(len(sample['scores']) for sample in augmented)
-    # Rounding of float32, and of pixels to uint8 after resizing; a difference of views is a hundred times as large.
+    # The tolerance covers rounding to float32, and of pixels to uint8 after resizing; different views differ by more
+    # than a hundred times as much.
     assert difference(augmented, detections(config, '--tta')) < 0.05
     assert difference(plain, detections(config)) > 1
 
 
-def test_show_dir_gets_every_image(call, run_config, model_files, tmp_path):
+def test_test_tool_show_dir_gets_every_image(call, run_config, model_files, tmp_path):
     out_dir, name = tmp_path / 'drawn', f'experiment_name={tmp_path.parent.name}-{tmp_path.name}-show'
     options = ['--work-dir', tmp_path / 'run', '--show-dir', out_dir, '--cfg-options', name]
     assert call('test', run_config, model_files.checkpoint, *options).status == 0
     assert files_in(out_dir) == ['0.png', '1.png']
-    assert picture_of(out_dir / '0.png').shape == (48, 64, 3)
+    assert readable_image(out_dir / '0.png').shape == (48, 64, 3)
 
 
-def test_augmented_test_needs_prompts(call, run_config, model_files, tmp_path):
+def test_test_tool_tta_requires_prompted_loop(call, run_config, model_files, tmp_path):
     options = [
         '--work-dir',
         tmp_path / 'run',
@@ -230,15 +231,15 @@ def test_augmented_test_needs_prompts(call, run_config, model_files, tmp_path):
         (['--prompt-seeds', 2, '--cfg-options', 'test_cfg.prompts.type=TextPrompts'], 'draws no visual prompts'),
     ],
 )
-def test_prompt_seeds_that_make_no_sense(call, run_config, model_files, tmp_path, options, message):
+def test_test_tool_rejects_bad_prompt_seeds(call, run_config, model_files, tmp_path, options, message):
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', tmp_path / 'run', *options)
     assert outcome.status != 0
     assert message in outcome.err
     assert not (tmp_path / 'run').exists()
 
 
-def test_resume_in_a_new_folder_starts_from_load_from(call, run_config, model_files, tmp_path):
-    """MMEngine forgets ``load_from`` when it is told to resume and finds nothing."""
+def test_train_resume_without_checkpoint_uses_load_from(call, run_config, model_files, tmp_path):
+    """MMEngine ignores ``load_from`` if it cannot find a checkpoint to resume from."""
     options = ['--cfg-options', f'load_from={model_files.checkpoint}', 'train_cfg.max_epochs=1', 'param_scheduler=[]']
     options += ['optim_wrapper.optimizer.lr=0.0', f'experiment_name={tmp_path.parent.name}-{tmp_path.name}']
     outcome = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *options)
@@ -250,7 +251,7 @@ def test_resume_in_a_new_folder_starts_from_load_from(call, run_config, model_fi
     parameters = [name for name in started if name.endswith('decoder.norm.weight') or 'prompt_encoder' in name]
     assert parameters
     assert all(torch.equal(trained[name], started[name]) for name in parameters)
-    # A second call goes on from there: nothing is left to do.
+    # A second call resumes from the last epoch, and has nothing to do.
     again = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume', *options[:-1], options[-1] + 'b')
     assert again.status == 0
     assert 'this is a new run' not in again.out
@@ -266,14 +267,15 @@ def contents(folder):
 
 
 @pytest.mark.parametrize('moved', [False, True])
-def test_resume_in_a_copied_work_directory_leaves_the_original_alone(call, run_config, tmp_path, moved):
+def test_train_resume_in_copied_folder_keeps_original(call, run_config, tmp_path, moved):
+    # Train, and copy the work directory.
     first, second = tmp_path / 'first', tmp_path / 'second'
     assert call('train', run_config, '--work-dir', first, *train_options(tmp_path, 'a', 1)).status == 0
     shutil.copytree(first, second)
     if moved:
         first.rename(tmp_path / 'away')
     before = contents(first) if first.exists() else None
-    # In a process of its own: MMEngine's visualizer would go on writing to the first folder.
+    # Resume in a new process, because MMEngine's visualizer would still write to the first folder.
     command = [sys.executable, '-m', 'dinor1', 'train', run_config, '--work-dir', second, '--resume']
     options = train_options(tmp_path, 'b', 2)
     outcome = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -286,7 +288,7 @@ def test_resume_in_a_copied_work_directory_leaves_the_original_alone(call, run_c
     assert moved or contents(first) == before
 
 
-def test_resume_runs_no_config_of_the_checkpoint(call, run_config, tmp_path):
+def test_train_resume_does_not_execute_config_of_checkpoint(call, run_config, tmp_path):
     """MMEngine would execute the text of ``meta.config``."""
     assert call('train', run_config, '--work-dir', tmp_path / 'run', *train_options(tmp_path, 'a', 1)).status == 0
     path = tmp_path / 'run/epoch_1.pth'
@@ -299,8 +301,8 @@ def test_resume_runs_no_config_of_the_checkpoint(call, run_config, tmp_path):
     assert not (tmp_path / 'it-ran').exists()
 
 
-def test_demo_names_files_that_exist(repo, tmp_path):
-    """The commands of the demo, and where a GRQO run goes on from."""
+def test_demo_phases_name_existing_files(repo, tmp_path):
+    """The commands of the demo name existing files, and GRQO starts from SFT or from its own checkpoint."""
     spec = importlib.util.spec_from_file_location('demo', repo / 'tools/demo.py')
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)

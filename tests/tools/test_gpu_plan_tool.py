@@ -1,4 +1,4 @@
-"""The plan for a GPU machine as a user runs it: the shell script, dry runs, the page."""
+"""The plan for a GPU machine: tool, shell script, dry runs and page."""
 
 import json
 import os
@@ -22,7 +22,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='about a machine w
         (['report', 'gone.json'], 'gone.json: no such file'),
     ],
 )
-def test_refuses(call, arguments, message):
+def test_gpu_plan_bad_input(call, arguments, message):
     outcome = call('analysis_tools/gpu_plan', *arguments)
     assert outcome.status == 2
     assert outcome.err.startswith(f'error: {message}')
@@ -30,8 +30,8 @@ def test_refuses(call, arguments, message):
 
 
 @no_gpu
-def test_tools_take_the_options_of_the_plans(call, tmp_path):
-    """All that they miss here is the GPU."""
+def test_tools_accept_options_of_gpu_plans(call, tmp_path):
+    """The only error on a machine without a GPU is the missing GPU."""
     parts = [*check_parts(False), *train_parts(False, tmp_path, tmp_path, Training())]
     measured = [part for part in parts if part.has_result]
     assert len(measured) == 6
@@ -43,7 +43,7 @@ def test_tools_take_the_options_of_the_plans(call, tmp_path):
         assert outcome.err.count('\n') == 1
 
 
-def test_the_page_takes_measurements_but_no_dry_run(call, tmp_path):
+def test_gpu_plan_report_rejects_dry_run(call, tmp_path):
     page, path = tmp_path / 'page.md', tmp_path / 'check.json'
     page.write_text('before\n<!-- gpu:begin -->\nold\n<!-- gpu:end -->\nafter\n')
     record = dict(plan='check', dry_run=True, machine=dict(gpu='NVIDIA H200'), parts={})
@@ -66,7 +66,7 @@ def run_script(repo, out, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_the_script_says_how_it_is_used(repo, tmp_path):
+def test_gpu_plan_script_prints_usage(repo, tmp_path):
     outcome = run_script(repo, tmp_path)
     assert outcome.returncode == 2
     assert 'tools/gpu_plan.sh check' in outcome.stdout
@@ -80,7 +80,7 @@ def test_the_script_says_how_it_is_used(repo, tmp_path):
         ('train', ['rows', None, 'curve']),
     ],
 )
-def test_a_dry_run_has_all_results(repo, tmp_path, plan, results):
+def test_gpu_plan_dry_run_has_all_results(repo, tmp_path, plan, results):
     pytest.importorskip('triton')
     outcome = run_script(repo, tmp_path, plan, '--dry-run')
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr

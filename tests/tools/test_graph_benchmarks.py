@@ -1,4 +1,4 @@
-"""benchmark_graph.py and benchmark_kge.py: one line about options that could not be measured."""
+"""benchmark_graph.py and benchmark_kge.py: one-line errors for bad options."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
         pytest.param('benchmark_kge', ['--device', 'cuda'], "--device 'cuda': this machine has 0", marks=no_gpu),
     ],
 )
-def test_refuses(call, tool, arguments, message):
+def test_graph_benchmarks_bad_input(call, tool, arguments, message):
     outcome = call(f'analysis_tools/{tool}', *arguments)
     assert outcome.status == 2
     assert outcome.out == ''
@@ -32,6 +32,6 @@ def test_refuses(call, tool, arguments, message):
     assert outcome.err.count('\n') == 1
 
 
-def test_kge_data_are_looked_for_where_other_tools_look(call, monkeypatch, tmp_path):
+def test_benchmark_kge_reads_data_folder_from_environment(call, monkeypatch, tmp_path):
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
     assert f'{tmp_path}/wn18rr: neither' in call('analysis_tools/benchmark_kge').err

@@ -1,4 +1,4 @@
-"""The study of GRQO: its page from synthetic results, and a tiny grid from end to end."""
+"""The study of GRQO: its page from generated results, and a tiny grid from end to end."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ MARKS = re.compile(r'<!-- (grqo-\w+):begin -->(.*?)<!-- \1:end -->', re.DOTALL)
 
 @pytest.fixture
 def page(repo, tmp_path, monkeypatch) -> Path:
-    """A copy of the page with nothing between its markers."""
+    """Copy of the page without text between its markers."""
     monkeypatch.chdir(repo)
     path = tmp_path / 'docs/research/grqo.md'
     path.parent.mkdir(parents=True)
@@ -31,7 +31,8 @@ def queries(rng) -> dict:
 
 
 def record(run, rng) -> dict:
-    """A row with numbers drawn at random; GRQO is 0.02 better than SFT in each seed, exactly."""
+    """Make a row with random numbers; the AP of GRQO is exactly 0.02 above that of SFT with the same seed."""
+    # Draw the metrics.
     base = dict(enumerate([0.60, 0.62, 0.64, 0.63, 0.61]))[run.seed] + 0.02 * (run.arm != 'SFT')
     sets = ['test'] if ', ' in run.arm and 'prompt' not in run.arm else ['base', 'novel']
     metrics = {'coco/bbox_mAP': base, 'coco/bbox_mAP_50': base}
@@ -41,6 +42,7 @@ def record(run, rng) -> dict:
         for key in ('intra', 'inter_proto', 'objectness_entropy', 'absent_class_share', 'distinct_queries',
                     'ever_responding', 'responding_last', 'covering_last', 'spread_last'):  # fmt: skip
             metrics[f'{name}/{key}'] = float(rng.random())
+    # Make the gradients, and put the row together.
     terms = dict.fromkeys(('class', 'box', 'advantage'), 0.5) | ({} if run.arm == 'SFT' else dict(kl=1e-9))
     names = ('reward_std', 'advantage_matched', 'advantage_unmatched', 'advantage_kept')
     figures = {f'grqo_{name}': 0.1 for name in names}
@@ -64,21 +66,21 @@ def parts(page: Path) -> dict[str, str]:
     return dict(MARKS.findall(page.read_text()))
 
 
-def test_the_grid_is_that_of_the_issue(repo, monkeypatch):
+def test_grqo_study_grid(repo, monkeypatch):
     monkeypatch.chdir(repo)
     runs = load_study(STUDY).runs
     seeds = {}
     for run in runs:
         seeds.setdefault(run.arm, []).append(run.seed)
     assert {arm: len(own) for arm, own in seeds.items() if len(own) != 3} == {'SFT': 5, 'GRQO': 5}
-    # Whatever GRQO does on the shapes world, it begins with the first epoch of SFT with the same seed.
+    # On the shapes world, every arm of GRQO starts from the first epoch of SFT with the same seed.
     for run in runs:
         if run.config.endswith('dino-r1_nano_1xb8_6e_shapes.py'):
             assert run.start == dict(arm='SFT', checkpoint='epoch_1.pth', resume=True)
     assert {run.arm for run in runs if run.start is None} == {'SFT'}
 
 
-def test_a_page_without_any_result_says_so(call, page, tmp_path):
+def test_grqo_study_report_without_results(call, page, tmp_path):
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
     assert outcome.status == 0, outcome.err
     found = parts(page)
@@ -87,13 +89,14 @@ def test_a_page_without_any_result_says_so(call, page, tmp_path):
     assert all(text.strip() == 'Not run yet.' for text in found.values())
 
 
-def test_the_committed_page_is_what_the_report_writes(call, page, repo, tmp_path):
-    """Nothing between the markers is typed by hand."""
+def test_grqo_study_committed_page_is_generated(call, page, repo, tmp_path):
+    """The text between the markers is generated."""
     call('analysis_tools/grqo_study', '--report', '--results', repo / 'results', '--page', page)
     assert page.read_text() == (repo / 'docs/research/grqo.md').read_text()
 
 
-def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
+def test_grqo_study_report_of_whole_grid(call, page, tmp_path):
+    # Write the page.
     study = load_study(STUDY)
     store(tmp_path / 'r/grqo.jsonl', study.runs)
     store(tmp_path / 'r/grqo_verify.jsonl', study.runs[:1])
@@ -103,7 +106,7 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     found = parts(page)
     assert '55 of 55 runs are finished.' in found['grqo-state']
     assert 'Not run yet' not in ''.join(found.values())
-    # Equal differences have an interval without width, in every seed that both arms have.
+    # Equal differences have an interval of width 0.
     exact = '**+0.0200 [+0.0200, +0.0200]**'
     assert f'| GRQO | 5 | {exact} |' in found['grqo-differences']
     assert f'| policy | 3 | {exact} |' in found['grqo-differences']
@@ -118,13 +121,13 @@ def test_tables_and_figures_of_a_whole_grid(call, page, tmp_path):
     assert '| yes |' in found['grqo-verify']
     assert '| SFT, seed 0 | +0.0000 | +0.0000 |' in found['grqo-rounding']
     for name in re.findall(r'!\[\w+\]\((images/\w+\.png)\)', page.read_text()):
-        picture = cv2.imread(str(page.parent / name))
-        assert picture is not None
-        assert picture.std() > 0
+        image = cv2.imread(str(page.parent / name))
+        assert image is not None
+        assert image.std() > 0
     assert len(list(page.parent.glob('images/*.png'))) == 4
 
 
-def test_a_part_of_the_grid_is_reported_as_far_as_it_goes(call, page, tmp_path):
+def test_grqo_study_report_of_part_of_grid(call, page, tmp_path):
     study = load_study(STUDY)
     store(tmp_path / 'r/grqo.jsonl', [run for run in study.runs if run.arm in ('SFT', 'policy') and run.seed == 0])
     outcome = call('analysis_tools/grqo_study', '--report', '--results', tmp_path / 'r', '--page', page)
@@ -136,7 +139,7 @@ def test_a_part_of_the_grid_is_reported_as_far_as_it_goes(call, page, tmp_path):
 
 
 @pytest.mark.parametrize('without', ['gradients', None])
-def test_a_page_that_cannot_take_the_tables_gets_no_figures(call, page, tmp_path, without):
+def test_grqo_study_page_without_markers_gets_no_figures(call, page, tmp_path, without):
     study = load_study(STUDY)
     store(tmp_path / 'r/grqo.jsonl', [run for run in study.runs if run.seed == 0 and run.arm in ('SFT', 'policy')])
     if without is None:
@@ -150,7 +153,7 @@ def test_a_page_that_cannot_take_the_tables_gets_no_figures(call, page, tmp_path
     assert not (page.parent / 'images').exists()
 
 
-def test_list_and_bad_input(call, repo, monkeypatch, tmp_path):
+def test_grqo_study_list_and_bad_input(call, repo, monkeypatch, tmp_path):
     monkeypatch.chdir(repo)
     listed = call('analysis_tools/grqo_study', '--list', '--only', 'policy', '--seeds', 1, '--results', tmp_path)
     assert listed.out.splitlines() == ['missing SFT_seed1', 'missing policy_seed1']
@@ -160,8 +163,8 @@ def test_list_and_bad_input(call, repo, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, repo):
-    """SFT of two epochs, GRQO from its first, both measured; a second time with the same numbers."""
+def test_grqo_study_tiny_grid_end_to_end(call, run_config, tmp_path, monkeypatch, repo):
+    """SFT trains two epochs, GRQO starts from the first one; a repeated run has equal results."""
     from mmengine.config import Config
 
     monkeypatch.chdir(repo)
@@ -169,6 +172,7 @@ def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, re
     cfg.model.bbox_head.loss_grqo = dict(type='GRQOLoss')
     cfg.default_hooks.reference = dict(type='ReferenceModelHook')
     cfg.dump(tmp_path / 'grqo.py')
+    # Write a study of two arms.
     study = tmp_path / 'tiny.py'
     study.write_text(
         f'title = "T"\nseeds = [0]\nmetrics = {{"base/generic2/AP": "AP"}}\ncurves = ["loss", "grqo_kl"]\n'
@@ -180,6 +184,7 @@ def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, re
         f'    "--set", "base={run_config}", "--num-exemplars", "2", "--prompt-seeds", "1"]}}\n'
         'keep = {"gradients": "loss_gradients.json"}\n'
     )
+    # Run it, run it again, and repeat a run.
     common = ['--study', study, '--results', tmp_path / 'results', '--work-dir', tmp_path / 'work']
     first = call('analysis_tools/grqo_study', *common)
     assert first.status == 0, first.err
@@ -194,7 +199,7 @@ def test_a_tiny_grid_from_end_to_end(call, run_config, tmp_path, monkeypatch, re
     (repeated,) = read_rows(tmp_path / 'results/tiny_verify.jsonl')
     for key in ('metrics', 'gradients', 'curves'):
         assert repeated[key] == sft[key]
-    # One iteration per epoch; GRQO goes on from the first.
+    # An epoch is one iteration; GRQO continues from the first.
     assert [i for i, _ in sft['curves']['loss']] == [1, 2]
     assert [i for i, _ in grqo['curves']['loss']] == [2]
     assert sft['curves']['grqo_kl'] == [] != grqo['curves']['grqo_kl']

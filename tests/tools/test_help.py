@@ -1,4 +1,4 @@
-"""What a user types most: a tool's help, and its complaint about a command line, come at once."""
+"""The help of the tools, and errors of the command line, appear without loading deep-learning libraries."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 TOOLS = ['train', 'test', 'test_odinw', 'image_demo', 'build_prompt_bank', 'build_category_graph']
-# Runs a tool and tells on standard error what it has loaded; torch and MMDetection take seconds.
+# Run a tool, and print on standard error which slow libraries it has loaded.
 SPY = (
     'import atexit, runpy, sys; '
     "atexit.register(lambda: print('loaded', *sorted({'torch', 'mmdet'} & set(sys.modules)), file=sys.stderr)); "
@@ -27,14 +27,14 @@ def test_help_loads_no_deep_learning_library(repo, tool):
     assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
 
 
-def test_a_wrong_option_is_told_as_soon(repo):
+def test_wrong_option_loads_no_deep_learning_library(repo):
     outcome = call(repo, 'tools/train.py', 'config.py', '--cfg-options', 'no value')
     assert outcome.returncode == 2
     assert 'KEY=VALUE' in outcome.stderr
     assert outcome.stderr.strip().splitlines()[-1] == 'loaded'
 
 
-def test_inference_offers_what_it_names():
+def test_inference_exports_exist():
     import dinor1.inference
 
     for name in dinor1.inference.__all__:

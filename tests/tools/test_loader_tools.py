@@ -1,4 +1,4 @@
-"""benchmark_loaders: what it measures, writes, puts into a page and refuses."""
+"""benchmark_loaders: its measurements, file, table and page, and bad input."""
 
 import json
 
@@ -12,7 +12,7 @@ WAYS = ['MMDetection', 'full decoding', 'reduced decoding', 'cache']
 
 @pytest.fixture
 def folder(tmp_path):
-    """Sixteen images of 64 x 48 pixels, in two folders, and a file that is none."""
+    """Folder with sixteen images of 64 x 48 pixels, in two subfolders, and a text file."""
     root = tmp_path / 'photographs'
     for i in range(16):
         path = root / ('a' if i % 2 else 'b') / f'{i}.jpg'
@@ -22,13 +22,14 @@ def folder(tmp_path):
     return root
 
 
-def test_measures_every_way_and_makes_the_table(call, folder, tmp_path):
+def test_benchmark_loaders_measures_and_makes_table(call, folder, tmp_path):
+    # Measure.
     file, page = tmp_path / 'loaders.json', tmp_path / 'page.md'
     options = ['--sizes', '--images', folder, '--count', 16, '--scale', 20, 20, '--workers', 1, 2]
     outcome = call(TOOL, *options, '--rounds', 2, '--step-ms', 20, '--out', file)
     assert (outcome.status, outcome.err) == (0, '')
 
-    # What is in the file
+    # Check the file.
     record = json.loads(file.read_text())
     assert record['command'].startswith('python tools/analysis_tools/benchmark_loaders.py --sizes --images')
     expected = [(str(folder), workers, way) for workers in (1, 2) for way in WAYS]
@@ -40,10 +41,10 @@ def test_measures_every_way_and_makes_the_table(call, folder, tmp_path):
         assert row['cpu_milliseconds']['low'] <= row['cpu_milliseconds']['median'] <= row['cpu_milliseconds']['high']
         assert min(row['cpu_seconds']) > 0
         assert (row['relative'] == 1) == (row['way'] == 'MMDetection')
-        # 16 images of 20 x 15 pixels
+        # The cache holds 16 images of 20 x 15 pixels.
         assert row.get('megabytes') == (0.0144 if row['way'] == 'cache' else None)
 
-    # The table of the file
+    # Check the table.
     page.write_text('before\n<!-- loaders:begin -->\nold\n<!-- loaders:end -->\nafter\n')
     outcome = call(TOOL, '--table', file, '--update', page)
     assert (outcome.status, outcome.err) == (0, '')
@@ -62,7 +63,7 @@ def test_measures_every_way_and_makes_the_table(call, folder, tmp_path):
     assert 'old' not in text
 
 
-def test_photographs_are_made_up(call):
+def test_benchmark_loaders_generates_photographs(call):
     outcome = call(TOOL, '--sizes', '40x30', '--count', 8, '--workers', 1, '--rounds', 1)
     assert (outcome.status, outcome.err) == (0, '')
     for way in WAYS[:3]:
@@ -70,7 +71,7 @@ def test_photographs_are_made_up(call):
     assert '| 8 made up, 40 x 30 | cache, 1.8 MB |' in outcome.out
 
 
-def test_made_up_photographs_are_the_same_every_time(tmp_path):
+def test_make_photographs_is_deterministic(tmp_path):
     from dinor1.benchmarks.loader_benchmark import make_photographs
 
     made = []
@@ -98,7 +99,7 @@ def test_made_up_photographs_are_the_same_every_time(tmp_path):
         (['--table', 'nowhere.json'], 'nowhere.json: no such file; check the path'),
     ],
 )
-def test_refuses(call, arguments, message):
+def test_benchmark_loaders_bad_input(call, arguments, message):
     outcome = call(TOOL, *arguments)
     assert outcome.status == 2
     assert outcome.out == ''
@@ -106,7 +107,7 @@ def test_refuses(call, arguments, message):
     assert outcome.err.count('\n') == 1
 
 
-def test_refuses_a_folder_without_images_and_foreign_files(call, tmp_path):
+def test_benchmark_loaders_rejects_bad_files(call, tmp_path):
     outcome = call(TOOL, '--images', tmp_path)
     assert outcome.status == 2
     assert 'has no image (.jpg, .jpeg' in outcome.err

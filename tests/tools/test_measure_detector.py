@@ -1,11 +1,12 @@
-"""The measuring tool against tools/test.py, on a tiny detector."""
+"""measure_detector, compared with tools/test.py on a tiny detector."""
 
 import json
 
 import pytest
 
 
-def test_numbers_are_those_of_the_test_tool(call, run_config, model_files, tmp_path):
+def test_measure_detector_equals_test_tool(call, run_config, model_files, tmp_path):
+    # Measure.
     out = tmp_path / 'measures.json'
     options = ['--set', f'base={run_config}', '--num-exemplars', 2, 1, '--prompt-seeds', 2, '--out', out]
     outcome = call('analysis_tools/measure_detector', model_files.checkpoint, *options)
@@ -20,6 +21,7 @@ def test_numbers_are_those_of_the_test_tool(call, run_config, model_files, tmp_p
     assert 'iisr' in result['prompts']['base']
     assert result['metrics']['base/distinct_queries'] == result['queries']['base']['distinct_queries']
 
+    # Compare with tools/test.py.
     for kind, chosen in {
         'generic1': ['test_cfg.prompts.num_exemplars=1'],
         'interactive': ['test_cfg.prompts.type=VisualInteractive'],
@@ -44,14 +46,14 @@ def test_numbers_are_those_of_the_test_tool(call, run_config, model_files, tmp_p
         (['--set', 'base=nowhere.py'], 'nowhere.py: no such config file'),
     ],
 )
-def test_bad_input(call, run_config, model_files, tmp_path, arguments, text):
+def test_measure_detector_bad_input(call, run_config, model_files, tmp_path, arguments, text):
     arguments = [str(a).replace('CONFIG', str(run_config)) if 'CONFIG' in str(a) else a for a in arguments]
     outcome = call('analysis_tools/measure_detector', model_files.checkpoint, *arguments, '--out', tmp_path / 'x.json')
     assert outcome.status == 2
     assert text in outcome.err
 
 
-def test_a_missing_checkpoint(call, run_config, tmp_path):
+def test_measure_detector_missing_checkpoint(call, run_config, tmp_path):
     outcome = call(
         'analysis_tools/measure_detector', 'no.pth', '--set', f'a={run_config}', '--out', tmp_path / 'x.json'
     )

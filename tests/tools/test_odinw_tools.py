@@ -1,4 +1,4 @@
-"""test_odinw and odinw_table: from files of two sets to averages and tables."""
+"""test_odinw and odinw_table: averages and tables from the files of two sets."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from tests.evaluation.test_odinw_results import result
 from tests.model_files import random_image
 from tests.tools.test_tools_bad_input import assert_refused
 
-# Several runs in one process share MMEngine's visualizer, of which it warns.
+# MMEngine warns that several runs in one process share a visualizer.
 pytestmark = pytest.mark.filterwarnings('ignore:.*instance named of visualizer')
 
 _RUNS = itertools.count()
@@ -27,7 +27,7 @@ FLAGS = dict(area=280, iscrowd=0)
 
 
 def write_set(root, s, splits=('train', 'test'), images=3):
-    """Noise images with one box of each of the set's first three classes, under the released names."""
+    """Write a set with its released file names: noise images with a box of each of its first three classes."""
     names = s.file_categories or s.categories
     for seed, split in enumerate(splits):
         path, img_dir = s.ann_path(root, split), root / s.root / s.splits[split].img_dir
@@ -49,25 +49,22 @@ def write_set(root, s, splits=('train', 'test'), images=3):
 
 @pytest.fixture(autouse=True)
 def _plain_configs(monkeypatch):
-    """MMEngine formats every config that it writes, four in a run, which takes longer than all the rest."""
+    """Do not format configs: MMEngine writes four per run, and formatting takes longer than everything else."""
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
 
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """tools/test.py with the arguments that it was called with, but in this process: a start costs seconds.
-
-    The list that the fixture gives collects these arguments.
-    """
+    """Runs tools/test.py in this process, because a new process takes seconds; returns the list of its arguments."""
     calls, real_run = [], subprocess.run
 
     def run(command: list[str], **options) -> SimpleNamespace:
-        if command[0] != sys.executable:  # libraries look for their compiler or for git
+        if command[0] != sys.executable:  # a library looks for a compiler or for git
             return real_run(command, **options)
         assert options.keys() == {'stdout', 'stderr'}
         assert options['stderr'] is subprocess.STDOUT
         calls.append(command[2:])
-        # MMEngine keeps one logger per experiment of a process, and names experiments by the second.
+        # Name the experiment, because MMEngine keeps one logger per name and names experiments by the second.
         arguments = [*command[1:], '--cfg-options', f'experiment_name=odinw{next(_RUNS)}']
         said, status = io.StringIO(), 0
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), monkeypatch.context() as patch:
@@ -85,7 +82,7 @@ def in_process(monkeypatch):
 
 @pytest.fixture
 def data_root(tmp_path):
-    """Two sets in the layout of the release: one with spaces in its path, one whose class is renamed."""
+    """Folder with two sets in the layout of the release: one has spaces in its path, one has a renamed class."""
     root = tmp_path / 'data/odinw'
     for name in ('Aquarium', 'CottontailRabbits'):
         write_set(root, load_sets()[name])
@@ -94,7 +91,7 @@ def data_root(tmp_path):
 
 @pytest.fixture
 def odinw(call, run_config, model_files, data_root, tmp_path):
-    """``odinw(*options, config=..., checkpoint=..., out_dir=...)``."""
+    """``odinw(*options, config=..., checkpoint=..., out_dir=...)`` runs the tool on the two sets."""
 
     def run(*options, config=None, checkpoint=None, out_dir=None):
         arguments = [config or run_config, checkpoint or model_files.checkpoint]
@@ -108,7 +105,8 @@ def results_in(folder):
     return {str(p.relative_to(folder / 'runs')): json.loads(p.read_text()) for p in folder.glob('runs/*/*.json')}
 
 
-def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_config, model_files, data_root, tmp_path):
+def test_odinw_all_sets_and_protocols(odinw, in_process, run_config, model_files, data_root, tmp_path):
+    # Run all sets and protocols.
     out = tmp_path / 'out'
     outcome = odinw('--prompt-seeds', 2, '--num-exemplars', 2)
     assert outcome.status == 0, outcome
@@ -119,9 +117,10 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     assert '(ETA 0:00:00)' in outcome.out
     assert '[4/4] CottontailRabbits visual-interactive: AP ' in outcome.out
 
+    # Check the result files.
     results = results_in(out)
     seeds = ('visual-generic_n2_seed0', 'visual-generic_n2_seed1', 'visual-interactive_seed0')
-    # The tiny model has no language model, hence no text.
+    # The tiny model has no language model, so there are no text prompts.
     assert set(results) == {f'{name}/{stem}.json' for name in ('Aquarium', 'CottontailRabbits') for stem in seeds}
     first = results['Aquarium/visual-generic_n2_seed0.json']
     assert (first['arm'], first['seed'], first['config']) == ('zero-shot', 0, str(run_config))
@@ -131,7 +130,7 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     assert first['suite_command'].startswith('python tools/test_odinw.py ')
     assert first['suite_command'].endswith('--prompt-seeds 2 --num-exemplars 2')
     assert first['protocol'] == dict(protocol='visual-generic', num_exemplars=2)
-    # Four of its seven classes have no box in these files.
+    # Four of the seven classes have no box in these files.
     assert first['without_exemplar'] == ['puffin', 'shark', 'starfish', 'stingray']
     assert {'torch', 'mmdet', 'dinor1', 'python', 'device'} <= set(first['environment'])
     metrics = json.loads((out / 'work/Aquarium/visual-generic_n2/metrics.json').read_text())
@@ -150,6 +149,7 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     draw = json.loads((work_dir / 'prompts_visual-generic_n2_seed0.json').read_text())
     assert {e['name'] for e in draw['exemplars']} == {'rabbit'}
 
+    # Check the averages.
     summary = json.loads((out / 'summary.json').read_text())
     assert len(summary['missing']) == 33
     assert summary['failed'] == {}
@@ -169,7 +169,7 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     assert '| **mean over 2 of 13** |  |  |' in outcome.out
     assert '#### Visual-I: split test' in outcome.out
 
-    # Called again, nothing runs; without one result, only its run.
+    # A second call runs nothing; if a result is missing, only its run is repeated.
     assert len(in_process) == 4
     again = odinw('--prompt-seeds', 2, '--num-exemplars', 2)
     assert again.status == 0
@@ -185,7 +185,7 @@ def test_all_sets_and_protocols_from_files_to_averages(odinw, in_process, run_co
     assert {name: r['metrics'] for name, r in repeated.items()} == {name: r['metrics'] for name, r in results.items()}
 
 
-def test_set_in_the_file_names_and_the_small_layout(
+def test_odinw_set_placeholder_and_small_layout(
     odinw, call, in_process, run_config, model_files, tmp_path, monkeypatch
 ):
     write_set(tmp_path / 'small', load_sets('small')['raccoon'])
@@ -202,6 +202,7 @@ def test_set_in_the_file_names_and_the_small_layout(
     assert 'Own split' in stored['deviation']
     assert '| **mean over 1 of 13, own files** |  |  |' in outcome.out
 
+    # Write the table to a page.
     page = tmp_path / 'page.md'
     page.write_text('# Zoo\n\n<!-- odinw:begin -->\nold\n<!-- odinw:end -->\n\nmore\n')
     outcome = call('analysis_tools/odinw_table', 'work_dirs/odinw/fine-tuned', '--update', page)
@@ -209,19 +210,19 @@ def test_set_in_the_file_names_and_the_small_layout(
     text = page.read_text()
     assert text.startswith('# Zoo\n\n<!-- odinw:begin -->\n\n#### Visual-G, N = 16: split test\n')
     assert text.endswith('```\n\n<!-- odinw:end -->\n\nmore\n')
-    assert 'old' not in text
+    assert '\nold\n' not in text
     assert f'- `raccoon`: {load_sets("small")["raccoon"].deviation}' in text
     assert '- Counts differ from the manifest: raccoon test: 3 images instead of 17' in text
     assert 'python tools/test_odinw.py ' in text
     assert '--layout small' in text
-    # Once more: the same page.
+    # A second call gives the same page.
     assert call('analysis_tools/odinw_table', 'work_dirs/odinw/fine-tuned', '--update', page).status == 0
     assert page.read_text() == text
 
 
-def test_a_run_that_fails_does_not_stop_the_others(odinw, in_process, data_root, tmp_path):
+def test_odinw_failed_run_does_not_stop_others(odinw, in_process, data_root, tmp_path):
     image = data_root / 'CottontailRabbits/test/test1.png'
-    image.write_bytes(b'not a picture')
+    image.write_bytes(b'not an image')
     options = ['--protocols', 'visual-interactive', '--sets', 'CottontailRabbits', 'Aquarium']
     outcome = odinw(*options)
     assert outcome.status == 2
@@ -246,19 +247,19 @@ def test_a_run_that_fails_does_not_stop_the_others(odinw, in_process, data_root,
         (['--cfg-options', 'modle.num_queries=3'], "did you mean 'model'"),
     ],
 )
-def test_bad_options_run_nothing(odinw, in_process, tmp_path, options, message):
+def test_odinw_bad_options_run_nothing(odinw, in_process, tmp_path, options, message):
     assert_refused(odinw(*options), message)
     assert not in_process
     assert not (tmp_path / 'out').exists()
 
 
-def test_bad_config_or_checkpoint_runs_nothing(odinw, in_process, model_files, tmp_path):
+def test_odinw_bad_config_or_checkpoint_runs_nothing(odinw, in_process, model_files, tmp_path):
     assert_refused(odinw(checkpoint=tmp_path / '{set}.pth'), 'Aquarium.pth: no such checkpoint', '--sets')
     assert_refused(odinw(config=model_files.config), 'not a config of a prompted detector')
     assert not in_process
 
 
-def test_files_of_another_release_run_nothing(odinw, in_process, data_root):
+def test_odinw_other_categories_run_nothing(odinw, in_process, data_root):
     path = load_sets()['Aquarium'].ann_path(data_root, 'train')
     content = json.loads(path.read_text())
     content['categories'][0]['name'] = 'eel'
@@ -267,24 +268,24 @@ def test_files_of_another_release_run_nothing(odinw, in_process, data_root):
     assert not in_process
 
 
-def test_results_that_do_not_belong_are_never_averaged(odinw, in_process, model_files, other_files, tmp_path):
+def test_odinw_rejects_results_of_other_settings(odinw, in_process, model_files, other_files, tmp_path):
     options = ['--protocols', 'visual-interactive', '--sets', 'CottontailRabbits']
     assert odinw(*options).status == 0
     path = tmp_path / 'out/runs/CottontailRabbits/visual-interactive_seed0.json'
-    # Another model, another arm, another split in the same folder.
+    # Reject another model or arm in the same folder.
     message = f'a result of another suite (checkpoint {model_files.checkpoint} instead of {other_files.checkpoint})'
     assert_refused(odinw(*options, checkpoint=other_files.checkpoint), path, message, 'give another --out-dir')
     assert_refused(odinw(*options, '--arm', 'other'), path, 'arm zero-shot instead of other')
-    # Other settings of the same model, and other weights in the same file.
+    # Reject other settings of the same model, and other weights in the same file.
     changed = ['--cfg-options', 'model.test_cfg.max_per_img=5']
     assert_refused(odinw(*options, *changed), path, 'the config or its settings have changed since', '--redo')
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {'checkpoint_sha256': 'other'}))
     assert_refused(odinw(*options), path, 'the checkpoint has changed since', '--redo')
-    # Also where this call does not ask for that set.
+    # Reject them also if this call does not run that set.
     others = [*options[:-1], 'Aquarium']
     assert_refused(odinw(*others), path, 'has changed since', 'run CottontailRabbits again with --redo')
-    # A file that was cut off.
+    # Reject a truncated file.
     path.write_text(json.dumps(stored)[:100])
     assert_refused(odinw(*options), path, 'not valid JSON')
     assert len(in_process) == 1
@@ -292,7 +293,7 @@ def test_results_that_do_not_belong_are_never_averaged(odinw, in_process, model_
     assert len(in_process) == 2
 
 
-def test_table_of_bad_input(call, tmp_path):
+def test_odinw_table_bad_input(call, tmp_path):
     assert_refused(call('analysis_tools/odinw_table', tmp_path), 'no result in runs/')
     runs = tmp_path / 'out/runs/Raccoon'
     runs.mkdir(parents=True)
@@ -300,7 +301,7 @@ def test_table_of_bad_input(call, tmp_path):
     assert_refused(call('analysis_tools/odinw_table', tmp_path / 'out'), runs / 'a.json', 'not valid JSON')
 
 
-def test_a_page_without_markers_is_left_alone(call, tmp_path):
+def test_odinw_table_keeps_page_without_markers(call, tmp_path):
     path = tmp_path / 'out/runs/Raccoon/visual-generic_n16_seed0.json'
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result('Raccoon', 0.25)))
@@ -314,8 +315,8 @@ def test_a_page_without_markers_is_left_alone(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_from_a_shell(repo, run_config, model_files, data_root, tmp_path):
-    """Through processes of their own, from a folder that is not the repository."""
+def test_odinw_in_new_process(repo, run_config, model_files, data_root, tmp_path):
+    """The tool starts new processes, in a folder that is not the repository."""
     command = [
         sys.executable,
         repo / 'tools/test_odinw.py',

@@ -1,4 +1,4 @@
-"""benchmark_ops and gpu_check: what they print, write and refuse where there is no GPU."""
+"""benchmark_ops and gpu_check on a machine without a GPU: output and bad input."""
 
 import json
 
@@ -15,7 +15,7 @@ def _threads():
     torch.set_num_threads(before)
 
 
-def test_benchmark_times_every_backend(call, tmp_path):
+def test_benchmark_ops_times_every_backend(call, tmp_path):
     path = tmp_path / 'ops.json'
     options = ['--workloads', 'nano-decoder', '--dtypes', 'float32', '--rounds', 2, '--out', path]
     outcome = call('analysis_tools/benchmark_ops', *options)
@@ -27,7 +27,7 @@ def test_benchmark_times_every_backend(call, tmp_path):
         (kind, arm) for kind in ('forward', 'forward + backward') for arm in arms
     ]
     for row in record['rows']:
-        # 40 queries, 4 heads, 3 levels, 4 points; 336 + 40 rows of 4 x 16 numbers, and 3 numbers per sample.
+        # There are 40 queries, 4 heads, 3 levels and 4 points; 336 + 40 rows of 4 x 16 numbers; 3 numbers per sample.
         work = row['least_work']
         assert work['samples'] == 1920
         assert work['bytes_once'] == 4 * (376 * 64 + 3 * 1920)
@@ -45,13 +45,13 @@ def test_benchmark_times_every_backend(call, tmp_path):
         ('benchmark_ops', ['--batch', '4', '0'], '--batch and --rounds must be at least 1'),
         ('benchmark_ops', ['--threads', '0'], '--threads: must be at least 1, got 0'),
         ('benchmark_ops', ['--minutes', '0'], '--minutes must be positive'),
-        ('benchmark_ops', ['--clock', 'cpu'], '--clock cpu: counts one thread on CPU alone'),
+        ('benchmark_ops', ['--clock', 'cpu'], '--clock cpu: needs a single thread on a CPU'),
         pytest.param('benchmark_ops', ['--device', 'cuda'], '--device cuda: there is no GPU', marks=no_gpu),
         ('gpu_check', ['--rounds', '0'], '--rounds must be at least 1 and --minutes positive'),
         pytest.param('gpu_check', [], 'there is no GPU on this machine; add --interpret', marks=no_gpu),
     ],
 )
-def test_refuses(call, tool, arguments, message):
+def test_op_tools_bad_input(call, tool, arguments, message):
     outcome = call(f'analysis_tools/{tool}', *arguments)
     assert outcome.status == 2
     assert outcome.out == ''
@@ -59,8 +59,8 @@ def test_refuses(call, tool, arguments, message):
     assert outcome.err.count('\n') == 1
 
 
-def test_a_failed_check_is_reported_and_ends_with_status_1(call, monkeypatch, tmp_path):
-    """One case, compared with an operator that is off by a thousandth."""
+def test_gpu_check_failed_check_ends_with_status_1(call, monkeypatch, tmp_path):
+    """One case is compared with an operator that has an error of 0.001."""
     from dinor1.ops.ms_deform_attn import embedding_bag
     from tests.ops import attention_cases
 

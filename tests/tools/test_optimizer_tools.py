@@ -1,25 +1,25 @@
-"""norm_growth and benchmark_optimizers: what they print and write, and what they refuse."""
+"""norm_growth and benchmark_optimizers: their tables, files and figures, and bad input."""
 
 import json
 
 import pytest
 
-from tests.tools.conftest import picture_of
+from tests.tools.conftest import readable_image
 
 
 def rows(text):
-    """Cells of every row of a Markdown table, by the first cell."""
+    """First cell -> other cells of every row of a Markdown table."""
     lines = [line.strip('|').split('|') for line in text.splitlines() if line.startswith('|')]
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines[2:]}
 
 
-def test_norm_growth_draws_the_papers_example(call, tmp_path):
+def test_norm_growth_draws_example_of_paper(call, tmp_path):
     path = tmp_path / 'new/figure.png'
     outcome = call('analysis_tools/norm_growth', '--out', path)
     assert (outcome.status, outcome.err) == (0, '')
     assert outcome.out.splitlines()[-1] == f'Figure: {path}'
     found = rows(outcome.out)
-    # Six digits from the specification's protocol: start (1, 0), optimum at 150 degrees, 200 steps.
+    # Known norms with six digits, for a start at (1, 0), an optimum at 150 degrees and 200 steps.
     norms = {
         'SGD': '1.089652',
         'SGD, momentum 0.9': '6.045458',
@@ -34,7 +34,7 @@ def test_norm_growth_draws_the_papers_example(call, tmp_path):
     for name in norms.keys() - {'Adam'}:
         assert float(found[name][1]) == pytest.approx(float(norms[name]), abs=2e-6)
     assert [found[name][2] for name in norms][1:4] == ['58', '27', '15']
-    assert picture_of(path).std() > 10
+    assert readable_image(path).std() > 10
     assert [p.name for p in path.parent.iterdir()] == ['figure.png']
 
 
@@ -48,7 +48,7 @@ def test_norm_growth_draws_the_papers_example(call, tmp_path):
         (['--out', 'figure'], '--out: figure: name a file that ends in .png'),
     ],
 )
-def test_norm_growth_refuses(call, arguments, message, tmp_path, monkeypatch):
+def test_norm_growth_bad_input(call, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = call('analysis_tools/norm_growth', *arguments)
     assert outcome.status == 2
@@ -64,7 +64,7 @@ def small_config(tmp_path):
     return path
 
 
-def test_benchmark_reports_ratios_of_the_same_round(call, small_config, tmp_path):
+def test_benchmark_optimizers_ratios_are_within_a_round(call, small_config, tmp_path):
     path = tmp_path / 'out/times.json'
     options = ['--config', small_config, '--rounds', 3, '--devices', 'cpu', '--out', path]
     outcome = call('analysis_tools/benchmark_optimizers', *options)
@@ -88,14 +88,14 @@ def test_benchmark_reports_ratios_of_the_same_round(call, small_config, tmp_path
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--rounds', '0'], '--rounds: 0 gives no number'),
+        (['--rounds', '0'], '--rounds: must be at least 1, got 0'),
         (['--threads', '0'], '--threads: must be at least 1, got 0'),
-        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: counts one thread'),
+        (['--clock', 'cpu', '--devices', 'cpu', '--threads', '2'], '--clock cpu: needs a single thread'),
         (['--config', 'absent.py'], 'absent.py'),
         (['--config', '{empty}'], '{empty}: no model.backbone in this config'),
     ],
 )
-def test_benchmark_refuses(call, arguments, message, tmp_path):
+def test_benchmark_optimizers_bad_input(call, arguments, message, tmp_path):
     empty = tmp_path / 'empty.py'
     empty.write_text('model = dict()\n')
     arguments = [argument.format(empty=empty) for argument in arguments]

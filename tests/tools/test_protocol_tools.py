@@ -1,4 +1,4 @@
-"""The tools of the protocols: what they print and write, and the pages that they made."""
+"""The tools of the protocols: their output, and the pages with their tables."""
 
 import json
 
@@ -14,7 +14,7 @@ SETS = ('raccoon', 'aquarium', 'na_mushrooms', 'thermal_dogs_and_people', 'chess
 
 @pytest.fixture
 def nuts(tmp_path):
-    """Two nuts in each of three images, as the test split of a set."""
+    """Folder of a set whose test split has three images with two nuts each."""
     (tmp_path / 'nuts/annotations').mkdir(parents=True)
     (tmp_path / 'nuts/images').mkdir()
     for i in range(3):
@@ -29,11 +29,11 @@ def nuts(tmp_path):
     return tmp_path / 'nuts'
 
 
-def test_echo_floor(call, nuts, tmp_path):
+def test_echo_floor_of_two_instances(call, nuts, tmp_path):
     page = tmp_path / 'page.md'
     page.write_text('before\n<!-- echo:begin -->\n<!-- echo:end -->\n')
     outcome = call('analysis_tools/echo_floor', nuts, '--update', page)
-    # One nut of two: 51 of the 101 recalls.
+    # The echo finds one nut of two: 51 of 101 recall thresholds.
     assert outcome.out.splitlines()[-1] == '| nuts | 3 | 3 | 0.505 |'
     assert outcome.out.strip() in page.read_text()
     outcome = call('analysis_tools/echo_floor', nuts, '--split', 'train')
@@ -41,7 +41,7 @@ def test_echo_floor(call, nuts, tmp_path):
     assert 'no annotations of train; check the path' in outcome.err
 
 
-def test_bad_input_of_the_baselines(call, nuts, tmp_path):
+def test_protocol_baselines_bad_input(call, nuts, tmp_path):
     for options, message in (
         (['--seeds', '0'], '--seeds must be at least 1, got 0'),
         (['--proposals', 'guess'], 'expected windows, selective-search or a file of results'),
@@ -52,14 +52,14 @@ def test_bad_input_of_the_baselines(call, nuts, tmp_path):
     assert not (tmp_path / 'r.jsonl').exists()
 
 
-def test_the_page_has_the_table_of_the_results(repo):
+def test_protocols_page_contains_table_of_results(repo):
     text = protocol_table(read_rows(repo / 'results/protocols.jsonl'))
     page = (repo / 'docs/research/protocols.md').read_text()
     assert f'<!-- protocols:begin -->\n\n{text}\n\n<!-- protocols:end -->' in page
 
 
 @pytest.mark.shared
-def test_the_page_has_the_echo_of_the_small_sets(call, repo, shared_dir):
+def test_small_photographs_page_contains_echo_floor(call, repo, shared_dir):
     folders = [shared_dir / 'data' / name for name in SETS]
     if not all(folder.is_dir() for folder in folders):
         pytest.skip('needs the small data sets in the shared folder')

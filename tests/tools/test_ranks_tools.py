@@ -1,4 +1,4 @@
-"""train.py and test.py on two ranks without a GPU, as a user starts them."""
+"""train.py and test.py on two ranks without a GPU, started by the scripts or by torchrun's variables."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='the ranks wou
 
 @pytest.fixture
 def start(repo, tmp_path):
-    """``start(command, **variables)`` starts a program in a folder of its own, with one thread per process."""
+    """``start(command, **variables)`` starts a program in ``tmp_path``, with one thread per process."""
     started = []
 
     def run(*command, **variables) -> subprocess.Popen:
@@ -34,7 +34,7 @@ def start(repo, tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                start_new_session=True,  # a group of its own, for signals
+                start_new_session=True,  # a separate process group, for signals
             )
         )
         return started[-1]
@@ -47,8 +47,9 @@ def start(repo, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_and_test_by_the_shell_scripts(start, repo, run_config, tmp_path):
-    """Two ranks with a batch of two of five images: the last batch is one image, which both ranks see."""
+def test_dist_scripts_train_and_test(start, repo, run_config, tmp_path):
+    """Two ranks use batches of two of five images; the last batch is one image, which both ranks use."""
+    # Train.
     work_dir, port = tmp_path / 'run', str(free_port())
     options = ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=1', 'param_scheduler.0.total_steps=1']
     train = start(
@@ -62,7 +63,7 @@ def test_train_and_test_by_the_shell_scripts(start, repo, run_config, tmp_path):
     assert "backend='nccl'" in (work_dir / run_config.name).read_text()
     losses = [json.loads(line).get('loss') for line in next(work_dir.glob('*/vis_data/scalars.json')).open()]
     assert all(loss == loss for loss in losses)
-    # The whole test set, once: the metrics are those of one process.
+    # Test on two ranks and in one process: the metrics are equal.
     commands = [
         ('bash', repo / 'tools/dist_test.sh', run_config, work_dir / 'epoch_1.pth', 2),
         (sys.executable, repo / 'tools/test.py', run_config, work_dir / 'epoch_1.pth'),
@@ -77,15 +78,17 @@ def test_train_and_test_by_the_shell_scripts(start, repo, run_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_ends_both_ranks_with_status_143(start, repo, run_config, tmp_path):
+def test_train_sigterm_ends_both_ranks_with_status_143(start, repo, run_config, tmp_path):
+    # Start a training on two ranks.
     work_dir, port = tmp_path / 'run', free_port()
     options = ['train_dataloader.batch_size=1', 'train_dataloader.num_workers=1', 'default_hooks.logger.interval=1']
     options += ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None', 'train_cfg.max_epochs=500']
     command = [repo / 'tools/train.py', run_config, '--launcher', 'pytorch', '--work-dir', work_dir]
     ranks = [start(sys.executable, *command, '--cfg-options', *options, **environment(rank, port)) for rank in range(2)]
+    # Send SIGTERM to both.
     _wait_for_iterations(work_dir, ranks)
     for rank in ranks:
-        os.killpg(rank.pid, signal.SIGTERM)  # also to the worker of its data loader, as torchrun does
+        os.killpg(rank.pid, signal.SIGTERM)  # also to the workers of the data loader, as torchrun does
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [143, 143], said
     checkpoints = [path.name for path in work_dir.glob('iter_*.pth')]
@@ -102,7 +105,7 @@ def _wait_for_iterations(work_dir: Path, ranks: list[subprocess.Popen]) -> None:
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])
-def test_a_rank_that_torchrun_did_not_start(call, run_config, model_files, monkeypatch, tool):
+def test_launcher_pytorch_without_torchrun(call, run_config, model_files, monkeypatch, tool):
     monkeypatch.delenv('RANK', raising=False)
     for name in ('WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.setenv(name, '2')
@@ -112,6 +115,6 @@ def test_a_rank_that_torchrun_did_not_start(call, run_config, model_files, monke
 
 
 @pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
-def test_launchers_that_need_gpus(call, run_config, launcher):
+def test_launcher_without_gpu(call, run_config, launcher):
     outcome = call('train', run_config, '--launcher', launcher)
     assert_refused(outcome, f'--launcher {launcher}: gives every process a GPU, and there is none on this machine; ')

@@ -1,4 +1,4 @@
-"""What train.py, test.py and build_prompt_bank.py refuse before a run begins."""
+"""Errors of train.py, test.py and build_prompt_bank.py before a run begins."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from dinor1.engine.run_checks import check_testing, check_training
 from dinor1.utils.errors import InputError
 from tests.tools.test_tools_bad_input import assert_refused, results_in, unique
 
-# Several runs in one process share MMEngine's visualizer, of which it warns.
+# MMEngine warns that several runs in one process share a visualizer.
 pytestmark = pytest.mark.filterwarnings('ignore:.*instance named of visualizer')
 
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:.*instance named of visualizer')
         ('test', dict(val_cfg=None), 'has no val_cfg; give all of val_dataloader'),
     ],
 )
-def test_a_config_that_lacks_a_part(call, run_config, model_files, tmp_path, tool, changes, message):
+def test_config_without_a_part_is_rejected(call, run_config, model_files, tmp_path, tool, changes, message):
     cfg = Config.fromfile(run_config)
     for key, value in changes.items():
         cfg.pop(key)
@@ -42,9 +42,9 @@ def test_a_config_that_lacks_a_part(call, run_config, model_files, tmp_path, too
 
 
 @pytest.mark.parametrize(('tool', 'suffix'), [('test', 'pkl'), ('build_prompt_bank', 'safetensors')])
-def test_an_output_that_cannot_be_written_is_told_before_the_work(call, model_files, tmp_path, tool, suffix):
+def test_unwritable_output_is_rejected_before_model_is_built(call, model_files, tmp_path, tool, suffix):
     config = tmp_path / 'config.py'
-    # No model: whoever gets as far as building one has not looked at --out.
+    # The model cannot be built: --out must be checked before.
     config.write_text(
         "model = dict(type='X')\nprompt_dataset = dict()\ntest_cfg = dict()\ntest_evaluator = dict(type='X')\n"
         'test_dataloader = dict(dataset=dict())'
@@ -56,35 +56,35 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(call, model_fi
         assert_refused(outcome, f'--out {tmp_path / out}: ', words)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is said to be missing')
-def test_float16_needs_a_gpu(call, run_config):
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
+def test_train_amp_float16_without_gpu(call, run_config):
     assert_refused(call('train', run_config, '--amp'), '--amp float16: needs a GPU; give --amp bfloat16')
 
 
-def test_numbers_that_mmengine_takes(run_config):
+def test_check_training_accepts_numbers_of_mmengine(run_config):
     cfg = Config.fromfile(run_config)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=9e4, val_interval=float('inf'))
     check_training(cfg, 'a.py')
     cfg.train_cfg.max_iters = 0.5
     with pytest.raises(InputError, match='max_iters must be a whole number'):
         check_training(cfg, 'a.py')
-    # What a test throws away may be anything.
+    # A test does not check the settings of the training.
     cfg.train_dataloader = dict(batch_size=0)
     check_testing(cfg, 'a.py')
 
 
-def test_sets_with_other_classes_must_name_them(run_config):
-    """Without names, class 1 of one set would be taken for class 1 of another."""
+def test_check_training_requires_class_names_of_concatenated_sets(run_config):
+    """Without names, class 1 of one set would be treated as class 1 of another."""
     cfg = Config.fromfile(run_config)
     part = cfg.train_dataloader.dataset.to_dict() | dict(return_classes=True)
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, part], ignore_keys=['classes'])
     check_training(cfg, 'a.py')
     cfg.train_dataloader.dataset.datasets[1].pipeline[-1] = dict(type='PackDetInputs')
-    with pytest.raises(InputError, match=r"datasets\[1\] does not hand on its class names.*'text'"):
+    with pytest.raises(InputError, match=r"datasets\[1\] does not pass on its class names.*'text'"):
         check_training(cfg, 'a.py')
 
 
-def test_federated_sets_must_tell_what_their_images_were_annotated_for(run_config):
+def test_check_training_requires_scope_of_federated_sets(run_config):
     """Otherwise the option would have no effect."""
     cfg = Config.fromfile(run_config)
     keys = ('img_id', 'img_shape', 'text', 'annotated_labels', 'exhaustive_labels')

@@ -1,4 +1,4 @@
-"""Studies: read, run, resumed, and their tables."""
+"""Studies: reading, running, resuming, and tables."""
 
 import statistics
 from pathlib import Path
@@ -16,7 +16,7 @@ STUDIES = sorted((Path(__file__).parents[2] / 'configs/studies').glob('*.py'))
 
 @pytest.fixture
 def write(tmp_path):
-    """``write(arms=...)`` stores a study whose config exists."""
+    """``write(arms=...)`` writes a study file; its config exists."""
 
     def write(name='study', **changes):
         config = tmp_path / 'config.py'
@@ -40,7 +40,7 @@ def store(study, path, values):
     ])  # fmt: skip
 
 
-def test_runs_go_seed_by_seed_with_the_options_of_study_and_arm(write):
+def test_load_study_orders_runs_by_seed(write):
     study = load_study(write())
     assert [(run.arm, run.seed, run.options) for run in study.runs] == [
         ('A', 0, ('a=1',)), ('B x', 0, ('a=1', 'b=2')), ('A', 1, ('a=1',)), ('B x', 1, ('a=1', 'b=2')),
@@ -48,7 +48,7 @@ def test_runs_go_seed_by_seed_with_the_options_of_study_and_arm(write):
     assert study.runs[1].name == 'B-x_seed0'
 
 
-def test_table_has_mean_and_deviation_of_what_is_finished(write, tmp_path):
+def test_study_table_has_mean_and_deviation_of_finished_runs(write, tmp_path):
     study = load_study(write())
     with pytest.raises(InputError, match='no finished run'):
         table(study, tmp_path / 'r.jsonl')
@@ -61,14 +61,14 @@ def test_table_has_mean_and_deviation_of_what_is_finished(write, tmp_path):
     assert 'dinor1 study run' in text
 
 
-def test_results_of_other_options_are_refused(write, tmp_path):
+def test_read_runs_rejects_rows_of_other_options(write, tmp_path):
     results = tmp_path / 'r.jsonl'
     store(load_study(write()), results, [0.5])
     with pytest.raises(InputError, match=r"the row of arm 'A', seed 0, .* other options; delete it"):
         read_runs(load_study(write(options=['a=2'])), results)
     with pytest.raises(InputError, match=r"the row of arm 'A', seed 0, .* has no other"):
         read_runs(load_study(write(metrics={'other': 'x'})), results)
-    # Beside the rows of other options, those of the study are found.
+    # The rows of the study are found among rows of other options.
     store(load_study(write(options=['a=2'])), results, [0.7])
     for options, value in ((['a=1'], 0.5), (['a=2'], 0.7)):
         (row,) = read_runs(load_study(write(options=options)), results)['A']
@@ -85,12 +85,12 @@ def test_results_of_other_options_are_refused(write, tmp_path):
         (dict(arms={'a b': [], 'a-b': []}), 'two runs have the same name'),
     ],
 )
-def test_wrong_studies_are_named(write, changes, message):
+def test_load_study_rejects_bad_study(write, changes, message):
     with pytest.raises(InputError, match=message):
         load_study(write(**changes))
 
 
-def test_insert_replaces_what_stands_between_the_marks(tmp_path):
+def test_insert_replaces_text_between_marks(tmp_path):
     path = tmp_path / 'page.md'
     path.write_text('before\n<!-- a:begin -->\nold\n<!-- a:end -->\nafter\n')
     for text in ('new', 'newer'):
@@ -101,8 +101,8 @@ def test_insert_replaces_what_stands_between_the_marks(tmp_path):
 
 
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
-def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
-    """Options name keys that exist and stand in the config that is run, and every model builds."""
+def test_every_arm_of_studies_builds(path, repo, monkeypatch):
+    """Options name existing keys and change the config of the run, and every model can be built."""
     from mmengine.config import DictAction
 
     from dinor1.registry import MODELS
@@ -116,7 +116,7 @@ def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
         cfg = load_config(run.config, options)
         for key, value in options.items():
             if key.endswith('._delete_'):
-                continue  # an order to the merge, not a setting
+                continue  # an instruction for merging, not a setting
             node = cfg
             for part in key.split('.'):
                 node = node[int(part)] if isinstance(node, list) else node[part]
@@ -124,8 +124,9 @@ def test_every_arm_of_our_studies_builds(path, repo, monkeypatch):
         assert isinstance(MODELS.build(cfg.model), nn.Module)
 
 
-def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkeypatch, repo, capfd):
-    """Two arms of one iteration each; the second call trains only what is missing."""
+def test_run_study_runs_resumes_and_makes_table(call, run_config, tmp_path, monkeypatch, repo, capfd):
+    """Two arms train one epoch each; the second call trains only the missing arm."""
+    # Write a study of two arms.
     monkeypatch.chdir(repo)
     short = ['train_cfg.max_epochs=1', 'param_scheduler=[]', 'default_hooks.visualization.num_images=1']
     study = tmp_path / 'tiny.py'
@@ -133,6 +134,7 @@ def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkey
         f'title = "T"\nconfig = {str(run_config)!r}\nmetrics = {{"coco/bbox_mAP": "AP"}}\nseeds = [0]\n'
         f'options = {short!r}\narms = {{"sgd": ["optim_wrapper.optimizer.lr=0.01"], "same": []}}\n'
     )
+    # Run one arm, then all.
     folders = ['--results', tmp_path / 'results', '--work-dir', tmp_path / 'work']
     first = call('analysis_tools/run_study', study, *folders, '--only', 'sgd')
     assert first.status == 0
@@ -146,6 +148,7 @@ def test_a_study_is_run_resumed_and_tabulated(call, run_config, tmp_path, monkey
     assert [row['arm'] for row in rows] == ['same', 'sgd']
     for row in rows:
         assert {'arm', 'seed', 'config', 'config_hash', 'command', 'metrics', 'environment'} <= set(row)
+    # Collect the runs in another table.
     main(['study', 'collect', str(tmp_path / 'work/tiny'), str(tmp_path / 'copy.jsonl')])
     assert capfd.readouterr().out.count('Added: ') == 2
     assert (tmp_path / 'copy.jsonl').read_bytes() == (tmp_path / 'results/tiny.jsonl').read_bytes()

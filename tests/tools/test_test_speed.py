@@ -1,11 +1,11 @@
-"""test: in bfloat16 the same evaluation, recorded as what it was; compiled where a compiler is."""
+"""test.py in bfloat16, and compiled: metrics, record and errors."""
 
 import json
 
 import pytest
 
 
-def test_bfloat16_goes_through_the_evaluation(call, run_config, model_files, tmp_path):
+def test_test_tool_amp_bfloat16(call, run_config, model_files, tmp_path):
     found = {}
     for name, options in dict(float32=[], bfloat16=['--amp']).items():
         outcome = call('test', run_config, model_files.checkpoint, '--work-dir', tmp_path / name, *options)
@@ -15,11 +15,11 @@ def test_bfloat16_goes_through_the_evaluation(call, run_config, model_files, tmp
         assert record['compiled'] is False
     assert set(found['float32']['metrics']) == set(found['bfloat16']['metrics'])
     for name, value in found['float32']['metrics'].items():
-        # A model at random weights finds nothing, in either precision.
+        # A model with random weights finds nothing in either precision.
         assert found['bfloat16']['metrics'][name] == pytest.approx(value, abs=0.05)
 
 
-def test_compile_says_what_is_missing(call, run_config, model_files, tmp_path, monkeypatch):
+def test_test_tool_compile_without_compiler(call, run_config, model_files, tmp_path, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     outcome = call('test', run_config, model_files.checkpoint, '--work-dir', tmp_path / 'out', '--compile')
     assert outcome.status == 2

@@ -10,12 +10,12 @@ from mmengine.config import Config
 
 from tests.tools.conftest import coco_content
 
-# Several runs in one process share MMEngine's visualizer, of which it warns.
+# MMEngine warns that several runs in one process share a visualizer.
 pytestmark = pytest.mark.filterwarnings('ignore:.*instance named of visualizer')
 
 
 def assert_refused(outcome, *parts):
-    """The only line on standard error is an error that says ``parts``."""
+    """Check that the only line on standard error is an error that contains ``parts``."""
     lines = outcome.err.strip().splitlines()
     assert outcome.status == 2, outcome
     assert len(lines) == 1, outcome.err
@@ -26,7 +26,7 @@ def assert_refused(outcome, *parts):
 
 
 def results_in(folder):
-    """Files below ``folder`` other than the log of a run and its configuration."""
+    """Files below ``folder``, without logs and configs."""
     return [p for p in folder.rglob('*') if p.is_file() and p.suffix not in ('.log', '.py')]
 
 
@@ -34,14 +34,14 @@ def results_in(folder):
 
 
 @pytest.fixture
-def demo(call, model_files, pictures, tmp_path):
-    """``demo(*options, target=..., config=..., checkpoint=...)``; asserts that nothing is written."""
+def demo(call, model_files, image_folder, tmp_path):
+    """``demo(*options, target=..., config=..., checkpoint=...)`` runs image_demo; asserts that nothing is written."""
 
     def run(*options, target=None, config=None, checkpoint=None):
         out_dir = tmp_path / 'out'
         outcome = call(
             'image_demo',
-            pictures / '0.png' if target is None else target,
+            image_folder / '0.png' if target is None else target,
             *('--config', config or model_files.config),
             *('--checkpoint', checkpoint or model_files.checkpoint),
             *('--device', 'cpu'),
@@ -56,7 +56,7 @@ def demo(call, model_files, pictures, tmp_path):
 
 @pytest.fixture
 def broken(tmp_path):
-    """A PNG file that ends after its first bytes."""
+    """A truncated PNG file."""
     path = tmp_path / 'broken.png'
     path.write_bytes(b'\x89PNG\r\n\x1a\n' + bytes(20))
     return path
@@ -78,8 +78,8 @@ def broken(tmp_path):
         ('{broken}:5,5,30,40', 'broken.png: not an image that can be read'),
     ],
 )
-def test_bad_prompt(demo, pictures, broken, prompt, message):
-    prompt = prompt.format(good=pictures / '0.png', folder=pictures, broken=broken)
+def test_image_demo_bad_prompt(demo, image_folder, broken, prompt, message):
+    prompt = prompt.format(good=image_folder / '0.png', folder=image_folder, broken=broken)
     assert_refused(demo('--prompt', prompt), message)
 
 
@@ -102,37 +102,39 @@ def test_bad_prompt(demo, pictures, broken, prompt, message):
         (['--prompt', '{good}:5,5,30,40', '--batch-size', '0'], '--batch-size must be at least 1'),
     ],
 )
-def test_bad_options(demo, pictures, options, message):
-    assert_refused(demo(*(option.format(good=pictures / '0.png') for option in options)), message)
+def test_image_demo_bad_options(demo, image_folder, options, message):
+    assert_refused(demo(*(option.format(good=image_folder / '0.png') for option in options)), message)
 
 
-def test_bad_target(demo, reference, broken, pictures, tmp_path):
+def test_image_demo_bad_target(demo, reference, broken, image_folder, tmp_path):
     empty = tmp_path / 'empty'
     empty.mkdir()
-    shutil.copy(pictures / 'notes.txt', empty)
+    shutil.copy(image_folder / 'notes.txt', empty)
     prompt = ('--prompt', reference)
     assert_refused(demo(*prompt, target=tmp_path / 'absent.jpg'), 'absent.jpg: no such image')
     assert_refused(demo(*prompt, target=empty), 'empty: no image in this folder')
     assert_refused(demo(*prompt, target=broken), 'broken.png: not an image that can be read')
-    assert_refused(demo(*prompt, target=pictures / 'notes.txt'), 'not an image that can be read')
+    assert_refused(demo(*prompt, target=image_folder / 'notes.txt'), 'not an image that can be read')
 
 
-def test_unreadable_image_in_a_folder_leaves_no_half_result(call, model_files, reference, broken, pictures, tmp_path):
+def test_image_demo_unreadable_image_keeps_finished_results(
+    call, model_files, reference, broken, image_folder, tmp_path
+):
     folder, out_dir = tmp_path / 'targets', tmp_path / 'out'
     folder.mkdir()
-    shutil.copy(pictures / '0.png', folder / 'a.png')
+    shutil.copy(image_folder / '0.png', folder / 'a.png')
     shutil.copy(broken, folder / 'b.png')
     files = ('--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu')
     options = ('--prompt', reference, '--out-dir', out_dir, '--batch-size', 1)
     assert_refused(call('image_demo', folder, *files, *options), 'b.png: not an image that can be read')
-    # What was finished before stays.
+    # Results that were finished before are kept.
     assert sorted(str(p.relative_to(out_dir)) for p in results_in(out_dir)) == ['preds/a.json', 'vis/a.png']
 
 
-def test_results_never_overwrite_the_targets(call, model_files, reference, pictures, tmp_path):
+def test_image_demo_never_overwrites_targets(call, model_files, reference, image_folder, tmp_path):
     folder = tmp_path / 'vis'
     folder.mkdir()
-    shutil.copy(pictures / '0.png', folder / '0.png')
+    shutil.copy(image_folder / '0.png', folder / '0.png')
     before = (folder / '0.png').read_bytes()
     files = ('--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu')
     outcome = call('image_demo', folder, *files, '--prompt', reference, '--out-dir', tmp_path)
@@ -140,14 +142,14 @@ def test_results_never_overwrite_the_targets(call, model_files, reference, pictu
     assert (folder / '0.png').read_bytes() == before
 
 
-def test_out_dir_that_cannot_be_one(call, model_files, reference, pictures, tmp_path):
+def test_image_demo_out_dir_is_a_file(call, model_files, reference, image_folder, tmp_path):
     (tmp_path / 'file').write_text('')
     files = ('--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu')
     options = ('--prompt', reference, '--out-dir', tmp_path / 'file')
-    assert_refused(call('image_demo', pictures / '0.png', *files, *options), 'file')
+    assert_refused(call('image_demo', image_folder / '0.png', *files, *options), 'file')
 
 
-def test_bad_bank(demo, call, run_config, other_files, tmp_path):
+def test_image_demo_bad_bank(demo, call, run_config, other_files, tmp_path):
     bank = tmp_path / 'bank.safetensors'
     assert call('build_prompt_bank', run_config, other_files.checkpoint, '--out', bank).status == 0
     assert_refused(demo('--bank', bank), bank, 'made by another model')
@@ -157,7 +159,7 @@ def test_bad_bank(demo, call, run_config, other_files, tmp_path):
     assert_refused(demo('--bank', bank), bank, 'not a readable safetensors file')
 
 
-def test_bad_checkpoint(demo, reference, wide_files, model_files, tmp_path):
+def test_image_demo_bad_checkpoint(demo, reference, wide_files, model_files, tmp_path):
     prompt = ('--prompt', reference)
     assert_refused(demo(*prompt, checkpoint=tmp_path / 'absent.pth'), 'absent.pth: no such checkpoint')
     assert_refused(demo(*prompt, checkpoint=wide_files.checkpoint), 'another architecture', '64) instead of (')
@@ -181,7 +183,7 @@ def test_bad_checkpoint(demo, reference, wide_files, model_files, tmp_path):
         (lambda cfg: cfg.pop('model'), 'has no model'),
     ],
 )
-def test_bad_config(demo, reference, model_files, tmp_path, change, message):
+def test_image_demo_bad_config(demo, reference, model_files, tmp_path, change, message):
     cfg = Config.fromfile(model_files.config)
     change(cfg)
     if 'defualt_scope' in cfg:
@@ -190,7 +192,7 @@ def test_bad_config(demo, reference, model_files, tmp_path, change, message):
     assert_refused(demo('--prompt', reference, config=tmp_path / 'changed.py'), message)
 
 
-def test_missing_and_broken_config(demo, reference, tmp_path):
+def test_image_demo_missing_or_broken_config(demo, reference, tmp_path):
     path = tmp_path / 'config.py'
     assert_refused(demo('--prompt', reference, config=path), f'{path}: no such config file')
     path.write_text('model = dict(')
@@ -221,7 +223,7 @@ BAD_ANNOTATIONS = [
 
 @pytest.fixture
 def spoil(run_config, data_dir, tmp_path):
-    """``spoil(split, change)`` copies the data, spoils an annotation file and returns the config of the copy."""
+    """``spoil(split, change)`` copies the data, damages an annotation file and returns the config of the copy."""
 
     def run(split, change):
         root = tmp_path / 'data'
@@ -230,7 +232,7 @@ def spoil(run_config, data_dir, tmp_path):
         if change is not None:
             change(content)
         text = json.dumps(content)
-        # Without a change to the content, the file ends in the middle.
+        # Without a change to the content, truncate the file.
         file = root / f'shapes/annotations/{split}.json'
         file.write_text(text if change is not None else text[: len(text) // 2])
         path = tmp_path / 'spoilt.py'
@@ -241,7 +243,7 @@ def spoil(run_config, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(('change', 'message'), BAD_ANNOTATIONS)
-def test_bad_annotations_make_no_bank(call, spoil, model_files, tmp_path, change, message):
+def test_build_prompt_bank_rejects_bad_annotations(call, spoil, model_files, tmp_path, change, message):
     bank = tmp_path / 'bank.safetensors'
     outcome = call('build_prompt_bank', spoil('train', change), model_files.checkpoint, '--out', bank)
     assert_refused(outcome, message, tmp_path / 'data')
@@ -256,7 +258,7 @@ def test_bad_annotations_make_no_bank(call, spoil, model_files, tmp_path, change
         ('train', 'train', *BAD_ANNOTATIONS[0]),
     ],
 )
-def test_bad_annotations_stop_a_run(call, spoil, model_files, tmp_path, tool, split, change, message):
+def test_bad_annotations_stop_training_and_test(call, spoil, model_files, tmp_path, tool, split, change, message):
     arguments = [spoil(split, change), *([model_files.checkpoint] if tool == 'test' else [])]
     outcome = call(tool, *arguments, '--work-dir', tmp_path / 'run', *unique(tmp_path))
     assert_refused(outcome, message, f'annotations/{split}.json')
@@ -265,10 +267,10 @@ def test_bad_annotations_stop_a_run(call, spoil, model_files, tmp_path, tool, sp
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
-def test_unreadable_image_stops_a_test(call, spoil, model_files, tmp_path, num_workers):
+def test_test_tool_unreadable_image(call, spoil, model_files, tmp_path, num_workers):
     config = spoil('val_base', lambda content: None)
     image = tmp_path / 'data/shapes/images/val_base/1.png'
-    image.write_bytes(b'not a picture')
+    image.write_bytes(b'not an image')
     outcome = call(
         'test',
         *(config, model_files.checkpoint, '--work-dir', tmp_path / 'run', *unique(tmp_path)),
@@ -278,7 +280,7 @@ def test_unreadable_image_stops_a_test(call, spoil, model_files, tmp_path, num_w
 
 
 def unique(tmp_path):
-    """MMEngine keeps one logger per experiment of a process, and names experiments by the second."""
+    """Option that names the experiment: MMEngine keeps one logger per name and names experiments by the second."""
     return '--cfg-options', f'experiment_name={tmp_path.parent.name}-{tmp_path.name}'
 
 
@@ -294,20 +296,20 @@ def unique(tmp_path):
         (['--cfg-options', 'prompt_dataset.ann_file=absent.json'], 'absent.json: no such file'),
     ],
 )
-def test_bad_options_make_no_bank(call, run_config, model_files, tmp_path, options, message):
+def test_build_prompt_bank_bad_options(call, run_config, model_files, tmp_path, options, message):
     bank = tmp_path / 'bank.safetensors'
     outcome = call('build_prompt_bank', run_config, model_files.checkpoint, '--out', bank, *options)
     assert_refused(outcome, message)
     assert not bank.exists()
 
 
-def test_bank_needs_a_prompt_dataset(call, model_files, tmp_path):
+def test_build_prompt_bank_requires_prompt_dataset(call, model_files, tmp_path):
     bank = tmp_path / 'bank.safetensors'
     outcome = call('build_prompt_bank', model_files.config, model_files.checkpoint, '--out', bank)
     assert_refused(outcome, 'has no prompt_dataset')
 
 
-def test_bad_checkpoint_stops_a_test(call, run_config, wide_files, tmp_path):
+def test_test_tool_bad_checkpoint(call, run_config, wide_files, tmp_path):
     outcome = call('test', run_config, tmp_path / 'typo/absent.pth')
     assert_refused(outcome, 'absent.pth: no such checkpoint')
     assert not (tmp_path / 'typo').exists()
@@ -329,7 +331,7 @@ def test_bad_checkpoint_stops_a_test(call, run_config, wide_files, tmp_path):
         (['--cfg-options', 'prompt_dataset=None'], 'VisualGeneric needs prompt_dataset'),
         (['--cfg-options', 'load_from={absent}'], 'absent.pth: no such checkpoint; the config starts from it'),
         (['--resume', '{absent}'], 'absent.pth: no such checkpoint; check --resume'),
-        (['--resume', '{weights}'], 'model.pth: has no meta, message_hub, so that no run can be resumed'),
+        (['--resume', '{weights}'], 'model.pth: has no meta, message_hub, so no run can be resumed'),
         (['--seed', '-1'], '--seed must be a whole number in [0, 2^32), got -1'),
         (['--cfg-options', 'randomness.seed=x'], "randomness.seed must be a whole number in [0, 2^32), got 'x'"),
         (['--cfg-options', 'train_dataloader.batch_size=0'], 'train_dataloader.batch_size must be a whole number of'),
@@ -339,7 +341,7 @@ def test_bad_checkpoint_stops_a_test(call, run_config, wide_files, tmp_path):
         (['--cfg-options', 'train_cfg.max_epochs=0'], 'train_cfg.max_epochs must be a whole number of at least 1'),
     ],
 )
-def test_bad_options_stop_a_training(call, run_config, model_files, tmp_path, options, message):
+def test_train_bad_options(call, run_config, model_files, tmp_path, options, message):
     paths = dict(absent=tmp_path / 'absent.pth', weights=model_files.checkpoint)
     options = [option.format(**paths) for option in options]
     if '--cfg-options' in options:
@@ -351,8 +353,8 @@ def test_bad_options_stop_a_training(call, run_config, model_files, tmp_path, op
     assert not list(tmp_path.glob('run/**/*.pth'))
 
 
-def test_from_a_shell(repo, model_files, reference, tmp_path):
-    """The same through a process of its own: nothing but the line, and the status that a shell sees."""
+def test_image_demo_in_new_process_missing_target(repo, model_files, reference, tmp_path):
+    """In a new process, the output is a single line, and the exit status is 2."""
     command = [sys.executable, repo / 'tools/image_demo.py', tmp_path / 'absent.jpg', '--prompt', reference]
     files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     done = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -362,8 +364,14 @@ def test_from_a_shell(repo, model_files, reference, tmp_path):
     assert not (tmp_path / 'work_dirs').exists()
 
 
-def test_from_a_shell_after_the_model_is_loaded(repo, model_files, pictures, tmp_path):
-    command = [sys.executable, repo / 'tools/image_demo.py', pictures, '--prompt', f'{pictures}/0.png:5,5,30,400']
+def test_image_demo_in_new_process_bad_box(repo, model_files, image_folder, tmp_path):
+    command = [
+        sys.executable,
+        repo / 'tools/image_demo.py',
+        image_folder,
+        '--prompt',
+        f'{image_folder}/0.png:5,5,30,400',
+    ]
     files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     done = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

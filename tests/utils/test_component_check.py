@@ -1,4 +1,4 @@
-"""Check of component arguments: what every recipe may say, and what a mistake is told."""
+"""Check of component arguments: accepted values, and messages for mistakes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -48,14 +48,14 @@ class Elsewhere(Base):
     def __init__(self, outer: str, **options: Any) -> None: ...
 
 
-def test_arguments_of_a_constructor():
+def test_arguments_include_base_classes():
     assert arguments(Child) == dict(outer=str, inner=int)
     assert arguments(Elsewhere) == {'outer': str, '**options': Any}
     assert arguments(object) == {}
 
 
-def test_no_recipe_has_a_mistake(repo):
-    """All configs of the repository, so that the check never refuses what works."""
+def test_mistakes_finds_none_in_configs(repo):
+    """The check accepts all configs of the repository."""
     configs = sorted((repo / 'configs').rglob('*.py'))
     assert len(configs) > 100
     found = [(path.name, mistake) for path in configs for mistake in mistakes(Config.fromfile(path)._cfg_dict)]
@@ -93,14 +93,14 @@ RECIPE = 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py'
         ),
     ],
 )
-def test_a_mistake_names_key_component_and_remedy(repo, options, message):
+def test_load_config_mistake_names_key_component_and_remedy(repo, options, message):
     with pytest.raises(InputError) as error:
         load_config(str(repo / RECIPE), options)
     assert message in str(error.value)
     assert '\n' not in str(error.value)
 
 
-def test_a_mistake_in_a_file_names_the_file(tmp_path):
+def test_load_config_mistake_in_file_names_the_file(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text("test_cfg = dict(type='PromptedTestLoop', prompts=dict(type='VisualInteractive', sed=1))\n")
     with pytest.raises(InputError) as error:
@@ -109,6 +109,6 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
     assert str(error.value) == told
 
 
-def test_arguments_that_mmengine_reads_itself_are_welcome(repo):
+def test_load_config_accepts_arguments_that_mmengine_reads(repo):
     options = {'custom_hooks': [dict(type='EMAHook', momentum=0.1, priority=49)]}
     assert load_config(str(repo / RECIPE), options).custom_hooks[0].priority == 49

@@ -1,4 +1,4 @@
-"""load_config: what an override may say, and which line a typo gets."""
+"""load_config: overrides, and messages for misspelt and old keys."""
 
 import argparse
 
@@ -25,7 +25,7 @@ def path(tmp_path):
     return str(file)
 
 
-def test_no_override_changes_nothing(path):
+def test_load_config_without_override(path):
     cfg = load_config(path)
     assert cfg.model.num_queries == cfg.scale == 3
     assert load_config(path, {}).to_dict() == cfg.to_dict()
@@ -38,7 +38,7 @@ def test_no_override_changes_nothing(path):
         ('optim_wrapper.optimizer.lr', 0.2),
         ('param_scheduler.0.eta_max', 2.0),
         ('load_from', 'x.pth'),
-        # Arguments that the config leaves at their default, some with names like those that it has.
+        # Arguments that the config leaves at their default; some names are similar to keys of the config.
         ('optim_wrapper.optimizer.betas', (0.9, 0.99)),
         ('model.backbone.frozen_stages', 1),
         ('model.backbone.init_cfg.type', 'Pretrained'),
@@ -47,15 +47,15 @@ def test_no_override_changes_nothing(path):
         ('randomness.seed', 1),
     ],
 )
-def test_override(path, key, value):
+def test_load_config_override(path, key, value):
     node = load_config(path, {key: value})
     for part in key.split('.'):
         node = node[int(part)] if part.isdigit() else node[part]
     assert node == value
 
 
-def test_an_argument_may_resemble_a_key(path):
-    """``dtype`` is an argument of the hook, and nearly the key ``type``."""
+def test_load_config_override_may_resemble_a_key(path):
+    """``dtype`` is an argument of the hook, and similar to the key ``type``."""
     with open(path, 'a') as file:
         file.write("default_hooks = dict(reference=dict(type='ReferenceModelHook', warmup=1))\n")
     cfg = load_config(path, {'default_hooks.reference.dtype': 'bfloat16'})
@@ -64,7 +64,7 @@ def test_an_argument_may_resemble_a_key(path):
         load_config(path, {'default_hooks.reference.warmp': 2})
 
 
-def test_an_override_may_add_an_argument_of_a_converter(path):
+def test_load_config_override_adds_argument_of_converter(path):
     with open(path, 'a') as file:
         file.write("model_converters = [dict(type='IntegerTraining', bits=(4, 4, 4))]\n")
     assert load_config(path, {'model_converters.0.norm': 'l1'}).model_converters[0].norm == 'l1'
@@ -87,7 +87,7 @@ def test_an_override_may_add_an_argument_of_a_converter(path):
         ('quux', "the config has no key 'quux'; it has scale, model"),
     ],
 )
-def test_bad_override(path, key, message):
+def test_load_config_bad_override(path, key, message):
     with pytest.raises(InputError) as error:
         load_config(path, {key: 1})
     assert message in str(error.value)
@@ -109,7 +109,7 @@ def test_bad_override(path, key, message):
         (TEXT + 'model_convertors = []', "unknown key 'model_convertors'; did you mean 'model_converters'?"),
     ],
 )
-def test_bad_file(tmp_path, text, message):
+def test_load_config_bad_file(tmp_path, text, message):
     path = tmp_path / 'config.py'
     path.write_text(text)
     with pytest.raises(InputError) as error:
@@ -169,7 +169,7 @@ PROMPTS = ("val_cfg=dict(type='PromptedValLoop', prompts=dict(type='VisualGeneri
         ),
     ],
 )
-def test_a_key_of_an_earlier_version_names_the_new_one(path, line, old, new):
+def test_load_config_old_key_names_new_key(path, line, old, new):
     with open(path, 'a') as file:
         file.write(f'{line}\n')
     with pytest.raises(InputError) as error:
@@ -195,7 +195,7 @@ def test_a_key_of_an_earlier_version_names_the_new_one(path, line, old, new):
         ('default_hooks.prompts.protocol', 'test_cfg.prompts.type, and val_cfg.prompts.type'),
     ],
 )
-def test_an_override_of_an_earlier_version_names_the_new_key(path, key, new):
+def test_load_config_old_override_names_new_key(path, key, new):
     with pytest.raises(InputError) as error:
         load_config(path, {key: 1})
     assert str(error.value).startswith(f'--cfg-options {key}: this key belongs to an earlier version; give {new}')
@@ -210,33 +210,33 @@ def test_an_override_of_an_earlier_version_names_the_new_key(path, key, new):
         ('shapes_checkpoint', 'load_from'),
     ],
 )
-def test_an_override_of_a_substituted_variable_is_refused(path, key, new):
+def test_load_config_rejects_override_of_base_variable(path, key, new):
     with pytest.raises(InputError, match='has no effect once the config has been read') as error:
         load_config(path, {key: 1})
     assert f'give {new}' in str(error.value)
 
 
-def test_an_override_of_an_argument_of_an_earlier_version_names_the_new_key(path):
+def test_load_config_old_argument_in_override_names_new_key(path):
     with open(path, 'a') as file:
         file.write("model = dict(encoder=dict(type='PromptedEncoder', num_layers=1))\n")
     with pytest.raises(InputError, match='earlier version; write model.encoder.fusion'):
         load_config(path, {'model.encoder.fusion_layer_cfg.embed_dim': 64})
 
 
-def test_swin_of_earlier_versions_is_told_apart(path):
+def test_load_config_warns_of_swin_of_earlier_versions(path):
     with open(path, 'a') as file:
         file.write("model = dict(type='DINOR1', backbone=dict(type='SwinTransformer'))\n")
     with pytest.warns(UserWarning, match="is now called 'DenormalFreeSwin'"):
         load_config(path)
 
 
-def test_missing_file(tmp_path):
+def test_load_config_missing_file(tmp_path):
     for path in (tmp_path / 'absent.py', tmp_path):
         with pytest.raises(InputError, match='no such config file'):
             load_config(str(path))
 
 
-def test_free_variables_are_welcome(tmp_path):
+def test_load_config_accepts_free_variables(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(TEXT + "max_epochs = 3\nmodels = 'a free variable beside the key that it resembles'")
     assert load_config(str(path)).max_epochs == 3
@@ -248,12 +248,12 @@ def parse(*items):
     return parser.parse_args(['--cfg-options', *items]).cfg_options
 
 
-def test_dicts_on_the_command_line():
+def test_config_options_parse_dicts():
     said = parse("h=[dict(type='EMAHook', momentum=1e-4)]", 'x=3', "p={'type': 'A', 'b': dict(c=(1, 2))}")
     assert said == dict(h=[dict(type='EMAHook', momentum=1e-4)], x=3, p=dict(type='A', b=dict(c=(1, 2))))
 
 
-def test_options_of_the_command_line():
+def test_config_options_parse_values():
     assert parse('a.b=3', 'c=x=y', 'd=[1,2]', 'e=') == {'a.b': 3, 'c': 'x=y', 'd': [1, 2], 'e': ''}
 
 
@@ -268,7 +268,7 @@ def test_options_of_the_command_line():
         (["a=dict(b=__import__('os'))"], 'a: not a Python value'),
     ],
 )
-def test_bad_options_of_the_command_line(capsys, items, message):
+def test_config_options_reject_bad_values(capsys, items, message):
     with pytest.raises(SystemExit) as stop:
         parse(*items)
     said = capsys.readouterr().err.splitlines()

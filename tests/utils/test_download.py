@@ -1,4 +1,4 @@
-"""Files that are fetched once: checksums, mirrors and messages, from file:// addresses and from a closed port."""
+"""Downloads: checksums, several addresses and messages, with file:// addresses and a closed port."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def source(tmp_path):
     return path
 
 
-def test_fetched_once(source, tmp_path, capsys):
+def test_fetch_downloads_once(source, tmp_path, capsys):
     target = tmp_path / 'new/folder/weights.pth'
     digest = sha256(source)
     assert fetch([source.as_uri()], target, digest[:8]) == target
@@ -28,13 +28,13 @@ def test_fetched_once(source, tmp_path, capsys):
     assert capsys.readouterr().err == ''
 
 
-def test_the_next_address_is_tried(source, tmp_path):
+def test_fetch_tries_next_address(source, tmp_path):
     target = tmp_path / 'weights.pth'
     fetch([CLOSED, (tmp_path / 'absent.pth').as_uri(), source.as_uri()], target)
     assert target.read_bytes() == source.read_bytes()
 
 
-def test_a_refused_connection_is_one_line(tmp_path):
+def test_fetch_unreachable_address_is_one_line_error(tmp_path):
     target = tmp_path / 'weights.pth'
     with pytest.raises(InputError) as error:
         fetch([CLOSED], target)
@@ -44,7 +44,7 @@ def test_a_refused_connection_is_one_line(tmp_path):
     assert text.endswith(f'download it on another machine and put it at {target}')
 
 
-def test_another_content_is_refused_and_leaves_nothing(source, tmp_path):
+def test_fetch_rejects_wrong_checksum(source, tmp_path):
     target = tmp_path / 'new/weights.pth'
     with pytest.raises(InputError, match='another checksum than 00000000'):
         fetch([source.as_uri()], target, '00000000')
@@ -54,7 +54,7 @@ def test_another_content_is_refused_and_leaves_nothing(source, tmp_path):
         fetch([source.as_uri()], target, sha256(source))
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_the_file(source, tmp_path):
+def test_fetch_unwritable_folder_is_os_error(source, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OSError, match='file'):
         fetch([source.as_uri()], tmp_path / 'file/weights.pth')

@@ -1,4 +1,4 @@
-"""Files are whole or absent, are JSON that every program reads, and have one writer."""
+"""Atomic writes, valid JSON, locks, and one-line errors."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path, check_output, locked, read_json, visible, write_image, write_json
 
 
-def test_a_failure_leaves_the_old_file(tmp_path):
+def test_atomic_path_failure_keeps_old_file(tmp_path):
     path = tmp_path / 'new/a.json'
     write_json({'a': 1}, path)
 
@@ -32,7 +32,7 @@ def test_a_failure_leaves_the_old_file(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ['a.json']
 
 
-def test_a_file_that_is_being_written_is_not_seen(tmp_path):
+def test_visible_excludes_temporary_files(tmp_path):
     write_json({}, tmp_path / 'b.json')
     with atomic_path(tmp_path / 'a.json') as temporary:
         assert temporary.suffix == '.json'
@@ -41,7 +41,7 @@ def test_a_file_that_is_being_written_is_not_seen(tmp_path):
     assert visible(tmp_path, '*.json') == [tmp_path / 'a.json', tmp_path / 'b.json']
 
 
-def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path):
+def test_atomic_path_sets_default_permissions(tmp_path):
     (tmp_path / 'plain').touch()
     write_json({}, tmp_path / 'a.json')
     save_file({}, tmp_path / 'private.safetensors')
@@ -52,23 +52,23 @@ def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path):
         assert (tmp_path / name).stat().st_mode == (tmp_path / 'plain').stat().st_mode
 
 
-def test_numbers_that_json_does_not_have_become_null(tmp_path):
+def test_write_json_non_finite_becomes_null(tmp_path):
     write_json({'a': [1.5, float('nan')], 'b': (float('inf'), 'NaN', 2)}, tmp_path / 'a.json')
     text = (tmp_path / 'a.json').read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {'a': [1.5, None], 'b': [None, 'NaN', 2]}
 
 
-def test_a_folder_has_one_holder(tmp_path):
+def test_locked_excludes_other_processes(tmp_path):
     with locked(tmp_path), pytest.raises(InputError, match='another process works in this folder'), locked(tmp_path):
         pass
-    # The lock ends with its process, however that ends.
+    # The lock is released when its process ends, also without cleaning up.
     code = f'import os; from dinor1.utils.io import locked\nwith locked({str(tmp_path)!r}): os._exit(1)'
     subprocess.run([sys.executable, '-c', code], check=False)
     with locked(tmp_path):
         pass
 
 
-def test_a_lock_can_be_waited_for(tmp_path):
+def test_locked_can_wait(tmp_path):
     pytest.importorskip('fcntl')
     events = []
 
@@ -92,7 +92,7 @@ def test_a_lock_can_be_waited_for(tmp_path):
         SafetensorError('I/O error: No space left on device (os error 28)'),
     ],
 )
-def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path, error):
+def test_atomic_path_full_disk_error_names_path(tmp_path, error):
     path = tmp_path / 'a.json'
     with pytest.raises(OSError, match='No space left') as caught, atomic_path(path):
         raise error
@@ -101,7 +101,7 @@ def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_place_of_the_folder_is_named_by_the_path_that_was_asked_for(tmp_path):
+def test_write_json_parent_is_file_error_names_path(tmp_path):
     (tmp_path / 'file').touch()
     for path in (tmp_path / 'file/a.json', tmp_path / 'file/new/a.json'):
         with pytest.raises(NotADirectoryError) as caught:
@@ -109,13 +109,13 @@ def test_a_file_in_place_of_the_folder_is_named_by_the_path_that_was_asked_for(t
         assert caught.value.filename == str(path)
 
 
-def test_trouble_with_another_file_keeps_its_name(tmp_path):
+def test_atomic_path_error_of_other_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / 'a.json'):
         (tmp_path / 'absent').read_text()
     assert caught.value.filename == str(tmp_path / 'absent')
 
 
-def test_an_image_is_whole_or_an_error(tmp_path, monkeypatch):
+def test_write_image_is_complete_or_an_error(tmp_path, monkeypatch):
     write_image(np.zeros((2, 3, 3), np.uint8), tmp_path / 'new/a.png')
     assert (tmp_path / 'new/a.png').read_bytes().startswith(b'\x89PNG')
     with pytest.raises(InputError, match='cannot be encoded'):
@@ -136,7 +136,7 @@ def test_an_image_is_whole_or_an_error(tmp_path, monkeypatch):
         (KeyboardInterrupt(), 130, 'interrupted'),
     ],
 )
-def test_a_tool_ends_in_one_line(capsys, error, status, line):
+def test_run_command_error_is_one_line(capsys, error, status, line):
     from dinor1.cli.exit_status import run_command
 
     def main():
@@ -150,13 +150,13 @@ def test_a_tool_ends_in_one_line(capsys, error, status, line):
     assert said[0].startswith(line)
 
 
-def test_an_error_of_no_file_keeps_its_traceback():
+def test_one_line_errors_raises_errors_without_file():
     for error in (OSError('no number'), ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')):
         with pytest.raises(type(error)), one_line_errors():
             raise error
 
 
-def test_a_byte_order_mark_is_no_content(tmp_path):
+def test_read_json_ignores_byte_order_mark(tmp_path):
     (tmp_path / 'a.json').write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa4"}')
     assert read_json(tmp_path / 'a.json') == {'a': '\u00e4'}
 
@@ -170,7 +170,7 @@ def test_a_byte_order_mark_is_no_content(tmp_path):
         (b'', 'not valid JSON at line 1, column 1'),
     ],
 )
-def test_what_is_no_json(tmp_path, data, message):
+def test_read_json_rejects_invalid_json(tmp_path, data, message):
     path = tmp_path / 'a.json'
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
@@ -179,7 +179,7 @@ def test_what_is_no_json(tmp_path, data, message):
     assert str(caught.value).startswith(f'{path}: ')
 
 
-def test_an_output_is_checked_without_making_anything(tmp_path):
+def test_check_output_creates_nothing(tmp_path):
     (tmp_path / 'file').touch()
     check_output(tmp_path / 'new/deep/a.json')
     check_output('a.json')
@@ -190,8 +190,8 @@ def test_an_output_is_checked_without_making_anything(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
-def test_other_trouble_keeps_its_own_words(tmp_path):
-    """A socket's error says nothing of a file; an error of an existing file is none of a folder."""
+def test_unrelated_os_errors_are_raised_unchanged(tmp_path):
+    """Errors of sockets, and errors about an existing file, are raised unchanged."""
     with pytest.raises(FileNotFoundError), one_line_errors():
         raise FileNotFoundError(errno.ENOENT, 'No such file or directory')
     with pytest.raises(ConnectionRefusedError, match='refused'), atomic_path(tmp_path / 'a.json'):

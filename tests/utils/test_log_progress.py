@@ -1,4 +1,4 @@
-"""Progress and remaining time by lines of MMEngine's log."""
+"""Progress and remaining time from lines of MMEngine's log."""
 
 from types import SimpleNamespace
 
@@ -31,17 +31,17 @@ def lines(*texts):
         (['Iter(train) [ 150/1500]'], Progress('train', None, 4, 150, 1500), 0.1, '10 %'),
     ],
 )
-def test_the_last_line_counts(texts, expected, fraction, said):
+def test_read_progress_uses_last_line(texts, expected, fraction, said):
     progress = read_progress(lines(*texts))
     assert progress == expected
     assert progress.fraction == pytest.approx(fraction)
     assert str(progress) == said
 
 
-def test_a_log_that_does_not_tell():
+def test_read_progress_of_incomplete_log():
     assert read_progress('') is None
     assert read_progress(CONFIG) is None
-    # Without the config, which a log may begin after, there is no number of epochs.
+    # Without the config in the log, the number of epochs is unknown.
     progress = read_progress('Epoch(train) [2][ 50/250]  lr: 1.0')
     assert progress.fraction is None
     assert str(progress) == 'epoch 2/?'
@@ -52,8 +52,8 @@ def test_a_log_that_does_not_tell():
     ('by_epoch', 'expected'),
     [(True, Progress('train', 2, None, 3, 8)), (False, Progress('train', None, None, 11, 24))],
 )
-def test_mmengine_writes_such_lines(by_epoch, expected):
-    """The words of the installed release, for iteration 11 of three epochs of 8."""
+def test_read_progress_reads_lines_of_mmengine(by_epoch, expected):
+    """The installed release of MMEngine writes such a line for iteration 11 of three epochs of 8 iterations."""
     hub = MessageHub('log progress')
     hub.update_scalars({'train/lr': 0.1, 'train/time': 0.1, 'train/data_time': 0.1, 'train/loss': 2.0})
     loop = SimpleNamespace(dataloader=range(8))
@@ -64,17 +64,17 @@ def test_mmengine_writes_such_lines(by_epoch, expected):
     assert read_progress(text) == expected
 
 
-def test_remaining_time_is_that_of_the_pace_so_far():
+def test_remaining_time_from_observed_speed():
     remaining = RemainingTime()
     assert remaining.seconds(0.0) is None
     remaining.observe(None, 1.0)
-    # A resumed run: half of it was done before.
+    # Half of this resumed run was done before.
     remaining.observe(0.5, 10.0)
     remaining.observe(0.5, 15.0)
     assert remaining.seconds(15.0) is None
     remaining.observe(0.6, 20.0)
     assert remaining.seconds(20.0) == pytest.approx(40.0)
-    # Between two lines of the log the clock goes on.
+    # The remaining time falls between two lines of the log.
     remaining.observe(0.6, 25.0)
     assert remaining.seconds(25.0) == pytest.approx(35.0)
     assert remaining.seconds(500.0) == 0.0

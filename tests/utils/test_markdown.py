@@ -1,4 +1,4 @@
-"""Tables in Markdown, compared with what is written by hand and with what Python-Markdown makes of them."""
+"""Tables in Markdown, compared with text written by hand and with the HTML of Python-Markdown."""
 
 import pytest
 
@@ -6,18 +6,18 @@ from dinor1.utils.markdown import table, table_head, table_row
 from dinor1.utils.processor import processor_name
 
 
-def test_a_table_without_rows():
+def test_table_without_rows():
     assert table(['arm'], []) == '| arm |\n|---|'
     assert table_head(['arm', 'AP']) == '| arm | AP |\n|---|---:|'
 
 
-def test_rows_and_alignment():
+def test_table_rows_and_alignment():
     text = table(['run', 'file', 'AP'], [['a', 'b.json', 1], ['c', '', '-']], 'llr')
     assert text.splitlines() == ['| run | file | AP |', '|---|---|---:|', '| a | b.json | 1 |', '| c |  | - |']
 
 
-def test_a_cell_never_ends_a_cell_or_a_line():
-    """As many cells as columns come back, whatever they hold."""
+def test_table_escapes_bars_and_line_breaks():
+    """The number of cells equals the number of columns for every content."""
     markdown = pytest.importorskip('markdown')
     html = markdown.markdown(table(['a', 'b'], [['x | y', 'two\nlines']]), extensions=['tables'])
     assert html.count('<td') == 2
@@ -26,11 +26,11 @@ def test_a_cell_never_ends_a_cell_or_a_line():
 
 
 @pytest.mark.parametrize('align', ['l', 'lc'])
-def test_another_alignment_is_refused(align):
+def test_table_head_rejects_wrong_alignment(align):
     with pytest.raises(ValueError, match='expected 2 letters l or r'):
         table_head(['a', 'b'], align)
 
 
-def test_the_processor_has_a_name():
+def test_processor_name_is_one_line():
     assert processor_name().strip()
     assert '\n' not in processor_name()

@@ -1,4 +1,4 @@
-"""convert_model: order, the seed, and one line about a wrong setting."""
+"""convert_model: order, seed, and one-line errors."""
 
 import pytest
 from torch import nn
@@ -26,12 +26,12 @@ def _append():
 
 
 @pytest.mark.parametrize('converters', [None, [], ()])
-def test_without_converters_the_model_stays(converters):
+def test_convert_model_without_converters(converters):
     model = nn.Sequential()
     assert convert_model(model, converters) == (model, [])
 
 
-def test_converters_apply_in_order():
+def test_convert_model_applies_converters_in_order():
     settings = [dict(type='Append', factor=2), dict(type='Append')]
     model, applied = convert_model(nn.Sequential(), settings, seed=3)
     assert [layer.out_features for layer in model] == [6, 3]
@@ -52,7 +52,7 @@ def test_converters_apply_in_order():
         (3, 'must be a list of dicts'),
     ],
 )
-def test_bad_settings(converters, message):
+def test_convert_model_rejects_bad_settings(converters, message):
     with pytest.raises(InputError, match=message) as error:
         convert_model(nn.Sequential(), converters)
     assert '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""Files of installed packages: found without an import, and compared with the checksum in their names."""
+"""Files of installed packages: found without an import, and checked by the checksum in their names."""
 
 import hashlib
 import sys
@@ -9,7 +9,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.packaged_files import check_sha256, find_packaged_file
 
 
-def test_finds_a_file_without_importing_the_package(tmp_path, monkeypatch):
+def test_find_packaged_file_does_not_import_package(tmp_path, monkeypatch):
     folder = tmp_path / 'dinor1_example'
     folder.mkdir()
     (folder / '__init__.py').write_text('raise RuntimeError')
@@ -22,7 +22,7 @@ def test_finds_a_file_without_importing_the_package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('content', [b'', b'weights', b'x' * 3_000_000])
-def test_checksum(tmp_path, content):
+def test_check_sha256_digits(tmp_path, content):
     digest = hashlib.sha256(content).hexdigest()
     for digits in (digest, digest[:8]):
         path = tmp_path / f'lite-{digits}.pth'
@@ -35,7 +35,7 @@ def test_checksum(tmp_path, content):
 
 
 @pytest.mark.parametrize('name', ['lite.pth', 'lite-0123456.pth', 'lite-0123456g.pth'])
-def test_a_name_without_checksum_is_refused(tmp_path, name):
+def test_check_sha256_rejects_name_without_checksum(tmp_path, name):
     (tmp_path / name).write_bytes(b'')
     with pytest.raises(InputError, match='no checksum'):
         check_sha256(tmp_path / name)

@@ -63,11 +63,11 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=BACKENDS,
         default=['auto'],
-        help='of deformable attention, for the configs (default: auto)',
+        help='backends of deformable attention, for the configs (default: auto)',
     )
-    parser.add_argument('--compile', action='store_true', help='also the configs under torch.compile')
+    parser.add_argument('--compile', action='store_true', help='also measure the configs under torch.compile')
     add_timing_options(parser, 5, 'calls of every model')
-    parser.add_argument('--warmup', type=int, default=1, help='calls of every model before (default: 1)')
+    parser.add_argument('--warmup', type=int, default=1, help='calls of every model before the timed ones (default: 1)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
     parser.add_argument('--no-flops', action='store_true', help='do not count operations')
     parser.add_argument('--no-memory', action='store_true', help='do not measure memory')
@@ -100,6 +100,7 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f'--{option}: needs --table FILE.json; measure with --out FILE.json first')
     if not args.configs and not args.baselines:
         raise InputError('nothing to measure: name a config, or --baselines')
+    # Check the numbers and the device.
     counts = dict(batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds, warmup=args.warmup)
     for name, count in (counts | dict(size=min(args.size))).items():
         if count < 1:
@@ -108,11 +109,11 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f'--device {args.device}: must be cpu or cuda')
     apply_timing_options(args, [args.device])
     if args.compile and 'training' in args.passes:
-        raise InputError('--compile: compiles inference only; measure training in a run of its own')
+        raise InputError('--compile: compiles inference only; measure training in a separate run')
 
 
 def main() -> None:
-    # Before MMDetection is imported, as by the models of the benchmark.
+    # Register before the models of the benchmark import MMDetection.
     dinor1.register_all()
     args = parse_args()
     check(args)
@@ -121,6 +122,7 @@ def main() -> None:
     from dinor1.studies.study import insert
     from dinor1.utils.io import write_json
 
+    # Make tables of earlier results.
     if args.table:
         records = read_records(args.table)
         text = table(records)
@@ -130,6 +132,7 @@ def main() -> None:
             insert(args.update, NAME, text)
         print(text)
         return
+    # Measure.
     record = run(args)
     print(measurements(record))
     if args.out:
@@ -137,7 +140,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Measure, and record machine and settings."""
+    """Measure all arms; returns the rows with machine and settings."""
     from dinor1.benchmarks.model_benchmark import make_arms, measure
     from dinor1.benchmarks.models import Workload
     from dinor1.inference.acceleration import why_not_compile
@@ -146,6 +149,7 @@ def run(args: argparse.Namespace) -> dict:
 
     if args.compile and (reason := why_not_compile(args.device)):
         raise InputError(f'--compile: {reason}; install it, or leave the option out')
+    # Measure.
     workload = Workload(tuple(args.size), args.batch, args.prompts, args.boxes, args.device)
     arms = make_arms([*args.baselines, *args.configs], args.precisions, args.backends, args.compile)
     rows = []
@@ -153,6 +157,7 @@ def run(args: argparse.Namespace) -> dict:
         rows += measure(
             arms, kind, workload, args.rounds, args.warmup, args.clock, not args.no_flops, not args.no_memory
         )
+    # Record machine and settings.
     environment = dict(
         device=processor_name() if args.device == 'cpu' else torch.cuda.get_device_name(args.device),
         torch=torch.__version__,
@@ -160,7 +165,7 @@ def run(args: argparse.Namespace) -> dict:
         date=datetime.date.today().isoformat(),
         load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
     )
-    # Without the folder of the tool on this machine.
+    # Name the tool by its path in the repository, not on this machine.
     command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]])
     settings = dict(size=args.size, batch=args.batch, prompts=args.prompts, boxes=args.boxes, rounds=args.rounds)
     return dict(command=command, environment=environment, clock=args.clock, **settings, note=NOTE, rows=rows)
@@ -175,7 +180,7 @@ COLUMNS = {
 
 
 def measurements(record: dict) -> str:
-    """The table of one run."""
+    """Table of one run."""
     rows = []
     for row in record['rows']:
         mode = 'compiled' if row['compiled'] else 'eager'
@@ -197,10 +202,10 @@ def measurements(record: dict) -> str:
 
 
 def read_records(files: list[str]) -> list[dict]:
-    """Records of this tool: a .json file has one, whose arm is the name of the file; a .jsonl file has one per row.
+    """Read records of this tool: a .json file has one, whose arm is the name of the file; a .jsonl has one per row.
 
     Raises:
-        InputError: a file is missing or is not one of this tool's.
+        InputError: a file is missing or was not written by this tool.
     """
     from dinor1.studies.results import read_rows
     from dinor1.utils.errors import InputError
@@ -216,7 +221,7 @@ def read_records(files: list[str]) -> list[dict]:
 
 
 def table(records: list[dict]) -> str:
-    """The tables of runs, each with its machine and command."""
+    """Tables of several runs, each with its machine and command."""
     parts = [NOTE]
     for record in records:
         where = record['environment']

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Time and memory of box evaluation on made-up data: LVIS against the lvis package, COCO against pycocotools.
+"""Measure time and memory of box evaluation on generated data: LVIS against lvis, COCO against pycocotools.
 
-Every implementation evaluates the same annotations and detections in a process of its own, one after the other. The
-time includes reading the annotation file and all that follows; the detections are already in memory, in the form that
-the implementation needs. Ratios are of processor time, which other load disturbs less than wall-clock time.
+All implementations evaluate the same annotations and detections, one after the other, each in a new process. The time
+includes reading the annotation file; the detections are already in memory, in the format that the implementation
+needs. Ratios are of processor time, because other load affects it less than wall-clock time.
 
 Examples:
     python tools/analysis_tools/benchmark_evaluation.py lvis
@@ -31,25 +31,25 @@ import numpy as np
 
 from dinor1.cli.exit_status import run_command
 
-# Images, detections per image, classes, boxes per image. LVIS: as many images as minival has, rounded; its boxes.
+# Images, detections per image, classes, boxes per image; for LVIS about those of minival.
 SIZES = {'lvis': (5000, 300, 1203, 11), 'coco': (5000, 100, 80, 7)}
 IMPLEMENTATIONS = {
     'lvis': ('dinor1', 'dinor1 standard and fixed', 'lvis', 'faster_coco_eval lvis_style'),
     'coco': ('faster_coco_eval', 'pycocotools'),
 }
-# The implementation that ratios refer to.
+# The baseline of the ratios.
 REFERENCES = {'lvis': 'lvis', 'coco': 'pycocotools'}
 _KIB_PER_GIB = 1024**2 if sys.platform != 'darwin' else 1024**3
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('task', choices=SIZES, help='what to evaluate')
-    parser.add_argument('--images', type=int, help='default: 5000')
-    parser.add_argument('--detections', type=int, help='per image (default: 300 on lvis, 100 on coco)')
-    parser.add_argument('--classes', type=int, help='default: 1203 on lvis, 80 on coco')
-    parser.add_argument('--seed', type=int, default=0, help='of the data (default: 0)')
-    parser.add_argument('--implementations', nargs='+', metavar='NAME', help='some of them (default: all)')
+    parser.add_argument('task', choices=SIZES, help='kind of evaluation')
+    parser.add_argument('--images', type=int, help='number of images (default: 5000)')
+    parser.add_argument('--detections', type=int, help='detections per image (default: 300 on lvis, 100 on coco)')
+    parser.add_argument('--classes', type=int, help='number of classes (default: 1203 on lvis, 80 on coco)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the data (default: 0)')
+    parser.add_argument('--implementations', nargs='+', metavar='NAME', help='implementations (default: all)')
     parser.add_argument('--memory', type=float, metavar='GIB', help='end an implementation that needs more')
     parser.add_argument('--minutes', type=float, help='end an implementation that takes more processor time')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
@@ -63,27 +63,37 @@ def parse_args() -> argparse.Namespace:
 def make_data(
     images: int, detections: int, classes: int, boxes: int, federated: bool, seed: int
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """Annotations, and detections as columns.
+    """Draw annotations and detections.
 
-    Classes follow Zipf's law. Half of the detections are jittered copies of annotated boxes, one in five of these under
-    another class; the others lie anywhere, with a class at random. A better detection tends to have a higher score.
+    Classes follow Zipf's law. Half of the detections are jittered copies of annotated boxes, one in five of these with
+    a random class; the others are random boxes with random classes. A better detection tends to have a higher score.
+
+    Args:
+        images: Number of images.
+        detections: Detections per image.
+        classes: Number of classes.
+        boxes: Mean number of annotated boxes per image, minus 1.
+        federated: Whether to add the fields of LVIS (absent and not exhaustive categories) instead of crowds.
+        seed: Random seed.
 
     Returns:
-        Content of an annotation file; and ``image`` (N,) ids, ``label`` (N,), ``score`` (N,) and ``box`` (N, 4) in
-        (x, y, width, height), float32, image after image.
+        Content of an annotation file; and columns ``image`` (N,) ids, ``label`` (N,), ``score`` (N,) and ``box``
+        (N, 4) in (x, y, width, height), float32, sorted by image.
     """
+    # Draw annotated boxes with their classes.
     rng = np.random.default_rng(seed)
     weight = 1 / np.arange(1, classes + 1)
     weight /= weight.sum()
     counts = rng.poisson(boxes, images) + 1
     owner = np.repeat(np.arange(images), counts)
-    # An image has few classes, most of them more than once.
+    # Give an image at most four classes, so that most appear more than once.
     present = rng.choice(classes, size=(images, 4), p=weight)
     label = present[owner, rng.integers(0, 4, len(owner))]
     box = _random_boxes(rng, len(owner))
     area = box[:, 2] * box[:, 3] * rng.uniform(0.4, 1, len(owner))
     crowd = np.zeros(len(owner), dtype=int) if federated else (rng.random(len(owner)) < 0.01).astype(int)
 
+    # Draw detections: jittered copies of annotated boxes, and random boxes.
     first = np.cumsum(counts) - counts
     image = np.repeat(np.arange(images), detections)
     source = first[image] + rng.integers(0, 2**31, len(image)) % counts[image]
@@ -99,6 +109,7 @@ def make_data(
         score=np.clip(1 - noise * rng.uniform(0.3, 1, len(image)), 0, 1).astype(np.float32),
         box=found.astype(np.float32),
     )
+    # Write the annotation file.
     absent = rng.choice(classes, size=(images, 9), p=weight)
     records = [dict(id=i + 1, file_name=f'{i + 1}.jpg', width=640, height=480) for i in range(images)]
     if federated:
@@ -118,12 +129,12 @@ def make_data(
 
 
 def _random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4) boxes in (x, y, width, height), with sides from 8 to 300 pixels."""
+    """Draw (count, 4) boxes in (x, y, width, height), with sides from 8 to 300 pixels."""
     return np.concatenate([rng.uniform(0, 400, (count, 2)), np.exp(rng.uniform(2.1, 5.7, (count, 2)))], 1)
 
 
 def as_results(columns: dict[str, np.ndarray]) -> list[dict]:
-    """Detections in COCO result format."""
+    """Convert detections to COCO's result format."""
     lists = (columns[key].tolist() for key in ('image', 'label', 'box', 'score'))
     return [dict(image_id=i, category_id=c + 1, bbox=b, score=s) for i, c, b, s in zip(*lists, strict=True)]
 
@@ -132,7 +143,7 @@ def as_results(columns: dict[str, np.ndarray]) -> list[dict]:
 
 
 def prepare(name: str, ann_file: str, columns: dict[str, np.ndarray]) -> Callable[[], float]:
-    """Bring detections into the form that an implementation needs; returns the function that computes AP."""
+    """Convert detections to the format that an implementation needs; returns a function that computes AP."""
     from dinor1.utils.compat import fill_lvis_numpy_float
 
     fill_lvis_numpy_float()
@@ -214,9 +225,11 @@ def peak_memory() -> float:
 
 
 def measure(name: str, folder: Path) -> dict[str, float]:
-    """Run an implementation in this process."""
+    """Run an implementation in this process; returns its times, memory and AP."""
+    # Read the detections.
     with np.load(folder / 'detections.npz') as file:
         columns = dict(file)
+    # Evaluate, without the messages of the implementation.
     with contextlib.redirect_stdout(io.StringIO()):
         run = prepare(name, str(folder / 'annotations.json'), columns)
         before = peak_memory()
@@ -240,7 +253,8 @@ def limit(memory: float | None, minutes: float | None) -> None:
 
 
 def run_apart(name: str, folder: Path, memory: float | None, minutes: float | None) -> dict:
-    """:func:`measure` in a process of its own; ``failed`` says why there are no numbers."""
+    """Call :func:`measure` in a new process; returns its result, or ``failed`` with the reason."""
+    # Run the process on one thread.
     command = [sys.executable, __file__, 'lvis', '--run', name, str(folder)]
     for option, value in (('--memory', memory), ('--minutes', minutes)):
         command += [] if value is None else [option, str(value)]
@@ -248,6 +262,7 @@ def run_apart(name: str, folder: Path, memory: float | None, minutes: float | No
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
+    # Find the reason of a failure.
     last = (done.stderr.strip().splitlines() or ['killed'])[-1]
     if minutes is not None and done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
         return dict(failed=f'more than {minutes:g} minutes of processor time')
@@ -258,7 +273,7 @@ def run_apart(name: str, folder: Path, memory: float | None, minutes: float | No
 
 
 def table(rows: dict[str, dict], reference: str) -> str:
-    """Markdown; ``times faster`` is the processor time of ``reference`` over that of the row."""
+    """Markdown table; ``times faster`` is the processor time of ``reference`` divided by that of the row."""
     from dinor1.utils import markdown
 
     heads, lines = ['', 'seconds', 'processor s', 'times faster', 'peak GiB', 'before GiB', 'AP'], []
@@ -276,6 +291,7 @@ def table(rows: dict[str, dict], reference: str) -> str:
 
 def main() -> None:
     args = parse_args()
+    # Run one implementation, if this is a child process.
     if args.run:
         limit(args.memory, args.minutes)
         print(json.dumps(measure(args.run[0], Path(args.run[1]))))
@@ -284,6 +300,7 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import write_json
 
+    # Check the options.
     given = (args.images, args.detections, args.classes, None)
     sizes = [default if value is None else value for value, default in zip(given, SIZES[args.task], strict=True)]
     if min(sizes) < 1:
@@ -293,6 +310,7 @@ def main() -> None:
         if name not in IMPLEMENTATIONS[args.task]:
             known = ', '.join(IMPLEMENTATIONS[args.task])
             raise InputError(f'--implementations {name}: on {args.task} there are {known}')
+    # Make the data, and run the implementations one after the other.
     with tempfile.TemporaryDirectory() as folder:
         content, columns = make_data(*sizes, federated=args.task == 'lvis', seed=args.seed)
         (Path(folder) / 'annotations.json').write_text(json.dumps(content))
@@ -306,6 +324,7 @@ def main() -> None:
         for name in names:
             rows[name] = run_apart(name, Path(folder), args.memory, args.minutes)
             print(f'{name}: {rows[name]}', file=sys.stderr)
+    # Report.
     print(table(rows, REFERENCES[args.task]))
     if args.out:
         packages = ('dinor1', 'numpy', 'lvis', 'pycocotools', 'faster-coco-eval')

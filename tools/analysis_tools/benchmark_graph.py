@@ -4,11 +4,11 @@
   attention    queries, keys, values and attention of one layer, with the same weights; the outputs are compared
   network      a training step of the whole network, and of the same network with TransformerConv in its layers
 
-Ours has two forms: over the list of edges, as TransformerConv, and by matrix products, which the network chooses for
-batches of small and dense graphs such as these. On the CPU the time is that of the processor, which other programs do
-not add to.
+Our attention has two implementations: over the list of edges, like TransformerConv, and by matrix products, which the
+network chooses for batches of small and dense graphs such as these. On a CPU the tool measures processor time, to
+which other programs do not contribute.
 
-PyTorch Geometric (pip install 'dinor1[graph]') is needed for its half; without it the tool says so, and times ours.
+TransformerConv needs PyTorch Geometric (pip install 'dinor1[graph]'); without it only our implementations are timed.
 
 Examples:
     python tools/analysis_tools/benchmark_graph.py
@@ -25,26 +25,28 @@ from dinor1.cli.exit_status import run_command
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--graphs', type=int, default=32, help='graphs of a batch (default: 32)')
+    parser.add_argument('--graphs', type=int, default=32, help='graphs per batch (default: 32)')
     parser.add_argument('--size-max', type=int, default=35, help='one more than the largest community (default: 35)')
-    parser.add_argument('--dim', type=int, default=80, help='width (default: 80)')
-    parser.add_argument('--heads', type=int, default=8, help='heads (default: 8)')
+    parser.add_argument('--dim', type=int, default=80, help='width of the features (default: 80)')
+    parser.add_argument('--heads', type=int, default=8, help='attention heads (default: 8)')
     parser.add_argument('--layers', type=int, default=10, help='layers of the network (default: 10)')
-    parser.add_argument('--repeat', type=int, default=5, help='rounds; ours and theirs take turns (default: 5)')
+    parser.add_argument(
+        '--repeat', type=int, default=5, help='rounds, in which all implementations take turns (default: 5)'
+    )
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
     return parser.parse_args()
 
 
 def build(args: argparse.Namespace, conv: type | None):
-    """The network of the paper in both forms, and the same with TransformerConv if it is there."""
+    """Build the network of the paper in both implementations, and with TransformerConv if it is installed."""
     import torch
     from torch import nn
 
     from dinor1.blocks.graph_transformer import GraphTransformer
 
     class ConvLayer(nn.Module):
-        """A layer of ours with their attention, with the same weights."""
+        """One of our layers with TransformerConv as its attention, with the same weights."""
 
         def __init__(self, layer):
             super().__init__()
@@ -88,6 +90,7 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output, write_json
 
+    # Check the options.
     require_at_least(1, args, 'graphs', 'dim', 'heads', 'layers', 'repeat')
     require_at_least(6, args, 'size_max')  # the smallest community has 5 nodes
     if args.dim % args.heads:
@@ -101,13 +104,14 @@ def main() -> None:
     except ImportError:
         peer = peer_layers = None
 
+    # Make the batch and the networks.
     batch = disjoint_union(make_sbm_cluster(args.graphs, 0, size_max=args.size_max))
     batch = {name: value.to(args.device) for name, value in batch.items() if value is not None}
     edge_index, num_edges = batch['edge_index'], batch['edge_index'].shape[1]
     networks = build(args, peer and peer_layers.TransformerConv)
     x = torch.randn(len(batch['x']), args.dim, device=args.device, requires_grad=True)
     layer = networks['ours'].layers[0]
-    # Once per batch, for all layers: in the time of the network.
+    # Compute the blocks once, as the network does per batch for all layers.
     blocks = dense_blocks(edge_index, batch['batch'], args.graphs, torch.float32)
 
     def projected():
@@ -118,6 +122,7 @@ def main() -> None:
         network.zero_grad()
         weighted_node_cross_entropy(logits, batch['y'], 6).backward()
 
+    # List the functions to time.
     attentions = {'ours': lambda: graph_attention(*projected(), edge_index)[0].flatten(1)}
     if blocks is not None:
         attentions['ours, dense'] = lambda: dense_attention(*projected(), blocks).flatten(1)
@@ -128,6 +133,7 @@ def main() -> None:
         'attention, forward and backward': {name: lambda f=f: f().sum().backward() for name, f in attentions.items()},
         'network, training step': {name: lambda n=networks[name]: step(n) for name in attentions},
     }
+    # Compare the outputs.
     reference = attentions['ours']()
     record = dict(
         command=' '.join(sys.argv),
@@ -143,8 +149,9 @@ def main() -> None:
     )
     print(f'{args.graphs} graphs, {len(x)} nodes, {num_edges} edges, d = {args.dim}, {args.heads} heads')
     if peer is None:
-        print("PyTorch Geometric is not installed (pip install 'dinor1[graph]'): ours alone is timed")
+        print("PyTorch Geometric is not installed (pip install 'dinor1[graph]'): only ours is timed")
     print(f'largest difference from ours: {record["largest_difference"]}')
+    # Time the functions.
     clock = 'wall' if args.device.startswith('cuda') else 'cpu'
     for case, functions in cases.items():
         measured = take_turns(functions, args.repeat, args.device, clock)

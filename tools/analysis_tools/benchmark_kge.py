@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Time filtered ranking and the loss of NFE against straightforward ways of computing them.
+"""Time filtered ranking and the loss of NFE against simple implementations.
 
 Ranking, on test triples of a data set and a model with random parameters:
-  plain loop   per query the score's formula against every entity, known tails from a dict, then compare
-  lean loop    the same with the entities' side of the score prepared once, hence one matrix-vector product per query
+  plain loop   for each query, compute the score of every entity by the formula, and look up known tails in a dict
+  lean loop    the same, but the part of the score that depends on entities is computed once: one matrix-vector product
+               per query
 Loss, on one training batch, forward and backward:
-  dense        all scores of the batch in one array, and autograd
+  dense        all scores of the batch in one array, differentiated by autograd
 
 Examples:
     python tools/analysis_tools/benchmark_kge.py
@@ -27,17 +28,19 @@ def parse_args() -> argparse.Namespace:
         '--data-root', help='folder of train.txt, valid.txt and test.txt (default: wn18rr in $DINOR1_DATA or data)'
     )
     parser.add_argument('--kind', default='nfe-1', help='see dinor1.blocks.nfe.KINDS (default: nfe-1)')
-    parser.add_argument('--dim', type=int, default=100, help='coordinates (default: 100)')
+    parser.add_argument('--dim', type=int, default=100, help='dimension of the embeddings (default: 100)')
     parser.add_argument('--triples', type=int, default=100, help='test triples to rank (default: 100)')
     parser.add_argument('--batch', type=int, default=128, help='triples of the loss (default: 128)')
-    parser.add_argument('--repeat', type=int, default=3, help='the fastest of so many runs counts (default: 3)')
+    parser.add_argument(
+        '--repeat', type=int, default=3, help='number of runs, of which the fastest counts (default: 3)'
+    )
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')
     return parser.parse_args()
 
 
 def fastest(function: Callable, repeat: int, device: str) -> tuple[float, object]:
-    """Seconds of the fastest run, and what it returned."""
+    """Seconds of the fastest run, and the result of the last run."""
     from dinor1.benchmarks.timing import take_turns
 
     results: list = []
@@ -46,7 +49,7 @@ def fastest(function: Callable, repeat: int, device: str) -> tuple[float, object
 
 
 def rank_one_by_one(score: Callable, queries, known: dict) -> list[int]:
-    """Ranks by the definition; ``score(head, relation)`` gives ``(N,)``."""
+    """Compute ranks by the definition; ``score(head, relation)`` returns the scores (N,) of all tails."""
     ranks = []
     for head, relation, tail in queries.tolist():
         scores = score(head, relation)
@@ -68,12 +71,14 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output, write_json
 
+    # Check the options.
     require_at_least(1, args, 'dim', 'triples', 'batch', 'repeat')
     if args.kind not in KINDS:
         raise InputError(f'--kind {args.kind}: unknown; give one of {", ".join(KINDS)}')
     as_device(args.device, '--device')
     if args.out:
         check_output(args.out, '--out')
+    # Read the data, and make model and queries.
     data = TripleDataset.read(args.data_root or Path(os.environ.get('DINOR1_DATA', 'data')) / 'wn18rr')
     num_relations = len(data.relations)
     torch.manual_seed(0)
@@ -91,6 +96,7 @@ def main() -> None:
     def plain(head: int, relation: int):
         return nfe.flow.score(nfe.entity[head], nfe.relation[relation], nfe.entity, nfe.gamma)
 
+    # Time the ranking.
     seconds, ranks = {}, {}
     with torch.no_grad():
         key = nfe.flow.key(nfe.entity)
@@ -110,6 +116,7 @@ def main() -> None:
         )
     ours = result['ranks'].tolist()
 
+    # Time the loss.
     batch = with_reciprocals(data.train, num_relations)[: args.batch].to(args.device).unbind(1)
 
     def dense() -> float:
@@ -127,6 +134,7 @@ def main() -> None:
         return loss.item()
 
     (dense_s, dense_loss), (pieces_s, pieces_loss) = (fastest(f, args.repeat, args.device) for f in (dense, pieces))
+    # Record and report.
     record = dict(
         command=' '.join(sys.argv),
         threads=torch.get_num_threads(),
@@ -136,7 +144,7 @@ def main() -> None:
             queries=len(queries),
             seconds=seconds,
             times_faster={name: seconds[name] / seconds['ours'] for name in ranks},
-            # Another order of summation can turn a near-tie around; random parameters have many.
+            # A different order of summation can change the order of nearly equal scores.
             ranks_that_differ={name: sum(a != b for a, b in zip(ours, r, strict=True)) for name, r in ranks.items()},
         ),
         loss=dict(

@@ -3,8 +3,8 @@
 
 The network is the trunk of the classifier: lifting, a residual block, pooling, a last convolution. On SO(2) with N
 cyclic samples it has the same maps as an escnn network of regular representations of C_N with the same channels; both
-run in the same call. On a CPU, times are CPU times of one process on ``--threads`` threads, which other work on the
-machine disturbs little; memory is what the process grew by. Each measurement has a process of its own.
+are measured in one run. On a CPU, the tool measures processor time on ``--threads`` threads, which other work on the
+machine affects little, and the growth of the process's memory. Each measurement runs in a new process.
 
 escnn is optional: pip install escnn.
 
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def our_trunk(group: str, n_samples: int, width: int, kernel: str):
-    """Trunk of :class:`dinor1.blocks.lie.AffineEquivariantNet`, pooled to a vector."""
+    """Build the trunk of :class:`dinor1.blocks.lie.AffineEquivariantNet`, pooled to a vector."""
     from dinor1.blocks.lie import AffineEquivariantNet
 
     return AffineEquivariantNet(
@@ -59,7 +59,7 @@ def our_trunk(group: str, n_samples: int, width: int, kernel: str):
 
 
 def escnn_trunk(n_samples: int, width: int):
-    """The same layout in escnn: regular representations of C_N, 5 x 5 windows."""
+    """Build the same layers in escnn: regular representations of C_N, 5 x 5 windows."""
     import torch
     from escnn import gspaces, nn
 
@@ -88,7 +88,7 @@ def escnn_trunk(n_samples: int, width: int):
 
 
 def _memory(device: str) -> float:
-    """Peak so far, MiB."""
+    """Peak memory so far, in MiB."""
     import torch
 
     if device == 'cpu':
@@ -97,11 +97,12 @@ def _memory(device: str) -> float:
 
 
 def measure(arm: str, n_samples: int, settings: dict) -> dict:
-    """Time and memory of one model, training (forward and backward) and inference; runs in a fresh process."""
+    """Measure time and memory of training (forward and backward) and inference of one model, in a new process."""
     import torch
 
     from dinor1.benchmarks.timing import take_turns
 
+    # Build the model.
     device = settings['device']
     torch.set_num_threads(settings['threads'])
     torch.manual_seed(0)
@@ -121,6 +122,7 @@ def measure(arm: str, n_samples: int, settings: dict) -> dict:
     def test_step() -> None:
         model(x)
 
+    # Measure.
     before = _memory(device)
     test_time = seconds(lambda: model.eval() and test_step())
     test_memory = _memory(device) - before
@@ -137,7 +139,7 @@ def measure(arm: str, n_samples: int, settings: dict) -> dict:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Complain before the first measurement rather than after it."""
+    """Check the options before the first measurement."""
     if min(*args.samples, args.width, args.batch, args.repeats, args.threads) < 1:
         raise InputError('--samples, --width, --batch, --repeats and --threads must be at least 1')
     if args.side < 14:
@@ -160,6 +162,7 @@ def main() -> None:
     args = parse_args()
     check(args)
     settings = {key: getattr(args, key) for key in ('width', 'side', 'batch', 'repeats', 'kernel', 'device', 'threads')}
+    # Measure every arm with every number of samples.
     rows = []
     heads = ['arm', 'N', 'parameters', 'train images/s', 'test images/s', 'train MiB', 'test MiB']
     print(markdown.table_head(heads))
@@ -172,6 +175,7 @@ def main() -> None:
             numbers = ('train_images_per_second', 'test_images_per_second', 'train_memory_mib', 'test_memory_mib')
             cells = [arm, n_samples, row['parameters'], *(f'{row[name]:.0f}' for name in numbers)]
             print(markdown.table_row(cells), flush=True)
+    # Write the numbers.
     if args.out:
         import torch
 

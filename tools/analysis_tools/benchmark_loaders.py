@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-r"""Measure images per second of a worker that loads training images, and compare with what a training needs.
+r"""Measure images per second of a worker that loads training images, and compare with the needs of a training.
 
 Four ways of loading take turns: MMDetection's data set with LoadImageFromFile and Resize, LoadResizedImage with full
-and with reduced decoding, and its cache. Images are photographs of made-up content, and those of folders.
+and with reduced decoding, and its cache. The images are generated, with a spectrum like photographs, or come from
+folders.
 
 Examples:
     python tools/analysis_tools/benchmark_loaders.py
@@ -30,12 +31,23 @@ SIZES = ['640x480', '1280x960', '4032x3024']
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        '--sizes', nargs='*', default=SIZES, metavar='WxH', help=f'of made-up photographs (default: {" ".join(SIZES)})'
+        '--sizes',
+        nargs='*',
+        default=SIZES,
+        metavar='WxH',
+        help=f'sizes of generated photographs (default: {" ".join(SIZES)})',
     )
-    parser.add_argument('--images', nargs='+', default=[], metavar='FOLDER', help='also the images of these folders')
+    parser.add_argument(
+        '--images', nargs='+', default=[], metavar='FOLDER', help='also measure the images of these folders'
+    )
     parser.add_argument('--count', type=int, default=48, help='images of each size and folder (default: 48)')
     parser.add_argument(
-        '--scale', nargs=2, type=int, default=[320, 320], metavar=('W', 'H'), help='of the training (default: 320 320)'
+        '--scale',
+        nargs=2,
+        type=int,
+        default=[320, 320],
+        metavar=('W', 'H'),
+        help='image size of the training (default: 320 320)',
     )
     parser.add_argument('--workers', nargs='+', type=int, default=[1, 2], help='worker processes (default: 1 2)')
     parser.add_argument('--rounds', type=int, default=7, help='timed epochs of each way (default: 7)')
@@ -46,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--table',
         metavar='FILE.json',
-        help='measure nothing: print the table of this file, or of the last row of a .jsonl',
+        help='measure nothing: print the table of this file, or of the last row of a .jsonl file',
     )
     parser.add_argument('--collect', metavar='FILE.jsonl', help='with --table: also add it to this file, as a row')
     parser.add_argument(
@@ -61,6 +73,7 @@ def check(args: argparse.Namespace) -> list[tuple[int, int]]:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output
 
+    # Check options and numbers.
     for option in ('update', 'collect'):
         if getattr(args, option) and not args.table:
             raise InputError(f'--{option}: needs --table FILE.json; measure with --out FILE.json first')
@@ -73,6 +86,7 @@ def check(args: argparse.Namespace) -> list[tuple[int, int]]:
     least = BATCH_SIZE * max(args.workers)
     if args.count < least:
         raise InputError(f'--count {args.count}: a worker would have no batch; give at least {least}')
+    # Read the sizes.
     sizes = []
     for size in args.sizes:
         width, _, height = size.partition('x')
@@ -87,7 +101,7 @@ def check(args: argparse.Namespace) -> list[tuple[int, int]]:
 
 
 def main() -> None:
-    # Before MMDetection is imported.
+    # Register before MMDetection is imported.
     dinor1.register_all()
     args = parse_args()
     sizes = check(args)
@@ -96,6 +110,7 @@ def main() -> None:
     from dinor1.studies.study import insert
     from dinor1.utils.io import read_json, write_json
 
+    # Make the table of an earlier result.
     if args.table:
         text = table(args.table)
         if args.collect:
@@ -104,6 +119,7 @@ def main() -> None:
             insert(args.update, NAME, text)
         print(text)
         return
+    # Measure.
     record = run(args, sizes)
     print('\n'.join(lines(record)))
     if args.out:
@@ -111,19 +127,21 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, sizes: list[tuple[int, int]]) -> dict:
-    """Measure, and record machine and settings."""
+    """Measure all ways of loading; returns the rows with machine and settings."""
     from dinor1.benchmarks.loader_benchmark import benchmark, find_images, make_photographs
     from dinor1.benchmarks.machine import version
     from dinor1.utils.processor import processor_name
 
+    # List the sets of images.
     images = {
         f'made up, {width} x {height}': partial(make_photographs, width=width, height=height, count=args.count)
         for width, height in sizes
     }
     for folder in args.images:
-        # Looked up before anything is measured.
+        # Find the files before the first measurement.
         found = find_images(Path(folder), args.count)
         images[folder] = lambda _, found=found: found
+    # Measure.
     with tempfile.TemporaryDirectory() as folder:
         rows = benchmark(images, tuple(args.scale), args.workers, args.rounds, Path(folder))
     environment = dict(
@@ -133,18 +151,20 @@ def run(args: argparse.Namespace, sizes: list[tuple[int, int]]) -> dict:
         date=datetime.date.today().isoformat(),
         load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
     )
-    # Without the folder of the tool on this machine.
+    # Name the tool by its path in the repository, not on this machine.
     command = shlex.join(['python', 'tools/analysis_tools/benchmark_loaders.py', *sys.argv[1:]])
     settings = dict(scale=args.scale, rounds=args.rounds, step_ms=args.step_ms)
     return dict(command=command, environment=environment, **settings, rows=rows)
 
 
 def lines(record: dict) -> list[str]:
-    """The table: a line per set of images and way of loading, a column per number of workers."""
+    """Lines of the table: a row per set of images and way of loading, a column per number of workers."""
+    # Make the heading.
     counts = sorted({row['workers'] for row in record['rows']})
     speeds = [f'images/s per worker, {count} worker{"s" * (count > 1)} (quartiles)' for count in counts]
     head = [*speeds, 'processor ms per image (quartiles)', 'relative', 'ranks fed by a worker', 'added to a step']
     made = [f'| images | loading | {" | ".join(head)} |', f'|---|---|{"---:|" * len(head)}']
+    # Make the rows.
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in record['rows']:
         groups.setdefault((row['images'], row['way']), []).append(row)
@@ -172,10 +192,10 @@ def with_quartiles(values: dict[str, float], digits: int) -> str:
 
 
 def table(file: str) -> str:
-    """The table of a result file, with machine, need of the training and command.
+    """Table of a result file, with the machine, the needs of the training and the command.
 
     Raises:
-        InputError: the file is missing or is not one of this tool's.
+        InputError: the file is missing or was not written by this tool.
     """
     from dinor1.studies.results import read_rows
     from dinor1.utils.errors import InputError

@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Time and memory with LayerNorm, with RMSNorm and CRMSNorm, and with Unified Normalization folded away.
+"""Measure time and memory with LayerNorm, RMSNorm, CRMSNorm, and Unified Normalization (UN) folded into other layers.
 
-Two models at random weights: a ViT-S/16, and a detector. RMSNorm and CRMSNorm in the ViT are exact conversions of the
-LayerNorm model. In the detector, whose post-norm layers do not convert, every norm is the other one from the start, as
-after a training with it. UN is folded where that is exact, and elsewhere becomes a constant scale and shift. Forward
-passes take turns; a ratio is the median over the rounds of the ratio within a round. Memory is the peak beyond what is
-held before, of a forward pass and of a forward and backward pass in training mode (a folded norm is not trained).
+The models are a ViT-S/16 and a detector, with random weights. RMSNorm and CRMSNorm in the ViT are exact conversions of
+the LayerNorm model. The post-norm layers of the detector cannot be converted; there the norms are replaced, as in a
+model that was trained with them. UN is folded where this is exact, and elsewhere becomes a constant scale and shift.
+Forward passes take turns; a ratio is the median over the rounds of the ratio within a round. Memory is the peak, beyond
+the memory in use before, of a forward pass and of a forward and backward pass in training mode (a folded norm is not
+trained).
 
 Examples:
     python tools/analysis_tools/benchmark_norms.py
@@ -30,11 +31,11 @@ BASE, FOLDED = 'LN', 'UN, folded'
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--models', nargs='+', choices=['vit-s', 'detector'], default=['vit-s', 'detector'])
-    parser.add_argument('--config', default=CONFIG, help=f'of the detector (default: {CONFIG})')
+    parser.add_argument('--config', default=CONFIG, help=f'config of the detector (default: {CONFIG})')
     parser.add_argument(
-        '--size', nargs=2, type=int, default=[480, 640], metavar=('H', 'W'), help='detector: image size'
+        '--size', nargs=2, type=int, default=[480, 640], metavar=('H', 'W'), help='image size of the detector'
     )
-    parser.add_argument('--batch', type=int, default=1, help='images (default: 1)')
+    parser.add_argument('--batch', type=int, default=1, help='images per pass (default: 1)')
     add_timing_options(parser, 15, 'passes of every arm')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Calls:
-    """A forward pass of a model, and a forward and backward pass."""
+    """Calls of a model: a forward pass, and a forward and backward pass."""
 
     def __init__(self, model: nn.Module, arguments: dict) -> None:
         self.model, self.arguments = model.eval(), arguments
@@ -63,7 +64,7 @@ class Calls:
 
 
 def vit_arms(batch: int, device: str) -> dict[str, Calls]:
-    """ViT-S/16 on 224 x 224 pixels: 12 layers of width 384."""
+    """Build ViT-S/16 (12 layers of width 384, 224 x 224 pixels) with each norm."""
     from transformers import ViTConfig, ViTForImageClassification
 
     from dinor1.blocks.norm_conversion import fuse_unified_norm, replace_norm, to_pre_crmsnorm, to_pre_rmsnorm
@@ -102,7 +103,7 @@ class Prompted(nn.Module):
 
 
 def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict[str, Calls]:
-    """The detector of a config on images of ``size``, prompted by ten stored embeddings."""
+    """Build the detector of a config with each norm, for images of ``size`` and ten random prompts."""
     import dinor1
 
     dinor1.register_all()  # before MMDetection is imported
@@ -111,12 +112,14 @@ def detector_arms(config: str, batch: int, size: list[int], device: str) -> dict
     from dinor1.registry import MODELS
     from dinor1.utils.config import load_config
 
+    # Build the detector.
     cfg = load_config(config)
     cfg.model.backbone.pop('init_cfg', None)
     width = cfg.model.transformer.embed_dims
     detector = MODELS.build(cfg.model)
     initialise(detector)
     model = Prompted(detector).eval()
+    # Replace its norms.
     un = replace_norm(model, cfg=dict(type='UN'))
     example = (torch.randn(1, 3, 100, 150), torch.randn(3, width))
     models = {
@@ -135,7 +138,7 @@ def _calls(models: dict[str, nn.Module], arguments: dict, device: str) -> dict[s
 
 
 def peaks(calls: Calls, arm: str, device: str) -> dict[str, float | None]:
-    """Peak MiB of both calls, medians of three; none where the system keeps no account, or the arm is not trained."""
+    """Peak MiB of both calls, medians of three; None if the system does not count it or the arm is not trained."""
     from dinor1.benchmarks.memory import peak_memory
 
     found: dict[str, float | None] = {}
@@ -155,13 +158,16 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import write_json
 
+    # Check the options.
     if min(args.rounds, args.batch, *args.size) < 1:
         raise InputError('--rounds, --batch and --size must be at least 1')
     apply_timing_options(args, [args.device])
+    # Record machine and settings.
     torch.manual_seed(0)
     hardware = 'CPU' if args.device == 'cpu' else torch.cuda.get_device_name(args.device)
     record = dict(torch=torch.__version__, device=hardware, threads=torch.get_num_threads(), clock=args.clock)
     record.update(batch=args.batch, size=args.size, rounds=args.rounds, config=args.config, models={})
+    # Measure and report each model.
     for name in args.models:
         if name == 'vit-s':
             arms = vit_arms(args.batch, args.device)

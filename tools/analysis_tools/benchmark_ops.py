@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Time deformable attention: our backends, the compiled reference, and other implementations if installed.
+"""Time deformable attention: our backends, the compiled reference, and third-party implementations if installed.
 
 All arms take turns, round after round, and all start from reference points, offsets and logits. ``encoder`` and
-``decoder`` have the sizes of an 800 x 1333 image in the Swin-T model, the others those of the nano model.
+``decoder`` have the sizes of an 800 x 1333 image in the Swin-T model, the other workloads those of the nano model.
 
 Examples:
     python tools/analysis_tools/benchmark_ops.py --threads 1 --clock cpu
@@ -35,14 +35,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch', nargs='+', type=int, default=[1], help='images per call (default: 1)')
     add_timing_options(parser, 5, 'rounds of every arm')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help='default: cpu')
-    parser.add_argument('--compile', action='store_true', help='also the reference under torch.compile')
-    parser.add_argument('--minutes', type=float, help='begin nothing after this time (default: no limit)')
-    parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file, as they come')
+    parser.add_argument('--compile', action='store_true', help='also time the reference under torch.compile')
+    parser.add_argument('--minutes', type=float, help='start no measurement after this time (default: no limit)')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file, after every measurement')
     return parser.parse_args()
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse bad arguments before the first measurement."""
+    """Check the options before the first measurement."""
     from dinor1.utils.errors import InputError
 
     if min(*args.batch, args.rounds) < 1:
@@ -61,6 +61,7 @@ def main() -> None:
 
     deadline = float('inf') if args.minutes is None else time.monotonic() + 60 * args.minutes
 
+    # Record the machine.
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'cpu ({platform.machine()})'
     record = dict(device=name, torch=torch.__version__, threads=torch.get_num_threads(), clock=args.clock)
     record['not_measured'] = not_measured(args.device)
@@ -68,6 +69,7 @@ def main() -> None:
     print(f'{name}, torch {torch.__version__}, {torch.get_num_threads()} threads')
     heads = ['workload', 'dtype', 'batch', 'pass', 'arm', 'ms', 'fastest', 'relative', 'gathered GB/s']
     print(markdown.table_head(heads, 'llrllrrrr'))
+    # Measure every workload, dtype and batch size.
     for workload, dtype, batch in itertools.product(args.workloads, args.dtypes, args.batch):
         work = least_work(WORKLOADS[workload], batch, DTYPES[dtype])
         roof = ceilings(WORKLOADS[workload], DTYPES[dtype], args.device, args.clock)
@@ -89,7 +91,7 @@ def _cells(row: dict, kind: str, work: dict) -> list[str]:
     if 'error' in row:
         return [row['error'], '', '', '']
     relative = '' if row['relative'] is None else f'{row["relative"]:.3f}'
-    # The forward pass reads every sample once; how often the backward pass does depends on the backend.
+    # Compute bytes per second of the forward pass only: how often the backward pass reads depends on the backend.
     speed = f'{work["bytes_gathered"] / row["milliseconds"] / 1e6:.1f}' if kind == 'forward' else ''
     return [f'{row["milliseconds"]:.3f}', f'{row["fastest"]:.3f}', relative, speed]
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Time one step of AdamP and SGDP against the authors' package and torch's own optimizers.
 
-All optimizers of a device take turns, round after round, so that whatever else the machine does meets all of them;
-a ratio is the median over the rounds of the ratio within a round. The weights are those of the backbone in a config
-(default: Swin-T), at random values, of which about one in twelve tensors is projected, or with --tangent all; the
-authors' package is left out if it is not installed (pip install adamp).
+All optimizers of a device take turns, round after round, so that other load affects all of them alike; a ratio is the
+median over the rounds of the ratio within a round. The weights have the shapes of the backbone in a config (default:
+Swin-T) and random values. About one in twelve tensors is projected, or all with --tangent. The authors' package is
+left out if it is not installed (pip install adamp).
 
 Examples:
     python tools/analysis_tools/benchmark_optimizers.py
@@ -25,27 +25,27 @@ from dinor1.cli.exit_status import run_command
 from dinor1.utils import markdown
 
 CONFIG = 'configs/_base_/models/dino_r1_swin-t.py'
-# What a step cannot do without: read weight, gradient and moments, write weight and moments.
+# Least number of arrays that a step moves: it reads weight, gradient and moments, and writes weight and moments.
 LEAST_ARRAYS = {'Adam': 7, 'SGD': 5}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default=CONFIG, help=f'config whose backbone gives the shapes (default: {CONFIG})')
-    parser.add_argument('--devices', nargs='+', help='default: cpu, and cuda where there is one')
+    parser.add_argument('--devices', nargs='+', help='devices (default: cpu, and cuda if there is a GPU)')
     add_timing_options(parser, 15, 'steps of every optimizer')
     parser.add_argument(
-        '--tangent', action='store_true', help='gradients at right angles to the weights, so that all are projected'
+        '--tangent', action='store_true', help='use gradients orthogonal to the weights, so that all are projected'
     )
     parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
     return parser.parse_args()
 
 
 def arms() -> dict[str, tuple[str, Callable[[list], Optimizer]]]:
-    """Name -> (family, what makes the optimizer). The first of a family is what the others are divided by."""
+    """Name -> (family, function that makes the optimizer). The first of a family is its baseline."""
     from dinor1.blocks.adamp import SGDP, AdamP
 
-    # The rate does not change the time, and a small one keeps tangent gradients tangent.
+    # Use a small learning rate, so that tangent gradients stay tangent; the rate does not change the time.
     adam = dict(lr=1e-9, weight_decay=1e-4)
     sgd = dict(lr=1e-9, weight_decay=1e-4, momentum=0.9)
     made = {
@@ -69,7 +69,7 @@ def arms() -> dict[str, tuple[str, Callable[[list], Optimizer]]]:
 
 
 def backbone_shapes(config: str) -> list[torch.Size]:
-    """Shapes of the trained parameters of a config's backbone.
+    """Shapes of the trainable parameters of a config's backbone.
 
     Raises:
         InputError: the config has no backbone.
@@ -83,19 +83,19 @@ def backbone_shapes(config: str) -> list[torch.Size]:
 
     cfg = load_config(config)
     if 'backbone' not in cfg.get('model', {}):
-        raise InputError(f'{config}: no model.backbone in this config; name one that has it')
+        raise InputError(f'{config}: no model.backbone in this config; give a config with a backbone')
     cfg.model.backbone.pop('init_cfg', None)
     return [p.shape for p in MODELS.build(cfg.model.backbone).parameters() if p.requires_grad]
 
 
 def bandwidth(device: str, num_elements: int, clock: str) -> float:
-    """Bytes per second of ``a += b`` on float32 arrays of the model's size: the roof over every step."""
+    """Bytes per second of ``a += b`` on float32 arrays of the model's size: the roofline of every step."""
     a, b = torch.ones(num_elements, device=device), torch.ones(num_elements, device=device)
     return 3 * 4 * num_elements / min(timed(lambda: a.add_(b), device, clock).times)
 
 
 def tangent(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The gradient without its part along the weight, row by row; a vector is left as it is."""
+    """Remove the component of the gradient along the weight, row by row; vectors are returned unchanged."""
     if weight.dim() < 2:
         return grad
     rows, along = grad.flatten(1), weight.flatten(1)
@@ -107,26 +107,27 @@ def measure(
     device: str, shapes: list[torch.Size], rounds: int, clock: str, all_projected: bool
 ) -> dict[str, list[float]]:
     """Seconds per step of every optimizer in every round."""
+    # Draw weights and gradients. Optimizers share the gradients, which they only read, and copy the weights.
     made = arms()
     generator = torch.Generator().manual_seed(0)
     steps = {}
-    # Every optimizer has weights and moments of its own; a gradient is only read, so that one serves all.
     weights = [torch.randn(shape, generator=generator).mul_(0.02).to(device) for shape in shapes]
     grads = [torch.randn(shape, generator=generator).mul_(1e-3).to(device) for shape in shapes]
     if all_projected:
         grads = [tangent(grad, weight) for grad, weight in zip(grads, weights, strict=True)]
+    # Make the optimizers.
     for name, (_, make) in made.items():
         params = [torch.nn.Parameter(weight.clone()) for weight in weights]
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
         steps[name] = make(params).step
-    # The first steps create the state.
+    # Time the steps, after two that create the state.
     measured = take_turns(steps, rounds, device, clock, warmup=2)
     return {name: one.times for name, one in measured.items()}
 
 
 def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> dict[str, dict[str, float]]:
-    """Per optimizer: median milliseconds, ratio to the first of its family, share of the roof."""
+    """Per optimizer: median milliseconds, ratio to the first of its family, and least time divided by the time."""
     made, first = arms(), {}
     table = {}
     for name, times in seconds.items():
@@ -148,7 +149,8 @@ def main() -> None:
     from dinor1.utils.io import write_json
 
     if args.rounds < 1:
-        raise InputError(f'--rounds: {args.rounds} gives no number; give at least 1')
+        raise InputError(f'--rounds: must be at least 1, got {args.rounds}')
+    # Check the devices, and record the settings.
     devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
     apply_timing_options(args, devices, '--devices')
     shapes = backbone_shapes(args.config)
@@ -157,6 +159,7 @@ def main() -> None:
     record.update(torch=torch.__version__, threads=torch.get_num_threads(), rounds=args.rounds)
     record.update(clock=args.clock, tangent=args.tangent)
     print(f'{args.config}: {len(shapes)} tensors, {num_elements / 1e6:.1f} M parameters')
+    # Measure and report each device.
     for device in devices:
         roof = bandwidth(device, num_elements, args.clock)
         seconds = measure(device, shapes, args.rounds, args.clock, args.tangent)

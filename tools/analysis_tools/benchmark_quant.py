@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Time integer products and whole layer steps against float32 and bfloat16 on the same machine.
+"""Time integer products and steps of whole layers against float32 and bfloat16 on the same machine.
 
-All arms take turns, round after round, so that whatever else the machine does meets all of them; a ratio is the median
-over the rounds of the ratio within a round. What is timed for every shape:
+All arms take turns, round after round, so that other load affects all of them alike; a ratio is the median over the
+rounds of the ratio within a round. For every shape the tool times:
 
-- product: one matrix product of operands that are ready.
-- shifted: the product for the input's gradient with ShiftQuant's shifts, in one product and in one per group.
-- quantize, of linear layers: ShiftQuant of the gradient, stochastic, and rounding of the activation to nearest.
-- step: forward and backward pass of a layer, with everything that it has to quantize.
+- product: one matrix product of quantized operands.
+- shifted: the product for the gradient of the input with ShiftQuant's shifts, as one product and as one per group.
+- quantize, of linear layers: stochastic ShiftQuant of the gradient, and rounding of the activation to nearest.
+- step: forward and backward pass of a layer, including all quantization.
 
 Examples:
     python tools/analysis_tools/benchmark_quant.py --threads 1 --clock cpu
@@ -40,18 +40,18 @@ def parse_args() -> argparse.Namespace:
         default=SHAPES,
         help=f'NxCIxCO, or for convolutions BxCIxCOxSIDExKERNEL (default: {" ".join(SHAPES)})',
     )
-    parser.add_argument('--bits', type=int, default=4, help='of weights, activations and gradients (default: 4)')
-    parser.add_argument('--devices', nargs='+', help='default: cpu, and cuda where there is one')
+    parser.add_argument('--bits', type=int, default=4, help='bits of weights, activations and gradients (default: 4)')
+    parser.add_argument('--devices', nargs='+', help='devices (default: cpu, and cuda if there is a GPU)')
     add_timing_options(parser, 15, 'calls of every arm')
     parser.add_argument('--out', metavar='FILE.json', help='also write every number to a file')
     return parser.parse_args()
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """Numbers of a shape.
+    """Read the numbers of a shape.
 
     Raises:
-        InputError: not three or five whole numbers from 1.
+        InputError: the text is not three or five positive whole numbers.
     """
     from dinor1.utils.errors import InputError
 
@@ -72,12 +72,13 @@ def matrix_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def product_arms(rows: int, inner: int, columns: int, bits: int, device: str) -> dict[str, dict[str, Callable]]:
-    """Section -> arm -> call, for the matrices (rows, inner) and (columns, inner) transposed."""
+    """Section -> arm -> call, for the product of a (rows, inner) matrix and a transposed (columns, inner) matrix."""
     from dinor1.blocks.shiftquant import ShiftQuantizer, int_matmul
 
     x, weight, grad = (
         torch.randn(shape, device=device) for shape in ((rows, inner), (columns, inner), (rows, columns))
     )
+    # Quantize the operands.
     nearest, shift = ShiftQuantizer(bits, 1, rounding='nearest'), ShiftQuantizer(bits)
     x_codes, weight_codes = nearest(x).q, nearest(weight).q
     half_x, half_weight = x.bfloat16(), weight.bfloat16()
@@ -111,9 +112,10 @@ def product_arms(rows: int, inner: int, columns: int, bits: int, device: str) ->
 
 
 def step_arms(shape: tuple[int, ...], bits: int, device: str) -> dict[str, Callable]:
-    """Arm -> forward and backward pass of a layer."""
+    """Arm -> call that runs forward and backward pass of a layer."""
     from dinor1.blocks.shiftquant import IntConv2d, IntLinear
 
+    # Make the float32 layer and its input.
     if len(shape) == 3:
         rows, inner, columns = shape
         plain = nn.Linear(inner, columns).to(device)
@@ -146,7 +148,7 @@ def step_arms(shape: tuple[int, ...], bits: int, device: str) -> dict[str, Calla
 
 
 def report(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Per arm: median milliseconds, and how many times as fast as the first arm it is."""
+    """Per arm: median milliseconds, and speedup over the first arm."""
     first = next(iter(seconds.values()))
     return {
         name: dict(
@@ -164,15 +166,17 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import write_json
 
+    # Check the options.
     shapes = {text: parse_shape(text) for text in args.shapes}
     if args.rounds < 1:
-        raise InputError(f'--rounds: {args.rounds} gives no number; give at least 1')
+        raise InputError(f'--rounds: must be at least 1, got {args.rounds}')
     if not 2 <= args.bits <= 8:
         raise InputError(f'--bits: must be from 2 to 8, got {args.bits}')
     devices = args.devices or ['cpu'] + ['cuda'] * torch.cuda.is_available()
     apply_timing_options(args, devices, '--devices')
     if any(not has_int_mm(torch.device(device).type) for device in devices):
         raise InputError(f'--devices: this torch has no int8 product on {" or ".join(devices)}')
+    # Measure and report each device.
     record = dict(bits=args.bits, rounds=args.rounds, clock=args.clock, threads=torch.get_num_threads(), devices={})
     record.update(torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability())
     torch.manual_seed(0)
@@ -184,7 +188,7 @@ def main() -> None:
         for text, shape in shapes.items():
             sections = product_arms(*matrix_of(shape), args.bits, device)
             if len(shape) == 5:
-                # A convolution quantizes its input, which is smaller than this matrix of windows.
+                # Leave out quantization: a convolution quantizes its input, which is smaller than this matrix.
                 del sections['quantize']
             sections['step'] = step_arms(shape, args.bits, device)
             found = record['devices'][device]['shapes'][text] = {}

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Draw the samples that a detector gets: boxes and prompts, as the config's data sets and pipelines make them.
+"""Draw the samples of the data sets and pipelines of a config, with boxes and prompts.
 
 Examples:
     python tools/analysis_tools/browse_dataset.py configs/dino_r1/dino-r1_nano_1xb8_12e_raccoon.py
     python tools/analysis_tools/browse_dataset.py CONFIG --split val --number 50 --out-dir val_images
 
---split train: augmented images, batch by batch. Above each are the prompts of its batch, one box per class, sampled as
-in training; absent classes are hard negatives. A prompt box of the image itself has a white inner frame.
---split val, test: images and ground truth as in the file; prompts.png has a prompt of every class.
---split prompt: the images that evaluation takes its prompts from, with these boxes framed.
+--split train: augmented images, batch by batch. Above each image are the prompts of its batch, one box per class,
+sampled as in training; absent classes are hard negatives. Prompt boxes on the image itself have a white inner frame.
+--split val, test: images and ground truth of the annotation file; prompts.png shows a prompt of every class.
+--split prompt: the images from which an evaluation draws exemplars, with the boxes of the exemplars.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from mmengine.config import Config
 from dinor1.cli.options import ConfigOptions
 
 SPLITS = ('train', 'val', 'test', 'prompt')
-# A sheet with more prompts would be too large to read.
+# Maximum number of prompts on a sheet; a larger sheet is hard to read.
 MAX_PROMPTS = 120
 
 
@@ -29,9 +29,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--split', choices=SPLITS, default='train', help='what to draw (default: %(default)s)')
+    parser.add_argument('--split', choices=SPLITS, default='train', help='split to draw (default: %(default)s)')
     parser.add_argument('--number', type=int, default=16, help='images to draw (default: %(default)s)')
-    parser.add_argument('--out-dir', type=Path, help='where they go (default: work_dirs/browse_dataset/CONFIG_SPLIT)')
+    parser.add_argument('--out-dir', type=Path, help='folder (default: work_dirs/browse_dataset/CONFIG_SPLIT)')
     parser.add_argument('--seed', type=int, default=0, help='seed of order and prompts (default: %(default)s)')
     parser.add_argument('--epoch', type=int, default=0, help='epoch whose augmentation is drawn (default: %(default)s)')
     parser.add_argument(
@@ -47,6 +47,7 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import write_image
 
+    # Check the options.
     if args.number < 1:
         raise InputError(f'--number must be at least 1, got {args.number}')
     dinor1.register_all()
@@ -56,6 +57,7 @@ def main() -> None:
         raise InputError(f'{args.config}: has no {key}; choose another --split')
     out_dir = args.out_dir or Path(f'work_dirs/browse_dataset/{Path(args.config).stem}_{args.split}')
 
+    # Draw the images.
     count = 0
     draw = {'train': training_images, 'prompt': prompt_images}.get(args.split, ground_truth_images)
     for name, drawn in draw(cfg, args):
@@ -65,7 +67,7 @@ def main() -> None:
 
 
 def training_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
-    """Images as the training pipeline makes them, with the prompts of their batch."""
+    """Yield images of the training pipeline, with the prompts of their batch."""
     import torch
     from mmengine.runner import Runner
 
@@ -73,6 +75,7 @@ def training_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str
     from dinor1.visualization import class_colors
     from dinor1.visualization.samples import crop, draw_truth, prepared_image, with_strip
 
+    # Build the data loader, at the epoch to draw.
     loader = Runner.build_dataloader(cfg.train_dataloader | dict(num_workers=0, persistent_workers=False), args.seed)
     classes = class_names(loader.dataset, args.config)
     for part in (loader.dataset, loader.batch_sampler.sampler):
@@ -81,6 +84,7 @@ def training_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str
     torch.manual_seed(args.seed)
     count = 0
     for batch in loader:
+        # Read images, ground truth and class names of the batch.
         images = [prepared_image(inputs) for inputs in batch['inputs']]
         truths = [sample.gt_instances for sample in batch['data_samples']]
         boxes = [truth.bboxes.tensor.numpy() for truth in truths]
@@ -88,10 +92,12 @@ def training_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str
         numbers, vocabulary = common_vocabulary([truth.labels for truth in truths], texts)
         names = vocabulary or classes
         colors = class_colors(len(names))
+        # Sample the prompts, and crop their boxes.
         draw = sample_prompts(numbers)
         columns = (draw.image.tolist(), draw.box.tolist(), draw.labels.tolist())
         chosen = [(i, b, c) for i, b, c in zip(*columns, strict=True) if c >= 0]
         crops = [crop(images[i], boxes[i][b]) for i, b, _ in chosen]
+        # Draw each image below its prompts.
         for i, (image, sample) in enumerate(zip(images, batch['data_samples'], strict=True)):
             labels = numbers[i].tolist()
             own = {box for index, box, _ in chosen if index == i}
@@ -105,7 +111,7 @@ def training_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str
 
 
 def ground_truth_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
-    """Images and ground truth as in the file; first, where the config has a prompt_dataset, a prompt per class."""
+    """Yield images with ground truth; first, if the config has a prompt_dataset, a sheet with a prompt per class."""
     from dinor1.registry import DATASETS
     from dinor1.visualization import class_colors, prompt_strip
     from dinor1.visualization.samples import crop, draw_truth
@@ -113,6 +119,7 @@ def ground_truth_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple
     dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
     names = class_names(dataset, args.config)
     colors = class_colors(len(names))
+    # Draw the first exemplar of each class.
     if cfg.get('prompt_dataset'):
         source, exemplars = drawn_exemplars(cfg, args)
         known, first = source.metainfo['classes'], {}
@@ -123,6 +130,7 @@ def ground_truth_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple
         crops = [crop(read_image(path), first[name].bbox) for path, name in zip(paths, shown, strict=True)]
         if shown:
             yield 'prompts', prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
+    # Draw the images.
     for index in range(min(args.number, len(dataset))):
         info = dataset.get_data_info(index)
         boxes = [instance['bbox'] for instance in info['instances']]
@@ -132,12 +140,12 @@ def ground_truth_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple
 
 
 def read_image(path: str):
-    """Read an image (H, W, 3), BGR."""
+    """Read an image (H, W, 3) in BGR."""
     import mmcv
 
     from dinor1.utils.errors import InputError
 
-    # For an empty file OpenCV raises instead of returning None.
+    # Check the size, because OpenCV raises an error for an empty file instead of returning None.
     image = mmcv.imread(path) if Path(path).is_file() and Path(path).stat().st_size else None
     if image is None:
         raise InputError(f'{path}: missing, or not an image that can be read; restore the file')
@@ -145,7 +153,7 @@ def read_image(path: str):
 
 
 def prompt_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
-    """The prepared images that the prompts of an evaluation come from."""
+    """Yield the prepared images from which the prompts of an evaluation are drawn."""
     import numpy as np
 
     from dinor1.visualization import class_colors
@@ -158,7 +166,7 @@ def prompt_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, 
         prepared = dataset[index]
         sample = prepared['data_samples']
         own = [exemplar for exemplar in exemplars if exemplar.index == index]
-        # Annotations are in pixels of the file; the detector gets the prepared image.
+        # Scale the boxes from pixels of the file to pixels of the prepared image.
         boxes = np.array([exemplar.bbox for exemplar in own]) * np.tile(sample.scale_factor, 2)
         image = prepared_image(prepared['inputs'])
         labels = [exemplar.label for exemplar in own]
@@ -167,7 +175,7 @@ def prompt_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, 
 
 
 def drawn_exemplars(cfg: Config, args: argparse.Namespace) -> tuple:
-    """The prompt data set, and the exemplars that an evaluation would draw with the tool's seed."""
+    """Return the prompt data set, and the exemplars that an evaluation draws from it with the tool's seed."""
     from dinor1.evaluation import draw_exemplars
     from dinor1.registry import DATASETS
 
@@ -177,7 +185,7 @@ def drawn_exemplars(cfg: Config, args: argparse.Namespace) -> tuple:
 
 
 def class_names(dataset, config: str) -> tuple[str, ...]:
-    """Class names of a detection data set."""
+    """Return the class names of a detection data set."""
     from dinor1.utils.errors import InputError
 
     names = getattr(dataset, 'metainfo', {}).get('classes')

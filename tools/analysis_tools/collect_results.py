@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print the results of tests as a table.
+"""Print a table of test results.
 
 Examples:
     python tools/analysis_tools/collect_results.py work_dirs/demo/test/*
@@ -33,12 +33,14 @@ def table(folders: list[str]) -> str:
 
 
 def _record(path: Path) -> dict:
-    """What tools/test.py wrote, with everything that a row shows."""
+    """Read ``metrics.json`` of tools/test.py, and check that it has everything that a row shows."""
     record = read_json(path)
     kinds = dict(metrics=dict, protocol=dict, ann_file=str)
+    # Check the record.
     strange = [key for key in kinds if not isinstance(record, dict) or not isinstance(record.get(key), kinds[key])]
     if strange:
         raise InputError(f'{path}: no {", ".join(strange)}, so not written by tools/test.py; run it again')
+    # Check the metrics.
     for section in ('metrics', 'metrics_std') if 'runs' in record else ('metrics',):
         values = record.get(section)
         missing = [key for key in _METRICS if not isinstance(values, dict) or type(values.get(key)) not in (int, float)]

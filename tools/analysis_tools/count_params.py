@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Count the parameters of models, part by part, as rows of model_zoo.md's table.
+"""Count the parameters of models, part by part, as rows of the table in model_zoo.md.
 
 Examples:
     python tools/analysis_tools/count_params.py configs/_base_/models/dino_r1_*.py
@@ -12,7 +12,7 @@ from pathlib import Path
 from dinor1.cli.exit_status import run_command
 from dinor1.utils.markdown import table_head, table_row
 
-# Columns of the table and the sub-modules that they add up.
+# Column of the table -> sub-modules whose parameters it counts.
 PARTS = {
     'backbone': ('backbone',),
     'neck': ('neck',),
@@ -28,7 +28,7 @@ def count(model) -> dict[str, int]:
     """Parameters of each of :data:`PARTS`, of the rest (``other``), and of the whole model (``total``)."""
     counts = dict.fromkeys([*PARTS, 'other', 'total'], 0)
     part_of = {module: part for part, modules in PARTS.items() for module in modules}
-    # named_parameters lists a shared parameter once, under the first of its names.
+    # A shared parameter counts once, under its first name, as in named_parameters.
     for name, parameter in model.named_parameters():
         counts[part_of.get(name.split('.')[0], 'other')] += parameter.numel()
         counts['total'] += parameter.numel()
@@ -36,12 +36,12 @@ def count(model) -> dict[str, int]:
 
 
 def header() -> str:
-    """The two head lines of the table."""
+    """Heading of the table, two lines."""
     return table_head(['model', 'total', *PARTS, 'other'])
 
 
 def row(config: str, counts: dict[str, int]) -> str:
-    """One line of the table, in millions of parameters; a part that the model does not have stays empty."""
+    """Row of the table, in millions of parameters; cells of parts that the model does not have are empty."""
     cells = [f'{counts[part] / 1e6:.2f}' if counts[part] else '' for part in ['total', *PARTS, 'other']]
     return table_row([f'[{Path(config).stem}]({config})', *cells])
 
@@ -61,7 +61,7 @@ def main() -> None:
     for config in args.configs:
         cfg = load_config(config)
         if 'model' not in cfg:
-            raise InputError(f'{config}: no model in this config; name one that has it')
+            raise InputError(f'{config}: no model in this config; give a config with a model')
         print(row(config, count(MODELS.build(cfg.model))))
 
 

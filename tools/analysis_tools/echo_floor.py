@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""The echo floor of plain Visual-I: AP50 of a detector that returns its own prompt box, from annotations alone.
+"""Compute the echo floor of plain Visual-I: the AP50 of a detector that only returns its prompt boxes.
+
+The tool reads annotations only.
 
 Examples:
     python tools/analysis_tools/echo_floor.py data/raccoon data/bccd --split test
@@ -15,17 +17,19 @@ NAME = 'echo'
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sets', nargs='+', help='folders with images and annotations/SPLIT.json')
-    parser.add_argument('--split', nargs='+', default=['val', 'test'], help='read as one (default: val test)')
-    parser.add_argument('--seed', type=int, default=0, help='of the draw of the prompts (default: %(default)s)')
+    parser.add_argument(
+        '--split', nargs='+', default=['val', 'test'], help='splits that are read as one set (default: val test)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the draw of prompts (default: %(default)s)')
     parser.add_argument('--update', metavar='FILE.md', help=f'write the table between <!-- {NAME}:begin --> and :end')
     return parser.parse_args()
 
 
 def floor_table(sets: list[str], splits: list[str], seed: int) -> str:
-    """A line per set, and their mean: images, those that show two instances of a class, and AP50 over all classes.
+    """Table with a row per set, and their mean: images, images with two instances of a class, AP50 over all classes.
 
     Raises:
-        InputError: a set has none of the splits.
+        InputError: none of the splits of a set exists.
     """
     from dinor1.evaluation import draw_interactive
     from dinor1.evaluation.echo import echo_detections

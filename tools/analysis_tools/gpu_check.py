@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Check deformable attention's kernels on a GPU, then time them: under 8 minutes, a table and a JSON file.
+"""Check the kernels of deformable attention on a GPU and time them, in less than 8 minutes.
 
-Every backend is compared with the reference in double precision, outputs and gradients, over odd sizes, non-finite
-numbers and all precisions; deterministic gradients are compared bit by bit; torch.compile sees one operator. Then all
-backends, the compiled reference, MMCV's operator, msda-triton and deformops, where they are installed, take turns on a
-detector's workloads. The exit status is 1 if a check failed, and 2 if there is no GPU.
+Outputs and gradients of every backend are compared with the reference in double precision, for unusual sizes,
+non-finite numbers and all precisions. Deterministic gradients are compared bit by bit, and torch.compile must see one
+operator. Then our backends, the compiled reference and, if installed, MMCV's operator, msda-triton and deformops take
+turns on the workloads of a detector. The results are printed as a table and written to a JSON file. The exit status is
+1 if a check failed, and 2 if there is no GPU.
 
-The cases are those of the tests: run this from a checkout; nothing else of the tests' requirements is needed.
+The cases come from the tests: run this tool from a checkout. The other requirements of the tests are not needed.
 
 Examples:
     python tools/analysis_tools/gpu_check.py --out work_dirs/gpu_check.json
@@ -29,8 +30,8 @@ import torch
 from dinor1.cli.exit_status import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
-# Benchmarks in order of interest, since a slow machine may not reach the last: workload, dtype, batch, and whether
-# the reference is compiled, which takes half a minute for each.
+# Benchmarks, the most important first, because a slow machine may not reach the last: workload, dtype, batch size, and
+# whether the reference is compiled, which takes half a minute.
 BENCHMARKS = (
     ('encoder', torch.bfloat16, 1, True),
     ('encoder', torch.float32, 1, True),
@@ -46,16 +47,16 @@ BENCHMARKS = (
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--interpret', action='store_true', help="checks only, on a CPU, in Triton's interpreter")
-    parser.add_argument('--minutes', type=float, default=7.0, help='begin nothing after this time (default: 7)')
+    parser.add_argument('--minutes', type=float, default=7.0, help='start no measurement after this time (default: 7)')
     parser.add_argument('--rounds', type=int, default=20, help='timed rounds of every arm (default: 20)')
-    parser.add_argument('--checks-only', action='store_true', help='time nothing')
-    parser.add_argument('--sweep', action='store_true', help="also time the kernels' launch options")
+    parser.add_argument('--checks-only', action='store_true', help='check without timing')
+    parser.add_argument('--sweep', action='store_true', help='also time the launch options of the kernels')
     parser.add_argument('--out', metavar='FILE.json', help='also write everything to a file')
     return parser.parse_args()
 
 
 def find_tests() -> None:
-    """Let ``tests`` be the folder of this checkout, also where another package of that name is installed."""
+    """Let ``import tests`` find the folder of this checkout, even if another package of that name is installed."""
     folder = str(ROOT / 'tests')
     if folder not in getattr(sys.modules.get('tests'), '__path__', ()):
         sys.modules['tests'] = types.ModuleType('tests')
@@ -63,7 +64,7 @@ def find_tests() -> None:
 
 
 def large_cases() -> list:
-    """Cases of a detector's width, beside the small ones that the interpreter can run too."""
+    """Cases with the width of a detector; the small cases are for the interpreter too."""
     from tests.ops.attention_cases import TOLERANCES, Case
 
     sizes = dict(shapes=((25, 42), (13, 21), (7, 11), (4, 6)), batch=2, queries=300, heads=8, channels=32, points=4)
@@ -73,14 +74,14 @@ def large_cases() -> list:
 
 
 def check_cases(backends: tuple[str, ...], cases: list, device: str) -> Iterator[dict]:
-    """One row per backend and case: the largest difference and what it may be."""
+    """Yield one row per backend and case: the largest difference and its limit."""
     from tests.ops.attention_cases import TOLERANCES, differences
 
     for backend in backends:
         for case in cases:
             try:
                 largest, error = max(differences(case, backend, device).values()), ''
-            except Exception as failure:  # a new GPU or Triton may raise anything; the other checks still run
+            except Exception as failure:  # continue with the other checks: a GPU or Triton may raise any exception
                 largest, error = float('inf'), f'{type(failure).__name__}: {str(failure).strip()[-300:]}'
             limit = TOLERANCES[case.dtype]
             yield dict(check=f'{backend}: {case.name}', ok=largest <= limit, largest=largest, limit=limit, error=error)
@@ -103,7 +104,7 @@ def _gradients(call, deterministic: bool) -> list[torch.Tensor]:
 
 
 def check_repeats() -> bool:
-    """Deterministic gradients are the same bits, and equal those of the atomics to rounding."""
+    """Check that deterministic gradients are bitwise repeatable, and equal those of atomic sums up to rounding."""
     call = _call()
     first, second, atomic = (_gradients(call, deterministic) for deterministic in (True, True, False))
     same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -113,7 +114,7 @@ def check_repeats() -> bool:
 
 
 def check_wrong_levels() -> bool:
-    """Wrong levels on the GPU, which are not checked: the memory beside the features, NaN here, is not read."""
+    """Check that wrong levels, which are not validated on a GPU, do not read memory beside the features (NaN here)."""
     call = _call()
     beside = torch.full_like(call.value, float('nan'))
     call.value = torch.cat((beside, call.value, beside))[1:2]
@@ -122,7 +123,7 @@ def check_wrong_levels() -> bool:
 
 
 def check_operator() -> bool:
-    """Torch's own check of a custom operator: schema, fake kernel, autograd, dynamic shapes."""
+    """Run torch's check of custom operators: schema, fake kernel, autograd, dynamic shapes."""
     from dinor1.ops.ms_deform_attn.library import ms_deform_attn_op, ms_deform_attn_predicted_op
     from tests.ops.attention_cases import Case, make_inputs
 
@@ -136,12 +137,14 @@ def check_operator() -> bool:
 
 
 def check_compile() -> bool:
-    """One graph under torch.compile, with the output and the gradients of eager mode."""
+    """Check that torch.compile makes a single graph, with the output and the gradients of eager mode."""
     from dinor1.ops import ms_deform_attn_predicted
 
+    # Compute output and gradients in eager mode.
     call = _call()
     expected = _gradients(call, True)
     leaves = [t.detach().requires_grad_() for t in (call.value, *call.predictions)]
+    # Compare with the compiled function.
     compiled = torch.compile(ms_deform_attn_predicted, fullgraph=True)
     output = compiled(leaves[0], call.shape_tensor, call.start_tensor, *leaves[1:], deterministic=True)
     got = [output, *torch.autograd.grad(output.square().sum(), leaves)]
@@ -152,10 +155,10 @@ SINGLE_CHECKS: tuple[Callable[[], bool], ...] = (check_repeats, check_wrong_leve
 
 
 def run_checks(checks: Iterator[dict], rows: list[dict], save: Callable[[], None], deadline: float) -> None:
-    """Append the checks to ``rows``; print those that fail, and how many pass."""
+    """Append the checks to ``rows``; print the failed ones, and the number of passed ones."""
     for row in checks:
         rows.append(row)
-        # A kernel that fails may end the process.
+        # Save after every check, because a faulty kernel may end the process.
         save()
         if not row['ok']:
             print(f'FAILED {row["check"]}: {row["largest"]:.1e} > {row["limit"]:.0e} {row["error"]}', flush=True)
@@ -166,7 +169,7 @@ def run_checks(checks: Iterator[dict], rows: list[dict], save: Callable[[], None
 
 
 def single_checks() -> Iterator[dict]:
-    """The checks that are not comparisons with the reference."""
+    """Yield a row per check of :data:`SINGLE_CHECKS`, which do not compare with the reference."""
     for check in SINGLE_CHECKS:
         try:
             ok, error = check(), ''
@@ -186,9 +189,11 @@ def benchmark(rounds: int, deadline: float) -> list[dict]:
     timing = Timing('cuda', rounds, calls_per_round=10, deadline=deadline)
     for name, dtype, batch, with_compile in BENCHMARKS:
         workload, short = WORKLOADS[name], str(dtype)[6:]
+        # Skip the benchmark if the time is over.
         if time.monotonic() > deadline:
             print(f'no time left for {name} {short} batch {batch}', flush=True)
             continue
+        # Measure both passes.
         work, roof = least_work(workload, batch, dtype), ceilings(workload, dtype, 'cuda')
         for kind in PASSES:
             implementations = arms('cuda', with_compile)
@@ -220,10 +225,12 @@ def sweep(deadline: float) -> list[dict]:
     records = []
     for block in (4, 8, 16, 32, 64):
         for warps in (1, 2, 4, 8):
+            # Skip launches that need too many registers per thread.
             if block > 32 * warps:
-                continue  # too many numbers per thread for its registers
+                continue
             if time.monotonic() > deadline:
                 return records
+            # Time both passes.
             options = dict(BLOCK_Q=block, num_warps=warps)
             passes = {
                 'forward': lambda o=options: triton_launch.forward(operands, o),
@@ -240,7 +247,7 @@ def sweep(deadline: float) -> list[dict]:
 def main() -> None:
     args = parse_args()
     if args.interpret and os.environ.get('TRITON_INTERPRET') != '1':
-        # Triton reads it when it is imported, which may have happened by now: start a new process.
+        # Start a new process: Triton reads this variable only when it is imported, which may have happened already.
         environment = os.environ | {'TRITON_INTERPRET': '1'}
         sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode)
 
@@ -252,6 +259,7 @@ def main() -> None:
     from dinor1.utils.io import write_json
     from tests.ops.attention_cases import all_cases
 
+    # Check the options.
     if args.rounds < 1 or args.minutes <= 0:
         raise InputError('--rounds must be at least 1 and --minutes positive')
     if not args.interpret and not torch.cuda.is_available():
@@ -266,6 +274,7 @@ def main() -> None:
         if args.out:
             write_json(record, args.out, indent=2)
 
+    # Collect the checks and run them.
     if args.interpret:
         cases = all_cases()
         groups = [check_cases(('triton',), cases, device)]
@@ -278,6 +287,7 @@ def main() -> None:
         groups.insert(1, single_checks())
         record['planned'] = 2 * len(cases) + len(SINGLE_CHECKS)
     run_checks(itertools.chain(*groups), record['checks'], save, deadline)
+    # Time the kernels.
     if not args.interpret:
         if args.sweep:
             record['sweep'] = sweep(min(deadline, time.monotonic() + 90))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Measure on a machine with a GPU within five minutes per plan, and make tables of the records.
+"""Run a plan of measurements of at most five minutes on a GPU, and make tables of the records.
 
-`check`: correctness and time of deformable attention; inference of Swin-T beside MMDetection's and transformers'.
-`train`: time of a training step of Swin-T; then a training for the rest of the time. Every part has a time limit, and
-one that fails does not end the others. On a machine with nothing of this project's installed: tools/gpu_plan.sh.
+`check`: correctness and time of deformable attention; inference of Swin-T, of MMDetection and of transformers.
+`train`: time of a training step of Swin-T, then a training in the remaining time. Every part has a time limit, and a
+part that fails does not end the others. If this project is not installed on the machine, use tools/gpu_plan.sh.
 
 Examples:
     python tools/analysis_tools/gpu_plan.py check --out work_dirs/gpu_plan
@@ -29,12 +29,16 @@ def parse_args() -> argparse.Namespace:
     plans = {name: commands.add_parser(name, help=f'run the plan {name}') for name in ('check', 'train')}
     for plan in plans.values():
         plan.add_argument('--out', default='work_dirs/gpu_plan', help='folder of the results (default: %(default)s)')
-        plan.add_argument('--dry-run', action='store_true', help='tiny sizes on a CPU, to see that everything runs')
+        plan.add_argument(
+            '--dry-run', action='store_true', help='use tiny sizes on a CPU, to check that everything runs'
+        )
     plans['train'].add_argument(
-        '--recipe', metavar='CONFIG', help='what to train (default: nano DINO-R1, shapes world)'
+        '--recipe', metavar='CONFIG', help='config to train (default: nano DINO-R1, shapes world)'
     )
     plans['train'].add_argument(
-        '--data', metavar='FILE.tar', help='its data set, at most 30 MB (default: the shapes world, generated)'
+        '--data',
+        metavar='FILE.tar',
+        help='data set of the config, at most 30 MB (default: the shapes world, generated)',
     )
     report = commands.add_parser('report', help='print the tables of records')
     report.add_argument('files', nargs='+', metavar='FILE.json', help='records of plans')
@@ -59,13 +63,15 @@ def run(args: argparse.Namespace) -> None:
     from dinor1.benchmarks.gpu_plan import RECIPE, Training, check_parts, run_plan, train_parts
     from dinor1.utils.errors import InputError
 
+    # Check the options.
     out, device = Path(args.out).absolute(), 'cpu' if args.dry_run else 'cuda'
     training = None
     if args.command == 'train':
         training = Training(args.recipe or RECIPE, Path(args.data).absolute() if args.data else None)
         training.check()
     if device == 'cuda' and not torch.cuda.is_available():
-        raise InputError('there is no GPU on this machine; add --dry-run to see that everything else runs')
+        raise InputError('there is no GPU on this machine; add --dry-run to check that everything else runs')
+    # Run the parts.
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory(prefix='gpu_plan-') as folder:
         scratch = Path(folder)
@@ -79,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print the tables, and write them into a page."""
+    """Print the tables, and write them to a page if there is ``--update``."""
     from dinor1.benchmarks.gpu_report import read_records
     from dinor1.benchmarks.gpu_report import report as make_report
     from dinor1.studies.study import insert

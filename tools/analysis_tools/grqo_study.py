@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Does GRQO beat supervised fine-tuning? Run the grid of configs/studies/grqo.py, and make the page of its results.
+"""Compare GRQO with supervised fine-tuning: run the grid of configs/studies/grqo.py, and write the page of results.
 
 Finished runs are kept: start the same command again after an interruption.
 
@@ -54,14 +54,14 @@ NOTHING = 'Not run yet.'
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--study', default='configs/studies/grqo.py', help='study file (default: %(default)s)')
-    parser.add_argument('--results', default='results', help='the table file is RESULTS/STUDY.jsonl (default: results)')
-    parser.add_argument('--work-dir', default='work_dirs/studies', help='logs and checkpoints go here')
-    parser.add_argument('--only', nargs='+', metavar='ARM', help='these arms, and those that they start from')
-    parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help='these seeds')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time (default: 1)')
-    parser.add_argument('--list', action='store_true', help='say what is done and what is missing, and run nothing')
+    parser.add_argument('--results', default='results', help='folder of the table STUDY.jsonl (default: results)')
+    parser.add_argument('--work-dir', default='work_dirs/studies', help='folder for logs and checkpoints')
+    parser.add_argument('--only', nargs='+', metavar='ARM', help='run these arms only, and those that they start from')
+    parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help='run these seeds only')
+    parser.add_argument('--jobs', type=int, default=1, help='number of parallel runs (default: 1)')
+    parser.add_argument('--list', action='store_true', help='list finished and missing runs, and run nothing')
     parser.add_argument(
-        '--verify', action='store_true', help='run anew, beside the first results: the report then compares the two'
+        '--verify', action='store_true', help='run again, into another table: the report compares the two tables'
     )
     parser.add_argument('--report', action='store_true', help='run nothing; write tables and figures to the page')
     parser.add_argument('--page', default='docs/research/grqo.md', help='page of the report (default: %(default)s)')
@@ -76,13 +76,15 @@ def main() -> None:
     from dinor1.studies.study import load_study
     from dinor1.utils.errors import InputError
 
+    # Read the study and select its runs.
     study = load_study(args.study)
     results, work_dir = Path(args.results) / f'{study.path.stem}.jsonl', Path(args.work_dir) / study.path.stem
     if args.verify:
         if not args.only or not args.seeds:
-            raise InputError('--verify: name what to run anew with --only and --seeds')
+            raise InputError('--verify: give the runs to repeat by --only and --seeds')
         results, work_dir = _beside(results, 'verify'), work_dir / 'verify'
     runs = select(study, args.only, args.seeds)
+    # Report, list or run them.
     if args.report:
         report(study, results, Path(args.page))
     elif args.list:
@@ -95,19 +97,21 @@ def main() -> None:
 
 
 def _beside(results: Path, name: str) -> Path:
-    """Table of runs that repeat some of the study's: ``grqo_verify.jsonl`` beside ``grqo.jsonl``."""
+    """Path of the table of repeated runs, such as ``grqo_verify.jsonl`` beside ``grqo.jsonl``."""
     return results.with_stem(f'{results.stem}_{name}')
 
 
 def report(study, results: Path, page: Path) -> None:
-    """Write every generated part of the page, and its figures beside it."""
+    """Write every generated part of the page, and its figures to the folder ``images``."""
     from dinor1.studies.study import check_marks, insert, read_runs
 
+    # Separate the arms on generated images and on photographs.
     records = read_runs(study, results)
     shapes = {
         arm: _with_minutes(own) for arm, own in records.items() if ', bccd' not in arm and ', aquarium' not in arm
     }
     real = {arm: _with_minutes(own) for arm, own in records.items() if arm not in shapes}
+    # List the parts of the page.
     images = page.parent / 'images'
     parts = {
         'state': lambda: state(study, records),
@@ -126,7 +130,7 @@ def report(study, results: Path, page: Path) -> None:
         'verify': lambda: verification(records, read_runs(study, _beside(results, 'verify'))),
         'rounding': lambda: rounding(records, read_runs(study, _beside(results, 'rounding'))),
     }
-    # Before figures are drawn beside a page that cannot take the tables.
+    # Check the page before figures are drawn, and write the parts.
     check_marks(page, [f'grqo-{name}' for name in parts])
     for name, text in {name: make() for name, make in parts.items()}.items():
         insert(page, f'grqo-{name}', text)
@@ -134,7 +138,7 @@ def report(study, results: Path, page: Path) -> None:
 
 
 def state(study, records) -> str:
-    """How much of the grid is done."""
+    """Number of finished runs per arm, and the machines of the runs."""
     from dinor1.utils.markdown import table
 
     planned = {arm: [run.seed for run in study.runs if run.arm == arm] for arm in records}
@@ -153,14 +157,14 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def accuracy(records) -> str:
-    """AP of every arm."""
+    """Table of the AP of every arm."""
     from dinor1.studies.report import means
 
     return means(records, AP) if any(records.values()) else NOTHING
 
 
 def differences(records) -> str:
-    """Every arm against SFT, and every variant against default GRQO."""
+    """Tables of the differences of every arm to SFT and to default GRQO."""
     from dinor1.studies.report import paired
 
     tables = [paired(_comparable(records, base), base, AP) for base in (SFT, GRQO) if _comparable(records, base)]
@@ -168,7 +172,7 @@ def differences(records) -> str:
 
 
 def null(records) -> str:
-    """Two arms with the same gradients up to rounding: what a difference is where there is none."""
+    """Difference between two arms whose gradients differ only by rounding: the size of random differences."""
     from dinor1.studies.report import paired
 
     pair = {arm: records.get(arm, []) for arm in ('KL alone', 'without mute')}
@@ -176,14 +180,14 @@ def null(records) -> str:
 
 
 def _comparable(records, baseline: str) -> dict[str, Any]:
-    """The arms that share a seed with the baseline, and it; nothing if there is no such arm."""
+    """Records of the baseline and of the arms that share a seed with it; empty if there is no such arm."""
     seeds = {record['seed'] for record in records.get(baseline, [])}
     arms = {arm: own for arm, own in records.items() if seeds & {record['seed'] for record in own}}
     return arms if len(arms) > 1 else {}
 
 
 def draw_differences(records, images: Path) -> Path | None:
-    """Differences to SFT with their intervals."""
+    """Draw the differences to SFT with their intervals; None without results."""
     from dinor1.studies import report as study_report
     from dinor1.visualization import draw_intervals
 
@@ -199,7 +203,7 @@ def draw_differences(records, images: Path) -> Path | None:
 
 
 def protocols(records) -> str:
-    """SFT against GRQO under every protocol."""
+    """Table of SFT and GRQO under every protocol."""
     from dinor1.studies.paired import paired_difference
     from dinor1.studies.report import by_seed, interval, mean_with_interval
     from dinor1.utils.markdown import table
@@ -210,6 +214,7 @@ def protocols(records) -> str:
     rows = []
     for name in ('base', 'novel'):
         for kind, head in PROTOCOLS.items():
+            # Compare the arms, and compute the deviation over prompt seeds.
             metric = f'{name}/{kind}/AP'
             difference = paired_difference(by_seed(ours, metric), by_seed(theirs, metric))
             spread = (
@@ -221,7 +226,7 @@ def protocols(records) -> str:
 
 
 def versus(records, metrics: dict[str, str]) -> str:
-    """Means of all arms, and their differences to SFT."""
+    """Tables of the means of all arms, and of their differences to SFT."""
     from dinor1.studies.report import means, paired
 
     if not any(records.values()):
@@ -233,7 +238,7 @@ def versus(records, metrics: dict[str, str]) -> str:
 
 
 def draw_query_figure(records, images: Path) -> Path | None:
-    """SFT against GRQO, seeds together."""
+    """Draw the queries of SFT and GRQO, combined over the seeds; None without results."""
     from dinor1.visualization import draw_queries
 
     arms = {}
@@ -249,7 +254,7 @@ def draw_query_figure(records, images: Path) -> Path | None:
 
 
 def _sum_queries(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of several seeds added up, means averaged."""
+    """Combine the statistics of several seeds: add counts, and average means."""
 
     def average(key: str) -> list[float]:
         return [statistics.fmean(layer) for layer in zip(*(record[key] for record in found), strict=True)]
@@ -263,9 +268,10 @@ def _sum_queries(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def gradients(records) -> str:
-    """Norms of the terms over the last third of training, and how many queries each reaches."""
+    """Tables of the gradients of all terms, rewards and advantages, averaged over the last third of training."""
     from dinor1.utils.markdown import table
 
+    # Make the tables of norms, cosines and numbers of queries.
     tables = []
     for key, title, digits in (
         ('norm', 'Norm of the gradient', 3),
@@ -279,6 +285,7 @@ def gradients(records) -> str:
                 rows.append([arm, *(_mean_of(measured, key, term, digits) for term in TERMS)])
         if rows:
             tables.append(f'{title}:\n\n{table(["arm", *TERMS], rows)}')
+    # Make the table of rewards and advantages.
     rows = []
     for arm, own in records.items():
         figures = [point['figures'] for record in own for point in _last_third(record.get('gradients', []))]
@@ -300,16 +307,17 @@ def _mean_of(points: Sequence[dict[str, Any]], key: str, term: str, digits: int)
     if not values:
         return '-'
     mean = statistics.fmean(values)
-    # A gradient that is zero up to rounding must not read as 0.000.
+    # Write small numbers with an exponent, so that they do not appear as 0.000.
     return f'{mean:.{digits}f}' if mean == 0 or abs(mean) >= 10**-digits else f'{mean:.1e}'
 
 
 def draw_gradients(records, images: Path) -> Path | None:
-    """Norms of all terms over the training of the main arms, means over the seeds."""
+    """Draw the gradient norms of the main arms during training, averaged over seeds; None without results."""
     from dinor1.visualization import draw_curves
 
     panels, log = {}, []
     for arm in (SFT, GRQO, 'alpha 1', 'policy', 'prompt groups'):
+        # Average the norms of each term over the seeds.
         lines = {}
         for term in TERMS:
             points: dict[int, list[float]] = {}
@@ -320,6 +328,7 @@ def draw_gradients(records, images: Path) -> Path | None:
             if points:
                 x = sorted(points)
                 lines[term] = (x, [statistics.fmean(points[i]) for i in x])
+        # Add a panel for the arm.
         if lines:
             panels[f'{arm}: norm of the gradient'] = lines
             log.append(f'{arm}: norm of the gradient')
@@ -331,12 +340,13 @@ def draw_gradients(records, images: Path) -> Path | None:
 
 
 def draw_training(records, curves: Sequence[str], images: Path) -> Path | None:
-    """Scalars ``curves`` of the training log, a panel each: means over the seeds, an arm a line."""
+    """Draw the scalars ``curves`` of the training log, averaged over seeds: a panel per scalar, a line per arm."""
     from dinor1.visualization import draw_curves
 
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for arm, own in records.items():
         for name in curves:
+            # Average over the seeds.
             points: dict[int, list[float]] = {}
             for record in own:
                 for i, value in record.get('curves', {}).get(name, []):
@@ -352,7 +362,7 @@ def draw_training(records, curves: Sequence[str], images: Path) -> Path | None:
 
 
 def real_data(records) -> str:
-    """Both arms on photographs."""
+    """Tables of both arms on photographs."""
     from dinor1.studies.report import means, paired
 
     metrics = {f'test/{kind}/{ap}': f'{head}, {ap}' for kind, head in PROTOCOLS.items() for ap in ('AP', 'AP50')}
@@ -374,19 +384,20 @@ def _with_minutes(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def costs(records) -> str:
-    """Time and memory of every arm."""
+    """Table of time and memory of every arm."""
     from dinor1.studies.report import means
 
     return means(records, COSTS, digits=2) if any(records.values()) else NOTHING
 
 
 def verification(records, repeated) -> str:
-    """Runs that were done twice: the largest difference of any number."""
+    """Table of the largest difference of any metric in repeated runs."""
     from dinor1.utils.markdown import table
 
     rows = []
     for arm, own in repeated.items():
         for second in own:
+            # Find the first run, and compare.
             first = next((record for record in records[arm] if record['seed'] == second['seed']), None)
             if first is None:
                 continue
@@ -399,7 +410,7 @@ def verification(records, repeated) -> str:
 
 
 def rounding(records, others) -> str:
-    """Differences in AP between runs that differ in their rounding alone."""
+    """Table of differences in AP between runs that differ only by rounding."""
     from dinor1.utils.markdown import table
 
     rows = []
@@ -413,7 +424,7 @@ def rounding(records, others) -> str:
 
 
 def with_figure(text: str, path: Path | None, page: Path) -> str:
-    """A table with its figure below."""
+    """Append the figure, if there is one, to a table."""
     return text if path is None else f'{text}\n\n![{path.stem}]({path.relative_to(page.parent)})'.strip()
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Measure how well group convolutions keep their law, as a figure and a JSON file.
+"""Measure the equivariance errors of group convolutions, and write a figure and a JSON file.
 
-Three panels, on smooth random images:
-- layers: error of a lifting layer per element of GL+(2), for the published kernels and for ours. Samples move along
-  with the image, so that only the grid and the window are left.
-- network: change of the classifier's invariant features under the group, with fresh samples on both sides, against the
+The figure has three panels, on smooth random images:
+- layers: error of a lifting layer per element of GL+(2), for the published kernels and for ours. The samples move with
+  the image, so that only the grid and the window cause errors.
+- network: change of the classifier's invariant features under the group, with new samples on both sides, against the
   number of samples N.
-- integral: error of a weighted group convolution against one with very many samples. Theory says N^(-1/2).
+- integral: error of a weighted group convolution against one with very many samples. In theory it falls as N^(-1/2).
 
 Examples:
     python tools/analysis_tools/lie_equivariance.py --out work_dirs/lie_equivariance
@@ -45,7 +45,7 @@ LAYERS = {
 
 
 def layer_errors(seeds: int) -> dict[str, dict[str, float]]:
-    """Mean error per kind of kernel and element over ``seeds`` random kernels, images and sets of 6 samples."""
+    """Mean error per kind of kernel and element, over ``seeds`` random kernels, images and sets of 6 samples."""
     table = {}
     for name, options in LAYERS.items():
         rows = []
@@ -58,9 +58,11 @@ def layer_errors(seeds: int) -> dict[str, dict[str, float]]:
 
 
 def network_errors(group: str, samples: list[int], repeats: int) -> dict[str, list[float]]:
-    """Mean change of the pooled features of an untrained trunk, per element, for each number of samples."""
+    """Mean change of the pooled features of an untrained trunk, per element and number of samples."""
+    # Choose the elements of the group.
     everything = dict(identity=torch.eye(2), **standard_elements(make_group(group)))
     elements = {k: h for k, h in everything.items() if k in ('identity', 'rotation 20', 'shear 0.2', 'scale 1.2')}
+    # Measure with each number of samples.
     curves: dict[str, list[float]] = {name: [] for name in elements}
     for n_samples in samples:
         torch.manual_seed(0)
@@ -73,10 +75,11 @@ def network_errors(group: str, samples: list[int], repeats: int) -> dict[str, li
 
 @torch.no_grad()
 def integral_errors(samples: list[int], repeats: int, reference: int = 20_000) -> dict[str, list[float]]:
-    """Relative error of the weighted convolution at the identity, with and without a move of the image.
+    """Relative error of the weighted convolution at the identity, for each number of samples.
 
-    The kernel's width on the group, 0.3, is below sqrt(2 spd_var), where weights have a finite variance.
+    The kernel's width on the group, 0.3, is below sqrt(2 spd_var), so that weights have a finite variance.
     """
+    # Make layers and an image.
     group = GLp2(angle='cos_sin')
     torch.manual_seed(0)
     options = dict(k=5, hidden=16, w0=3.0, mask='bump')
@@ -91,6 +94,7 @@ def integral_errors(samples: list[int], repeats: int, reference: int = 20_000) -
         parts = zip(g.split(1000), g_inv.split(1000), weight.split(1000), strict=True)
         return sum(conv(lift(image, b), a, here, w) for a, b, w in parts)
 
+    # Compare with very many samples.
     exact = at_the_identity(reference)
 
     def error(n_samples: int) -> float:
@@ -121,6 +125,7 @@ def draw(results: dict, path: str) -> None:
         raise InputError("the figure needs matplotlib: pip install 'dinor1[demo]'") from None
     figure = Figure(figsize=(16, 4.8), layout='constrained')
     FigureCanvasAgg(figure)
+    # Draw the errors of layers.
     bars, network, integral = figure.subplots(1, 3)
     kinds = results['layers']
     elements = [name for name in next(iter(kinds.values())) if name != 'rotation 90']
@@ -128,14 +133,16 @@ def draw(results: dict, path: str) -> None:
         offsets = [position + 0.8 * i / len(kinds) for position in range(len(elements))]
         bars.bar(offsets, [errors[name] for name in elements], 0.8 / len(kinds), align='edge', label=kind)
     bars.set_xticks([position + 0.4 for position in range(len(elements))], elements, fontsize=8)
-    # Room above the bars for the legend.
+    # Leave room above the bars for the legend.
     top = 30 * max(max(errors.values()) for errors in kinds.values())
     bars.set(yscale='log', ylabel='relative error', title='lifting layer, GL+(2), samples move along')
     bars.set_ylim(top=top)
+    # Draw the errors of the network.
     for group, curves in results['network'].items():
         for name, errors in curves.items():
             network.plot(results['samples'], errors, 'o-' if group == 'gl2' else 's--', label=f'{group}, {name}')
     network.set(title='pooled features of the network, fresh samples')
+    # Draw the errors of the integral, with the theory.
     for name, errors in results['integral'].items():
         exponent = results['slopes'][name]
         integral.plot(results['integral_samples'], errors, 'o-', label=f'{name}: N^{exponent:.2f}')
@@ -143,6 +150,7 @@ def draw(results: dict, path: str) -> None:
     theory = [start * (n / first) ** -0.5 for n in results['integral_samples']]
     integral.plot(results['integral_samples'], theory, 'k:', label='N^(-1/2)')
     integral.set(title='weighted group convolution against the integral')
+    # Label the axes, and write the file.
     for axes, ticks in ((network, results['samples']), (integral, results['integral_samples'])):
         axes.set(xscale='log', yscale='log', xlabel='samples N', ylabel='relative error')
         axes.set_xticks(ticks, [str(n) for n in ticks])
@@ -162,10 +170,12 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=20, help='draws to average over (default: 20)')
     parser.add_argument('--seeds', type=int, default=4, help='random kernels per bar (default: 4)')
     args = parser.parse_args()
+    # Check the options.
     if args.samples != sorted(set(args.samples)) or args.samples[0] < 1 or len(args.samples) < 2:
         raise InputError(f'--samples must be at least two ascending positive numbers, got {args.samples}')
     if min(args.repeats, args.seeds) < 1:
         raise InputError('--repeats and --seeds must be at least 1')
+    # Measure, and fit power laws.
     torch.set_num_threads(1)
     integral_samples = [8 * n for n in args.samples]
     results = dict(
@@ -179,6 +189,7 @@ def main() -> None:
     results['slopes'] = {name: slope(integral_samples, errors) for name, errors in results['integral'].items()}
     for group, curves in results['network'].items():
         results['slopes'] |= {f'{group}, {name}': slope(args.samples, errors) for name, errors in curves.items()}
+    # Report.
     draw(results, f'{args.out}.png')
     write_json(results, f'{args.out}.json', indent=2)
     rows = [[kind, *(f'{error:.3f}' for error in errors.values())] for kind, errors in results['layers'].items()]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-r"""Measure a checkpoint: AP under several protocols, similarity of its prompts, what its queries do.
+r"""Measure a checkpoint: AP under several protocols, similarity of its prompts, statistics of its queries.
 
 Examples:
     python tools/analysis_tools/measure_detector.py work_dirs/run1/epoch_6.pth --out work_dirs/run1/measures.json \
@@ -21,11 +21,17 @@ def parse_args() -> argparse.Namespace:
         action='append',
         required=True,
         metavar='NAME=CONFIG',
-        help='an evaluated set: the test set of a config; may be given several times',
+        help='evaluate the test set of a config under this name; may be repeated',
     )
-    parser.add_argument('--out', required=True, metavar='FILE.json', help='result file; details lie in the folder FILE')
     parser.add_argument(
-        '--num-exemplars', type=int, nargs='+', default=[1, 4, 16], help='of visual-generic (default: 1 4 16)'
+        '--out', required=True, metavar='FILE.json', help='result file; details are written to the folder FILE'
+    )
+    parser.add_argument(
+        '--num-exemplars',
+        type=int,
+        nargs='+',
+        default=[1, 4, 16],
+        help='exemplars per class of visual-generic (default: 1 4 16)',
     )
     parser.add_argument('--prompt-seeds', type=int, default=3, help='draws of prompts of each kind (default: 3)')
     return parser.parse_args()
@@ -42,11 +48,13 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import write_json
 
+    # Check the options.
     wrong = [text for text in args.sets if not all(text.partition('='))]
     if wrong:
         raise InputError(f'--set {wrong[0]}: expected NAME=CONFIG')
     if not Path(args.checkpoint).is_file():
         raise InputError(f'{args.checkpoint}: no such checkpoint')
+    # Measure.
     sets = {name: load_config(config) for name, _, config in (text.partition('=') for text in args.sets)}
     result = measure(
         sets,

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Draw how momentum lengthens a scale-invariant weight, and how the projection of SGDP and AdamP stops it.
+"""Draw how momentum increases the norm of a scale-invariant weight, and how the projection of SGDP and AdamP stops it.
 
-The example in two dimensions of AdamP, arXiv 2006.08217: minimise f(w) = -cos(w, w*) from w0 = (1, 0). Only
-the direction of w matters to f, and the gradient shrinks as 1 / |w|: the longer w grows, the less a step turns it.
+This is the two-dimensional example of AdamP, arXiv 2006.08217: minimise f(w) = -cos(w, w*) from w0 = (1, 0). f depends
+only on the direction of w, and the gradient is proportional to 1 / |w|: the longer w is, the less a step turns it.
 
-The table compares |w| after the last step with what follows from the lengths of the steps alone. Projected steps are
+The table compares |w| after the last step with the value computed from the lengths of the steps. Projected steps are
 tangents, so that |w_T|^2 = 1 + sum |step_t|^2. With momentum b, |w_T|^2 = 1 + sum_t (|step_t|^2 + 2 sum_{k<t}
 b^(t-k) |step_k|^2). For Adam there is no such identity.
 
@@ -28,12 +28,12 @@ from dinor1.utils import markdown
 
 
 class Path(NamedTuple):
-    """What one optimizer did.
+    """Trajectory of an optimizer.
 
     Attributes:
-        weights: (T + 1, 2), the start and the weight after every step.
-        cosine: (T + 1,) to the optimum.
-        predicted: The last norm, computed from the lengths of the steps; None where no identity holds.
+        weights: (T + 1, 2), the first weight and the weight after every step.
+        cosine: (T + 1,) cosine to the optimum.
+        predicted: The last norm, computed from the lengths of the steps; None if no identity holds.
     """
 
     weights: Tensor
@@ -44,7 +44,7 @@ class Path(NamedTuple):
 def simulate(make: Callable[[list], Optimizer], angle: float, steps: int) -> tuple[Tensor, Tensor]:
     """Weights (T + 1, 2) and cosines (T + 1,) of a minimisation from (1, 0) to a direction ``angle`` degrees away."""
     goal = torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))], dtype=torch.float64)
-    # One row of two numbers: a weight of one dimension is never projected.
+    # Use a matrix of one row, because one-dimensional weights are never projected.
     weight = torch.nn.Parameter(torch.tensor([[1.0, 0.0]], dtype=torch.float64))
     optimizer = make([weight])
     weights = [weight.detach()[0].clone()]
@@ -58,7 +58,7 @@ def simulate(make: Callable[[list], Optimizer], angle: float, steps: int) -> tup
 
 
 def predicted_norm(weights: Tensor, momentum: float) -> float:
-    """The last norm by the identities in the module's text; momentum 0 for projected steps."""
+    """Last norm by the identities in the module's docstring; momentum is 0 for projected steps."""
     squares = weights.diff(dim=0).square().sum(1)
     total, memory = 1.0, 0.0
     for square in squares.tolist():
@@ -70,7 +70,7 @@ def predicted_norm(weights: Tensor, momentum: float) -> float:
 def paths(momentum: float, lr: float, adam_lr: float, angle: float, steps: int) -> dict[str, Path]:
     """Simulate every optimizer."""
     sgdp = dict(lr=lr, momentum=momentum, foreach=False)
-    # Name -> (what makes the optimizer, momentum of the identity or None where none holds).
+    # Name -> (function that makes the optimizer, momentum in the identity or None if no identity holds).
     made = {
         'SGD': (lambda p: SGD(p, lr=lr), 0.0),
         f'SGD, momentum {momentum:g}': (lambda p: SGD(p, lr=lr, momentum=momentum), momentum),
@@ -88,7 +88,7 @@ def paths(momentum: float, lr: float, adam_lr: float, angle: float, steps: int) 
 
 
 def table(found: dict[str, Path]) -> str:
-    """Markdown table of the last norms and of the first step within 2.6 degrees (cosine 0.999) of the optimum."""
+    """Markdown table of the last norms, and of the first step within 2.6 degrees (cosine 0.999) of the optimum."""
     rows = []
     for name, path in found.items():
         near = (path.cosine > 0.999).nonzero()
@@ -99,7 +99,7 @@ def table(found: dict[str, Path]) -> str:
 
 
 def draw(found: dict[str, Path], angle: float, filename: str) -> None:
-    """Three panels: the way in the plane, the norm, the angle that is left."""
+    """Draw three panels: the trajectory, the norm, and the angle to the optimum."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -107,6 +107,7 @@ def draw(found: dict[str, Path], angle: float, filename: str) -> None:
 
     from dinor1.utils.io import atomic_path
 
+    # Draw the curves of every optimizer.
     figure, (plane, norm, rest) = plt.subplots(1, 3, figsize=(13, 4.2), layout='constrained')
     for number, (name, path) in enumerate(found.items()):
         style = dict(label=name, color=f'C{number}', linewidth=1.6, linestyle='--' if 'Adam' in name else '-')
@@ -114,6 +115,7 @@ def draw(found: dict[str, Path], angle: float, filename: str) -> None:
         norm.plot(path.weights.norm(dim=1), **style)
         degrees = torch.rad2deg(torch.acos(path.cosine.clamp(-1, 1)))
         rest.plot(degrees, **style)
+    # Draw the optimum and the start, and label the axes.
     reach = max(float(path.weights.norm(dim=1).max()) for path in found.values())
     radians = math.radians(angle)
     plane.plot([0, reach * math.cos(radians)], [0, reach * math.sin(radians)], color='0.7', zorder=0)
@@ -132,16 +134,17 @@ def draw(found: dict[str, Path], angle: float, filename: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--momentum', type=float, default=0.9, help='of SGD and SGDP (default: 0.9)')
-    parser.add_argument('--lr', type=float, default=0.1, help='of SGD and SGDP (default: 0.1)')
-    parser.add_argument('--adam-lr', type=float, default=0.05, help='of Adam and AdamP (default: 0.05)')
+    parser.add_argument('--momentum', type=float, default=0.9, help='momentum of SGD and SGDP (default: 0.9)')
+    parser.add_argument('--lr', type=float, default=0.1, help='learning rate of SGD and SGDP (default: 0.1)')
+    parser.add_argument('--adam-lr', type=float, default=0.05, help='learning rate of Adam and AdamP (default: 0.05)')
     parser.add_argument('--angle', type=float, default=150, help='degrees from the start to the optimum (default: 150)')
-    parser.add_argument('--steps', type=int, default=200, help='steps (default: 200)')
-    parser.add_argument('--out', metavar='FILE.png', default='work_dirs/norm_growth.png', help='where the figure goes')
+    parser.add_argument('--steps', type=int, default=200, help='number of steps (default: 200)')
+    parser.add_argument('--out', metavar='FILE.png', default='work_dirs/norm_growth.png', help='figure to write')
     args = parser.parse_args()
 
     from dinor1.utils.errors import InputError
 
+    # Check the options.
     if not args.out.endswith(('.png', '.pdf', '.svg')):
         raise InputError(f'--out: {args.out}: name a file that ends in .png, .pdf or .svg')
     if args.steps < 1:
@@ -152,6 +155,7 @@ def main() -> None:
         raise InputError(f'--angle: must be between 0 and 180 degrees, got {args.angle}; at 180 the gradient is 0')
     if not (args.lr > 0 and args.adam_lr > 0):
         raise InputError(f'--lr and --adam-lr must be positive, got {args.lr} and {args.adam_lr}')
+    # Simulate and report.
     found = paths(args.momentum, args.lr, args.adam_lr, args.angle, args.steps)
     print(table(found))
     draw(found, args.angle, args.out)

@@ -19,10 +19,10 @@ NAME = 'odinw'
 
 
 def report(folders: list[str]) -> str:
-    """Tables, what one has to know to read them, and the commands that made them.
+    """Tables, notes on their numbers, and the commands that made them.
 
     Raises:
-        InputError: a folder has no result or a broken one, or two have the same run.
+        InputError: a folder has no result or a broken one, or two folders have the same run.
     """
     results = [result for folder in folders for result in read_results(folder)]
     order = [name for layout in LAYOUTS for name in load_sets(layout)]
@@ -34,6 +34,7 @@ def report(folders: list[str]) -> str:
 
 
 def _notes(results: list[dict], order: list[str]) -> list[str]:
+    # Describe the protocols.
     notes = []
     protocols = {result['protocol']['protocol'] for result in results}
     if VISUAL_INTERACTIVE in protocols and len(protocols) > 1:
@@ -41,9 +42,11 @@ def _notes(results: list[dict], order: list[str]) -> list[str]:
             '- Visual-I is given a box of each class that the test image shows, and no other class: the easier '
             'protocol, never averaged with the others.'
         )
+    # List sets that differ from the official ones.
     deviations = {result['set']: result['deviation'] for result in results if result['deviation']}
     for name in sorted(deviations, key=lambda name: order.index(name) if name in order else len(order)):
         notes.append(f'- `{name}`: {deviations[name]}')
+    # List classes without an exemplar.
     unprompted: dict[str, dict[str, None]] = {}
     for result in results:
         unprompted.setdefault(result['set'], {}).update(dict.fromkeys(result.get('without_exemplar', [])))

@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Baselines of the prompt protocols on small sets: echo, frozen features, nearest neighbour; and their table.
+"""Measure the baselines of the prompt protocols on small sets, and make their table.
+
+The baselines are the echo, frozen features and nearest neighbour.
 
 Examples:
     python tools/analysis_tools/protocol_baselines.py data/raccoon data/bccd --out results/protocols.jsonl
@@ -17,11 +19,11 @@ DRAWS = 3
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sets', nargs='*', help='folders with images and annotations/{train,val,test}.json')
-    parser.add_argument('--out', required=True, metavar='FILE.jsonl', help='results; new sets are added')
+    parser.add_argument('--out', required=True, metavar='FILE.jsonl', help='file of results, to which sets are added')
     parser.add_argument(
         '--proposals',
         default='windows',
-        help='windows, selective-search, or a file of COCO results whose boxes are taken (default: %(default)s)',
+        help='windows, selective-search, or a file of COCO results with boxes (default: %(default)s)',
     )
     parser.add_argument(
         '--seeds', type=int, default=DRAWS, metavar='N', help='draws of the prompts (default: %(default)s)'
@@ -47,6 +49,7 @@ def main() -> None:
 
     if args.seeds < 1:
         raise InputError(f'--seeds must be at least 1, got {args.seeds}')
+    # Measure each set and add its rows.
     if args.sets:
         proposals, features = proposals_from(args.proposals), FrozenFeatures()
         for root in args.sets:
@@ -61,6 +64,7 @@ def main() -> None:
             ]
             shared = dict(seeds=args.seeds, proposals=args.proposals, environment=environment())
             add_rows(args.out, [row | shared for row in rows])
+    # Make the table.
     text = protocol_table(read_rows(args.out))
     if args.update:
         insert(args.update, NAME, text)

@@ -7,8 +7,8 @@ Examples:
     python tools/analysis_tools/run_mmdet_tool.py coco_error_analysis results.bbox.json OUT_DIR --ann ANN.json
     python tools/analysis_tools/run_mmdet_tool.py analyze_logs plot_curve RUN/vis_data/scalars.json --keys loss
 
-Called directly, these tools do not know our components. Without a name, or with an unknown one, the names are listed.
-The arguments after the name belong to the tool, including --help.
+These tools do not know our components if they are called directly. Without a name, or with an unknown name, this tool
+lists the names. All arguments after the name, including --help, are passed to the MMDetection tool.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     path = find_tool(args.name)
-    # Figures are written to files; a machine without a display has no other backend.
+    # Draw figures without a display.
     os.environ.setdefault('MPLBACKEND', 'Agg')
 
     import dinor1
@@ -43,10 +43,10 @@ def main() -> None:
 
 
 def find_tool(name: str | None) -> Path:
-    """Path of a tool in MMDetection's package.
+    """Find a tool in MMDetection's package.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no tool of this name.
     """
     from dinor1.utils.errors import InputError
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Write the weights of an original EfficientNet-Lite with the names that timm's tf_efficientnet_lite* have.
+"""Convert the weights of an original EfficientNet-Lite to the names of timm's tf_efficientnet_lite*.
 
-TimmBackbone does the same when it loads such a file or a package; this tool is for other users of the weights.
+TimmBackbone does the same when it loads such a file or a package; this tool is for other uses of the weights.
 
 Examples:
     python tools/model_converters/efficientnet_lite.py efficientnet-lite0-57934424.pth tf_efficientnet_lite0.pth

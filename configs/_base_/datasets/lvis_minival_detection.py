@@ -1,12 +1,12 @@
-# LVIS v1 minival: the 4,809 validation images of LVIS that are in COCO's val2017 (Kamath et al. 2021, MDETR). Published
-# zero-shot numbers on LVIS are mostly on these.
+# LVIS v1 minival: the 4,809 validation images of LVIS that are in COCO's val2017 (Kamath et al. 2021, MDETR). Most
+# published zero-shot results on LVIS are on this set.
 _base_ = './coco_detection.py'
 
 data_root = '{{$DINOR1_DATA:data}}/coco'
 train_ann_file = 'annotations/lvis_v1_train.json'
 val_ann_file = 'annotations/lvis_v1_minival_inserted_image_name.json'
 
-# Both files name pictures with their folder.
+# File names in both annotation files include the folder.
 dataset_base = dict(type='LVISPromptDataset', data_prefix=dict(img=''))
 train_split = dict(**dataset_base, ann_file=train_ann_file)
 train_dataloader = dict(dataset=train_split)

@@ -1,23 +1,24 @@
-# photo_mix: photographs of several sources, each annotated for its own categories only. The base categories: the 130
-# that are not in novel_categories.txt, on the training images that show none of the 32 novel ones (1,854 of 2,576).
+# photo_mix: photographs of several sources, each annotated only for its own categories. The 130 base categories are
+# those that are not in novel_categories.txt. Training images that show one of the 32 novel categories are left out, so
+# that 1,854 of 2,576 remain.
 data_root = '{{$DINOR1_DATA:data}}/photo_mix'
 novel_categories = 'annotations/novel_categories.txt'
 val_ann_file = 'annotations/val.json'
 test_ann_file = 'annotations/test.json'
 
-# The longer side becomes 288 pixels, the shorter is padded as part of the image.
+# The longer side becomes 288 pixels; the shorter side is padded, and the padding is part of the image.
 img_scale = (288, 288)
 resize = dict(type='Resize', scale=img_scale, keep_ratio=True)
 pad = dict(type='Pad', size=img_scale, pad_val=dict(img=(114, 114, 114)))
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
-# Class names, and the classes that an image was annotated for, travel with the images.
+# Class names, and the classes that an image was annotated for, are passed with the images.
 pack = dict(
     type='PackDetInputs',
     meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text', 'annotated_labels', 'exhaustive_labels'),
 )
 train_pipeline = [*load, resize, dict(type='RandomFlip', prob=0.5), pad, pack]
-# For long trainings: instances of other images, mosaics of four, other sizes, crops and colours. A recipe takes it with
-# train_dataloader = dict(dataset=dict(pipeline={{_base_.strong_pipeline}})).
+# For long trainings: pasted instances of other images, mosaics of four images, random sizes, crops and colours. A
+# recipe uses it by train_dataloader = dict(dataset=dict(pipeline={{_base_.strong_pipeline}})).
 strong_pipeline = [
     *load,
     dict(type='PasteInstances', prob=0.3),
@@ -29,9 +30,10 @@ strong_pipeline = [
     pad,
     pack,
 ]
-# Ground truth of an evaluation is loaded after resizing: it stays in pixels of the original image, as predictions do.
+# Ground truth of an evaluation is loaded after resizing, so that it stays in pixels of the original image, like the
+# predictions.
 test_pipeline = [load[0], resize, pad, load[1], dict(type='PackDetInputs')]
-# Exemplar boxes are loaded before resizing: they prompt in pixels of the prepared image.
+# Exemplars are loaded before resizing, so that they are in pixels of the prepared image.
 prompt_pipeline = [*load, resize, pad, dict(type='PackDetInputs')]
 
 dataset_base = dict(
@@ -55,7 +57,7 @@ train_dataloader = dict(
     dataset=dict(
         **train_split,
         federated=True,
-        # Its file says otherwise, but products far behind or cut off are often not labelled.
+        # The annotation file states that it is exhaustive, but distant or truncated products often have no box.
         not_exhaustive=['freiburg_groceries'],
         filter_cfg=dict(filter_empty_gt=False),
         pipeline=train_pipeline,
@@ -70,5 +72,5 @@ evaluator = dict(type='LVISFixedMetric', not_exhaustive=['freiburg_groceries'])
 val_evaluator = dict(**evaluator, ann_file=f'{data_root}/{val_ann_file}')
 test_evaluator = dict(**evaluator, ann_file=f'{data_root}/{test_ann_file}')
 
-# Where exemplars for visual prompts come from at evaluation.
+# Images from which exemplars for visual prompts are drawn at evaluation.
 prompt_dataset = dict(**train_split, test_mode=True, pipeline=prompt_pipeline)

@@ -1,5 +1,5 @@
-# photo_mix, evaluated on the 32 categories that are not trained: those of novel_categories.txt. Their support set,
-# where exemplars come from, are the 722 training images that photo_mix.py leaves out.
+# photo_mix, evaluated on the 32 novel categories of novel_categories.txt, which are not trained. Exemplars come from
+# the 722 training images that photo_mix.py leaves out.
 _base_ = './photo_mix.py'
 
 novel = dict(exclude_categories=(), only_categories=_base_.novel_categories)

@@ -1,7 +1,7 @@
-# What a detector of photographs is trained on: photo_mix without its novel categories, 22 sets of rfmix, and coco_mini,
-# 2,863 images, with strong augmentation. Evaluated on photo_mix.
-# Not here, because they are kept for zero-shot evaluation: raccoon, aquarium, chess_pieces, bccd, na_mushrooms,
-# thermal_dogs_and_people, and eight sets of rfmix. Nor is fruit, nearly all of which shows novel categories.
+# Training data for detectors of photographs: photo_mix without its novel categories, 22 sets of rfmix, and coco_mini,
+# in all 2,863 images, with strong augmentation. Evaluated on photo_mix.
+# Left out for zero-shot evaluation: raccoon, aquarium, chess_pieces, bccd, na_mushrooms, thermal_dogs_and_people, and
+# eight sets of rfmix. fruit is left out because nearly all its images show novel categories.
 _base_ = './photo_mix.py'
 
 rfmix = (
@@ -28,9 +28,9 @@ rfmix = (
     'video_vehicles',
     'workout_equipment',
 )
-# Some instances have no box there.
+# In these sets, some instances have no box.
 not_exhaustive = ('ant_empire', 'handwritten_digits', 'room_amenities', 'traffic_cameras')
-# Categories that are novel in photo_mix.
+# Categories of rfmix that are novel in photo_mix are left out.
 novel_in_rfmix = dict(ant_empire=['apple', 'banana'], room_amenities=['sink'])
 
 small_set = dict(

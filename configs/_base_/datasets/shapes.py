@@ -2,18 +2,18 @@
 data_root = '{{$DINOR1_DATA:data}}/shapes'
 val_ann_file = 'annotations/val_base.json'
 
-# Small pictures of nearly one size: none is resized, all are padded to one size as part of the picture. A batch that
-# pads them instead would shift them against its coarse feature maps, and make results depend on the batch.
+# The images are small and of similar size: they are not resized, but padded to one size, and the padding is part of the
+# image. With padding per batch, the alignment with coarse feature maps, and so the results, would depend on the batch.
 pad = dict(type='Pad', size=(160, 160), pad_val=dict(img=(114, 114, 114)))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     pad,
-    # Class names travel with the images, for the text side of the alignment.
+    # Class names are passed with the images, for the language alignment.
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
 ]
-# The factor 1 changes no pixel; it records the scale_factor that predictions are divided by.
+# Resizing by 1 changes no pixel; it sets scale_factor, by which predictions are divided.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale_factor=1.0, keep_ratio=True),
@@ -56,5 +56,5 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoPromptMetric', ann_file=f'{data_root}/{val_ann_file}')
 test_evaluator = val_evaluator
 
-# Where exemplars for visual prompts come from at evaluation.
+# Images from which exemplars for visual prompts are drawn at evaluation.
 prompt_dataset = dict(**train_split, test_mode=True, pipeline=test_pipeline)

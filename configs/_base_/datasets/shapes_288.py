@@ -6,9 +6,9 @@ resize = dict(type='Resize', scale=img_scale, keep_ratio=True)
 pad = dict(type='Pad', size=img_scale, pad_val=dict(img=(114, 114, 114)))
 load_image, load_annotations, flip, _, pack = _base_.train_pipeline
 train_pipeline = [load_image, load_annotations, resize, flip, pad, pack]
-# Ground truth of an evaluation stays in pixels of the original image, as predictions do.
+# Ground truth of an evaluation stays in pixels of the original image, like the predictions.
 test_pipeline = [load_image, resize, pad, load_annotations, dict(type='PackDetInputs')]
-# Exemplar boxes prompt in pixels of the prepared image.
+# Exemplars are in pixels of the prepared image.
 prompt_pipeline = [load_image, load_annotations, resize, pad, dict(type='PackDetInputs')]
 
 train_dataloader = dict(batch_size=16, dataset=dict(pipeline=train_pipeline))

@@ -1,5 +1,5 @@
-# The shapes world, evaluated on its 4 novel categories: they never occur in training, and their exemplars
-# come from a split of their own.
+# The shapes world, evaluated on its 4 novel categories, which never occur in training. Their exemplars come from a
+# separate split.
 _base_ = './shapes.py'
 
 val_ann_file = 'annotations/val_novel.json'

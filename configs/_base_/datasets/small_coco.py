@@ -1,11 +1,12 @@
-# What the small real sets have in common: <root>/images and <root>/annotations/{train,val,test}.json.
-# The file of a set adds its root.
-img_scale = (320, 320)  # the longer side becomes 320 pixels, the shorter is padded as part of the picture
+# Common settings of the small sets of photographs, with <root>/images and <root>/annotations/{train,val,test}.json. The
+# config of a set adds its root.
+# The longer side becomes 320 pixels; the shorter side is padded, and the padding is part of the image.
+img_scale = (320, 320)
 resize = dict(type='Resize', scale=img_scale, keep_ratio=True)
 pad = dict(type='Pad', size=img_scale, pad_val=dict(img=(114, 114, 114)))
 
-# Ground truth of an evaluation is loaded after resizing: it stays in pixels of the original image, as
-# predictions do.
+# Ground truth of an evaluation is loaded after resizing, so that it stays in pixels of the original image, like the
+# predictions.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     resize,
@@ -13,7 +14,7 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs'),
 ]
-# Exemplar boxes are loaded before resizing: they prompt in pixels of the prepared image.
+# Exemplars are loaded before resizing, so that they are in pixels of the prepared image.
 prompt_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -27,7 +28,7 @@ train_pipeline = [
     resize,
     dict(type='RandomFlip', prob=0.5),
     pad,
-    # Class names travel with the images, for the text side of the alignment.
+    # Class names are passed with the images, for the language alignment.
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
 ]
 
@@ -60,5 +61,5 @@ test_dataloader = dict(**eval_loader, dataset=dict(**eval_split, ann_file='annot
 val_evaluator = dict(type='CocoPromptMetric')
 test_evaluator = val_evaluator
 
-# Where exemplars for visual prompts come from at evaluation.
+# Images from which exemplars for visual prompts are drawn at evaluation.
 prompt_dataset = dict(**train_split, test_mode=True, pipeline=prompt_pipeline)

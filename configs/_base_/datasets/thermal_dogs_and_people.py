@@ -1,4 +1,4 @@
-# Dogs and people before a thermal camera: 2 categories, 142 / 41 / 20 images.
+# Thermal images of dogs and people: 2 categories, 142 / 41 / 20 images.
 _base_ = './small_coco.py'
 
 data_root = '{{$DINOR1_DATA:data}}/thermal_dogs_and_people'

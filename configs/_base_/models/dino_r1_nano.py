@@ -1,4 +1,4 @@
-# The size that trains on two CPU cores in minutes, from scratch. What is not said here is as in Swin-T's file.
+# Detector that trains from scratch on two CPU cores in minutes. Other settings are those of dino_r1_swin-t.py.
 _base_ = './dino_r1_swin-t.py'
 
 model = dict(
@@ -6,13 +6,13 @@ model = dict(
     transformer=dict(embed_dims=64, num_heads=4, feedforward_channels=256, num_feature_levels=3),
     encoder=dict(num_layers=1, fusion=dict(embed_dims=64, init_values=0.1, dropout=0.0)),
     decoder=dict(num_layers=2),
-    # Names of few words, each made of attributes: their sum says enough, and needs no download.
+    # Class names consist of a few attributes: the sum of word vectors suffices, and needs no download.
     prompts=dict(
         language_model=dict(type='WordHashModel'),
         alignment=dict(type='LanguageAlignment', loss_weight=2.0),
         text_prompts='class',
     ),
-    # Width where small shapes are told apart; strides 8 and 16, and the neck adds 32.
+    # Wide early stages, which separate small shapes; strides 8 and 16, and the neck adds 32.
     backbone=dict(
         _delete_=True,
         type='ResNet',

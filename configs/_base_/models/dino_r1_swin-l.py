@@ -1,5 +1,5 @@
-# Swin-L, pretrained on ImageNet-22k at 384 pixels with windows of 12. Five feature levels, from stride 4 on, as
-# MM-Grounding-DINO-L has: with four, its neck and its deformable attention would not fit.
+# Swin-L, pretrained on ImageNet-22k at 384 pixels with windows of 12. It has five feature levels, from stride 4 on,
+# like MM-Grounding-DINO-L: with four levels, the weights of neck and deformable attention would not fit.
 _base_ = './dino_r1_swin-t.py'
 
 # MM-Grounding-DINO-L, pretrained on Objects365 v2, OpenImages v6 and GoldG.

@@ -1,5 +1,5 @@
-# DINO-R1 with a Swin-T backbone, prompted by images alone. Sizes B and L change the backbone's numbers.
-# The published Swin weights on ImageNet; they are fetched when a training starts.
+# DINO-R1 with a Swin-T backbone, with visual prompts only. Sizes B and L change the settings of the backbone.
+# The published Swin weights, pretrained on ImageNet; they are downloaded when a training starts.
 swin_weights = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0'
 # MMDetection's MM-Grounding-DINO-T, pretrained on Objects365, GoldG, GRIT-9M and V3Det, for recipes that fine-tune it.
 mm_grounding_dino = (
@@ -36,7 +36,7 @@ model = dict(
         window_size=7,
         drop_path_rate=0.2,
         out_indices=(1, 2, 3),
-        # Recomputes activations in the backward pass: a batch of large images would not fit otherwise.
+        # Recompute activations in the backward pass, so that a batch of large images fits into memory.
         with_cp=True,
         convert_weights=True,
         init_cfg=dict(type='Pretrained', checkpoint=f'{swin_weights}/swin_tiny_patch4_window7_224.pth'),

@@ -1,5 +1,5 @@
-# MMDetection's DINO-4scale with ResNet-50, arXiv 2203.03605, prepared for GRQO: fixed classes instead of prompts.
-# The numbers are those of mmdet's dino-4scale_r50_8xb2-12e_coco. MMDetection's decoder has 256 channels by force.
+# MMDetection's DINO-4scale with ResNet-50, arXiv 2203.03605, with GRQO: fixed classes instead of prompts. Settings are
+# those of mmdet's dino-4scale_r50_8xb2-12e_coco. MMDetection's decoder requires 256 channels.
 model = dict(
     type='DINOGRQO',
     num_queries=900,

@@ -1,5 +1,5 @@
-# Three epochs for a pretrained backbone, which has a tenth of the learning rate. Unlike the one cycle of the nano
-# recipes, whose rate is one for all parameters, this schedule multiplies each parameter's own.
+# Three epochs; the pretrained backbone has a tenth of the learning rate. This schedule keeps such ratios, unlike the
+# OneCycleLR of the nano recipes, which sets one rate for all parameters.
 _base_ = './nano_6e.py'
 
 max_epochs = 3

@@ -1,8 +1,8 @@
 # Six epochs with one learning-rate cycle.
 max_epochs = 6
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
-# Every image is prompted with the mean of 16 instances of each class, out of the config's prompt_dataset; another
-# protocol: --cfg-options test_cfg.prompts.type=VisualInteractive
+# Every image is prompted with the mean of 16 exemplars of each class, drawn from prompt_dataset. For another protocol:
+# --cfg-options test_cfg.prompts.type=VisualInteractive
 prompts = dict(type='VisualGeneric')
 val_cfg = dict(type='PromptedValLoop', prompts=prompts)
 test_cfg = dict(type='PromptedTestLoop', prompts=prompts)

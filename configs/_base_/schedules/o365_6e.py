@@ -1,6 +1,6 @@
-# Six epochs on Objects365. The number of epochs is published; the rest follows the pretraining of
-# MM-Grounding-DINO: its learning rate of 4e-4 for 64 images is 2e-4 for the 32 images here. Steps come after
-# 2/3 and 5/6 of the epochs, as near as whole epochs get to COCO's 8 and 11 of 12.
+# Six epochs on Objects365. The number of epochs is published; the rest follows the pretraining of MM-Grounding-DINO:
+# its learning rate of 4e-4 for 64 images becomes 2e-4 for 32 images. The rate falls after 4 and 5 of 6 epochs, the
+# whole epochs that are closest to COCO's 8 and 11 of 12.
 _base_ = './coco_12e.py'
 
 max_epochs = 6

@@ -1,4 +1,4 @@
-# Three convolutions with batch norm, hence scale-invariant weights, without weight decay.
+# Three convolutions with batch norm, so that their weights are scale-invariant, without weight decay.
 _base_ = [
     '../_base_/datasets/mnist.py',
     '../_base_/schedules/mnist_3e.py',
@@ -19,5 +19,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     )
 ]
-# Their growth is what AdamP and SGDP slow down.
+# Record the norms of the weights, whose growth AdamP and SGDP reduce.
 default_hooks = dict(weight_norm=dict(type='WeightNormHook', patterns=dict(conv=r'conv\.weight$'), interval=50))

@@ -9,6 +9,6 @@ _base_ = [
 
 model = dict(bbox_head=dict(loss_grqo={{_base_.loss_grqo}}), prompts=dict(refiner={{_base_.prompt_refiner}}))
 default_hooks = dict(
-    # Small files, all kept, as in the baseline.
+    # Keep all checkpoints, which are small, as in the baseline.
     checkpoint=dict(max_keep_ckpts=-1),
 )

@@ -1,4 +1,4 @@
-# Tests a nano checkpoint with the category graph on the categories that training never shows.
+# Tests a nano checkpoint with the category graph on the novel categories, which never occur in training.
 _base_ = [
     '../../_base_/models/dino_r1_nano.py',
     '../_base_/models/category_graph_shapes.py',

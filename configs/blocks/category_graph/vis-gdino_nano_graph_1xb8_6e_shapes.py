@@ -9,6 +9,6 @@ _base_ = [
 
 model = dict(prompts=dict(refiner={{_base_.prompt_refiner}}))
 default_hooks = dict(
-    # Small files, and GRQO starts from the checkpoint of an early epoch: all are kept.
+    # Keep all checkpoints, which are small: GRQO starts from that of an early epoch.
     checkpoint=dict(max_keep_ckpts=-1),
 )

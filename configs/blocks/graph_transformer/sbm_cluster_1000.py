@@ -1,5 +1,5 @@
-# CLUSTER at the benchmark's own graph sizes for ten minutes of one CPU core: 1,000 training graphs instead of 10,000, 4
-# layers.
+# CLUSTER with the graph sizes of the benchmark, for ten minutes on one CPU core: 1,000 training graphs instead of
+# 10,000, and 4 layers.
 _base_ = './sbm_cluster.py'
 
 batch_size, max_epochs = 16, 60

@@ -1,7 +1,8 @@
 # Graph transformer on ZINC, the full run as released: sparse graph, batch norm, Laplacian codes; 588,929 parameters.
 # Published: mean absolute error 0.226 +- 0.014 over the seeds 41, 95, 22, 35. Meant for a GPU.
 #
-# The files have to be there, see data/README.md. Other rows of the table: as in sbm_cluster.py; the batch stays.
+# The config needs the files of ZINC, see data/README.md. --cfg-options for the other rows of the paper's table: as in
+# sbm_cluster.py, without the batch size.
 _base_ = './_base_/graph_transformer.py'
 
 pe_dim, batch_size = 8, 128

@@ -1,5 +1,5 @@
-# affnist_cnn.py with turned and scaled training digits, drawn afresh in every epoch: the ranges of the test's rotations
-# and scales (AffineRange's defaults), no shear, no shift.
+# affnist_cnn.py with rotated and scaled training digits, drawn again in every epoch: rotations and scales have the
+# ranges of the test (the defaults of AffineRange), without shear and shift.
 _base_ = [
     '../_base_/models/affnist_cnn.py',
     '../_base_/datasets/affnist.py',

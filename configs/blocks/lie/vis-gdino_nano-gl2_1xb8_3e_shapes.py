@@ -1,4 +1,4 @@
-# vis-gdino_nano_1xb8_3e_shapes.py with an affine-equivariant backbone of as many parameters.
+# vis-gdino_nano_1xb8_3e_shapes.py with an affine-equivariant backbone of the same number of parameters.
 _base_ = [
     '../../_base_/models/dino_r1_nano.py',
     '../../_base_/datasets/shapes_warped.py',

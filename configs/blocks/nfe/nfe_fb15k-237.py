@@ -1,6 +1,6 @@
 # NFE on FB15k-237, the full run as released: every step scores all entities. Meant for a GPU.
 #
-# As it stands this is NFE-1. Released settings of the others, to be given with --cfg-options:
+# This is NFE-1. --cfg-options with the released settings of the other models:
 #
 #   model.kind   model.dim  model.gamma  train_dataloader   optim_wrapper   param_scheduler
 #                                        .batch_size        .optimizer.lr   .0.gamma

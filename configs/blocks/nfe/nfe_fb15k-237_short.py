@@ -1,5 +1,5 @@
 # NFE-1 on FB15k-237 for two CPU cores. The settings are those found on WN18RR, with the learning rate lowered by the
-# ratio of the released ones; they have not been tried on this data set.
+# ratio of the released rates; they have not been tested on this data set.
 _base_ = './nfe_fb15k-237.py'
 
 max_epochs = 16

@@ -1,6 +1,6 @@
 # NFE-1 on WN18RR for two CPU cores: a tenth of the width, and a loss that is estimated from one entity in twenty.
-# The tables start wide, near the distances at which the loss wants unrelated entities; from the released 0.1 a run
-# of this length does not get off the ground.
+# Embeddings start at large distances, near those that the loss asks of unrelated entities; with the released init_bound
+# of 0.1, a run of this length learns nothing.
 _base_ = './nfe_wn18rr.py'
 
 max_epochs = 16

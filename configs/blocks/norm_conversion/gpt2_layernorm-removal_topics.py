@@ -1,4 +1,4 @@
-# The same GPT-2; from step 600 on its LayerNorms are replaced by constants, one every 12 steps.
+# GPT-2 of gpt2_topics.py; from step 600 on, its LayerNorms are replaced by constants, one every 12 steps.
 _base_ = './gpt2_topics.py'
 
 model_converters = [

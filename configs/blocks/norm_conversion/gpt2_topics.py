@@ -1,4 +1,4 @@
-# A GPT-2 of 0.2 M parameters on bytes of English text: 600 steps as it is, then 600 at a third of the learning rate.
+# A GPT-2 of 0.2 M parameters on bytes of English text: 600 steps, then 600 at a third of the learning rate.
 _base_ = '../../_base_/default_runtime.py'
 
 loader = dict(num_workers=0, collate_fn=dict(type='default_collate'))

@@ -1,4 +1,4 @@
-# Three convolutions on 2,000 digits, norm and activation of choice.
+# Three convolutions on 2,000 digits; norm and activation can be chosen.
 _base_ = [
     '../_base_/datasets/mnist.py',
     '../_base_/schedules/mnist_3e.py',

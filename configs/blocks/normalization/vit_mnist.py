@@ -1,4 +1,4 @@
-# A small pre-norm ViT on 10,000 digits. Another norm is one word: model.backbone.norm_cfg.type=UN.
+# A small pre-norm ViT on 10,000 digits. To choose another norm: model.backbone.norm_cfg.type=UN.
 _base_ = [
     '../_base_/datasets/mnist.py',
     '../_base_/schedules/mnist_3e.py',

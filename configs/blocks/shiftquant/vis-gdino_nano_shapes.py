@@ -9,7 +9,8 @@ _base_ = [
 max_epochs = 2
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [dict(_base_.param_scheduler[0], total_steps=max_epochs)]
-# In floating point: the first convolution, the heads, and the layers that place deformable attention's sampling points.
+# The first convolution, the heads, and the layers that predict sampling points of deformable attention stay in floating
+# point.
 model_converters = [
     dict(
         type='IntegerTraining',

@@ -1,4 +1,5 @@
-# The small ViT of the norms, trained with 6-bit integers: all linear maps but patch embedding and head.
+# The small ViT of normalization/vit_mnist.py, trained with 6-bit integers in all linear layers except patch embedding
+# and head.
 _base_ = '../normalization/vit_mnist.py'
 
 model_converters = [

@@ -1,4 +1,4 @@
 """Detection by example without training: features of a frozen backbone, compared by cosine.
 
-A detector that was trained to find objects by example should be better than this.
+This is a baseline for detectors that are trained to find objects by example.
 """

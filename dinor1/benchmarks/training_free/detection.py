@@ -1,4 +1,4 @@
-"""Detection by example with frozen features: the proposals that resemble a prompt."""
+"""Detection by example with frozen features: report the proposals that are similar to a prompt."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from dinor1.evaluation.detections import Detections
 from dinor1.evaluation.recognition import similarity_scores
 
 MAX_DETECTIONS, NMS_IOU = 100, 0.2
-# A proposal has sides of 1 / 1.6 to 1.6 of those of the exemplar.
+# Width and height of a proposal must be 1 / 1.6 to 1.6 times those of the exemplar.
 SIZE_FACTOR = 1.6
 
 
@@ -23,17 +23,17 @@ def detect(
 ) -> Detections:
     """Score proposals by their similarity to prompts.
 
-    A proposal belongs to the most similar prompt; then a non-maximum suppression over all classes follows. Exemplars on
-    the image itself are detections with score 1, which suppress what lies on them, and only proposals of about the size
-    of an exemplar can belong to it.
+    Each proposal is assigned to the most similar prompt; then a non-maximum suppression over all classes follows.
+    Exemplars on the image itself are detections with score 1, which suppress overlapping proposals; only proposals of
+    about the size of an exemplar can be assigned to it.
 
     Args:
         image_id: Id of the image.
         boxes: (N, 4) proposals, (x1, y1, x2, y2) pixels.
-        features: (N, C) of the proposals.
-        prompts: (K, C) of the prompts.
+        features: (N, C) features of the proposals.
+        prompts: (K, C) features of the prompts.
         labels: (K,) class of each prompt.
-        exemplars: (K, 4) boxes of the prompts on this image; None: they are from other images.
+        exemplars: (K, 4) boxes of the prompts on this image; None: the prompts are from other images.
 
     Returns:
         At most 100 detections with scores of ``(1 + cosine) / 2``.
@@ -41,6 +41,7 @@ def detect(
     labels = np.asarray(labels, dtype=np.int64)
     if not len(labels):
         return Detections.of_image(image_id, np.zeros((0, 4)), np.zeros(0), labels)
+    # Assign proposals to prompts.
     similarity = similarity_scores(features, prompts)
     if exemplars is not None:
         ratio = torch.from_numpy(_sides(boxes)[:, None] / _sides(exemplars)[None])
@@ -49,6 +50,7 @@ def detect(
     scores, best = similarity.max(1)
     kept = (scores >= 0).numpy()
     boxes, scores, best = boxes[kept], scores[kept], best[kept]
+    # Add the exemplars as detections, and suppress overlapping boxes.
     if exemplars is not None:
         boxes = np.concatenate([exemplars, boxes])
         scores = torch.cat([torch.ones(len(labels)), scores])

@@ -1,4 +1,4 @@
-"""Features of boxes from a frozen backbone: means over the boxes on its feature maps, or of crops."""
+"""Features of boxes from a frozen backbone: means of its feature maps over boxes, or over crops of the image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from torch import Tensor
 from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
 
-# EfficientNet-Lite0 from the extra dinor1[lite], and how its images are normalised.
+# EfficientNet-Lite0 from the extra dinor1[lite], with mean and standard deviation of its input.
 LITE0 = dict(type='TimmBackbone', model_name='tf_efficientnet_lite0', out_indices=(2, 3, 4), pretrained='package')
 MEAN, STD = 127.0, 128.0
 _MULTIPLE = 32
-# Boxes are compared on strides 8 and 16: in coarser maps an object is mixed with its surroundings.
+# Use strides 8 and 16 for boxes: in coarser maps, an object is mixed with its surroundings.
 _BOX_LEVELS = 2
 
 
@@ -42,47 +42,47 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def maps(self, image: np.ndarray) -> tuple[tuple[Tensor, ...], float]:
-        """Feature maps of an image.
+        """Compute the feature maps of an image.
 
         Args:
             image: (H, W, 3) BGR, as OpenCV reads it.
 
         Returns:
-            Levels of (C, h, w), whose cells cover the image from its upper left corner on, and the factor by which the
+            Levels (C, h, w), whose cells cover the image from its upper left corner on, and the factor by which the
             image was resized.
         """
+        # Resize the image, and pad it with zeros, the mean of the input.
         height, width = image.shape[:2]
         scale = self.longer_side / max(height, width)
         size = max(round(width * scale), 1), max(round(height * scale), 1)
         resized = _to_tensor(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         pad = [-side % _MULTIPLE for side in resized.shape[-2:]]
-        # Zero is the mean of the images.
         batch = F.pad(resized, (0, pad[1], 0, pad[0]))[None]
         return tuple(level[0] for level in self.backbone(batch)), scale
 
     @torch.no_grad()
     def boxes(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
-        """Unit vectors of boxes: means over each of the two finest levels, normalised, one after the other.
+        """Compute unit vectors of boxes: normalised means over the two finest levels, concatenated.
 
         Args:
             image: (H, W, 3) BGR.
             boxes: (N, 4), (x1, y1, x2, y2) pixels of the image.
 
         Returns:
-            (N, sum of C).
+            (N, sum of C) unit vectors.
         """
         levels, scale = self.maps(image)
         vectors = []
         for level in levels[:_BOX_LEVELS]:
             stride = _stride(level, image.shape, scale)
             mean = mean_over_boxes(level, torch.from_numpy(boxes * (scale / stride)))
-            # What all of the image has in common tells nothing apart.
+            # Subtract the mean of the image, which does not distinguish boxes.
             vectors.append(F.normalize(mean - level.mean((1, 2)), dim=-1))
         return torch.cat(vectors, 1) / len(vectors) ** 0.5
 
     @torch.no_grad()
     def crops(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
-        """Unit vectors (N, C) of boxes that are cut out and resized to a square: means over the last level.
+        """Compute unit vectors (N, C) of boxes from crops resized to a square: means over the last level.
 
         Args:
             image: (H, W, 3) BGR.
@@ -98,24 +98,26 @@ class FrozenFeatures:
 
 
 def mean_over_boxes(level: Tensor, boxes: Tensor) -> Tensor:
-    """Mean of a feature map over boxes, cells counting with the area that lies in the box.
+    """Mean of a feature map over boxes, in which cells are weighted by their area inside the box.
 
     Args:
-        level: (C, H, W).
-        boxes: (N, 4), (x1, y1, x2, y2) in cells: the first cell is from 0 to 1. What is outside the map is cut off; a
-            box without area has the feature of the cell that it lies in.
+        level: (C, H, W) feature map.
+        boxes: (N, 4), (x1, y1, x2, y2) in cells; the first cell spans 0 to 1. Boxes are clipped to the map; a box
+            without area gets the feature of the cell that contains it.
 
     Returns:
         (N, C) float32.
     """
     _, height, width = level.shape
-    # The integral of the map up to a point is bilinear between the corners of its cells.
+    # Integrate the map up to the corners of its cells; between the corners, the integral is bilinear.
     integral = F.pad(level.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+    # Clip the boxes to the map.
     limit = boxes.new_tensor([width, height] * 2, dtype=torch.float64)
     boxes = boxes.double().clamp(min=0).minimum(limit)
     tiny = 1e-3
     low = boxes[:, :2].minimum(limit[:2] - tiny)
     high = boxes[:, 2:].maximum(low + tiny)
+    # Integrate over each box from the values at its four corners.
     points = torch.stack([low, torch.stack([high[:, 0], low[:, 1]], 1), torch.stack([low[:, 0], high[:, 1]], 1), high])
     grid = points / limit[:2] * 2 - 1
     values = F.grid_sample(integral[None], grid[None], align_corners=True)[0]  # (C, 4, N)
@@ -129,6 +131,6 @@ def _to_tensor(image: np.ndarray) -> Tensor:
 
 
 def _stride(level: Tensor, shape: Sequence[int], scale: float) -> float:
-    """Pixels of the network input per cell: a power of two."""
+    """Stride of a level: pixels of the network input per cell, a power of two."""
     longest = max(-(-max(round(side * scale), 1) // _MULTIPLE) * _MULTIPLE for side in shape[:2])
     return longest / max(level.shape[-2:])

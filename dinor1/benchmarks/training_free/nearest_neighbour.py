@@ -1,4 +1,4 @@
-"""Nearest neighbour on ground-truth boxes: how well frozen features alone tell classes apart."""
+"""Classify ground-truth boxes by their nearest neighbours: how well frozen features alone separate classes."""
 
 import numpy as np
 from torch import Tensor
@@ -7,12 +7,15 @@ from dinor1.evaluation.bootstrap import Interval, sample_weights
 
 
 def nearest_labels(gallery: Tensor, labels: np.ndarray, queries: Tensor) -> np.ndarray:
-    """(Q,) label of the most similar vector of a gallery.
+    """Label each query by the most similar vector of a gallery.
 
     Args:
         gallery: (N, C) unit vectors, N >= 1.
-        labels: (N,) their labels.
+        labels: (N,) labels of the gallery.
         queries: (Q, C) unit vectors.
+
+    Returns:
+        (Q,) labels.
     """
     return labels[(queries @ gallery.t()).argmax(1).numpy()]
 
@@ -20,16 +23,16 @@ def nearest_labels(gallery: Tensor, labels: np.ndarray, queries: Tensor) -> np.n
 def accuracy_interval(
     right: np.ndarray, image: np.ndarray, num_samples: int = 1000, confidence: float = 0.95
 ) -> Interval:
-    """Share of right answers, with a percentile interval of a bootstrap over images.
+    """Accuracy with a percentile interval of a bootstrap over images.
 
     Args:
-        right: (Q,) bool.
-        image: (Q,) image of each query.
-        num_samples: Number of samples of images.
+        right: (Q,) bool, True for a correct label.
+        image: (Q,) image id of each query.
+        num_samples: Number of bootstrap samples.
         confidence: Coverage of the interval, in (0, 1).
 
     Returns:
-        NaN without queries.
+        The interval; all values are NaN without queries.
     """
     if not len(right):
         return Interval(np.nan, np.nan, np.nan)

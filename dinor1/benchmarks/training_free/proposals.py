@@ -1,4 +1,4 @@
-"""Where objects may be: boxes without classes, from OpenCV, from a grid, or from a detector."""
+"""Propose boxes without classes, from a grid, by OpenCV, or from a detector."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,7 +8,7 @@ import numpy as np
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
 
-# A function from an image (H, W, 3) and its id to boxes (N, 4), (x1, y1, x2, y2) in pixels.
+# Function from an image (H, W, 3) and its id to boxes (N, 4), (x1, y1, x2, y2) in pixels.
 Proposals = Callable[[np.ndarray, int], np.ndarray]
 
 SCALES = (0.8, 0.5, 0.32, 0.2, 0.125, 0.08)
@@ -17,20 +17,20 @@ STEP = 1 / 3
 
 
 def sliding_windows(image: np.ndarray, image_id: int = 0) -> np.ndarray:
-    """A grid of windows of several sizes and shapes, each a third of its side from the next.
+    """Propose a grid of windows of several sizes and shapes, at steps of at most a third of their sides.
 
     Args:
         image: (H, W, 3).
-        image_id: Not needed.
+        image_id: Ignored.
 
     Returns:
-        (N, 4), some thousands.
+        (N, 4) boxes, a few thousand.
     """
     height, width = image.shape[:2]
     found = []
     for scale in SCALES:
         for ratio in RATIOS:
-            # Of equal area: the square has a side of the geometric mean of those of the image.
+            # All shapes have the same area: that of a square with a side of scale * sqrt(height * width).
             side = scale * (height * width) ** 0.5
             w, h = min(side * ratio**0.5, width), min(side / ratio**0.5, height)
             x, y = (_starts(length, window) for length, window in ((width, w), (height, h)))
@@ -40,20 +40,20 @@ def sliding_windows(image: np.ndarray, image_id: int = 0) -> np.ndarray:
 
 
 def _starts(length: float, window: float) -> np.ndarray:
-    """Where windows begin: evenly spaced from one end to the other."""
+    """Evenly spaced start positions of windows from one end to the other."""
     count = int(np.ceil((length - window) / (window * STEP) - 1e-9)) + 1
     return np.linspace(0, length - window, count)
 
 
 def selective_search(image: np.ndarray, image_id: int = 0) -> np.ndarray:
-    """OpenCV's selective search (Uijlings et al. 2013), in its fast setting.
+    """Propose boxes by OpenCV's selective search (Uijlings et al. 2013), in fast mode.
 
     Args:
         image: (H, W, 3) BGR.
-        image_id: Not needed.
+        image_id: Ignored.
 
     Returns:
-        (N, 4).
+        (N, 4) boxes.
 
     Raises:
         InputError: OpenCV was built without its extra modules.
@@ -71,7 +71,7 @@ def selective_search(image: np.ndarray, image_id: int = 0) -> np.ndarray:
 
 
 def boxes_of_results(path: str) -> Proposals:
-    """The boxes of a file of COCO results, whatever their classes: those of a detector.
+    """Propose the boxes of a file of COCO results, such as those of a detector, without their classes.
 
     ``CocoPromptMetric`` writes such a file, with ``outfile_prefix``.
 
@@ -79,7 +79,7 @@ def boxes_of_results(path: str) -> Proposals:
         path: The file.
 
     Returns:
-        A function that looks up the boxes of an image, each of them once.
+        Function that looks up the boxes of an image, without duplicates.
 
     Raises:
         InputError: the file is missing, or has no results.
@@ -91,7 +91,7 @@ def boxes_of_results(path: str) -> Proposals:
             x, y, w, h = result['bbox']
             found.setdefault(result['image_id'], {})[x, y, x + w, y + h] = None
     except (TypeError, KeyError, ValueError):
-        raise InputError(f'{path}: no COCO results, which are a list of image_id, bbox and score') from None
+        raise InputError(f'{path}: not COCO results, a list of dicts with image_id, bbox and score') from None
 
     def look_up(image: np.ndarray, image_id: int) -> np.ndarray:
         return np.array([*found.get(image_id, {})], dtype=np.float64).reshape(-1, 4)
@@ -103,7 +103,7 @@ SOURCES: Mapping[str, Proposals] = {'windows': sliding_windows, 'selective-searc
 
 
 def proposals_from(source: str) -> Proposals:
-    """The proposals that a name or a file stands for.
+    """Return the proposals by the name of a method, or from a file.
 
     Args:
         source: One of :data:`SOURCES`, or a file of COCO results ending in ``.json``.

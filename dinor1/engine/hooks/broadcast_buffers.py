@@ -1,4 +1,4 @@
-"""One set of buffers for all processes where they matter: in validation."""
+"""The same buffers in all processes during a validation."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -9,11 +9,11 @@ from dinor1.utils.distributed import broadcast_buffers
 
 @HOOKS.register_module()
 class BroadcastBuffersHook(Hook):
-    """Gives all processes the buffers of the first before a validation.
+    """Copies the buffers of the first process to all processes before a validation.
 
-    The statistics of batch norm are those of a process's own images. Checkpoints hold those of the first process, and
-    with this hook every image is evaluated by the model of the checkpoint. MMEngine's ``SyncBuffersHook`` averages them
-    instead; then a run that is resumed within an epoch differs from one that was never interrupted.
+    Each process computes the statistics of batch norm from its own images, and checkpoints hold those of the first
+    process. With this hook the model of the checkpoint evaluates every image. MMEngine's ``SyncBuffersHook`` averages
+    the buffers instead; then a run that is resumed within an epoch differs from one that was never interrupted.
     """
 
     priority = 'LOW'  # after hooks that replace the weights for the validation, such as EMA

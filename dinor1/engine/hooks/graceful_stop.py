@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run with a checkpoint."""
+"""Save a checkpoint when SIGTERM or Ctrl-C ends a run."""
 
 import functools
 import os
@@ -18,21 +18,21 @@ from mmengine.runner import Runner
 from dinor1.registry import HOOKS
 from dinor1.utils.io import atomic_path
 
-# The signal of a launcher follows that of the scheduler within this time.
+# A second SIGTERM within this time is the launcher's, which follows the scheduler's.
 _DUPLICATE_SECONDS = 5
 
 
 @HOOKS.register_module()
 class GracefulStopHook(Hook):
-    """On SIGTERM or SIGINT finish the iteration, save ``iter_N.pth`` and exit; ``--resume`` continues from there.
+    """On SIGTERM or SIGINT, finish the iteration, save ``iter_N.pth`` and exit; ``--resume`` continues from there.
 
     With gradient accumulation the hook waits for the next optimizer step, because checkpoints do not contain gradients.
     A second signal ends the process at once, except a SIGTERM within five seconds, which launchers send in addition to
     the scheduler's. In a distributed run all ranks stop at the same iteration, even if only one received the signal,
     and none exits before the checkpoint is written, because a launcher ends all processes as soon as one has exited.
 
-    torchrun and a terminal signal whole process groups. The workers of the data loaders leave the group, because
-    the iteration would fail without them; they still end with the process that they work for.
+    torchrun and a terminal send signals to whole process groups. The workers of the data loaders leave the group,
+    because the iteration would fail without them; they still end with their parent process.
     """
 
     priority = 'LOWEST'
@@ -69,6 +69,7 @@ class GracefulStopHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Save a checkpoint and exit if any rank received a signal."""
+        # Exchange the signal between the ranks.
         number = self._signal or 0
         if runner.distributed:
             flag = torch.tensor(number, device=next(runner.model.parameters()).device)
@@ -76,15 +77,17 @@ class GracefulStopHook(Hook):
             number = int(flag)
         if not number:
             return
+        # Wait for the next optimizer step.
         self._awaited += 1
         if not has_stepped(runner, self._awaited):
             return
-        # The parameter schedulers have already stepped: their hook runs before this one.
+        # Save a checkpoint. The parameter schedulers have already stepped: their hook runs before this one.
         filename = f'iter_{runner.iter + 1}.pth'
         runner.save_checkpoint(runner.work_dir, filename=filename, by_epoch=False)
         if is_main_process():
             with atomic_path(Path(runner.work_dir) / 'last_checkpoint') as temporary:
                 temporary.write_text(str(Path(runner.work_dir) / filename))
+        # Exit when all ranks are here.
         barrier()
         runner.logger.warning(
             f'Stopped by {signal.Signals(number).name} after iteration {runner.iter + 1}; the checkpoint is '
@@ -99,7 +102,7 @@ class GracefulStopHook(Hook):
 
 
 def _init_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
-    """Initialise a worker of a data loader, in a process group of its own."""
+    """Initialise a worker of a data loader in its own process group."""
     os.setpgrp()
     if init is not None:
         init(worker_id)
@@ -108,8 +111,8 @@ def _init_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
 def has_stepped(runner: Runner, awaited: int) -> bool:
     """Whether no accumulated gradients are left after the current iteration.
 
-    Several optimizers may never step in the same iteration; then it suffices that the hook has waited for as many
-    iterations (``awaited``) as the largest number of accumulation steps.
+    Several optimizers may never step in the same iteration. Then the function also returns True once the hook has
+    waited for as many iterations (``awaited``) as the largest number of accumulation steps.
     """
     wrapper = runner.optim_wrapper
     wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]

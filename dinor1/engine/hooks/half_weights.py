@@ -1,4 +1,4 @@
-"""Weights in half precision, written to one file while a training runs."""
+"""Write the weights in half precision to one file while a training runs."""
 
 import time
 from collections.abc import Mapping
@@ -18,14 +18,17 @@ from dinor1.utils.io import atomic_path
 
 @HOOKS.register_module()
 class HalfWeightsHook(Hook):
-    """Keeps a small file with the latest weights, for a machine that may be gone before the training ends.
+    """Keeps a small file with the latest weights, for a machine that may be lost before the training ends.
 
-    The file is replaced by the clock and at the end of the training. It loads like any checkpoint, but no training can
-    be resumed from it, because it has no optimizer state.
+    The file is replaced every ``seconds`` and at the end of the training. It loads like any checkpoint, but no training
+    can be resumed from it, because it has no optimizer state.
 
     Args:
         path: File to write, ``.pth``.
-        seconds: Time between two writings.
+        seconds: Time between two writes, in seconds, > 0.
+
+    Raises:
+        InputError: ``seconds`` is not positive.
     """
 
     priority = 'VERY_LOW'
@@ -44,7 +47,7 @@ class HalfWeightsHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Write if it is time."""
+        """Write the weights if they are due."""
         if time.monotonic() >= self._due:
             self._write(runner, runner.iter + 1)
             self._due = time.monotonic() + self.seconds
@@ -62,7 +65,7 @@ class HalfWeightsHook(Hook):
 
 
 def half_precision(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU in float16; what is no floating-point number, or too large for float16, keeps its type."""
+    """Copies on the CPU in float16; integers, and tensors with values too large for float16, keep their type."""
     made = {}
     for name, value in state_dict.items():
         value = value.detach().cpu()

@@ -1,7 +1,7 @@
 """Gradient norm of each term of the loss, and the number of queries that it affects.
 
-DINO-R1 (arXiv 2505.24025) adds its reward to the detection losses with a weight of 0.01. Its effect depends on
-gradients instead of loss values, since a large loss may have a small gradient. This measurement is not in the paper.
+DINO-R1 (arXiv 2505.24025) adds its reward to the detection losses with a weight of 0.01. The effect of the reward
+depends on its gradient, not on its value: a large loss may have a small gradient. The paper does not measure this.
 """
 
 import copy
@@ -42,9 +42,9 @@ _FILE = 'loss_gradients.json'
 class LossGradientHook(Hook):
     """Measures the gradient of every term of the loss, every ``interval`` iterations.
 
-    Before such an iteration, its batch runs through the model once more, with the same random numbers. Buffers, random
-    state and the positions of samplers and noise are restored, so that the training is bitwise the same with and
-    without the hook. A measurement costs about as much as six iterations, or eight while GRQO is enabled.
+    Before such an iteration, its batch also runs through the model for the measurement, with the same random numbers.
+    Buffers, random state and the positions of samplers and noise are restored, so that the training is bitwise the same
+    with and without the hook. A measurement costs about as much as six iterations, or eight while GRQO is enabled.
 
     For each term, weighted as in the loss, the hook measures the norm of its gradient with respect to all trainable
     weights, the cosine to the gradient of the sum of the detection losses, and the number of queries that it affects.
@@ -126,7 +126,7 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
                 return model.loss_and_output(batch['inputs'], batch['data_samples'])
 
         try:
-            # All terms but the KL: without it, GRQO's loss is the advantage alone.
+            # Measure all terms except the KL: without it, GRQO's loss is the advantage.
             losses, output = run(grqo.with_weights(beta=0.0))
             detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_GRQO, name)]
             reference = torch.autograd.grad(_total(detection), weights, retain_graph=True, allow_unused=True)
@@ -135,7 +135,7 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
                 terms['advantage'] = _sum(losses, _GRQO)
             _measure(result, terms, weights, output, reference)
             result['figures'] = {name: float(value) for name, value in losses.items() if name.startswith('grqo_')}
-            # The KL alone.
+            # Measure the KL.
             if active is not None and active.beta > 0:
                 losses, output = run(active.with_weights(alpha=0.0))
                 _measure(result, dict(kl=_sum(losses, _GRQO)), weights, output, reference)
@@ -151,12 +151,21 @@ def _measure(
     output: Any,
     reference: tuple[Tensor | None, ...],
 ) -> None:
-    """Add ``terms`` to ``result``; ``output`` is the decoder's, ``reference`` the gradient to compare with."""
+    """Measure ``terms`` and add them to ``result``.
+
+    Args:
+        result: Gets norm, cosine and number of queries of each term.
+        terms: Scalar losses by name; None and constants are skipped.
+        weights: The trainable weights.
+        output: Output of the decoder.
+        reference: Gradient of the detection losses, to compare with.
+    """
     hidden, num_dn = output.hidden_states, output.denoising.num_queries
     length = _dot(reference, reference).sqrt()
     for term, value in terms.items():
         if value is None or not value.requires_grad:
             continue
+        # Differentiate with respect to the weights and to the decoder's outputs.
         *gradients, queries = torch.autograd.grad(value, [*weights, hidden], retain_graph=True, allow_unused=True)
         norm = _dot(gradients, gradients).sqrt()
         result['norm'][term] = norm.item()
@@ -201,9 +210,9 @@ def _sum(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
 
 @contextmanager
 def _unchanged(model: Any) -> Iterator[None]:
-    """Preserve the detector, and the reference model, which is not one of its modules."""
+    """Preserve the detector and the reference model, which is not one of its modules."""
     reference = model.reference
-    # Activation checkpointing, as of Swin, cannot give gradients of chosen tensors.
+    # Disable activation checkpointing, as in Swin: it does not support torch.autograd.grad.
     checkpointing = [module for module in model.modules() if getattr(module, 'with_cp', False)]
     for module in checkpointing:
         module.with_cp = False

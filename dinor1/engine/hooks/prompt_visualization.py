@@ -1,4 +1,4 @@
-"""A contact sheet per evaluation: the prompts and their detections."""
+"""Draw a contact sheet of the prompts and detections of an evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class PromptVisualizationHook(Hook):
         num_images: Maximum number of images on the sheet.
         score_thr: Detections below this score are not drawn.
         show_dir: Folder for all test images with their detections, named like the images; None: they are not written.
-            Of images that share a name, all but the first get their id as well.
+            If images share a name, the image id is appended to the names of all but the first.
     """
 
     priority = 'LOW'
@@ -59,7 +59,7 @@ class PromptVisualizationHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: list | None = None
     ) -> None:
-        """Draw the first images of the set, and write all if there is a folder for them."""
+        """Draw the first images of the set, and write all images if ``show_dir`` is set."""
         self._collect(runner.test_dataloader.dataset, outputs)
         if self.show_dir is not None and outputs and isinstance(outputs[0], DetDataSample):
             for sample in outputs:
@@ -81,17 +81,18 @@ class PromptVisualizationHook(Hook):
             self._images.append(self._draw(image, dataset.metainfo['classes'], sample, 320 / max(image.shape[:2])))
 
     def _draw(self, image: np.ndarray, names: Sequence[str], sample: DetDataSample, scale: float) -> np.ndarray:
-        """An image, scaled, with ground truth and detections."""
+        """Return an image, scaled by ``scale``, with ground truth and detections."""
+        # Select the detections.
         colors, found = class_colors(len(names)), sample.pred_instances.cpu().numpy()
         found = found[found.scores >= self.score_thr]
         captions = [f'{names[i]} {score:.2f}' for i, score in zip(found.labels, found.scores, strict=True)]
-        # Test pipelines load annotations after resizing: ground truth is in pixels of the original image.
+        # Draw the ground truth, in pixels of the original image (test pipelines load annotations after resizing).
         truth = sample.gt_instances.bboxes.cpu().numpy()
         drawn = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
         return draw_boxes(drawn, found.bboxes * scale, captions, [colors[i] for i in found.labels], 1.0)
 
     def _write_image(self, names: Sequence[str], sample: DetDataSample) -> None:
-        """Write a test image with its detections, in its own size."""
+        """Write a test image with its detections, at its original size."""
         stem = Path(sample.img_path).stem
         if self._written.setdefault(stem, sample.img_path) != sample.img_path:
             stem = f'{stem}_{sample.img_id}'
@@ -102,7 +103,8 @@ class PromptVisualizationHook(Hook):
         if not self._images:
             return
         sheet = contact_sheet(self._images)
-        prompts = getattr(loop, 'prompts', None)  # MMEngine's own loops have none
+        # Add the prompts; MMEngine's own loops have none.
+        prompts = getattr(loop, 'prompts', None)
         if prompts is not None and prompts.exemplars and prompts.shared is not None:
             sheet = stack(_strip(prompts), sheet)
         path = Path(runner.work_dir) / 'vis' / filename
@@ -112,12 +114,14 @@ class PromptVisualizationHook(Hook):
 
 
 def _strip(prompts: EvaluationPrompts) -> np.ndarray:
-    """A strip with the first exemplar of each class, BGR (H, W, 3) of uint8."""
+    """Return a strip with the first exemplar of each class, BGR (H, W, 3) of uint8."""
     dataset: Any = prompts.dataset
     names, known = prompts.names, dataset.metainfo['classes']
+    # Find the first exemplar of each class.
     first: dict[str, Exemplar] = {}
     for exemplar in prompts.exemplars:
         first.setdefault(known[exemplar.label], exemplar)
+    # Crop the exemplars from their images.
     crops, shown = [], [name for name in names if name in first]
     for name in shown:
         image = mmcv.imread(dataset.get_data_info(first[name].index)['img_path'])

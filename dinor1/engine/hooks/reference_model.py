@@ -36,7 +36,7 @@ class ReferenceModelHook(Hook):
     The loss and its constants belong to the head: ``model.bbox_head.loss_grqo=dict(type='GRQOLoss', ...)``. It is
     disabled during the warm-up, which is supervised fine-tuning. The reference is a deep copy outside of the model: it
     is not part of the optimizer, DDP or checkpoints. A checkpoint taken between two refreshes needs the reference to
-    resume exactly; the hook then writes it to ``grqo_reference.pth`` in the work directory, replacing an older one.
+    resume exactly; the hook then writes it to ``grqo_reference.pth`` in the work directory and replaces an older file.
 
     Args:
         warmup: Number of epochs (iterations) of SFT before GRQO begins, >= 0.
@@ -44,7 +44,7 @@ class ReferenceModelHook(Hook):
             is kept.
         by_epoch: Whether ``warmup`` and ``refresh`` count epochs or iterations.
         mode: ``eval`` runs the reference without dropout and with the running statistics of batch norm; ``train`` runs
-            it as the release does (dropout masks are not shared with the student).
+            it like the authors' code (the reference and the trained model draw different dropout masks).
         dtype: ``bfloat16`` or ``float16``: autocast dtype of the reference alone; None: the precision of the training.
 
     Attributes:
@@ -86,8 +86,9 @@ class ReferenceModelHook(Hook):
         """Check model, loop and settings before the first iteration.
 
         Raises:
-            InputError: GRQO cannot work with them.
+            InputError: GRQO does not work with this model, loop or setting.
         """
+        # Check the model and its loss.
         model = unwrapped(runner.model)
         loss = getattr(getattr(model, 'bbox_head', None), 'loss_grqo', None)
         if not hasattr(model, 'objectness') or loss is None:
@@ -96,11 +97,13 @@ class ReferenceModelHook(Hook):
                 "bbox_head.loss_grqo=dict(type='GRQOLoss'), or remove the hook to train without GRQO"
             )
         loss.num_mute(model.num_queries)
+        # Check the unit of the settings.
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise InputError(
-                'ReferenceModelHook: by_epoch=True, and a training by iterations has no epochs; set by_epoch=False and '
+                'ReferenceModelHook: by_epoch=True, but a training by iterations has no epochs; set by_epoch=False and '
                 'give warmup and refresh in iterations'
             )
+        # Warn about a slow or useless setting.
         device = next(model.parameters()).device
         if self.dtype is torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported(False):
             runner.logger.warning(
@@ -131,8 +134,8 @@ class ReferenceModelHook(Hook):
         model.reference = self.reference = None
 
     def _update(self, runner: Runner, position: int) -> None:
-        """Bring loss and reference up to date at an epoch (iteration)."""
-        # SFT during the warm-up.
+        """Update loss and reference at an epoch (iteration)."""
+        # Disable the loss during the warm-up.
         model = unwrapped(runner.model)
         loss = model.bbox_head.loss_grqo
         loss.enabled = position >= self.warmup
@@ -159,9 +162,10 @@ class ReferenceModelHook(Hook):
         """Load the weights ``state_dict`` into the reference, which is built on the first call, and return it."""
         model = unwrapped(runner.model)
         model.reference = None  # otherwise a copy would contain the previous reference
+        # Build the reference on the first call.
         if self.reference is None:
             if isinstance(runner.model, FullyShardedDataParallel):
-                # A sharded model cannot be copied: every process builds the model again.
+                # Build a sharded model again in every process, because it cannot be copied.
                 device = next(model.parameters()).device
                 copied = MODELS.build(copy.deepcopy(runner.cfg.model))
                 copied, _ = convert_model(copied, runner.cfg.get('model_converters'), runner.seed)
@@ -169,15 +173,15 @@ class ReferenceModelHook(Hook):
             else:
                 copied = copy.deepcopy(model)
             self.reference = ReferenceModel(copied, self.dtype)
+        # Load the weights. All processes use the buffers of the first one, as a resumed run does.
         self.reference.model.load_state_dict(state_dict)
-        # Checkpoints hold those of the first process, so that a resumed run has the same reference.
         broadcast_buffers(self.reference.model)
         self.reference.model.train(self.mode == 'train')
         model.reference = self.reference
         return self.reference
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the reference to a file beside the checkpoint if a run that resumes from it would need it."""
+        """Write the reference to a file beside the checkpoint if a resumed run would need it."""
         resumes_at = checkpoint['meta']['epoch' if self.by_epoch else 'iter']
         if self.reference is None or self._due(resumes_at):
             return
@@ -189,14 +193,14 @@ class ReferenceModelHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember the reference of the checkpoint; it is restored when the training continues."""
-        # With load_from, a new training begins from the weights, with a reference of its own.
+        # With load_from, a new training starts from the weights and makes its own reference.
         self._to_restore = checkpoint.get(_KEY) if runner._resume else None
 
     def _restore(self, runner: Runner, wanted: dict[str, Any]) -> None:
         """Restore the reference that a checkpoint describes as ``wanted``.
 
         Raises:
-            InputError: its file is missing, or is that of another reference.
+            InputError: the file is missing, or contains another reference.
         """
         # Find the file in the work directory, or beside the checkpoint.
         folders = [Path(runner.work_dir)]
@@ -216,7 +220,7 @@ class ReferenceModelHook(Hook):
 
 
 def _full_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights of the whole detector; every process gathers them if the model is sharded."""
+    """Return the weights of the whole detector; every process gathers them if the model is sharded."""
     if not isinstance(model, FullyShardedDataParallel):
         return unwrapped(model).state_dict()
     weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))

@@ -1,4 +1,4 @@
-"""A backbone whose features are known."""
+"""A backbone with known features."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Proposals: what windows cover, and boxes of a result file."""
+"""Proposals: coverage of sliding windows, and boxes of a result file."""
 
 import json
 
@@ -16,7 +16,7 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize('shape', [(240, 320, 3), (300, 80, 3), (7, 5, 3)])
-def test_windows_are_inside_and_reach_every_corner(shape):
+def test_sliding_windows_cover_the_image(shape):
     windows = sliding_windows(np.zeros(shape, dtype=np.uint8))
     height, width = shape[:2]
     assert (windows[:, :2] > -1e-9).all()
@@ -26,8 +26,8 @@ def test_windows_are_inside_and_reach_every_corner(shape):
     assert 1000 < len(windows) < 8000
 
 
-def test_windows_overlap_most_objects():
-    """Of 300 boxes with sides of a tenth to a half of the image, nine of ten have a window with an IoU of 0.5."""
+def test_sliding_windows_overlap_most_objects():
+    """Of 300 boxes with sides of 0.1 to 0.5 of the image, 90 % have a window with an IoU of at least 0.5."""
     rng = np.random.default_rng(0)
     size = rng.uniform(0.1, 0.5, (300, 2)) * 320
     boxes = np.concatenate([rng.uniform(0, 1, (300, 2)) * (320 - size), size], 1)
@@ -35,7 +35,7 @@ def test_windows_overlap_most_objects():
     assert (best >= 0.5).mean() > 0.9
 
 
-def test_boxes_of_a_result_file(tmp_path):
+def test_proposals_from_result_file(tmp_path):
     results = [
         dict(image_id=3, category_id=1, bbox=[1, 2, 10, 20], score=0.5),
         dict(image_id=3, category_id=2, bbox=[1, 2, 10, 20], score=0.4),
@@ -48,11 +48,11 @@ def test_boxes_of_a_result_file(tmp_path):
     assert look_up(image, 3).tolist() == [[1, 2, 11, 22], [5, 5, 6, 6]]
     assert look_up(image, 4).shape == (0, 4)
     path.write_text(json.dumps([dict(image_id=3)]))
-    with pytest.raises(InputError, match='no COCO results'):
+    with pytest.raises(InputError, match='not COCO results'):
         proposals_from(str(path))
 
 
-def test_sources():
+def test_proposals_from_name():
     assert proposals_from('windows') is sliding_windows
     with pytest.raises(InputError, match='expected windows, selective-search or a file of results'):
         proposals_from('everything')

@@ -1,4 +1,4 @@
-# MNIST: a seeded subset of the training digits, all 10,000 test digits. The four IDX files lie in data/mnist.
+# MNIST: a seeded subset of the training digits, and all 10,000 test digits. The four IDX files are in data/mnist.
 data_root = '{{$DINOR1_DATA:data}}/mnist'
 num_samples = 10_000
 

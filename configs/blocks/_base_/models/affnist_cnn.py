@@ -1,4 +1,4 @@
-# The plain network with the layout and the 9,018 parameters of affnist_lie.py.
+# Plain convolutional network with the layers and the 9,018 parameters of affnist_lie.py.
 model = dict(
     type='ImageClassifier',
     embed_dims=None,

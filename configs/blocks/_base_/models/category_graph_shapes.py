@@ -1,5 +1,5 @@
-# The category graph of the shapes world: every fill and every shape is the parent of the four categories whose names
-# it is part of. It knows the names of the novel categories too; training sees no image of them.
+# The category graph of the shapes world: every fill and every shape is the parent of the four categories that have it
+# in their names. The graph contains the novel categories too, but training uses no image of them.
 shapes = ('circle', 'square', 'triangle', 'cross')
 fills = ('solid', 'striped', 'checkered', 'outlined')
 prompt_refiner = dict(

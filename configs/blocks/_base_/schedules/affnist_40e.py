@@ -1,4 +1,4 @@
-# Forty epochs of a small set with one learning-rate cycle; one evaluation, at the end.
+# Forty epochs on a small set with one learning-rate cycle, and one evaluation at the end.
 _base_ = './mnist_3e.py'
 
 max_epochs = 40

@@ -1,4 +1,4 @@
-# Three epochs with one learning-rate cycle; one evaluation, at the end.
+# Three epochs with one learning-rate cycle, and one evaluation at the end.
 max_epochs = 3
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')

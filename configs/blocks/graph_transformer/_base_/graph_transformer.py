@@ -1,7 +1,8 @@
-# What every run of the graph transformer has: loaders, the released schedule, hooks. Data set and sizes come on top.
+# Settings of every run of the graph transformer: loaders, the released schedule, hooks. A config adds data set and
+# sizes.
 #
-# Adam, its rate halved where the loss of validation stands still, until it is below 1e-6 (arXiv 2012.09699).
-# The published numbers are those of the last epoch's weights, not of the best epoch.
+# Adam; the learning rate is halved when the validation loss stops falling, until it is below 1e-6 (arXiv 2012.09699).
+# The published results are those of the last epoch, not of the best one.
 default_scope = 'dinor1'
 
 model = dict(type='GraphPredictor', num_layers=10, num_heads=8, norm='batch')
@@ -32,7 +33,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam'))
 
-# There are no images.
+# There is no hook for visualization, because there are no images.
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),

@@ -1,4 +1,4 @@
-# What every run of link prediction has: loaders, evaluation, hooks. The data set and the sizes come on top.
+# Settings of every run of link prediction: loaders, evaluation, hooks. A config adds data set and sizes.
 default_scope = 'dinor1'
 
 model = dict(type='NFELinkPredictor', kind='nfe-1', dim=1024, init_bound=0.1)
@@ -10,7 +10,7 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     dataset=dict(type='KnowledgeGraphDataset', split='train'),
 )
-# Queries have different numbers of known tails, hence MMEngine's own collate, which makes lists.
+# MMEngine's default collate function makes lists, because queries have different numbers of known tails.
 val_dataloader = dict(
     batch_size=512,
     num_workers=0,
@@ -31,7 +31,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', fused=True))
 
-# There are no images. The epoch with the best validation is the one to test.
+# There is no hook for visualization, because there are no images. Test the checkpoint with the best validation.
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
