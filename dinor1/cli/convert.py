@@ -62,4 +62,4 @@ def _objects365(args: argparse.Namespace) -> None:
     data, counts = convert(read(args.source), args.img_dir, not args.keep_names)
     write_json(data, args.out)
     sizes = ', '.join(f'{len(data[section]):,} {section}' for section in ('images', 'annotations', 'categories'))
-    print(f'{sizes} written to {args.out}; {format_counts(counts)}')
+    print(f'{sizes} written to {args.out}; corrected or left out: {format_counts(counts)}')

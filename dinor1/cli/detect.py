@@ -15,6 +15,7 @@ from pathlib import Path
 from dinor1 import inference
 from dinor1.cli.options import complete_config, require_at_least
 from dinor1.utils.errors import InputError
+from dinor1.utils.io import check_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='negative box on a reference image; may be repeated',
     )
     parser.add_argument(
-        '--text', default='', metavar='NAMES', help='class names, such as "cat . dog . -wolf" (- is negative)'
+        '--text',
+        default='',
+        metavar='NAMES',
+        help='class names, such as "cat . dog . -wolf" (- is negative; write --text=-wolf if it comes first)',
     )
     parser.add_argument('--bank', metavar='FILE', help='prompt bank made by `dinor1 bank`')
     parser.add_argument(
@@ -62,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text)
     targets = inference.list_images(args.target)
     outputs = inference.output_paths(targets, Path(args.out_dir))
+    check_output(outputs[0][0], '--out-dir')
     # Detect.
     inferencer = inference.DINOR1Inferencer(args.config, args.checkpoint, args.device)
     inferencer.set_prompts(**prompts, bank=args.bank)

@@ -37,6 +37,10 @@ _ADVICE = {
 
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command within :func:`one_line_errors`."""
+    # Characters that a terminal cannot show must not end a command after its work is done.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     # Silence OpenCV's messages about damaged images: our error names the file.
     cv2.setLogLevel(0)
     # Silence a warning of MMDetection that a user cannot avoid.

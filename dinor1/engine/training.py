@@ -68,12 +68,14 @@ def train(
         _use_amp(cfg, amp)
     if auto_scale_lr:
         _scale_learning_rate(cfg, name)
+    if resume is None and cfg.get('resume') and not cfg.get('load_from'):
+        resume = 'auto'
     if resume:
         _resume(cfg, resume)
     _check_start(cfg)
     # Build the runner, check the checkpoint to start from, and train.
     runner = Runner.from_cfg(cfg)
-    start = cfg.get('load_from') or (latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
+    start = cfg.get('load_from')
     if start:
         check_checkpoint(runner.model, start, partial=not cfg.get('resume'), resume=cfg.get('resume', False))
     if runner.rank == 0:
@@ -115,18 +117,23 @@ def _resume(cfg: Config, checkpoint: str) -> None:
     If the work directory has no checkpoint, a new run starts with the weights of ``load_from``, which MMEngine would
     ignore.
     """
-    path = latest_checkpoint(cfg.work_dir) if checkpoint == 'auto' else checkpoint
+    out_dir = (cfg.get('default_hooks') or {}).get('checkpoint', {}).get('out_dir')
+    path = latest_checkpoint(cfg.work_dir, out_dir) if checkpoint == 'auto' else checkpoint
     if path is None:
         print(f'--resume: no checkpoint in {cfg.work_dir}, this is a new run')
         return
     cfg.resume, cfg.load_from = True, path
 
 
-def latest_checkpoint(work_dir: str) -> str | None:
+def latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | None:
     """Return the latest checkpoint of a work directory, or None without one.
 
     The file ``last_checkpoint`` contains the path that the checkpoint was written to. If the work directory has been
     copied or moved since, the file of that name in the work directory is returned.
+
+    Args:
+        work_dir: Work directory.
+        out_dir: ``out_dir`` of MMEngine's ``CheckpointHook``; None: checkpoints are in the work directory.
 
     Raises:
         InputError: the checkpoint is missing.
@@ -137,9 +144,13 @@ def latest_checkpoint(work_dir: str) -> str | None:
     own = Path(work_dir) / Path(recorded).name
     if own.is_file():
         return str(own)
-    if not Path(recorded).is_file():
-        raise InputError(f'{own}: no such checkpoint, but last_checkpoint names it; restore it, or name another one')
-    return recorded
+    if out_dir is not None and Path(recorded).is_file():
+        return recorded
+    # A checkpoint of another folder may belong to another run.
+    raise InputError(
+        f'{work_dir}: last_checkpoint names {recorded!r}, which is not in this folder; restore it, or name a '
+        'checkpoint with --resume FILE'
+    )
 
 
 def _check_start(cfg: Config) -> None:

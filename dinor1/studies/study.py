@@ -33,6 +33,7 @@ A run is one arm with one seed. It adds one row to the table of the study (:mod:
 tables in Markdown are made.
 """
 
+import difflib
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,6 +42,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from dinor1.utils import markdown
+from dinor1.utils.config_files import CONFIGS, find_config
 from dinor1.utils.errors import InputError
 
 from .results import RowKey, config_hash, read_rows, row_key
@@ -109,6 +111,24 @@ class Study(NamedTuple):
     curves: tuple[str, ...]
 
 
+def _find_study(path: Path) -> Path:
+    """The file of a study: a path, or the name of one that comes with dinor1.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    if path.is_file():
+        return path
+    folder = CONFIGS / 'studies'
+    named = folder / f'{path.name.removesuffix(".py")}.py'
+    if named.is_file():
+        return named
+    names = sorted(file.stem for file in folder.glob('*.py'))
+    close = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(names)}'
+    raise InputError(f'{path}: no such study; {hint}')
+
+
 def load_study(path: str | Path) -> Study:
     """Read a study file.
 
@@ -116,9 +136,7 @@ def load_study(path: str | Path) -> Study:
         InputError: the file does not exist or is incomplete, or two runs would share a work directory.
     """
     # Read the file.
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f'{path}: no such study')
+    path = _find_study(Path(path))
     try:
         content = Config.fromfile(path).to_dict()
     except Exception as error:
@@ -156,8 +174,10 @@ def _run(path: Path, content: dict[str, Any], arm: str, seed: int) -> Run:
     config = own.get('config', content.get('config'))
     if config is None:
         raise InputError(f'{path}: arm {arm!r} names no config, and neither does the study')
-    if not Path(config).is_file():
-        raise InputError(f'{path}: arm {arm!r}: {config}: no such config file; start in the root of the repository')
+    try:
+        find_config(config)
+    except InputError as error:
+        raise InputError(f'{path}: arm {arm!r}: {error}') from None
     # Check the start.
     start = own.get('start')
     if start is not None:

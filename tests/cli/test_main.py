@@ -1,5 +1,6 @@
 """The command ``dinor1``: fast help and completion, errors, and configs by name."""
 
+import json
 import os
 import subprocess
 import sys
@@ -137,3 +138,16 @@ def test_find_config_unknown_name_proposes_similar_one(name, hint):
     with pytest.raises(InputError, match='no such config file') as error:
         find_config(name)
     assert str(error.value) == f'{name}: no such config file' + (f'; {hint}' if hint else '')
+
+
+def test_output_in_ascii_does_not_end_a_command(tmp_path):
+    """Class names that the terminal cannot show are escaped."""
+    content = dict(
+        images=[dict(id=1, file_name='a.png', width=9, height=9)],
+        annotations=[],
+        categories=[dict(id=1, name='кот')],
+    )
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    outcome = call('validate', tmp_path / 'a.json', '--no-images', PYTHONIOENCODING='ascii')
+    assert outcome.returncode == 0, outcome.stderr
+    assert r'\u043a\u043e\u0442' in outcome.stdout

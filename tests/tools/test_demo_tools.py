@@ -288,6 +288,19 @@ def test_train_resume_in_copied_folder_keeps_original(call, run_config, tmp_path
     assert moved or contents(first) == before
 
 
+@pytest.mark.parametrize('recorded', ['', 'elsewhere/epoch_2.pth'])
+def test_train_resume_refuses_checkpoint_outside_of_work_directory(call, run_config, tmp_path, recorded):
+    """A copied folder without its latest checkpoint: the original must not be continued."""
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'elsewhere/epoch_2.pth').touch()
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/last_checkpoint').write_text(str(tmp_path / recorded) if recorded else '')
+    outcome = call('train', run_config, '--work-dir', tmp_path / 'run', '--resume')
+    assert outcome.status == 2
+    assert f'{tmp_path}/run: last_checkpoint names ' in outcome.err
+    assert '--resume FILE' in outcome.err
+
+
 def test_train_resume_does_not_execute_config_of_checkpoint(call, run_config, tmp_path):
     """MMEngine would execute the text of ``meta.config``."""
     assert call('train', run_config, '--work-dir', tmp_path / 'run', *train_options(tmp_path, 'a', 1)).status == 0

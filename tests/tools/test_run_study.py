@@ -155,3 +155,10 @@ def test_run_study_runs_resumes_and_makes_table(call, run_config, tmp_path, monk
     wrong = call('analysis_tools/run_study', study, *folders, '--only', 'adam')
     assert wrong.status != 0
     assert "no arm ['adam']" in wrong.err
+
+
+def test_load_study_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_study('vit_norm').title == load_study('configs/studies/vit_norm.py').title
+    with pytest.raises(InputError, match='vit_nrm: no such study; did you mean vit_norm'):
+        load_study('vit_nrm')
