@@ -11,7 +11,70 @@ STYLE_WORDS = frozenset(
     'outline outlined filled fill rounded round sharp twotone variant alt solid icon sign symbol'.split()
 )
 # Words that packs use for the same thing.
-SYNONYMS = {'slash': 'off', 'add': 'plus', 'remove': 'minus', 'person': 'account', 'user': 'account', 'close': 'x'}
+SYNONYMS = {'slash': 'off', 'add': 'plus', 'person': 'account', 'user': 'account', 'close': 'x'}
+# Words for the same object whose drawings differ too much for one concept. They have one head word, so that at most one
+# of them is novel and no other is trained on.
+HEAD_SYNONYMS = {
+    word: words[0]
+    for words in (
+        line.split()
+        for line in """
+        account person people user face human man woman boy girl child group
+        airplane flight plane jet
+        alarm clock timer time schedule watch hourglass
+        arrow caret chevron
+        bell notification
+        book library notebook
+        bullhorn megaphone campaign
+        camera photo
+        car drive taxi automobile
+        chat forum message comment sms bubble
+        cloud backup weather
+        cup mug coffee cafe
+        delete trash bin
+        edit pencil pen create
+        emoticon smiley mood sentiment emoji
+        envelope mail email drafts markunread inbox
+        eye visibility
+        file document note page article description
+        fire flame whatshot campfire
+        flag tour
+        flower lotus spa florist
+        gas fuel pump
+        gear cog settings
+        hammer build wrench tool handyman
+        heart favorite
+        home house cottage foundation
+        image picture gallery panorama
+        laptop computer monitor desktop
+        light lightbulb bulb lamp objects
+        lightning bolt flash
+        lock encryption padlock
+        magnify magnifying search find
+        marker pin place location room map
+        mic microphone
+        money cash payment dollar bank
+        mountain terrain landscape
+        phone mobile device cell call tty
+        refresh sync reload repeat cached autorenew
+        restaurant dining food meal
+        sort swap
+        sound volume speaker audio
+        star grade rating
+        store shop storefront shopping
+        sun brightness
+        tag label
+        tree forest nature park
+        tram train subway railway
+        trophy award
+        tv television
+        unarchive archive
+        video movie film slate
+        warning exclamation alert danger report
+        """.strip().splitlines()
+    )
+    for word in words
+}
 # Words that say how an object is shown: its state, its direction, a mark in a corner or a frame. The head word of
 # a name is the object itself.
 MODIFIERS = frozenset(
@@ -74,6 +137,7 @@ def head_words(concept: str) -> frozenset[str]:
     """
     words = [singular(word) for word in concept.split()]
     objects = [word for word in words if word not in MODIFIERS]
+    objects = [HEAD_SYNONYMS.get(word, word) for word in objects]
     return frozenset((objects[0], objects[-1])) if objects else frozenset((' '.join(words),))
 
 

@@ -5,7 +5,7 @@ categories.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +36,10 @@ STYLE_IOU = 0.9
 # Fewest drawings of a novel concept, and of a known one.
 MIN_NOVEL_DRAWINGS = 4
 MIN_DRAWINGS = 2
+# Most known concepts with the same first word: packs have hundreds of "account ..." and "folder ...".
+MAX_PER_WORD = 8
+# A novel concept costs the known ones its neighbours. One that test_style could use counts as this many more.
+_STYLE_COST = 10
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,8 @@ def split_concepts(
 ) -> ConceptSplits:
     """Assign concepts to splits.
 
-    Novel concepts are chosen one after the other: those that ``test_style`` does not need, and that have the fewest
-    neighbours, first; all neighbours of a chosen one are left out. No novel concept is thus connected with any other
-    concept of the world.
+    Novel concepts are chosen one after the other, those with the fewest neighbours first; all neighbours of a chosen
+    one are left out. No novel concept is thus connected with any other concept of the world.
 
     Args:
         concepts: Candidates -> indices of drawings, without the pack that is kept for ``test_style``.
@@ -109,7 +112,9 @@ def split_concepts(
     chosen: list[str] = []
     left_out: set[str] = set()
     halves = {}
-    order = {name: (name in style_drawings, len(links[name] & concepts.keys()), shuffled(name)) for name in concepts}
+    order = {
+        name: (len(links[name] & concepts.keys()) + _STYLE_COST * (name in style_drawings), shuffled(name)) for name in concepts
+    }
     for concept in sorted(concepts, key=order.__getitem__):
         if len(chosen) == sizes.val_novel + sizes.test_novel:
             break
@@ -124,6 +129,7 @@ def split_concepts(
 
     # 2. Known concepts. Those that test_style needs come first.
     known: list[str] = []
+    per_word: Counter[str] = Counter()
     remaining = [name for name in concepts if name not in left_out and name not in halves]
     remaining = [name for name in remaining if len(concepts[name]) >= MIN_DRAWINGS]
     for concept in sorted(remaining, key=lambda name: (name not in style_drawings, shuffled(name))):
@@ -131,8 +137,12 @@ def split_concepts(
             break
         similar = links[concept] & set(known)
         own = silhouettes[list(concepts[concept])]
-        if all(pairwise_iou(own, silhouettes[list(concepts[name])]).max() < SAME_IOU for name in similar):
+        word = concept.split()[0]
+        if per_word[word] < MAX_PER_WORD and all(
+            pairwise_iou(own, silhouettes[list(concepts[name])]).max() < SAME_IOU for name in similar
+        ):
             known.append(concept)
+            per_word[word] += 1
     for group, wanted, found in (
         ('novel', sizes.val_novel + sizes.test_novel, len(chosen)),
         ('training', sizes.train, len(known)),
