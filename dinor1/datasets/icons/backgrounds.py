@@ -53,9 +53,7 @@ def screen(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return canvas
 
 
-def text_line(
-    rng: np.random.Generator, canvas: np.ndarray, x: int, y: int, length: int, thickness: int
-) -> None:
+def text_line(rng: np.random.Generator, canvas: np.ndarray, x: int, y: int, length: int, thickness: int) -> None:
     """Draw blocks of the size of words, which stand for a line of text.
 
     Args:

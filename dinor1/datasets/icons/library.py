@@ -45,9 +45,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'dinor1', 'icons')
 
 
-def load_library(
-    cache: str | os.PathLike | None = None, workers: int = 1, show_progress: bool = False
-) -> IconLibrary:
+def load_library(cache: str | os.PathLike | None = None, workers: int = 1, show_progress: bool = False) -> IconLibrary:
     """Read and render the installed packs.
 
     Args:
@@ -61,7 +59,12 @@ def load_library(
     found = packs.versions()
     drawings, brands = packs.read_packs()
     return build_library(
-        drawings, brands, found, cache_folder() if cache is None else cache, workers=workers, show_progress=show_progress
+        drawings,
+        brands,
+        found,
+        cache_folder() if cache is None else cache,
+        workers=workers,
+        show_progress=show_progress,
     )
 
 

@@ -120,9 +120,7 @@ def versions(packs: Sequence[Pack] = PACKS) -> dict[str, str]:
         try:
             found[distribution] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
-            raise InputError(
-                f'{distribution}: is not installed, and the icon world needs it; {INSTALL_HINT}'
-            ) from None
+            raise InputError(f'{distribution}: is not installed, and the icon world needs it; {INSTALL_HINT}') from None
     return found
 
 

@@ -113,7 +113,8 @@ def split_concepts(
     left_out: set[str] = set()
     halves = {}
     order = {
-        name: (len(links[name] & concepts.keys()) + _STYLE_COST * (name in style_drawings), shuffled(name)) for name in concepts
+        name: (len(links[name] & concepts.keys()) + _STYLE_COST * (name in style_drawings), shuffled(name))
+        for name in concepts
     }
     for concept in sorted(concepts, key=order.__getitem__):
         if len(chosen) == sizes.val_novel + sizes.test_novel:
@@ -176,9 +177,7 @@ def split_concepts(
     halves_of_clutter = (tuple(free[::2]), tuple(free[1::2]))
     for group, names in zip(('clutter_train', 'clutter_test'), halves_of_clutter, strict=True):
         drawings[group] = {name: tuple(unused[name]) for name in names}
-    return ConceptSplits(
-        tuple(known), tuple(val), tuple(test), tuple(sorted(style)), halves_of_clutter, drawings
-    )
+    return ConceptSplits(tuple(known), tuple(val), tuple(test), tuple(sorted(style)), halves_of_clutter, drawings)
 
 
 def support_and_targets(

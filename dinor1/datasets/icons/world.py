@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 from rich.progress import track
 
 from dinor1.datasets.icons import packs
@@ -339,7 +338,9 @@ def _draw(job: _Job) -> list[_Drawn]:
     """Draw and write the images of a job."""
     library, seed, sides, root = _STATE
     drawn = []
-    for offset, (names, scene, indices) in enumerate(draw_images(library, seed, job.split, sides, job.start, job.names)):
+    for offset, (names, scene, indices) in enumerate(
+        draw_images(library, seed, job.split, sides, job.start, job.names)
+    ):
         data = cv2.imencode('.jpg', scene.pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
         (root / 'images' / job.split / _file_name(job.start + offset + 1)).write_bytes(data)
         objects = [
