@@ -2,28 +2,20 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from dinor1.datasets.icons.packs import Drawing
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Words that name a style of drawing and not what is drawn.
-STYLE_WORDS = frozenset(
-    [
-        'outline',
-        'outlined',
-        'filled',
-        'fill',
-        'rounded',
-        'round',
-        'sharp',
-        'twotone',
-        'variant',
-        'alt',
-        'solid',
-        'icon',
-        'sign',
-        'symbol',
-    ]
+STYLE_WORDS = _words(
+    """
+    outline outlined filled fill rounded round sharp twotone variant alt solid icon sign symbol
+    """
 )
 # Words that packs use for the same thing.
 SYNONYMS = {'slash': 'off', 'add': 'plus', 'person': 'account', 'user': 'account', 'close': 'x'}
@@ -92,287 +84,32 @@ HEAD_SYNONYMS = {
 }
 # Words that say how an object is shown: its state, its direction, a mark in a corner or a frame. The head word of
 # a name is the object itself.
-MODIFIERS = frozenset(
-    [
-        'off',
-        'on',
-        'plus',
-        'minus',
-        'check',
-        'checked',
-        'x',
-        'alert',
-        'lock',
-        'locked',
-        'unlock',
-        'unlocked',
-        'open',
-        'opened',
-        'closed',
-        'edit',
-        'cog',
-        'settings',
-        'search',
-        'up',
-        'down',
-        'left',
-        'right',
-        'top',
-        'bottom',
-        'center',
-        'middle',
-        'horizontal',
-        'vertical',
-        'north',
-        'south',
-        'east',
-        'west',
-        'diagonal',
-        'in',
-        'out',
-        'inside',
-        'outside',
-        'small',
-        'big',
-        'large',
-        'mini',
-        'double',
-        'triple',
-        'multiple',
-        'half',
-        'full',
-        'empty',
-        'low',
-        'medium',
-        'high',
-        'circle',
-        'square',
-        'box',
-        'triangle',
-        'hexagon',
-        'octagon',
-        'rectangle',
-        'dashed',
-        'dotted',
-        'start',
-        'end',
-        'begin',
-        'first',
-        'last',
-        'next',
-        'previous',
-        'back',
-        'forward',
-        'new',
-        'old',
-        'simple',
-        'classic',
-        'text',
-        'line',
-        'lines',
-        'of',
-        'with',
-        'and',
-        'the',
-        'a',
-        'an',
-        'to',
-        'for',
-        'from',
-        'by',
-        'at',
-        'one',
-        'two',
-        'three',
-        'four',
-        'five',
-        'six',
-        'seven',
-        'eight',
-        'nine',
-        'ten',
-        'black',
-        'white',
-        'heavy',
-        'light',
-        'dark',
-        'medium',
-    ]
+MODIFIERS = _words(
+    """
+    off on plus minus check checked x alert lock locked unlock unlocked open opened closed edit cog settings
+    search up down left right top bottom center middle horizontal vertical north south east west diagonal in out
+    inside outside small big large mini double triple multiple half full empty low medium high circle square box
+    triangle hexagon octagon rectangle dashed dotted start end begin first last next previous back forward new
+    old simple classic text line lines of with and the a an to for from by at one two three four five six seven
+    eight nine ten black white heavy light dark
+    """
 )
 # Logos that packs do not mark as such.
-BRANDS = frozenset(
-    [
-        'adobe',
-        'airbnb',
-        'amazon',
-        'android',
-        'angular',
-        'ansible',
-        'apple',
-        'atlassian',
-        'aws',
-        'azure',
-        'babel',
-        'bitbucket',
-        'bitcoin',
-        'blender',
-        'bluetooth',
-        'bootstrap',
-        'chrome',
-        'chromecast',
-        'codepen',
-        'concourse',
-        'confluence',
-        'css',
-        'cordova',
-        'digital',
-        'discord',
-        'docker',
-        'dolby',
-        'dropbox',
-        'drupal',
-        'electron',
-        'emby',
-        'ethereum',
-        'evernote',
-        'facebook',
-        'fedora',
-        'figma',
-        'firebase',
-        'firefox',
-        'flickr',
-        'flutter',
-        'foursquare',
-        'freebsd',
-        'gatsby',
-        'gentoo',
-        'git',
-        'github',
-        'gitlab',
-        'gmail',
-        'gnome',
-        'google',
-        'graphql',
-        'gradle',
-        'hbo',
-        'haskell',
-        'heroku',
-        'html',
-        'hulu',
-        'humble',
-        'ibm',
-        'instagram',
-        'ios',
-        'jabber',
-        'jekyll',
-        'jellyfish',
-        'jenkins',
-        'jira',
-        'jquery',
-        'kde',
-        'kodi',
-        'kotlin',
-        'kubernetes',
-        'laravel',
-        'lastpass',
-        'linkedin',
-        'linux',
-        'litecoin',
-        'macos',
-        'mastodon',
-        'material',
-        'mdi',
-        'messenger',
-        'meteor',
-        'microsoft',
-        'netflix',
-        'nextcloud',
-        'nix',
-        'nintendo',
-        'nodejs',
-        'npm',
-        'nuxt',
-        'nvidia',
-        'onedrive',
-        'onepassword',
-        'openid',
-        'opera',
-        'origin',
-        'pandora',
-        'patreon',
-        'paypal',
-        'pinterest',
-        'playstation',
-        'plex',
-        'pocket',
-        'polymer',
-        'powershell',
-        'qqchat',
-        'quora',
-        'raspberry',
-        'react',
-        'reddit',
-        'redhat',
-        'renren',
-        'rollupjs',
-        'ruby',
-        'safari',
-        'salesforce',
-        'sass',
-        'signal',
-        'simple-icons',
-        'sina',
-        'skype',
-        'slack',
-        'snapchat',
-        'soundcloud',
-        'spotify',
-        'sqlite',
-        'stackoverflow',
-        'steam',
-        'svelte',
-        'swift',
-        'tailwind',
-        'telegram',
-        'terraform',
-        'tiktok',
-        'toyota',
-        'trello',
-        'twitch',
-        'twitter',
-        'typescript',
-        'typo3',
-        'ubisoft',
-        'ubuntu',
-        'umbraco',
-        'unity',
-        'unreal',
-        'venmo',
-        'vimeo',
-        'vine',
-        'visualstudio',
-        'vk',
-        'vlc',
-        'vuejs',
-        'vuetify',
-        'waze',
-        'webflow',
-        'webpack',
-        'webrtc',
-        'wechat',
-        'whatsapp',
-        'wikipedia',
-        'windows',
-        'wordpress',
-        'xamarin',
-        'xbox',
-        'xing',
-        'xmpp',
-        'yahoo',
-        'yelp',
-        'youtube',
-        'zigbee',
-    ]
+BRANDS = _words(
+    """
+    adobe airbnb amazon android angular ansible apple atlassian aws azure babel bitbucket bitcoin blender
+    bluetooth bootstrap chrome chromecast codepen concourse confluence css cordova digital discord docker dolby
+    dropbox drupal electron emby ethereum evernote facebook fedora figma firebase firefox flickr flutter
+    foursquare freebsd gatsby gentoo git github gitlab gmail gnome google graphql gradle hbo haskell heroku html
+    hulu humble ibm instagram ios jabber jekyll jellyfish jenkins jira jquery kde kodi kotlin kubernetes laravel
+    lastpass linkedin linux litecoin macos mastodon material mdi messenger meteor microsoft netflix nextcloud
+    nix nintendo nodejs npm nuxt nvidia onedrive onepassword openid opera origin pandora patreon paypal
+    pinterest playstation plex pocket polymer powershell qqchat quora raspberry react reddit redhat renren
+    rollupjs ruby safari salesforce sass signal simple-icons sina skype slack snapchat soundcloud spotify sqlite
+    stackoverflow steam svelte swift tailwind telegram terraform tiktok toyota trello twitch twitter typescript
+    typo3 ubisoft ubuntu umbraco unity unreal venmo vimeo vine visualstudio vk vlc vuejs vuetify waze webflow
+    webpack webrtc wechat whatsapp wikipedia windows wordpress xamarin xbox xing xmpp yahoo yelp youtube zigbee
+    """
 )
 _SPLIT = re.compile(r'[-_ ]+')
 
@@ -426,14 +163,3 @@ def group_by_concept(drawings: Iterable[Drawing], brands: Collection[str] = ()) 
         if concept and not is_brand(concept, known) and not is_sign(concept):
             groups[concept].append(drawing)
     return {concept: groups[concept] for concept in sorted(groups)}
-
-
-def with_drawings(
-    groups: dict[str, list[Drawing]], least: int, without: Sequence[str] = ()
-) -> dict[str, list[Drawing]]:
-    """Concepts with at least ``least`` drawings in packs other than ``without``."""
-    return {
-        concept: drawings
-        for concept, drawings in groups.items()
-        if sum(drawing.pack not in without for drawing in drawings) >= least
-    }

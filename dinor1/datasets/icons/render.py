@@ -5,6 +5,7 @@ A rendered drawing is cropped to its content, enlarged so that its longer side i
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import signal
 import zipfile
@@ -118,7 +119,6 @@ class DrawingCache:
         )
         chunks = [[drawing.svg for drawing in drawings[i : i + _CHUNK]] for i in range(0, len(drawings), _CHUNK)]
         with process_pool(workers) as pool:
-            # The tasks are submitted before the progress bar starts its thread: a fork then copies no lock of it.
             parts = pool.map(_render_all, chunks) if pool else map(_render_all, chunks)
             index = 0
             for part in track(parts, 'Rendering the drawings', total=len(chunks), disable=not show_progress):
@@ -158,7 +158,10 @@ def process_pool(
     if workers <= 1:
         yield None
         return
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(initializer, arguments))
+    # New processes, not forks: OpenCV's threads do not survive a fork, and a call in the child can wait for ever.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context('spawn'), initializer=_start_worker, initargs=(initializer, arguments)
+    )
     try:
         yield pool
     finally:

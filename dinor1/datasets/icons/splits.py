@@ -112,11 +112,8 @@ def split_concepts(
     chosen: list[str] = []
     left_out: set[str] = set()
     halves = {}
-    order = {
-        name: (len(links[name] & concepts.keys()) + _STYLE_COST * (name in style_drawings), shuffled(name))
-        for name in concepts
-    }
-    for concept in sorted(concepts, key=order.__getitem__):
+    cost = {name: len(links[name] & concepts.keys()) + _STYLE_COST * (name in style_drawings) for name in concepts}
+    for concept in sorted(concepts, key=lambda name: (cost[name], shuffled(name))):
         if len(chosen) == sizes.val_novel + sizes.test_novel:
             break
         parts = support_and_targets(concepts[concept], silhouettes)

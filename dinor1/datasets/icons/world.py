@@ -193,8 +193,8 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
     for key in ('version', 'arguments', 'packages'):
         if found.get(key) != manifest[key]:
             raise InputError(
-                f'{root}: holds an icon world with another {key.removesuffix("s")} ({_difference(found, manifest, key)}); '
-                'use --force to replace it or choose another folder'
+                f'{root}: holds an icon world with another {key.removesuffix("s")} '
+                f'({_difference(found, manifest, key)}); use --force to replace it or choose another folder'
             )
     for split, size in manifest['arguments']['sizes'].items():
         images = list((root / 'images' / split).glob('*.jpg'))
@@ -234,7 +234,6 @@ def _write_splits(
     with process_pool(workers, _set_state, state) as pool:
         if pool is None:
             _set_state(*state)
-        # The tasks are submitted before the progress bar starts its thread: a fork then copies no lock of it.
         parts = pool.map(_draw, jobs) if pool else map(_draw, jobs)
         results = track(parts, 'Drawing the icon world', total=len(jobs), disable=not show_progress)
         for job, part in zip(jobs, results, strict=True):
