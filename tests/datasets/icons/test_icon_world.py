@@ -2,12 +2,17 @@
 
 import collections
 import json
+import signal
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from pycocotools.coco import COCO
 
+from dinor1.cli.main import main
 from dinor1.datasets.icons import world
 from dinor1.datasets.icons.plan import frequency, plan_split
 from dinor1.datasets.icons.render import SIDE, DrawingCache, render
@@ -18,8 +23,10 @@ from dinor1.datasets.icons.sprites import make_sprite
 from dinor1.datasets.icons.world import MANIFEST_NAME, PRESETS, draw_images, generate
 from dinor1.evaluation import LVISFixedMetric
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
+from dinor1.registry import DATASETS, METRICS
 from dinor1.utils.errors import InputError
 
+CONFIGS = Path(__file__).parents[3] / 'configs' / '_base_' / 'datasets'
 SIZES = {split: 4 for split in SPLITS} | {'train': 12}
 SIDES = PRESETS['small'].sides
 
@@ -184,7 +191,7 @@ def test_lvis_metric_reads_it(small_world):
     # Exhaustive labels: every category is judged in every image.
     assert truth.judged.all()
     assert not truth.not_exhaustive.any()
-    assert len(LVISFixedMetric(str(path))._truth.names) == 4
+    assert LVISFixedMetric(str(path)).num_collected == 0
 
 
 def test_same_bytes_with_several_processes_and_other_ones_with_another_seed(small_world, tiny_library, tmp_path):
@@ -202,6 +209,18 @@ def test_does_nothing_when_it_is_there_already(small_world, tiny_library):
     before = (small_world / MANIFEST_NAME).stat().st_mtime_ns
     assert not generate(small_world, sizes=SIZES, library=tiny_library)
     assert (small_world / MANIFEST_NAME).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize('name', ['icons', 'icons_novel'])
+def test_configs_read_it(small_world, monkeypatch, name):
+    monkeypatch.setenv('DINOR1_DATA', str(small_world.parent))
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    for dataset in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset, cfg.prompt_dataset):
+        built = DATASETS.build(dataset)
+        assert built[0]['inputs'].shape == (3, 192, 192)
+    # Exemplars are of the categories that are evaluated.
+    assert built.metainfo['classes'] == DATASETS.build(cfg.test_dataloader.dataset).metainfo['classes']
+    METRICS.build(cfg.test_evaluator)
 
 
 # Bad input -------------------------------------------------------------------------------------------------
@@ -283,3 +302,60 @@ def test_contact_sheet_shows_every_concept(tiny_library):
         contact_sheet(tiny_library, 'test')
     with pytest.raises(InputError, match='0 columns'):
         contact_sheet(tiny_library, 'train', columns=0)
+
+
+# Command line ----------------------------------------------------------------------------------------------
+
+
+def run_command(monkeypatch, *arguments):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, 'argv', ['dinor1', 'make-data', 'icons', *map(str, arguments)])
+    try:
+        main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def installed_tiny(tiny_library, monkeypatch):
+    """The tiny library in place of the installed packs."""
+    monkeypatch.setattr('dinor1.datasets.icons.packs.versions', lambda: dict(tiny_library.versions))
+    monkeypatch.setattr('dinor1.datasets.icons.world.load_library', lambda *_: tiny_library)
+    monkeypatch.setattr('dinor1.cli.make_data.load_library', lambda *_, **__: tiny_library)
+
+
+def test_command_prints_statistics(installed_tiny, tmp_path, monkeypatch, capsys):
+    sizes = [f'{split}=1' for split in SPLITS]
+    for expected in ('written to', 'already there'):
+        run_command(monkeypatch, '--out', tmp_path / 'icons', '--workers', 1, '--sizes', *sizes)
+        output = capsys.readouterr().out
+        assert all(split in output for split in SPLITS)
+        assert 'largest silhouette IoU: val_novel/train 0.' in output
+        assert expected in output.splitlines()[-1]
+
+
+def test_command_draws_a_sheet(installed_tiny, tmp_path, monkeypatch, capsys):
+    run_command(monkeypatch, '--sheet', tmp_path / 'sheet.png', '--sheet-split', 'val_novel')
+    assert capsys.readouterr().out.splitlines()[-1].startswith('3 concepts of val_novel')
+    assert cv2.imread(str(tmp_path / 'sheet.png')) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ['sheet.png']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--sizes', 'train'], 'SPLIT=N'),
+        (['--sizes', 'tran=3'], "unknown split 'tran'"),
+        (['--sheet', 'sheet.png', '--sheet-split', 'test'], 'unknown split'),
+        (['--sheet', '.'], 'is a folder'),
+    ],
+)
+def test_command_refuses_bad_options(installed_tiny, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(monkeypatch, *arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count('\n') == 1
+    assert not list(tmp_path.iterdir())
