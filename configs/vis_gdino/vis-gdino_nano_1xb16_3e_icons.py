@@ -6,5 +6,5 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# Up to 20 objects in an image, and a vocabulary of more than a thousand classes in parts.
-model = dict(test_cfg=dict(max_per_img=300, chunked_size=80))
+# More than a thousand classes do not fit one pass.
+model = dict(test_cfg=dict(chunked_size=80))
