@@ -135,7 +135,7 @@ def _make_icons(args: argparse.Namespace) -> None:
         print(f'{split:26}{counts["images"]:8}{counts["categories"]:10}{counts["instances"]:11}{each:>10}')
     frequencies = manifest['statistics']['train']['frequencies']
     print('training concepts: {r} rare, {c} common, {f} frequent'.format(**frequencies))
-    pairs = ', '.join(f'{pair} {iou:.3f}' for pair, iou in manifest['largest_silhouette_iou'].items())
+    pairs = ', '.join(f'{pair} {iou:.4f}' for pair, iou in manifest['largest_silhouette_iou'].items())
     print(f'largest silhouette IoU: {pairs}')
     found = 'written to' if written else 'already there, nothing to do:'
     images = sum(counts['images'] for counts in manifest['statistics'].values())

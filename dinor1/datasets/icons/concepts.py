@@ -52,7 +52,7 @@ HEAD_SYNONYMS = {
         hammer build wrench tool handyman
         heart favorite
         home house cottage foundation
-        image picture gallery panorama
+        image gallery panorama
         laptop computer monitor desktop
         light lightbulb bulb lamp objects
         lightning bolt flash
