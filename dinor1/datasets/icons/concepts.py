@@ -50,7 +50,9 @@ HEAD_SYNONYMS = {
         gas fuel pump
         gear cog settings
         hammer build wrench tool handyman
+        hash hashtag pound
         heart favorite
+        fingerprint finger
         home house cottage foundation
         image gallery panorama
         laptop computer monitor desktop
@@ -62,7 +64,10 @@ HEAD_SYNONYMS = {
         mic microphone
         money cash payment dollar bank
         mountain terrain landscape
+        palette lens color
+        path route directions
         phone mobile device cell call tty
+        puzzle extension
         refresh sync reload repeat cached autorenew
         restaurant dining food meal
         sort swap
@@ -71,12 +76,15 @@ HEAD_SYNONYMS = {
         store shop storefront shopping
         sun brightness
         tag label
+        target crosshair
+        thermometer thermostat temperature
         tree forest nature park
         tram train subway railway
         trophy award
         tv television
         unarchive archive
         video movie film slate
+        wine brandy
         warning exclamation alert danger report
         """.strip().splitlines()
     )
