@@ -100,7 +100,8 @@ def generate(
         sizes: Number of images of the splits that differ from the preset.
         force: Replace an icon world that was generated with other arguments, or generate the same one again.
         show_progress: Show progress bars with the remaining time.
-        workers: Number of processes; the bytes do not depend on it.
+        workers: Number of processes; the bytes do not depend on it. With more than one, a script has to call this below
+            ``if __name__ == '__main__':``, as everywhere with new processes.
         cache: Folder of rendered drawings; None: the user's cache folder.
         library: Drawings to use instead of the installed packs.
 
