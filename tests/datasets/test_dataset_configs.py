@@ -15,10 +15,11 @@ from dinor1.evaluation import CocoPromptMetric
 from dinor1.registry import DATASETS, METRICS
 
 FOLDER = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
-# Not tested here: LVIS files are COCO's with another metric (test_lvis.py), and federated photographs have more files
-# (test_photographs.py).
+# Not tested here: files in the form of LVIS have another metric (test_lvis.py, icons/), and federated photographs have
+# more files (test_photographs.py).
 PHOTOGRAPHS = {'photo_mix', 'photo_mix_novel', 'photographs'}
-OTHERS = {'small_coco', 'mnist', 'affnist', 'lvis_detection', 'lvis_minival_detection', *PHOTOGRAPHS}
+LVIS = {'lvis_detection', 'lvis_minival_detection', 'icons', 'icons_novel'}
+OTHERS = {'small_coco', 'mnist', 'affnist', *LVIS, *PHOTOGRAPHS}
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in OTHERS)
 SMALL_REAL_SETS = sorted(name for name in NAMES if 'small_coco.py' in (FOLDER / f'{name}.py').read_text())
 

@@ -1,0 +1,151 @@
+"""The rendered drawings of the icon world and their assignment to splits."""
+
+import os
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dinor1.datasets.icons import packs
+from dinor1.datasets.icons.clusters import silhouettes, similar_pairs
+from dinor1.datasets.icons.concepts import group_by_concept, head_words
+from dinor1.datasets.icons.packs import Drawing
+from dinor1.datasets.icons.render import DrawingCache, Rendered
+from dinor1.datasets.icons.splits import MIN_DRAWINGS, ConceptSplits, SplitSizes, shuffled, split_concepts
+
+# The pack whose drawings only ``test_style`` shows.
+STYLE_PACK = 'lucide'
+# Clutter is taken from concepts with fewer drawings. So many are rendered for each that is wanted.
+_CLUTTER_CANDIDATES = 5
+
+
+@dataclass(frozen=True)
+class IconLibrary:
+    """Drawings, rendered, and the splits.
+
+    Attributes:
+        keys: N keys of drawings, such as ``phosphor/bold/bicycle``.
+        rendered: Their pixels.
+        silhouettes: (N, P) bool.
+        splits: Concepts and drawings of each split.
+        versions: Versions of the packs and of the renderer.
+    """
+
+    keys: tuple[str, ...]
+    rendered: Rendered
+    silhouettes: np.ndarray
+    splits: ConceptSplits
+    versions: Mapping[str, str]
+
+
+def cache_folder() -> Path:
+    """Where rendered drawings are kept: ``dinor1/icons`` in the user's cache folder (``XDG_CACHE_HOME``)."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'dinor1', 'icons')
+
+
+def load_library(cache: str | os.PathLike | None = None, workers: int = 1, show_progress: bool = False) -> IconLibrary:
+    """Read and render the installed packs.
+
+    Args:
+        cache: Folder of rendered drawings; None: :func:`cache_folder`.
+        workers: Number of processes.
+        show_progress: Show a progress bar.
+
+    Raises:
+        InputError: a package is missing or broken.
+    """
+    found = packs.versions()
+    drawings, brands = packs.read_packs()
+    return build_library(
+        drawings,
+        brands,
+        found,
+        cache_folder() if cache is None else cache,
+        workers=workers,
+        show_progress=show_progress,
+    )
+
+
+def build_library(
+    drawings: Sequence[Drawing],
+    brands: Collection[str] = (),
+    versions: Mapping[str, str] | None = None,
+    cache: str | os.PathLike | None = None,
+    sizes: SplitSizes | None = None,
+    workers: int = 1,
+    show_progress: bool = False,
+) -> IconLibrary:
+    """Render drawings and assign their concepts to splits.
+
+    Args:
+        drawings: With unique keys.
+        brands: Names that are logos.
+        versions: Of packs and renderer, for the cache and the manifest.
+        cache: Folder of rendered drawings; None: none are kept.
+        sizes: Numbers of concepts.
+        workers: Number of processes.
+        show_progress: Show a progress bar.
+
+    Raises:
+        InputError: a drawing is not valid, or there are too few.
+    """
+    sizes, versions = sizes or SplitSizes(), dict(versions or {})
+    groups = group_by_concept(drawings, brands)
+    candidates, few = {}, {}
+    for concept, members in groups.items():
+        count = sum(drawing.pack != STYLE_PACK for drawing in members)
+        if count >= MIN_DRAWINGS:
+            candidates[concept] = members
+        elif count:
+            few[concept] = [drawing for drawing in members if drawing.pack != STYLE_PACK]
+    heads = {head for concept in candidates for head in head_words(concept)}
+    clutter_names = sorted((name for name in few if not heads & head_words(name)), key=shuffled)
+    clutter_names = clutter_names[: _CLUTTER_CANDIDATES * sizes.clutter]
+
+    # Render what may be used, and no more.
+    used = [(concept, drawing) for concept, members in candidates.items() for drawing in members]
+    used += [(concept, drawing) for concept in clutter_names for drawing in few[concept]]
+    rendered = DrawingCache(cache, versions).render([drawing for _, drawing in used], workers, show_progress)
+    # A drawing without content is of no use.
+    shapes = silhouettes(rendered.opacity)
+    visible = shapes.any(axis=1)
+    members: dict[str, list[int]] = defaultdict(list)
+    style: dict[str, list[int]] = defaultdict(list)
+    for index, (concept, drawing) in enumerate(used):
+        if visible[index]:
+            (style if drawing.pack == STYLE_PACK else members)[concept].append(index)
+    concepts = {name: members[name] for name in candidates if len(members[name]) >= MIN_DRAWINGS}
+    clutter = {name: members[name] for name in clutter_names if members[name]}
+
+    neighbours = find_neighbours({**concepts, **clutter}, shapes)
+    splits = split_concepts(concepts, style, clutter, neighbours, shapes, sizes)
+    return IconLibrary(tuple(drawing.key for _, drawing in used), rendered, shapes, splits, versions)
+
+
+def find_neighbours(concepts: Mapping[str, Sequence[int]], shapes: np.ndarray) -> dict[str, set[str]]:
+    """Concepts with a similar silhouette or a shared head word.
+
+    Args:
+        concepts: Concept -> indices of drawings.
+        shapes: (N, P) bool, silhouettes.
+
+    Returns:
+        Concept -> its neighbours, without itself.
+    """
+    neighbours: dict[str, set[str]] = {concept: set() for concept in concepts}
+    rows = np.array([index for indices in concepts.values() for index in indices], dtype=np.int64)
+    owners = [concept for concept, indices in concepts.items() for _ in indices]
+    for i, j in similar_pairs(shapes[rows]).tolist():
+        neighbours[owners[i]].add(owners[j])
+        neighbours[owners[j]].add(owners[i])
+    by_head: dict[str, set[str]] = defaultdict(set)
+    for concept in concepts:
+        for head in head_words(concept):
+            by_head[head].add(concept)
+    for concept in concepts:
+        for head in head_words(concept):
+            neighbours[concept] |= by_head[head]
+        neighbours[concept].discard(concept)
+    return neighbours
