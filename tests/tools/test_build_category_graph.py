@@ -48,7 +48,7 @@ def changed(section, entry, **values):
         (coco_content(3) | dict(annotations=[3]), 'annotation number 0 has no image_id'),
         (changed('annotations', 2, image_id=[1]), 'annotation number 2 has no image_id'),
         (changed('annotations', 2, category_id={}), 'annotation number 2 has no category_id'),
-        (changed('annotations', 2, image_id=77), 'is of image 77, unknown'),
+        (changed('annotations', 2, image_id=77), 'refers to unknown image 77'),
     ],
 )
 def test_build_category_graph_bad_file(build, tmp_path, content, message):

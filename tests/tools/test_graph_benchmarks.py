@@ -20,7 +20,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
         ('benchmark_kge', ['--dim', -1], '--dim must be at least 1, got -1'),
         ('benchmark_kge', ['--triples', 0], '--triples must be at least 1, got 0'),
         ('benchmark_kge', ['--kind', 'nfe'], '--kind nfe: unknown; give one of nfe-1'),
-        ('benchmark_kge', ['--data-root', 'absent'], 'absent: neither train.txt nor train.txt.gz is there'),
+        ('benchmark_kge', ['--data-root', 'absent'], 'absent: found neither train.txt nor train.txt.gz'),
         pytest.param('benchmark_kge', ['--device', 'cuda'], "--device 'cuda': this machine has 0", marks=no_gpu),
     ],
 )
@@ -34,4 +34,4 @@ def test_graph_benchmarks_bad_input(call, tool, arguments, message):
 
 def test_benchmark_kge_reads_data_folder_from_environment(call, monkeypatch, tmp_path):
     monkeypatch.setenv('DINOR1_DATA', str(tmp_path))
-    assert f'{tmp_path}/wn18rr: neither' in call('analysis_tools/benchmark_kge').err
+    assert f'{tmp_path}/wn18rr: found neither' in call('analysis_tools/benchmark_kge').err

@@ -166,7 +166,7 @@ def test_image_demo_bad_checkpoint(demo, reference, wide_files, model_files, tmp
     damaged = tmp_path / 'damaged.pth'
     with open(model_files.checkpoint, 'rb') as file:
         damaged.write_bytes(file.read(100_000))
-    assert_refused(demo(*prompt, checkpoint=damaged), 'damaged.pth: not a checkpoint, a damaged one')
+    assert_refused(demo(*prompt, checkpoint=damaged), 'damaged.pth: not a checkpoint, or a damaged one')
 
 
 @pytest.mark.parametrize(
