@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import dinor1
-from tests.model_files import image_folder, model_files, other_files, wide_files  # noqa: F401
+from tests.model_files import image_folder, model_files, other_files, untrained_bert, wide_files  # noqa: F401
 
 # Fill the gaps of MMDetection before test modules import it.
 dinor1.register_all()

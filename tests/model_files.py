@@ -83,3 +83,28 @@ def image_folder(tmp_path_factory) -> Path:
         cv2.imwrite(str(folder / f'{i}.png'), random_image(*size, seed=i))
     (folder / 'notes.txt').write_text('not an image')
     return folder
+
+
+@pytest.fixture
+def untrained_bert(monkeypatch):
+    """BERT-base without weights: nothing to download, and on the meta device nothing to hold."""
+    from mmdet.models.language_models import bert
+    from transformers import BertConfig, BertModel
+
+    from dinor1.utils import compat
+
+    class Tokenizer:
+        def convert_tokens_to_ids(self, tokens):
+            return list(range(len(tokens)))
+
+    class Bert:
+        @staticmethod
+        def from_pretrained(name, config, **kwargs):
+            assert name == 'bert-base-uncased'
+            with torch.device('meta'):
+                return BertModel(config, **kwargs)
+
+    compat.fill_transformers()
+    monkeypatch.setattr(bert.AutoTokenizer, 'from_pretrained', lambda name: Tokenizer())
+    monkeypatch.setattr(bert.BertConfig, 'from_pretrained', lambda name: BertConfig())
+    monkeypatch.setattr(bert, 'HFBertModel', Bert)

@@ -25,7 +25,6 @@ from dinor1.engine.loops import build_protocol
 from dinor1.evaluation import TextPrompts, VisualGeneric, VisualInteractive
 from dinor1.models import DINOGRQO, DINOR1, GRQOLoss
 from dinor1.registry import DATASETS, HOOKS, LOOPS, METRICS, MODEL_CONVERTERS, MODELS, PARAM_SCHEDULERS
-from dinor1.utils import compat
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
 from dinor1.utils.packaged_files import checksum_in_name
@@ -261,29 +260,6 @@ def count_params():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def untrained_bert(monkeypatch):
-    """BERT-base without weights: nothing to download, and on the meta device nothing to hold."""
-    from mmdet.models.language_models import bert
-    from transformers import BertConfig, BertModel
-
-    class Tokenizer:
-        def convert_tokens_to_ids(self, tokens):
-            return list(range(len(tokens)))
-
-    class Bert:
-        @staticmethod
-        def from_pretrained(name, config, **kwargs):
-            assert name == 'bert-base-uncased'
-            with torch.device('meta'):
-                return BertModel(config, **kwargs)
-
-    compat.fill_transformers()
-    monkeypatch.setattr(bert.AutoTokenizer, 'from_pretrained', lambda name: Tokenizer())
-    monkeypatch.setattr(bert.BertConfig, 'from_pretrained', lambda name: BertConfig())
-    monkeypatch.setattr(bert, 'HFBertModel', Bert)
 
 
 @each([*MODEL_FILES, ALIGNED])

@@ -26,8 +26,9 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from dinor1.datasets.generated_folder import check_complete, read_manifest
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import read_json, write_json
+from dinor1.utils.io import write_json
 
 SHAPES = ('circle', 'square', 'triangle', 'cross')
 FILLS = ('solid', 'striped', 'checkered', 'outlined')
@@ -225,16 +226,8 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
         InputError: the folder must not be replaced.
     """
     # An absent or empty folder may be written to, and another shapes world replaced with force.
-    if not root.exists():
-        return False
-    if not root.is_dir():
-        raise InputError(f'{root}: is a file; give the name of a folder')
-    if not any(root.iterdir()):
-        return False
-    found = read_json(root / MANIFEST_NAME) if (root / MANIFEST_NAME).exists() else None
-    if not isinstance(found, dict) or found.get('generator') != _GENERATOR_NAME:
-        raise InputError(f'{root}: holds files that are not a shapes world; choose another folder')
-    if force:
+    found = read_manifest(root / MANIFEST_NAME, _GENERATOR_NAME, 'a shapes world')
+    if found is None or force:
         return False
     # The data set must have the same arguments, and all its files.
     if found != manifest:
@@ -242,10 +235,7 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
             f'{root}: holds a shapes world of version {found.get("version")} with {found.get("arguments")}; '
             'use --force to replace it or choose another folder'
         )
-    for split, size in manifest['arguments']['sizes'].items():
-        images = list((root / 'images' / split).glob('*.png'))
-        if len(images) != size or not (root / 'annotations' / f'{split}.json').is_file():
-            raise InputError(f'{root}: files of {split} are missing; use --force to generate them again')
+    check_complete(root, manifest['arguments']['sizes'], '.png')
     return True
 
 

@@ -33,7 +33,7 @@ class TestOptions:
         compile: Whether to compile the model.
         out: File for the raw predictions, ending in ``.pkl``.
         show_dir: Folder for all test images with their detections.
-        tta: Whether to average over an image and its mirror image, see :mod:`dinor1.engine.augmented_test`.
+        tta: Whether to merge the detections on several views of each image, see :mod:`dinor1.engine.augmented_test`.
     """
 
     __test__ = False  # pytest: not a test

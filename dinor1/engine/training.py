@@ -37,7 +37,8 @@ def train(
     Config, logs, checkpoints, ``environment.json`` and ``metrics.json`` are written to the work directory.
 
     Args:
-        config: Config file, or the name of one that comes with dinor1, see :func:`dinor1.utils.config.find_config`.
+        config: Config file, or the name of one that comes with dinor1, see
+            :func:`dinor1.utils.config_files.find_config`.
         work_dir: Work directory. Default: that of the config, or ``work_dirs/<name of the config>``.
         cfg_options: Settings of the config to override, by dotted key.
         resume: Checkpoint to continue from; ``'auto'``: the latest checkpoint in the work directory, if any.

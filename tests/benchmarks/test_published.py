@@ -259,28 +259,6 @@ def test_verify_warns_of_another_checkpoint(options, tiny, tmp_path, checkpoint,
 # full size -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def untrained_bert(monkeypatch):
-    """BERT-base without weights, on the meta device: needs neither a download nor memory."""
-    from mmdet.models.language_models import bert
-    from transformers import BertConfig, BertModel
-
-    class Tokenizer:
-        def convert_tokens_to_ids(self, tokens):
-            return list(range(len(tokens)))
-
-    class Bert:
-        @staticmethod
-        def from_pretrained(name, config, **kwargs):
-            with torch.device('meta'):
-                return BertModel(config, **kwargs)
-
-    compat.fill_transformers()
-    monkeypatch.setattr(bert.AutoTokenizer, 'from_pretrained', lambda name: Tokenizer())
-    monkeypatch.setattr(bert.BertConfig, 'from_pretrained', lambda name: BertConfig())
-    monkeypatch.setattr(bert, 'HFBertModel', Bert)
-
-
 @pytest.mark.parametrize(
     ('recipe', 'config'),
     [

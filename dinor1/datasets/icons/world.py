@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import cv2
 from rich.progress import track
 
+from dinor1.datasets.generated_folder import check_complete, read_manifest
 from dinor1.datasets.icons import packs
 from dinor1.datasets.icons.library import IconLibrary, load_library
 from dinor1.datasets.icons.plan import frequency, generator, plan_split
@@ -26,7 +27,7 @@ from dinor1.datasets.icons.render import process_pool
 from dinor1.datasets.icons.scenes import compose
 from dinor1.datasets.icons.splits import SPLITS, leakage
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import read_json, sha256, write_json
+from dinor1.utils.io import sha256, write_json
 
 # Raise it when any output byte changes: a folder of another version is never taken for this one.
 GENERATOR_VERSION = 1
@@ -179,17 +180,13 @@ def check_folder(root: Path) -> None:
 
 
 def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
-    """Whether ``root`` holds this very generation; refuse a folder that must not be replaced."""
-    if not root.exists():
-        return False
-    if not root.is_dir():
-        raise InputError(f'{root}: is a file; give the name of a folder')
-    if not any(root.iterdir()):
-        return False
-    found = read_json(root / MANIFEST_NAME) if (root / MANIFEST_NAME).exists() else None
-    if not isinstance(found, dict) or found.get('generator') != _GENERATOR_NAME:
-        raise InputError(f'{root}: holds files that are no icon world; choose another folder')
-    if force:
+    """Return whether ``root`` has the data set of this manifest.
+
+    Raises:
+        InputError: the folder must not be replaced.
+    """
+    found = read_manifest(root / MANIFEST_NAME, _GENERATOR_NAME, 'an icon world')
+    if found is None or force:
         return False
     for key in ('version', 'arguments', 'packages'):
         if found.get(key) != manifest[key]:
@@ -197,10 +194,7 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
                 f'{root}: holds an icon world with another {key.removesuffix("s")} '
                 f'({_difference(found, manifest, key)}); use --force to replace it or choose another folder'
             )
-    for split, size in manifest['arguments']['sizes'].items():
-        images = list((root / 'images' / split).glob('*.jpg'))
-        if len(images) != size or not (root / 'annotations' / f'{split}.json').is_file():
-            raise InputError(f'{root}: files of {split} are missing; use --force to generate them again')
+    check_complete(root, manifest['arguments']['sizes'], '.jpg')
     return True
 
 

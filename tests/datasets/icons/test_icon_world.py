@@ -263,7 +263,7 @@ def test_refuses_what_is_not_ours(tiny_library, tmp_path):
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos/holiday.jpg').write_bytes(b'')
     for force in (False, True):
-        with pytest.raises(InputError, match='no icon world'):
+        with pytest.raises(InputError, match='not an icon world'):
             generate(tmp_path / 'photos', library=tiny_library, force=force)
         with pytest.raises(InputError, match='is a file'):
             generate(tmp_path / 'photos/holiday.jpg', library=tiny_library, force=force)
