@@ -62,6 +62,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             and have names that this one lacks.
         only_categories: Categories to keep as classes, given in the same way; outside test mode, images that show
             none of them are left out.
+        exclude_sources: Names of sources in the file whose images are left out, outside test mode.
         kwargs: Arguments of MMDetection's ``CocoDataset``.
 
     Attributes:
@@ -84,6 +85,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         not_exhaustive: bool | Sequence[str] = False,
         exclude_categories: str | Sequence[str] = (),
         only_categories: str | Sequence[str] = (),
+        exclude_sources: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         if bad_annotations not in ('error', 'skip'):
@@ -94,6 +96,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             raise InputError('exclude_categories and only_categories cannot be combined; give one of them')
         self.bad_annotations, self.federated, self.not_exhaustive = bad_annotations, federated, not_exhaustive
         self.exclude_categories, self.only_categories = exclude_categories, only_categories
+        self.exclude_sources = exclude_sources
         super().__init__(ann_file, *args, seed=seed, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -115,6 +118,8 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             self._metainfo['classes'] = choice.names
             if not self.test_mode:
                 images = [image for image in images if image['id'] in choice.image_ids]
+        if self.exclude_sources and not self.test_mode:
+            images = self._without_sources(images)
         self._set_classes(data['categories'])
         scopes = label_scopes(data, self.ann_file, self.not_exhaustive) if self.federated else None
 
@@ -179,6 +184,20 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         shared = isinstance(listed, str)
         names = read_category_names(os.path.join(self.data_root, listed)) if shared else listed
         return choose_categories(data, self.ann_file, names, bool(self.exclude_categories), shared)
+
+    def _without_sources(self, images: list[dict]) -> list[dict]:
+        """The images that are of none of ``exclude_sources``."""
+        known = sorted({str(image['source']) for image in images if 'source' in image})
+        unknown = [name for name in self.exclude_sources if name not in known]
+        if unknown:
+            choices = f'the sources are {", ".join(known)}' if known else 'the images name no source'
+            raise InputError(
+                f"{self.ann_file}: no image has the source '{unknown[0]}': {choices}; correct exclude_sources"
+            )
+        kept = [image for image in images if image.get('source') not in self.exclude_sources]
+        if not kept:
+            raise InputError(f'{self.ann_file}: exclude_sources leaves no image; shorten it')
+        return kept
 
     def _set_classes(self, categories: list[dict]) -> None:
         """Set the class names, their colours and the map from category ids to labels."""

@@ -257,15 +257,14 @@ class PromptBatch(NamedTuple):
 
     @classmethod
     def shared(cls, embeddings: Tensor, batch_size: int, mask: Tensor | None = None) -> 'PromptBatch':
-        """The same prompts (K, C) for every image, each attending only to itself.
+        """Prompts of the same K classes for every image, each attending only to itself.
 
         Args:
-            embeddings: (K, C).
+            embeddings: (K, C) for all images, or (batch_size, K, C).
             batch_size: Number of images.
             mask: (batch_size, K) True = offered to the image, at least one prompt to each. Default: all.
         """
-        num_prompts = len(embeddings)
-        index = torch.arange(num_prompts, device=embeddings.device)
+        index = torch.arange(embeddings.shape[-2], device=embeddings.device)
         return cls(
             embeddings.expand(batch_size, -1, -1),
             torch.ones_like(index, dtype=torch.bool).expand(batch_size, -1) if mask is None else mask,

@@ -9,10 +9,11 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from dinor1.datasets import SourceBatchSampler
+from dinor1.datasets import CocoPromptDataset, SourceBatchSampler
 from dinor1.engine.run_checks import check_training
 from dinor1.registry import DATASETS
 from dinor1.utils.config import load_config
+from dinor1.utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 NAMES = ('photo_mix', 'photo_mix_novel', 'photographs')
@@ -130,6 +131,23 @@ def test_training_set_is_federated_without_novel_categories(name, data):
             assert not shown & set(NOVEL)
 
 
+def test_sources_are_left_out_in_training_only(data, tmp_path):
+    arguments = dict(data_root=str(tmp_path / 'photo_mix'), ann_file='annotations/train.json', pipeline=[])
+
+    def sources(**options):
+        dataset = CocoPromptDataset(**arguments, federated=True, **options)
+        return [dataset.get_data_info(i)['source'].split(':')[-1] for i in range(len(dataset))]
+
+    every_source = ['coco2017', 'freiburg_groceries', 'coco2017']
+    assert sources() == every_source
+    assert sources(exclude_sources=['freiburg_groceries']) == ['coco2017', 'coco2017']
+    assert sources(exclude_sources=['freiburg_groceries'], test_mode=True) == every_source
+    with pytest.raises(InputError, match="no image has the source 'fod': the sources are coco2017, freiburg_groceries"):
+        sources(exclude_sources=['fod'])
+    with pytest.raises(InputError, match='exclude_sources leaves no image'):
+        sources(exclude_sources=['coco2017', 'freiburg_groceries'])
+
+
 def test_novel_evaluation_uses_the_support_set(data):
     base, novel = load('photo_mix'), load('photo_mix_novel')
     for split in ('val_dataloader', 'test_dataloader'):
@@ -155,9 +173,11 @@ def test_real_sets_have_documented_sizes(shared_dir, monkeypatch):
     monkeypatch.setenv('DINOR1_DATA', str(shared_dir / 'data'))
     cfg = load('photographs')
     sets = [DATASETS.build(one) for one in training_sets(cfg)]
-    assert len(sets[0]) == 1854
     assert len(sets[0].metainfo['classes']) == 130
-    assert sum(map(len, sets)) == 2863
+    assert (len(sets[0]), sum(map(len, sets))) == (740, 1749)
+    # The two sources without a licence have 1,114 images.
+    whole = DATASETS.build(training_sets(cfg)[0] | dict(exclude_sources=()))
+    assert len(whole) == 1854
     novel = load('photo_mix_novel')
     support = DATASETS.build(novel.prompt_dataset | dict(test_mode=False))
     assert len(support) == 722

@@ -20,7 +20,7 @@ def test_concatenated_data_sets_match_classes_by_name(train, tiny_run_config, mo
         drawn.append(found.names())
         return found
 
-    monkeypatch.setattr('dinor1.models.detectors.dino_r1.sample_prompts', watched)
+    monkeypatch.setattr('dinor1.models.prompts.draw.sample_prompts', watched)
     _, record = train('run', **{'train_dataloader.dataset': dataset, 'train_cfg.max_epochs': 1})
     assert len(record.history) == 12
     assert all(scalars['loss'] == scalars['loss'] for scalars in record.history)

@@ -35,16 +35,15 @@ from ..prompts import (
     PromptDraw,
     PromptsConfig,
     TextTable,
-    batch_scope,
     build_text_side,
-    common_vocabulary,
+    draw_prompts,
     drawn_prompts,
     encode_boxes,
     encode_text,
     mean_by_class,
+    offered_boxes,
     positive_maps,
     prompts_per_image,
-    sample_prompts,
     upgrade_prompt_encoder,
 )
 from ..transformer import (
@@ -262,29 +261,27 @@ class DINOR1(BaseDetector):
         shapes = [sample.img_shape for sample in batch_data_samples]
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
 
-        # Draw one exemplar per class of the batch, offered to the images that were annotated for the class.
-        labels, classes = common_vocabulary(
-            [sample.gt_instances.labels for sample in batch_data_samples],
-            [sample.get('text') for sample in batch_data_samples],
-        )
-        draw = sample_prompts(labels, classes)
-        scope = batch_scope(batch_data_samples, labels, draw)
-        draw = draw._replace(offered=None if scope is None else scope.offered)
+        # Draw the exemplars of each class of the batch, and encode them.
+        draw, labels, scope = draw_prompts(batch_data_samples, self.prompts_cfg)
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self.alignment is not None)
+
+        # Keep the boxes whose class is offered to their image.
+        kept = offered_boxes(labels, draw)
+        kept_boxes, kept_labels, dataset_labels = (
+            [tensor[keep] for tensor, keep in zip(tensors, kept, strict=True)]
+            for tensors in (boxes, labels, [sample.gt_instances.labels for sample in batch_data_samples])
+        )
 
         # Encode, select queries, and put noised ground truth in front of them.
         memory, prompts = self.encoder(features, prompts)
         selection = self._select(memory, features, prompts)
-        noised = denoising_queries(
-            self.dn_query_generator, boxes, [sample.gt_instances.labels for sample in batch_data_samples], shapes
-        )
+        noised = denoising_queries(self.dn_query_generator, kept_boxes, dataset_labels, shapes)
         output = self._decode(memory, features, prompts, selection, noised)
 
         # Compute the losses; the reference model scores the same tokens under the same prompts.
-        targets = pad_targets(
-            boxes, positive_maps(labels, draw), shapes, verified=None if scope is None else scope.exhaustive
-        )
+        verified = None if scope is None else scope.exhaustive
+        targets = pad_targets(kept_boxes, positive_maps(kept_labels, draw), shapes, verified)
         ref_logits = None
         if self.bbox_head.active_grqo is not None and self.reference is not None:
             ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, draw)

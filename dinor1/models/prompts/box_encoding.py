@@ -53,7 +53,8 @@ def drawn_prompts(
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of the drawn exemplars.
 
-    Prompts do not depend on each other: without ``every_box``, only the drawn boxes are encoded.
+    Embeddings do not depend on each other: only the drawn boxes are encoded, unless ``every_box`` is set or prompts are
+    weighted means.
 
     Args:
         prompt_encoder: The encoder.
@@ -64,15 +65,19 @@ def drawn_prompts(
         every_box: Encode all boxes.
 
     Returns:
-        Embeddings (K, C) of the exemplars in the order of the draw, and (n, C) of all encoded boxes in the order of the
-        images.
+        Embeddings of the prompts in the order of the draw, (K, C), or (bs, K, C) if every image has its own; and (n, C)
+        of all encoded boxes in the order of the images.
     """
     boxes = list(boxes)
     # Prompt a batch without boxes with the whole first image.
     if draw.labels[0] < 0:
         height, width = image_shapes[0]
         boxes = [boxes[0].new_tensor([[0, 0, width, height]])] + [box[:0] for box in boxes[1:]]
-    # Encode all boxes, and pick the drawn ones,
+    # Encode all boxes, and average them,
+    if draw.weights is not None:
+        instances = encode_boxes(prompt_encoder, features, boxes, image_shapes)
+        return draw.weights.to(instances.dtype) @ instances, instances
+    # or pick the drawn ones,
     image, index = draw.image, draw.box.clamp(min=0)
     if every_box:
         instances = encode_boxes(prompt_encoder, features, boxes, image_shapes)

@@ -1,7 +1,8 @@
-"""In-batch prompt sampling: which boxes of a training batch serve as prompts for all of its images.
+"""In-batch prompt sampling: which boxes of a training batch serve as prompts for its images.
 
 DINO-R1, arXiv 2505.24025: one instance of each class in the batch is drawn at random. The prompt of a class that is
 absent from an image is a hard negative for the image, and the exemplar of a prompt usually lies on another image.
+Other ways to sample are in :mod:`.exemplar_weights`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ class PromptDraw(NamedTuple):
         labels: (K,) class index of each prompt, ascending; -1: no class.
         classes: Class names indexed by ``labels``; None if the images have no class names.
         offered: (bs, K) True = the prompt is offered to the image; None: all are.
+        weights: (K, n) or (bs, K, n) weight of each of the n boxes of the batch, in the order of the images, in the
+            embedding of each prompt (of each image); None: the embedding of a prompt is that of its exemplar.
     """
 
     image: Tensor
@@ -29,6 +32,7 @@ class PromptDraw(NamedTuple):
     labels: Tensor
     classes: Sequence[str] | None = None
     offered: Tensor | None = None
+    weights: Tensor | None = None
 
     def names(self) -> list[str | None]:
         """K class names, None for a prompt of no class.
@@ -115,3 +119,37 @@ def sample_prompts(labels: Sequence[Tensor], classes: Sequence[str] | None = Non
 def positive_maps(labels: Sequence[Tensor], draw: PromptDraw) -> list[Tensor]:
     """Per image (m, K) of 0 and 1; 1 where the prompt has the class of the object."""
     return [(label[:, None] == draw.labels[None]).float() for label in labels]
+
+
+def drop_prompts(offered: Tensor, probability: float) -> Tensor:
+    """Offer only some of the prompts to some of the images.
+
+    A detector whose queries attend to the prompts can depend on how many there are; trained with all prompts of a
+    batch, it gives low scores if a user offers a single one. An image is chosen with ``probability``, and keeps a
+    random subset of its k prompts, of a size that is uniform in {1, ..., k}. Uses torch's global generator.
+
+    Args:
+        offered: (bs, K) True = the prompt may be offered to the image; at least one per image.
+        probability: Probability in [0, 1] that an image loses prompts.
+
+    Returns:
+        (bs, K) True = the prompt is offered.
+    """
+    # Draw the number of prompts of each image, and a random order of its prompts.
+    chosen, share, order = (
+        torch.rand(shape).to(offered.device) for shape in (len(offered), len(offered), offered.shape)
+    )
+    count = offered.sum(1)
+    size = torch.where(chosen < probability, (share * count).long() + 1, count)
+    # Keep the first prompts of that order.
+    rank = order.masked_fill(~offered, 2.0).argsort(1).argsort(1)
+    return offered & (rank < size[:, None])
+
+
+def offered_boxes(labels: Sequence[Tensor], draw: PromptDraw) -> list[Tensor]:
+    """Per image (m,) True = a prompt of the box's class is offered to the image."""
+    if draw.offered is None:
+        return [torch.ones_like(label, dtype=torch.bool) for label in labels]
+    return [
+        ((label[:, None] == draw.labels) & offered).any(1) for label, offered in zip(labels, draw.offered, strict=True)
+    ]
