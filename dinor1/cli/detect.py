@@ -1,8 +1,10 @@
 """Find objects on an image, or on all images of a folder, by example boxes, by name, or with a prompt bank.
 
 Examples:
-    dinor1 detect TARGET.jpg --config CONFIG --checkpoint CKPT --prompt REF.jpg:34,50,120,160:cat
+    dinor1 detect TARGET.jpg --prompt REF.jpg:34,50,120,160:cat
     dinor1 detect FOLDER --config CONFIG --checkpoint CKPT --bank bank.safetensors --out-dir out
+
+Without --config and --checkpoint, the released detector for photographs is used.
 
 A prompt is REF.jpg:x1,y1,x2,y2[:name], in pixels of REF.jpg, which may be the target itself. Repeat --prompt
 for more boxes; the boxes of one name are averaged. A negative prompt describes things that look like the objects:
@@ -13,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from dinor1 import inference
-from dinor1.cli.options import complete_config, require_at_least
+from dinor1.cli.options import add_detector, require_at_least, require_detector
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import check_output
 
@@ -21,9 +23,7 @@ from dinor1.utils.io import check_output
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument('target', help='image, or folder of images')
-    config = parser.add_argument('--config', required=True, help='config that the checkpoint was trained with')
-    config.completer = complete_config  # type: ignore[attr-defined]
-    parser.add_argument('--checkpoint', required=True, help='checkpoint file')
+    add_detector(parser)
     parser.add_argument(
         '--prompt',
         action='append',
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     require_at_least(1, args, 'batch_size')
+    require_detector(args)
     if not 0 <= args.score_thr <= 1:
         raise InputError(f'--score-thr must be in [0, 1], as scores are, got {args.score_thr:g}')
     # Check the input before the model is loaded, which takes a while.

@@ -90,6 +90,27 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
 
 
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and ``--checkpoint``; without both, the released detector is used."""
+    config = parser.add_argument(
+        '--config', help='config that the checkpoint was trained with (default: that of the released detector)'
+    )
+    config.completer = complete_config  # type: ignore[attr-defined]
+    parser.add_argument('--checkpoint', help='checkpoint file, or name of released weights (default: lite)')
+
+
+def require_detector(args: argparse.Namespace) -> None:
+    """Raise an error if ``--config`` is given without ``--checkpoint``, or a checkpoint file without its config.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    if args.config is not None and args.checkpoint is None:
+        raise InputError('--config: needs --checkpoint; give both, or neither for the released detector')
+    if args.config is None and args.checkpoint is not None and os.path.isfile(args.checkpoint):
+        raise InputError(f'--checkpoint {args.checkpoint}: needs the --config that it was trained with')
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument(

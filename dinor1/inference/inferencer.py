@@ -29,19 +29,21 @@ from dinor1.utils.devices import as_device
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.image_file import can_decode
+from dinor1.utils.released_weights import DEFAULT
 
 from .acceleration import compile_detector, set_inference_dtype
 from .class_names import split_text
 from .image_input import ImageLike, as_path_or_array, list_images
+from .released import released_detector
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
 class DINOR1Inferencer:
     """A trained :class:`~dinor1.models.DINOR1` and its prompts.
 
-    Example::
+    Example, with the released detector for photographs::
 
-        inferencer = DINOR1Inferencer('config.py', 'checkpoint.pth')
+        inferencer = DINOR1Inferencer()  # or DINOR1Inferencer('config.py', 'checkpoint.pth')
         samples = inferencer(['a.jpg', 'b.jpg'], prompts=[('cats.jpg', [[10, 20, 90, 80]], 'cat')])
 
     Or in two steps::
@@ -53,8 +55,10 @@ class DINOR1Inferencer:
     are never put into the same batch, so that padding does not affect the results.
 
     Args:
-        config: Config file, or a loaded config. Its test pipeline prepares the images.
-        checkpoint: Checkpoint of exactly this architecture.
+        config: Config file, or a loaded config. Its test pipeline prepares the images. Default: that of the released
+            weights.
+        checkpoint: Checkpoint of exactly this architecture, or the name of released weights, such as ``'lite'``, if no
+            config is given. Default: the released weights ``lite``.
         device: Device, such as ``'cpu'`` or ``'cuda:0'``. Default: the GPU if there is one.
         dtype: ``'float32'`` or ``'bfloat16'``; boxes and scores are computed in float32 in either case.
         compile: Whether to compile the model; useful for many images of few sizes, see
@@ -70,21 +74,27 @@ class DINOR1Inferencer:
 
     def __init__(
         self,
-        config: str | PathLike | Config,
-        checkpoint: str | PathLike,
+        config: str | PathLike | Config | None = None,
+        checkpoint: str | PathLike | None = None,
         device: str | torch.device | None = None,
         dtype: str = 'float32',
         compile: bool = False,
     ) -> None:
         # Load config, pipeline and model.
         dinor1.register_all()
-        cfg = config if isinstance(config, Config) else load_config(str(config))
+        unused: tuple[str, ...] = ()
+        if config is None:
+            cfg, checkpoint, unused = released_detector(str(checkpoint or DEFAULT))
+        elif checkpoint is None:
+            raise InputError('a config without a checkpoint; give both, or neither for the released detector')
+        else:
+            cfg = config if isinstance(config, Config) else load_config(str(config))
         name = cfg.filename or 'the config'
         if 'model' not in cfg:
             raise InputError(f'{name}: has no model; give the config that the checkpoint was trained with')
         self._transform = _array_pipeline(cfg, name)
         self.device = as_device(device)
-        self.model: Any = load_model(cfg, str(checkpoint), self.device)
+        self.model: Any = load_model(cfg, str(checkpoint), self.device, unused)
         if not isinstance(self.model, DINOR1):
             raise InputError(f'{name}: a {type(self.model).__name__} takes no prompts; give the config of a DINOR1')
         # Set precision and compilation.

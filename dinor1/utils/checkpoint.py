@@ -14,6 +14,7 @@ from dinor1.registry import MODELS
 from dinor1.utils.distributed import unwrapped, whole_parameters
 from dinor1.utils.errors import InputError
 from dinor1.utils.model_converters import convert_model
+from dinor1.utils.released_weights import LANGUAGE_MODEL
 
 
 def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume: bool = False) -> None:
@@ -47,8 +48,15 @@ def check_checkpoint(model: nn.Module, path: str, partial: bool = False, resume:
         _compare(unwrapped(model), state_dict, path, partial)
 
 
-def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn.Module:
+def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu', surplus: tuple[str, ...] = ()) -> nn.Module:
     """Build ``cfg.model``, convert it as ``cfg.model_converters`` says, and load the weights of ``path``.
+
+    Args:
+        cfg: Config.
+        path: Checkpoint of MMEngine, safetensors file, or address of released weights. A language model may be missing
+            as a whole: it brings its own weights.
+        device: Device of the model.
+        surplus: Prefixes of weights that the model may lack; these weights are not read.
 
     Returns:
         The model in evaluation mode on ``device``.
@@ -60,10 +68,11 @@ def load_model(cfg: Config, path: str, device: str | torch.device = 'cpu') -> nn
     model = MODELS.build(copy.deepcopy(cfg.model))
     model, _ = convert_model(model, cfg.get('model_converters'))
     # Load the weights.
-    state_dict = read_state_dict(path)
+    state_dict = {k: v for k, v in read_state_dict(path).items() if not k.startswith(surplus)}
     _upgrade(model, state_dict)
     _compare(model, state_dict, path)
-    model.load_state_dict(state_dict)
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(LANGUAGE_MODEL) and k not in state_dict}
+    model.load_state_dict(state_dict | own)
     return model.to(device).eval()
 
 
@@ -113,6 +122,8 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
     differing = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
     other_kind = [k for k in fitting if _kind(state_dict[k]) != _kind(own[k])]
     missing = [k for k in own if k not in state_dict]
+    if not any(k.startswith(LANGUAGE_MODEL) for k in state_dict):
+        missing = [k for k in missing if not k.startswith(LANGUAGE_MODEL)]  # released without: it has its own weights
     surplus = [k for k in state_dict if k not in own]
     # Check only parameters for NaN: a buffer may contain NaN on purpose.
     spoilt = [k for k, _ in model.named_parameters() if k in fitting and state_dict[k].isnan().any()]

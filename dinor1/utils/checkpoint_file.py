@@ -18,10 +18,11 @@ from torch.hub import load_state_dict_from_url
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from dinor1.utils.errors import InputError
+from dinor1.utils.released_weights import as_checkpoint
 
 
 def load_file(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-    """Load a checkpoint as ``torch.load`` does, in its safe mode.
+    """Load a checkpoint as ``torch.load`` does, in its safe mode, or a safetensors file.
 
     Args:
         file: Path, or a binary file.
@@ -35,6 +36,8 @@ def load_file(file: Any, map_location: Any = None, weights_only: bool | None = N
     name = str(file) if isinstance(file, str | os.PathLike) else 'checkpoint'
     if isinstance(file, str | os.PathLike):
         _check_size(Path(file))
+        if Path(file).suffix == '.safetensors':
+            return as_checkpoint(file, map_location)
     with _one_line(name, lambda: get_unsafe_globals_in_checkpoint(file)):
         return torch.load(file, map_location=map_location, weights_only=True)
 

@@ -293,8 +293,10 @@ def load_checkpoints_safely() -> None:
     from mmengine.runner import checkpoint
 
     from dinor1.utils.checkpoint_file import load_file, load_url
+    from dinor1.utils.released_weights import SCHEME, load_from_released
 
     checkpoint._safe_torch_load, checkpoint.load_url = load_file, load_url
+    checkpoint.CheckpointLoader.register_scheme(SCHEME, load_from_released, force=True)
 
 
 def let_configs_inherit_from_dinor1() -> None:

@@ -5,11 +5,12 @@ import hashlib
 import torch
 from torch import nn
 
-_PROMPT_MODULES = ('backbone', 'neck', 'prompt_encoder', 'language_model', 'text_feat_map')
+# A bank holds embeddings of boxes only: the language model does not matter.
+_PROMPT_MODULES = ('backbone', 'neck', 'prompt_encoder')
 
 
 def fingerprint(model: nn.Module, whole: bool = False) -> str:
-    """Hexadecimal digest (64 characters) of backbone, neck, prompt encoder and language model.
+    """Hexadecimal digest (64 characters) of backbone, neck and prompt encoder.
 
     Equal weights have equal digests on any device. If one bit of a weight changes, the digest changes.
 
