@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ from dinor1.evaluation.detections import Detections
 from dinor1.evaluation.echo import echo_detections
 from dinor1.evaluation.single_class import draw_classes
 from dinor1.evaluation.visual_generic import candidates_of
-from dinor1.evaluation.visual_interactive_metric import visual_interactive_scores
+from dinor1.evaluation.visual_interactive_metric import Draw, visual_interactive_scores
 from dinor1.evaluation.without_exemplar import without_exemplars
 from dinor1.utils.errors import InputError
 
@@ -49,12 +50,14 @@ class SmallSet:
     content: dict
 
     @classmethod
-    def read(cls, root: str | Path, splits: Sequence[str]) -> 'SmallSet':
+    def read(cls, root: str | Path, splits: Sequence[str], pipeline: Sequence[dict] = (), **options: Any) -> 'SmallSet':
         """Read several splits as one set.
 
         Args:
             root: Folder with ``images`` and ``annotations/SPLIT.json``.
             splits: Names of the splits; those without a file are left out.
+            pipeline: Transforms of the images.
+            **options: Further arguments of :class:`~dinor1.datasets.CocoPromptDataset`.
 
         Raises:
             InputError: none of the splits has a file.
@@ -62,8 +65,15 @@ class SmallSet:
         files = [str(path) for path in (Path(root) / f'annotations/{split}.json' for split in splits) if path.is_file()]
         if not files:
             raise InputError(f'{root}: no annotations of {" or ".join(splits)}; check the path')
-        prefix = dict(img=str(Path(root) / 'images'))
-        return cls(CocoPromptDataset(ann_file=files, data_prefix=prefix, pipeline=[], test_mode=True), read_coco(files))
+        dataset = CocoPromptDataset(
+            data_root=str(root),
+            ann_file=[str(Path(file).absolute()) for file in files],
+            data_prefix=dict(img='images'),
+            pipeline=list(pipeline),
+            test_mode=True,
+            **options,
+        )
+        return cls(dataset, read_coco(files))
 
     @property
     def category_ids(self) -> np.ndarray:
@@ -230,8 +240,12 @@ def _thresholds(detections: Detections) -> list[float]:
 
 
 def _f1(images: SmallSet, run: _Run, threshold: float) -> float:
-    """F1 without exemplars, over all classes, at an IoU of 0.5; 0 without an object."""
-    content, detections = without_exemplars(images.content, run.interactive, run.exemplars, images.category_ids)
+    return f1_without_exemplars(images, (run.interactive, run.exemplars), threshold)
+
+
+def f1_without_exemplars(images: SmallSet, draw: Draw, threshold: float) -> float:
+    """F1 without exemplars of the detections above a score, over all classes, at an IoU of 0.5; 0 without an object."""
+    content, detections = without_exemplars(images.content, *draw, images.category_ids)
     detections = detections.select(detections.score >= threshold)
     matches = match_boxes(content, detections, images.category_ids, np.array([0.5]))
     right, counted = matches.hit.sum(), (~matches.ignored).sum()
