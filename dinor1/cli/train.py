@@ -1,6 +1,7 @@
 """Train a model.
 
 Examples:
+    dinor1 train lite/fine-tune --data FOLDER
     dinor1 train dino_r1/dino-r1_nano_1xb8_6e_shapes
     dinor1 train CONFIG --work-dir work_dirs/run1 --resume --cfg-options model.bbox_head.loss_grqo.alpha=0.1
 """
@@ -14,6 +15,11 @@ from dinor1.cli.options import add_config, add_run_options, set_local_rank
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_config(parser)
+    parser.add_argument(
+        '--data',
+        metavar='FOLDER',
+        help='train on the images of FOLDER and its COCO annotations (annotations/train.json)',
+    )
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and images (default: work_dirs/CONFIG)')
     parser.add_argument(
         '--resume',
@@ -48,4 +54,5 @@ def run(args: argparse.Namespace) -> None:
         auto_scale_lr=args.auto_scale_lr,
         seed=args.seed,
         launcher=args.launcher,
+        data=args.data,
     )

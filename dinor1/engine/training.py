@@ -11,6 +11,7 @@ from mmengine.utils.dl_utils import collect_env
 
 from dinor1.datasets.seeding import set_seed
 from dinor1.engine.cpu_ranks import check_launcher
+from dinor1.engine.data_folder import use_folder
 from dinor1.engine.run_checks import check_seed, check_training
 from dinor1.engine.runner import Runner
 from dinor1.engine.training_data import left_out_lines
@@ -31,6 +32,7 @@ def train(
     auto_scale_lr: bool = False,
     seed: int | None = None,
     launcher: str = 'none',
+    data: str | Path | None = None,
 ) -> dict[str, float]:
     """Train a model.
 
@@ -46,6 +48,8 @@ def train(
         auto_scale_lr: Whether to scale the learning rate with the total batch size.
         seed: Random seed. Default: that of the config.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        data: Folder of annotated images to train on instead of the config's data sets, see
+            :func:`~dinor1.engine.data_folder.use_folder`.
 
     Returns:
         Results of the last validation, and under ``train/`` the last scalars of training.
@@ -56,6 +60,8 @@ def train(
     # Check config and options, before the work directory is made.
     cfg = load_config(config, cfg_options)
     name = str(config)
+    if data is not None:
+        use_folder(cfg, data, name)
     check_launcher(launcher)
     check_seed(seed, '--seed')
     check_training(cfg, name)
