@@ -90,6 +90,15 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
 
 
+def add_data(parser: argparse.ArgumentParser, split: str) -> None:
+    """Add ``--data``, which replaces the data sets of a config."""
+    parser.add_argument(
+        '--data',
+        metavar='FOLDER',
+        help=f'{split} on the images of FOLDER and its COCO annotations, such as annotations/{split}.json',
+    )
+
+
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and ``--checkpoint``; without both, the released detector is used."""
     config = parser.add_argument(

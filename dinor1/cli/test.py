@@ -11,13 +11,14 @@ Examples:
 import argparse
 
 from dinor1 import engine
-from dinor1.cli.options import add_checkpoint, add_config, add_run_options, set_local_rank
+from dinor1.cli.options import add_checkpoint, add_config, add_data, add_run_options, set_local_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_config(parser)
     add_checkpoint(parser)
+    add_data(parser, 'test')
     parser.add_argument('--work-dir', help='folder for metrics and images (default: test_CONFIG beside the checkpoint)')
     parser.add_argument(
         '--prompt-seeds',
@@ -50,4 +51,4 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     set_local_rank(args)
     options = engine.TestOptions(args.prompt_seeds, args.amp, args.compile, args.out, args.show_dir, args.tta)
-    engine.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, options)
+    engine.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, options, args.data)

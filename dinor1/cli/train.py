@@ -9,17 +9,13 @@ Examples:
 import argparse
 
 from dinor1 import engine
-from dinor1.cli.options import add_config, add_run_options, set_local_rank
+from dinor1.cli.options import add_config, add_data, add_run_options, set_local_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_config(parser)
-    parser.add_argument(
-        '--data',
-        metavar='FOLDER',
-        help='train on the images of FOLDER and its COCO annotations (annotations/train.json)',
-    )
+    add_data(parser, 'train')
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and images (default: work_dirs/CONFIG)')
     parser.add_argument(
         '--resume',

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from dinor1.engine.augmented_test import use_test_time_augmentation
 from dinor1.engine.cpu_ranks import check_launcher
+from dinor1.engine.data_folder import use_folder
 from dinor1.engine.loops import PromptedTestLoop
 from dinor1.engine.run_checks import check_testing
 from dinor1.engine.runner import Runner
@@ -53,6 +54,7 @@ def evaluate(
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
     options: TestOptions | None = None,
+    data: str | Path | None = None,
 ) -> dict[str, float]:
     """Test a checkpoint with the prompts that the config names.
 
@@ -61,10 +63,12 @@ def evaluate(
     Args:
         config: Config file, or the name of one that comes with dinor1.
         checkpoint: Checkpoint file.
-        work_dir: Default: ``test_<name of the config>`` beside the checkpoint.
+        work_dir: Default: ``test_<name of the config>`` beside the checkpoint, or in ``work_dirs`` for an address.
         cfg_options: Settings of the config to override, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         options: Options of the test. Default: ``TestOptions()``.
+        data: Folder of annotated images to test on instead of the config's data sets, see
+            :func:`~dinor1.engine.data_folder.use_folder`.
 
     Returns:
         The metrics, averaged over the draws of prompts.
@@ -75,6 +79,10 @@ def evaluate(
     options, name, checkpoint = options or TestOptions(), str(config), str(checkpoint)
     # Check config and options, before the work directory is made.
     cfg = load_config(config, cfg_options)
+    if data is not None:
+        use_folder(cfg, data, name)
+        if cfg.test_dataloader is None:
+            raise InputError(f'--data {data}: no annotations of test or validation images')
     if '://' not in checkpoint and not Path(checkpoint).is_file():
         raise InputError(f'{checkpoint}: no such checkpoint')
     check_launcher(launcher)
@@ -87,7 +95,8 @@ def evaluate(
     if options.show_dir:
         _draw_images(cfg, options.show_dir)
     cfg.launcher, cfg.load_from, cfg.resume = launcher, checkpoint, False
-    cfg.work_dir = work_dir or str(Path(checkpoint).parent / f'test_{Path(config).stem}')
+    beside = Path('work_dirs') if '://' in checkpoint else Path(checkpoint).parent
+    cfg.work_dir = work_dir or str(beside / f'test_{Path(config).stem}')
     # Remove the settings of the training, which a test does not need.
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     # Load the checkpoint.

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dinor1.engine import evaluate
 from dinor1.engine.data_folder import use_folder
 from dinor1.engine.run_checks import check_training
 from dinor1.registry import DATASETS
@@ -78,3 +79,9 @@ def test_use_folder_refuses_what_it_cannot_train_on(tmp_path):
     name = 'vis_gdino/vis-gdino_lite_2xb8_20e_photographs'
     with pytest.raises(InputError, match='trains on several data sets or on another format; take lite/fine-tune'):
         use_folder(load_config(name), tmp_path, name)
+
+
+def test_evaluate_without_test_images_is_refused(tmp_path, model_files):
+    write_split(tmp_path, 'annotations/train.json', 'images')
+    with pytest.raises(InputError, match='no annotations of test or validation images'):
+        evaluate('lite/fine-tune', model_files.checkpoint, data=tmp_path)
