@@ -243,6 +243,39 @@ def test_metric_rejects_bad_arguments_and_files(save):
         CocoPromptMetric(save(content))
 
 
+def test_subset_of_images_is_scored_on_these_images(save):
+    """The numbers are those of pycocotools on a file with only the evaluated images, and the result counts them."""
+    content, results = coco(np.random.default_rng(7), 9, 3, 6, 40)
+    samples = as_samples(content, results)[2:5]
+    ids = [sample['img_id'] for sample in samples]
+    alone = content | dict(
+        images=content['images'][2:5], annotations=[a for a in content['annotations'] if a['image_id'] in ids]
+    )
+    expected = pycocotools(alone, as_results(content, samples))
+    assert expected.stats[0] != pycocotools(content, as_results(content, samples)).stats[0]
+    metrics = evaluate(CocoPromptMetric(save(content)), samples)
+    assert [metrics[f'coco/bbox_{name}'] for name in NAMES] == pytest.approx(expected.stats[:6].tolist(), **EXACT)
+    assert (metrics['coco/images_evaluated'], metrics['coco/images_in_file']) == (3, 9)
+
+
+def test_metric_rejects_images_that_are_evaluated_twice(save):
+    content, results = coco(np.random.default_rng(0), 3, 2, 4, 10)
+    first, second, _ = as_samples(content, results)
+    path = save(content)
+    with pytest.raises(InputError, match=f'more than once: image {first["img_id"]}; .* leave out RepeatDataset'):
+        evaluate(CocoPromptMetric(path), [first, second, first])
+    # Two data sets with the same ids: the message names the files.
+    samples = [dict(first, img_path='a/1.png'), dict(first, img_path='b/1.png')]
+    with pytest.raises(InputError, match=r'image \d+ \(a/1.png and b/1.png\); two data sets use the same ids'):
+        evaluate(CocoPromptMetric(path), samples)
+    # Two processes that evaluated the same image.
+    metrics = [CocoPromptMetric(path), CocoPromptMetric(path)]
+    for metric in metrics:
+        metric.process(None, [second])
+    with pytest.raises(InputError, match=f'more than once: image {second["img_id"]};'):
+        metrics[0].compute_metrics(metrics[0].results + metrics[1].results)
+
+
 def test_metric_rejects_foreign_images_and_classes(save):
     content, results = coco(np.random.default_rng(0), 3, 2, 4, 10)
     metric = CocoPromptMetric(save(content))
