@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from dinor1.registry import MODEL_WRAPPERS, RUNNERS
 from dinor1.utils.distributed import unwrapped, whole_parameters
@@ -140,6 +141,21 @@ class Runner(mmengine.runner.Runner):
         model = unwrapped(self.model)
         if getattr(model, 'alignment', None) is not None:
             check_class_names(model, dataset)
+        return built
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a data loader as MMEngine does; without worker processes, leave out the settings of workers.
+
+        ``num_workers=0`` alone is enough to load in the main process: torch would refuse ``persistent_workers`` and
+        ``prefetch_factor`` beside it, which base configs set.
+        """
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers', 0):
+            unused = ('persistent_workers', 'prefetch_factor')
+            dataloader = {key: value for key, value in dataloader.items() if key not in unused}
+        built: DataLoader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         return built
 
     def register_hooks(
