@@ -108,8 +108,21 @@ class Runner(mmengine.runner.Runner):
         return checkpoint
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
-        """Resume as MMEngine does; in a copied or moved work directory, do not change files of the original one."""
+        """Resume as MMEngine does; in a copied or moved work directory, do not change files of the original one.
+
+        Raises:
+            InputError: the checkpoint was written with a schedule of another length.
+        """
+        planned = _schedules(self.param_schedulers)
         super().resume(*args, **kwargs)
+        # MMEngine continues with the schedule of the checkpoint, and fails when that is at its end.
+        for new, old in zip(planned, _schedules(self.param_schedulers), strict=True):
+            if new.get('total_steps') != old.get('total_steps'):
+                raise InputError(
+                    f'{args[0] if args else kwargs.get("filename")}: its schedule has {old.get("total_steps")} steps, '
+                    f'and that of the config has {new.get("total_steps")}; resume with the number of epochs that it was '
+                    'started with, or start a new run from its weights by --cfg-options load_from=FILE'
+                )
         # Point to the best checkpoint in this work directory: CheckpointHook deletes it when there is a better one.
         folders = {Path(self.work_dir).resolve()}
         folders |= {Path(hook.out_dir).resolve() for hook in self.hooks if getattr(hook, 'out_dir', None)}
@@ -131,6 +144,8 @@ class Runner(mmengine.runner.Runner):
         Raises:
             InputError: there is no box to train on, or the language model cannot read a class name.
         """
+        if isinstance(loop, dict) and (loop.get('type') == 'EpochBasedTrainLoop' or _by_epoch(loop)):
+            loop = {key: value for key, value in loop.items() if key != 'by_epoch'} | dict(type='ResumableTrainLoop')
         built = super().build_train_loop(loop)
         # Check the boxes.
         dataset = built.dataloader.dataset
@@ -176,6 +191,17 @@ class Runner(mmengine.runner.Runner):
         for converter in self.model_converters:
             for hook in converter.hooks():
                 self.register_hook(hook)
+
+
+def _by_epoch(loop: dict[str, Any]) -> bool:
+    """Whether a training loop without a type is one by epochs; MMEngine reads ``by_epoch`` then."""
+    return loop.get('type') is None and bool(loop.get('by_epoch', False))
+
+
+def _schedules(schedulers: Any) -> list[dict[str, Any]]:
+    """State of every parameter scheduler of a run; MMEngine has a list, or a dict of lists."""
+    groups = list(schedulers.values()) if isinstance(schedulers, dict) else [schedulers or []]
+    return [scheduler.state_dict() for group in groups for scheduler in group if hasattr(scheduler, 'state_dict')]
 
 
 def _wrapper_cfg(model_wrapper_cfg: dict[str, Any] | None, find_unused_parameters: bool) -> dict[str, Any]:

@@ -92,7 +92,10 @@ def test_visualizer_without_its_package_is_refused(run_train, monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ('setting', 'message'),
     [
-        ('dataset.pipeline.0.backend_args=dict(backend="petrel")', "backend 'petrel' needs the package 'petrel_client'"),
+        (
+            'dataset.pipeline.0.backend_args=dict(backend="petrel")',
+            "backend 'petrel' needs the package 'petrel_client'",
+        ),
         ('dataset.backend_args=dict(backend="petrel")', "backend 'petrel' needs the package 'petrel_client'"),
         ('dataset.pipeline.0.backend_args=dict(backend="memcached")', "'memcached' needs the package 'mc'"),
         ('dataset.pipeline.0.backend_args=dict(backend="lmdb", db_path="a")', 'pip install lmdb, or copy the data'),

@@ -278,7 +278,20 @@ def test_config_options_keep_blanks(text, value):
 
 
 def test_config_options_equal_mmengine_without_blanks():
-    texts = ['1,2', '[(1,2),[a,b],c]', '1e-4', '-3', 'None', 'False', '[None,true]', '(a)', '[[]]', 'a', '"b"', 'x/y.pth']
+    texts = [
+        '1,2',
+        '[(1,2),[a,b],c]',
+        '1e-4',
+        '-3',
+        'None',
+        'False',
+        '[None,true]',
+        '(a)',
+        '[[]]',
+        'a',
+        '"b"',
+        'x/y.pth',
+    ]
     expected = DictAction(['--cfg-options'], 'cfg_options')
     namespace = argparse.Namespace()
     expected(None, namespace, [f'k{i}={text}' for i, text in enumerate(texts)])
@@ -304,3 +317,16 @@ def test_config_options_reject_bad_values(capsys, items, message):
     said = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert f'error: argument --cfg-options: {message}' in said[-1]
+
+
+@pytest.mark.parametrize(
+    ('options', 'where'), [({'optim_wrapper.optimizer.lr': float('nan')}, '--cfg-options optim_wrapper.optimizer.lr')]
+)
+def test_load_config_rejects_nan(tmp_path, options, where):
+    path = tmp_path / 'config.py'
+    path.write_text(TEXT)
+    with pytest.raises(InputError, match=f'^{where} is NaN; give a number$'):
+        load_config(str(path), options)
+    path.write_text(TEXT.replace('eta_max=1.0', "eta_max=float('nan')"))
+    with pytest.raises(InputError, match=r'config.py: param_scheduler.0.eta_max is NaN'):
+        load_config(str(path))

@@ -141,8 +141,8 @@ class FixedStdLayerNorm(StatisticsModule):
         else:
             first, others = self._moved(self.std[:1], sigma[..., :1]), self._moved(self.std[1:], sigma[..., 1:])
             moved = torch.cat([first, others])
-        # Not in place: a compiled backward pass may have saved the old buffer to recompute the divisor.
-        self.std = torch.where(self.is_fixed | self.v_is_fixed, self.std, moved)
+        # In place: hooks and wrappers that hold the buffer see the new value.
+        self.std.copy_(torch.where(self.is_fixed | self.v_is_fixed, self.std, moved))
 
     def _moved(self, old: Tensor, sigma: Tensor) -> Tensor:
         if sigma.numel() == 0:
