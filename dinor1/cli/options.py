@@ -40,14 +40,14 @@ class ConfigOptions(argparse.Action):
             # Read the value.
             try:
                 options[key] = _read_python(value) if _DICT.search(value) else _read_value(value)
-            except _Unbalanced:
+            except _UnbalancedError:
                 raise argparse.ArgumentError(self, f'Imbalanced brackets exist in {value}') from None
             except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
                 raise argparse.ArgumentError(self, f'{key}: not a Python value: {value!r}') from None
         setattr(namespace, self.dest, options)
 
 
-class _Unbalanced(ValueError):
+class _UnbalancedError(ValueError):
     """A bracket without its partner."""
 
 
@@ -55,7 +55,7 @@ def _read_value(text: str) -> Any:
     """Value of a text in MMEngine's syntax; blanks within a text are kept.
 
     Raises:
-        _Unbalanced: brackets do not match.
+        _UnbalancedError: brackets do not match.
     """
     # A list or a tuple: split it at the commas outside of inner brackets.
     text = text.strip().strip('\'"')
@@ -76,20 +76,20 @@ def _split(text: str) -> list[str]:
     """Parts of a text between the commas that are outside of brackets.
 
     Raises:
-        _Unbalanced: brackets do not match.
+        _UnbalancedError: brackets do not match.
     """
     parts, open_brackets = [''], []
     for character in text:
         if character in '([':
             open_brackets.append(character)
         elif character in ')]' and (not open_brackets or open_brackets.pop() + character not in ('()', '[]')):
-            raise _Unbalanced
+            raise _UnbalancedError
         if character == ',' and not open_brackets:
             parts.append('')
         else:
             parts[-1] += character
     if open_brackets:
-        raise _Unbalanced
+        raise _UnbalancedError
     return parts
 
 

@@ -117,11 +117,12 @@ class Runner(mmengine.runner.Runner):
         super().resume(*args, **kwargs)
         # MMEngine continues with the schedule of the checkpoint, and fails when that is at its end.
         for new, old in zip(planned, _schedules(self.param_schedulers), strict=True):
-            if new.get('total_steps') != old.get('total_steps'):
+            steps, recorded = new.get('total_steps'), old.get('total_steps')
+            if steps != recorded:
                 raise InputError(
-                    f'{args[0] if args else kwargs.get("filename")}: its schedule has {old.get("total_steps")} steps, '
-                    f'and that of the config has {new.get("total_steps")}; resume with the number of epochs that it was '
-                    'started with, or start a new run from its weights by --cfg-options load_from=FILE'
+                    f'{args[0] if args else kwargs.get("filename")}: its schedule has {recorded} steps, and that of '
+                    f'the config has {steps}; resume with the number of epochs that it was started with, or start a '
+                    'new run from its weights by --cfg-options load_from=FILE'
                 )
         # Point to the best checkpoint in this work directory: CheckpointHook deletes it when there is a better one.
         folders = {Path(self.work_dir).resolve()}

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
+from dinor1.annotations import format_counts
+from dinor1.annotations.instances import annotation_defects
 from dinor1.annotations.merge import merge_coco
+from dinor1.annotations.structure import fits_int64, is_finite
 from dinor1.evaluation.detections import Detections, write_results
 from dinor1.evaluation.evaluated_images import EvaluatedImage, SeenImages, check_unique, count_images, subset
 from dinor1.evaluation.predictions import match_classes, validated_detections
@@ -31,6 +36,8 @@ BACKENDS = {
 MAX_DETS = (1, 10, 100)
 _AREAS = ('all', 's', 'm', 'l')
 DETECTIONS_AT_ONCE = 2_000_000
+# Defects of annotations that cannot be evaluated; others, such as a repeated id, do not matter here.
+_UNUSABLE = ('wrong type', 'missing key', 'no box', 'malformed box', 'invalid iscrowd', 'invalid area', 'unknown image')
 
 
 def coco_curves(
@@ -159,11 +166,25 @@ def checked_coco(content: dict, ann_file: str) -> dict:
     for section in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
             raise InputError(f"{ann_file}: not a COCO file, it has no list '{section}'; give a file in COCO format")
-    if not all(isinstance(image, dict) and type(image.get('id')) is int for image in content['images']):
-        raise InputError(f'{ann_file}: an image has no id that is a whole number; number the images')
-    # Leave out annotations without a valid box, which CocoPromptDataset reports: pycocotools would fail on them, or
-    # count a NaN box as missed.
-    content['annotations'] = [a for a in content['annotations'] if isinstance(a, dict) and _has_box(a)]
+    for section in ('images', 'categories'):
+        ids = [record.get('id') if isinstance(record, dict) else None for record in content[section]]
+        if not all(type(number) is int and fits_int64(number) for number in ids):
+            raise InputError(
+                f"{ann_file}: an entry of '{section}' has no id that is a whole number of 64 bits; number them"
+            )
+    # Leave out annotations without a valid box or with another defect of a value, as CocoPromptDataset does: pycocotools
+    # would fail on them, or count a NaN box as missed.
+    sizes = dict.fromkeys((image['id'] for image in content['images']), (math.inf, math.inf))
+    defects = annotation_defects(content['annotations'], sizes, {category['id'] for category in content['categories']})
+    unusable = {index for index, (kind, _) in defects.items() if kind in _UNUSABLE}
+    if unusable:
+        counts = format_counts(Counter(defects[index][0] for index in unusable))
+        print_log(f'{ann_file}: left out of the ground truth: {counts}', logger='current', level=logging.WARNING)
+    content['annotations'] = [
+        annotation
+        for index, annotation in enumerate(content['annotations'])
+        if index not in unusable and isinstance(annotation, dict) and _has_box(annotation)
+    ]
     for number, annotation in enumerate(content['annotations'], 1):
         # The backends store the id of the matched annotation: id 0 would mean no match.
         annotation['id'] = number
@@ -179,7 +200,7 @@ def _has_box(annotation: dict) -> bool:
     return (
         isinstance(box, list)
         and len(box) == 4
-        and all(isinstance(number, int | float) and math.isfinite(number) for number in box)
+        and all(isinstance(number, int | float) and is_finite(number) for number in box)
     )
 
 

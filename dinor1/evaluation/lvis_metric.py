@@ -47,9 +47,9 @@ class LVISFixedMetric(BaseMetric):
     otherwise.
 
     A subset of the images, such as that of ``dataset.indices``, is scored on these images alone; then
-    ``lvis/images_evaluated`` and ``lvis/images_in_file`` are reported too. An image that is evaluated twice is an error,
-    except the repetitions with which a distributed sampler fills its last batch. Classes are matched to categories by
-    name.
+    ``lvis/images_evaluated`` and ``lvis/images_in_file`` are reported too. An image that is evaluated twice is an
+    error, except the repetitions with which a distributed sampler fills its last batch. Classes are matched to
+    categories by name.
 
     Memory: only detections that can still affect the result are kept, at most ``budget`` of each class and
     ``max_per_image`` of each image, 44 bytes each, and up to ``prune_every`` new ones.
@@ -191,8 +191,8 @@ class LVISFixedMetric(BaseMetric):
 def _merge(parts: Sequence[_Part], size: int) -> tuple[list[tuple[int, str]], Detections]:
     """Images and detections of all processes, without the repetitions that fill the last batch of a sampler.
 
-    As in MMEngine's ``collect_results``, the images are those that the processes have in turn, and the first ``size`` of
-    them count.
+    As in MMEngine's ``collect_results``, the images are those that the processes have in turn, and the first ``size``
+    of them count.
     """
     # Put the images in the order of the data set.
     turns = itertools.zip_longest(*(part.images for part in parts))

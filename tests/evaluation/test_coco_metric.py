@@ -146,6 +146,26 @@ def test_metric_accepts_absent_area_and_iscrowd(save):
         assert metrics == pytest.approx(expected, **EXACT)
 
 
+@pytest.mark.parametrize(
+    'change',
+    [dict(iscrowd=None), dict(iscrowd='0'), dict(area='869'), dict(image_id=10**20), dict(bbox=[1, 2, 10**400, 4])],
+)
+def test_annotation_that_the_data_set_skips_is_left_out(save, caplog, change):
+    """The ground truth is that of ``bad_annotations='skip'``; pycocotools would fail after the last image."""
+    content, _ = coco(np.random.default_rng(2), 20, 5, 8, 0)
+    samples = perfect(content)
+    content['annotations'].append(content['annotations'][0] | dict(id=10**6) | change)
+    assert evaluate(CocoPromptMetric(save(content)), samples)['coco/bbox_mAP'] == pytest.approx(1.0, **EXACT)
+
+
+@pytest.mark.parametrize('section', ['images', 'categories'])
+def test_id_that_does_not_fit_is_rejected_when_the_metric_is_built(save, section):
+    content, _ = coco(np.random.default_rng(2), 3, 2, 8, 0)
+    content[section][0]['id'] = 10**20
+    with pytest.raises(InputError, match=f"an entry of '{section}' has no id that is a whole number of 64 bits"):
+        CocoPromptMetric(save(content))
+
+
 @pytest.mark.parametrize('box', [None, [1, 2, 3], [1, 2, 'x', 4], [1, float('nan'), 3, 4]])
 def test_annotation_without_a_box_is_left_out(save, box):
     """CocoPromptDataset also leaves out such annotations, and logs it."""

@@ -227,7 +227,7 @@ class ProjectedOptimizer(Optimizer):
         name = type(self).__name__
         lr = group['lr']
         if not isinstance(lr, Real) and not (isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_complex()):
-            raise ValueError(f'{name}: lr must be a number or a tensor of one, got {lr!r}')
+            raise ValueError(f'{name}: lr must be a number, or a tensor of one, got {lr!r}')
         for key in ('lr', 'eps', 'weight_decay', 'delta', 'wd_ratio'):
             if not group[key] >= 0:
                 raise ValueError(f'{name}: {key} must be >= 0, got {group[key]}')

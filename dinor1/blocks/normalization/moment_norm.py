@@ -58,11 +58,11 @@ class MomentNorm(StatisticsModule):
     unless ``sync``. Forward state changes in the order of forward passes, backward state in that of backward passes.
     The backward pass reads its state from the module, not from saved tensors, so that a layer may be called several
     times before a backward pass. A forward pass that activation checkpointing repeats uses the numbers of the first one
-    and changes nothing. A batch of finite numbers whose moment overflows, such as 1e20 in float32, is divided by its own
-    root and does not enter the forward state. An empty batch, or one of padding only, is normalised by the running moment and changes
-    nothing. Infinity or NaN in a batch or in its gradient does not enter the state, since such steps are normal with a
-    dynamic loss scale. (The backward state averages *scaled* gradients: after a change of scale it is off by that
-    factor for some steps.)
+    and changes nothing. A batch of finite numbers whose moment overflows, such as 1e20 in float32, is divided by its
+    own root and does not enter the forward state. An empty batch, or one of padding only, is normalised by the running
+    moment and changes nothing. Infinity or NaN in a batch or in its gradient does not enter the state, since such steps
+    are normal with a dynamic loss scale. (The backward state averages *scaled* gradients: after a change of scale it is
+    off by that factor for some steps.)
 
     Args:
         num_features: Channels C.

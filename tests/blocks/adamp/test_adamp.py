@@ -246,7 +246,8 @@ def test_adamp_bad_gradients_raise_before_any_change():
     ('kwargs', 'message'),
     [
         (dict(lr=-1), 'lr must be >= 0, got -1'),
-        (dict(lr=torch.tensor(0.1)), 'lr must be a number'),
+        (dict(lr=torch.ones(2)), 'lr must be a number, or a tensor of one, got tensor'),
+        (dict(lr=torch.tensor(-1.0)), 'lr must be >= 0, got -1'),
         (dict(eps=-1e-8), 'eps must be >= 0'),
         (dict(weight_decay=-0.1), 'weight_decay must be >= 0'),
         (dict(delta=float('nan')), 'delta must be >= 0, got nan'),
@@ -445,5 +446,5 @@ def test_tensor_learning_rate_equals_number(optimizer, foreach):
 
 @pytest.mark.parametrize('optimizer', [AdamP, SGDP])
 def test_learning_rate_of_several_numbers_is_rejected(optimizer):
-    with pytest.raises(ValueError, match='lr must be a number or a tensor of one'):
+    with pytest.raises(ValueError, match='lr must be a number, or a tensor of one'):
         optimizer([Parameter(torch.ones(2))], lr=torch.ones(2))
