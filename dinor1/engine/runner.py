@@ -7,7 +7,7 @@ from typing import Any
 import mmengine.runner
 import torch
 from mmengine.device import get_device
-from mmengine.dist import get_backend, is_distributed
+from mmengine.dist import get_backend, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from dinor1.registry import MODEL_WRAPPERS, RUNNERS
 from dinor1.utils.distributed import unwrapped, whole_parameters
 from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path
 from dinor1.utils.model_converters import ModelConverter, convert_model
 
 from .class_names import check_class_names
@@ -132,12 +133,23 @@ class Runner(mmengine.runner.Runner):
                 own = Path(self.work_dir) / Path(path).name
                 self.message_hub.update_info(key, str(own) if own.is_file() else None)
 
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint, as MMEngine does, also of a sharded model; all processes must call it."""
+    def save_checkpoint(
+        self, out_dir: str, filename: str, file_client_args: dict | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save a checkpoint, as MMEngine does, also of a sharded model; all processes must call it.
+
+        A file of this machine is written completely or not at all: a run that is killed, or a disk that is full, leaves
+        the earlier checkpoints as they are.
+        """
         if isinstance(self.optim_wrapper, ShardedOptimWrapper):
             self.optim_wrapper.gather_state()
+        remote = file_client_args is not None or kwargs.get('backend_args') is not None or '://' in str(out_dir)
         with whole_parameters(self.model):
-            super().save_checkpoint(*args, **kwargs)
+            if remote or not is_main_process():
+                super().save_checkpoint(out_dir, filename, file_client_args, *args, **kwargs)
+                return
+            with atomic_path(Path(out_dir) / filename) as temporary:
+                super().save_checkpoint(out_dir, temporary.name, None, *args, **kwargs)
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the training loop with its data, and check that there are boxes and that class names can be read.

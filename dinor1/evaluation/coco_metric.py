@@ -172,8 +172,8 @@ def checked_coco(content: dict, ann_file: str) -> dict:
             raise InputError(
                 f"{ann_file}: an entry of '{section}' has no id that is a whole number of 64 bits; number them"
             )
-    # Leave out annotations without a valid box or with another defect of a value, as CocoPromptDataset does: pycocotools
-    # would fail on them, or count a NaN box as missed.
+    # Leave out annotations without a valid box or with another defect of a value, as CocoPromptDataset does:
+    # pycocotools would fail on them, or count a NaN box as missed.
     sizes = dict.fromkeys((image['id'] for image in content['images']), (math.inf, math.inf))
     defects = annotation_defects(content['annotations'], sizes, {category['id'] for category in content['categories']})
     unusable = {index for index, (kind, _) in defects.items() if kind in _UNUSABLE}
