@@ -11,8 +11,6 @@ import pytest
 import torch
 from mmengine.fileio import LocalBackend
 
-from tests.engine.conftest import read_shapes_config, shapes_dir, tiny_run_config, train  # noqa: F401  (fixtures)
-
 EPOCHS, ITERS = 3, 6
 FINAL = f'epoch_{EPOCHS}.pth'
 
