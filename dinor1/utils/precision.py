@@ -35,9 +35,10 @@ def in_single_precision(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def widened(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        result = function(at_least_float32(tensor), *args, **kwargs)
-        if tensor.dtype not in (torch.bfloat16, torch.float16):
-            return result
+        # The function checks other arguments itself.
+        if getattr(tensor, 'dtype', None) not in (torch.bfloat16, torch.float16):
+            return function(tensor, *args, **kwargs)
+        result = function(tensor.float(), *args, **kwargs)
         return tuple(part.to(tensor.dtype) for part in result) if isinstance(result, tuple) else result.to(tensor.dtype)
 
     return widened
