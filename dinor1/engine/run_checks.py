@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from dinor1.engine.optional_packages import check_packages
 from dinor1.registry import OPTIMIZERS
+from dinor1.utils.component_check import lookup
 from dinor1.utils.errors import InputError
 
 _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -47,7 +48,7 @@ def check_training(cfg: Config, name: str) -> None:
     # Check the optimizer.
     optimizer = cfg.optim_wrapper.get('optimizer')
     if isinstance(optimizer, dict):
-        if isinstance(optimizer.get('type'), str) and OPTIMIZERS.get(optimizer['type']) is None:
+        if isinstance(optimizer.get('type'), str) and lookup(OPTIMIZERS, optimizer['type']) is None:
             raise InputError(
                 f'{name}: optim_wrapper.optimizer.type is not a known optimizer: {optimizer["type"]!r}; '
                 'check the spelling'

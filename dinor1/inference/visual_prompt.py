@@ -41,10 +41,12 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
         boxes = boxes.detach().cpu()
     try:
         array = np.atleast_2d(np.asarray(boxes, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise InputError(f'{where}: box {boxes} is not four numbers x1, y1, x2, y2') from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f'{where}: box {_in_one_line(boxes)} is not four numbers x1, y1, x2, y2') from None
     if array.ndim != 2 or array.shape[1] != 4 or not len(array):
-        raise InputError(f'{where}: expected at least one box of four numbers x1, y1, x2, y2, got {boxes}')
+        raise InputError(
+            f'{where}: expected at least one box of four numbers x1, y1, x2, y2, got {_in_one_line(boxes)}'
+        )
     # Check the numbers.
     for box in array:
         if not np.isfinite(box).all():
@@ -52,6 +54,12 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
         if not (box[:2] < box[2:]).all():
             raise InputError(f'{where}: box {_text(box)} has no area; expected x1, y1, x2, y2 with x1 < x2 and y1 < y2')
     return array
+
+
+def _in_one_line(value: Any) -> str:
+    """An argument as text of at most 80 characters; arrays have several lines."""
+    text = ' '.join(str(value).split())
+    return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int], where: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from dinor1.registry import HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, TASK_UTILS
-from dinor1.utils.component_check import Mistake, arguments, mistakes
+from dinor1.utils.component_check import Mistake, arguments, lookup, mistakes
 from dinor1.utils.config_files import find_config
 from dinor1.utils.errors import InputError
 from dinor1.utils.moved_keys import check_not_moved, moved_argument, removed_keys, warn_of_renamed_types
@@ -105,7 +105,7 @@ def nan_keys(node: Any, place: str = '') -> Iterator[str]:
 def _is_argument(node: dict, name: str) -> bool:
     """Whether the component that ``node`` describes takes an argument of this name."""
     kind = node.get('type')
-    kinds = [registry.get(kind) for registry in _REGISTRIES] if isinstance(kind, str) else []
+    kinds = [lookup(registry, kind) for registry in _REGISTRIES] if isinstance(kind, str) else []
     return any(isinstance(kind, type) and name in arguments(kind) for kind in kinds)
 
 

@@ -258,9 +258,9 @@ def test_malformed_prompts_are_refused(inferencer, images):
     for names in ([], ['a', 'b'], [''], ['  '], [1], [None], 7, {}):
         prompt = lambda n=names: inferencer.set_prompts(visual=[VisualPrompt(image, [[5, 5, 40, 40]], n)])  # noqa: E731
         assert refuses('prompts', prompt), names
-    for picture in ('', 'absent.png', str(images), None, 3, np.zeros((4, 4)), np.zeros((0, 0, 3), np.uint8)):
-        prompt = lambda p=picture: inferencer.set_prompts(visual=[VisualPrompt(p, [[0, 0, 3, 3]], ['a'])])  # noqa: E731
-        assert refuses('prompts', prompt), picture
+    for target in ('', 'absent.png', str(images), None, 3, np.zeros((4, 4)), np.zeros((0, 0, 3), np.uint8)):
+        prompt = lambda p=target: inferencer.set_prompts(visual=[VisualPrompt(p, [[0, 0, 3, 3]], ['a'])])  # noqa: E731
+        assert refuses('prompts', prompt), target
     for arguments in (
         dict(),
         dict(text='cat'),
