@@ -1,6 +1,6 @@
 """Visual prompts as users give them, and checks of their boxes and names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +94,7 @@ def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str
     Raises:
         InputError: the numbers of names and boxes differ, or a name is not a non-empty string.
     """
-    as_list = [names] * num_boxes if isinstance(names, str) else list(names)
+    as_list = [names] * num_boxes if isinstance(names, str) else list(names) if isinstance(names, Iterable) else []
     if len(as_list) != num_boxes or not all(isinstance(name, str) and name.strip() for name in as_list):
         raise InputError(f'{where}: expected one class name per box ({num_boxes}) or one name for all, got {names!r}')
     return as_list
