@@ -1,6 +1,6 @@
 """``python -m dinor1``: the command line."""
 
-from dinor1.cli.main import main
+from dinor1.cli.start import main
 
 if __name__ == '__main__':
     main()

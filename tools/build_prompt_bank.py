@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """``dinor1 bank`` as a tool."""
 
-from dinor1.cli.main import main
+from dinor1.cli.start import main
 
 if __name__ == '__main__':
     main(tool='bank')

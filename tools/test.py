@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """``dinor1 test`` under MMDetection's name."""
 
-from dinor1.cli.main import main
+from dinor1.cli.start import main
 
 if __name__ == '__main__':
     main(tool='test')

@@ -52,7 +52,7 @@ def numbering_error(known: Collection, used: Collection) -> Finding | None:
 
 
 def name_warnings(names: Sequence[str]) -> Iterator[Finding]:
-    """Warnings about names that a reader or a language model may misunderstand.
+    """Findings about names that a reader or a language model may misunderstand, or cannot read.
 
     Args:
         names: In the order of the file's ``categories``.
@@ -64,6 +64,10 @@ def name_warnings(names: Sequence[str]) -> Iterator[Finding]:
     alike = defaultdict(list)
     for index, name in enumerate(names):
         alike[re.sub(r'[\s_-]+', ' ', name.strip()).casefold()].append(index)
+        # What is in round brackets is not part of a text prompt.
+        if not any(character.isalnum() for character in re.sub(r'\(.*\)', '', name)):
+            detail = f'{name!r} is nothing but brackets or punctuation'
+            yield Finding('class name without a word', detail, 'categories', index)
         if name != name.strip():
             yield Finding('untrimmed class name', f'{name!r} begins or ends with a space', 'categories', index)
     for indices in alike.values():

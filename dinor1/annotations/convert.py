@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import atomic_path, check_output
+from dinor1.utils.io import atomic_path, check_output, read_json
 
 from .check import read
 from .coco import lvis_image_path
@@ -32,8 +32,8 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
         Number of lines; and the number of annotations that were left out, by reason.
 
     Raises:
-        InputError: the source cannot be read or is wrong as a whole, an output is the source or the other output, or
-            an output could not be written.
+        InputError: the source cannot be read or is wrong as a whole, an output is the source or the other output, the
+            label map exists and belongs to another set, or an output could not be written.
     """
     # Check the paths.
     label_map = label_map or own_label_map(out)
@@ -69,10 +69,16 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
             f'{source}: all {len(defects)} annotations are defective ({format_counts(left_out)}); '
             'correct them, or let `dinor1 validate --fix` do it'
         )
-    # Write the lines and the label map.
+    # Keep the label map of another set.
     name_of = lvis_image_path if content.format == LVIS else lambda image: image['file_name']
     lines, names = from_coco(data['images'], annotations, data['categories'], name_of)
-    # Both files are complete before either gets its name.
+    if label_map.exists() and not (out.exists() and label_map == own_label_map(out)):
+        previous = read_json(label_map)
+        if previous != names:
+            raise InputError(
+                f'{label_map}: holds other class names, perhaps of another set; give another --label-map, or remove it'
+            )
+    # Write the lines and the label map. Both files are complete before either gets its name.
     with atomic_path(label_map) as temporary_names, atomic_path(out) as temporary:
         with temporary.open('w') as file:
             file.writelines(f'{line}\n' for line in lines)

@@ -86,6 +86,7 @@ KINDS: dict[str, Kind] = {
     'first or last class empty': Kind(WARNING, f'ids that are off by one look like this: {_LOOK}'),
     'class of classes': Kind(WARNING, 'remove the entry from all splits if none has an annotation of it'),
     'numeric class name': Kind(WARNING, 'write names instead of numbers: they are used as text prompts'),
+    'class name without a word': Kind(ERROR, 'rename it: no text prompt can be made of it'),
     'similar class names': Kind(WARNING, 'merge them, or give them clearly different names'),
     'untrimmed class name': Kind(WARNING, 'remove the spaces in all splits', 'the spaces are removed'),
     # Annotations
@@ -101,7 +102,7 @@ KINDS: dict[str, Kind] = {
         ERROR, 'write a number', 'text that is a number becomes one, otherwise width times height of the box is written'
     ),
     'image id as text': Kind(
-        WARNING, 'COCO evaluation needs numbers: number the images', 'images are numbered, and annotations updated'
+        ERROR, 'COCO evaluation needs numbers: number the images', 'images are numbered, and annotations updated'
     ),
     'number as text': Kind(ERROR, 'write the number without quotes', 'text that is a number becomes one'),
     'duplicate id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .findings import Finding
-from .structure import as_number, fits_int64
+from .structure import as_number, fits_int64, is_finite
 
 # Boxes may leave their image by this many pixels: annotation tools round, and count from 0 or from 1.
 TOLERANCE = 1.0
@@ -144,6 +144,8 @@ def _bad_value(annotation: dict) -> tuple[str, str] | None:
         return 'invalid iscrowd', f'iscrowd {iscrowd!r} is neither 0 nor 1'
     if area is not None and type(area) not in (int, float):
         return 'invalid area', f'area {area!r} is not a number'
+    if area is not None and not is_finite(area):
+        return 'invalid area', 'area is not finite'
     return None
 
 
@@ -216,11 +218,13 @@ def box_array(boxes: list) -> np.ndarray:
         return np.empty((0, 4))
     try:
         array = np.array(boxes)
-    except ValueError:  # of different lengths
+    except (ValueError, OverflowError):  # of different lengths, or with a huge number
         array = np.empty(0)
     if array.shape == (len(boxes), 4) and array.dtype.kind in 'iuf':
         return array.astype(np.float64)
-    return np.array([box if is_box(box) else [np.nan] * 4 for box in boxes], dtype=np.float64)
+    readable = [is_box(box) and not any(type(value) is int and not is_finite(value) for value in box) for box in boxes]
+    rows = [box if good else [np.nan] * 4 for box, good in zip(boxes, readable, strict=True)]
+    return np.array(rows, dtype=np.float64)
 
 
 def is_box(box: Any) -> bool:

@@ -56,7 +56,15 @@ def is_valid(section: str, record: Any) -> bool:
 
 def has_size(image: dict) -> bool:
     """Whether width and height of a valid image record are positive and finite."""
-    return all(side > 0 and math.isfinite(side) for side in (image['width'], image['height']))
+    return all(side > 0 and is_finite(side) for side in (image['width'], image['height']))
+
+
+def is_finite(value: int | float) -> bool:
+    """Whether a number is finite in float64; JSON may have whole numbers that are too large."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _invalid_key(section: str, record: Any) -> str | None:

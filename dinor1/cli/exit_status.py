@@ -21,6 +21,7 @@ from dinor1.utils.io import DISK_ERRORS
 
 _NO_SPACE = 'make room, or give another path'
 _PERMISSION = 'change its permissions, or give another path'
+_OPENMMLAB = ('mmengine', 'mmcv', 'mmdet')
 # Error number of a file or disk error -> advice. Other system errors, such as network errors, print a traceback.
 _ADVICE = {
     errno.ENOENT: 'check the path',
@@ -53,8 +54,8 @@ def run_command(main: Callable[[], None]) -> None:
 def one_line_errors() -> Iterator[None]:
     """Turn user errors into a line ``error: ...`` and status 2, and an interruption into status 130.
 
-    User errors are bad input (:class:`~dinor1.utils.errors.InputError`), file errors, and components of a config that
-    do not exist or do not take their arguments.
+    User errors are bad input (:class:`~dinor1.utils.errors.InputError`), file errors, optional packages that are not
+    installed, and components of a config that do not exist or do not take their arguments.
     """
     try:
         yield
@@ -72,6 +73,12 @@ def one_line_errors() -> Iterator[None]:
             raise
         where = '' if error.filename is None else f'{error.filename}: '
         fail(f'{where}{error.strerror}; {_ADVICE[error.errno]}')
+    except ImportError as error:
+        # MMEngine and MMDetection say how to install an optional package.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get('__name__', '').split('.')[0] not in _OPENMMLAB or not str(error).strip():
+            raise
+        fail(' '.join(str(error).split()))
     except (KeyError, TypeError) as error:
         message = _component_error(error)
         if message is None:

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ _DICT = re.compile(r'\bdict\(|\{')
 
 
 class ConfigOptions(argparse.Action):
-    """Parses ``KEY=VALUE ...`` with MMEngine's syntax of values, and with dicts.
+    """Parses ``KEY=VALUE ...`` with MMEngine's syntax of values, with blanks and with dicts.
 
-    A value that contains ``dict(...)`` or ``{...}`` is read as Python: ``custom_hooks=[dict(type='EMAHook')]``.
+    A value is a number, ``True``, ``False``, ``None``, text, or a list or tuple of such values: ``1,2``, ``[a b, c]``,
+    ``[(1, 2), (3, 4)]``. A value that contains ``dict(...)`` or ``{...}`` is read as Python:
+    ``custom_hooks=[dict(type='EMAHook')]``. MMEngine's own parser removes blanks from texts, and has no dicts.
     """
 
     def __call__(
@@ -27,29 +30,67 @@ class ConfigOptions(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Parse the values; called by ``argparse``."""
-        # Check the syntax.
+        options = dict(getattr(namespace, self.dest, None) or {})
         for item in values or ():
-            key, separator, _ = item.partition('=')
-            if not separator or not key.strip():
+            # Check the syntax.
+            key, separator, value = item.partition('=')
+            key = key.strip()
+            if not separator or not key:
                 raise argparse.ArgumentError(self, f'expected KEY=VALUE, got {item!r}')
-        # Read values with dicts, which MMEngine's parser does not support.
-        dicts = {}
-        for item in values or ():
-            key, _, value = item.partition('=')
-            if _DICT.search(value):
-                try:
-                    dicts[key] = _read_python(value)
-                except (SyntaxError, ValueError):
-                    raise argparse.ArgumentError(self, f'{key}: not a Python value: {value!r}') from None
-        # Let MMEngine parse the other values.
-        others = [item for item in values or () if item.partition('=')[0] not in dicts]
-        from mmengine.config import DictAction  # Imported here, so that --help needs no MMEngine.
+            # Read the value.
+            try:
+                options[key] = _read_python(value) if _DICT.search(value) else _read_value(value)
+            except _UnbalancedError:
+                raise argparse.ArgumentError(self, f'Imbalanced brackets exist in {value}') from None
+            except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+                raise argparse.ArgumentError(self, f'{key}: not a Python value: {value!r}') from None
+        setattr(namespace, self.dest, options)
 
-        try:
-            DictAction(self.option_strings, self.dest)(parser, namespace, others, option_string)
-        except AssertionError as error:  # unbalanced brackets
-            raise argparse.ArgumentError(self, str(error)) from None
-        getattr(namespace, self.dest).update(dicts)
+
+class _UnbalancedError(ValueError):
+    """A bracket without its partner."""
+
+
+def _read_value(text: str) -> Any:
+    """Value of a text in MMEngine's syntax; blanks within a text are kept.
+
+    Raises:
+        _UnbalancedError: brackets do not match.
+    """
+    # A list or a tuple: split it at the commas outside of inner brackets.
+    text = text.strip().strip('\'"')
+    whole = text.startswith(('(', '[')) and len(_split(text)) == 1
+    if whole or ',' in text:
+        parts = _split(text[1:-1] if whole else text)
+        # A comma at the end adds no element.
+        elements = [_read_value(part) for part in (parts if parts[-1].strip() else parts[:-1])]
+        return tuple(elements) if whole and text[0] == '(' else elements
+    # A single value.
+    for convert in (int, float):
+        with contextlib.suppress(ValueError):
+            return convert(text)
+    return {'true': True, 'false': False}.get(text.lower(), None if text == 'None' else text)
+
+
+def _split(text: str) -> list[str]:
+    """Parts of a text between the commas that are outside of brackets.
+
+    Raises:
+        _UnbalancedError: brackets do not match.
+    """
+    parts, open_brackets = [''], []
+    for character in text:
+        if character in '([':
+            open_brackets.append(character)
+        elif character in ')]' and (not open_brackets or open_brackets.pop() + character not in ('()', '[]')):
+            raise _UnbalancedError
+        if character == ',' and not open_brackets:
+            parts.append('')
+        else:
+            parts[-1] += character
+    if open_brackets:
+        raise _UnbalancedError
+    return parts
 
 
 def _read_python(text: str) -> Any:

@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'SameSourceMosaic': '.mosaic',
         'SeededPipelineMixin': '.seeding',
         'SourceBatchSampler': '.source_batches',
+        'ZipBackend': '.zip_backend',
     },
 )

@@ -15,6 +15,7 @@ from mmengine.utils import is_abs
 from dinor1.annotations.category_choice import CategoryChoice, choose_categories, read_category_names
 from dinor1.annotations.federated import LabelScope, label_scopes
 from dinor1.annotations.merge import merge_coco
+from dinor1.datasets.image_backend import image_backend_args
 from dinor1.datasets.mixing import SameSource, indices_by_source
 from dinor1.datasets.resized_image import LoadResizedImage
 from dinor1.datasets.seeding import SeededPipelineMixin
@@ -103,7 +104,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         """Read and check the annotation file; the entries have the form of MMDetection's ``CocoDataset``."""
         # Read and check. Remote images are not looked up, which is slow: loading a missing one fails.
         data = self._read_files()
-        img_dir = self.data_prefix['img'] if self.backend_args is None else None
+        img_dir = self.data_prefix['img'] if image_backend_args(self) is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
         self.num_annotations = len(data['annotations'])
         self.num_left_out = self.num_annotations - len(annotations)
@@ -256,8 +257,8 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             return self.pipeline(info)
         except Exception as error:
             # The file is checked only after a failure, so that the check costs nothing; other errors are re-raised.
-            path = info['img_path']
-            if self.backend_args is None and (not os.path.isfile(path) or not can_decode(path)):
+            path, backend = info['img_path'], image_backend_args(self)
+            if not isinstance(error, InputError) and not can_decode(path, backend):
                 raise InputError(f'{path}: missing, or not an image that can be read; restore the file') from error
             raise
 

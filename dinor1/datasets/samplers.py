@@ -35,6 +35,11 @@ class ResumableBatchSampler(BatchSampler):
         self.group_by_aspect_ratio = group_by_aspect_ratio
         self._num_skipped = 0
 
+    @property
+    def num_skipped(self) -> int:
+        """Number of batches that the next iteration will skip."""
+        return self._num_skipped
+
     def skip_batches(self, n: int) -> None:
         """Skip the first ``n`` batches of the next iteration, and only of that one."""
         if n < 0:

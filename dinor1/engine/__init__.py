@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'RecognitionTestLoop': '.recognition_loop',
         'ReferenceModelHook': '.hooks',
         'ReproducibilityHook': '.hooks',
+        'ResumableTrainLoop': '.train_loop',
         'Runner': '.runner',
         'TestOptions': '.testing',
         'evaluate': '.testing',

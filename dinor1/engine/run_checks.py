@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from dinor1.engine.optional_packages import check_packages
 from dinor1.registry import OPTIMIZERS
+from dinor1.utils.component_check import lookup
 from dinor1.utils.errors import InputError
 
 _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -27,10 +29,11 @@ def check_training(cfg: Config, name: str) -> None:
         name: Its file name, for messages.
 
     Raises:
-        InputError: a part is missing, or a number such as the batch size is out of range.
+        InputError: a part is missing, a number such as the batch size is out of range, or a package is not installed.
     """
-    # Check that all parts are there.
+    # Check that all parts are there, and the packages that they need.
     _require(cfg, name, ('model', *_TRAIN), 'train')
+    check_packages(cfg, name)
     for parts in (_VAL, _TEST):
         _all_or_none(cfg, name, parts)
     # Check the data.
@@ -45,7 +48,7 @@ def check_training(cfg: Config, name: str) -> None:
     # Check the optimizer.
     optimizer = cfg.optim_wrapper.get('optimizer')
     if isinstance(optimizer, dict):
-        if isinstance(optimizer.get('type'), str) and OPTIMIZERS.get(optimizer['type']) is None:
+        if isinstance(optimizer.get('type'), str) and lookup(OPTIMIZERS, optimizer['type']) is None:
             raise InputError(
                 f'{name}: optim_wrapper.optimizer.type is not a known optimizer: {optimizer["type"]!r}; '
                 'check the spelling'
@@ -65,6 +68,7 @@ def check_testing(cfg: Config, name: str) -> None:
         InputError: as for :func:`check_training`.
     """
     _require(cfg, name, ('model', *_TEST), 'test')
+    check_packages(cfg, name)
     _all_or_none(cfg, name, _VAL)
     _check_loaders(cfg, name, ('val_dataloader', 'test_dataloader'))
 

@@ -7,15 +7,17 @@ from typing import Any
 import mmengine.runner
 import torch
 from mmengine.device import get_device
-from mmengine.dist import get_backend, is_distributed
+from mmengine.dist import get_backend, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from dinor1.registry import MODEL_WRAPPERS, RUNNERS
 from dinor1.utils.distributed import unwrapped, whole_parameters
 from dinor1.utils.errors import InputError
+from dinor1.utils.io import atomic_path
 from dinor1.utils.model_converters import ModelConverter, convert_model
 
 from .class_names import check_class_names
@@ -107,8 +109,22 @@ class Runner(mmengine.runner.Runner):
         return checkpoint
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
-        """Resume as MMEngine does; in a copied or moved work directory, do not change files of the original one."""
+        """Resume as MMEngine does; in a copied or moved work directory, do not change files of the original one.
+
+        Raises:
+            InputError: the checkpoint was written with a schedule of another length.
+        """
+        planned = _schedules(self.param_schedulers)
         super().resume(*args, **kwargs)
+        # MMEngine continues with the schedule of the checkpoint, and fails when that is at its end.
+        for new, old in zip(planned, _schedules(self.param_schedulers), strict=True):
+            steps, recorded = new.get('total_steps'), old.get('total_steps')
+            if steps != recorded:
+                raise InputError(
+                    f'{args[0] if args else kwargs.get("filename")}: its schedule has {recorded} steps, and that of '
+                    f'the config has {steps}; resume with the number of epochs that it was started with, or start a '
+                    'new run from its weights by --cfg-options load_from=FILE'
+                )
         # Point to the best checkpoint in this work directory: CheckpointHook deletes it when there is a better one.
         folders = {Path(self.work_dir).resolve()}
         folders |= {Path(hook.out_dir).resolve() for hook in self.hooks if getattr(hook, 'out_dir', None)}
@@ -117,12 +133,23 @@ class Runner(mmengine.runner.Runner):
                 own = Path(self.work_dir) / Path(path).name
                 self.message_hub.update_info(key, str(own) if own.is_file() else None)
 
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint, as MMEngine does, also of a sharded model; all processes must call it."""
+    def save_checkpoint(
+        self, out_dir: str, filename: str, file_client_args: dict | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save a checkpoint, as MMEngine does, also of a sharded model; all processes must call it.
+
+        A file of this machine is written completely or not at all: a run that is killed, or a disk that is full, leaves
+        the earlier checkpoints as they are.
+        """
         if isinstance(self.optim_wrapper, ShardedOptimWrapper):
             self.optim_wrapper.gather_state()
+        remote = file_client_args is not None or kwargs.get('backend_args') is not None or '://' in str(out_dir)
         with whole_parameters(self.model):
-            super().save_checkpoint(*args, **kwargs)
+            if remote or not is_main_process():
+                super().save_checkpoint(out_dir, filename, file_client_args, *args, **kwargs)
+                return
+            with atomic_path(Path(out_dir) / filename) as temporary:
+                super().save_checkpoint(out_dir, temporary.name, None, *args, **kwargs)
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the training loop with its data, and check that there are boxes and that class names can be read.
@@ -130,6 +157,8 @@ class Runner(mmengine.runner.Runner):
         Raises:
             InputError: there is no box to train on, or the language model cannot read a class name.
         """
+        if isinstance(loop, dict) and (loop.get('type') == 'EpochBasedTrainLoop' or _by_epoch(loop)):
+            loop = {key: value for key, value in loop.items() if key != 'by_epoch'} | dict(type='ResumableTrainLoop')
         built = super().build_train_loop(loop)
         # Check the boxes.
         dataset = built.dataloader.dataset
@@ -140,6 +169,21 @@ class Runner(mmengine.runner.Runner):
         model = unwrapped(self.model)
         if getattr(model, 'alignment', None) is not None:
             check_class_names(model, dataset)
+        return built
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a data loader as MMEngine does; without worker processes, leave out the settings of workers.
+
+        ``num_workers=0`` alone is enough to load in the main process: torch would refuse ``persistent_workers`` and
+        ``prefetch_factor`` beside it, which base configs set.
+        """
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers', 0):
+            unused = ('persistent_workers', 'prefetch_factor')
+            dataloader = {key: value for key, value in dataloader.items() if key not in unused}
+        built: DataLoader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         return built
 
     def register_hooks(
@@ -160,6 +204,17 @@ class Runner(mmengine.runner.Runner):
         for converter in self.model_converters:
             for hook in converter.hooks():
                 self.register_hook(hook)
+
+
+def _by_epoch(loop: dict[str, Any]) -> bool:
+    """Whether a training loop without a type is one by epochs; MMEngine reads ``by_epoch`` then."""
+    return loop.get('type') is None and bool(loop.get('by_epoch', False))
+
+
+def _schedules(schedulers: Any) -> list[dict[str, Any]]:
+    """State of every parameter scheduler of a run; MMEngine has a list, or a dict of lists."""
+    groups = list(schedulers.values()) if isinstance(schedulers, dict) else [schedulers or []]
+    return [scheduler.state_dict() for group in groups for scheduler in group if hasattr(scheduler, 'state_dict')]
 
 
 def _wrapper_cfg(model_wrapper_cfg: dict[str, Any] | None, find_unused_parameters: bool) -> dict[str, Any]:

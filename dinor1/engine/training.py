@@ -18,7 +18,7 @@ from dinor1.engine.training_data import left_out_lines
 from dinor1.utils.checkpoint import check_checkpoint
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import write_json
+from dinor1.utils.io import visible, write_json
 
 _TIMERS = ('val/time', 'val/data_time', 'train/time', 'train/data_time')
 
@@ -148,6 +148,10 @@ def latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | None:
     recorded = find_latest_checkpoint(work_dir)
     if recorded is None:
         return None
+    # A run that was killed while it wrote last_checkpoint leaves an empty file; its checkpoints are complete.
+    if not recorded:
+        written = [path for kind in ('epoch', 'iter') for path in visible(work_dir, f'{kind}_*.pth')]
+        recorded = str(max(written, key=lambda path: path.stat().st_mtime_ns, default=''))
     own = Path(work_dir) / Path(recorded).name
     if own.is_file():
         return str(own)

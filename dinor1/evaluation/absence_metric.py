@@ -158,10 +158,11 @@ class AbsenceMetric(CocoPromptMetric, PromptedMetric):
             )
         self._asked = prompts.asked
 
-    def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
-        """Metrics of the detections of all images."""
-        detections = Detections.concatenate(results)
-        answers = collect_answers(self._content, detections, self._asked, self.category_ids, self.score_thr)
+    def evaluate_detections(self, content: dict, detections: Detections) -> dict[str, float]:
+        """Metrics of the images that were evaluated."""
+        seen = {image['id'] for image in content['images']}
+        asked = {image: label for image, label in self._asked.items() if image in seen}
+        answers = collect_answers(content, detections, asked, self.category_ids, self.score_thr)
         scores = absence_scores(answers)
         if self.num_samples:
             scores |= _intervals(answers, self.num_samples)

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +17,12 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
+from dinor1.annotations import format_counts
+from dinor1.annotations.instances import annotation_defects
 from dinor1.annotations.merge import merge_coco
+from dinor1.annotations.structure import fits_int64, is_finite
 from dinor1.evaluation.detections import Detections, write_results
+from dinor1.evaluation.evaluated_images import EvaluatedImage, SeenImages, check_unique, count_images, subset
 from dinor1.evaluation.predictions import match_classes, validated_detections
 from dinor1.registry import METRICS
 from dinor1.utils.errors import InputError
@@ -30,6 +36,8 @@ BACKENDS = {
 MAX_DETS = (1, 10, 100)
 _AREAS = ('all', 's', 'm', 'l')
 DETECTIONS_AT_ONCE = 2_000_000
+# Defects of annotations that cannot be evaluated; others, such as a repeated id, do not matter here.
+_UNUSABLE = ('wrong type', 'missing key', 'no box', 'malformed box', 'invalid iscrowd', 'invalid area', 'unknown image')
 
 
 def coco_curves(
@@ -158,11 +166,25 @@ def checked_coco(content: dict, ann_file: str) -> dict:
     for section in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
             raise InputError(f"{ann_file}: not a COCO file, it has no list '{section}'; give a file in COCO format")
-    if not all(isinstance(image, dict) and type(image.get('id')) is int for image in content['images']):
-        raise InputError(f'{ann_file}: an image has no id that is a whole number; number the images')
-    # Leave out annotations without a valid box, which CocoPromptDataset reports: pycocotools would fail on them, or
-    # count a NaN box as missed.
-    content['annotations'] = [a for a in content['annotations'] if isinstance(a, dict) and _has_box(a)]
+    for section in ('images', 'categories'):
+        ids = [record.get('id') if isinstance(record, dict) else None for record in content[section]]
+        if not all(type(number) is int and fits_int64(number) for number in ids):
+            raise InputError(
+                f"{ann_file}: an entry of '{section}' has no id that is a whole number of 64 bits; number them"
+            )
+    # Leave out annotations without a valid box or with another defect of a value, as CocoPromptDataset does:
+    # pycocotools would fail on them, or count a NaN box as missed.
+    sizes = dict.fromkeys((image['id'] for image in content['images']), (math.inf, math.inf))
+    defects = annotation_defects(content['annotations'], sizes, {category['id'] for category in content['categories']})
+    unusable = {index for index, (kind, _) in defects.items() if kind in _UNUSABLE}
+    if unusable:
+        counts = format_counts(Counter(defects[index][0] for index in unusable))
+        print_log(f'{ann_file}: left out of the ground truth: {counts}', logger='current', level=logging.WARNING)
+    content['annotations'] = [
+        annotation
+        for index, annotation in enumerate(content['annotations'])
+        if index not in unusable and isinstance(annotation, dict) and _has_box(annotation)
+    ]
     for number, annotation in enumerate(content['annotations'], 1):
         # The backends store the id of the matched annotation: id 0 would mean no match.
         annotation['id'] = number
@@ -178,7 +200,7 @@ def _has_box(annotation: dict) -> bool:
     return (
         isinstance(box, list)
         and len(box) == 4
-        and all(isinstance(number, int | float) and math.isfinite(number) for number in box)
+        and all(isinstance(number, int | float) and is_finite(number) for number in box)
     )
 
 
@@ -193,11 +215,12 @@ class CocoPromptMetric(BaseMetric):
       file's categories that are among the class names, which is wrong if the classes are in another order.
     - All numbers follow the official definition, with at most 100 detections per image and category, and are not
       rounded. ``CocoMetric`` allows 1,000 detections in all of them except ``mAP``.
-    - An image that is not in the file, or a class that the data set does not have, is an error in the first batch that
-      has it.
+    - An image that is not in the file or that was evaluated before, or a class that the data set does not have, is an
+      error in the first batch that has it.
+    - A subset of the file's images, such as that of ``dataset.indices``, is scored on these images alone.
 
     Reports ``coco/bbox_mAP``, ``bbox_mAP_50``, ``bbox_mAP_75``, ``bbox_mAP_s``, ``bbox_mAP_m`` and ``bbox_mAP_l`` in
-    [0, 1]; -1 without ground truth.
+    [0, 1]; -1 without ground truth. For a subset also ``coco/images_evaluated`` and ``coco/images_in_file``.
 
     Args:
         ann_file: Annotations in COCO format; several files are merged, as by ``CocoPromptDataset``.
@@ -209,8 +232,8 @@ class CocoPromptMetric(BaseMetric):
         kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix`` and ``collect_dir``.
 
     Raises:
-        InputError: an argument is wrong, the annotation file is not in COCO format, or classes or images of the data
-            set are not in it.
+        InputError: an argument is wrong, the annotation file is not in COCO format, classes or images of the data
+            set are not in it, or an image is evaluated twice.
     """
 
     default_prefix = 'coco'
@@ -235,6 +258,7 @@ class CocoPromptMetric(BaseMetric):
         self.outfile_prefix, self.format_only = outfile_prefix, format_only
         self._content = read_coco(ann_file, backend_args)
         self._known = frozenset(image['id'] for image in self._content['images'])
+        self._seen = SeenImages(self.ann_file)
         categories = sorted(self._content['categories'], key=lambda category: category['id'])
         self._ids = {category['name']: category['id'] for category in categories}
 
@@ -251,23 +275,52 @@ class CocoPromptMetric(BaseMetric):
         """Collect the detections of a batch.
 
         Raises:
-            InputError: a class or an image is not in the annotation file, or a detection has an infinite or NaN value
-                or an invalid class.
+            InputError: a class or an image is not in the annotation file, an image was evaluated before, or a detection
+                has an infinite or NaN value or an invalid class.
         """
         num_classes = len(self.category_ids)
-        self.results += [validated_detections(s, self._known, num_classes, self.ann_file) for s in data_samples]
+        for sample in data_samples:
+            found = validated_detections(sample, self._known, num_classes, self.ann_file)
+            image = EvaluatedImage.of_sample(sample, found)
+            self._seen.add(image)
+            self.results.append(image)
 
-    def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
-        """Metrics of the detections of all images."""
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Gather the detections of all processes and compute the metrics; see MMEngine's ``BaseMetric``.
+
+        Args:
+            size: Number of images of the data set.
+        """
+        self._seen.clear()
+        metrics: dict[str, float] = super().evaluate(size)
+        return metrics
+
+    def compute_metrics(self, results: list[EvaluatedImage]) -> dict[str, float]:
+        """Metrics of the images of all processes.
+
+        Raises:
+            InputError: two processes evaluated the same image.
+        """
+        check_unique(((image.image_id, image.path) for image in results), self.ann_file)
+        content = subset(self._content, [image.image_id for image in results])
+        metrics = self.evaluate_detections(content, Detections.concatenate([image.detections for image in results]))
+        return metrics | (count_images(len(results), len(self._known), self.ann_file) if metrics else {})
+
+    def evaluate_detections(self, content: dict, detections: Detections) -> dict[str, float]:
+        """Compute the metrics; subclasses report others.
+
+        Args:
+            content: Annotations of the images that were evaluated.
+            detections: Their detections; ``image`` is an image id.
+        """
         # Write the detections.
         names, ids = self._classes(), self.category_ids
-        detections = Detections.concatenate(results)
         if self.outfile_prefix is not None:
             write_results(detections, ids, f'{self.outfile_prefix}.bbox.json')
         if self.format_only:
             return {}
         # Evaluate them.
-        precision, _ = curves_in_parts(self._content, detections, ids, self.backend)
+        precision, _ = curves_in_parts(content, detections, ids, self.backend)
         summary = summarize(precision)
         line = (f'{name} {100 * value:.2f}' if value >= 0 else f'{name} -' for name, value in summary.items())
         print_log(', '.join(line), logger='current')

@@ -55,13 +55,13 @@ class ErrorMetric(CocoPromptMetric, PromptedMetric):
         """Store the prompts, whose exemplars may be on the test images themselves."""
         self._prompts = prompts
 
-    def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
-        """Metrics of the detections of all images."""
-        content, detections, ids = self._content, Detections.concatenate(results), self.category_ids
+    def evaluate_detections(self, content: dict, detections: Detections) -> dict[str, float]:
+        """Metrics of the images that were evaluated."""
+        ids, everything = self.category_ids, content
         if self._prompts is not None and self._prompts.boxes:
             content, detections = without_exemplars(content, detections, self._prompts.boxes, ids)
         recall = class_agnostic_recall(content, detections, self.backend)
-        split = error_split(content, detections, ids, self.score_thr, context=self._content)
+        split = error_split(content, detections, ids, self.score_thr, context=everything)
         for what, names in (('detection', DETECTION_CAUSES), ('object', OBJECT_CAUSES)):
             line = ', '.join(f'{name} {100 * split[f"{what}_{name}"]:.1f}' for name in names)
             print_log(f'{split[f"{what}s"]:.0f} {what}s: {line}', logger='current')

@@ -128,6 +128,30 @@ class LVISGroundTruth:
             ignore=self.ignore[kept],
         )
 
+    def of_images(self, image_ids: Sequence[int]) -> 'LVISGroundTruth':
+        """Ground truth of some of the images.
+
+        Args:
+            image_ids: Their ids, in any order; each is in :attr:`image_ids`.
+        """
+        known = np.isin(self.image_ids, np.array(image_ids, dtype=np.int64))
+        if known.all():
+            return self
+        # Map old indices of images to new ones, and keep their boxes.
+        new_index = np.cumsum(known) - 1
+        kept = known[self.image]
+        return replace(
+            self,
+            image_ids=self.image_ids[known],
+            judged=self.judged[known],
+            not_exhaustive=self.not_exhaustive[known],
+            image=new_index[self.image[kept]],
+            label=self.label[kept],
+            box=self.box[kept],
+            area=self.area[kept],
+            ignore=self.ignore[kept],
+        )
+
 
 def _sections(content: Any, path: str) -> tuple[list[dict], list[dict], list[dict]]:
     """Return images, annotations and categories, and check the fields that the evaluation reads."""

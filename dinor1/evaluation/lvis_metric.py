@@ -1,6 +1,6 @@
 """LVIS evaluation as an MMEngine metric: standard AP and fixed AP in one run."""
 
-import logging
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from dinor1.annotations.federated import as_lvis
 from dinor1.annotations.training_check import check_for_training
 from dinor1.evaluation.detections import Detections, write_results
+from dinor1.evaluation.evaluated_images import EvaluatedImage, SeenImages, check_unique, count_images
 from dinor1.evaluation.lvis_eval import evaluate_lvis
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
 from dinor1.evaluation.predictions import match_classes, validated_detections
@@ -26,9 +27,9 @@ REPORTED = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
 
 @dataclass
 class _Part:
-    """Results of one process: the ids of its images in the order of evaluation, and their detections."""
+    """Results of one process: ids and paths of its images in the order of evaluation, and their detections."""
 
-    images: np.ndarray
+    images: list[tuple[int, str]]
     detections: Detections
 
 
@@ -45,8 +46,10 @@ class LVISFixedMetric(BaseMetric):
     way: an image for the categories of its own source only. All of its categories count as frequent, unless it says
     otherwise.
 
-    Images of the annotation file that are not evaluated count as images without detections. An image that occurs twice,
-    because a sampler pads its last batches, counts once. Classes are matched to categories by name.
+    A subset of the images, such as that of ``dataset.indices``, is scored on these images alone; then
+    ``lvis/images_evaluated`` and ``lvis/images_in_file`` are reported too. An image that is evaluated twice is an
+    error, except the repetitions with which a distributed sampler fills its last batch. Classes are matched to
+    categories by name.
 
     Memory: only detections that can still affect the result are kept, at most ``budget`` of each class and
     ``max_per_image`` of each image, 44 bytes each, and up to ``prune_every`` new ones.
@@ -64,8 +67,8 @@ class LVISFixedMetric(BaseMetric):
         kwargs: Arguments of MMEngine's ``BaseMetric``: ``collect_device``, ``prefix``, ``collect_dir``.
 
     Raises:
-        InputError: the annotation file is not in LVIS format, classes or images of the data set are not in it, or a
-            number of detections is not positive.
+        InputError: the annotation file is not in LVIS format, classes or images of the data set are not in it, an image
+            is evaluated twice, or a number of detections is not positive.
     """
 
     default_prefix = 'lvis'
@@ -94,6 +97,8 @@ class LVISFixedMetric(BaseMetric):
             content = as_lvis(content, ann_file, not_exhaustive)
         self._truth = LVISGroundTruth.from_content(content, ann_file)
         self._known = frozenset(self._truth.image_ids.tolist())
+        self._seen = SeenImages(self._truth.path)
+        self._size = 0
         self._clear()
 
     @property
@@ -102,7 +107,8 @@ class LVISFixedMetric(BaseMetric):
         return self._rows
 
     def _clear(self) -> None:
-        self._seen: dict[int, None] = {}
+        self._seen.clear()
+        self._images: list[tuple[int, str]] = []
         self._parts: list[Detections] = []
         self._rows, self._limit = 0, self.prune_every
 
@@ -110,18 +116,19 @@ class LVISFixedMetric(BaseMetric):
         """Collect the detections of a batch.
 
         Raises:
-            InputError: a class or an image is not in the annotation file, or a detection has an infinite or NaN value
-                or an invalid class.
+            InputError: a class or an image is not in the annotation file, an image was evaluated before, or a detection
+                has an infinite or NaN value or an invalid class.
         """
         # Check the classes in the first batch, not after the last.
         num_classes = len(match_classes(self._classes(), self._truth.names, self._truth.path))
-        # Collect each image once.
+        # Collect the images.
         for sample in data_samples:
             found = validated_detections(sample, self._known, num_classes, self._truth.path)
-            if sample['img_id'] not in self._seen:
-                self._seen[sample['img_id']] = None
-                self._parts.append(found)
-                self._rows += len(found)
+            image = EvaluatedImage.of_sample(sample, found)
+            self._seen.add(image)
+            self._images.append((image.image_id, image.path))
+            self._parts.append(found)
+            self._rows += len(found)
         # Remove detections that can no longer affect the result.
         if self._rows > self._limit:
             kept = self._prune(Detections.concatenate(self._parts))
@@ -142,24 +149,24 @@ class LVISFixedMetric(BaseMetric):
             size: Number of images of the data set.
         """
         detections = self._prune(Detections.concatenate(self._parts))
-        self.results = [_Part(np.array(list(self._seen), dtype=np.int64), detections)]
+        self.results = [_Part(self._images, detections)]
+        self._size = size
         self._clear()
         # MMEngine truncates the gathered list to `size` entries; this list has one entry per process.
         return super().evaluate(max(size, get_world_size()))
 
     def compute_metrics(self, results: list[_Part]) -> dict[str, float]:
-        """Metrics of the detections of all processes."""
+        """Metrics of the detections of all processes.
+
+        Raises:
+            InputError: two processes evaluated the same image.
+        """
         # Merge the results of the processes.
-        truth = self._truth.select(self._classes())
-        detections, seen = _merge(results)
-        missing = len(truth.image_ids) - len(seen)
-        if missing:
-            print_log(
-                f'{missing} of {len(truth.image_ids)} images of {truth.path} were not evaluated: they count as images '
-                'without detections',
-                logger='current',
-                level=logging.WARNING,
-            )
+        images, detections = _merge(results, self._size)
+        check_unique(images, self._truth.path)
+        truth = self._truth.select(self._classes()).of_images([image_id for image_id, _ in images])
+        # The warning stands before the table.
+        counts = count_images(len(images), len(self._known), self._truth.path)
         # Choose and write the detections of standard and fixed AP.
         standard = detections.select(detections.rank < self.max_per_image)
         fixed = detections.select(detections.within_budget(self.budget))
@@ -178,15 +185,22 @@ class LVISFixedMetric(BaseMetric):
             values = (metrics[prefix + name] for name in REPORTED)
             rows.append(f'{title:8}' + ''.join(f'{100 * v:7.2f}' if v >= 0 else '      -' for v in values))
         print_log('\n' + '\n'.join(rows), logger='current')
-        return metrics
+        return metrics | counts
 
 
-def _merge(parts: Sequence[_Part]) -> tuple[Detections, set[int]]:
-    """Detections of all processes, each image from the first process that has it; and the ids of the images."""
-    seen: set[int] = set()
-    kept = []
-    for part in parts:
-        repeated = [image for image in part.images.tolist() if image in seen]
-        kept.append(part.detections.select(~np.isin(part.detections.image, repeated)))
-        seen.update(part.images.tolist())
-    return Detections.concatenate(kept), seen
+def _merge(parts: Sequence[_Part], size: int) -> tuple[list[tuple[int, str]], Detections]:
+    """Images and detections of all processes, without the repetitions that fill the last batch of a sampler.
+
+    As in MMEngine's ``collect_results``, the images are those that the processes have in turn, and the first ``size``
+    of them count.
+    """
+    # Put the images in the order of the data set.
+    turns = itertools.zip_longest(*(part.images for part in parts))
+    dealt = [(rank, image) for turn in turns for rank, image in enumerate(turn) if image is not None]
+    kept, surplus = dealt[:size], dealt[size:]
+    # Leave out the detections of repeated images.
+    detections = []
+    for rank, part in enumerate(parts):
+        repeated = [image_id for other, (image_id, _) in surplus if other == rank]
+        detections.append(part.detections.select(~np.isin(part.detections.image, repeated)))
+    return [image for _, image in kept], Detections.concatenate(detections)

@@ -171,12 +171,13 @@ class VisualInteractiveMetric(CocoPromptMetric, PromptedMetric):
             )
         self._exemplars = prompts.boxes
 
-    def compute_metrics(self, results: list[Detections]) -> dict[str, float]:
-        """Metrics of the detections of all images."""
+    def evaluate_detections(self, content: dict, detections: Detections) -> dict[str, float]:
+        """Metrics of the images that were evaluated."""
         # Evaluate the three cases.
-        draw = (Detections.concatenate(results), self._exemplars)
+        seen = {image['id'] for image in content['images']}
+        exemplars = {image: own for image, own in self._exemplars.items() if image in seen}
         scores = visual_interactive_scores(
-            self._content, [draw], self.category_ids, self.min_images, self.num_samples, self.backend
+            content, [(detections, exemplars)], self.category_ids, self.min_images, self.num_samples, self.backend
         )
         # Log a line for each.
         for case in ('without_exemplar', 'plain', 'echo'):

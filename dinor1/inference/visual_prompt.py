@@ -1,6 +1,6 @@
 """Visual prompts as users give them, and checks of their boxes and names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +41,12 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
         boxes = boxes.detach().cpu()
     try:
         array = np.atleast_2d(np.asarray(boxes, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise InputError(f'{where}: box {boxes} is not four numbers x1, y1, x2, y2') from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f'{where}: box {_in_one_line(boxes)} is not four numbers x1, y1, x2, y2') from None
     if array.ndim != 2 or array.shape[1] != 4 or not len(array):
-        raise InputError(f'{where}: expected at least one box of four numbers x1, y1, x2, y2, got {boxes}')
+        raise InputError(
+            f'{where}: expected at least one box of four numbers x1, y1, x2, y2, got {_in_one_line(boxes)}'
+        )
     # Check the numbers.
     for box in array:
         if not np.isfinite(box).all():
@@ -52,6 +54,12 @@ def as_boxes(boxes: Any, where: str) -> np.ndarray:
         if not (box[:2] < box[2:]).all():
             raise InputError(f'{where}: box {_text(box)} has no area; expected x1, y1, x2, y2 with x1 < x2 and y1 < y2')
     return array
+
+
+def _in_one_line(value: Any) -> str:
+    """An argument as text of at most 80 characters; arrays have several lines."""
+    text = ' '.join(str(value).split())
+    return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 def clip_boxes(boxes: np.ndarray, image_size: tuple[int, int], where: str) -> np.ndarray:
@@ -86,7 +94,7 @@ def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str
     Raises:
         InputError: the numbers of names and boxes differ, or a name is not a non-empty string.
     """
-    as_list = [names] * num_boxes if isinstance(names, str) else list(names)
+    as_list = [names] * num_boxes if isinstance(names, str) else list(names) if isinstance(names, Iterable) else []
     if len(as_list) != num_boxes or not all(isinstance(name, str) and name.strip() for name in as_list):
         raise InputError(f'{where}: expected one class name per box ({num_boxes}) or one name for all, got {names!r}')
     return as_list

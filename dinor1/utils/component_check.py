@@ -107,7 +107,7 @@ def _component(kind: str | type, place: tuple[str, ...]) -> tuple[Any, tuple[str
     pattern = place if place in _RUNNER_PARTS else (*place[:-1], '*')
     if pattern in _RUNNER_PARTS:
         registry, read_before = _RUNNER_PARTS[pattern]
-        found = registry.get(kind) if isinstance(kind, str) else kind
+        found = lookup(registry, kind) if isinstance(kind, str) else kind
         return (None if _passes_on_unknown(found) else found), read_before
     if isinstance(kind, type):
         return (kind if _is_ours(kind) else None), ()
@@ -115,6 +115,17 @@ def _component(kind: str | type, place: tuple[str, ...]) -> tuple[Any, tuple[str
     candidates = {registry.module_dict.get(kind) for registry in _REGISTRIES} - {None}
     ours = [candidate for candidate in candidates if _is_ours(candidate)]
     return (ours[0] if len(ours) == 1 == len(candidates) else None), ()
+
+
+def lookup(registry: Registry, name: str) -> Any:
+    """The component that a registry, or a parent of it, has under a name; None if there is none.
+
+    MMEngine imports a name with dots as a path, which raises several kinds of errors if there is no such module.
+    """
+    try:
+        return registry.get(name)
+    except (RuntimeError, ImportError, ValueError, AttributeError, KeyError):
+        return None
 
 
 def _is_ours(component: Any) -> bool:

@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from dinor1.registry import HOOKS, LOOPS, MODEL_CONVERTERS, MODELS, TASK_UTILS
-from dinor1.utils.component_check import Mistake, arguments, mistakes
+from dinor1.utils.component_check import Mistake, arguments, lookup, mistakes
 from dinor1.utils.config_files import find_config
 from dinor1.utils.errors import InputError
 from dinor1.utils.moved_keys import check_not_moved, moved_argument, removed_keys, warn_of_renamed_types
@@ -39,7 +40,8 @@ def load_config(name: str | PathLike, cfg_options: Mapping[str, Any] | None = No
 
     Raises:
         InputError: the file is missing or invalid, an override names an unknown key, a top-level key is probably
-            misspelt, a key belongs to an earlier version, or a component of ours does not accept an argument.
+            misspelt, a key belongs to an earlier version, a number is NaN, or a component of ours does not accept an
+            argument.
     """
     # Read the file.
     file, path = find_config(name), str(name)
@@ -71,6 +73,10 @@ def load_config(name: str | PathLike, cfg_options: Mapping[str, Any] | None = No
             if close and close[0] not in cfg:
                 raise InputError(f'{path}: unknown key {key!r}; did you mean {close[0]!r}?')
     warn_of_renamed_types(cfg, path)
+    # NaN is no setting of any component, and would only appear in the results.
+    for key in nan_keys(cfg._cfg_dict):
+        where = f'--cfg-options {key}' if key in options else f'{path}: {key}'
+        raise InputError(f'{where} is NaN; give a number')
     # Check the arguments of components.
     for mistake in mistakes(cfg._cfg_dict):
         raise InputError(_message(mistake, path, options))
@@ -87,10 +93,19 @@ def _message(mistake: Mistake, path: str, cfg_options: dict[str, Any]) -> str:
     return f'{where}: {mistake.text}'
 
 
+def nan_keys(node: Any, place: str = '') -> Iterator[str]:
+    """Dotted keys of the numbers in a config that are NaN."""
+    if isinstance(node, float) and math.isnan(node):
+        yield place
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()
+    for key, value in items:
+        yield from nan_keys(value, f'{place}.{key}' if place else str(key))
+
+
 def _is_argument(node: dict, name: str) -> bool:
     """Whether the component that ``node`` describes takes an argument of this name."""
     kind = node.get('type')
-    kinds = [registry.get(kind) for registry in _REGISTRIES] if isinstance(kind, str) else []
+    kinds = [lookup(registry, kind) for registry in _REGISTRIES] if isinstance(kind, str) else []
     return any(isinstance(kind, type) and name in arguments(kind) for kind in kinds)
 
 

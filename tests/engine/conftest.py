@@ -8,18 +8,19 @@ from mmengine.hooks import Hook
 
 
 class RecordHook(Hook):
-    """Keeps every logged scalar of every iteration, and calls ``on_iter(runner)`` before each iteration."""
+    """Keeps scalars and batch number of every iteration, and calls ``on_iter(runner)`` before each iteration."""
 
     priority = 'LOW'
 
     def __init__(self, on_iter=None):
-        self.history, self.on_iter = [], on_iter
+        self.history, self.batches, self.on_iter = [], [], on_iter
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if self.on_iter is not None:
             self.on_iter(runner)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.batches.append(batch_idx)
         self.history.append({name: float(value) for name, value in outputs.items()})
 
 

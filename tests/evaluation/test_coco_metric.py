@@ -146,6 +146,26 @@ def test_metric_accepts_absent_area_and_iscrowd(save):
         assert metrics == pytest.approx(expected, **EXACT)
 
 
+@pytest.mark.parametrize(
+    'change',
+    [dict(iscrowd=None), dict(iscrowd='0'), dict(area='869'), dict(image_id=10**20), dict(bbox=[1, 2, 10**400, 4])],
+)
+def test_annotation_that_the_data_set_skips_is_left_out(save, caplog, change):
+    """The ground truth is that of ``bad_annotations='skip'``; pycocotools would fail after the last image."""
+    content, _ = coco(np.random.default_rng(2), 20, 5, 8, 0)
+    samples = perfect(content)
+    content['annotations'].append(content['annotations'][0] | dict(id=10**6) | change)
+    assert evaluate(CocoPromptMetric(save(content)), samples)['coco/bbox_mAP'] == pytest.approx(1.0, **EXACT)
+
+
+@pytest.mark.parametrize('section', ['images', 'categories'])
+def test_id_that_does_not_fit_is_rejected_when_the_metric_is_built(save, section):
+    content, _ = coco(np.random.default_rng(2), 3, 2, 8, 0)
+    content[section][0]['id'] = 10**20
+    with pytest.raises(InputError, match=f"an entry of '{section}' has no id that is a whole number of 64 bits"):
+        CocoPromptMetric(save(content))
+
+
 @pytest.mark.parametrize('box', [None, [1, 2, 3], [1, 2, 'x', 4], [1, float('nan'), 3, 4]])
 def test_annotation_without_a_box_is_left_out(save, box):
     """CocoPromptDataset also leaves out such annotations, and logs it."""
@@ -241,6 +261,39 @@ def test_metric_rejects_bad_arguments_and_files(save):
     del content['annotations']
     with pytest.raises(InputError, match=r"annotations.json: not a COCO file, it has no list 'annotations'"):
         CocoPromptMetric(save(content))
+
+
+def test_subset_of_images_is_scored_on_these_images(save):
+    """The numbers are those of pycocotools on a file with only the evaluated images, and the result counts them."""
+    content, results = coco(np.random.default_rng(7), 9, 3, 6, 40)
+    samples = as_samples(content, results)[2:5]
+    ids = [sample['img_id'] for sample in samples]
+    alone = content | dict(
+        images=content['images'][2:5], annotations=[a for a in content['annotations'] if a['image_id'] in ids]
+    )
+    expected = pycocotools(alone, as_results(content, samples))
+    assert expected.stats[0] != pycocotools(content, as_results(content, samples)).stats[0]
+    metrics = evaluate(CocoPromptMetric(save(content)), samples)
+    assert [metrics[f'coco/bbox_{name}'] for name in NAMES] == pytest.approx(expected.stats[:6].tolist(), **EXACT)
+    assert (metrics['coco/images_evaluated'], metrics['coco/images_in_file']) == (3, 9)
+
+
+def test_metric_rejects_images_that_are_evaluated_twice(save):
+    content, results = coco(np.random.default_rng(0), 3, 2, 4, 10)
+    first, second, _ = as_samples(content, results)
+    path = save(content)
+    with pytest.raises(InputError, match=f'more than once: image {first["img_id"]}; .* leave out RepeatDataset'):
+        evaluate(CocoPromptMetric(path), [first, second, first])
+    # Two data sets with the same ids: the message names the files.
+    samples = [dict(first, img_path='a/1.png'), dict(first, img_path='b/1.png')]
+    with pytest.raises(InputError, match=r'image \d+ \(a/1.png and b/1.png\); two data sets use the same ids'):
+        evaluate(CocoPromptMetric(path), samples)
+    # Two processes that evaluated the same image.
+    metrics = [CocoPromptMetric(path), CocoPromptMetric(path)]
+    for metric in metrics:
+        metric.process(None, [second])
+    with pytest.raises(InputError, match=f'more than once: image {second["img_id"]};'):
+        metrics[0].compute_metrics(metrics[0].results + metrics[1].results)
 
 
 def test_metric_rejects_foreign_images_and_classes(save):

@@ -190,3 +190,15 @@ def test_reference_model_is_not_registered_in_the_detector(build_tiny):
     assert set(model.state_dict()) == names
     assert len(list(model.modules())) == count
     assert not any(p.requires_grad for p in model.reference.model.parameters())
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('name', ['alpha', 'beta', 'mute', 'eps_low', 'eps_high'])
+def test_grqo_loss_rejects_constants_that_are_not_finite(name, value):
+    with pytest.raises(InputError, match=f'^GRQOLoss: expected .*{value}'):
+        GRQOLoss(**{name: value})
+
+
+def test_language_alignment_rejects_weight_that_is_not_finite():
+    with pytest.raises(InputError, match='LanguageAlignment: loss_weight must be a finite number'):
+        MODELS.build(dict(type='LanguageAlignment', loss_weight=float('nan')))

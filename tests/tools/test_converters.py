@@ -129,6 +129,31 @@ def test_coco2odvg_label_map_option(call, tmp_path):
     assert not (tmp_path / 'od_label_map.json').exists()
 
 
+def test_coco2odvg_keeps_label_map_of_another_set(call, tmp_path):
+    content = make_content()
+    source, names = save(tmp_path / 'train.json', content), tmp_path / 'names.json'
+    options = ('--label-map', names)
+    assert call('dataset_converters/coco2odvg', source, tmp_path / 'a.jsonl', *options).status == 0
+    before = names.read_bytes()
+    # A split with the same classes shares it.
+    assert call('dataset_converters/coco2odvg', source, tmp_path / 'b.jsonl', *options).status == 0
+    # Other classes are another set.
+    content['categories'][0]['name'] = 'horse'
+    save(source, content)
+    outcome = call('dataset_converters/coco2odvg', source, tmp_path / 'c.jsonl', *options)
+    assert outcome.status == 2
+    assert outcome.err == (
+        f'error: {names}: holds other class names, perhaps of another set; give another --label-map, or remove it\n'
+    )
+    assert names.read_bytes() == before
+    assert not (tmp_path / 'c.jsonl').exists()
+    # A file that is converted again replaces its own label map.
+    for _ in range(2):
+        assert call('dataset_converters/coco2odvg', source, tmp_path / 'd.jsonl').status == 0
+        content['categories'][0]['name'] = 'donkey'
+        save(source, content)
+
+
 def test_coco2odvg_without_ids_and_boxes(call, tmp_path):
     """Boxes are computed from segmentations; ids are not needed."""
     content = make_content()

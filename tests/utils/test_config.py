@@ -3,6 +3,7 @@
 import argparse
 
 import pytest
+from mmengine.config import DictAction
 
 from dinor1.cli.options import ConfigOptions
 from dinor1.utils.config import load_config
@@ -258,11 +259,53 @@ def test_config_options_parse_values():
 
 
 @pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('my run', 'my run'),
+        (' 5.0 ', 5.0),
+        ('[a b, c]', ['a b', 'c']),
+        ('[(1, 2), [x y]], None', [[(1, 2), ['x y']], None]),
+        ('(1, 2),(3, 4)', [(1, 2), (3, 4)]),
+        ('(64, )', (64,)),
+        ('[]', []),
+        ("'a folder/with blanks'", 'a folder/with blanks'),
+        ('cat (', 'cat ('),
+        ('true', True),
+    ],
+)
+def test_config_options_keep_blanks(text, value):
+    assert parse(f'k={text}') == dict(k=value)
+
+
+def test_config_options_equal_mmengine_without_blanks():
+    texts = [
+        '1,2',
+        '[(1,2),[a,b],c]',
+        '1e-4',
+        '-3',
+        'None',
+        'False',
+        '[None,true]',
+        '(a)',
+        '[[]]',
+        'a',
+        '"b"',
+        'x/y.pth',
+    ]
+    expected = DictAction(['--cfg-options'], 'cfg_options')
+    namespace = argparse.Namespace()
+    expected(None, namespace, [f'k{i}={text}' for i, text in enumerate(texts)])
+    assert parse(*(f'k{i}={text}' for i, text in enumerate(texts))) == namespace.cfg_options
+
+
+@pytest.mark.parametrize(
     ('items', 'message'),
     [
         (['a.b', '3'], "expected KEY=VALUE, got 'a.b'"),
         (['a=1', '=3'], "expected KEY=VALUE, got '=3'"),
         (['a=[1,2'], 'Imbalanced brackets'),
+        (['a=[1,2)'], 'Imbalanced brackets'),
+        (['a=' + '[' * 5000 + ']' * 5000], 'a: not a Python value'),
         (['a=[dict(b=c)]'], "a: not a Python value: '[dict(b=c)]'"),
         (['a=dict(b='], "a: not a Python value: 'dict(b='"),
         (["a=dict(b=__import__('os'))"], 'a: not a Python value'),
@@ -274,3 +317,16 @@ def test_config_options_reject_bad_values(capsys, items, message):
     said = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert f'error: argument --cfg-options: {message}' in said[-1]
+
+
+@pytest.mark.parametrize(
+    ('options', 'where'), [({'optim_wrapper.optimizer.lr': float('nan')}, '--cfg-options optim_wrapper.optimizer.lr')]
+)
+def test_load_config_rejects_nan(tmp_path, options, where):
+    path = tmp_path / 'config.py'
+    path.write_text(TEXT)
+    with pytest.raises(InputError, match=f'^{where} is NaN; give a number$'):
+        load_config(str(path), options)
+    path.write_text(TEXT.replace('eta_max=1.0', "eta_max=float('nan')"))
+    with pytest.raises(InputError, match=r'config.py: param_scheduler.0.eta_max is NaN'):
+        load_config(str(path))

@@ -3,7 +3,7 @@
 
 import sys
 
-from dinor1.cli.main import main
+from dinor1.cli.start import main
 
 if __name__ == '__main__':
     main(['lvis2odvg', *sys.argv[1:]], tool='convert')

@@ -32,7 +32,7 @@ class AdamP(ProjectedOptimizer):
 
     Args:
         params: Parameters or groups of them.
-        lr: Learning rate.
+        lr: Learning rate; a tensor of one number is read in every step, as by the optimizers of torch.
         betas: Decay rates of the two moments, each in [0, 1).
         eps: Added to the root of the second moment, and to the weight's norm in the projection.
         weight_decay: Decoupled decay.

@@ -138,6 +138,8 @@ class ProjectedOptimizer(Optimizer):
         scratch = Scratch()
         # Step group by group, in batches or tensor by tensor.
         for group, params in groups:
+            if isinstance(group['lr'], Tensor):
+                group = dict(group, lr=float(group['lr']))
             for param in params:
                 if len(self.state[param]) == 0:
                     self._init_state(self.state[param], param)
@@ -223,8 +225,9 @@ class ProjectedOptimizer(Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for settings out of range; subclasses extend it."""
         name = type(self).__name__
-        if not isinstance(group['lr'], Real):
-            raise ValueError(f'{name}: lr must be a number, got {group["lr"]!r}')
+        lr = group['lr']
+        if not isinstance(lr, Real) and not (isinstance(lr, Tensor) and lr.numel() == 1 and not lr.is_complex()):
+            raise ValueError(f'{name}: lr must be a number, or a tensor of one, got {lr!r}')
         for key in ('lr', 'eps', 'weight_decay', 'delta', 'wd_ratio'):
             if not group[key] >= 0:
                 raise ValueError(f'{name}: {key} must be >= 0, got {group[key]}')

@@ -33,7 +33,7 @@ class SGDP(ProjectedOptimizer):
 
     Args:
         params: Parameters or groups of them.
-        lr: Learning rate; must be given here or in every group.
+        lr: Learning rate, a number or a tensor of one; must be given here or in every group.
         momentum: Decay rate of the buffer, in [0, 1).
         dampening: Share of the gradient that does not enter the buffer.
         weight_decay: Decoupled decay.

@@ -9,13 +9,16 @@ Write a symmetric matrix ``[[x, q], [q, z]]`` as ``m I + D`` with ``m = (x + z) 
 Computing ``l-`` from the determinant avoids the cancellation in ``m - rho``. All functions and their gradients are
 smooth, also at equal eigenvalues, where every quotient is a power series in ``rho^2``. Compared with an eigenvalue
 solver on ``A A^T``, the condition number is not squared. The identities hold to rounding error, about ``eps`` times the
-condition number; ``tests/blocks/lie/test_sym2.py`` states the measured tolerances.
+condition number; ``tests/blocks/lie/test_sym2.py`` states the measured tolerances. Half precision is computed in
+float32.
 
 Decomposition: Mironenco and Forre, *Lie Group Decompositions for Equivariant Neural Networks*, arXiv 2310.11366.
 """
 
 import torch
 from torch import Tensor
+
+from dinor1.utils.precision import in_single_precision
 
 from .checks import check_positive_definite, check_positive_determinant, check_square, values_are_readable
 
@@ -34,6 +37,7 @@ def sinhc(square: Tensor) -> Tensor:
     return torch.where(small, series, r.sinh() / r)
 
 
+@in_single_precision
 def sym_exp(x: Tensor) -> Tensor:
     """Matrix exponential of symmetric matrices.
 
@@ -53,6 +57,7 @@ def sym_exp(x: Tensor) -> Tensor:
     return _join(m.exp() * _cosh(square), m.exp() * sinhc(square), e, q)
 
 
+@in_single_precision
 def spd_log(p: Tensor) -> Tensor:
     """Logarithm of symmetric positive definite matrices, the inverse of :func:`sym_exp`.
 
@@ -72,6 +77,7 @@ def spd_log(p: Tensor) -> Tensor:
     return _log(p, det2(p))
 
 
+@in_single_precision
 def spd_sqrt(p: Tensor) -> Tensor:
     """Symmetric square root of symmetric positive definite matrices, ``(p + sqrt(det p) I) / sqrt(tr + 2 sqrt(det))``.
 
@@ -86,6 +92,7 @@ def spd_sqrt(p: Tensor) -> Tensor:
     return _join((m + root) * scale, scale, e, q)
 
 
+@in_single_precision
 def spd_invsqrt(p: Tensor) -> Tensor:
     """Inverse of :func:`spd_sqrt`: adjugate divided by determinant."""
     check_square(p, 2, 'p')
@@ -97,6 +104,7 @@ def spd_invsqrt(p: Tensor) -> Tensor:
     return _join((m + root) * scale, -scale, e, q)
 
 
+@in_single_precision
 def polar2(a: Tensor, check: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Left polar form ``A = exp(L) R`` of 2 x 2 matrices with positive determinant.
 
@@ -126,6 +134,7 @@ def polar2(a: Tensor, check: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     return _log(a @ rotation.mT, det2(a)), rotation, theta
 
 
+@in_single_precision
 def general_exp(x: Tensor) -> Tensor:
     """Matrix exponential of any 2 x 2 matrix, ``e^m (C I + S (X - m I))`` with ``m = tr X / 2``.
 
@@ -147,6 +156,7 @@ def general_exp(x: Tensor) -> Tensor:
     return cosine[..., None, None] * eye + sine[..., None, None] * traceless
 
 
+@in_single_precision
 def general_log(a: Tensor) -> Tensor:
     """Principal logarithm of 2 x 2 matrices with positive determinant, inverse of :func:`general_exp`.
 

@@ -9,15 +9,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dinor1.utils.precision import in_single_precision
+
 from .checks import check_positive_definite, check_positive_determinant, check_square, values_are_readable
 
 
+@in_single_precision
 def sym_exp(x: Tensor) -> Tensor:
     """Matrix exponential of symmetric ``(..., n, n)`` matrices; only the lower triangle is read."""
     check_square(x, x.shape[-1], 'x')
     return _apply(torch.exp, x)
 
 
+@in_single_precision
 def spd_log(p: Tensor) -> Tensor:
     """Logarithm of symmetric positive definite ``(..., n, n)`` matrices.
 
@@ -27,16 +31,19 @@ def spd_log(p: Tensor) -> Tensor:
     return _apply(torch.log, _checked(p))
 
 
+@in_single_precision
 def spd_sqrt(p: Tensor) -> Tensor:
     """Symmetric square root; errors as in :func:`spd_log`."""
     return _apply(torch.sqrt, _checked(p))
 
 
+@in_single_precision
 def spd_invsqrt(p: Tensor) -> Tensor:
     """Inverse symmetric square root; errors as in :func:`spd_log`."""
     return _apply(torch.rsqrt, _checked(p))
 
 
+@in_single_precision
 def polar(a: Tensor, check: bool = True) -> tuple[Tensor, Tensor]:
     """Left polar form ``A = exp(L) R`` through the singular values ``A = U S V^T``: ``L = U ln(S) U^T``, ``R = U V^T``.
 

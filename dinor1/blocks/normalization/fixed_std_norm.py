@@ -141,8 +141,13 @@ class FixedStdLayerNorm(StatisticsModule):
         else:
             first, others = self._moved(self.std[:1], sigma[..., :1]), self._moved(self.std[1:], sigma[..., 1:])
             moved = torch.cat([first, others])
-        # Not in place: a compiled backward pass may have saved the old buffer to recompute the divisor.
-        self.std = torch.where(self.is_fixed | self.v_is_fixed, self.std, moved)
+        moved = torch.where(self.is_fixed | self.v_is_fixed, self.std, moved)
+        if torch.compiler.is_compiling() or self.std.is_inference():
+            # A compiled backward pass may have saved the old buffer to recompute the divisor.
+            self.std = moved
+        else:
+            # In place: hooks and wrappers that hold the buffer see the new value.
+            self.std.copy_(moved)
 
     def _moved(self, old: Tensor, sigma: Tensor) -> Tensor:
         if sigma.numel() == 0:

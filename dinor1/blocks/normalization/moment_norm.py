@@ -21,6 +21,8 @@ from .base import StatisticsModule, check_channels, check_numbers, per_channel, 
 # Number of forward passes to remember until their backward pass. Only activation checkpointing reads them, each once;
 # the bound is for training without it, and for forward passes without a backward pass.
 _REMEMBERED_CALLS = 64
+# Factor on numbers whose squares overflow; a power of two, so that it does not round.
+_SHRINK = 2.0**-64
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Call:
         skip: Whether running statistics are skipped; a boolean tensor () if only the device knows.
         local_moment: (C,), this process's own moment; it identifies the batch.
         count: Number of positions in the statistics, over all processes.
+        root: (C,) root of the batch's own moment, which divides input and gradient instead if the moment overflows
+            float32; 0 otherwise.
     """
 
     iteration: int
@@ -44,6 +48,7 @@ class Call:
     skip: bool | Tensor = False
     local_moment: Tensor | None = None
     count: float | Tensor = 0
+    root: Tensor | None = None
 
 
 class MomentNorm(StatisticsModule):
@@ -53,10 +58,11 @@ class MomentNorm(StatisticsModule):
     unless ``sync``. Forward state changes in the order of forward passes, backward state in that of backward passes.
     The backward pass reads its state from the module, not from saved tensors, so that a layer may be called several
     times before a backward pass. A forward pass that activation checkpointing repeats uses the numbers of the first one
-    and changes nothing. An empty batch, or one of padding only, is normalised by the running moment and changes
-    nothing. Infinity or NaN in a batch or in its gradient does not enter the state, since such steps are normal with a
-    dynamic loss scale. (The backward state averages *scaled* gradients: after a change of scale it is off by that
-    factor for some steps.)
+    and changes nothing. A batch of finite numbers whose moment overflows, such as 1e20 in float32, is divided by its
+    own root and does not enter the forward state. An empty batch, or one of padding only, is normalised by the running
+    moment and changes nothing. Infinity or NaN in a batch or in its gradient does not enter the state, since such steps
+    are normal with a dynamic loss scale. (The backward state averages *scaled* gradients: after a change of scale it is
+    off by that factor for some steps.)
 
     Args:
         num_features: Channels C.
@@ -145,18 +151,25 @@ class MomentNorm(StatisticsModule):
     def _begin(self, x: Tensor, keep: Tensor | None) -> Call | None:
         """Measure the batch and update the forward state; None if there is nothing to measure."""
         # Measure this process's batch.
-        total = self._sum(_kept(x, keep).square())
+        valid = _kept(x, keep)
+        total = self._sum(valid.square())
         # Without a mask the count is known without a synchronisation.
         count = x.numel() // self.num_features if keep is None else int(keep.sum())
-        local_moment = total / max(count, 1)
+        # Numbers whose squares overflow are summed again, scaled down. Only a CPU can look whether there are any.
+        if x.device.type == 'cpu' and total.isfinite().all() and not self._synchronised():
+            large = torch.zeros_like(total)
+        else:
+            large = self._sum((valid * _SHRINK).square())
+        local_moment = torch.where(total.isfinite(), total, large) / max(count, 1)
         # Reuse the call that activation checkpointing repeats.
         if is_recomputing() and self._calls and (count > 0 or self._synchronised()):
             return self._recall(local_moment)
         if self._synchronised():
             # Reduce sums and count together. A process without positions must take part.
-            reduced = torch.cat([total, total.new_full((1,), count)])
+            reduced = torch.cat([total, large, total.new_full((1,), count)])
             dist.all_reduce(reduced)
-            total, global_count = reduced[:-1], reduced[-1]
+            total, large = reduced[:-1].view(2, -1)
+            global_count = reduced[-1]
             if count == 0 and not bool(global_count > 0):
                 return None
             count = global_count
@@ -164,10 +177,13 @@ class MomentNorm(StatisticsModule):
             return None
         # Choose the moments, and remember the call.
         moment = total / count
+        root = torch.where(moment.isfinite(), moment.sqrt(), (large / count).sqrt() / _SHRINK)
+        overflows = ~moment.isfinite().all() & root.isfinite().all()
         moment = torch.where(moment.isfinite().all(), moment, self.running_moment().to(moment.dtype))
         iteration = self._read_iters() + 1
         call = self._mix_forward(iteration, moment)
         call.local_moment, call.count = local_moment, count
+        call.root = torch.where(overflows, root, torch.zeros_like(root))
         self._write_iters(iteration)
         self._calls.append(call)
         return call
@@ -189,6 +205,11 @@ class MomentNorm(StatisticsModule):
         call = self._calls[index]
         del self._calls[index]
         return call
+
+    def inverse_root(self, call: Call, moment: Tensor) -> Tensor:
+        """(C,) factor ``1 / sqrt(moment + eps)`` of a training step; see :attr:`Call.root`."""
+        inverse = torch.rsqrt(moment + self.eps)
+        return inverse if call.root is None else torch.where(call.root > 0, 1 / call.root, inverse)
 
     def _read_iters(self) -> int:
         """Number of steps so far; reads the buffer only after external changes (a load, a reset)."""
@@ -247,7 +268,7 @@ class _MomentNormFunction(torch.autograd.Function):
         layer: MomentNorm,
         call: Call,
     ) -> Tensor:
-        z = x * layer._per_channel(torch.rsqrt(call.forward_moment + layer.eps), x)
+        z = x * layer._per_channel(layer.inverse_root(call, call.forward_moment), x)
         ctx.save_for_backward(z, weight, keep)
         ctx.layer, ctx.call = layer, call
         if weight is None:
@@ -282,7 +303,7 @@ class _MomentNormFunction(torch.autograd.Function):
             # Update the backward state, and compute the gradient.
             finite = correlation.isfinite().all()
             coefficient = layer._mix_backward(call, correlation / count, energy / count, finite)
-            inverse = torch.rsqrt(call.backward_moment + layer.eps)
+            inverse = layer.inverse_root(call, call.backward_moment)
             pull = z * layer._per_channel(coefficient * inverse, z)
             grad_x = grad * layer._per_channel(slope * inverse, z) - (_kept(pull, keep) if masked else pull)
             if weight is None:

@@ -12,6 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
+from dinor1.datasets.image_backend import image_backend_args
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts
 from dinor1.evaluation.visual_generic import Exemplar
 from dinor1.registry import HOOKS
@@ -63,7 +64,7 @@ class PromptVisualizationHook(Hook):
         self._collect(runner.test_dataloader.dataset, outputs)
         if self.show_dir is not None and outputs and isinstance(outputs[0], DetDataSample):
             for sample in outputs:
-                self._write_image(runner.test_dataloader.dataset.metainfo['classes'], sample)
+                self._write_image(runner.test_dataloader.dataset, sample)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the sheet of this epoch."""
@@ -77,7 +78,7 @@ class PromptVisualizationHook(Hook):
         if not is_main_process() or outputs is None or not isinstance(outputs[0], DetDataSample):
             return
         for sample in outputs[: self.num_images - len(self._images)]:
-            image = mmcv.imread(sample.img_path)
+            image = mmcv.imread(sample.img_path, backend_args=image_backend_args(dataset))
             self._images.append(self._draw(image, dataset.metainfo['classes'], sample, 320 / max(image.shape[:2])))
 
     def _draw(self, image: np.ndarray, names: Sequence[str], sample: DetDataSample, scale: float) -> np.ndarray:
@@ -91,12 +92,13 @@ class PromptVisualizationHook(Hook):
         drawn = draw_boxes(image, truth, [''] * len(truth), [_TRUTH] * len(truth), scale, thickness=1)
         return draw_boxes(drawn, found.bboxes * scale, captions, [colors[i] for i in found.labels], 1.0)
 
-    def _write_image(self, names: Sequence[str], sample: DetDataSample) -> None:
+    def _write_image(self, dataset: BaseDataset, sample: DetDataSample) -> None:
         """Write a test image with its detections, at its original size."""
         stem = Path(sample.img_path).stem
         if self._written.setdefault(stem, sample.img_path) != sample.img_path:
             stem = f'{stem}_{sample.img_id}'
-        drawn = self._draw(mmcv.imread(sample.img_path), names, sample, 1.0)
+        image = mmcv.imread(sample.img_path, backend_args=image_backend_args(dataset))
+        drawn = self._draw(image, dataset.metainfo['classes'], sample, 1.0)
         write_image(drawn, Path(str(self.show_dir)) / f'{stem}.png')
 
     def _write(self, runner: Runner, loop: BaseLoop, filename: str) -> None:
@@ -124,7 +126,8 @@ def _strip(prompts: EvaluationPrompts) -> np.ndarray:
     # Crop the exemplars from their images.
     crops, shown = [], [name for name in names if name in first]
     for name in shown:
-        image = mmcv.imread(dataset.get_data_info(first[name].index)['img_path'])
+        path = dataset.get_data_info(first[name].index)['img_path']
+        image = mmcv.imread(path, backend_args=image_backend_args(dataset))
         crops.append(crop(image, first[name].bbox))
     colors = class_colors(len(names))
     return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])

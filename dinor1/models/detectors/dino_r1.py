@@ -36,6 +36,7 @@ from ..prompts import (
     PromptsConfig,
     TextTable,
     build_text_side,
+    caption_names,
     draw_prompts,
     drawn_prompts,
     encode_boxes,
@@ -219,18 +220,16 @@ class DINOR1(BaseDetector):
             inputs: (bs, 3, H, W) after the data preprocessor.
             data_samples: Image sizes, and in training the ground truth.
             mode: What to compute, see the methods of these names; ``tensor`` returns the raw outputs of the head.
-            prompts: What to search for; not used by ``loss``, which draws its own prompts.
+            prompts: What to search for; not used by ``loss``, which draws its own prompts. None: the class names in
+                ``text`` of every sample, which MMDetection's inferencers set.
 
         Raises:
-            InputError: ``prompts`` is None and ``mode`` is not ``loss``.
+            InputError: there are no prompts and ``mode`` is not ``loss``.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if prompts is None:
-            raise InputError(
-                f'{type(self).__name__}: no prompts; evaluate with val_cfg and test_cfg of type PromptedValLoop and '
-                'PromptedTestLoop, which give every image its prompts'
-            )
+            prompts = self._prompts_of(data_samples)
         if mode == 'predict':
             return self.predict(inputs, data_samples, prompts)
         if mode == 'predict_and_output':
@@ -376,6 +375,23 @@ class DINOR1(BaseDetector):
             raise InputError('this model has no language model and takes no text prompts; prompt it with boxes')
         per_token = self.prompts_cfg.text_prompts == 'token'
         return encode_text(names, self.language_model, self.text_feat_map, per_token=per_token)
+
+    def _prompts_of(self, data_samples: list[DetDataSample]) -> list[PromptSet]:
+        """Prompts from ``text`` of every sample: class names, or a caption that contains them.
+
+        Raises:
+            InputError: a sample has no text, or the model takes no text prompts.
+        """
+        texts = [sample.get('text') for sample in data_samples]
+        names = [caption_names(text) if isinstance(text, str) else list(text or ()) for text in texts]
+        if not all(names):
+            raise InputError(
+                f'{type(self).__name__}: no prompts; evaluate with val_cfg and test_cfg of type PromptedValLoop and '
+                'PromptedTestLoop, which give every image its prompts; for the inferencers of MMDetection, give class '
+                "names as text, and add 'text' to meta_keys of PackDetInputs in the test pipeline"
+            )
+        sets = {text: self.text_prompt_set(text) for text in dict.fromkeys(map(tuple, names))}
+        return [sets[tuple(text)] for text in names]
 
     def prompt_sets(
         self, features: ImageFeatures, batch_data_samples: list[DetDataSample], prompts: Prompts

@@ -1,5 +1,6 @@
 """MMDetection's match costs as arguments of :func:`~dinor1.models.losses.matching.matching_cost`."""
 
+import math
 from collections.abc import Sequence
 
 from mmdet.models.task_modules.assigners.match_cost import BaseMatchCost
@@ -15,7 +16,7 @@ def cost_weights(match_costs: Sequence[BaseMatchCost], focal: str = 'BinaryFocal
         focal: Class name of the focal cost that the detector uses.
 
     Raises:
-        InputError: a cost is none of ``focal``, ``BBoxL1Cost`` and ``IoUCost('giou')``.
+        InputError: a cost is none of ``focal``, ``BBoxL1Cost`` and ``IoUCost('giou')``, or its weight is not finite.
     """
     # Start from weight 0 for every term.
     names = {focal: 'cls_weight', 'BBoxL1Cost': 'l1_weight', 'IoUCost': 'giou_weight'}
@@ -30,6 +31,8 @@ def cost_weights(match_costs: Sequence[BaseMatchCost], focal: str = 'BinaryFocal
                 f'bbox_head.train_cfg.assigner: match cost {given} is not supported; use {focal}, BBoxL1Cost and '
                 "IoUCost('giou')"
             )
+        if not math.isfinite(cost.weight):
+            raise InputError(f'bbox_head.train_cfg.assigner: the weight of {kind} must be finite, got {cost.weight}')
         # Copy the weight, and for the focal cost its other settings.
         weights[names[kind]] = cost.weight
         if kind == focal:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
+from dinor1.utils.errors import InputError
 
 
 def symmetric_info_nce(visual: Tensor, text: Tensor, log_scale: Tensor, told_apart: Tensor | None = None) -> Tensor:
@@ -40,10 +41,15 @@ class LanguageAlignment(nn.Module):
 
     Args:
         loss_weight: Weight of the loss; the release fine-tunes on COCO with 100.
+
+    Raises:
+        InputError: the weight is negative, infinite or NaN.
     """
 
     def __init__(self, loss_weight: float = 100.0) -> None:
         super().__init__()
+        if not 0 <= loss_weight < math.inf:
+            raise InputError(f'LanguageAlignment: loss_weight must be a finite number of at least 0, got {loss_weight}')
         self.loss_weight = loss_weight
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 

@@ -15,6 +15,7 @@ differentiable, this is not a policy gradient; that is available as another ``ob
 one-sided KL, which are not in the paper, are in :mod:`.prompt_groups`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -231,12 +232,12 @@ class GRQOLoss(nn.Module):
         # Reject settings out of range.
         if self.objective not in OBJECTIVES:
             raise InputError(f'GRQOLoss: objective must be one of {", ".join(OBJECTIVES)}; got {self.objective!r}')
-        if self.alpha < 0 or self.beta < 0 or not 0 <= self.mute < 1:
+        if not (0 <= self.alpha < math.inf and 0 <= self.beta < math.inf and 0 <= self.mute < 1):
             raise InputError(
                 f'GRQOLoss: expected alpha >= 0, beta >= 0 and mute in [0, 1); got alpha={self.alpha}, '
                 f'beta={self.beta}, mute={self.mute}'
             )
-        if not 0 <= self.eps_low < 1 or self.eps_high < 0:
+        if not (0 <= self.eps_low < 1 and 0 <= self.eps_high < math.inf):
             raise InputError(
                 f'GRQOLoss: expected eps_low in [0, 1) and eps_high >= 0; got {self.eps_low} and {self.eps_high}'
             )

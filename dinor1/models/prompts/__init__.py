@@ -8,7 +8,7 @@ from .label_scope import BatchScope, batch_scope
 from .minilm import MiniLM, minilm_folder
 from .per_image import prompts_per_image
 from .sampling import PromptDraw, common_vocabulary, drop_prompts, offered_boxes, positive_maps, sample_prompts
-from .text import TextTable, build_text_side, encode_text, why_unreadable
+from .text import TextTable, build_text_side, caption_names, encode_text, why_unreadable
 from .visual import VisualPromptEncoder, upgrade_prompt_encoder
 from .word_hash import WordHashModel
 
@@ -22,6 +22,7 @@ __all__ = [
     'WordHashModel',
     'batch_scope',
     'build_text_side',
+    'caption_names',
     'common_vocabulary',
     'draw_prompts',
     'drawn_prompts',

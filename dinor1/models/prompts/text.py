@@ -27,6 +27,12 @@ def clean_name(name: str) -> str:
     return re.sub(r'\s+', ' ', re.sub(r'\(.*\)', '', name).replace('_', ' ')).strip()
 
 
+def caption_names(caption: str) -> list[str]:
+    """Distinct class names of a caption in the form of MMDetection's inferencers, ``'cat . traffic light .'``."""
+    parts = (' '.join(part.split()) for part in f'{caption} '.split(_SEPARATOR))
+    return list(dict.fromkeys(part for part in parts if part))
+
+
 def why_unreadable(name: str, language_model: Any = None) -> str | None:
     """Why a class name cannot be a text prompt, as the predicate of a sentence about the name; None if it can.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from dinor1.blocks.adamp import AdamP
+from dinor1.blocks.adamp import SGDP, AdamP
 from tests.blocks.adamp.conftest import (
     assert_close,
     check_batches,
@@ -246,7 +246,8 @@ def test_adamp_bad_gradients_raise_before_any_change():
     ('kwargs', 'message'),
     [
         (dict(lr=-1), 'lr must be >= 0, got -1'),
-        (dict(lr=torch.tensor(0.1)), 'lr must be a number'),
+        (dict(lr=torch.ones(2)), 'lr must be a number, or a tensor of one, got tensor'),
+        (dict(lr=torch.tensor(-1.0)), 'lr must be >= 0, got -1'),
         (dict(eps=-1e-8), 'eps must be >= 0'),
         (dict(weight_decay=-0.1), 'weight_decay must be >= 0'),
         (dict(delta=float('nan')), 'delta must be >= 0, got nan'),
@@ -419,3 +420,31 @@ def test_adamp_import_needs_torch_only():
         'assert (p < 1).all()\n'
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize('foreach', [None, False, True])
+@pytest.mark.parametrize('optimizer', [AdamP, SGDP])
+def test_tensor_learning_rate_equals_number(optimizer, foreach):
+    """A tensor that changes between steps is read in every step, as torch's optimizers do."""
+    rate = torch.tensor(0.05)
+    runs = []
+    for changing in (rate, None):
+        params = make_params(seed=0)
+        optim = optimizer(params, lr=rate if changing is not None else float(rate), weight_decay=0.1, foreach=foreach)
+        for step in range(4):
+            for number, param in enumerate(params):
+                param.grad = torch.full_like(param, 0.1 * (number + step + 1)).cos()
+            optim.step()
+            if changing is not None:
+                rate.mul_(0.5)
+            else:
+                optim.param_groups[0]['lr'] *= 0.5
+        rate.fill_(0.05)
+        runs.append([param.detach().clone() for param in params])
+    assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize('optimizer', [AdamP, SGDP])
+def test_learning_rate_of_several_numbers_is_rejected(optimizer):
+    with pytest.raises(ValueError, match='lr must be a number, or a tensor of one'):
+        optimizer([Parameter(torch.ones(2))], lr=torch.ones(2))

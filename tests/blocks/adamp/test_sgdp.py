@@ -263,7 +263,7 @@ def test_sgdp_batches_never_wait_for_device(never_wait, kwargs):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(), 'lr must be a number, got None'),
+        (dict(), 'lr must be a number, or a tensor of one, got None'),
         (dict(lr=0.1, momentum=-0.1), r'momentum must be in \[0, 1\], got -0.1'),
         (dict(lr=0.1, momentum=1.1), r'momentum must be in \[0, 1\]'),
         (dict(lr=0.1, momentum=1, weight_decay=0.1), 'weight decay is divided by 1 - momentum'),

@@ -165,3 +165,16 @@ def test_sym2_bad_shapes_and_types_raise():
 def test_general_log_without_real_logarithm_raises(a):
     with pytest.raises(ValueError, match='no real logarithm'):
         sym2.general_log(torch.tensor(a))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('module', [sym2, symn])
+def test_symmetric_functions_compute_half_precision_in_float32(module, dtype):
+    """The result is that of float32, rounded once."""
+    p = torch.tensor([[[2.0, 0.5], [0.5, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [[9.0, -2.7], [-2.7, 0.9]]])
+    polar = polar2 if module is sym2 else symn.polar
+    for function in (module.sym_exp, module.spd_log, module.spd_sqrt, module.spd_invsqrt):
+        assert function(p.to(dtype)).dtype == dtype
+        assert torch.equal(function(p.to(dtype)), function(p.to(dtype).float()).to(dtype))
+    for got, expected in zip(polar(p.to(dtype)), polar(p.to(dtype).float()), strict=True):
+        assert torch.equal(got, expected.to(dtype))

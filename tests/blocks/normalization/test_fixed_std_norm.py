@@ -202,3 +202,16 @@ def test_fixed_std_norm_inference_mode_leaves_ordinary_buffer():
     layer.drop_first_position()
     assert (layer.std > 0).all()
     assert not layer.std.is_inference()
+
+
+@pytest.mark.parametrize('per_position', [None, 5])
+def test_fixed_std_norm_keeps_one_buffer(per_position):
+    """Hooks such as EMA, and DDP, hold the tensor and see its new values."""
+    layer = FixedStdLayerNorm(6, per_position=per_position)
+    held = dict(layer.named_buffers())
+    for _ in range(2):
+        layer(torch.randn(2, 5, 6))
+        layer.drop_first_position()
+    layer.fix()
+    assert all(buffer is held[name] for name, buffer in layer.named_buffers())
+    assert (held['std'] > 0).all()

@@ -161,3 +161,29 @@ def test_unified_norm_windows_may_differ():
 def test_unified_norm_bad_windows_raise(window_size):
     with pytest.raises(ValueError, match='window_size must be one or two numbers of at least 1'):
         UnifiedNorm(3, window_size=window_size)
+
+
+@pytest.mark.parametrize('scale', [1e19, 1e20, 1e30])
+def test_unified_norm_gradient_at_huge_inputs_is_that_of_scaled_ones(scale):
+    """Squares of these numbers overflow float32. Output and ``scale * gradient`` do not depend on the scale."""
+    x, upstream = torch.randn(2, 8, 5), torch.randn(2, 8, 5)
+    found = []
+    for factor in (1.0, scale):
+        layer = UnifiedNorm(5, eps=0.0).train()
+        inputs = (x * factor).requires_grad_()
+        y = layer(inputs)
+        y.backward(upstream)
+        found.append((y.detach(), inputs.grad * factor, layer.weight.grad))
+        assert all(buffer.isfinite().all() for buffer in layer.buffers())
+        # The next batch is normalised as usual.
+        assert layer(x).isfinite().all()
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('value', [float('inf'), float('nan')])
+def test_unified_norm_infinite_inputs_do_not_enter_the_state(value):
+    layer = UnifiedNorm(5).train()
+    x = torch.randn(2, 8, 5)
+    x[0, 0, 0] = value
+    layer(x)
+    assert all(buffer.isfinite().all() for buffer in layer.buffers())

@@ -1,0 +1,25 @@
+"""Training loop by epochs that counts batches on after a resume within an epoch."""
+
+from mmengine.runner import EpochBasedTrainLoop
+
+from dinor1.registry import LOOPS
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """MMEngine's ``EpochBasedTrainLoop``, whose first batch after a resume has its number within the epoch.
+
+    Hooks receive that number: it is shown in the log, and they tell by it whether an epoch ends. MMEngine's loop starts
+    at 0. The runner of dinor1 uses this loop for configs that name MMEngine's.
+    """
+
+    def run_epoch(self) -> None:
+        """Run one epoch, or what is left of it."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        # ReproducibilityHook has told the sampler how many batches were seen before the resume.
+        first = getattr(self.dataloader.batch_sampler, 'num_skipped', 0)
+        for index, batch in enumerate(self.dataloader, first):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
