@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.dataset import BaseDataset
@@ -15,6 +14,7 @@ from mmengine.runner import BaseLoop, Runner
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts
 from dinor1.evaluation.visual_generic import Exemplar
 from dinor1.registry import HOOKS
+from dinor1.utils.image_file import read_image
 from dinor1.utils.io import write_image
 from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
 from dinor1.visualization.samples import crop, stack
@@ -77,7 +77,7 @@ class PromptVisualizationHook(Hook):
         if not is_main_process() or outputs is None or not isinstance(outputs[0], DetDataSample):
             return
         for sample in outputs[: self.num_images - len(self._images)]:
-            image = mmcv.imread(sample.img_path)
+            image = read_image(sample.img_path)
             self._images.append(self._draw(image, dataset.metainfo['classes'], sample, 320 / max(image.shape[:2])))
 
     def _draw(self, image: np.ndarray, names: Sequence[str], sample: DetDataSample, scale: float) -> np.ndarray:
@@ -96,7 +96,7 @@ class PromptVisualizationHook(Hook):
         stem = Path(sample.img_path).stem
         if self._written.setdefault(stem, sample.img_path) != sample.img_path:
             stem = f'{stem}_{sample.img_id}'
-        drawn = self._draw(mmcv.imread(sample.img_path), names, sample, 1.0)
+        drawn = self._draw(read_image(sample.img_path), names, sample, 1.0)
         write_image(drawn, Path(str(self.show_dir)) / f'{stem}.png')
 
     def _write(self, runner: Runner, loop: BaseLoop, filename: str) -> None:
@@ -124,7 +124,7 @@ def _strip(prompts: EvaluationPrompts) -> np.ndarray:
     # Crop the exemplars from their images.
     crops, shown = [], [name for name in names if name in first]
     for name in shown:
-        image = mmcv.imread(dataset.get_data_info(first[name].index)['img_path'])
+        image = read_image(dataset.get_data_info(first[name].index)['img_path'])
         crops.append(crop(image, first[name].bbox))
     colors = class_colors(len(names))
     return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])
