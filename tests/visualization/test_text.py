@@ -1,10 +1,7 @@
 """Text on drawings: scripts, missing characters, and edges of the canvas."""
 
-import logging
-
 import numpy as np
 import pytest
-from mmengine.logging import MMLogger
 
 from dinor1.visualization import draw_boxes, prompt_strip
 from dinor1.visualization.text import draw_text, text_size
@@ -17,15 +14,6 @@ def drawn(text, corner=(2, 2), shape=(24, 200)):
     canvas = np.full((*shape, 3), 255, np.uint8)
     draw_text(canvas, text, corner, 13, (0, 0, 0))
     return canvas
-
-
-@pytest.fixture
-def warnings(caplog):
-    """Messages of warnings."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    logger.removeHandler(caplog.handler)
 
 
 def test_draw_text_of_nothing_draws_nothing():
@@ -43,11 +31,11 @@ def test_draw_text_shows_different_names_differently(one, two):
         assert (drawn(name) != drawn('\ufffd' * len(name))).any()
 
 
-def test_draw_text_draws_code_points_of_characters_without_a_font(warnings):
+def test_draw_text_draws_code_points_of_characters_without_a_font(logged_warnings):
     assert (drawn(f'a{UNKNOWN}b') == drawn('a\\U0010fffdb')).all()
     # Another score in the caption gives no second warning.
     drawn(f'a{UNKNOWN}b 0.51')
-    (message,) = warnings()
+    (message,) = logged_warnings()
     assert f'no installed font has all of the characters {UNKNOWN!r}' in message
 
 
