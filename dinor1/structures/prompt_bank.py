@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinor1.utils.class_names import class_key, distinct_names
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import atomic_path
+from dinor1.utils.io import atomic_path, check_utf8
 
 from .prompt_set import PromptSet
 
@@ -52,7 +52,12 @@ class PromptBank:
             )
 
     def save(self, path: str | PathLike) -> None:
-        """Write a ``.safetensors`` file: completely or not at all."""
+        """Write a ``.safetensors`` file: completely or not at all.
+
+        Raises:
+            InputError: the path is not valid UTF-8.
+        """
+        check_utf8(path)
         metadata = dict(
             format=f'{_KIND}/{_VERSION}',
             names=json.dumps(self.names),
@@ -82,7 +87,7 @@ class PromptBank:
                 embeddings = file.get_tensor('embeddings') if kind == _KIND else None
         except FileNotFoundError:
             raise InputError(f'{path}: no such prompt bank; make one with dinor1 bank') from None
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, UnicodeEncodeError) as error:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
         # Check that the file is a prompt bank of the current format.
         if embeddings is None:

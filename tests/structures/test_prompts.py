@@ -115,6 +115,15 @@ class TestBank:
         assert (loaded.names, loaded.num_exemplars, loaded.fingerprint) == (('x', 'y', 'z'), (4, 1, 2), 'f' * 64)
         assert [p.name for p in tmp_path.iterdir()] == ['bank.safetensors']
 
+    @pytest.mark.parametrize('character', ['\udcff', chr(0xD800)])
+    def test_save_and_load_refuse_paths_that_are_not_utf8(self, tmp_path, character):
+        path = f'{tmp_path}/{character}.safetensors'
+        with pytest.raises(InputError, match='not valid UTF-8; give another name'):
+            self.bank.save(path)
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(InputError, match='no such prompt bank|not a readable safetensors file'):
+            PromptBank.load(path)
+
     def test_merge_weights_classes_by_their_exemplars(self):
         other = PromptBank(torch.tensor([[4.0, 0.0], [9.0, 9.0]]), ('Z', 'w'), (2, 1), 'f' * 64)
         merged = PromptBank.merge([self.bank, other])
