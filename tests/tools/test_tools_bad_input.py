@@ -285,6 +285,21 @@ def test_test_tool_unreadable_image(call, spoil, model_files, tmp_path, num_work
     assert_refused(outcome, f'{image}: not an image that can be read')
 
 
+@pytest.mark.parametrize('tool', ['test', 'build_prompt_bank'])
+def test_truncated_image_of_a_data_set_is_named(call, spoil, model_files, tmp_path, tool):
+    split = 'train' if tool == 'build_prompt_bank' else 'val_base'
+    config = spoil(split, lambda content: None)
+    image = tmp_path / f'data/shapes/images/{split}/1.png'
+    image.write_bytes(image.read_bytes()[:1000])
+    options = {
+        'test': ['--work-dir', tmp_path / 'run', *unique(tmp_path), 'test_dataloader.num_workers=0'],
+        'build_prompt_bank': ['--out', tmp_path / 'bank.safetensors', '--device', 'cpu'],
+    }
+    outcome = call(tool, config, model_files.checkpoint, *options[tool])
+    assert_refused(outcome, f'{image}: a truncated or damaged image (format PNG); restore the file')
+    assert not (tmp_path / 'bank.safetensors').exists()
+
+
 def unique(tmp_path):
     """Option that names the experiment: MMEngine keeps one logger per name and names experiments by the second."""
     return '--cfg-options', f'experiment_name={tmp_path.parent.name}-{tmp_path.name}'
