@@ -100,7 +100,7 @@ def as_path_or_array(image: Any, where: str = 'image') -> str | np.ndarray:
         if os.path.isdir(image):
             raise InputError(f'{image}: a folder where an image is expected; give a file')
         if not os.path.isfile(image):
-            raise InputError(f'{image}: no such image or folder; check the path')
+            raise InputError(f'{image}: no such image; check the path')
         return str(image)
     if isinstance(image, Image.Image):
         return bgr_from_pil(image, where)

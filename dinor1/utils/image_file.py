@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import shlex
 from pathlib import Path
 
 import cv2
@@ -136,7 +137,7 @@ def _why_not_decoded(path: str | os.PathLike, content: bytes) -> str:
     if _is_video(path, content):
         return (
             'a video, not an image; extract its frames and give their folder: '
-            f"mkdir frames && ffmpeg -i '{path}' frames/%06d.png"
+            f'mkdir frames && ffmpeg -i {shlex.quote(str(path))} frames/%06d.png'
         )
     if content[4:8] == b'ftyp' and content[8:12] in _HEIF_BRANDS:
         return 'a HEIF image, which neither OpenCV nor Pillow reads; convert it to JPEG or PNG'

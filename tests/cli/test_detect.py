@@ -63,8 +63,8 @@ def assert_refused(outcome, message):
         (['--prompt', f'{{good}}:5,5,30,40:a{NOT_UTF8}'], r"the class name 'a\udcff' is not valid Unicode"),
         (['--prompt', f'{{good}}:5,5,30,40:a{SURROGATE}'], r"the class name 'a\ud800' is not valid Unicode"),
         (['--text', f'cat . a{NOT_UTF8}'], r"the class name 'a\udcff' is not valid Unicode"),
-        (['--prompt', f'{{folder}}/{NOT_UTF8}.png:5,5,30,40'], 'no such image or folder'),
-        (['--prompt', f'{{folder}}/{SURROGATE}.png:5,5,30,40'], 'no such image or folder'),
+        (['--prompt', f'{{folder}}/{NOT_UTF8}.png:5,5,30,40'], 'no such image'),
+        (['--prompt', f'{{folder}}/{SURROGATE}.png:5,5,30,40'], 'no such image'),
         (['--bank', f'{NOT_UTF8}.safetensors'], 'no such prompt bank'),
         (['--bank', f'{SURROGATE}.safetensors'], 'not a readable safetensors file'),
         (['--bank', '{folder}'], 'not a readable safetensors file'),
@@ -86,9 +86,9 @@ def test_detect_bad_option_is_one_line(detect, image_folder, prompt, tmp_path, o
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('absent', None, 'no such image or folder; check the path'),
-        (f'absent{NOT_UTF8}', None, 'no such image or folder; check the path'),
-        (f'absent{SURROGATE}', None, 'no such image or folder; check the path'),
+        ('absent', None, 'no such image; check the path'),
+        (f'absent{NOT_UTF8}', None, 'no such image; check the path'),
+        (f'absent{SURROGATE}', None, 'no such image; check the path'),
         ('a.jpg', 'truncated', 'a.jpg: a truncated or damaged image (format JPEG); restore the file'),
         ('a.mp4', 'video', 'a.mp4: a video, not an image; extract its frames and give their folder: mkdir frames && '),
         ('a.txt', 'text', 'a.txt: not an image that can be read'),

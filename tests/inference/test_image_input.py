@@ -59,7 +59,7 @@ def test_list_images_refuses_a_folder_of_folders(tmp_path):
 
 @pytest.mark.parametrize('path', ['absent', 'absent\udcff', f'absent{chr(0xD800)}', 'absent\0', 'a' * 5000])
 def test_list_images_refuses_missing_paths(tmp_path, path):
-    with pytest.raises(InputError, match='no such image or folder; check the path'):
+    with pytest.raises(InputError, match='no such image; check the path'):
         list_images(f'{tmp_path}/{path}')
 
 
