@@ -20,7 +20,7 @@ from .class_names import split_text
 from .visual_prompt import VisualPrompt
 
 
-def check_options(batch_size: Any, score_thr: Any) -> None:
+def check_options(batch_size: int, score_thr: float) -> None:
     """Check the options of a detection.
 
     Raises:

@@ -141,7 +141,7 @@ def _has_boolean(boxes: Any) -> bool:
     if isinstance(boxes, list | tuple):
         return any(_has_boolean(item) for item in boxes)
     if isinstance(boxes, np.ndarray) and boxes.dtype == object:
-        return any(_has_boolean(item) for item in boxes.flat)
+        return _has_boolean(boxes.tolist())
     return isinstance(boxes, bool) or getattr(boxes, 'dtype', None) in (np.bool_, torch.bool)
 
 
