@@ -1,7 +1,8 @@
 """Fixtures: the shared reference folder, a tiny model, and batches for it."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # torch reads this on import. Waiting threads sleep: spinning takes ten times as long on two busy cores.
@@ -12,6 +13,7 @@ os.environ['OMP_NUM_THREADS'] = '1' if 'PYTEST_XDIST_WORKER' in os.environ else 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 import dinor1
@@ -49,6 +51,15 @@ def _default_scope() -> None:
 def _seeded() -> None:
     """Seed torch, so that a test draws the same random numbers every time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def logged_warnings(caplog) -> Iterator[Callable[[], list[str]]]:
+    """``logged_warnings()`` lists the warnings that were logged in this test."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    logger.removeHandler(caplog.handler)
 
 
 def tiny_config(**overrides) -> Config:

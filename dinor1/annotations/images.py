@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+
+from dinor1.utils.image_file import can_decode
 
 from .findings import Finding
 
@@ -138,7 +139,7 @@ def inspect(path: Path) -> ImageFile:
                 return ImageFile(size, orientation)
             common = image.format in _COMMON
             image.load()
-        if not common and cv2.imread(str(path)) is None:
+        if not common and not can_decode(path):
             return ImageFile(size, orientation, 'OpenCV, which reads it in training, cannot')
         return ImageFile(size, orientation)
     # Decoders raise all kinds of errors on damaged files.

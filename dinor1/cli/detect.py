@@ -7,8 +7,8 @@ Examples:
 Without --config and --checkpoint, the released detector for photographs is used.
 
 A prompt is REF.jpg:x1,y1,x2,y2[:name], in pixels of REF.jpg, which may be the target itself. Repeat --prompt
-for more boxes; the boxes of one name are averaged. A negative prompt describes things that look like the objects:
-its detections are not reported.
+for more boxes; the boxes of one name are averaged. A negative prompt describes things that look like the objects: its
+detections are not reported.
 """
 
 import argparse
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='negative box on a reference image; may be repeated',
     )
     parser.add_argument(
+        '--normalized',
+        action='store_true',
+        help='boxes are given in parts of the width and height of their image, from 0 to 1',
+    )
+    parser.add_argument(
         '--text',
         default='',
         metavar='NAMES',
@@ -47,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--bank', metavar='FILE', help='prompt bank made by `dinor1 bank`')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='smallest score of a detection (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--skip-unreadable', action='store_true', help='leave out images that cannot be read, and list them at the end'
     )
     parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: %(default)s)')
     parser.add_argument(
@@ -64,19 +72,25 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.score_thr <= 1:
         raise InputError(f'--score-thr must be in [0, 1], as scores are, got {args.score_thr:g}')
     # Check the input before the model is loaded, which takes a while.
-    prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text)
-    targets = inference.list_images(args.target)
+    prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text, args.normalized)
+    targets, unreadable = inference.readable_images(inference.list_images(args.target), args.skip_unreadable)
     outputs = inference.output_paths(targets, Path(args.out_dir))
-    check_output(outputs[0][0], '--out-dir')
-    # Detect.
+    for output in outputs[0]:
+        check_output(output, '--out-dir')
+    # Set the prompts.
     inferencer = inference.DINOR1Inferencer(args.config, args.checkpoint, args.device)
     inferencer.set_prompts(**prompts, bank=args.bank)
+    hidden = inferencer.prompts.negative.tolist()
+    names = list(zip(inferencer.prompts.names, hidden, strict=True))
+    print(f'Classes: {", ".join(repr(name) + (" (negative)" if is_hidden else "") for name, is_hidden in names)}')
+    # Detect.
     counts = inference.detect_files(inferencer, targets, outputs, args.score_thr, args.batch_size)
     # Report.
-    hidden = inferencer.prompts.negative.tolist()
-    names = zip(inferencer.prompts.names, hidden, strict=True)
     print(counts.report([name for name, is_hidden in names if not is_hidden]))
     if len(outputs) == 1:
         print(f'Drawing: {outputs[0][0]}; boxes: {outputs[0][1]}')
     else:
         print(f'Drawings: {Path(args.out_dir) / "vis"}; boxes: {Path(args.out_dir) / "preds"}')
+    if unreadable:
+        print(f'Left out {len(unreadable)} of {len(targets) + len(unreadable)} images that cannot be read:')
+        print(*(f'  {message}' for message in unreadable), sep='\n')

@@ -54,8 +54,9 @@ def run_command(main: Callable[[], None]) -> None:
 def one_line_errors() -> Iterator[None]:
     """Turn user errors into a line ``error: ...`` and status 2, and an interruption into status 130.
 
-    User errors are bad input (:class:`~dinor1.utils.errors.InputError`), file errors, optional packages that are not
-    installed, and components of a config that do not exist or do not take their arguments.
+    User errors are bad input (:class:`~dinor1.utils.errors.InputError`), file errors, texts that are not Unicode,
+    optional packages that are not installed, and components of a config that do not exist or do not take their
+    arguments.
     """
     try:
         yield
@@ -79,6 +80,11 @@ def one_line_errors() -> Iterator[None]:
         if frame.f_globals.get('__name__', '').split('.')[0] not in _OPENMMLAB or not str(error).strip():
             raise
         fail(' '.join(str(error).split()))
+    except UnicodeEncodeError as error:
+        # A path or name with a character that no encoding has: half of a pair of UTF-16 characters.
+        if error.reason != 'surrogates not allowed':
+            raise
+        fail(f'{error.object!r} is not valid Unicode; rename it')
     except (KeyError, TypeError) as error:
         message = _component_error(error)
         if message is None:

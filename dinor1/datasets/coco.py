@@ -22,7 +22,7 @@ from dinor1.datasets.seeding import SeededPipelineMixin
 from dinor1.datasets.validation import check_coco
 from dinor1.registry import DATASETS
 from dinor1.utils.errors import InputError
-from dinor1.utils.image_file import can_decode
+from dinor1.utils.image_file import can_decode, check_image
 from dinor1.utils.io import read_json
 
 
@@ -258,9 +258,16 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         except Exception as error:
             # The file is checked only after a failure, so that the check costs nothing; other errors are re-raised.
             path, backend = info['img_path'], image_backend_args(self)
-            if not isinstance(error, InputError) and not can_decode(path, backend):
-                raise InputError(f'{path}: missing, or not an image that can be read; restore the file') from error
-            raise
+            if isinstance(error, InputError) or can_decode(path, backend):
+                raise
+            try:
+                check_image(path, backend)
+            except InputError as reason:
+                raise reason from error
+            raise InputError(
+                f'{path}: Pillow reads this image, and OpenCV, which loads the images of a data set, does not; convert '
+                'it to JPEG or PNG'
+            ) from error
 
 
 def _palette(num_classes: int) -> list[tuple[int, int, int]]:

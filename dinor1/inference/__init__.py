@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'gather_prompts': '.prompt_arguments',
         'list_images': '.image_input',
         'output_paths': '.image_files',
+        'readable_images': '.image_input',
         'to_coco': '.output_formats',
         'to_supervision': '.output_formats',
         'to_yolo': '.output_formats',

@@ -14,7 +14,7 @@ from dinor1.registry import DATASETS
 from dinor1.structures import PromptBank
 from dinor1.utils.config import load_config
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import check_output
+from dinor1.utils.io import check_output, check_utf8
 
 
 def write_dataset_bank(
@@ -47,6 +47,7 @@ def write_dataset_bank(
     if not out.endswith('.safetensors'):
         raise InputError(f'--out {out}: expected a file name that ends in .safetensors')
     check_output(out, '--out')
+    check_utf8(out, '--out')
     cfg = load_config(config, cfg_options)
     if 'prompt_dataset' not in cfg:
         raise InputError(f'{config}: has no prompt_dataset to draw exemplars from; add one, as in shapes.py')

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.utils import ProgressBar
 
+from dinor1.inference.arguments import check_options
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
+from dinor1.utils.image_file import read_image
 from dinor1.utils.io import write_image, write_json
 from dinor1.visualization import class_colors, draw_boxes
 
@@ -112,8 +113,9 @@ def detect_files(
         The number of detections per class.
 
     Raises:
-        InputError: no prompts are set, or an image cannot be read.
+        InputError: no prompts are set, an option is out of range, or an image cannot be read.
     """
+    check_options(batch_size, score_thr)
     prompts, counts = inferencer.prompts, DetectionCount(score_thr)
     if prompts is None:
         raise InputError('no prompts are set: call set_prompts before detect_files')
@@ -140,7 +142,7 @@ def _write_drawing(sample: DetDataSample, num_classes: int, path: Path) -> None:
     found, colors = sample.pred_instances, class_colors(num_classes)
     found = found[torch.arange(len(found)).flip(0)]
     captions = [f'{n} {s:.2f}' for n, s in zip(found.label_names, found.scores.tolist(), strict=True)]
-    image = mmcv.imread(sample.img_path)
+    image = read_image(sample.img_path)
     write_image(draw_boxes(image, found.bboxes.numpy(), captions, [colors[i] for i in found.labels.tolist()]), path)
 
 

@@ -1,14 +1,9 @@
 """Detection in three steps: load a model, set prompts, predict."""
 
-import difflib
-import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
-from numbers import Real
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,18 +19,19 @@ from dinor1.models import DINOR1
 from dinor1.registry import TRANSFORMS
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.checkpoint import load_model
+from dinor1.utils.class_names import check_class_name, class_key, distinct_names
 from dinor1.utils.config import load_config
 from dinor1.utils.devices import as_device
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
-from dinor1.utils.image_file import can_decode
+from dinor1.utils.image_file import can_decode, read_image
 from dinor1.utils.released_weights import DEFAULT
 
 from .acceleration import compile_detector, set_inference_dtype
-from .class_names import split_text
+from .arguments import as_list, check_options, class_names, prompt_arguments, visual_prompt, with_negatives
 from .image_input import ImageLike, as_path_or_array, list_images
 from .released import released_detector
-from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
+from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes, scale_boxes
 
 
 class DINOR1Inferencer:
@@ -117,11 +113,13 @@ class DINOR1Inferencer:
         """Replace the prompts; after an error the old prompts remain.
 
         The embedding of a class is the mean over all its boxes on all images; exemplars in a bank count as boxes. A
-        class given both by boxes and by name gets the average of both embeddings.
+        class given both by boxes and by name gets the average of both embeddings. Names that differ only in case or
+        in surrounding blanks are one class; the first spelling is kept.
 
         Args:
             visual: Boxes on reference images.
-            text: Class names, or one text such as ``'cat . dog'``.
+            text: Class names, or one text such as ``'cat . dog'``, see
+                :func:`~dinor1.inference.class_names.split_text`.
             bank: A bank made by this model, or its file.
             negative: Those of the class names above that are searched for but not reported, because their objects
                 could be confused with the other classes.
@@ -134,22 +132,24 @@ class DINOR1Inferencer:
                 is given to a model without language model.
         """
         # Collect banks: the given one, and one made from the boxes.
-        names = split_text(text) if isinstance(text, str) else list(dict.fromkeys(text))
+        names = class_names(text, 'text')
+        boxes = [visual_prompt(item, i) for i, item in enumerate(as_list(visual, 'visual'))]
+        hidden = [negative] if isinstance(negative, str) else as_list(negative, 'negative')
         banks = []
         if bank is not None:
             banks.append(self._own_bank(bank))
-        if len(visual):
-            banks.append(self._embed([_visual_prompt(item, i) for i, item in enumerate(visual)]))
+        if boxes:
+            banks.append(self._embed(boxes))
         if not banks and not names:
             raise InputError('no prompts: give boxes on a reference image, class names or a prompt bank')
         # Join the banks, and average them with the text prompts.
-        merged = _merge(banks) if banks else None
+        merged = PromptBank.merge(banks) if banks else None
         sets = [merged.prompt_set()] if merged else []
         if names:
             sets.append(self.model.text_prompt_set(names).to('cpu'))
         prompts = sets[0] if len(sets) == 1 else sets[0].mix(sets[1])
         # Mark the negative classes, and store the prompts.
-        prompts = _with_negatives(prompts, [negative] if isinstance(negative, str) else list(negative))
+        prompts = with_negatives(prompts, [check_class_name(name, 'negative') for name in hidden])
         self.prompts, self._bank = prompts.to(self.device), merged
         return self.prompts
 
@@ -181,6 +181,8 @@ class DINOR1Inferencer:
             InputError: the bank belongs to another model, or cannot be read.
         """
         # Load the bank, and compare fingerprints.
+        if not isinstance(bank, str | PathLike | PromptBank):
+            raise InputError(f'bank: expected a prompt bank or its file, got {bank!r}')
         where = 'this prompt bank' if isinstance(bank, PromptBank) else f'{bank}: this prompt bank'
         if not isinstance(bank, PromptBank):
             bank = PromptBank.load(bank, self._fingerprint)
@@ -197,22 +199,25 @@ class DINOR1Inferencer:
         # Check images, boxes and names.
         images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
         wheres = [_describe(image, i) for i, image in enumerate(images)]
-        boxes = [as_boxes(item.boxes, where) for item, where in zip(visual, wheres, strict=True)]
+        boxes = [as_boxes(v.boxes, where, v.normalized) for v, where in zip(visual, wheres, strict=True)]
         labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
-        names = list(dict.fromkeys(name for group in labels for name in group))
+        names = distinct_names(name for group in labels for name in group)
+        keys = [class_key(name) for name in names]
         # Embed the boxes of each image, scaled to the network input.
         rows: list[Tensor] = [torch.empty(0)] * len(images)
         for indices, data in self._batches(images, batch_size):
             samples, scaled = data['data_samples'], []
             for i, sample in zip(indices, samples, strict=True):
-                box = data['inputs'].new_tensor(clip_boxes(boxes[i], sample.ori_shape, wheres[i]))
+                place = (sample.ori_shape, wheres[i])
+                pixels = scale_boxes(boxes[i], *place) if visual[i].normalized else clip_boxes(boxes[i], *place)
+                box = data['inputs'].new_tensor(pixels)
                 scaled.append(box * box.new_tensor(sample.scale_factor).repeat(2))
             features = self.model.encode_image(data['inputs'], samples)
             embeddings = self.model.encode_boxes(features, scaled, [s.img_shape for s in samples]).float().cpu()
             for i, part in zip(indices, embeddings.split([len(box) for box in scaled]), strict=True):
                 rows[i] = part
         # Average over the boxes of each class.
-        index = torch.tensor([names.index(name) for group in labels for name in group])
+        index = torch.tensor([keys.index(class_key(name)) for group in labels for name in group])
         means = PromptSet.from_exemplars(torch.cat(rows), index, names).embeddings
         return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
 
@@ -249,7 +254,7 @@ class DINOR1Inferencer:
                 )
             self.prompts, self._bank = prompts.to(self.device), None
         elif prompts is not None:
-            self.set_prompts(**_prompt_arguments(prompts))
+            self.set_prompts(**prompt_arguments(prompts))
         # then detect.
         return self.predict(images, **options)
 
@@ -281,10 +286,7 @@ class DINOR1Inferencer:
         # Check the arguments.
         if self.prompts is None:
             raise InputError('no prompts are set: call set_prompts before predict')
-        if type(batch_size) is not int or batch_size < 1:
-            raise InputError(f'batch_size must be an integer of at least 1, got {batch_size!r}')
-        if not isinstance(score_thr, Real) or not 0 <= score_thr <= 1:
-            raise InputError(f'score_thr must be a number in [0, 1], got {score_thr!r}')
+        check_options(batch_size, score_thr)
         # Detect batch by batch, and restore the order of the images.
         sources = list_images(images)
         results: list[DetDataSample | None] = [None] * len(sources)
@@ -335,14 +337,21 @@ class DINOR1Inferencer:
                 yield indices, self.model.data_preprocessor(data, False)
 
     def _prepare(self, image: str | np.ndarray) -> dict[str, Any]:
-        """Run the test pipeline on one image."""
+        """Run the test pipeline on one image.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
         try:
             return self._transform(image)
-        except Exception as error:
-            # Blame the image only if it cannot be read; other errors keep their message.
-            if isinstance(image, str) and not can_decode(image):
-                raise InputError(f'{image}: not an image that can be read; restore the file') from error
-            raise
+        except Exception:
+            # Errors that do not come from the file keep their message.
+            if not isinstance(image, str) or can_decode(image):
+                raise
+        # The pipeline loads files by OpenCV; give it the content of files that only Pillow reads.
+        data = self._transform(read_image(image))
+        data['data_samples'].set_metainfo(dict(img_path=image))
+        return data
 
 
 def _array_pipeline(cfg: Config, name: str) -> Compose:
@@ -368,93 +377,6 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
     return Compose([TRANSFORMS.build(step) for step in steps if not step['type'].endswith('LoadAnnotations')])
 
 
-def _prompt_arguments(prompts: Any) -> dict[str, Any]:
-    """Convert the short forms of prompts to arguments of :meth:`DINOR1Inferencer.set_prompts`.
-
-    Raises:
-        InputError: ``prompts`` has none of these forms.
-    """
-    # A bank, a text, or a single visual prompt.
-    if isinstance(prompts, PromptBank | PathLike) or (isinstance(prompts, str) and prompts.endswith('.safetensors')):
-        return dict(bank=prompts)
-    if isinstance(prompts, str):
-        return dict(text=_no_file(prompts))
-    single = isinstance(prompts, tuple | list) and len(prompts) == 3 and not isinstance(prompts[0], tuple | list)
-    if single and not isinstance(prompts[1], str):
-        return dict(visual=[tuple(prompts)])
-    # The arguments themselves.
-    if isinstance(prompts, Mapping):
-        known = inspect.signature(DINOR1Inferencer.set_prompts).parameters
-        if unknown := [key for key in prompts if key not in known or key == 'self']:
-            raise InputError(f'prompts: unknown key {unknown[0]!r}; give visual, text, bank or negative')
-        return dict(prompts)
-    # A list of class names, or of visual prompts.
-    if isinstance(prompts, Sequence):
-        texts = [item for item in prompts if isinstance(item, str)]
-        if texts and len(texts) == len(prompts):
-            return dict(text=[_no_file(text) for text in texts])
-        return dict(visual=prompts)
-    raise InputError(f'prompts: expected boxes on images, names, a bank or a dict of these, got {prompts!r}')
-
-
-def _no_file(text: str) -> str:
-    """A class name, or several in one text.
-
-    Raises:
-        InputError: it is the path of a file.
-    """
-    if Path(text).is_file():
-        raise InputError(
-            f'prompts: {text} is a file, not a class name; give (image, boxes, names) for an image, and '
-            'dict(bank=FILE) for a prompt bank'
-        )
-    return text
-
-
-def _visual_prompt(item: Any, position: int) -> VisualPrompt:
-    """Check that a visual prompt has three parts, and name them.
-
-    Raises:
-        InputError: the item is not a tuple of three.
-    """
-    if not isinstance(item, tuple | list) or len(item) != 3:
-        raise InputError(f'visual prompt {position}: expected a list of (image, boxes, names), got {item!r}')
-    return VisualPrompt(*item)
-
-
 def _describe(image: str | np.ndarray, position: int) -> str:
     """Name of a reference image, for error messages."""
     return image if isinstance(image, str) else f'image {position} (array)'
-
-
-def _merge(banks: Sequence[PromptBank]) -> PromptBank:
-    """Join banks; the embedding of a class is the mean over its exemplars in all banks."""
-    if len(banks) == 1:
-        return banks[0]
-    # Sum the exemplars of each class over the banks, then divide by their number.
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = defaultdict(int)
-    for bank in banks:
-        for name, row, count in zip(bank.names, bank.embeddings, bank.num_exemplars, strict=True):
-            sums[name] = sums.get(name, 0) + row * count
-            counts[name] += count
-    means = torch.stack([total / counts[name] for name, total in sums.items()])
-    return PromptBank(means, tuple(sums), tuple(counts[name] for name in sums), banks[0].fingerprint)
-
-
-def _with_negatives(prompts: PromptSet, negative: Sequence[str]) -> PromptSet:
-    """Mark classes as negative.
-
-    Raises:
-        InputError: a name is not among the prompts, or no positive class remains.
-    """
-    # Check the names.
-    for name in negative:
-        if name not in prompts.names:
-            close = difflib.get_close_matches(name, prompts.names, n=1) or [', '.join(prompts.names)]
-            raise InputError(f'negative prompt {name!r} is not among the prompts; did you mean {close[0]!r}?')
-    if prompts.names and set(prompts.names) <= set(negative):
-        raise InputError('all prompts are negative, so that nothing would be reported; give a positive prompt')
-    # Mark the classes.
-    hidden = torch.tensor([name in negative for name in prompts.names])
-    return replace(prompts, negative=hidden)

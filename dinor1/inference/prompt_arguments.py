@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from dinor1.inference.class_names import split_text
 from dinor1.inference.visual_prompt import VisualPrompt, as_boxes
+from dinor1.utils.class_names import check_class_name, class_key, distinct_names
 from dinor1.utils.errors import InputError
 
 DEFAULT_NAME = 'object'
@@ -16,7 +17,7 @@ class BoxArgument(NamedTuple):
 
     Attributes:
         image: Path of the reference image.
-        box: (x1, y1, x2, y2) in pixels of the image.
+        box: (x1, y1, x2, y2) in pixels of the image, or normalised by its size.
         name: Class name.
         negative: Whether the class is searched for but not reported.
     """
@@ -27,7 +28,7 @@ class BoxArgument(NamedTuple):
     negative: bool
 
 
-def parse_box(argument: str, negative: bool = False) -> BoxArgument:
+def parse_box(argument: str, negative: bool = False, normalized: bool = False) -> BoxArgument:
     """Read ``REF.jpg:x1,y1,x2,y2[:name]``.
 
     The argument is parsed from the right: the path may contain colons, the name may not. A leading ``-`` of the
@@ -36,9 +37,11 @@ def parse_box(argument: str, negative: bool = False) -> BoxArgument:
     Args:
         argument: Argument of the command line.
         negative: Treat the prompt as negative without a leading ``-`` too.
+        normalized: Whether the box is normalised by the size of the image.
 
     Raises:
-        InputError: the argument has another form, or the box is not four finite numbers with x1 < x2 and y1 < y2.
+        InputError: the argument has another form, the name is not valid Unicode, or the box is invalid, see
+            :func:`~dinor1.inference.visual_prompt.as_boxes`.
     """
     # Split off the name, if there is one, and the box.
     text = argument.removeprefix('-')
@@ -53,10 +56,9 @@ def parse_box(argument: str, negative: bool = False) -> BoxArgument:
     # Read name and box.
     if name.startswith('-'):
         name, negative = name.removeprefix('-').strip(), True
-    box = as_boxes([last.split(',')], f'--prompt {argument}')[0]
-    return BoxArgument(
-        path, tuple(box.tolist()), name or (DEFAULT_NEGATIVE_NAME if negative else DEFAULT_NAME), negative
-    )
+    box = as_boxes([last.split(',')], f'--prompt {argument}', normalized)[0]
+    name = check_class_name(name or (DEFAULT_NEGATIVE_NAME if negative else DEFAULT_NAME), f'--prompt {argument}')
+    return BoxArgument(path, tuple(box.tolist()), name, negative)
 
 
 def parse_text(argument: str) -> tuple[list[str], list[str]]:
@@ -64,33 +66,50 @@ def parse_text(argument: str) -> tuple[list[str], list[str]]:
 
     Returns:
         The positive names, and the names that a leading ``-`` marks as negative.
+
+    Raises:
+        InputError: a ``-`` has no name, or the text is not valid Unicode.
     """
     names = split_text(argument)
     positive = [name for name in names if not name.startswith('-')]
-    return positive, [name.removeprefix('-').strip() for name in names if name.startswith('-')]
+    negative = [name.removeprefix('-').strip() for name in names if name.startswith('-')]
+    if '' in negative:
+        raise InputError(f'--text {argument}: a - without a name; write -NAME for a negative prompt')
+    return positive, negative
 
 
-def gather_prompts(boxes: Sequence[str] = (), negative_boxes: Sequence[str] = (), text: str = '') -> dict[str, list]:
+def gather_prompts(
+    boxes: Sequence[str] = (), negative_boxes: Sequence[str] = (), text: str = '', normalized: bool = False
+) -> dict[str, list]:
     """Convert arguments of the command line to arguments of :meth:`DINOR1Inferencer.set_prompts`.
 
     The boxes of each image are grouped, so that the image is read once.
 
+    Args:
+        boxes: Arguments that :func:`parse_box` reads.
+        negative_boxes: The same, for negative prompts.
+        text: An argument that :func:`parse_text` reads.
+        normalized: Whether all boxes are normalised by the size of their image.
+
     Raises:
-        InputError: see :func:`parse_box`; also if a class is both positive and negative.
+        InputError: see :func:`parse_box` and :func:`parse_text`; also if a class is both positive and negative.
     """
     # Parse all arguments.
-    parsed = [parse_box(argument) for argument in boxes]
-    parsed += [parse_box(argument, negative=True) for argument in negative_boxes]
+    parsed = [parse_box(argument, normalized=normalized) for argument in boxes]
+    parsed += [parse_box(argument, negative=True, normalized=normalized) for argument in negative_boxes]
     names, negative_names = parse_text(text)
     # Reject classes that are both positive and negative.
-    positive = {b.name for b in parsed if not b.negative} | set(names)
-    negative = list(dict.fromkeys([b.name for b in parsed if b.negative] + negative_names))
+    positive = {class_key(name) for name in [*(b.name for b in parsed if not b.negative), *names]}
+    negative = distinct_names([*(b.name for b in parsed if b.negative), *negative_names])
     for name in negative:
-        if name in positive:
+        if class_key(name) in positive:
             raise InputError(f'prompt {name!r} is given as positive and as negative; name one of them differently')
     # Group the boxes by image.
     by_image: dict[str, list[BoxArgument]] = {}
     for box in parsed:
         by_image.setdefault(box.image, []).append(box)
-    visual = [VisualPrompt(image, [b.box for b in group], [b.name for b in group]) for image, group in by_image.items()]
+    visual = [
+        VisualPrompt(image, [b.box for b in group], [b.name for b in group], normalized)
+        for image, group in by_image.items()
+    ]
     return dict(visual=visual, text=names + negative_names, negative=negative)

@@ -1,6 +1,7 @@
 """Prompt embeddings on disk: computed once from reference images, reused for any number of target images."""
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -10,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dinor1.utils.class_names import class_key, distinct_names
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import atomic_path
+from dinor1.utils.io import atomic_path, check_utf8
 
 from .prompt_set import PromptSet
 
@@ -50,7 +52,12 @@ class PromptBank:
             )
 
     def save(self, path: str | PathLike) -> None:
-        """Write a ``.safetensors`` file: completely or not at all."""
+        """Write a ``.safetensors`` file: completely or not at all.
+
+        Raises:
+            InputError: the path is not valid UTF-8.
+        """
+        check_utf8(path)
         metadata = dict(
             format=f'{_KIND}/{_VERSION}',
             names=json.dumps(self.names),
@@ -80,7 +87,7 @@ class PromptBank:
                 embeddings = file.get_tensor('embeddings') if kind == _KIND else None
         except FileNotFoundError:
             raise InputError(f'{path}: no such prompt bank; make one with dinor1 bank') from None
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, UnicodeEncodeError) as error:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
         # Check that the file is a prompt bank of the current format.
         if embeddings is None:
@@ -104,12 +111,37 @@ class PromptBank:
             )
         return bank
 
+    @classmethod
+    def merge(cls, banks: Sequence['PromptBank']) -> 'PromptBank':
+        """Join banks of one model, at least one.
+
+        The embedding of a class is the mean over its exemplars in all banks. Names that differ only in case or in
+        surrounding blanks are one class; the first spelling is kept.
+        """
+        names = distinct_names(name for bank in banks for name in bank.names)
+        # A single bank keeps its embeddings to the bit.
+        if len(banks) == 1 and len(names) == len(banks[0].names):
+            return banks[0]
+        # Sum the exemplars of each class over the banks, then divide by their number.
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = defaultdict(int)
+        for bank in banks:
+            for name, row, count in zip(bank.names, bank.embeddings, bank.num_exemplars, strict=True):
+                key = class_key(name)
+                sums[key] = sums.get(key, 0) + row * count
+                counts[key] += count
+        keys = [class_key(name) for name in names]
+        means = torch.stack([sums[key] / counts[key] for key in keys])
+        return cls(means, tuple(names), tuple(counts[key] for key in keys), banks[0].fingerprint)
+
     def prompt_set(self, names: Sequence[str] | None = None) -> PromptSet:
         """The embeddings as prompts.
 
         Args:
             names: Classes of the result, in this order, for example those of a data set. Classes missing from the
-                bank are not offered; other classes of the bank are left out. Default: the classes of the bank.
+                bank are not offered; other classes of the bank are left out. A name that the bank has in another
+                spelling only (case, surrounding blanks) means that class, unless ``names`` has several spellings of
+                it. Default: the classes of the bank.
 
         Raises:
             InputError: the bank contains none of ``names``.
@@ -118,6 +150,12 @@ class PromptBank:
             return PromptSet.from_classes(self.embeddings, self.names)
         # Find the classes that the bank has.
         index = {name: i for i, name in enumerate(self.names)}
+        by_key = {class_key(name): i for i, name in reversed(list(enumerate(self.names)))}
+        spellings = Counter(map(class_key, names))
+        for name in names:
+            key = class_key(name)
+            if name not in index and key in by_key and spellings[key] == 1:
+                index[name] = by_key[key]
         mask = torch.tensor([name in index for name in names])
         if not bool(mask.any()):
             raise InputError(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dinor1.utils.class_names import class_key, distinct_names
 from dinor1.utils.errors import InputError
 
 
@@ -195,15 +196,16 @@ class PromptSet:
 
         The embedding of a class offered by only one of the sets is unchanged; a class offered by neither set is not
         offered. The average is scaled to the mean of the two norms, because the logits of a class scale with the norm
-        of its prompt.
+        of its prompt. Names that differ only in case or in surrounding blanks are one class; the first spelling is
+        kept.
         """
         # List the classes of both sets.
-        names = tuple(dict.fromkeys(self.names + other.names))
+        names = distinct_names(self.names + other.names)
         mine, theirs = self._offers(), other._offers()
         # Average class by class. A class is negative only if every set that offers it marks it as negative.
         rows, mask, negative = [], [], []
         for name in names:
-            found = [offers[name] for offers in (mine, theirs) if name in offers]
+            found = [offer for offers in (mine, theirs) for offer in offers.get(class_key(name), ())]
             vectors = torch.stack([vector for vector, _ in found] or [torch.zeros_like(self.embeddings[0])])
             rows.append(F.normalize(vectors, dim=-1).mean(0) * vectors.norm(dim=-1).mean())
             mask.append(bool(found))
@@ -213,10 +215,14 @@ class PromptSet:
             torch.stack(rows), names, torch.tensor(mask, device=device), torch.tensor(negative, device=device)
         )
 
-    def _offers(self) -> dict[str, tuple[Tensor, bool]]:
-        """Embedding (C,) of each offered class, and whether the class is negative."""
+    def _offers(self) -> dict[str, list[tuple[Tensor, bool]]]:
+        """Embedding (C,) of each offered class, and whether it is negative, by the key of the class's name."""
+        offers: dict[str, list[tuple[Tensor, bool]]] = {}
         entries = zip(self.names, self.class_embeddings(), self.negative.tolist(), self.offered.tolist(), strict=True)
-        return {name: (embedding, hidden) for name, embedding, hidden, offered in entries if offered}
+        for name, embedding, hidden, offered in entries:
+            if offered:
+                offers.setdefault(class_key(name), []).append((embedding, hidden))
+        return offers
 
     def to(self, *args, **kwargs) -> 'PromptSet':
         """Move all tensors, with the arguments of ``Tensor.to``; a dtype applies to ``embeddings`` only."""

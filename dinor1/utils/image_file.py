@@ -1,13 +1,74 @@
-"""Whether an image file can be decoded."""
+"""One reader of image files: every format that OpenCV or Pillow decodes."""
 
+import functools
+import io
 import os
+import shlex
+from pathlib import Path
 
-import mmcv
+import cv2
+import numpy as np
 from mmengine import fileio
+from PIL import Image, ImageOps
+
+from dinor1.utils.errors import InputError
+
+# Formats that Pillow recognises and does not decode by itself: containers of data, videos and documents.
+_NOT_DECODED = {'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'}
+_OPENCV_SUFFIXES = {'.avif', '.exr', '.hdr', '.jp2', '.pfm', '.pic', '.pxm', '.ras', '.sr'}
+# Photographs of telephones: without a plugin neither library decodes them, but they must not pass as other files.
+_HEIF_SUFFIXES = {'.heic', '.heif'}
+_HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1')
+VIDEO_SUFFIXES = frozenset(
+    ('.3gp', '.asf', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.ogv', '.vob')
+    + ('.webm', '.wmv')
+)
+# First bytes of Matroska and WebM, Flash, Windows Media, and MPEG files.
+_VIDEO_SIGNATURES = (b'\x1a\x45\xdf\xa3', b'FLV\x01', b'\x30\x26\xb2\x75\x8e\x66\xcf\x11', b'\x00\x00\x01\xba')
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes, in lower case and with the dot, of the image formats that OpenCV or Pillow decodes, and of HEIF."""
+    pillow = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    skipped = {suffix for suffix, kind in Image.registered_extensions().items() if kind in _NOT_DECODED}
+    return frozenset(pillow - skipped | _OPENCV_SUFFIXES | _HEIF_SUFFIXES)
+
+
+def read_image(path: str | os.PathLike, backend_args: dict | None = None) -> np.ndarray:
+    """Read an image file: by OpenCV, as in training, or else by Pillow.
+
+    Args:
+        path: The file. Of an animation or of several pages, the first image is read.
+        backend_args: Arguments of MMEngine's file client.
+
+    Returns:
+        BGR array (H, W, 3) of uint8, rotated by the EXIF entry.
+
+    Raises:
+        InputError: the file is missing, is a video, or cannot be decoded.
+    """
+    content = _content(path, backend_args)
+    image = _by_opencv(content, cv2.IMREAD_COLOR)
+    if image is None:
+        image = _by_pillow(content, str(path))
+    if image is None:
+        raise InputError(f'{path}: {_why_not_decoded(path, content)}')
+    return image
+
+
+def check_image(path: str | os.PathLike, backend_args: dict | None = None) -> None:
+    """Check that :func:`read_image` can read a file; large JPEG files are decoded at an eighth of their size.
+
+    Raises:
+        InputError: see :func:`read_image`.
+    """
+    if _by_opencv(_content(path, backend_args), cv2.IMREAD_REDUCED_COLOR_8) is None:
+        read_image(path, backend_args)
 
 
 def can_decode(path: str | os.PathLike, backend_args: dict | None = None) -> bool:
-    """Whether MMCV's loading transform can read and decode a file.
+    """Whether MMCV's loading transform, which uses OpenCV, can decode a file.
 
     OpenCV reads a truncated JPEG file from its path, with a grey rest, and refuses its content in memory, which is what
     the transform decodes.
@@ -17,6 +78,89 @@ def can_decode(path: str | os.PathLike, backend_args: dict | None = None) -> boo
         backend_args: Arguments of MMEngine's file client.
     """
     try:
-        return mmcv.imfrombytes(fileio.get(path, backend_args=backend_args)) is not None
-    except Exception:  # OpenCV raises errors of its own for an empty file
+        return _by_opencv(_content(path, backend_args), cv2.IMREAD_COLOR) is not None
+    except InputError:
         return False
+
+
+def bgr_from_pil(image: Image.Image, where: str) -> np.ndarray:
+    """Convert a PIL image as OpenCV reads its file.
+
+    Args:
+        image: Image of any mode; 16 bits per pixel are reduced to the upper 8.
+        where: Name of the image, for error messages.
+
+    Returns:
+        BGR array (H, W, 3) of uint8, rotated by the EXIF entry.
+
+    Raises:
+        InputError: its pixels are floating-point numbers, whose range is unknown, or integers outside of 16 bits.
+    """
+    # Rotate by the EXIF entry; boxes refer to the rotated image.
+    image = ImageOps.exif_transpose(image)
+    # Convert to 8 bits. PIL would clip 16 bits at 255.
+    if image.mode == 'F':
+        raise InputError(f'{where}: a PIL image of floating-point numbers; convert it to 8 bits first')
+    if image.mode.startswith('I'):
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.size and not 0 <= pixels.min() <= pixels.max() < 2**16:
+            raise InputError(f'{where}: a PIL image with pixels outside of 16 bits; convert it to 8 bits first')
+        image = Image.fromarray((pixels >> 8).astype(np.uint8))
+    # Convert to BGR.
+    return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+
+
+def _content(path: str | os.PathLike, backend_args: dict | None = None) -> bytes:
+    try:
+        return bytes(fileio.get(path, backend_args=backend_args)) if backend_args else Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f'{path}: no such image; check the path') from None
+    except (OSError, ValueError, KeyError) as error:
+        # ValueError: a null character or a lone surrogate; KeyError: not in an archive.
+        raise InputError(f'{path}: cannot be read ({getattr(error, "strerror", None) or error}); check it') from None
+
+
+def _by_opencv(content: bytes, flag: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    except cv2.error:  # an empty file
+        return None
+
+
+def _by_pillow(content: bytes, where: str) -> np.ndarray | None:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return bgr_from_pil(image, where)
+    except InputError:
+        raise
+    except Exception:  # decoders raise all kinds of errors on damaged files
+        return None
+
+
+def _why_not_decoded(path: str | os.PathLike, content: bytes) -> str:
+    """What is wrong with a file that neither library decodes, and what to do."""
+    if not content:
+        return 'an empty file; restore it'
+    if _is_video(path, content):
+        return (
+            'a video, not an image; extract its frames and give their folder: '
+            f'mkdir frames && ffmpeg -i {shlex.quote(str(path))} frames/%06d.png'
+        )
+    if content[4:8] == b'ftyp' and content[8:12] in _HEIF_BRANDS:
+        return 'a HEIF image, which neither OpenCV nor Pillow reads; convert it to JPEG or PNG'
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind = image.format
+    except Exception:  # not recognised by Pillow
+        return 'not an image that can be read; restore the file'
+    if kind in _NOT_DECODED:
+        return f'a file of format {kind}, which neither OpenCV nor Pillow decodes; convert it to PNG'
+    return f'a truncated or damaged image (format {kind}); restore the file'
+
+
+def _is_video(path: str | os.PathLike, content: bytes) -> bool:
+    """Whether suffix or first bytes are those of a video."""
+    is_mp4 = content[4:8] == b'ftyp' and content[8:12] not in (*_HEIF_BRANDS, b'avif', b'avis')
+    is_avi = content[:4] == b'RIFF' and content[8:12] == b'AVI '
+    by_content = is_mp4 or is_avi or content.startswith(_VIDEO_SIGNATURES)
+    return by_content or Path(path).suffix.lower() in VIDEO_SUFFIXES

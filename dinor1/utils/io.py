@@ -118,6 +118,22 @@ def check_output(path: str | os.PathLike, option: str = '') -> None:
         raise InputError(f'{where}: {folder} may not be written to; change its permissions, or give another path')
 
 
+def check_utf8(path: str | os.PathLike, option: str = '') -> None:
+    """Check that a path is valid UTF-8, which some libraries need; a path on Linux may have any bytes.
+
+    Args:
+        path: The path.
+        option: Name of the user's option, for messages.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f'{option} {path}: the path is not valid UTF-8; give another name'.strip()) from None
+
+
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from .text import draw_text, text_size
+
+_FONT_SIZE = 13
+
 
 def class_colors(num_classes: int) -> list[tuple[int, int, int]]:
     """``num_classes`` distinct BGR colours with evenly spread hues and alternating brightness."""
@@ -54,9 +58,9 @@ def draw_boxes(
 
 def _caption(canvas: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, int, int]) -> None:
     """Draw a text on a filled bar above its box, or inside the box at the upper edge of the image."""
-    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+    width, height = text_size(text, _FONT_SIZE)
     x = max(0, min(corner[0], canvas.shape[1] - width))
-    y = corner[1] - base if corner[1] >= height + 2 * base else corner[1] + height + base
-    cv2.rectangle(canvas, (x, y - height - base // 2), (x + width, y + base), color, cv2.FILLED)
+    y = corner[1] - height if corner[1] >= height else corner[1]
+    cv2.rectangle(canvas, (x, y), (x + width, y + height - 1), color, cv2.FILLED)
     dark = sum(color) > 380
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0) if dark else (255,) * 3, 1, cv2.LINE_AA)
+    draw_text(canvas, text, (x, y), _FONT_SIZE, (0, 0, 0) if dark else (255,) * 3)

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from .text import draw_text
+
 _BACKGROUND = 245
+_FONT_SIZE = 11
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, gap: int = 8) -> np.ndarray:
@@ -52,6 +55,6 @@ def prompt_strip(
         tile[y : y + small.shape[0], x : x + small.shape[1]] = small
         # Add frame and name.
         cv2.rectangle(tile, (5, 1), (size + 2, size - 2), color, 2)
-        cv2.putText(tile, name[:18], (4, size + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1, cv2.LINE_AA)
+        draw_text(tile, name[:18], (4, size + 2), _FONT_SIZE, (0, 0, 0))
         tiles.append(tile)
     return contact_sheet(tiles, columns=12, gap=2)

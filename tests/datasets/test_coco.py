@@ -10,6 +10,7 @@ import pytest
 from mmdet.datasets import CocoDataset, Objects365V1Dataset
 from mmdet.evaluation import CocoMetric
 from mmengine.dataset import pseudo_collate
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from dinor1.datasets import CocoPromptDataset, validation
@@ -298,7 +299,7 @@ def test_missing_image_of_a_large_set_is_found_when_loaded(tmp_path, monkeypatch
     source = write(tmp_path, make_content()) | dict(bad_annotations=bad_annotations, pipeline=PIPELINE)
     (tmp_path / 'images' / 'b.png').unlink()
     dataset = CocoPromptDataset(**source)
-    with pytest.raises(InputError, match='b.png: missing') as error:
+    with pytest.raises(InputError, match='b.png: no such image') as error:
         dataset[1]
     one_line(error)
     (tmp_path / 'images' / 'a.png').unlink()
@@ -311,7 +312,17 @@ def test_unreadable_image_is_an_error(tmp_path, content):
     source = write(tmp_path, make_content())
     (tmp_path / 'images' / 'b.png').write_bytes(content)
     dataset = CocoPromptDataset(**source, pipeline=PIPELINE)
-    with pytest.raises(InputError, match='b.png: missing, or not an image') as error:
+    with pytest.raises(InputError, match='b.png: (an empty file|not an image)') as error:
+        dataset[1]
+    one_line(error)
+
+
+def test_image_that_only_pillow_reads_is_an_error(tmp_path):
+    source = write(tmp_path, make_content())
+    path = tmp_path / 'images' / 'b.png'
+    Image.open(path).save(path, 'TGA')
+    dataset = CocoPromptDataset(**source, pipeline=PIPELINE)
+    with pytest.raises(InputError, match='b.png: Pillow reads this image, and OpenCV, .* does not; convert') as error:
         dataset[1]
     one_line(error)
 
@@ -324,7 +335,7 @@ def test_unreadable_image_in_a_worker_process_is_an_error(tmp_path):
     batches = iter(DataLoader(dataset, sampler=[1], num_workers=1, collate_fn=pseudo_collate))
     with pytest.raises(InputError) as error:
         next(batches)
-    assert 'b.png: missing, or not an image' in str(error.value).strip().splitlines()[-1]
+    assert 'b.png: an empty file; restore it' in str(error.value).strip().splitlines()[-1]
     batches._shutdown_workers()  # now, rather than by the garbage collector, which would wait for 5 s
 
 

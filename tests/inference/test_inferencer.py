@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from dinor1.inference.class_names import split_text
+from dinor1.inference import detect_files, output_paths
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.inference.visual_prompt import VisualPrompt
 from dinor1.structures import PromptBank, PromptSet
@@ -332,7 +332,16 @@ def test_set_prompts_refuses_bank_of_other_weights(prompted, other_files, tmp_pa
         ([5, 5, 5, 40], 'has no area'),
         ([-5, 5, 30, 40], 'leaves the image of 80 x 60 pixels'),
         ([5, 5, 30, 62], 'leaves the image'),
-        ([80, 5, 80.5, 40], 'leaves the image'),
+        ([80, 5, 80.5, 40], 'thinner than 1 pixel'),
+        ([79.5, 5, 80.9, 40], 'thinner than 1 pixel'),
+        ([0.1, 0.2, 0.5, 0.7], 'boxes are pixels x1,y1,x2,y2, and all numbers .* normalized=True'),
+        ([[5, 5, 30, 40], [0, 0, 1, 1]], r'boxes are pixels x1,y1,x2,y2, and all numbers of box \(0, 0, 1, 1\)'),
+        ([10, 10, 10.3, 40], 'thinner than 1 pixel'),
+        ([10, 10, 40, 10.3], 'thinner than 1 pixel'),
+        ([False, False, True, True], 'not four numbers'),
+        ([5, 5, 30, True], 'not four numbers'),
+        (np.array([5, 5, 30, True], dtype=object), 'not four numbers'),
+        (torch.tensor([0, 0, 1, 1]).bool(), 'not four numbers'),
         ([500, 500, 600, 600], 'leaves the image'),
     ],
 )
@@ -352,15 +361,89 @@ def test_set_prompts_accepts_boxes_one_pixel_beyond_the_edge(inferencer):
     assert torch.equal(exact, beyond)
 
 
-@pytest.mark.parametrize('names', [['cat'], ['cat', 'dog', 'cup', 'pen'], ['cat', '', 'dog'], [1, 2, 3], ''])
-def test_set_prompts_refuses_names_that_do_not_fit_the_boxes(inferencer, names):
-    with pytest.raises(InputError, match='one class name per box'):
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (['cat'], 'one class name per box'),
+        (['cat', 'dog', 'cup', 'pen'], 'one class name per box'),
+        (['cat', '', 'dog'], "'' is an empty class name"),
+        ('', "'' is an empty class name"),
+        ([1, 2, 3], "1 is not a class name; give a text, such as '1'"),
+        (0, "0 is not a class name; give a text, such as '0'"),
+        (None, 'None is not a class name'),
+        (b'cat', 'is not a class name'),
+        ('\udcff', 'not valid Unicode'),
+    ],
+)
+def test_set_prompts_refuses_names_that_do_not_fit_the_boxes(inferencer, names, message):
+    with pytest.raises(InputError, match=message):
         inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, names)])
 
 
-def test_set_prompts_refuses_invalid_visual_prompts(inferencer):
-    with pytest.raises(InputError, match=r'expected a list of \(image, boxes, names\)'):
-        inferencer.set_prompts(visual=['ref.jpg'])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(visual=['ref.jpg']), r'expected a list of \(image, boxes, names\)'),
+        (dict(visual=7), 'visual: expected a list'),
+        (dict(visual=None), 'visual: expected a list'),
+        (dict(visual=[(random_image(60, 80), BOXES, NAMES, 1)]), 'normalized must be True or False, got 1'),
+        (dict(text=[1]), "text: 1 is not a class name; give a text, such as '1'"),
+        (dict(text=1), 'text: expected a list'),
+        (dict(text=['']), 'text: .* empty class name'),
+        (dict(text=['a\udcff']), 'not valid Unicode'),
+        (dict(bank=7), 'bank: expected a prompt bank or its file, got 7'),
+        (dict(visual=[(random_image(60, 80), BOXES, NAMES)], negative=[0]), 'negative: 0 is not a class name'),
+        (dict(visual=[(random_image(60, 80), BOXES, NAMES)], negative=0), 'negative: expected a list'),
+    ],
+)
+def test_set_prompts_refuses_invalid_arguments(inferencer, arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        inferencer.set_prompts(**arguments)
+    assert '\n' not in str(error.value)
+
+
+def test_set_prompts_scales_normalized_boxes(inferencer):
+    image = random_image(32, 64)
+    expected = embeddings_of(inferencer, visual=[(image, [[16, 8, 48, 24], [0, 0, 64, 32]], ['cat', 'dog'])])
+    normalized = VisualPrompt(image, [[0.25, 0.25, 0.75, 0.75], [0, 0, 1, 1]], ['cat', 'dog'], normalized=True)
+    for visual in ([normalized], [tuple(normalized)]):
+        found = embeddings_of(inferencer, visual=visual)
+        assert all(torch.equal(found[name], expected[name]) for name in ('cat', 'dog'))
+    # Rounding of normalised numbers is accepted.
+    rounded = embeddings_of(inferencer, visual=[(image, [-0.0001, 0, 1.0001, 1], 'dog', True)])
+    torch.testing.assert_close(rounded['dog'], expected['dog'], rtol=0, atol=1e-5)
+    inferencer(image, prompts=tuple(normalized))
+    assert inferencer.prompts.names == ('cat', 'dog')
+
+
+@pytest.mark.parametrize(
+    ('box', 'message'),
+    [
+        ([16, 8, 48, 24], 'is not within 0..1'),
+        ([-0.2, 0.1, 0.5, 0.5], 'is not within 0..1'),
+        ([0.5, 0.1, 0.4, 0.5], 'has no area'),
+        ([0.5, 0.1, 0.505, 0.5], 'thinner than 1 pixel'),
+    ],
+)
+def test_set_prompts_refuses_invalid_normalized_boxes(inferencer, box, message):
+    with pytest.raises(InputError, match=message):
+        inferencer.set_prompts(visual=[VisualPrompt(random_image(60, 80), box, 'cat', normalized=True)])
+
+
+def test_set_prompts_takes_spellings_of_a_name_as_one_class(inferencer, tmp_path):
+    image = random_image(60, 80)
+    same = embeddings_of(inferencer, visual=[(image, BOXES, ['cat', 'cat', 'dog'])])
+    inferencer.save_bank(tmp_path / 'bank.safetensors')
+    other = embeddings_of(inferencer, visual=[(image, BOXES, ['cat', 'CAT ', 'dog'])])
+    assert list(other) == ['cat', 'dog']
+    assert torch.equal(other['cat'], same['cat'])
+    # The spelling of the bank is kept, and the exemplars of all sources count.
+    visual = [(image, BOXES[:1], 'Cat')]
+    prompts = inferencer.set_prompts(visual=visual, bank=tmp_path / 'bank.safetensors', negative='DOG')
+    assert prompts.names == ('cat', 'dog')
+    assert prompts.negative.tolist() == [False, True]
+    inferencer.save_bank(tmp_path / 'both.safetensors')
+    assert PromptBank.load(tmp_path / 'both.safetensors').num_exemplars == (3, 1)
 
 
 # ------------------------------------------------------------------------ negatives
@@ -454,20 +537,6 @@ def test_set_prompts_averages_text_and_boxes_of_a_class(reader, image_folder, tm
 def test_set_prompts_refuses_text_without_a_language_model(inferencer):
     with pytest.raises(InputError, match='no language model'):
         inferencer.set_prompts(text='cat . dog')
-
-
-@pytest.mark.parametrize(
-    ('text', 'names'),
-    [
-        ('', []),
-        (' . ', []),
-        ('cat', ['cat']),
-        ('cat . red  dog. cat.', ['cat', 'red dog']),
-        ('a.b', ['a', 'b']),
-    ],
-)
-def test_split_text_gives_distinct_names(text, names):
-    assert split_text(text) == names
 
 
 # ------------------------------------------------------------------------ loading
@@ -567,6 +636,8 @@ def test_predict_refuses_pil_images_of_unknown_range(prompted):
         (dict(score_thr=float('nan')), 'score_thr must be a number in'),
         (dict(score_thr='0.3'), 'score_thr must be a number in'),
         (dict(score_thr=None), 'score_thr must be a number in'),
+        (dict(score_thr=True), 'score_thr must be a number in'),
+        (dict(batch_size=1.0), 'batch_size must be an integer'),
         (dict(batch_size=2.0), 'batch_size must be an integer'),
         (dict(batch_size='8'), 'batch_size must be an integer'),
     ],
@@ -580,7 +651,7 @@ def test_predict_of_truncated_jpeg_is_one_line(prompted, tmp_path):
     cv2.imwrite(str(tmp_path / 'whole.jpg'), random_image(60, 80))
     path = tmp_path / 'truncated.jpg'
     path.write_bytes((tmp_path / 'whole.jpg').read_bytes()[:1500])
-    with pytest.raises(InputError, match='truncated.jpg: not an image that can be read'):
+    with pytest.raises(InputError, match='truncated.jpg: a truncated or damaged image'):
         prompted.predict(path)
 
 
@@ -595,3 +666,37 @@ def test_one_call_takes_no_file_for_a_class_name(prompted, image_folder):
     for prompts in (str(image_folder / '0.png'), ['cat', str(image_folder / '0.png')]):
         with pytest.raises(InputError, match='0.png is a file, not a class name'):
             prompted(image_folder / '0.png', prompts=prompts)
+
+
+def test_one_call_takes_texts_that_are_too_long_for_a_path(prompted, image_folder):
+    with pytest.raises(InputError, match='no language model'):
+        prompted(image_folder / '0.png', prompts=' . '.join(f'class {i}' for i in range(1000)))
+
+
+def test_predict_reads_files_that_only_pillow_reads(prompted, tmp_path):
+    image = random_image(60, 80)
+    Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(tmp_path / 'a.tga')
+    (sample,) = prompted.predict(tmp_path / 'a.tga', score_thr=0)
+    assert sample.img_path == str(tmp_path / 'a.tga')
+    expected = prompted.predict(image, score_thr=0, as_dict=True)
+    assert_same([prompted.to_dict(sample)], expected)
+    by_file, by_array = (embeddings_of(prompted, visual=[(i, BOXES[0], 'a')]) for i in (tmp_path / 'a.tga', image))
+    assert torch.equal(by_file['a'], by_array['a'])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'), [(dict(score_thr=None), 'score_thr must be'), (dict(batch_size=1.0), 'batch_size must be')]
+)
+def test_detect_files_refuses_options_out_of_range(prompted, image_folder, tmp_path, options, message):
+    targets = [str(image_folder / '0.png')]
+    with pytest.raises(InputError, match=message):
+        detect_files(prompted, targets, output_paths(targets, tmp_path), **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_set_prompts_refuses_a_truncated_reference_image(prompted, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.jpg'), random_image(60, 80))
+    content = (tmp_path / 'a.jpg').read_bytes()
+    (tmp_path / 'a.jpg').write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match='a.jpg: a truncated or damaged image'):
+        prompted.set_prompts(visual=[(tmp_path / 'a.jpg', BOXES[0], 'cat')])

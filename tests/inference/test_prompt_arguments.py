@@ -42,6 +42,11 @@ def test_parse_box_reads_valid_arguments(argument, expected):
         ('ref.jpg:1,2,,4', 'not four numbers'),
         ('ref.jpg:1,2,inf,4', 'not four finite numbers'),
         ('ref.jpg:3,2,1,4', 'has no area'),
+        ('ref.jpg:0.1,0.2,0.6,0.7:cat', 'boxes are pixels x1,y1,x2,y2, and all numbers .* --normalized'),
+        ('ref.jpg:0,0,1,1', 'boxes are pixels x1,y1,x2,y2'),
+        ('ref.jpg:10,10,10.3,40', 'thinner than 1 pixel'),
+        ('ref.jpg:True,False,5,5', 'not four numbers'),
+        ('ref.jpg:1,2,3,4:a\udcff', 'not valid Unicode'),
     ],
 )
 def test_parse_box_refuses_invalid_arguments(argument, message):
@@ -58,6 +63,7 @@ def test_parse_box_refuses_invalid_arguments(argument, message):
         ('cat', ['cat'], []),
         ('cat . red dog . -wolf', ['cat', 'red dog'], ['wolf']),
         ('- wolf.', [], ['wolf']),
+        ('a cat. -a wolf.', ['a cat'], ['a wolf']),
     ],
 )
 def test_parse_text_separates_negative_names(argument, names, negative):
@@ -73,8 +79,8 @@ def test_gather_prompts_groups_boxes_by_image():
         ['b.jpg:1,2,3,4:cat', 'a.jpg:1,2,3,4:cat', 'b.jpg:5,6,7,8:-dog'], ['a.jpg:5,6,7,8'], 'cat . -cow'
     )
     assert prompts['visual'] == [
-        ('b.jpg', [(1, 2, 3, 4), (5, 6, 7, 8)], ['cat', 'dog']),
-        ('a.jpg', [(1, 2, 3, 4), (5, 6, 7, 8)], ['cat', 'not object']),
+        ('b.jpg', [(1, 2, 3, 4), (5, 6, 7, 8)], ['cat', 'dog'], False),
+        ('a.jpg', [(1, 2, 3, 4), (5, 6, 7, 8)], ['cat', 'not object'], False),
     ]
     assert prompts['text'] == ['cat', 'cow']
     assert prompts['negative'] == ['dog', 'not object', 'cow']
@@ -88,8 +94,21 @@ def test_gather_prompts_groups_boxes_by_image():
         (['a.jpg:1,2,3,4:cat'], [], '-cat'),
         ([], ['a.jpg:5,6,7,8:cat'], 'cat'),
         ([], [], 'cat . -cat'),
+        (['a.jpg:1,2,3,4:Cat'], [], '-cat'),
     ],
 )
 def test_gather_prompts_refuses_a_class_that_is_positive_and_negative(arguments):
     with pytest.raises(InputError, match="'cat' is given as positive and as negative"):
         gather_prompts(*arguments)
+
+
+def test_gather_prompts_accepts_normalized_boxes():
+    prompts = gather_prompts(['a.jpg:0.1,0.2,0.6,0.7:cat'], ['a.jpg:0,0,1,1'], normalized=True)
+    assert prompts['visual'] == [('a.jpg', [(0.1, 0.2, 0.6, 0.7), (0, 0, 1, 1)], ['cat', 'not object'], True)]
+    with pytest.raises(InputError, match='is not within 0..1'):
+        gather_prompts(['a.jpg:10,20,60,70'], normalized=True)
+
+
+def test_parse_text_refuses_a_minus_without_a_name():
+    with pytest.raises(InputError, match='a - without a name'):
+        parse_text('cat . -')

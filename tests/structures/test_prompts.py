@@ -90,6 +90,15 @@ def test_mix_averages_directions_and_norms():
     assert mixed.negative.tolist() == [False, False]
 
 
+def test_mix_takes_spellings_of_a_name_as_one_class():
+    text = PromptSet.from_classes(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), ['Cat ', 'dog'])
+    visual = PromptSet.from_classes(torch.tensor([[0.0, 4.0], [1.0, 0.0]]), ['cat', 'cow'])
+    mixed = text.mix(visual)
+    assert mixed.names == ('Cat', 'dog', 'cow')
+    # Mean direction (1/2, 1/2) times the mean norm 3.
+    torch.testing.assert_close(mixed.embeddings, torch.tensor([[1.5, 1.5], [0.0, 2.0], [1.0, 0.0]]))
+
+
 def test_to_casts_only_the_embeddings():
     moved = token_set().to(torch.float64)
     assert moved.embeddings.dtype == torch.float64
@@ -105,6 +114,35 @@ class TestBank:
         assert torch.equal(loaded.embeddings, self.bank.embeddings)
         assert (loaded.names, loaded.num_exemplars, loaded.fingerprint) == (('x', 'y', 'z'), (4, 1, 2), 'f' * 64)
         assert [p.name for p in tmp_path.iterdir()] == ['bank.safetensors']
+
+    @pytest.mark.parametrize('character', ['\udcff', chr(0xD800)])
+    def test_save_and_load_refuse_paths_that_are_not_utf8(self, tmp_path, character):
+        path = f'{tmp_path}/{character}.safetensors'
+        with pytest.raises(InputError, match='not valid UTF-8; give another name'):
+            self.bank.save(path)
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(InputError, match='no such prompt bank|not a readable safetensors file'):
+            PromptBank.load(path)
+
+    def test_merge_weights_classes_by_their_exemplars(self):
+        other = PromptBank(torch.tensor([[4.0, 0.0], [9.0, 9.0]]), ('Z', 'w'), (2, 1), 'f' * 64)
+        merged = PromptBank.merge([self.bank, other])
+        assert (merged.names, merged.num_exemplars) == (('x', 'y', 'z', 'w'), (4, 1, 4, 1))
+        # Class z: 2 exemplars of (4, 5) and 2 of (4, 0).
+        expected = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 2.5], [9.0, 9.0]])
+        torch.testing.assert_close(merged.embeddings, expected)
+        assert PromptBank.merge([self.bank]) is self.bank
+
+    def test_merge_joins_spellings_within_a_bank(self):
+        bank = PromptBank(torch.tensor([[1.0], [4.0]]), ('a', 'A'), (2, 1), 'f' * 64)
+        merged = PromptBank.merge([bank])
+        assert (merged.names, merged.num_exemplars, merged.embeddings.tolist()) == (('a',), (3,), [[2.0]])
+
+    def test_prompt_set_finds_classes_in_another_spelling(self):
+        assert self.bank.prompt_set(['X', 'y ']).embeddings.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+        # Names that occur in several spellings are different classes.
+        prompts = self.bank.prompt_set(['x', 'X'])
+        assert prompts.mask.tolist() == [True, False]
 
     def test_load_refuses_bank_of_another_model(self, tmp_path):
         self.bank.save(tmp_path / 'bank.safetensors')

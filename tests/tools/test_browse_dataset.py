@@ -131,7 +131,7 @@ def test_browse_dataset_names_unreadable_image(call, run_config, data_dir, tmp_p
     config.write_text(run_config.read_text().replace(str(data_dir), str(root)))
     outcome = call('analysis_tools/browse_dataset', config, '--split', 'val', '--out-dir', tmp_path / 'out')
     assert outcome.status == 2
-    assert outcome.err.startswith(f'error: {path}: missing, or not an image')
+    assert outcome.err.startswith(f'error: {path}: {"not an image" if data else "an empty file"}')
     assert len(outcome.err.splitlines()) == 1
 
 

@@ -73,7 +73,7 @@ def broken(tmp_path):
         ('{good}:5,5,30,400', 'leaves the image of 80 x 60 pixels'),
         ('{good}:500,500,600,600', 'leaves the image'),
         ('absent.png:5,5,30,40', 'absent.png: no such image'),
-        ('{folder}:5,5,30,40', 'no such image'),
+        ('{folder}:5,5,30,40', 'a folder where an image is expected'),
         ('{folder}/notes.txt:5,5,30,40', 'notes.txt: not an image that can be read'),
         ('{broken}:5,5,30,40', 'broken.png: not an image that can be read'),
     ],
@@ -117,7 +117,7 @@ def test_image_demo_bad_target(demo, reference, broken, image_folder, tmp_path):
     assert_refused(demo(*prompt, target=image_folder / 'notes.txt'), 'not an image that can be read')
 
 
-def test_image_demo_unreadable_image_keeps_finished_results(
+def test_image_demo_unreadable_image_in_a_folder_ends_it_before_any_detection(
     call, model_files, reference, broken, image_folder, tmp_path
 ):
     folder, out_dir = tmp_path / 'targets', tmp_path / 'out'
@@ -127,8 +127,14 @@ def test_image_demo_unreadable_image_keeps_finished_results(
     files = ('--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu')
     options = ('--prompt', reference, '--out-dir', out_dir, '--batch-size', 1)
     assert_refused(call('image_demo', folder, *files, *options), 'b.png: not an image that can be read')
-    # Results that were finished before are kept.
+    assert not out_dir.exists()
+    # With --skip-unreadable, the other images are searched, and the file is listed at the end.
+    outcome = call('image_demo', folder, *files, *options, '--skip-unreadable')
+    assert (outcome.status, outcome.err) == (0, '')
     assert sorted(str(p.relative_to(out_dir)) for p in results_in(out_dir)) == ['preds/a.json', 'vis/a.png']
+    line, last = outcome.out.splitlines()[-2:]
+    assert line == 'Left out 1 of 2 images that cannot be read:'
+    assert last.startswith(f'  {folder / "b.png"}: not an image that can be read')
 
 
 def test_image_demo_never_overwrites_targets(call, model_files, reference, image_folder, tmp_path):
@@ -276,7 +282,22 @@ def test_test_tool_unreadable_image(call, spoil, model_files, tmp_path, num_work
         *(config, model_files.checkpoint, '--work-dir', tmp_path / 'run', *unique(tmp_path)),
         f'test_dataloader.num_workers={num_workers}',
     )
-    assert_refused(outcome, f'{image}: missing, or not an image that can be read')
+    assert_refused(outcome, f'{image}: not an image that can be read')
+
+
+@pytest.mark.parametrize('tool', ['test', 'build_prompt_bank'])
+def test_truncated_image_of_a_data_set_is_named(call, spoil, model_files, tmp_path, tool):
+    split = 'train' if tool == 'build_prompt_bank' else 'val_base'
+    config = spoil(split, lambda content: None)
+    image = tmp_path / f'data/shapes/images/{split}/1.png'
+    image.write_bytes(image.read_bytes()[:1000])
+    options = {
+        'test': ['--work-dir', tmp_path / 'run', *unique(tmp_path), 'test_dataloader.num_workers=0'],
+        'build_prompt_bank': ['--out', tmp_path / 'bank.safetensors', '--device', 'cpu'],
+    }
+    outcome = call(tool, config, model_files.checkpoint, *options[tool])
+    assert_refused(outcome, f'{image}: a truncated or damaged image (format PNG); restore the file')
+    assert not (tmp_path / 'bank.safetensors').exists()
 
 
 def unique(tmp_path):
@@ -375,7 +396,9 @@ def test_image_demo_in_new_process_bad_box(repo, model_files, image_folder, tmp_
     files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     done = subprocess.run([*command, *files], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stdout == ''
+    # The folder has a text file too.
+    assert done.stdout.endswith(f'{image_folder}: left out 1 of 5 files, which are not images (1 .txt)\n')
+    assert len(done.stdout.splitlines()) == 1
     assert done.stderr.startswith('error: '), done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / 'work_dirs').exists()

@@ -113,6 +113,7 @@ def training_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str
 def ground_truth_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:
     """Yield images with ground truth; first, if the config has a prompt_dataset, a sheet with a prompt per class."""
     from dinor1.registry import DATASETS
+    from dinor1.utils.image_file import read_image
     from dinor1.visualization import class_colors, prompt_strip
     from dinor1.visualization.samples import crop, draw_truth
 
@@ -137,19 +138,6 @@ def ground_truth_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple
         labels = [-1 if i.get('ignore_flag') else i['bbox_label'] for i in info['instances']]
         path = info['img_path']
         yield f'{index:04}_{Path(path).stem}', draw_truth(read_image(path), boxes, labels, names, colors)
-
-
-def read_image(path: str):
-    """Read an image (H, W, 3) in BGR."""
-    import mmcv
-
-    from dinor1.utils.errors import InputError
-
-    # Check the size, because OpenCV raises an error for an empty file instead of returning None.
-    image = mmcv.imread(path) if Path(path).is_file() and Path(path).stat().st_size else None
-    if image is None:
-        raise InputError(f'{path}: missing, or not an image that can be read; restore the file')
-    return image
 
 
 def prompt_images(cfg: Config, args: argparse.Namespace) -> Iterator[tuple[str, object]]:

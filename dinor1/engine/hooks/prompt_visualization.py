@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.dataset import BaseDataset
@@ -16,6 +15,7 @@ from dinor1.datasets.image_backend import image_backend_args
 from dinor1.evaluation.prompt_protocols import EvaluationPrompts
 from dinor1.evaluation.visual_generic import Exemplar
 from dinor1.registry import HOOKS
+from dinor1.utils.image_file import read_image
 from dinor1.utils.io import write_image
 from dinor1.visualization import class_colors, contact_sheet, draw_boxes, prompt_strip
 from dinor1.visualization.samples import crop, stack
@@ -78,7 +78,7 @@ class PromptVisualizationHook(Hook):
         if not is_main_process() or outputs is None or not isinstance(outputs[0], DetDataSample):
             return
         for sample in outputs[: self.num_images - len(self._images)]:
-            image = mmcv.imread(sample.img_path, backend_args=image_backend_args(dataset))
+            image = read_image(sample.img_path, image_backend_args(dataset))
             self._images.append(self._draw(image, dataset.metainfo['classes'], sample, 320 / max(image.shape[:2])))
 
     def _draw(self, image: np.ndarray, names: Sequence[str], sample: DetDataSample, scale: float) -> np.ndarray:
@@ -97,7 +97,7 @@ class PromptVisualizationHook(Hook):
         stem = Path(sample.img_path).stem
         if self._written.setdefault(stem, sample.img_path) != sample.img_path:
             stem = f'{stem}_{sample.img_id}'
-        image = mmcv.imread(sample.img_path, backend_args=image_backend_args(dataset))
+        image = read_image(sample.img_path, image_backend_args(dataset))
         drawn = self._draw(image, dataset.metainfo['classes'], sample, 1.0)
         write_image(drawn, Path(str(self.show_dir)) / f'{stem}.png')
 
@@ -127,7 +127,7 @@ def _strip(prompts: EvaluationPrompts) -> np.ndarray:
     crops, shown = [], [name for name in names if name in first]
     for name in shown:
         path = dataset.get_data_info(first[name].index)['img_path']
-        image = mmcv.imread(path, backend_args=image_backend_args(dataset))
+        image = read_image(path, image_backend_args(dataset))
         crops.append(crop(image, first[name].bbox))
     colors = class_colors(len(names))
     return prompt_strip(crops, shown, [colors[names.index(name)] for name in shown])

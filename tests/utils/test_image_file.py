@@ -1,0 +1,149 @@
+"""The reader of image files: formats, and messages about files that cannot be read."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinor1.utils.errors import InputError
+from dinor1.utils.image_file import can_decode, check_image, image_suffixes, read_image
+from tests.model_files import random_image
+
+IMAGE = random_image(24, 32)
+# Formats that Pillow writes without loss.
+LOSSLESS = ['.apng', '.bmp', '.dib', '.im', '.pcx', '.png', '.ppm', '.qoi', '.sgi', '.tga', '.tif', '.webp']
+LOSSY = ['.jfif', '.jpe', '.jpeg', '.jpg', '.jp2']
+
+
+def write(path, image=IMAGE):
+    """Write a BGR image by Pillow."""
+    options = dict(lossless=True) if path.suffix == '.webp' else {}
+    Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize('suffix', LOSSLESS + LOSSY)
+def test_read_image_reads_every_format(tmp_path, suffix):
+    path = write(tmp_path / f'a{suffix}')
+    check_image(path)
+    error = np.abs(read_image(path).astype(int) - IMAGE)
+    assert error.mean() <= (8 if suffix in LOSSY else 0)
+    assert suffix in image_suffixes()
+
+
+def test_read_image_reads_gif_and_palettes(tmp_path):
+    grey = np.repeat(IMAGE[..., :1], 3, axis=2)
+    for name in ('a.gif', 'palette.png'):
+        Image.fromarray(grey[..., 0]).convert('P').save(tmp_path / name)
+        assert (read_image(tmp_path / name) == grey).all()
+
+
+def test_read_image_does_not_depend_on_the_suffix(tmp_path):
+    write(tmp_path / 'a.tga').rename(tmp_path / 'a.jpg')
+    assert (read_image(tmp_path / 'a.jpg') == IMAGE).all()
+
+
+def test_read_image_applies_the_exif_rotation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees clockwise
+    Image.fromarray(IMAGE).save(tmp_path / 'turned.png', exif=exif)
+    assert (read_image(tmp_path / 'turned.png') == np.rot90(IMAGE, -1)[..., ::-1]).all()
+
+
+def test_can_decode_is_false_for_files_that_only_pillow_reads(tmp_path):
+    assert can_decode(write(tmp_path / 'a.png'))
+    assert not can_decode(write(tmp_path / 'a.tga'))
+    assert not can_decode(tmp_path / 'absent.png')
+
+
+@pytest.mark.parametrize('suffix', [*LOSSLESS, *LOSSY, '.gif'])
+@pytest.mark.parametrize('part', [0.3, 0.8])
+def test_read_image_refuses_truncated_files(tmp_path, suffix, part):
+    path = write(tmp_path / f'a{suffix}')
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    for read in (read_image, check_image):
+        with pytest.raises(InputError, match='(truncated or damaged|not an).* image.*; restore the file') as error:
+            read(path)
+        assert str(error.value).startswith(f'{path}: ')
+        assert '\n' not in str(error.value)
+
+
+def video(path):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 5, (32, 24))
+    for _ in range(3):
+        writer.write(IMAGE)
+    writer.release()
+    return path.read_bytes()
+
+
+def eps():
+    buffer = io.BytesIO()
+    Image.fromarray(IMAGE).save(buffer, 'EPS')
+    return buffer.getvalue()
+
+
+MP4 = b'\0\0\0\x18ftypmp42' + bytes(40)
+WEBM = b'\x1a\x45\xdf\xa3' + bytes(40)
+AVI = b'RIFF\0\0\0\0AVI LIST' + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('a.jpg', b'', 'an empty file'),
+        ('a.jpg', b'text', 'not an image that can be read'),
+        ('a.mp4', MP4, 'a video, not an image; extract its frames'),
+        ('a.mp4', b'damaged', 'a video, not an image; extract its frames'),
+        ('a.MOV', b'damaged', 'a video, not an image; extract its frames'),
+        ('a', MP4, 'a video, not an image; extract its frames'),
+        ('a', WEBM, 'a video, not an image; extract its frames'),
+        ('a', AVI, 'a video, not an image; extract its frames'),
+        ('a.heic', b'\0\0\0\x18ftypheic' + bytes(40), 'a HEIF image'),
+        ('a.eps', eps(), 'a file of format EPS'),
+    ],
+)
+def test_read_image_says_what_a_file_is_instead(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (read_image, check_image):
+        with pytest.raises(InputError, match=message) as error:
+            read(path)
+        assert str(error.value).startswith(f'{path}: ')
+        assert '\n' not in str(error.value)
+
+
+def test_read_image_of_a_video_gives_the_command(tmp_path):
+    path = tmp_path / 'my film.avi'
+    if not video(path):
+        pytest.skip('OpenCV writes no videos here')
+    with pytest.raises(InputError) as error:
+        read_image(path)
+    assert f"ffmpeg -i '{path}' frames/%06d.png" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('absent.png', 'no such image'),
+        ('', 'cannot be read'),
+        ('a\ud800.png', 'cannot be read'),
+        ('\0', 'cannot be read'),
+    ],
+)
+def test_read_image_refuses_paths_that_are_no_file(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        read_image(f'{tmp_path}/{name}')
+
+
+def test_read_image_reads_names_that_are_not_utf8(tmp_path):
+    path = f'{tmp_path}/a\udcff.png'
+    write(tmp_path / 'a.png').rename(path)
+    assert (read_image(path) == IMAGE).all()
+
+
+def test_image_suffixes_leave_out_videos_and_documents():
+    assert not image_suffixes() & {'.mpg', '.mpeg', '.eps', '.ps', '.pdf', '.h5', '.txt', '.json', ''}
+    assert image_suffixes() >= {'.heic', '.exr', '.hdr', '.avif', '.gif', '.psd'}
