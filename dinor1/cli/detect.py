@@ -48,6 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='smallest score of a detection (default: %(default)s)'
     )
+    parser.add_argument(
+        '--nms-thr',
+        type=float,
+        default=0.7,
+        help='remove a detection if its IoU with a better one of its class is larger; 1: off (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--class-agnostic-nms', action='store_true', help='remove detections of different classes on one object too'
+    )
     parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: %(default)s)')
     parser.add_argument(
         '--out-dir',
@@ -62,6 +71,9 @@ def run(args: argparse.Namespace) -> None:
     require_at_least(1, args, 'batch_size')
     if not 0 <= args.score_thr <= 1:
         raise InputError(f'--score-thr must be in [0, 1], as scores are, got {args.score_thr:g}')
+    if not 0 <= args.nms_thr <= 1:
+        raise InputError(f'--nms-thr must be in [0, 1], as IoU is, got {args.nms_thr:g}')
+    options = dict(nms_thr=args.nms_thr, class_agnostic_nms=args.class_agnostic_nms)
     # Check the input before the model is loaded, which takes a while.
     prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text)
     targets = inference.list_images(args.target)
@@ -70,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     # Detect.
     inferencer = inference.DINOR1Inferencer(args.config, args.checkpoint, args.device)
     inferencer.set_prompts(**prompts, bank=args.bank)
-    counts = inference.detect_files(inferencer, targets, outputs, args.score_thr, args.batch_size)
+    counts = inference.detect_files(inferencer, targets, outputs, args.score_thr, args.batch_size, **options)
     # Report.
     hidden = inferencer.prompts.negative.tolist()
     names = zip(inferencer.prompts.names, hidden, strict=True)

@@ -16,11 +16,13 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 import dinor1
 from dinor1.datasets.resized_image import two_step_pipeline
 from dinor1.models import DINOR1
+from dinor1.models.detectors.duplicates import DuplicateRemoval, remove_duplicates
 from dinor1.registry import TRANSFORMS
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.checkpoint import load_model
@@ -222,7 +224,7 @@ class DINOR1Inferencer:
                 ``(image, boxes, names)``, or a single one; class names, as a list or as one text, ``'cat . dog'``; a
                 prompt bank or its file; the arguments of :meth:`set_prompts` as a dict; a prompt set that
                 :meth:`set_prompts` returned. None: keep the current prompts.
-            **options: ``batch_size``, ``score_thr`` and ``as_dict`` of :meth:`predict`.
+            **options: Arguments of :meth:`predict`, such as ``score_thr``.
 
         Returns:
             The result of :meth:`predict`.
@@ -250,6 +252,8 @@ class DINOR1Inferencer:
         batch_size: int = 8,
         score_thr: float = 0.3,
         as_dict: bool = False,
+        nms_thr: float | None = None,
+        class_agnostic_nms: bool = False,
     ) -> list[DetDataSample] | list[dict[str, Any]]:
         """Detect the prompts on images.
 
@@ -259,11 +263,15 @@ class DINOR1Inferencer:
             batch_size: Maximum number of images per forward pass.
             score_thr: Minimum score of a detection, in [0, 1].
             as_dict: Whether to return :meth:`to_dict` of each sample.
+            nms_thr: A detection is removed if its IoU with one of the same class and a higher score is larger, in
+                [0, 1]. None, 1: none is removed.
+            class_agnostic_nms: Whether detections of different classes remove each other too.
 
         Returns:
             List with one entry per image, in order, even for a single image. ``pred_instances`` is on the CPU and has
             ``bboxes`` (n, 4) pixel xyxy of the image as given, ``scores`` (n,) in [0, 1], descending, ``labels`` (n,),
-            indices into ``prompts.names``, and ``label_names`` (n strings).
+            indices into ``prompts.names``, and ``label_names`` (n strings). ``best_scores`` of a sample is a dict with
+            the highest score of each class on the image, below the threshold too.
 
         Raises:
             InputError: no prompts are set, an argument is out of range, or an image is missing or cannot be read.
@@ -275,6 +283,8 @@ class DINOR1Inferencer:
             raise InputError(f'batch_size must be an integer of at least 1, got {batch_size!r}')
         if not isinstance(score_thr, Real) or not 0 <= score_thr <= 1:
             raise InputError(f'score_thr must be a number in [0, 1], got {score_thr!r}')
+        nms_thr = 1 if nms_thr is None else nms_thr
+        removal = DuplicateRemoval(iou_threshold=nms_thr, class_agnostic=class_agnostic_nms)
         # Detect batch by batch, and restore the order of the images.
         sources = list_images(images)
         results: list[DetDataSample | None] = [None] * len(sources)
@@ -282,7 +292,8 @@ class DINOR1Inferencer:
             samples = self.model.predict(data['inputs'], data['data_samples'], self.prompts)
             for i, sample in zip(indices, samples, strict=True):
                 found = sample.pred_instances.cpu()
-                sample.pred_instances = found[found.scores >= score_thr]
+                sample.set_metainfo(dict(best_scores=_best_scores(found)))
+                sample.pred_instances = remove_duplicates(found[found.scores >= score_thr], removal)
                 results[i] = sample
         return [self.to_dict(sample) for sample in results] if as_dict else results
 
@@ -356,6 +367,14 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
         )
     steps[0]['type'] = 'InferencerLoader'
     return Compose([TRANSFORMS.build(step) for step in steps if not step['type'].endswith('LoadAnnotations')])
+
+
+def _best_scores(found: InstanceData) -> dict[str, float]:
+    """Highest score of each class among the detections, which are in descending order of their scores."""
+    best: dict[str, float] = {}
+    for name, score in zip(found.label_names, found.scores.tolist(), strict=True):
+        best.setdefault(name, score)
+    return best
 
 
 def _prompt_arguments(prompts: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torchvision.ops import box_iou
 
 from dinor1.inference.class_names import split_text
 from dinor1.inference.inferencer import DINOR1Inferencer
@@ -76,6 +77,30 @@ def test_predict_without_detections_gives_an_empty_entry(prompted, image_folder)
     assert sample.pred_instances.bboxes.shape == (0, 4)
     result = prompted.to_dict(sample)
     assert result['bboxes'] == result['scores'] == result['labels'] == result['names'] == []
+
+
+def test_predict_removes_duplicates_per_class_or_of_all_classes(prompted, image_folder):
+    def predict(**options):
+        (sample,) = prompted.predict(image_folder / '0.png', score_thr=0, **options)
+        return sample.pred_instances
+
+    everything = predict()
+    assert len(predict(nms_thr=1)) == len(everything) == 36
+    for agnostic in (False, True):
+        kept = predict(nms_thr=0.1, class_agnostic_nms=agnostic)
+        same_class = kept.labels[:, None] == kept.labels[None]
+        pairs = box_iou(kept.bboxes, kept.bboxes).fill_diagonal_(0)
+        assert pairs[same_class | agnostic].max() <= 0.1
+        assert len(kept) < len(everything)
+    with pytest.raises(InputError, match=r'IoU threshold must be a number in \[0, 1\]'):
+        predict(nms_thr=2)
+
+
+def test_predict_reports_the_best_score_of_every_class(prompted, image_folder):
+    (everything,) = prompted.predict(image_folder / '0.png', score_thr=0, as_dict=True)
+    (sample,) = prompted.predict(image_folder / '0.png', score_thr=1)
+    expected = {name: max(v[0] for _, v in detections(everything, name)) for name in NAMES}
+    assert sample.best_scores == pytest.approx(expected)
 
 
 def test_predict_refuses_missing_prompts(inferencer, image_folder):
