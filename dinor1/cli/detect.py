@@ -1,26 +1,36 @@
-"""Find objects on an image, or on all images of a folder, by example boxes, by name, or with a prompt bank.
+r"""Find objects on images, by example boxes, by name, or with a prompt bank, and label the images with them.
 
 Examples:
     dinor1 detect TARGET.jpg --config CONFIG --checkpoint CKPT --prompt REF.jpg:34,50,120,160:cat
     dinor1 detect FOLDER --config CONFIG --checkpoint CKPT --bank bank.safetensors --out-dir out
+    dinor1 detect A.jpg FOLDER 'days/**/*.jpg' --config CONFIG --checkpoint CKPT --bank bank.safetensors \
+        --export coco --out-dir labels --resume
 
 A prompt is REF.jpg:x1,y1,x2,y2[:name], in pixels of REF.jpg, which may be the target itself. Repeat --prompt
 for more boxes; the boxes of one name are averaged. A negative prompt describes things that look like the objects:
 its detections are not reported.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dinor1 import inference
 from dinor1.cli.options import complete_config, require_at_least
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import check_output
 
+if TYPE_CHECKING:
+    from dinor1.inference.labelling import Labelled
+
+EXPORTS = ('coco', 'yolo', 'odvg', 'labelme')
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument('target', help='image, or folder of images')
+    parser.add_argument('targets', nargs='+', metavar='TARGET', help='image, folder of images, or pattern in quotes')
     config = parser.add_argument('--config', required=True, help='config that the checkpoint was trained with')
     config.completer = complete_config  # type: ignore[attr-defined]
     parser.add_argument('--checkpoint', required=True, help='checkpoint file')
@@ -63,6 +73,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='work_dirs/detect',
         help='folder for drawings, in vis/, and JSON files, in preds/ (default: %(default)s)',
     )
+    parser.add_argument(
+        '--export',
+        choices=EXPORTS,
+        help='write annotations in this format to the folder, instead of drawings',
+    )
+    parser.add_argument(
+        '--resume', action='store_true', help='with --export: keep results of an earlier run with the same settings'
+    )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
 
 
@@ -74,20 +92,48 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.nms_thr <= 1:
         raise InputError(f'--nms-thr must be in [0, 1], as IoU is, got {args.nms_thr:g}')
     options = dict(nms_thr=args.nms_thr, class_agnostic_nms=args.class_agnostic_nms)
+    if args.resume and not args.export:
+        raise InputError('--resume keeps results of an earlier --export; give --export too')
     # Check the input before the model is loaded, which takes a while.
     prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text)
-    targets = inference.list_images(args.target)
-    outputs = inference.output_paths(targets, Path(args.out_dir))
+    targets, out_dir = inference.list_targets(args.targets), Path(args.out_dir)
+    outputs = inference.output_paths(targets, out_dir)
     check_output(outputs[0][0], '--out-dir')
     # Detect.
     inferencer = inference.DINOR1Inferencer(args.config, args.checkpoint, args.device)
     inferencer.set_prompts(**prompts, bank=args.bank)
-    counts = inference.detect_files(inferencer, targets, outputs, args.score_thr, args.batch_size, **options)
+    if args.export:
+        labelled = inference.label_files(
+            inferencer, targets, out_dir, args.export, args.score_thr, args.batch_size, args.resume, **options
+        )
+        counts = labelled.counts
+    else:
+        counts = inference.detect_files(inferencer, targets, outputs, args.score_thr, args.batch_size, **options)
     # Report.
     hidden = inferencer.prompts.negative.tolist()
     names = zip(inferencer.prompts.names, hidden, strict=True)
     print(counts.report([name for name, is_hidden in names if not is_hidden]))
-    if len(outputs) == 1:
+    if args.export:
+        _report_export(labelled, len(targets))
+    elif len(outputs) == 1:
         print(f'Drawing: {outputs[0][0]}; boxes: {outputs[0][1]}')
     else:
-        print(f'Drawings: {Path(args.out_dir) / "vis"}; boxes: {Path(args.out_dir) / "preds"}')
+        print(f'Drawings: {out_dir / "vis"}; boxes: {out_dir / "preds"}')
+
+
+def _report_export(labelled: Labelled, num_targets: int) -> None:
+    """Print what was written.
+
+    Raises:
+        InputError: some images cannot be read.
+    """
+    if labelled.num_resumed:
+        print(f'Kept from an earlier run: {labelled.num_resumed} of {num_targets} images')
+    if labelled.num_without_area:
+        print(f'Left out: {labelled.num_without_area} detections whose boxes have no area')
+    print(f'Labels: {", ".join(map(str, labelled.written))}')
+    if labelled.unreadable:
+        raise InputError(
+            f'{len(labelled.unreadable)} of {num_targets} images cannot be read, and the labels lack them: '
+            f'{", ".join(labelled.unreadable)}; restore the files, and run again with --resume'
+        )

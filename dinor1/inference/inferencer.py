@@ -35,6 +35,7 @@ from dinor1.utils.image_file import can_decode
 from .acceleration import compile_detector, set_inference_dtype
 from .class_names import split_text
 from .image_input import ImageLike, as_path_or_array, list_images
+from .output_formats import to_record
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
@@ -305,16 +306,7 @@ class DINOR1Inferencer:
             ``img_path`` (None for an array), ``width`` and ``height`` in pixels, and one entry per detection
             in ``bboxes`` (pixel xyxy), ``scores``, ``labels`` and ``names``.
         """
-        found, (height, width) = sample.pred_instances, sample.ori_shape
-        return dict(
-            img_path=sample.img_path,
-            width=width,
-            height=height,
-            bboxes=found.bboxes.tolist(),
-            scores=found.scores.tolist(),
-            labels=found.labels.tolist(),
-            names=list(found.label_names),
-        )
+        return to_record(sample)
 
     def _batches(
         self, images: Sequence[str | np.ndarray], batch_size: int

@@ -86,6 +86,38 @@ def test_image_demo_targets_with_same_stem(call, model_files, image_folder, refe
     assert files_in(tmp_path / 'out/vis') == ['a.bmp.png', 'a.png.png', 'b.png']
 
 
+def test_image_demo_exports_labels_of_several_targets(call, model_files, image_folder, reference, tmp_path):
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes((image_folder / '1.png').read_bytes()[:99])
+    options = [*model_options(model_files), '--prompt', reference, '--export', 'yolo', '--out-dir', tmp_path / 'out']
+    targets = [image_folder / '0.png', f'{image_folder}/[01].png', broken]
+    outcome = call('image_demo', *targets, *options)
+    # The images that can be read are labelled.
+    assert outcome.status == 2
+    assert 'ETA' in outcome.err
+    assert outcome.err.splitlines()[-1].startswith(
+        f'error: 1 of 3 images cannot be read, and the labels lack them: {broken}'
+    )
+    assert files_in(tmp_path / 'out') == [
+        'data.yaml',
+        'images/0.png',
+        'images/1.png',
+        'labels/0.txt',
+        'labels/1.txt',
+        'preds/0.json',
+        'preds/1.json',
+        'settings.json',
+    ]
+    # With the file restored, the run is resumed.
+    broken.write_bytes((image_folder / '1.png').read_bytes())
+    outcome = call('image_demo', *targets, *options, '--resume')
+    assert outcome.status == 0
+    assert 'Kept from an earlier run: 2 of 3 images' in outcome.out
+    labels = sorted((tmp_path / 'out/labels').iterdir())
+    assert len(labels) == 3
+    assert labels[1].read_text() == labels[2].read_text()  # copies of one image
+
+
 def test_names_of_results_never_collide(tmp_path):
     targets = ['t/a.jpg', 't/a.png', 't/a.jpg.png', 'u/a.png']
     paths = output_paths(targets, tmp_path)
