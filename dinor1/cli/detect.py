@@ -25,6 +25,7 @@ from dinor1.utils.io import check_output
 if TYPE_CHECKING:
     from dinor1.inference.labelling import Labelled
 
+MIN_TILE = 32
 EXPORTS = ('coco', 'yolo', 'odvg', 'labelme')
 
 
@@ -67,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--class-agnostic-nms', action='store_true', help='remove detections of different classes on one object too'
     )
+    parser.add_argument(
+        '--tile', type=int, metavar='PIXELS', help='detect on overlapping tiles of this size too, for large images'
+    )
+    parser.add_argument(
+        '--overlap', type=float, default=0.2, help='part of a tile that the next one covers too (default: %(default)s)'
+    )
     parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: %(default)s)')
     parser.add_argument(
         '--out-dir',
@@ -92,6 +99,11 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.nms_thr <= 1:
         raise InputError(f'--nms-thr must be in [0, 1], as IoU is, got {args.nms_thr:g}')
     options = dict(nms_thr=args.nms_thr, class_agnostic_nms=args.class_agnostic_nms)
+    if args.tile is not None:
+        require_at_least(MIN_TILE, args, 'tile')
+        if not 0 <= args.overlap <= 0.9:
+            raise InputError(f'--overlap must be in [0, 0.9], a part of the tile, got {args.overlap:g}')
+        options |= dict(tile=args.tile, overlap=args.overlap)
     if args.resume and not args.export:
         raise InputError('--resume keeps results of an earlier --export; give --export too')
     # Check the input before the model is loaded, which takes a while.

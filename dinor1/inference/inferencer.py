@@ -36,6 +36,7 @@ from .acceleration import compile_detector, set_inference_dtype
 from .class_names import split_text
 from .image_input import ImageLike, as_path_or_array, list_images
 from .output_formats import to_record
+from .tiling import detect_views, image_views
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
@@ -255,6 +256,8 @@ class DINOR1Inferencer:
         as_dict: bool = False,
         nms_thr: float | None = None,
         class_agnostic_nms: bool = False,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> list[DetDataSample] | list[dict[str, Any]]:
         """Detect the prompts on images.
 
@@ -267,6 +270,9 @@ class DINOR1Inferencer:
             nms_thr: A detection is removed if its IoU with one of the same class and a higher score is larger, in
                 [0, 1]. None, 1: none is removed.
             class_agnostic_nms: Whether detections of different classes remove each other too.
+            tile: Detect on the whole image and on overlapping tiles of this many pixels, and merge the detections, see
+                :mod:`dinor1.inference.tiling`. None: only on the whole image. The prompts are the same for all tiles.
+            overlap: Fraction of a tile that the next one covers too, in [0, 0.9].
 
         Returns:
             List with one entry per image, in order, even for a single image. ``pred_instances`` is on the CPU and has
@@ -286,16 +292,17 @@ class DINOR1Inferencer:
             raise InputError(f'score_thr must be a number in [0, 1], got {score_thr!r}')
         nms_thr = 1 if nms_thr is None else nms_thr
         removal = DuplicateRemoval(iou_threshold=nms_thr, class_agnostic=class_agnostic_nms)
-        # Detect batch by batch, and restore the order of the images.
+        if tile is not None:
+            image_views(1, 1, tile, overlap)
+        # Detect, on whole images or on their tiles.
         sources = list_images(images)
-        results: list[DetDataSample | None] = [None] * len(sources)
-        for indices, data in self._batches(sources, batch_size):
-            samples = self.model.predict(data['inputs'], data['data_samples'], self.prompts)
-            for i, sample in zip(indices, samples, strict=True):
-                found = sample.pred_instances.cpu()
-                sample.set_metainfo(dict(best_scores=_best_scores(found)))
-                sample.pred_instances = remove_duplicates(found[found.scores >= score_thr], removal)
-                results[i] = sample
+        if tile is None:
+            results = self._detect(sources, batch_size, score_thr)
+        else:
+            results = [self._detect_tiled(source, batch_size, score_thr, tile, overlap) for source in sources]
+        # Remove duplicates.
+        for sample in results:
+            sample.pred_instances = remove_duplicates(sample.pred_instances, removal)
         return [self.to_dict(sample) for sample in results] if as_dict else results
 
     @staticmethod
@@ -307,6 +314,44 @@ class DINOR1Inferencer:
             in ``bboxes`` (pixel xyxy), ``scores``, ``labels`` and ``names``.
         """
         return to_record(sample)
+
+    def _detect(self, sources: Sequence[str | np.ndarray], batch_size: int, score_thr: float) -> list[DetDataSample]:
+        """Detections on images with a score of at least ``score_thr``, on the CPU, with ``best_scores``."""
+        # Detect batch by batch, and restore the order of the images.
+        results = [DetDataSample() for _ in sources]
+        for indices, data in self._batches(sources, batch_size):
+            samples = self.model.predict(data['inputs'], data['data_samples'], self.prompts)
+            for i, sample in zip(indices, samples, strict=True):
+                found = sample.pred_instances.cpu()
+                sample.set_metainfo(dict(best_scores=_best_scores(found)))
+                sample.pred_instances = found[found.scores >= score_thr]
+                results[i] = sample
+        return results
+
+    def _detect_tiled(
+        self, source: str | np.ndarray, batch_size: int, score_thr: float, tile: int, overlap: float
+    ) -> DetDataSample:
+        """As :meth:`_detect`, for one image in overlapping tiles."""
+        samples: list[DetDataSample] = []
+
+        def detect(crops: Sequence[np.ndarray]) -> list[InstanceData]:
+            samples.extend(self._detect(crops, batch_size, score_thr))
+            return [sample.pred_instances for sample in samples]
+
+        # The first view is the whole image: return its sample with the detections of all views.
+        merged = detect_views(self._load(source), detect, tile, overlap)
+        whole = samples[0]
+        whole.pred_instances = merged
+        best: dict[str, float] = {}
+        for sample in samples:
+            best = {name: max(score, best.get(name, 0)) for name, score in (best | sample.best_scores).items()}
+        path = source if isinstance(source, str) else None
+        whole.set_metainfo(dict(img_path=path, best_scores=best))
+        return whole
+
+    def _load(self, image: str | np.ndarray) -> np.ndarray:
+        """The pixels (H, W, 3) of an image, as the test pipeline loads it."""
+        return self._prepare(image, self._transform.transforms[0])['img']
 
     def _batches(
         self, images: Sequence[str | np.ndarray], batch_size: int
@@ -327,10 +372,10 @@ class DINOR1Inferencer:
                 data = pseudo_collate([prepared[i - start] for i in indices])
                 yield indices, self.model.data_preprocessor(data, False)
 
-    def _prepare(self, image: str | np.ndarray) -> dict[str, Any]:
-        """Run the test pipeline on one image."""
+    def _prepare(self, image: str | np.ndarray, transform: Any = None) -> dict[str, Any]:
+        """Run the test pipeline, or one of its transforms, on one image."""
         try:
-            return self._transform(image)
+            return (transform or self._transform)(image)
         except Exception as error:
             # Blame the image only if it cannot be read; other errors keep their message.
             if isinstance(image, str) and not can_decode(image):
