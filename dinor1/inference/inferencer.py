@@ -33,6 +33,16 @@ from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.image_file import can_decode
 
 from .acceleration import compile_detector, set_inference_dtype
+from .adaptation import (
+    CHECKED_STEPS,
+    MIN_CHECKED,
+    UNCHECKED_STEPS,
+    Adaptation,
+    AnnotatedImage,
+    check_on_left_out_images,
+    mean_loss,
+    tune,
+)
 from .class_names import split_text
 from .image_input import ImageLike, as_path_or_array, list_images
 from .output_formats import to_record
@@ -137,7 +147,7 @@ class DINOR1Inferencer:
         if not banks and not names:
             raise InputError('no prompts: give boxes on a reference image, class names or a prompt bank')
         # Join the banks, and average them with the text prompts.
-        merged = _merge(banks) if banks else None
+        merged = PromptBank.merge(banks) if banks else None
         sets = [merged.prompt_set()] if merged else []
         if names:
             sets.append(self.model.text_prompt_set(names).to('cpu'))
@@ -209,6 +219,135 @@ class DINOR1Inferencer:
         index = torch.tensor([names.index(name) for group in labels for name in group])
         means = PromptSet.from_exemplars(torch.cat(rows), index, names).embeddings
         return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
+
+    # ---------------------------------------------------------------- adaptation
+
+    def adapt(
+        self,
+        images: Sequence[ImageLike],
+        boxes: Sequence[Any],
+        names: str | Sequence[str | Sequence[str]] = 'object',
+        steps: int | None = None,
+        lr: float = 0.01,
+    ) -> Adaptation:
+        """Tune the embeddings of the visual prompts on a few annotated images.
+
+        The boxes become exemplars of the current prompts, or new prompts, and AdamW tunes their embeddings with the
+        detector's supervised losses; the weights of the model do not change. With three images or more, each image is
+        left out of a tuning in turn, and the result is kept only if the mean loss on the images left out falls. With
+        fewer, a few steps are kept unchecked. The result is part of the prompts and of :meth:`save_bank`.
+
+        Args:
+            images: Images on which **all** objects of the prompts' classes have boxes: what has none counts as
+                background.
+            boxes: Per image (m, 4) pixel xyxy, m >= 1.
+            names: One name for all boxes, or per image one name or m names.
+            steps: Number of steps. Default: 30, and 10 with fewer than three images.
+            lr: Learning rate.
+
+        Returns:
+            Whether the tuned embeddings are in use, and the losses.
+
+        Raises:
+            InputError: an image, a box or a number is invalid, the prompts contain text, or the model is not in float32
+                or has no ``train_cfg``.
+        """
+        # Check the arguments, and that all prompts are visual.
+        images = list(images) if isinstance(images, list | tuple) else [images]
+        per_image = [names] * len(images) if isinstance(names, str) else list(names)
+        if not images or not len(images) == len(boxes) == len(per_image):
+            raise InputError(
+                f'adapt: expected boxes and names for each of {len(images)} images, at least one, got '
+                f'{len(boxes)} and {len(per_image)}'
+            )
+        checked = len(images) >= MIN_CHECKED
+        steps = (CHECKED_STEPS if checked else UNCHECKED_STEPS) if steps is None else steps
+        if type(steps) is not int or steps < 1:
+            raise InputError(f'adapt: steps must be an integer of at least 1, got {steps!r}')
+        if not isinstance(lr, Real) or not 0 <= lr < float('inf'):
+            raise InputError(f'adapt: lr must be a number of at least 0, got {lr!r}')
+        self._check_tunable()
+        # Encode the images, and tune.
+        encoded = self._annotated(images, boxes, per_image)
+        bank = self._bank_with(encoded)
+        start = self._as_prompts(bank)
+        if checked:
+            before, after = check_on_left_out_images(
+                self.model, encoded, lambda some: self._as_prompts(self._bank_with(some)), steps, lr
+            )
+        tuned = tune(self.model, encoded, start, steps, lr)
+        if not checked:
+            before, after = (mean_loss(self.model, encoded, prompts) for prompts in (start, tuned))
+        result = Adaptation(
+            not checked or after < before,
+            checked,
+            before,
+            after,
+            len(images),
+            sum(len(e.boxes) for e in encoded),
+            steps,
+        )
+        # Use the result, and note where it comes from.
+        if result.kept:
+            sources = [image if isinstance(image, str | PathLike) else None for image in images]
+            origin = result._asdict() | dict(lr=lr, images=[s and str(s) for s in sources])
+            embeddings = tuned.embeddings.cpu()
+            self._bank = replace(bank, embeddings=embeddings, adaptations=(*bank.adaptations, origin))
+            self.prompts = tuned
+        return result
+
+    def _check_tunable(self) -> None:
+        """Check that the model has losses, and that all prompts are visual.
+
+        Raises:
+            InputError: they are not.
+        """
+        if self.model.inference_dtype is not None:
+            raise InputError("adapt: needs a model in float32; make the inferencer with dtype='float32'")
+        if not self.model.train_cfg:
+            raise InputError('adapt: the config has no model.train_cfg, which the losses need; give one with it')
+        if self.prompts is not None and (
+            self._bank is None or not torch.equal(self._bank.embeddings, self.prompts.embeddings.cpu())
+        ):
+            raise InputError('adapt: tunes visual prompts only; set prompts without text first, or reset_prompts')
+
+    @torch.no_grad()
+    def _annotated(
+        self, images: Sequence[ImageLike], boxes: Sequence[Any], names: Sequence[str | Sequence[str]]
+    ) -> list[AnnotatedImage]:
+        """Encode images and their boxes, one by one."""
+        encoded = []
+        for i, (item, box, name) in enumerate(zip(images, boxes, names, strict=True)):
+            image = as_path_or_array(item, f'image {i}')
+            where = _describe(image, i)
+            pixels = as_boxes(box, where)
+            ((_, data),) = self._batches([image], 1)
+            (sample,) = data['data_samples']
+            scaled = data['inputs'].new_tensor(clip_boxes(pixels, sample.ori_shape, where))
+            scaled = scaled * scaled.new_tensor(sample.scale_factor).repeat(2)
+            features = self.model.encode_image(data['inputs'], [sample])
+            embeddings = self.model.encode_boxes(features, [scaled], [sample.img_shape])
+            encoded.append(AnnotatedImage(features, sample, scaled, as_names(name, len(pixels), where), embeddings))
+        return encoded
+
+    def _bank_with(self, images: Sequence[AnnotatedImage]) -> PromptBank:
+        """The bank of the current prompts, with the boxes of the images as further exemplars."""
+        labels = [name for image in images for name in image.names]
+        names = list(dict.fromkeys(labels))
+        index = torch.tensor([names.index(name) for name in labels])
+        rows = torch.cat([image.embeddings for image in images]).float().cpu()
+        means = PromptSet.from_exemplars(rows, index, names).embeddings
+        bank = PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
+        return bank if self._bank is None else PromptBank.merge([self._bank, bank])
+
+    def _as_prompts(self, bank: PromptBank) -> PromptSet:
+        """The prompts of a bank; classes that are negative now stay so."""
+        hidden: set[str] = set()
+        if self.prompts is not None:
+            flags = zip(self.prompts.names, self.prompts.negative.tolist(), strict=True)
+            hidden = {name for name, is_hidden in flags if is_hidden}
+        negative = torch.tensor([name in hidden for name in bank.names])
+        return replace(bank.prompt_set(), negative=negative).to(self.device)
 
     # ---------------------------------------------------------------- detections
 
@@ -471,21 +610,6 @@ def _visual_prompt(item: Any, position: int) -> VisualPrompt:
 def _describe(image: str | np.ndarray, position: int) -> str:
     """Name of a reference image, for error messages."""
     return image if isinstance(image, str) else f'image {position} (array)'
-
-
-def _merge(banks: Sequence[PromptBank]) -> PromptBank:
-    """Join banks; the embedding of a class is the mean over its exemplars in all banks."""
-    if len(banks) == 1:
-        return banks[0]
-    # Sum the exemplars of each class over the banks, then divide by their number.
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = defaultdict(int)
-    for bank in banks:
-        for name, row, count in zip(bank.names, bank.embeddings, bank.num_exemplars, strict=True):
-            sums[name] = sums.get(name, 0) + row * count
-            counts[name] += count
-    means = torch.stack([total / counts[name] for name, total in sums.items()])
-    return PromptBank(means, tuple(sums), tuple(counts[name] for name in sums), banks[0].fingerprint)
 
 
 def _with_negatives(prompts: PromptSet, negative: Sequence[str]) -> PromptSet:

@@ -1,9 +1,11 @@
 """Prompt embeddings on disk: computed once from reference images, reused for any number of target images."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +30,8 @@ class PromptBank:
         num_exemplars: K integers >= 1, the number of exemplars in each mean.
         fingerprint: Digest of the weights that produced the embeddings
             (:func:`dinor1.utils.fingerprint.fingerprint`).
+        adaptations: How the embeddings were tuned, one dict per adaptation, see
+            :meth:`dinor1.inference.DINOR1Inferencer.adapt`; empty: they are plain means.
 
     Raises:
         InputError: there is no class.
@@ -38,6 +42,7 @@ class PromptBank:
     names: tuple[str, ...]
     num_exemplars: tuple[int, ...]
     fingerprint: str
+    adaptations: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -57,6 +62,8 @@ class PromptBank:
             num_exemplars=json.dumps(self.num_exemplars),
             fingerprint=self.fingerprint,
         )
+        if self.adaptations:
+            metadata['adaptations'] = json.dumps(self.adaptations)
         tensors = {'embeddings': self.embeddings.detach().to('cpu', torch.float32).contiguous()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -104,6 +111,26 @@ class PromptBank:
             )
         return bank
 
+    @classmethod
+    def merge(cls, banks: Sequence['PromptBank']) -> 'PromptBank':
+        """Join banks of one model; the embedding of a class is the mean over its exemplars in all banks.
+
+        Args:
+            banks: At least one bank.
+        """
+        if len(banks) == 1:
+            return banks[0]
+        # Sum the exemplars of each class over the banks, then divide by their number.
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = defaultdict(int)
+        for bank in banks:
+            for name, row, count in zip(bank.names, bank.embeddings, bank.num_exemplars, strict=True):
+                sums[name] = sums.get(name, 0) + row * count
+                counts[name] += count
+        means = torch.stack([total / counts[name] for name, total in sums.items()])
+        adaptations = tuple(adaptation for bank in banks for adaptation in bank.adaptations)
+        return cls(means, tuple(sums), tuple(counts[name] for name in sums), banks[0].fingerprint, adaptations)
+
     def prompt_set(self, names: Sequence[str] | None = None) -> PromptSet:
         """The embeddings as prompts.
 
@@ -128,7 +155,9 @@ class PromptBank:
         return PromptSet.from_classes(self.embeddings[rows], names, mask=mask)
 
 
-def _checked(embeddings: Tensor, metadata: dict[str, str]) -> tuple[Tensor, tuple[str, ...], tuple[int, ...], str]:
+def _checked(
+    embeddings: Tensor, metadata: dict[str, str]
+) -> tuple[Tensor, tuple[str, ...], tuple[int, ...], str, tuple[dict[str, Any], ...]]:
     """Convert and check the fields read from a file.
 
     Raises:
@@ -146,4 +175,7 @@ def _checked(embeddings: Tensor, metadata: dict[str, str]) -> tuple[Tensor, tupl
         )
     if not embeddings.isfinite().all():
         raise ValueError('embeddings contain values that are not finite')
-    return embeddings.float(), tuple(names), tuple(counts), metadata['fingerprint']
+    adaptations = json.loads(metadata.get('adaptations', '[]'))
+    if not isinstance(adaptations, list) or not all(isinstance(item, dict) for item in adaptations):
+        raise ValueError('adaptations must be a list of objects')
+    return embeddings.float(), tuple(names), tuple(counts), metadata['fingerprint'], tuple(adaptations)
