@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'list_images': '.image_input',
         'list_targets': '.targets',
         'output_paths': '.image_files',
+        'read_annotated': '.annotated_images',
         'to_coco': '.output_formats',
         'to_labelme': '.output_formats',
         'to_odvg': '.output_formats',
