@@ -6,9 +6,10 @@ Examples:
     dinor1 detect A.jpg FOLDER 'days/**/*.jpg' --config CONFIG --checkpoint CKPT --bank bank.safetensors \
         --export coco --out-dir labels --resume
 
-A prompt is REF.jpg:x1,y1,x2,y2[:name], in pixels of REF.jpg, which may be the target itself. Repeat --prompt
-for more boxes; the boxes of one name are averaged. A negative prompt describes things that look like the objects:
-its detections are not reported.
+A prompt is REF.jpg:x1,y1,x2,y2[:name], in pixels of REF.jpg, which may be the target itself; or REF.jpg:x,y[:name],
+a point, which becomes a box of a twentieth of the shorter side of the image. Repeat --prompt for more boxes; the boxes
+of one name are averaged. A negative prompt describes things that look like the objects: its detections are not
+reported.
 """
 
 from __future__ import annotations

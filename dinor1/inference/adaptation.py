@@ -2,15 +2,22 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from numbers import Real
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from dinor1.models.losses import pad_targets
-from dinor1.structures import ImageFeatures, PromptBatch, PromptSet
+from dinor1.structures import ImageFeatures, PromptBank, PromptBatch, PromptSet
 from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from dinor1.inference.inferencer import DINOR1Inferencer
 
 # Images that a step computes the loss of, and the number of groups that the check leaves out in turn.
 BATCH_SIZE, MAX_FOLDS = 4, 5
@@ -64,6 +71,89 @@ class Adaptation(NamedTuple):
             f'{verdict}: loss {self.loss_before:.4g} -> {self.loss_after:.4g} on {where} '
             f'({self.num_images} images, {self.num_boxes} boxes, {self.steps} steps)'
         )
+
+
+def adapt_prompts(
+    inferencer: 'DINOR1Inferencer',
+    images: Any,
+    boxes: Sequence[Any],
+    names: str | Sequence[str | Sequence[str]],
+    steps: int | None,
+    lr: float,
+) -> Adaptation:
+    """:meth:`~dinor1.inference.DINOR1Inferencer.adapt`."""
+    # Check the arguments.
+    images = list(images) if isinstance(images, list | tuple) else [images]
+    per_image = [names] * len(images) if isinstance(names, str) else list(names)
+    if not images or not len(images) == len(boxes) == len(per_image):
+        raise InputError(
+            f'adapt: expected boxes and names for each of {len(images)} images, at least one, got '
+            f'{len(boxes)} and {len(per_image)}'
+        )
+    checked = len(images) >= MIN_CHECKED
+    steps = (CHECKED_STEPS if checked else UNCHECKED_STEPS) if steps is None else steps
+    if type(steps) is not int or steps < 1:
+        raise InputError(f'adapt: steps must be an integer of at least 1, got {steps!r}')
+    if not isinstance(lr, Real) or not 0 <= lr < float('inf'):
+        raise InputError(f'adapt: lr must be a number of at least 0, got {lr!r}')
+    hidden = _check_tunable(inferencer)
+    encoded, digest = inferencer.encode_annotated(images, boxes, per_image), fingerprint(inferencer.model)
+
+    # Start from the current prompts, with the boxes as further exemplars.
+    def bank_with(some: Sequence[AnnotatedImage]) -> PromptBank:
+        own = _exemplar_bank(some, digest)
+        return own if inferencer.bank is None else PromptBank.merge([inferencer.bank, own])
+
+    def as_prompts(bank: PromptBank) -> PromptSet:
+        negative = torch.tensor([name in hidden for name in bank.names])
+        return replace(bank.prompt_set(), negative=negative).to(inferencer.device)
+
+    # Tune, and compare.
+    model, bank = inferencer.model, bank_with(encoded)
+    start = as_prompts(bank)
+    if checked:
+        before, after = check_on_left_out_images(model, encoded, lambda some: as_prompts(bank_with(some)), steps, lr)
+    tuned = tune(model, encoded, start, steps, lr)
+    if not checked:
+        before, after = (mean_loss(model, encoded, prompts) for prompts in (start, tuned))
+    kept, num_boxes = not checked or after < before, sum(len(image.boxes) for image in encoded)
+    result = Adaptation(kept, checked, before, after, len(images), num_boxes, steps)
+    # Use the result, and note where it comes from.
+    if kept:
+        paths = [str(image) if isinstance(image, str | PathLike) else None for image in images]
+        origin = result._asdict() | dict(lr=lr, images=paths)
+        adaptations = (*bank.adaptations, origin)
+        bank = replace(bank, embeddings=tuned.embeddings.cpu(), adaptations=adaptations)
+        inferencer.set_prompts(bank=bank, negative=[name for name in bank.names if name in hidden])
+    return result
+
+
+def _check_tunable(inferencer: 'DINOR1Inferencer') -> set[str]:
+    """Check that the model has losses and that all prompts are visual; returns the negative classes.
+
+    Raises:
+        InputError: this is not so.
+    """
+    model, prompts, bank = inferencer.model, inferencer.prompts, inferencer.bank
+    if model.inference_dtype is not None:
+        raise InputError("adapt: needs a model in float32; make the inferencer with dtype='float32'")
+    if not model.train_cfg:
+        raise InputError('adapt: the config has no model.train_cfg, which the losses need; give one with it')
+    if prompts is None:
+        return set()
+    if bank is None or not torch.equal(bank.embeddings, prompts.embeddings.cpu()):
+        raise InputError('adapt: tunes visual prompts only; set prompts without text first, or reset_prompts')
+    return {name for name, is_hidden in zip(prompts.names, prompts.negative.tolist(), strict=True) if is_hidden}
+
+
+def _exemplar_bank(images: Sequence[AnnotatedImage], digest: str) -> PromptBank:
+    """The bank of the boxes of the images: the mean embedding of each class."""
+    labels = [name for image in images for name in image.names]
+    names = list(dict.fromkeys(labels))
+    index = torch.tensor([names.index(name) for name in labels])
+    rows = torch.cat([image.embeddings for image in images]).float().cpu()
+    means = PromptSet.from_exemplars(rows, index, names).embeddings
+    return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), digest)
 
 
 def supervised_loss(model: Any, image: AnnotatedImage, prompts: PromptSet) -> Tensor:

@@ -33,19 +33,11 @@ from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.image_file import can_decode
 
 from .acceleration import compile_detector, set_inference_dtype
-from .adaptation import (
-    CHECKED_STEPS,
-    MIN_CHECKED,
-    UNCHECKED_STEPS,
-    Adaptation,
-    AnnotatedImage,
-    check_on_left_out_images,
-    mean_loss,
-    tune,
-)
+from .adaptation import Adaptation, AnnotatedImage, adapt_prompts
 from .class_names import split_text
 from .image_input import ImageLike, as_path_or_array, list_images
 from .output_formats import to_record
+from .prompt_regions import as_regions, region_boxes
 from .tiling import detect_views, image_views
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
@@ -124,7 +116,8 @@ class DINOR1Inferencer:
         class given both by boxes and by name gets the average of both embeddings.
 
         Args:
-            visual: Boxes on reference images.
+            visual: Boxes on reference images; points or masks in the place of boxes are described by
+                :class:`VisualPrompt`.
             text: Class names, or one text such as ``'cat . dog'``.
             bank: A bank made by this model, or its file.
             negative: Those of the class names above that are searched for but not reported, because their objects
@@ -160,6 +153,11 @@ class DINOR1Inferencer:
     def reset_prompts(self) -> None:
         """Remove all prompts."""
         self.prompts = self._bank = None
+
+    @property
+    def bank(self) -> PromptBank | None:
+        """The visual prompts; None: there are none."""
+        return self._bank
 
     def save_bank(self, path: str | PathLike) -> None:
         """Write the visual prompts to a ``.safetensors`` file for ``set_prompts(bank=path)``.
@@ -201,7 +199,7 @@ class DINOR1Inferencer:
         # Check images, boxes and names.
         images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
         wheres = [_describe(image, i) for i, image in enumerate(images)]
-        boxes = [as_boxes(item.boxes, where) for item, where in zip(visual, wheres, strict=True)]
+        boxes = [as_regions(item.boxes, where) for item, where in zip(visual, wheres, strict=True)]
         labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
         names = list(dict.fromkeys(name for group in labels for name in group))
         # Embed the boxes of each image, scaled to the network input.
@@ -209,7 +207,7 @@ class DINOR1Inferencer:
         for indices, data in self._batches(images, batch_size):
             samples, scaled = data['data_samples'], []
             for i, sample in zip(indices, samples, strict=True):
-                box = data['inputs'].new_tensor(clip_boxes(boxes[i], sample.ori_shape, wheres[i]))
+                box = data['inputs'].new_tensor(region_boxes(boxes[i], sample.ori_shape, wheres[i]))
                 scaled.append(box * box.new_tensor(sample.scale_factor).repeat(2))
             features = self.model.encode_image(data['inputs'], samples)
             embeddings = self.model.encode_boxes(features, scaled, [s.img_shape for s in samples]).float().cpu()
@@ -252,70 +250,22 @@ class DINOR1Inferencer:
             InputError: an image, a box or a number is invalid, the prompts contain text, or the model is not in float32
                 or has no ``train_cfg``.
         """
-        # Check the arguments, and that all prompts are visual.
-        images = list(images) if isinstance(images, list | tuple) else [images]
-        per_image = [names] * len(images) if isinstance(names, str) else list(names)
-        if not images or not len(images) == len(boxes) == len(per_image):
-            raise InputError(
-                f'adapt: expected boxes and names for each of {len(images)} images, at least one, got '
-                f'{len(boxes)} and {len(per_image)}'
-            )
-        checked = len(images) >= MIN_CHECKED
-        steps = (CHECKED_STEPS if checked else UNCHECKED_STEPS) if steps is None else steps
-        if type(steps) is not int or steps < 1:
-            raise InputError(f'adapt: steps must be an integer of at least 1, got {steps!r}')
-        if not isinstance(lr, Real) or not 0 <= lr < float('inf'):
-            raise InputError(f'adapt: lr must be a number of at least 0, got {lr!r}')
-        self._check_tunable()
-        # Encode the images, and tune.
-        encoded = self._annotated(images, boxes, per_image)
-        bank = self._bank_with(encoded)
-        start = self._as_prompts(bank)
-        if checked:
-            before, after = check_on_left_out_images(
-                self.model, encoded, lambda some: self._as_prompts(self._bank_with(some)), steps, lr
-            )
-        tuned = tune(self.model, encoded, start, steps, lr)
-        if not checked:
-            before, after = (mean_loss(self.model, encoded, prompts) for prompts in (start, tuned))
-        result = Adaptation(
-            not checked or after < before,
-            checked,
-            before,
-            after,
-            len(images),
-            sum(len(e.boxes) for e in encoded),
-            steps,
-        )
-        # Use the result, and note where it comes from.
-        if result.kept:
-            sources = [image if isinstance(image, str | PathLike) else None for image in images]
-            origin = result._asdict() | dict(lr=lr, images=[s and str(s) for s in sources])
-            embeddings = tuned.embeddings.cpu()
-            self._bank = replace(bank, embeddings=embeddings, adaptations=(*bank.adaptations, origin))
-            self.prompts = tuned
-        return result
-
-    def _check_tunable(self) -> None:
-        """Check that the model has losses, and that all prompts are visual.
-
-        Raises:
-            InputError: they are not.
-        """
-        if self.model.inference_dtype is not None:
-            raise InputError("adapt: needs a model in float32; make the inferencer with dtype='float32'")
-        if not self.model.train_cfg:
-            raise InputError('adapt: the config has no model.train_cfg, which the losses need; give one with it')
-        if self.prompts is not None and (
-            self._bank is None or not torch.equal(self._bank.embeddings, self.prompts.embeddings.cpu())
-        ):
-            raise InputError('adapt: tunes visual prompts only; set prompts without text first, or reset_prompts')
+        return adapt_prompts(self, images, boxes, names, steps, lr)
 
     @torch.no_grad()
-    def _annotated(
+    def encode_annotated(
         self, images: Sequence[ImageLike], boxes: Sequence[Any], names: Sequence[str | Sequence[str]]
     ) -> list[AnnotatedImage]:
-        """Encode images and their boxes, one by one."""
+        """Features of images, and prompt embeddings of their boxes, one image at a time.
+
+        Args:
+            images: See :meth:`adapt`.
+            boxes: Per image (m, 4) pixel xyxy, m >= 1.
+            names: Per image one name, or m names.
+
+        Raises:
+            InputError: an image, a box or a name is invalid.
+        """
         encoded = []
         for i, (item, box, name) in enumerate(zip(images, boxes, names, strict=True)):
             image = as_path_or_array(item, f'image {i}')
@@ -329,25 +279,6 @@ class DINOR1Inferencer:
             embeddings = self.model.encode_boxes(features, [scaled], [sample.img_shape])
             encoded.append(AnnotatedImage(features, sample, scaled, as_names(name, len(pixels), where), embeddings))
         return encoded
-
-    def _bank_with(self, images: Sequence[AnnotatedImage]) -> PromptBank:
-        """The bank of the current prompts, with the boxes of the images as further exemplars."""
-        labels = [name for image in images for name in image.names]
-        names = list(dict.fromkeys(labels))
-        index = torch.tensor([names.index(name) for name in labels])
-        rows = torch.cat([image.embeddings for image in images]).float().cpu()
-        means = PromptSet.from_exemplars(rows, index, names).embeddings
-        bank = PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
-        return bank if self._bank is None else PromptBank.merge([self._bank, bank])
-
-    def _as_prompts(self, bank: PromptBank) -> PromptSet:
-        """The prompts of a bank; classes that are negative now stay so."""
-        hidden: set[str] = set()
-        if self.prompts is not None:
-            flags = zip(self.prompts.names, self.prompts.negative.tolist(), strict=True)
-            hidden = {name for name, is_hidden in flags if is_hidden}
-        negative = torch.tensor([name in hidden for name in bank.names])
-        return replace(bank.prompt_set(), negative=negative).to(self.device)
 
     # ---------------------------------------------------------------- detections
 
