@@ -36,7 +36,8 @@ from .acceleration import compile_detector, set_inference_dtype
 from .adaptation import Adaptation, AnnotatedImage, adapt_prompts
 from .class_names import split_text
 from .image_input import ImageLike, as_path_or_array, list_images
-from .output_formats import to_record
+from .operating_point import ExemplarSimilarity, OperatingPoint, exemplar_similarity, operating_points
+from .output_formats import Detections, as_record, to_record
 from .prompt_regions import as_regions, region_boxes
 from .tiling import detect_views, image_views
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
@@ -280,6 +281,56 @@ class DINOR1Inferencer:
             encoded.append(AnnotatedImage(features, sample, scaled, as_names(name, len(pixels), where), embeddings))
         return encoded
 
+    @staticmethod
+    def calibrate(
+        checked: Sequence[tuple[Detections, Sequence[bool]]], min_checked: int = 10
+    ) -> dict[str, OperatingPoint]:
+        """Threshold and temperature of each class, from detections that a user has checked.
+
+        ``predict(images, score_thr={name: point.threshold for name, point in points.items()})`` uses the thresholds.
+
+        Args:
+            checked: Per image its detections, from :meth:`predict` at a low threshold, and for each of them whether it
+                is confirmed (True) or removed (False).
+            min_checked: A class with fewer detections gets the numbers of all classes together.
+
+        Raises:
+            InputError: there is no detection, or the number of flags differs from that of the detections.
+        """
+        scores, names, confirmed = [], [], []
+        for i, (sample, flags) in enumerate(checked):
+            record = as_record(sample)
+            if len(flags) != len(record['scores']):
+                raise InputError(
+                    f'calibrate: image {i} has {len(record["scores"])} detections, but {len(flags)} flags; '
+                    'give one for each'
+                )
+            scores += record['scores']
+            names += record['names']
+            confirmed += list(flags)
+        return operating_points(scores, names, confirmed, min_checked)
+
+    def exemplar_similarity(
+        self, images: Sequence[ImageLike], boxes: Sequence[Any], names: Sequence[str | Sequence[str]]
+    ) -> ExemplarSimilarity:
+        """Compare the embeddings of exemplars, to find those that do not resemble their class.
+
+        Args:
+            images: n images.
+            boxes: Per image (m, 4) pixel xyxy, m >= 1.
+            names: Per image one name, or m names.
+
+        Returns:
+            Similarities and outliers, one entry per box, in the order of the images.
+
+        Raises:
+            InputError: an image, a box or a name is invalid.
+        """
+        encoded = self.encode_annotated(images, boxes, names)
+        labels = [name for image in encoded for name in image.names]
+        rows = torch.cat([image.embeddings for image in encoded]).float().cpu()
+        return exemplar_similarity(rows.numpy(), np.array(labels))
+
     # ---------------------------------------------------------------- detections
 
     def __call__(
@@ -322,7 +373,7 @@ class DINOR1Inferencer:
         self,
         images: ImageLike | Sequence[ImageLike],
         batch_size: int = 8,
-        score_thr: float = 0.3,
+        score_thr: float | Mapping[str, float] = 0.3,
         as_dict: bool = False,
         nms_thr: float | None = None,
         class_agnostic_nms: bool = False,
@@ -335,7 +386,8 @@ class DINOR1Inferencer:
             images: One image, a folder, or a list: paths, BGR arrays (H, W, 3) of uint8, PIL images. Files and PIL
                 images are rotated by their EXIF entry.
             batch_size: Maximum number of images per forward pass.
-            score_thr: Minimum score of a detection, in [0, 1].
+            score_thr: Minimum score of a detection, in [0, 1]; or a dict with that of every class, for example from
+                :meth:`calibrate`.
             as_dict: Whether to return :meth:`to_dict` of each sample.
             nms_thr: A detection is removed if its IoU with one of the same class and a higher score is larger, in
                 [0, 1]. None, 1: none is removed.
@@ -358,8 +410,7 @@ class DINOR1Inferencer:
             raise InputError('no prompts are set: call set_prompts before predict')
         if type(batch_size) is not int or batch_size < 1:
             raise InputError(f'batch_size must be an integer of at least 1, got {batch_size!r}')
-        if not isinstance(score_thr, Real) or not 0 <= score_thr <= 1:
-            raise InputError(f'score_thr must be a number in [0, 1], got {score_thr!r}')
+        thresholds = _thresholds(score_thr, self.prompts)
         nms_thr = 1 if nms_thr is None else nms_thr
         removal = DuplicateRemoval(iou_threshold=nms_thr, class_agnostic=class_agnostic_nms)
         if tile is not None:
@@ -367,9 +418,9 @@ class DINOR1Inferencer:
         # Detect, on whole images or on their tiles.
         sources = list_images(images)
         if tile is None:
-            results = self._detect(sources, batch_size, score_thr)
+            results = self._detect(sources, batch_size, thresholds)
         else:
-            results = [self._detect_tiled(source, batch_size, score_thr, tile, overlap) for source in sources]
+            results = [self._detect_tiled(source, batch_size, thresholds, tile, overlap) for source in sources]
         # Remove duplicates.
         for sample in results:
             sample.pred_instances = remove_duplicates(sample.pred_instances, removal)
@@ -385,8 +436,8 @@ class DINOR1Inferencer:
         """
         return to_record(sample)
 
-    def _detect(self, sources: Sequence[str | np.ndarray], batch_size: int, score_thr: float) -> list[DetDataSample]:
-        """Detections on images with a score of at least ``score_thr``, on the CPU, with ``best_scores``."""
+    def _detect(self, sources: Sequence[str | np.ndarray], batch_size: int, thresholds: Tensor) -> list[DetDataSample]:
+        """Detections that reach the thresholds (num_classes,), on the CPU, with ``best_scores``."""
         # Detect batch by batch, and restore the order of the images.
         results = [DetDataSample() for _ in sources]
         for indices, data in self._batches(sources, batch_size):
@@ -394,18 +445,18 @@ class DINOR1Inferencer:
             for i, sample in zip(indices, samples, strict=True):
                 found = sample.pred_instances.cpu()
                 sample.set_metainfo(dict(best_scores=_best_scores(found)))
-                sample.pred_instances = found[found.scores >= score_thr]
+                sample.pred_instances = found[found.scores >= thresholds[found.labels]]
                 results[i] = sample
         return results
 
     def _detect_tiled(
-        self, source: str | np.ndarray, batch_size: int, score_thr: float, tile: int, overlap: float
+        self, source: str | np.ndarray, batch_size: int, thresholds: Tensor, tile: int, overlap: float
     ) -> DetDataSample:
         """As :meth:`_detect`, for one image in overlapping tiles."""
         samples: list[DetDataSample] = []
 
         def detect(crops: Sequence[np.ndarray]) -> list[InstanceData]:
-            samples.extend(self._detect(crops, batch_size, score_thr))
+            samples.extend(self._detect(crops, batch_size, thresholds))
             return [sample.pred_instances for sample in samples]
 
         # The first view is the whole image: return its sample with the detections of all views.
@@ -474,6 +525,25 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
         )
     steps[0]['type'] = 'InferencerLoader'
     return Compose([TRANSFORMS.build(step) for step in steps if not step['type'].endswith('LoadAnnotations')])
+
+
+def _thresholds(score_thr: float | Mapping[str, float], prompts: PromptSet) -> Tensor:
+    """Minimum score (num_classes,) of each class.
+
+    Raises:
+        InputError: a threshold is not a number in [0, 1], or a class has none.
+    """
+    if isinstance(score_thr, Mapping):
+        reported = [prompts.names[i] for i in prompts.reported.tolist()]
+        if missing := [name for name in reported if name not in score_thr]:
+            raise InputError(f'score_thr: no threshold for class {missing[0]!r}; give one for every class')
+        values = [score_thr.get(name, 0.0) for name in prompts.names]
+    else:
+        values = [score_thr] * prompts.num_classes
+    for value in values:
+        if not isinstance(value, Real) or not 0 <= value <= 1:
+            raise InputError(f'score_thr must be a number in [0, 1], got {value!r}')
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def _best_scores(found: InstanceData) -> dict[str, float]:

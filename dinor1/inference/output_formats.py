@@ -50,6 +50,11 @@ def to_supervision(sample: DetDataSample) -> dict[str, Any]:
     )
 
 
+def as_record(sample: Detections) -> Mapping[str, Any]:
+    """The dict of a sample; a dict is returned as it is."""
+    return sample if isinstance(sample, Mapping) else to_record(sample)
+
+
 def to_coco(samples: Sequence[Detections], names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Detections of several images as the content of a COCO annotation file, with a ``score`` per annotation.
 
@@ -67,7 +72,7 @@ def to_coco(samples: Sequence[Detections], names: Sequence[str]) -> dict[str, li
         raise InputError(f'to_coco: names must be a list of class names, got the text {names!r}')
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i, record in enumerate(map(_record, samples), 1):
+    for i, record in enumerate(map(as_record, samples), 1):
         # Add the image.
         if not record['img_path']:
             raise InputError(f'to_coco: sample {i - 1} has no path: its image was given as an array; give paths')
@@ -122,7 +127,7 @@ def to_yolo(sample: Detections, with_scores: bool = False) -> str:
     Returns:
         A line ``label cx cy width height [score]`` per detection; the box is relative to the image, in [0, 1].
     """
-    record, lines = _record(sample), []
+    record, lines = as_record(sample), []
     width, height = record['width'], record['height']
     for (x1, y1, x2, y2), label, score in zip(record['bboxes'], record['labels'], record['scores'], strict=True):
         # Normalise the box by the size of the image.
@@ -142,7 +147,7 @@ def to_labelme(sample: Detections) -> dict[str, Any]:
     Raises:
         InputError: the image was given as an array, and therefore has no path.
     """
-    record = _record(sample)
+    record = as_record(sample)
     if not record['img_path']:
         raise InputError('to_labelme: the sample has no path: its image was given as an array; give a path')
     shapes = [
@@ -166,7 +171,3 @@ def to_labelme(sample: Detections) -> dict[str, Any]:
         imageHeight=record['height'],
         imageWidth=record['width'],
     )
-
-
-def _record(sample: Detections) -> Mapping[str, Any]:
-    return sample if isinstance(sample, Mapping) else to_record(sample)
