@@ -8,7 +8,7 @@ from types import ModuleType
 import argcomplete
 
 import dinor1
-from dinor1.cli import bank, convert, detect, make_data, study, test, train, validate, verify_published
+from dinor1.cli import adapt, bank, convert, detect, make_data, study, test, train, validate, verify_published
 from dinor1.cli.exit_status import run_command
 
 COMMANDS: dict[str, ModuleType] = {
@@ -16,6 +16,7 @@ COMMANDS: dict[str, ModuleType] = {
     'test': test,
     'detect': detect,
     'bank': bank,
+    'adapt': adapt,
     'validate': validate,
     'convert': convert,
     'make-data': make_data,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.class_names import check_class_name, class_key, distinct_names
@@ -20,16 +21,37 @@ from .class_names import split_text
 from .visual_prompt import VisualPrompt
 
 
-def check_options(batch_size: int, score_thr: float) -> None:
-    """Check the options of a detection.
+def check_batch_size(batch_size: Any) -> None:
+    """Raise an error for a batch size that is not an integer of at least 1.
 
     Raises:
-        InputError: the batch size is not an integer of at least 1, or the threshold is not a number in [0, 1].
+        InputError: it is not.
     """
     if type(batch_size) is not int or batch_size < 1:
         raise InputError(f'batch_size must be an integer of at least 1, got {batch_size!r}')
-    if not isinstance(score_thr, Real) or isinstance(score_thr, bool) or not 0 <= score_thr <= 1:
-        raise InputError(f'score_thr must be a number in [0, 1], got {score_thr!r}')
+
+
+def class_thresholds(score_thr: Any, prompts: PromptSet) -> Tensor:
+    """Minimum score (num_classes,) of each class.
+
+    Args:
+        score_thr: One number for all classes, or a dict with a number for each reported class.
+        prompts: The prompts.
+
+    Raises:
+        InputError: a threshold is not a number in [0, 1], or a class has none.
+    """
+    if isinstance(score_thr, Mapping):
+        reported = [prompts.names[i] for i in prompts.reported.tolist()]
+        if missing := [name for name in reported if name not in score_thr]:
+            raise InputError(f'score_thr: no threshold for class {missing[0]!r}; give one for every class')
+        values = [score_thr.get(name, 0.0) for name in prompts.names]
+    else:
+        values = [score_thr] * max(prompts.num_classes, 1)
+    for value in values:
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise InputError(f'score_thr must be a number in [0, 1], got {value!r}')
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def prompt_arguments(prompts: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.utils import ProgressBar
 
-from dinor1.inference.arguments import check_options
+from dinor1.inference.arguments import check_batch_size, class_thresholds
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
@@ -23,7 +23,7 @@ class DetectionCount:
     """Number of detections per class, and the best score of classes without detections.
 
     Attributes:
-        score_thr: Minimum score of a detection.
+        score_thr: Minimum score of a detection, for the report.
         num_images: Number of images counted so far.
         num_hits: Number of images with a detection.
         counts: Number of detections per class name.
@@ -35,17 +35,18 @@ class DetectionCount:
         self.counts: Counter[str] = Counter()
         self.best: dict[str, float] = {}
 
-    def keep_detections(self, sample: DetDataSample) -> None:
-        """Count the candidates of an image, and remove those below the threshold from the sample."""
-        # Record the best score of each class, detected or not.
-        found = sample.pred_instances
-        for name, score in zip(found.label_names, found.scores.tolist(), strict=True):
+    def add(self, names: Sequence[str], best_scores: Mapping[str, float]) -> None:
+        """Count the detections of an image.
+
+        Args:
+            names: Class name of each detection.
+            best_scores: Highest score of each class, detected or not.
+        """
+        for name, score in best_scores.items():
             self.best[name] = max(score, self.best.get(name, 0))
-        # Keep and count the detections.
-        sample.pred_instances = found[found.scores >= self.score_thr]
-        self.counts.update(sample.pred_instances.label_names)
+        self.counts.update(names)
         self.num_images += 1
-        self.num_hits += len(sample.pred_instances) > 0
+        self.num_hits += len(names) > 0
 
     def report(self, names: Sequence[str]) -> str:
         """One line with the counts of all classes; if nothing was found, a second line says what to do."""
@@ -99,6 +100,7 @@ def detect_files(
     outputs: Sequence[tuple[Path, Path]],
     score_thr: float = 0.3,
     batch_size: int = 8,
+    **options: Any,
 ) -> DetectionCount:
     """Detect on image files with a progress bar, and write the results of each image.
 
@@ -108,6 +110,7 @@ def detect_files(
         outputs: Per target, the paths of drawing and JSON file, see :func:`output_paths`.
         score_thr: Minimum score of a detection, in [0, 1].
         batch_size: Maximum number of images per forward pass.
+        **options: Further arguments of :meth:`~dinor1.inference.DINOR1Inferencer.predict`, such as ``nms_thr``.
 
     Returns:
         The number of detections per class.
@@ -115,21 +118,21 @@ def detect_files(
     Raises:
         InputError: no prompts are set, an option is out of range, or an image cannot be read.
     """
-    check_options(batch_size, score_thr)
     prompts, counts = inferencer.prompts, DetectionCount(score_thr)
     if prompts is None:
         raise InputError('no prompts are set: call set_prompts before detect_files')
+    check_batch_size(batch_size)
+    class_thresholds(score_thr, prompts)
     bar = ProgressBar(len(targets), file=sys.stdout)
     try:
         for start in range(0, len(targets), batch_size):
             batch = slice(start, start + batch_size)
-            # Predict all candidates, so that the best score of a class without a detection is known.
-            samples: list[Any] = inferencer.predict(targets[batch], batch_size, score_thr=0)
+            samples: list[Any] = inferencer.predict(targets[batch], batch_size, score_thr, **options)
             # Count the detections, and write drawings and JSON files.
             for sample, (drawing, result) in zip(samples, outputs[batch], strict=True):
-                counts.keep_detections(sample)
+                counts.add(sample.pred_instances.label_names, sample.best_scores)
                 _write_drawing(sample, prompts.num_classes, drawing)
-                write_json(inferencer.to_dict(sample) | _request(prompts, score_thr), result, indent=2)
+                write_json(inferencer.to_dict(sample) | request(prompts, score_thr, **options), result, indent=2)
             bar.update(len(samples))
     finally:
         print()  # The progress bar does not end its line.
@@ -146,11 +149,12 @@ def _write_drawing(sample: DetDataSample, num_classes: int, path: Path) -> None:
     write_image(draw_boxes(image, found.bboxes.numpy(), captions, [colors[i] for i in found.labels.tolist()]), path)
 
 
-def _request(prompts: PromptSet, score_thr: float) -> dict[str, Any]:
-    """The prompts and the threshold, for the JSON file."""
+def request(prompts: PromptSet, score_thr: float, **options: Any) -> dict[str, Any]:
+    """The prompts, the threshold and the options that were used, for the JSON file."""
     hidden = prompts.negative.tolist()
     return dict(
         prompts=[name for name, is_hidden in zip(prompts.names, hidden, strict=True) if not is_hidden],
         negative_prompts=[name for name, is_hidden in zip(prompts.names, hidden, strict=True) if is_hidden],
         score_thr=score_thr,
+        **options,
     )

@@ -11,11 +11,13 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 import dinor1
 from dinor1.datasets.resized_image import two_step_pipeline
 from dinor1.models import DINOR1
+from dinor1.models.detectors.duplicates import DuplicateRemoval, remove_duplicates
 from dinor1.registry import TRANSFORMS
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.checkpoint import load_model
@@ -28,10 +30,23 @@ from dinor1.utils.image_file import can_decode, read_image
 from dinor1.utils.released_weights import DEFAULT
 
 from .acceleration import compile_detector, set_inference_dtype
-from .arguments import as_list, check_options, class_names, prompt_arguments, visual_prompt, with_negatives
+from .adaptation import Adaptation, AnnotatedImage, adapt_prompts
+from .arguments import (
+    as_list,
+    check_batch_size,
+    class_names,
+    class_thresholds,
+    prompt_arguments,
+    visual_prompt,
+    with_negatives,
+)
 from .image_input import ImageLike, as_path_or_array, list_images
+from .operating_point import ExemplarSimilarity, OperatingPoint, exemplar_similarity, operating_points
+from .output_formats import Detections, as_record, to_record
+from .prompt_regions import as_regions, region_boxes
 from .released import released_detector
-from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes, scale_boxes
+from .tiling import detect_views, image_views
+from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
 class DINOR1Inferencer:
@@ -117,7 +132,8 @@ class DINOR1Inferencer:
         in surrounding blanks are one class; the first spelling is kept.
 
         Args:
-            visual: Boxes on reference images.
+            visual: Boxes on reference images; points or masks in the place of boxes are described by
+                :class:`VisualPrompt`.
             text: Class names, or one text such as ``'cat . dog'``, see
                 :func:`~dinor1.inference.class_names.split_text`.
             bank: A bank made by this model, or its file.
@@ -156,6 +172,11 @@ class DINOR1Inferencer:
     def reset_prompts(self) -> None:
         """Remove all prompts."""
         self.prompts = self._bank = None
+
+    @property
+    def bank(self) -> PromptBank | None:
+        """The visual prompts; None: there are none."""
+        return self._bank
 
     def save_bank(self, path: str | PathLike) -> None:
         """Write the visual prompts to a ``.safetensors`` file for ``set_prompts(bank=path)``.
@@ -199,7 +220,7 @@ class DINOR1Inferencer:
         # Check images, boxes and names.
         images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
         wheres = [_describe(image, i) for i, image in enumerate(images)]
-        boxes = [as_boxes(v.boxes, where, v.normalized) for v, where in zip(visual, wheres, strict=True)]
+        boxes = [as_regions(v.boxes, where, v.normalized) for v, where in zip(visual, wheres, strict=True)]
         labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
         names = distinct_names(name for group in labels for name in group)
         keys = [class_key(name) for name in names]
@@ -208,8 +229,7 @@ class DINOR1Inferencer:
         for indices, data in self._batches(images, batch_size):
             samples, scaled = data['data_samples'], []
             for i, sample in zip(indices, samples, strict=True):
-                place = (sample.ori_shape, wheres[i])
-                pixels = scale_boxes(boxes[i], *place) if visual[i].normalized else clip_boxes(boxes[i], *place)
+                pixels = region_boxes(boxes[i], sample.ori_shape, wheres[i], visual[i].normalized)
                 box = data['inputs'].new_tensor(pixels)
                 scaled.append(box * box.new_tensor(sample.scale_factor).repeat(2))
             features = self.model.encode_image(data['inputs'], samples)
@@ -220,6 +240,118 @@ class DINOR1Inferencer:
         index = torch.tensor([keys.index(class_key(name)) for group in labels for name in group])
         means = PromptSet.from_exemplars(torch.cat(rows), index, names).embeddings
         return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
+
+    # ---------------------------------------------------------------- adaptation
+
+    def adapt(
+        self,
+        images: Sequence[ImageLike],
+        boxes: Sequence[Any],
+        names: str | Sequence[str | Sequence[str]] = 'object',
+        steps: int | None = None,
+        lr: float = 0.01,
+    ) -> Adaptation:
+        """Tune the embeddings of the visual prompts on a few annotated images.
+
+        The boxes become exemplars of the current prompts, or new prompts, and AdamW tunes their embeddings with the
+        detector's supervised losses; the weights of the model do not change. With three images or more, each image is
+        left out of a tuning in turn, and the result is kept only if the mean loss on the images left out falls. With
+        fewer, a few steps are kept unchecked. The result is part of the prompts and of :meth:`save_bank`.
+
+        Args:
+            images: Images on which **all** objects of the prompts' classes have boxes: what has none counts as
+                background.
+            boxes: Per image (m, 4) pixel xyxy, m >= 1.
+            names: One name for all boxes, or per image one name or m names.
+            steps: Number of steps. Default: 30, and 10 with fewer than three images.
+            lr: Learning rate.
+
+        Returns:
+            Whether the tuned embeddings are in use, and the losses.
+
+        Raises:
+            InputError: an image, a box or a number is invalid, the prompts contain text, or the model is not in float32
+                or has no ``train_cfg``.
+        """
+        return adapt_prompts(self, images, boxes, names, steps, lr)
+
+    @torch.no_grad()
+    def encode_annotated(
+        self, images: Sequence[ImageLike], boxes: Sequence[Any], names: Sequence[str | Sequence[str]]
+    ) -> list[AnnotatedImage]:
+        """Features of images, and prompt embeddings of their boxes, one image at a time.
+
+        Args:
+            images: See :meth:`adapt`.
+            boxes: Per image (m, 4) pixel xyxy, m >= 1.
+            names: Per image one name, or m names.
+
+        Raises:
+            InputError: an image, a box or a name is invalid.
+        """
+        encoded = []
+        for i, (item, box, name) in enumerate(zip(images, boxes, names, strict=True)):
+            image = as_path_or_array(item, f'image {i}')
+            where = _describe(image, i)
+            pixels = as_boxes(box, where)
+            ((_, data),) = self._batches([image], 1)
+            (sample,) = data['data_samples']
+            scaled = data['inputs'].new_tensor(clip_boxes(pixels, sample.ori_shape, where))
+            scaled = scaled * scaled.new_tensor(sample.scale_factor).repeat(2)
+            features = self.model.encode_image(data['inputs'], [sample])
+            embeddings = self.model.encode_boxes(features, [scaled], [sample.img_shape])
+            encoded.append(AnnotatedImage(features, sample, scaled, as_names(name, len(pixels), where), embeddings))
+        return encoded
+
+    @staticmethod
+    def calibrate(
+        checked: Sequence[tuple[Detections, Sequence[bool]]], min_checked: int = 10
+    ) -> dict[str, OperatingPoint]:
+        """Threshold and temperature of each class, from detections that a user has checked.
+
+        ``predict(images, score_thr={name: point.threshold for name, point in points.items()})`` uses the thresholds.
+
+        Args:
+            checked: Per image its detections, from :meth:`predict` at a low threshold, and for each of them whether it
+                is confirmed (True) or removed (False).
+            min_checked: A class with fewer detections gets the numbers of all classes together.
+
+        Raises:
+            InputError: there is no detection, or the number of flags differs from that of the detections.
+        """
+        scores, names, confirmed = [], [], []
+        for i, (sample, flags) in enumerate(checked):
+            record = as_record(sample)
+            if len(flags) != len(record['scores']):
+                raise InputError(
+                    f'calibrate: image {i} has {len(record["scores"])} detections, but {len(flags)} flags; '
+                    'give one for each'
+                )
+            scores += record['scores']
+            names += record['names']
+            confirmed += list(flags)
+        return operating_points(scores, names, confirmed, min_checked)
+
+    def exemplar_similarity(
+        self, images: Sequence[ImageLike], boxes: Sequence[Any], names: Sequence[str | Sequence[str]]
+    ) -> ExemplarSimilarity:
+        """Compare the embeddings of exemplars, to find those that do not resemble their class.
+
+        Args:
+            images: n images.
+            boxes: Per image (m, 4) pixel xyxy, m >= 1.
+            names: Per image one name, or m names.
+
+        Returns:
+            Similarities and outliers, one entry per box, in the order of the images.
+
+        Raises:
+            InputError: an image, a box or a name is invalid.
+        """
+        encoded = self.encode_annotated(images, boxes, names)
+        labels = [name for image in encoded for name in image.names]
+        rows = torch.cat([image.embeddings for image in encoded]).float().cpu()
+        return exemplar_similarity(rows.numpy(), np.array(labels))
 
     # ---------------------------------------------------------------- detections
 
@@ -237,7 +369,7 @@ class DINOR1Inferencer:
                 ``(image, boxes, names)``, or a single one; class names, as a list or as one text, ``'cat . dog'``; a
                 prompt bank or its file; the arguments of :meth:`set_prompts` as a dict; a prompt set that
                 :meth:`set_prompts` returned. None: keep the current prompts.
-            **options: ``batch_size``, ``score_thr`` and ``as_dict`` of :meth:`predict`.
+            **options: Arguments of :meth:`predict`, such as ``score_thr``.
 
         Returns:
             The result of :meth:`predict`.
@@ -263,8 +395,12 @@ class DINOR1Inferencer:
         self,
         images: ImageLike | Sequence[ImageLike],
         batch_size: int = 8,
-        score_thr: float = 0.3,
+        score_thr: float | Mapping[str, float] = 0.3,
         as_dict: bool = False,
+        nms_thr: float | None = None,
+        class_agnostic_nms: bool = False,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> list[DetDataSample] | list[dict[str, Any]]:
         """Detect the prompts on images.
 
@@ -272,13 +408,21 @@ class DINOR1Inferencer:
             images: One image, a folder, or a list: paths, BGR arrays (H, W, 3) of uint8, PIL images. Files and PIL
                 images are rotated by their EXIF entry.
             batch_size: Maximum number of images per forward pass.
-            score_thr: Minimum score of a detection, in [0, 1].
+            score_thr: Minimum score of a detection, in [0, 1]; or a dict with that of every class, for example from
+                :meth:`calibrate`.
             as_dict: Whether to return :meth:`to_dict` of each sample.
+            nms_thr: A detection is removed if its IoU with one of the same class and a higher score is larger, in
+                [0, 1]. None, 1: none is removed.
+            class_agnostic_nms: Whether detections of different classes remove each other too.
+            tile: Detect on the whole image and on overlapping tiles of this many pixels, and merge the detections, see
+                :mod:`dinor1.inference.tiling`. None: only on the whole image. The prompts are the same for all tiles.
+            overlap: Fraction of a tile that the next one covers too, in [0, 0.9].
 
         Returns:
             List with one entry per image, in order, even for a single image. ``pred_instances`` is on the CPU and has
             ``bboxes`` (n, 4) pixel xyxy of the image as given, ``scores`` (n,) in [0, 1], descending, ``labels`` (n,),
-            indices into ``prompts.names``, and ``label_names`` (n strings).
+            indices into ``prompts.names``, and ``label_names`` (n strings). ``best_scores`` of a sample is a dict with
+            the highest score of each class on the image, below the threshold too.
 
         Raises:
             InputError: no prompts are set, an argument is out of range, or an image is missing or cannot be read.
@@ -286,16 +430,21 @@ class DINOR1Inferencer:
         # Check the arguments.
         if self.prompts is None:
             raise InputError('no prompts are set: call set_prompts before predict')
-        check_options(batch_size, score_thr)
-        # Detect batch by batch, and restore the order of the images.
+        check_batch_size(batch_size)
+        thresholds = class_thresholds(score_thr, self.prompts)
+        nms_thr = 1 if nms_thr is None else nms_thr
+        removal = DuplicateRemoval(iou_threshold=nms_thr, class_agnostic=class_agnostic_nms)
+        if tile is not None:
+            image_views(1, 1, tile, overlap)
+        # Detect, on whole images or on their tiles.
         sources = list_images(images)
-        results: list[DetDataSample | None] = [None] * len(sources)
-        for indices, data in self._batches(sources, batch_size):
-            samples = self.model.predict(data['inputs'], data['data_samples'], self.prompts)
-            for i, sample in zip(indices, samples, strict=True):
-                found = sample.pred_instances.cpu()
-                sample.pred_instances = found[found.scores >= score_thr]
-                results[i] = sample
+        if tile is None:
+            results = self._detect(sources, batch_size, thresholds)
+        else:
+            results = [self._detect_tiled(source, batch_size, thresholds, tile, overlap) for source in sources]
+        # Remove duplicates.
+        for sample in results:
+            sample.pred_instances = remove_duplicates(sample.pred_instances, removal)
         return [self.to_dict(sample) for sample in results] if as_dict else results
 
     @staticmethod
@@ -306,16 +455,45 @@ class DINOR1Inferencer:
             ``img_path`` (None for an array), ``width`` and ``height`` in pixels, and one entry per detection
             in ``bboxes`` (pixel xyxy), ``scores``, ``labels`` and ``names``.
         """
-        found, (height, width) = sample.pred_instances, sample.ori_shape
-        return dict(
-            img_path=sample.img_path,
-            width=width,
-            height=height,
-            bboxes=found.bboxes.tolist(),
-            scores=found.scores.tolist(),
-            labels=found.labels.tolist(),
-            names=list(found.label_names),
-        )
+        return to_record(sample)
+
+    def _detect(self, sources: Sequence[str | np.ndarray], batch_size: int, thresholds: Tensor) -> list[DetDataSample]:
+        """Detections that reach the thresholds (num_classes,), on the CPU, with ``best_scores``."""
+        # Detect batch by batch, and restore the order of the images.
+        results = [DetDataSample() for _ in sources]
+        for indices, data in self._batches(sources, batch_size):
+            samples = self.model.predict(data['inputs'], data['data_samples'], self.prompts)
+            for i, sample in zip(indices, samples, strict=True):
+                found = sample.pred_instances.cpu()
+                sample.set_metainfo(dict(best_scores=_best_scores(found)))
+                sample.pred_instances = found[found.scores >= thresholds[found.labels]]
+                results[i] = sample
+        return results
+
+    def _detect_tiled(
+        self, source: str | np.ndarray, batch_size: int, thresholds: Tensor, tile: int, overlap: float
+    ) -> DetDataSample:
+        """As :meth:`_detect`, for one image in overlapping tiles."""
+        samples: list[DetDataSample] = []
+
+        def detect(crops: Sequence[np.ndarray]) -> list[InstanceData]:
+            samples.extend(self._detect(crops, batch_size, thresholds))
+            return [sample.pred_instances for sample in samples]
+
+        # The first view is the whole image: return its sample with the detections of all views.
+        merged = detect_views(self._load(source), detect, tile, overlap)
+        whole = samples[0]
+        whole.pred_instances = merged
+        best: dict[str, float] = {}
+        for sample in samples:
+            best = {name: max(score, best.get(name, 0)) for name, score in (best | sample.best_scores).items()}
+        path = source if isinstance(source, str) else None
+        whole.set_metainfo(dict(img_path=path, best_scores=best))
+        return whole
+
+    def _load(self, image: str | np.ndarray) -> np.ndarray:
+        """The pixels (H, W, 3) of an image, as the test pipeline loads it."""
+        return self._prepare(image, self._transform.transforms[0])['img']
 
     def _batches(
         self, images: Sequence[str | np.ndarray], batch_size: int
@@ -336,21 +514,23 @@ class DINOR1Inferencer:
                 data = pseudo_collate([prepared[i - start] for i in indices])
                 yield indices, self.model.data_preprocessor(data, False)
 
-    def _prepare(self, image: str | np.ndarray) -> dict[str, Any]:
-        """Run the test pipeline on one image.
+    def _prepare(self, image: str | np.ndarray, transform: Any = None) -> dict[str, Any]:
+        """Run the test pipeline, or one of its transforms, on one image.
 
         Raises:
             InputError: the file cannot be read.
         """
+        transform = transform or self._transform
         try:
-            return self._transform(image)
+            return transform(image)
         except Exception:
             # Errors that do not come from the file keep their message.
             if not isinstance(image, str) or can_decode(image):
                 raise
         # The pipeline loads files by OpenCV; give it the content of files that only Pillow reads.
-        data = self._transform(read_image(image))
-        data['data_samples'].set_metainfo(dict(img_path=image))
+        data = transform(read_image(image))
+        if 'data_samples' in data:
+            data['data_samples'].set_metainfo(dict(img_path=image))
         return data
 
 
@@ -375,6 +555,14 @@ def _array_pipeline(cfg: Config, name: str) -> Compose:
         )
     steps[0]['type'] = 'InferencerLoader'
     return Compose([TRANSFORMS.build(step) for step in steps if not step['type'].endswith('LoadAnnotations')])
+
+
+def _best_scores(found: InstanceData) -> dict[str, float]:
+    """Highest score of each class among the detections, which are in descending order of their scores."""
+    best: dict[str, float] = {}
+    for name, score in zip(found.label_names, found.scores.tolist(), strict=True):
+        best.setdefault(name, score)
+    return best
 
 
 def _describe(image: str | np.ndarray, position: int) -> str:

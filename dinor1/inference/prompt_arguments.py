@@ -1,10 +1,11 @@
-"""Prompts as command-line arguments: ``REF.jpg:x1,y1,x2,y2[:name]`` and ``cat . dog``."""
+"""Prompts as command-line arguments: ``REF.jpg:x1,y1,x2,y2[:name]``, ``REF.jpg:x,y[:name]`` and ``cat . dog``."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from dinor1.inference.class_names import split_text
-from dinor1.inference.visual_prompt import VisualPrompt, as_boxes
+from dinor1.inference.prompt_regions import as_regions
+from dinor1.inference.visual_prompt import VisualPrompt
 from dinor1.utils.class_names import check_class_name, class_key, distinct_names
 from dinor1.utils.errors import InputError
 
@@ -17,19 +18,19 @@ class BoxArgument(NamedTuple):
 
     Attributes:
         image: Path of the reference image.
-        box: (x1, y1, x2, y2) in pixels of the image, or normalised by its size.
+        box: (x1, y1, x2, y2), or the point (x, y), in pixels of the image; or a box normalised by its size.
         name: Class name.
         negative: Whether the class is searched for but not reported.
     """
 
     image: str
-    box: tuple[float, float, float, float]
+    box: tuple[float, ...]
     name: str
     negative: bool
 
 
 def parse_box(argument: str, negative: bool = False, normalized: bool = False) -> BoxArgument:
-    """Read ``REF.jpg:x1,y1,x2,y2[:name]``.
+    """Read ``REF.jpg:x1,y1,x2,y2[:name]``, or with a point ``REF.jpg:x,y[:name]``.
 
     The argument is parsed from the right: the path may contain colons, the name may not. A leading ``-`` of the
     argument or of the name marks a negative prompt; write ``./-name.jpg`` for a file whose name begins with ``-``.
@@ -47,18 +48,29 @@ def parse_box(argument: str, negative: bool = False, normalized: bool = False) -
     text = argument.removeprefix('-')
     negative = negative or text != argument
     path, separator, last = text.rpartition(':')
-    name = ''
-    if last.count(',') != 3:
+    name, before = '', path.rpartition(':')
+    has_name = last.count(',') != 3 and not (_is_point(last) and before[2].count(',') != 3)
+    if has_name:
         name = last.strip()
-        path, separator, last = path.rpartition(':')
-    if not path or not separator or last.count(',') != 3:
-        raise InputError(f'--prompt {argument}: expected REF.jpg:x1,y1,x2,y2 or REF.jpg:x1,y1,x2,y2:name')
+        path, separator, last = before
+    if not path or not separator or not (last.count(',') == 3 or _is_point(last)):
+        raise InputError(
+            f'--prompt {argument}: expected REF.jpg:x1,y1,x2,y2 or REF.jpg:x1,y1,x2,y2:name, or x,y for a point'
+        )
     # Read name and box.
     if name.startswith('-'):
         name, negative = name.removeprefix('-').strip(), True
-    box = as_boxes([last.split(',')], f'--prompt {argument}', normalized)[0]
+    box = as_regions([last.split(',')], f'--prompt {argument}', normalized)[0]
     name = check_class_name(name or (DEFAULT_NEGATIVE_NAME if negative else DEFAULT_NAME), f'--prompt {argument}')
     return BoxArgument(path, tuple(box.tolist()), name, negative)
+
+
+def _is_point(text: str) -> bool:
+    """Whether a text is two numbers, separated by a comma."""
+    try:
+        return len([float(number) for number in text.split(',')]) == 2
+    except ValueError:
+        return False
 
 
 def parse_text(argument: str) -> tuple[list[str], list[str]]:
@@ -105,11 +117,12 @@ def gather_prompts(
         if class_key(name) in positive:
             raise InputError(f'prompt {name!r} is given as positive and as negative; name one of them differently')
     # Group the boxes by image.
-    by_image: dict[str, list[BoxArgument]] = {}
+    # Points and boxes of an image are separate prompts.
+    groups: dict[tuple[str, int], list[BoxArgument]] = {}
     for box in parsed:
-        by_image.setdefault(box.image, []).append(box)
+        groups.setdefault((box.image, len(box.box)), []).append(box)
     visual = [
         VisualPrompt(image, [b.box for b in group], [b.name for b in group], normalized)
-        for image, group in by_image.items()
+        for (image, _), group in groups.items()
     ]
     return dict(visual=visual, text=names + negative_names, negative=negative)

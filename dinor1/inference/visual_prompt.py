@@ -22,7 +22,9 @@ class VisualPrompt(NamedTuple):
 
     Attributes:
         image: Path, BGR array (H, W, 3) of uint8, or PIL image; it may be the target image itself.
-        boxes: (m, 4) or (4,) xyxy in pixels of this image.
+        boxes: (m, 4) or (4,) xyxy in pixels of this image; or points (m, 2) or (2,) pixel xy, which become small boxes;
+            or masks (m, H, W) or (H, W) of bool, which become their bounding boxes
+            (:func:`~dinor1.inference.prompt_regions.region_boxes`).
         names: m class names, or one name for all boxes.
         normalized: Whether the boxes are given in parts of width and height, in [0, 1], instead of pixels.
     """

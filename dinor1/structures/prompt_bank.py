@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +31,8 @@ class PromptBank:
         num_exemplars: K integers >= 1, the number of exemplars in each mean.
         fingerprint: Digest of the weights that produced the embeddings
             (:func:`dinor1.utils.fingerprint.fingerprint`).
+        adaptations: How the embeddings were tuned, one dict per adaptation, see
+            :meth:`dinor1.inference.DINOR1Inferencer.adapt`; empty: they are plain means.
 
     Raises:
         InputError: there is no class.
@@ -40,6 +43,7 @@ class PromptBank:
     names: tuple[str, ...]
     num_exemplars: tuple[int, ...]
     fingerprint: str
+    adaptations: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -64,6 +68,8 @@ class PromptBank:
             num_exemplars=json.dumps(self.num_exemplars),
             fingerprint=self.fingerprint,
         )
+        if self.adaptations:
+            metadata['adaptations'] = json.dumps(self.adaptations)
         tensors = {'embeddings': self.embeddings.detach().to('cpu', torch.float32).contiguous()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -117,6 +123,9 @@ class PromptBank:
 
         The embedding of a class is the mean over its exemplars in all banks. Names that differ only in case or in
         surrounding blanks are one class; the first spelling is kept.
+
+        Args:
+            banks: At least one bank.
         """
         names = distinct_names(name for bank in banks for name in bank.names)
         # A single bank keeps its embeddings to the bit.
@@ -132,7 +141,8 @@ class PromptBank:
                 counts[key] += count
         keys = [class_key(name) for name in names]
         means = torch.stack([sums[key] / counts[key] for key in keys])
-        return cls(means, tuple(names), tuple(counts[key] for key in keys), banks[0].fingerprint)
+        adaptations = tuple(adaptation for bank in banks for adaptation in bank.adaptations)
+        return cls(means, tuple(names), tuple(counts[key] for key in keys), banks[0].fingerprint, adaptations)
 
     def prompt_set(self, names: Sequence[str] | None = None) -> PromptSet:
         """The embeddings as prompts.
@@ -166,7 +176,9 @@ class PromptBank:
         return PromptSet.from_classes(self.embeddings[rows], names, mask=mask)
 
 
-def _checked(embeddings: Tensor, metadata: dict[str, str]) -> tuple[Tensor, tuple[str, ...], tuple[int, ...], str]:
+def _checked(
+    embeddings: Tensor, metadata: dict[str, str]
+) -> tuple[Tensor, tuple[str, ...], tuple[int, ...], str, tuple[dict[str, Any], ...]]:
     """Convert and check the fields read from a file.
 
     Raises:
@@ -184,4 +196,7 @@ def _checked(embeddings: Tensor, metadata: dict[str, str]) -> tuple[Tensor, tupl
         )
     if not embeddings.isfinite().all():
         raise ValueError('embeddings contain values that are not finite')
-    return embeddings.float(), tuple(names), tuple(counts), metadata['fingerprint']
+    adaptations = json.loads(metadata.get('adaptations', '[]'))
+    if not isinstance(adaptations, list) or not all(isinstance(item, dict) for item in adaptations):
+        raise ValueError('adaptations must be a list of objects')
+    return embeddings.float(), tuple(names), tuple(counts), metadata['fingerprint'], tuple(adaptations)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torchvision.ops import box_iou
 
 from dinor1.inference import detect_files, output_paths
 from dinor1.inference.inferencer import DINOR1Inferencer
@@ -76,6 +77,65 @@ def test_predict_without_detections_gives_an_empty_entry(prompted, image_folder)
     assert sample.pred_instances.bboxes.shape == (0, 4)
     result = prompted.to_dict(sample)
     assert result['bboxes'] == result['scores'] == result['labels'] == result['names'] == []
+
+
+def test_predict_removes_duplicates_per_class_or_of_all_classes(prompted, image_folder):
+    def predict(**options):
+        (sample,) = prompted.predict(image_folder / '0.png', score_thr=0, **options)
+        return sample.pred_instances
+
+    everything = predict()
+    assert len(predict(nms_thr=1)) == len(everything) == 36
+    for agnostic in (False, True):
+        kept = predict(nms_thr=0.1, class_agnostic_nms=agnostic)
+        same_class = kept.labels[:, None] == kept.labels[None]
+        pairs = box_iou(kept.bboxes, kept.bboxes).fill_diagonal_(0)
+        assert pairs[same_class | agnostic].max() <= 0.1
+        assert len(kept) < len(everything)
+    with pytest.raises(InputError, match=r'IoU threshold must be a number in \[0, 1\]'):
+        predict(nms_thr=2)
+
+
+def test_predict_uses_a_threshold_per_class(prompted, image_folder):
+    (everything,) = prompted.predict(image_folder / '0.png', score_thr=0, as_dict=True)
+    thresholds = {name: float(np.median([v[0] for _, v in detections(everything, name)])) for name in NAMES}
+    thresholds['dog'] = 1.0
+    (found,) = prompted.predict(image_folder / '0.png', score_thr=thresholds, as_dict=True)
+    assert {name: len(detections(found, name)) for name in NAMES} == {'cat': 6, 'dog': 0, 'cup': 6}
+    with pytest.raises(InputError, match="no threshold for class 'dog'"):
+        prompted.predict(image_folder / '0.png', score_thr=dict(cat=0.5, cup=0.5))
+    with pytest.raises(InputError, match=r'score_thr must be a number in \[0, 1\], got 2'):
+        prompted.predict(image_folder / '0.png', score_thr=dict(cat=0.5, dog=0.5, cup=2))
+
+
+def test_calibrate_separates_confirmed_from_removed_detections(prompted, image_folder):
+    samples = prompted.predict(image_folder, score_thr=0)
+    limit = 0.02
+    checked = [(sample, (sample.pred_instances.scores > limit).tolist()) for sample in samples]
+    assert 0 < sum(map(sum, (flags for _, flags in checked))) < 4 * 36
+    points = prompted.calibrate(checked)
+    assert set(points) == set(NAMES)
+    assert all(point.num_checked == 4 * 12 for point in points.values())
+    kept = prompted.predict(image_folder, score_thr={name: point.threshold for name, point in points.items()})
+    for sample, (_, flags) in zip(kept, checked, strict=True):
+        assert len(sample.pred_instances) == sum(flags)
+    with pytest.raises(InputError, match='image 0 has 36 detections, but 1 flags'):
+        prompted.calibrate([(samples[0], [True])])
+
+
+def test_exemplar_similarity_names_a_box_with_the_wrong_name(inferencer):
+    # Copies of two objects; the last box is a cat with the name of the dog.
+    image, boxes = random_image(60, 80), [BOXES[0], BOXES[1]]
+    names = [['cat', 'dog'], ['cat', 'dog'], ['dog', 'dog']]
+    found = inferencer.exemplar_similarity([image] * 3, [boxes] * 3, names)
+    assert found.is_outlier.tolist() == [False, False, False, False, True, False]
+
+
+def test_predict_reports_the_best_score_of_every_class(prompted, image_folder):
+    (everything,) = prompted.predict(image_folder / '0.png', score_thr=0, as_dict=True)
+    (sample,) = prompted.predict(image_folder / '0.png', score_thr=1)
+    expected = {name: max(v[0] for _, v in detections(everything, name)) for name in NAMES}
+    assert sample.best_scores == pytest.approx(expected)
 
 
 def test_predict_refuses_missing_prompts(inferencer, image_folder):

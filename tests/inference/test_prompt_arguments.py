@@ -20,6 +20,10 @@ from dinor1.utils.errors import InputError
         ('-ref.jpg:1,2,3,4:dog', ('ref.jpg', (1, 2, 3, 4), 'dog', True)),
         ('-ref.jpg:1,2,3,4', ('ref.jpg', (1, 2, 3, 4), 'not object', True)),
         ('./-ref.jpg:1,2,3,4', ('./-ref.jpg', (1, 2, 3, 4), 'object', False)),
+        ('ref.jpg:12,34.5', ('ref.jpg', (12, 34.5), 'object', False)),
+        ('ref.jpg:12,34.5:cat', ('ref.jpg', (12, 34.5), 'cat', False)),
+        ('ref.jpg:12,34.5:-cat', ('ref.jpg', (12, 34.5), 'cat', True)),
+        ('ref.jpg:1,2,3,4:5,6', ('ref.jpg', (1, 2, 3, 4), '5,6', False)),
         ('ref.jpg:-0.5,2,3,4', ('ref.jpg', (-0.5, 2, 3, 4), 'object', False)),
     ],
 )

@@ -41,11 +41,12 @@ def test_image_demo_on_folder(call, model_files, image_folder, reference, tmp_pa
     inferencer = DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
     visual = [(image_folder / '0.png', [5, 5, 30, 40], 'cat'), (image_folder / '1.png', [5, 5, 30, 40], 'dog')]
     inferencer.set_prompts(visual=visual, negative='dog')
-    for i, result in enumerate(inferencer.predict(image_folder, score_thr=0.01, as_dict=True)):
+    request = dict(prompts=['cat'], negative_prompts=['dog'], score_thr=0.01, nms_thr=0.7, class_agnostic_nms=False)
+    for i, result in enumerate(inferencer.predict(image_folder, score_thr=0.01, nms_thr=0.7, as_dict=True)):
         written = json.loads((tmp_path / f'preds/{i}.json').read_text())
         assert result['bboxes']
         assert set(result['names']) == {'cat'}
-        assert written == result | dict(prompts=['cat'], negative_prompts=['dog'], score_thr=0.01)
+        assert written == result | request
         assert readable_image(tmp_path / f'vis/{i}.png').shape[2] == 3
 
 
@@ -83,6 +84,38 @@ def test_image_demo_targets_with_same_stem(call, model_files, image_folder, refe
     assert call('image_demo', folder, *model_options(model_files), *options).status == 0
     assert files_in(tmp_path / 'out/preds') == ['a.bmp.json', 'a.png.json', 'b.json']
     assert files_in(tmp_path / 'out/vis') == ['a.bmp.png', 'a.png.png', 'b.png']
+
+
+def test_image_demo_exports_labels_of_several_targets(call, model_files, image_folder, reference, tmp_path):
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes((image_folder / '1.png').read_bytes()[:99])
+    options = [*model_options(model_files), '--prompt', reference, '--export', 'yolo', '--out-dir', tmp_path / 'out']
+    targets = [image_folder / '0.png', f'{image_folder}/[01].png', broken]
+    outcome = call('image_demo', *targets, *options)
+    # The images that can be read are labelled.
+    assert outcome.status == 2
+    assert 'ETA' in outcome.err
+    assert outcome.err.splitlines()[-1].startswith(
+        f'error: 1 of 3 images cannot be read, and the labels lack them: {broken}'
+    )
+    assert files_in(tmp_path / 'out') == [
+        'data.yaml',
+        'images/0.png',
+        'images/1.png',
+        'labels/0.txt',
+        'labels/1.txt',
+        'preds/0.json',
+        'preds/1.json',
+        'settings.json',
+    ]
+    # With the file restored, the run is resumed.
+    broken.write_bytes((image_folder / '1.png').read_bytes())
+    outcome = call('image_demo', *targets, *options, '--resume')
+    assert outcome.status == 0
+    assert 'Kept from an earlier run: 2 of 3 images' in outcome.out
+    labels = sorted((tmp_path / 'out/labels').iterdir())
+    assert len(labels) == 3
+    assert labels[1].read_text() == labels[2].read_text()  # copies of one image
 
 
 def test_names_of_results_never_collide(tmp_path):

@@ -99,6 +99,10 @@ def test_image_demo_bad_prompt(demo, image_folder, broken, prompt, message):
         (['--prompt', '{good}:5,5,30,40', '--device', 'cuda:99'], "device 'cuda:99': this machine has"),
         (['--prompt', '{good}:5,5,30,40', '--score-thr', '30'], '--score-thr must be in [0, 1], as scores are, got 30'),
         (['--prompt', '{good}:5,5,30,40', '--score-thr', 'nan'], '--score-thr must be in [0, 1]'),
+        (['--prompt', '{good}:5,5,30,40', '--nms-thr', '70'], '--nms-thr must be in [0, 1], as IoU is, got 70'),
+        (['--prompt', '{good}:5,5,30,40', '--tile', '8'], '--tile must be at least 32, got 8'),
+        (['--prompt', '{good}:5,5,30,40', '--tile', '64', '--overlap', '1'], '--overlap must be in [0, 0.9]'),
+        (['--prompt', '{good}:5,5,30,40', '--resume'], '--resume keeps results of an earlier --export'),
         (['--prompt', '{good}:5,5,30,40', '--batch-size', '0'], '--batch-size must be at least 1'),
     ],
 )

@@ -58,6 +58,7 @@ from ..transformer import (
     score_tokens,
     select_queries,
 )
+from .duplicates import duplicate_removal, remove_duplicates
 from .reference import ReferenceModel
 from .vocabulary_parts import best_of_passes, split_vocabulary
 
@@ -83,7 +84,8 @@ class DINOR1(BaseDetector):
         dn_cfg: Arguments of ``CdnQueryGenerator``.
         train_cfg: Training settings of the head: the assigner.
         test_cfg: ``max_per_img``, the maximum number of detections, and ``chunked_size``, the maximum number of classes
-            in one pass (-1: all).
+            in one pass (-1: all). ``nms``, a dict of
+            :class:`~dinor1.models.detectors.duplicates.DuplicateRemoval`, removes duplicates (default: off).
         **kwargs: ``data_preprocessor`` and ``init_cfg`` of MMDetection's ``BaseDetector``.
 
     Attributes:
@@ -122,6 +124,7 @@ class DINOR1(BaseDetector):
             raise InputError(f'DINOR1: num_queries must be at least 1, got {num_queries}')
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
+        self.duplicate_removal = duplicate_removal(self.test_cfg.get('nms'))
 
         # Build backbone, neck and head. The head has a branch per decoder layer and one for the encoder's tokens.
         built_decoder = MODELS.build(dict(decoder, dims=dims))
@@ -502,9 +505,10 @@ class DINOR1(BaseDetector):
             for instances, result in zip(found, results, strict=True):
                 instances.append(result)
             passes.append((output, offered))
-        # Merge the passes of each image.
+        # Merge the passes of each image, and remove duplicates if that is configured.
         for sample, instances, whole in zip(batch_data_samples, found, prompt_sets, strict=True):
-            sample.pred_instances = best_of_passes(instances, self.test_cfg.get('max_per_img'))
+            merged = best_of_passes(instances, self.test_cfg.get('max_per_img'))
+            sample.pred_instances = remove_duplicates(merged, self.duplicate_removal)
             sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
         return batch_data_samples, passes
 

@@ -1,0 +1,280 @@
+"""Tuning of prompt embeddings on a few annotated images, with the weights of the detector frozen."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from numbers import Real
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from mmdet.structures import DetDataSample
+from torch import Tensor, nn
+
+from dinor1.models.losses import pad_targets
+from dinor1.structures import ImageFeatures, PromptBank, PromptBatch, PromptSet
+from dinor1.utils.errors import InputError
+from dinor1.utils.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from dinor1.inference.inferencer import DINOR1Inferencer
+
+# Images that a step computes the loss of, and the number of groups that the check leaves out in turn.
+BATCH_SIZE, MAX_FOLDS = 4, 5
+# With fewer images nothing can be checked on images that were not used.
+MIN_CHECKED, CHECKED_STEPS, UNCHECKED_STEPS = 3, 30, 10
+
+
+class AnnotatedImage(NamedTuple):
+    """An image whose objects are known, encoded once.
+
+    Attributes:
+        features: Features of the image, a batch of one.
+        sample: Its sizes.
+        boxes: (m, 4) pixel xyxy of the network input, m >= 1; every object of the prompts' classes.
+        names: m class names.
+        embeddings: (m, C) prompt embedding of each box.
+    """
+
+    features: ImageFeatures
+    sample: DetDataSample
+    boxes: Tensor
+    names: list[str]
+    embeddings: Tensor
+
+
+class Adaptation(NamedTuple):
+    """Result of an adaptation.
+
+    Attributes:
+        kept: Whether the tuned embeddings are in use.
+        checked: Whether they were compared on images that were left out of the tuning.
+        loss_before: Mean loss before: with ``checked`` on the images left out, else on the given images.
+        loss_after: The same after the tuning.
+        num_images: Number of images.
+        num_boxes: Number of boxes.
+        steps: Number of steps of the optimizer.
+    """
+
+    kept: bool
+    checked: bool
+    loss_before: float
+    loss_after: float
+    num_images: int
+    num_boxes: int
+    steps: int
+
+    def __str__(self) -> str:
+        where = 'images left out of the tuning' if self.checked else 'the images themselves, not checked on others'
+        verdict = 'kept' if self.kept else 'rejected, nothing is changed'
+        return (
+            f'{verdict}: loss {self.loss_before:.4g} -> {self.loss_after:.4g} on {where} '
+            f'({self.num_images} images, {self.num_boxes} boxes, {self.steps} steps)'
+        )
+
+
+def adapt_prompts(
+    inferencer: 'DINOR1Inferencer',
+    images: Any,
+    boxes: Sequence[Any],
+    names: str | Sequence[str | Sequence[str]],
+    steps: int | None,
+    lr: float,
+) -> Adaptation:
+    """:meth:`~dinor1.inference.DINOR1Inferencer.adapt`."""
+    # Check the arguments.
+    images = list(images) if isinstance(images, list | tuple) else [images]
+    per_image = [names] * len(images) if isinstance(names, str) else list(names)
+    if not images or not len(images) == len(boxes) == len(per_image):
+        raise InputError(
+            f'adapt: expected boxes and names for each of {len(images)} images, at least one, got '
+            f'{len(boxes)} and {len(per_image)}'
+        )
+    checked = len(images) >= MIN_CHECKED
+    steps = (CHECKED_STEPS if checked else UNCHECKED_STEPS) if steps is None else steps
+    if type(steps) is not int or steps < 1:
+        raise InputError(f'adapt: steps must be an integer of at least 1, got {steps!r}')
+    if not isinstance(lr, Real) or not 0 <= lr < float('inf'):
+        raise InputError(f'adapt: lr must be a number of at least 0, got {lr!r}')
+    hidden = _check_tunable(inferencer)
+    encoded, digest = inferencer.encode_annotated(images, boxes, per_image), fingerprint(inferencer.model)
+
+    # Start from the current prompts, with the boxes as further exemplars.
+    def bank_with(some: Sequence[AnnotatedImage]) -> PromptBank:
+        own = _exemplar_bank(some, digest)
+        return own if inferencer.bank is None else PromptBank.merge([inferencer.bank, own])
+
+    def as_prompts(bank: PromptBank) -> PromptSet:
+        negative = torch.tensor([name in hidden for name in bank.names])
+        return replace(bank.prompt_set(), negative=negative).to(inferencer.device)
+
+    # Tune, and compare.
+    model, bank = inferencer.model, bank_with(encoded)
+    start = as_prompts(bank)
+    if checked:
+        before, after = check_on_left_out_images(model, encoded, lambda some: as_prompts(bank_with(some)), steps, lr)
+    tuned = tune(model, encoded, start, steps, lr)
+    if not checked:
+        before, after = (mean_loss(model, encoded, prompts) for prompts in (start, tuned))
+    kept, num_boxes = not checked or after < before, sum(len(image.boxes) for image in encoded)
+    result = Adaptation(kept, checked, before, after, len(images), num_boxes, steps)
+    # Use the result, and note where it comes from.
+    if kept:
+        paths = [str(image) if isinstance(image, str | PathLike) else None for image in images]
+        origin = result._asdict() | dict(lr=lr, images=paths)
+        adaptations = (*bank.adaptations, origin)
+        bank = replace(bank, embeddings=tuned.embeddings.cpu(), adaptations=adaptations)
+        inferencer.set_prompts(bank=bank, negative=[name for name in bank.names if name in hidden])
+    return result
+
+
+def _check_tunable(inferencer: 'DINOR1Inferencer') -> set[str]:
+    """Check that the model has losses and that all prompts are visual; returns the negative classes.
+
+    Raises:
+        InputError: this is not so.
+    """
+    model, prompts, bank = inferencer.model, inferencer.prompts, inferencer.bank
+    if model.inference_dtype is not None:
+        raise InputError("adapt: needs a model in float32; make the inferencer with dtype='float32'")
+    if not model.train_cfg:
+        raise InputError('adapt: the config has no model.train_cfg, which the losses need; give one with it')
+    if prompts is None:
+        return set()
+    if bank is None or not torch.equal(bank.embeddings, prompts.embeddings.cpu()):
+        raise InputError('adapt: tunes visual prompts only; set prompts without text first, or reset_prompts')
+    return {name for name, is_hidden in zip(prompts.names, prompts.negative.tolist(), strict=True) if is_hidden}
+
+
+def _exemplar_bank(images: Sequence[AnnotatedImage], digest: str) -> PromptBank:
+    """The bank of the boxes of the images: the mean embedding of each class."""
+    labels = [name for image in images for name in image.names]
+    names = list(dict.fromkeys(labels))
+    index = torch.tensor([names.index(name) for name in labels])
+    rows = torch.cat([image.embeddings for image in images]).float().cpu()
+    means = PromptSet.from_exemplars(rows, index, names).embeddings
+    return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), digest)
+
+
+def supervised_loss(model: Any, image: AnnotatedImage, prompts: PromptSet) -> Tensor:
+    """Sum of the detector's supervised losses on one image; GRQO and denoising are left out.
+
+    Args:
+        model: The detector.
+        image: The image; its boxes of classes that are not offered are left out.
+        prompts: Prompts with one embedding per class.
+    """
+    # Find the prompt of each box.
+    index = {name: i for i, name in enumerate(prompts.names)}
+    known = [i for i, name in enumerate(image.names) if name in index]
+    positive = image.boxes.new_zeros(len(known), len(prompts.embeddings))
+    for row, i in enumerate(known):
+        positive[row, index[image.names[i]]] = 1
+    # Detect, and compare with the boxes.
+    sets = model.prompt_sets(image.features, [image.sample], prompts)
+    output = model.transform(image.features, PromptBatch.stack(sets))
+    targets = pad_targets([image.boxes[known]], [positive], [image.sample.img_shape])
+    with _without_grqo(model.bbox_head):
+        losses = model.bbox_head.loss(output, targets)
+    return sum((value for name, value in losses.items() if 'loss' in name), torch.zeros(()))
+
+
+def tune(model: Any, images: Sequence[AnnotatedImage], prompts: PromptSet, steps: int, lr: float) -> PromptSet:
+    """Prompts whose embeddings were tuned by AdamW steps on the images; the same every time.
+
+    Args:
+        model: The detector, in evaluation mode; its weights are not changed.
+        images: At least one image.
+        prompts: Prompts with one embedding per class.
+        steps: Number of steps, each on up to four images in turn.
+        lr: Learning rate; the elements of an embedding are of the order of 1.
+    """
+    embeddings = prompts.embeddings.detach().clone().requires_grad_(True)
+    optimizer = torch.optim.AdamW([embeddings], lr=lr, weight_decay=0.0)
+    size = min(BATCH_SIZE, len(images))
+    with torch.enable_grad(), _frozen(model):
+        for step in range(steps):
+            batch = [images[(step * size + i) % len(images)] for i in range(size)]
+            tuned = _with_embeddings(prompts, embeddings)
+            optimizer.zero_grad()
+            sum((supervised_loss(model, image, tuned) for image in batch), torch.zeros(())).div(size).backward()
+            optimizer.step()
+    return _with_embeddings(prompts, embeddings.detach())
+
+
+@torch.no_grad()
+def mean_loss(model: Any, images: Sequence[AnnotatedImage], prompts: PromptSet) -> float:
+    """Mean of :func:`supervised_loss` over the images."""
+    return float(torch.stack([supervised_loss(model, image, prompts) for image in images]).mean())
+
+
+def check_on_left_out_images(
+    model: Any,
+    images: Sequence[AnnotatedImage],
+    start: Callable[[Sequence[AnnotatedImage]], PromptSet],
+    steps: int,
+    lr: float,
+) -> tuple[float, float]:
+    """Loss on images that were left out of the tuning, before and after it.
+
+    Each image is left out in turn; of more than five images, each of five groups.
+
+    Args:
+        model: The detector.
+        images: At least three images.
+        start: Gives the prompts to start from, made of some images only.
+        steps: Number of steps of each tuning.
+        lr: Learning rate.
+
+    Returns:
+        Mean loss before and after, over the images that show a class which the other images have prompts for.
+
+    Raises:
+        InputError: there is no such image.
+    """
+    before, after = [], []
+    folds = min(len(images), MAX_FOLDS)
+    for fold in range(folds):
+        # Start without the images that are left out, so that they are new to the prompts too.
+        rest = [image for i, image in enumerate(images) if i % folds != fold]
+        prompts = start(rest)
+        left_out = [image for image in images[fold::folds] if set(prompts.names) & set(image.names)]
+        if not left_out:
+            continue
+        # Compare the loss on them.
+        tuned = tune(model, rest, prompts, steps, lr)
+        before += [mean_loss(model, [image], prompts) for image in left_out]
+        after += [mean_loss(model, [image], tuned) for image in left_out]
+    if not before:
+        raise InputError('adapt: no class is on two of the images, so that nothing can be checked; give more images')
+    return sum(before) / len(before), sum(after) / len(after)
+
+
+def _with_embeddings(prompts: PromptSet, embeddings: Tensor) -> PromptSet:
+    return PromptSet.from_classes(embeddings, prompts.names, prompts.mask, prompts.negative)
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Switch off the gradients of all weights."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _without_grqo(head: Any) -> Iterator[None]:
+    """Switch off GRQO, which needs a reference model."""
+    grqo = head.active_grqo
+    try:
+        if grqo is not None:
+            grqo.enabled = False
+        yield
+    finally:
+        if grqo is not None:
+            grqo.enabled = True

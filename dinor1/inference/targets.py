@@ -1,0 +1,40 @@
+"""Targets of the command line: files, folders and patterns."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from dinor1.inference.image_input import list_images
+from dinor1.utils.errors import InputError
+from dinor1.utils.image_file import image_suffixes
+
+
+def list_targets(targets: Sequence[str]) -> list[str]:
+    """List the image files of several targets, each file once.
+
+    Args:
+        targets: Image files, folders, and patterns such as ``'day*/**/*.jpg'``, in which ``**`` means any folders. A
+            pattern gives the image files that match, sorted by name.
+
+    Returns:
+        Paths, in the order of the targets.
+
+    Raises:
+        InputError: a file does not exist, or a folder or pattern has no image.
+    """
+    files: list[str] = []
+    for target in targets:
+        # A file or a folder, even if its name looks like a pattern.
+        if Path(target).exists() or not glob.has_magic(target):
+            files += [str(path) for path in list_images(target)]
+            continue
+        # A pattern.
+        matches = [path for path in map(Path, sorted(glob.glob(target, recursive=True))) if path.is_file()]
+        found = [
+            str(path) for path in matches if path.suffix.lower() in image_suffixes() and not path.name.startswith('.')
+        ]
+        if not found:
+            raise InputError(f'{target}: no image matches; give a pattern of image files')
+        files += found
+    # Keep the first of several paths to the same file.
+    return list({Path(file).resolve(): file for file in reversed(files)}.values())[::-1]
