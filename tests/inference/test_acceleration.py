@@ -141,7 +141,7 @@ def token_logits(model, inputs, data_samples, prompts):
     features = model.encode_image(inputs, data_samples)
     prompts = PromptBatch.stack([prompts] * len(inputs))
     with torch.autocast('cpu', dtype=model.inference_dtype, enabled=model.inference_dtype is not None):
-        memory, prompts = model.encoder(features, prompts)
+        memory, prompts, *_ = model.encoder(features, prompts)
         return model.token_scores(memory, features, prompts).logits
 
 

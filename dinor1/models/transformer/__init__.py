@@ -9,18 +9,23 @@ from .encoder import PromptedEncoder
 from .image_tokens import flatten_levels
 from .positions import CachedSinePositions
 from .query_selection import TokenScores, score_tokens, select_queries
+from .selective_encoder import SelectiveEncoder
+from .similarity import PromptSimilarity, selective_gate
 
 __all__ = [
     'BatchFirstMultiheadAttention',
     'CachedSinePositions',
     'DenoisingQueries',
     'MSDeformAttention',
+    'PromptSimilarity',
     'PromptedDecoder',
     'PromptedEncoder',
+    'SelectiveEncoder',
     'TokenScores',
     'TransformerDims',
     'denoising_queries',
     'flatten_levels',
     'score_tokens',
     'select_queries',
+    'selective_gate',
 ]
