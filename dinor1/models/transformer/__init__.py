@@ -6,6 +6,7 @@ from .deformable_attention import MSDeformAttention
 from .denoising import DenoisingQueries, denoising_queries
 from .dims import TransformerDims
 from .encoder import PromptedEncoder
+from .fusion import PromptFusionBlock
 from .image_tokens import flatten_levels
 from .positions import CachedSinePositions
 from .query_selection import TokenScores, score_tokens, select_queries
@@ -17,6 +18,7 @@ __all__ = [
     'CachedSinePositions',
     'DenoisingQueries',
     'MSDeformAttention',
+    'PromptFusionBlock',
     'PromptSimilarity',
     'PromptedDecoder',
     'PromptedEncoder',
