@@ -125,13 +125,13 @@ def test_closed_prompt_leaves_image_features_exactly_unchanged():
     assert torch.equal(encoder(features, other).memory, output.memory)
     full = encoder_of(encoder_fusion='full', num_fusion_layers=1)
     full.load_state_dict(encoder.state_dict(), strict=False)
-    change = full(features, other).memory - full(features, prompts_of((1, 1, 0.1))).memory
-    assert change.abs().max() > 1e-3
+    whole = full(features, prompts_of((1, 1, 0.1))).memory
+    assert (full(features, other).memory - whole).abs().max() > 1e-3
     # Neither does its absence; sums over another number of prompts are rounded differently.
     without = prompts_of((1, 1, 0.1))
     without = PromptBatch(without.embeddings[:, :2], without.mask[:, :2], without.groups[:, :2])
     torch.testing.assert_close(encoder(features, without).memory, output.memory, atol=1e-13, rtol=0)
-    assert (full(features, without).memory - output.memory).abs().max() > 1e-3
+    assert (full(features, without).memory - whole).abs().max() > 1e-3
     # The closed prompt is refined by the image all the same.
     assert not torch.equal(output.prompts.embeddings[0, 2], output.prompts.embeddings[1, 2])
 
@@ -216,7 +216,7 @@ def test_query_map_has_separate_weights_for_every_stage(build_tiny):
     maps = [module.query_map for module in model.modules() if isinstance(module, PromptSimilarity)]
     # Two decoder layers, query selection, and two gates.
     assert len({id(m) for m in maps}) == len(maps) == 5
-    assert all(module.bias == pytest.approx(-4.59512) for module in model.bbox_head.cls_branches)
+    assert all(module.bias.item() == pytest.approx(-4.59512) for module in model.bbox_head.cls_branches)
 
 
 # Decoder ----------------------------------------------------------------------------------------------------
