@@ -74,8 +74,8 @@ def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
 def build_text_side(language_model: dict[str, Any], embed_dims: int) -> tuple[nn.Module, nn.Linear]:
     """Build a frozen language model, and the frozen linear map from its width to C.
 
-    The alignment loss sends no gradient to them: the map keeps the weights of a checkpoint, or its random
-    initialisation.
+    By default, the alignment loss sends no gradient to them: the map keeps the weights of a checkpoint, or its random
+    initialisation. With the setting ``text_gradient`` of the alignment, the detector trains the map.
 
     Args:
         language_model: Config of the model.
