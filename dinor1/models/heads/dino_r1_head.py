@@ -45,7 +45,7 @@ class DINOR1Head(BaseModule):
         train_cfg: ``assigner``, which may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and
             ``IoUCost('giou')``; None: no training.
         test_cfg: ``max_per_img``.
-        init_cfg: As in MMEngine.
+        **kwargs: ``init_cfg`` of MMEngine's ``BaseModule``.
 
     Raises:
         InputError: a match cost is not supported.
@@ -67,9 +67,9 @@ class DINOR1Head(BaseModule):
         sync_cls_avg_factor: bool = False,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(**kwargs)
         self.num_classes, self.sync_cls_avg_factor, self.test_cfg = num_classes, sync_cls_avg_factor, test_cfg or {}
         # Build the losses.
         if train_cfg:
