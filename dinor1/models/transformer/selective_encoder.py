@@ -117,7 +117,8 @@ class SelectiveEncoder(BaseModule):
         """
         # Run the layers; the last ones begin with fusion.
         points, memory = reference_points(features), features.feat
-        used, logits = [], []
+        used: list[Tensor] = []
+        logits: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             if str(i) in self.fusion_layers:
                 gate = None

@@ -23,8 +23,9 @@ class PromptSimilarity(ContrastiveEmbed):
         super().__init__(log_scale=log_scale, bias=bias)
         self.query_map: nn.Module | None = None
         if query_map is not None:
-            self.query_map = nn.Sequential(nn.Linear(query_map, query_map), nn.LayerNorm(query_map))
-            nn.init.xavier_uniform_(self.query_map.get_submodule('0').weight)
+            linear = nn.Linear(query_map, query_map)
+            nn.init.xavier_uniform_(linear.weight)
+            self.query_map = nn.Sequential(linear, nn.LayerNorm(query_map))
 
     def forward(self, visual_feat: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
         """Compute logits: (bs, N, C) features, (bs, K, C) prompts, (bs, K) True = valid -> (bs, N, K)."""
