@@ -28,7 +28,8 @@ class ReferenceModel:
     Args:
         model: A detector with ``objectness(tokens, batch_inputs, batch_data_samples, *shared) -> (bs, N)``: the highest
             class logit of the encoder tokens (bs, N), where ``shared`` are the choices of the student that the
-            reference must repeat: random draws, and gates. Its parameters are frozen here; the caller manages its mode and weights.
+            reference must repeat: random draws, and gates. Its parameters are frozen here; the caller manages its mode
+            and weights.
         dtype: Autocast dtype of the reference model only; None: the precision of the student.
     """
 
