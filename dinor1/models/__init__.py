@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'MSDeformAttention': '.transformer',
         'PromptedDecoder': '.transformer',
         'PromptedEncoder': '.transformer',
+        'SelectiveEncoder': '.transformer',
         'LanguageAlignment': '.losses',
         'ReferenceModel': '.detectors',
         'DenormalFreeSwin': '.backbones',

@@ -30,6 +30,8 @@ class DetectorOutput(NamedTuple):
         prompts: The prompts after the encoder.
         selection: The encoder tokens that became the N selected queries.
         denoising: Layout of the denoising queries; None outside training.
+        gate_logits: (G, bs, N, K) logits of the encoder's G gates at the selected tokens, for their loss; None outside
+            training, and without gates.
     """
 
     hidden_states: Tensor
@@ -37,3 +39,4 @@ class DetectorOutput(NamedTuple):
     prompts: PromptBatch
     selection: QuerySelection
     denoising: DenoisingGroups | None = None
+    gate_logits: Tensor | None = None

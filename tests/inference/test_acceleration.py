@@ -86,6 +86,46 @@ def test_compile_makes_new_graphs_for_padding_size_and_dtype(model, batch):
     assert len(graphs) == before + 2
 
 
+SELECTIVE = {
+    'model.encoder': dict(
+        _delete_=True,
+        type='SelectiveEncoder',
+        num_layers=1,
+        num_fusion_layers=1,
+        fusion_threshold=0.02,
+        fusion=dict(embed_dims=64, init_values=0.3, dropout=0.0),
+    ),
+    'model.decoder.decoder_fusion': 'selective',
+    'model.bbox_head.query_map': True,
+}
+
+
+@torch.no_grad()
+def test_compile_of_selective_fusion_makes_two_graphs(build_tiny, batch):
+    """Gates depend on the image, but do not break the graph or need further ones."""
+    torch._dynamo.reset()
+    model = build_tiny(**SELECTIVE).eval()
+    calls = [batch(count) for count in (3, 5)]
+    expected = [model(**call) for call in calls]
+    graphs = Graphs()
+    compile_detector(model, 'cpu', backend=graphs)
+    for call, wanted in zip(calls, expected, strict=True):
+        for got, want in zip(model(**call), wanted, strict=True):
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    assert len(graphs) == 2
+
+
+@pytest.mark.parametrize('threshold', [0.02, 1.0])
+@torch.no_grad()
+def test_bfloat16_with_selective_fusion_is_finite(build_tiny, batch, threshold):
+    model = build_tiny(**SELECTIVE).eval()
+    model.encoder.fusion_threshold = model.decoder.fusion_threshold = threshold
+    set_inference_dtype(model, 'bfloat16', 'dtype')
+    logits, boxes = model(**batch(3))
+    assert logits.isfinite().all()
+    assert ((boxes > 0) & (boxes < 1)).all()
+
+
 def test_compile_refuses_a_missing_compiler(model, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(InputError, match=r'--compile: there is no C\+\+ compiler \(no-such-compiler\).*leave'):
@@ -141,7 +181,7 @@ def token_logits(model, inputs, data_samples, prompts):
     features = model.encode_image(inputs, data_samples)
     prompts = PromptBatch.stack([prompts] * len(inputs))
     with torch.autocast('cpu', dtype=model.inference_dtype, enabled=model.inference_dtype is not None):
-        memory, prompts = model.encoder(features, prompts)
+        memory, prompts, *_ = model.encoder(features, prompts)
         return model.token_scores(memory, features, prompts).logits
 
 

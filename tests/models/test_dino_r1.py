@@ -91,7 +91,7 @@ def test_objectness_of_some_tokens_equals_a_whole_pass(build_tiny, make_batch, n
     draw = sample_prompts([sample.gt_instances.labels for sample in samples])
     features = model.encode_image(inputs.double(), samples)
     embeddings, _ = drawn_prompts(model.prompt_encoder, features, *boxes_and_shapes(samples), draw, every_box=True)
-    memory, prompts = model.encoder(features, PromptBatch.shared(embeddings, 2))
+    memory, prompts, *_ = model.encoder(features, PromptBatch.shared(embeddings, 2))
     whole = model.token_scores(memory, features, prompts).objectness
     tokens = torch.stack(
         [torch.randperm(whole.shape[1], generator=torch.Generator().manual_seed(i))[:7] for i in (0, 1)]
@@ -410,7 +410,7 @@ def test_predict_and_output_returns_every_pass_with_its_prompts(build_tiny, make
     assert [[list(p.reported) for p in offered] for _, offered in passes] == [[c, c] for c in classes]
     features = model.encode_image(inputs, samples)
     for output, offered in passes:
-        memory, prompts = model.encoder(features, PromptBatch.stack(offered))
+        memory, prompts, *_ = model.encoder(features, PromptBatch.stack(offered))
         scores, selection = model.token_scores(memory, features, prompts), output.selection
         assert output.denoising is None
         assert torch.equal(prompts.embeddings, output.prompts.embeddings)

@@ -22,14 +22,22 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
-from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch, Prompts, PromptSet, QuerySelection
+from dinor1.structures import (
+    DetectorOutput,
+    EncoderOutput,
+    ImageFeatures,
+    PromptBatch,
+    Prompts,
+    PromptSet,
+    QuerySelection,
+)
 from dinor1.utils.dataclass_config import with_defaults
 from dinor1.utils.errors import InputError
 from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from ..backbones import check_neck_channels
-from ..losses import LanguageAlignment, pad_targets
+from ..losses import Exemplars, LanguageAlignment, RelationDistillation, pad_targets
 from ..prompts import (
     BatchScope,
     PromptDraw,
@@ -41,7 +49,10 @@ from ..prompts import (
     drawn_prompts,
     encode_boxes,
     encode_text,
+    exemplar_boxes,
+    map_class_embeddings,
     mean_by_class,
+    mean_by_image_and_class,
     offered_boxes,
     positive_maps,
     prompts_per_image,
@@ -155,12 +166,20 @@ class DINOR1(BaseDetector):
         self.language_model: Any = None
         self.text_feat_map: Any = None
         self.alignment: LanguageAlignment | None = None
+        self.relation_distill: RelationDistillation | None = None
         self.prompt_refiner: Any = None
         if self.prompts_cfg.language_model is not None:
             self.language_model, self.text_feat_map = build_text_side(self.prompts_cfg.language_model, dims.embed_dims)
-            self.text_table = TextTable()
+            self.text_table, self.raw_text_table = TextTable(), TextTable()
         if self.prompts_cfg.alignment is not None:
             self.alignment = MODELS.build(dict(type='LanguageAlignment') | self.prompts_cfg.alignment)
+            if self.alignment.text_gradient:
+                self.text_feat_map.requires_grad_(True)
+        if self.prompts_cfg.relation_distill is not None:
+            target = 'label' if self.language_model is None else 'text'
+            self.relation_distill = MODELS.build(
+                dict(type='RelationDistillation', target=target) | self.prompts_cfg.relation_distill
+            )
         if self.prompts_cfg.refiner is not None:
             self.prompt_refiner = MODELS.build(dict(self.prompts_cfg.refiner, embed_dim=dims.embed_dims))
 
@@ -266,7 +285,7 @@ class DINOR1(BaseDetector):
         # Draw the exemplars of each class of the batch, and encode them.
         draw, labels, scope = draw_prompts(batch_data_samples, self.prompts_cfg)
         features = self.encode_image(batch_inputs, batch_data_samples)
-        prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self.alignment is not None)
+        prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self._needs_every_box)
 
         # Keep the boxes whose class is offered to their image.
         kept = offered_boxes(labels, draw)
@@ -276,31 +295,60 @@ class DINOR1(BaseDetector):
         )
 
         # Encode, select queries, and put noised ground truth in front of them.
-        memory, prompts = self.encoder(features, prompts)
-        selection = self._select(memory, features, prompts)
+        encoded = self.encoder(features, prompts)
+        selection = self._select(encoded.memory, features, encoded.prompts)
         noised = denoising_queries(self.dn_query_generator, kept_boxes, dataset_labels, shapes)
-        output = self._decode(memory, features, prompts, selection, noised)
+        output = self._decode(encoded, features, selection, noised)
 
-        # Compute the losses; the reference model scores the same tokens under the same prompts.
+        # Compute the losses; the reference model scores the same tokens under the same prompts, and with the same
+        # gates: a gate that only one of the two opens would change the KL by a jump.
         verified = None if scope is None else scope.exhaustive
         targets = pad_targets(kept_boxes, positive_maps(kept_labels, draw), shapes, verified)
         ref_logits = None
         if self.bbox_head.active_grqo is not None and self.reference is not None:
-            ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, draw)
-        losses = self.bbox_head.loss(output, targets, ref_logits)
+            shared = (draw, encoded.gates)
+            ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, *shared)
+        exemplars = None
+        if self.bbox_head.instance_contrast is not None:
+            exemplars = _exemplars(instances, labels, kept, draw)
+        losses = self.bbox_head.loss(output, targets, ref_logits, exemplars)
         if self.alignment is not None:
             losses['loss_alignment'] = self.alignment_loss(instances, labels, draw, scope)
+        if self.relation_distill is not None:
+            losses |= self.relation_losses(instances, labels, draw, scope)
         return losses, output
 
+    @property
+    def _needs_every_box(self) -> bool:
+        """Whether a loss compares all boxes of the batch, not only the drawn ones."""
+        losses = (self.alignment, self.relation_distill, self.bbox_head.instance_contrast)
+        return any(loss is not None for loss in losses)
+
     def objectness(
-        self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], draw: PromptDraw
+        self,
+        tokens: Tensor,
+        batch_inputs: Tensor,
+        batch_data_samples: list[DetDataSample],
+        draw: PromptDraw,
+        gates: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Highest logit (bs, N) of the encoder tokens ``tokens`` (bs, N), for the prompts drawn by the student."""
+        """Highest logit of encoder tokens, for the prompts drawn by the student.
+
+        Args:
+            tokens: (bs, N) token indices.
+            batch_inputs: (bs, 3, H, W).
+            batch_data_samples: The student's samples.
+            draw: The student's draw.
+            gates: Gates of the student's encoder, see :class:`~dinor1.structures.EncoderOutput`; empty: compute them.
+
+        Returns:
+            (bs, N).
+        """
         shapes = [sample.img_shape for sample in batch_data_samples]
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, _ = self._encode_drawn(features, boxes, shapes, draw)
-        memory, prompts = self.encoder(features, prompts, tokens=tokens)
+        memory, prompts, *_ = self.encoder(features, prompts, tokens=tokens, gates=gates)
         return self.token_scores(memory, features, prompts).objectness.gather(1, tokens)
 
     def _encode_drawn(
@@ -322,17 +370,59 @@ class DINOR1(BaseDetector):
     def alignment_loss(
         self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw, scope: BatchScope | None = None
     ) -> Tensor:
-        """Alignment of each class's mean visual prompt, over ``instances`` (n, C), with its mean text embedding."""
+        """Alignment of visual prompts, means over ``instances`` (n, C), with the text embeddings of their classes."""
         alignment: Any = self.alignment
         flat = torch.cat(list(labels))
         if not len(flat):
-            # Keep the scale in the graph, as DDP requires.
-            return instances.sum() * 0 + alignment.logit_scale * 0
-        # Compare the mean embedding of the boxes of each class with the embedding of its name.
-        visual = mean_by_class(instances, flat, draw.labels)
-        names = [name for name in draw.names() if name is not None]
-        text = self.text_table(names, self.language_model, self.text_feat_map)
-        return alignment(visual, text, None if scope is None else scope.told_apart)
+            # Keep all parameters in the graph, as DDP requires.
+            weights = self.text_feat_map.parameters() if alignment.text_gradient else ()
+            return alignment.zero(instances) + sum(weight.sum() for weight in weights) * 0
+        # Average the boxes of each class, or of each class on each image.
+        told_apart = None if scope is None else scope.told_apart
+        if alignment.pairs == 'class':
+            visual, index = mean_by_class(instances, flat, draw.labels), None
+        else:
+            visual, index = mean_by_image_and_class(instances, labels, draw.labels)
+            told_apart = None if told_apart is None else told_apart[index]
+        # Embed the names.
+        if alignment.text_gradient:
+            text = map_class_embeddings(self._raw_text(draw), self.language_model, self.text_feat_map)
+        else:
+            text = self.text_table(_class_names(draw), self.language_model, self.text_feat_map)
+        return alignment(visual, text, index, told_apart)
+
+    def relation_losses(
+        self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw, scope: BatchScope | None = None
+    ) -> dict[str, Tensor]:
+        """Relation distillation of the visual prompts of a batch, one for each image and class on it.
+
+        Args:
+            instances: (n, C) embeddings of all boxes.
+            labels: Per image (m,) class indices, numbered as in the draw.
+            draw: The prompts, for the names of the classes.
+            scope: What the annotations say about the classes. Prompts of two classes are compared only if boxes of
+                either class are known not to be instances of the other.
+
+        Returns:
+            See :class:`~dinor1.models.losses.RelationDistillation`.
+        """
+        relation: Any = self.relation_distill
+        if not any(len(label) for label in labels):
+            zero = instances.sum() * 0
+            return dict(loss_relation=zero, relation_divergence=zero.detach())
+        # Average the boxes of each class on each image.
+        visual, index = mean_by_image_and_class(instances, labels, draw.labels)
+        # Compare them as the names of their classes, or by class.
+        wanted = index if relation.target == 'label' else self._raw_text(draw)[index]
+        comparable = None
+        if scope is not None:
+            comparable = (scope.told_apart & scope.told_apart.t())[index][:, index]
+        losses: dict[str, Tensor] = relation(visual, wanted, comparable)
+        return losses
+
+    def _raw_text(self, draw: PromptDraw) -> Tensor:
+        """(K, E) embeddings of the class names by the language model, without the map to the width of the prompts."""
+        return self.raw_text_table(_class_names(draw), self.language_model)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """L feature maps of the neck, each (bs, C, height, width), from images (bs, 3, H, W)."""
@@ -431,9 +521,8 @@ class DINOR1(BaseDetector):
 
     def _decode(
         self,
-        memory: Tensor,
+        encoded: EncoderOutput,
         features: ImageFeatures,
-        prompts: PromptBatch,
         selection: QuerySelection,
         noised: DenoisingQueries | None = None,
     ) -> DetectorOutput:
@@ -449,10 +538,25 @@ class DINOR1(BaseDetector):
             # A batch without boxes has no denoising queries, but DDP needs the label embedding in the graph.
             query = query + self.dn_query_generator.label_embedding.weight[0, 0] * 0
         # Run the decoder layers.
+        memory, prompts = encoded.memory, encoded.prompts
         hidden_states, references = self.decoder(
-            query, reference_points, memory, features, prompts, self.bbox_head.reg_branches, self_attn_mask
+            query,
+            reference_points,
+            memory,
+            features,
+            prompts,
+            self.bbox_head.reg_branches,
+            selection.cls_logits,
+            self_attn_mask,
         )
-        return DetectorOutput(hidden_states, references, prompts, selection, None if noised is None else noised.groups)
+        if noised is None:
+            return DetectorOutput(hidden_states, references, prompts, selection)
+        # In training, keep the logits of the gates at the selected tokens for their loss.
+        gate_logits = None
+        if encoded.gate_logits:
+            index = selection.tokens[..., None].expand_as(selection.cls_logits)
+            gate_logits = torch.stack([logits.gather(1, index) for logits in encoded.gate_logits])
+        return DetectorOutput(hidden_states, references, prompts, selection, noised.groups, gate_logits)
 
     def predict(
         self,
@@ -526,9 +630,9 @@ class DINOR1(BaseDetector):
             features: From :meth:`encode_image`.
             prompts: Prompts of the batch.
         """
-        memory, prompts = self.encoder(features, prompts)
-        selection = self._select(memory, features, prompts)
-        return self._decode(memory, features, prompts, selection)
+        encoded = self.encoder(features, prompts)
+        selection = self._select(encoded.memory, features, encoded.prompts)
+        return self._decode(encoded, features, selection)
 
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], prompts: Prompts
@@ -538,3 +642,28 @@ class DINOR1(BaseDetector):
         output = self._detect(features, self.prompt_sets(features, batch_data_samples, prompts))
         with full_precision(batch_inputs.device):
             return self.bbox_head(output)
+
+
+def _class_names(draw: PromptDraw) -> list[str]:
+    """Names of the classes of the prompts."""
+    return [name for name in draw.names() if name is not None]
+
+
+def _exemplars(instances: Tensor, labels: Sequence[Tensor], kept: Sequence[Tensor], draw: PromptDraw) -> Exemplars:
+    """Exemplars of the prompts among the ground truth that has a loss.
+
+    Args:
+        instances: (n, C) embeddings of all boxes.
+        labels: Per image (m,) class indices.
+        kept: Per image (m,) True = the box is part of the targets.
+        draw: The prompts.
+    """
+    # A batch without boxes is prompted by an image, which is not an object.
+    if not any(len(label) for label in labels):
+        index = torch.zeros(0, dtype=torch.long, device=instances.device)
+        return Exemplars(index, index, instances[:0])
+    # Number the boxes within the targets of their image.
+    chosen = [exemplar & keep for exemplar, keep in zip(exemplar_boxes(labels, draw), kept, strict=True)]
+    target = torch.cat([(keep.cumsum(0) - 1)[own] for keep, own in zip(kept, chosen, strict=True)])
+    image = torch.cat([torch.full_like(own.nonzero().flatten(), i) for i, own in enumerate(chosen)])
+    return Exemplars(image, target, instances[torch.cat(chosen)])

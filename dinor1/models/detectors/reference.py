@@ -27,8 +27,9 @@ class ReferenceModel:
 
     Args:
         model: A detector with ``objectness(tokens, batch_inputs, batch_data_samples, *shared) -> (bs, N)``: the highest
-            class logit of the encoder tokens (bs, N), where ``shared`` are the random choices of the student that the
-            reference must repeat. Its parameters are frozen here; the caller manages its mode and weights.
+            class logit of the encoder tokens (bs, N), where ``shared`` are the choices of the student that the
+            reference must repeat: random draws, and gates. Its parameters are frozen here; the caller manages its mode
+            and weights.
         dtype: Autocast dtype of the reference model only; None: the precision of the student.
     """
 
@@ -45,7 +46,7 @@ class ReferenceModel:
             tokens: (bs, N) token indices.
             batch_inputs: (bs, 3, H, W) images.
             batch_data_samples: The student's samples.
-            *shared: Random choices of the student, see the class docstring.
+            *shared: Choices of the student, see the class docstring.
 
         Returns:
             (bs, N), without gradient.

@@ -1,12 +1,10 @@
 """The contrastive head: similarity of queries to prompts, box regression, and batched set-prediction losses."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmcv.cnn import Linear
-from mmdet.models.dense_heads.grounding_dino_head import ContrastiveEmbed
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
@@ -18,26 +16,9 @@ from torch import Tensor, nn
 from dinor1.registry import MODELS, TASK_UTILS
 from dinor1.structures import DenoisingGroups, DetectorOutput, PromptSet
 
-from ..losses import GRQOLoss, Match, Targets, hungarian_match, matching_cost
+from ..losses import Exemplars, GRQOLoss, InstanceContrast, Match, Targets, hungarian_match, matching_cost
+from ..transformer.similarity import PromptSimilarity
 from .cost_weights import cost_weights
-
-
-class PromptSimilarity(ContrastiveEmbed):
-    """Logit <x, p> / sqrt(C) + b for any number of prompts; -inf where a prompt is not offered.
-
-    Parameters are those of MMDetection's ``ContrastiveEmbed``, which always returns 256 columns.
-    """
-
-    def forward(self, visual_feat: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
-        """Compute logits: (bs, N, C) features, (bs, K, C) prompts, (bs, K) True = valid -> (bs, N, K)."""
-        logits = visual_feat @ prompts.transpose(-1, -2)
-        if isinstance(self.log_scale, nn.Parameter):
-            logits = logits * self.log_scale.exp()
-        elif self.log_scale == 'auto':
-            logits = logits / math.sqrt(visual_feat.shape[-1])
-        if self.bias is not None:
-            logits = logits + self.bias
-        return logits.masked_fill(~prompt_mask[:, None], float('-inf'))
 
 
 @MODELS.register_module()
@@ -56,12 +37,15 @@ class DINOR1Head(BaseModule):
         loss_bbox: Config of the loss on normalised cxcywh boxes.
         loss_iou: Config of the loss on xyxy boxes.
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
-        contrastive_cfg: ``log_scale`` and ``bias`` of :class:`PromptSimilarity`.
+        contrastive_cfg: ``log_scale`` and ``bias`` of :class:`~dinor1.models.transformer.PromptSimilarity`.
+        query_map: Map and normalise queries and tokens before they are compared with the prompts, with a map of its own
+            for every stage; both kinds of prompts use the same map.
+        instance_contrast: Settings of :class:`~dinor1.models.losses.InstanceContrast`; None: no such loss.
         sync_cls_avg_factor: Average the number of objects over the devices for the classification loss too.
         train_cfg: ``assigner``, which may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and
             ``IoUCost('giou')``; None: no training.
         test_cfg: ``max_per_img``.
-        init_cfg: As in MMEngine.
+        **kwargs: ``init_cfg`` of MMEngine's ``BaseModule``.
 
     Raises:
         InputError: a match cost is not supported.
@@ -78,12 +62,14 @@ class DINOR1Head(BaseModule):
         loss_iou: dict,
         loss_grqo: dict | None = None,
         contrastive_cfg: dict | None = None,
+        query_map: bool = False,
+        instance_contrast: dict | None = None,
         sync_cls_avg_factor: bool = False,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
-        init_cfg: dict | list | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(**kwargs)
         self.num_classes, self.sync_cls_avg_factor, self.test_cfg = num_classes, sync_cls_avg_factor, test_cfg or {}
         # Build the losses.
         if train_cfg:
@@ -94,8 +80,16 @@ class DINOR1Head(BaseModule):
         self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
         # Build one classification and one box branch per stage.
         contrastive_cfg = contrastive_cfg or dict(log_scale='auto', bias=True)
-        self.cls_branches = nn.ModuleList(PromptSimilarity(**contrastive_cfg) for _ in range(num_pred_layer))
+        width = embed_dims if query_map else None
+        self.cls_branches = nn.ModuleList(
+            PromptSimilarity(**contrastive_cfg, query_map=width) for _ in range(num_pred_layer)
+        )
         self.reg_branches = nn.ModuleList(_box_branch(embed_dims) for _ in range(num_pred_layer))
+        self.instance_contrast: InstanceContrast | None = None
+        if instance_contrast is not None:
+            self.instance_contrast = MODELS.build(
+                dict(type='InstanceContrast', embed_dims=embed_dims) | instance_contrast
+            )
 
     def init_weights(self) -> None:
         """Initialise the box branches as Grounding DINO does: zero in the last layer, so no refinement at first."""
@@ -109,16 +103,24 @@ class DINOR1Head(BaseModule):
         """The GRQO loss, or None if it is not configured or not enabled."""
         return self.loss_grqo if self.loss_grqo is not None and self.loss_grqo.enabled else None
 
-    def loss(self, output: DetectorOutput, targets: Targets, ref_logits: Tensor | None = None) -> dict[str, Tensor]:
+    def loss(
+        self,
+        output: DetectorOutput,
+        targets: Targets,
+        ref_logits: Tensor | None = None,
+        exemplars: Exemplars | None = None,
+    ) -> dict[str, Tensor]:
         """All losses of one batch.
 
         Args:
             output: Output of the decoder, with denoising queries.
             targets: Ground truth.
             ref_logits: (bs, N) objectness logits of the reference model at the selected tokens, for GRQO.
+            exemplars: The objects that the prompts were made of, for ``instance_contrast``.
 
         Returns:
-            Losses under MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss` if enabled.
+            Losses under MMDetection's names, the result of :class:`~dinor1.models.losses.GRQOLoss` if enabled, and with
+            gates in the encoder ``gate0.loss_cls``, ``gate1.loss_cls`` and so on.
         """
         # Predict logits and boxes of all decoder layers.
         grqo, selection, prompt_mask = self.active_grqo, output.selection, output.prompts.mask
@@ -141,6 +143,15 @@ class DINOR1Head(BaseModule):
         losses |= self._set_losses(
             cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names
         )
+        # Supervise the gates of the encoder at the selected tokens, with the assignment of the encoder stage.
+        if output.gate_logits is not None:
+            losses |= self._gate_losses(output.gate_logits, targets, match, prompt_mask, num_layers)
+        # Compare the queries of the exemplars with the prompts.
+        if self.instance_contrast is not None and exemplars is not None:
+            hidden_states = output.hidden_states[:, :, num_dn:]
+            values = self.instance_contrast(hidden_states, match, exemplars)
+            names = [f'd{i}.' for i in range(num_layers - 1)] + ['']
+            losses |= {f'{name}loss_instance': value for name, value in zip(names, values, strict=True)}
         # Add GRQO, from the cost and the matching of the decoder layers.
         if grqo is not None:
             losses |= grqo(cost[:num_layers], targets, match, selection.cls_logits, selection.objectness, ref_logits)
@@ -168,21 +179,9 @@ class DINOR1Head(BaseModule):
         Returns:
             For each prefix ``loss_cls``, ``loss_bbox`` and ``loss_iou``, scalars.
         """
-        # Count the objects that the losses are averaged over.
-        num_stages = len(cls_logits)
-        own_count = cls_logits.new_tensor([len(match.stage) / num_stages], dtype=torch.float32)
-        count = self.mean_count(own_count).clamp(min=1)
-        cls_count = count if self.sync_cls_avg_factor else own_count.clamp(min=1)
-
-        # Compute the classification loss. Prompts that are not offered have logit -inf, which would give NaN: they are
-        # left out.
-        logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
-        labels = torch.zeros_like(logits)
-        labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
-        # A query without a match may show an instance without a box if labels are not verified: left out too.
-        counted = prompt_mask[:, None] & (targets.verified[:, None] | (labels > 0))
-        focal = self.loss_cls(logits, labels, reduction_override='none') * counted
-        loss_cls = focal.sum(dim=(1, 2, 3)) / cls_count
+        # Count the objects that the losses are averaged over, and compute the classification loss.
+        count, cls_count = self._counts(cls_logits, match)
+        loss_cls = self._class_losses(cls_logits, targets, match, prompt_mask) / cls_count
 
         # Compute the box losses. The product with 0 keeps the boxes in the graph without any match, as DDP requires.
         loss_bbox = loss_iou = boxes.float().sum(dim=(1, 2, 3)) * 0
@@ -206,6 +205,38 @@ class DINOR1Head(BaseModule):
             losses[f'{name}loss_bbox'] = loss_bbox[i]
             losses[f'{name}loss_iou'] = loss_iou[i]
         return losses
+
+    def _counts(self, cls_logits: Tensor, match: Match) -> tuple[Tensor, Tensor]:
+        """Number of objects, (1,), that box losses and classification losses of the stages (S, ...) are divided by."""
+        own_count = cls_logits.new_tensor([len(match.stage) / len(cls_logits)], dtype=torch.float32)
+        count = self.mean_count(own_count).clamp(min=1)
+        return count, count if self.sync_cls_avg_factor else own_count.clamp(min=1)
+
+    def _class_losses(self, cls_logits: Tensor, targets: Targets, match: Match, prompt_mask: Tensor) -> Tensor:
+        """Sum (S,) of the focal loss of each stage; arguments as in :meth:`_set_losses`."""
+        # Prompts that are not offered have logit -inf, which would give NaN: they are left out.
+        logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
+        labels = torch.zeros_like(logits)
+        labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
+        # A query without a match may show an instance without a box if labels are not verified: left out too.
+        counted = prompt_mask[:, None] & (targets.verified[:, None] | (labels > 0))
+        focal: Tensor = self.loss_cls(logits, labels, reduction_override='none') * counted
+        return focal.sum(dim=(1, 2, 3))
+
+    def _gate_losses(
+        self, gate_logits: Tensor, targets: Targets, match: Match, prompt_mask: Tensor, encoder_stage: int
+    ) -> dict[str, Tensor]:
+        """Focal loss of the gate logits (G, bs, N, K) of the encoder at the selected tokens."""
+        # Give every gate the assignment of the encoder stage.
+        own = match.stage == encoder_stage
+        image, query, target = (index[own] for index in (match.image, match.query, match.target))
+        num_gates = len(gate_logits)
+        stage = torch.arange(num_gates, device=image.device).repeat_interleave(len(image))
+        repeated = Match(stage, image.repeat(num_gates), query.repeat(num_gates), target.repeat(num_gates))
+        # Compute one loss per gate.
+        _, count = self._counts(gate_logits, repeated)
+        losses = self._class_losses(gate_logits, targets, repeated, prompt_mask) / count
+        return {f'gate{i}.loss_cls': loss for i, loss in enumerate(losses)}
 
     def mean_count(self, own_count: Tensor) -> Tensor:
         """Number of objects that the box losses are divided by.

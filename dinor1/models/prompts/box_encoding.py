@@ -94,3 +94,24 @@ def mean_by_class(instances: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
     """Mean (K, C) of the embeddings (n, C) of each class, given labels (n,); each of the classes (K,) must occur."""
     member = (labels[None] == classes[:, None]).to(instances.dtype)
     return member @ instances / member.sum(1, keepdim=True)
+
+
+def mean_by_image_and_class(instances: Tensor, labels: Sequence[Tensor], classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean embedding of the boxes of each class on each image.
+
+    Args:
+        instances: (n, C) embeddings of all boxes, in the order of the images.
+        labels: Per image (m,) class indices.
+        classes: (K,) distinct class indices, ascending; every label must occur.
+
+    Returns:
+        Means (M, C), one for each image and class that occurs on it, ordered by image and then by class; and (M,) the
+        index of each mean's class in ``classes``.
+    """
+    # Number the pairs of image and class.
+    counts = torch.tensor([len(label) for label in labels], device=classes.device)
+    image = torch.repeat_interleave(torch.arange(len(labels), device=classes.device), counts)
+    pair = image * len(classes) + torch.searchsorted(classes, torch.cat(list(labels)))
+    # Average the boxes of each pair.
+    pairs = pair.unique()
+    return mean_by_class(instances, pair, pairs), pairs % len(classes)

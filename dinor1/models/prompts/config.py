@@ -22,6 +22,8 @@ class PromptsConfig:
         text_prompts: ``token``: one prompt per token, as in Grounding DINO; ``class``: one prompt per class name.
         alignment: Config of the loss between visual and text prompts, of type
             :class:`~dinor1.models.losses.LanguageAlignment` by default; needs a language model.
+        relation_distill: Settings of :class:`~dinor1.models.losses.RelationDistillation`, a loss that gives visual
+            prompts the similarities of their classes' names. Without a language model, ``target`` is ``'label'``.
         prompt_sampling: How the prompts of a training batch are made from its boxes. ``single_instance``: one exemplar
             per class, as in DINO-R1; ``class_prototype``: the mean over the images of the batch, see
             :func:`~dinor1.models.prompts.prototype_weights`; ``per_image``: one to 16 exemplars of the image itself or
@@ -40,6 +42,7 @@ class PromptsConfig:
     language_model: dict[str, Any] | None = None
     text_prompts: str = 'token'
     alignment: dict[str, Any] | None = None
+    relation_distill: dict[str, Any] | None = None
     prompt_sampling: str = 'single_instance'
     exclude_self: bool = False
     prompt_dropout: float = 0.0
@@ -56,6 +59,11 @@ class PromptsConfig:
             raise InputError(
                 'model.prompts.alignment needs model.prompts.language_model; set alignment=None or give a language '
                 'model'
+            )
+        if (self.relation_distill or {}).get('target') == 'text' and self.language_model is None:
+            raise InputError(
+                "model.prompts.relation_distill.target='text' needs model.prompts.language_model; set target='label' "
+                'or give a language model'
             )
         # Check the values.
         for name, allowed in _CHOICES.items():

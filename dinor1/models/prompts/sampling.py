@@ -42,8 +42,8 @@ class PromptDraw(NamedTuple):
         """
         if self.classes is None:
             raise InputError(
-                'model.prompts.alignment and model.prompts.refiner need class names; set return_classes=True in '
-                'train_dataloader.dataset'
+                'model.prompts.alignment, model.prompts.relation_distill and model.prompts.refiner need class names; '
+                'set return_classes=True in train_dataloader.dataset'
             )
         return [self.classes[i] if i >= 0 else None for i in self.labels.tolist()]
 
@@ -114,6 +114,17 @@ def sample_prompts(labels: Sequence[Tensor], classes: Sequence[str] | None = Non
     )
     chosen = order[first]
     return PromptDraw(image[chosen], box[chosen], distinct, classes)
+
+
+def exemplar_boxes(labels: Sequence[Tensor], draw: PromptDraw) -> list[Tensor]:
+    """Per image (m,) True = the box is an exemplar of a prompt."""
+    lengths = [len(label) for label in labels]
+    # A box is an exemplar if it has a weight in a prompt,
+    if draw.weights is not None:
+        return list((draw.weights > 0).flatten(0, -2).any(0).split(lengths))
+    # or if it was drawn.
+    index = torch.arange(max(lengths), device=draw.image.device)
+    return [(index[:length, None] == draw.box[draw.image == i]).any(1) for i, length in enumerate(lengths)]
 
 
 def positive_maps(labels: Sequence[Tensor], draw: PromptDraw) -> list[Tensor]:

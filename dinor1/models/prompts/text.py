@@ -80,8 +80,8 @@ def _groups(token_ids: Tensor, special_tokens: Sequence[int]) -> Tensor:
 def build_text_side(language_model: dict[str, Any], embed_dims: int) -> tuple[nn.Module, nn.Linear]:
     """Build a frozen language model, and the frozen linear map from its width to C.
 
-    The alignment loss sends no gradient to them: the map keeps the weights of a checkpoint, or its random
-    initialisation.
+    By default, the alignment loss sends no gradient to them: the map keeps the weights of a checkpoint, or its random
+    initialisation. With the setting ``text_gradient`` of the alignment, the detector trains the map.
 
     Args:
         language_model: Config of the model.
@@ -169,17 +169,20 @@ class TextTable:
         self._rows: dict[str, Tensor] = {}
         self._state: tuple | None = None
 
-    def __call__(self, names: Sequence[str], language_model: nn.Module, text_feat_map: nn.Module) -> Tensor:
+    def __call__(
+        self, names: Sequence[str], language_model: nn.Module, text_feat_map: nn.Module | None = None
+    ) -> Tensor:
         """(K, C) mean over the tokens of each name, without gradient.
 
         Args:
             names: K class names, see :func:`encode_text`.
             language_model: See :func:`encode_text`.
-            text_feat_map: See :func:`encode_text`.
+            text_feat_map: See :func:`encode_text`; None: return the language model's own embeddings, (K, E).
         """
         # Empty the cache if a weight has changed: every in-place change of a tensor increments its version.
-        parameters = [*language_model.parameters(), *text_feat_map.parameters()]
-        state = (parameters[-1].device, parameters[-1].dtype, sum(p._version for p in parameters))
+        modules = [language_model] if text_feat_map is None else [language_model, text_feat_map]
+        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        state = (frozenset((t.device, t.dtype) for t in tensors), sum(t._version for t in tensors))
         if state != self._state or len(self._rows) > _MAX_TABLE:
             self._rows, self._state = {}, state
         # Encode the names that are missing.
@@ -187,9 +190,29 @@ class TextTable:
             # One name at a time: rounding depends on the batch, and a resumed run would encode other batches of names.
             with torch.no_grad():
                 for name in missing:
-                    prompts = encode_text([name], language_model, text_feat_map)
-                    self._rows[name] = prompts.class_embeddings()[0].float()
+                    self._rows[name] = _class_embedding(name, language_model, text_feat_map).float()
         return torch.stack([self._rows[name] for name in names])
+
+
+def _class_embedding(name: str, language_model: Any, text_feat_map: nn.Module | None) -> Tensor:
+    """Prompt (C,) of one class name; without a map, the language model's own embedding (E,)."""
+    if text_feat_map is None and hasattr(language_model, 'class_embeddings'):
+        return language_model.class_embeddings([name])[0]
+    return encode_text([name], language_model, text_feat_map or nn.Identity()).class_embeddings()[0]
+
+
+def map_class_embeddings(embeddings: Tensor, language_model: Any, text_feat_map: nn.Module) -> Tensor:
+    """Prompts (K, C) from the language model's own embeddings (K, E), with the gradient of the map.
+
+    The values are those of :class:`TextTable` with the map.
+    """
+    mapped = text_feat_map(embeddings)
+    return _scaled(mapped) if hasattr(language_model, 'class_embeddings') else mapped
+
+
+def _scaled(embeddings: Tensor) -> Tensor:
+    """Scale each row (C,) to the norm sqrt(C)."""
+    return F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5
 
 
 def _class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
@@ -198,7 +221,7 @@ def _class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
     The alignment loss makes text and visual prompts agree in direction only. At initial weights, a visual prompt has
     this norm after the last layer normalisation of its encoder.
     """
-    return PromptSet.from_classes(F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5, names)
+    return PromptSet.from_classes(_scaled(embeddings), names)
 
 
 def _pad(groups: Tensor, length: int) -> Tensor:

@@ -19,6 +19,8 @@ from dinor1.utils.precision import at_least_float32, full_precision
 from .attention import BatchFirstMultiheadAttention
 from .deformable_attention import MSDeformAttention
 from .dims import TransformerDims
+from .selective_encoder import check_fusion
+from .similarity import selective_gate
 
 
 class PromptedDecoderLayer(BaseModule):
@@ -28,15 +30,20 @@ class PromptedDecoderLayer(BaseModule):
 
     Args:
         dims: Sizes of the transformer.
+        prompt_attention: Whether queries attend to prompts; False: there is no such attention, and no norm after it.
     """
 
-    def __init__(self, dims: TransformerDims, init_cfg: dict | None = None) -> None:
+    def __init__(self, dims: TransformerDims, prompt_attention: bool = True, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
+        self.prompt_attention = prompt_attention
         self.self_attn = BatchFirstMultiheadAttention(**dims.attention())
-        self.cross_attn_text = BatchFirstMultiheadAttention(**dims.attention())
+        if prompt_attention:
+            self.cross_attn_text = BatchFirstMultiheadAttention(**dims.attention())
         self.cross_attn = MSDeformAttention(**dims.deformable_attention())
         self.ffn = FFN(**dims.ffn())
         self.norms = ModuleList(build_norm_layer(dims.norm_cfg, dims.embed_dims)[1] for _ in range(4))
+        if not prompt_attention:
+            self.norms[1] = nn.Identity()
 
     def forward(
         self,
@@ -47,6 +54,7 @@ class PromptedDecoderLayer(BaseModule):
         features: ImageFeatures,
         prompts: PromptBatch,
         self_attn_mask: Tensor | None,
+        gate: Tensor | None = None,
     ) -> Tensor:
         """One layer.
 
@@ -58,6 +66,8 @@ class PromptedDecoderLayer(BaseModule):
             features: Shapes and padding of the image tokens.
             prompts: The prompts after the encoder.
             self_attn_mask: (Q, Q) True = may not attend, or None.
+            gate: (bs, 1, K) True = queries may attend to the prompt; None: to all that are offered. The queries of an
+                image without such a prompt skip this attention and its norm.
 
         Returns:
             (bs, Q, C).
@@ -66,10 +76,8 @@ class PromptedDecoderLayer(BaseModule):
         query = self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask)
         query = self.norms[0](query)
         # to the prompts,
-        query = self.cross_attn_text(
-            query, prompts.embeddings, prompts.embeddings, query_pos=query_pos, key_padding_mask=~prompts.mask
-        )
-        query = self.norms[1](query)
+        if self.prompt_attention:
+            query = self._attend_to_prompts(query, query_pos, prompts, gate)
         # and to the image around their boxes.
         query = self.cross_attn(
             query,
@@ -83,6 +91,20 @@ class PromptedDecoderLayer(BaseModule):
         query = self.norms[2](query)
         return self.norms[3](self.ffn(query))
 
+    def _attend_to_prompts(self, query: Tensor, query_pos: Tensor, prompts: PromptBatch, gate: Tensor | None) -> Tensor:
+        """Attention of the queries (bs, Q, C) to the prompts with an open gate, and the norm after it."""
+        hidden = ~prompts.mask
+        if gate is not None:
+            is_open = prompts.mask & gate[:, 0]
+            closed = ~is_open.any(-1, keepdim=True)
+            # A softmax over no prompt would be NaN, and so would its gradient: attend to all, and discard the result.
+            hidden = ~(is_open | closed)
+        attended: Tensor = self.cross_attn_text(
+            query, prompts.embeddings, prompts.embeddings, query_pos=query_pos, key_padding_mask=hidden
+        )
+        attended = self.norms[1](attended)
+        return attended if gate is None else torch.where(closed[..., None], query, attended)
+
 
 @MODELS.register_module()
 class PromptedDecoder(BaseModule):
@@ -95,12 +117,28 @@ class PromptedDecoder(BaseModule):
     Args:
         dims: Sizes of the transformer, the same as for the encoder.
         num_layers: Number of layers.
+        decoder_fusion: ``full``: queries attend to all prompts that are offered. ``selective``: only to those that a
+            selected token is similar to, as in DETR-ViP (arXiv 2604.14684); the gates have no gradient and no
+            parameters. ``none``: queries do not attend to prompts.
+        fusion_threshold: Probability in [0, 1] that the most similar token must exceed to open a gate.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
-    def __init__(self, dims: TransformerDims, num_layers: int = 6, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        dims: TransformerDims,
+        num_layers: int = 6,
+        decoder_fusion: str = 'full',
+        fusion_threshold: float = 0.1,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
+        check_fusion('model.decoder.decoder_fusion', decoder_fusion, fusion_threshold)
         self.embed_dims, self.num_layers = dims.embed_dims, num_layers
-        self.layers = ModuleList(PromptedDecoderLayer(dims) for _ in range(num_layers))
+        self.decoder_fusion, self.fusion_threshold = decoder_fusion, fusion_threshold
+        self.layers = ModuleList(PromptedDecoderLayer(dims, decoder_fusion != 'none') for _ in range(num_layers))
         self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)
         self.norm = build_norm_layer(dims.norm_cfg, self.embed_dims)[1]
 
@@ -112,6 +150,7 @@ class PromptedDecoder(BaseModule):
         features: ImageFeatures,
         prompts: PromptBatch,
         reg_branches: nn.ModuleList,
+        token_logits: Tensor,
         self_attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode.
@@ -123,12 +162,19 @@ class PromptedDecoder(BaseModule):
             features: Shapes and padding of the image tokens.
             prompts: The prompts after the encoder.
             reg_branches: One box head per layer; further ones are ignored.
+            token_logits: (bs, N, K) prompt logits of the selected tokens, from which ``selective`` computes its gates,
+                once for all layers; not used otherwise.
             self_attn_mask: (Q, Q) True = may not attend, or None.
 
         Returns:
             Hidden states (num_layers, bs, Q, C) after the final norm, and references (1 + num_layers, bs, Q, 4):
             ``reference_points``, then the boxes refined by each layer.
         """
+        # Decide which prompts the queries may attend to.
+        gate = None
+        if self.decoder_fusion == 'selective':
+            gate = selective_gate(token_logits, prompts.mask, self.fusion_threshold)
+        # Run the layers.
         scale = torch.cat([features.valid_ratios, features.valid_ratios], -1)[:, None]
         hidden_states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
@@ -137,7 +183,7 @@ class PromptedDecoder(BaseModule):
             encoding = coordinate_to_encoding(level_references[:, :, 0], num_feats=self.embed_dims // 2)
             # Update the content of the queries.
             query = layer(
-                query, self.ref_point_head(encoding), level_references, memory, features, prompts, self_attn_mask
+                query, self.ref_point_head(encoding), level_references, memory, features, prompts, self_attn_mask, gate
             )
             # Refine the boxes in single precision.
             with full_precision(query.device):

@@ -4,6 +4,8 @@ Grounding DINO's encoder (Liu et al., arXiv 2303.05499, section 3.2) as implemen
 number of visual or text prompts.
 """
 
+from collections.abc import Sequence
+
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import FFN
 from mmdet.models.layers.transformer.deformable_detr_layers import DeformableDetrTransformerEncoderLayer
@@ -13,7 +15,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
 from dinor1.registry import MODELS
-from dinor1.structures import ImageFeatures, PromptBatch
+from dinor1.structures import EncoderOutput, ImageFeatures, PromptBatch
 from dinor1.utils.precision import at_least_float32
 
 from .attention import BatchFirstMultiheadAttention
@@ -78,8 +80,12 @@ class PromptedEncoder(BaseModule):
         self.fusion_layers = ModuleList(PromptFusionBlock(dims.embed_dims, **fusion) for _ in range(num_layers))
 
     def forward(
-        self, features: ImageFeatures, prompts: PromptBatch, tokens: Tensor | None = None
-    ) -> tuple[Tensor, PromptBatch]:
+        self,
+        features: ImageFeatures,
+        prompts: PromptBatch,
+        tokens: Tensor | None = None,
+        gates: Sequence[Tensor] = (),
+    ) -> EncoderOutput:
         """Encode.
 
         Args:
@@ -87,9 +93,7 @@ class PromptedEncoder(BaseModule):
             prompts: Prompts of the batch.
             tokens: (bs, N) distinct token indices. If given, the last deformable attention and FFN run for these
                 tokens only, and ``memory`` is final at these tokens; at other tokens it is the input of that layer.
-
-        Returns:
-            ``memory`` (bs, T, C) and the refined prompts.
+            gates: Empty: this encoder has no gates.
         """
         # Encode the positions of tokens and prompts.
         points = reference_points(features)
@@ -109,15 +113,15 @@ class PromptedEncoder(BaseModule):
                 query=embeddings, query_pos=prompt_pos, attn_mask=forbidden, key_padding_mask=None
             )
             if tokens is not None and image_layer is self.layers[-1]:
-                memory = _refine_at(tokens, image_layer, memory, points, features)
+                memory = refine_at(tokens, image_layer, memory, points, features)
             else:
                 memory = image_layer(
-                    query=memory, query_pos=features.pos, reference_points=points, **_image_arguments(features)
+                    query=memory, query_pos=features.pos, reference_points=points, **image_arguments(features)
                 )
-        return memory, prompts._replace(embeddings=embeddings)
+        return EncoderOutput(memory, prompts._replace(embeddings=embeddings))
 
 
-def _image_arguments(features: ImageFeatures) -> dict:
+def image_arguments(features: ImageFeatures) -> dict:
     """Arguments of deformable attention that describe the image tokens."""
     return dict(
         spatial_shapes=features.spatial_shapes,
@@ -126,7 +130,7 @@ def _image_arguments(features: ImageFeatures) -> dict:
     )
 
 
-def _refine_at(
+def refine_at(
     tokens: Tensor, layer: ImageEncoderLayer, memory: Tensor, points: Tensor, features: ImageFeatures
 ) -> Tensor:
     """Apply ``layer`` to the tokens with indices ``tokens`` (bs, N), and leave the rest of ``memory`` as it is."""
@@ -140,7 +144,7 @@ def _refine_at(
         query_pos=features.pos.gather(1, index),
         value=memory,
         reference_points=own_points,
-        **_image_arguments(features),
+        **image_arguments(features),
     )
     query = layer.norms[1](layer.ffn(layer.norms[0](query)))
     return memory.to(query.dtype).scatter(1, index, query)

@@ -25,6 +25,7 @@ class PromptBiAttention(BiMultiHeadAttention):
         lang: Tensor,
         attention_mask_v: Tensor | None = None,
         attention_mask_l: Tensor | None = None,
+        gate: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the updates of both sides.
 
@@ -33,6 +34,8 @@ class PromptBiAttention(BiMultiHeadAttention):
             lang: (bs, K, C) prompts.
             attention_mask_v: (bs, T) True = padding, or None.
             attention_mask_l: (bs, K) True = padding, or None.
+            gate: (bs, 1, K) True = image tokens may attend to the prompt; None: to all that are not padding. The update
+                of an image without such a prompt is 0. Prompts attend to the image in any case.
 
         Returns:
             (bs, T, C) and (bs, K, C).
@@ -42,12 +45,18 @@ class PromptBiAttention(BiMultiHeadAttention):
         value_v, value_l = self._heads(self.values_v_proj(vision)), self._heads(self.values_l_proj(lang))
         # Attend in both directions.
         dropout = self.dropout if self.training else 0.0
-        from_prompts = F.scaled_dot_product_attention(query, key, value_l, _keep(attention_mask_l), dropout)
+        keep = _keep(attention_mask_l)
+        if gate is not None:
+            is_open = gate[:, None] if keep is None else gate[:, None] & keep
+            closed = ~is_open.any(-1, keepdim=True)
+            # A softmax over no prompt would be NaN, and so would its gradient: attend to all, and discard the result.
+            keep = is_open | closed
+        from_prompts = F.scaled_dot_product_attention(query, key, value_l, keep, dropout)
         from_image = F.scaled_dot_product_attention(key, query, value_v, _keep(attention_mask_v), dropout)
-        return (
-            self.out_v_proj(from_prompts.transpose(1, 2).flatten(2)),
-            self.out_l_proj(from_image.transpose(1, 2).flatten(2)),
-        )
+        image_update = self.out_v_proj(from_prompts.transpose(1, 2).flatten(2))
+        if gate is not None:
+            image_update = image_update.masked_fill(closed[:, 0], 0.0)
+        return image_update, self.out_l_proj(from_image.transpose(1, 2).flatten(2))
 
     def _heads(self, tensor: Tensor) -> Tensor:
         """Split the heads: (bs, N, heads * dim) -> (bs, heads, N, dim)."""
@@ -97,6 +106,7 @@ class PromptFusionBlock(nn.Module):
         prompts: Tensor,
         feat_padding: Tensor | None = None,
         prompt_padding: Tensor | None = None,
+        gate: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Let both sides attend to each other.
 
@@ -105,13 +115,14 @@ class PromptFusionBlock(nn.Module):
             prompts: (bs, K, C).
             feat_padding: (bs, T) True = padding, or None.
             prompt_padding: (bs, K) True = padding, or None.
+            gate: (bs, 1, K) True = image tokens may attend to the prompt, see :class:`PromptBiAttention`.
 
         Returns:
             (bs, T, C) and (bs, K, C).
         """
         # Compute the update of each side from normalised inputs.
         feat, prompts = self.layer_norm_v(feat), self.layer_norm_l(prompts)
-        feat_update, prompt_update = self.attn(feat, prompts, feat_padding, prompt_padding)
+        feat_update, prompt_update = self.attn(feat, prompts, feat_padding, prompt_padding, gate)
         # Add the updates to the normalised inputs, as in GLIP's code.
         feat = feat + self.drop_path(self.gamma_v * feat_update)
         prompts = prompts + self.drop_path(self.gamma_l * prompt_update)

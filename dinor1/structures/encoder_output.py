@@ -1,0 +1,24 @@
+"""Output of the encoder."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .prompt_set import PromptBatch
+
+
+class EncoderOutput(NamedTuple):
+    """Refined image tokens and prompts, and the gates of their fusion.
+
+    Attributes:
+        memory: (bs, T, C) image tokens.
+        prompts: The refined prompts.
+        gates: For each gated fusion block (bs, 1, K) True = image tokens attend to the prompt. Empty without gates.
+        gate_logits: For each gated fusion block (bs, T, K) similarities that its gates were computed from; -inf where a
+            prompt is not offered. Empty without gates, and if the gates were given.
+    """
+
+    memory: Tensor
+    prompts: PromptBatch
+    gates: tuple[Tensor, ...] = ()
+    gate_logits: tuple[Tensor, ...] = ()
