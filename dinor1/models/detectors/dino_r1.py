@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dinor1.registry import MODELS
 from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch, Prompts, PromptSet, QuerySelection
 from dinor1.utils.dataclass_config import with_defaults
+from dinor1.utils.distributed import RankGather
 from dinor1.utils.errors import InputError
 from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
@@ -33,17 +34,21 @@ from ..losses import LanguageAlignment, pad_targets
 from ..prompts import (
     BatchScope,
     PromptDraw,
+    PromptMemory,
     PromptsConfig,
     TextTable,
     build_text_side,
+    class_prompts,
     draw_prompts,
     drawn_prompts,
     encode_boxes,
+    encode_exemplars,
     encode_text,
     mean_by_class,
     offered_boxes,
     positive_maps,
     prompts_per_image,
+    remembered_prompts,
     upgrade_prompt_encoder,
 )
 from ..transformer import (
@@ -90,11 +95,19 @@ class DINOR1(BaseDetector):
             sampling locations, and the scores that select queries and rank detections are always computed in float32.
             In training the optimizer wrapper sets the precision.
         reference: The reference model of GRQO, set by :class:`dinor1.engine.ReferenceModelHook`; None: there is none.
+        prompt_memory: Prompts of earlier iterations, set by :class:`dinor1.engine.PromptMemoryHook`; None: none.
+        prompt_mode: ``visual`` or ``text``: what prompts the current training iteration, set by
+            :class:`dinor1.engine.PromptModeHook`.
+        rank_gather: Exchange of prompts between processes, set by the Runner for ``prompt_gather='world'``; None: the
+            prompts of a training batch are those of its classes.
     """
 
     _version = 2
     inference_dtype: torch.dtype | None = None
     reference: ReferenceModel | None = None
+    prompt_memory: PromptMemory | None = None
+    prompt_mode: str = 'visual'
+    rank_gather: RankGather | None = None
 
     def __init__(
         self,
@@ -148,12 +161,18 @@ class DINOR1(BaseDetector):
 
         # Build the prompt encoders and the optional parts around them.
         self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
+        if self.prompt_encoder.source == 'encoder' and getattr(self.encoder, 'encoder_fusion', 'full') != 'none':
+            raise InputError(
+                "model.prompts.encoder.source='encoder' reads the output of the encoder, which must not depend on the "
+                "prompts; set model.encoder.encoder_fusion='none', or source='neck'"
+            )
         self.language_model: Any = None
         self.text_feat_map: Any = None
         self.alignment: LanguageAlignment | None = None
         self.prompt_refiner: Any = None
-        if self.prompts_cfg.language_model is not None:
-            self.language_model, self.text_feat_map = build_text_side(self.prompts_cfg.language_model, dims.embed_dims)
+        if self.prompts_cfg.text_side is not None:
+            self.language_model, self.text_feat_map = build_text_side(self.prompts_cfg.text_side, dims.embed_dims)
+            self.text_feat_map.requires_grad_(self.prompts_cfg.trains_text)
             self.text_table = TextTable()
         if self.prompts_cfg.alignment is not None:
             self.alignment = MODELS.build(dict(type='LanguageAlignment') | self.prompts_cfg.alignment)
@@ -262,9 +281,23 @@ class DINOR1(BaseDetector):
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
 
         # Draw the exemplars of each class of the batch, and encode them.
-        draw, labels, scope = draw_prompts(batch_data_samples, self.prompts_cfg)
+        text = self.prompt_mode == 'text'
+        draw, labels, scope = draw_prompts(
+            batch_data_samples,
+            self.prompts_cfg,
+            pairs=self.prompt_encoder.aggregates,
+            text=text,
+            memory=self.prompt_memory,
+            gather=self.rank_gather,
+        )
+        if text:
+            draw = draw._replace(text=self._text_embeddings(draw))
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self.alignment is not None)
+        instance_labels = draw.instance_labels(labels, every_box=self.alignment is not None)
+        if self.prompt_memory is not None:
+            images = [sample.img_id for sample in batch_data_samples]
+            self.prompt_memory.pending = remembered_prompts(instances, instance_labels, images, draw.classes)
 
         # Keep the boxes whose class is offered to their image.
         kept = offered_boxes(labels, draw)
@@ -274,7 +307,7 @@ class DINOR1(BaseDetector):
         )
 
         # Encode, select queries, and put noised ground truth in front of them.
-        memory, prompts = self.encoder(features, prompts)
+        memory, prompts = self._fuse(features, prompts)
         selection = self._select(memory, features, prompts)
         noised = denoising_queries(self.dn_query_generator, kept_boxes, dataset_labels, shapes)
         output = self._decode(memory, features, prompts, selection, noised)
@@ -287,7 +320,7 @@ class DINOR1(BaseDetector):
             ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, draw)
         losses = self.bbox_head.loss(output, targets, ref_logits)
         if self.alignment is not None:
-            losses['loss_alignment'] = self.alignment_loss(instances, labels, draw, scope)
+            losses['loss_alignment'] = self.alignment_loss(instances, instance_labels, draw, scope)
         return losses, output
 
     def objectness(
@@ -298,7 +331,7 @@ class DINOR1(BaseDetector):
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, _ = self._encode_drawn(features, boxes, shapes, draw)
-        memory, prompts = self.encoder(features, prompts, tokens=tokens)
+        memory, prompts = self._fuse(features, prompts, tokens)
         return self.token_scores(memory, features, prompts).objectness.gather(1, tokens)
 
     def _encode_drawn(
@@ -309,28 +342,65 @@ class DINOR1(BaseDetector):
         draw: PromptDraw,
         every_box: bool = False,
     ) -> tuple[PromptBatch, Tensor]:
-        """The drawn prompts, as they are offered to the images, and the embeddings (n, C) of all encoded boxes."""
-        embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box)
+        """The drawn prompts, as they are offered to the images, and the embeddings (n, C) of all boxes or pairs."""
+        # Encode the exemplars.
+        gather = None if self.rank_gather is None or draw.text is not None else self.rank_gather.rows
+        embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box, gather)
         if not self.training:
             embeddings = at_least_float32(embeddings)
+        # Put text in their place. The products with 0 keep all parameters in the graph, as DDP requires.
+        if draw.text is not None:
+            embeddings = draw.text.to(embeddings.dtype) + embeddings.sum() * 0
+        elif self.prompts_cfg.trains_text:
+            embeddings = embeddings + sum(parameter.sum() for parameter in self.text_feat_map.parameters()) * 0
         if self.prompt_refiner is not None:
             embeddings = self.prompt_refiner(embeddings, draw.names())
+        # Append the prompts of earlier iterations.
+        if draw.memory is not None:
+            own = embeddings.expand(features.batch_size, -1, -1)
+            embeddings = torch.cat([own, draw.memory.to(own.dtype)], 1)
         return PromptBatch.shared(embeddings, features.batch_size, draw.offered), instances
+
+    def _fuse(
+        self, features: ImageFeatures, prompts: PromptBatch, tokens: Tensor | None = None
+    ) -> tuple[Tensor, PromptBatch]:
+        """Encode images with prompts, or return the features if :meth:`encode_image` has encoded them already."""
+        if self.prompt_encoder.source == 'encoder':
+            return features.feat, prompts
+        encoded: tuple[Tensor, PromptBatch] = self.encoder(features, prompts, tokens=tokens)
+        return encoded
+
+    def _text_embeddings(self, draw: PromptDraw) -> Tensor:
+        """Prompts (K, C) of the class names of a draw, as :meth:`text_prompt_set` makes them."""
+        names = [str(name) for name in draw.names()]
+        if self.prompts_cfg.trains_text:
+            return encode_text(names, self.language_model, self.text_feat_map, per_token=False).embeddings
+        return class_prompts(self.text_table(names, self.language_model, self.text_feat_map), names).embeddings
 
     def alignment_loss(
         self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw, scope: BatchScope | None = None
     ) -> Tensor:
-        """Alignment of each class's mean visual prompt, over ``instances`` (n, C), with its mean text embedding."""
+        """Alignment of each class's mean visual prompt, over ``instances`` (n, C), with its mean text embedding.
+
+        Args:
+            instances: (n, C) embeddings of boxes, or of pairs of an image and a class.
+            labels: Per image the class indices of its embeddings.
+            draw: The prompts of the batch, with those of all classes in ``labels``.
+            scope: What the annotations say about the prompts.
+        """
         alignment: Any = self.alignment
         flat = torch.cat(list(labels))
         if not len(flat):
             # Keep the scale in the graph, as DDP requires.
             return instances.sum() * 0 + alignment.logit_scale * 0
         # Compare the mean embedding of the boxes of each class with the embedding of its name.
-        visual = mean_by_class(instances, flat, draw.labels)
-        names = [name for name in draw.names() if name is not None]
-        text = self.text_table(names, self.language_model, self.text_feat_map)
-        return alignment(visual, text, None if scope is None else scope.told_apart)
+        classes = flat.unique()
+        visual = mean_by_class(instances, flat, classes)
+        column = (draw.labels[None] == classes[:, None]).int().argmax(1)
+        names = draw.names()
+        text = self.text_table([str(names[i]) for i in column], self.language_model, self.text_feat_map)
+        told_apart = None if scope is None else scope.told_apart[column][:, column]
+        return alignment(visual, text, told_apart)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """L feature maps of the neck, each (bs, C, height, width), from images (bs, 3, H, W)."""
@@ -340,15 +410,23 @@ class DINOR1(BaseDetector):
         return self.neck(self.backbone(batch_inputs))
 
     def encode_image(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> ImageFeatures:
-        """Multi-level features of the neck for ``batch_inputs`` (bs, 3, H, W), flattened."""
+        """Multi-level features for ``batch_inputs`` (bs, 3, H, W), flattened.
+
+        They are those of the neck; or those of the encoder, if the prompt encoder reads these.
+        """
         with self._inference_precision():
-            return flatten_levels(
+            features = flatten_levels(
                 self.extract_feat(batch_inputs),
                 [sample.img_shape for sample in batch_data_samples],
                 batch_data_samples[0].batch_input_shape,
                 self.positional_encoding,
                 self.level_embed,
             )
+            if self.prompt_encoder.source == 'neck':
+                return features
+            # Such an encoder does not depend on its prompts: any will do.
+            nothing = PromptBatch.shared(features.feat.new_zeros(1, self.embed_dims), features.batch_size)
+            return features._replace(feat=self.encoder(features, nothing)[0])
 
     def encode_boxes(
         self, features: ImageFeatures, boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
@@ -365,6 +443,29 @@ class DINOR1(BaseDetector):
         """
         with self._inference_precision():
             return at_least_float32(encode_boxes(self.prompt_encoder, features, boxes, image_shapes))
+
+    def encode_exemplars(
+        self,
+        features: ImageFeatures,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        image_shapes: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Visual prompt embeddings of boxes whose classes are known, at least in float32.
+
+        Args:
+            features: From :meth:`encode_image`.
+            boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
+            labels: Per image (m,) class index of each box.
+            image_shapes: Per image (height, width) in pixels, without padding.
+
+        Returns:
+            (n, C) in the order of the images, and per image the class indices of its rows: one row per box, or one per
+            class, ascending, if the prompt encoder aggregates boxes. The prompt of a class is the mean of its rows.
+        """
+        with self._inference_precision():
+            rows, classes = encode_exemplars(self.prompt_encoder, features, boxes, labels, image_shapes)
+        return at_least_float32(rows), classes
 
     def text_prompt_set(self, names: Sequence[str]) -> PromptSet:
         """Prompts from class names.
@@ -387,7 +488,7 @@ class DINOR1(BaseDetector):
         """
         shapes = [sample.img_shape for sample in batch_data_samples]
         refine = None if self.prompt_refiner is None else self.prompt_refiner.refine
-        return prompts_per_image(prompts, features, shapes, self.encode_boxes, refine)
+        return prompts_per_image(prompts, features, shapes, self.encode_exemplars, refine)
 
     def _inference_precision(self) -> contextlib.AbstractContextManager:
         """Autocast to :attr:`inference_dtype`; in training, the optimizer wrapper sets the precision."""
@@ -506,7 +607,7 @@ class DINOR1(BaseDetector):
             features: From :meth:`encode_image`.
             prompts: Prompts of the batch.
         """
-        memory, prompts = self.encoder(features, prompts)
+        memory, prompts = self._fuse(features, prompts)
         selection = self._select(memory, features, prompts)
         return self._decode(memory, features, prompts, selection)
 
