@@ -170,6 +170,7 @@ class ReferenceModelHook(Hook):
                 copied = MODELS.build(copy.deepcopy(runner.cfg.model))
                 copied, _ = convert_model(copied, runner.cfg.get('model_converters'), runner.seed)
                 copied = copied.to(device)
+                copied.rank_gather = getattr(model, 'rank_gather', None)
             else:
                 copied = copy.deepcopy(model)
             self.reference = ReferenceModel(copied, self.dtype)

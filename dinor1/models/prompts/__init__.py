@@ -2,7 +2,7 @@
 
 from .aggregating import AggregatingPromptEncoder
 from .box_encoding import drawn_prompts, encode_boxes, encode_exemplars, encode_pairs, mean_by_class
-from .class_embeddings import ClassEmbeddings, read_class_embeddings, save_class_embeddings
+from .class_embeddings import ClassEmbeddings, read_class_embeddings, save_class_embeddings, write_class_embeddings
 from .config import PromptsConfig
 from .draw import draw_prompts
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
@@ -57,4 +57,5 @@ __all__ = [
     'save_class_embeddings',
     'upgrade_prompt_encoder',
     'why_unreadable',
+    'write_class_embeddings',
 ]

@@ -1,7 +1,7 @@
 """Prompt encoder that turns all exemplars of a class on an image into one embedding.
 
-DETR-ViP (arXiv 2604.14684) and T-Rex2 (arXiv 2403.14610): an aggregator token with the box of the whole image attends to
-the exemplars of its class.
+DETR-ViP (arXiv 2604.14684) and T-Rex2 (arXiv 2403.14610): an aggregator token with the box of the whole image attends
+to the exemplars of its class.
 """
 
 import torch

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
-from dinor1.utils.io import atomic_path
+from dinor1.utils.io import atomic_path, check_output, read_json, read_text
+
+from .text import why_unreadable
 
 _FORMAT = 'dinor1.class_embeddings/1'
 _MAKE = 'make one with tools/model_converters/class_embeddings.py'
@@ -74,6 +76,55 @@ def read_class_embeddings(path: str | PathLike) -> tuple[list[str], Tensor]:
     if not embeddings.isfinite().all():
         raise InputError(f'{path}: class embeddings that are not finite; {_MAKE}')
     return names, embeddings.float()
+
+
+def write_class_embeddings(sources: Sequence[str | PathLike], language_model: str, out: str | PathLike) -> int:
+    """Embed the class names of several files, and write them.
+
+    Args:
+        sources: Annotation files in COCO format (``.json``), or text files with a class name per line. A name may occur
+            in several of them.
+        language_model: ``MiniLM`` or ``WordHashModel``, or another registered model with ``class_embeddings(names)``.
+        out: File to write, ending in ``.safetensors``.
+
+    Returns:
+        Number of names.
+
+    Raises:
+        InputError: a file cannot be read, a name cannot be embedded, or ``out`` has another ending.
+    """
+    # Check the name of the output before the slow part.
+    if not str(out).endswith('.safetensors'):
+        raise InputError(f'{out}: expected a file name that ends in .safetensors')
+    check_output(str(out), '--out')
+    # Read the names.
+    names = list(dict.fromkeys(name for source in sources for name in _names_in(source)))
+    for name in names:
+        if reason := why_unreadable(name):
+            raise InputError(f'class embeddings: the class {name!r} {reason}; rename it')
+    # Embed them one by one: rounding depends on the batch.
+    model = MODELS.build(dict(type=language_model)).eval()
+    with torch.no_grad():
+        rows = [model.class_embeddings([name]) for name in names]
+    save_class_embeddings(out, names, torch.cat(rows) if rows else torch.zeros(0, 1))
+    return len(names)
+
+
+def _names_in(source: str | PathLike) -> list[str]:
+    """Class names in an annotation file or a text file."""
+    if not str(source).endswith('.json'):
+        try:
+            lines = read_text(source).splitlines()
+        except UnicodeDecodeError:
+            raise InputError(f'{source}: not UTF-8; give text with a class name per line') from None
+        return [line.strip() for line in lines if line.strip()]
+    content = read_json(source)
+    categories = content.get('categories') if isinstance(content, dict) else None
+    if not isinstance(categories, list) or not all(
+        isinstance(category, dict) and isinstance(category.get('name'), str) for category in categories
+    ):
+        raise InputError(f'{source}: has no list of categories with names; give annotations in COCO format')
+    return [category['name'] for category in categories]
 
 
 @MODELS.register_module()

@@ -69,7 +69,8 @@ class PromptsConfig:
         # Check that the settings fit together.
         if self.class_embeddings is not None and self.language_model is not None:
             raise InputError(
-                'model.prompts.class_embeddings takes the place of model.prompts.language_model; set one of them to None'
+                'model.prompts.class_embeddings takes the place of model.prompts.language_model; set one of them to '
+                'None'
             )
         if self.alignment is not None and self.text_side is None:
             raise InputError(

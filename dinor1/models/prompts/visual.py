@@ -22,8 +22,8 @@ from ..transformer.dims import TransformerDims
 def check_source(source: str) -> str:
     """Check the ``source`` of a prompt encoder: the image features that it reads.
 
-    ``neck``: the features before the encoder of the detector, as in DINO-R1 and DETR-ViP. ``encoder``: its output, as in
-    PET-DINO (arXiv 2604.00503); it must then not depend on the prompts, which do not exist yet when it runs.
+    ``neck``: the features before the encoder of the detector, as in DINO-R1 and DETR-ViP. ``encoder``: its output, as
+    in PET-DINO (arXiv 2604.00503); it must then not depend on the prompts, which do not exist yet when it runs.
 
     Raises:
         InputError: it is neither.
@@ -57,8 +57,8 @@ class SelfOnlyAttention(BaseModule):
 class VisualPromptEncoder(BaseModule):
     """One layer of {deformable cross-attention into the image, self-attention of a prompt to itself, FFN}.
 
-    It never sees other prompts: an embedding depends only on its image and box, and can be stored in a bank. :func:`upgrade_prompt_encoder` converts weights of the release and of this project's first
-    format.
+    It never sees other prompts: an embedding depends only on its image and box, and can be stored in a bank.
+    :func:`upgrade_prompt_encoder` converts weights of the release and of this project's first format.
 
     Args:
         dims: Sizes of the transformer.
