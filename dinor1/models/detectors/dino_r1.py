@@ -161,7 +161,7 @@ class DINOR1(BaseDetector):
 
         # Build the prompt encoders and the optional parts around them.
         self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
-        if self.prompt_encoder.source == 'encoder' and getattr(self.encoder, 'encoder_fusion', 'full') != 'none':
+        if self.prompt_encoder.source == 'encoder' and encoder.get('encoder_fusion', 'full') != 'none':
             raise InputError(
                 "model.prompts.encoder.source='encoder' reads the output of the encoder, which must not depend on the "
                 "prompts; set model.encoder.encoder_fusion='none', or source='neck'"

@@ -222,7 +222,9 @@ def test_boxes_of_a_class_on_an_image_become_one_prompt(build_tiny, make_batch):
 class FusionFreeEncoder(PromptedEncoder):
     """An encoder whose image features do not depend on the prompts."""
 
-    encoder_fusion = 'none'
+    def __init__(self, *args, encoder_fusion, **kwargs):
+        super().__init__(*args, **kwargs)
+        assert encoder_fusion == 'none'
 
     def forward(self, features, prompts, tokens=None):
         nothing = prompts._replace(embeddings=torch.zeros_like(prompts.embeddings))
@@ -236,6 +238,7 @@ def test_prompts_from_the_output_of_the_encoder(build_tiny, make_batch):
         **{
             'model.prompts.encoder': dict(type='AggregatingPromptEncoder', num_layers=1, source='encoder'),
             'model.encoder.type': 'FusionFreeEncoder',
+            'model.encoder.encoder_fusion': 'none',
         }
     )
     inputs, samples = make_batch((3, 1))
