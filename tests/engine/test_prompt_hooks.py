@@ -66,7 +66,7 @@ def test_resumed_run_equals_uninterrupted_one(train, text_iterations):
         assert len(prompts['images']) <= 3
         assert prompts['images'] == states[1][name]['images']
         assert torch.equal(prompts['embeddings'], states[1][name]['embeddings'])
-    # Both modes occurred, as the schedule says. (The recorder runs before the hook sets the mode of the iteration.)
+    # Both modes occurred, as the schedule says.
     expected = [prompt_mode('random', runner.seed, i) for i in range(2 * ITERS)]
     assert modes == expected
     assert {'visual', 'text'} == set(expected)
