@@ -3,7 +3,7 @@
 DETR-ViP (arXiv 2604.14684), global prompt integration: all (image, class) prompts of a batch have one vote each.
 """
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 
@@ -19,5 +19,5 @@ def class_prototypes(prompts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     classes, index = labels.unique(return_inverse=True)
     # A matrix product is deterministic on every device, unlike a scattered sum.
-    member = F.one_hot(index, len(classes)).to(prompts.dtype)
-    return member.t() @ prompts / member.sum(0)[:, None], classes
+    member = (index == torch.arange(len(classes), device=index.device)[:, None]).to(prompts.dtype)
+    return member @ prompts / member.sum(1, keepdim=True), classes
