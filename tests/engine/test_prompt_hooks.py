@@ -16,7 +16,7 @@ from dinor1.utils.errors import InputError
 from tests.conftest import tiny_config
 from tests.two_processes import join, leave, run
 
-ITERS = 6  # per epoch
+ITERS = 3  # per epoch, of four images
 AGGREGATING = {
     'model.prompts.encoder': dict(_delete_=True, type='AggregatingPromptEncoder', num_layers=1),
     'model.prompts.prompt_sampling': 'class_prototype',
@@ -24,6 +24,7 @@ AGGREGATING = {
     'model.encoder.fusion.dropout': 0.0,
     'default_hooks.prompt_memory': dict(type='PromptMemoryHook', length=3, classes_per_step=4),
 }
+SHORT = {'train_dataloader.dataset.indices': 4 * ITERS, 'train_cfg.max_epochs': 2, 'param_scheduler.0.total_steps': 2}
 
 
 @pytest.fixture
@@ -44,14 +45,14 @@ def test_resumed_run_equals_uninterrupted_one(train, text_iterations):
     """Memory and modes are those of a run without interruption, within an epoch of GRQO."""
 
     def stop(runner):
-        if runner.iter == ITERS + 1:
+        if runner.iter == ITERS:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    overrides = AGGREGATING | text_iterations | {'train_cfg.max_epochs': 2, 'param_scheduler.0.total_steps': 2}
+    overrides = AGGREGATING | text_iterations | SHORT | {'default_hooks.reference.mode': 'train'}
     modes = []
     runner, whole = train('whole', lambda runner: modes.append(runner.model.prompt_mode), **overrides)
     _, first = train('parts', stop, **overrides)
-    assert len(first.history) == ITERS + 2
+    assert len(first.history) == ITERS + 1
     resumed, second = train('parts', **overrides, resume=True)
     assert first.history + second.history == whole.history
     # The memories are the same to the bit, and there is something in them.
@@ -70,8 +71,10 @@ def test_resumed_run_equals_uninterrupted_one(train, text_iterations):
     expected = [prompt_mode('random', runner.seed, i) for i in range(2 * ITERS)]
     assert modes == expected
     assert {'visual', 'text'} == set(expected)
-    # The reference model has the prompts of the memory too: its KL is zero at first.
-    assert whole.history[ITERS]['grqo_kl'] < 1e-4
+    # The reference model has the same prompts, also from the memory: its KL is zero in the iteration of its refresh,
+    # up to rounding.
+    assert whole.history[ITERS]['grqo_kl'] < 1e-8
+    assert whole.history[ITERS + 1]['grqo_kl'] > 1e-6
 
 
 def test_memory_adds_prompts_from_the_second_iteration(train):
@@ -82,7 +85,7 @@ def test_memory_adds_prompts_from_the_second_iteration(train):
         if not counts and runner.iter == 0:
             encoder.register_forward_pre_hook(lambda _, args: counts.append(args[1].embeddings.shape[1]))
 
-    overrides = {'train_cfg.max_epochs': 1, 'param_scheduler.0.total_steps': 1}
+    overrides = SHORT | {'train_cfg.max_epochs': 1, 'param_scheduler.0.total_steps': 1}
     train('without', count, without=('reference',), **overrides)
     without, counts[:] = list(counts), []
     memory = {'default_hooks.prompt_memory': dict(type='PromptMemoryHook', classes_per_step=4)}

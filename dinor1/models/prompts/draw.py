@@ -49,21 +49,19 @@ def draw_prompts(
         [sample.gt_instances.labels for sample in samples], [sample.get('text') for sample in samples]
     )
     draw = sample_prompts(labels, classes)
-    has_boxes = bool(draw.box[0] >= 0)
-    # Choose the exemplars of every pair of image and class instead, and the weights of pairs or boxes in the prompts.
+    if text:
+        memory = gather = None
+    # Draw the exemplars of every pair of an image and a class instead, and add the pairs of the other processes.
     units, first_image = labels, 0
     if pairs or gather is not None:
         draw, units = _draw_pairs(draw, labels)
-    if gather is not None and not text:
+    if gather is not None:
         draw, units, first_image = _all_ranks(draw, units, gather)
-    weights = None
-    sampling = config.prompt_sampling
     # Add classes of the vocabulary, or of earlier iterations.
-    own_classes = draw.labels
-    available = None
+    own_classes, available = draw.labels, None
     if text:
         draw = _with_text_classes(draw, config.text_classes)
-    elif memory is not None:
+    if memory is not None:
         draw, available = _with_memory(draw, samples, memory)
     # Offer the prompts to the images that were annotated for the class, or only some of them.
     scope = batch_scope(samples, labels, draw)
@@ -75,15 +73,22 @@ def draw_prompts(
         if offered is None:
             offered = torch.ones(len(labels), len(draw.labels), dtype=torch.bool, device=draw.labels.device)
         offered = drop_prompts(offered, config.prompt_dropout)
-    # Draw several exemplars instead, unless the batch has no box.
-    if has_boxes or (gather is not None and not text):
-        if sampling == 'class_prototype':
-            weights = prototype_weights(units, own_classes, config.exclude_self)
-            if weights.dim() == 3:
-                weights = weights[first_image : first_image + len(labels)]
-        elif sampling == 'per_image':
-            weights = per_image_weights(units, own_classes)
+    # Average several exemplars or pairs, unless the batch has no box.
+    weights = None
+    if draw.box[0] >= 0 or gather is not None:
+        weights = _weights(units, own_classes, config)
+    if weights is not None and weights.dim() == 3:
+        weights = weights[first_image : first_image + len(labels)]
     return draw._replace(offered=offered, weights=weights), labels, scope
+
+
+def _weights(units: Sequence[Tensor], classes: Tensor, config: PromptsConfig) -> Tensor | None:
+    """Weights of the boxes or pairs of all images in the prompts; None: every prompt is a single one of them."""
+    if config.prompt_sampling == 'class_prototype':
+        return prototype_weights(units, classes, config.exclude_self)
+    if config.prompt_sampling == 'per_image':
+        return per_image_weights(units, classes)
+    return None
 
 
 def _draw_pairs(draw: PromptDraw, labels: Sequence[Tensor]) -> tuple[PromptDraw, list[Tensor]]:

@@ -10,6 +10,7 @@ from dinor1.models.prompts import AggregatingPromptEncoder, draw_prompts, drawn_
 from dinor1.models.transformer import PromptedEncoder, TransformerDims
 from dinor1.registry import MODELS
 from dinor1.structures import BoxPrompts, ImageFeatures
+from dinor1.utils.distributed import rank_gather
 from dinor1.utils.errors import InputError
 
 SIZES = dict(embed_dims=16, num_heads=4, feedforward_channels=24, num_points=2, num_feature_levels=2)
@@ -170,6 +171,22 @@ def test_losses_are_finite_and_reach_every_parameter(build_tiny, make_batch, agg
         assert all(value.isfinite().all() for value in losses.values())
         missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not missing
+
+
+@pytest.mark.parametrize('encoder', ['AggregatingPromptEncoder', 'VisualPromptEncoder'])
+@pytest.mark.parametrize('counts', [(0, 0), (1, 0, 2)])
+def test_world_of_one_process_has_the_prompts_of_its_batch(build_tiny, make_batch, encoder, counts):
+    model = build_tiny(
+        **{'model.prompts.encoder': dict(type=encoder), 'model.prompts.prompt_sampling': 'class_prototype'}
+    )
+    inputs, samples = make_batch(counts)
+    for sample in samples:  # one box per image and class, so that nothing is drawn
+        sample.gt_instances.labels = torch.arange(len(sample.gt_instances))
+    losses = []
+    for gather in (None, rank_gather()):
+        model.rank_gather = gather
+        losses.append({name: value for name, value in model.loss(inputs, samples).items() if 'dn_' not in name})
+    torch.testing.assert_close(losses[1], losses[0])
 
 
 def test_prototype_is_the_mean_over_images_of_the_embeddings_of_their_exemplars(build_tiny, make_batch):
