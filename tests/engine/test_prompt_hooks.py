@@ -86,10 +86,10 @@ def test_memory_adds_prompts_from_the_second_iteration(train):
             encoder.register_forward_pre_hook(lambda _, args: counts.append(args[1].embeddings.shape[1]))
 
     overrides = SHORT | {'train_cfg.max_epochs': 1, 'param_scheduler.0.total_steps': 1}
-    train('without', count, without=('reference',), **overrides)
+    train('without', count, **overrides)
     without, counts[:] = list(counts), []
     memory = {'default_hooks.prompt_memory': dict(type='PromptMemoryHook', classes_per_step=4)}
-    runner, _ = train('with', count, without=('reference',), **overrides, **memory)
+    runner, _ = train('with', count, **overrides, **memory)
     assert counts[0] == without[0]
     # The batches show many of the 16 classes, so that at least four are known after the first.
     assert [more - few for more, few in zip(counts[1:], without[1:], strict=True)] == [4] * (ITERS - 1)
