@@ -67,7 +67,7 @@ class PromptDraw(NamedTuple):
         """
         if self.classes is None:
             raise InputError(
-                'model.prompts.alignment, model.prompts.refiner, text prompts and a prompt memory need class names; '
+                'model.prompts.alignment, a prompt memory, text prompts and model.prompts.refiner need class names; '
                 'set return_classes=True in train_dataloader.dataset'
             )
         return [self.classes[i] if i >= 0 else None for i in self.labels.tolist()]
