@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'GracefulStopHook': '.hooks',
         'HalfWeightsHook': '.hooks',
         'LossGradientHook': '.hooks',
+        'PromptMemoryHook': '.hooks',
+        'PromptModeHook': '.hooks',
         'PromptVisualizationHook': '.hooks',
         'PromptedTestLoop': '.loops',
         'PromptedValLoop': '.loops',

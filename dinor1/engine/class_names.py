@@ -28,5 +28,6 @@ def check_class_names(model: nn.Module, dataset: Any) -> None:
             if reason := why_unreadable(name, language_model):
                 raise InputError(
                     f'{one.ann_file}: the class {name!r} {reason}; rename it in the file, leave it out by '
-                    'exclude_categories, or train without text (model.prompts.alignment=None)'
+                    'exclude_categories, or train without text (model.prompts.alignment=None and '
+                    "prompt_mode_schedule='visual')"
                 )

@@ -211,7 +211,8 @@ class PromptedTestLoop(TestLoop):
             recorder: Records the queries and writes them to the work directory; None: nothing is recorded.
 
         Returns:
-            ``prompts``: the description of the prompts, and ``metrics``.
+            ``prompts``: the description of the prompts, ``metrics``, and ``similarity`` of the exemplars if they were
+            compared.
 
         Raises:
             InputError: the test set is empty.
@@ -226,7 +227,8 @@ class PromptedTestLoop(TestLoop):
         if recorder is not None:
             recorder.write(Path(self.runner.work_dir), 'test', len(self.dataloader.dataset))
         prompts: Any = self.prompts
-        return dict(prompts=prompts.description, metrics=metrics)
+        result = dict(prompts=prompts.description, metrics=metrics)
+        return result | (dict(similarity=prompts.similarity) if prompts.similarity else {})
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
@@ -257,6 +259,9 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
     # Log what was drawn, and record it.
     if count:
         runner.logger.info(f'Visual prompts: {len(prompts.exemplars)} exemplars on {count} images')
+    if prompts.similarity:
+        values = ', '.join(f'{name} {value:.4f}' for name, value in prompts.similarity.items())
+        runner.logger.info(f'Similarity of the exemplars within and between classes: {values}')
     if missing := prompts.description.get('without_exemplar'):
         runner.logger.warning(f'Classes without a visual prompt, not offered and so never found: {missing}')
     if prompts.boxes:

@@ -14,14 +14,16 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from dinor1.models import DINOR1
 from dinor1.registry import MODEL_WRAPPERS, RUNNERS
-from dinor1.utils.distributed import unwrapped, whole_parameters
+from dinor1.utils.distributed import rank_gather, unwrapped, whole_parameters
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path
 from dinor1.utils.model_converters import ModelConverter, convert_model
 
 from .class_names import check_class_names
 from .cpu_ranks import join_cpu_ranks
+from .hooks.prompt_mode import PromptModeHook
 from .sharded_optim_wrapper import ShardedOptimWrapper
 from .training_data import check_boxes, left_out_lines
 
@@ -57,6 +59,8 @@ class Runner(mmengine.runner.Runner):
         """
         built: nn.Module = super().build_model(model)
         built, self.model_converters = convert_model(built, self.cfg.get('model_converters'), self.seed)
+        if isinstance(built, DINOR1) and built.prompts_cfg.prompt_gather == 'world':
+            built.rank_gather = rank_gather()
         return built
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
@@ -167,7 +171,7 @@ class Runner(mmengine.runner.Runner):
             self.logger.warning(line)
         # Check the class names if they are text prompts.
         model = unwrapped(self.model)
-        if getattr(model, 'alignment', None) is not None:
+        if getattr(model, 'alignment', None) is not None or self._has_text_iterations():
             check_class_names(model, dataset)
         return built
 
@@ -191,7 +195,7 @@ class Runner(mmengine.runner.Runner):
         default_hooks: dict[str, Hook | dict] | None = None,
         custom_hooks: list[Hook | dict] | None = None,
     ) -> None:
-        """Register the hooks of the config, then those of the model converters.
+        """Register the hooks of the config, those of the model converters, and that of text iterations.
 
         In ``default_hooks``, None removes the hook of a base config.
         """
@@ -204,6 +208,13 @@ class Runner(mmengine.runner.Runner):
         for converter in self.model_converters:
             for hook in converter.hooks():
                 self.register_hook(hook)
+        if self._has_text_iterations():
+            self.register_hook(PromptModeHook())
+
+    def _has_text_iterations(self) -> bool:
+        """Whether class names prompt some of the training iterations."""
+        model = unwrapped(self.model)
+        return isinstance(model, DINOR1) and model.prompts_cfg.prompt_mode_schedule != 'visual'
 
 
 def _by_epoch(loop: dict[str, Any]) -> bool:

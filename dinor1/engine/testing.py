@@ -125,6 +125,8 @@ def evaluate(
             tta=options.tta,
             metrics=mean,
         )
+        if 'similarity' in runs[0]:
+            record['prompt_similarity'] = runs[0]['similarity']
         if len(runs) > 1:
             record |= dict(metrics_std=std, runs=runs)
             print(f'Mean and standard deviation over {len(runs)} draws of prompts:')

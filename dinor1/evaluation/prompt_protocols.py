@@ -4,6 +4,7 @@ A config names ``TextPrompts``, ``VisualGeneric`` or ``VisualInteractive`` in ``
 ``test_cfg.prompts``; :mod:`dinor1.engine.loops` runs them.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,9 @@ from dinor1.registry import DATASETS, TASK_UTILS
 from dinor1.structures import BoxPrompts, PromptSet
 from dinor1.utils.errors import InputError
 
+from .prompt_similarity import iisr
 from .protocol_names import TEXT, VISUAL_GENERIC, VISUAL_INTERACTIVE
-from .visual_generic import Exemplar, build_bank, draw_exemplars
+from .visual_generic import Exemplar, average_exemplars, draw_exemplars, embed_exemplars
 from .visual_interactive import draw_interactive
 
 
@@ -37,6 +39,9 @@ class EvaluationPrompts:
         dataset: The data set of the exemplars; None for text.
         file_stem: Name of the file that records the draw, without suffix; empty for text.
         asked: Image id -> the only class of ``shared`` that is offered for the image; empty: all classes are offered.
+        similarity: Similarity of the exemplars within and between classes, see
+            :func:`~dinor1.evaluation.prompt_similarity.iisr`, without undefined values; empty if the exemplars are not
+            the prompts of all images.
     """
 
     description: dict[str, Any]
@@ -47,6 +52,7 @@ class EvaluationPrompts:
     dataset: BaseDataset | None = None
     file_stem: str = ''
     asked: dict[int, int] = field(default_factory=dict)
+    similarity: dict[str, float] = field(default_factory=dict)
 
     def of(self, samples: Sequence[DetDataSample]) -> PromptSet | list[BoxPrompts]:
         """The prompts of a batch, for :meth:`dinor1.models.DINOR1.predict`."""
@@ -158,16 +164,24 @@ class VisualGeneric(PromptProtocol):
         dataset: Data set of the exemplars, or its config.
         num_exemplars: Maximum number of instances per class, at least 1.
         seed: Seed of the draw.
+        whole_images: Whether ``num_exemplars`` counts images instead, with all instances of the class on them, as in
+            DETR-ViP (arXiv 2604.14684) and T-Rex2.
     """
 
-    def __init__(self, dataset: dict | BaseDataset, num_exemplars: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: dict | BaseDataset,
+        num_exemplars: int = 16,
+        seed: int = 0,
+        whole_images: bool = False,
+    ) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.num_exemplars, self.seed = num_exemplars, seed
-        self.exemplars = draw_exemplars(self.dataset, num_exemplars, seed)
+        self.num_exemplars, self.seed, self.whole_images = num_exemplars, seed, whole_images
+        self.exemplars = draw_exemplars(self.dataset, num_exemplars, seed, whole_images)
 
     def with_seed(self, seed: int) -> 'VisualGeneric':
         """See :meth:`PromptProtocol.with_seed`."""
-        return VisualGeneric(self.dataset, self.num_exemplars, seed)
+        return VisualGeneric(self.dataset, self.num_exemplars, seed, self.whole_images)
 
     def num_images_to_encode(self) -> int:
         """See :meth:`PromptProtocol.num_images_to_encode`."""
@@ -181,17 +195,23 @@ class VisualGeneric(PromptProtocol):
         names, known = tuple(dataset.metainfo['classes']), self.dataset.metainfo['classes']
         drawn = {known[exemplar.label] for exemplar in self.exemplars}
         description = dict(protocol=VISUAL_GENERIC, num_exemplars=self.num_exemplars, seed=self.seed)
+        unit = 'n'
+        if self.whole_images:
+            description['whole_images'], unit = True, 'images'
         if missing := [name for name in names if name not in drawn]:
             description['without_exemplar'] = missing
-        # Embed the exemplars.
-        bank = build_bank(model, self.dataset, self.exemplars, progress)
+        # Embed the exemplars, and compare the embeddings of all classes.
+        rows, labels = embed_exemplars(model, self.dataset, self.exemplars, progress)
+        bank = average_exemplars(model, self.dataset, self.exemplars, rows, labels)
+        similarity = {name: value for name, value in iisr(rows, labels).items() if not math.isnan(value)}
         return EvaluationPrompts(
             description,
             names,
             bank.prompt_set(names),
             exemplars=self.exemplars,
             dataset=self.dataset,
-            file_stem=f'prompts_{VISUAL_GENERIC}_n{self.num_exemplars}_seed{self.seed}',
+            file_stem=f'prompts_{VISUAL_GENERIC}_{unit}{self.num_exemplars}_seed{self.seed}',
+            similarity=similarity,
         )
 
 

@@ -49,7 +49,9 @@ def candidates_of(info: dict, index: int) -> list[Exemplar]:
     ]
 
 
-def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0) -> list[Exemplar]:
+def draw_exemplars(
+    dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0, whole_images: bool = False
+) -> list[Exemplar]:
     """Draw up to ``num_exemplars`` instances of every class, without replacement.
 
     The draw depends on the annotations, ``num_exemplars`` and ``seed`` only, not on the order of the images; the draw
@@ -59,6 +61,7 @@ def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0)
         dataset: Data set in MMDetection's format; its ``metainfo['classes']`` are the classes.
         num_exemplars: Maximum number of instances per class, at least 1.
         seed: Any integer.
+        whole_images: Draw up to ``num_exemplars`` images per class instead, with all instances of the class on them.
 
     Returns:
         Exemplars in the order of the images. A class without instances has none.
@@ -81,8 +84,12 @@ def draw_exemplars(dataset: BaseDataset, num_exemplars: int = 16, seed: int = 0)
         exemplars.sort(key=lambda e: (e.img_id, e.bbox))
         name = dataset.metainfo['classes'][label]
         generator = np.random.default_rng([non_negative(seed), zlib.crc32(name.encode())])
-        chosen = generator.permutation(len(exemplars))[:num_exemplars]
-        drawn += [exemplars[i] for i in chosen]
+        # The units of the draw are instances or images, in an order that depends on the annotations only.
+        units = [[exemplar] for exemplar in exemplars]
+        if whole_images:
+            units = [list(group) for _, group in groupby(exemplars, key=lambda e: e.index)]
+        chosen = generator.permutation(len(units))[:num_exemplars]
+        drawn += [exemplar for i in chosen for exemplar in units[i]]
     return sorted(drawn, key=lambda e: (e.index, e.label, e.bbox))
 
 
@@ -96,7 +103,8 @@ def embed_exemplars(
     """Embed exemplars.
 
     Images are encoded one at a time. In a batch, they would be padded to one size; because padding affects
-    convolutions, an embedding would depend on the other images of the batch.
+    convolutions, an embedding would depend on the other images of the batch. A prompt encoder that aggregates boxes
+    encodes the exemplars of a class on an image together.
 
     Args:
         model: A :class:`dinor1.models.DINOR1`; its mode (train or eval) is restored.
@@ -105,7 +113,8 @@ def embed_exemplars(
         progress: Called after each image.
 
     Returns:
-        Embeddings (n, C) in float32 on the CPU, and class indices (n,), in the order of ``exemplars``.
+        Embeddings (n, C) in float32 on the CPU, and class indices (n,), in the order of ``exemplars``; with an
+        aggregating encoder one row per image and class, in the order of the images and of the class indices.
     """
     was_training = model.training
     model.eval()
@@ -120,13 +129,15 @@ def embed_exemplars(
             boxes = boxes * boxes.new_tensor(samples[0].scale_factor).repeat(2)
             # Embed them.
             features = model.encode_image(data['inputs'], samples)
-            embeddings.append(model.encode_boxes(features, [boxes], [samples[0].img_shape]).float().cpu())
-            labels += [e.label for e in group]
+            classes = torch.tensor([e.label for e in group], device=boxes.device)
+            rows, row_labels = model.encode_exemplars(features, [boxes], [classes], [samples[0].img_shape])
+            embeddings.append(rows.float().cpu())
+            labels.append(row_labels[0].cpu())
             if progress is not None:
                 progress()
     finally:
         model.train(was_training)
-    return torch.cat(embeddings), torch.tensor(labels)
+    return torch.cat(embeddings), torch.cat(labels)
 
 
 def build_bank(
@@ -146,11 +157,30 @@ def build_bank(
     Returns:
         A bank of the classes that have at least one exemplar, in the data set's order.
     """
-    # Embed the exemplars.
-    embeddings, index = embed_exemplars(model, dataset, exemplars, progress)
-    present = index.unique()
+    return average_exemplars(model, dataset, exemplars, *embed_exemplars(model, dataset, exemplars, progress))
+
+
+def average_exemplars(
+    model: nn.Module,
+    dataset: BaseDataset,
+    exemplars: Sequence[Exemplar],
+    embeddings: torch.Tensor,
+    labels: torch.Tensor,
+) -> PromptBank:
+    """Bank of the mean embedding of each class.
+
+    Args:
+        model: See :func:`embed_exemplars`.
+        dataset: See :func:`embed_exemplars`.
+        exemplars: See :func:`embed_exemplars`.
+        embeddings: (n, C) from :func:`embed_exemplars`; every row has the same weight.
+        labels: (n,) class indices of the rows.
+
+    Returns:
+        A bank of the classes that have at least one exemplar, in the data set's order.
+    """
+    present = labels.unique()
     names = dataset.metainfo['classes']
-    # Average them per class.
-    means = PromptSet.from_exemplars(embeddings, index, names).embeddings[present]
-    counts = index.bincount(minlength=len(names))[present]
+    means = PromptSet.from_exemplars(embeddings, labels, names).embeddings[present]
+    counts = torch.tensor([exemplar.label for exemplar in exemplars]).bincount(minlength=len(names))[present]
     return PromptBank(means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model))

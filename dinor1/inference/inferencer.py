@@ -226,6 +226,7 @@ class DINOR1Inferencer:
         keys = [class_key(name) for name in names]
         # Embed the boxes of each image, scaled to the network input.
         rows: list[Tensor] = [torch.empty(0)] * len(images)
+        row_labels = list(rows)
         for indices, data in self._batches(images, batch_size):
             samples, scaled = data['data_samples'], []
             for i, sample in zip(indices, samples, strict=True):
@@ -233,12 +234,19 @@ class DINOR1Inferencer:
                 box = data['inputs'].new_tensor(pixels)
                 scaled.append(box * box.new_tensor(sample.scale_factor).repeat(2))
             features = self.model.encode_image(data['inputs'], samples)
-            embeddings = self.model.encode_boxes(features, scaled, [s.img_shape for s in samples]).float().cpu()
-            for i, part in zip(indices, embeddings.split([len(box) for box in scaled]), strict=True):
-                rows[i] = part
-        # Average over the boxes of each class.
+            indexed = [
+                torch.tensor(
+                    [keys.index(class_key(name)) for name in labels[i]], dtype=torch.long, device=scaled[0].device
+                )
+                for i in indices
+            ]
+            embeddings, parts = self.model.encode_exemplars(features, scaled, indexed, [s.img_shape for s in samples])
+            lengths = [len(part) for part in parts]
+            for i, row, part in zip(indices, embeddings.float().cpu().split(lengths), parts, strict=True):
+                rows[i], row_labels[i] = row, part.cpu()
+        # Average over the embeddings of each class, and count its boxes.
+        means = PromptSet.from_exemplars(torch.cat(rows), torch.cat(row_labels), names).embeddings
         index = torch.tensor([keys.index(class_key(name)) for group in labels for name in group])
-        means = PromptSet.from_exemplars(torch.cat(rows), index, names).embeddings
         return PromptBank(means, tuple(names), tuple(index.bincount().tolist()), self._fingerprint)
 
     # ---------------------------------------------------------------- adaptation

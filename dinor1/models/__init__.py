@@ -8,6 +8,8 @@ from dinor1.utils.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        'AggregatingPromptEncoder': '.prompts',
+        'ClassEmbeddings': '.prompts',
         'DINOGRQO': '.detectors',
         'DINOGRQOHead': '.heads',
         'DINOR1': '.detectors',

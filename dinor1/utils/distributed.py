@@ -1,11 +1,14 @@
 """Models and their wrappers for distributed training."""
 
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from mmengine.dist import broadcast
+import torch
+import torch.distributed.nn
+from mmengine.dist import all_gather_object, broadcast, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 
@@ -32,3 +35,44 @@ def broadcast_buffers(model: nn.Module) -> None:
     """Copy buffers, such as the statistics of batch norm, from the first process to all; all must call this."""
     for buffer in model.buffers():
         broadcast(buffer)
+
+
+class RankGather(NamedTuple):
+    """What a model needs to use values of all processes, without knowing of processes; all must call each function.
+
+    Attributes:
+        rank: Index of this process in the results.
+        objects: One picklable object per process -> the list of all.
+        rows: (n, C) of this process -> the rows of all processes, see :func:`gather_rows`.
+    """
+
+    rank: int
+    objects: Callable[[Any], list[Any]]
+    rows: Callable[[Tensor], Tensor]
+
+
+def rank_gather() -> RankGather:
+    """The exchange between the processes of the default group; a single process exchanges with itself."""
+    return RankGather(get_rank(), all_gather_object, gather_rows)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, in the order of the ranks; all processes must call this.
+
+    Gradients flow back to the process that a row comes from, summed over the processes.
+
+    Args:
+        rows: (n, C) of this process; n may differ between processes, and is at least 1 in one of them.
+
+    Returns:
+        (sum of n, C); ``rows`` itself if there is one process.
+    """
+    if get_world_size() == 1:
+        return rows
+    # Pad all to the same number of rows, which collectives require.
+    counts = all_gather_object(len(rows))
+    padding = rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])
+    padded = torch.cat([rows, padding]).contiguous()
+    # Gather, and drop the padding.
+    parts = torch.distributed.nn.all_gather(padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

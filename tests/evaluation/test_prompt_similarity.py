@@ -12,6 +12,7 @@ from dinor1.evaluation import bernoulli_entropy, iisr
 
 def test_iisr_of_one_prompt_is_nan():
     values = iisr(torch.ones(1, 4), torch.zeros(1, dtype=torch.long))
+    assert values.pop('clamped') == 0
     assert all(math.isnan(value) for value in values.values())
 
 
@@ -23,6 +24,7 @@ def test_iisr_equals_oracle(shared_dir):
         for case in cases:
             values = iisr(torch.from_numpy(file[f'{case}/prompts']), torch.from_numpy(file[f'{case}/labels']))
             values['iisr_proto'] = values.pop('iisr')
+            assert values.pop('clamped') == 0
             for name, value in values.items():
                 # Tolerance of the oracle.
                 assert value == pytest.approx(float(file[f'{case}/{name}']), abs=1e-9)
@@ -35,6 +37,7 @@ def test_iisr_equals_hand_computation():
     assert values['intra'] == pytest.approx(0.5, abs=1e-7)
     assert values['inter_pair'] == values['inter_proto'] == 0
     assert values['iisr'] == pytest.approx(0.5e6, rel=1e-6)
+    assert values['clamped'] == 1
 
 
 def test_iisr_does_not_depend_on_order_and_labels():

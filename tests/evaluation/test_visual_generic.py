@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dinor1.datasets import CocoPromptDataset
-from dinor1.evaluation import build_bank, draw_exemplars
+from dinor1.evaluation import build_bank, draw_exemplars, embed_exemplars, iisr
+from dinor1.evaluation.prompt_protocols import VisualGeneric
 from dinor1.utils.errors import InputError
 
 PIPELINE = [
@@ -112,3 +113,55 @@ def test_seeds_of_draws_must_not_be_negative(seed):
 
     with pytest.raises(InputError, match='integer of at least 0'):
         non_negative(seed)
+
+
+# Whole images, aggregated exemplars, and their similarity ---------------------------------------------------
+
+
+def test_draw_of_whole_images_takes_all_instances_of_a_class(write):
+    dataset = write()
+    exemplars = draw_exemplars(dataset, 2, whole_images=True)
+    for label, images in ((0, 2), (1, 2), (2, 1)):
+        own = [e for e in exemplars if e.label == label]
+        drawn = {e.index for e in own}
+        assert len(drawn) == images
+        instances = sum(
+            instance['bbox_label'] == label and not instance['ignore_flag']
+            for index in drawn
+            for instance in dataset.get_data_info(index)['instances']
+        )
+        assert len(own) == instances
+    assert as_set(exemplars) == as_set(draw_exemplars(write(reversed(range(10)), 'b'), 2, whole_images=True))
+    assert any(as_set(exemplars) != as_set(draw_exemplars(dataset, 2, seed, True)) for seed in (1, 2, 3))
+
+
+def test_bank_of_an_aggregating_encoder_averages_images(write, build_tiny):
+    cfg = dict(type='AggregatingPromptEncoder', num_layers=1)
+    model, dataset = build_tiny(**{'model.prompts.encoder': cfg}).eval(), write()
+    exemplars = draw_exemplars(dataset, 3, whole_images=True)
+    bank = build_bank(model, dataset, exemplars)
+    assert bank.num_exemplars == tuple(np.bincount([e.label for e in exemplars]).tolist())
+    cats = [e for e in exemplars if e.label == 0]
+    assert len(cats) > 3  # an image has several
+    per_image = [
+        build_bank(model, dataset, [e for e in cats if e.index == index]).embeddings[0]
+        for index in sorted({e.index for e in cats})
+    ]
+    torch.testing.assert_close(bank.embeddings[0], torch.stack(per_image).mean(0))
+
+
+def test_visual_generic_reports_the_similarity_of_its_exemplars(write, build_tiny):
+    model, dataset = build_tiny().eval(), write()
+    prompts = VisualGeneric(dataset, 3).prepare(model, dataset)
+    expected = iisr(*embed_exemplars(model, dataset, draw_exemplars(dataset, 3)))
+    assert prompts.similarity == expected
+    assert prompts.similarity['intra'] > 0
+    # Values that are undefined for single exemplars are left out.
+    alone = VisualGeneric(dataset, 1).prepare(model, dataset)
+    assert {'intra', 'iisr'}.isdisjoint(alone.similarity)
+    assert alone.similarity['inter_proto'] == pytest.approx(alone.similarity['inter_pair'])
+    # The record of a draw of whole images says so.
+    protocol = VisualGeneric(dataset, 2, seed=4, whole_images=True)
+    whole = protocol.with_seed(5).prepare(model, dataset)
+    assert whole.description == dict(protocol='visual-generic', num_exemplars=2, seed=5, whole_images=True)
+    assert whole.file_stem == 'prompts_visual-generic_images2_seed5'

@@ -185,3 +185,47 @@ def test_settings_that_do_not_fit_are_refused():
         PromptsConfig(exclude_self=True)
     with pytest.raises(InputError, match='refiner refines the same prompts for all images'):
         PromptsConfig(prompt_sampling='per_image', refiner=dict(type='CategoryGraphPrompts'))
+
+
+# Everything off ---------------------------------------------------------------------------------------------
+
+BASELINE = dict(
+    encoder=dict(type='VisualPromptEncoder', source='neck'),
+    prompt_sampling='single_instance',
+    exclude_self=False,
+    prompt_dropout=0.0,
+    prompt_gather='device',
+    prompt_mode_schedule='visual',
+    class_embeddings=None,
+)
+
+
+@pytest.mark.parametrize('aligned', [False, True])
+def test_baseline_values_are_the_network_without_the_switches(build_tiny, make_batch, aligned):
+    """Parameter names, losses and gradients are equal to the bit."""
+    text = dict(language_model=dict(type='WordHashModel'), alignment=dict(type='LanguageAlignment'))
+    inputs, samples = make_batch((3, 0, 2))
+    for sample in samples:
+        sample.set_metainfo(dict(text=tuple('abcdefgh')))
+    results = []
+    for settings in ({}, BASELINE):
+        settings = settings | (text if aligned else {})
+        model = build_tiny(**{f'model.prompts.{name}': value for name, value in settings.items()})
+        model.prompt_memory, model.rank_gather, model.prompt_mode = None, None, 'visual'
+        torch.manual_seed(1)
+        losses = model.loss(inputs, samples)
+        total(losses).backward()
+        results.append((losses, {name: parameter.grad for name, parameter in model.named_parameters()}))
+    for absent, present in zip(*results, strict=True):
+        assert list(absent) == list(present)
+        for name, value in absent.items():
+            assert (value is None and present[name] is None) or torch.equal(value, present[name]), name
+    # Every box has the embedding of today's encoder.
+    assert not [name for name in results[1][1] if 'aggregator' in name or 'exemplar' in name]
+
+
+def test_world_and_refiner_settings_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="needs model.prompts.prompt_sampling='class_prototype'"):
+        PromptsConfig(prompt_gather='world')
+    with pytest.raises(InputError, match=r"prompt_gather must be 'device' or 'world', got 'all'"):
+        PromptsConfig(prompt_gather='all')

@@ -6,6 +6,7 @@ import hashlib
 import pytest
 import torch
 
+from dinor1.models.detectors import prompt_losses
 from dinor1.models.losses import symmetric_info_nce
 from dinor1.models.prompts import TextTable, WordHashModel, drawn_prompts, encode_text, sample_prompts
 from dinor1.utils.errors import InputError
@@ -131,7 +132,7 @@ def test_alignment_loss_is_the_infonce_of_class_means(build_tiny, make_batch):
     # The model computes the same.
     draw = sample_prompts([s.gt_instances.labels for s in samples], names)
     _, instances = drawn_prompts(model.prompt_encoder, features, boxes, shapes, draw, every_box=True)
-    loss = model.alignment_loss(instances, [s.gt_instances.labels for s in samples], draw)
+    loss = prompt_losses.alignment(model, instances, [s.gt_instances.labels for s in samples], draw)
     torch.testing.assert_close(loss, expected)
 
 

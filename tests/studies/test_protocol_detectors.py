@@ -32,6 +32,9 @@ class ColourDetector(torch.nn.Module):
     def encode_boxes(self, features, boxes, shapes):
         return torch.stack([self.colour(image, box) for image, own in zip(features, boxes, strict=True) for box in own])
 
+    def encode_exemplars(self, features, boxes, labels, shapes):
+        return self.encode_boxes(features, boxes, shapes), labels
+
     @staticmethod
     def colour(image, box):
         x1, y1, x2, y2 = box.round().int().tolist()

@@ -4,6 +4,8 @@ from .broadcast_buffers import BroadcastBuffersHook
 from .graceful_stop import GracefulStopHook
 from .half_weights import HalfWeightsHook
 from .loss_gradients import LossGradientHook
+from .prompt_memory import PromptMemoryHook
+from .prompt_mode import PromptModeHook
 from .prompt_visualization import PromptVisualizationHook
 from .reference_model import ReferenceModelHook
 from .reproducibility import ReproducibilityHook
@@ -13,6 +15,8 @@ __all__ = [
     'GracefulStopHook',
     'HalfWeightsHook',
     'LossGradientHook',
+    'PromptMemoryHook',
+    'PromptModeHook',
     'PromptVisualizationHook',
     'ReferenceModelHook',
     'ReproducibilityHook',

@@ -169,7 +169,9 @@ class ReferenceModelHook(Hook):
                 device = next(model.parameters()).device
                 copied = MODELS.build(copy.deepcopy(runner.cfg.model))
                 copied, _ = convert_model(copied, runner.cfg.get('model_converters'), runner.seed)
-                copied = copied.to(device)
+                rebuilt: Any = copied.to(device)
+                rebuilt.rank_gather = getattr(model, 'rank_gather', None)
+                copied = rebuilt
             else:
                 copied = copy.deepcopy(model)
             self.reference = ReferenceModel(copied, self.dtype)

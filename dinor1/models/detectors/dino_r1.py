@@ -32,30 +32,30 @@ from dinor1.structures import (
     QuerySelection,
 )
 from dinor1.utils.dataclass_config import with_defaults
+from dinor1.utils.distributed import RankGather
 from dinor1.utils.errors import InputError
 from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from ..backbones import check_neck_channels
-from ..losses import Exemplars, LanguageAlignment, RelationDistillation, pad_targets
+from ..losses import LanguageAlignment, RelationDistillation, pad_targets
 from ..prompts import (
-    BatchScope,
     PromptDraw,
+    PromptMemory,
     PromptsConfig,
     TextTable,
     build_text_side,
     caption_names,
+    class_prompts,
     draw_prompts,
     drawn_prompts,
     encode_boxes,
+    encode_exemplars,
     encode_text,
-    exemplar_boxes,
-    map_class_embeddings,
-    mean_by_class,
-    mean_by_image_and_class,
     offered_boxes,
     positive_maps,
     prompts_per_image,
+    remembered_prompts,
     upgrade_prompt_encoder,
 )
 from ..transformer import (
@@ -69,6 +69,7 @@ from ..transformer import (
     score_tokens,
     select_queries,
 )
+from . import prompt_losses
 from .duplicates import duplicate_removal, remove_duplicates
 from .reference import ReferenceModel
 from .vocabulary_parts import best_of_passes, split_vocabulary
@@ -104,11 +105,19 @@ class DINOR1(BaseDetector):
             sampling locations, and the scores that select queries and rank detections are always computed in float32.
             In training the optimizer wrapper sets the precision.
         reference: The reference model of GRQO, set by :class:`dinor1.engine.ReferenceModelHook`; None: there is none.
+        prompt_memory: Prompts of earlier iterations, set by :class:`dinor1.engine.PromptMemoryHook`; None: none.
+        prompt_mode: ``visual`` or ``text``: what prompts the current training iteration, set by
+            :class:`dinor1.engine.PromptModeHook`.
+        rank_gather: Exchange of prompts between processes, set by the Runner for ``prompt_gather='world'``; None: the
+            prompts of a training batch are those of its classes.
     """
 
     _version = 2
     inference_dtype: torch.dtype | None = None
     reference: ReferenceModel | None = None
+    prompt_memory: PromptMemory | None = None
+    prompt_mode: str = 'visual'
+    rank_gather: RankGather | None = None
 
     def __init__(
         self,
@@ -163,13 +172,26 @@ class DINOR1(BaseDetector):
 
         # Build the prompt encoders and the optional parts around them.
         self.prompt_encoder = MODELS.build(dict(self.prompts_cfg.encoder, dims=dims))
+        if self.prompt_encoder.source == 'encoder' and encoder.get('encoder_fusion', 'full') != 'none':
+            raise InputError(
+                "model.prompts.encoder.source='encoder' reads the output of the encoder, which must not depend on the "
+                "prompts; set model.encoder.encoder_fusion='none', or source='neck'"
+            )
+        if self.bbox_head.instance_contrast is not None and (
+            self.prompt_encoder.aggregates or self.prompts_cfg.prompt_gather == 'world'
+        ):
+            raise InputError(
+                'model.bbox_head.instance_contrast compares single exemplars with their objects, and the prompts are '
+                "means over boxes; set it to None, or use the VisualPromptEncoder and prompt_gather='device'"
+            )
         self.language_model: Any = None
         self.text_feat_map: Any = None
         self.alignment: LanguageAlignment | None = None
         self.relation_distill: RelationDistillation | None = None
         self.prompt_refiner: Any = None
-        if self.prompts_cfg.language_model is not None:
-            self.language_model, self.text_feat_map = build_text_side(self.prompts_cfg.language_model, dims.embed_dims)
+        if self.prompts_cfg.text_side is not None:
+            self.language_model, self.text_feat_map = build_text_side(self.prompts_cfg.text_side, dims.embed_dims)
+            self.text_feat_map.requires_grad_(self.prompts_cfg.trains_text)
             self.text_table, self.raw_text_table = TextTable(), TextTable()
         if self.prompts_cfg.alignment is not None:
             self.alignment = MODELS.build(dict(type='LanguageAlignment') | self.prompts_cfg.alignment)
@@ -283,9 +305,23 @@ class DINOR1(BaseDetector):
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
 
         # Draw the exemplars of each class of the batch, and encode them.
-        draw, labels, scope = draw_prompts(batch_data_samples, self.prompts_cfg)
+        text = self.prompt_mode == 'text'
+        draw, labels, scope = draw_prompts(
+            batch_data_samples,
+            self.prompts_cfg,
+            pairs=self.prompt_encoder.aggregates,
+            text=text,
+            memory=self.prompt_memory,
+            gather=self.rank_gather,
+        )
+        if text:
+            draw = draw._replace(text=self._text_embeddings(draw))
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self._needs_every_box)
+        instance_labels = draw.instance_labels(labels, every_box=self._needs_every_box)
+        if self.prompt_memory is not None:
+            images = [sample.img_id for sample in batch_data_samples]
+            self.prompt_memory.pending = remembered_prompts(instances, instance_labels, images, draw.classes)
 
         # Keep the boxes whose class is offered to their image.
         kept = offered_boxes(labels, draw)
@@ -295,7 +331,7 @@ class DINOR1(BaseDetector):
         )
 
         # Encode, select queries, and put noised ground truth in front of them.
-        encoded = self.encoder(features, prompts)
+        encoded = self._fuse(features, prompts)
         selection = self._select(encoded.memory, features, encoded.prompts)
         noised = denoising_queries(self.dn_query_generator, kept_boxes, dataset_labels, shapes)
         output = self._decode(encoded, features, selection, noised)
@@ -309,13 +345,13 @@ class DINOR1(BaseDetector):
             shared = (draw, encoded.gates)
             ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, *shared)
         exemplars = None
-        if self.bbox_head.instance_contrast is not None:
-            exemplars = _exemplars(instances, labels, kept, draw)
+        if self.bbox_head.instance_contrast is not None and not text:
+            exemplars = prompt_losses.exemplars(instances, labels, kept, draw)
         losses = self.bbox_head.loss(output, targets, ref_logits, exemplars)
         if self.alignment is not None:
-            losses['loss_alignment'] = self.alignment_loss(instances, labels, draw, scope)
+            losses['loss_alignment'] = prompt_losses.alignment(self, instances, instance_labels, draw, scope)
         if self.relation_distill is not None:
-            losses |= self.relation_losses(instances, labels, draw, scope)
+            losses |= prompt_losses.relation(self, instances, instance_labels, draw, scope)
         return losses, output
 
     @property
@@ -348,7 +384,8 @@ class DINOR1(BaseDetector):
         boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
         features = self.encode_image(batch_inputs, batch_data_samples)
         prompts, _ = self._encode_drawn(features, boxes, shapes, draw)
-        memory, prompts, *_ = self.encoder(features, prompts, tokens=tokens, gates=gates)
+        encoded = self._fuse(features, prompts, tokens, gates)
+        memory, prompts = encoded.memory, encoded.prompts
         return self.token_scores(memory, features, prompts).objectness.gather(1, tokens)
 
     def _encode_drawn(
@@ -359,70 +396,44 @@ class DINOR1(BaseDetector):
         draw: PromptDraw,
         every_box: bool = False,
     ) -> tuple[PromptBatch, Tensor]:
-        """The drawn prompts, as they are offered to the images, and the embeddings (n, C) of all encoded boxes."""
-        embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box)
+        """The drawn prompts, as they are offered to the images, and the embeddings (n, C) of all boxes or pairs."""
+        # Encode the exemplars.
+        gather = None if self.rank_gather is None or draw.text is not None else self.rank_gather.rows
+        embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box, gather)
         if not self.training:
             embeddings = at_least_float32(embeddings)
+        # Put text in their place. The products with 0 keep all parameters in the graph, as DDP requires.
+        if draw.text is not None:
+            embeddings = draw.text.to(embeddings.dtype) + embeddings.sum() * 0
+        elif self.prompts_cfg.trains_text:
+            embeddings = embeddings + sum(parameter.sum() for parameter in self.text_feat_map.parameters()) * 0
         if self.prompt_refiner is not None:
             embeddings = self.prompt_refiner(embeddings, draw.names())
+        # Append the prompts of earlier iterations.
+        if draw.memory is not None:
+            own = embeddings.expand(features.batch_size, -1, -1)
+            embeddings = torch.cat([own, draw.memory.to(own.dtype)], 1)
         return PromptBatch.shared(embeddings, features.batch_size, draw.offered), instances
 
-    def alignment_loss(
-        self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw, scope: BatchScope | None = None
-    ) -> Tensor:
-        """Alignment of visual prompts, means over ``instances`` (n, C), with the text embeddings of their classes."""
-        alignment: Any = self.alignment
-        flat = torch.cat(list(labels))
-        if not len(flat):
-            # Keep all parameters in the graph, as DDP requires.
-            weights = self.text_feat_map.parameters() if alignment.text_gradient else ()
-            return alignment.zero(instances) + sum(weight.sum() for weight in weights) * 0
-        # Average the boxes of each class, or of each class on each image.
-        told_apart = None if scope is None else scope.told_apart
-        if alignment.pairs == 'class':
-            visual, index = mean_by_class(instances, flat, draw.labels), None
-        else:
-            visual, index = mean_by_image_and_class(instances, labels, draw.labels)
-            told_apart = None if told_apart is None else told_apart[index]
-        # Embed the names.
-        if alignment.text_gradient:
-            text = map_class_embeddings(self._raw_text(draw), self.language_model, self.text_feat_map)
-        else:
-            text = self.text_table(_class_names(draw), self.language_model, self.text_feat_map)
-        return alignment(visual, text, index, told_apart)
+    def _fuse(
+        self,
+        features: ImageFeatures,
+        prompts: PromptBatch,
+        tokens: Tensor | None = None,
+        gates: Sequence[Tensor] = (),
+    ) -> EncoderOutput:
+        """Encode images with prompts, or return the features if :meth:`encode_image` has encoded them already."""
+        if self.prompt_encoder.source == 'encoder':
+            return EncoderOutput(features.feat, prompts)
+        encoded: EncoderOutput = self.encoder(features, prompts, tokens=tokens, gates=gates)
+        return encoded
 
-    def relation_losses(
-        self, instances: Tensor, labels: Sequence[Tensor], draw: PromptDraw, scope: BatchScope | None = None
-    ) -> dict[str, Tensor]:
-        """Relation distillation of the visual prompts of a batch, one for each image and class on it.
-
-        Args:
-            instances: (n, C) embeddings of all boxes.
-            labels: Per image (m,) class indices, numbered as in the draw.
-            draw: The prompts, for the names of the classes.
-            scope: What the annotations say about the classes. Prompts of two classes are compared only if boxes of
-                either class are known not to be instances of the other.
-
-        Returns:
-            See :class:`~dinor1.models.losses.RelationDistillation`.
-        """
-        relation: Any = self.relation_distill
-        if not any(len(label) for label in labels):
-            zero = instances.sum() * 0
-            return dict(loss_relation=zero, relation_divergence=zero.detach())
-        # Average the boxes of each class on each image.
-        visual, index = mean_by_image_and_class(instances, labels, draw.labels)
-        # Compare them as the names of their classes, or by class.
-        wanted = index if relation.target == 'label' else self._raw_text(draw)[index]
-        comparable = None
-        if scope is not None:
-            comparable = (scope.told_apart & scope.told_apart.t())[index][:, index]
-        losses: dict[str, Tensor] = relation(visual, wanted, comparable)
-        return losses
-
-    def _raw_text(self, draw: PromptDraw) -> Tensor:
-        """(K, E) embeddings of the class names by the language model, without the map to the width of the prompts."""
-        return self.raw_text_table(_class_names(draw), self.language_model)
+    def _text_embeddings(self, draw: PromptDraw) -> Tensor:
+        """Prompts (K, C) of the class names of a draw, as :meth:`text_prompt_set` makes them."""
+        names = [str(name) for name in draw.names()]
+        if self.prompts_cfg.trains_text:
+            return encode_text(names, self.language_model, self.text_feat_map, per_token=False).embeddings
+        return class_prompts(self.text_table(names, self.language_model, self.text_feat_map), names).embeddings
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """L feature maps of the neck, each (bs, C, height, width), from images (bs, 3, H, W)."""
@@ -432,15 +443,23 @@ class DINOR1(BaseDetector):
         return self.neck(self.backbone(batch_inputs))
 
     def encode_image(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> ImageFeatures:
-        """Multi-level features of the neck for ``batch_inputs`` (bs, 3, H, W), flattened."""
+        """Multi-level features for ``batch_inputs`` (bs, 3, H, W), flattened.
+
+        They are those of the neck; or those of the encoder, if the prompt encoder reads these.
+        """
         with self._inference_precision():
-            return flatten_levels(
+            features = flatten_levels(
                 self.extract_feat(batch_inputs),
                 [sample.img_shape for sample in batch_data_samples],
                 batch_data_samples[0].batch_input_shape,
                 self.positional_encoding,
                 self.level_embed,
             )
+            if self.prompt_encoder.source == 'neck':
+                return features
+            # Such an encoder does not depend on its prompts: any will do.
+            nothing = PromptBatch.shared(features.feat.new_zeros(1, self.embed_dims), features.batch_size)
+            return features._replace(feat=self.encoder(features, nothing)[0])
 
     def encode_boxes(
         self, features: ImageFeatures, boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
@@ -457,6 +476,29 @@ class DINOR1(BaseDetector):
         """
         with self._inference_precision():
             return at_least_float32(encode_boxes(self.prompt_encoder, features, boxes, image_shapes))
+
+    def encode_exemplars(
+        self,
+        features: ImageFeatures,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        image_shapes: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Visual prompt embeddings of boxes whose classes are known, at least in float32.
+
+        Args:
+            features: From :meth:`encode_image`.
+            boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
+            labels: Per image (m,) class index of each box.
+            image_shapes: Per image (height, width) in pixels, without padding.
+
+        Returns:
+            (n, C) in the order of the images, and per image the class indices of its rows: one row per box, or one per
+            class, ascending, if the prompt encoder aggregates boxes. The prompt of a class is the mean of its rows.
+        """
+        with self._inference_precision():
+            rows, classes = encode_exemplars(self.prompt_encoder, features, boxes, labels, image_shapes)
+        return at_least_float32(rows), classes
 
     def text_prompt_set(self, names: Sequence[str]) -> PromptSet:
         """Prompts from class names.
@@ -496,7 +538,7 @@ class DINOR1(BaseDetector):
         """
         shapes = [sample.img_shape for sample in batch_data_samples]
         refine = None if self.prompt_refiner is None else self.prompt_refiner.refine
-        return prompts_per_image(prompts, features, shapes, self.encode_boxes, refine)
+        return prompts_per_image(prompts, features, shapes, self.encode_exemplars, refine)
 
     def _inference_precision(self) -> contextlib.AbstractContextManager:
         """Autocast to :attr:`inference_dtype`; in training, the optimizer wrapper sets the precision."""
@@ -630,7 +672,7 @@ class DINOR1(BaseDetector):
             features: From :meth:`encode_image`.
             prompts: Prompts of the batch.
         """
-        encoded = self.encoder(features, prompts)
+        encoded = self._fuse(features, prompts)
         selection = self._select(encoded.memory, features, encoded.prompts)
         return self._decode(encoded, features, selection)
 
@@ -642,28 +684,3 @@ class DINOR1(BaseDetector):
         output = self._detect(features, self.prompt_sets(features, batch_data_samples, prompts))
         with full_precision(batch_inputs.device):
             return self.bbox_head(output)
-
-
-def _class_names(draw: PromptDraw) -> list[str]:
-    """Names of the classes of the prompts."""
-    return [name for name in draw.names() if name is not None]
-
-
-def _exemplars(instances: Tensor, labels: Sequence[Tensor], kept: Sequence[Tensor], draw: PromptDraw) -> Exemplars:
-    """Exemplars of the prompts among the ground truth that has a loss.
-
-    Args:
-        instances: (n, C) embeddings of all boxes.
-        labels: Per image (m,) class indices.
-        kept: Per image (m,) True = the box is part of the targets.
-        draw: The prompts.
-    """
-    # A batch without boxes is prompted by an image, which is not an object.
-    if not any(len(label) for label in labels):
-        index = torch.zeros(0, dtype=torch.long, device=instances.device)
-        return Exemplars(index, index, instances[:0])
-    # Number the boxes within the targets of their image.
-    chosen = [exemplar & keep for exemplar, keep in zip(exemplar_boxes(labels, draw), kept, strict=True)]
-    target = torch.cat([(keep.cumsum(0) - 1)[own] for keep, own in zip(kept, chosen, strict=True)])
-    image = torch.cat([torch.full_like(own.nonzero().flatten(), i) for i, own in enumerate(chosen)])
-    return Exemplars(image, target, instances[torch.cat(chosen)])

@@ -1,12 +1,24 @@
 """Prompt encoders for boxes and class names, and the sampling of prompts during training."""
 
-from .box_encoding import drawn_prompts, encode_boxes, mean_by_class, mean_by_image_and_class
+from .aggregating import AggregatingPromptEncoder
+from .box_encoding import (
+    drawn_prompts,
+    encode_boxes,
+    encode_exemplars,
+    encode_pairs,
+    mean_by_class,
+    mean_by_image_and_class,
+)
+from .class_embeddings import ClassEmbeddings, read_class_embeddings, save_class_embeddings, write_class_embeddings
 from .config import PromptsConfig
 from .draw import draw_prompts
-from .exemplar_weights import per_image_weights, prototype_weights
+from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
+from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, remembered_prompts
 from .minilm import MiniLM, minilm_folder
+from .mode_schedule import prompt_mode
 from .per_image import prompts_per_image
+from .prototypes import class_prototypes
 from .sampling import (
     PromptDraw,
     common_vocabulary,
@@ -16,26 +28,43 @@ from .sampling import (
     positive_maps,
     sample_prompts,
 )
-from .text import TextTable, build_text_side, caption_names, encode_text, map_class_embeddings, why_unreadable
+from .text import (
+    TextTable,
+    build_text_side,
+    caption_names,
+    class_prompts,
+    encode_text,
+    map_class_embeddings,
+    why_unreadable,
+)
 from .visual import VisualPromptEncoder, upgrade_prompt_encoder
 from .word_hash import WordHashModel
 
 __all__ = [
+    'AggregatingPromptEncoder',
     'BatchScope',
+    'ClassEmbeddings',
     'MiniLM',
     'PromptDraw',
+    'PromptMemory',
     'PromptsConfig',
+    'RecalledPrompts',
+    'RememberedPrompt',
     'TextTable',
     'VisualPromptEncoder',
     'WordHashModel',
     'batch_scope',
     'build_text_side',
     'caption_names',
+    'class_prompts',
+    'class_prototypes',
     'common_vocabulary',
     'draw_prompts',
     'drawn_prompts',
     'drop_prompts',
     'encode_boxes',
+    'encode_exemplars',
+    'encode_pairs',
     'encode_text',
     'exemplar_boxes',
     'map_class_embeddings',
@@ -43,11 +72,17 @@ __all__ = [
     'mean_by_image_and_class',
     'minilm_folder',
     'offered_boxes',
+    'pair_exemplars',
     'per_image_weights',
     'positive_maps',
+    'prompt_mode',
     'prompts_per_image',
     'prototype_weights',
+    'read_class_embeddings',
+    'remembered_prompts',
     'sample_prompts',
+    'save_class_embeddings',
     'upgrade_prompt_encoder',
     'why_unreadable',
+    'write_class_embeddings',
 ]

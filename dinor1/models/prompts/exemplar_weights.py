@@ -71,6 +71,25 @@ def per_image_weights(labels: Sequence[Tensor], classes: Tensor, max_exemplars: 
     return chosen / chosen.sum(-1, keepdim=True)
 
 
+def pair_exemplars(labels: Sequence[Tensor]) -> list[Tensor]:
+    """Draw the exemplars of every pair of an image and a class on it.
+
+    Their number is uniform in {1, ..., number of boxes of the class on the image}. Uses torch's global generator.
+
+    Args:
+        labels: Per image (m,) class indices.
+
+    Returns:
+        Per image (m,) class index of the boxes that are exemplars, -1 for the others.
+    """
+    exemplars = []
+    for label in labels:
+        member = label.unique()[:, None] == label
+        chosen = _some(member, _uniform_count(member.sum(-1))).any(0)
+        exemplars.append(label.masked_fill(~chosen, -1))
+    return exemplars
+
+
 def _boxes(labels: Sequence[Tensor], classes: Tensor) -> tuple[Tensor, Tensor]:
     """Image index (n,) of all boxes, and (K, n) True = the box belongs to the class."""
     lengths = torch.tensor([len(label) for label in labels], device=classes.device)

@@ -7,15 +7,18 @@ from torch import Tensor
 from dinor1.structures import ImageFeatures, Prompts, PromptSet
 from dinor1.utils.precision import at_least_float32
 
-# Encodes boxes on images: features, boxes per image, image sizes -> (n, C); see `encode_boxes`.
-EncodeBoxes = Callable[[ImageFeatures, Sequence[Tensor], Sequence[tuple[int, int]]], Tensor]
+# Encodes boxes on images: features, boxes per image, their classes, image sizes -> (n, C), classes of the rows per
+# image; see `encode_exemplars`.
+EncodeExemplars = Callable[
+    [ImageFeatures, Sequence[Tensor], Sequence[Tensor], Sequence[tuple[int, int]]], tuple[Tensor, list[Tensor]]
+]
 
 
 def prompts_per_image(
     prompts: Prompts,
     features: ImageFeatures,
     image_shapes: Sequence[tuple[int, int]],
-    encode: EncodeBoxes,
+    encode: EncodeExemplars,
     refine: Callable[[PromptSet], PromptSet] | None = None,
 ) -> list[PromptSet]:
     """One prompt set per image, on the device of the features.
@@ -45,6 +48,6 @@ def prompts_per_image(
         elif not len(item.boxes):
             sets.append(PromptSet.nothing(item.names, at_least_float32(features.feat[:1, :1])))
         else:
-            embeddings = encode(features.image(i), [item.boxes], [shape])
-            sets.append(PromptSet.from_exemplars(embeddings, item.labels.to(device), item.names))
+            embeddings, (labels,) = encode(features.image(i), [item.boxes], [item.labels.to(device)], [shape])
+            sets.append(PromptSet.from_exemplars(embeddings, labels, item.names))
     return sets if refine is None else [refine(prompts) for prompts in sets]

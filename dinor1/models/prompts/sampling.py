@@ -20,11 +20,17 @@ class PromptDraw(NamedTuple):
     Attributes:
         image: (K,) index of the image that the exemplar lies on.
         box: (K,) index of the exemplar among the boxes of its image; -1: the whole image, which belongs to no class.
-        labels: (K,) class index of each prompt, ascending; -1: no class.
+        labels: (K,) class index of each prompt, ascending; -1: no class. Prompts from ``memory`` follow.
         classes: Class names indexed by ``labels``; None if the images have no class names.
         offered: (bs, K) True = the prompt is offered to the image; None: all are.
         weights: (K, n) or (bs, K, n) weight of each of the n boxes of the batch, in the order of the images, in the
             embedding of each prompt (of each image); None: the embedding of a prompt is that of its exemplar.
+        exemplars: If the draw consists of pairs of an image and a class instead of boxes, per image (m,) class index of
+            the boxes that are exemplars, -1: the box is none. ``box`` is then the index of the class among the classes
+            of the image, ascending, and the columns of ``weights`` are the pairs, image by image, of all processes.
+            None: the draw consists of boxes.
+        memory: (bs, R, C) embeddings of earlier iterations, the last R of the prompts; None: there are none.
+        text: (K, C) text embeddings that take the place of the exemplars; None: the exemplars are the prompts.
     """
 
     image: Tensor
@@ -33,6 +39,25 @@ class PromptDraw(NamedTuple):
     classes: Sequence[str] | None = None
     offered: Tensor | None = None
     weights: Tensor | None = None
+    exemplars: Sequence[Tensor] | None = None
+    memory: Tensor | None = None
+    text: Tensor | None = None
+
+    def instance_labels(self, labels: Sequence[Tensor], every_box: bool = False) -> list[Tensor]:
+        """Per image the class indices of the encoded boxes or pairs, see :func:`.box_encoding.drawn_prompts`.
+
+        Args:
+            labels: Per image (m,) class indices of its boxes.
+            every_box: Whether all boxes are encoded.
+
+        Returns:
+            Per image (n,); nothing for a batch without boxes.
+        """
+        if self.exemplars is not None:
+            return [exemplar[exemplar >= 0].unique() for exemplar in self.exemplars]
+        if every_box or self.weights is not None or self.box[0] < 0:
+            return list(labels)
+        return [label[self.box[self.image == i]] for i, label in enumerate(labels)]
 
     def names(self) -> list[str | None]:
         """K class names, None for a prompt of no class.
@@ -42,8 +67,8 @@ class PromptDraw(NamedTuple):
         """
         if self.classes is None:
             raise InputError(
-                'model.prompts.alignment, model.prompts.relation_distill and model.prompts.refiner need class names; '
-                'set return_classes=True in train_dataloader.dataset'
+                'model.prompts.alignment, relation_distill and refiner, a prompt memory and text prompts need class '
+                'names; set return_classes=True in train_dataloader.dataset'
             )
         return [self.classes[i] if i >= 0 else None for i in self.labels.tolist()]
 

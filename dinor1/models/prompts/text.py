@@ -46,6 +46,9 @@ def why_unreadable(name: str, language_model: Any = None) -> str | None:
         return 'is nothing but brackets, which are left out' if name.strip() else 'is empty'
     if not any(character.isalnum() for character in cleaned):
         return 'is nothing but punctuation'
+    # Check that a table of embeddings has the name.
+    if hasattr(language_model, 'why_unknown') and (reason := language_model.why_unknown(name)):
+        return str(reason)
     # Check the tokens.
     tokenizer = getattr(language_model, 'tokenizer', None)
     if tokenizer is None:
@@ -121,7 +124,7 @@ def encode_text(
             raise InputError(f'text prompts: {name!r} {reason}; name the class')
     # Embed the names as a whole if the model does so.
     if hasattr(language_model, 'class_embeddings'):
-        return _class_prompts(text_feat_map(language_model.class_embeddings(names)), names)
+        return class_prompts(text_feat_map(language_model.class_embeddings(names)), names)
     # Tokenise the joined names; halve the list of names until the text fits.
     text, spans = _join(names)
     tokenized = language_model.tokenizer([text], return_tensors='pt')
@@ -155,7 +158,7 @@ def encode_text(
         groups=_pad(_groups(token_ids, language_model.special_tokens), len(embeddings)).to(embeddings.device),
         negative=torch.zeros(len(names), dtype=torch.bool, device=embeddings.device),
     )
-    return prompts if per_token else _class_prompts(prompts.class_embeddings(), names)
+    return prompts if per_token else class_prompts(prompts.class_embeddings(), names)
 
 
 class TextTable:
@@ -215,7 +218,7 @@ def _scaled(embeddings: Tensor) -> Tensor:
     return F.normalize(embeddings, dim=-1) * embeddings.shape[-1] ** 0.5
 
 
-def _class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
+def class_prompts(embeddings: Tensor, names: Sequence[str]) -> PromptSet:
     """One prompt per class, scaled to the norm sqrt(C).
 
     The alignment loss makes text and visual prompts agree in direction only. At initial weights, a visual prompt has

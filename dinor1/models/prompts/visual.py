@@ -13,9 +13,24 @@ from torch import Tensor, nn
 
 from dinor1.registry import MODELS
 from dinor1.structures import ImageFeatures
+from dinor1.utils.errors import InputError
 
 from ..transformer.deformable_attention import MSDeformAttention
 from ..transformer.dims import TransformerDims
+
+
+def check_source(source: str) -> str:
+    """Check the ``source`` of a prompt encoder: the image features that it reads.
+
+    ``neck``: the features before the encoder of the detector, as in DINO-R1 and DETR-ViP. ``encoder``: its output, as
+    in PET-DINO (arXiv 2604.00503); it must then not depend on the prompts, which do not exist yet when it runs.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if source not in ('neck', 'encoder'):
+        raise InputError(f"model.prompts.encoder.source must be 'neck' or 'encoder', got {source!r}")
+    return source
 
 
 class SelfOnlyAttention(BaseModule):
@@ -42,17 +57,22 @@ class SelfOnlyAttention(BaseModule):
 class VisualPromptEncoder(BaseModule):
     """One layer of {deformable cross-attention into the image, self-attention of a prompt to itself, FFN}.
 
-    It reads the features of the neck, before the encoder: an embedding depends only on its image and box, and can be
-    stored in a bank. :func:`upgrade_prompt_encoder` converts weights of the release and of this project's first
-    format.
+    It never sees other prompts: an embedding depends only on its image and box, and can be stored in a bank.
+    :func:`upgrade_prompt_encoder` converts weights of the release and of this project's first format.
 
     Args:
         dims: Sizes of the transformer.
+        source: ``neck`` or ``encoder``: the features that the boxes are encoded from, see :func:`check_source`.
+
+    Attributes:
+        aggregates: False: every box has an embedding of its own.
     """
 
-    def __init__(self, dims: TransformerDims, init_cfg: dict | None = None) -> None:
+    aggregates = False
+
+    def __init__(self, dims: TransformerDims, source: str = 'neck', init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        self.embed_dims = dims.embed_dims
+        self.embed_dims, self.source = dims.embed_dims, check_source(source)
         self.content_query = nn.Parameter(torch.zeros(1, dims.embed_dims))
         self.visual_bbox_encoding = MLP(2 * dims.embed_dims, dims.embed_dims, dims.embed_dims, 2)
         self.cross_attn = MSDeformAttention(**dims.deformable_attention())
