@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dinor1.structures import Exemplars
-
+from ..losses import Exemplars
 from ..prompts import (
     BatchScope,
     PromptDraw,
