@@ -1,13 +1,19 @@
 # Fine-tunes the released detector on one to ten annotated images, in about two minutes on a laptop:
 # dinor1 train lite/few-shot --data FOLDER. It is evaluated with exemplars from the training images.
 _base_ = [
-    '../_base_/models/dino_r1_lite_released.py',
+    '../_base_/models/dino_r1_lite.py',
     '../_base_/datasets/folder.py',
     '../_base_/schedules/lite_5e.py',
     '../_base_/default_runtime.py',
 ]
 
 load_from = 'dinor1://lite'
+model = dict(
+    # The backbone comes with the released weights.
+    backbone=dict(pretrained=False),
+    # Exemplars lie on the image itself or on others, and an image is often offered only some of the prompts.
+    prompts=dict(prompt_sampling='per_image', prompt_dropout=0.5),
+)
 max_iters = 80
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(optimizer=dict(lr=4e-4))

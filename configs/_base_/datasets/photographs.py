@@ -4,7 +4,12 @@
 # all of them: --cfg-options train_dataloader.dataset.datasets.0.exclude_sources=[]
 # Left out for zero-shot evaluation: raccoon, aquarium, chess_pieces, bccd, na_mushrooms, thermal_dogs_and_people, and
 # eight sets of rfmix. fruit is left out because nearly all its images show novel categories.
-_base_ = './photo_mix_novel.py'
+_base_ = './photo_mix.py'
+
+novel = dict(exclude_categories=(), only_categories=_base_.novel_categories)
+val_dataloader = dict(dataset=novel)
+test_dataloader = dict(dataset=novel)
+prompt_dataset = novel
 
 rfmix = (
     'ant_empire',
