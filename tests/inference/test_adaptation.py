@@ -91,9 +91,9 @@ def test_supervised_loss_equals_that_of_the_training_step(inferencer, build_tiny
     model = build_tiny().eval()
     prompts_used = {}
 
-    def recorded(features, prompts):
+    def recorded(features, prompts, **options):
         prompts_used['batch'] = prompts
-        return encoder(features, prompts)
+        return encoder(features, prompts, **options)
 
     encoder, model.encoder.forward = model.encoder.forward, recorded
     torch.manual_seed(0)
