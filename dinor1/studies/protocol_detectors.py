@@ -38,6 +38,7 @@ def measure_detector(
     seeds: Sequence[int] = (0, 1, 2),
     splits: Sequence[str] = ('val', 'test'),
     support: str = 'train',
+    num_exemplars: Sequence[int] = NUM_EXEMPLARS,
     options: dict[str, Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
@@ -50,6 +51,7 @@ def measure_detector(
         seeds: Seeds of the draws of prompts; results are means over them.
         splits: Splits to evaluate, as one set.
         support: Split of the exemplars of ``VisualGeneric`` and ``SingleClass``.
+        num_exemplars: Numbers of exemplars per class under ``VisualGeneric``; the largest is that of ``SingleClass``.
         options: Further arguments of :class:`~dinor1.datasets.CocoPromptDataset`, such as ``only_categories``.
         progress: Called with a line after each protocol.
 
@@ -77,7 +79,7 @@ def measure_detector(
     progress(f'{name}: visual-interactive')
     # Prompt with exemplars on other images. A detection counts if the image was annotated for its class.
     scopes = label_scopes(evaluated.content, str(root)) if evaluated.content.get('sources') else None
-    for count in NUM_EXEMPLARS:
+    for count in num_exemplars:
         matches = []
         for seed in seeds:
             prompts = VisualGeneric(exemplars, count, seed).prepare(model, evaluated.dataset)
@@ -94,7 +96,7 @@ def measure_detector(
     if scopes is None:
         answers = []
         for seed in seeds:
-            prompts = SingleClass(exemplars, max(NUM_EXEMPLARS), seed).prepare(model, evaluated.dataset)
+            prompts = SingleClass(exemplars, max(num_exemplars), seed).prepare(model, evaluated.dataset)
             found = detect_all(model, evaluated.dataset, prompts)
             answers.append(absence_scores(collect_answers(evaluated.content, found, prompts.asked, ids, THRESHOLD)))
         for key in answers[0]:
@@ -102,6 +104,32 @@ def measure_detector(
             scores[f'absence_{key}'] = -1.0 if min(values) < 0 else float(np.mean(values))
         progress(f'{name}: single class')
     return scores | dict(images=float(len(evaluated.dataset)))
+
+
+def threshold_curve(
+    root: str | Path,
+    model: DINOR1,
+    cfg: Config,
+    thresholds: Sequence[float],
+    splits: Sequence[str] = ('val',),
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> list[float]:
+    """F1 without exemplars at each score threshold, under ``VisualInteractive``: what a user sees.
+
+    Args:
+        root: Folder with ``images`` and ``annotations/SPLIT.json``.
+        model: The detector, in evaluation mode.
+        cfg: Its config, for the preparation of images.
+        thresholds: Minimum scores.
+        splits: Splits to evaluate, as one set.
+        options: Further arguments of :class:`~dinor1.datasets.CocoPromptDataset`.
+        seed: Seed of the draw of prompts.
+    """
+    images = SmallSet.read(root, splits, cfg.test_dataloader.dataset.pipeline, **(options or {}))
+    prompts = VisualInteractive(seed).prepare(model, images.dataset)
+    draw = (detect_all(model, images.dataset, prompts), prompts.boxes)
+    return [f1_without_exemplars(images, draw, threshold) for threshold in thresholds]
 
 
 @torch.no_grad()

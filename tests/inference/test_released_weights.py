@@ -126,6 +126,18 @@ def test_publish_tool_writes_a_file_of_the_default_detector(folder, model_files,
     result = subprocess.run([*tool, '--config', str(model_files.config)], capture_output=True, text=True, check=True)
     assert 'MiB, SHA-256' in result.stdout
     assert load_config(released_weights.config_of(out)).model == load_config(str(model_files.config)).model
+    # Scores of 0.1 become 0.3 in a shifted file, in the same order.
+    shifted = folder / 'shifted.safetensors'
+    tool[-1] = str(shifted)
+    subprocess.run([*tool, '--config', str(model_files.config), '--threshold', '0.1'], check=True)
+    image, logits = random_image(60, 80), []
+    for path in (out, shifted):
+        found = DINOR1Inferencer(model_files.config, str(path), device='cpu')(
+            image, [(image, [[5, 5, 30, 40]], 'cat')], score_thr=0.0
+        )
+        logits.append(found[0].pred_instances.scores.logit())
+    shift = torch.tensor(0.3).logit() - torch.tensor(0.1).logit()
+    torch.testing.assert_close(logits[1], logits[0] + shift, rtol=0, atol=4e-3)  # the bias in half precision
     # Another architecture is refused, and nothing is written.
     shutil.copy(model_files.checkpoint, folder / 'copy.pth')
     wrong = subprocess.run(

@@ -22,6 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--splits', nargs='+', default=['val', 'test'], help='splits to evaluate (default: val test)')
     parser.add_argument('--only-categories', metavar='FILE', help='categories to evaluate, a file in each set')
     parser.add_argument(
+        '--exemplars', nargs='+', type=int, default=[1, 4, 16], help='exemplars per class (default: 1 4 16)'
+    )
+    parser.add_argument(
         '--seeds', type=int, default=DRAWS, metavar='N', help='draws of the prompts (default: %(default)s)'
     )
     return parser.parse_args()
@@ -65,6 +68,7 @@ def main() -> None:
             cfg,
             range(args.seeds),
             args.splits,
+            num_exemplars=args.exemplars,
             options=options,
             progress=lambda line: print(line, flush=True),
         )
