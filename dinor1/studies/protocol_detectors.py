@@ -52,6 +52,7 @@ def measure_detector(
         splits: Splits to evaluate, as one set.
         support: Split of the exemplars of ``VisualGeneric`` and ``SingleClass``.
         num_exemplars: Numbers of exemplars per class under ``VisualGeneric``; the largest is that of ``SingleClass``.
+            Empty: only ``VisualInteractive``.
         options: Further arguments of :class:`~dinor1.datasets.CocoPromptDataset`, such as ``only_categories``.
         progress: Called with a line after each protocol.
 
@@ -93,7 +94,7 @@ def measure_detector(
                 scores[f'visual_g_{count}_{key}{end}'] = float(value) if np.isfinite(value) else -1.0
         progress(f'{name}: visual-generic, {count} exemplars')
     # Offer a single class, shown or absent.
-    if scopes is None:
+    if scopes is None and num_exemplars:
         answers = []
         for seed in seeds:
             prompts = SingleClass(exemplars, max(num_exemplars), seed).prepare(model, evaluated.dataset)

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -149,3 +151,28 @@ def test_publish_tool_writes_a_file_of_the_default_detector(folder, model_files,
     assert wrong.returncode == 2
     assert 'a checkpoint of another architecture' in wrong.stderr
     assert not (folder / 'new.safetensors').exists()
+
+
+# The released detector --------------------------------------------------------------------------------------
+
+
+def test_lite_finds_all_discs_from_one(repo):
+    """Six discs on a dark ground, one of them boxed; the weights of the repository."""
+    path = repo / 'dinor1/weights/lite.safetensors'
+    assert path.stat().st_size < 16 * 2**20
+    image = np.full((288, 288, 3), 40, np.uint8)
+    centres = [(60, 60), (150, 50), (235, 70), (60, 200), (150, 190), (230, 220)]
+    for x, y in centres:
+        cv2.circle(image, (x, y), 26, (180, 190, 200), -1)
+        cv2.circle(image, (x, y), 18, (120, 130, 150), 2)
+    image = cv2.GaussianBlur(image, (3, 3), 1)
+    found = DINOR1Inferencer(device='cpu')(
+        image, [(image, [[34, 34, 86, 86]], 'disc')], score_thr=0.1, nms_thr=0.7, as_dict=True
+    )[0]
+    # Every disc has a box whose corners are within five pixels, and there are no others.
+    expected = np.array([[x - 26, y - 26, x + 26, y + 26] for x, y in centres])
+    boxes = np.array(found['bboxes'])
+    assert boxes.shape == (6, 4)
+    distance = np.abs(boxes[:, None] - expected).max(-1)
+    assert sorted(distance.argmin(1).tolist()) == [0, 1, 2, 3, 4, 5]
+    assert distance.min(1).max() < 5

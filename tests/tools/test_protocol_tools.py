@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dinor1.studies.detector_table import detector_tables
 from dinor1.studies.protocol_table import protocol_table
 from dinor1.studies.results import read_rows
 
@@ -56,6 +57,15 @@ def test_protocols_page_contains_table_of_results(repo):
     text = protocol_table(read_rows(repo / 'results/protocols.jsonl'))
     page = (repo / 'docs/research/protocols.md').read_text()
     assert f'<!-- protocols:begin -->\n\n{text}\n\n<!-- protocols:end -->' in page
+
+
+def test_lite_page_contains_tables_of_results(repo):
+    rows = read_rows(repo / 'results/lite.jsonl')
+    sets = [row['set'] for row in rows if row['baseline'] == 'lite']
+    others = [row for row in read_rows(repo / 'results/protocols.jsonl') if row['set'] in sets]
+    text = detector_tables([*rows, *others], ['lite', 'training-free'], sets)
+    page = (repo / 'docs/research/lite.md').read_text()
+    assert f'<!-- detectors:begin -->\n\n{text}\n\n<!-- detectors:end -->' in page
 
 
 @pytest.mark.shared

@@ -1,32 +1,35 @@
 #!/usr/bin/env python
-"""Measure a trained detector under all prompt protocols on small sets, and add its rows to a file of results.
+"""Measure a trained detector under all prompt protocols on small sets, and make its tables beside the baselines.
 
 Examples:
     python tools/analysis_tools/protocol_detectors.py lite CONFIG CKPT data/raccoon data/bccd --out results/lite.jsonl
-    python tools/analysis_tools/protocol_detectors.py novice CONFIG none data/bccd --out results/lite.jsonl
+    python tools/analysis_tools/protocol_detectors.py untrained CONFIG none data/bccd --out results/lite.jsonl
+    python tools/analysis_tools/protocol_detectors.py lite --out results/lite.jsonl --update docs/research/lite.md
 """
 
 import argparse
 from pathlib import Path
 
-DRAWS = 3
+NAME, DRAWS = 'detectors', 3
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('name', help='name of the detector in the results')
-    parser.add_argument('config', help='config file, or name of a config of dinor1')
-    parser.add_argument('checkpoint', help='checkpoint; none: the weights before a training, with seed 0')
-    parser.add_argument('sets', nargs='+', help='folders with images and annotations/{train,val,test}.json')
+    parser.add_argument('config', nargs='?', help='config file, or name of a config of dinor1')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint; none: the weights before a training, with seed 0')
+    parser.add_argument('sets', nargs='*', help='folders with images and annotations/{train,val,test}.json')
     parser.add_argument('--out', required=True, metavar='FILE.jsonl', help='file of results, to which rows are added')
     parser.add_argument('--splits', nargs='+', default=['val', 'test'], help='splits to evaluate (default: val test)')
     parser.add_argument('--only-categories', metavar='FILE', help='categories to evaluate, a file in each set')
     parser.add_argument(
-        '--exemplars', nargs='+', type=int, default=[1, 4, 16], help='exemplars per class (default: 1 4 16)'
+        '--exemplars', nargs='*', type=int, default=[1, 4, 16], help='exemplars per class (default: 1 4 16)'
     )
     parser.add_argument(
         '--seeds', type=int, default=DRAWS, metavar='N', help='draws of the prompts (default: %(default)s)'
     )
+    parser.add_argument('--baselines', default='results/protocols.jsonl', help='results of protocol_baselines.py')
+    parser.add_argument('--update', metavar='FILE.md', help=f'write the tables between <!-- {NAME}:begin --> and :end')
     return parser.parse_args()
 
 
@@ -36,46 +39,60 @@ def main() -> None:
     import dinor1
 
     dinor1.register_all()  # before MMDetection is imported
-    import torch
-
     from dinor1.evaluation.odinw.runs import environment
-    from dinor1.registry import MODELS
+    from dinor1.studies.detector_table import detector_tables
     from dinor1.studies.protocol_detectors import measure_detector
-    from dinor1.studies.results import add_rows
-    from dinor1.utils.checkpoint import load_model
-    from dinor1.utils.config import load_config
+    from dinor1.studies.results import add_rows, read_rows
+    from dinor1.studies.study import insert
     from dinor1.utils.errors import InputError
-    from dinor1.utils.io import sha256
 
     if args.seeds < 1:
         raise InputError(f'--seeds must be at least 1, got {args.seeds}')
-    # Load the detector.
-    cfg, digest = load_config(args.config), None
-    if args.checkpoint == 'none':
-        torch.manual_seed(0)
-        model = MODELS.build(cfg.model)
-        model.init_weights()
-        model.eval()
-    else:
-        model = load_model(cfg, args.checkpoint)
-        digest = sha256(args.checkpoint) if Path(args.checkpoint).is_file() else None
     # Measure each set, and add its row.
-    options = dict(only_categories=args.only_categories) if args.only_categories else {}
-    for root in args.sets:
-        metrics = measure_detector(
-            root,
-            model,
-            cfg,
-            range(args.seeds),
-            args.splits,
-            num_exemplars=args.exemplars,
-            options=options,
-            progress=lambda line: print(line, flush=True),
-        )
-        name = Path(root).name
-        row = dict(arm=f'{name}/{args.name}', set=name, baseline=args.name, metrics=metrics, config=args.config)
-        shared = dict(splits=args.splits, checkpoint_sha256=digest, environment=environment())
-        add_rows(args.out, [row | shared | dict(draws=args.seeds)])
+    if args.sets:
+        model, cfg, digest = load(args.config, args.checkpoint)
+        options = dict(only_categories=args.only_categories) if args.only_categories else {}
+        shared = dict(splits=args.splits, draws=args.seeds, checkpoint_sha256=digest, environment=environment())
+        for root in args.sets:
+            metrics = measure_detector(
+                root,
+                model,
+                cfg,
+                range(args.seeds),
+                args.splits,
+                num_exemplars=args.exemplars,
+                options=options,
+                progress=lambda line: print(line, flush=True),
+            )
+            name = Path(root).name
+            row = dict(arm=f'{name}/{args.name}', set=name, baseline=args.name, metrics=metrics, config=args.config)
+            add_rows(args.out, [row | shared])
+    # Make the tables.
+    rows = read_rows(args.out)
+    sets = [row['set'] for row in rows if row['baseline'] == args.name]
+    others = [row for row in read_rows(args.baselines) if row['set'] in sets]
+    text = detector_tables([*rows, *others], [args.name, 'training-free'], sets)
+    if args.update:
+        insert(args.update, NAME, text)
+    print(text)
+
+
+def load(config: str, checkpoint: str) -> tuple:
+    """The detector in evaluation mode, its config, and the SHA-256 of the checkpoint."""
+    import torch
+
+    from dinor1.registry import MODELS
+    from dinor1.utils.checkpoint import load_model
+    from dinor1.utils.config import load_config
+    from dinor1.utils.io import sha256
+
+    cfg = load_config(config)
+    if checkpoint != 'none':
+        return load_model(cfg, checkpoint), cfg, sha256(checkpoint) if Path(checkpoint).is_file() else None
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.eval(), cfg, None
 
 
 if __name__ == '__main__':

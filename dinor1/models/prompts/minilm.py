@@ -56,7 +56,15 @@ class MiniLM(BertModel):
     """
 
     def __init__(self, folder: str | None = None, max_tokens: int = 256, init_cfg: dict | None = None) -> None:
-        super().__init__(folder or minilm_folder(), max_tokens=max_tokens, pad_to_max=False, init_cfg=init_cfg)
+        # Silence the report that the weights have a pooling layer, which is not used.
+        from transformers.utils import logging
+
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            super().__init__(folder or minilm_folder(), max_tokens=max_tokens, pad_to_max=False, init_cfg=init_cfg)
+        finally:
+            logging.set_verbosity(verbosity)
 
     def class_embeddings(self, names: Sequence[str]) -> Tensor:
         """(K, 384) unit vectors of K class names.
