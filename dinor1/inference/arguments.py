@@ -49,7 +49,7 @@ def class_thresholds(score_thr: Any, prompts: PromptSet) -> Tensor:
     else:
         values = [score_thr] * max(prompts.num_classes, 1)
     for value in values:
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
             raise InputError(f'score_thr must be a number in [0, 1], got {value!r}')
     return torch.tensor(values, dtype=torch.float32)
 

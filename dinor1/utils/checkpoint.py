@@ -212,9 +212,8 @@ def _state_dict(checkpoint: Any, path: str) -> dict[str, torch.Tensor]:
         InputError: the checkpoint has no weights.
     """
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
-    valid = isinstance(state_dict, dict) and all(
+    if not isinstance(state_dict, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state_dict.items()
-    )
-    if not valid:
+    ):
         raise InputError(f'{path}: not a checkpoint with a state_dict')
     return {k.removeprefix('module.'): v for k, v in state_dict.items()}
