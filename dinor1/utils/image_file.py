@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine import fileio
 from PIL import Image, ImageOps
 
 from dinor1.utils.errors import InputError
@@ -112,7 +111,11 @@ def bgr_from_pil(image: Image.Image, where: str) -> np.ndarray:
 
 def _content(path: str | os.PathLike, backend_args: dict | None = None) -> bytes:
     try:
-        return bytes(fileio.get(path, backend_args=backend_args)) if backend_args else Path(path).read_bytes()
+        if not backend_args:
+            return Path(path).read_bytes()
+        from mmengine import fileio  # imported here, so that the commands for annotation files start at once
+
+        return bytes(fileio.get(path, backend_args=backend_args))
     except FileNotFoundError:
         raise InputError(f'{path}: no such image; check the path') from None
     except (OSError, ValueError, KeyError) as error:
