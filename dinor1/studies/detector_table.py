@@ -11,10 +11,11 @@ MEAN = '**mean of the domains**'
 
 
 def detector_tables(rows: Sequence[Row], detectors: Sequence[str], domains: Sequence[str]) -> str:
-    """Three tables with a row per set.
+    """Two or three tables with a row per set.
 
     The first is AP50 under ``VisualInteractive`` without the exemplar, with a column per detector; the second is plain
-    AP50 beside the echo; the third has the other protocols, of the first detector.
+    AP50 beside the echo; the third has the other protocols, of the first detector, if it
+    was measured under them.
 
     Args:
         rows: Results with ``set``, ``baseline`` (the name of the detector) and ``metrics``, of
@@ -59,5 +60,6 @@ def detector_tables(rows: Sequence[Row], detectors: Sequence[str], domains: Sequ
         'F1': 'absence_F1',
     }
     body = [[name, *(with_interval(without(name, main), key) for key in keys.values())] for name in sets]
-    parts.append(table(['set', *keys], body))
+    if any(cell != '-' for row in body for cell in row[1:]):
+        parts.append(table(['set', *keys], body))
     return '\n\n'.join(parts)
