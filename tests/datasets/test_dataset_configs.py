@@ -21,7 +21,10 @@ PHOTOGRAPHS = {'photo_mix', 'photo_mix_novel', 'photographs'}
 LVIS = {'lvis_detection', 'lvis_minival_detection', 'icons', 'icons_novel'}
 OTHERS = {'small_coco', 'mnist', 'affnist', *LVIS, *PHOTOGRAPHS}
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in OTHERS)
-SMALL_REAL_SETS = sorted(name for name in NAMES if 'small_coco.py' in (FOLDER / f'{name}.py').read_text())
+# 'folder' stands for a set of the user's own.
+SMALL_REAL_SETS = sorted(
+    name for name in NAMES if name != 'folder' and 'small_coco.py' in (FOLDER / f'{name}.py').read_text()
+)
 
 
 def load(name: str) -> Config:

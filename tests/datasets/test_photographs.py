@@ -45,25 +45,30 @@ def strings(value) -> list[str]:
 
 
 def write_set(root: Path, files: list[str], sources: bool) -> None:
-    """A set of three images: two of base categories, one of them a grocery, and one of a novel category."""
+    """A set of three images: two of base categories, one of them a grocery, and one of a novel category.
+
+    With ``sources`` there is a fourth, of a third source.
+    """
     categories = [dict(id=i, name=name) for i, name in enumerate((*BASE, *NOVEL), 1)]
-    names = ('coco2017', 'freiburg_groceries', 'coco2017')
-    images = [dict(id=i, file_name=f'{i}.jpg', width=60, height=40) for i in range(3)]
+    names = ('coco2017', 'freiburg_groceries', 'coco2017', 'fod_a')
+    images = [dict(id=i, file_name=f'{i}.jpg', width=60, height=40) for i in range(4 if sources else 3)]
     if sources:
         images = [image | dict(source=source) for image, source in zip(images, names, strict=True)]
-    boxes = [dict(id=i, image_id=i, category_id=id, bbox=[5, 5, 20, 20], area=400) for i, id in enumerate((1, 2, 3))]
+    shown = (1, 2, 3, 2)[: len(images)]
+    boxes = [dict(id=i, image_id=i, category_id=id, bbox=[5, 5, 20, 20], area=400) for i, id in enumerate(shown)]
     data = dict(images=images, annotations=boxes, categories=categories)
     if sources:
         data['sources'] = [
             dict(name='coco2017', exhaustive_category_ids=[1, 3, 4, 5]),
             dict(name='freiburg_groceries', exhaustive_category_ids=[2]),
+            dict(name='fod_a', exhaustive_category_ids=[2]),
         ]
     # Write annotation files and images.
     for folder in ('images', 'annotations'):
         (root / folder).mkdir(parents=True)
     for name in files:
         (root / f'annotations/{name}.json').write_text(json.dumps(data))
-    for i in range(3):
+    for i in range(len(images)):
         cv2.imwrite(str(root / f'images/{i}.jpg'), np.zeros((40, 60, 3), np.uint8))
 
 
@@ -119,12 +124,15 @@ def test_training_set_is_federated_without_novel_categories(name, data):
     samples = [sample for batch in loader for sample in batch['data_samples']]
     # The third image of each set shows a sink.
     with_sink = [one for one in training_sets(cfg) if one.exclude_categories in ((), ['apple', 'banana'])]
-    assert len(samples) == 2 * len(training_sets(cfg)) + len(with_sink)
+    # The first set, photo_mix, has a fourth image; only photographs leaves out two sources, each with one image.
+    others = -1 if name == 'photographs' else 1
+    assert len(samples) == 2 * len(training_sets(cfg)) + len(with_sink) + others
     mixed = [sample for sample in samples if '/photo_mix/' in sample.img_path]
     assert {sample.text for sample in mixed} == {BASE}
     # The image of the bottle was annotated for bottles; that of the grocery has no negatives.
     scopes = {sample.img_id: (sample.annotated_labels, sample.exhaustive_labels) for sample in mixed}
-    assert scopes == {0: ([0], [0]), 1: ([1], [])}
+    every = {0: ([0], [0]), 1: ([1], []), 3: ([1], [1])}
+    assert scopes == ({0: every[0]} if name == 'photographs' else every)
     for sample in samples:
         shown = {sample.text[label] for label in sample.gt_instances.labels}
         if 'coco_mini' in sample.img_path:
@@ -132,20 +140,27 @@ def test_training_set_is_federated_without_novel_categories(name, data):
 
 
 def test_sources_are_left_out_in_training_only(data, tmp_path):
-    arguments = dict(data_root=str(tmp_path / 'photo_mix'), ann_file='annotations/train.json', pipeline=[])
+    arguments = dict(
+        data_root=str(tmp_path / 'photo_mix'),
+        ann_file='annotations/train.json',
+        data_prefix=dict(img='images'),
+        pipeline=[],
+    )
 
     def sources(**options):
         dataset = CocoPromptDataset(**arguments, federated=True, **options)
         return [dataset.get_data_info(i)['source'].split(':')[-1] for i in range(len(dataset))]
 
-    every_source = ['coco2017', 'freiburg_groceries', 'coco2017']
+    every_source = ['coco2017', 'freiburg_groceries', 'coco2017', 'fod_a']
     assert sources() == every_source
-    assert sources(exclude_sources=['freiburg_groceries']) == ['coco2017', 'coco2017']
+    assert sources(exclude_sources=['freiburg_groceries', 'fod_a']) == ['coco2017', 'coco2017']
     assert sources(exclude_sources=['freiburg_groceries'], test_mode=True) == every_source
-    with pytest.raises(InputError, match="no image has the source 'fod': the sources are coco2017, freiburg_groceries"):
+    with pytest.raises(
+        InputError, match="no image has the source 'fod': the sources are coco2017, fod_a, freiburg_groceries"
+    ):
         sources(exclude_sources=['fod'])
     with pytest.raises(InputError, match='exclude_sources leaves no image'):
-        sources(exclude_sources=['coco2017', 'freiburg_groceries'])
+        sources(exclude_sources=['coco2017', 'freiburg_groceries', 'fod_a'])
 
 
 def test_novel_evaluation_uses_the_support_set(data):
@@ -156,7 +171,7 @@ def test_novel_evaluation_uses_the_support_set(data):
     assert DATASETS.build(base.prompt_dataset).metainfo['classes'] == BASE
     support = DATASETS.build(novel.prompt_dataset)
     assert support.metainfo['classes'] == NOVEL
-    assert [bool(support.get_data_info(i)['instances']) for i in range(3)] == [False, False, True]
+    assert [bool(support.get_data_info(i)['instances']) for i in range(4)] == [False, False, True, False]
     # The training set does not change.
     assert novel.train_dataloader == base.train_dataloader
 
