@@ -65,7 +65,7 @@ def main() -> None:
                 progress=lambda line: print(line, flush=True),
             )
             name = Path(root).name
-            row = dict(arm=f'{name}/{args.name}', set=name, baseline=args.name, metrics=metrics, config=args.config)
+            row = dict(arm=f'{name}/{args.name}', set=name, baseline=args.name, metrics=metrics, model=args.config)
             add_rows(args.out, [row | shared])
     # Make the tables.
     rows = read_rows(args.out)
