@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dinor1.models.detectors import dino_r1
-from dinor1.models.prompts import batch_scope
+from dinor1.models.prompts import batch_scope, draw
 
 
 @pytest.fixture(scope='module')
@@ -48,12 +47,12 @@ def test_federated_images_are_offered_classes_of_their_source(train, federated, 
     # Record the classes that are offered in a training.
     scopes = []
 
-    def watched(samples, labels, draw):
-        scope = batch_scope(samples, labels, draw)
-        scopes.append((draw.labels.tolist(), [sample.exhaustive_labels for sample in samples], scope))
+    def watched(samples, labels, drawn):
+        scope = batch_scope(samples, labels, drawn)
+        scopes.append((drawn.labels.tolist(), [sample.exhaustive_labels for sample in samples], scope))
         return scope
 
-    monkeypatch.setattr(dino_r1, 'batch_scope', watched)
+    monkeypatch.setattr(draw, 'batch_scope', watched)
     _, record = train('run', **federated)
     assert all(scalars['loss'] == scalars['loss'] for scalars in record.history)
     assert len(scopes) == len(record.history) == 12
