@@ -155,11 +155,8 @@ class MomentNorm(StatisticsModule):
         total = self._sum(valid.square())
         # Without a mask the count is known without a synchronisation.
         count = x.numel() // self.num_features if keep is None else int(keep.sum())
-        # Numbers whose squares overflow are summed again, scaled down. Only a CPU can look whether there are any.
-        if x.device.type == 'cpu' and total.isfinite().all() and not self._synchronised():
-            large = torch.zeros_like(total)
-        else:
-            large = self._sum((valid * _SHRINK).square())
+        # Numbers whose squares overflow are summed again, scaled down; to look whether there are any would synchronise.
+        large = self._sum((valid * _SHRINK).square())
         local_moment = torch.where(total.isfinite(), total, large) / max(count, 1)
         # Reuse the call that activation checkpointing repeats.
         if is_recomputing() and self._calls and (count > 0 or self._synchronised()):
