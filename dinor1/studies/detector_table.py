@@ -14,8 +14,8 @@ def detector_tables(rows: Sequence[Row], detectors: Sequence[str], domains: Sequ
     """Two or three tables with a row per set.
 
     The first is AP50 under ``VisualInteractive`` without the exemplar, with a column per detector; the second is plain
-    AP50 beside the echo; the third has the other protocols, of the first detector, if it
-    was measured under them.
+    AP50, beside the echo of the same draws; the third has the other protocols, of the first detector, if it was
+    measured under them.
 
     Args:
         rows: Results with ``set``, ``baseline`` (the name of the detector) and ``metrics``, of
@@ -27,7 +27,12 @@ def detector_tables(rows: Sequence[Row], detectors: Sequence[str], domains: Sequ
     sets = [name for name in dict.fromkeys([*domains, *(row['set'] for row in rows)]) if (name, detectors[0]) in found]
     main = detectors[0]
 
-    def without(name: str, detector: str) -> Mapping[str, float]:
+    # Every row has the echo of its draws.
+    for name in sets:
+        echo = {key: value for key, value in found[name, main].items() if key.startswith('echo_')}
+        found[name, 'echo'] = {key.replace('echo_', 'plain_', 1): value for key, value in echo.items()}
+
+    def metrics(name: str, detector: str) -> Mapping[str, float]:
         return found.get((name, detector), {})
 
     # Tables of AP50, with the mean over the domains in which all detectors are evaluated.
@@ -39,15 +44,15 @@ def detector_tables(rows: Sequence[Row], detectors: Sequence[str], domains: Sequ
         body = [
             [
                 name,
-                f'{without(name, main).get(key.replace("AP50", "images"), 0):.0f}',
-                f'{without(name, main).get(key.replace("AP50", "classes"), 0):.0f}',
-                *(with_interval(without(name, column), key) for column in columns),
+                f'{metrics(name, main).get(key.replace("AP50", "images"), 0):.0f}',
+                f'{metrics(name, main).get(key.replace("AP50", "classes"), 0):.0f}',
+                *(with_interval(metrics(name, column), key) for column in columns),
             ]
             for name in sets
         ]
-        compared = [n for n in domains if all(without(n, column).get(key, -1) >= 0 for column in columns)]
+        compared = [n for n in domains if all(metrics(n, column).get(key, -1) >= 0 for column in columns)]
         if compared:
-            means = [sum(without(n, column)[key] for n in compared) / len(compared) for column in columns]
+            means = [sum(metrics(n, column)[key] for n in compared) / len(compared) for column in columns]
             body.append([f'{MEAN} ({len(compared)})', '', '', *(f'**{mean:.3f}**' for mean in means)])
         parts.append(table(['set', 'images', 'classes', *columns], body))
     # Table of the other protocols.
@@ -59,7 +64,7 @@ def detector_tables(rows: Sequence[Row], detectors: Sequence[str], domains: Sequ
         'false positives per image': 'absence_false_positives_per_image',
         'F1': 'absence_F1',
     }
-    body = [[name, *(with_interval(without(name, main), key) for key in keys.values())] for name in sets]
+    body = [[name, *(with_interval(metrics(name, main), key) for key in keys.values())] for name in sets]
     if any(cell != '-' for row in body for cell in row[1:]):
         parts.append(table(['set', *keys], body))
     return '\n\n'.join(parts)

@@ -11,7 +11,7 @@ def test_detector_tables_average_domains_that_all_detectors_have():
     rows = [
         row('bees', 'lite', without_exemplar_AP50=0.5, without_exemplar_images=7.0, visual_g_4_AP50=0.25),
         row('bees', 'free', without_exemplar_AP50=0.1),
-        row('cogs', 'lite', without_exemplar_AP50=0.3, plain_AP50=0.6),
+        row('cogs', 'lite', without_exemplar_AP50=0.3, plain_AP50=0.6, echo_AP50=0.7),
         row('cogs', 'free', without_exemplar_AP50=-1.0),  # no image with a second instance
         row('known', 'lite', without_exemplar_AP50=0.9),
         row('known', 'free', without_exemplar_AP50=0.8),
@@ -23,6 +23,6 @@ def test_detector_tables_average_domains_that_all_detectors_have():
         '| known | 0 | 0 | 0.900 | 0.800 |',
         f'| {MEAN} (1) |  |  | **0.500** | **0.100** |',
     ]
-    assert second.splitlines()[3] == '| cogs | 0 | 0 | - | 0.600 | - |'
-    assert MEAN not in second  # the echo is missing
+    assert second.splitlines()[3] == '| cogs | 0 | 0 | 0.700 | 0.600 | - |'
+    assert MEAN not in second  # a detector is missing
     assert third.splitlines()[2] == '| bees | - | 0.250 | - | - | - | - |'

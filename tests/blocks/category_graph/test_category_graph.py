@@ -115,7 +115,7 @@ WORDNET = {
 
 
 def test_category_graph_synsets_link_to_nearest_kept_ancestors():
-    names = ['pug', 'dog', 'wolf', 'cat', 'cup', 'nobody']
+    names = ['pug', 'dog', 'wolf', 'cat', 'cup', 'elf']
     synsets = ['pug.n.01', 'dog.n.01', 'wolf.n.01', 'cat.n.01', 'cup.n.01', None]
     graph = build_category_graph(names, synsets=synsets, hypernyms=WORDNET)
     # Classes and synsets where classes meet are kept. "feline" has one class below, "entity" those of "object".
