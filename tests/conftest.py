@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +46,24 @@ def shared_dir() -> Path:
 def _default_scope() -> None:
     """Reset the default scope, which a Runner of an earlier test may have set for the whole process."""
     init_default_scope('dinor1')
+
+
+class _StandardOutput:
+    """The standard output of the moment: pytest gives each test another one, and closes it afterwards."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+@pytest.fixture(autouse=True)
+def _logs_to_current_stdout() -> None:
+    """Let the logger of an earlier test write to the standard output of this test."""
+    for handler in MMLogger.get_current_instance().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.stream = _StandardOutput()  # setStream would flush the closed one
 
 
 @pytest.fixture(autouse=True)

@@ -91,13 +91,16 @@ def test_image_demo_exports_labels_of_several_targets(call, model_files, image_f
     broken.write_bytes((image_folder / '1.png').read_bytes()[:99])
     options = [*model_options(model_files), '--prompt', reference, '--export', 'yolo', '--out-dir', tmp_path / 'out']
     targets = [image_folder / '0.png', f'{image_folder}/[01].png', broken]
+    # Nothing is labelled while a file is broken,
     outcome = call('image_demo', *targets, *options)
-    # The images that can be read are labelled.
     assert outcome.status == 2
+    assert outcome.err.startswith(f'error: {broken}: a truncated or damaged image')
+    assert not (tmp_path / 'out').exists()
+    # unless it may be left out.
+    outcome = call('image_demo', *targets, *options, '--skip-unreadable')
+    assert outcome.status == 0
     assert 'ETA' in outcome.err
-    assert outcome.err.splitlines()[-1].startswith(
-        f'error: 1 of 3 images cannot be read, and the labels lack them: {broken}'
-    )
+    assert outcome.out.splitlines()[-1].startswith(f'  {broken}: a truncated or damaged image')
     assert files_in(tmp_path / 'out') == [
         'data.yaml',
         'images/0.png',

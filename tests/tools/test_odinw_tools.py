@@ -227,8 +227,8 @@ def test_odinw_failed_run_does_not_stop_others(odinw, in_process, data_root, tmp
     outcome = odinw(*options)
     assert outcome.status == 2
     assert outcome.err == (
-        f'error: 1 of 2 runs failed, the first: CottontailRabbits visual-interactive: {image}: missing, or not an '
-        'image that can be read; restore the file '
+        f'error: 1 of 2 runs failed, the first: CottontailRabbits visual-interactive: {image}: not an image '
+        'that can be read; restore the file '
         f'({tmp_path}/out/work/CottontailRabbits/visual-interactive/test.log)\n'
     )
     assert list(results_in(tmp_path / 'out')) == ['Aquarium/visual-interactive_seed0.json']

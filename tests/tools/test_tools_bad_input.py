@@ -362,7 +362,7 @@ def test_test_tool_bad_checkpoint(call, run_config, wide_files, tmp_path):
         (['--cfg-options', 'train_dataloader.batch_size=0'], 'train_dataloader.batch_size must be a whole number of'),
         (['--cfg-options', 'val_dataloader.num_workers=-1'], 'val_dataloader.num_workers must be a whole number of'),
         (['--cfg-options', 'optim_wrapper.optimizer.lr=-1'], 'optim_wrapper.optimizer.lr must be a finite number of'),
-        (['--cfg-options', 'optim_wrapper.optimizer.lr=nan'], 'at least 0, got nan'),
+        (['--cfg-options', 'optim_wrapper.optimizer.lr=nan'], 'optim_wrapper.optimizer.lr is NaN; give a number'),
         (['--cfg-options', 'train_cfg.max_epochs=0'], 'train_cfg.max_epochs must be a whole number of at least 1'),
     ],
 )
