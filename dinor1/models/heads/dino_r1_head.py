@@ -39,8 +39,8 @@ class DINOR1Head(BaseModule):
         loss_iou: Config of the loss on xyxy boxes.
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
         contrastive_cfg: ``log_scale`` and ``bias`` of :class:`~dinor1.models.transformer.PromptSimilarity`.
-        unverified_weight: Weight in [0, 1] of the negatives of a prompt in an image where instances of its class may lack
-            boxes. With 0, nothing lowers the scores on such images.
+        unverified_weight: Weight in [0, 1] of the negatives of a prompt in an image where instances of its class may
+            lack boxes. With 0, nothing lowers the scores on such images.
         query_map: Map and normalise queries and tokens before they are compared with the prompts, with a map of its own
             for every stage; both kinds of prompts use the same map.
         instance_contrast: Settings of :class:`~dinor1.models.losses.InstanceContrast`; None: no such loss.
