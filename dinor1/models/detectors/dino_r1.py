@@ -52,6 +52,7 @@ from ..prompts import (
     encode_boxes,
     encode_exemplars,
     encode_text,
+    image_keys,
     offered_boxes,
     positive_maps,
     prompts_per_image,
@@ -320,7 +321,7 @@ class DINOR1(BaseDetector):
         prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self._needs_every_box)
         instance_labels = draw.instance_labels(labels, every_box=self._needs_every_box)
         if self.prompt_memory is not None:
-            images = [sample.img_id for sample in batch_data_samples]
+            images = image_keys(batch_data_samples)
             self.prompt_memory.pending = remembered_prompts(instances, instance_labels, images, draw.classes)
 
         # Keep the boxes whose class is offered to their image.
