@@ -39,14 +39,14 @@ class DINOR1Head(BaseModule):
         loss_iou: Config of the loss on xyxy boxes.
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
         contrastive_cfg: ``log_scale`` and ``bias`` of :class:`~dinor1.models.transformer.PromptSimilarity`.
-        unverified_weight: Weight in [0, 1] of the negatives of a prompt in an image where instances of its class may
-            lack boxes. With 0, nothing lowers the scores on such images.
         query_map: Map and normalise queries and tokens before they are compared with the prompts, with a map of its own
             for every stage; both kinds of prompts use the same map.
         instance_contrast: Settings of :class:`~dinor1.models.losses.InstanceContrast`; None: no such loss.
         sync_cls_avg_factor: Average the number of objects over the devices for the classification loss too.
         train_cfg: ``assigner``, which may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and
-            ``IoUCost('giou')``; None: no training.
+            ``IoUCost('giou')``; ``unverified_weight`` in [0, 1], the weight of the negatives of a prompt in an image
+            whose instances of its class may lack boxes: with 0, the default, nothing lowers the scores there. None:
+            no training.
         test_cfg: ``max_per_img``.
         **kwargs: ``init_cfg`` of MMEngine's ``BaseModule``.
 
@@ -65,7 +65,6 @@ class DINOR1Head(BaseModule):
         loss_iou: dict,
         loss_grqo: dict | None = None,
         contrastive_cfg: dict | None = None,
-        unverified_weight: float = 0.0,
         query_map: bool = False,
         instance_contrast: dict | None = None,
         sync_cls_avg_factor: bool = False,
@@ -75,10 +74,10 @@ class DINOR1Head(BaseModule):
     ) -> None:
         super().__init__(**kwargs)
         self.num_classes, self.sync_cls_avg_factor, self.test_cfg = num_classes, sync_cls_avg_factor, test_cfg or {}
-        if not 0 <= unverified_weight <= 1:
-            raise InputError(f'bbox_head: unverified_weight must be in [0, 1], got {unverified_weight}')
-        self.unverified_weight = unverified_weight
         # Build the losses.
+        self.unverified_weight = (train_cfg or {}).get('unverified_weight', 0.0)
+        if not 0 <= self.unverified_weight <= 1:
+            raise InputError(f'train_cfg: unverified_weight must be in [0, 1], got {self.unverified_weight}')
         if train_cfg:
             self.cost_weights = cost_weights(TASK_UTILS.build(train_cfg['assigner']).match_costs)
         self.loss_cls: Any = MODELS.build(loss_cls)
