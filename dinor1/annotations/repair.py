@@ -208,7 +208,7 @@ class _Round:
         if right - left < 1 or bottom - top < 1:
             return self.drop(finding, record)
         record['bbox'] = [left, top, right - left, bottom - top]
-        # The area of a mask stays as it is.
+        # Keep the area of a mask.
         if 'area' in record and not record.get('segmentation'):
             record['area'] = record['bbox'][2] * record['bbox'][3]
         return True

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f'images in {split} (default: %(default)s)',
         )
     shapes.add_argument(
-        '--force', action='store_true', help='replace a shapes world with other settings (default: refuse)'
+        '--force', action='store_true', help='replace a shapes world with other settings (default: an error)'
     )
     shapes.set_defaults(make=_make_shapes)
     warped = sets.add_parser('shapes-warped', help='warped copies of images of the shapes world', allow_abbrev=False)
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     icons.add_argument('--cache', metavar='DIR', help="rendered drawings (default: in the user's cache folder)")
     icons.add_argument(
-        '--force', action='store_true', help='replace an icon world of other arguments (default: refuse)'
+        '--force', action='store_true', help='replace an icon world with other arguments (default: an error)'
     )
     icons.add_argument(
         '--sheet', metavar='FILE.png', help='draw the concepts of a split with their drawings, and no data set'

@@ -75,7 +75,7 @@ def _find(root: Path, split: str) -> Split | None:
 
 
 def _find_whole(root: Path) -> Split | None:
-    """Annotations and images of a folder without splits, or None; the only JSON file is taken whatever its name."""
+    """Annotations and images of a folder without splits, or None; a single JSON file is used with any name."""
     found = sorted(root.glob('*.json'))
     only = [(found[0].name, 'images')] if len(found) == 1 else []
     return _first(root, [*WHOLE, *only])

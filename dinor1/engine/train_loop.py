@@ -14,7 +14,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     """
 
     def run_epoch(self) -> None:
-        """Run one epoch, or what is left of it."""
+        """Run one epoch, or the rest of an interrupted one."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         # ReproducibilityHook has told the sampler how many batches were seen before the resume.

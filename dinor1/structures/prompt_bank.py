@@ -128,7 +128,7 @@ class PromptBank:
             banks: At least one bank.
         """
         names = distinct_names(name for bank in banks for name in bank.names)
-        # A single bank keeps its embeddings to the bit.
+        # A single bank keeps bitwise identical embeddings.
         if len(banks) == 1 and len(names) == len(banks[0].names):
             return banks[0]
         # Sum the exemplars of each class over the banks, then divide by their number.

@@ -1,7 +1,7 @@
 """Composition of an image of the icon world: a background, objects, clutter, light and noise.
 
-Boxes surround the pixels of an object that lie inside the image, also where a later object covers them; a tile behind
-an object is not part of it.
+Boxes surround the pixels of an object inside the image, including pixels that a later object covers. A tile behind an
+object is not part of the object.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dinor1.datasets.icons.sprites import MIN_OPACITY, Appearance, Sprite, contr
 
 # Longer side of a drawing before it is distorted, in pixels.
 MIN_SIZE, MAX_SIZE = 16, 100
-# Largest part of an object's box that later objects cover, and that lies outside the image.
+# Largest part of an object's box that later objects may cover, and largest part that may be outside of the image.
 MAX_OCCLUSION = 0.4
 MAX_OUTSIDE = 0.4
 MAX_OBJECTS = 20
@@ -70,7 +70,7 @@ def compose(
         raise ValueError(f'{len(objects)} objects in one image; at most {MAX_OBJECTS} fit')
     height, width = rng.integers(sides[0], sides[1], size=2, endpoint=True).tolist()
     layout = _LAYOUTS[rng.choice(len(_LAYOUTS), p=_LAYOUT_SHARES)]
-    # 1. Background, and where everything lies.
+    # 1. Draw the background, and choose all positions.
     canvas = _background(rng, layout, height, width)
     requests = np.concatenate([np.arange(len(objects)), np.full(len(clutter), -1)]).astype(int)
     drawings = np.concatenate([np.asarray(objects, int), np.asarray(clutter, int)]).astype(int)
@@ -83,7 +83,7 @@ def compose(
         look = _screen_appearance(rng, canvas)
         placed = _place_on_screen(rng, canvas, rendered, requests, drawings, layout, look)
 
-    # 2. Objects, from the lowest to the topmost.
+    # 2. Draw the objects, from the lowest to the topmost.
     boxes, areas, found = [], [], []
     for item in placed:
         paint(rng, canvas, item.sprite, item.x, item.y, look, item.margin)
@@ -93,7 +93,7 @@ def compose(
             boxes.append(box)
             areas.append(area)
 
-    # 3. Light, blur and noise of the camera.
+    # 3. Add light, blur and noise of a camera.
     if layout == 'free' and rng.random() < 0.5:
         canvas *= 1 + backgrounds.smooth_field(rng, height, width, 3, 0.2)[..., None]
     if rng.random() < 0.15:

@@ -18,7 +18,7 @@ from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
 
 _SEPARATOR = '. '
-# Maximum size of a table; the phrases of grounding data would make it grow without bound.
+# Maximum size of a table: without a limit, the phrases of grounding data would make it grow indefinitely.
 _MAX_TABLE = 20_000
 
 
