@@ -43,7 +43,7 @@ class Repairs(NamedTuple):
         lost = self.annotations_before - self.annotations_after
         return (
             f'corrected: {format_counts(self.corrected)}; left out: {format_counts(self.left_out)}; '
-            f'{lost:,} of {self.annotations_before:,} annotations are gone'
+            f'{lost:,} of {self.annotations_before:,} annotations were removed'
         )
 
 

@@ -7,8 +7,8 @@ from mmengine.config import Config
 
 from dinor1.utils.errors import InputError
 
-# Where COCO annotations of a split and its images are looked for. {split}: train, val or test; {roboflow}: Roboflow's
-# name of the split, train, valid or test.
+# Possible paths of the COCO annotations of a split and of its images. {split}: train, val or test; {roboflow}:
+# Roboflow's name of the split, train, valid or test.
 LAYOUTS = (
     ('annotations/{split}.json', 'images'),
     ('annotations/instances_{split}.json', 'images'),

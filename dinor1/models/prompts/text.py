@@ -43,7 +43,7 @@ def why_unreadable(name: str, language_model: Any = None) -> str | None:
     # Check the characters.
     cleaned = clean_name(name)
     if not cleaned:
-        return 'is nothing but brackets, which are left out' if name.strip() else 'is empty'
+        return 'is only brackets, which are left out' if name.strip() else 'is empty'
     if not any(character.isalnum() for character in cleaned):
         return 'is nothing but punctuation'
     # Check that a table of embeddings has the name.
