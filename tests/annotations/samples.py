@@ -153,7 +153,11 @@ COCO_DEFECTS = [
     ('missing image', edit('images', 1, file_name='absent.png'), 'images/absent.png'),
     ('image under another name', edit('images', 1, file_name='2.PNG'), 'images/2.PNG, but 2.png'),
     ('image under another name', edit('images', 1, file_name='img\\2.png'), 'but 2.png'),
-    ('width and height exchanged', edit('images', 3, width=48, height=64), '4.png is 64 x 48 pixels, the annotation file has 48'),
+    (
+        'width and height exchanged',
+        edit('images', 3, width=48, height=64),
+        '4.png is 64 x 48 pixels, the annotation file has 48',
+    ),
     (
         'wrong image size',
         edit('images', 3, width=65),
