@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compute the echo floor of plain Visual-I: the AP50 of a detector that only returns its prompt boxes.
+"""Compute the AP50 of the echo under plain Visual-I: the baseline that returns only its prompt boxes.
 
 The tool reads annotations only.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure a trained detector under all prompt protocols on small sets, and make its tables beside the baselines.
+"""Measure a trained detector under all prompt protocols on small sets, and make its tables with the baselines.
 
 Examples:
     python tools/analysis_tools/protocol_detectors.py lite CONFIG CKPT data/raccoon data/bccd --out results/lite.jsonl
