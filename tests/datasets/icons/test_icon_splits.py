@@ -67,7 +67,7 @@ def test_support_and_targets_differ():
 
 
 def check_library(library):
-    """What every library has to obey, whatever its drawings."""
+    """Check the rules that hold for every library, with any drawings."""
     splits = library.splits
     groups = [set(splits.train), set(splits.val_novel), set(splits.test_novel), *map(set, splits.clutter)]
     assert sum(map(len, groups)) == len(set.union(*groups))
