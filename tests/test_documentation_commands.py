@@ -1,7 +1,7 @@
 """Commands of the documentation that are marked by ``<!-- run -->``: they are executed, page by page.
 
 The folder in which they run has what the pages assume: a set of photographs, the shapes world, a trained detector, a
-photograph, a folder of images, and the annotations of COCO. They are small replacements with the same names, and
+photograph, and the annotations of COCO. They are small replacements with the same names, and
 ``CONFIG`` and ``CKPT`` name a tiny detector.
 """
 
@@ -62,9 +62,7 @@ def folder(tmp_path_factory, model_files):
             dict(type='PackDetInputs'),
         ],
     )
-    (root / 'FOLDER').mkdir()
-    for number, name in enumerate(('photo.jpg', 'FOLDER/a.jpg', 'FOLDER/b.jpg')):
-        cv2.imwrite(str(root / name), random_image(200, 260, seed=100 + number))
+    cv2.imwrite(str(root / 'photo.jpg'), random_image(200, 260, seed=100))
     shutil.copy(root / 'data/raccoon/annotations/train.json', root / 'instances_train2017.json')
     (root / 'tiny.py').write_text(f"_base_ = '{model_files.config}'\nprompt_dataset = {prompts!r}\n")
     return root
