@@ -50,7 +50,7 @@ def use_folder(cfg: Config, folder: str | Path, name: str) -> None:
     if not root.is_dir():
         raise InputError(f'--data {folder}: no such folder')
     if 'ann_file' not in cfg.train_dataloader.dataset:
-        raise InputError(f'--data: {name} trains on several data sets or on another format; take lite/fine-tune')
+        raise InputError(f'--data: {name} trains on several data sets or on another format; use lite/fine-tune')
     # Find the splits.
     train = _find(root, 'train') or _find_whole(root)
     if train is None:

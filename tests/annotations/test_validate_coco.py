@@ -212,7 +212,7 @@ def test_repair_counts_left_out_and_corrected_records(validate, root):
         dict(bbox=[0, 0, 0, 0]),
     ],
 )
-def test_repair_uses_the_segmentation_whatever_else_is_wrong(validate, root, change):
+def test_repair_uses_the_segmentation_despite_other_defects(validate, root, change):
     content = make_content()
     content['annotations'] = content['annotations'][:3]
     annotation = next(a for a in content['annotations'] if a['image_id'] == 2)

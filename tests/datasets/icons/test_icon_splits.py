@@ -21,7 +21,7 @@ def naive_iou(first, second):
     return np.array([[(a & b).sum() / max((a | b).sum(), 1) for b in second] for a in first])
 
 
-def test_silhouettes_of_nothing_and_of_a_square():
+def test_silhouettes_of_an_empty_drawing_and_of_a_square():
     assert silhouettes(np.zeros((0, 96, 96), np.uint8)).shape == (0, SILHOUETTE_SIDE**2)
     image = np.zeros((1, 96, 96), np.uint8)
     image[0, :48] = 255
