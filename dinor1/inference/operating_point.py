@@ -120,9 +120,11 @@ def operating_points(
     Raises:
         InputError: there is no detection, the lengths differ, or a score is not in [0, 1].
     """
+    # Check the arguments.
     scores, confirmed = _checked(scores, confirmed)
     if len(labels) != len(scores):
         raise InputError(f'operating point: expected a class name for each of {len(scores)} scores, got {len(labels)}')
+    # Compute the operating point of each class.
     names, points = np.asarray(labels, dtype=object), {}
     for name in dict.fromkeys(labels):
         own = names == name

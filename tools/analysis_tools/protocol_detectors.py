@@ -89,6 +89,7 @@ def load(config: str, checkpoint: str) -> tuple:
     cfg = load_config(config)
     if checkpoint != 'none':
         return load_model(cfg, checkpoint), cfg, sha256(checkpoint) if Path(checkpoint).is_file() else None
+    # Build an untrained detector.
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()

@@ -82,6 +82,7 @@ def cluster(
     Returns:
         Clusters in the order of their first concept; concepts are in the order given.
     """
+    # Store the components as a forest (union-find): a component is the tree of its concepts.
     parent = {concept: concept for concept in concepts}
 
     def find(concept: str) -> str:
@@ -90,12 +91,14 @@ def cluster(
             concept = parent[concept]
         return concept
 
+    # Join concepts with similar silhouettes, and concepts with a common head word.
     for first, second in edges:
         parent[find(second)] = find(first)
     with_head: dict[str, str] = {}
     for concept in concepts:
         for head in head_words(concept) if heads is None else heads[concept]:
             parent[find(concept)] = find(with_head.setdefault(head, concept))
+    # Collect the concepts of each component.
     members: dict[str, list[str]] = defaultdict(list)
     for concept in concepts:
         members[find(concept)].append(concept)

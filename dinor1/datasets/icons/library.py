@@ -135,11 +135,13 @@ def find_neighbours(concepts: Mapping[str, Sequence[int]], shapes: np.ndarray) -
         Concept -> its neighbours, without itself.
     """
     neighbours: dict[str, set[str]] = {concept: set() for concept in concepts}
+    # Add concepts with similar silhouettes.
     rows = np.array([index for indices in concepts.values() for index in indices], dtype=np.int64)
     owners = [concept for concept, indices in concepts.items() for _ in indices]
     for i, j in similar_pairs(shapes[rows]).tolist():
         neighbours[owners[i]].add(owners[j])
         neighbours[owners[j]].add(owners[i])
+    # Add concepts with a common head word.
     by_head: dict[str, set[str]] = defaultdict(set)
     for concept in concepts:
         for head in head_words(concept):

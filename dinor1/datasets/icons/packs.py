@@ -93,6 +93,7 @@ def read_packs(packs: Sequence[Pack] = PACKS) -> tuple[list[Drawing], set[str]]:
     drawings, brands = [], set()
     for pack in packs:
         count = 0
+        # Keep the drawings of objects, and the names of brands.
         for path, svg in _files(pack):
             count += 1
             style, name = _parse(pack, path)

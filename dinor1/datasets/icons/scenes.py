@@ -211,9 +211,11 @@ def _place_on_screen(
 ) -> list[_Placed]:
     """Equal sizes in rows (toolbar), in columns with text (menu), or in a grid with labels."""
     height, width = canvas.shape[:2]
+    # Choose the positions.
     size, slots = _slots(rng, layout, len(requests), height, width)
     margin = max(2, size // 6) if rng.random() < look.tile else 0
     placed = []
+    # Place the icons, and draw the labels next to them.
     for request, drawing, (x, y, label) in zip(requests.tolist(), drawings.tolist(), slots, strict=False):
         sprite = make_sprite(rng, rendered, drawing, size - 2 * margin, distort=False)
         h, w = sprite.opacity.shape
@@ -231,6 +233,7 @@ def _slots(
 ) -> tuple[int, list[tuple[int, int, str]]]:
     """Size of the icons with their tiles, and at least ``count`` positions with the side of their label."""
     margin = 4
+    # Use one or two columns for a menu, if the icons fit.
     if layout == 'menu':
         pitch = int(rng.integers(24, 34))
         columns, rows = int(rng.integers(1, 3)), (height - 2 * margin) // pitch
@@ -239,6 +242,7 @@ def _slots(
             step = (width - 2 * margin) // columns
             slots = [(margin + c * step, margin + r * pitch, 'right') for c in range(columns) for r in range(rows)]
             return size, slots
+    # Use rows of equal distance for a toolbar, if the icons fit.
     if layout == 'toolbar':
         pitch = int(rng.integers(26, 36))
         columns = (width - 2 * margin) // pitch
@@ -250,6 +254,7 @@ def _slots(
             return size, [
                 (margin + c * pitch, margin + offset + r * step, '') for r in range(rows) for c in range(columns)
             ]
+    # Otherwise use a grid that fills the image.
     columns = max(1, int(np.ceil(np.sqrt(count * width / height))))
     rows = max(1, -(-count // columns))
     cell_w, cell_h = (width - 2 * margin) // columns, (height - 2 * margin) // rows

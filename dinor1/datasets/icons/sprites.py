@@ -145,11 +145,13 @@ def _paint_tile(
     top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, height), min(x1, width)
     region = canvas[top:bottom, left:right]
     behind = region.mean(axis=(0, 1))
+    # Choose shape and colour.
     shape = look.tile_shape or ('square', 'round', 'circle')[rng.integers(3)]
     colour = contrasting_colour(rng, behind) if look.tile_colour is None else look.tile_colour
     if shape == 'square':
         region[:] = colour
         return
+    # Draw the shape as a mask.
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
     h, w = mask.shape
     if shape == 'circle':
@@ -161,5 +163,6 @@ def _paint_tile(
         for cx in (radius, w - 1 - radius):
             for cy in (radius, h - 1 - radius):
                 cv2.circle(mask, (cx, cy), radius, 255, -1, cv2.LINE_AA)
+    # Blend the colour into the visible part of the tile.
     share = mask[top - y0 : bottom - y0, left - x0 : right - x0, None] * np.float32(1 / 255)
     region += (np.asarray(colour, np.float32) - region) * share

@@ -150,12 +150,14 @@ def check_arguments(
     Raises:
         InputError: an argument is out of range.
     """
+    # Check preset and splits.
     if preset not in PRESETS:
         raise InputError(f'unknown preset {preset!r}; choose one of {", ".join(PRESETS)}')
     unknown = sorted(set(sizes or {}) - set(SPLITS))
     if unknown:
         raise InputError(f'unknown split {unknown[0]!r}; the icon world has {", ".join(SPLITS)}')
     chosen = {split: int({**PRESETS[preset].sizes, **(sizes or {})}[split]) for split in SPLITS}
+    # Check the numbers.
     for split, size in chosen.items():
         if size < 1:
             raise InputError(f'{size} images in {split}; give at least 1')
@@ -335,8 +337,10 @@ def _draw(job: _Job) -> list[_Drawn]:
     for offset, (names, scene, indices) in enumerate(
         draw_images(library, seed, job.split, sides, job.start, job.names)
     ):
+        # Write the image.
         data = cv2.imencode('.jpg', scene.pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
         (root / 'images' / job.split / _file_name(job.start + offset + 1)).write_bytes(data)
+        # Record its objects.
         objects = [
             (names[i], library.keys[indices[i]], box, area)
             for i, box, area in zip(scene.objects.tolist(), scene.boxes.tolist(), scene.areas.tolist(), strict=True)
