@@ -32,7 +32,7 @@ class Wrapper:
     ('name', 'reason'),
     [
         ('(grocery package)', 'is only brackets, which are left out'),
-        ('--- !?', 'is nothing but punctuation'),
+        ('--- !?', 'is only punctuation'),
         ('_', 'is only brackets'),
         (' ', 'is empty'),
     ],

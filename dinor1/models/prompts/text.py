@@ -45,7 +45,7 @@ def why_unreadable(name: str, language_model: Any = None) -> str | None:
     if not cleaned:
         return 'is only brackets, which are left out' if name.strip() else 'is empty'
     if not any(character.isalnum() for character in cleaned):
-        return 'is nothing but punctuation'
+        return 'is only punctuation'
     # Check that a table of embeddings has the name.
     if hasattr(language_model, 'why_unknown') and (reason := language_model.why_unknown(name)):
         return str(reason)
