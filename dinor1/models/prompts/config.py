@@ -33,7 +33,7 @@ class PromptsConfig:
             per class, as in DINO-R1; ``class_prototype``: the mean over the images of the batch, see
             :func:`~dinor1.models.prompts.prototype_weights`; ``per_image``: one to 16 exemplars of the image itself or
             of others, drawn for every image, see :func:`~dinor1.models.prompts.per_image_weights`.
-        exclude_self: With ``class_prototype``, leave an image out of its own prompts where others show the class.
+        exclude_self: With ``class_prototype``, leave an image out of its own prompts if other images show the class.
         prompt_dropout: Probability in [0, 1] that a training image is offered only some of the prompts of its batch,
             see :func:`~dinor1.models.prompts.drop_prompts`.
         prompt_gather: ``device``: the prompts of a training batch are those of its classes; ``world``: those of the
