@@ -55,6 +55,7 @@ from ..prompts import (
     offered_boxes,
     positive_maps,
     prompts_per_image,
+    redraw_exemplars,
     remembered_prompts,
     upgrade_prompt_encoder,
 )
@@ -342,7 +343,10 @@ class DINOR1(BaseDetector):
         targets = pad_targets(kept_boxes, positive_maps(kept_labels, draw), shapes, verified)
         ref_logits = None
         if self.bbox_head.active_grqo is not None and self.reference is not None:
-            shared = (draw, encoded.gates)
+            ref_draw = draw
+            if self.reference.own_draw:
+                ref_draw = redraw_exemplars(draw, labels, self.prompts_cfg, pairs=self.prompt_encoder.aggregates)
+            shared = (ref_draw, encoded.gates)
             ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, *shared)
         exemplars = None
         if self.bbox_head.instance_contrast is not None and not text:
@@ -368,13 +372,13 @@ class DINOR1(BaseDetector):
         draw: PromptDraw,
         gates: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Highest logit of encoder tokens, for the prompts drawn by the student.
+        """Highest logit of encoder tokens, for the prompts of the student's classes.
 
         Args:
             tokens: (bs, N) token indices.
             batch_inputs: (bs, 3, H, W).
             batch_data_samples: The student's samples.
-            draw: The student's draw.
+            draw: The student's draw, or one with other exemplars for the same classes.
             gates: Gates of the student's encoder, see :class:`~dinor1.structures.EncoderOutput`; empty: compute them.
 
         Returns:

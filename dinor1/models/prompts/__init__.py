@@ -11,7 +11,7 @@ from .box_encoding import (
 )
 from .class_embeddings import ClassEmbeddings, read_class_embeddings, save_class_embeddings, write_class_embeddings
 from .config import PromptsConfig
-from .draw import draw_prompts
+from .draw import draw_prompts, redraw_exemplars
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
 from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, remembered_prompts
@@ -79,6 +79,7 @@ __all__ = [
     'prompts_per_image',
     'prototype_weights',
     'read_class_embeddings',
+    'redraw_exemplars',
     'remembered_prompts',
     'sample_prompts',
     'save_class_embeddings',
