@@ -124,7 +124,9 @@ def test_kl_with_another_draw_has_the_value_computed_by_hand():
 
 
 def test_reference_draw_that_does_not_exist_is_refused():
-    with pytest.raises(InputError, match=r"^ReferenceModelHook: reference_draw must be 'shared' or 'own', got 'other'$"):
+    with pytest.raises(
+        InputError, match=r"^ReferenceModelHook: reference_draw must be 'shared' or 'own', got 'other'$"
+    ):
         ReferenceModelHook(reference_draw='other')
 
 

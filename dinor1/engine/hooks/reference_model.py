@@ -46,9 +46,9 @@ class ReferenceModelHook(Hook):
         mode: ``eval`` runs the reference without dropout and with the running statistics of batch norm; ``train`` runs
             it like the authors' code (the reference and the trained model draw different dropout masks).
         dtype: ``bfloat16`` or ``float16``: autocast dtype of the reference alone; None: the precision of the training.
-        reference_draw: ``shared``: student and reference are prompted by the same exemplars. ``own``: the reference draws
-            exemplars of its own for the same classes, as in the authors' code, so that the KL compares the objectness
-            under different exemplars. Iterations prompted by text have no exemplars.
+        reference_draw: ``shared``: student and reference are prompted by the same exemplars. ``own``: the reference
+            draws exemplars of its own for the same classes, as in the authors' code, so that the KL compares the
+            objectness under different exemplars. Iterations prompted by text have no exemplars.
 
     Attributes:
         reference: The reference model; None before GRQO begins and after the training.

@@ -12,6 +12,7 @@ from .box_encoding import (
 from .class_embeddings import ClassEmbeddings, read_class_embeddings, save_class_embeddings, write_class_embeddings
 from .config import PromptsConfig
 from .draw import draw_prompts, redraw_exemplars
+from .exemplar_group import ExemplarGroup, append_hidden, draw_exemplar_group, split_hidden
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
 from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, remembered_prompts
@@ -44,6 +45,7 @@ __all__ = [
     'AggregatingPromptEncoder',
     'BatchScope',
     'ClassEmbeddings',
+    'ExemplarGroup',
     'MiniLM',
     'PromptDraw',
     'PromptMemory',
@@ -53,12 +55,14 @@ __all__ = [
     'TextTable',
     'VisualPromptEncoder',
     'WordHashModel',
+    'append_hidden',
     'batch_scope',
     'build_text_side',
     'caption_names',
     'class_prompts',
     'class_prototypes',
     'common_vocabulary',
+    'draw_exemplar_group',
     'draw_prompts',
     'drawn_prompts',
     'drop_prompts',
@@ -83,6 +87,7 @@ __all__ = [
     'remembered_prompts',
     'sample_prompts',
     'save_class_embeddings',
+    'split_hidden',
     'upgrade_prompt_encoder',
     'why_unreadable',
     'write_class_embeddings',

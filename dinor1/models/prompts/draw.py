@@ -90,8 +90,8 @@ def redraw_exemplars(
     Classes, the images that they are offered to, and prompts from a memory stay as they are.
 
     Args:
-        draw: The first draw, of one process. Without exemplars (text prompts, or a batch without boxes) it is returned as
-            it is.
+        draw: The first draw, of one process. Without exemplars (text prompts, or a batch without boxes) it is returned
+            as it is.
         labels: Per image (m,) class indices of its boxes, numbered as in the draw.
         config: How the draw was sampled.
         pairs: Whether the prompt encoder aggregates the exemplars of a class on an image.
