@@ -15,7 +15,7 @@ from .draw import draw_prompts, redraw_exemplars
 from .exemplar_group import ExemplarGroup, append_hidden, draw_exemplar_group, split_hidden
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
-from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, remembered_prompts
+from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, image_keys, remembered_prompts
 from .minilm import MiniLM, minilm_folder
 from .mode_schedule import prompt_mode
 from .per_image import prompts_per_image
@@ -84,6 +84,7 @@ __all__ = [
     'prototype_weights',
     'read_class_embeddings',
     'redraw_exemplars',
+    'image_keys',
     'remembered_prompts',
     'sample_prompts',
     'save_class_embeddings',
