@@ -20,8 +20,7 @@ from dinor1.registry import DATASETS, TASK_UTILS
 from dinor1.structures import BoxPrompts, PromptSet
 from dinor1.utils.errors import InputError
 
-from .exemplar_policy import exemplar_policy
-from .exemplar_policy import exemplar_weighting as build_weighting
+from .exemplar_weighting import read_weighting, weigh_exemplars
 from .prompt_similarity import iisr
 from .protocol_names import TEXT, VISUAL_GENERIC, VISUAL_INTERACTIVE
 from .visual_generic import Exemplar, average_exemplars, draw_exemplars, embed_exemplars
@@ -168,7 +167,7 @@ class VisualGeneric(PromptProtocol):
         seed: Seed of the draw.
         whole_images: Whether ``num_exemplars`` counts images instead, with all instances of the class on them, as in
             DETR-ViP (arXiv 2604.14684) and T-Rex2.
-        exemplar_weighting: Settings of :class:`~dinor1.evaluation.exemplar_policy.ExemplarWeighting`: a weighted mean,
+        exemplar_weighting: Settings of :class:`~dinor1.evaluation.exemplar_weighting.ExemplarWeighting`: a weighted mean,
             in which exemplars that find the objects of the other support images count more; None: the plain mean.
     """
 
@@ -182,7 +181,7 @@ class VisualGeneric(PromptProtocol):
     ) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.num_exemplars, self.seed, self.whole_images = num_exemplars, seed, whole_images
-        self.weighting = build_weighting(exemplar_weighting)
+        self.weighting = read_weighting(exemplar_weighting)
         self.exemplars = draw_exemplars(self.dataset, num_exemplars, seed, whole_images)
 
     def with_seed(self, seed: int) -> 'VisualGeneric':
@@ -212,7 +211,7 @@ class VisualGeneric(PromptProtocol):
         weights, suffix = None, ''
         if self.weighting is not None:
             description['exemplar_weighting'], suffix = asdict(self.weighting), '_weighted'
-            weights = exemplar_policy(model, self.dataset, self.exemplars, rows, labels, self.weighting)
+            weights = weigh_exemplars(model, self.dataset, self.exemplars, rows, labels, self.weighting)
         bank = average_exemplars(model, self.dataset, self.exemplars, rows, labels, weights)
         similarity = {name: value for name, value in iisr(rows, labels).items() if not math.isnan(value)}
         return EvaluationPrompts(

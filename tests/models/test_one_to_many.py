@@ -87,6 +87,19 @@ def test_candidates_without_objects_are_none():
     assert len(match.query) == len(weights) == 0
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_candidates_in_half_precision_are_those_of_rounded_logits(dtype):
+    (logits, boxes), _, targets, _, _ = scene(dtype=torch.float32)
+    logits = logits.detach().to(dtype)
+    logits[:, 1, :, 0] = -math.inf
+    (match, weights), (expected, wanted) = (
+        OneToManyLoss(min_iou=0.1)(values, boxes, targets) for values in (logits, logits.float())
+    )
+    assert all(torch.equal(a, b) for a, b in zip(match, expected, strict=True))
+    assert torch.equal(weights, wanted)
+    assert weights.isfinite().all()
+
+
 # Weights ---------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +193,7 @@ def test_one_to_many_loss_without_the_order_is_refused(build_tiny):
 
 @pytest.mark.parametrize('weights', ['advantage', 'uniform'])
 def test_one_to_many_loss_equals_a_loop_over_queries(build_tiny, make_batch, weights):
-    loss = dict(type='OneToManyLoss', weights=weights, min_iou=0.05, loss_weight=0.5)
+    loss = dict(type='OneToManyLoss', weights=weights, min_iou=0.0, loss_weight=0.5)
     model = build_tiny(**CROSS_FIRST, **HEAD, **{'model.bbox_head.loss_one_to_many': loss})
     inputs, samples = make_batch((3, 1))
     labels = [[0, 1, 1], [2]]
@@ -193,7 +206,7 @@ def test_one_to_many_loss_equals_a_loop_over_queries(build_tiny, make_batch, wei
     logits, boxes = model.bbox_head(output._replace(hidden_states=states, references=references))
     truth = [sample.gt_instances.bboxes for sample in samples]
     targets = pad_targets(truth, [torch.eye(3)[own] for own in labels], [(64, 64)] * 2)
-    match, weight = OneToManyLoss(weights=weights, min_iou=0.05)(logits, boxes, targets)
+    match, weight = OneToManyLoss(weights=weights, min_iou=0.0)(logits, boxes, targets)
     assert len(match.query) > 8
     # Sum the losses of every query and of every pair.
     for layer, name in enumerate(('d0.loss_one_to_many', 'loss_one_to_many')):
@@ -234,7 +247,7 @@ def test_one_to_many_loss_is_added_and_reaches_every_parameter(build_tiny, make_
 
 
 def test_one_to_many_gradient_reaches_the_branch_of_every_query(build_tiny, make_batch):
-    loss = dict(type='OneToManyLoss', min_iou=0.05)
+    loss = dict(type='OneToManyLoss', min_iou=0.0)
     model = build_tiny(**CROSS_FIRST, **HEAD, **{'model.bbox_head.loss_one_to_many': loss})
     losses, output = losses_of(model, make_batch((1, 0)))
     gradient = torch.autograd.grad(losses['loss_one_to_many'], output.branch_states)[0]

@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from torch import nn
 
 from dinor1.evaluation import Exemplar, ExemplarWeighting
-from dinor1.evaluation.exemplar_policy import exemplar_policy, policy_weights, rewards_on_image
+from dinor1.evaluation.exemplar_weighting import policy_weights, rewards_on_image, weigh_exemplars
 from dinor1.evaluation.prompt_protocols import VisualGeneric
 from dinor1.utils.errors import InputError
 from tests.evaluation.test_visual_generic import write  # noqa: F401, a fixture
@@ -99,7 +99,7 @@ def test_exemplars_are_tried_on_the_images_of_the_others():
     embeddings = torch.tensor([[2.0, 0, -5, -5], [0, 0, 3, 0], [1.0, 0, -5, -5], [0.0, 0, 1, 1]])
     labels = torch.tensor([0, 1, 0, 0])
     model = Detector().train()
-    found = exemplar_policy(model, Images(), exemplars, embeddings, labels, ExemplarWeighting(tau=2.0))
+    found = weigh_exemplars(model, Images(), exemplars, embeddings, labels, ExemplarWeighting(tau=2.0))
     assert model.training
 
     def reward(hit, others, images):

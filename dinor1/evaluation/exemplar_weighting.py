@@ -59,7 +59,7 @@ class ExemplarWeighting:
             )
 
 
-def exemplar_weighting(given: Mapping[str, Any] | None) -> ExemplarWeighting | None:
+def read_weighting(given: Mapping[str, Any] | None) -> ExemplarWeighting | None:
     """Settings from ``exemplar_weighting`` of a protocol; None: a plain mean.
 
     Raises:
@@ -126,7 +126,7 @@ def policy_weights(rewards: Tensor, labels: Tensor, tau: float) -> Tensor:
 
 
 @torch.no_grad()
-def exemplar_policy(
+def weigh_exemplars(
     model: nn.Module,
     dataset: BaseDataset,
     exemplars: Sequence[Exemplar],
