@@ -167,8 +167,8 @@ class VisualGeneric(PromptProtocol):
         seed: Seed of the draw.
         whole_images: Whether ``num_exemplars`` counts images instead, with all instances of the class on them, as in
             DETR-ViP (arXiv 2604.14684) and T-Rex2.
-        exemplar_weighting: Settings of :class:`~dinor1.evaluation.exemplar_weighting.ExemplarWeighting`: a weighted mean,
-            in which exemplars that find the objects of the other support images count more; None: the plain mean.
+        exemplar_weighting: Settings of :class:`~dinor1.evaluation.exemplar_weighting.ExemplarWeighting`: a weighted
+            mean, in which exemplars that find the objects of the other support images count more; None: the plain mean.
     """
 
     def __init__(
