@@ -35,6 +35,9 @@ class ExemplarWeighting:
     """Settings of the weights.
 
     Attributes:
+        source: ``trials``: weights from the success on the other support images. ``policy``: probabilities of the
+            model's learned policy, :class:`~dinor1.models.prompts.ExemplarPolicy`, without trials; the other settings
+            have no effect.
         tau: Temperature > 0 of the advantages; a large one gives equal weights, the plain mean.
         num_false_positives: Number of false positives per image that count, at least 1.
         false_positive_weight: Weight of their log-odds, >= 0.
@@ -43,11 +46,14 @@ class ExemplarWeighting:
         InputError: a value is out of range.
     """
 
+    source: str = 'trials'
     tau: float = 1.0
     num_false_positives: int = 5
     false_positive_weight: float = 0.5
 
     def __post_init__(self) -> None:
+        if self.source not in ('trials', 'policy'):
+            raise InputError(f"exemplar_weighting: source must be 'trials' or 'policy', got {self.source!r}")
         if not (0 < self.tau < math.inf and 0 <= self.false_positive_weight < math.inf):
             raise InputError(
                 'exemplar_weighting: expected tau > 0 and false_positive_weight >= 0, got '
@@ -120,7 +126,8 @@ def policy_weights(rewards: Tensor, labels: Tensor, tau: float) -> Tensor:
         own = labels == label
         known = own & ~rewards.isnan()
         advantage = torch.zeros_like(rewards)
-        advantage[known] = (rewards[known] - rewards[known].mean()) / (rewards[known].std(correction=0) + 0.05)
+        if bool(known.any()):
+            advantage[known] = (rewards[known] - rewards[known].mean()) / (rewards[known].std(correction=0) + 0.05)
         weights[own] = (advantage[own] / tau).softmax(0)
     return weights
 
@@ -151,7 +158,12 @@ def weigh_exemplars(
 
     Returns:
         (n,) > 0; the weights of a class sum to 1. An exemplar whose class has no other image has the mean advantage.
+
+    Raises:
+        InputError: the model has no learned policy, and ``settings`` ask for it.
     """
+    if settings.source == 'policy':
+        return _learned_weights(model, embeddings, labels)
     # Find the image of every row: rows are exemplars, or pairs of an image and a class.
     units = [(exemplar.index, exemplar.label) for exemplar in exemplars]
     if len(units) != len(embeddings):
@@ -176,7 +188,8 @@ def weigh_exemplars(
                 output = model.transform(features, PromptBatch.stack([prompts]))
                 logits, boxes = model.bbox_head(output, layers=[len(output.hidden_states) - 1])
                 # Compare the detections with the boxes of the class on this image.
-                truth = torch.tensor([e.bbox for e in known if e.label == label], device=inputs.device)
+                own = [exemplar.bbox for exemplar in known if exemplar.label == label]
+                truth = torch.tensor(own, dtype=torch.float32, device=inputs.device)
                 truth = truth * truth.new_tensor(sample.scale_factor).repeat(2)
                 rewards = rewards_on_image(logits[0, 0], boxes[0, 0], truth, sample.img_shape, settings).cpu()
                 total[others] += rewards
@@ -186,3 +199,19 @@ def weigh_exemplars(
     finally:
         model.train(was_training)
     return policy_weights(total / count, labels, settings.tau)  # 0 / 0 is NaN: not tried
+
+
+def _learned_weights(model: nn.Module, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities (n,) of the model's policy; those of a class sum to 1."""
+    policy: Any = model.exemplar_policy
+    if policy is None:
+        raise InputError(
+            "exemplar_weighting: source='policy' needs a model with model.prompts.exemplar_policy; use source='trials'"
+        )
+    weights = torch.ones(len(labels))
+    device = next(policy.parameters()).device
+    for label in labels.unique():
+        own = labels == label
+        rows = embeddings[own][None].to(device)
+        weights[own] = policy(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=device))[0].cpu()
+    return weights

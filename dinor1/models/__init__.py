@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'DINOR1': '.detectors',
         'DINOR1Head': '.heads',
         'ExemplarGroupLoss': '.losses',
+        'ExemplarPolicy': '.prompts',
         'GRQOLoss': '.losses',
         'GroupRelativeHead': '.heads',
         'MSDeformAttention': '.transformer',

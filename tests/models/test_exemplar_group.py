@@ -195,7 +195,14 @@ LOSS = {
     'model.bbox_head.type': 'GroupRelativeHead',
     'model.bbox_head.loss_exemplar_group': dict(type='ExemplarGroupLoss'),
 }
-SELECTIVE = dict(_delete_=True, type='SelectiveEncoder', num_layers=2, num_fusion_layers=1, fusion_threshold=0.0)
+SELECTIVE = dict(
+    _delete_=True,
+    type='SelectiveEncoder',
+    num_layers=2,
+    num_fusion_layers=1,
+    fusion_threshold=0.0,
+    fusion=dict(init_values=0.5),
+)
 
 
 def losses_of(model, batch):

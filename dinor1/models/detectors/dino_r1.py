@@ -203,6 +203,14 @@ class DINOR1(BaseDetector):
                 'model.bbox_head.loss_exemplar_group compares the embeddings of single boxes of one process; set it to '
                 "None, or use the VisualPromptEncoder, prompt_gather='device' and refiner=None"
             )
+        self.exemplar_policy: Any = None
+        if self.prompts_cfg.exemplar_policy is not None:
+            if self.bbox_head.loss_exemplar_group is None:
+                raise InputError(
+                    'model.prompts.exemplar_policy is trained by model.bbox_head.loss_exemplar_group; set it, or set '
+                    'exemplar_policy=None'
+                )
+            self.exemplar_policy = MODELS.build(dict(self.prompts_cfg.exemplar_policy, embed_dims=dims.embed_dims))
         self.language_model: Any = None
         self.text_feat_map: Any = None
         self.alignment: LanguageAlignment | None = None
@@ -430,6 +438,8 @@ class DINOR1(BaseDetector):
             embeddings = draw.text.to(embeddings.dtype) + embeddings.sum() * 0
         elif self.prompts_cfg.trains_text:
             embeddings = embeddings + sum(parameter.sum() for parameter in self.text_feat_map.parameters()) * 0
+        if self.exemplar_policy is not None:
+            embeddings = embeddings + sum(parameter.sum() for parameter in self.exemplar_policy.parameters()) * 0
         if self.prompt_refiner is not None:
             embeddings = self.prompt_refiner(embeddings, draw.names())
         # Append the prompts of earlier iterations.
@@ -473,7 +483,11 @@ class DINOR1(BaseDetector):
         extra = instances[group.box.flatten()]
         encoded = self._fuse(features, append_hidden(prompts, extra))
         encoded, refined = split_hidden(encoded, prompts.mask.shape[1])
-        return encoded, ExemplarColumns(refined.unflatten(1, group.box.shape), group.image, group.valid)
+        columns = ExemplarColumns(refined.unflatten(1, group.box.shape), group.image, group.valid)
+        if self.exemplar_policy is not None:
+            policy = self.exemplar_policy(extra.unflatten(0, group.box.shape), group.valid)
+            columns = columns._replace(policy=policy)
+        return encoded, columns
 
     def _text_embeddings(self, draw: PromptDraw) -> Tensor:
         """Prompts (K, C) of the class names of a draw, as :meth:`text_prompt_set` makes them."""

@@ -1,7 +1,14 @@
 """Losses: matching, GRQO and forms of it, language alignment, relation distillation, contrast of instances."""
 
 from .alignment import LanguageAlignment, alignment_loss, symmetric_info_nce
-from .exemplar_group import ExemplarColumns, ExemplarGroupLoss, exemplar_group_loss, exemplar_rewards, exemplar_weights
+from .exemplar_group import (
+    ExemplarColumns,
+    ExemplarGroupLoss,
+    exemplar_advantages,
+    exemplar_group_loss,
+    exemplar_rewards,
+    exemplar_weights,
+)
 from .grqo import (
     GRQOLoss,
     group_advantage,
@@ -33,6 +40,7 @@ __all__ = [
     'alignment_loss',
     'candidate_scores',
     'candidate_weights',
+    'exemplar_advantages',
     'exemplar_group_loss',
     'exemplar_rewards',
     'exemplar_weights',

@@ -8,9 +8,9 @@ them as well. With l_jg the focal loss of exemplar g at the query matched to obj
 - weight      w_kg = clip(G softmax_g(-A / tau), 0.25, 2), divided by its mean over g
 - loss        mean_kg w_kg Lcol_kg + c mean_jg (sigma(z_jg) - mean_g sigma(z_jg))^2
 
-where Lcol_kg is the focal loss of the whole column, and the mean in the second term, the consistency, has no gradient.
-An exemplar is never compared with the objects of its own image: with these it is alike for other reasons than its
-class.
+A learned policy pi over the exemplars, if there is one, adds -mean_k sum_g pi_kg A_kg. Lcol_kg is the focal loss of the
+whole column, and the mean in the second term, the consistency, has no gradient. An exemplar is never compared with the
+objects of its own image: with these it is alike for other reasons than its class.
 """
 
 import math
@@ -36,11 +36,13 @@ class ExemplarColumns(NamedTuple):
         embeddings: (B, K, G, C) after the encoder.
         image: (K, G) index of the image that the exemplar lies on.
         valid: (K, G) True = there is such an exemplar; a class with fewer than G boxes has its first ones.
+        policy: (K, G) probabilities of a learned policy over the exemplars; None: there is no policy.
     """
 
     embeddings: Tensor
     image: Tensor
     valid: Tensor
+    policy: Tensor | None = None
 
 
 def exemplar_rewards(loss: Tensor, counted: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -60,6 +62,25 @@ def exemplar_rewards(loss: Tensor, counted: Tensor, label: Tensor, num_classes: 
     zeros = loss.new_zeros(num_classes, loss.shape[1])
     total = zeros.index_add(0, label, (mean - loss) * count)
     return total / zeros.index_add(0, label, count).clamp(min=1)
+
+
+def exemplar_advantages(rewards: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
+    """Rewards of the exemplars, normalised within each class.
+
+    Args:
+        rewards: (K, G) of :func:`exemplar_rewards`.
+        scale: (K,) >= 0, mean loss of the class at matched queries.
+        valid: (K, G) True = there is such an exemplar.
+
+    Returns:
+        (K, G), of mean 0 over the exemplars of each class; 0 where there is none.
+    """
+    present = valid.to(rewards.dtype)
+    size = present.sum(1, keepdim=True).clamp(min=1)
+    centred = (rewards - (rewards * present).sum(1, keepdim=True) / size) * present
+    deviation = (centred.square().sum(1, keepdim=True) / size).sqrt()
+    # The last term avoids a division by zero where all losses are zero.
+    return centred / (deviation + _SHARE * scale[:, None] + 1e-12)
 
 
 def exemplar_weights(
@@ -82,13 +103,9 @@ def exemplar_weights(
     present = valid.to(rewards.dtype)
     if kind == 'uniform':
         return present
-    # Normalise the rewards of each class.
+    # Take the softmax of the advantages over the exemplars of each class, and limit the weights.
     size = present.sum(1, keepdim=True).clamp(min=1)
-    centred = (rewards - (rewards * present).sum(1, keepdim=True) / size) * present
-    deviation = (centred.square().sum(1, keepdim=True) / size).sqrt()
-    # The last term avoids a division by zero where all losses are zero.
-    advantage = centred / (deviation + _SHARE * scale[:, None] + 1e-12)
-    # Take the softmax over the exemplars of each class, and limit the weights.
+    advantage = exemplar_advantages(rewards, scale, valid)
     sign = 1.0 if kind == 'flipped' else -1.0
     score = (sign * advantage / tau).masked_fill(~valid, -math.inf)
     score = score.masked_fill(~valid.any(1, keepdim=True), 0.0)
@@ -148,7 +165,12 @@ def exemplar_group_loss(
     probability = logits[image, query, label].sigmoid()
     mean = (probability * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
     difference = (probability - mean.detach()).square() * counted
-    return total + consistency_weight * difference.sum() / counted.sum().clamp(min=1)
+    total = total + consistency_weight * difference.sum() / counted.sum().clamp(min=1)
+    # Let the policy prefer exemplars with high advantages.
+    if columns.policy is not None:
+        advantage = exemplar_advantages(rewards, scale, columns.valid)
+        total = total - (columns.policy * advantage).sum() / columns.valid.any(1).sum().clamp(min=1)
+    return total
 
 
 @MODELS.register_module()

@@ -13,6 +13,7 @@ from .class_embeddings import ClassEmbeddings, read_class_embeddings, save_class
 from .config import PromptsConfig
 from .draw import draw_prompts, redraw_exemplars
 from .exemplar_group import ExemplarGroup, append_hidden, draw_exemplar_group, split_hidden
+from .exemplar_policy import ExemplarPolicy
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
 from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, image_keys, remembered_prompts
@@ -46,6 +47,7 @@ __all__ = [
     'BatchScope',
     'ClassEmbeddings',
     'ExemplarGroup',
+    'ExemplarPolicy',
     'MiniLM',
     'PromptDraw',
     'PromptMemory',
