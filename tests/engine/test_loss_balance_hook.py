@@ -23,10 +23,11 @@ BRANCH = {
 }
 NAMES = ['loss_ranking', 'loss_one_to_many', 'loss_exemplar_group']
 SHARES = dict(loss_ranking=0.2, loss_exemplar_group=0.3)
-
-
-def hook(**settings):
-    return {'default_hooks.balance': dict(type='LossBalanceHook', shares=SHARES, warmup=2, num_batches=4, **settings)}
+# One epoch of six iterations, of which the second to the fourth are measured.
+HOOK = {
+    'train_cfg.max_epochs': 1,
+    'default_hooks.balance': dict(type='LossBalanceHook', shares=SHARES, warmup=1, num_batches=3),
+}
 
 
 def weights_of(runner):
@@ -73,44 +74,46 @@ def test_gradient_ratio_without_objects_is_unknown(build_tiny, make_batch):
 
 def test_loss_balance_hook_sets_the_weight_once(train):
     seen = []
-    # Without the additional losses, and with them at weight 0, training is the same up to the first measurement.
-    runner, record = train('run', lambda r: seen.append(weights_of(r)), without=('reference',), **HEAD, **hook())
-    assert seen[:5] == [[0.0, 0.0]] * 5
-    # Before the sixth iteration, the last of four batches was measured.
-    assert all(weight > 0 for weight in seen[-1])
-    assert len({tuple(weights) for weights in seen[6:]}) == 1
+    _, record = train('run', lambda runner: seen.append(weights_of(runner)), without=('reference',), **HEAD, **HOOK)
+    # The weights are set before the fourth iteration.
+    assert seen[:3] == [[0.0, 0.0]] * 3
+    assert all(weight > 0 for weight in seen[3])
+    assert seen[3:] == [seen[3]] * 3
     for name in ('loss_ranking', 'd0.loss_ranking', 'enc_loss_ranking', 'loss_exemplar_group'):
         values = [scalars[name] for scalars in record.history]
-        assert values[:5] == [0.0] * 5
-        assert all(value > 0 for value in values[6:])
+        assert values[:3] == [0.0] * 3
+        assert all(value > 0 for value in values[3:])
 
 
 def test_loss_balance_hook_changes_nothing_while_it_measures(train):
-    settings = {**HEAD, 'train_cfg.max_epochs': 1}
+    settings = {**HEAD, 'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 8}
     balanced = {'default_hooks.balance': dict(type='LossBalanceHook', shares=SHARES, num_batches=99)}
     zero = {f'model.bbox_head.{name}.loss_weight': 0.0 for name in SHARES}
     _, measured = train('measured', without=('reference',), **settings, **balanced)
     _, plain = train('plain', without=('reference',), **settings, **zero)
     assert measured.history == plain.history
+    assert len(plain.history) == 3
 
 
-@pytest.mark.parametrize('at', [3, 8])
-def test_loss_balance_hook_resumes(train, at):
+def test_loss_balance_hook_resumes(train):
     """Within the measurements, and after them."""
-    _, whole = train('whole', without=('reference',), **HEAD, **hook())
+    _, whole = train('whole', without=('reference',), **HEAD, **HOOK)
 
     def stop(runner):
-        if runner.iter == at:
+        if runner.iter in (2, 4):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    _, first = train('parts', stop, without=('reference',), **HEAD, **hook())
-    _, second = train('parts', without=('reference',), **HEAD, **hook(), resume=True)
-    assert first.history + second.history == whole.history
+    history = []
+    for resume in (False, True, True):
+        _, part = train('parts', stop, without=('reference',), **HEAD, **HOOK, resume=resume)
+        history.append(part.history)
+    assert [len(part) for part in history] == [3, 2, 1]
+    assert sum(history, []) == whole.history
 
 
 def test_loss_balance_hook_refuses_a_loss_that_the_head_lacks(train):
     with pytest.raises(InputError, match=r'^LossBalanceHook: model.bbox_head has no loss_ranking with a weight'):
-        train('run', **hook())
+        train('run', **HOOK)
 
 
 @pytest.mark.parametrize(
