@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,3 +140,21 @@ def test_reference_draw_keeps_prompts_of_a_memory():
     assert other.memory is draw.memory
     assert torch.equal(other.labels, draw.labels)
     assert len(other.box) == 1
+
+
+def test_reference_draw_of_several_processes_is_refused(build_tiny):
+    world = {'model.prompts.prompt_gather': 'world', 'model.prompts.prompt_sampling': 'class_prototype'}
+    model = build_tiny(**world, **{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
+    with pytest.raises(
+        InputError, match=r"^ReferenceModelHook: reference_draw='own' draws from the boxes of one process"
+    ):
+        ReferenceModelHook(reference_draw='own').before_train(SimpleNamespace(model=model))
+
+
+def test_reference_draw_without_prompts_is_refused():
+    head = SimpleNamespace(loss_grqo=GRQOLoss())
+    model = SimpleNamespace(bbox_head=head, objectness=None, num_queries=12)
+    with pytest.raises(
+        InputError, match=r"^ReferenceModelHook: reference_draw='own' draws exemplars, and .* no prompts"
+    ):
+        ReferenceModelHook(reference_draw='own').before_train(SimpleNamespace(model=model))
