@@ -117,9 +117,11 @@ def test_exemplars_are_tried_on_the_images_of_the_others():
     assert found[1] == 1
 
 
-def test_visual_generic_weighs_exemplars(write, build_tiny):  # noqa: F811
+@pytest.mark.parametrize('encoder', [{}, {'model.prompts.encoder': dict(type='AggregatingPromptEncoder')}], ids=str)
+def test_visual_generic_weighs_exemplars(write, build_tiny, encoder):  # noqa: F811
+    # An aggregating encoder has one embedding for the exemplars of a class on an image.
     dataset = write()
-    model = build_tiny()
+    model = build_tiny(**encoder)
     prompts = {
         tau: VisualGeneric(dataset, 3, exemplar_weighting=None if tau is None else dict(tau=tau)).prepare(
             model, dataset
