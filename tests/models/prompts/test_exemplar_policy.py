@@ -28,7 +28,7 @@ def test_policy_starts_with_equal_probabilities():
 def test_policy_is_a_softmax_of_normalised_embeddings():
     policy = ExemplarPolicy(2)
     policy.score.weight.data = torch.tensor([[1.0, 0.0]])
-    # A layer norm of two values gives 1 and -1, whatever their distance is.
+    # A layer norm of two values gives 1 and -1 for every distance between them.
     embeddings = torch.tensor([[[5.0, 1.0], [0.0, 9.0], [3.0, 0.0]]], requires_grad=True)
     found = policy(embeddings, torch.tensor([[True, True, False]]))
     assert found[0].tolist() == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2)), 0.0], abs=1e-4)
