@@ -1,6 +1,6 @@
 title = 'The icon world: baselines, and each ingredient of the strong recipe alone, the nano detector'
-_sft = 'configs/vis_gdino/vis-gdino_nano_1xb16_3e_icons.py'
-_grqo = 'configs/dino_r1/dino-r1_nano_1xb16_3e_icons.py'
+_sft = 'configs/vis_gdino/vis-gdino_nano-lite0_1xb16_3e_icons.py'
+_grqo = 'configs/dino_r1/dino-r1_nano-lite0_1xb16_3e_icons.py'
 
 # All arms evaluate the moving average of the weights, which reduces the noise between seeds. Every decision is taken on
 # val_novel.
