@@ -61,6 +61,8 @@ def prompt_arguments(prompts: Any) -> dict[str, Any]:
         InputError: ``prompts`` has none of these forms.
     """
     # A bank, a text, or a single visual prompt.
+    if isinstance(prompts, VisualPrompt):
+        return dict(visual=[prompts])
     if isinstance(prompts, PromptBank | PathLike) or (isinstance(prompts, str) and prompts.endswith('.safetensors')):
         return dict(bank=prompts)
     if isinstance(prompts, str):
@@ -125,7 +127,8 @@ def visual_prompt(item: Any, position: int) -> VisualPrompt:
     Raises:
         InputError: the item is not a tuple of three or four, or its last value is not a boolean.
     """
-    if not isinstance(item, tuple | list) or len(item) not in (3, 4):
+    is_tuple = isinstance(item, VisualPrompt) or (isinstance(item, tuple | list) and len(item) in (3, 4))
+    if not is_tuple:
         raise InputError(f'visual prompt {position}: expected a list of (image, boxes, names), got {item!r}')
     prompt = VisualPrompt(*item)
     if not isinstance(prompt.normalized, bool):

@@ -219,7 +219,7 @@ class DINOR1Inferencer:
         """Bank of boxes on reference images: the mean embedding of each class."""
         # Check images, boxes and names.
         images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
-        wheres = [_describe(image, i) for i, image in enumerate(images)]
+        wheres = [visual[i].source or _describe(image, i) for i, image in enumerate(images)]
         boxes = [as_regions(v.boxes, where, v.normalized) for v, where in zip(visual, wheres, strict=True)]
         labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
         names = distinct_names(name for group in labels for name in group)
@@ -409,6 +409,7 @@ class DINOR1Inferencer:
         class_agnostic_nms: bool = False,
         tile: int | None = None,
         overlap: float = 0.2,
+        flip: bool = False,
     ) -> list[DetDataSample] | list[dict[str, Any]]:
         """Detect the prompts on images.
 
@@ -425,6 +426,8 @@ class DINOR1Inferencer:
             tile: Detect on the whole image and on overlapping tiles of this many pixels, and merge the detections, see
                 :mod:`dinor1.inference.tiling`. None: only on the whole image. The prompts are the same for all tiles.
             overlap: Fraction of a tile that the next one covers too, in [0, 0.9].
+            flip: Detect on the mirror image too, left and right exchanged, and merge the detections by the same rules:
+                of boxes of one class with an IoU above 0.6 the best remains.
 
         Returns:
             List with one entry per image, in order, even for a single image. ``pred_instances`` is on the CPU and has
@@ -444,12 +447,15 @@ class DINOR1Inferencer:
         removal = DuplicateRemoval(iou_threshold=nms_thr, class_agnostic=class_agnostic_nms)
         if tile is not None:
             image_views(1, 1, tile, overlap)
-        # Detect, on whole images or on their tiles.
+        if not isinstance(flip, bool):
+            raise InputError(f'flip must be True or False, got {flip!r}')
+        # Detect, on whole images or in several views of each.
         sources = list_images(images)
-        if tile is None:
+        if tile is None and not flip:
             results = self._detect(sources, batch_size, thresholds)
         else:
-            results = [self._detect_tiled(source, batch_size, thresholds, tile, overlap) for source in sources]
+            views = dict(tile=tile, overlap=overlap, flip=flip)
+            results = [self._detect_views(source, batch_size, thresholds, views) for source in sources]
         # Remove duplicates.
         for sample in results:
             sample.pred_instances = remove_duplicates(sample.pred_instances, removal)
@@ -478,10 +484,10 @@ class DINOR1Inferencer:
                 results[i] = sample
         return results
 
-    def _detect_tiled(
-        self, source: str | np.ndarray, batch_size: int, thresholds: Tensor, tile: int, overlap: float
+    def _detect_views(
+        self, source: str | np.ndarray, batch_size: int, thresholds: Tensor, views: dict[str, Any]
     ) -> DetDataSample:
-        """As :meth:`_detect`, for one image in overlapping tiles."""
+        """As :meth:`_detect`, for one image in several views, see :func:`~dinor1.inference.tiling.detect_views`."""
         samples: list[DetDataSample] = []
 
         def detect(crops: Sequence[np.ndarray]) -> list[InstanceData]:
@@ -489,7 +495,7 @@ class DINOR1Inferencer:
             return [sample.pred_instances for sample in samples]
 
         # The first view is the whole image: return its sample with the detections of all views.
-        merged = detect_views(self._load(source), detect, tile, overlap)
+        merged = detect_views(self._load(source), detect, **views)
         whole = samples[0]
         whole.pred_instances = merged
         best: dict[str, float] = {}
