@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='class names, such as "cat . dog . -wolf" (- is negative; write --text=-wolf if it comes first)',
     )
     parser.add_argument('--bank', metavar='FILE', help='prompt bank made by `dinor1 bank`')
+    parser.add_argument('--head', metavar='FILE', help='tuned head made by `dinor1 adapt --parts head`')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='smallest score of a detection (default: %(default)s)'
     )
@@ -152,6 +153,8 @@ def run(args: argparse.Namespace) -> None:
         check_output(output, '--out-dir')
     # Set the prompts.
     inferencer = inference.DINOR1Inferencer(args.config, args.checkpoint, args.device)
+    if args.head is not None:
+        inferencer.load_head(args.head)
     inferencer.set_prompts(**prompts, bank=args.bank)
     hidden = inferencer.prompts.negative.tolist()
     names = list(zip(inferencer.prompts.names, hidden, strict=True))

@@ -46,6 +46,7 @@ from .output_formats import Detections, as_record, to_record
 from .prompt_regions import as_regions, region_boxes
 from .released import released_detector
 from .tiling import detect_views, image_views
+from .tuned_head import TunedHead, copy_head, restored_head, set_head
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
@@ -78,6 +79,7 @@ class DINOR1Inferencer:
     Attributes:
         device: Device of the model.
         prompts: What :meth:`predict` searches for; None: no prompts are set.
+        head: The tuned head that the model has, see :meth:`load_head`; None: its own.
 
     Raises:
         InputError: a file is missing or damaged, or config, checkpoint and device do not fit together.
@@ -113,6 +115,7 @@ class DINOR1Inferencer:
         if compile:
             compile_detector(self.model, self.device)
         self.prompts: PromptSet | None = None
+        self.head: TunedHead | None = None
         self._bank: PromptBank | None = None
 
     # ---------------------------------------------------------------- prompts
@@ -209,6 +212,10 @@ class DINOR1Inferencer:
             bank = PromptBank.load(bank, self._fingerprint)
         if bank.fingerprint != self._fingerprint:
             raise InputError(f'{where} was made by another model; rebuild it with this checkpoint')
+        # Compare the heads.
+        current = None if self.head is None else self.head.digest
+        if any(item.get('head') not in (None, current) for item in bank.adaptations):
+            raise InputError(f'{where} was tuned together with a head; load this head first: --head, or load_head()')
         # Compare the width of the embeddings.
         width = bank.embeddings.shape[-1]
         if width != self.model.embed_dims:
@@ -258,11 +265,13 @@ class DINOR1Inferencer:
         names: str | Sequence[str | Sequence[str]] = 'object',
         steps: int | None = None,
         lr: float = 0.01,
+        parts: str = 'embeddings',
     ) -> Adaptation:
         """Tune the embeddings of the visual prompts on a few annotated images.
 
         The boxes become exemplars of the current prompts, or new prompts, and AdamW tunes their embeddings with the
-        detector's supervised losses; the weights of the model do not change. With three images or more, each image is
+        detector's supervised losses; the weights of the model do not change, except a few of its head if this is
+        wanted. With three images or more, each image is
         left out of a tuning in turn, and the result is kept only if the mean loss on the images left out falls. With
         fewer, a few steps are kept unchecked. The result is part of the prompts and of :meth:`save_bank`.
 
@@ -273,6 +282,8 @@ class DINOR1Inferencer:
             names: One name for all boxes, or per image one name or m names.
             steps: Number of steps. Default: 30, and 10 with fewer than three images.
             lr: Learning rate.
+            parts: ``'embeddings'``, or ``'head'`` to tune the norm before the classification and its biases too; this
+                needs three images, and :meth:`save_head` beside :meth:`save_bank`.
 
         Returns:
             Whether the tuned embeddings are in use, and the losses.
@@ -281,7 +292,43 @@ class DINOR1Inferencer:
             InputError: an image, a box or a number is invalid, the prompts contain text, or the model is not in float32
                 or has no ``train_cfg``.
         """
-        return adapt_prompts(self, images, boxes, names, steps, lr)
+        return adapt_prompts(self, images, boxes, names, steps, lr, parts)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of all weights of the model without a tuned head."""
+        with restored_head(self.model):
+            if self.head is not None:
+                set_head(self.model, self._own_head)
+            return fingerprint(self.model, whole=True)
+
+    @cached_property
+    def _own_head(self) -> dict[str, Tensor]:
+        return copy_head(self.model)
+
+    def use_head(self, head: TunedHead | None) -> None:
+        """Give the model a tuned head of its own weights, or with None its own head again."""
+        own = self._own_head  # the first access copies it
+        set_head(self.model, own if head is None else head.tensors)
+        self.head = head
+
+    def load_head(self, path: str | PathLike) -> None:
+        """Use a head that :meth:`save_head` wrote; prompts stay set.
+
+        Raises:
+            InputError: the file is missing or damaged, or the head was tuned on other weights.
+        """
+        self.use_head(TunedHead.load(path, self.model, self.weights_digest))
+
+    def save_head(self, path: str | PathLike) -> None:
+        """Write the tuned head to a ``.safetensors`` file for :meth:`load_head`.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.head is None:
+            raise InputError(f"{path}: there is no tuned head to save; call adapt with parts='head' first")
+        self.head.save(path)
 
     @torch.no_grad()
     def encode_annotated(
