@@ -26,11 +26,12 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def detect(model_files, image_folder, tmp_path, capfd):
-    """``detect(*options, target=...)`` runs the command; the results are in ``tmp_path / 'out'``."""
+    """``detect(*options, target=...)`` runs the command, on several targets of a list; the results are in ``out``."""
 
     def run(*options, target=None):
         files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
-        arguments = [target or image_folder / '0.png', *files, '--out-dir', tmp_path / 'out', *options]
+        targets = target if isinstance(target, list) else [target or image_folder / '0.png']
+        arguments = [*targets, *files, '--out-dir', tmp_path / 'out', *options]
         capfd.readouterr()
         status = 0
         try:
@@ -194,11 +195,13 @@ def test_detect_takes_videos_and_prompts_on_their_frames(detect, clip, tmp_path)
     assert (again.status, 'Kept from an earlier run: 3 frames' in again.out) == (0, True), again
 
 
-def test_detect_exports_frames_that_validate(detect, clip, prompt, tmp_path, capfd):
+def test_detect_exports_frames_that_validate(detect, clip, prompt, tmp_path):
     outcome = detect(*prompt, '--export', 'coco', '--frame-step', 4, '--score-thr', 0.01, target=clip)
     assert outcome.status == 0, outcome
     assert outcome.out.splitlines()[-1] == f'Videos: {tmp_path / "out/vis/clip.mp4"}'
-    main(['validate', str(tmp_path / 'out/annotations.json')])
+    with pytest.raises(SystemExit) as stop:
+        main(['validate', str(tmp_path / 'out/annotations.json')])
+    assert stop.value.code == 0
     assert sorted(path.name for path in (tmp_path / 'out/frames').iterdir()) == ['clip_000000.jpg', 'clip_000004.jpg']
 
 
@@ -210,21 +213,32 @@ def test_detect_exports_frames_that_validate(detect, clip, prompt, tmp_path, cap
         (['--prompt', '{clip}@0:5,5,300,40'], 'clip.mp4@0: box (5, 5, 300, 40) leaves the image of 80 x 60 pixels'),
         (['{valid}', '--frame-step', '0'], '--frame-step must be at least 1, got 0'),
         (['{valid}', '--max-frames', '0'], '--max-frames must be at least 1, got 0'),
-        (['{valid}', 'webcam:77'], 'webcam:77: no such camera'),
-        (['{valid}', 'webcam:77', '--resume'], '--resume: a webcam shows other frames each time'),
-        (['{valid}', '{image}', '--resume'], '--resume keeps results of an earlier --export, or of videos'),
     ],
 )
-def test_detect_bad_video_option_is_one_line(detect, clip, prompt, image_folder, tmp_path, options, message):
-    places = dict(clip=clip, valid=f'--prompt={prompt[1]}', image=image_folder / '0.png')
+def test_detect_bad_video_option_is_one_line(detect, clip, prompt, tmp_path, options, message):
+    places = dict(clip=clip, valid=f'--prompt={prompt[1]}')
     assert_refused(detect(*(option.format(**places) for option in options), target=clip), message)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('target', 'options', 'message'),
+    [
+        ('webcam:77', [], 'webcam:77: no such camera'),
+        ('webcam:77', ['--resume'], '--resume: a webcam shows other frames each time'),
+        ('{image}', ['--resume'], '--resume keeps results of an earlier --export, or of videos'),
+    ],
+)
+def test_detect_refuses_a_target_beside_a_video(detect, clip, prompt, image_folder, tmp_path, target, options, message):
+    targets = [clip, target.format(image=image_folder / '0.png')]
+    assert_refused(detect(*prompt, *options, target=targets), message)
     assert not (tmp_path / 'out').exists()
 
 
 def test_detect_skips_damaged_videos(detect, clip, prompt, tmp_path):
     bad = tmp_path / 'bad.mp4'
     bad.write_bytes(b'damaged')
-    outcome = detect(*prompt, bad, '--skip-unreadable', '--max-frames', 1, target=clip)
+    outcome = detect(*prompt, '--skip-unreadable', '--max-frames', 1, target=[clip, bad])
     assert outcome.status == 0, outcome
     assert outcome.out.splitlines()[-2] == 'Left out 1 of 2 images and videos that cannot be read:'
     assert outcome.out.splitlines()[-1].startswith(f'  {bad}: a damaged video')
