@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dinor1.inference.arguments import check_batch_size
 from dinor1.inference.image_files import DetectionCount, draw_record, output_paths
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.inference.output_formats import to_record
@@ -199,8 +200,15 @@ def detect_video(
         settings: Settings of the run.
         batch_size: Maximum number of frames per forward pass.
         videos: Which frames to search.
+
+    Raises:
+        InputError: the video cannot be read or written, or a number is out of range.
     """
     videos = videos or VideoOptions()
+    check_batch_size(batch_size)
+    for name, value in zip(('step', 'max_frames'), videos, strict=True):
+        if value is not None and (type(value) is not int or value < 1):
+            raise InputError(f'{name} must be an integer of at least 1, got {value!r}')
     result = VideoResult(DetectionCount(settings.score_thr), [], 0, '')
     with VideoReader(output.source) as reader:
         # Read, detect and draw batch by batch.

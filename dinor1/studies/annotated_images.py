@@ -84,3 +84,9 @@ class AnnotatedImages:
         records: Any = inferencer.predict(paths, score_thr=score_thr, nms_thr=nms_thr, as_dict=True)
         labels = {name: label for label, name in enumerate(self.names)}
         return [Objects.of(r['bboxes'], [labels[name] for name in r['names']], r['scores']) for r in records]
+
+
+def shown_set(root: str) -> str:
+    """The folder of a set as the documentation names it: from its last folder ``data`` on."""
+    parts = Path(root).parts
+    return '/'.join(('data', *parts[len(parts) - parts[::-1].index('data') :])) if 'data' in parts else root

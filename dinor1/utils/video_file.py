@@ -18,6 +18,8 @@ from dinor1.utils.io import atomic_path, check_utf8
 
 _WEBCAM = re.compile(r'webcam:(\d+)')
 _FRAME = re.compile(r'(.+)@(\d+)', re.DOTALL)
+# Slowest frame rate that is written, and the fastest whose thousandths the codec can express.
+_SLOWEST, _EXACT = 0.1, 60.0
 # Frame rates outside of this range are no rates: containers without one give 0, infinity or a clock of 90,000.
 _MAX_FPS, _DEFAULT_FPS = 1000.0, 25.0
 _CONVERT = 'restore it, or convert it: ffmpeg -i VIDEO -c:v libx264 new.mp4'
@@ -164,10 +166,12 @@ class VideoWriter:
 
     Args:
         path: The file.
-        fps: Frames per second.
+        fps: Frames per second; at least 0.1 is written.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
+        fps = max(fps, _SLOWEST)
+        fps = fps if fps <= _EXACT else round(fps, 2)
         self._path, self._fps, self._writer, self._size, self._count = path, fps, None, (0, 0), 0
 
     def write(self, image: np.ndarray, seconds: float | None = None) -> None:

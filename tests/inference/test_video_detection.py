@@ -88,6 +88,20 @@ def test_detect_videos_stops_after_max_frames(inferencer, searched, clip, tmp_pa
     assert result.note == ''
 
 
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(videos=VideoOptions(step=0)), 'step must be an integer of at least 1, got 0'),
+        (dict(videos=VideoOptions(max_frames=0)), 'max_frames must be an integer of at least 1, got 0'),
+        (dict(batch_size=0), 'batch_size must be an integer of at least 1, got 0'),
+    ],
+)
+def test_detect_videos_refuses_numbers_out_of_range(inferencer, clip, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        detect(inferencer, clip, tmp_path, **options)
+    assert not (tmp_path / 'vis').exists()
+
+
 def test_detect_videos_notes_frames_that_are_missing(inferencer, tmp_path):
     whole = write_video(tmp_path / 'whole.avi', 12, codec='MJPG').read_bytes()
     (tmp_path / 'cut.avi').write_bytes(whole[: int(0.85 * len(whole))])

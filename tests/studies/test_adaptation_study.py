@@ -4,6 +4,7 @@ import pytest
 
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.studies.adaptation_study import adaptation_table, measure_adaptation
+from dinor1.studies.results import read_rows
 from dinor1.utils.errors import InputError
 from tests.studies.small_set import BOXES, write_small_set
 
@@ -36,7 +37,7 @@ def test_measure_adaptation_measures_the_tuned_prompts(inferencer, root, monkeyp
     result = measure_adaptation(root, inferencer, 1, seed=0, max_test_images=2, steps=1)
     assert (result['test_images'], result['adaptation']['kept'], result['adaptation']['steps']) == (2, True, 1)
     assert result['metrics'] == dict(exemplars_AP50=0, exemplars_AP=0, adapted_AP50=1, adapted_AP=1)
-    assert result['adaptation']['seconds'] > 0
+    assert result['adaptation']['cpu_seconds'] > 0
 
 
 def test_measure_adaptation_refuses_too_few_images(inferencer, root):
@@ -47,7 +48,12 @@ def test_measure_adaptation_refuses_too_few_images(inferencer, root):
 def row(name, count, seed, plain, adapted, kept):
     metrics = dict(exemplars_AP50=plain, adapted_AP50=adapted)
     return dict(
-        set=name, num_images=count, seed=seed, metrics=metrics, test_images=9, adaptation=dict(kept=kept, seconds=30.4)
+        set=name,
+        num_images=count,
+        seed=seed,
+        metrics=metrics,
+        test_images=9,
+        adaptation=dict(kept=kept, cpu_seconds=30.4),
     )
 
 
@@ -59,3 +65,9 @@ def test_adaptation_table_averages_draws_and_sets():
         '| b | 9 | 3 | 0.500 | 0.400 | -0.100 | 1 of 1 | 30 |',
         '| **mean of 2 sets** |  | 3 | 0.400 | 0.375 | -0.025 |  |  |',
     ]
+
+
+def test_page_has_the_table_of_the_committed_rows(repo):
+    text = adaptation_table(read_rows(repo / 'results/adapt.jsonl'))
+    page = (repo / 'docs/research/annotating.md').read_text()
+    assert f'<!-- adapt:begin -->\n\n{text}\n\n<!-- adapt:end -->' in page

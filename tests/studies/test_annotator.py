@@ -8,6 +8,7 @@ import pytest
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.studies.annotator import Costs, Objects, Work, correct_image, label_quality, simulate
 from dinor1.studies.annotator_study import annotator_table, measure_annotator
+from dinor1.studies.results import read_rows
 from tests.studies.small_set import write_small_set
 
 NAMES = ('cat', 'dog')
@@ -151,3 +152,9 @@ def test_measure_annotator_gives_rows_for_the_table(inferencer, tmp_path):
     assert f'| small | 8 | 16 | 1 | {(16 * 7 + 8 * 7.8) / 3600:.2f} |' in text
     saved = [16 * 7 - row['work']['correct']['drawn'] * 7 - row['work']['correct']['clicks'] * 1.6 for row in rows]
     assert f'| small | 1 | {sum(saved) / 2 / 3600:+.2f} (' in text
+
+
+def test_page_has_the_table_of_the_committed_rows(repo):
+    text = annotator_table(read_rows(repo / 'results/simulated_annotator.jsonl'))
+    page = (repo / 'docs/research/annotating.md').read_text()
+    assert f'<!-- annotator:begin -->\n\n{text}\n\n<!-- annotator:end -->' in page

@@ -134,6 +134,15 @@ def test_writer_writes_frames_of_any_size(tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'new/a.mp4')).get(cv2.CAP_PROP_FPS) == pytest.approx(5)
 
 
+@pytest.mark.parametrize(('fps', 'written'), [(239.2136, 239.21), (23.976, 23.976), (0.001, 0.1)])
+def test_writer_writes_every_frame_rate(tmp_path, fps, written):
+    with video_writer(tmp_path / 'a.mp4', fps) as writer:
+        writer.write(grey_frame(0))
+        writer.write(grey_frame(1))
+    assert len(decoded(tmp_path / 'a.mp4')) == 2
+    assert cv2.VideoCapture(str(tmp_path / 'a.mp4')).get(cv2.CAP_PROP_FPS) == pytest.approx(written, rel=1e-3)
+
+
 def test_writer_repeats_frames_until_their_time(tmp_path):
     with video_writer(tmp_path / 'a.mp4', 10) as writer:
         for index, seconds in enumerate([0.0, 0.31, 0.32, 0.5]):

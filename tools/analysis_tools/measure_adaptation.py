@@ -39,6 +39,7 @@ def main() -> None:
     from dinor1.evaluation.odinw.runs import environment
     from dinor1.inference import DINOR1Inferencer
     from dinor1.studies.adaptation_study import adaptation_table, measure_adaptation
+    from dinor1.studies.annotated_images import shown_set
     from dinor1.studies.results import add_rows, read_rows
     from dinor1.studies.study import insert
     from dinor1.utils.errors import InputError
@@ -56,7 +57,7 @@ def main() -> None:
             if (arm, seed) in done:
                 continue
             result = measure_adaptation(root, inferencer, num_images, seed, args.test_images)
-            command = f'python tools/analysis_tools/measure_adaptation.py {_shown(root)} --out {args.out}'
+            command = f'python tools/analysis_tools/measure_adaptation.py {shown_set(root)} --out {args.out}'
             command += '' if args.test_images == 60 else f' --test-images {args.test_images}'
             row = dict(arm=arm, seed=seed, set=name, num_images=num_images, command=command)
             add_rows(args.out, [row | result | dict(checkpoint=args.checkpoint, environment=environment())])
@@ -66,12 +67,6 @@ def main() -> None:
     if args.update:
         insert(args.update, NAME, text)
     print(text)
-
-
-def _shown(root: str) -> str:
-    """The folder of a set as in the documentation, from its last folder `data` on."""
-    parts = Path(root).parts
-    return '/'.join(('data', *parts[len(parts) - parts[::-1].index('data') :])) if 'data' in parts else root
 
 
 if __name__ == '__main__':

@@ -42,6 +42,7 @@ def main() -> None:
     dinor1.register_all()  # before MMDetection is imported
     from dinor1.evaluation.odinw.runs import environment
     from dinor1.inference import DINOR1Inferencer
+    from dinor1.studies.annotated_images import shown_set
     from dinor1.studies.annotator_study import annotator_table, measure_annotator
     from dinor1.studies.results import add_rows, read_rows
     from dinor1.studies.study import insert
@@ -60,7 +61,7 @@ def main() -> None:
             if (arm, seed) in done:
                 continue
             result = measure_annotator(root, inferencer, num_drawn, seed, args.splits, args.images)
-            command = f'python tools/analysis_tools/simulated_annotator.py data/{name} --out {args.out}'
+            command = f'python tools/analysis_tools/simulated_annotator.py {shown_set(root)} --out {args.out}'
             command += '' if args.images is None else f' --images {args.images}'
             row = dict(arm=arm, seed=seed, set=name, num_drawn=num_drawn, splits=args.splits, command=command)
             add_rows(args.out, [row | result | dict(checkpoint=args.checkpoint, environment=environment())])
