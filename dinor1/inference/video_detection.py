@@ -245,25 +245,25 @@ def _detect_batch(
 ) -> VideoResult:
     """Detect on a few frames, write their files, and append them to the video; returns the result so far."""
     # Find out which frames are done.
-    done = [_is_done(output, settings, frame.index) for frame in batch]
+    done = [_is_done(output, settings, frame.number) for frame in batch]
     new = [frame for frame, is_done in zip(batch, done, strict=True) if not is_done]
     # Detect on the others.
     images = [frame.image for frame in new]
     samples: list[Any] = inferencer.predict(images, max(len(new), 1), settings.score_thr, **settings.options)
     for frame, sample in zip(new, samples, strict=True):
-        image = output.frame(frame.index)
+        image = output.frame(frame.number)
         if image is not None:
             write_image(frame.image, image)
-        where = dict(img_path=str(image) if image else None, video=output.source, frame=frame.index)
+        where = dict(img_path=str(image) if image else None, video=output.source, frame=frame.number)
         record = to_record(sample) | where | dict(seconds=frame.seconds) | settings.request
         record |= dict(best_scores=sample.best_scores, settings=settings.digest)
-        write_json(record, output.result(frame.index), indent=2)
+        write_json(record, output.result(frame.number), indent=2)
     # Count and draw the detections of all of them.
     num_classes = inferencer.prompts.num_classes if inferencer.prompts is not None else 0
     for frame in batch:
-        record = read_json(output.result(frame.index))
+        record = read_json(output.result(frame.number))
         result.counts.add(record['names'], record['best_scores'])
-        result.results.append(output.result(frame.index))
+        result.results.append(output.result(frame.number))
         writer.write(draw_record(frame.image, record, num_classes), frame.seconds if is_camera else None)
     return result._replace(num_resumed=result.num_resumed + sum(done))
 

@@ -41,12 +41,12 @@ class Frame(NamedTuple):
     """A frame.
 
     Attributes:
-        index: Its position in the video, from 0.
+        number: Its position in the video, from 0.
         seconds: Its time in the video, or since the first frame of a webcam.
         image: (H, W, 3) BGR of uint8.
     """
 
-    index: int
+    number: int
     seconds: float
     image: np.ndarray
 
@@ -172,7 +172,8 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float) -> None:
         fps = max(fps, _SLOWEST)
         fps = fps if fps <= _EXACT else round(fps, 2)
-        self._path, self._fps, self._writer, self._size, self._count = path, fps, None, (0, 0), 0
+        self._path, self._fps, self._size, self._count = path, fps, (0, 0), 0
+        self._writer: Any = None
 
     def write(self, image: np.ndarray, seconds: float | None = None) -> None:
         """Append a frame.

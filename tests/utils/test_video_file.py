@@ -27,7 +27,7 @@ def clip(tmp_path_factory):
 def test_reader_gives_every_nth_frame(clip, step, start, expected):
     with VideoReader(clip) as reader:
         frames = list(reader.frames(step, start))
-        assert [frame.index for frame in frames] == expected
+        assert [frame.number for frame in frames] == expected
         assert [frame_index(frame.image) for frame in frames] == expected
         assert [frame.seconds for frame in frames] == pytest.approx([index / 10 for index in expected])
         assert (reader.info.num_frames, reader.num_read) == (10, 10)
@@ -164,6 +164,6 @@ def test_reader_of_a_camera_gives_frames_and_times(monkeypatch):
     with VideoReader('webcam:0') as reader:
         assert reader.info == (30.0, None)
         frames = list(reader.frames(2))
-    assert [frame.index for frame in frames] == [0, 2, 4]
+    assert [frame.number for frame in frames] == [0, 2, 4]
     assert [frame_index(frame.image) for frame in frames] == [0, 2, 4]
     assert 0 <= frames[0].seconds <= frames[2].seconds < 5
