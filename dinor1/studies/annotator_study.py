@@ -79,7 +79,8 @@ def annotator_table(rows: Sequence[Mapping[str, Any]]) -> str:
     first, second = [], []
     for (name, num_drawn), own in sorted(groups.items()):
         # Hours and quality at the default costs.
-        cells = [name, own[0]['images'], own[0]['boxes'], num_drawn, f'{_hours(own, "draw all", Costs()):.2f}']
+        reference = _hours(own, 'draw all', Costs())
+        cells = [name, own[0]['images'], own[0]['boxes'], num_drawn, len(own), f'{reference:.2f}']
         for way in WAYS:
             quality = statistics.mean(row['metrics'][f'{way}_AP50'] for row in own)
             cells += [f'{_hours(own, way, Costs()):.2f}', f'{quality:.3f}']
@@ -92,7 +93,7 @@ def annotator_table(rows: Sequence[Mapping[str, Any]]) -> str:
             saved.append(f'{hours:+.2f} ({100 * hours / reference:+.0f} %)')
         second.append([name, num_drawn, *saved])
     # Write the tables.
-    heads = ['set', 'images', 'boxes', 'by hand', 'draw all, h']
+    heads = ['set', 'images', 'boxes', 'by hand', 'draws', 'draw all, h']
     heads += [head for way in WAYS for head in (f'{way}, h', 'AP50')]
     ranges = ['set', 'by hand', 'default costs', 'drawing 34.5 s', 'click 1 s', 'click 3 s', 'check 3 s', 'check 15 s']
     return f'{table(heads, first)}\n\n{table(ranges, second)}'

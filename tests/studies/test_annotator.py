@@ -149,7 +149,7 @@ def test_measure_annotator_gives_rows_for_the_table(inferencer, tmp_path):
     assert measure_annotator(root, inferencer, 1, 0, count=3)['images'] == 3
     # Numbers by hand: 16 boxes of 7 s, and 8 images of 7.8 s; saved are the boxes that are not drawn, minus the clicks.
     text = annotator_table(rows)
-    assert f'| small | 8 | 16 | 1 | {(16 * 7 + 8 * 7.8) / 3600:.2f} |' in text
+    assert f'| small | 8 | 16 | 1 | 2 | {(16 * 7 + 8 * 7.8) / 3600:.2f} |' in text
     saved = [16 * 7 - row['work']['correct']['drawn'] * 7 - row['work']['correct']['clicks'] * 1.6 for row in rows]
     assert f'| small | 1 | {sum(saved) / 2 / 3600:+.2f} (' in text
 

@@ -22,24 +22,10 @@ def adapted(root, inferencer, num_images, seed, max_test_images):
 
 
 @pytest.mark.parametrize(
-    ('tool', 'module', 'function', 'name', 'amount', 'line'),
+    ('tool', 'name', 'amount', 'line'),
     [
-        (
-            'simulated_annotator',
-            annotator_study,
-            annotated,
-            'annotator',
-            ['--by-hand', 1, '--images', 9],
-            '| fish | 9 ',
-        ),
-        (
-            'measure_adaptation',
-            adaptation_study,
-            adapted,
-            'adapt',
-            ['--annotated', 3],
-            '| fish | 60 | 3 | 0.250 | 0.500 ',
-        ),
+        ('simulated_annotator', 'annotator', ['--by-hand', 1, '--images', 9], '| fish | 9 | 4 | 1 | 2 | '),
+        ('measure_adaptation', 'adapt', ['--annotated', 3], '| fish | 60 | 3 | 0.250 | 0.500 |'),
     ],
 )
 def test_tool_adds_missing_rows_and_writes_the_table(call, tmp_path, monkeypatch, tool, name, amount, line):
