@@ -1,7 +1,7 @@
 """The small part of the detector that an adaptation may tune beside the prompts, and its file.
 
 It is what lies between the last layer of the decoder and the logits: the norm of the decoder's output, and the biases
-and query maps of the classification branches. In ``lite`` these are 260 of 2.9 million parameters. A prompt bank holds
+and query maps of the classification branches. In ``lite`` these are 260 of 5.5 million parameters. A prompt bank holds
 embeddings only; a tuned head therefore has a file of its own. It fits the weights that it was tuned on, and a bank that
 was tuned with it names it and is refused without it.
 """
