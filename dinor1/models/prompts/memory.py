@@ -132,7 +132,7 @@ class PromptMemory:
         return others.to(embeddings.dtype) @ embeddings / counts.clamp(min=1)[:, None], counts > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that :meth:`load_state_dict` needs: per class the keys of the images, and embeddings on the CPU."""
+        """Everything that :meth:`load_state_dict` needs: image keys and embeddings of each class, on the CPU."""
         return {
             name: dict(
                 images=[prompt.image for prompt in prompts],
