@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dinor1.inference import DINOR1Inferencer
+from dinor1.inference.adaptation import MIN_CHECKED
 from dinor1.studies.annotated_images import AnnotatedImages
 from dinor1.studies.annotator import label_quality
 from dinor1.utils.errors import InputError
@@ -36,8 +37,8 @@ def measure_adaptation(
 
     Returns:
         ``metrics``: AP50 and AP with the boxes as ``exemplars``, and ``adapted``, equal to these if the adaptation was
-        rejected, the mean over the classes that the test images show, without exemplar 0; ``adaptation``: its result,
-        and ``cpu_seconds``, the processor time of all threads. ``test_images`` and ``boxes``: numbers.
+        rejected or refused, the mean over the classes that the test images show, without exemplar 0; ``adaptation``:
+        its result, and ``cpu_seconds``, the processor time of all threads. ``test_images`` and ``boxes``: numbers.
 
     Raises:
         InputError: annotations are missing or broken, or there are too few images.
@@ -53,15 +54,21 @@ def measure_adaptation(
     metrics = {f'exemplars_{key}': value for key, value in _quality(test, inferencer).items()}
     inferencer.reset_prompts()
     begin = time.process_time()
-    result = inferencer.adapt(**train.labelled(chosen), **options)
+    labels = [set(train.objects[i].labels.tolist()) for i in chosen]
+    shown = [label for own in labels for label in own]
+    # Three images of which no two show the same class cannot be checked, and are refused.
+    refused = num_images >= MIN_CHECKED and len(set(shown)) == len(shown)
+    result = None if refused else inferencer.adapt(**train.labelled(chosen), **options)
     seconds = time.process_time() - begin
-    if result.kept:
+    if result is not None and result.kept:
         adapted = _quality(test, inferencer)
     else:
         adapted = {key: metrics[f'exemplars_{key}'] for key in ('AP50', 'AP')}
+    verdict = dict(kept=False, refused=True) if result is None else result._asdict()
     return dict(
         metrics=metrics | {f'adapted_{key}': value for key, value in adapted.items()},
-        adaptation=result._asdict() | dict(cpu_seconds=round(seconds, 1)),
+        adaptation=(dict(kept=False, refused=True) if result is None else result._asdict())
+        | dict(cpu_seconds=round(seconds, 1)),
         test_images=len(test.paths),
         boxes=sum(len(train.objects[i].boxes) for i in chosen),
     )

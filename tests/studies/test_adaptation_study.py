@@ -1,5 +1,7 @@
 """Measurement of adaptations: what is compared, and the table."""
 
+import json
+
 import pytest
 
 from dinor1.inference.inferencer import DINOR1Inferencer
@@ -38,6 +40,23 @@ def test_measure_adaptation_measures_the_tuned_prompts(inferencer, root, monkeyp
     assert (result['test_images'], result['adaptation']['kept'], result['adaptation']['steps']) == (2, True, 1)
     assert result['metrics'] == dict(exemplars_AP50=0, exemplars_AP=0, adapted_AP50=1, adapted_AP=1)
     assert result['adaptation']['cpu_seconds'] > 0
+
+
+def test_measure_adaptation_counts_what_cannot_be_checked_as_refused(inferencer, tmp_path):
+    root = write_small_set(tmp_path / 'small', train=3, test=1)
+    # Three images, each with a class of its own.
+    path = root / 'annotations/train.json'
+    content = json.loads(path.read_text())
+    content['categories'] += [dict(id=3, name='cup')]
+    content['annotations'] = content['annotations'][::2]
+    for category, annotation in enumerate(content['annotations'], 1):
+        annotation['category_id'] = category
+    path.write_text(json.dumps(content))
+    test = json.loads((root / 'annotations/test.json').read_text())
+    (root / 'annotations/test.json').write_text(json.dumps(test | dict(categories=content['categories'])))
+    result = measure_adaptation(root, inferencer, 3, seed=0)
+    assert (result['adaptation']['refused'], result['adaptation']['kept']) == (True, False)
+    assert result['metrics']['adapted_AP50'] == result['metrics']['exemplars_AP50']
 
 
 def test_measure_adaptation_refuses_too_few_images(inferencer, root):
