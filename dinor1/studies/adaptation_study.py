@@ -67,8 +67,7 @@ def measure_adaptation(
     verdict = dict(kept=False, refused=True) if result is None else result._asdict()
     return dict(
         metrics=metrics | {f'adapted_{key}': value for key, value in adapted.items()},
-        adaptation=(dict(kept=False, refused=True) if result is None else result._asdict())
-        | dict(cpu_seconds=round(seconds, 1)),
+        adaptation=verdict | dict(cpu_seconds=round(seconds, 1)),
         test_images=len(test.paths),
         boxes=sum(len(train.objects[i].boxes) for i in chosen),
     )
