@@ -1,15 +1,18 @@
-r"""Find objects on images, by example boxes, by name, or with a prompt bank, and label the images with them.
+r"""Find objects on images and videos, by example boxes, by name, or with a prompt bank, and label them.
 
 Examples:
     dinor1 detect TARGET.jpg --prompt REF.jpg:34,50,120,160:cat
     dinor1 detect FOLDER --config CONFIG --checkpoint CKPT --bank bank.safetensors --out-dir out
     dinor1 detect A.jpg FOLDER 'days/**/*.jpg' --config CONFIG --checkpoint CKPT --bank bank.safetensors \
         --export coco --out-dir labels --resume
+    dinor1 detect clip.mp4 --prompt clip.mp4@120:34,50,120,160:cat --frame-step 5
+    dinor1 detect webcam:0 --prompt REF.jpg:34,50,120,160:cat --max-frames 100
 
 Without --config and --checkpoint, the released detector for photographs is used.
 
 A prompt is REF.jpg:x1,y1,x2,y2[:name], in pixels of REF.jpg, which may be the target itself; or REF.jpg:x,y[:name],
-a point, which becomes a box of a twentieth of the shorter side of the image. Repeat --prompt for more boxes; the boxes
+a point, which becomes a box of a twentieth of the shorter side of the image. clip.mp4@120 is frame 120 of a video,
+counted from 0, in the place of REF.jpg. Repeat --prompt for more boxes; the boxes
 of one name are averaged. A negative prompt describes things that look like the objects: its detections are not
 reported.
 """
@@ -17,6 +20,7 @@ reported.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +28,11 @@ from dinor1 import inference
 from dinor1.cli.options import add_detector, require_at_least, require_detector
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import check_output
+from dinor1.utils.video_file import webcam_number
 
 if TYPE_CHECKING:
     from dinor1.inference.labelling import Labelled
+    from dinor1.inference.video_detection import VideoOutput, VideoResult
 
 MIN_TILE = 32
 EXPORTS = ('coco', 'yolo', 'odvg', 'labelme')
@@ -34,7 +40,9 @@ EXPORTS = ('coco', 'yolo', 'odvg', 'labelme')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument('targets', nargs='+', metavar='TARGET', help='image, folder of images, or pattern in quotes')
+    parser.add_argument(
+        'targets', nargs='+', metavar='TARGET', help='image, folder of images, pattern in quotes, video, or webcam:N'
+    )
     add_detector(parser)
     parser.add_argument(
         '--prompt',
@@ -62,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='class names, such as "cat . dog . -wolf" (- is negative; write --text=-wolf if it comes first)',
     )
     parser.add_argument('--bank', metavar='FILE', help='prompt bank made by `dinor1 bank`')
+    parser.add_argument('--head', metavar='FILE', help='tuned head made by `dinor1 adapt --parts head`')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='smallest score of a detection (default: %(default)s)'
     )
@@ -83,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--overlap', type=float, default=0.2, help='part of a tile that the next one covers too (default: %(default)s)'
     )
+    parser.add_argument('--flip', action='store_true', help='detect on the mirror image too, and merge the detections')
+    parser.add_argument(
+        '--frame-step', type=int, default=1, metavar='N', help='search every Nth frame of a video (default: all)'
+    )
+    parser.add_argument(
+        '--max-frames', type=int, metavar='N', help='stop after N frames of each video (default: webcams until Ctrl-C)'
+    )
     parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: %(default)s)')
     parser.add_argument(
         '--out-dir',
@@ -95,7 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='write annotations in this format to the folder, instead of drawings',
     )
     parser.add_argument(
-        '--resume', action='store_true', help='with --export: keep results of an earlier run with the same settings'
+        '--resume',
+        action='store_true',
+        help='with --export, and for videos: keep results of an earlier run with the same settings',
     )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
 
@@ -114,17 +132,29 @@ def run(args: argparse.Namespace) -> None:
         if not 0 <= args.overlap <= 0.9:
             raise InputError(f'--overlap must be in [0, 0.9], a part of the tile, got {args.overlap:g}')
         options |= dict(tile=args.tile, overlap=args.overlap)
-    if args.resume and not args.export:
-        raise InputError('--resume keeps results of an earlier --export; give --export too')
+    if args.flip:
+        options |= dict(flip=True)
+    require_at_least(1, args, 'frame_step', 'max_frames')
+    video_options = inference.VideoOptions(args.frame_step, args.max_frames)
     # Check the input before the model is loaded, which takes a while.
     prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text, args.normalized)
-    targets, unreadable = inference.readable_images(inference.list_targets(args.targets), args.skip_unreadable)
+    images, videos = inference.split_videos(inference.list_targets(args.targets))
+    if args.resume and images and not args.export:
+        raise InputError('--resume keeps results of an earlier --export, or of videos; give --export too')
+    if args.resume and any(webcam_number(video) is not None for video in videos):
+        raise InputError('--resume: a webcam shows other frames each time; leave out --resume')
+    images, unreadable = inference.readable_images(images, args.skip_unreadable)
+    videos, unreadable_videos = inference.readable_videos(videos, args.skip_unreadable)
+    unreadable += unreadable_videos
     out_dir = Path(args.out_dir)
-    outputs = inference.output_paths(targets, out_dir)
-    for output in outputs[0]:
+    outputs = inference.output_paths(images, out_dir)
+    video_outputs = inference.video_outputs(images, videos, out_dir)
+    for output in [path for paths in outputs[:1] for path in paths] + [video.drawing for video in video_outputs[:1]]:
         check_output(output, '--out-dir')
     # Set the prompts.
     inferencer = inference.DINOR1Inferencer(args.config, args.checkpoint, args.device)
+    if args.head is not None:
+        inferencer.load_head(args.head)
     inferencer.set_prompts(**prompts, bank=args.bank)
     hidden = inferencer.prompts.negative.tolist()
     names = list(zip(inferencer.prompts.names, hidden, strict=True))
@@ -132,22 +162,60 @@ def run(args: argparse.Namespace) -> None:
     # Detect.
     if args.export:
         labelled = inference.label_files(
-            inferencer, targets, out_dir, args.export, args.score_thr, args.batch_size, args.resume, **options
+            inferencer,
+            [*images, *videos],
+            out_dir,
+            args.export,
+            args.score_thr,
+            args.batch_size,
+            args.resume,
+            video_options,
+            **options,
         )
         counts = labelled.counts
     else:
-        counts = inference.detect_files(inferencer, targets, outputs, args.score_thr, args.batch_size, **options)
+        counts, found = inference.DetectionCount(args.score_thr), []
+        shared = (args.score_thr, args.batch_size)
+        if images:
+            counts.include(inference.detect_files(inferencer, images, outputs, *shared, **options))
+        if videos:
+            found = inference.detect_videos(
+                inferencer, video_outputs, out_dir, *shared, args.resume, video_options, **options
+            )
+        for result in found:
+            counts.include(result.counts)
     # Report.
     print(counts.report([name for name, is_hidden in names if not is_hidden]))
     if args.export:
-        _report_export(labelled, len(targets))
-    elif len(outputs) == 1:
+        _report_export(labelled, counts.num_images)
+    else:
+        _report_files(outputs, video_outputs, found, out_dir)
+    if unreadable:
+        total = len(images) + len(videos) + len(unreadable)
+        kinds = 'images and videos' if videos or unreadable_videos else 'images'
+        print(f'Left out {len(unreadable)} of {total} {kinds} that cannot be read:')
+        print(*(f'  {message}' for message in unreadable), sep='\n')
+
+
+def _report_files(
+    outputs: Sequence[tuple[Path, Path]],
+    video_outputs: Sequence[VideoOutput],
+    found: Sequence[VideoResult],
+    out_dir: Path,
+) -> None:
+    """Print what was written without --export."""
+    num_resumed = sum(result.num_resumed for result in found)
+    if num_resumed:
+        print(f'Kept from an earlier run: {num_resumed} frames')
+    for result in found:
+        if result.note:
+            print(f'Note: {result.note}')
+    if len(outputs) == 1 and not video_outputs:
         print(f'Drawing: {outputs[0][0]}; boxes: {outputs[0][1]}')
+    elif len(video_outputs) == 1 and not outputs:
+        print(f'Drawing: {video_outputs[0].drawing}; boxes: {out_dir / "preds"}')
     else:
         print(f'Drawings: {out_dir / "vis"}; boxes: {out_dir / "preds"}')
-    if unreadable:
-        print(f'Left out {len(unreadable)} of {len(targets) + len(unreadable)} images that cannot be read:')
-        print(*(f'  {message}' for message in unreadable), sep='\n')
 
 
 def _report_export(labelled: Labelled, num_targets: int) -> None:
@@ -158,9 +226,13 @@ def _report_export(labelled: Labelled, num_targets: int) -> None:
     """
     if labelled.num_resumed:
         print(f'Kept from an earlier run: {labelled.num_resumed} of {num_targets} images')
+    for note in labelled.notes:
+        print(f'Note: {note}')
     if labelled.num_without_area:
         print(f'Left out: {labelled.num_without_area} detections whose boxes have no area')
     print(f'Labels: {", ".join(map(str, labelled.written))}')
+    if labelled.drawings:
+        print(f'Videos: {", ".join(map(str, labelled.drawings))}')
     if labelled.unreadable:
         raise InputError(
             f'{len(labelled.unreadable)} of {num_targets} images cannot be read, and the labels lack them: '

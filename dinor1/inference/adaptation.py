@@ -1,4 +1,4 @@
-"""Tuning of prompt embeddings on a few annotated images, with the weights of the detector frozen."""
+"""Tuning of prompt embeddings, and if wanted of a small part of the detector, on a few annotated images."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,8 @@ from dinor1.structures import ImageFeatures, PromptBank, PromptBatch, PromptSet
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 
+from .tuned_head import TunedHead, copy_head, head_parameters, restored_head
+
 if TYPE_CHECKING:
     from dinor1.inference.inferencer import DINOR1Inferencer
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 BATCH_SIZE, MAX_FOLDS = 4, 5
 # With fewer images nothing can be checked on images that were not used.
 MIN_CHECKED, CHECKED_STEPS, UNCHECKED_STEPS = 3, 30, 10
+PARTS = ('embeddings', 'head')
+# Learning rate of the head, relative to that of the embeddings: its parameters act on all classes and images.
+HEAD_LR = 0.1
 
 
 class AnnotatedImage(NamedTuple):
@@ -54,6 +59,7 @@ class Adaptation(NamedTuple):
         num_images: Number of images.
         num_boxes: Number of boxes.
         steps: Number of steps of the optimizer.
+        parts: What was tuned: ``'embeddings'``, or ``'head'`` for these and the head.
     """
 
     kept: bool
@@ -63,6 +69,7 @@ class Adaptation(NamedTuple):
     num_images: int
     num_boxes: int
     steps: int
+    parts: str = 'embeddings'
 
     def __str__(self) -> str:
         where = 'images left out of the tuning' if self.checked else 'the images themselves, not checked on others'
@@ -80,6 +87,7 @@ def adapt_prompts(
     names: str | Sequence[str | Sequence[str]],
     steps: int | None,
     lr: float,
+    parts: str = 'embeddings',
 ) -> Adaptation:
     """:meth:`~dinor1.inference.DINOR1Inferencer.adapt`."""
     # Check the arguments.
@@ -96,6 +104,11 @@ def adapt_prompts(
         raise InputError(f'adapt: steps must be an integer of at least 1, got {steps!r}')
     if not isinstance(lr, Real) or not 0 <= lr < float('inf'):
         raise InputError(f'adapt: lr must be a number of at least 0, got {lr!r}')
+    if parts not in PARTS:
+        raise InputError(f'adapt: parts must be {" or ".join(map(repr, PARTS))}, got {parts!r}')
+    with_head = parts == 'head'
+    if with_head and not checked:
+        raise InputError(f'adapt: a head is tuned with at least {MIN_CHECKED} images, which check it; give more images')
     hidden = _check_tunable(inferencer)
     encoded, digest = inferencer.encode_annotated(images, boxes, per_image), fingerprint(inferencer.model)
 
@@ -112,18 +125,29 @@ def adapt_prompts(
     model, bank = inferencer.model, bank_with(encoded)
     start = as_prompts(bank)
     if checked:
-        before, after = check_on_left_out_images(model, encoded, lambda some: as_prompts(bank_with(some)), steps, lr)
-    tuned = tune(model, encoded, start, steps, lr)
-    if not checked:
-        before, after = (mean_loss(model, encoded, prompts) for prompts in (start, tuned))
+        before, after = check_on_left_out_images(
+            model, encoded, lambda some: as_prompts(bank_with(some)), steps, lr, with_head
+        )
+    with restored_head(model):
+        tuned = tune(model, encoded, start, steps, lr, with_head)
+        head = copy_head(model)
+        if not checked:
+            before, after = (mean_loss(model, encoded, prompts) for prompts in (start, tuned))
     kept, num_boxes = not checked or after < before, sum(len(image.boxes) for image in encoded)
-    result = Adaptation(kept, checked, before, after, len(images), num_boxes, steps)
+    result = Adaptation(kept, checked, before, after, len(images), num_boxes, steps, parts)
     # Use the result, and note where it comes from.
     if kept:
         paths = [str(image) if isinstance(image, str | PathLike) else None for image in images]
         origin = result._asdict() | dict(lr=lr, images=paths)
-        adaptations = (*bank.adaptations, origin)
-        bank = replace(bank, embeddings=tuned.embeddings.cpu(), adaptations=adaptations)
+        earlier = bank.adaptations
+        if with_head:
+            own = inferencer.head.adaptations if inferencer.head is not None else ()
+            inferencer.use_head(TunedHead(head, inferencer.weights_digest, (*own, origin)))
+            # The bank fits this head, and no longer the one before it.
+            earlier = tuple({key: value for key, value in item.items() if key != 'head'} for item in earlier)
+        if inferencer.head is not None:
+            origin = origin | dict(head=inferencer.head.digest)
+        bank = replace(bank, embeddings=tuned.embeddings.cpu(), adaptations=(*earlier, origin))
         inferencer.set_prompts(bank=bank, negative=[name for name in bank.names if name in hidden])
     return result
 
@@ -179,20 +203,32 @@ def supervised_loss(model: Any, image: AnnotatedImage, prompts: PromptSet) -> Te
     return sum((value for name, value in losses.items() if 'loss' in name), torch.zeros(()))
 
 
-def tune(model: Any, images: Sequence[AnnotatedImage], prompts: PromptSet, steps: int, lr: float) -> PromptSet:
+def tune(
+    model: Any,
+    images: Sequence[AnnotatedImage],
+    prompts: PromptSet,
+    steps: int,
+    lr: float,
+    with_head: bool = False,
+) -> PromptSet:
     """Prompts whose embeddings were tuned by AdamW steps on the images; the same every time.
 
     Args:
-        model: The detector, in evaluation mode; its weights are not changed.
+        model: The detector, in evaluation mode; its weights are not changed, except those of the head if it is tuned.
         images: At least one image.
         prompts: Prompts with one embedding per class.
         steps: Number of steps, each on up to four images in turn.
         lr: Learning rate; the elements of an embedding are of the order of 1.
+        with_head: Whether to tune the head too (:mod:`dinor1.inference.tuned_head`), at a tenth of the learning rate.
     """
+    # Collect what is tuned.
     embeddings = prompts.embeddings.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.AdamW([embeddings], lr=lr, weight_decay=0.0)
+    head = list(head_parameters(model).values()) if with_head else []
+    groups = [dict(params=[embeddings], lr=lr)] + ([dict(params=head, lr=HEAD_LR * lr)] if head else [])
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    # Take the steps.
     size = min(BATCH_SIZE, len(images))
-    with torch.enable_grad(), _frozen(model):
+    with torch.enable_grad(), _only_trained(model, head):
         for step in range(steps):
             batch = [images[(step * size + i) % len(images)] for i in range(size)]
             tuned = _with_embeddings(prompts, embeddings)
@@ -214,6 +250,7 @@ def check_on_left_out_images(
     start: Callable[[Sequence[AnnotatedImage]], PromptSet],
     steps: int,
     lr: float,
+    with_head: bool = False,
 ) -> tuple[float, float]:
     """Loss on images that were left out of the tuning, before and after it.
 
@@ -225,6 +262,7 @@ def check_on_left_out_images(
         start: Gives the prompts to start from, made of some images only.
         steps: Number of steps of each tuning.
         lr: Learning rate.
+        with_head: Whether the head is tuned too; it is restored after each tuning.
 
     Returns:
         Mean loss before and after, over the images that show a class which the other images have prompts for.
@@ -242,9 +280,10 @@ def check_on_left_out_images(
         if not left_out:
             continue
         # Compare the loss on them.
-        tuned = tune(model, rest, prompts, steps, lr)
         before += [mean_loss(model, [image], prompts) for image in left_out]
-        after += [mean_loss(model, [image], tuned) for image in left_out]
+        with restored_head(model):
+            tuned = tune(model, rest, prompts, steps, lr, with_head)
+            after += [mean_loss(model, [image], tuned) for image in left_out]
     if not before:
         raise InputError('adapt: no class is on two of the images, so that nothing can be checked; give more images')
     return sum(before) / len(before), sum(after) / len(after)
@@ -255,16 +294,18 @@ def _with_embeddings(prompts: PromptSet, embeddings: Tensor) -> PromptSet:
 
 
 @contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Switch off the gradients of all weights."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _only_trained(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Switch off the gradients of all weights but some, and remove those of the others at the end."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = {id(parameter) for parameter in trained}
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+        for parameter, _ in before:
+            parameter.requires_grad_(id(parameter) in chosen)
         yield
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+            parameter.grad = None if id(parameter) in chosen else parameter.grad
 
 
 @contextlib.contextmanager

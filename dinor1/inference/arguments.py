@@ -65,7 +65,9 @@ def prompt_arguments(prompts: Any) -> dict[str, Any]:
         return dict(bank=prompts)
     if isinstance(prompts, str):
         return dict(text=_no_file(prompts))
-    single = isinstance(prompts, tuple | list) and len(prompts) in (3, 4) and not isinstance(prompts[0], tuple | list)
+    single = (
+        isinstance(prompts, tuple | list) and len(prompts) in (3, 4, 5) and not isinstance(prompts[0], tuple | list)
+    )
     if single and not isinstance(prompts[1], str) and isinstance(prompts[0], str | PathLike | np.ndarray | Image.Image):
         return dict(visual=[tuple(prompts)])
     # The arguments themselves.
@@ -123,9 +125,9 @@ def visual_prompt(item: Any, position: int) -> VisualPrompt:
     """Check that a visual prompt has its parts, and name them.
 
     Raises:
-        InputError: the item is not a tuple of three or four, or its last value is not a boolean.
+        InputError: the item is not a tuple of three to five, or its fourth value is not a boolean.
     """
-    if not isinstance(item, tuple | list) or len(item) not in (3, 4):
+    if not isinstance(item, tuple | list) or len(item) not in (3, 4, 5):
         raise InputError(f'visual prompt {position}: expected a list of (image, boxes, names), got {item!r}')
     prompt = VisualPrompt(*item)
     if not isinstance(prompt.normalized, bool):

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmdet.structures import DetDataSample
+import numpy as np
 from mmengine.utils import ProgressBar
 
 from dinor1.inference.arguments import check_batch_size, class_thresholds
 from dinor1.inference.inferencer import DINOR1Inferencer
-from dinor1.structures import PromptSet
+from dinor1.inference.run_settings import request
 from dinor1.utils.errors import InputError
 from dinor1.utils.image_file import read_image
 from dinor1.utils.io import write_image, write_json
@@ -47,6 +46,14 @@ class DetectionCount:
         self.counts.update(names)
         self.num_images += 1
         self.num_hits += len(names) > 0
+
+    def include(self, other: 'DetectionCount') -> None:
+        """Add the counts of other images."""
+        for name, score in other.best.items():
+            self.best[name] = max(score, self.best.get(name, 0))
+        self.counts.update(other.counts)
+        self.num_images += other.num_images
+        self.num_hits += other.num_hits
 
     def report(self, names: Sequence[str]) -> str:
         """One line with the counts of all classes; if nothing was found, a second line says what to do."""
@@ -131,30 +138,25 @@ def detect_files(
             # Count the detections, and write drawings and JSON files.
             for sample, (drawing, result) in zip(samples, outputs[batch], strict=True):
                 counts.add(sample.pred_instances.label_names, sample.best_scores)
-                _write_drawing(sample, prompts.num_classes, drawing)
-                write_json(inferencer.to_dict(sample) | request(prompts, score_thr, **options), result, indent=2)
+                record = inferencer.to_dict(sample)
+                write_image(draw_record(read_image(sample.img_path), record, prompts.num_classes), drawing)
+                write_json(record | request(prompts, score_thr, **options), result, indent=2)
             bar.update(len(samples))
     finally:
         print()  # The progress bar does not end its line.
     return counts
 
 
-def _write_drawing(sample: DetDataSample, num_classes: int, path: Path) -> None:
-    """Draw the detections on their image, and write the drawing."""
-    # Draw the best detection last, on top of the others.
-    found, colors = sample.pred_instances, class_colors(num_classes)
-    found = found[torch.arange(len(found)).flip(0)]
-    captions = [f'{n} {s:.2f}' for n, s in zip(found.label_names, found.scores.tolist(), strict=True)]
-    image = read_image(sample.img_path)
-    write_image(draw_boxes(image, found.bboxes.numpy(), captions, [colors[i] for i in found.labels.tolist()]), path)
+def draw_record(image: np.ndarray, record: Mapping[str, Any], num_classes: int) -> np.ndarray:
+    """Draw detections on their image, the best one last, on top of the others.
 
-
-def request(prompts: PromptSet, score_thr: float, **options: Any) -> dict[str, Any]:
-    """The prompts, the threshold and the options that were used, for the JSON file."""
-    hidden = prompts.negative.tolist()
-    return dict(
-        prompts=[name for name, is_hidden in zip(prompts.names, hidden, strict=True) if not is_hidden],
-        negative_prompts=[name for name, is_hidden in zip(prompts.names, hidden, strict=True) if is_hidden],
-        score_thr=score_thr,
-        **options,
-    )
+    Args:
+        image: (H, W, 3) BGR of uint8; not changed.
+        record: Dict of :meth:`~dinor1.inference.DINOR1Inferencer.to_dict`.
+        num_classes: Number of classes of the prompts.
+    """
+    colors = class_colors(num_classes)
+    found = list(zip(record['bboxes'], record['names'], record['scores'], record['labels'], strict=True))[::-1]
+    captions = [f'{name} {score:.2f}' for _, name, score, _ in found]
+    boxes = np.array([box for box, *_ in found]).reshape(-1, 4)
+    return draw_boxes(image, boxes, captions, [colors[label] for *_, label in found])

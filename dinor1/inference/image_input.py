@@ -15,6 +15,8 @@ from PIL import Image
 from dinor1.utils.errors import InputError
 from dinor1.utils.image_file import VIDEO_SUFFIXES, bgr_from_pil, check_image, image_suffixes
 
+from .progress import Progress
+
 # A path, a BGR array (H, W, 3) of uint8, or a PIL image.
 ImageLike = str | Path | np.ndarray | Image.Image
 
@@ -44,12 +46,15 @@ def list_images(source: ImageLike | Sequence[ImageLike]) -> list[str | np.ndarra
     return [as_path_or_array(item, f'image {i}') for i, item in enumerate(items)]
 
 
-def readable_images(images: Sequence[str], skip: bool = False) -> tuple[list[str], list[str]]:
+def readable_images(
+    images: Sequence[str], skip: bool = False, progress_after: float = 1.5
+) -> tuple[list[str], list[str]]:
     """Decode image files, to find those that cannot be read before a long run reaches them.
 
     Args:
         images: Paths.
         skip: Leave out unreadable files instead of raising an error.
+        progress_after: Seconds after which a progress bar appears on standard error.
 
     Returns:
         The paths that can be read, in order, and one message per other file: its path, what is wrong, what to do.
@@ -66,8 +71,11 @@ def readable_images(images: Sequence[str], skip: bool = False) -> tuple[list[str
         return ''
 
     # Decode all files.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = list(pool.map(problem, images))
+    problems = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(len(images), progress_after) as progress:
+        for message in pool.map(problem, images):
+            problems.append(message)
+            progress.update()
     readable = [path for path, message in zip(images, problems, strict=True) if not message]
     unreadable = [message for message in problems if message]
     # Raise an error for the first unreadable file.
@@ -141,8 +149,8 @@ def _images_of_folder(folder: Path) -> list[str | np.ndarray]:
     # Say what the folder has instead.
     if VIDEO_SUFFIXES & counts.keys():
         raise InputError(
-            f'{folder}: no image in this folder, but videos ({others}); extract the frames of each into a folder: '
-            'mkdir frames && ffmpeg -i VIDEO frames/%06d.png'
+            f'{folder}: no image in this folder, but videos ({others}); `dinor1 detect` takes them by a pattern in '
+            f"quotes, '{folder}/*{min(VIDEO_SUFFIXES & counts.keys())}'"
         )
     if others:
         raise InputError(f'{folder}: no image in this folder, only {others}; give a folder of images')

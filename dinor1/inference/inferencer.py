@@ -46,6 +46,7 @@ from .output_formats import Detections, as_record, to_record
 from .prompt_regions import as_regions, region_boxes
 from .released import released_detector
 from .tiling import detect_views, image_views
+from .tuned_head import TunedHead, copy_head, restored_head, set_head
 from .visual_prompt import VisualPrompt, as_boxes, as_names, clip_boxes
 
 
@@ -78,6 +79,7 @@ class DINOR1Inferencer:
     Attributes:
         device: Device of the model.
         prompts: What :meth:`predict` searches for; None: no prompts are set.
+        head: The tuned head that the model has, see :meth:`load_head`; None: its own.
 
     Raises:
         InputError: a file is missing or damaged, or config, checkpoint and device do not fit together.
@@ -113,6 +115,7 @@ class DINOR1Inferencer:
         if compile:
             compile_detector(self.model, self.device)
         self.prompts: PromptSet | None = None
+        self.head: TunedHead | None = None
         self._bank: PromptBank | None = None
 
     # ---------------------------------------------------------------- prompts
@@ -209,6 +212,10 @@ class DINOR1Inferencer:
             bank = PromptBank.load(bank, self._fingerprint)
         if bank.fingerprint != self._fingerprint:
             raise InputError(f'{where} was made by another model; rebuild it with this checkpoint')
+        # Compare the heads.
+        current = None if self.head is None else self.head.digest
+        if any(item.get('head') not in (None, current) for item in bank.adaptations):
+            raise InputError(f'{where} was tuned together with a head; load this head first: --head, or load_head()')
         # Compare the width of the embeddings.
         width = bank.embeddings.shape[-1]
         if width != self.model.embed_dims:
@@ -219,7 +226,7 @@ class DINOR1Inferencer:
         """Bank of boxes on reference images: the mean embedding of each class."""
         # Check images, boxes and names.
         images = [as_path_or_array(item.image, f'reference image {i}') for i, item in enumerate(visual)]
-        wheres = [_describe(image, i) for i, image in enumerate(images)]
+        wheres = [visual[i].source or _describe(image, i) for i, image in enumerate(images)]
         boxes = [as_regions(v.boxes, where, v.normalized) for v, where in zip(visual, wheres, strict=True)]
         labels = [as_names(v.names, len(b), where) for v, b, where in zip(visual, boxes, wheres, strict=True)]
         names = distinct_names(name for group in labels for name in group)
@@ -258,11 +265,13 @@ class DINOR1Inferencer:
         names: str | Sequence[str | Sequence[str]] = 'object',
         steps: int | None = None,
         lr: float = 0.01,
+        parts: str = 'embeddings',
     ) -> Adaptation:
         """Tune the embeddings of the visual prompts on a few annotated images.
 
         The boxes become exemplars of the current prompts, or new prompts, and AdamW tunes their embeddings with the
-        detector's supervised losses; the weights of the model do not change. With three images or more, each image is
+        detector's supervised losses; the weights of the model do not change, except a few of its head if this is
+        wanted. With three images or more, each image is
         left out of a tuning in turn, and the result is kept only if the mean loss on the images left out falls. With
         fewer, a few steps are kept unchecked. The result is part of the prompts and of :meth:`save_bank`.
 
@@ -273,6 +282,8 @@ class DINOR1Inferencer:
             names: One name for all boxes, or per image one name or m names.
             steps: Number of steps. Default: 30, and 10 with fewer than three images.
             lr: Learning rate.
+            parts: ``'embeddings'``, or ``'head'`` to tune the norm before the classification and its biases too; this
+                needs three images, and :meth:`save_head` beside :meth:`save_bank`.
 
         Returns:
             Whether the tuned embeddings are in use, and the losses.
@@ -281,7 +292,43 @@ class DINOR1Inferencer:
             InputError: an image, a box or a number is invalid, the prompts contain text, or the model is not in float32
                 or has no ``train_cfg``.
         """
-        return adapt_prompts(self, images, boxes, names, steps, lr)
+        return adapt_prompts(self, images, boxes, names, steps, lr, parts)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of all weights of the model without a tuned head."""
+        with restored_head(self.model):
+            if self.head is not None:
+                set_head(self.model, self._own_head)
+            return fingerprint(self.model, whole=True)
+
+    @cached_property
+    def _own_head(self) -> dict[str, Tensor]:
+        return copy_head(self.model)
+
+    def use_head(self, head: TunedHead | None) -> None:
+        """Give the model a tuned head of its own weights, or with None its own head again."""
+        own = self._own_head  # the first access copies it
+        set_head(self.model, own if head is None else head.tensors)
+        self.head = head
+
+    def load_head(self, path: str | PathLike) -> None:
+        """Use a head that :meth:`save_head` wrote; prompts stay set.
+
+        Raises:
+            InputError: the file is missing or damaged, or the head was tuned on other weights.
+        """
+        self.use_head(TunedHead.load(path, self.model, self.weights_digest))
+
+    def save_head(self, path: str | PathLike) -> None:
+        """Write the tuned head to a ``.safetensors`` file for :meth:`load_head`.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.head is None:
+            raise InputError(f"{path}: there is no tuned head to save; call adapt with parts='head' first")
+        self.head.save(path)
 
     @torch.no_grad()
     def encode_annotated(
@@ -409,6 +456,7 @@ class DINOR1Inferencer:
         class_agnostic_nms: bool = False,
         tile: int | None = None,
         overlap: float = 0.2,
+        flip: bool = False,
     ) -> list[DetDataSample] | list[dict[str, Any]]:
         """Detect the prompts on images.
 
@@ -425,6 +473,8 @@ class DINOR1Inferencer:
             tile: Detect on the whole image and on overlapping tiles of this many pixels, and merge the detections, see
                 :mod:`dinor1.inference.tiling`. None: only on the whole image. The prompts are the same for all tiles.
             overlap: Fraction of a tile that the next one covers too, in [0, 0.9].
+            flip: Detect on the mirror image too, left and right exchanged, and merge the detections by the same rules:
+                of boxes of one class with an IoU above 0.6 the best remains.
 
         Returns:
             List with one entry per image, in order, even for a single image. ``pred_instances`` is on the CPU and has
@@ -444,12 +494,15 @@ class DINOR1Inferencer:
         removal = DuplicateRemoval(iou_threshold=nms_thr, class_agnostic=class_agnostic_nms)
         if tile is not None:
             image_views(1, 1, tile, overlap)
-        # Detect, on whole images or on their tiles.
+        if not isinstance(flip, bool):
+            raise InputError(f'flip must be True or False, got {flip!r}')
+        # Detect, on whole images or in several views of each.
         sources = list_images(images)
-        if tile is None:
+        if tile is None and not flip:
             results = self._detect(sources, batch_size, thresholds)
         else:
-            results = [self._detect_tiled(source, batch_size, thresholds, tile, overlap) for source in sources]
+            views = dict(tile=tile, overlap=overlap, flip=flip)
+            results = [self._detect_views(source, batch_size, thresholds, views) for source in sources]
         # Remove duplicates.
         for sample in results:
             sample.pred_instances = remove_duplicates(sample.pred_instances, removal)
@@ -478,10 +531,10 @@ class DINOR1Inferencer:
                 results[i] = sample
         return results
 
-    def _detect_tiled(
-        self, source: str | np.ndarray, batch_size: int, thresholds: Tensor, tile: int, overlap: float
+    def _detect_views(
+        self, source: str | np.ndarray, batch_size: int, thresholds: Tensor, views: dict[str, Any]
     ) -> DetDataSample:
-        """As :meth:`_detect`, for one image in overlapping tiles."""
+        """As :meth:`_detect`, for one image in several views, see :func:`~dinor1.inference.tiling.detect_views`."""
         samples: list[DetDataSample] = []
 
         def detect(crops: Sequence[np.ndarray]) -> list[InstanceData]:
@@ -489,7 +542,7 @@ class DINOR1Inferencer:
             return [sample.pred_instances for sample in samples]
 
         # The first view is the whole image: return its sample with the detections of all views.
-        merged = detect_views(self._load(source), detect, tile, overlap)
+        merged = detect_views(self._load(source), detect, **views)
         whole = samples[0]
         whole.pred_instances = merged
         best: dict[str, float] = {}

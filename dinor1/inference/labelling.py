@@ -1,22 +1,18 @@
 """Labels for many images: detect, keep what is done, and export."""
 
-import hashlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.utils import ProgressBar
-
 from dinor1.inference.export import FORMATS, export_detections
-from dinor1.inference.image_files import DetectionCount, output_paths, request
+from dinor1.inference.image_files import DetectionCount, output_paths
 from dinor1.inference.inferencer import DINOR1Inferencer
+from dinor1.inference.progress import Progress
+from dinor1.inference.run_settings import open_run
+from dinor1.inference.video_detection import VideoOptions, detect_video, split_videos, video_outputs
 from dinor1.utils.errors import InputError
-from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.image_file import can_decode
-from dinor1.utils.io import dump_json, read_json, write_json
-
-SETTINGS = 'settings.json'
+from dinor1.utils.io import read_json, write_json
 
 
 class Labelled(NamedTuple):
@@ -28,6 +24,8 @@ class Labelled(NamedTuple):
         num_resumed: Number of images whose result was there already.
         num_without_area: Number of detections that the export lacks, because their boxes have no area.
         unreadable: Images that cannot be read, and therefore have no result.
+        drawings: The videos with detections.
+        notes: A line for each video that ends before its announced end.
     """
 
     counts: DetectionCount
@@ -35,6 +33,8 @@ class Labelled(NamedTuple):
     num_resumed: int
     num_without_area: int
     unreadable: list[str]
+    drawings: list[Path]
+    notes: list[str]
 
 
 def label_files(
@@ -45,23 +45,26 @@ def label_files(
     score_thr: float = 0.3,
     batch_size: int = 8,
     resume: bool = False,
+    video_options: VideoOptions | None = None,
     **options: Any,
 ) -> Labelled:
-    """Detect on image files, with a progress bar on standard error, and write the detections as annotations.
+    """Detect on images and videos, with a progress bar on standard error, and write the detections as annotations.
 
     ``preds/NAME.json`` of the folder has the result of each image, written when it is found, and ``settings.json`` the
     prompts and settings that all of them share. With ``resume``, images that have a result of the same settings are not
     searched again. The annotations are written at the end, see
-    :func:`~dinor1.inference.export.export_detections`.
+    :func:`~dinor1.inference.export.export_detections`. The frames of a video become images in ``frames/``, see
+    :func:`~dinor1.inference.video_detection.detect_videos`.
 
     Args:
         inferencer: Inferencer with prompts.
-        targets: Image files.
+        targets: Image files, videos and webcams.
         out_dir: Folder to write to.
         format: ``'coco'``, ``'yolo'``, ``'odvg'`` or ``'labelme'``.
         score_thr: Minimum score of a detection, in [0, 1].
         batch_size: Maximum number of images per forward pass.
         resume: Whether to keep the results of earlier runs.
+        video_options: Which frames of videos to search. Default: all.
         **options: Further arguments of :meth:`~dinor1.inference.DINOR1Inferencer.predict`, such as ``nms_thr``.
 
     Raises:
@@ -73,81 +76,42 @@ def label_files(
         raise InputError('no prompts are set: call set_prompts before label_files')
     if format not in FORMATS:
         raise InputError(f'unknown format {format!r}; give one of {", ".join(FORMATS)}')
-    paths = [result for _, result in output_paths(targets, out_dir)]
-    settings = _settings(inferencer, score_thr, options)
-    digest = hashlib.sha256(dump_json(settings).encode()).hexdigest()
-    if resume:
-        _check_settings(out_dir / SETTINGS, settings)
-    # Write the settings, and find out which images are done.
-    write_json(settings, out_dir / SETTINGS, indent=2)
-    done = [resume and _is_done(path, target, digest) for path, target in zip(paths, targets, strict=True)]
+    images, videos = split_videos(targets)
+    paths = [result for _, result in output_paths(images, out_dir)]
+    outputs = video_outputs(images, videos, out_dir, keep_frames=True)
+    settings = open_run(inferencer, out_dir, score_thr, options, resume)
+    # Detect on the images that are not done.
+    done = [settings.is_done(path, img_path=image) for path, image in zip(paths, images, strict=True)]
     remaining = [i for i, is_done in enumerate(done) if not is_done]
-    # Detect on the others.
     unreadable: set[int] = set()
-    bar: Any = ProgressBar(len(remaining), file=sys.stderr) if remaining else None
-    try:
+    with Progress(len(remaining)) as progress:
         for start in range(0, len(remaining), batch_size):
             indices = remaining[start : start + batch_size]
-            images = [targets[i] for i in indices]
-            samples, bad = _predict_readable(inferencer, images, batch_size, score_thr, options)
+            batch = [images[i] for i in indices]
+            samples, bad = _predict_readable(inferencer, batch, batch_size, score_thr, options)
             unreadable |= {indices[i] for i in bad}
             for i, sample in zip((i for i in indices if i not in unreadable), samples, strict=True):
-                result = inferencer.to_dict(sample) | request(inferencer.prompts, score_thr, **options)
-                write_json(result | dict(best_scores=sample.best_scores, settings=digest), paths[i], indent=2)
-            bar.update(len(indices))
-    finally:
-        if bar is not None:
-            print(file=sys.stderr)  # The progress bar does not end its line.
-    # Read all results, and export them.
-    counts, records, file_names = DetectionCount(score_thr), [], []
-    for i, path in enumerate(paths):
-        if i not in unreadable:
-            record = read_json(path)
-            counts.add(record['names'], record['best_scores'])
-            records.append(record)
-            file_names.append(path.stem)
-    written, without_area = export_detections(records, file_names, settings['prompts'], out_dir, format)
-    return Labelled(counts, written, sum(done), without_area, [targets[i] for i in sorted(unreadable)])
-
-
-def _settings(inferencer: DINOR1Inferencer, score_thr: float, options: dict[str, Any]) -> dict[str, Any]:
-    """Everything that results depend on, apart from the image."""
-    prompts: Any = inferencer.prompts
-    digest = hashlib.sha256()
-    for tensor in (prompts.embeddings.float(), prompts.labels, prompts.mask, prompts.groups):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    settings = request(prompts, score_thr, **options)
-    return settings | dict(embeddings=digest.hexdigest(), weights=fingerprint(inferencer.model, whole=True))
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Check that the results in a folder, if there are any, have these settings.
-
-    Raises:
-        InputError: a setting differs, or the file is damaged.
-    """
-    if not path.exists():
-        return
-    earlier = read_json(path)
-    if not isinstance(earlier, dict):
-        raise InputError(f'{path}: not the settings of earlier results; choose another --out-dir')
-    differing = [key for key in sorted(settings.keys() | earlier.keys()) if settings.get(key) != earlier.get(key)]
-    if differing:
-        raise InputError(
-            f'{path}: the results in this folder have other settings ({", ".join(differing)}); choose another '
-            '--out-dir, or leave out --resume to replace them'
-        )
-
-
-def _is_done(path: Path, target: str, digest: str) -> bool:
-    """Whether there is a result of this image with these settings."""
-    if not path.is_file():
-        return False
-    try:
+                record = inferencer.to_dict(sample) | settings.request
+                write_json(record | dict(best_scores=sample.best_scores, settings=settings.digest), paths[i], indent=2)
+            progress.update(len(indices))
+    # Count the detections on the images, and detect on the videos.
+    counts = DetectionCount(score_thr)
+    results = [path for i, path in enumerate(paths) if i not in unreadable]
+    for path in results:
         record = read_json(path)
-    except InputError:  # damaged: it is written again
-        return False
-    return isinstance(record, dict) and record.get('settings') == digest and record.get('img_path') == target
+        counts.add(record['names'], record['best_scores'])
+    num_resumed, notes = sum(done), []
+    for output in outputs:
+        found = detect_video(inferencer, output, settings, batch_size, video_options)
+        counts.include(found.counts)
+        results += found.results
+        num_resumed += found.num_resumed
+        notes += [found.note] if found.note else []
+    # Export all results.
+    records, names = [read_json(path) for path in results], [path.stem for path in results]
+    written, without_area = export_detections(records, names, settings.request['prompts'], out_dir, format)
+    left_out = [images[i] for i in sorted(unreadable)]
+    return Labelled(counts, written, num_resumed, without_area, left_out, [o.drawing for o in outputs], notes)
 
 
 def _predict_readable(

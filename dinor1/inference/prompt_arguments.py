@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from dinor1.inference.class_names import split_text
 from dinor1.inference.prompt_regions import as_regions
 from dinor1.inference.visual_prompt import VisualPrompt
 from dinor1.utils.class_names import check_class_name, class_key, distinct_names
 from dinor1.utils.errors import InputError
+from dinor1.utils.image_file import is_video
+from dinor1.utils.video_file import read_frame, split_frame
 
 DEFAULT_NAME = 'object'
 DEFAULT_NEGATIVE_NAME = 'not object'
@@ -95,7 +99,8 @@ def gather_prompts(
 ) -> dict[str, list]:
     """Convert arguments of the command line to arguments of :meth:`DINOR1Inferencer.set_prompts`.
 
-    The boxes of each image are grouped, so that the image is read once.
+    The boxes of each image are grouped, so that the image is read once. ``clip.mp4@120`` in the place of a path means
+    frame 120 of a video, which is decoded here.
 
     Args:
         boxes: Arguments that :func:`parse_box` reads.
@@ -104,7 +109,8 @@ def gather_prompts(
         normalized: Whether all boxes are normalised by the size of their image.
 
     Raises:
-        InputError: see :func:`parse_box` and :func:`parse_text`; also if a class is both positive and negative.
+        InputError: see :func:`parse_box` and :func:`parse_text`; also if a class is both positive and negative, or a
+            frame of a video cannot be read.
     """
     # Parse all arguments.
     parsed = [parse_box(argument, normalized=normalized) for argument in boxes]
@@ -122,7 +128,21 @@ def gather_prompts(
     for box in parsed:
         groups.setdefault((box.image, len(box.box)), []).append(box)
     visual = [
-        VisualPrompt(image, [b.box for b in group], [b.name for b in group], normalized)
+        VisualPrompt(_frame(image), [b.box for b in group], [b.name for b in group], normalized, image)
         for (image, _), group in groups.items()
     ]
     return dict(visual=visual, text=names + negative_names, negative=negative)
+
+
+def _frame(path: str) -> str | np.ndarray:
+    """The frame (H, W, 3) BGR that a path such as ``clip.mp4@120`` means, or the path of an image.
+
+    Raises:
+        InputError: the path is that of a video, or the frame cannot be read.
+    """
+    named = split_frame(path)
+    if named is not None:
+        return read_frame(*named)
+    if is_video(path):
+        raise InputError(f'--prompt {path}: a video; name one of its frames, such as {path}@0:x1,y1,x2,y2')
+    return path

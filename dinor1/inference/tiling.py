@@ -1,7 +1,9 @@
-"""Detection in overlapping tiles, for images that are large or show more objects than the detector has queries.
+"""Detection in several views of an image: in overlapping tiles, and in mirror images.
 
-The views of an image are the whole image, which the detector sees at the reduced size of its test pipeline, and a grid
-of square tiles. The detections of all views are merged by these rules, class by class:
+Tiles are for images that are large or show more objects than the detector has queries. The views of an image are the
+whole image, which the detector sees at the reduced size of its test pipeline, and a grid of square tiles; with flips
+also the mirror image of each of them, left and right exchanged. The detections of all views are merged by these rules,
+class by class:
 
 1. Of detections that no inner tile edge cuts, those that overlap a better one by an IoU above 0.6 are removed.
 2. A detection within two pixels of a tile edge that is not an edge of the image may show a part of an object. It is
@@ -75,8 +77,9 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
 def detect_views(
     image: np.ndarray,
     detect: Callable[[Sequence[np.ndarray]], Sequence[InstanceData]],
-    tile: int,
+    tile: int | None,
     overlap: float = 0.2,
+    flip: bool = False,
 ) -> InstanceData:
     """Detect on the views of an image, and merge the detections.
 
@@ -84,8 +87,9 @@ def detect_views(
         image: BGR image (H, W, 3) of uint8.
         detect: Function that takes images, and returns for each ``bboxes`` (n, 4) in its pixels, ``scores`` (n,),
             ``labels`` (n,), and any other fields.
-        tile: Side of a tile in pixels.
+        tile: Side of a tile in pixels; None: the whole image is the only view.
         overlap: Fraction of a tile that the next one covers too.
+        flip: Whether to detect on the mirror image of each view too.
 
     Returns:
         The detections in pixels of the image, by descending score.
@@ -93,10 +97,19 @@ def detect_views(
     Raises:
         InputError: tile or overlap is out of range.
     """
-    # Detect on each view.
+    # Detect on each view, and on its mirror image.
     height, width = image.shape[:2]
-    views = image_views(width, height, tile, overlap)
-    found = detect([np.ascontiguousarray(image[v.y1 : v.y2, v.x1 : v.x2]) for v in views])
+    views = [View(0, 0, width, height)] if tile is None else image_views(width, height, tile, overlap)
+    crops = [image[v.y1 : v.y2, v.x1 : v.x2] for v in views]
+    mirrored = [crop[:, ::-1] for crop in crops] if flip else []
+    found = list(detect([np.ascontiguousarray(crop) for crop in crops + mirrored]))
+    # Mirror the boxes of mirror images back.
+    for i, view in enumerate(views if flip else [], len(views)):
+        found[i] = found[i][:]
+        x1, y1, x2, y2 = found[i].bboxes.unbind(-1)
+        side = view.x2 - view.x1
+        found[i].bboxes = torch.stack([side - x2, y1, side - x1, y2], -1)
+    views = views * 2 if flip else views
     # Move the boxes to the pixels of the image.
     moved = []
     for view, instances in zip(views, found, strict=True):

@@ -27,12 +27,14 @@ class VisualPrompt(NamedTuple):
             (:func:`~dinor1.inference.prompt_regions.region_boxes`).
         names: m class names, or one name for all boxes.
         normalized: Whether the boxes are given in parts of width and height, in [0, 1], instead of pixels.
+        source: Name of the image in messages; empty: its path, or its position in the list.
     """
 
     image: ImageLike
     boxes: Sequence[Sequence[float]] | Sequence[float] | np.ndarray | Tensor
     names: str | Sequence[str]
     normalized: bool = False
+    source: str = ''
 
 
 def as_boxes(boxes: Any, where: str, normalized: bool = False) -> np.ndarray:

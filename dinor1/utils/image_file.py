@@ -144,9 +144,9 @@ def _why_not_decoded(path: str | os.PathLike, content: bytes) -> str:
     """What is wrong with a file that neither library decodes, and what to do."""
     if not content:
         return 'an empty file; restore it'
-    if _is_video(path, content):
+    if _has_video_content(content) or Path(path).suffix.lower() in VIDEO_SUFFIXES:
         return (
-            'a video, not an image; extract its frames and give their folder: '
+            'a video, not an image; give it to `dinor1 detect`, or extract its frames: '
             f'mkdir frames && ffmpeg -i {shlex.quote(str(path))} frames/%06d.png'
         )
     if content[4:8] == b'ftyp' and content[8:12] in _HEIF_BRANDS:
@@ -161,9 +161,20 @@ def _why_not_decoded(path: str | os.PathLike, content: bytes) -> str:
     return f'a truncated or damaged image (format {kind}); restore the file'
 
 
-def _is_video(path: str | os.PathLike, content: bytes) -> bool:
-    """Whether suffix or first bytes are those of a video."""
+def is_video(path: str | os.PathLike) -> bool:
+    """Whether a file is a video by its suffix, or by its first bytes without the suffix of an image."""
+    suffix = Path(path).suffix.lower()
+    if suffix in VIDEO_SUFFIXES or suffix in image_suffixes():
+        return suffix in VIDEO_SUFFIXES and os.path.isfile(path)
+    try:
+        with open(path, 'rb') as file:
+            return _has_video_content(file.read(16))
+    except (OSError, ValueError):  # ValueError: a null character or a lone surrogate
+        return False
+
+
+def _has_video_content(content: bytes) -> bool:
+    """Whether the first bytes of a file are those of a video."""
     is_mp4 = content[4:8] == b'ftyp' and content[8:12] not in (*_HEIF_BRANDS, b'avif', b'avis')
     is_avi = content[:4] == b'RIFF' and content[8:12] == b'AVI '
-    by_content = is_mp4 or is_avi or content.startswith(_VIDEO_SIGNATURES)
-    return by_content or Path(path).suffix.lower() in VIDEO_SUFFIXES
+    return is_mp4 or is_avi or content.startswith(_VIDEO_SIGNATURES)

@@ -73,6 +73,20 @@ def test_adapt_writes_a_bank_with_its_origin(annotations, model_files, tmp_path,
     assert not second.exists()
 
 
+def test_adapt_of_the_head_writes_a_second_file_that_detect_needs(annotations, model_files, tmp_path, capsys):
+    out, head = tmp_path / 'adapted.safetensors', tmp_path / 'adapted_head.safetensors'
+    files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
+    main(['adapt', str(annotations), *files, '--out', str(out), '--steps', '1', '--parts', 'head'])
+    assert capsys.readouterr().out.splitlines()[-2:] == [f'Tuned head: {head}', f'Prompt bank: {out}']
+    target = [str(tmp_path / '0.png'), *files, '--bank', str(out), '--out-dir', str(tmp_path / 'out')]
+    with pytest.raises(SystemExit) as stop:
+        main(['detect', *target])
+    assert stop.value.code == 2
+    assert 'was tuned together with a head; load this head first: --head' in capsys.readouterr().err
+    main(['detect', *target, '--head', str(head)])
+    assert (tmp_path / 'out/preds/0.json').is_file()
+
+
 def test_adapt_refuses_a_bank_of_another_suffix(annotations, model_files, tmp_path, capsys):
     files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint]
     with pytest.raises(SystemExit) as stop:

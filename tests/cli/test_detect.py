@@ -10,6 +10,7 @@ import pytest
 
 from dinor1.cli.main import main
 from tests.model_files import random_image
+from tests.videos import decoded, write_video
 
 # Bytes that are not UTF-8, as Python decodes them, and half of a pair of UTF-16.
 NOT_UTF8, SURROGATE = '\udcff', chr(0xD800)
@@ -25,11 +26,12 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def detect(model_files, image_folder, tmp_path, capfd):
-    """``detect(*options, target=...)`` runs the command; the results are in ``tmp_path / 'out'``."""
+    """``detect(*options, target=...)`` runs the command, on several targets of a list; the results are in ``out``."""
 
     def run(*options, target=None):
         files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
-        arguments = [target or image_folder / '0.png', *files, '--out-dir', tmp_path / 'out', *options]
+        targets = target if isinstance(target, list) else [target or image_folder / '0.png']
+        arguments = [*targets, *files, '--out-dir', tmp_path / 'out', *options]
         capfd.readouterr()
         status = 0
         try:
@@ -90,7 +92,8 @@ def test_detect_bad_option_is_one_line(detect, image_folder, prompt, tmp_path, o
         (f'absent{NOT_UTF8}', None, 'no such image; check the path'),
         (f'absent{SURROGATE}', None, 'no such image; check the path'),
         ('a.jpg', 'truncated', 'a.jpg: a truncated or damaged image (format JPEG); restore the file'),
-        ('a.mp4', 'video', 'a.mp4: a video, not an image; extract its frames and give their folder: mkdir frames && '),
+        ('a.mp4', 'video', 'a.mp4: a damaged video, or of a format that OpenCV does not decode; restore it, or'),
+        ('a.mp4', 'empty', 'a.mp4: an empty file; restore it'),
         ('a.txt', 'text', 'a.txt: not an image that can be read'),
         ('folder', [], 'no image in this folder, it is empty'),
         ('folder', ['text'], 'no image in this folder, only 1 .text'),
@@ -109,7 +112,7 @@ def test_detect_bad_target_is_one_line(detect, prompt, tmp_path, name, content, 
         target.mkdir()
         for kind in content:
             (target / f'{kind}{suffixes[kind]}').write_bytes(kinds[kind])
-    elif content:
+    elif content is not None:
         target.write_bytes(kinds[content])
     # Detect.
     assert_refused(detect(*prompt, *(['--skip-unreadable'] if skip else []), target=target), message)
@@ -167,3 +170,75 @@ def test_detect_reads_and_writes_names_that_are_not_utf8(detect, prompt, image_f
     assert outcome.status == 0, outcome
     written = json.loads((tmp_path / f'out/preds/a{NOT_UTF8}.json').read_text())
     assert written['img_path'] == target
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of eight frames."""
+    return write_video(tmp_path / 'clip.mp4', 8)
+
+
+def test_detect_takes_videos_and_prompts_on_their_frames(detect, clip, tmp_path):
+    prompt = ('--prompt', f'{clip}@2:5,5,30,40:cat')
+    outcome = detect(*prompt, '--frame-step', 3, '--flip', target=clip)
+    assert outcome.status == 0, outcome
+    assert 'Found on ' in outcome.out
+    assert ' of 3 images' in outcome.out
+    assert outcome.out.splitlines()[-1] == f'Drawing: {tmp_path / "out/vis/clip.mp4"}; boxes: {tmp_path / "out/preds"}'
+    names = sorted(path.name for path in (tmp_path / 'out/preds').iterdir())
+    assert names == ['clip_000000.json', 'clip_000003.json', 'clip_000006.json']
+    assert json.loads((tmp_path / 'out/preds' / names[1]).read_text())['flip'] is True
+    assert len(decoded(tmp_path / 'out/vis/clip.mp4')) == 3
+    # The prompt is that of the frame as an image.
+    cv2.imwrite(str(tmp_path / 'frame.png'), decoded(clip)[2])
+    again = detect('--prompt', f'{tmp_path / "frame.png"}:5,5,30,40:cat', '--resume', '--flip', target=clip)
+    assert (again.status, 'Kept from an earlier run: 3 frames' in again.out) == (0, True), again
+
+
+def test_detect_exports_frames_that_validate(detect, clip, prompt, tmp_path):
+    outcome = detect(*prompt, '--export', 'coco', '--frame-step', 4, '--score-thr', 0.01, target=clip)
+    assert outcome.status == 0, outcome
+    assert outcome.out.splitlines()[-1] == f'Videos: {tmp_path / "out/vis/clip.mp4"}'
+    with pytest.raises(SystemExit) as stop:
+        main(['validate', str(tmp_path / 'out/annotations.json')])
+    assert stop.value.code == 0
+    assert sorted(path.name for path in (tmp_path / 'out/frames').iterdir()) == ['clip_000000.jpg', 'clip_000004.jpg']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--prompt', '{clip}:5,5,30,40'], 'clip.mp4: a video; name one of its frames, such as'),
+        (['--prompt', '{clip}@8:5,5,30,40'], 'clip.mp4@8: the video has no such frame'),
+        (['--prompt', '{clip}@0:5,5,300,40'], 'clip.mp4@0: box (5, 5, 300, 40) leaves the image of 80 x 60 pixels'),
+        (['{valid}', '--frame-step', '0'], '--frame-step must be at least 1, got 0'),
+        (['{valid}', '--max-frames', '0'], '--max-frames must be at least 1, got 0'),
+    ],
+)
+def test_detect_bad_video_option_is_one_line(detect, clip, prompt, tmp_path, options, message):
+    places = dict(clip=clip, valid=f'--prompt={prompt[1]}')
+    assert_refused(detect(*(option.format(**places) for option in options), target=clip), message)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('target', 'options', 'message'),
+    [
+        ('webcam:77', [], 'webcam:77: no such camera'),
+        ('webcam:77', ['--resume'], '--resume: a webcam shows other frames each time'),
+        ('{image}', ['--resume'], '--resume keeps results of an earlier --export, or of videos'),
+    ],
+)
+def test_detect_refuses_a_target_beside_a_video(detect, clip, prompt, image_folder, tmp_path, target, options, message):
+    targets = [clip, target.format(image=image_folder / '0.png')]
+    assert_refused(detect(*prompt, *options, target=targets), message)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_detect_skips_damaged_videos(detect, clip, prompt, tmp_path):
+    bad = tmp_path / 'bad.mp4'
+    bad.write_bytes(b'damaged')
+    outcome = detect(*prompt, '--skip-unreadable', '--max-frames', 1, target=[clip, bad])
+    assert outcome.status == 0, outcome
+    assert outcome.out.splitlines()[-2] == 'Left out 1 of 2 images and videos that cannot be read:'
+    assert outcome.out.splitlines()[-1].startswith(f'  {bad}: a damaged video')

@@ -42,7 +42,10 @@ def test_list_images_counts_other_files(tmp_path, logged_warnings):
         ((), 'no image in this folder, it is empty'),
         (('.hidden.png',), 'no image in this folder, it is empty'),
         (('a.txt', 'b.json'), 'no image in this folder, only 1 .json, 1 .txt'),
-        (('a.mp4', 'b.txt'), r'no image in this folder, but videos \(1 .mp4, 1 .txt\); extract the frames'),
+        (
+            ('a.mp4', 'b.txt'),
+            r"no image in this folder, but videos \(1 .mp4, 1 .txt\); .* pattern in quotes, '.*/a/\*.mp4'$",
+        ),
     ],
 )
 def test_list_images_refuses_folders_without_images(tmp_path, names, message):
@@ -90,3 +93,11 @@ def test_readable_images_names_unreadable_files(tmp_path):
             readable_images(bad, skip)
         with pytest.raises(InputError, match='restore the file$'):
             readable_images(bad[:1], skip)
+
+
+def test_readable_images_shows_progress_in_a_long_check(tmp_path, capsys):
+    paths = [str(fill(tmp_path, 'a.png') / 'a.png')] * 3
+    readable_images(paths)
+    assert capsys.readouterr().err == ''
+    readable_images(paths, progress_after=0)
+    assert '3/3' in capsys.readouterr().err

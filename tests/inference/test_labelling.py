@@ -133,7 +133,9 @@ def test_list_targets_takes_files_folders_and_patterns(image_folder, tmp_path):
     assert found == expected + [str(image_folder / f'{i}.png') for i in range(4)]
 
 
-@pytest.mark.parametrize(('target', 'message'), [('absent.jpg', 'no such image'), ('*.gif', r'\*.gif: no image match')])
+@pytest.mark.parametrize(
+    ('target', 'message'), [('absent.jpg', 'no such image'), ('*.gif', r'\*.gif: no image or vid')]
+)
 def test_list_targets_refuses_what_is_not_there(target, message, tmp_path):
     with pytest.raises(InputError, match=message):
         list_targets([str(tmp_path / target)])

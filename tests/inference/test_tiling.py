@@ -124,6 +124,26 @@ def test_detect_views_finds_2000_objects_once():
     assert len(detect_views(image, coloured_objects, tile=4000)) == NUM_QUERIES
 
 
+def test_detect_views_with_flip_joins_the_image_and_its_mirror():
+    # A detector that finds only the leftmost object of what it sees.
+    def leftmost(images):
+        return [found[found.bboxes[:, 0] == found.bboxes[:, :1].min()] for found in coloured_objects(images)]
+
+    image = np.zeros((40, 100, 3), np.uint8)
+    image[5:20, 10:30] = image[10:30, 60:95] = 255
+    assert detect_views(image, leftmost, None).bboxes.tolist() == [[10, 5, 30, 20]]
+    found = detect_views(image, leftmost, None, flip=True).bboxes.tolist()
+    assert sorted(found) == [[10, 5, 30, 20], [60, 10, 95, 30]]
+    # What both find remains once.
+    assert sorted(detect_views(image, coloured_objects, None, flip=True).bboxes.tolist()) == sorted(found)
+
+
+def test_detect_views_with_flip_and_tiles_finds_2000_objects_once():
+    image, boxes = dense_image(columns=50, rows=40, pitch=48)
+    found = detect_views(image, coloured_objects, tile=320, overlap=0.2, flip=True).bboxes.numpy()
+    assert sorted(found.tolist()) == sorted(boxes.astype(float).tolist())
+
+
 @pytest.fixture(scope='module')
 def inferencer(model_files):
     inferencer = DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
@@ -159,3 +179,22 @@ def test_predict_with_tiles_of_a_small_image_equals_predict(inferencer):
     assert torch.equal(tiled.pred_instances.bboxes, kept.bboxes)
     with pytest.raises(InputError, match='tile must be an integer'):
         inferencer.predict([], tile=0)
+
+
+def test_predict_with_flip_merges_both_images(inferencer, tmp_path):
+    image = random_image(60, 80)
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    found = []
+    for pixels in (image, np.ascontiguousarray(image[:, ::-1])):
+        (sample,) = inferencer.predict(pixels, 1, score_thr=0.01)
+        found.append(sample.pred_instances)
+    x1, y1, x2, y2 = found[1].bboxes.T
+    found[1].bboxes = torch.stack([80 - x2, y1, 80 - x1, y2], 1)
+    expected = merge_views(found, [View(0, 0, 80, 60)] * 2)
+    (sample,) = inferencer.predict(tmp_path / 'a.png', score_thr=0.01, flip=True)
+    torch.testing.assert_close(sample.pred_instances.bboxes, expected.bboxes)
+    assert sample.pred_instances.label_names == expected.label_names
+    assert sample.img_path == str(tmp_path / 'a.png')
+    assert len(expected) > len(found[0])
+    with pytest.raises(InputError, match='flip must be True or False'):
+        inferencer.predict([], flip=1)
