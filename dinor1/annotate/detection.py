@@ -73,10 +73,11 @@ class ExemplarDetector:
 
     Args:
         inferencer: The detector.
+        min_score: Lowest score of a detection, in [0, 1].
     """
 
-    def __init__(self, inferencer: DINOR1Inferencer) -> None:
-        self._inferencer = inferencer
+    def __init__(self, inferencer: DINOR1Inferencer, min_score: float = MIN_SCORE) -> None:
+        self._inferencer, self._min_score = inferencer, min_score
         self._lock = threading.Lock()
         self._current = ''
         self.weights = fingerprint(inferencer.model)
@@ -103,7 +104,7 @@ class ExemplarDetector:
                 self._set_prompts(prompts)
                 self._current = prompts.key
             options: dict[str, Any] = dict(nms_thr=nms_thr, class_agnostic_nms=class_agnostic)
-            (sample,) = self._inferencer.predict(str(path), 1, MIN_SCORE, **options)
+            (sample,) = self._inferencer.predict(str(path), 1, self._min_score, **options)
             found: Any = sample.pred_instances
             rows = zip(found.bboxes.tolist(), found.scores.tolist(), found.label_names, strict=True)
             return [Found(tuple(bbox), score, name) for bbox, score, name in rows]

@@ -117,8 +117,9 @@ class Guard:
         if not _equal(headers.get(TOKEN_HEADER, ''), self._session.header):
             return _error(403, 'no token; load the page again')
         # How large it is.
-        limit, length = MAX_UPLOAD if scope['path'] in UPLOADS else MAX_BODY, headers.get('content-length')
-        if length is None or not length.isascii() or not length.isdigit() or headers.get('transfer-encoding'):
+        # A request without a length has no body, unless it comes in chunks.
+        limit, length = MAX_UPLOAD if scope['path'] in UPLOADS else MAX_BODY, headers.get('content-length', '0')
+        if headers.get('transfer-encoding') is not None or not length.isascii() or not length.isdigit():
             return _error(411, 'a write must state its length')
         if int(length) > limit:
             return _error(413, f'larger than {limit >> 20} MiB')
