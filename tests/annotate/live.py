@@ -82,12 +82,16 @@ class PageUser:
     def wait_text(self, selector: str, text: str) -> None:
         self.page.locator(selector).filter(has_text=text).first.wait_for()
 
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression of JavaScript is true; Playwright's own wait needs ``eval``, which is forbidden."""
+        wait_until(lambda: self.page.evaluate(expression))
+
     def wait_saved(self) -> None:
         self.wait_text('#save-state', 'Saved')
 
     def wait_job(self) -> None:
         """Wait until the search that was just started has ended."""
-        self.page.wait_for_function("document.getElementById('job').hidden")
+        self.wait_for("document.getElementById('job').hidden")
 
     def open(self, name: str) -> None:
         self.page.locator('.list-row', has_text=name).first.click()

@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import cv2
 import pytest
 
-playwright = pytest.importorskip('playwright.sync_api', reason='needs the package playwright')
+pytest.importorskip('playwright', reason='needs the package playwright')
 pytest.importorskip('fastapi')
+
+from playwright.sync_api import sync_playwright
 
 from dinor1.annotate import store
 from tests.annotate.conftest import write_images
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='needs chromium (Debian
 
 @pytest.fixture(scope='module')
 def browser():
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         # A sandbox is not possible for the user root.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
         yield browser
@@ -97,7 +100,7 @@ def test_draw_find_correct_export_and_reload(live, visit):
     user.page.get_by_role('button', name='Export').click()
     user.page.locator('dialog').get_by_role('button', name='Export').click()
     path = user.page.locator('dialog input.path').input_value()
-    (written,) = json.loads(open(path).read())['annotations']
+    (written,) = json.loads(Path(path).read_text())['annotations']
     assert written['bbox'] == pytest.approx([15, 10, 40, 35], abs=0.5)
     user.page.locator('dialog').get_by_role('button', name='Close').click()
     # Reload: everything is there.
@@ -179,7 +182,7 @@ def test_two_tabs_never_overwrite_each_other(live, visit):
     second.drag((40, 20), (60, 50))
     wait_until(lambda: len(accepted(live)) == 2)
     for user in (first, second):
-        user.page.wait_for_function("document.querySelectorAll('.box-row.accepted').length === 2")
+        user.wait_for("document.querySelectorAll('.box-row.accepted').length === 2")
     told = [user for user in (first, second) if 'was changed elsewhere' in user.text('#toasts')]
     assert len(told) == 1
 
@@ -210,7 +213,7 @@ def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, model_files
     user.wait_saved()
     user.wait_text('.banner', 'was interrupted')
     user.page.get_by_role('button', name='Continue').click()
-    user.page.wait_for_function("document.getElementById('job').hidden && !document.querySelector('.banner')")
+    user.wait_for("document.getElementById('job').hidden && !document.querySelector('.banner')")
     again.process.send_signal(signal.SIGINT)
     assert again.process.wait(60) == 0
     records = [json.loads(path.read_text()) for path in (folder / '.dinor1' / 'images').glob('*.json')]
@@ -230,14 +233,14 @@ def test_list_of_thousands_of_images(tmp_path, open_project, serve, visit):
     user.page.locator('#list').focus()
     user.press('End')
     user.wait_text('#image-name', '1999.png')
-    user.page.wait_for_function(
+    user.wait_for(
         "[...document.querySelectorAll('.list-row')].some((row) => row.textContent.includes('1999.png') "
         "&& row.querySelector('img').naturalWidth > 0)"
     )
     assert user.page.locator('.list-row').count() < 40
     user.press('/')
     user.page.keyboard.type('123')
-    user.page.wait_for_function("document.querySelectorAll('.list-row').length === 3")
+    user.wait_for("document.querySelectorAll('.list-row').length === 3")
 
 
 def test_broken_image_is_told_and_the_others_work(folder, project, live, visit):
@@ -362,7 +365,8 @@ def test_patches_merge_what_does_not_collide(live, visit):
         const merged = apply(theirs, diff(base, mine));
         const back = apply(mine, invert(diff(base, mine)));
         const show = (state) => state.boxes.map((b) => b.id + b.bbox[0]).sort().join(' ');
-        return [show(merged), merged.checked, merged.conflicts, show(back), back.checked, diff(base, base).boxes.length];
+        const same = diff(base, base).boxes.length;
+        return [show(merged), merged.checked, merged.conflicts, show(back), back.checked, same];
     }""")
     # Mine: a moved, b removed, d added. Theirs: b moved (my removal gives way), c removed, e added.
     assert result == ['a1 b11 d30 e40', True, 1, 'a0 b10 c20', False, 0]
