@@ -39,7 +39,8 @@ def serve(
         annotations: Annotation file to import first.
 
     Raises:
-        InputError: a package is not installed, the folder cannot be used, the port is taken, or the file has an error.
+        InputError: a package is not installed, the folder cannot be used, the port is taken, the file has an error, or the
+            last changes could not be written.
     """
     check_packages()
     import uvicorn
@@ -60,8 +61,8 @@ def serve(
         stack.callback(runner.close)
         session = Session(listener.getsockname()[1])
         app = create_app(project, detector, runner, session)
-        config = uvicorn.Config(app, log_level='warning', access_log=False, server_header=False, ws='none')
-        server = uvicorn.Server(config)
+        options = dict(log_level='warning', access_log=False, server_header=False, ws='none')
+        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **options))
         # Say where the page is, and serve it.
         print(f'{len(project.files)} images in {folder}; the state is in {project.work_dir}')
         print(f'Page: {session.address}\nCtrl-C ends it; nothing is lost.', flush=True)
@@ -69,6 +70,8 @@ def serve(
             threading.Thread(target=webbrowser.open, args=(session.address,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
+    if project.problem:
+        raise InputError(f'the last changes are not on the disk ({project.problem}); make room before the next start')
     print('Ended. The same command continues.')
 
 

@@ -43,7 +43,7 @@ def create_app(project: Project, detector: ExemplarDetector, runner: JobRunner, 
     """The application, an ASGI callable.
 
     Errors of the user are answered by status 400 with ``{"error": line}``, an unknown id by 404, and a write that is
-    based on an old revision of an image by 409 with the current record.
+    based on an old revision of an image by 409 with the current record. A file that cannot be written is 507.
 
     Args:
         project: The folder that is labelled.
@@ -54,6 +54,7 @@ def create_app(project: Project, detector: ExemplarDetector, runner: JobRunner, 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(InputError, _user_error)
     app.add_exception_handler(UnknownIdError, _unknown_id)
+    app.add_exception_handler(OSError, _disk_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.mount('/static', StaticFiles(directory=STATIC))
 
@@ -280,7 +281,7 @@ async def _with_upload(request: Request, name: str, work: Callable[[Path], str])
 
     def run() -> str:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / (Path(name).name.strip('.') or 'annotations.json')
+            path = Path(folder) / (Path(name).name.replace('\0', '').strip('.')[-100:] or 'annotations.json')
             path.write_bytes(content)
             return work(path)
 
@@ -293,6 +294,11 @@ async def _user_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _unknown_id(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(dict(error='there is no such image, box or job any more; load the page again'), 404)
+
+
+async def _disk_error(request: Request, error: Any) -> JSONResponse:
+    where = '' if error.filename is None else f'{error.filename}: '
+    return JSONResponse(dict(error=_display(f'{where}{error.strerror or error}; make room, or check the disk')), 507)
 
 
 async def _http_error(request: Request, error: Any) -> JSONResponse:

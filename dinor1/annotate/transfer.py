@@ -65,6 +65,10 @@ def import_annotations(project: Project, path: Path) -> Imported:
     images = {record['id']: by_name.get(Path(record['file_name']).name) for record in data['images']}
     if not any(images.values()):
         raise InputError(f'{path.name}: none of its {len(images)} images is in this folder; give the file of this one')
+    repeated = [image for image, count in Counter(filter(None, images.values())).items() if count > 1]
+    if repeated:
+        name = project.files.name(repeated[0])
+        raise InputError(f'{path.name}: several of its images are named {name}; give a file of this folder alone')
     # Check the boxes before any is added.
     names = {record['id']: check_name(record['name'], path.name) for record in data['categories']}
     boxes: dict[str, list[tuple[int, Any, float | None]]] = defaultdict(list)

@@ -236,6 +236,7 @@ def test_import_with_scores_gives_proposals(page):
         (json.dumps(coco(['elsewhere.png'])).encode(), 'none of its 1 images is in this folder'),
         (json.dumps(coco(bbox=[10, 10, 0, 5])).encode(), 'a.json: '),
         (json.dumps(coco(category_id=8)).encode(), 'a.json: '),
+        (json.dumps(coco(['x/0.png', 'y/0.png'])).encode(), 'several of its images are named 0.png'),
     ],
 )
 def test_import_of_a_damaged_file_changes_nothing(page, content, message):
@@ -277,6 +278,18 @@ def test_export_of_all_images_with_boxes(page, format):
         return
     ((checked,), _) = check_path(page.project.work_dir / 'export' / format)
     assert checked.errors == []
+
+
+def test_export_to_a_full_disk_is_told(page, monkeypatch):
+    put(page, 1, 0, [], checked=True)
+
+    def full(*args, **kwargs):
+        raise OSError(28, 'No space left on device', '/somewhere/annotations.json')
+
+    monkeypatch.setattr('dinor1.inference.export.write_json', full)
+    answer = page.client.post('/api/export', json=dict(format='coco'))
+    assert answer.status_code == 507
+    assert answer.json()['error'].startswith('/somewhere/annotations.json: No space left on device')
 
 
 def test_export_of_an_unknown_format_is_refused(page):
