@@ -39,8 +39,8 @@ def serve(
         annotations: Annotation file to import first.
 
     Raises:
-        InputError: a package is not installed, the folder cannot be used, the port is taken, the file has an error, or the
-            last changes could not be written.
+        InputError: a package is not installed, the folder cannot be used, the port is taken, the file has an error, or
+            the last changes could not be written.
     """
     check_packages()
     import uvicorn
