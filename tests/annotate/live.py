@@ -125,10 +125,10 @@ class PageUser:
         self.press('Shift+C')
         self.page.keyboard.type(name)
         self.press('Enter')
-        self.wait_text('.class-row', name)
+        self.page.locator('.class-name[aria-pressed=true]').filter(has_text=name).wait_for()
 
 
-def wait_until(condition, seconds: float = 60) -> None:
+def wait_until(condition, seconds: float = 30) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -20,6 +20,7 @@ export class App extends EventTarget {
   #documents = new Map(); // id -> document, the last used one last; keeps undo and what is not saved
   #bitmaps = new Map(); // address -> promise of an image
   #opening = null;
+  #adding = null; // promise of the last exemplar
 
   constructor(model, canvas, list) {
     super();
@@ -318,8 +319,13 @@ export class App extends EventTarget {
 
   // ---------------------------------------------------------------- exemplars and searches
 
-  /** Make the selected box an exemplar; gives whether that is done, or it is one already. */
-  async addExemplar(negative = false) {
+  /** Make the selected box an exemplar; gives a promise of whether that is done. */
+  addExemplar(negative = false) {
+    this.#adding = this.#addExemplar(negative);
+    return this.#adding;
+  }
+
+  async #addExemplar(negative) {
     const box = this.box;
     if (!box) {
       toast('Select a box first: click it, or press the comma or full stop key.');
@@ -335,8 +341,8 @@ export class App extends EventTarget {
     }
   }
 
-  #isExemplar(box) {
-    const isSame = (e) => e.image === this.document.id && e.bbox.every((value, i) => Math.abs(value - box.bbox[i]) < 0.5);
+  #isExemplar(box, image) {
+    const isSame = (e) => e.image === image && e.bbox.every((value, i) => Math.abs(value - box.bbox[i]) < 0.5);
     return this.model.common.exemplars.some(isSame);
   }
 
@@ -345,7 +351,8 @@ export class App extends EventTarget {
     if (!this.document) return;
     const { id } = this.document;
     const box = this.box;
-    if (box?.status === 'accepted' && !this.#isExemplar(box) && !(await this.addExemplar())) return;
+    await this.#adding; // E and then F at once
+    if (box?.status === 'accepted' && !this.#isExemplar(box, id) && !(await this.addExemplar())) return;
     await this.#start(() => api.find([id]));
   }
 

@@ -94,10 +94,14 @@ export class ClassesPanel extends EventTarget {
     event.preventDefault();
     const name = this.#input.value.trim();
     if (!name) return;
-    const info = await this.#attempt(api.addClass(name));
-    if (!info) return;
+    // Leave the field at once: the next keys are commands.
     this.#input.value = '';
     this.#input.blur();
+    const info = await this.#attempt(api.addClass(name));
+    if (!info) {
+      this.#input.value = name;
+      return;
+    }
     this.dispatchEvent(new CustomEvent('choose', { detail: info.id }));
   }
 

@@ -19,6 +19,7 @@ export class Model extends EventTarget {
   #sequence = 0;
   #timer = 0;
   #polling = null;
+  #next = null; // the request after the one on its way
   #threshold = null; // chosen here and not yet confirmed
   #thresholdTimer = 0;
   #awaited = new Set();
@@ -68,9 +69,12 @@ export class Model extends EventTarget {
     return this.poll();
   }
 
-  /** Ask for changes now, and again after a while. */
+  /** Ask for changes now, and again after a while; the answer has everything that happened before the call. */
   poll() {
-    this.#polling ??= this.#ask().finally(() => {
+    // A request that is on its way may have been answered before what the caller waits for.
+    if (this.#polling) return (this.#next ??= this.#polling.then(() => this.poll()));
+    this.#next = null;
+    this.#polling = this.#ask().finally(() => {
       this.#polling = null;
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.poll(), this.activeJob || !this.isOnline ? BUSY_MS : IDLE_MS);

@@ -2,7 +2,7 @@
 
 import { h, icon } from './dom.js';
 
-const SHOWN_MS = { info: 3500, error: 9000 };
+const SHOWN_MS = { info: 5000, error: 10000 };
 
 /**
  * Show a message; an error stays longer. An equal message that is still shown is not repeated.
