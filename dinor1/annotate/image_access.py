@@ -115,10 +115,11 @@ class ImageFiles:
         with self._open(image) as opened:
             as_it_is = opened.format in _MEDIA_TYPES and _orientation(opened) == 1 and opened.mode in ('RGB', 'L', 'P')
             kind = opened.format
-        path = self.path(image)
+        # A browser shows the beginning of a truncated file without a word: decode it first.
+        pixels = self._read(image)
         if as_it_is and kind is not None:
-            return path.read_bytes(), _MEDIA_TYPES[kind]
-        return cv2.imencode('.png', self._read(image))[1].tobytes(), 'image/png'
+            return self.path(image).read_bytes(), _MEDIA_TYPES[kind]
+        return cv2.imencode('.png', pixels)[1].tobytes(), 'image/png'
 
     def thumbnail(self, image: str) -> bytes:
         """A small JPEG of an image, kept in memory while the file does not change.

@@ -307,8 +307,9 @@ def test_thumbnail_and_crop_are_small_jpegs(folder):
         assert decoded.shape[1::-1] == size
     (folder / '0.png').write_bytes((folder / '0.png').read_bytes()[:300])
     os.utime(folder / '0.png', ns=(1, 1))
-    with pytest.raises(InputError, match='damaged'):
-        files.thumbnail(image)
+    for read in (files.thumbnail, files.content):
+        with pytest.raises(InputError, match='damaged'):
+            read(image)
 
 
 def test_folder_without_images_is_one_line(tmp_path):
