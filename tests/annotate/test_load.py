@@ -97,7 +97,7 @@ def test_requests_that_are_broken_off_leave_nothing_behind(live):
             with socket.create_connection(('127.0.0.1', live.session.port)) as connection:
                 connection.sendall(text.encode())
         assert live.project.record(image).revision == 0
-        # A whole request counts, although nobody waits for its answer.
+        # A whole request counts, although its client does not read the answer.
         with socket.create_connection(('127.0.0.1', live.session.port)) as connection:
             connection.sendall(full.encode())
             connection.recv(1)
