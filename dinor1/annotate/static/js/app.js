@@ -383,7 +383,9 @@ export class App extends EventTarget {
     }
   }
 
-  #jobFinished(job) {
+  async #jobFinished(job) {
+    // What was found on this image is part of the message.
+    await this.document?.refresh().catch(showError);
     if (job.state === 'failed') toast(job.message, 'error');
     else if (job.kind === 'adapt') toast(`Adaptation ${job.message}`);
     else if (job.state === 'cancelled') toast(`Cancelled: ${job.message || 'not started'}`);
