@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
-import numpy as np
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page, sync_playwright
 
@@ -93,7 +92,11 @@ class Recorder:
 
     def save(self, path: Path) -> None:
         """Write the frames as a GIF with one palette, so that equal parts of frames stay equal."""
-        palette = self._frames[-1].quantize(160, dither=Image.Dither.NONE)
+        chosen = self._frames[::4]
+        sheet = Image.new('RGB', (chosen[0].width, chosen[0].height * len(chosen)))
+        for i, frame in enumerate(chosen):
+            sheet.paste(frame, (0, i * frame.height))
+        palette = sheet.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self._frames]
         with atomic_path(path) as temporary:
             frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=self._durations, loop=0)
@@ -130,9 +133,8 @@ def save_screen(page: Page, path: Path) -> None:
     """Write a screenshot with a palette of 256 colours."""
     screen = Image.open(io.BytesIO(page.screenshot())).convert('RGB')
     with atomic_path(path) as temporary:
-        screen.quantize(256, dither=Image.Dither.NONE).save(temporary, optimize=True)
-    pixels = np.asarray(screen)
-    print(f'{path}: {path.stat().st_size / 1000:.0f} kB, mean {pixels.mean():.0f}')
+        screen.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(temporary, optimize=True)
+    print(f'{path}: {path.stat().st_size / 1000:.0f} kB')
 
 
 def record(page: Page, path: Path) -> None:

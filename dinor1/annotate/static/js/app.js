@@ -312,6 +312,8 @@ export class App extends EventTarget {
     const isDone = !document.checked;
     document.change(document.boxes, isDone);
     if (!isDone) return;
+    const open = this.visibleProposals.length;
+    if (open > 0) toast(`${document.name} is checked; its ${open} proposals are not accepted, and not exported.`);
     const next = this.list.neighbour(1, (image) => image.state !== 'checked') ?? this.list.neighbour(1);
     if (next) this.open(next.id);
     else toast('That was the last image.');

@@ -292,16 +292,21 @@ export class ImageCanvas extends EventTarget {
       context.fillRect(x, y, width, height);
       context.globalAlpha = 1;
     }
+    const isFocused = isSelected || box.id === this.#hovered;
     const hasRoom = width >= 34 && height >= 22;
-    if (isSelected || box.id === this.#hovered || (this.showLabels && hasRoom)) this.#drawLabel(box, color, x, y);
+    if (isFocused || (this.showLabels && hasRoom)) this.#drawLabel(box, color, x, y, isFocused ? Infinity : width);
   }
 
-  #drawLabel(box, color, x, y) {
+  /** Name and score above a box; where the room is short, the score alone, because the colour shows the class. */
+  #drawLabel(box, color, x, y, room) {
     const context = this.#context;
     const name = this.#model.classOf(box.class_id)?.name ?? '?';
-    const text = box.status === 'proposed' && box.score !== null ? `${name} ${box.score.toFixed(2)}` : name;
+    const score = box.status === 'proposed' && box.score !== null ? box.score.toFixed(2) : '';
     context.font = '600 11px system-ui, sans-serif';
-    const width = Math.ceil(context.measureText(text).width) + 10;
+    const widthOf = (label) => Math.ceil(context.measureText(label).width) + 10;
+    const full = score ? `${name} ${score}` : name;
+    const text = score && widthOf(full) > room + 4 ? score : full;
+    const width = widthOf(text);
     const top = y >= 17 ? y - 17 : y + 1;
     context.globalAlpha = 0.92;
     context.fillStyle = color;

@@ -56,8 +56,7 @@ function showDocument() {
   byId('canvas-message').hidden = !app.message;
   byId('canvas-message').textContent = app.message;
   const checkButton = byId('check-button');
-  checkButton.lastChild.textContent = shown?.checked ? 'Not finished' : 'Checked, next';
-  checkButton.setAttribute('aria-pressed', String(shown?.checked ?? false));
+  checkButton.lastChild.textContent = shown?.checked ? 'Reopen' : 'Checked, next';
   for (const [id, isPossible] of Object.entries({ undo: shown?.canUndo, redo: shown?.canRedo })) {
     document.querySelector(`[data-command=${id}]`).setAttribute('aria-disabled', String(!isPossible));
   }
