@@ -180,7 +180,7 @@ def test_two_tabs_never_overwrite_each_other(live, visit):
     second = visit(live.address)
     # The second tab does not learn of the first one's box before it draws its own.
     held = []
-    second.page.route('**/api/state*', held.append)
+    second.page.route('**/api/state*', lambda route: held.append(route))
     first.drag((5, 5), (20, 20))
     first.wait_saved()
     second.drag((40, 20), (60, 50))
@@ -193,6 +193,7 @@ def test_two_tabs_never_overwrite_each_other(live, visit):
         user.wait_for("document.querySelectorAll('.box-row.accepted').length === 2")
 
 
+@pytest.mark.slow
 def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, model_files, visit):
     """The server is killed during a search, a box is drawn meanwhile, and a new server takes over."""
     folder = write_images(tmp_path / 'images', 1)
@@ -201,6 +202,7 @@ def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, model_files
     running = start_command(folder, model_files)
     user = visit(running.address)
     port = running.address.split(':')[2].split('/')[0]
+    user.add_class('coin')
     user.drag((10, 10), (40, 35))
     user.wait_saved()
     user.press('e')
