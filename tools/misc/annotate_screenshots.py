@@ -186,7 +186,7 @@ def draw_screens(page: Page, out_dir: Path) -> None:
     # Proposals on an image, and the selected one.
     page.set_viewport_size(dict(width=1280, height=800))
     page.wait_for_timeout(300)
-    page.keyboard.press('.')
+    page.mouse.click(*point(page, 215, 130))
     page.wait_for_timeout(300)
     save_screen(page, out_dir / 'annotate_find.png')
     # A finished image in the dark.

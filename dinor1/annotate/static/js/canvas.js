@@ -7,6 +7,7 @@ import { Viewport } from './viewport.js';
 
 const HANDLE_SIZE = 8;
 const GRAB = 9;
+const CORNERS = ['nw', 'ne', 'se', 'sw'];
 const CLICK_DISTANCE = 4;
 const CURSORS = { nw: 'nwse', se: 'nwse', ne: 'nesw', sw: 'nesw', n: 'ns', s: 'ns', e: 'ew', w: 'ew' };
 
@@ -130,7 +131,7 @@ export class ImageCanvas extends EventTarget {
       return Math.max(Math.abs(x - screen[0]), Math.abs(y - screen[1])) <= GRAB;
     };
     // Corners first: on a small box the handles of edges overlap them.
-    return ['nw', 'ne', 'se', 'sw', 'n', 'e', 's', 'w'].find(near) ?? null;
+    return [...CORNERS, 'n', 'e', 's', 'w'].find(near) ?? null;
   }
 
   #down(event) {
@@ -323,7 +324,10 @@ export class ImageCanvas extends EventTarget {
     this.#drawBox(box, bbox, true);
     const context = this.#context;
     context.lineWidth = 1.5;
-    for (const handle of HANDLES) {
+    // A small box has room for the handles of its corners only.
+    const [, , width, height] = this.#screenBox(bbox);
+    const isSmall = Math.min(width, height) < 4 * HANDLE_SIZE;
+    for (const handle of isSmall ? CORNERS : HANDLES) {
       const [x, y] = this.viewport.toScreen(handlePoint(bbox, handle)).map(Math.round);
       context.fillStyle = '#ffffff';
       context.strokeStyle = '#1f2933';
