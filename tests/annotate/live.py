@@ -1,6 +1,7 @@
 """A running server of the page, a browser for it, and how a test uses the page."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -87,7 +88,7 @@ class PageUser:
         wait_until(lambda: self.page.evaluate(expression))
 
     def wait_saved(self) -> None:
-        self.wait_text('#save-state', 'Saved')
+        self.page.locator('#save-state').filter(has_text=re.compile('^Saved$')).wait_for()
 
     def wait_job(self) -> None:
         """Wait until the search that was just started has ended."""
