@@ -13,6 +13,7 @@ from dinor1.utils.io import not_utf8, parse_json, read_text
 from . import categories as category_checks
 from .coco import from_json, lvis_findings
 from .content import COCO, LVIS, ODVG, Content
+from .federated import source_findings
 from .findings import ERROR, Finding
 from .images import Folder, ImageFile, image_file_findings, inspect_all, locate, size_warnings
 from .instances import Sizes, annotation_defects, annotation_warnings, box_form, is_box
@@ -154,6 +155,8 @@ def check(checked: Checked, used_elsewhere: Collection[str] = ()) -> list[Findin
     format_findings = list(odvg_findings(content)) if content.format == ODVG else []
     if content.format == LVIS:
         format_findings += lvis_findings(content)
+    if content.format == COCO and not findings:
+        format_findings += source_findings(content.data)
     findings += format_findings
     # Annotations and images, without a second finding for an annotation that the format reports.
     claimed = {finding.entry for finding in format_findings if finding.section == 'annotations'}

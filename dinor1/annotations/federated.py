@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from dinor1.utils.errors import InputError
 
+from .findings import Finding
+
 
 class LabelScope(NamedTuple):
     """What the annotations of an image cover.
@@ -131,6 +133,21 @@ def as_lvis(data: dict[str, Any], path: str, not_exhaustive: bool | Collection[s
     ]
     categories = [dict(frequency='f') | category for category in data['categories']]
     return data | dict(images=images, annotations=annotations, categories=categories)
+
+
+def source_findings(data: dict[str, Any]) -> list[Finding]:
+    """The first defect of the sources of a COCO file, in a list; empty without a defect or without sources.
+
+    Args:
+        data: Content of a file whose sections and records are valid.
+    """
+    if 'sources' not in data:
+        return []
+    try:
+        label_scopes(data, 'sources')
+    except InputError as error:
+        return [Finding('invalid source', str(error).removeprefix('sources: ').partition('; ')[0])]
+    return []
 
 
 def _sources(data: dict[str, Any], path: str, known: Collection[int]) -> dict[str, frozenset[int]] | None:

@@ -89,6 +89,10 @@ KINDS: dict[str, Kind] = {
     'class name without a word': Kind(ERROR, 'rename it: no text prompt can be made of it'),
     'similar class names': Kind(WARNING, 'merge them, or give them clearly different names'),
     'untrimmed class name': Kind(WARNING, 'remove the spaces in all splits', 'the spaces are removed'),
+    # Sources of federated files
+    'invalid source': Kind(
+        ERROR, 'correct the sources, or remove them if all images were annotated for the same categories', blocking=True
+    ),
     # Annotations
     'wrong type': Kind(ERROR, 'make it an object with id, image_id, category_id and bbox', _DROP),
     'missing key': Kind(ERROR, 'complete it or remove it', _DROP),

@@ -9,6 +9,7 @@ from dinor1.models import ReferenceModel
 from dinor1.models.losses import hungarian_match, matching_cost, pad_targets, rewards_from_cost, symmetric_info_nce
 from dinor1.models.losses.prompt_groups import grouped_gain, prompt_groups
 from dinor1.models.prompts import batch_scope, sample_prompts
+from dinor1.utils.errors import InputError
 
 NAMES = tuple(f'class {i}' for i in range(8))
 ALL = list(range(8))
@@ -203,6 +204,30 @@ def test_loss_of_a_batch_without_known_labels_is_zero(build_tiny, make_batch):
     alone = model.eval().loss(inputs[:1], samples[:1])
     both = model.loss(inputs, samples)
     torch.testing.assert_close(both['loss_cls'], alone['loss_cls'], rtol=1e-4, atol=1e-5)
+
+
+def test_unverified_weight_counts_negatives_of_present_classes_in_part(build_tiny, make_batch):
+    inputs, samples = make_batch((2, 0))
+    set_labels(samples, [[0, 1], []])
+
+    def class_loss(weight, scopes):
+        set_scopes(samples, scopes)
+        model = build_tiny(**{'model.bbox_head.unverified_weight': weight}).eval()
+        for branch in model.bbox_head.cls_branches:  # initial scores of 0.01 would make negatives negligible
+            torch.nn.init.zeros_(branch.bias)
+        torch.manual_seed(1)
+        return model.loss(inputs, samples)['loss_cls']
+
+    # The first image shows both classes; the second was not annotated for either.
+    unverified = [[], []]
+    none, some, all_of_them = (class_loss(weight, unverified) for weight in (0.0, 0.25, 1.0))
+    torch.testing.assert_close(some, 0.75 * none + 0.25 * all_of_them, rtol=1e-5, atol=1e-6)
+    assert none < 0.9 * all_of_them
+
+
+def test_unverified_weight_out_of_range_is_refused(build_tiny):
+    with pytest.raises(InputError, match=r'unverified_weight must be in \[0, 1\], got 2'):
+        build_tiny(**{'model.bbox_head.unverified_weight': 2})
 
 
 def test_reference_model_gets_the_same_offered_prompts(build_tiny, make_batch):

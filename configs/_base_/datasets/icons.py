@@ -1,6 +1,8 @@
-# The generated icon world: 1,200 known concepts, images of 160 to 192 pixels. Written by `dinor1 make-data icons`.
+# The generated icon world: images of 160 to 192 pixels, training on 1,200 concepts, validation on 150 others. Exemplars
+# at validation are other drawings of a concept than the objects to find. Written by `dinor1 make-data icons`.
 data_root = '{{$DINOR1_DATA:data}}/icons'
-val_ann_file = 'annotations/val_base.json'
+val_ann_file = 'annotations/val_novel.json'
+support = 'support_val_novel'
 
 # Small images of nearly one size: none is resized, all are padded to one size as part of the image. No flip: "arrow
 # left" would become "arrow right".
@@ -46,22 +48,21 @@ val_dataloader = dict(
     dataset=dict(
         **dataset_base,
         ann_file=val_ann_file,
-        data_prefix=dict(img='images/val_base/'),
+        data_prefix=dict(img='images/val_novel/'),
         test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
 
-# AP by frequency of the category in training: APr, APc, APf.
 val_evaluator = dict(type='LVISFixedMetric', ann_file=f'{data_root}/{val_ann_file}')
 test_evaluator = val_evaluator
 
 # Where exemplars for visual prompts come from at evaluation.
 prompt_dataset = dict(
     **dataset_base,
-    ann_file='annotations/support_base.json',
-    data_prefix=dict(img='images/support_base/'),
+    ann_file=f'annotations/{support}.json',
+    data_prefix=dict(img=f'images/{support}/'),
     test_mode=True,
     pipeline=test_pipeline,
 )

@@ -52,6 +52,7 @@ from ..prompts import (
     encode_boxes,
     encode_exemplars,
     encode_text,
+    image_keys,
     offered_boxes,
     positive_maps,
     prompts_per_image,
@@ -320,7 +321,7 @@ class DINOR1(BaseDetector):
         prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self._needs_every_box)
         instance_labels = draw.instance_labels(labels, every_box=self._needs_every_box)
         if self.prompt_memory is not None:
-            images = [sample.img_id for sample in batch_data_samples]
+            images = image_keys(batch_data_samples)
             self.prompt_memory.pending = remembered_prompts(instances, instance_labels, images, draw.classes)
 
         # Keep the boxes whose class is offered to their image.
@@ -638,15 +639,31 @@ class DINOR1(BaseDetector):
         Returns:
             The data samples as in :meth:`predict`; and per pass, the decoder's output and the prompt set of each image.
         """
-        # Encode images and prompts.
         features = self.encode_image(batch_inputs, batch_data_samples)
+        return self.detect(features, batch_data_samples, prompts, rescale)
+
+    def detect(
+        self,
+        features: ImageFeatures,
+        batch_data_samples: list[DetDataSample],
+        prompts: Prompts,
+        rescale: bool = True,
+    ) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
+        """:meth:`predict_and_output` for images that are encoded already, so that many prompts can share the encoding.
+
+        Args:
+            features: From :meth:`encode_image`.
+            batch_data_samples: See :meth:`predict`.
+            prompts: See :meth:`predict`.
+            rescale: See :meth:`predict`.
+        """
         prompt_sets = self.prompt_sets(features, batch_data_samples, prompts)
         # Detect the classes of each part of the vocabulary.
         passes = []
         found: list[list[InstanceData]] = [[] for _ in batch_data_samples]
         for offered in split_vocabulary(prompt_sets, self.test_cfg.get('chunked_size', -1)):
             output = self._detect(features, offered)
-            with full_precision(batch_inputs.device):
+            with full_precision(features.feat.device):
                 results = self.bbox_head.predict(output, offered, batch_data_samples, rescale)
             for instances, result in zip(found, results, strict=True):
                 instances.append(result)

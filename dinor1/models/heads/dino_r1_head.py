@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dinor1.registry import MODELS, TASK_UTILS
 from dinor1.structures import DenoisingGroups, DetectorOutput, PromptSet
+from dinor1.utils.errors import InputError
 
 from ..losses import Exemplars, GRQOLoss, InstanceContrast, Match, Targets, hungarian_match, matching_cost
 from ..transformer.similarity import PromptSimilarity
@@ -38,6 +39,8 @@ class DINOR1Head(BaseModule):
         loss_iou: Config of the loss on xyxy boxes.
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
         contrastive_cfg: ``log_scale`` and ``bias`` of :class:`~dinor1.models.transformer.PromptSimilarity`.
+        unverified_weight: Weight in [0, 1] of the negatives of a prompt in an image where instances of its class may
+            lack boxes. With 0, nothing lowers the scores on such images.
         query_map: Map and normalise queries and tokens before they are compared with the prompts, with a map of its own
             for every stage; both kinds of prompts use the same map.
         instance_contrast: Settings of :class:`~dinor1.models.losses.InstanceContrast`; None: no such loss.
@@ -48,7 +51,7 @@ class DINOR1Head(BaseModule):
         **kwargs: ``init_cfg`` of MMEngine's ``BaseModule``.
 
     Raises:
-        InputError: a match cost is not supported.
+        InputError: a match cost is not supported, or ``unverified_weight`` is not in [0, 1].
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class DINOR1Head(BaseModule):
         loss_iou: dict,
         loss_grqo: dict | None = None,
         contrastive_cfg: dict | None = None,
+        unverified_weight: float = 0.0,
         query_map: bool = False,
         instance_contrast: dict | None = None,
         sync_cls_avg_factor: bool = False,
@@ -71,6 +75,9 @@ class DINOR1Head(BaseModule):
     ) -> None:
         super().__init__(**kwargs)
         self.num_classes, self.sync_cls_avg_factor, self.test_cfg = num_classes, sync_cls_avg_factor, test_cfg or {}
+        if not 0 <= unverified_weight <= 1:
+            raise InputError(f'bbox_head: unverified_weight must be in [0, 1], got {unverified_weight}')
+        self.unverified_weight = unverified_weight
         # Build the losses.
         if train_cfg:
             self.cost_weights = cost_weights(TASK_UTILS.build(train_cfg['assigner']).match_costs)
@@ -218,9 +225,12 @@ class DINOR1Head(BaseModule):
         logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
         labels = torch.zeros_like(logits)
         labels[match.stage, match.image, match.query] = targets.positive_map[match.image, match.target].to(labels)
-        # A query without a match may show an instance without a box if labels are not verified: left out too.
-        counted = prompt_mask[:, None] & (targets.verified[:, None] | (labels > 0))
-        focal: Tensor = self.loss_cls(logits, labels, reduction_override='none') * counted
+        # A query without a match may show an instance without a box if labels are not verified: it counts less. A class
+        # that the image was not annotated for has no negatives.
+        unverified = targets.present() * self.unverified_weight
+        negative_weight = torch.where(targets.verified, 1.0, unverified)[:, None]
+        weight = torch.where(labels > 0, 1.0, negative_weight) * prompt_mask[:, None]
+        focal: Tensor = self.loss_cls(logits, labels, reduction_override='none') * weight
         return focal.sum(dim=(1, 2, 3))
 
     def _gate_losses(

@@ -14,7 +14,7 @@ from .config import PromptsConfig
 from .draw import draw_prompts
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
-from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, remembered_prompts
+from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, image_keys, remembered_prompts
 from .minilm import MiniLM, minilm_folder
 from .mode_schedule import prompt_mode
 from .per_image import prompts_per_image
@@ -79,6 +79,7 @@ __all__ = [
     'prompts_per_image',
     'prototype_weights',
     'read_class_embeddings',
+    'image_keys',
     'remembered_prompts',
     'sample_prompts',
     'save_class_embeddings',

@@ -13,7 +13,7 @@ from dinor1.utils.errors import InputError
 from .config import PromptsConfig
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
-from .memory import PromptMemory
+from .memory import PromptMemory, image_keys
 from .sampling import PromptDraw, common_vocabulary, drop_prompts, sample_prompts
 
 
@@ -153,7 +153,7 @@ def _with_memory(
     A class that the batch shows too has two prompts of the same label.
     """
     draw.names()  # raises an error if there are none
-    recalled = memory.recall([sample.img_id for sample in samples])
+    recalled = memory.recall(image_keys(samples))
     if recalled is None:
         return draw, None
     vocabulary = {name: i for i, name in enumerate(draw.classes or ())}

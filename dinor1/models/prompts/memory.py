@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from mmdet.structures import DetDataSample
 from torch import Tensor
 
 from dinor1.utils.errors import InputError
@@ -22,7 +23,7 @@ class RememberedPrompt(NamedTuple):
 
     Attributes:
         name: Name of its class.
-        image: Id of the image that its exemplars lie on.
+        image: Key of the image that its exemplars lie on, see :func:`image_keys`.
         embedding: (C,) without gradient.
     """
 
@@ -45,6 +46,11 @@ class RecalledPrompts(NamedTuple):
     available: Tensor
 
 
+def image_keys(samples: Sequence[DetDataSample]) -> list[Any]:
+    """Identify the images of a batch: by path, because data sets that are trained together may share ids."""
+    return [sample.get('img_path', sample.get('img_id')) for sample in samples]
+
+
 def remembered_prompts(
     instances: Tensor, labels: Sequence[Tensor], images: Sequence[Any], classes: Sequence[str] | None
 ) -> list[RememberedPrompt]:
@@ -53,7 +59,7 @@ def remembered_prompts(
     Args:
         instances: (n, C) embeddings of boxes or of pairs of an image and a class, image by image.
         labels: Per image the class indices of its embeddings; all empty: nothing is remembered.
-        images: Ids of the images.
+        images: From :func:`image_keys`.
         classes: Class names indexed by ``labels``.
     """
     if classes is None or not any(len(label) for label in labels):
@@ -99,7 +105,7 @@ class PromptMemory:
         """Draw classes with torch's global generator, and average the prompts of each.
 
         Args:
-            images: Ids of the images of the batch. An image's own earlier prompts are left out of its columns: they
+            images: From :func:`image_keys`. An image's own earlier prompts are left out of its columns: they
                 have seen its ground truth.
 
         Returns:
@@ -126,7 +132,7 @@ class PromptMemory:
         return others.to(embeddings.dtype) @ embeddings / counts.clamp(min=1)[:, None], counts > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that :meth:`load_state_dict` needs: per class name the image ids, and embeddings on the CPU."""
+        """Everything that :meth:`load_state_dict` needs: image keys and embeddings of each class, on the CPU."""
         return {
             name: dict(
                 images=[prompt.image for prompt in prompts],

@@ -25,17 +25,10 @@ from dinor1.evaluation import LVISFixedMetric
 from dinor1.evaluation.lvis_ground_truth import LVISGroundTruth
 from dinor1.registry import DATASETS, METRICS
 from dinor1.utils.errors import InputError
+from tests.icon_files import SIZES
 
 CONFIGS = Path(__file__).parents[3] / 'configs' / '_base_' / 'datasets'
-SIZES = {split: 4 for split in SPLITS} | {'train': 12}
 SIDES = PRESETS['small'].sides
-
-
-@pytest.fixture(scope='module')
-def small_world(tiny_library, tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'icons'
-    assert generate(root, sizes=SIZES, library=tiny_library)
-    return root
 
 
 def contents(root):

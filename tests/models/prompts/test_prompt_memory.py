@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 
-from dinor1.models.prompts import PromptMemory, RememberedPrompt, draw_prompts, positive_maps, remembered_prompts
+from dinor1.models.prompts import (
+    PromptMemory,
+    RememberedPrompt,
+    draw_prompts,
+    image_keys,
+    positive_maps,
+    remembered_prompts,
+)
 from dinor1.utils.errors import InputError
 
 NAMES = ('ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu', 'hen')
@@ -33,6 +41,13 @@ def test_image_does_not_recall_its_own_prompts():
     recalled = memory.recall([1, 2])
     assert recalled.embeddings[..., 0].tolist() == [[5, 7], [1, 0]]
     assert recalled.available.tolist() == [[True, True], [True, False]]
+
+
+def test_images_of_two_data_sets_with_one_id_have_different_keys():
+    samples = [DetDataSample(metainfo=dict(img_id=1, img_path=path)) for path in ('a/1.jpg', 'b/1.jpg')]
+    memory = PromptMemory()
+    memory.store([prompt('cat', image_keys(samples)[0], 1)])
+    assert memory.recall(image_keys(samples)).available.tolist() == [[False], [True]]
 
 
 def test_recalled_classes_are_drawn_with_equal_probability():
