@@ -9,7 +9,10 @@ import { showError, toast } from './toasts.js';
 
 const KEPT_DOCUMENTS = 60;
 const KEPT_BITMAPS = 6;
-const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16).padStart(2, '0')).join('');
+const newId = () => {
+  const bytes = crypto.getRandomValues(new Uint8Array(8));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+};
 
 /** Events: `document` (another image, or a change of it), `selection`, `class`, `status`. */
 export class App extends EventTarget {
@@ -420,7 +423,8 @@ export class App extends EventTarget {
   }
 
   async forgetRun() {
-    if (!(await confirm('Do not continue?', 'The images that were not searched yet stay as they are.', 'Do not continue'))) return;
+    const text = 'The images that were not searched yet stay as they are.';
+    if (!(await confirm('Do not continue?', text, 'Do not continue'))) return;
     await api.forgetRun().catch(showError);
     await this.model.poll();
   }

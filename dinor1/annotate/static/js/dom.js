@@ -12,7 +12,7 @@ export function h(tag, properties = {}, ...children) {
   for (const [name, value] of Object.entries(properties)) {
     if (name === 'class') element.className = value;
     else if (name === 'text') element.textContent = value;
-    else if (name === 'on') for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
+    else if (name === 'on') Object.entries(value).forEach((entry) => element.addEventListener(...entry));
     else if (name === 'data') Object.assign(element.dataset, value);
     else if (value === true) element.setAttribute(name, '');
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);

@@ -46,13 +46,17 @@ export class ExemplarsPanel extends EventTarget {
     // Notes.
     const notes = [];
     if (exemplars.length === 0 && !bank) {
-      notes.push(h('p', { class: 'empty' }, 'Draw a box around one object, then press ', h('kbd', { text: 'F' }), ' to find others like it.'));
+      const text = ['Draw a box around one object, then press ', h('kbd', { text: 'F' }), ' to find others like it.'];
+      notes.push(h('p', { class: 'empty' }, ...text));
     }
     if (bank) {
       const text = `Bank ${bank.name}: ${bank.classes.length} ${bank.classes.length === 1 ? 'class' : 'classes'}`;
       notes.push(this.#note(text, 'Remove the bank', api.removeBank));
     }
-    if (adaptation) notes.push(this.#note('Adapted to checked images', 'Undo the adaptation', api.removeAdaptation, adaptation.figures));
+    if (adaptation) {
+      const text = 'Adapted to checked images';
+      notes.push(this.#note(text, 'Undo the adaptation', api.removeAdaptation, adaptation.figures));
+    }
     this.#notes.replaceChildren(...notes);
   }
 
@@ -60,6 +64,7 @@ export class ExemplarsPanel extends EventTarget {
     const what = `${exemplar.negative ? 'Not ' : ''}${info?.name ?? '?'}, from ${exemplar.image_name}`;
     const open = () => this.dispatchEvent(new CustomEvent('open', { detail: exemplar }));
     const sign = exemplar.negative ? 'Make it positive' : 'Make it negative: must not be taken for the class';
+    const invert = () => api.changeExemplar(exemplar.id, !exemplar.negative);
     const tile = h(
       'li',
       { class: `exemplar${exemplar.negative ? ' negative' : ''}${isAdapted ? ' adapted' : ''}` },
@@ -69,7 +74,7 @@ export class ExemplarsPanel extends EventTarget {
         h('img', { src: cropAddress(exemplar), alt: '', draggable: 'false' }),
       ),
       h('span', { class: 'caption', text: `${exemplar.negative ? 'not ' : ''}${info?.name ?? '?'}` }),
-      this.#tileButton(exemplar.negative ? 'plus' : 'block', sign, () => api.changeExemplar(exemplar.id, !exemplar.negative)),
+      this.#tileButton(exemplar.negative ? 'plus' : 'block', sign, invert),
       this.#tileButton('cross', 'Remove the exemplar', () => api.removeExemplar(exemplar.id)),
     );
     return setStyle(tile, '--color', info?.color ?? '#888888');

@@ -7,8 +7,8 @@ const RETRY_MS = 2000;
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Events: `change` (boxes or state), `status` (saving, offline), `conflict` (detail: number of boxes that stay as another
- * tab left them), `refused` (detail: message).
+ * Events: `change` (boxes or state), `status` (saving, offline), `conflict` (detail: number of boxes that stay as
+ * another tab left them), `refused` (detail: message).
  */
 export class ImageDocument extends EventTarget {
   #saved; // the record that the server confirmed last

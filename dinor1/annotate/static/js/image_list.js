@@ -74,7 +74,9 @@ export class ImageList extends EventTarget {
     if (index < 0) return;
     const { scrollTop, clientHeight } = this.#scroller;
     if (index * ROW < scrollTop) this.#scroller.scrollTop = index * ROW - ROW / 2;
-    else if ((index + 1) * ROW > scrollTop + clientHeight) this.#scroller.scrollTop = (index + 1.5) * ROW - clientHeight;
+    else if ((index + 1) * ROW > scrollTop + clientHeight) {
+      this.#scroller.scrollTop = (index + 1.5) * ROW - clientHeight;
+    }
   }
 
   #render() {

@@ -68,7 +68,9 @@ function showProposals() {
   const visible = app.visibleProposals.length;
   const text = proposed ? `${visible} of ${proposed} proposals` : '';
   byId('proposal-count').textContent = text;
-  for (const id of ['accept-all', 'reject-all']) document.querySelector(`[data-command=${id}]`).disabled = visible === 0;
+  for (const id of ['accept-all', 'reject-all']) {
+    document.querySelector(`[data-command=${id}]`).disabled = visible === 0;
+  }
 }
 
 function showThreshold() {
@@ -127,7 +129,8 @@ function showJob() {
   if (!job) return;
   const part = job.total > 1 ? ` ${job.done} of ${job.total} images, ${job.found} proposals` : '…';
   const bar = h('progress', job.total > 1 ? { max: job.total, value: job.done } : {});
-  const cancel = h('button', { type: 'button', text: 'Cancel', title: 'Shift+Escape', on: { click: () => app.cancel() } });
+  const on = { click: () => app.cancel() };
+  const cancel = h('button', { type: 'button', text: 'Cancel', title: 'Shift+Escape', on });
   // Keep the button while it has the focus or is being pressed.
   if (element.children.length === 3 && element.lastChild.matches('button') === job.can_cancel) {
     element.firstChild.textContent = JOB_NAMES[job.kind] + part;
@@ -146,7 +149,8 @@ model.addEventListener('jobs', () => {
 // ---------------------------------------------------------------- connection and saving
 
 function banner(kind, text, ...buttons) {
-  return h('div', { class: `banner ${kind}`, role: kind === 'error' ? 'alert' : null }, h('span', { text }), ...buttons);
+  const role = kind === 'error' ? 'alert' : null;
+  return h('div', { class: `banner ${kind}`, role }, h('span', { text }), ...buttons);
 }
 
 const bannerButton = (text, action) => h('button', { type: 'button', text, on: { click: action } });
@@ -155,20 +159,22 @@ function showBanners() {
   const shown = [];
   const { run } = model.common;
   if (!model.isOnline && model.refusal === 'session') {
-    shown.push(banner('error', 'The server was started again. Open the address that it printed, then return to this tab.'));
+    const text = 'The server was started again. Open the address that it printed, then return to this tab.';
+    shown.push(banner('error', text));
   } else if (!model.isOnline) {
     const waiting = app.hasUnsaved ? ' Your changes are kept in this tab and saved when it answers.' : '';
     shown.push(banner('error', `The server does not answer.${waiting}`));
   }
   if (model.problem) {
-    const text = `Not saved on the disk (${model.problem}). Nothing is lost while the server runs: make room, then save again.`;
+    const advice = 'Nothing is lost while the server runs: make room, then save again.';
+    const text = `Not saved on the disk (${model.problem}). ${advice}`;
     shown.push(banner('error', text, bannerButton('Save again', () => app.saveAgain())));
   }
   if (run && !model.activeJob) {
     const text = `A search of ${run.total} images was interrupted.`;
-    shown.push(
-      banner('info', text, bannerButton('Continue', () => app.findOnAll()), bannerButton('Dismiss', () => app.forgetRun())),
-    );
+    const goOn = bannerButton('Continue', () => app.findOnAll());
+    const dismiss = bannerButton('Dismiss', () => app.forgetRun());
+    shown.push(banner('info', text, goOn, dismiss));
   }
   const key = shown.map((element) => element.textContent).join('|');
   const area = byId('banners');

@@ -125,7 +125,9 @@ export class Model extends EventTarget {
     this.dispatchEvent(new Event('jobs'));
     for (const job of jobs) {
       const isFinished = job.state !== 'queued' && job.state !== 'running';
-      if (isFinished && this.#awaited.delete(job.id)) this.dispatchEvent(new CustomEvent('job-finished', { detail: job }));
+      if (isFinished && this.#awaited.delete(job.id)) {
+        this.dispatchEvent(new CustomEvent('job-finished', { detail: job }));
+      }
     }
   }
 
