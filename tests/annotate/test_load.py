@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,13 @@ def live(project, detector):
     live.close()
 
 
+@contextmanager
 def client_of(live):
-    client = httpx.Client(base_url=f'http://127.0.0.1:{live.session.port}', headers={TOKEN_HEADER: live.session.header})
-    client.get(live.address)
-    return client
+    """A client with a session."""
+    address = f'http://127.0.0.1:{live.session.port}'
+    with httpx.Client(base_url=address, headers={TOKEN_HEADER: live.session.header}, timeout=60) as client:
+        assert client.get(live.address).status_code == 303
+        yield client
 
 
 def search(live, client, image):
