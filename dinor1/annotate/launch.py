@@ -8,6 +8,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dinor1.annotate.detection import ExemplarDetector
 from dinor1.annotate.jobs import JobRunner
@@ -61,7 +62,7 @@ def serve(
         stack.callback(runner.close)
         session = Session(listener.getsockname()[1])
         app = create_app(project, detector, runner, session)
-        options = dict(log_level='warning', access_log=False, server_header=False, ws='none')
+        options: dict[str, Any] = dict(log_level='warning', access_log=False, server_header=False, ws='none')
         server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **options))
         # Say where the page is, and serve it.
         print(f'{len(project.files)} images in {folder}; the state is in {project.work_dir}')

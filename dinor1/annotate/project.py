@@ -70,6 +70,9 @@ class Project:
         InputError: the folder has no images, another process uses the work directory, or a file in it is damaged.
     """
 
+    _classes: list[ClassInfo]
+    _settings: Settings
+
     def __init__(self, folder: Path, work_dir: Path | None = None) -> None:
         self.files = ImageFiles(folder)
         work_dir = work_dir or folder / WORK_DIR
@@ -402,6 +405,9 @@ class Project:
         where = str(self.work_dir / _PROJECT)
         if not isinstance(content, dict) or content.get('version', _VERSION) != _VERSION:
             raise InputError(f'{where}: not a project of this version of dinor1; give another --work-dir')
+        kinds = dict(classes=list, exemplars=list, settings=dict, attachments=dict)
+        if wrong := [key for key, kind in kinds.items() if not isinstance(content.get(key, kind()), kind)]:
+            raise InputError(f'{where}: {wrong[0]} is damaged; restore the file, or give another --work-dir')
         self._classes = [class_from_json(value, where) for value in content.get('classes', [])]
         ids = [c.id for c in self._classes]
         exemplars = [exemplar_from_json(value, where, ids) for value in content.get('exemplars', [])]

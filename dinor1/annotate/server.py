@@ -147,8 +147,8 @@ def _add_classes_and_exemplars(app: FastAPI, project: Project) -> None:
 
     @app.post('/api/exemplars')
     def add_exemplar(body: Json) -> Body:
-        values = (body.get('image'), body.get('bbox'), body.get('class_id'), body.get('negative', False))
-        return to_json(project.add_exemplar(*values))
+        image, bbox, class_id = str(body.get('image')), body.get('bbox'), body.get('class_id')
+        return to_json(project.add_exemplar(image, bbox, class_id, body.get('negative', False)))
 
     @app.patch('/api/exemplars/{exemplar}')
     def change_exemplar(exemplar: str, body: Json) -> Body:

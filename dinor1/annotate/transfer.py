@@ -136,7 +136,9 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
         raise InputError(f'unknown format {format!r}; give one of {", ".join(FORMATS)}')
     # Choose the images, and read the sizes that are not known yet.
     names = {c.id: c.name for c in project.classes}
-    records, unreadable, proposals = [], [], Counter[str]()
+    records: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    num_proposals = 0
     for image in project.files:
         record = project.record(image)
         boxes = record.with_status(ACCEPTED)
@@ -148,7 +150,7 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
         except InputError as error:
             unreadable.append(str(error))
             continue
-        proposals[image] = len(record.with_status(PROPOSED))
+        num_proposals += len(record.with_status(PROPOSED))
         records.append(
             dict(
                 img_path=str(path),
@@ -170,7 +172,7 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
     outputs = output_paths([record['img_path'] for record in records], out_dir)
     written, _ = export_detections(records, [path.stem for _, path in outputs], list(names.values()), out_dir, format)
     num_boxes = sum(len(record['bboxes']) for record in records)
-    return Exported(written, len(records), num_boxes, sum(proposals.values()), unreadable)
+    return Exported(written, len(records), num_boxes, num_proposals, unreadable)
 
 
 def _is_score(score: Any) -> bool:

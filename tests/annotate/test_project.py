@@ -239,6 +239,14 @@ def test_damaged_record_is_one_line(folder, open_project):
     path.write_text(json.dumps(dict(revision=-1, checked=False, boxes=[], searched='', width=0, height=0)))
     with pytest.raises(InputError, match='not a record of an image'):
         open_project(folder)
+    path.unlink()
+    for content, message in (
+        ('{"version": 9}', 'not a project of this version'),
+        ('{"classes": 3}', 'classes is damaged'),
+    ):
+        (folder / '.dinor1' / 'project.json').write_text(content)
+        with pytest.raises(InputError, match=message):
+            open_project(folder)
 
 
 def test_work_dir_elsewhere_leaves_the_folder_untouched(folder, tmp_path, open_project):
