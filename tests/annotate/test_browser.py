@@ -64,6 +64,21 @@ def serve(detector):
 
 
 @pytest.fixture
+def start(model_files):
+    """``start(folder, *options)`` starts the command; at the end, no process is left."""
+    started = []
+
+    def run(folder, *options):
+        started.append(start_command(folder, model_files, *options))
+        return started[-1]
+
+    yield run
+    for running in started:
+        running.process.kill()
+        running.process.wait()
+
+
+@pytest.fixture
 def live(serve, project):
     """A server of three images with a class ``coin``."""
     return serve(project)
@@ -194,12 +209,12 @@ def test_two_tabs_never_overwrite_each_other(live, visit):
 
 
 @pytest.mark.slow
-def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, model_files, visit):
+def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, start, visit):
     """The server is killed during a search, a box is drawn meanwhile, and a new server takes over."""
     folder = write_images(tmp_path / 'images', 1)
     for i in range(1, 150):
         os.link(folder / '0.png', folder / f'{i}.png')
-    running = start_command(folder, model_files)
+    running = start(folder)
     user = visit(running.address)
     port = running.address.split(':')[2].split('/')[0]
     user.add_class('coin')
@@ -216,7 +231,7 @@ def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, model_files
     user.drag((50, 10), (70, 30))
     user.wait_text('#save-state', 'Not saved')
     # The same command continues: the old tab saves its box when the new address was opened.
-    again = start_command(folder, model_files, '--port', port)
+    again = start(folder, '--port', port)
     visit(again.address, user.page.context)
     user.wait_saved()
     user.wait_text('.banner', 'was interrupted')
