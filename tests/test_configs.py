@@ -20,7 +20,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from dinor1.engine import PromptedTestLoop, PromptedValLoop, ReferenceModelHook
+from dinor1.engine import LossBalanceHook, PromptedTestLoop, PromptedValLoop, ReferenceModelHook
 from dinor1.engine.loops import build_protocol
 from dinor1.evaluation import TextPrompts, VisualGeneric, VisualInteractive
 from dinor1.models import DINOGRQO, DINOR1, GRQOLoss
@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
 # Studies are lists of arms over recipes (tests/tools/test_run_study.py); zero-shot files evaluate and train nothing.
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'studies'} & set(path.parts))
+# Examples of the forms of GRQO, for the arms of studies.
+FORMS = sorted((CONFIGS / 'studies/grqo_forms').glob('*.py'))
 ZERO_SHOT = [path for path in FILES if '_zero-shot_' in path.name]
 RECIPES = [path for path in FILES if path not in ZERO_SHOT]
 DETECTORS = [path for path in RECIPES if path.parent.name in ('dino_r1', 'vis_gdino', 'category_graph')]
@@ -181,6 +183,22 @@ def test_hooks_and_converters_build(path):
         # Without the hook nothing would give the loss its reference.
         assert isinstance(MODELS.build(head.loss_grqo), GRQOLoss)
         assert isinstance(HOOKS.build(cfg.default_hooks.reference), ReferenceModelHook)
+
+
+@each(FORMS)
+def test_forms_of_grqo_build(path):
+    cfg = read(path)
+    assert inheritance_depth(path) <= 2
+    hooks = [HOOKS.build(hook) for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]]
+    prompts = cfg.test_cfg.prompts.to_dict()
+    assert build_protocol(prompts, Config(dict(prompt_dataset=ThreeObjects()))).num_exemplars == 16
+    # Every loss that a hook balances is one of the head's.
+    model = MODELS.build(cfg.model)
+    balanced = [name for hook in hooks if isinstance(hook, LossBalanceHook) for name in hook.shares]
+    assert all(getattr(model.bbox_head, name).loss_weight > 0 for name in balanced)
+    # Each form differs from the supervised baseline by a single thing.
+    own_draw = [hook.own_draw for hook in hooks if isinstance(hook, ReferenceModelHook)]
+    assert len(balanced) + sum(own_draw) + ('exemplar_weighting' in prompts) == 1
 
 
 @each([path for path in FULL_SIZE if path.name.startswith('dino-r1')])

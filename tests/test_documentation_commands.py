@@ -1,12 +1,14 @@
 """Commands of the documentation that are marked by ``<!-- run -->``: they are executed, page by page.
 
-The folder in which they run has what the pages assume: a set of photographs, the shapes world, and a trained detector.
-They are small replacements with the same names, and ``CONFIG`` and ``CKPT`` name a tiny detector.
+The folder in which they run has what the pages assume: a set of photographs, the shapes world, a trained detector, a
+photograph, and the annotations of COCO. They are small replacements with the same names, and
+``CONFIG`` and ``CKPT`` name a tiny detector.
 """
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +62,8 @@ def folder(tmp_path_factory, model_files):
             dict(type='PackDetInputs'),
         ],
     )
+    cv2.imwrite(str(root / 'photo.jpg'), random_image(200, 260, seed=100))
+    shutil.copy(root / 'data/raccoon/annotations/train.json', root / 'instances_train2017.json')
     (root / 'tiny.py').write_text(f"_base_ = '{model_files.config}'\nprompt_dataset = {prompts!r}\n")
     return root
 
@@ -79,7 +83,8 @@ def test_marked_commands_run(page, folder, model_files):
     # Run all blocks as one script, with the command of this checkout.
     paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
     environment = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, paths)), DINOR1_DATA=str(folder / 'data'))
-    command = f'dinor1() {{ "{sys.executable}" -m dinor1 "$@"; }}\nset -eu\n{script}'
+    functions = f'python() {{ "{sys.executable}" "$@"; }}\ndinor1() {{ python -m dinor1 "$@"; }}'
+    command = f'{functions}\nset -eu\n{script}'
     result = subprocess.run(
         ['bash', '-c', command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -107,7 +107,7 @@ def test_stock_config_trains_and_tests(name, coco_root, tmp_path):
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
 
 
-def test_training_goes_on_from_a_checkpoint(coco_root, tmp_path):
+def test_training_resumes_from_a_checkpoint(coco_root, tmp_path):
     """Torch loads plain weights by default; MMEngine's checkpoints hold more, optimizer and log included."""
     cfg = shrink(get_config(f'mmdet::{DEFORMABLE_DETR}'), coco_root, tmp_path)
     first = train(cfg, 'first')

@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         '--wordnet',
         choices=['auto', 'yes', 'no'],
         default='auto',
-        help='use hypernyms of the synsets; without WordNet, yes is an error and auto does without (default: auto)',
+        help='use hypernyms of the synsets; if WordNet is missing, yes is an error, auto omits them (default: auto)',
     )
     parser.add_argument('--words', action='store_true', help='make parents of words that several names share')
     parser.add_argument('--no-images', action='store_true', help='leave out co-occurrence')

@@ -11,7 +11,7 @@ load_from = 'dinor1://lite'
 model = dict(
     # The backbone comes with the released weights.
     backbone=dict(pretrained=False),
-    # Exemplars lie on the image itself or on others, and an image is often offered only some of the prompts.
+    # Exemplars come from the image itself or from others, and an image is often offered only some of the prompts.
     prompts=dict(prompt_sampling='per_image', prompt_dropout=0.5),
 )
 max_epochs = 12

@@ -8,6 +8,6 @@ arms = {
 seeds = [0, 1, 2]
 metrics = {'coco/bbox_mAP': 'AP, novel', 'coco/bbox_mAP_50': 'AP50, novel'}
 note = """
-Training shows the 12 base categories; evaluated are the 4 novel ones, with visual prompts from a split of their own.
+Training shows the 12 base categories. The evaluation is on the 4 novel ones, with visual prompts from a separate split.
 The graph links every category to its fill and its shape.
 """

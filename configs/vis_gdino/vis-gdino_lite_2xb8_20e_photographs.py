@@ -9,7 +9,7 @@ _base_ = [
 
 model = dict(
     prompts=dict(
-        # Exemplars lie on the image itself or on others, and an image is often offered only some of the prompts.
+        # Exemplars come from the image itself or from others, and an image is often offered only some of the prompts.
         prompt_sampling='per_image',
         prompt_dropout=0.5,
         # The names of the classes organise the space of the prompts.

@@ -33,18 +33,18 @@ def numbering_error(known: Collection, used: Collection) -> Finding | None:
     if not unknown or not known or any(type(value) is not int for value in known):
         return None
     text = f'annotations use ids {_span(used)}, categories have {_span(known)}'
-    # Off by one?
+    # Check for ids that are off by one.
     shifts = [step for step in (1, -1) if {value + step for value in used} <= known]
     if len(shifts) == 1:
         return Finding('category ids off by one', f'{text}: with {shifts[0]:+d} all would be known', 'annotations')
-    # Indices instead of ids?
+    # Check for indices instead of ids.
     gaps = max(known) - min(known) + 1 > len(known)
     for first in (0, 1):
         if gaps and len(unknown) > 1 and min(used) >= first and max(used) < len(known) + first:
             return Finding(
-                'category ids are positions', f'{text}, with gaps: the former count from {first}', 'annotations'
+                'category ids are positions', f'{text}, with gaps: the used ids count from {first}', 'annotations'
             )
-    # Ids of another list?
+    # Check for ids of another list.
     if len(unknown) > 1 and 2 * len(unknown) > len(used):
         detail = f'{text}: {len(unknown)} of {len(used)} used ids are unknown'
         return Finding('category ids of another list', detail, 'annotations')
@@ -64,9 +64,9 @@ def name_warnings(names: Sequence[str]) -> Iterator[Finding]:
     alike = defaultdict(list)
     for index, name in enumerate(names):
         alike[re.sub(r'[\s_-]+', ' ', name.strip()).casefold()].append(index)
-        # What is in round brackets is not part of a text prompt.
+        # Text in round brackets is not part of a text prompt.
         if not any(character.isalnum() for character in re.sub(r'\(.*\)', '', name)):
-            detail = f'{name!r} is nothing but brackets or punctuation'
+            detail = f'{name!r} is only brackets or punctuation'
             yield Finding('class name without a word', detail, 'categories', index)
         if name != name.strip():
             yield Finding('untrimmed class name', f'{name!r} begins or ends with a space', 'categories', index)
@@ -84,12 +84,12 @@ def usage_warnings(categories: Sequence[dict], used: Collection, used_elsewhere:
         used: Category ids of the annotations.
         used_elsewhere: Names of the classes with annotations in other splits of the same data.
     """
-    # Gaps.
+    # Find gaps.
     ids = sorted(category['id'] for category in categories)
     if ids and ids[-1] - ids[0] + 1 > len(set(ids)):
         detail = f'{len(ids)} ids from {ids[0]} to {ids[-1]}, the first gap after {_first_gap(ids)}'
         yield Finding('category id gap', detail, 'categories')
-    # Classes without annotations.
+    # Find classes without annotations.
     empty = [index for index, category in enumerate(categories) if category['id'] not in used]
     children = defaultdict(int)
     for category in categories:

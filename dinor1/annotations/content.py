@@ -1,4 +1,4 @@
-"""An annotation file in memory, in COCO format whatever its format on disk."""
+"""An annotation file in memory, which has COCO format independently of the format on disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

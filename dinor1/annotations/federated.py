@@ -40,7 +40,7 @@ def label_scopes(
     Args:
         data: Content of a file that passed :func:`~dinor1.annotations.training_check.check_for_training`.
         path: The file, for messages.
-        not_exhaustive: Names of sources whose annotations are not exhaustive, whatever the file says; True: every
+        not_exhaustive: Names of sources whose annotations are not exhaustive, regardless of the file; True: every
             source.
 
     Returns:

@@ -12,7 +12,7 @@ class Kind(NamedTuple):
         severity: ``error``: the file cannot be read, or training and evaluation on it would be wrong; ``warning``:
             legal, but often a mistake.
         remedy: What the owner of the file should do, as the end of a sentence.
-        repair: What a repair does about it; empty if it does nothing, because a tool cannot know the right value.
+        repair: How a repair corrects it; empty if it does not, because a tool cannot know the correct value.
         blocking: Whether a person must resolve this defect before anything is repaired: other repairs would hide it.
     """
 
@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
     'missing section': Kind(ERROR, 'give a file in COCO format', blocking=True),
     'empty section': Kind(ERROR, 'a data set needs at least one entry there', blocking=True),
     'mixed lines': Kind(ERROR, 'write detection and grounding lines to two files', blocking=True),
-    'no label map': Kind(ERROR, 'give it with --label-map, or write it beside the file', blocking=True),
+    'no label map': Kind(ERROR, 'give it with --label-map, or put it into the folder of the file', blocking=True),
     'nothing left': Kind(ERROR, 'correct its errors first: a repair would leave nothing', blocking=True),
     # Records
     'incomplete record': Kind(ERROR, 'complete it', 'the record is left out, with its annotations'),

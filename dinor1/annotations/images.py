@@ -201,7 +201,7 @@ def image_file_findings(index: int, image: dict, image_file: ImageFile, boxes: C
     width, height = image_file.upright_size
     rotated = f'{name} is stored as {size[0]} x {size[1]} with EXIF orientation {orientation}'
     if stated != (width, height):
-        detail = f'the file says {stated[0]:g} x {stated[1]:g}'
+        detail = f'the annotation file has {stated[0]:g} x {stated[1]:g}'
         if orientation >= 5 and stated == size:
             yield Finding('EXIF rotation contradicts the boxes', f'{rotated}; {detail}', 'images', index)
         else:

@@ -54,13 +54,13 @@ def box_form(annotations: list, sizes: Sizes) -> Finding | None:
         return None
     limits = np.array([sizes[a['image_id']] for a in usable], dtype=np.float64)[finite]
     boxes = boxes[finite]
-    # Fractions of the image?
+    # Check for fractions of the image.
     if boxes.max() <= 1 and boxes.min() >= 0 and limits.min() > 1:
         detail = f'all {len(boxes)} boxes lie within 0..1, such as {boxes[0].round(4).tolist()}'
         return Finding('normalised boxes', detail, 'annotations')
     if len(boxes) < _MIN_BOXES['corners']:
         return None
-    # Corners?
+    # Check for corners.
     leaves = (boxes[:, :2] + boxes[:, 2:] > limits + TOLERANCE).any(1)
     ordered = (boxes[:, 2:] > boxes[:, :2]).all()
     inside = (boxes[:, 2:] <= limits + TOLERANCE).all() and boxes.min() >= -TOLERANCE

@@ -43,7 +43,7 @@ class Repairs(NamedTuple):
         lost = self.annotations_before - self.annotations_after
         return (
             f'corrected: {format_counts(self.corrected)}; left out: {format_counts(self.left_out)}; '
-            f'{lost:,} of {self.annotations_before:,} annotations are gone'
+            f'{lost:,} of {self.annotations_before:,} annotations were removed'
         )
 
 
@@ -208,7 +208,7 @@ class _Round:
         if right - left < 1 or bottom - top < 1:
             return self.drop(finding, record)
         record['bbox'] = [left, top, right - left, bottom - top]
-        # The area of a mask stays as it is.
+        # Keep the area of a mask.
         if 'area' in record and not record.get('segmentation'):
             record['area'] = record['bbox'][2] * record['bbox'][3]
         return True

@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         odvg.add_argument('source', type=Path, metavar='IN.json', help=f'{source_format} file')
         odvg.add_argument('out', type=Path, metavar='OUT.jsonl', help='ODVG file to write')
         odvg.add_argument(
-            '--label-map', type=Path, metavar='FILE', help='label map to write (default: OUT_label_map.json beside OUT)'
+            '--label-map',
+            type=Path,
+            metavar='FILE',
+            help='label map to write (default: OUT_label_map.json next to OUT)',
         )
         odvg.set_defaults(source_format=source_format)
     official = conversions.add_parser('objects365', help='official Objects365 file to COCO', allow_abbrev=False)

@@ -38,7 +38,7 @@ _ADVICE = {
 
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command within :func:`one_line_errors`."""
-    # Characters that a terminal cannot show must not end a command after its work is done.
+    # A command must not fail at its end because the terminal cannot show a character.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
@@ -81,7 +81,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         fail(' '.join(str(error).split()))
     except UnicodeEncodeError as error:
-        # A path or name with a character that no encoding has: half of a pair of UTF-16 characters.
+        # A path or name contains half of a UTF-16 surrogate pair, which is not valid Unicode.
         if error.reason != 'surrogates not allowed':
             raise
         fail(f'{error.object!r} is not valid Unicode; rename it')

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f'images in {split} (default: %(default)s)',
         )
     shapes.add_argument(
-        '--force', action='store_true', help='replace a shapes world with other settings (default: refuse)'
+        '--force', action='store_true', help='replace a shapes world with other settings (default: an error)'
     )
     shapes.set_defaults(make=_make_shapes)
     warped = sets.add_parser('shapes-warped', help='warped copies of images of the shapes world', allow_abbrev=False)
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     icons.add_argument('--cache', metavar='DIR', help="rendered drawings (default: in the user's cache folder)")
     icons.add_argument(
-        '--force', action='store_true', help='replace an icon world of other arguments (default: refuse)'
+        '--force', action='store_true', help='replace an icon world with other arguments (default: an error)'
     )
     icons.add_argument(
         '--sheet', metavar='FILE.png', help='draw the concepts of a split with their drawings, and no data set'
@@ -110,6 +110,7 @@ def _make_warped(args: argparse.Namespace) -> None:
 
 
 def _make_icons(args: argparse.Namespace) -> None:
+    # Draw a contact sheet, and no data set.
     if args.sheet is not None:
         check_output(args.sheet, '--sheet')
         if args.sheet_split not in SPLITS:
@@ -119,6 +120,7 @@ def _make_icons(args: argparse.Namespace) -> None:
         concepts = library.splits.categories(args.sheet_split)
         print(f'{len(concepts)} concepts of {args.sheet_split}: {args.sheet}')
         return
+    # Write the data set.
     sizes = dict(_parse_size(text) for text in args.sizes)
     written = generate_icons(
         args.out,
@@ -130,6 +132,7 @@ def _make_icons(args: argparse.Namespace) -> None:
         workers=args.workers,
         cache=args.cache,
     )
+    # Report its statistics.
     manifest = read_json(Path(args.out, MANIFEST_NAME))
     print(f'{"split":26}{"images":>8}{"concepts":>10}{"instances":>11}{"each":>10}')
     for split, counts in manifest['statistics'].items():

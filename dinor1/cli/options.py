@@ -48,7 +48,7 @@ class ConfigOptions(argparse.Action):
 
 
 class _UnbalancedError(ValueError):
-    """A bracket without its partner."""
+    """A bracket without a matching bracket."""
 
 
 def _read_value(text: str) -> Any:

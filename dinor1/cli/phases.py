@@ -1,4 +1,4 @@
-"""Run the phases of a long job one after the other, with a line of progress each and the output in log files."""
+"""Run the phases of a long job one after the other: each has a line of progress, and its output goes to a log file."""
 
 import dataclasses
 import datetime

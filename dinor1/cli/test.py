@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_checkpoint(parser)
     add_data(parser, 'test')
-    parser.add_argument('--work-dir', help='folder for metrics and images (default: test_CONFIG beside the checkpoint)')
+    parser.add_argument(
+        '--work-dir', help='folder for metrics and images (default: test_CONFIG next to the checkpoint)'
+    )
     parser.add_argument(
         '--prompt-seeds',
         type=int,

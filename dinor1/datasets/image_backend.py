@@ -1,4 +1,4 @@
-"""With which file backend of MMEngine a data set reads its images."""
+"""The file backend of MMEngine with which a data set reads its images."""
 
 from typing import Any
 

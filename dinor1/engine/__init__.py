@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'CPUBFloat16OptimWrapper': '.bfloat16_optim_wrapper',
         'GracefulStopHook': '.hooks',
         'HalfWeightsHook': '.hooks',
+        'LossBalanceHook': '.hooks',
         'LossGradientHook': '.hooks',
         'PromptMemoryHook': '.hooks',
         'PromptModeHook': '.hooks',

@@ -30,7 +30,7 @@ def use_test_time_augmentation(cfg: Config, name: str) -> None:
         InputError: the test loop takes no prompts, or the test pipeline cannot be augmented.
     """
     if cfg.test_cfg.get('type') != 'PromptedTestLoop':
-        raise InputError(f'--tta: test_cfg of {name} is no PromptedTestLoop; leave the option out')
+        raise InputError(f'--tta: test_cfg of {name} is not a PromptedTestLoop; leave the option out')
     # Find the pipeline inside wrappers such as RepeatDataset, and let it make the views.
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset and 'dataset' in dataset:

@@ -1,4 +1,4 @@
-"""Mixed precision on a CPU, where MMEngine's wrapper refuses to work."""
+"""Mixed precision on a CPU, which MMEngine's wrapper does not support."""
 
 import contextlib
 from collections.abc import Iterator

@@ -22,7 +22,7 @@ def check_launcher(launcher: str) -> None:
     """Raise an error, before a run begins, if ``--launcher`` cannot work here.
 
     Raises:
-        InputError: the processes were not started by torchrun, or the launcher needs GPUs and there is none.
+        InputError: the processes were not started by torchrun, or the launcher needs GPUs and this machine has none.
     """
     missing = [name for name in _VARIABLES if name not in os.environ]
     if launcher == 'pytorch' and missing:

@@ -7,8 +7,8 @@ from mmengine.config import Config
 
 from dinor1.utils.errors import InputError
 
-# Where COCO annotations of a split and its images are looked for. {split}: train, val or test; {roboflow}: Roboflow's
-# name of the split, train, valid or test.
+# Possible paths of the COCO annotations of a split and of its images. {split}: train, val or test; {roboflow}:
+# Roboflow's name of the split, train, valid or test.
 LAYOUTS = (
     ('annotations/{split}.json', 'images'),
     ('annotations/instances_{split}.json', 'images'),
@@ -50,7 +50,7 @@ def use_folder(cfg: Config, folder: str | Path, name: str) -> None:
     if not root.is_dir():
         raise InputError(f'--data {folder}: no such folder')
     if 'ann_file' not in cfg.train_dataloader.dataset:
-        raise InputError(f'--data: {name} trains on several data sets or on another format; take lite/fine-tune')
+        raise InputError(f'--data: {name} trains on several data sets or on another format; use lite/fine-tune')
     # Find the splits.
     train = _find(root, 'train') or _find_whole(root)
     if train is None:
@@ -75,7 +75,7 @@ def _find(root: Path, split: str) -> Split | None:
 
 
 def _find_whole(root: Path) -> Split | None:
-    """Annotations and images of a folder without splits, or None; the only JSON file is taken whatever its name."""
+    """Annotations and images of a folder without splits, or None; a single JSON file is used with any name."""
     found = sorted(root.glob('*.json'))
     only = [(found[0].name, 'images')] if len(found) == 1 else []
     return _first(root, [*WHOLE, *only])

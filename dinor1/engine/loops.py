@@ -268,7 +268,7 @@ def prepare_prompts(runner: Runner, protocol: PromptProtocol, dataset: Any) -> E
         empty = sum(not exemplars for exemplars in prompts.boxes.values())
         runner.logger.info(
             'Visual-interactive prompts: a ground-truth box per class of each test image, the easiest protocol; '
-            f'{empty} of {len(prompts.boxes)} images show nothing and are asked for nothing'
+            f'{empty} of {len(prompts.boxes)} images show no object and get no prompt'
         )
     if prompts.file_stem and is_main_process():
         write_json(prompts.record(), Path(runner.work_dir) / f'{prompts.file_stem}.json')

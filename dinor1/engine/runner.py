@@ -71,7 +71,7 @@ class Runner(mmengine.runner.Runner):
                 # Initialise the weights before the model is sharded.
                 if self._train_loop is not None:
                     super()._init_model_weights()
-                # FSDP refuses scalars; ShardedOptimWrapper reduces their gradients.
+                # FSDP does not support scalars; ShardedOptimWrapper reduces their gradients.
                 wrapper.setdefault('ignored_states', [p for p in model.parameters() if p.dim() == 0])
             # Place the wrapper on the CPU.
             if get_device() == 'cpu':
@@ -181,8 +181,8 @@ class Runner(mmengine.runner.Runner):
     ) -> DataLoader:
         """Build a data loader as MMEngine does; without worker processes, leave out the settings of workers.
 
-        ``num_workers=0`` alone is enough to load in the main process: torch would refuse ``persistent_workers`` and
-        ``prefetch_factor`` beside it, which base configs set.
+        ``num_workers=0`` alone is enough to load in the main process. The settings ``persistent_workers`` and
+        ``prefetch_factor`` of base configs are removed, because torch raises an error for them in this case.
         """
         if isinstance(dataloader, dict) and not dataloader.get('num_workers', 0):
             unused = ('persistent_workers', 'prefetch_factor')
@@ -195,7 +195,7 @@ class Runner(mmengine.runner.Runner):
         default_hooks: dict[str, Hook | dict] | None = None,
         custom_hooks: list[Hook | dict] | None = None,
     ) -> None:
-        """Register the hooks of the config, those of the model converters, and that of text iterations.
+        """Register the hooks of the config, those of the model converters, and that of iterations with class names.
 
         In ``default_hooks``, None removes the hook of a base config.
         """

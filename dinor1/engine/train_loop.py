@@ -1,4 +1,4 @@
-"""Training loop by epochs that counts batches on after a resume within an epoch."""
+"""Training loop by epochs that continues the count of batches after a resume within an epoch."""
 
 from mmengine.runner import EpochBasedTrainLoop
 
@@ -7,14 +7,14 @@ from dinor1.registry import LOOPS
 
 @LOOPS.register_module()
 class ResumableTrainLoop(EpochBasedTrainLoop):
-    """MMEngine's ``EpochBasedTrainLoop``, whose first batch after a resume has its number within the epoch.
+    """MMEngine's ``EpochBasedTrainLoop``, which continues the number of the batch after a resume within an epoch.
 
-    Hooks receive that number: it is shown in the log, and they tell by it whether an epoch ends. MMEngine's loop starts
+    Hooks receive this number: the log shows it, and hooks use it to detect the end of an epoch. MMEngine's loop starts
     at 0. The runner of dinor1 uses this loop for configs that name MMEngine's.
     """
 
     def run_epoch(self) -> None:
-        """Run one epoch, or what is left of it."""
+        """Run one epoch, or the rest of an interrupted one."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         # ReproducibilityHook has told the sampler how many batches were seen before the resume.

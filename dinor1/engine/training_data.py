@@ -6,7 +6,7 @@ from typing import Any
 
 from dinor1.utils.errors import InputError
 
-# If more than this share of the annotations is left out, a warning appears when the training starts and when it ends.
+# If more than this share of the annotations is left out, a warning is logged at the start and at the end of training.
 MAX_SHARE_LEFT_OUT = 0.01
 
 

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'EvaluationPrompts': '.prompt_protocols',
         'ErrorMetric': '.error_metric',
         'Exemplar': '.visual_generic',
+        'ExemplarWeighting': '.exemplar_weighting',
         'LVISFixedMetric': '.lvis_metric',
         'PromptProtocol': '.prompt_protocols',
         'QueryStatistics': '.queries',

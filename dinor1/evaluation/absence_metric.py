@@ -1,4 +1,4 @@
-"""Metric of a test with one class per image: does the detector know whether the image shows the class?"""
+"""Metric of a test with one class per image: does the detector detect whether the image shows the class?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ A config names ``TextPrompts``, ``VisualGeneric`` or ``VisualInteractive`` in ``
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from dinor1.registry import DATASETS, TASK_UTILS
 from dinor1.structures import BoxPrompts, PromptSet
 from dinor1.utils.errors import InputError
 
+from .exemplar_weighting import read_weighting, weigh_exemplars
 from .prompt_similarity import iisr
 from .protocol_names import TEXT, VISUAL_GENERIC, VISUAL_INTERACTIVE
 from .visual_generic import Exemplar, average_exemplars, draw_exemplars, embed_exemplars
@@ -166,6 +167,8 @@ class VisualGeneric(PromptProtocol):
         seed: Seed of the draw.
         whole_images: Whether ``num_exemplars`` counts images instead, with all instances of the class on them, as in
             DETR-ViP (arXiv 2604.14684) and T-Rex2.
+        exemplar_weighting: Settings of :class:`~dinor1.evaluation.exemplar_weighting.ExemplarWeighting`: a weighted
+            mean, in which exemplars that find the objects of the other support images count more; None: the plain mean.
     """
 
     def __init__(
@@ -174,14 +177,17 @@ class VisualGeneric(PromptProtocol):
         num_exemplars: int = 16,
         seed: int = 0,
         whole_images: bool = False,
+        exemplar_weighting: dict | None = None,
     ) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.num_exemplars, self.seed, self.whole_images = num_exemplars, seed, whole_images
+        self.weighting = read_weighting(exemplar_weighting)
         self.exemplars = draw_exemplars(self.dataset, num_exemplars, seed, whole_images)
 
     def with_seed(self, seed: int) -> 'VisualGeneric':
         """See :meth:`PromptProtocol.with_seed`."""
-        return VisualGeneric(self.dataset, self.num_exemplars, seed, self.whole_images)
+        weighting = None if self.weighting is None else asdict(self.weighting)
+        return VisualGeneric(self.dataset, self.num_exemplars, seed, self.whole_images, weighting)
 
     def num_images_to_encode(self) -> int:
         """See :meth:`PromptProtocol.num_images_to_encode`."""
@@ -202,7 +208,11 @@ class VisualGeneric(PromptProtocol):
             description['without_exemplar'] = missing
         # Embed the exemplars, and compare the embeddings of all classes.
         rows, labels = embed_exemplars(model, self.dataset, self.exemplars, progress)
-        bank = average_exemplars(model, self.dataset, self.exemplars, rows, labels)
+        weights, suffix = None, ''
+        if self.weighting is not None:
+            description['exemplar_weighting'], suffix = asdict(self.weighting), '_weighted'
+            weights = weigh_exemplars(model, self.dataset, self.exemplars, rows, labels, self.weighting)
+        bank = average_exemplars(model, self.dataset, self.exemplars, rows, labels, weights)
         similarity = {name: value for name, value in iisr(rows, labels).items() if not math.isnan(value)}
         return EvaluationPrompts(
             description,
@@ -210,7 +220,7 @@ class VisualGeneric(PromptProtocol):
             bank.prompt_set(names),
             exemplars=self.exemplars,
             dataset=self.dataset,
-            file_stem=f'prompts_{VISUAL_GENERIC}_{unit}{self.num_exemplars}_seed{self.seed}',
+            file_stem=f'prompts_{VISUAL_GENERIC}_{unit}{self.num_exemplars}_seed{self.seed}{suffix}',
             similarity=similarity,
         )
 

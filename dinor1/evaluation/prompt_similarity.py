@@ -23,7 +23,7 @@ def iisr(prompts: Tensor, labels: Tensor) -> dict[str, float]:
         ``inter_proto``: cosine of the mean embeddings of two classes, averaged over pairs of classes; ``inter_pair``:
         mean cosine of a prompt of one class and a prompt of another, averaged over pairs of classes; ``iisr`` = intra /
         inter_proto and ``iisr_pair`` = intra / inter_pair, with denominators of at least 1e-6. NaN without a pair.
-        ``clamped`` is 1 if one of the denominators was below 1e-6, where the ratios say nothing, else 0.
+        ``clamped`` is 1 if one of the denominators was below 1e-6, in which case the ratios are meaningless, else 0.
     """
     # Similarity within classes.
     prompts = prompts.double()

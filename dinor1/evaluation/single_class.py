@@ -1,4 +1,4 @@
-"""Protocol with one class per image, present or absent: does the detector know when there is nothing to find?"""
+"""Protocol with one class per image, present or absent: does the detector report nothing if the class is absent?"""
 
 import dataclasses
 import zlib

@@ -166,6 +166,7 @@ def average_exemplars(
     exemplars: Sequence[Exemplar],
     embeddings: torch.Tensor,
     labels: torch.Tensor,
+    weights: torch.Tensor | None = None,
 ) -> PromptBank:
     """Bank of the mean embedding of each class.
 
@@ -173,14 +174,18 @@ def average_exemplars(
         model: See :func:`embed_exemplars`.
         dataset: See :func:`embed_exemplars`.
         exemplars: See :func:`embed_exemplars`.
-        embeddings: (n, C) from :func:`embed_exemplars`; every row has the same weight.
+        embeddings: (n, C) from :func:`embed_exemplars`.
         labels: (n,) class indices of the rows.
+        weights: (n,) weights of the rows, which sum to 1 for each class; None: every row has the same weight.
 
     Returns:
         A bank of the classes that have at least one exemplar, in the data set's order.
     """
     present = labels.unique()
     names = dataset.metainfo['classes']
+    if weights is not None:
+        # The mean of the rows, each multiplied by its weight and the number of rows of its class.
+        embeddings = embeddings * (weights * labels.bincount()[labels])[:, None]
     means = PromptSet.from_exemplars(embeddings, labels, names).embeddings[present]
     counts = torch.tensor([exemplar.label for exemplar in exemplars]).bincount(minlength=len(names))[present]
     return PromptBank(means, tuple(names[i] for i in present.tolist()), tuple(counts.tolist()), fingerprint(model))

@@ -1,4 +1,4 @@
-"""Visual-interactive evaluation without the exemplar: instances that a detector finds besides the box it was given."""
+"""Visual-interactive evaluation without the exemplar: instances that a detector finds besides its prompt box."""
 
 from collections.abc import Mapping, Sequence
 

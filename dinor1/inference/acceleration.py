@@ -41,9 +41,9 @@ def compile_detector(
 ) -> None:
     """Compile the detector with ``torch.compile``: one graph of backbone and neck, and one from encoder to decoder.
 
-    The first image of every size, with padding and without, takes a minute or more, because it is compiled for. A new
-    number of prompts does not compile again, except the first time that it is one. torch keeps graphs of only a few
-    image sizes; further sizes run without compilation.
+    The first image of every size, with padding and without, takes a minute or more, because the detector is compiled
+    for this size. A new number of prompts does not need a new compilation, except the first image with a single prompt.
+    torch keeps graphs of only a few image sizes; further sizes run without compilation.
 
     Args:
         model: The detector, changed in place.
@@ -73,7 +73,7 @@ def compile_detector(
 
 
 def why_not_compile(device: torch.device | str) -> str:
-    """Sentence that says what ``torch.compile``'s default backend lacks on ``device``; empty if nothing is missing."""
+    """Describe what the default backend of ``torch.compile`` lacks on ``device``; empty if nothing is missing."""
     # A GPU needs Triton.
     if str(device).split(':')[0] == 'cuda' and importlib.util.find_spec('triton') is None:
         return 'there is no package triton, which torch.compile needs for a GPU'

@@ -25,7 +25,7 @@ def check_batch_size(batch_size: Any) -> None:
     """Raise an error for a batch size that is not an integer of at least 1.
 
     Raises:
-        InputError: it is not.
+        InputError: the batch size is no such integer.
     """
     if type(batch_size) is not int or batch_size < 1:
         raise InputError(f'batch_size must be an integer of at least 1, got {batch_size!r}')
@@ -87,7 +87,7 @@ def _no_file(text: str) -> str:
     """A class name, or several in one text.
 
     Raises:
-        InputError: it is the path of a file.
+        InputError: the text is the path of a file.
     """
     if os.path.isfile(text):  # unlike pathlib, it accepts texts that are too long for a path
         raise InputError(
@@ -101,7 +101,7 @@ def as_list(values: Any, argument: str) -> list:
     """The items of an argument of :meth:`DINOR1Inferencer.set_prompts`.
 
     Raises:
-        InputError: it has no items.
+        InputError: the argument has no items.
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InputError(f'{argument}: expected a list, got {values!r}')

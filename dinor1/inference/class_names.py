@@ -17,10 +17,9 @@ _COMMAS = re.compile('[,;\uff0c\u3001\uff1b]')
 def split_text(text: str) -> list[str]:
     """Split a text such as ``'cat . dog'`` into distinct class names.
 
-    Where a dot with blanks on both sides occurs, only such dots separate names, so that names may have dots
-    themselves: ``'St. Bernard . U.S. flag'``. Otherwise a dot at the end of a word separates names, as in
-    ``'a cat. a dog.'``, unless it ends a single letter or initials. Commas separate nothing; if the only class has one,
-    a warning says so.
+    If a dot with blanks on both sides occurs, only such dots separate names, so that names may contain dots: ``'St.
+    Bernard . U.S. flag'``. Otherwise a dot at the end of a word separates names, as in ``'a cat. a dog.'``, unless it
+    ends a single letter or initials. Commas are not separators; if the only class has one, the user gets a warning.
 
     Returns:
         The names in order, without blanks around them; of several spellings of a class, the first.

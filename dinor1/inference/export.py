@@ -22,9 +22,9 @@ def export_detections(
 ) -> tuple[list[Path], int]:
     """Write the detections of images as annotations.
 
-    Paths of images are relative to the file that names them, so that the files load without being edited as long as the
-    images stay where they are. YOLO needs images beside the labels: ``images/`` has symbolic links to them, or copies
-    where the file system has no links.
+    Paths of images are relative to the annotation file, so that the file loads without changes as long as the images
+    are not moved. YOLO needs a folder of images next to the labels: ``images/`` has symbolic links to them, or copies
+    if the file system has no links.
 
     Args:
         records: Per image the dict of :meth:`~dinor1.inference.DINOR1Inferencer.to_dict`, with a path.
@@ -36,8 +36,8 @@ def export_detections(
             (``labelme/``).
 
     Returns:
-        The files or folders that were written, most important first; and the number of detections that were left out
-        because their boxes have no area.
+        The files or folders that were written, the most important first; and the number of detections that were left
+        out because their boxes have no area.
 
     Raises:
         InputError: the format is unknown, or a detection has a class that is not in ``names``.

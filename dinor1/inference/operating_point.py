@@ -1,7 +1,7 @@
 """Thresholds and probabilities from checked detections, and exemplars that do not resemble their class.
 
-A user who has looked at the detections of some images has *confirmed* some of them and *removed* the others. From that
-follow the probability that a score stands for, and the threshold to use from then on.
+A user checks the detections of some images: the user *confirms* some of them and *removes* the others. The functions
+estimate from these decisions the probability that belongs to a score, and the best threshold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from dinor1.utils.errors import InputError
 
 _EPS = 1e-6
-# Temperatures are searched between these.
+# Range of temperatures that is searched.
 _TEMPERATURES = (0.05, 20.0)
 
 
@@ -65,7 +65,7 @@ def fit_temperature(scores: ArrayLike, confirmed: ArrayLike) -> float:
 def best_threshold(scores: ArrayLike, confirmed: ArrayLike) -> float:
     """Threshold of the highest F1 among checked detections; of several, the highest.
 
-    It lies in the middle between the lowest score that is kept and the next lower one. Objects without a detection are
+    It is the mean of the lowest score that is kept and the next lower score. Objects without a detection are
     unknown, and do not count.
 
     Args:
@@ -120,9 +120,11 @@ def operating_points(
     Raises:
         InputError: there is no detection, the lengths differ, or a score is not in [0, 1].
     """
+    # Check the arguments.
     scores, confirmed = _checked(scores, confirmed)
     if len(labels) != len(scores):
         raise InputError(f'operating point: expected a class name for each of {len(scores)} scores, got {len(labels)}')
+    # Compute the operating point of each class.
     names, points = np.asarray(labels, dtype=object), {}
     for name in dict.fromkeys(labels):
         own = names == name
@@ -144,8 +146,8 @@ class Absence(NamedTuple):
     """How well an image-level threshold tells images with and without a class apart.
 
     Attributes:
-        threshold: A class is "not here" if its best score on the image is not above it; half of the sum of the rates
-            below is lowest there.
+        threshold: A class is absent if its best score on the image is not above it. It minimises half of the sum of the
+            two rates below.
         miss_rate: Fraction of the images with the class that are below.
         false_alarm_rate: Fraction of the images without the class that are above.
         false_positives_per_image: Mean number of detections above the threshold on images without the class; None if
@@ -161,7 +163,7 @@ class Absence(NamedTuple):
 def absence_threshold(
     best_scores: ArrayLike, present: ArrayLike, scores_without: Sequence[ArrayLike] | None = None
 ) -> Absence:
-    """Image-level threshold of a class, for the answer "not here".
+    """Image-level threshold of a class: below it, the class counts as absent.
 
     Args:
         best_scores: (n,) highest score of the class on each image, ``sample.best_scores`` of ``predict``.
@@ -192,8 +194,8 @@ class ExemplarSimilarity(NamedTuple):
     """How an exemplar compares with the others.
 
     Attributes:
-        own: Cosine similarity to the mean of the other exemplars of its class, in [-1, 1]; NaN if there is none.
-        other: Highest cosine similarity to the mean of another class; NaN if there is none.
+        own: Cosine similarity to the mean of the other exemplars of its class, in [-1, 1]; NaN without other exemplars.
+        other: Highest cosine similarity to the mean of another class; NaN without other classes.
         is_outlier: Whether it is more similar to another class than to its own.
     """
 
@@ -242,7 +244,7 @@ def _checked(scores: ArrayLike, confirmed: ArrayLike) -> tuple[np.ndarray, np.nd
     """Scores as float64 and flags as bool, both (n,).
 
     Raises:
-        InputError: there is none, the lengths differ, or a score is not in [0, 1].
+        InputError: there are no scores, the lengths differ, or a score is not in [0, 1].
     """
     scores, confirmed = np.asarray(scores, dtype=np.float64), np.asarray(confirmed, dtype=bool)
     if not scores.size or scores.ndim != 1 or scores.shape != confirmed.shape:

@@ -28,7 +28,7 @@ def as_regions(regions: Any, where: str, normalized: bool = False) -> np.ndarray
         (m, 4) or (m, 2) of float64, or (m, H, W) of bool; m >= 1.
 
     Raises:
-        InputError: there is none, a number is not finite, a box has no area, or a mask is empty.
+        InputError: there is no region, a number is not finite, a box has no area, or a mask is empty.
     """
     if isinstance(regions, Tensor):
         regions = regions.detach().cpu().numpy()
@@ -43,7 +43,7 @@ def as_regions(regions: Any, where: str, normalized: bool = False) -> np.ndarray
     # Points have two numbers.
     try:
         array = np.atleast_2d(np.asarray(regions, dtype=np.float64))
-    except (TypeError, ValueError, OverflowError):  # as_boxes says what is wrong
+    except (TypeError, ValueError, OverflowError):  # as_boxes raises an error that describes the problem
         return as_boxes(regions, where, normalized)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         return as_boxes(regions, where, normalized)
@@ -76,7 +76,7 @@ def region_boxes(regions: np.ndarray, image_size: tuple[int, int], where: str, n
                 f'{where}: masks of {regions.shape[2]} x {regions.shape[1]} pixels on an image of {width} x {height}; '
                 'give masks of the size of the image'
             )
-        # The maximum is the last pixel, and a box ends after it.
+        # The maximum is the index of the last pixel, and a box ends after this pixel.
         boxes = masks_to_boxes(torch.from_numpy(np.ascontiguousarray(regions))).double().numpy()
         return boxes + [0, 0, 1, 1]
     if normalized:

@@ -14,7 +14,7 @@ TEXT_SIDE = ('language_model.', 'text_feat_map.', 'alignment.')
 def released_detector(name: str) -> tuple[Config, str, tuple[str, ...]]:
     """Config and file of released weights.
 
-    Text prompts need MiniLM. Where it is not installed, the detector takes boxes only.
+    Text prompts need MiniLM. If it is not installed, the detector accepts only boxes.
 
     Args:
         name: Name or address, such as ``lite`` or ``dinor1://lite``.

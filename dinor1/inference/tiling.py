@@ -8,8 +8,8 @@ of square tiles. The detections of all views are merged by these rules, class by
    removed if 70 % of its area are inside a detection that rule 1 keeps.
 3. Of the remaining cut detections, those that overlap a better one by an IoU above 0.6 are removed.
 
-An object that is not longer than the overlap, in pixels, lies inside a tile as a whole. A longer one may be cut in
-every tile; it is found once if the detector finds it on the whole image.
+An object that is not longer than the overlap, in pixels, is completely inside a tile. Tile edges may cut a longer
+object in every tile; it is found once if the detector finds it on the whole image.
 """
 
 import math
@@ -41,7 +41,7 @@ def image_views(width: int, height: int, tile: int, overlap: float) -> list[View
     """The whole image, then its tiles row by row.
 
     The tiles of a row or column have equal distances, and overlap at least as much as required. An image that is not
-    larger than a tile has no tiles besides the whole.
+    larger than a tile has only one view, the whole image.
 
     Args:
         width: Width of the image in pixels.
@@ -121,7 +121,7 @@ def merge_views(found: Sequence[InstanceData], views: Sequence[View]) -> Instanc
     if not len(together):
         return together
     cut = torch.cat([_is_cut(instances.bboxes, view, views[0]) for instances, view in zip(found, views, strict=True)])
-    # Merge what is not cut, and drop what is cut and inside of it.
+    # Merge the detections that are not cut, and drop cut detections inside of these.
     whole = _without_duplicates(together[~cut])
     parts = together[cut]
     parts = _without_duplicates(parts[~_is_covered(parts, whole)])

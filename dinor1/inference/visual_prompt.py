@@ -73,7 +73,7 @@ def as_boxes(boxes: Any, where: str, normalized: bool = False) -> np.ndarray:
         elif (box <= 1).all():
             raise InputError(
                 f'{where}: boxes are pixels x1,y1,x2,y2, and all numbers of box {_text(box)} are at most 1; multiply '
-                'them by width and height, or say that they are normalized: --normalized, in Python normalized=True'
+                'them by width and height, or give --normalized, in Python normalized=True'
             )
         else:
             _require_a_pixel(box, where)

@@ -32,6 +32,8 @@ class DetectorOutput(NamedTuple):
         denoising: Layout of the denoising queries; None outside training.
         gate_logits: (G, bs, N, K) logits of the encoder's G gates at the selected tokens, for their loss; None outside
             training, and without gates.
+        branch_states: (L, bs, num_dn + N, C) of the decoder layers before their self-attention, after the final norm,
+            for the one-to-many loss; None if the decoder has the usual order.
     """
 
     hidden_states: Tensor
@@ -40,3 +42,4 @@ class DetectorOutput(NamedTuple):
     selection: QuerySelection
     denoising: DenoisingGroups | None = None
     gate_logits: Tensor | None = None
+    branch_states: Tensor | None = None

@@ -128,7 +128,7 @@ class PromptBank:
             banks: At least one bank.
         """
         names = distinct_names(name for bank in banks for name in bank.names)
-        # A single bank keeps its embeddings to the bit.
+        # A single bank keeps bitwise identical embeddings.
         if len(banks) == 1 and len(names) == len(banks[0].names):
             return banks[0]
         # Sum the exemplars of each class over the banks, then divide by their number.
@@ -185,17 +185,20 @@ def _checked(
         KeyError: a field is missing.
         ValueError: a field has the wrong type or shape, or the embeddings are not finite.
     """
+    # Check the names and the numbers of exemplars.
     names, counts = json.loads(metadata['names']), json.loads(metadata['num_exemplars'])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ValueError('names must be a list of non-empty strings')
     if not isinstance(counts, list) or not all(type(count) is int and count >= 1 for count in counts):
         raise ValueError('num_exemplars must be a list of integers of at least 1')
+    # Check the embeddings.
     if embeddings.dim() != 2 or not embeddings.is_floating_point():
         raise ValueError(
             f'embeddings must be a matrix of floats, got shape {tuple(embeddings.shape)} of {embeddings.dtype}'
         )
     if not embeddings.isfinite().all():
         raise ValueError('embeddings contain values that are not finite')
+    # Check the records of adaptations.
     adaptations = json.loads(metadata.get('adaptations', '[]'))
     if not isinstance(adaptations, list) or not all(isinstance(item, dict) for item in adaptations):
         raise ValueError('adaptations must be a list of objects')

@@ -1,4 +1,4 @@
-"""Make the tables of trained detectors under the prompt protocols, beside their baselines."""
+"""Make the tables of trained detectors and their baselines under the prompt protocols."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ MEAN = '**mean of the domains**'
 def detector_tables(rows: Sequence[Row], detectors: Sequence[str], domains: Sequence[str]) -> str:
     """Two or three tables with a row per set.
 
-    The first is AP50 under ``VisualInteractive`` without the exemplar, with a column per detector; the second is plain
-    AP50, beside the echo of the same draws; the third has the other protocols, of the first detector, if it was
-    measured under them.
+    The first has AP50 under ``VisualInteractive`` without the exemplar, with a column per detector. The second has
+    plain AP50, and that of the echo with the same draws. The third has the other protocols for the first detector, if
+    it was measured with them.
 
     Args:
         rows: Results with ``set``, ``baseline`` (the name of the detector) and ``metrics``, of

@@ -116,7 +116,7 @@ def threshold_curve(
     options: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> list[float]:
-    """F1 without exemplars at each score threshold, under ``VisualInteractive``: what a user sees.
+    """F1 without exemplars at each score threshold, under ``VisualInteractive``, for the choice of a threshold.
 
     Args:
         root: Folder with ``images`` and ``annotations/SPLIT.json``.

@@ -3,11 +3,11 @@
 A study is a Python file of assignments, read in the way MMEngine reads configs::
 
     title = 'Norms of a small ViT on MNIST'
-    config = 'configs/blocks/normalization/vit_mnist.py'    # of every arm that names no other
+    config = 'configs/blocks/normalization/vit_mnist.py'    # for every arm without its own config
     options = []                                     # --cfg-options of every arm
     arms = {'LN': [], 'RMSNorm': ['model.backbone.norm_cfg.type=RMSNorm']}
     seeds = [0, 1, 2]
-    metrics = {'accuracy/top1': 'top-1, %'}          # metric of the last validation -> heading of its column
+    metrics = {'accuracy/top1': 'top-1, %'}          # metric of the last validation -> column header
     note = 'Paper: ...'                              # text below the table
 
 An arm is a list of ``--cfg-options``, or a dict with any of these keys::

@@ -1,4 +1,4 @@
-"""Class names as users write them: when two names mean one class, and which names are refused."""
+"""Class names as users write them: when two names mean one class, and which names are rejected."""
 
 import unicodedata
 from collections.abc import Iterable

@@ -69,8 +69,8 @@ def check_image(path: str | os.PathLike, backend_args: dict | None = None) -> No
 def can_decode(path: str | os.PathLike, backend_args: dict | None = None) -> bool:
     """Whether MMCV's loading transform, which uses OpenCV, can decode a file.
 
-    OpenCV reads a truncated JPEG file from its path, with a grey rest, and refuses its content in memory, which is what
-    the transform decodes.
+    The transform decodes the content of a file in memory. OpenCV rejects a truncated JPEG file in memory, but reads it
+    from its path, with a grey rest.
 
     Args:
         path: The file.

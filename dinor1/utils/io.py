@@ -144,7 +144,7 @@ def check_utf8(path: str | os.PathLike, option: str = '') -> None:
         option: Name of the user's option, for messages.
 
     Raises:
-        InputError: it is not.
+        InputError: the path is not valid UTF-8.
     """
     try:
         os.fspath(path).encode()

@@ -7,7 +7,7 @@ from pathlib import Path
 def processor_name() -> str:
     """Name of the processor, or of its architecture if the system does not report a name.
 
-    Results are reproducible to the bit only on the same processor, and every benchmark depends on it.
+    Results are bitwise reproducible only on the same processor, and every benchmark depends on it.
     """
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []

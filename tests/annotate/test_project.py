@@ -93,7 +93,7 @@ def test_set_proposals_replaces_proposals_and_respects_decisions(project):
     decided[2]['status'] = 'proposed'
     project.update_image(image, 0, decided, False)
     found = [
-        Box('1', (0, 0, 20, 19), 2, 'proposed', 0.9),  # an annotation, whatever its class
+        Box('1', (0, 0, 20, 19), 2, 'proposed', 0.9),  # an annotation, regardless of its class
         Box('2', (40, 0, 60, 19), 1, 'proposed', 0.8),  # rejected
         Box('3', (40, 0, 60, 19), 2, 'proposed', 0.7),  # rejected as another class
         Box('4', (0, 30, 20, 50), 1, 'proposed', 0.6),

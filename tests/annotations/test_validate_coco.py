@@ -164,7 +164,7 @@ def test_repair_adds_boxes_of_segmentations_and_ids(validate, root, segmentation
     fixed = root / 'annotations/fixed.json'
     outcome = validate(save(root, content), '--fix', fixed, '--img-dir', root / 'images')
     assert 'corrected: 3 x no box, 3 x no id; left out: nothing;' in outcome.err
-    assert '0 of 3 annotations are gone' in outcome.err
+    assert '0 of 3 annotations were removed' in outcome.err
     repaired = json.loads(fixed.read_text())['annotations']
     assert [a['bbox'] for a in repaired] == [box] * 3
     assert len({a['id'] for a in repaired}) == 3
@@ -197,7 +197,7 @@ def test_repair_counts_left_out_and_corrected_records(validate, root):
     content['annotations'][0]['bbox'] = [1, 2, 0, 9]
     del content['annotations'][1]['iscrowd']
     outcome = validate(save(root, content), '--fix', root / 'fixed.json', '--img-dir', root / 'images')
-    assert 'corrected: 1 x no iscrowd; left out: 1 x box without area; 1 of 12 annotations are gone' in outcome.err
+    assert 'corrected: 1 x no iscrowd; left out: 1 x box without area; 1 of 12 annotations were removed' in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_repair_counts_left_out_and_corrected_records(validate, root):
         dict(bbox=[0, 0, 0, 0]),
     ],
 )
-def test_repair_uses_the_segmentation_whatever_else_is_wrong(validate, root, change):
+def test_repair_uses_the_segmentation_despite_other_defects(validate, root, change):
     content = make_content()
     content['annotations'] = content['annotations'][:3]
     annotation = next(a for a in content['annotations'] if a['image_id'] == 2)
@@ -221,7 +221,7 @@ def test_repair_uses_the_segmentation_whatever_else_is_wrong(validate, root, cha
     annotation.update(segmentation=POLYGON, **change)
     fixed = root / 'annotations/fixed.json'
     outcome = validate(save(root, content), '--fix', fixed, '--img-dir', root / 'images')
-    assert '0 of 3 annotations are gone' in outcome.err
+    assert '0 of 3 annotations were removed' in outcome.err
     repaired = [a for a in json.loads(fixed.read_text())['annotations'] if a['image_id'] == 2]
     assert [a['bbox'] for a in repaired] == [[5, 12, 25, 28.5]]
     assert all(type(a['id']) is int for a in repaired)

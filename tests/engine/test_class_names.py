@@ -31,9 +31,9 @@ class Wrapper:
 @pytest.mark.parametrize(
     ('name', 'reason'),
     [
-        ('(grocery package)', 'is nothing but brackets, which are left out'),
-        ('--- !?', 'is nothing but punctuation'),
-        ('_', 'is nothing but brackets'),
+        ('(grocery package)', 'is only brackets, which are left out'),
+        ('--- !?', 'is only punctuation'),
+        ('_', 'is only brackets'),
         (' ', 'is empty'),
     ],
 )
@@ -83,5 +83,5 @@ def test_training_checks_class_names_before_first_iteration(train, tiny_run_conf
         assert len(train('plain', **overrides)[1].history) == 6
         return
     text = {name.removeprefix('model.prompts.'): value for name, value in ALIGNED.items()}
-    with pytest.raises(InputError, match=r"renamed.json: the class '\(circle\)' is nothing but brackets"):
+    with pytest.raises(InputError, match=r"renamed.json: the class '\(circle\)' is only brackets"):
         train('aligned', **overrides, **{'model.prompts': dict(_delete_=True, **text)})

@@ -71,13 +71,13 @@ def test_use_folder_finds_splits(tmp_path, splits, expected, name):
         assert json.loads(Path(cfg.val_evaluator.ann_file).read_text())['images']
 
 
-def test_use_folder_refuses_what_it_cannot_train_on(tmp_path):
+def test_use_folder_rejects_unsuitable_folders_and_configs(tmp_path):
     with pytest.raises(InputError, match='--data .*nowhere: no such folder'):
         use_folder(load_config('lite/fine-tune'), tmp_path / 'nowhere', 'lite/fine-tune')
     with pytest.raises(InputError, match=r'no COCO annotations of training images; looked for annotations/train.json'):
         use_folder(load_config('lite/fine-tune'), tmp_path, 'lite/fine-tune')
     name = 'vis_gdino/vis-gdino_lite_2xb8_20e_photographs'
-    with pytest.raises(InputError, match='trains on several data sets or on another format; take lite/fine-tune'):
+    with pytest.raises(InputError, match='trains on several data sets or on another format; use lite/fine-tune'):
         use_folder(load_config(name), tmp_path, name)
 
 

@@ -88,7 +88,7 @@ def test_distinct_names_keeps_the_first_spelling():
         (chr(0xD800), 'not valid Unicode'),
     ],
 )
-def test_check_class_name_refuses_what_is_no_name(name, message):
+def test_check_class_name_rejects_invalid_names(name, message):
     with pytest.raises(InputError, match=message):
         check_class_name(name, 'image 3')
 

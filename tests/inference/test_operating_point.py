@@ -22,7 +22,7 @@ def logit(p):
     return math.log(p / (1 - p))
 
 
-def test_operating_points_of_nothing_are_refused():
+def test_operating_points_reject_empty_input():
     with pytest.raises(InputError, match='at least one, got 0 for 0'):
         operating_points([], [], [])
 

@@ -22,7 +22,7 @@ def mask(y1, y2, x1, x2):
     return filled
 
 
-def test_no_region_is_refused():
+def test_regions_reject_an_empty_list():
     for nothing in ([], np.zeros((0, 4)), np.zeros((0, *SIZE), dtype=bool)):
         with pytest.raises(InputError, match=r'a.jpg: expected .*at least one'):
             as_regions(nothing, 'a.jpg')

@@ -93,7 +93,7 @@ def test_merge_keeps_the_better_of_equal_objects():
     assert merged.bboxes.tolist() == [[84, 10, 97, 31]]
 
 
-def test_merge_drops_what_a_tile_edge_cuts_if_the_whole_is_known():
+def test_merge_drops_cut_boxes_if_a_view_shows_the_whole_object():
     # The left tile sees the left quarter of an object, with a better score than the right tile, which sees it whole.
     left, right = instances([[90, 10, 100, 30]], [0.9]), instances([[90, 10, 130, 30]], [0.6])
     assert merge_views([instances([]), left, right], VIEWS).bboxes.tolist() == [[90, 10, 130, 30]]

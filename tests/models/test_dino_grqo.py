@@ -134,3 +134,25 @@ def test_dino_grqo_reward_uses_the_weights_of_the_matcher(dino_cfg, make_batch):
     model.bbox_head.loss_grqo = GRQOLoss(beta=0.0)
     with pytest.raises(InputError, match="IoUCost\\('iou'\\) is not supported"):
         model.loss(inputs, samples)
+
+
+@pytest.mark.parametrize('kind', ['PromptRankingLoss', 'QualityAwareLoss'])
+def test_dino_grqo_ranks_the_queries_of_each_class(dino_cfg, make_batch, kind):
+    cfg = copy.deepcopy(dino_cfg)
+    cfg.bbox_head.loss_ranking = dict(type=kind)
+    plain, model = build(dino_cfg).train(), build(cfg).train()
+    batch, results = make_batch((2, 1)), []
+    for detector in (plain, model):
+        torch.manual_seed(5)
+        results.append(detector.loss(*copy.deepcopy(batch)))
+    expected, found = results
+    names = {'d0.loss_ranking', 'loss_ranking', 'enc_loss_ranking'}
+    assert found.keys() - expected.keys() == names
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(0 < found[name] < float('inf') for name in names)
+    # GRQO sees the decoder layers alone, with and without the ranking.
+    for detector in (plain, model):
+        detector.bbox_head.loss_grqo = GRQOLoss(beta=0.0)
+        torch.manual_seed(5)
+        results.append(detector.loss(*copy.deepcopy(batch)))
+    assert all(torch.equal(results[2][name], results[3][name]) for name in results[2])

@@ -212,7 +212,7 @@ def test_unverified_weight_counts_negatives_of_present_classes_in_part(build_tin
 
     def class_loss(weight, scopes):
         set_scopes(samples, scopes)
-        model = build_tiny(**{'model.bbox_head.unverified_weight': weight}).eval()
+        model = build_tiny(**{'model.train_cfg.unverified_weight': weight}).eval()
         for branch in model.bbox_head.cls_branches:  # initial scores of 0.01 would make negatives negligible
             torch.nn.init.zeros_(branch.bias)
         torch.manual_seed(1)
@@ -227,7 +227,7 @@ def test_unverified_weight_counts_negatives_of_present_classes_in_part(build_tin
 
 def test_unverified_weight_out_of_range_is_refused(build_tiny):
     with pytest.raises(InputError, match=r'unverified_weight must be in \[0, 1\], got 2'):
-        build_tiny(**{'model.bbox_head.unverified_weight': 2})
+        build_tiny(**{'model.train_cfg.unverified_weight': 2})
 
 
 def test_reference_model_gets_the_same_offered_prompts(build_tiny, make_batch):

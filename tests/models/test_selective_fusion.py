@@ -198,7 +198,7 @@ def test_fusion_refuses_invalid_settings(build_tiny, overrides, message):
 
 
 def test_query_map_bounds_the_logits():
-    """At initial weights a logit is 16 cos - log(99) for C = 256, whatever the norm of the feature."""
+    """At initial weights a logit is 16 cos - log(99) for C = 256, for any norm of the feature."""
     head = PromptSimilarity(query_map=256)
     feat = torch.randn(1, 50, 256)
     prompts = F.layer_norm(torch.randn(1, 4, 256), (256,))

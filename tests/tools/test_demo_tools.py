@@ -139,7 +139,7 @@ def test_build_prompt_bank_equals_set_prompts(call, run_config, model_files, dat
     assert bank.names == tuple(CATEGORIES)
     assert bank.num_exemplars == (5, 5, 5)
 
-    # All five images are exemplars, whatever the draw: give the same boxes to the inferencer.
+    # All five images are exemplars in any draw: give the same boxes to the inferencer.
     inferencer = DINOR1Inferencer(run_config, model_files.checkpoint, device='cpu')
     content = coco_content(5)
     visual = []

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Choose the score threshold of a detector: the best mean F1 over several sets, without the exemplars.
 
-Every image is prompted with one of its own boxes per class; the boxes that were not shown are to be found.
+Every image is prompted with one of its own boxes per class. The detector has to find the other boxes.
 
 Example:
     python tools/analysis_tools/choose_threshold.py CONFIG CKPT data/raccoon data/bccd --splits val

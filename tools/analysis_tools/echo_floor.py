@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compute the echo floor of plain Visual-I: the AP50 of a detector that only returns its prompt boxes.
+"""Compute the AP50 of the echo under plain Visual-I: the baseline that returns only its prompt boxes.
 
 The tool reads annotations only.
 
@@ -37,6 +37,7 @@ def floor_table(sets: list[str], splits: list[str], seed: int) -> str:
     from dinor1.studies.protocol_baselines import SmallSet
     from dinor1.utils.markdown import table
 
+    # Score the echo on each set.
     rows, values = [], []
     for root in sets:
         own = SmallSet.read(root, splits)
@@ -46,6 +47,7 @@ def floor_table(sets: list[str], splits: list[str], seed: int) -> str:
         counts = [f'{scores["plain_images"]:.0f}', f'{scores["without_exemplar_images"]:.0f}']
         rows.append([Path(root).name, *counts, f'{scores["echo_AP50"]:.3f}'])
         values.append(scores['echo_AP50'])
+    # Add the mean over the sets.
     if len(rows) > 1:
         rows.append(['**mean**', '', '', f'{sum(values) / len(values):.3f}'])
     return table(['set', 'images', 'with a second instance of a class', 'echo AP50'], rows)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure a trained detector under all prompt protocols on small sets, and make its tables beside the baselines.
+"""Measure a trained detector under all prompt protocols on small sets, and make its tables with the baselines.
 
 Examples:
     python tools/analysis_tools/protocol_detectors.py lite CONFIG CKPT data/raccoon data/bccd --out results/lite.jsonl
@@ -89,6 +89,7 @@ def load(config: str, checkpoint: str) -> tuple:
     cfg = load_config(config)
     if checkpoint != 'none':
         return load_model(cfg, checkpoint), cfg, sha256(checkpoint) if Path(checkpoint).is_file() else None
+    # Build an untrained detector.
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()

@@ -1,4 +1,4 @@
-# A folder of annotated images; `dinor1 train CONFIG --data FOLDER` replaces the one named here.
+# A folder of annotated images; `dinor1 train CONFIG --data FOLDER` replaces the folder that is named here.
 _base_ = './small_coco.py'
 
 data_root = '{{$DINOR1_DATA:data}}/my_images'

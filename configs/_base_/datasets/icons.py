@@ -11,10 +11,10 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     pad,
-    # Class names travel with the images, for the text side of the alignment.
+    # Class names are passed with the images, for the language alignment.
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'text')),
 ]
-# The factor 1 changes no pixel; it records the scale_factor that predictions are divided by.
+# Resizing by 1 changes no pixel; it sets scale_factor, by which predictions are divided.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale_factor=1.0, keep_ratio=True),
@@ -58,7 +58,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='LVISFixedMetric', ann_file=f'{data_root}/{val_ann_file}')
 test_evaluator = val_evaluator
 
-# Where exemplars for visual prompts come from at evaluation.
+# Images from which exemplars for visual prompts are drawn at evaluation.
 prompt_dataset = dict(
     **dataset_base,
     ann_file=f'annotations/{support}.json',

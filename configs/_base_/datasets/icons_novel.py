@@ -1,5 +1,5 @@
-# The icon world, evaluated on 300 concepts that training never shows. Exemplars are other drawings of a concept than
-# the objects to find; with annotations/support_test_novel_same.json they are the same drawings.
+# The icon world, evaluated on 300 concepts that never occur in training. Exemplars and objects to find are different
+# drawings of a concept; with annotations/support_test_novel_same.json they are the same drawings.
 _base_ = './icons.py'
 
 val_ann_file = 'annotations/test_novel.json'

@@ -5,8 +5,8 @@ On SBM graphs, where 30 % of the pairs are linked, the dense form is about twice
 times with the backward pass (``benchmark_graph.py``). Both forms agree up to the order of sums, also with repeated
 edges, weights and isolated nodes.
 
-Padding and adjacency equal PyTorch Geometric's ``to_dense_batch`` and ``to_dense_adj`` bit for bit. Here the indices
-of the nodes are computed once for all layers, not for each padded tensor.
+Padding and adjacency are bitwise identical to PyTorch Geometric's ``to_dense_batch`` and ``to_dense_adj``. Here the
+indices of the nodes are computed once for all layers, not for each padded tensor.
 """
 
 from dataclasses import dataclass

@@ -98,7 +98,7 @@ def to_graph(molecule: dict[str, torch.Tensor], pe_dim: int = 0, full_graph: boo
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors, dicts and lists; refuses anything else."""
+    """Rebuilds tensors, dicts and lists; raises an error for anything else."""
 
     _KNOWN = {
         ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,

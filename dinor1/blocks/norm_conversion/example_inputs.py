@@ -12,7 +12,7 @@ from .dataflow import tensors_in
 Call = tuple[tuple, dict]
 
 # Relative to the largest entry of an output, in float64. Wrong conversions of models with random parameters are off by
-# 1e-3 and more; attention code that takes its softmax in float32, whatever the model's dtype, is off by 1e-7.
+# 1e-3 and more; attention code that always computes its softmax in float32 deviates by 1e-7.
 _TOLERANCE = 1e-5
 _IMAGE_SIDES = (32, 28, 64, 16, 96, 112, 128, 160, 192, 224, 256, 384, 8)
 

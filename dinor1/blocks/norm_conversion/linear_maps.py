@@ -1,6 +1,6 @@
 """Changes to the weights of linear maps, so that a cheaper norm can replace a neighbouring one.
 
-Every layer that multiplies by a matrix is treated as ``weight (out, in, *taps)``, whatever its own layout:
+Every layer that multiplies by a matrix is treated as ``weight (out, in, *taps)``, regardless of its own layout:
 ``nn.Linear``, convolutions without groups, the transposed ``Conv1D`` of Hugging Face's GPT-2, and both projections of
 ``nn.MultiheadAttention``. Embeddings and free parameters (positions, class tokens) have outputs only.
 """

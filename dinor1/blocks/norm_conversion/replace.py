@@ -84,7 +84,7 @@ def bypass_fused_encoders(model: nn.Module, norms: set[nn.Module] | None = None)
     """Make ``nn.TransformerEncoder`` and its layers call their norms.
 
     In evaluation torch may run a whole encoder layer in one kernel, which reads ``weight``, ``bias`` and ``eps`` of the
-    two norms and computes LayerNorm, whatever their class is.
+    two norms and computes LayerNorm, for any class of these norms.
 
     Args:
         model: Changed in place.

@@ -241,7 +241,7 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def _kept(x: Tensor, keep: Tensor | None) -> Tensor:
-    """Set padding to zero, whatever it contains."""
+    """Set padding to zero, even if it contains NaN."""
     return x if keep is None else x.masked_fill(~keep, 0)
 
 

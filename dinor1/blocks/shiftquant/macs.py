@@ -122,7 +122,7 @@ def count_macs(model: nn.Module, *args: Any, **kwargs: Any) -> MacCount:
     """Count one forward pass ``model(*args, **kwargs)`` in evaluation mode, without gradients.
 
     Integer multiply-accumulates follow the layer's definition (each output number times the weights that contribute to
-    it), whatever the backend computes.
+    it), regardless of the backend.
     """
     meter = MacMeter(model)
     with _evaluating(model):

@@ -1,7 +1,7 @@
-"""Clusters of concepts that look alike or are named alike: no cluster may straddle two splits.
+"""Clusters of concepts with similar drawings or names: a cluster must not be divided between two splits.
 
-Icon packs share drawings under different names. A category is unseen only if none of its drawings has nearly the
-silhouette of a drawing that training shows, whatever its name.
+Icon packs share drawings under different names. A category is unseen only if none of its drawings has nearly the same
+silhouette as a drawing of the training set, regardless of the names.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ import numpy as np
 
 from dinor1.datasets.icons.concepts import head_words
 
-# Side of a silhouette, in pixels, and the intersection over union from which two of them are alike.
+# Side of a silhouette, in pixels, and the minimum intersection over union of similar silhouettes.
 SILHOUETTE_SIDE = 32
 MAX_IOU = 0.8
 _BLOCK = 1024
@@ -53,7 +53,8 @@ def similar_pairs(first: np.ndarray, second: np.ndarray | None = None, threshold
     """
     other = first if second is None else second
     area, other_area = first.sum(1), other.sum(1)
-    # An intersection over union of t needs areas of at least t : 1. Sorted by area, a block meets a short range.
+    # An intersection over union of t needs a ratio of areas of at least t. After sorting by area, a block is compared
+    # with a short range.
     order, other_order = np.argsort(area, kind='stable'), np.argsort(other_area, kind='stable')
     sorted_other = other_area[other_order]
     pairs = [np.zeros((0, 2), np.int64)]
@@ -81,6 +82,7 @@ def cluster(
     Returns:
         Clusters in the order of their first concept; concepts are in the order given.
     """
+    # Store the components as a forest (union-find): a component is the tree of its concepts.
     parent = {concept: concept for concept in concepts}
 
     def find(concept: str) -> str:
@@ -89,12 +91,14 @@ def cluster(
             concept = parent[concept]
         return concept
 
+    # Join concepts with similar silhouettes, and concepts with a common head word.
     for first, second in edges:
         parent[find(second)] = find(first)
     with_head: dict[str, str] = {}
     for concept in concepts:
         for head in head_words(concept) if heads is None else heads[concept]:
             parent[find(concept)] = find(with_head.setdefault(head, concept))
+    # Collect the concepts of each component.
     members: dict[str, list[str]] = defaultdict(list)
     for concept in concepts:
         members[find(concept)].append(concept)

@@ -1,4 +1,4 @@
-"""From the names of drawings to concepts: a concept is a category, and its drawings are what varies inside it."""
+"""Convert names of drawings to concepts: a concept is a category, and its drawings vary within the category."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that name a style of drawing and not what is drawn.
+# Words that name a style of drawing and not the object.
 STYLE_WORDS = _words(
     """
     outline outlined filled fill rounded round sharp twotone variant alt solid icon sign symbol
@@ -90,7 +90,7 @@ HEAD_SYNONYMS = {
     )
     for word in words
 }
-# Words that say how an object is shown: its state, its direction, a mark in a corner or a frame. The head word of
+# Words that describe how an object is shown: its state, its direction, a mark in a corner or a frame. The head word of
 # a name is the object itself.
 MODIFIERS = _words(
     """

@@ -17,7 +17,7 @@ from dinor1.datasets.icons.splits import MIN_DRAWINGS, ConceptSplits, SplitSizes
 
 # The pack whose drawings only ``test_style`` shows.
 STYLE_PACK = 'lucide'
-# Clutter is taken from concepts with fewer drawings. So many are rendered for each that is wanted.
+# Clutter is taken from concepts with fewer drawings. This number of drawings is rendered for each clutter concept.
 _CLUTTER_CANDIDATES = 5
 
 
@@ -41,7 +41,7 @@ class IconLibrary:
 
 
 def cache_folder() -> Path:
-    """Where rendered drawings are kept: ``dinor1/icons`` in the user's cache folder (``XDG_CACHE_HOME``)."""
+    """Folder of rendered drawings: ``dinor1/icons`` in the user's cache folder (``XDG_CACHE_HOME``)."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'dinor1', 'icons')
 
 
@@ -104,11 +104,11 @@ def build_library(
     clutter_names = sorted((name for name in few if not heads & head_words(name)), key=shuffled)
     clutter_names = clutter_names[: _CLUTTER_CANDIDATES * sizes.clutter]
 
-    # Render what may be used, and no more.
+    # Render only the drawings that may be used.
     used = [(concept, drawing) for concept, members in candidates.items() for drawing in members]
     used += [(concept, drawing) for concept in clutter_names for drawing in few[concept]]
     rendered = DrawingCache(cache, versions).render([drawing for _, drawing in used], workers, show_progress)
-    # A drawing without content is of no use.
+    # Leave out drawings without content.
     shapes = silhouettes(rendered.opacity)
     visible = shapes.any(axis=1)
     members: dict[str, list[int]] = defaultdict(list)
@@ -135,11 +135,13 @@ def find_neighbours(concepts: Mapping[str, Sequence[int]], shapes: np.ndarray) -
         Concept -> its neighbours, without itself.
     """
     neighbours: dict[str, set[str]] = {concept: set() for concept in concepts}
+    # Add concepts with similar silhouettes.
     rows = np.array([index for indices in concepts.values() for index in indices], dtype=np.int64)
     owners = [concept for concept, indices in concepts.items() for _ in indices]
     for i, j in similar_pairs(shapes[rows]).tolist():
         neighbours[owners[i]].add(owners[j])
         neighbours[owners[j]].add(owners[i])
+    # Add concepts with a common head word.
     by_head: dict[str, set[str]] = defaultdict(set)
     for concept in concepts:
         for head in head_words(concept):

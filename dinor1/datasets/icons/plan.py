@@ -1,4 +1,4 @@
-"""Which concepts each image shows, before anything is drawn."""
+"""Choose the concepts of each image before the images are drawn."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ from dinor1.datasets.icons.scenes import MAX_OBJECTS
 from dinor1.datasets.icons.splits import SPLITS
 
 MIN_OBJECTS = 3
-# Of the numbers of objects: most images have few.
+# Weights of the numbers of objects: most images have few.
 _SKEW = 1.7
 # Instances of a concept in one image.
 _REPEATS = (1, 1, 2, 3)

@@ -73,8 +73,8 @@ class Rendered(NamedTuple):
 
     Attributes:
         opacity: (N, SIDE, SIDE) uint8.
-        colours: (C, SIDE, SIDE, 3) uint8, BGR, of the drawings that have colours of their own.
-        colour_index: (N,) int64, index into ``colours``; -1: drawn in one colour, which is free.
+        colours: (C, SIDE, SIDE, 3) uint8, BGR, of the coloured drawings.
+        colour_index: (N,) int64, index into ``colours``; -1: a drawing of one colour, which may be chosen.
     """
 
     opacity: np.ndarray
@@ -86,7 +86,7 @@ class DrawingCache:
     """Rendered drawings, kept in a file from one run to the next.
 
     Args:
-        folder: Where the file lies; None keeps the drawings in memory only. A folder that cannot be written is the
+        folder: Folder of the file; None keeps the drawings only in memory. A folder that cannot be written is the
             same as None.
         versions: Versions of the packs and the renderer, which the name of the file depends on.
     """
@@ -145,7 +145,7 @@ class DrawingCache:
     def _write(self, keys: str, result: Rendered) -> None:
         if self.path is None:
             return
-        # A cache that cannot be written costs time in the next run, nothing else.
+        # If the cache cannot be written, the next run only takes longer.
         with contextlib.suppress(OSError), atomic_path(self.path) as temporary:
             np.savez_compressed(temporary, keys=np.array(keys), **result._asdict())
 
@@ -158,7 +158,8 @@ def process_pool(
     if workers <= 1:
         yield None
         return
-    # New processes, not forks: OpenCV's threads do not survive a fork, and a call in the child can wait for ever.
+    # Use new processes and not forks: OpenCV's threads do not exist after a fork, and a call in the child can block
+    # forever.
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context('spawn'), initializer=_start_worker, initargs=(initializer, arguments)
     )

@@ -1,7 +1,7 @@
 """Composition of an image of the icon world: a background, objects, clutter, light and noise.
 
-Boxes surround the pixels of an object that lie inside the image, also where a later object covers them; a tile behind
-an object is not part of it.
+Boxes surround the pixels of an object inside the image, including pixels that a later object covers. A tile behind an
+object is not part of the object.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dinor1.datasets.icons.sprites import MIN_OPACITY, Appearance, Sprite, contr
 
 # Longer side of a drawing before it is distorted, in pixels.
 MIN_SIZE, MAX_SIZE = 16, 100
-# Largest part of an object's box that later objects cover, and that lies outside the image.
+# Largest part of an object's box that later objects may cover, and largest part that may be outside of the image.
 MAX_OCCLUSION = 0.4
 MAX_OUTSIDE = 0.4
 MAX_OBJECTS = 20
@@ -70,7 +70,7 @@ def compose(
         raise ValueError(f'{len(objects)} objects in one image; at most {MAX_OBJECTS} fit')
     height, width = rng.integers(sides[0], sides[1], size=2, endpoint=True).tolist()
     layout = _LAYOUTS[rng.choice(len(_LAYOUTS), p=_LAYOUT_SHARES)]
-    # 1. Background, and where everything lies.
+    # 1. Draw the background, and choose all positions.
     canvas = _background(rng, layout, height, width)
     requests = np.concatenate([np.arange(len(objects)), np.full(len(clutter), -1)]).astype(int)
     drawings = np.concatenate([np.asarray(objects, int), np.asarray(clutter, int)]).astype(int)
@@ -83,7 +83,7 @@ def compose(
         look = _screen_appearance(rng, canvas)
         placed = _place_on_screen(rng, canvas, rendered, requests, drawings, layout, look)
 
-    # 2. Objects, from the lowest to the topmost.
+    # 2. Draw the objects, from the lowest to the topmost.
     boxes, areas, found = [], [], []
     for item in placed:
         paint(rng, canvas, item.sprite, item.x, item.y, look, item.margin)
@@ -93,7 +93,7 @@ def compose(
             boxes.append(box)
             areas.append(area)
 
-    # 3. Light, blur and noise of the camera.
+    # 3. Add light, blur and noise of a camera.
     if layout == 'free' and rng.random() < 0.5:
         canvas *= 1 + backgrounds.smooth_field(rng, height, width, 3, 0.2)[..., None]
     if rng.random() < 0.15:
@@ -211,9 +211,11 @@ def _place_on_screen(
 ) -> list[_Placed]:
     """Equal sizes in rows (toolbar), in columns with text (menu), or in a grid with labels."""
     height, width = canvas.shape[:2]
+    # Choose the positions.
     size, slots = _slots(rng, layout, len(requests), height, width)
     margin = max(2, size // 6) if rng.random() < look.tile else 0
     placed = []
+    # Place the icons, and draw the labels next to them.
     for request, drawing, (x, y, label) in zip(requests.tolist(), drawings.tolist(), slots, strict=False):
         sprite = make_sprite(rng, rendered, drawing, size - 2 * margin, distort=False)
         h, w = sprite.opacity.shape
@@ -231,6 +233,7 @@ def _slots(
 ) -> tuple[int, list[tuple[int, int, str]]]:
     """Size of the icons with their tiles, and at least ``count`` positions with the side of their label."""
     margin = 4
+    # Use one or two columns for a menu, if the icons fit.
     if layout == 'menu':
         pitch = int(rng.integers(24, 34))
         columns, rows = int(rng.integers(1, 3)), (height - 2 * margin) // pitch
@@ -239,6 +242,7 @@ def _slots(
             step = (width - 2 * margin) // columns
             slots = [(margin + c * step, margin + r * pitch, 'right') for c in range(columns) for r in range(rows)]
             return size, slots
+    # Use rows of equal distance for a toolbar, if the icons fit.
     if layout == 'toolbar':
         pitch = int(rng.integers(26, 36))
         columns = (width - 2 * margin) // pitch
@@ -250,6 +254,7 @@ def _slots(
             return size, [
                 (margin + c * pitch, margin + offset + r * step, '') for r in range(rows) for c in range(columns)
             ]
+    # Otherwise use a grid that fills the image.
     columns = max(1, int(np.ceil(np.sqrt(count * width / height))))
     rows = max(1, -(-count // columns))
     cell_w, cell_h = (width - 2 * margin) // columns, (height - 2 * margin) // rows

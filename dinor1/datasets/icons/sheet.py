@@ -23,7 +23,7 @@ def contact_sheet(
 ) -> np.ndarray:
     """Draw the concepts of a split in alphabetical order: a name, and up to 12 drawings below it.
 
-    Of novel concepts, drawings of exemplars come first, with a green line under them.
+    For novel concepts, drawings of exemplars come first, and have a green line below them.
 
     Args:
         library: The drawings.
@@ -56,7 +56,7 @@ def contact_sheet(
     cell_width, cell_height = _MAX_DRAWINGS * _CELL + 12, _CELL + _LABEL + 8
     sheet = np.full((max(rows, 1) * cell_height, columns * cell_width, 3), 255, np.uint8)
     for i, (name, exemplars, targets) in enumerate(shown):
-        # Down the columns, as in a dictionary.
+        # Fill the sheet column by column, as in a dictionary.
         x, y = i // rows * cell_width + 6, i % rows * cell_height + 4
         cv2.putText(sheet, name, (x, y + 10), cv2.FONT_HERSHEY_SIMPLEX, 0.38, _GREY, 1, cv2.LINE_AA)
         y += _LABEL

@@ -1,6 +1,6 @@
-"""Which concepts and which of their drawings a split shows.
+"""Assignment of concepts and of their drawings to splits.
 
-The assignment depends on the packs alone, not on the seed of a world: results on two worlds are of the same novel
+The assignment depends only on the packs, not on the seed of a world: worlds of different seeds have the same novel
 categories.
 """
 
@@ -28,17 +28,19 @@ SPLITS = (
     'support_test_novel_same',
     'support_test_style_same',
 )
-# Silhouettes from this intersection over union are the same to a detector: at most one of two such concepts is
-# trained on, because nothing tells which of the two names an object has.
+# A detector cannot distinguish silhouettes with at least this intersection over union. At most one of two such concepts
+# is trained, because an object could have either name.
 SAME_IOU = 0.95
-# A drawing of the pack kept for test_style is left out from this intersection over union with one of training.
+# Drawings of the pack for test_style are left out if their intersection over union with a training drawing reaches
+# this.
 STYLE_IOU = 0.9
-# Fewest drawings of a novel concept, and of a known one.
+# Minimum number of drawings of a novel concept, and of a known one.
 MIN_NOVEL_DRAWINGS = 4
 MIN_DRAWINGS = 2
-# Most known concepts with the same first word: packs have hundreds of "account ..." and "folder ...".
+# Maximum number of known concepts with the same first word: packs have hundreds of "account ..." and "folder ...".
 MAX_PER_WORD = 8
-# A novel concept costs the known ones its neighbours. One that test_style could use counts as this many more.
+# Choosing a novel concept excludes its neighbours from the known ones. A neighbour that test_style could use counts as
+# this many more.
 _STYLE_COST = 10
 
 
@@ -54,13 +56,13 @@ class SplitSizes:
 
 @dataclass(frozen=True)
 class ConceptSplits:
-    """Concepts of each group, and drawings that a split may show.
+    """Concepts of each group, and the drawings that each split may show.
 
     Attributes:
         train: Known concepts, from the most to the least frequent one.
         val_novel: Unseen concepts for validation.
         test_novel: Unseen concepts for the test.
-        style: Known concepts that the pack kept for ``test_style`` draws too.
+        style: Known concepts of which the pack for ``test_style`` has drawings.
         clutter: Concepts that are never annotated, of training and of all other splits.
         drawings: Split, ``clutter_train`` or ``clutter_test`` -> concept -> indices of drawings.
     """
@@ -91,8 +93,8 @@ def split_concepts(
 ) -> ConceptSplits:
     """Assign concepts to splits.
 
-    Novel concepts are chosen one after the other, those with the fewest neighbours first; all neighbours of a chosen
-    one are left out. No novel concept is thus connected with any other concept of the world.
+    Novel concepts are chosen one after the other, those with the fewest neighbours first. All neighbours of a chosen
+    concept are left out, so that a novel concept has no neighbour in the world.
 
     Args:
         concepts: Candidates -> indices of drawings, without the pack that is kept for ``test_style``.
@@ -108,7 +110,7 @@ def split_concepts(
     sizes = sizes or SplitSizes()
     links = {concept: set(neighbours.get(concept, ())) - {concept} for concept in (*concepts, *clutter)}
 
-    # 1. Novel concepts.
+    # 1. Choose the novel concepts.
     chosen: list[str] = []
     left_out: set[str] = set()
     halves = {}
@@ -121,11 +123,11 @@ def split_concepts(
             chosen.append(concept)
             halves[concept] = parts
             left_out |= links[concept]
-    # Dealt by turns, because the first ones have the fewest neighbours.
+    # Distribute them alternately, because the first ones have the fewest neighbours.
     chosen.sort(key=lambda name: shuffled(name, 'novel'))
     val, test = sorted(chosen[: sizes.val_novel]), sorted(chosen[sizes.val_novel :])
 
-    # 2. Known concepts. Those that test_style needs come first.
+    # 2. Choose the known concepts, first those that test_style needs.
     known: list[str] = []
     per_word: Counter[str] = Counter()
     remaining = [name for name in concepts if name not in left_out and name not in halves]
@@ -149,12 +151,12 @@ def split_concepts(
             raise InputError(f'the drawings give {found} {group} concepts and {wanted} are wanted; ask for fewer')
     known.sort(key=lambda name: shuffled(name, 'frequency'))
 
-    # 3. Clutter is connected with no concept that is annotated anywhere.
+    # 3. Choose the clutter, which has no neighbour among the annotated concepts.
     annotated = {*known, *val, *test}
     unused = {**clutter, **{name: drawings for name, drawings in concepts.items() if name not in annotated}}
     free = sorted((name for name in unused if not links[name] & annotated), key=shuffled)[: sizes.clutter]
 
-    # 4. Drawings.
+    # 4. Assign the drawings.
     base = {name: tuple(concepts[name]) for name in known}
     style = {}
     for name in known:
@@ -182,7 +184,7 @@ def support_and_targets(
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Divide the drawings of a concept into those of exemplars and those of targets.
 
-    Drawings with similar silhouettes stay together, also over packs. Targets get the larger part.
+    Drawings with similar silhouettes stay together, also drawings of different packs. Targets get the larger part.
 
     Returns:
         Indices of support drawings (at least one) and of target drawings (at least two); None if there are fewer than
@@ -202,7 +204,7 @@ def support_and_targets(
 
 
 def unlike(drawings: Sequence[int], others: Sequence[int], silhouettes: np.ndarray, threshold: float) -> list[int]:
-    """Those of ``drawings`` whose silhouettes stay below ``threshold`` with all of ``others``."""
+    """Select the ``drawings`` whose intersection over union with all ``others`` is below ``threshold``."""
     if not len(drawings):
         return []
     near = pairwise_iou(silhouettes[list(drawings)], silhouettes[list(others)]) >= threshold

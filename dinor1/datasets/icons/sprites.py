@@ -10,7 +10,7 @@ from dinor1.datasets.icons.render import Rendered
 
 # Pixels with at least this opacity belong to an object.
 MIN_OPACITY = 64
-# Least sum of absolute differences of the channels between a glyph and what is behind it.
+# Minimum sum of absolute differences of the channels between a glyph and its background.
 MIN_CONTRAST = 150
 
 
@@ -19,7 +19,7 @@ class Sprite(NamedTuple):
 
     Attributes:
         opacity: (h, w) uint8, cropped to the pixels of at least ``MIN_OPACITY``.
-        colours: (h, w, 3) float32, BGR in [0, 255]; None for a drawing of one colour, which is free.
+        colours: (h, w, 3) float32, BGR in [0, 255]; None for a drawing of one colour, which may be chosen.
     """
 
     opacity: np.ndarray
@@ -105,7 +105,7 @@ def paint(
         canvas: (H, W, 3) float32, which is drawn on.
         sprite: The object.
         x: Column of its left edge, which may lie outside the image.
-        y: Row of its upper edge, likewise.
+        y: Row of its upper edge, which may be outside of the image.
         look: Colours.
         margin: Pixels of the tile around the object; 0: no tile.
     """
@@ -122,7 +122,7 @@ def paint(
     share = opacity[inside][..., None] * np.float32(1 / 255)
     behind = region.mean(axis=(0, 1))
     if sprite.colours is not None:
-        # Colours of their own change in brightness, and in the balance of the channels.
+        # Change the brightness and the balance of the channels of coloured drawings.
         colour = np.clip(sprite.colours[inside] * rng.uniform(0.8, 1.2, size=3).astype(np.float32), 0, 255)
     else:
         colour = contrasting_colour(rng, behind) if look.glyph is None else look.glyph
@@ -130,7 +130,7 @@ def paint(
             colour = contrasting_colour(rng, behind)
         colour = np.asarray(colour, np.float32)
     if look.distort and rng.random() < 0.4:
-        # Light falls from one side.
+        # Add light from one side.
         ramp = np.linspace(rng.uniform(0.7, 1), rng.uniform(1, 1.3), right - left, dtype=np.float32)
         colour = np.clip(colour * ramp[None, :, None], 0, 255)
     region += (colour - region) * share
@@ -145,11 +145,13 @@ def _paint_tile(
     top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, height), min(x1, width)
     region = canvas[top:bottom, left:right]
     behind = region.mean(axis=(0, 1))
+    # Choose shape and colour.
     shape = look.tile_shape or ('square', 'round', 'circle')[rng.integers(3)]
     colour = contrasting_colour(rng, behind) if look.tile_colour is None else look.tile_colour
     if shape == 'square':
         region[:] = colour
         return
+    # Draw the shape as a mask.
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
     h, w = mask.shape
     if shape == 'circle':
@@ -161,5 +163,6 @@ def _paint_tile(
         for cx in (radius, w - 1 - radius):
             for cy in (radius, h - 1 - radius):
                 cv2.circle(mask, (cx, cy), radius, 255, -1, cv2.LINE_AA)
+    # Blend the colour into the visible part of the tile.
     share = mask[top - y0 : bottom - y0, left - x0 : right - x0, None] * np.float32(1 / 255)
     region += (np.asarray(colour, np.float32) - region) * share

@@ -1,4 +1,4 @@
-"""The icon world as files: images, annotations in COCO's form with LVIS's fields, and a manifest.
+"""The files of the icon world: images, annotations in COCO format with LVIS's fields, and a manifest.
 
 ``images/<split>/NNNNNN.jpg`` and ``annotations/<split>.json``. A category is a concept, such as "shopping cart", and
 has the same id in all files. Every instance of a category that a file lists has a box; the other objects of an image
@@ -29,7 +29,7 @@ from dinor1.datasets.icons.splits import SPLITS, leakage
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import sha256, write_json
 
-# Raise it when any output byte changes: a folder of another version is never taken for this one.
+# Increase it when any output byte changes, so that a folder of another version is not mistaken for this one.
 GENERATOR_VERSION = 1
 MANIFEST_NAME = 'icons.json'
 _GENERATOR_NAME = 'dinor1 icon world'
@@ -92,7 +92,7 @@ def generate(
     cache: str | os.PathLike | None = None,
     library: IconLibrary | None = None,
 ) -> bool:
-    """Write the data set. Everything is written beside ``out_dir`` and renamed at the end.
+    """Write the data set: first to a temporary folder next to ``out_dir``, which is renamed at the end.
 
     Args:
         out_dir: Folder of the data set.
@@ -101,8 +101,8 @@ def generate(
         sizes: Number of images of the splits that differ from the preset.
         force: Replace an icon world that was generated with other arguments, or generate the same one again.
         show_progress: Show progress bars with the remaining time.
-        workers: Number of processes; the bytes do not depend on it. With more than one, a script has to call this below
-            ``if __name__ == '__main__':``, as everywhere with new processes.
+        workers: Number of processes; the bytes do not depend on it. With more than one, a script has to call this
+            function inside ``if __name__ == '__main__':``, because new processes import the script.
         cache: Folder of rendered drawings; None: the user's cache folder.
         library: Drawings to use instead of the installed packs.
 
@@ -150,12 +150,14 @@ def check_arguments(
     Raises:
         InputError: an argument is out of range.
     """
+    # Check preset and splits.
     if preset not in PRESETS:
         raise InputError(f'unknown preset {preset!r}; choose one of {", ".join(PRESETS)}')
     unknown = sorted(set(sizes or {}) - set(SPLITS))
     if unknown:
         raise InputError(f'unknown split {unknown[0]!r}; the icon world has {", ".join(SPLITS)}')
     chosen = {split: int({**PRESETS[preset].sizes, **(sizes or {})}[split]) for split in SPLITS}
+    # Check the numbers.
     for split, size in chosen.items():
         if size < 1:
             raise InputError(f'{size} images in {split}; give at least 1')
@@ -170,7 +172,7 @@ def check_folder(root: Path) -> None:
     """Check, before drawings are rendered, that a folder can be made.
 
     Raises:
-        InputError: it cannot.
+        InputError: the folder cannot be created.
     """
     parent = root.parent
     while not parent.exists():
@@ -285,7 +287,7 @@ def _records(
     for image_id, image in enumerate(drawn, start=1):
         record = {'id': image_id, 'file_name': _file_name(image_id), 'width': image.width, 'height': image.height}
         if federated:
-            # Labels are exhaustive: what has no box is absent.
+            # Labels are exhaustive: a concept without a box is absent.
             present = {ids[name] for name, *_ in image.objects}
             record['neg_category_ids'] = [i for i in category_ids if i not in present]
             record['not_exhaustive_category_ids'] = []
@@ -320,7 +322,7 @@ def _count(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# What the tasks of a process share; set once per process, because it is large.
+# Data that the tasks of a process share; it is set once per process, because it is large.
 _STATE: list[Any] = []
 
 
@@ -335,8 +337,10 @@ def _draw(job: _Job) -> list[_Drawn]:
     for offset, (names, scene, indices) in enumerate(
         draw_images(library, seed, job.split, sides, job.start, job.names)
     ):
+        # Write the image.
         data = cv2.imencode('.jpg', scene.pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
         (root / 'images' / job.split / _file_name(job.start + offset + 1)).write_bytes(data)
+        # Record its objects.
         objects = [
             (names[i], library.keys[indices[i]], box, area)
             for i, box, area in zip(scene.objects.tolist(), scene.boxes.tolist(), scene.areas.tolist(), strict=True)

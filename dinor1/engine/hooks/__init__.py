@@ -3,6 +3,7 @@
 from .broadcast_buffers import BroadcastBuffersHook
 from .graceful_stop import GracefulStopHook
 from .half_weights import HalfWeightsHook
+from .loss_balance import LossBalanceHook
 from .loss_gradients import LossGradientHook
 from .prompt_memory import PromptMemoryHook
 from .prompt_mode import PromptModeHook
@@ -14,6 +15,7 @@ __all__ = [
     'BroadcastBuffersHook',
     'GracefulStopHook',
     'HalfWeightsHook',
+    'LossBalanceHook',
     'LossGradientHook',
     'PromptMemoryHook',
     'PromptModeHook',

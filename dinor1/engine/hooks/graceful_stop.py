@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from dinor1.registry import HOOKS
 from dinor1.utils.io import atomic_path
 
-# A second SIGTERM within this time is the launcher's, which follows the scheduler's.
+# A second SIGTERM within this time comes from the launcher, after the first SIGTERM from the scheduler.
 _DUPLICATE_SECONDS = 5
 
 

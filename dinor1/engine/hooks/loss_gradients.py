@@ -30,11 +30,18 @@ from dinor1.utils.io import read_json, write_json
 TERMS = {
     'class': r'(d\d+\.)?loss_cls',
     'box': r'(d\d+\.)?loss_(bbox|iou)',
-    'encoder': r'enc_loss_.*',
+    'encoder': r'enc_loss_(cls|bbox|iou)',
     'denoising': r'(d\d+\.)?dn_loss_.*',
     'alignment': r'loss_alignment',
 }
+# The same for the losses that are not part of the detector; a model has those of its config.
+FORMS = {
+    'ranking': r'(d\d+\.|enc_)?loss_ranking',
+    'one_to_many': r'(d\d+\.)?loss_one_to_many',
+    'exemplar_group': r'(d\d+\.)?loss_exemplar_group',
+}
 _GRQO = r'(d\d+\.)?loss_grqo'
+_ADDED = '|'.join([_GRQO, *FORMS.values()])
 _FILE = 'loss_gradients.json'
 
 
@@ -50,8 +57,9 @@ class LossGradientHook(Hook):
     weights, the cosine to the gradient of the sum of the detection losses, and the number of queries that it affects.
     That number is the participation ratio (sum g)^2 / sum g^2 of the norms g of its gradient with respect to the
     decoder's outputs, per layer and image: 1 if one query has the whole gradient, Q if all queries have equal shares.
-    Terms are ``class``, ``box``, ``encoder``, ``denoising``, ``alignment`` and, separately, GRQO's ``advantage`` and
-    ``kl``. While GRQO is not enabled, ``advantage`` is the gradient that the default reward would have.
+    Terms are ``class``, ``box``, ``encoder``, ``denoising``, ``alignment``, those of :data:`FORMS` and, separately,
+    GRQO's ``advantage`` and ``kl``. While GRQO is not enabled, ``advantage`` is the gradient that the default reward
+    would have.
 
     Results are written to ``loss_gradients.json`` in the work directory, with GRQO's statistics; norms are also logged
     as training scalars ``gradient/TERM``. In distributed training the results are those of the main process.
@@ -116,7 +124,7 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
     grqo = active or GRQOLoss(beta=0.0)
     weights = [p for p in model.parameters() if p.requires_grad]
     result: dict[str, Any] = dict(norm={}, cosine={}, queries={}, alpha=grqo.alpha, figures={})
-    with _unchanged(model), torch.random.fork_rng(), torch.enable_grad():
+    with unchanged_detector(model), torch.random.fork_rng(), torch.enable_grad():
         data = model.data_preprocessor(copy.deepcopy(data_batch), True)
 
         def run(loss: GRQOLoss) -> tuple[dict[str, Tensor], Any]:
@@ -128,17 +136,17 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
         try:
             # Measure all terms except the KL: without it, GRQO's loss is the advantage.
             losses, output = run(grqo.with_weights(beta=0.0))
-            detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_GRQO, name)]
+            detection = [_add(value) for name, value in losses.items() if 'loss' in name and not _is(_ADDED, name)]
             reference = torch.autograd.grad(_total(detection), weights, retain_graph=True, allow_unused=True)
-            terms = {term: _sum(losses, pattern) for term, pattern in TERMS.items()}
+            terms = {term: sum_of_losses(losses, pattern) for term, pattern in (TERMS | FORMS).items()}
             if grqo.alpha > 0:
-                terms['advantage'] = _sum(losses, _GRQO)
+                terms['advantage'] = sum_of_losses(losses, _GRQO)
             _measure(result, terms, weights, output, reference)
             result['figures'] = {name: float(value) for name, value in losses.items() if name.startswith('grqo_')}
             # Measure the KL.
             if active is not None and active.beta > 0:
                 losses, output = run(active.with_weights(alpha=0.0))
-                _measure(result, dict(kl=_sum(losses, _GRQO)), weights, output, reference)
+                _measure(result, dict(kl=sum_of_losses(losses, _GRQO)), weights, output, reference)
         finally:
             head.loss_grqo = own
     return result
@@ -203,13 +211,14 @@ def _total(values: list[Tensor]) -> Tensor:
     return functools.reduce(torch.add, values)
 
 
-def _sum(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
+def sum_of_losses(losses: dict[str, Tensor], pattern: str) -> Tensor | None:
+    """Sum of the losses whose names match a pattern; None if there are none."""
     values = [_add(value) for name, value in losses.items() if _is(pattern, name)]
     return _total(values) if values else None
 
 
 @contextmanager
-def _unchanged(model: Any) -> Iterator[None]:
+def unchanged_detector(model: Any) -> Iterator[None]:
     """Preserve the detector and the reference model, which is not one of its modules."""
     reference = model.reference
     # Disable activation checkpointing, as in Swin: it does not support torch.autograd.grad.

@@ -12,10 +12,10 @@ from dinor1.utils.distributed import unwrapped
 
 @HOOKS.register_module()
 class PromptModeHook(Hook):
-    """Tells the model what prompts an iteration, by ``model.prompts.prompt_mode_schedule``.
+    """Sets the kind of prompts of each training iteration according to ``model.prompts.prompt_mode_schedule``.
 
-    The Runner registers this hook if the schedule has text iterations. The mode depends on the seed of the run and the
-    iteration only: it is the same on all ranks, and after a resume.
+    The Runner registers this hook if the schedule has iterations with class names. The kind of prompts depends only on
+    the seed of the run and the iteration: it is the same on all ranks, and after a resume.
     """
 
     priority = 'VERY_HIGH'
@@ -27,7 +27,7 @@ class PromptModeHook(Hook):
         model.prompt_mode = prompt_mode(model.prompts_cfg.prompt_mode_schedule, _common_seed(runner), runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        """Return to boxes."""
+        """Set boxes as prompts."""
         unwrapped(runner.model).prompt_mode = 'visual'
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from dinor1.models import ReferenceModel
+from dinor1.models import DINOR1, ReferenceModel
 from dinor1.registry import HOOKS, MODELS
 from dinor1.utils.distributed import broadcast_buffers, unwrapped
 from dinor1.utils.errors import InputError
@@ -46,6 +46,9 @@ class ReferenceModelHook(Hook):
         mode: ``eval`` runs the reference without dropout and with the running statistics of batch norm; ``train`` runs
             it like the authors' code (the reference and the trained model draw different dropout masks).
         dtype: ``bfloat16`` or ``float16``: autocast dtype of the reference alone; None: the precision of the training.
+        reference_draw: ``shared``: student and reference are prompted by the same exemplars. ``own``: the reference
+            draws exemplars of its own for the same classes, as in the authors' code, so that the KL compares the
+            objectness under different exemplars. Iterations prompted by text have no exemplars.
 
     Attributes:
         reference: The reference model; None before GRQO begins and after the training.
@@ -64,6 +67,7 @@ class ReferenceModelHook(Hook):
         by_epoch: bool = True,
         mode: str = 'eval',
         dtype: str | None = None,
+        reference_draw: str = 'shared',
     ) -> None:
         if mode not in ('eval', 'train'):
             raise InputError(f"ReferenceModelHook: mode must be 'eval' or 'train', got {mode!r}")
@@ -71,12 +75,14 @@ class ReferenceModelHook(Hook):
             raise InputError(
                 f"ReferenceModelHook: dtype must be 'bfloat16', 'float16' or None, the training's, got {dtype!r}"
             )
+        if reference_draw not in ('shared', 'own'):
+            raise InputError(f"ReferenceModelHook: reference_draw must be 'shared' or 'own', got {reference_draw!r}")
         if warmup < 0 or (refresh is not None and refresh < 1):
             raise InputError(
                 f'ReferenceModelHook: expected warmup >= 0 and refresh >= 1 or None, got {warmup} and {refresh}'
             )
         self.warmup, self.refresh, self.by_epoch, self.mode = warmup, refresh, by_epoch, mode
-        self.dtype = _DTYPES[dtype]
+        self.dtype, self.own_draw = _DTYPES[dtype], reference_draw == 'own'
         self.reference: ReferenceModel | None = None
         self._began = False
         self.refreshed_at: int | None = None
@@ -97,6 +103,16 @@ class ReferenceModelHook(Hook):
                 "bbox_head.loss_grqo=dict(type='GRQOLoss'), or remove the hook to train without GRQO"
             )
         loss.num_mute(model.num_queries)
+        if self.own_draw and not isinstance(model, DINOR1):
+            raise InputError(
+                f"ReferenceModelHook: reference_draw='own' draws exemplars, and {type(model).__name__} has no prompts; "
+                "set reference_draw='shared'"
+            )
+        if self.own_draw and model.prompts_cfg.prompt_gather == 'world':
+            raise InputError(
+                "ReferenceModelHook: reference_draw='own' draws from the boxes of one process, and "
+                "model.prompts.prompt_gather='world' averages those of all; set one of them to its default"
+            )
         # Check the unit of the settings.
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise InputError(
@@ -174,7 +190,7 @@ class ReferenceModelHook(Hook):
                 copied = rebuilt
             else:
                 copied = copy.deepcopy(model)
-            self.reference = ReferenceModel(copied, self.dtype)
+            self.reference = ReferenceModel(copied, self.dtype, self.own_draw)
         # Load the weights. All processes use the buffers of the first one, as a resumed run does.
         self.reference.model.load_state_dict(state_dict)
         broadcast_buffers(self.reference.model)

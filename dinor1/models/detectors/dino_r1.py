@@ -38,15 +38,17 @@ from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from ..backbones import check_neck_channels
-from ..losses import LanguageAlignment, RelationDistillation, pad_targets
+from ..losses import ExemplarColumns, LanguageAlignment, RelationDistillation, pad_targets
 from ..prompts import (
     PromptDraw,
     PromptMemory,
     PromptsConfig,
     TextTable,
+    append_hidden,
     build_text_side,
     caption_names,
     class_prompts,
+    draw_exemplar_group,
     draw_prompts,
     drawn_prompts,
     encode_boxes,
@@ -56,7 +58,9 @@ from ..prompts import (
     offered_boxes,
     positive_maps,
     prompts_per_image,
+    redraw_exemplars,
     remembered_prompts,
+    split_hidden,
     upgrade_prompt_encoder,
 )
 from ..transformer import (
@@ -185,6 +189,28 @@ class DINOR1(BaseDetector):
                 'model.bbox_head.instance_contrast compares single exemplars with their objects, and the prompts are '
                 "means over boxes; set it to None, or use the VisualPromptEncoder and prompt_gather='device'"
             )
+        if self.bbox_head.loss_one_to_many is not None and not built_decoder.cross_first:
+            raise InputError(
+                'model.bbox_head.loss_one_to_many supervises the queries before they attend to each other; set '
+                "model.decoder.layer_order='cross_first'"
+            )
+        if self.bbox_head.loss_exemplar_group is not None and (
+            self.prompt_encoder.aggregates
+            or self.prompts_cfg.prompt_gather == 'world'
+            or self.prompts_cfg.refiner is not None
+        ):
+            raise InputError(
+                'model.bbox_head.loss_exemplar_group compares the embeddings of single boxes of one process; set it to '
+                "None, or use the VisualPromptEncoder, prompt_gather='device' and refiner=None"
+            )
+        self.exemplar_policy: Any = None
+        if self.prompts_cfg.exemplar_policy is not None:
+            if self.bbox_head.loss_exemplar_group is None:
+                raise InputError(
+                    'model.prompts.exemplar_policy is trained by model.bbox_head.loss_exemplar_group; set it, or set '
+                    'exemplar_policy=None'
+                )
+            self.exemplar_policy = MODELS.build(dict(self.prompts_cfg.exemplar_policy, embed_dims=dims.embed_dims))
         self.language_model: Any = None
         self.text_feat_map: Any = None
         self.alignment: LanguageAlignment | None = None
@@ -332,7 +358,7 @@ class DINOR1(BaseDetector):
         )
 
         # Encode, select queries, and put noised ground truth in front of them.
-        encoded = self._fuse(features, prompts)
+        encoded, columns = self._fuse_with_exemplars(features, prompts, instances, labels)
         selection = self._select(encoded.memory, features, encoded.prompts)
         noised = denoising_queries(self.dn_query_generator, kept_boxes, dataset_labels, shapes)
         output = self._decode(encoded, features, selection, noised)
@@ -343,12 +369,15 @@ class DINOR1(BaseDetector):
         targets = pad_targets(kept_boxes, positive_maps(kept_labels, draw), shapes, verified)
         ref_logits = None
         if self.bbox_head.active_grqo is not None and self.reference is not None:
-            shared = (draw, encoded.gates)
+            ref_draw = draw
+            if self.reference.own_draw:
+                ref_draw = redraw_exemplars(draw, labels, self.prompts_cfg, pairs=self.prompt_encoder.aggregates)
+            shared = (ref_draw, encoded.gates)
             ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, *shared)
         exemplars = None
         if self.bbox_head.instance_contrast is not None and not text:
             exemplars = prompt_losses.exemplars(instances, labels, kept, draw)
-        losses = self.bbox_head.loss(output, targets, ref_logits, exemplars)
+        losses = self.bbox_head.loss(output, targets, ref_logits, exemplars, columns)
         if self.alignment is not None:
             losses['loss_alignment'] = prompt_losses.alignment(self, instances, instance_labels, draw, scope)
         if self.relation_distill is not None:
@@ -358,7 +387,8 @@ class DINOR1(BaseDetector):
     @property
     def _needs_every_box(self) -> bool:
         """Whether a loss compares all boxes of the batch, not only the drawn ones."""
-        losses = (self.alignment, self.relation_distill, self.bbox_head.instance_contrast)
+        head = self.bbox_head
+        losses = (self.alignment, self.relation_distill, head.instance_contrast, head.loss_exemplar_group)
         return any(loss is not None for loss in losses)
 
     def objectness(
@@ -369,13 +399,13 @@ class DINOR1(BaseDetector):
         draw: PromptDraw,
         gates: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Highest logit of encoder tokens, for the prompts drawn by the student.
+        """Highest logit of encoder tokens, for the prompts of the student's classes.
 
         Args:
             tokens: (bs, N) token indices.
             batch_inputs: (bs, 3, H, W).
             batch_data_samples: The student's samples.
-            draw: The student's draw.
+            draw: The student's draw, or one with other exemplars for the same classes.
             gates: Gates of the student's encoder, see :class:`~dinor1.structures.EncoderOutput`; empty: compute them.
 
         Returns:
@@ -408,6 +438,8 @@ class DINOR1(BaseDetector):
             embeddings = draw.text.to(embeddings.dtype) + embeddings.sum() * 0
         elif self.prompts_cfg.trains_text:
             embeddings = embeddings + sum(parameter.sum() for parameter in self.text_feat_map.parameters()) * 0
+        if self.exemplar_policy is not None:
+            embeddings = embeddings + sum(parameter.sum() for parameter in self.exemplar_policy.parameters()) * 0
         if self.prompt_refiner is not None:
             embeddings = self.prompt_refiner(embeddings, draw.names())
         # Append the prompts of earlier iterations.
@@ -428,6 +460,34 @@ class DINOR1(BaseDetector):
             return EncoderOutput(features.feat, prompts)
         encoded: EncoderOutput = self.encoder(features, prompts, tokens=tokens, gates=gates)
         return encoded
+
+    def _fuse_with_exemplars(
+        self, features: ImageFeatures, prompts: PromptBatch, instances: Tensor, labels: Sequence[Tensor]
+    ) -> tuple[EncoderOutput, ExemplarColumns | None]:
+        """Encode images with prompts, and with the exemplars of the head's ``loss_exemplar_group``.
+
+        Args:
+            features: Features of the batch.
+            prompts: Prompts of the batch.
+            instances: (n, C) embeddings of all boxes.
+            labels: Per image (m,) class indices of its boxes.
+
+        Returns:
+            Output of the encoder, which does not depend on these exemplars, and the exemplars after the encoder; None
+            without the loss, for a batch without boxes, and in text iterations.
+        """
+        loss = self.bbox_head.loss_exemplar_group
+        if loss is None or self.prompt_mode == 'text' or not any(len(label) for label in labels):
+            return self._fuse(features, prompts), None
+        group = draw_exemplar_group(labels, loss.group_size)
+        extra = instances[group.box.flatten()]
+        encoded = self._fuse(features, append_hidden(prompts, extra))
+        encoded, refined = split_hidden(encoded, prompts.mask.shape[1])
+        columns = ExemplarColumns(refined.unflatten(1, group.box.shape), group.image, group.valid)
+        if self.exemplar_policy is not None:
+            policy = self.exemplar_policy(extra.unflatten(0, group.box.shape), group.valid)
+            columns = columns._replace(policy=policy)
+        return encoded, columns
 
     def _text_embeddings(self, draw: PromptDraw) -> Tensor:
         """Prompts (K, C) of the class names of a draw, as :meth:`text_prompt_set` makes them."""
@@ -582,7 +642,7 @@ class DINOR1(BaseDetector):
             query = query + self.dn_query_generator.label_embedding.weight[0, 0] * 0
         # Run the decoder layers.
         memory, prompts = encoded.memory, encoded.prompts
-        hidden_states, references = self.decoder(
+        hidden_states, references, branch_states = self.decoder(
             query,
             reference_points,
             memory,
@@ -599,7 +659,7 @@ class DINOR1(BaseDetector):
         if encoded.gate_logits:
             index = selection.tokens[..., None].expand_as(selection.cls_logits)
             gate_logits = torch.stack([logits.gather(1, index) for logits in encoded.gate_logits])
-        return DetectorOutput(hidden_states, references, prompts, selection, noised.groups, gate_logits)
+        return DetectorOutput(hidden_states, references, prompts, selection, noised.groups, gate_logits, branch_states)
 
     def predict(
         self,

@@ -31,12 +31,14 @@ class ReferenceModel:
             reference must repeat: random draws, and gates. Its parameters are frozen here; the caller manages its mode
             and weights.
         dtype: Autocast dtype of the reference model only; None: the precision of the student.
+        own_draw: Whether the reference draws exemplars of its own for the student's classes, as in the release, instead
+            of sharing the student's. The detector makes the draw.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None, own_draw: bool = False) -> None:
         # On a CPU, convolutions without gradient are up to a third faster in this memory layout.
         self.model: Any = model.requires_grad_(False).to(memory_format=torch.channels_last)
-        self.dtype = dtype
+        self.dtype, self.own_draw = dtype, own_draw
         self._objectness = _Objectness(self.model)
 
     def logits(self, tokens: Tensor, batch_inputs: Tensor, batch_data_samples: list, *shared: Any) -> Tensor:

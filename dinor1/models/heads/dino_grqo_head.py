@@ -1,4 +1,4 @@
-"""GRQO for the head of MMDetection's DINO, a detector without prompts; not part of the paper."""
+"""GRQO and ranking for the head of MMDetection's DINO, a detector without prompts; not part of the paper."""
 
 from typing import Any
 
@@ -16,19 +16,22 @@ from .cost_weights import cost_weights
 
 @MODELS.register_module()
 class DINOGRQOHead(DINOHead):
-    """``DINOHead`` with GRQO as an additional loss.
+    """``DINOHead`` with GRQO and the ranking of the queries of each class as additional losses.
 
     The reward uses the costs of ``train_cfg.assigner`` and their weights: ``FocalLossCost``, ``BBoxL1Cost`` and
     ``IoUCost('giou')``. As in Grounding DINO, its focal term sums over all classes, not only over the object's class.
 
     Args:
-        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only MMDetection's losses.
+        loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: no GRQO.
+        loss_ranking: Config of :class:`~dinor1.models.losses.PromptRankingLoss`, with classes for prompts, or of a loss
+            with the same arguments; None: no such loss.
         **kwargs: Arguments of ``DINOHead``.
     """
 
-    def __init__(self, loss_grqo: dict | None = None, **kwargs: Any) -> None:
+    def __init__(self, loss_grqo: dict | None = None, loss_ranking: dict | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
+        self.loss_ranking: Any = None if loss_ranking is None else MODELS.build(loss_ranking)
 
     @property
     def active_grqo(self) -> GRQOLoss | None:
@@ -46,7 +49,7 @@ class DINOGRQOHead(DINOHead):
         selected_logits: Tensor | None = None,
         ref_logits: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """MMDetection's losses, plus those of GRQO while it is enabled.
+        """MMDetection's losses, plus those of GRQO while it is enabled, and the ranking of queries.
 
         Args:
             hidden_states: (L, bs, num_dn + Q, C), denoising queries first.
@@ -59,21 +62,37 @@ class DINOGRQOHead(DINOHead):
             ref_logits: (bs, Q) objectness logits of the reference model at the same tokens; needed by GRQO's KL.
 
         Returns:
-            Losses under MMDetection's names, and the result of :class:`~dinor1.models.losses.GRQOLoss`.
+            Losses under MMDetection's names, the result of :class:`~dinor1.models.losses.GRQOLoss`, and with a prefix
+            for each decoder layer and the encoder ``loss_ranking``.
         """
         # Compute MMDetection's losses.
         cls_logits, boxes = self(hidden_states, references)
         instances = [sample.gt_instances for sample in batch_data_samples]
         metas = [sample.metainfo for sample in batch_data_samples]
         losses = self.loss_by_feat(cls_logits, boxes, enc_outputs_class, enc_outputs_coord, instances, metas, dn_meta)
+        grqo, ranking = self.active_grqo, self.loss_ranking
+        if grqo is None and ranking is None:
+            return losses
+        # Match the decoder layers, and the encoder if its queries are ranked.
+        weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
+        num_layers, num_dn = len(cls_logits), dn_meta['num_denoising_queries']
+        one_hot = [F.one_hot(i.labels, self.num_classes).float() for i in instances]
+        targets = pad_targets([i.bboxes for i in instances], one_hot, [m['img_shape'] for m in metas])
+        cls_logits, boxes = cls_logits[:, :, num_dn:], boxes[:, :, num_dn:]
+        if ranking is not None:
+            cls_logits = torch.cat([cls_logits, enc_outputs_class[None]])
+            boxes = torch.cat([boxes, enc_outputs_coord[None]])
+        with torch.set_grad_enabled(grqo is not None):
+            cost = matching_cost(cls_logits, boxes, targets, **weights)
+        with torch.no_grad():
+            match = hungarian_match(cost, targets)
+        # Rank the queries of each class.
+        if ranking is not None:
+            offered = torch.ones_like(targets.verified)
+            names = [*(f'd{i}.' for i in range(num_layers - 1)), '', 'enc_']
+            values = ranking(cls_logits, boxes, targets, match, offered)
+            losses |= {f'{name}loss_ranking': value for name, value in zip(names, values, strict=True)}
         # Add GRQO, from the cost and the matching of the decoder layers.
-        if self.active_grqo is not None:
-            weights = cost_weights(self.assigner.match_costs, 'FocalLossCost')
-            num_dn = dn_meta['num_denoising_queries']
-            one_hot = [F.one_hot(i.labels, self.num_classes).float() for i in instances]
-            targets = pad_targets([i.bboxes for i in instances], one_hot, [m['img_shape'] for m in metas])
-            cost = matching_cost(cls_logits[:, :, num_dn:], boxes[:, :, num_dn:], targets, **weights)
-            with torch.no_grad():
-                match = hungarian_match(cost, targets)
-            losses |= self.active_grqo(cost, targets, match, enc_outputs_class, selected_logits, ref_logits)
+        if grqo is not None:
+            losses |= grqo(cost[:num_layers], targets, match, enc_outputs_class, selected_logits, ref_logits)
         return losses

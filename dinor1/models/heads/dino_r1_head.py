@@ -17,7 +17,16 @@ from dinor1.registry import MODELS, TASK_UTILS
 from dinor1.structures import DenoisingGroups, DetectorOutput, PromptSet
 from dinor1.utils.errors import InputError
 
-from ..losses import Exemplars, GRQOLoss, InstanceContrast, Match, Targets, hungarian_match, matching_cost
+from ..losses import (
+    ExemplarColumns,
+    Exemplars,
+    GRQOLoss,
+    InstanceContrast,
+    Match,
+    Targets,
+    hungarian_match,
+    matching_cost,
+)
 from ..transformer.similarity import PromptSimilarity
 from .cost_weights import cost_weights
 
@@ -39,14 +48,14 @@ class DINOR1Head(BaseModule):
         loss_iou: Config of the loss on xyxy boxes.
         loss_grqo: Config of :class:`~dinor1.models.losses.GRQOLoss`; None: only the supervised losses.
         contrastive_cfg: ``log_scale`` and ``bias`` of :class:`~dinor1.models.transformer.PromptSimilarity`.
-        unverified_weight: Weight in [0, 1] of the negatives of a prompt in an image where instances of its class may
-            lack boxes. With 0, nothing lowers the scores on such images.
         query_map: Map and normalise queries and tokens before they are compared with the prompts, with a map of its own
             for every stage; both kinds of prompts use the same map.
         instance_contrast: Settings of :class:`~dinor1.models.losses.InstanceContrast`; None: no such loss.
         sync_cls_avg_factor: Average the number of objects over the devices for the classification loss too.
         train_cfg: ``assigner``, which may use the costs ``BinaryFocalLossCost``, ``BBoxL1Cost`` and
-            ``IoUCost('giou')``; None: no training.
+            ``IoUCost('giou')``; ``unverified_weight`` in [0, 1], the weight of the negatives of a prompt in an image
+            whose instances of its class may lack boxes: with 0, the default, nothing lowers the scores there. None:
+            no training.
         test_cfg: ``max_per_img``.
         **kwargs: ``init_cfg`` of MMEngine's ``BaseModule``.
 
@@ -65,7 +74,6 @@ class DINOR1Head(BaseModule):
         loss_iou: dict,
         loss_grqo: dict | None = None,
         contrastive_cfg: dict | None = None,
-        unverified_weight: float = 0.0,
         query_map: bool = False,
         instance_contrast: dict | None = None,
         sync_cls_avg_factor: bool = False,
@@ -75,16 +83,20 @@ class DINOR1Head(BaseModule):
     ) -> None:
         super().__init__(**kwargs)
         self.num_classes, self.sync_cls_avg_factor, self.test_cfg = num_classes, sync_cls_avg_factor, test_cfg or {}
-        if not 0 <= unverified_weight <= 1:
-            raise InputError(f'bbox_head: unverified_weight must be in [0, 1], got {unverified_weight}')
-        self.unverified_weight = unverified_weight
         # Build the losses.
+        self.unverified_weight = (train_cfg or {}).get('unverified_weight', 0.0)
+        if not 0 <= self.unverified_weight <= 1:
+            raise InputError(f'train_cfg: unverified_weight must be in [0, 1], got {self.unverified_weight}')
         if train_cfg:
             self.cost_weights = cost_weights(TASK_UTILS.build(train_cfg['assigner']).match_costs)
         self.loss_cls: Any = MODELS.build(loss_cls)
         self.loss_bbox: Any = MODELS.build(loss_bbox)
         self.loss_iou: Any = MODELS.build(loss_iou)
         self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
+        # Losses of GroupRelativeHead.
+        self.loss_ranking: Any = None
+        self.loss_one_to_many: Any = None
+        self.loss_exemplar_group: Any = None
         # Build one classification and one box branch per stage.
         contrastive_cfg = contrastive_cfg or dict(log_scale='auto', bias=True)
         width = embed_dims if query_map else None
@@ -116,6 +128,7 @@ class DINOR1Head(BaseModule):
         targets: Targets,
         ref_logits: Tensor | None = None,
         exemplars: Exemplars | None = None,
+        columns: ExemplarColumns | None = None,
     ) -> dict[str, Tensor]:
         """All losses of one batch.
 
@@ -124,10 +137,12 @@ class DINOR1Head(BaseModule):
             targets: Ground truth.
             ref_logits: (bs, N) objectness logits of the reference model at the selected tokens, for GRQO.
             exemplars: The objects that the prompts were made of, for ``instance_contrast``.
+            columns: Other exemplars of the classes, for ``loss_exemplar_group`` of
+                :class:`~dinor1.models.heads.GroupRelativeHead`.
 
         Returns:
-            Losses under MMDetection's names, the result of :class:`~dinor1.models.losses.GRQOLoss` if enabled, and with
-            gates in the encoder ``gate0.loss_cls``, ``gate1.loss_cls`` and so on.
+            Losses under MMDetection's names, the result of :class:`~dinor1.models.losses.GRQOLoss` if enabled, with
+            gates in the encoder ``gate0.loss_cls``, ``gate1.loss_cls`` and so on, and those of :meth:`added_losses`.
         """
         # Predict logits and boxes of all decoder layers.
         grqo, selection, prompt_mask = self.active_grqo, output.selection, output.prompts.mask
@@ -159,10 +174,33 @@ class DINOR1Head(BaseModule):
             values = self.instance_contrast(hidden_states, match, exemplars)
             names = [f'd{i}.' for i in range(num_layers - 1)] + ['']
             losses |= {f'{name}loss_instance': value for name, value in zip(names, values, strict=True)}
+        # Add the losses of subclasses.
+        losses |= self.added_losses(output, stage_logits, stage_boxes, targets, match, columns)
         # Add GRQO, from the cost and the matching of the decoder layers.
         if grqo is not None:
             losses |= grqo(cost[:num_layers], targets, match, selection.cls_logits, selection.objectness, ref_logits)
         return losses
+
+    def added_losses(
+        self,
+        output: DetectorOutput,
+        stage_logits: Tensor,
+        stage_boxes: Tensor,
+        targets: Targets,
+        match: Match,
+        columns: ExemplarColumns | None,
+    ) -> dict[str, Tensor]:
+        """Losses that a subclass adds to those of the detector; none here.
+
+        Args:
+            output: Output of the decoder, with denoising queries.
+            stage_logits: (L + 1, bs, N, K) of the selected queries, decoder layers first, then the encoder.
+            stage_boxes: (L + 1, bs, N, 4) normalised cxcywh.
+            targets: Ground truth.
+            match: One-to-one assignment of the L + 1 stages.
+            columns: Other exemplars of the classes; None: there are none.
+        """
+        return {}
 
     def _set_losses(
         self,
@@ -193,15 +231,7 @@ class DINOR1Head(BaseModule):
         # Compute the box losses. The product with 0 keeps the boxes in the graph without any match, as DDP requires.
         loss_bbox = loss_iou = boxes.float().sum(dim=(1, 2, 3)) * 0
         if len(match.stage):
-            predicted = boxes[match.stage, match.image, match.query].float()
-            wanted = targets.boxes[match.image, match.target].float()
-            scale = targets.scale[match.image]
-            l1 = self.loss_bbox(predicted, wanted, reduction_override='none').sum(-1)
-            giou = self.loss_iou(
-                bbox_cxcywh_to_xyxy(predicted) * scale,
-                bbox_cxcywh_to_xyxy(wanted) * scale,
-                reduction_override='none',
-            )
+            l1, giou = self._box_losses(boxes, targets, match)
             loss_bbox = loss_bbox.index_add(0, match.stage, l1) / count
             loss_iou = loss_iou.index_add(0, match.stage, giou) / count
 
@@ -219,8 +249,25 @@ class DINOR1Head(BaseModule):
         count = self.mean_count(own_count).clamp(min=1)
         return count, count if self.sync_cls_avg_factor else own_count.clamp(min=1)
 
+    def _box_losses(self, boxes: Tensor, targets: Targets, match: Match) -> tuple[Tensor, Tensor]:
+        """L1 and GIoU loss (n,) of the n matched pairs, at least one; arguments as in :meth:`_set_losses`."""
+        predicted = boxes[match.stage, match.image, match.query].float()
+        wanted = targets.boxes[match.image, match.target].float()
+        scale = targets.scale[match.image]
+        l1: Tensor = self.loss_bbox(predicted, wanted, reduction_override='none').sum(-1)
+        giou: Tensor = self.loss_iou(
+            bbox_cxcywh_to_xyxy(predicted) * scale,
+            bbox_cxcywh_to_xyxy(wanted) * scale,
+            reduction_override='none',
+        )
+        return l1, giou
+
     def _class_losses(self, cls_logits: Tensor, targets: Targets, match: Match, prompt_mask: Tensor) -> Tensor:
         """Sum (S,) of the focal loss of each stage; arguments as in :meth:`_set_losses`."""
+        return self._focal(cls_logits, targets, match, prompt_mask).sum(dim=(1, 2, 3))
+
+    def _focal(self, cls_logits: Tensor, targets: Targets, match: Match, prompt_mask: Tensor) -> Tensor:
+        """Focal loss (S, bs, Q, K) of every query and prompt; arguments as in :meth:`_set_losses`."""
         # Prompts that are not offered have logit -inf, which would give NaN: they are left out.
         logits = cls_logits.float().masked_fill(~prompt_mask[:, None], 0.0)
         labels = torch.zeros_like(logits)
@@ -231,7 +278,7 @@ class DINOR1Head(BaseModule):
         negative_weight = torch.where(targets.verified, 1.0, unverified)[:, None]
         weight = torch.where(labels > 0, 1.0, negative_weight) * prompt_mask[:, None]
         focal: Tensor = self.loss_cls(logits, labels, reduction_override='none') * weight
-        return focal.sum(dim=(1, 2, 3))
+        return focal
 
     def _gate_losses(
         self, gate_logits: Tensor, targets: Targets, match: Match, prompt_mask: Tensor, encoder_stage: int

@@ -200,6 +200,9 @@ class GRQOLoss(nn.Module):
         eps_high: Upper clip of ``clipped``: the ratio is kept below 1 + eps_high.
         allow_vanishing: Accept settings that make the reward term identically zero; only for the experiment that
             demonstrates this.
+        beta_per_layer: The KL does not depend on the decoder layer. True: it is added to the loss of each of the L
+            layers with weight ``beta``, as in the release, which has a weight of L * ``beta`` in the sum. False:
+            ``beta`` is its weight in the sum, in equal parts per layer.
 
     Attributes:
         enabled: Whether the loss is part of the training; :class:`dinor1.engine.ReferenceModelHook` disables it during
@@ -220,11 +223,12 @@ class GRQOLoss(nn.Module):
         eps_low: float = 0.2,
         eps_high: float = 0.28,
         allow_vanishing: bool = False,
+        beta_per_layer: bool = True,
     ) -> None:
         super().__init__()
         self.objective, self.alpha, self.beta, self.mute = objective, alpha, beta, mute
         self.groups, self.one_sided_kl, self.allow_vanishing = groups, one_sided_kl, allow_vanishing
-        self.eps_low, self.eps_high = eps_low, eps_high
+        self.eps_low, self.eps_high, self.beta_per_layer = eps_low, eps_high, beta_per_layer
         self.enabled = True
         self._check()
 
@@ -311,7 +315,7 @@ class GRQOLoss(nn.Module):
         Returns:
             ``d0.loss_grqo``, ``d1.loss_grqo`` and so on, and ``loss_grqo`` of the last layer, as MMDetection names
             them: means over images and queries. Also detached statistics ``grqo_*``. With ``groups='image'`` and the
-            full KL, the losses equal :func:`grqo_loss`.
+            full KL of every layer, the losses equal :func:`grqo_loss`.
 
         Raises:
             InputError: a term needs a reference model, and there is none.
@@ -341,7 +345,7 @@ class GRQOLoss(nn.Module):
         )
         muted = _mute_last(advantage, num_mute)
         if self.groups == 'image' and not self.one_sided_kl:
-            layers = (-self.alpha * gain(muted) + self.beta * kl).mean(dim=(-2, -1))
+            layers = (-self.alpha * gain(muted) + self._layer_beta(num_layers) * kl).mean(dim=(-2, -1))
         else:
             layers = self._by_prompt(cost, targets, token_logits, selected_logits, ref_logits, muted, kl, gain)
         # Name the losses, and add the statistics.
@@ -374,7 +378,11 @@ class GRQOLoss(nn.Module):
         # Drop the KL of queries that the one-sided KL does not count.
         if self.one_sided_kl:
             kl = kl.masked_fill(~one_sided(selected_logits, ref_logits, groups), 0.0)
-        return (-self.alpha * gained + self.beta * kl.mean(-1)).mean(-1)
+        return (-self.alpha * gained + self._layer_beta(len(cost)) * kl.mean(-1)).mean(-1)
+
+    def _layer_beta(self, num_layers: int) -> float:
+        """Weight of the KL in the loss of one decoder layer."""
+        return self.beta if self.beta_per_layer else self.beta / num_layers
 
 
 _SETTINGS = (
@@ -387,6 +395,7 @@ _SETTINGS = (
     'eps_low',
     'eps_high',
     'allow_vanishing',
+    'beta_per_layer',
 )
 
 

@@ -37,7 +37,7 @@ class PromptGroups(NamedTuple):
         prompt: (B, Q) index kappa of the prompt with the highest logit at the query's token.
         member: (B, Q, K) one-hot of ``prompt``.
         present: (B, K) True = the image contains an object of the prompt's class.
-        own: (B, K) True = the prompt has a group of its own: its class is present, every instance has a box, and the
+        own: (B, K) True = the prompt has a separate group: its class is present, every instance has a box, and the
             group has enough queries.
     """
 
@@ -99,7 +99,7 @@ def grouped_advantage(rewards: Tensor, groups: PromptGroups, mute: float, eps: f
         (L, B, Q); 0, and without gradient, for muted queries, for queries whose prompt has no group of its own, and in
         a group whose rewards are all equal.
     """
-    # Restrict the groups to prompts that have a group of their own.
+    # Restrict the groups to prompts with a separate group.
     member = groups.member & groups.own[:, None]
     inside = member.any(-1)
     size = member.sum(1)
@@ -160,7 +160,7 @@ def grouped_gain(
     num_present = judged.sum(1).clamp(min=1)
     size = groups.member.sum(1).clamp(min=1)
     share = (groups.own.to(cost.dtype) / (num_present[:, None] * size)).gather(1, groups.prompt)
-    # Compute the gain of prompts with a group of their own.
+    # Compute the gain of prompts with a separate group.
     own = gain(grouped_advantage(prompt_rewards(cost, targets, groups), groups, mute))
     # Use the group of the image for the other prompts.
     fallback = (judged & ~groups.own).sum(1).to(cost.dtype) / num_present

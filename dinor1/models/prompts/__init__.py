@@ -11,7 +11,9 @@ from .box_encoding import (
 )
 from .class_embeddings import ClassEmbeddings, read_class_embeddings, save_class_embeddings, write_class_embeddings
 from .config import PromptsConfig
-from .draw import draw_prompts
+from .draw import draw_prompts, redraw_exemplars
+from .exemplar_group import ExemplarGroup, append_hidden, draw_exemplar_group, split_hidden
+from .exemplar_policy import ExemplarPolicy
 from .exemplar_weights import pair_exemplars, per_image_weights, prototype_weights
 from .label_scope import BatchScope, batch_scope
 from .memory import PromptMemory, RecalledPrompts, RememberedPrompt, image_keys, remembered_prompts
@@ -44,6 +46,8 @@ __all__ = [
     'AggregatingPromptEncoder',
     'BatchScope',
     'ClassEmbeddings',
+    'ExemplarGroup',
+    'ExemplarPolicy',
     'MiniLM',
     'PromptDraw',
     'PromptMemory',
@@ -53,12 +57,14 @@ __all__ = [
     'TextTable',
     'VisualPromptEncoder',
     'WordHashModel',
+    'append_hidden',
     'batch_scope',
     'build_text_side',
     'caption_names',
     'class_prompts',
     'class_prototypes',
     'common_vocabulary',
+    'draw_exemplar_group',
     'draw_prompts',
     'drawn_prompts',
     'drop_prompts',
@@ -79,10 +85,12 @@ __all__ = [
     'prompts_per_image',
     'prototype_weights',
     'read_class_embeddings',
+    'redraw_exemplars',
     'image_keys',
     'remembered_prompts',
     'sample_prompts',
     'save_class_embeddings',
+    'split_hidden',
     'upgrade_prompt_encoder',
     'why_unreadable',
     'write_class_embeddings',

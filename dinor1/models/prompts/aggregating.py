@@ -40,13 +40,13 @@ class AggregatingPromptEncoder(BaseModule):
     """Layers of {self-attention, deformable cross-attention into the image, FFN} on prompt tokens.
 
     Every box is a token, and with ``class_token`` every group of boxes has one more, whose box is the whole image.
-    Tokens of different groups do not see each other. A group is a class on an image, or a single box.
+    Tokens of different groups do not attend to each other. A group is a class on an image, or a single box.
 
     Args:
         dims: Sizes of the transformer.
         aggregator: ``class_token``: the embedding of a group is that of its own token. ``mean``: there is no such
             token, boxes attend only to themselves, and the embedding is the mean over the boxes. ``single``: as
-            ``mean``, but every box is a prompt of its own, as in :class:`~dinor1.models.prompts.VisualPromptEncoder`.
+            ``mean``, but every box is a separate prompt, as in :class:`~dinor1.models.prompts.VisualPromptEncoder`.
         num_layers: Number of layers, at least 1.
         source: ``neck`` or ``encoder``: the features that the boxes are encoded from; see
             :func:`~dinor1.models.prompts.visual.check_source`.
@@ -103,7 +103,7 @@ class AggregatingPromptEncoder(BaseModule):
             boxes: (bs, M, 4) cxcywh in [0, 1] of the un-padded images; any finite values at padding.
             features: Features of the images that the boxes lie on.
             groups: (bs, M) index of the group of each box within its image, counted from 0; -1 at padding. None: every
-                box is a group of its own.
+                box is a separate group.
 
         Returns:
             (bs, G, C), G the largest number of groups on an image; rows without a group have no meaning.
@@ -113,7 +113,7 @@ class AggregatingPromptEncoder(BaseModule):
         if groups is None:
             groups = torch.arange(num_boxes, device=boxes.device).expand(bs, -1)
         num_groups = int(groups.max()) + 1
-        # Put the aggregators in front of the boxes; tokens see their own group, or only themselves.
+        # Prepend the aggregators to the boxes; tokens attend to their own group, or only to themselves.
         content = self.exemplar_content.expand(bs, num_boxes, -1)
         visible = torch.eye(num_boxes, dtype=torch.bool, device=boxes.device).expand(bs, -1, -1)
         if self.aggregator == 'class_token':

@@ -83,7 +83,7 @@ def encode_exemplars(
     labels: Sequence[Tensor],
     image_shapes: Sequence[tuple[int, int]],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Embeddings of exemplars whose classes are known, in the units that the encoder makes.
+    """Embeddings of exemplars whose classes are known: one per box, or one per image and class.
 
     Args:
         prompt_encoder: The encoder.

@@ -129,7 +129,7 @@ def _names_in(source: str | PathLike) -> list[str]:
 
 @MODELS.register_module()
 class ClassEmbeddings(BaseModule):
-    """A table of class embeddings that stands in for a language model; it knows the names in its file only.
+    """A table of class embeddings that replaces a language model; it has only the names of its file.
 
     Args:
         file: File written by :func:`save_class_embeddings`.
@@ -147,7 +147,7 @@ class ClassEmbeddings(BaseModule):
         names, embeddings = read_class_embeddings(file)
         self.language_dim = embeddings.shape[1]
         self._index = {name: i for i, name in enumerate(names)}
-        # The file is the only place of the embeddings; checkpoints do not repeat it.
+        # Only the file has the embeddings; checkpoints do not contain them.
         self.register_buffer('embeddings', embeddings, persistent=False)
 
     def why_unknown(self, name: str) -> str | None:

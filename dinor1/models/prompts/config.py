@@ -33,7 +33,7 @@ class PromptsConfig:
             per class, as in DINO-R1; ``class_prototype``: the mean over the images of the batch, see
             :func:`~dinor1.models.prompts.prototype_weights`; ``per_image``: one to 16 exemplars of the image itself or
             of others, drawn for every image, see :func:`~dinor1.models.prompts.per_image_weights`.
-        exclude_self: With ``class_prototype``, leave an image out of its own prompts where others show the class.
+        exclude_self: With ``class_prototype``, leave an image out of its own prompts if other images show the class.
         prompt_dropout: Probability in [0, 1] that a training image is offered only some of the prompts of its batch,
             see :func:`~dinor1.models.prompts.drop_prompts`.
         prompt_gather: ``device``: the prompts of a training batch are those of its classes; ``world``: those of the
@@ -42,6 +42,8 @@ class PromptsConfig:
             :func:`~dinor1.models.prompts.prompt_mode`; class names need a text side with one prompt per class.
         text_classes: Number of class names offered in a text iteration: those of the batch, and random others of the
             data set.
+        exemplar_policy: Config of :class:`~dinor1.models.prompts.ExemplarPolicy`, which also receives the width; it is
+            trained by ``loss_exemplar_group`` of the head. None: there is none.
         refiner: Config of a module with ``forward(embeddings (K, C), names) -> (K, C)`` and ``refine(PromptSet) ->
             PromptSet``, such as ``CategoryGraphPrompts``. Training images must have class names (``return_classes``).
 
@@ -61,11 +63,12 @@ class PromptsConfig:
     prompt_gather: str = 'device'
     prompt_mode_schedule: str = 'visual'
     text_classes: int = 80
+    exemplar_policy: dict[str, Any] | None = None
     refiner: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         # Check that every part names its type.
-        for name in ('encoder', 'language_model', 'refiner'):
+        for name in ('encoder', 'language_model', 'refiner', 'exemplar_policy'):
             part = getattr(self, name)
             if part is not None and 'type' not in part:
                 raise InputError(f'model.prompts.{name} is a dict without a type, got {dict(part)!r}; give its type')

@@ -82,6 +82,30 @@ def draw_prompts(
     return draw._replace(offered=offered, weights=weights), labels, scope
 
 
+def redraw_exemplars(
+    draw: PromptDraw, labels: Sequence[Tensor], config: PromptsConfig, pairs: bool = False
+) -> PromptDraw:
+    """Draw other exemplars for the classes of a draw, independently of the first ones.
+
+    Classes, the images that they are offered to, and prompts from a memory stay as they are.
+
+    Args:
+        draw: The first draw, of one process. Without exemplars (text prompts, or a batch without boxes) it is returned
+            as it is.
+        labels: Per image (m,) class indices of its boxes, numbered as in the draw.
+        config: How the draw was sampled.
+        pairs: Whether the prompt encoder aggregates the exemplars of a class on an image.
+    """
+    if draw.text is not None or draw.box[0] < 0:
+        return draw
+    # Draw the exemplars as the first time.
+    other, units = sample_prompts(labels, draw.classes), labels
+    if pairs:
+        other, units = _draw_pairs(other, labels)
+    weights = _weights(units, other.labels, config)
+    return draw._replace(image=other.image, box=other.box, exemplars=other.exemplars, weights=weights)
+
+
 def _weights(units: Sequence[Tensor], classes: Tensor, config: PromptsConfig) -> Tensor | None:
     """Weights of the boxes or pairs of all images in the prompts; None: every prompt is a single one of them."""
     if config.prompt_sampling == 'class_prototype':

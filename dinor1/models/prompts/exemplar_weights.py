@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def prototype_weights(labels: Sequence[Tensor], classes: Tensor, exclude_self: bool = False) -> Tensor:
-    """Weights of class prototypes: every image that shows a class has one vote, whatever its number of boxes.
+    """Weights of class prototypes: every image that shows a class has the same weight, for any number of boxes.
 
     On each image, the number of exemplars of a class is uniform in {1, ..., number of its boxes}. Uses torch's global
     generator.
@@ -22,8 +22,9 @@ def prototype_weights(labels: Sequence[Tensor], classes: Tensor, exclude_self: b
     Args:
         labels: Per image (m,) class indices; n boxes in all.
         classes: (K,) distinct class indices; each must occur.
-        exclude_self: Leave an image out of the prototypes offered to it, if another image shows the class. Its ground
-            truth would otherwise be part of its prompts, as it never is when exemplars come from other images.
+        exclude_self: Leave an image out of the prototypes offered to it, if another image shows the class. Otherwise
+            its ground truth would be part of its prompts, which is not the case at test time with exemplars from other
+            images.
 
     Returns:
         (K, n), or (bs, K, n) with ``exclude_self``; rows sum to 1.
@@ -43,11 +44,11 @@ def prototype_weights(labels: Sequence[Tensor], classes: Tensor, exclude_self: b
 
 
 def per_image_weights(labels: Sequence[Tensor], classes: Tensor, max_exemplars: int = 16) -> Tensor:
-    """Weights of prompts that every image gets for itself.
+    """Weights of prompts that are drawn separately for every image.
 
-    With equal probability, the exemplars of a class lie on the image itself or on other images, as far as the class
-    occurs there. Half of the prompts have one exemplar; the number of exemplars of the others is uniform in
-    {1, ..., min(max_exemplars, number of boxes)}. Uses torch's global generator.
+    With equal probability, the exemplars of a class come from the image itself or from other images, if the class
+    occurs there. Half of the prompts have one exemplar; the number of exemplars of the others is uniform in {1, ...,
+    min(max_exemplars, number of boxes)}. Uses torch's global generator.
 
     Args:
         labels: Per image (m,) class indices; n boxes in all.
@@ -57,7 +58,7 @@ def per_image_weights(labels: Sequence[Tensor], classes: Tensor, max_exemplars: 
     Returns:
         (bs, K, n); rows sum to 1.
     """
-    # Decide for each image and class whether the exemplars lie on the image.
+    # Decide for each image and class whether the exemplars come from the image.
     image, member = _boxes(labels, classes)
     itself = image[None] == torch.arange(len(labels), device=image.device)[:, None]
     own, others = member[None] & itself[:, None], member[None] & ~itself[:, None]

@@ -1,4 +1,4 @@
-"""Prompts of earlier iterations, offered again as further classes.
+"""Prompts of earlier iterations, which are offered again as additional classes.
 
 PET-DINO (arXiv 2604.00503): a small batch shows few classes, so that its images have few negatives. A memory of the
 latest prompts of every class supplies more.
@@ -37,7 +37,7 @@ class RecalledPrompts(NamedTuple):
 
     Attributes:
         names: R class names.
-        embeddings: (bs, R, C); zeros where there is none.
+        embeddings: (bs, R, C); zeros where no embedding is available.
         available: (bs, R) True = other images than this one have shown the class.
     """
 
@@ -105,8 +105,8 @@ class PromptMemory:
         """Draw classes with torch's global generator, and average the prompts of each.
 
         Args:
-            images: From :func:`image_keys`. An image's own earlier prompts are left out of its columns: they
-                have seen its ground truth.
+            images: From :func:`image_keys`. An image's own earlier prompts are left out of its columns, because they
+                were computed from its ground truth.
 
         Returns:
             The columns; None if the memory is empty.

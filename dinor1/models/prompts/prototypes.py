@@ -1,6 +1,6 @@
 """Class prototypes: the mean of the prompts of each class.
 
-DETR-ViP (arXiv 2604.14684), global prompt integration: all (image, class) prompts of a batch have one vote each.
+DETR-ViP (arXiv 2604.14684), global prompt integration: all (image, class) prompts of a batch have the same weight.
 """
 
 import torch

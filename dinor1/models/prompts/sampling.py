@@ -15,7 +15,7 @@ from dinor1.utils.errors import InputError
 
 
 class PromptDraw(NamedTuple):
-    """The prompts of one iteration. Student and reference model share them, so that the KL compares the same prompts.
+    """The prompts of one iteration. The reference model shares them, or has other exemplars of the same classes.
 
     Attributes:
         image: (K,) index of the image that the exemplar lies on.

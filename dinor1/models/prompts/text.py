@@ -18,7 +18,7 @@ from dinor1.structures import PromptSet
 from dinor1.utils.errors import InputError
 
 _SEPARATOR = '. '
-# Maximum size of a table; the phrases of grounding data would make it grow without bound.
+# Maximum size of a table: without a limit, the phrases of grounding data would make it grow indefinitely.
 _MAX_TABLE = 20_000
 
 
@@ -43,9 +43,9 @@ def why_unreadable(name: str, language_model: Any = None) -> str | None:
     # Check the characters.
     cleaned = clean_name(name)
     if not cleaned:
-        return 'is nothing but brackets, which are left out' if name.strip() else 'is empty'
+        return 'is only brackets, which are left out' if name.strip() else 'is empty'
     if not any(character.isalnum() for character in cleaned):
-        return 'is nothing but punctuation'
+        return 'is only punctuation'
     # Check that a table of embeddings has the name.
     if hasattr(language_model, 'why_unknown') and (reason := language_model.why_unknown(name)):
         return str(reason)

@@ -57,15 +57,15 @@ class SelfOnlyAttention(BaseModule):
 class VisualPromptEncoder(BaseModule):
     """One layer of {deformable cross-attention into the image, self-attention of a prompt to itself, FFN}.
 
-    It never sees other prompts: an embedding depends only on its image and box, and can be stored in a bank.
-    :func:`upgrade_prompt_encoder` converts weights of the release and of this project's first format.
+    A prompt does not attend to other prompts: an embedding depends only on its image and box, and can be stored in a
+    bank. :func:`upgrade_prompt_encoder` converts weights of the release and of this project's first format.
 
     Args:
         dims: Sizes of the transformer.
         source: ``neck`` or ``encoder``: the features that the boxes are encoded from, see :func:`check_source`.
 
     Attributes:
-        aggregates: False: every box has an embedding of its own.
+        aggregates: False: every box has a separate embedding.
     """
 
     aggregates = False

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dinor1.registry import MODELS
 from dinor1.structures import ImageFeatures, PromptBatch
+from dinor1.utils.errors import InputError
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from .attention import BatchFirstMultiheadAttention
@@ -26,16 +27,25 @@ from .similarity import selective_gate
 class PromptedDecoderLayer(BaseModule):
     """Query self-attention, query-to-prompt attention, deformable image attention, FFN; a norm after each.
 
+    With ``cross_first``, the self-attention comes after the two others, as in MS-DETR (arXiv 2401.03989).
+
     Parameter names are those of MMDetection's ``GroundingDinoTransformerDecoderLayer``. Prompts have no position.
 
     Args:
         dims: Sizes of the transformer.
         prompt_attention: Whether queries attend to prompts; False: there is no such attention, and no norm after it.
+        cross_first: Whether queries attend to prompts and image before they attend to each other.
     """
 
-    def __init__(self, dims: TransformerDims, prompt_attention: bool = True, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        dims: TransformerDims,
+        prompt_attention: bool = True,
+        cross_first: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
-        self.prompt_attention = prompt_attention
+        self.prompt_attention, self.cross_first = prompt_attention, cross_first
         self.self_attn = BatchFirstMultiheadAttention(**dims.attention())
         if prompt_attention:
             self.cross_attn_text = BatchFirstMultiheadAttention(**dims.attention())
@@ -55,7 +65,7 @@ class PromptedDecoderLayer(BaseModule):
         prompts: PromptBatch,
         self_attn_mask: Tensor | None,
         gate: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """One layer.
 
         Args:
@@ -70,11 +80,17 @@ class PromptedDecoderLayer(BaseModule):
                 image without such a prompt skip this attention and its norm.
 
         Returns:
-            (bs, Q, C).
+            Output (bs, Q, C) of the layer, and (bs, Q, C) of its attention to the image.
         """
+
+        def attend_to_queries(query: Tensor) -> Tensor:
+            attended = self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask)
+            normed: Tensor = self.norms[0](attended)
+            return normed
+
         # Queries attend to each other,
-        query = self.self_attn(query, query_pos=query_pos, key_pos=query_pos, attn_mask=self_attn_mask)
-        query = self.norms[0](query)
+        if not self.cross_first:
+            query = attend_to_queries(query)
         # to the prompts,
         if self.prompt_attention:
             query = self._attend_to_prompts(query, query_pos, prompts, gate)
@@ -88,8 +104,11 @@ class PromptedDecoderLayer(BaseModule):
             spatial_shapes=features.spatial_shapes,
             level_start_index=features.level_start_index,
         )
-        query = self.norms[2](query)
-        return self.norms[3](self.ffn(query))
+        query = branch = self.norms[2](query)
+        # With the other order, they attend to each other last.
+        if self.cross_first:
+            query = attend_to_queries(query)
+        return self.norms[3](self.ffn(query)), branch
 
     def _attend_to_prompts(self, query: Tensor, query_pos: Tensor, prompts: PromptBatch, gate: Tensor | None) -> Tensor:
         """Attention of the queries (bs, Q, C) to the prompts with an open gate, and the norm after it."""
@@ -121,6 +140,9 @@ class PromptedDecoder(BaseModule):
             selected token is similar to, as in DETR-ViP (arXiv 2604.14684); the gates have no gradient and no
             parameters. ``none``: queries do not attend to prompts.
         fusion_threshold: Probability in [0, 1] that the most similar token must exceed to open a gate.
+        layer_order: ``self_first``: the order above. ``cross_first``: attention to prompts and image, then
+            self-attention, so that queries can be supervised one to many before they see each other, as in MS-DETR
+            (arXiv 2401.03989).
 
     Raises:
         InputError: a setting is out of range.
@@ -132,13 +154,19 @@ class PromptedDecoder(BaseModule):
         num_layers: int = 6,
         decoder_fusion: str = 'full',
         fusion_threshold: float = 0.1,
+        layer_order: str = 'self_first',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if layer_order not in ('self_first', 'cross_first'):
+            raise InputError(f"model.decoder.layer_order must be 'self_first' or 'cross_first', got {layer_order!r}")
+        self.cross_first = layer_order == 'cross_first'
         check_fusion('model.decoder.decoder_fusion', decoder_fusion, fusion_threshold)
         self.embed_dims, self.num_layers = dims.embed_dims, num_layers
         self.decoder_fusion, self.fusion_threshold = decoder_fusion, fusion_threshold
-        self.layers = ModuleList(PromptedDecoderLayer(dims, decoder_fusion != 'none') for _ in range(num_layers))
+        self.layers = ModuleList(
+            PromptedDecoderLayer(dims, decoder_fusion != 'none', self.cross_first) for _ in range(num_layers)
+        )
         self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)
         self.norm = build_norm_layer(dims.norm_cfg, self.embed_dims)[1]
 
@@ -152,7 +180,7 @@ class PromptedDecoder(BaseModule):
         reg_branches: nn.ModuleList,
         token_logits: Tensor,
         self_attn_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Decode.
 
         Args:
@@ -168,7 +196,8 @@ class PromptedDecoder(BaseModule):
 
         Returns:
             Hidden states (num_layers, bs, Q, C) after the final norm, and references (1 + num_layers, bs, Q, 4):
-            ``reference_points``, then the boxes refined by each layer.
+            ``reference_points``, then the boxes refined by each layer. With ``layer_order='cross_first'`` also the
+            states (num_layers, bs, Q, C) before the self-attention of each layer, after the final norm; None otherwise.
         """
         # Decide which prompts the queries may attend to.
         gate = None
@@ -176,13 +205,13 @@ class PromptedDecoder(BaseModule):
             gate = selective_gate(token_logits, prompts.mask, self.fusion_threshold)
         # Run the layers.
         scale = torch.cat([features.valid_ratios, features.valid_ratios], -1)[:, None]
-        hidden_states, references = [], [reference_points]
+        hidden_states, branch_states, references = [], [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
             # Scale the box of each query to every level, and encode its position.
             level_references = reference_points[:, :, None] * scale
             encoding = coordinate_to_encoding(level_references[:, :, 0], num_feats=self.embed_dims // 2)
             # Update the content of the queries.
-            query = layer(
+            query, branch = layer(
                 query, self.ref_point_head(encoding), level_references, memory, features, prompts, self_attn_mask, gate
             )
             # Refine the boxes in single precision.
@@ -190,7 +219,10 @@ class PromptedDecoder(BaseModule):
                 step = reg_branch(at_least_float32(query))
                 refined = (step + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
             hidden_states.append(self.norm(query))
+            if self.cross_first:
+                branch_states.append(self.norm(branch))
             # Keep the boxes with gradient: the loss of the next layer reaches this refinement ("look forward twice").
             references.append(refined)
             reference_points = refined.detach()
-        return torch.stack(hidden_states), torch.stack(references)
+        branches = torch.stack(branch_states) if branch_states else None
+        return torch.stack(hidden_states), torch.stack(references), branches

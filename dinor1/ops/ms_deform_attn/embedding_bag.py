@@ -131,8 +131,8 @@ class _Canvas:
         column, line = x.floor(), y.floor()
         # An infinite location becomes NaN here, and makes its output NaN; a huge location has distance 0.
         right, down = x.sub_(column), y.sub_(line)
-        # Place NaN among the zeros, so that its gradient reaches no pixel. Clamp integers instead of floats: whatever
-        # integer a huge coordinate is converted to, its row then lies inside the table.
+        # Place NaN among the zeros, so that its gradient reaches no pixel. Clamp integers instead of floats: a huge
+        # coordinate may become any integer, and its row is then inside the table.
         column, line = column.nan_to_num_(nan=-2.0), line.nan_to_num_(nan=-2.0)
         column = torch.clamp(column.to(self.index_dtype), self._outside, self._last_column)
         line = torch.clamp(line.to(self.index_dtype), self._outside, self._last_line)

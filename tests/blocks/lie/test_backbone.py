@@ -88,7 +88,7 @@ def test_backbone_samples_are_fixed_in_tests_and_new_in_training():
         backbone.train()
         draws = [backbone.sampler().g for _ in range(2)]
     assert not torch.equal(*draws)
-    # A second process with the same seed draws the same samples, whatever else it has drawn.
+    # A second process with the same seed draws the same samples, even after other draws.
     torch.manual_seed(99)
     replica = AffineEquivariantBackbone(**SMALL)
     assert torch.equal(replica.train().sampler().g, build().sampler.draw(0).g)

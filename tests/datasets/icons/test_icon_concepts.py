@@ -96,7 +96,7 @@ def test_broken_pack_is_one_line(pack, tmp_path):
         read_packs([pack])
 
 
-def test_missing_package_says_what_to_install():
+def test_read_packs_names_a_missing_package():
     missing = Pack('none', 'no-such-icons', 'no_such_icons', 'icons.zip', 'MIT')
     for read in (read_packs, versions):
         with pytest.raises(InputError, match=r"no-such-icons: is not installed.*pip install 'dinor1\[icons\]'"):

@@ -21,7 +21,7 @@ def naive_iou(first, second):
     return np.array([[(a & b).sum() / max((a | b).sum(), 1) for b in second] for a in first])
 
 
-def test_silhouettes_of_nothing_and_of_a_square():
+def test_silhouettes_of_an_empty_drawing_and_of_a_square():
     assert silhouettes(np.zeros((0, 96, 96), np.uint8)).shape == (0, SILHOUETTE_SIDE**2)
     image = np.zeros((1, 96, 96), np.uint8)
     image[0, :48] = 255
@@ -67,7 +67,7 @@ def test_support_and_targets_differ():
 
 
 def check_library(library):
-    """What every library has to obey, whatever its drawings."""
+    """Check the rules that hold for every library, with any drawings."""
     splits = library.splits
     groups = [set(splits.train), set(splits.val_novel), set(splits.test_novel), *map(set, splits.clutter)]
     assert sum(map(len, groups)) == len(set.union(*groups))

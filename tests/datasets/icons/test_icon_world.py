@@ -52,7 +52,7 @@ def test_render_crops_and_centres(draw):
         render('<svg')
 
 
-def test_cache_returns_what_was_rendered(tiny_library, tiny_drawings, tmp_path, monkeypatch):
+def test_cache_returns_the_rendered_drawings(tiny_library, tiny_drawings, tmp_path, monkeypatch):
     drawings = tiny_drawings[:3] + tiny_drawings[-1:]
     cache = DrawingCache(tmp_path, {'a': '1'})
     first = cache.render(drawings)
@@ -198,7 +198,7 @@ def test_same_bytes_with_several_processes_and_other_ones_with_another_seed(smal
     assert first['packages'] == {'made here': '1'}
 
 
-def test_does_nothing_when_it_is_there_already(small_world, tiny_library):
+def test_generate_keeps_an_existing_data_set(small_world, tiny_library):
     before = (small_world / MANIFEST_NAME).stat().st_mtime_ns
     assert not generate(small_world, sizes=SIZES, library=tiny_library)
     assert (small_world / MANIFEST_NAME).stat().st_mtime_ns == before
@@ -252,7 +252,7 @@ def test_missing_files_are_noticed(tiny_library, tmp_path):
     assert generate(tmp_path / 'icons', sizes=sizes, library=tiny_library, force=True)
 
 
-def test_refuses_what_is_not_ours(tiny_library, tmp_path):
+def test_generate_rejects_a_folder_of_other_content(tiny_library, tmp_path):
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos/holiday.jpg').write_bytes(b'')
     for force in (False, True):
@@ -265,7 +265,7 @@ def test_refuses_what_is_not_ours(tiny_library, tmp_path):
 
 
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
-def test_failure_leaves_the_old_data_and_nothing_half_written(tiny_library, tmp_path, monkeypatch, error):
+def test_generate_keeps_the_old_data_after_a_failure(tiny_library, tmp_path, monkeypatch, error):
     root = tmp_path / 'icons'
     generate(root, sizes=dict.fromkeys(SPLITS, 1), library=tiny_library)
     before = contents(root)

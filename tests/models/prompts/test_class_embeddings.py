@@ -55,7 +55,7 @@ def test_bad_sources_are_refused(tmp_path):
     (tmp_path / 'a.json').write_text('[1]')
     (tmp_path / 'b.txt').write_text('cat\n(dog)\n')
     out = tmp_path / 'out.safetensors'
-    for source, message in (('a.json', 'has no list of categories'), ('b.txt', 'nothing but brackets')):
+    for source, message in (('a.json', 'has no list of categories'), ('b.txt', 'only brackets')):
         with pytest.raises(InputError, match=message):
             write_class_embeddings([tmp_path / source], 'WordHashModel', out)
     with pytest.raises(InputError, match='ends in .safetensors'):
