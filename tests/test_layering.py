@@ -16,6 +16,7 @@ LAYERS = (
     ('structures',),
     ('models', 'datasets', 'evaluation'),
     ('engine', 'visualization', 'inference'),
+    ('annotate',),
     ('benchmarks', 'studies', 'cli'),
     ('__main__',),
 )

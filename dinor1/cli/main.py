@@ -8,13 +8,14 @@ from types import ModuleType
 import argcomplete
 
 import dinor1
-from dinor1.cli import adapt, bank, convert, detect, make_data, study, test, train, validate, verify_published
+from dinor1.cli import adapt, annotate, bank, convert, detect, make_data, study, test, train, validate, verify_published
 from dinor1.cli.exit_status import run_command
 
 COMMANDS: dict[str, ModuleType] = {
     'train': train,
     'test': test,
     'detect': detect,
+    'annotate': annotate,
     'bank': bank,
     'adapt': adapt,
     'validate': validate,

@@ -22,11 +22,16 @@ _RUST_ERROR = re.compile(r'\(os error (\d+)\)')
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, delete it on failure.
 
     The temporary name keeps the suffix, because image writers choose the format by it, and begins with a dot (see
     :func:`visible`).
+
+    Args:
+        path: The file.
+        durable: Wait until file and name are on the disk, so that a power failure loses neither the old nor the new
+            content.
 
     Raises:
         OSError: the file cannot be written; the error names ``path`` instead of the temporary file.
@@ -42,9 +47,22 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             yield temporary
             # Restore the permissions: writers such as safetensors replace the file.
             temporary.chmod(mode)
+            if durable:
+                _flush(temporary)
             temporary.replace(path)
+            if durable and os.name == 'posix':
+                _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Write a file, or the names in a folder, from the memory of the operating system to the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -194,13 +212,14 @@ def lock_file(path: str | os.PathLike, timeout: float = 60) -> Iterator[None]:
         yield
 
 
-def write_json(obj: Any, path: str | os.PathLike, **kwargs: Any) -> None:
+def write_json(obj: Any, path: str | os.PathLike, durable: bool = False, **kwargs: Any) -> None:
     """Write ``obj`` as JSON to ``path`` atomically; ``kwargs`` go to :func:`json.dumps`.
 
-    Numbers that are not finite become ``null``, because JSON cannot represent them.
+    Numbers that are not finite become ``null``, because JSON cannot represent them. ``durable``: see
+    :func:`atomic_path`.
     """
     text = dump_json(obj, **kwargs)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable) as temporary:
         temporary.write_text(text + '\n')
 
 

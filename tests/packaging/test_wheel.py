@@ -59,10 +59,13 @@ def installed(wheel, tmp_path_factory) -> Path:
     return scripts
 
 
-def test_wheel_contains_only_code_and_configs(wheel):
+def test_wheel_contains_code_configs_and_the_page(wheel, repo):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f'dinor1/.mim/configs/{name}.py' for name in config_names()} <= names
     assert 'dinor1/evaluation/odinw/manifest.json' in names
+    page = [path for path in (repo / 'dinor1/annotate/static').rglob('*') if path.is_file()]
+    assert len(page) > 10
+    assert {path.relative_to(repo).as_posix() for path in page} <= names
     folders = {name.split('/')[0] for name in names}
     assert {folder for folder in folders if not folder.endswith('.dist-info')} == {'dinor1'}
     assert wheel.stat().st_size < 16 * 2**20

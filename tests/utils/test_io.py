@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -50,6 +51,21 @@ def test_atomic_path_sets_default_permissions(tmp_path):
         temporary.chmod(0o600)
     for name in ('a.json', 'a.safetensors'):
         assert (tmp_path / name).stat().st_mode == (tmp_path / 'plain').stat().st_mode
+
+
+def test_durable_write_reaches_the_disk_before_it_replaces_the_file(tmp_path, monkeypatch):
+    path, flushed = tmp_path / 'a.json', []
+    write_json({'a': 1}, path)
+
+    def flush(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append(('folder' if is_folder else 'file', read_json(path)))
+
+    monkeypatch.setattr(os, 'fsync', flush)
+    write_json({'a': 2}, path)
+    assert flushed == []
+    write_json({'a': 3}, path, durable=True)
+    assert flushed == [('file', {'a': 2}), ('folder', {'a': 3})]
 
 
 def test_write_json_non_finite_becomes_null(tmp_path):

@@ -1,0 +1,159 @@
+"""Who may use the page: this user's browser, from this page, and nothing else."""
+
+import hashlib
+import hmac
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+TOKEN_HEADER = 'x-dinor1-token'
+# Largest body of a request; files have a limit of their own.
+MAX_BODY, MAX_UPLOAD = 4 * 2**20, 256 * 2**20
+UPLOADS = ('/api/import', '/api/bank')
+_READING = ('GET', 'HEAD')
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    'content-security-policy': _POLICY,
+    'x-content-type-options': 'nosniff',
+    'x-frame-options': 'DENY',
+    'referrer-policy': 'no-referrer',
+    'cross-origin-resource-policy': 'same-origin',
+    'cross-origin-opener-policy': 'same-origin',
+}
+
+
+class Session:
+    """The secrets of a server.
+
+    The token of the first address opens the page. The browser gets a cookie for it, and the page a second value that
+    each write must carry in a header: a form of another site can send the cookie, but neither knows nor sends the
+    header. Both follow from the token, and neither reveals it.
+
+    Args:
+        port: Port of the server, a part of the cookie's name, because browsers share cookies between ports.
+        token: The token; default: a random one.
+    """
+
+    def __init__(self, port: int, token: str | None = None) -> None:
+        self.token = token or secrets.token_urlsafe(32)
+        self.port = port
+        self.cookie_name = f'dinor1_{port}'
+        self.cookie, self.header = self._derive('cookie'), self._derive('header')
+
+    @property
+    def address(self) -> str:
+        """First address of the page."""
+        return f'http://127.0.0.1:{self.port}/?token={self.token}'
+
+    def _derive(self, purpose: str) -> str:
+        return hmac.new(self.token.encode(), purpose.encode(), hashlib.sha256).hexdigest()
+
+
+class Guard:
+    """Refuses requests that do not come from the page, before any other code sees them; an ASGI application.
+
+    - ``Host`` must be this server: a foreign name that was made to resolve to 127.0.0.1 is refused (DNS rebinding).
+    - ``Origin``, and what the browser says of where a request comes from, must be this page.
+    - Everything except the first address needs the cookie, and every write the header too.
+    - A write must state its length, and must not be longer than the limit.
+
+    Args:
+        app: The application.
+        session: The secrets.
+    """
+
+    def __init__(self, app: Any, session: Session) -> None:
+        self._app, self._session = app, session
+        self._hosts = {f'{name}:{session.port}' for name in ('127.0.0.1', 'localhost')}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or pass it on."""
+        if scope['type'] == 'lifespan':
+            await self._app(scope, receive, send)
+            return
+        if scope['type'] != 'http':  # no web sockets
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope, headers)
+        answer = refusal or self._entrance(scope)
+
+        async def send_with_headers(message: Any) -> None:
+            if message['type'] == 'http.response.start':
+                given = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    given[name] = value
+                given.setdefault('cache-control', 'no-store')
+            await send(message)
+
+        await (answer or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Any, headers: Headers) -> Response | None:
+        """Why a request is refused; None: it is not."""
+        # Where it comes from.
+        if headers.getlist('host') not in [[host] for host in self._hosts]:
+            return _error(421, 'unknown host; open the address that dinor1 printed')
+        origins = headers.getlist('origin')
+        if any(origin not in {f'http://{host}' for host in self._hosts} for origin in origins):
+            return _error(403, 'a request from another page')
+        is_entrance = scope['path'] == '/' and scope['method'] in _READING
+        if headers.get('sec-fetch-site', 'same-origin') not in ('same-origin', 'none') and not is_entrance:
+            return _error(403, 'a request from another page')
+        # What it knows.
+        if is_entrance and self._token(scope) is not None:
+            return None
+        if not _equal(_cookie(headers, self._session.cookie_name), self._session.cookie):
+            if is_entrance:
+                return PlainTextResponse('Open the address that dinor1 annotate printed in its terminal.\n', 403)
+            return _error(403, 'no session; open the address that dinor1 printed')
+        if scope['method'] in _READING:
+            return None
+        if not _equal(headers.get(TOKEN_HEADER, ''), self._session.header):
+            return _error(403, 'no token; load the page again')
+        # How large it is.
+        # A request without a length has no body, unless it comes in chunks.
+        limit, length = MAX_UPLOAD if scope['path'] in UPLOADS else MAX_BODY, headers.get('content-length', '0')
+        if headers.get('transfer-encoding') is not None or not length.isascii() or not length.isdigit():
+            return _error(411, 'a write must state its length')
+        if int(length) > limit:
+            return _error(413, f'larger than {limit >> 20} MiB')
+        return None
+
+    def _token(self, scope: Any) -> str | None:
+        """Token in the address; None: it has none."""
+        values = parse_qs(scope['query_string'].decode('latin-1')).get('token')
+        return values[0] if values else None
+
+    def _entrance(self, scope: Any) -> Response | None:
+        """Exchange the token of the first address for a cookie, and leave the address; None: it has none."""
+        token = self._token(scope) if scope['path'] == '/' and scope['method'] in _READING else None
+        if token is None:
+            return None
+        if not _equal(token, self._session.token):
+            return PlainTextResponse('Open the address that dinor1 annotate printed last in its terminal.\n', 403)
+        answer = RedirectResponse('/', 303)
+        answer.set_cookie(self._session.cookie_name, self._session.cookie, httponly=True, samesite='strict', path='/')
+        return answer
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    return JSONResponse(dict(error=message), status)
+
+
+def _cookie(headers: Headers, name: str) -> str:
+    try:
+        jar = SimpleCookie(headers.get('cookie', ''))
+    except CookieError:
+        return ''
+    return jar[name].value if name in jar else ''
+
+
+def _equal(given: str, expected: str) -> bool:
+    """Whether two texts are equal, in a time that does not depend on where they differ."""
+    return secrets.compare_digest(given.encode(), expected.encode())
