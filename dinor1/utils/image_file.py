@@ -115,12 +115,16 @@ def _content(path: str | os.PathLike, backend_args: dict | None = None) -> bytes
             return Path(path).read_bytes()
         from mmengine import fileio  # imported here, so that the commands for annotation files start at once
 
-        return bytes(fileio.get(path, backend_args=backend_args))
+        content: bytes | None = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError:
         raise InputError(f'{path}: no such image; check the path') from None
     except (OSError, ValueError, KeyError) as error:
         # ValueError: a null character or a lone surrogate; KeyError: not in an archive.
         raise InputError(f'{path}: cannot be read ({getattr(error, "strerror", None) or error}); check it') from None
+    # The LMDB backend returns None for an unknown key.
+    if content is None:
+        raise InputError(f'{path}: no such image in the database; check the path, which is its key')
+    return bytes(content)
 
 
 def _by_opencv(content: bytes, flag: int) -> np.ndarray | None:

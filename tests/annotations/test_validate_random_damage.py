@@ -94,6 +94,7 @@ def test_every_kind_of_defect_has_a_test():
         'contradictory lists',
         'unknown category in a list',
         'span outside the caption',
+        'invalid source',
     }
     assert made | elsewhere == set(KINDS)
     assert not made & elsewhere

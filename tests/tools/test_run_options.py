@@ -156,3 +156,39 @@ def test_image_missing_in_zip_archive_is_named(run_test, data_dir, tmp_path):
     ]
     outcome, _ = run_test('archive', *options)
     assert_refused(outcome, f'{archive}/train/0.png: no such file; check the path')
+
+
+# ------------------------------------------------------------------------ images in an LMDB database
+
+
+def in_database(data_dir, path, prefix):
+    """Write the images of the tests into a database, under their paths."""
+    lmdb = pytest.importorskip('lmdb', reason='needs pip install lmdb')
+    with lmdb.open(str(path)) as database, database.begin(write=True) as transaction:
+        for image in sorted((data_dir / 'shapes/images/val_base').iterdir()):
+            transaction.put(f'{prefix}/{image.name}'.encode(), image.read_bytes())
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_images_in_lmdb_give_equal_metrics(run_test, data_dir, tmp_path, num_workers):
+    prefix = tmp_path / 'only_in_the_database'
+    in_database(data_dir, tmp_path / 'lmdb', prefix)
+    _, expected = run_test('files', 'test_dataloader.batch_size=1')
+    options = [
+        f'test_dataloader.dataset.data_prefix.img={prefix}',
+        f"test_dataloader.dataset.pipeline.0.backend_args=dict(backend='lmdb', db_path='{tmp_path / 'lmdb'}')",
+        f'test_dataloader.num_workers={num_workers}',
+    ]
+    outcome, metrics = run_test('database', 'test_dataloader.batch_size=1', *options)
+    assert outcome.status == 0, outcome.err
+    assert metrics == expected
+
+
+def test_image_missing_in_lmdb_is_named(run_test, data_dir, tmp_path):
+    in_database(data_dir, tmp_path / 'lmdb', tmp_path / 'a')
+    options = [
+        f'test_dataloader.dataset.data_prefix.img={tmp_path}/b',
+        f"test_dataloader.dataset.pipeline.0.backend_args=dict(backend='lmdb', db_path='{tmp_path / 'lmdb'}')",
+    ]
+    outcome, _ = run_test('database', *options)
+    assert_refused(outcome, f'{tmp_path}/b/0.png: no such image in the database; check the path')
