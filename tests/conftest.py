@@ -60,8 +60,10 @@ class _StandardOutput:
 
 @pytest.fixture(autouse=True)
 def _logs_to_current_stdout() -> None:
-    """Let the logger of an earlier test write to the standard output of this test."""
-    for handler in MMLogger.get_current_instance().handlers:
+    """Let the logger of an earlier test write to the standard output of this test, and to no closed file."""
+    logger = MMLogger.get_current_instance()
+    logger.handlers = [h for h in logger.handlers if not (isinstance(h, logging.FileHandler) and h.stream is None)]
+    for handler in logger.handlers:
         if type(handler) is logging.StreamHandler:
             handler.stream = _StandardOutput()  # setStream would flush the closed one
 

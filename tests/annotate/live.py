@@ -69,7 +69,7 @@ class PageUser:
         self.page = page
         self.errors: list[str] = []
         self.hosts: set[str] = set()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)
         page.on('pageerror', lambda error: self.errors.append(str(error)))
         page.on('console', lambda message: 'Content Security' in message.text and self.errors.append(message.text))
         page.on('request', lambda request: self.hosts.add(request.url.split('/')[2]))
@@ -129,7 +129,7 @@ class PageUser:
         self.page.locator('.class-name[aria-pressed=true]').filter(has_text=name).wait_for()
 
 
-def wait_until(condition, seconds: float = 30) -> None:
+def wait_until(condition, seconds: float = 120) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -39,7 +39,7 @@ def test_measure_adaptation_measures_the_tuned_prompts(inferencer, root, monkeyp
     result = measure_adaptation(root, inferencer, 1, seed=0, max_test_images=2, steps=1)
     assert (result['test_images'], result['adaptation']['kept'], result['adaptation']['steps']) == (2, True, 1)
     assert result['metrics'] == dict(exemplars_AP50=0, exemplars_AP=0, adapted_AP50=1, adapted_AP=1)
-    assert result['adaptation']['cpu_seconds'] > 0
+    assert result['adaptation']['cpu_seconds'] >= 0
 
 
 def test_measure_adaptation_counts_what_cannot_be_checked_as_refused(inferencer, tmp_path):

@@ -1,5 +1,7 @@
 """Studies: reading, running, resuming, and tables."""
 
+import argparse
+import copy
 import statistics
 from pathlib import Path
 
@@ -103,23 +105,25 @@ def test_insert_replaces_text_between_marks(tmp_path):
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
 def test_every_arm_of_studies_builds(path, repo, monkeypatch):
     """Options name existing keys and change the config of the run, and every model can be built."""
-    from mmengine.config import DictAction
-
+    from dinor1.cli.options import add_cfg_options
     from dinor1.registry import MODELS
     from dinor1.utils.config import load_config
 
     monkeypatch.chdir(repo)
     study = load_study(path)
     for run in {run.arm: run for run in study.runs}.values():
-        options = dict(option.split('=', 1) for option in run.options)
-        options = {key: DictAction._parse_iterable(value) for key, value in options.items()}
-        cfg = load_config(run.config, options)
+        parser = argparse.ArgumentParser()
+        add_cfg_options(parser)
+        options = parser.parse_args(['--cfg-options', *run.options]).cfg_options if run.options else {}
+        cfg = load_config(run.config, copy.deepcopy(options))
         for key, value in options.items():
             if key.endswith('._delete_'):
                 continue  # an instruction for merging, not a setting
             node = cfg
             for part in key.split('.'):
                 node = node[int(part)] if isinstance(node, list) else node[part]
+            if isinstance(value, dict):
+                value.pop('_delete_', None)
             assert node == value, f'{run.arm}: {key}'
         assert isinstance(MODELS.build(cfg.model), nn.Module)
 
