@@ -76,6 +76,8 @@ class PageUser:
         page.goto(address)
         page.wait_for_selector('.list-row')
         self.wait_saved()
+        # Until the first image is shown, nothing can be drawn.
+        self.wait_for("document.getElementById('image-name').textContent !== ''")
 
     def text(self, selector: str) -> str:
         return self.page.locator(selector).inner_text()
