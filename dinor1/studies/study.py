@@ -238,7 +238,7 @@ def table(study: Study, results: str | Path) -> str:
             cells = [_cell([record['metrics'][name] for record in records]) for name in study.metrics]
             minutes = statistics.fmean(record['seconds'] for record in records) / 60
             rows.append([arm, len(records), *cells, f'{minutes:.1f}'])
-    # The place of an installed study is of no interest to a reader.
+    # Show the path in the repository instead of that of the installation.
     path = Path('configs') / study.path.relative_to(CONFIGS) if study.path.is_relative_to(CONFIGS) else study.path
     command = f'```bash\ndinor1 study run {path}\n```'
     return '\n\n'.join(filter(None, [markdown.table(heads, rows), study.note.strip(), command]))
