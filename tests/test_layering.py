@@ -136,7 +136,7 @@ def test_nothing_imports_upward(imports):
     assert upward == []
 
 
-def test_the_core_knows_no_block(modules, imports):
+def test_core_imports_no_block(modules, imports):
     """Blocks register themselves: only the registration loads their package, and it names none of them."""
     found = [str(i) for i in imports if room_of(i.source) != 'blocks' and i.target.startswith('dinor1.blocks.')]
     others = [i for i in imports if room_of(i.source) not in ('blocks', 'registry')]

@@ -16,7 +16,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 from dinor1.utils.io import atomic_path
 
-# Proposals below this score are not kept; the slider of the page filters the others.
+# Detections below this score do not become proposals. The slider of the page filters the others.
 MIN_SCORE = 0.05
 BANK, ADAPTATION = 'bank', 'adaptation'
 # An invisible separator, which no class name may have.
@@ -31,10 +31,11 @@ class Prompts:
         visual: Image files with boxes and the class name of each box.
         text: Class names that are searched for by name.
         bank: File of a prompt bank; None: there is none.
-        bank_names: Names of the classes in the bank, which may have been renamed since -> their names now.
+        bank_names: Maps each class name in the bank to the current name of the class, which may have been renamed.
         negative: Names of negative classes.
-        class_ids: Names of the positive classes -> their ids.
-        key: Digest of all of this and of the settings of the search: images with this key need no new search.
+        class_ids: Maps the names of the positive classes to their ids.
+        key: Digest of all other attributes and of the settings of the search. Images that were searched with this key
+            need no new search.
     """
 
     visual: tuple[tuple[str, tuple[tuple[float, ...], ...], tuple[str, ...]], ...]
@@ -47,7 +48,7 @@ class Prompts:
 
     @property
     def has_positive(self) -> bool:
-        """Whether there is anything to find."""
+        """Whether at least one prompt is positive."""
         given = {*self.text, *self.bank_names.values(), *(name for _, _, names in self.visual for name in names)}
         return bool(given - set(self.negative))
 
@@ -61,7 +62,7 @@ class Found(NamedTuple):
 
 
 class Adapted(NamedTuple):
-    """An adaptation: whether it is used, a sentence with the figures, and the names in its bank."""
+    """An adaptation: whether the result is kept, a sentence with the figures, and the class names in its bank."""
 
     kept: bool
     figures: str
@@ -69,7 +70,7 @@ class Adapted(NamedTuple):
 
 
 class ExemplarDetector:
-    """An inferencer that one thread uses at a time, and that embeds prompts only when they change.
+    """An inferencer that only one thread uses at a time, and that embeds prompts only if they change.
 
     Args:
         inferencer: The detector.
@@ -88,12 +89,12 @@ class ExemplarDetector:
         return self._inferencer.model.language_model is not None
 
     def find(self, path: Path, prompts: Prompts, nms_thr: float, class_agnostic: bool) -> list[Found]:
-        """Detect on an image file; the best detection first.
+        """Detect objects on an image file; the detection with the highest score comes first.
 
         Args:
             path: The file.
             prompts: What to search for.
-            nms_thr: A detection is removed if its IoU with a better one is larger.
+            nms_thr: A detection is removed if its IoU with a detection of higher score is larger, in [0, 1].
             class_agnostic: Whether detections of different classes are compared too.
 
         Raises:
@@ -113,7 +114,7 @@ class ExemplarDetector:
         """Read a prompt bank of this detector.
 
         Raises:
-            InputError: it is damaged, or belongs to another detector.
+            InputError: the bank is damaged, or belongs to another detector.
         """
         return PromptBank.load(path, self.weights)
 
@@ -128,11 +129,11 @@ class ExemplarDetector:
         """Tune the prompts on annotated images, see :meth:`~dinor1.inference.DINOR1Inferencer.adapt`.
 
         Args:
-            prompts: Prompts to start from; without positive ones, it starts from the boxes alone.
+            prompts: Prompts to start from. Without positive prompts, the tuning starts from the boxes alone.
             images: Image files on which all objects have boxes.
-            boxes: Per image m boxes, m >= 1.
-            names: Per image m class names.
-            out: File for the tuned prompts; written only if they are kept.
+            boxes: m boxes for each image, m >= 1.
+            names: m class names for each image.
+            out: File for the tuned prompts, which is written only if they are kept.
 
         Raises:
             InputError: the detector or the prompts cannot be tuned.
@@ -160,13 +161,14 @@ class ExemplarDetector:
 
 
 def project_prompts(project: Project, weights: str, adapting_to: Collection[str] | None = None) -> Prompts:
-    """The prompts of a project: its adaptation or else its bank, its exemplars, and classes that are searched by name.
+    """Collect the prompts of a project: its adaptation or its bank, its exemplars, and classes searched for by name.
 
     Args:
         project: The project.
         weights: Fingerprint of the detector, which is part of the key.
-        adapting_to: Prompts to start an adaptation to these images from: without the last adaptation, and without
-            positive exemplars on the images, whose boxes become exemplars anyway. None: prompts to search for.
+        adapting_to: Ids of images. The prompts are the start of an adaptation to these images: they omit the last
+            adaptation, and the positive exemplars on these images, because all boxes there become exemplars. None: the
+            prompts are for a search.
 
     Raises:
         InputError: there is no positive prompt to search for, or the image of an exemplar cannot be read.
@@ -174,7 +176,7 @@ def project_prompts(project: Project, weights: str, adapting_to: Collection[str]
     classes, attachments, exemplars = {c.id: c for c in project.classes}, project.attachments, project.exemplars
     adaptation = attachments.get(ADAPTATION) if adapting_to is None else None
     source = adaptation or attachments.get(BANK)
-    # Take the exemplars that are not included otherwise, image by image.
+    # Group the exemplars by image, without those that are already part of the adaptation.
     included = set(adaptation['exemplars']) if adaptation else set()
     if adapting_to is not None:
         included = {e.id for e in exemplars if e.image in adapting_to and not e.negative}
@@ -188,14 +190,14 @@ def project_prompts(project: Project, weights: str, adapting_to: Collection[str]
         project.image_size(image)
     files = project.files
     visual = tuple((str(files.path(i)), tuple(boxes), tuple(names)) for i, (boxes, names) in by_image.items())
-    # Name the classes of the bank as they are named now.
+    # Map the class names of the bank to the current names.
     entries = source['classes'] if source else []
     bank_names = {name: prompt_name(classes[class_id].name, hidden) for name, class_id, hidden in entries}
     # Collect the negative classes.
     used = [*bank_names.values(), *(name for _, _, names in visual for name in names)]
     negative = tuple(dict.fromkeys(name for name in used if name.endswith(_NEGATIVE)))
     text = tuple(c.name for c in classes.values() if c.by_name)
-    # Make the key.
+    # Compute the key from everything that affects the result of a search.
     settings = project.settings
     versions = [files.version(image) for image in by_image]
     parts = [visual, versions, text, source, bank_names, negative, settings.nms_thr, settings.class_agnostic, weights]
@@ -209,29 +211,29 @@ def project_prompts(project: Project, weights: str, adapting_to: Collection[str]
 
 
 def prompt_name(name: str, negative: bool) -> str:
-    """Name of a class among the prompts; the mark of a negative one cannot be part of the name of a class."""
+    """Name of a class among the prompts; a negative class gets a suffix that no class name can contain."""
     return name + _NEGATIVE if negative else name
 
 
 def is_negative(name: str) -> bool:
-    """Whether :func:`prompt_name` made a name for a negative class."""
+    """Whether a name of :func:`prompt_name` belongs to a negative class."""
     return name.endswith(_NEGATIVE)
 
 
 def as_proposals(project: Project, prompts: Prompts, found: Sequence[Found], image: str) -> list[Box]:
-    """Detections as proposals.
+    """Convert detections to proposals.
 
     Args:
         project: The project.
-        prompts: What was searched for.
+        prompts: The prompts of the search.
         found: Detections on the image.
         image: Id of the image, whose size limits the boxes.
     """
     width, height = project.image_size(image)
     existing, boxes = {c.id for c in project.classes}, []
     for item in found:
-        # A class may have been removed during the search. A detection may extend beyond the image, and what is left of
-        # it may be thinner than a box can be.
+        # A class may have been removed during the search. A detection may extend beyond the image, and the part inside
+        # may be thinner than one pixel, which is the minimum for a box.
         class_id = prompts.class_ids.get(item.name)
         x1, y1, x2, y2 = item.bbox
         x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
@@ -242,18 +244,18 @@ def as_proposals(project: Project, prompts: Prompts, found: Sequence[Found], ima
 
 
 def load_bank(project: Project, detector: ExemplarDetector, content: bytes, name: str) -> None:
-    """Make a prompt bank part of a project, in place of an earlier one; its classes become classes of the project.
+    """Attach a prompt bank to a project and replace an earlier one; its classes become classes of the project.
 
     Args:
         project: The project.
         detector: The detector, which must have made the bank.
-        content: Content of its file.
-        name: Name of the file, for the page.
+        content: Content of the file of the bank.
+        name: Name of the file, which the page shows.
 
     Raises:
-        InputError: the bank is damaged, belongs to another detector, or has class names that are not possible.
+        InputError: the bank is damaged, belongs to another detector, or has an invalid class name.
     """
-    # Check the file before anything is changed.
+    # Check the file before the project is changed.
     file = f'bank-{hashlib.sha256(content).hexdigest()[:16]}.safetensors'
     path = project.work_dir / file
     with atomic_path(path) as temporary:

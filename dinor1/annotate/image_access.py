@@ -1,4 +1,4 @@
-"""The image files of a folder: which may be read, how large they are, and what a browser can show of them."""
+"""Access to the image files of a folder: which files may be read, their sizes, and contents for the browser."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ from dinor1.inference import list_images
 from dinor1.utils.errors import InputError
 from dinor1.utils.image_file import read_image
 
-# Limits on what a file may hold, and on what decoding it may cost.
+# Limits on the size of a file, and on the memory for decoding it.
 MAX_BYTES, MAX_PIXELS = 256 * 2**20, 100_000_000
 # Formats that every browser shows, by Pillow's names.
 _MEDIA_TYPES = {
@@ -32,10 +32,10 @@ _THUMBNAIL, _CROP = (144, 96), (160, 120)
 
 
 class ImageFiles:
-    """The images of a folder, by ids that do not depend on the order.
+    """The images of a folder; their ids do not depend on the order of the files.
 
-    Only files within the folder are read: a link to a file elsewhere is refused. The size is read from the header and
-    checked before anything is decoded.
+    Only files within the folder are read: a link to a file elsewhere is rejected. The size is read from the header and
+    checked before the image is decoded.
 
     Args:
         folder: The folder; sub-folders are not searched.
@@ -83,17 +83,17 @@ class ImageFiles:
             path = (self.folder / name).resolve(strict=True)
             size = path.stat().st_size
         except (OSError, RuntimeError):
-            raise InputError(f'{name}: the file is not there any more; restore it') from None
+            raise InputError(f'{name}: the file does not exist any more; restore it') from None
         if not path.is_relative_to(self.folder):
             raise InputError(f'{name}: a link to a file outside of the folder; copy the file into the folder')
         if not path.is_file():
             raise InputError(f'{name}: not a regular file; remove it')
         if size > MAX_BYTES:
-            raise InputError(f'{name}: {size >> 20} MiB, and at most {MAX_BYTES >> 20} are read; store it smaller')
+            raise InputError(f'{name}: {size >> 20} MiB, but the limit is {MAX_BYTES >> 20} MiB; reduce the file size')
         return path
 
     def size(self, image: str) -> tuple[int, int]:
-        """Width and height of an image, rotated by its EXIF entry.
+        """Width and height of an image in pixels, after the rotation of its EXIF orientation.
 
         Raises:
             UnknownIdError: no image has this id.
@@ -104,9 +104,9 @@ class ImageFiles:
             return (height, width) if _orientation(opened) >= 5 else (width, height)
 
     def content(self, image: str) -> tuple[bytes, str]:
-        """An image as a browser shows it, with the pixels that the detector sees, and its media type.
+        """Content of an image for the browser, and its media type; the pixels are those that the detector sees.
 
-        The file itself where a browser is certain to show the same pixels; else it is converted to PNG.
+        The content is the file itself if every browser shows the same pixels. Otherwise it is a PNG file.
 
         Raises:
             UnknownIdError: no image has this id.
@@ -115,14 +115,14 @@ class ImageFiles:
         with self._open(image) as opened:
             as_it_is = opened.format in _MEDIA_TYPES and _orientation(opened) == 1 and opened.mode in ('RGB', 'L', 'P')
             kind = opened.format
-        # A browser shows the beginning of a truncated file without a word: decode it first.
+        # A browser shows the first part of a truncated file without an error. Decoding it here raises the error.
         pixels = self._read(image)
         if as_it_is and kind is not None:
             return self.path(image).read_bytes(), _MEDIA_TYPES[kind]
         return cv2.imencode('.png', pixels)[1].tobytes(), 'image/png'
 
     def thumbnail(self, image: str) -> bytes:
-        """A small JPEG of an image, kept in memory while the file does not change.
+        """A small JPEG of an image, which is cached until the file changes.
 
         Raises:
             UnknownIdError: no image has this id.
@@ -131,7 +131,7 @@ class ImageFiles:
         return self._thumbnails(image, self.version(image))
 
     def version(self, image: str) -> int:
-        """A number that changes when the file does; 0: it cannot be read.
+        """A number that changes when the file changes; 0: the file cannot be read.
 
         Raises:
             UnknownIdError: no image has this id.
@@ -143,18 +143,22 @@ class ImageFiles:
             return 0
 
     def crop(self, image: str, bbox: tuple[float, float, float, float]) -> bytes:
-        """A small JPEG of a box of an image.
+        """A small JPEG of the part of an image inside a box.
+
+        Args:
+            image: Id of the image.
+            bbox: x1, y1, x2, y2 in pixels.
 
         Raises:
             UnknownIdError: no image has this id.
-            InputError: the image cannot be read.
+            InputError: the image cannot be read, or the box is outside of it.
         """
         pixels = self._read(image)
         height, width = pixels.shape[:2]
         x1, y1 = max(0, int(bbox[0])), max(0, int(bbox[1]))
         x2, y2 = min(width, int(np.ceil(bbox[2]))), min(height, int(np.ceil(bbox[3])))
         if x2 <= x1 or y2 <= y1:
-            raise InputError(f'{self.name(image)}: the exemplar is outside of the image, which was replaced; remove it')
+            raise InputError(f'{self.name(image)}: the exemplar is outside of the replaced image; remove it')
         return _jpeg(Image.fromarray(pixels[y1:y2, x1:x2, ::-1]), _CROP)
 
     def _make_thumbnail(self, image: str, version: int) -> bytes:
@@ -169,7 +173,7 @@ class ImageFiles:
                 raise InputError(f'{self.name(image)}: a truncated or damaged image; restore the file') from None
 
     def _read(self, image: str) -> np.ndarray:
-        """Pixels (H, W, 3) BGR, as the detector sees them; the size is checked first."""
+        """Read the pixels (H, W, 3) BGR that the detector sees; the size of the image is checked first."""
         self.size(image)
         return read_image(self.path(image))
 
@@ -177,7 +181,7 @@ class ImageFiles:
         """Read the header of an image.
 
         Raises:
-            InputError: it cannot be read, or the image has too many pixels.
+            InputError: the header cannot be read, or the image has too many pixels.
         """
         path, name = self.path(image), self.name(image)
         try:
@@ -186,20 +190,20 @@ class ImageFiles:
                 opened = Image.open(io.BytesIO(path.read_bytes()))
         except Image.DecompressionBombError:
             raise InputError(_too_large(name)) from None
-        except Exception:  # decoders raise all kinds of errors on damaged files
-            raise InputError(f'{name}: not an image that Pillow reads; restore it, or convert it to PNG') from None
+        except Exception:  # decoders raise various errors on damaged files
+            raise InputError(f'{name}: not an image that Pillow can read; restore it, or convert it to PNG') from None
         if opened.width * opened.height > MAX_PIXELS:
             raise InputError(_too_large(name))
         return opened
 
 
 def image_id(name: str) -> str:
-    """Id of an image: a digest of its file name, which needs no escapes in addresses and file names."""
+    """Id of an image: a digest of its file name, which needs no escaping in addresses and file names."""
     return hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:20]
 
 
 def _too_large(name: str) -> str:
-    return f'{name}: more than {MAX_PIXELS // 1_000_000} million pixels, which are not decoded; cut it into parts'
+    return f'{name}: more than {MAX_PIXELS // 1_000_000} million pixels; cut the image into parts'
 
 
 def _orientation(image: Image.Image) -> int:

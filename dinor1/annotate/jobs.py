@@ -1,4 +1,4 @@
-"""Long work of the page, one job after the other in one thread, with progress and cancellation."""
+"""Jobs of the page: long operations that run one after the other in one thread, with progress and cancellation."""
 
 import itertools
 import queue
@@ -24,14 +24,14 @@ class Job:
 
     Attributes:
         id: Number, in the order of submission.
-        kind: What it does, such as ``find``.
-        total: Number of its parts.
+        kind: Name of the operation, such as ``find``.
+        total: Number of parts of the job.
         state: ``queued``, ``running``, ``done``, ``cancelled`` or ``failed``.
         done: Number of parts that are finished.
         found: Number of results so far.
-        message: What came out, or why it failed, as one line.
+        message: The result, or the reason of a failure, in one line.
         problems: One line for each part that failed, at most 20.
-        can_cancel: Whether it ends when it is cancelled while it runs.
+        can_cancel: Whether the job can be cancelled while it runs.
     """
 
     id: int
@@ -48,26 +48,26 @@ class Job:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it should end; the work of a job asks between its parts."""
+        """Whether the job was cancelled; its function checks this between two parts."""
         return self._cancelled.is_set()
 
     def add_problem(self, message: str) -> None:
-        """Note that a part failed."""
+        """Record that a part failed."""
         if len(self.problems) < 20:
             self.problems.append(message)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is finished; returns whether it is."""
+        """Wait until the job is finished, at most ``timeout`` seconds; returns whether it is."""
         return self._finished.wait(timeout)
 
     def to_json(self) -> dict[str, Any]:
-        """Its public fields."""
+        """The public fields of the job as a dict for JSON."""
         names = ('id', 'kind', 'total', 'state', 'done', 'found', 'message', 'problems', 'can_cancel')
         return {name: getattr(self, name) for name in names}
 
 
 class JobRunner:
-    """Runs jobs in one thread, in the order of submission; remembers the last 50.
+    """Runs jobs in one thread, in the order of submission, and keeps the last 50 jobs.
 
     Attributes:
         is_closing: Whether :meth:`close` was called.
@@ -86,18 +86,18 @@ class JobRunner:
         """Queue a job.
 
         Args:
-            kind: What it does.
-            total: Number of its parts.
-            work: Does it; updates ``done`` and ``found`` of the job, ends when the job is cancelled, and returns a line
-                that says what came out.
-            can_cancel: Whether ``work`` asks for cancellation.
+            kind: Name of the operation.
+            total: Number of parts of the job.
+            work: Function that does the work. It updates ``done`` and ``found`` of the job, returns early if the job is
+                cancelled, and returns the result in one line.
+            can_cancel: Whether ``work`` checks for cancellation.
 
         Raises:
-            InputError: 100 jobs wait already.
+            InputError: 100 jobs are already waiting.
         """
         with self._lock:
             if self._queue.qsize() >= _MAX_QUEUED:
-                raise InputError(f'{_MAX_QUEUED} jobs wait already; try again when some are done')
+                raise InputError(f'{_MAX_QUEUED} jobs are already waiting; try again when some are done')
             job = Job(next(self._numbers), kind, total, can_cancel=can_cancel)
             self._jobs[job.id] = job
             finished = [number for number, old in self._jobs.items() if old.state in FINISHED]
@@ -110,7 +110,7 @@ class JobRunner:
         """A job by its number.
 
         Raises:
-            UnknownIdError: there is no such job, or it was forgotten.
+            UnknownIdError: there is no such job, or it is not kept any more.
         """
         with self._lock:
             try:
@@ -119,7 +119,7 @@ class JobRunner:
                 raise UnknownIdError(number) from None
 
     def cancel(self, number: int) -> Job:
-        """Ask a job to end; a job that waits does not start.
+        """Cancel a job; a job that is waiting does not start.
 
         Raises:
             UnknownIdError: there is no such job.
@@ -129,7 +129,7 @@ class JobRunner:
         return job
 
     def recent(self) -> list[Job]:
-        """Jobs that are not finished, and the last one that is."""
+        """The last finished job, and all jobs that are not finished."""
         with self._lock:
             jobs = list(self._jobs.values())
         finished = [job for job in jobs if job.state in FINISHED]
@@ -139,7 +139,7 @@ class JobRunner:
         """Cancel all jobs, and wait for the thread.
 
         Args:
-            timeout: Seconds to wait for the part that is being worked on.
+            timeout: Seconds to wait for the part that is running.
         """
         self.is_closing = True
         with self._lock:
@@ -163,7 +163,7 @@ class JobRunner:
             message = work(job)
         except InputError as error:
             job.message, job.state = str(error), FAILED
-        except Exception as error:  # the thread must live on, and the page must learn of it
+        except Exception as error:  # the thread must continue, and the page must report the error
             MMLogger.get_current_instance().exception('a job of the page failed')
             job.message = f'unexpected error: {type(error).__name__}: {error}'.splitlines()[0]
             job.state = FAILED

@@ -1,4 +1,4 @@
-"""Start the page: find a free port, load the detector, open the browser, serve until Ctrl-C."""
+"""Start the page: find a free port, load the detector, open the browser, and serve the page until Ctrl-C."""
 
 import contextlib
 import errno
@@ -33,14 +33,14 @@ def serve(
 
     Args:
         folder: Folder of images.
-        load_detector: Loads the detector; called after everything else was checked.
+        load_detector: Loads the detector. It is called after all other checks.
         work_dir: Folder of the state; default: ``.dinor1`` in the folder.
-        port: Port; 0: a free one.
+        port: Port of the page; 0: a free port.
         open_browser: Whether to open the page in the user's browser.
-        annotations: Annotation file to import first.
+        annotations: Annotation file that is imported first.
 
     Raises:
-        InputError: a package is not installed, the folder cannot be used, the port is taken, the file has an error, or
+        InputError: a package is not installed, the folder cannot be used, the port is in use, the file has an error, or
             the last changes could not be written.
     """
     check_packages()
@@ -50,37 +50,37 @@ def serve(
     from dinor1.annotate.server import create_app
 
     with contextlib.ExitStack() as stack:
-        # Check folder and port before the detector is loaded, which takes a while.
+        # Check folder and port first, because loading the detector takes several seconds.
         project = Project(folder, work_dir)
         stack.callback(project.close)
         listener = stack.enter_context(bind(port))
         if annotations is not None:
             print(f'{annotations}: {import_annotations(project, annotations)}')
         detector = ExemplarDetector(load_detector())
-        # Make the application.
+        # Create the application.
         runner = JobRunner()
         stack.callback(runner.close)
         session = Session(listener.getsockname()[1])
         app = create_app(project, detector, runner, session)
         options: dict[str, Any] = dict(log_level='warning', access_log=False, server_header=False, ws='none')
         server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **options))
-        # Say where the page is, and serve it.
+        # Print the address of the page, and serve it.
         print(f'{len(project.files)} images in {folder}; the state is in {project.work_dir}')
-        print(f'Page: {session.address}\nCtrl-C ends it; nothing is lost.', flush=True)
+        print(f'Page: {session.address}\nCtrl-C stops the server; all changes are saved.', flush=True)
         if open_browser:
             threading.Thread(target=webbrowser.open, args=(session.address,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     if project.problem:
-        raise InputError(f'the last changes are not on the disk ({project.problem}); make room before the next start')
-    print('Ended. The same command continues.')
+        raise InputError(f'the last changes are not saved ({project.problem}); free disk space before the next start')
+    print('Stopped. Run the same command again to continue.')
 
 
 def check_packages() -> None:
     """Check that the packages of the page are installed.
 
     Raises:
-        InputError: one is missing.
+        InputError: a package is missing.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -91,10 +91,10 @@ def bind(port: int) -> socket.socket:
     """A socket that listens at a port of this machine only.
 
     Args:
-        port: The port; 0: a free one.
+        port: The port; 0: a free port.
 
     Raises:
-        InputError: the port is taken, or may not be used.
+        InputError: the port is in use, or may not be used.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -104,6 +104,6 @@ def bind(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         number = getattr(error, 'errno', None)
-        reason = 'is taken' if number == errno.EADDRINUSE else 'cannot be used'
-        raise InputError(f'--port {port}: {reason}; give another, or 0 for a free one') from None
+        reason = 'already in use' if number == errno.EADDRINUSE else 'cannot be used'
+        raise InputError(f'--port {port}: {reason}; give another port, or 0 for a free port') from None
     return listener

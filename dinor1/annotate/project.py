@@ -1,4 +1,4 @@
-"""A folder that is being labelled: its images, boxes, classes, exemplars and settings, saved after every change."""
+"""State of a labelled folder: images, boxes, classes, exemplars and settings, which are saved after every change."""
 
 import secrets
 import threading
@@ -41,22 +41,22 @@ _VERSION = 1
 
 
 class StaleRevisionError(Exception):
-    """A write was based on an old revision of an image.
+    """An update was based on an old revision of an image.
 
     Attributes:
         record: The current record.
     """
 
     def __init__(self, record: ImageRecord) -> None:
-        super().__init__('the image was changed elsewhere')
+        super().__init__('the image was changed in another tab')
         self.record = record
 
 
 class Project:
     """State of a labelled folder; all methods may be called from several threads.
 
-    Every change raises :attr:`sequence`, and the revision of the image that it concerns. It is on the disk when the
-    method returns; if the disk refuses it, it is kept in memory, and :attr:`problem` says why.
+    Every change increments :attr:`sequence`, and the revision of its image. The change is on the disk when the method
+    returns. If it cannot be written, it is kept in memory, and :attr:`problem` has the reason.
 
     Args:
         folder: Folder of images, without sub-folders.
@@ -86,7 +86,7 @@ class Project:
             raise
 
     def close(self) -> None:
-        """Write what is left, and give the work directory back."""
+        """Write changes that are not on the disk yet, and release the lock of the work directory."""
         with self._lock:
             self._store.close()
 
@@ -99,7 +99,7 @@ class Project:
 
     @property
     def problem(self) -> str:
-        """Why changes are not on the disk; empty: all are."""
+        """Reason why changes are not on the disk; empty: all changes are on the disk."""
         with self._lock:
             return self._store.problem
 
@@ -122,12 +122,12 @@ class Project:
 
     @property
     def attachments(self) -> dict[str, Any]:
-        """Further state by name: the prompt bank, the adaptation, and the run that is in progress."""
+        """Additional state by name: the prompt bank, the adaptation, and the search that is in progress."""
         with self._lock:
             return dict(self._attachments)
 
     def record(self, image: str) -> ImageRecord:
-        """Record of an image.
+        """Record of the boxes and the state of an image.
 
         Raises:
             UnknownIdError: no image has this id.
@@ -138,7 +138,7 @@ class Project:
             return self._records.get(image, ImageRecord())
 
     def changed_images(self, since: int) -> list[str]:
-        """Ids of the images that changed after a sequence number, in the order of the folder; 0: all."""
+        """Ids of the images that changed after a sequence number, in the order of the folder; 0: all images."""
         with self._lock:
             return [image for image in self.files if since == 0 or self._changed.get(image, 0) > since]
 
@@ -147,15 +147,15 @@ class Project:
         return since == 0 or self._common_changed > since
 
     def class_named(self, name: str) -> ClassInfo | None:
-        """The class of a name, in any spelling; None: there is none."""
+        """The class with a name; case and surrounding blanks are ignored. None: there is none."""
         with self._lock:
             return next((c for c in self._classes if class_key(c.name) == class_key(name)), None)
 
     def class_of(self, class_id: Any) -> ClassInfo:
-        """The class of an id.
+        """The class with an id.
 
         Raises:
-            InputError: there is none.
+            InputError: no class has this id.
         """
         with self._lock:
             for info in self._classes:
@@ -164,7 +164,7 @@ class Project:
         raise InputError(f'no class has the id {class_id!r}; load the page again')
 
     def image_size(self, image: str) -> tuple[int, int]:
-        """Width and height of an image, which become part of its record.
+        """Width and height of an image in pixels, which become part of its record.
 
         Raises:
             InputError: the image cannot be used.
@@ -174,7 +174,7 @@ class Project:
             return record.width, record.height
         width, height = self.files.size(image)
         with self._lock:
-            # Not a change: the size follows from the file, and is saved with the next change.
+            # The size follows from the file. It is not a change, and is saved with the next change.
             self._records[image] = replace(self.record(image), width=width, height=height)
         return width, height
 
@@ -185,9 +185,9 @@ class Project:
 
         Args:
             image: Id of the image.
-            revision: Revision that the change was made on.
+            revision: Revision of the image that the page has changed.
             boxes: List of boxes in the form of :func:`~dinor1.annotate.records.to_json`.
-            checked: Whether the image is finished.
+            checked: Whether the user has finished the image.
 
         Returns:
             The new record.
@@ -210,8 +210,7 @@ class Project:
     def set_proposals(self, image: str, found: Sequence[Box], key: str) -> int:
         """Replace the proposals of an image by those of a search.
 
-        A proposal is left out if it covers an annotation, or one of its class that was rejected, with an IoU of more
-        than 0.7.
+        A proposal is left out if its IoU with an annotation, or with a rejected proposal of its class, is above 0.7.
 
         Args:
             image: Id of the image.
@@ -219,7 +218,7 @@ class Project:
             key: Key of the prompts.
 
         Returns:
-            The number of proposals that are kept.
+            The number of proposals that are not left out.
         """
         with self._lock:
             record = self.record(image)
@@ -229,11 +228,14 @@ class Project:
             return len(new)
 
     def add_boxes(self, image: str, boxes: Sequence[Box]) -> int:
-        """Add boxes to an image, except those that it has already (same class, IoU above 0.99); returns their number.
+        """Add boxes to an image, except boxes that already exist (same class, IoU above 0.99).
 
         Args:
             image: Id of the image.
             boxes: Annotations or proposals.
+
+        Returns:
+            The number of boxes that were added.
         """
         with self._lock:
             record = self.record(image)
@@ -251,11 +253,11 @@ class Project:
         """Add a class.
 
         Args:
-            name: Its name.
-            color: ``#rrggbb``; None: the next of the palette.
+            name: Name of the class.
+            color: ``#rrggbb``; None: the next colour of the palette.
 
         Raises:
-            InputError: the name is invalid or taken, or there are too many classes.
+            InputError: the name is invalid or already used, or there are too many classes.
         """
         with self._lock:
             name = self._free_name(name)
@@ -290,14 +292,14 @@ class Project:
             return info
 
     def remove_class(self, class_id: int) -> None:
-        """Remove a class without annotations; its proposals go too.
+        """Remove a class that has no annotations, and its proposals.
 
         Raises:
             InputError: there is no such class, or it has annotations or exemplars.
         """
         with self._lock:
             info = self.class_of(class_id)
-            # Refuse to drop the user's work.
+            # Never delete annotations, exemplars or embeddings together with a class.
             own = {image: [b for b in r.boxes if b.class_id == class_id] for image, r in self._records.items()}
             count = sum(box.status == ACCEPTED for boxes in own.values() for box in boxes)
             if count:
@@ -324,11 +326,11 @@ class Project:
             image: Id of its image.
             bbox: x1, y1, x2, y2 in pixels.
             class_id: Id of its class.
-            negative: Whether it shows what must not be taken for the class.
+            negative: Whether it shows an object that must not be mistaken for the class.
 
         Raises:
             UnknownIdError: no image has this id.
-            InputError: a value is invalid, there is such an exemplar already, or there are too many.
+            InputError: a value is invalid, the exemplar already exists, or there are too many exemplars.
         """
         size = self.image_size(image)
         with self._lock:
@@ -337,7 +339,7 @@ class Project:
             if not isinstance(negative, bool):
                 raise InputError(f'exemplar: negative must be true or false, got {negative!r}')
             if any(e.image == image and iou(e.bbox, bbox) > 0.99 and e.class_id == info.id for e in self._exemplars):
-                raise InputError(f'this box is an exemplar of {info.name!r} already')
+                raise InputError(f'this box is already an exemplar of {info.name!r}; draw a box around another object')
             if len(self._exemplars) >= MAX_EXEMPLARS:
                 raise InputError(f'at most {MAX_EXEMPLARS} exemplars are possible; remove one first')
             exemplar = Exemplar(new_id(), image, bbox, info.id, negative)
@@ -361,7 +363,7 @@ class Project:
             return self._exemplars[index]
 
     def remove_exemplar(self, identity: str) -> None:
-        """Remove an exemplar; the annotation that it was made of stays.
+        """Remove an exemplar; its annotation stays.
 
         Raises:
             UnknownIdError: there is no such exemplar.
@@ -382,7 +384,7 @@ class Project:
             return self._settings
 
     def attach(self, name: str, value: Any) -> None:
-        """Keep a value for JSON in the project under a name; None removes it."""
+        """Store a value for JSON in the project under a name; None removes it."""
         with self._lock:
             if value is None:
                 self._attachments.pop(name, None)
@@ -391,7 +393,7 @@ class Project:
             self._save_common()
 
     def retry(self) -> bool:
-        """Write what the disk refused before; returns whether everything is on the disk now."""
+        """Write the changes that could not be written before; returns whether all changes are on the disk now."""
         with self._lock:
             return self._store.retry()
 
@@ -414,7 +416,7 @@ class Project:
         self._exemplars = [exemplar for exemplar in exemplars if exemplar.image in self.files]
         self._settings = changed_settings(Settings(), content.get('settings', {}))
         self._attachments: dict[str, Any] = dict(content.get('attachments', {}))
-        # Read the images. Records of images that are not in the folder any more stay on the disk.
+        # Read the records of the images. Records of images that are not in the folder any more stay on the disk.
         self._records: dict[str, ImageRecord] = {}
         for image in self.files:
             value = self._store.read(_image_file(image))
@@ -425,7 +427,7 @@ class Project:
         name = check_name(name, 'class')
         other = self.class_named(name)
         if other is not None and other.id != own_id:
-            raise InputError(f'there is a class {other.name!r} already; choose another name')
+            raise InputError(f'a class named {other.name!r} already exists; choose another name')
         return name
 
     def _exemplar_index(self, identity: str) -> int:
@@ -444,7 +446,7 @@ class Project:
         return record
 
     def _save_common(self) -> None:
-        """Save what is not part of an image."""
+        """Save classes, exemplars, settings and attachments."""
         self.sequence += 1
         self._common_changed = self.sequence
         content = dict(
@@ -473,7 +475,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _covers(old: Box, new: Box) -> bool:
-    """Whether a box that the user has decided on makes a proposal superfluous."""
+    """Whether an accepted or rejected box makes a proposal redundant."""
     if old.status == REJECTED and old.class_id != new.class_id:
         return False
     return iou(old.bbox, new.bbox) > 0.7

@@ -1,4 +1,4 @@
-"""What a labelled folder consists of: boxes, images, classes and exemplars, and their form in JSON."""
+"""Records of a labelled folder: boxes, images, classes and exemplars, and their JSON format."""
 
 import math
 import re
@@ -14,7 +14,7 @@ STATUSES = (ACCEPTED, PROPOSED, REJECTED)
 MAX_BOXES, MAX_CLASSES, MAX_EXEMPLARS, MAX_NAME = 5000, 500, 500, 100
 _ID = re.compile(r'[0-9a-zA-Z_-]{1,40}')
 _COLOR = re.compile(r'#[0-9a-f]{6}')
-# Neighbouring colours differ in hue and brightness; all are visible on dark and on bright images.
+# Consecutive colours differ in hue and brightness. All of them are visible on dark and on bright images.
 PALETTE = (
     '#ff4d4f',
     '#2f9bff',
@@ -30,7 +30,7 @@ PALETTE = (
 
 
 class UnknownIdError(KeyError):
-    """No image, exemplar or job has an id."""
+    """No image, exemplar or job has the given id."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Box:
     """A box on an image.
 
     Attributes:
-        id: Name that stays the same while the box is edited.
+        id: Identifier, which does not change while the box is edited.
         bbox: x1, y1, x2, y2 in pixels of the image.
-        class_id: Id of its class.
-        status: ``accepted``: an annotation; ``proposed``: found by the detector and not decided yet; ``rejected``:
-            refused by the user, so that it is not proposed again.
-        score: Score of the detector, in [0, 1]; None: drawn or imported.
+        class_id: Id of the class.
+        status: ``accepted``: an annotation. ``proposed``: a detection that the user has neither accepted nor rejected.
+            ``rejected``: a detection that the user has rejected, and that is not proposed again.
+        score: Score of the detector, in [0, 1]; None: the box was drawn or imported.
     """
 
     id: str
@@ -55,13 +55,13 @@ class Box:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is known about an image.
+    """Boxes and state of an image.
 
     Attributes:
         revision: Number of changes so far.
         checked: Whether the user has finished the image.
-        boxes: Its boxes.
-        searched: Key of the prompts that were last searched for; empty: none.
+        boxes: The boxes.
+        searched: Key of the prompts of the last search; empty: the image was not searched.
         width: Width in pixels; 0: not known yet.
         height: Height in pixels; 0: not known yet.
     """
@@ -75,13 +75,13 @@ class ImageRecord:
 
     @property
     def state(self) -> str:
-        """``new``, ``proposed`` (searched or labelled, and not finished) or ``checked``."""
+        """``new``, ``proposed`` (searched or labelled, but not finished) or ``checked``."""
         if self.checked:
             return 'checked'
         return 'proposed' if self.boxes or self.searched else 'new'
 
     def with_status(self, status: str) -> list[Box]:
-        """The boxes of a status."""
+        """The boxes with a status."""
         return [box for box in self.boxes if box.status == status]
 
 
@@ -90,9 +90,9 @@ class ClassInfo:
     """A class.
 
     Attributes:
-        id: Number that stays the same when the class is renamed.
+        id: Number, which does not change when the class is renamed.
         name: Name.
-        color: ``#rrggbb``.
+        color: Colour ``#rrggbb``.
         by_name: Whether the detector also searches for the name; needs a model with a language model.
     """
 
@@ -107,11 +107,11 @@ class Exemplar:
     """A box that shows what to find.
 
     Attributes:
-        id: Name.
-        image: Id of its image.
+        id: Identifier.
+        image: Id of the image.
         bbox: x1, y1, x2, y2 in pixels of the image.
-        class_id: Id of its class.
-        negative: Whether it shows what must not be taken for the class.
+        class_id: Id of the class.
+        negative: Whether it shows an object that must not be mistaken for the class.
     """
 
     id: str
@@ -127,7 +127,7 @@ class Settings:
 
     Attributes:
         threshold: Proposals below this score are not shown, in [0, 1].
-        nms_thr: A proposal is dropped if its IoU with a better one is larger, in [0, 1].
+        nms_thr: A proposal is removed if its IoU with a proposal of higher score is larger, in [0, 1].
         class_agnostic: Whether proposals of different classes are compared too.
     """
 
@@ -142,11 +142,11 @@ def to_json(item: Any) -> dict[str, Any]:
 
 
 def box_from_json(value: Any, where: str, size: tuple[int, int] | None, class_ids: Sequence[int]) -> Box:
-    """Check a box that was sent or read.
+    """Check a box from a request or a file.
 
     Args:
-        value: The box, as :func:`to_json` gives it.
-        where: What it belongs to, for messages.
+        value: The box, in the form of :func:`to_json`.
+        where: Name of the image or file, for error messages.
         size: Width and height of the image, to which the box is clipped; None: unknown.
         class_ids: Ids of the classes.
 
@@ -172,12 +172,12 @@ def boxes_from_json(values: Any, where: str, size: tuple[int, int] | None, class
     """Check the boxes of an image; see :func:`box_from_json`.
 
     Raises:
-        InputError: it is not a list, is too long, or two boxes have the same id.
+        InputError: ``values`` is not a list or is too long, a box is invalid, or two boxes have the same id.
     """
     if not isinstance(values, list):
         raise InputError(f'{where}: boxes must be a list; load the page again')
     if len(values) > MAX_BOXES:
-        raise InputError(f'{where}: {len(values)} boxes, and at most {MAX_BOXES} are possible; remove some')
+        raise InputError(f'{where}: {len(values)} boxes, but at most {MAX_BOXES} are possible; remove some')
     boxes = tuple(box_from_json(value, where, size, class_ids) for value in values)
     if len({box.id for box in boxes}) != len(boxes):
         raise InputError(f'{where}: two boxes have the same id; load the page again')
@@ -188,7 +188,7 @@ def check_bbox(value: Any, where: str, size: tuple[int, int] | None) -> tuple[fl
     """Check x1, y1, x2, y2 in pixels, and clip them to the image.
 
     Raises:
-        InputError: they are not four finite numbers, or the box is thinner than one pixel within the image.
+        InputError: the value is not four finite numbers, or the box is thinner than one pixel within the image.
     """
     is_box = isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value))
     if not is_box:
@@ -212,7 +212,7 @@ def image_from_json(value: Any, where: str, class_ids: Sequence[int]) -> ImageRe
     numbers = [fields[key] for key in ('revision', 'width', 'height')]
     is_valid = all(type(number) is int and number >= 0 for number in numbers)
     if not is_valid or not isinstance(fields['checked'], bool) or not isinstance(fields['searched'], str):
-        raise InputError(f'{where}: not a record of an image; restore the file, or remove it to start anew')
+        raise InputError(f'{where}: not a record of an image; restore the file, or remove it to start again')
     revision, width, height = numbers
     boxes = boxes_from_json(fields['boxes'], where, (width, height) if width and height else None, class_ids)
     return ImageRecord(revision, fields['checked'], boxes, fields['searched'], width, height)
@@ -246,7 +246,7 @@ def exemplar_from_json(value: Any, where: str, class_ids: Sequence[int]) -> Exem
 
 
 def changed_settings(settings: Settings, changes: Any) -> Settings:
-    """Settings with changes.
+    """Apply changes to settings.
 
     Raises:
         InputError: a key is unknown, or a value is out of range.
@@ -267,7 +267,7 @@ def check_name(name: Any, where: str) -> str:
     """Check a class name; returns it without surrounding blanks.
 
     Raises:
-        InputError: it is empty, too long, or not a line of text.
+        InputError: the name is empty, too long, or not one line of text.
     """
     name = check_class_name(name, where)
     if len(name) > MAX_NAME or not name.isprintable():
@@ -279,7 +279,7 @@ def check_color(color: Any, where: str) -> str:
     """Check a colour ``#rrggbb``; returns it in lower case.
 
     Raises:
-        InputError: it is none.
+        InputError: the value is not a colour.
     """
     if not isinstance(color, str) or not _COLOR.fullmatch(color.lower()):
         raise InputError(f'{where}: a colour is written #rrggbb, got {str(color)[:20]!r}')
@@ -290,7 +290,7 @@ def check_id(value: Any, where: str) -> str:
     """Check an id: letters, digits, ``_`` and ``-``.
 
     Raises:
-        InputError: it is none.
+        InputError: the value is not an id.
     """
     if not isinstance(value, str) or not _ID.fullmatch(value):
         raise InputError(f'{where}: an id is 1 to 40 letters and digits, got {str(value)[:50]!r}')
@@ -298,7 +298,7 @@ def check_id(value: Any, where: str) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number."""
+    """Whether a value from JSON is a finite number."""
     return type(value) in (int, float) and -1e15 < value < 1e15
 
 

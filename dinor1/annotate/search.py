@@ -21,12 +21,12 @@ def submit_find(
         project: The project.
         detector: The detector.
         runner: Runs the job.
-        images: Ids of the images. None: all that are not checked and were not searched for these prompts, so that a
-            search that was interrupted continues where it ended.
+        images: Ids of the images. None: all images that are not checked and were not searched with these prompts yet,
+            so that an interrupted search continues.
 
     Raises:
         InputError: there is nothing to search for, or no image to search.
-        UnknownIdError: no image has one of the ids.
+        UnknownIdError: an id does not belong to an image.
     """
     # Choose the images.
     prompts = project_prompts(project, detector.weights)
@@ -34,7 +34,7 @@ def submit_find(
         records = {image: project.record(image) for image in project.files}
         chosen = [i for i, record in records.items() if not record.checked and record.searched != prompts.key]
         if not chosen:
-            raise InputError('all images are checked, or were searched for these exemplars already')
+            raise InputError('all images are checked, or were already searched with these exemplars; add an exemplar')
         project.attach(RUN, dict(total=len(chosen)))
     else:
         chosen = list(images)
@@ -46,7 +46,7 @@ def submit_find(
         for image in chosen:
             if job.is_cancelled:
                 break
-            # Search an image; one that cannot be read does not end the run.
+            # Search an image. An image that cannot be read does not end the search.
             try:
                 project.image_size(image)
                 path = project.files.path(image)
@@ -57,7 +57,7 @@ def submit_find(
                     raise
                 job.add_problem(str(error))
             job.done += 1
-        # A run that ends, or that the user cancels, is not continued after a restart.
+        # A search that is complete, or that the user has cancelled, is not continued after a restart.
         if images is None and not (job.is_cancelled and runner.is_closing):
             project.attach(RUN, None)
         unread = f', {len(job.problems)} could not be read' if job.problems else ''
@@ -72,14 +72,14 @@ def submit_adapt(project: Project, detector: ExemplarDetector, runner: JobRunner
     Raises:
         InputError: no image is checked and has boxes, or classes are searched for by name.
     """
-    # Collect the images.
+    # Collect the checked images that have boxes.
     classes = {c.id: c for c in project.classes}
     checked = [(image, project.record(image)) for image in project.files if project.record(image).checked]
     labelled = [(image, record.with_status(ACCEPTED)) for image, record in checked if record.with_status(ACCEPTED)]
     if not labelled:
-        raise InputError('no image with boxes is checked; finish one, on which every object has a box (C)')
+        raise InputError('no image with boxes is checked; draw a box around every object of an image, and press C')
     if any(c.by_name for c in project.classes):
-        raise InputError('an adaptation tunes exemplars only; switch off the search by name first')
+        raise InputError('an adaptation only tunes exemplars; switch off the search by name first')
 
     def work(job: Job) -> str:
         # Tune the prompts.
@@ -96,7 +96,7 @@ def submit_adapt(project: Project, detector: ExemplarDetector, runner: JobRunner
             [[classes[box.class_id].name for box in boxes] for _, boxes in labelled],
             project.work_dir / file,
         )
-        # Use them from now on.
+        # Use the tuned prompts in later searches.
         if adapted.kept:
             ids = {prompt_name(c.name, hidden): [c.id, hidden] for c in classes.values() for hidden in (False, True)}
             entries = [[name, *ids[name]] for name in adapted.names]

@@ -1,4 +1,4 @@
-"""Who may use the page: this user's browser, from this page, and nothing else."""
+"""Access control of the page: only the browser of this user, and only requests from this page, are accepted."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 TOKEN_HEADER = 'x-dinor1-token'
-# Largest body of a request; files have a limit of their own.
+# Largest body of a request in bytes, and of a request that uploads a file.
 MAX_BODY, MAX_UPLOAD = 4 * 2**20, 256 * 2**20
 UPLOADS = ('/api/import', '/api/bank')
 _READING = ('GET', 'HEAD')
@@ -32,13 +32,13 @@ _HEADERS = {
 class Session:
     """The secrets of a server.
 
-    The token of the first address opens the page. The browser gets a cookie for it, and the page a second value that
-    each write must carry in a header: a form of another site can send the cookie, but neither knows nor sends the
-    header. Both follow from the token, and neither reveals it.
+    The token in the printed address opens the page. In exchange for the token, the browser gets a cookie, and the page
+    gets a second value, which each write request must have in a header. A form of another site can make the browser
+    send the cookie, but cannot send the header. Both values are derived from the token and do not reveal it.
 
     Args:
-        port: Port of the server, a part of the cookie's name, because browsers share cookies between ports.
-        token: The token; default: a random one.
+        port: Port of the server. It is part of the name of the cookie, because browsers share cookies between ports.
+        token: The token; default: a random token.
     """
 
     def __init__(self, port: int, token: str | None = None) -> None:
@@ -49,7 +49,7 @@ class Session:
 
     @property
     def address(self) -> str:
-        """First address of the page."""
+        """The address that is printed, with the token."""
         return f'http://127.0.0.1:{self.port}/?token={self.token}'
 
     def _derive(self, purpose: str) -> str:
@@ -57,12 +57,12 @@ class Session:
 
 
 class Guard:
-    """Refuses requests that do not come from the page, before any other code sees them; an ASGI application.
+    """ASGI application that rejects requests from outside of the page before any other code processes them.
 
-    - ``Host`` must be this server: a foreign name that was made to resolve to 127.0.0.1 is refused (DNS rebinding).
-    - ``Origin``, and what the browser says of where a request comes from, must be this page.
-    - Everything except the first address needs the cookie, and every write the header too.
-    - A write must state its length, and must not be longer than the limit.
+    - ``Host`` must be this server. Foreign names that resolve to 127.0.0.1 are rejected (DNS rebinding).
+    - ``Origin`` and ``Sec-Fetch-Site`` must be those of this page.
+    - All requests except the one with the token need the cookie. Write requests also need the header.
+    - A write request must state its length, which must not exceed the limit.
 
     Args:
         app: The application.
@@ -74,7 +74,7 @@ class Guard:
         self._hosts = {f'{name}:{session.port}' for name in ('127.0.0.1', 'localhost')}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request, or pass it on."""
+        """Reject a request, or pass it to the application."""
         if scope['type'] == 'lifespan':
             await self._app(scope, receive, send)
             return
@@ -95,8 +95,8 @@ class Guard:
         await (answer or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Any, headers: Headers) -> Response | None:
-        """Why a request is refused; None: it is not."""
-        # Where it comes from.
+        """Response to a request that is rejected; None: the request is accepted."""
+        # Check where the request comes from.
         if headers.getlist('host') not in [[host] for host in self._hosts]:
             return _error(421, 'unknown host; open the address that dinor1 printed')
         origins = headers.getlist('origin')
@@ -105,7 +105,7 @@ class Guard:
         is_entrance = scope['path'] == '/' and scope['method'] in _READING
         if headers.get('sec-fetch-site', 'same-origin') not in ('same-origin', 'none') and not is_entrance:
             return _error(403, 'a request from another page')
-        # What it knows.
+        # Check the token, the cookie and the header.
         if is_entrance and self._token(scope) is not None:
             return None
         if not _equal(_cookie(headers, self._session.cookie_name), self._session.cookie):
@@ -116,8 +116,7 @@ class Guard:
             return None
         if not _equal(headers.get(TOKEN_HEADER, ''), self._session.header):
             return _error(403, 'no token; load the page again')
-        # How large it is.
-        # A request without a length has no body, unless it comes in chunks.
+        # Check the length. A request without a length has no body, unless it is sent in chunks.
         limit, length = MAX_UPLOAD if scope['path'] in UPLOADS else MAX_BODY, headers.get('content-length', '0')
         if headers.get('transfer-encoding') is not None or not length.isascii() or not length.isdigit():
             return _error(411, 'a write must state its length')
@@ -126,12 +125,12 @@ class Guard:
         return None
 
     def _token(self, scope: Any) -> str | None:
-        """Token in the address; None: it has none."""
+        """Token in the address; None: the address has no token."""
         values = parse_qs(scope['query_string'].decode('latin-1')).get('token')
         return values[0] if values else None
 
     def _entrance(self, scope: Any) -> Response | None:
-        """Exchange the token of the first address for a cookie, and leave the address; None: it has none."""
+        """Response that sets the cookie and removes the token from the address; None: the address has no token."""
         token = self._token(scope) if scope['path'] == '/' and scope['method'] in _READING else None
         if token is None:
             return None
@@ -155,5 +154,5 @@ def _cookie(headers: Headers, name: str) -> str:
 
 
 def _equal(given: str, expected: str) -> bool:
-    """Whether two texts are equal, in a time that does not depend on where they differ."""
+    """Whether two texts are equal; the duration does not depend on the position of a difference."""
     return secrets.compare_digest(given.encode(), expected.encode())

@@ -1,4 +1,4 @@
-"""The web application: addresses of the page, each a few lines on top of the project and its jobs."""
+"""The web application: the routes of the page, which call the project and its jobs."""
 
 import json
 import tempfile
@@ -26,7 +26,7 @@ Body = dict[str, Any]
 
 
 async def _json(request: Request) -> Body:
-    """Body of a request: a JSON object."""
+    """Read the body of a request, which must be a JSON object."""
     try:
         content = json.loads(await request.body())
     except (ValueError, RecursionError):
@@ -40,10 +40,11 @@ Json = Annotated[Body, Depends(_json)]
 
 
 def create_app(project: Project, detector: ExemplarDetector, runner: JobRunner, session: Session) -> Any:
-    """The application, an ASGI callable.
+    """Create the application, an ASGI callable.
 
-    Errors of the user are answered by status 400 with ``{"error": line}``, an unknown id by 404, and a write that is
-    based on an old revision of an image by 409 with the current record. A file that cannot be written is 507.
+    The response to a user error has the status 400 and the body ``{"error": line}``. An unknown id gives 404. An update
+    that is based on an old revision of an image gives 409 and the current record. A file that cannot be written gives
+    507.
 
     Args:
         project: The folder that is labelled.
@@ -81,7 +82,7 @@ def create_app(project: Project, detector: ExemplarDetector, runner: JobRunner, 
 
 
 def _add_state(app: FastAPI, project: Project, runner: JobRunner) -> None:
-    """What the page asks for again and again: what has changed since it asked last."""
+    """Add the routes of the state: the page regularly requests the changes since its last request."""
 
     @app.get('/api/state')
     def state(since: int = 0) -> Body:
@@ -117,7 +118,7 @@ def _add_images(app: FastAPI, project: Project) -> None:
         try:
             project.update_image(image, body.get('revision', -1), body.get('boxes'), body.get('checked'))
         except StaleRevisionError:
-            return JSONResponse(_image(project, image) | dict(error='the image was changed elsewhere'), 409)
+            return JSONResponse(_image(project, image) | dict(error='the image was changed in another tab'), 409)
         return JSONResponse(_image(project, image))
 
     @app.get('/api/images/{image}/file')
@@ -227,7 +228,7 @@ def _add_files(app: FastAPI, project: Project, detector: ExemplarDetector) -> No
 
 
 def _summary(project: Project, image: str) -> Body:
-    """What the list shows of an image."""
+    """Values that the list shows for an image."""
     record = project.record(image)
     counts = [len(record.with_status(status)) for status in (ACCEPTED, PROPOSED)]
     scores = [round(box.score or 0, 3) for box in record.with_status(PROPOSED)]
@@ -243,14 +244,14 @@ def _summary(project: Project, image: str) -> Body:
 
 
 def _image(project: Project, image: str) -> Body:
-    """An image with its boxes, and whether they are on the disk."""
+    """An image with its boxes, and the reason if they are not on the disk."""
     record: ImageRecord = project.record(image)
     names = dict(id=image, name=_display(project.files.name(image)), state=record.state)
     return to_json(record) | names | dict(version=str(project.files.version(image)), problem=_display(project.problem))
 
 
 def _common(project: Project) -> Body:
-    """What all images share."""
+    """State that all images share."""
     files, attachments = project.files, project.attachments
     exemplars = [to_json(e) | dict(image_name=_display(files.name(e.image))) for e in project.exemplars]
     return dict(
@@ -271,12 +272,12 @@ def _drop_adaptation(project: Project, exemplar: str) -> None:
 
 
 def _display(text: str) -> str:
-    """A path as text; bytes that are not UTF-8 become question marks."""
+    """A path as text; bytes that are not UTF-8 are replaced."""
     return text.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
 
 
 async def _with_upload(request: Request, name: str, work: Callable[[Path], str]) -> str:
-    """Call a function with a file that was sent, under its name in an own temporary folder."""
+    """Call a function with an uploaded file, which has its original name in a temporary folder."""
     content = await request.body()
 
     def run() -> str:
@@ -293,12 +294,12 @@ async def _user_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unknown_id(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(dict(error='there is no such image, box or job any more; load the page again'), 404)
+    return JSONResponse(dict(error='this image, box or job does not exist any more; load the page again'), 404)
 
 
 async def _disk_error(request: Request, error: Any) -> JSONResponse:
     where = '' if error.filename is None else f'{error.filename}: '
-    return JSONResponse(dict(error=_display(f'{where}{error.strerror or error}; make room, or check the disk')), 507)
+    return JSONResponse(dict(error=_display(f'{where}{error.strerror or error}; free space, or check the disk')), 507)
 
 
 async def _http_error(request: Request, error: Any) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Files of a project: written at once and completely, and kept in memory while the disk refuses them."""
+"""Files of a project: each change is written immediately, and kept in memory if it cannot be written."""
 
 import contextlib
 import os
@@ -8,18 +8,19 @@ from typing import Any
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import locked, read_json, write_json
 
-_README = 'The state of `dinor1 annotate`: boxes per image, classes and exemplars. Remove this folder to start anew.\n'
+_README = 'The state of `dinor1 annotate`: boxes per image, classes and exemplars. Remove this folder to start again.\n'
 
 
 class Store:
-    """Small JSON files in a folder that one process owns.
+    """Small JSON files in a folder that only one process may use.
 
-    A write is on the disk when :meth:`write` returns: the content goes to a temporary file, which then replaces the old
-    one, so that a process that is killed leaves the old or the new content. What cannot be written, because the disk is
-    full for example, is kept and written again by :meth:`retry` and with every later :meth:`write`.
+    A file is on the disk when :meth:`write` returns. The content is written to a temporary file, which then replaces
+    the old file. If the process is killed, the file has either the old or the new content. Content that cannot be
+    written, for example because the disk is full, is kept in memory. :meth:`retry` and every later :meth:`write` try
+    again to write it.
 
     Args:
-        folder: The folder; it is created.
+        folder: The folder, which is created if necessary.
 
     Raises:
         InputError: another process uses the folder.
@@ -36,7 +37,7 @@ class Store:
 
     @property
     def problem(self) -> str:
-        """Why files could not be written; empty: everything is on the disk."""
+        """Reason why files could not be written; empty: all files are on the disk."""
         return self._problem if self._unsaved else ''
 
     @property
@@ -58,7 +59,7 @@ class Store:
         return self.retry()
 
     def retry(self) -> bool:
-        """Write the files that could not be written; returns whether all are on the disk now."""
+        """Write the files that could not be written before; returns whether all files are on the disk now."""
         for name, content in list(self._unsaved.items()):
             try:
                 write_json(content, self.folder / name, durable=True)
@@ -69,7 +70,7 @@ class Store:
         return True
 
     def read(self, name: str) -> Any:
-        """Content of a file; None: there is none.
+        """Content of a file; None: the file does not exist.
 
         Raises:
             InputError: the file is damaged.
@@ -78,12 +79,12 @@ class Store:
         return read_json(path) if os.path.lexists(path) else None
 
     def close(self) -> None:
-        """Write what is left, and give the folder back."""
+        """Write the files that are not on the disk yet, and release the lock of the folder."""
         self.retry()
         self._lock.close()
 
     def _write_readme(self) -> None:
-        """Say what the folder is to the user who finds it."""
+        """Write a file that explains the folder to users who find it."""
         path = self.folder / 'README.md'
         if not path.exists():
             with contextlib.suppress(OSError):
@@ -94,7 +95,7 @@ def check_work_dir(folder: Path) -> None:
     """Check that a work directory can be created and written to.
 
     Raises:
-        InputError: this is not so.
+        InputError: the folder cannot be created or written to.
     """
     existing = folder.absolute()
     while not os.path.lexists(existing):
@@ -102,4 +103,4 @@ def check_work_dir(folder: Path) -> None:
     if not existing.is_dir():
         raise InputError(f'--work-dir {folder}: {existing} is not a folder; give another path')
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f'{folder}: {existing} may not be written to; give a folder for the state with --work-dir')
+        raise InputError(f'{folder}: {existing} is not writable; give a folder for the state with --work-dir')

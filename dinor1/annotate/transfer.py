@@ -15,14 +15,14 @@ FORMATS = ('coco', 'yolo', 'odvg')
 
 
 class Imported(NamedTuple):
-    """What an import did.
+    """Result of an import.
 
     Attributes:
         num_boxes: Number of new boxes.
-        num_images: Number of images that they are on.
-        num_present: Number of boxes that were there already.
-        num_elsewhere: Number of boxes on images that the folder does not have.
-        num_crowd: Number of crowd boxes, which are left out because they show no single object.
+        num_images: Number of images with new boxes.
+        num_present: Number of boxes that existed already.
+        num_elsewhere: Number of boxes on images that are not in the folder.
+        num_crowd: Number of crowd boxes, which are left out because they do not show a single object.
     """
 
     num_boxes: int
@@ -33,9 +33,9 @@ class Imported(NamedTuple):
 
     def __str__(self) -> str:
         left_out = (
-            (self.num_present, 'were there already'),
-            (self.num_elsewhere, 'are on images that this folder does not have'),
-            (self.num_crowd, 'are crowds and left out'),
+            (self.num_present, 'existed already'),
+            (self.num_elsewhere, 'on images that are not in this folder'),
+            (self.num_crowd, 'crowd boxes left out'),
         )
         rest = ''.join(f'; {count} {why}' for count, why in left_out if count)
         return f'{self.num_boxes} boxes on {self.num_images} images imported{rest}'
@@ -44,32 +44,32 @@ class Imported(NamedTuple):
 def import_annotations(project: Project, path: Path) -> Imported:
     """Add the boxes of a COCO or ODVG file to a project.
 
-    Boxes become annotations. Those with a score below 1, as ``dinor1 detect --export coco`` writes them, become
-    proposals. Images are found by their file name without folders; segmentations are not read. Nothing is changed if
-    the file has an error.
+    Boxes become annotations. Boxes with a score below 1, as ``dinor1 detect --export coco`` writes them, become
+    proposals. Images are found by their file names without folders. Segmentations are not read. If the file has an
+    error, the project is not changed.
 
     Args:
         project: The project.
         path: The file.
 
     Raises:
-        InputError: the file has an error that ``dinor1 validate`` reports, or no image of the folder.
+        InputError: the file has an error that ``dinor1 validate`` reports, or none of its images is in the folder.
     """
     # Read and check the file.
     ((checked,), _) = check_path(path, check_images=False)
     for finding in checked.errors:
         raise InputError(f'{path.name}: {finding.detail}; `dinor1 validate` lists all errors')
     data = checked.content.data
-    # Find its images in the folder.
+    # Find the images of the file in the folder.
     by_name = {project.files.name(image): image for image in project.files}
     images = {record['id']: by_name.get(Path(record['file_name']).name) for record in data['images']}
     if not any(images.values()):
-        raise InputError(f'{path.name}: none of its {len(images)} images is in this folder; give the file of this one')
+        raise InputError(f'{path.name}: none of its {len(images)} images is in this folder; give another file')
     repeated = [image for image, count in Counter(filter(None, images.values())).items() if count > 1]
     if repeated:
         name = project.files.name(repeated[0])
-        raise InputError(f'{path.name}: several of its images are named {name}; give a file of this folder alone')
-    # Check the boxes before any is added.
+        raise InputError(f'{path.name}: several of its images are named {name}; give a file of this folder only')
+    # Check all boxes before the first is added.
     names = {record['id']: check_name(record['name'], path.name) for record in data['categories']}
     boxes: dict[str, list[tuple[int, Any, float | None]]] = defaultdict(list)
     num_crowd = num_elsewhere = 0
@@ -103,14 +103,14 @@ def import_annotations(project: Project, path: Path) -> Imported:
 
 
 class Exported(NamedTuple):
-    """What an export wrote.
+    """Result of an export.
 
     Attributes:
-        paths: Files and folders, most important first.
+        paths: Files and folders that were written; the most important one comes first.
         num_images: Number of images.
         num_boxes: Number of annotations.
         num_proposals: Number of proposals on these images, which are not exported.
-        unreadable: One line per image that is left out because it cannot be read.
+        unreadable: One line for each image that is left out because it cannot be read.
     """
 
     paths: list[Path]
@@ -126,7 +126,7 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
     Args:
         project: The project.
         format: ``'coco'``, ``'yolo'`` or ``'odvg'``.
-        all_images: Whether images that are not checked are part of it too, if they have annotations.
+        all_images: Whether images that are not checked are exported too if they have annotations.
         out_dir: Folder to write to; default: ``export/FORMAT`` in the work directory.
 
     Raises:
@@ -134,7 +134,7 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
     """
     if format not in FORMATS:
         raise InputError(f'unknown format {format!r}; give one of {", ".join(FORMATS)}')
-    # Choose the images, and read the sizes that are not known yet.
+    # Collect the images, and read the sizes that are not known yet.
     names = {c.id: c.name for c in project.classes}
     records: list[dict[str, Any]] = []
     unreadable: list[str] = []
@@ -157,7 +157,7 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
                 width=width,
                 height=height,
                 bboxes=[list(box.bbox) for box in boxes],
-                # The user has confirmed them.
+                # The user has confirmed the boxes.
                 scores=[1.0] * len(boxes),
                 labels=[0] * len(boxes),
                 names=[names[box.class_id] for box in boxes],
@@ -166,7 +166,7 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
     if not records:
         if all_images:
             raise InputError('no image has a box; draw or accept one first')
-        raise InputError('no image is checked; mark finished images with C, or export all images with boxes')
+        raise InputError('no image is checked; press C on finished images, or export all images with boxes')
     # Write the files.
     out_dir = out_dir or project.work_dir / 'export' / format
     outputs = output_paths([record['img_path'] for record in records], out_dir)
@@ -176,5 +176,5 @@ def export_project(project: Project, format: str, all_images: bool = False, out_
 
 
 def _is_score(score: Any) -> bool:
-    """Whether the score of an annotation is that of a detector, and not of a user, who is certain."""
+    """Whether the score of an annotation is that of a detector; the boxes of a user have the score 1 or none."""
     return type(score) in (int, float) and 0 <= score < 1

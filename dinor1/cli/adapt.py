@@ -1,4 +1,4 @@
-"""Tune a prompt bank on a few annotated images, and keep the result only if it is better on images left out.
+"""Tune a prompt bank on a few annotated images; keep the result only if it is better on images that are left out.
 
 Examples:
     dinor1 adapt corrected.json --out adapted.safetensors
@@ -6,11 +6,11 @@ Examples:
 
 Without --config and --checkpoint, the released detector for photographs is used.
 
-The annotations are a COCO or ODVG file, such as one of `dinor1 detect --export coco` after correction. All objects of
-the prompts' classes must have boxes on these images. The weights of the model do not change. With --parts head, a few
-parameters between the decoder and the classification are tuned too and written to a second file, FILE_head.safetensors,
-for `dinor1 detect --head`; this needs three images. If the result is not
-better, no file is written and the status is 1. Fewer than three images cannot be checked: their result is always kept.
+The annotations are a COCO or ODVG file, such as a corrected file of `dinor1 detect --export coco`. All objects of the
+prompts' classes must have boxes on these images. The weights of the model do not change. With --parts head, a few
+parameters between the decoder and the classification are tuned too. They are written to a second file,
+FILE_head.safetensors, for `dinor1 detect --head`; this needs at least three images. If the result is not better, no
+file is written and the exit status is 1. With fewer than three images there is no check, and the result is always kept.
 """
 
 import argparse
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument('annotations', type=Path, metavar='JSON', help='annotation file')
     add_detector(parser)
-    parser.add_argument('--bank', metavar='FILE', help='prompt bank to start from (default: the boxes alone)')
+    parser.add_argument('--bank', metavar='FILE', help='prompt bank to start from (default: only the boxes)')
     parser.add_argument('--out', required=True, metavar='FILE.safetensors', help='prompt bank to write')
     parser.add_argument(
-        '--img-dir', type=Path, metavar='DIR', help='folder that file names are relative to (default: searched)'
+        '--img-dir', type=Path, metavar='DIR', help='folder to which file names are relative (default: searched)'
     )
     parser.add_argument(
         '--parts', choices=('embeddings', 'head'), default='embeddings', help='what is tuned (default: %(default)s)'
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    # Check the input before the model is loaded, which takes a while.
+    # Check the input first, because loading the model takes several seconds.
     require_at_least(1, args, 'steps')
     require_at_least(0, args, 'lr')
     require_detector(args)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     print(f'Adaptation {result}')
     if not result.kept:
         sys.exit(1)
-    # The head first: a bank never is without the head that it was tuned with.
+    # Write the head first, so that a bank never exists without the head that it was tuned with.
     if args.parts == 'head':
         head = f'{args.out.removesuffix(".safetensors")}_head.safetensors'
         inferencer.save_head(head)

@@ -1,4 +1,4 @@
-r"""Label a folder of images in the browser: box one object, and the detector proposes the others.
+r"""Label a folder of images in the browser: draw a box around one object, and the detector proposes the others.
 
 Examples:
     dinor1 annotate FOLDER
@@ -6,8 +6,8 @@ Examples:
     dinor1 annotate FOLDER --config CONFIG --checkpoint CKPT --work-dir state
 
 Without --config and --checkpoint, the released detector for photographs is used. The page is served to this machine
-only (127.0.0.1) and works without a network. Every change is saved at once, in FOLDER/.dinor1; Ctrl-C ends the server,
-and the same command continues. Exports go to that folder too. Needs: pip install 'dinor1[annotate]'
+only (127.0.0.1) and works without a network. Every change is saved immediately in FOLDER/.dinor1. Exports are written
+to that folder too. Ctrl-C stops the server, and the same command continues. Requires: pip install 'dinor1[annotate]'
 """
 
 import argparse
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_detector(parser)
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: the GPU if there is one)')
     parser.add_argument('--port', type=int, default=0, help='port of the page (default: a free one)')
-    parser.add_argument('--no-browser', action='store_true', help='print the address only')
+    parser.add_argument('--no-browser', action='store_true', help='print the address, but open no browser')
     parser.add_argument(
         '--import',
         dest='annotations',

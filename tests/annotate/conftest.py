@@ -61,7 +61,7 @@ def detector(model_files):
     from dinor1.annotate import ExemplarDetector
     from dinor1.inference import DINOR1Inferencer
 
-    # The scores of a model that was not trained are low.
+    # An untrained model has low scores.
     return ExemplarDetector(DINOR1Inferencer(model_files.config, model_files.checkpoint, 'cpu'), min_score=0.0)
 
 

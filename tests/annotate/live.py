@@ -1,4 +1,4 @@
-"""A running server of the page, a browser for it, and how a test uses the page."""
+"""A running server, and a user who operates the page in a browser."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-MARGIN, MAX_SCALE = 16, 8  # of an image that is shown as a whole
+MARGIN, MAX_SCALE = 16, 8  # margin in pixels and largest scale of an image that is shown completely
 
 
 class LiveServer:
@@ -46,7 +46,7 @@ class LiveServer:
 
 
 def start_command(folder: Path, model_files, *options: str) -> SimpleNamespace:
-    """Start ``dinor1 annotate`` as a process of its own, and wait for its address."""
+    """Start ``dinor1 annotate`` in a separate process, and wait for its address."""
     model = ['--config', model_files.config, '--checkpoint', model_files.checkpoint, '--device', 'cpu']
     command = [sys.executable, '-m', 'dinor1', 'annotate', str(folder), *model, '--no-browser', *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
@@ -57,11 +57,11 @@ def start_command(folder: Path, model_files, *options: str) -> SimpleNamespace:
 
 
 class PageUser:
-    """What a user does on the page, and what they see.
+    """A user of the page: methods for actions, and for what the page shows.
 
     Attributes:
         page: The page of Playwright.
-        errors: Exceptions and refused contents that the browser reported.
+        errors: Exceptions and blocked contents that the browser reported.
         hosts: Hosts that the page made requests to.
     """
 
@@ -76,7 +76,7 @@ class PageUser:
         page.goto(address)
         page.wait_for_selector('.list-row')
         self.wait_saved()
-        # Until the first image is shown, nothing can be drawn.
+        # Boxes can only be drawn after the first image is shown.
         self.wait_for("document.getElementById('image-name').textContent !== ''")
 
     def text(self, selector: str) -> str:
@@ -101,7 +101,7 @@ class PageUser:
         self.wait_text('#image-name', name)
 
     def point(self, x: float, y: float, size=(80, 60)) -> tuple[float, float]:
-        """Position on the page of a point of an image that is shown as a whole."""
+        """Position on the page of a point of an image that is shown completely."""
         frame = self.page.locator('#canvas').bounding_box()
         scale = min((frame['width'] - 2 * MARGIN) / size[0], (frame['height'] - 2 * MARGIN) / size[1], MAX_SCALE)
         left = frame['x'] + (frame['width'] - size[0] * scale) / 2
@@ -135,5 +135,5 @@ def wait_until(condition, seconds: float = 120) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, 'it did not happen in time'
+        assert time.monotonic() < end, 'the condition did not hold in time'
         time.sleep(0.05)

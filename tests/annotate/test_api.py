@@ -1,4 +1,4 @@
-"""The application: searching, cancelling, adapting, importing, exporting, and several clients at once."""
+"""The application: search, cancellation, adaptation, import, export, and several clients at the same time."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ WHOLE = [5, 5, 40, 40]
 
 
 def wait(page, job):
-    """Wait for a job, and return its last state."""
+    """Wait for a job; returns its last state."""
     assert page.runner.get(job['id']).wait(60)
     return page.runner.get(job['id']).to_json()
 
@@ -41,7 +41,7 @@ def put(page, image, revision, boxes, checked=False):
     return page.client.put(f'/api/images/{page.images[image]}', json=body)
 
 
-def test_find_gives_the_detections_of_the_inferencer(page, model_files, folder):
+def test_find_equals_the_detections_of_the_inferencer(page, model_files, folder):
     add_exemplar(page)
     done = find(page, [page.images[1]])
     assert (done['state'], done['done'], done['total']) == ('done', 1, 1)
@@ -62,7 +62,7 @@ def test_find_gives_the_detections_of_the_inferencer(page, model_files, folder):
     assert record['state'] == 'proposed'
 
 
-def test_find_without_exemplars_says_what_to_do(page):
+def test_find_without_exemplars_reports_what_to_do(page):
     answer = page.client.post('/api/find', json=dict(images=None))
     assert answer.status_code == 400
     assert 'press E to make it an exemplar' in answer.json()['error']
@@ -70,14 +70,14 @@ def test_find_without_exemplars_says_what_to_do(page):
     assert page.client.post('/api/find', json=dict(images=None)).status_code == 400
 
 
-def test_find_on_all_leaves_out_what_is_done(page):
+def test_find_on_all_skips_checked_and_searched_images(page):
     add_exemplar(page)
     put(page, 2, 0, [], checked=True)
     done = find(page)
     assert (done['done'], done['state']) == (2, 'done')
     again = page.client.post('/api/find', json=dict(images=None))
-    assert 'searched for these exemplars already' in again.json()['error']
-    # Another exemplar: both are searched again.
+    assert 'already searched with these exemplars' in again.json()['error']
+    # With another exemplar, both images are searched again.
     add_exemplar(page, bbox=[20, 20, 60, 50])
     assert find(page)['total'] == 2
 
@@ -90,7 +90,7 @@ def test_negative_exemplars_are_not_reported(page):
     assert {b['class_id'] for b in page.client.get(f'/api/images/{page.images[1]}').json()['boxes']} == {1}
 
 
-def test_broken_image_does_not_end_a_run(page, folder):
+def test_find_continues_after_a_broken_image(page, folder):
     (folder / '1.png').write_bytes(b'not an image')
     add_exemplar(page)
     done = find(page)
@@ -107,7 +107,7 @@ def find_failed(page, image):
     return wait(page, page.client.post('/api/find', json=dict(images=[page.images[image]])).json())
 
 
-def test_cancelled_run_keeps_its_results_and_can_continue(page, detector, monkeypatch):
+def test_cancelled_search_keeps_its_results_and_can_continue(page, detector, monkeypatch):
     add_exemplar(page)
     reached, go_on, original = threading.Event(), threading.Event(), detector.find
 
@@ -130,7 +130,7 @@ def test_cancelled_run_keeps_its_results_and_can_continue(page, detector, monkey
     assert find(page)['total'] == 2
 
 
-def test_write_with_an_old_revision_is_answered_with_the_current_record(page):
+def test_update_with_an_old_revision_returns_the_current_record(page):
     first = put(page, 0, 0, [box(1, 1, 20, 20)])
     assert (first.status_code, first.json()['revision']) == (200, 1)
     stale = put(page, 0, 0, [])
@@ -139,7 +139,7 @@ def test_write_with_an_old_revision_is_answered_with_the_current_record(page):
     assert put(page, 0, 1, []).status_code == 200
 
 
-def test_state_has_only_what_changed(page):
+def test_state_has_only_changes(page):
     everything = page.client.get('/api/state').json()
     assert [entry['name'] for entry in everything['images']] == ['0.png', '1.png', '2.png']
     put(page, 1, 0, [box(1, 1, 20, 20), box(1, 1, 9, 9, id='b', status='proposed', score=0.75)])
@@ -150,7 +150,7 @@ def test_state_has_only_what_changed(page):
     assert 'common' not in changed
 
 
-def test_classes_and_exemplars_by_requests(page):
+def test_requests_change_classes_and_exemplars(page):
     key = page.client.post('/api/classes', json=dict(name='key')).json()
     assert page.client.patch(f'/api/classes/{key["id"]}', json=dict(name='old key')).json()['name'] == 'old key'
     assert page.client.patch(f'/api/classes/{key["id"]}', json=dict(size=3)).status_code == 400
@@ -164,13 +164,13 @@ def test_classes_and_exemplars_by_requests(page):
     assert page.client.delete('/api/classes/77').status_code == 400
 
 
-def test_bank_is_a_prompt_with_classes_of_its_own(page, model_files, other_files, folder, tmp_path):
+def test_bank_adds_its_classes_and_is_a_prompt(page, model_files, other_files, folder, tmp_path):
     # Save banks of this and of another model.
     for name, files in (('own', model_files), ('other', other_files)):
         inferencer = DINOR1Inferencer(files.config, files.checkpoint, 'cpu')
         inferencer.set_prompts([(str(folder / '0.png'), [WHOLE], 'Key')])
         inferencer.save_bank(tmp_path / f'{name}.safetensors')
-    # Refuse the other model's, and use the own one, also after its class was renamed.
+    # The bank of the other model is rejected. The own bank can be used, also after its class was renamed.
     other = page.client.post('/api/bank?name=other.safetensors', content=(tmp_path / 'other.safetensors').read_bytes())
     assert 'other.safetensors: this prompt bank was made by another model' in other.json()['error']
     assert [c.name for c in page.project.classes] == ['coin']
@@ -182,7 +182,7 @@ def test_bank_is_a_prompt_with_classes_of_its_own(page, model_files, other_files
     boxes = page.client.get(f'/api/images/{page.images[1]}').json()['boxes']
     assert {b['class_id'] for b in boxes} == {key.id}
     assert 'part of the prompt bank' in page.client.delete(f'/api/classes/{key.id}').json()['error']
-    # Without it, there is nothing to search for.
+    # Without the bank, there is nothing to search for.
     assert page.client.delete('/api/bank').status_code == 200
     assert page.client.post('/api/find', json=dict(images=None)).status_code == 400
 
@@ -192,14 +192,14 @@ def test_adapt_uses_checked_images_until_an_exemplar_changes(page, detector):
     assert 'no image with boxes is checked' in page.client.post('/api/adapt').json()['error']
     put(page, 1, 0, [box(*WHOLE)], checked=True)
     done = wait(page, page.client.post('/api/adapt').json())
-    # One image cannot be checked on others: the result is always kept.
+    # With one image there is no check on other images, and the result is always kept.
     assert (done['state'], done['message'][:5]) == ('done', 'kept:')
     adaptation = page.client.get('/api/state').json()['common']['adaptation']
     assert adaptation['exemplars'] == [exemplar['id']]
     prompts = project_prompts(page.project, detector.weights)
     assert prompts.visual == ()
     assert find(page, [page.images[2]])['state'] == 'done'
-    # A new exemplar adds to it; a change of one that it was made with removes it.
+    # A new exemplar does not affect the adaptation. A change of one of its exemplars removes it.
     add_exemplar(page, image=2)
     assert len(project_prompts(page.project, detector.weights).visual) == 1
     page.client.delete(f'/api/exemplars/{exemplar["id"]}')
@@ -216,8 +216,8 @@ def coco(names=('0.png',), **fields):
 def test_import_adds_boxes_once(page):
     content = json.dumps(coco(['0.png', '1.png', 'elsewhere.png']))
     first = page.client.post('/api/import?name=a.json', content=content).json()
-    assert first['message'] == ('2 boxes on 2 images imported; 1 are on images that this folder does not have')
-    assert '2 were there already' in page.client.post('/api/import', content=content).json()['message']
+    assert first['message'] == ('2 boxes on 2 images imported; 1 on images that are not in this folder')
+    assert '2 existed already' in page.client.post('/api/import', content=content).json()['message']
     (imported,) = page.client.get(f'/api/images/{page.images[1]}').json()['boxes']
     assert (imported['bbox'], imported['class_id'], imported['status']) == ([10, 10, 30, 40], 1, 'accepted')
 
@@ -258,7 +258,7 @@ def test_export_writes_checked_images_that_can_be_imported_again(page, open_proj
     assert json.loads(path.read_text())['annotations'][0]['bbox'] == [10, 10, 20, 30]
     ((checked,), _) = check_path(path)
     assert checked.errors == []
-    # Another project of copies of the images reads it.
+    # Another project with copies of the images imports the file.
     other = open_project(write_images(tmp_path / 'copies', 3))
     from dinor1.annotate import import_annotations
 
@@ -280,7 +280,7 @@ def test_export_of_all_images_with_boxes(page, format):
     assert checked.errors == []
 
 
-def test_export_to_a_full_disk_is_told(page, monkeypatch):
+def test_export_reports_a_full_disk(page, monkeypatch):
     put(page, 1, 0, [], checked=True)
 
     def full(*args, **kwargs):
@@ -292,19 +292,19 @@ def test_export_to_a_full_disk_is_told(page, monkeypatch):
     assert answer.json()['error'].startswith('/somewhere/annotations.json: No space left on device')
 
 
-def test_export_of_an_unknown_format_is_refused(page):
+def test_export_of_an_unknown_format_is_rejected(page):
     put(page, 1, 0, [], checked=True)
     assert 'unknown format' in page.client.post('/api/export', json=dict(format='../x')).json()['error']
 
 
-def test_unknown_ids_are_not_found(page):
+def test_requests_with_unknown_ids_have_status_404(page):
     assert page.client.get('/api/images/unknown').status_code == 404
     assert page.client.post('/api/find', json=dict(images=['unknown'])).status_code in (400, 404)
     assert page.client.post('/api/jobs/99/cancel').status_code == 404
 
 
-def test_eight_clients_write_without_losing_a_box(page):
-    """Each adds boxes to the same image, and repeats a write that came too late."""
+def test_update_image_by_eight_clients_keeps_all_boxes(page):
+    """Each client adds boxes to the same image, and repeats an update with an old revision."""
 
     def add(client):
         for i in range(5):
@@ -323,7 +323,7 @@ def test_eight_clients_write_without_losing_a_box(page):
     assert {b['id'] for b in record['boxes']} == {f'c{client}-{i}' for client in range(8) for i in range(5)}
 
 
-def test_text_prompts_are_refused_by_a_model_without_language_model(page):
+def test_text_prompts_are_rejected_by_a_model_without_language_model(page):
     assert not page.client.get('/api/session').json()['has_text']
     page.client.patch('/api/classes/1', json=dict(by_name=True))
     done = wait(page, page.client.post('/api/find', json=dict(images=[page.images[0]])).json())

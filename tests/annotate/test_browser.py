@@ -1,4 +1,4 @@
-"""The page in a real browser: the system's chromium."""
+"""The page in the chromium browser of the system."""
 
 import json
 import os
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='needs chromium (Debian
 @pytest.fixture(scope='module')
 def browser():
     with sync_playwright() as driver:
-        # A sandbox is not possible for the user root.
+        # The user root cannot use the sandbox.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
         yield browser
         browser.close()
@@ -89,8 +89,8 @@ def accepted(live, name='0.png'):
     return live.record(name).with_status('accepted')
 
 
-def test_draw_find_correct_export_and_reload(live, visit):
-    """The whole way, by pointer."""
+def test_page_draws_finds_corrects_exports_and_reloads(live, visit):
+    """All steps of labelling an image, by pointer."""
     user = visit(live.address)
     assert user.page.url == f'http://127.0.0.1:{live.session.port}/'
     # Draw a box.
@@ -102,7 +102,7 @@ def test_draw_find_correct_export_and_reload(live, visit):
     user.drag((40, 35), (50, 45))
     user.drag((20, 20), (25, 20))
     wait_until(lambda: accepted(live)[0].bbox == pytest.approx((15, 10, 55, 45), abs=0.5))
-    # Find others like it, and see the threshold filter them.
+    # Find similar objects, and filter the proposals by the threshold.
     user.page.get_by_role('button', name='Find like this').click()
     wait_until(lambda: live.record('0.png').with_status('proposed'))
     user.wait_job()
@@ -119,7 +119,7 @@ def test_draw_find_correct_export_and_reload(live, visit):
     (written,) = json.loads(Path(path).read_text())['annotations']
     assert written['bbox'] == pytest.approx([15, 10, 40, 35], abs=0.5)
     user.page.locator('dialog').get_by_role('button', name='Close').click()
-    # Reload: everything is there.
+    # Reload: the page shows the same state.
     user.page.reload()
     user.wait_text('#progress', '1 of 3 checked')
     user.open('0.png')
@@ -128,10 +128,10 @@ def test_draw_find_correct_export_and_reload(live, visit):
     assert user.hosts == {f'127.0.0.1:{live.session.port}'}
 
 
-def test_everything_by_keyboard(live, visit):
+def test_page_works_by_keyboard_alone(live, visit):
     user = visit(live.address)
     user.add_class('key')
-    # A box of the second class, moved and stretched, then of the first class.
+    # Draw, move and resize a box of the second class, then change its class to the first.
     user.press('b', *['ArrowLeft'] * 3, 'Shift+ArrowUp', *['Alt+ArrowRight'] * 2, 'Alt+Shift+ArrowDown')
     user.wait_saved()
     (drawn,) = accepted(live)
@@ -142,7 +142,7 @@ def test_everything_by_keyboard(live, visit):
     wait_until(lambda: accepted(live)[0].class_id == 2)
     user.press('Control+Shift+Z')
     wait_until(lambda: accepted(live)[0].class_id == 1)
-    # Exemplar, search, and decisions.
+    # Make an exemplar, search, reject all proposals, undo this, and accept them.
     user.press('e')
     wait_until(lambda: len(live.project.exemplars) == 1)
     user.press('f')
@@ -155,7 +155,7 @@ def test_everything_by_keyboard(live, visit):
     wait_until(lambda: len(live.record('0.png').with_status('rejected')) == count)
     user.press('Control+z', 'Shift+A')
     wait_until(lambda: len(accepted(live)) == count + 1)
-    # Finished, next image, back, and delete a box.
+    # Finish the image, return to it, and delete a box.
     user.press('c')
     user.wait_text('#image-name', '1.png')
     assert live.record('0.png').checked
@@ -163,14 +163,14 @@ def test_everything_by_keyboard(live, visit):
     user.wait_text('#image-name', '0.png')
     user.press('.', 'Delete')
     wait_until(lambda: len(accepted(live)) == count)
-    # Help.
+    # Open and close the help.
     user.press('?')
     user.wait_text('dialog', 'Keyboard and mouse')
     user.press('Escape')
     user.page.wait_for_selector('dialog', state='detached')
 
 
-def test_accept_and_reject_one_proposal(live, visit):
+def test_page_accepts_and_rejects_single_proposals(live, visit):
     first = next(iter(live.project.files))
     boxes = [
         dict(id='a', bbox=[5, 5, 20, 20], class_id=1, status='proposed', score=0.9),
@@ -191,16 +191,16 @@ def test_accept_and_reject_one_proposal(live, visit):
 
 
 def test_two_tabs_never_overwrite_each_other(live, visit):
-    """Both draw on the same revision: the later one is told, and both boxes are there."""
+    """Both tabs draw on the same revision: the later tab shows a message, and both boxes exist."""
     first = visit(live.address)
     second = visit(live.address)
-    # The second tab does not learn of the first one's box before it draws its own.
+    # The second tab does not receive the box of the first tab before it draws its own box.
     held = []
     second.page.route('**/api/state*', lambda route: held.append(route))
     first.drag((5, 5), (20, 20))
     first.wait_saved()
     second.drag((40, 20), (60, 50))
-    second.wait_text('#toasts', '0.png was changed elsewhere, and your changes were added to it')
+    second.wait_text('#toasts', '0.png was changed in another tab, and your changes were merged')
     for route in held:
         route.abort()
     second.page.unroute_all(behavior='ignoreErrors')
@@ -210,8 +210,8 @@ def test_two_tabs_never_overwrite_each_other(live, visit):
 
 
 @pytest.mark.slow
-def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, start, visit):
-    """The server is killed during a search, a box is drawn meanwhile, and a new server takes over."""
+def test_search_continues_after_the_server_is_killed(tmp_path, start, visit):
+    """The server is killed during a search, then a box is drawn, then a new server continues."""
     folder = write_images(tmp_path / 'images', 1)
     for i in range(1, 150):
         os.link(folder / '0.png', folder / f'{i}.png')
@@ -224,15 +224,15 @@ def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, start, visi
     user.press('e')
     user.page.wait_for_selector('.exemplar')
     user.press('Shift+F')
-    # The page asks every second or so, and may not see each number.
+    # The page requests the progress about once per second, and may miss some numbers.
     wait_until(lambda: re.search(r'(\d+) of 150', user.text('#job')) is not None)
     running.process.send_signal(signal.SIGKILL)
     running.process.wait()
-    # The page says so, and keeps what is drawn.
-    user.wait_text('.banner', 'The server does not answer')
+    # The page reports this, and keeps the new box.
+    user.wait_text('.banner', 'The server does not respond')
     user.drag((50, 10), (70, 30))
     user.wait_text('#save-state', 'Not saved')
-    # The same command continues: the old tab saves its box when the new address was opened.
+    # The same command continues the search. The old tab saves its box after the new address was opened.
     again = start(folder, '--port', port)
     visit(again.address, user.page.context)
     user.wait_saved()
@@ -248,7 +248,7 @@ def test_killed_server_loses_nothing_and_the_run_continues(tmp_path, start, visi
     assert sum(box['status'] == 'accepted' for box in first['boxes']) == 2
 
 
-def test_list_of_thousands_of_images(tmp_path, open_project, serve, visit):
+def test_list_shows_thousands_of_images(tmp_path, open_project, serve, visit):
     folder = write_images(tmp_path / 'many', 1)
     for i in range(1, 2000):
         os.link(folder / '0.png', folder / f'{i:04}.png')
@@ -268,7 +268,7 @@ def test_list_of_thousands_of_images(tmp_path, open_project, serve, visit):
     user.wait_for("document.querySelectorAll('.list-row').length === 12")  # 0123, 1123, 1230 to 1239
 
 
-def test_broken_image_is_told_and_the_others_work(folder, project, live, visit):
+def test_page_reports_a_broken_image_and_shows_the_others(folder, project, live, visit):
     (folder / '1.png').write_bytes((folder / '1.png').read_bytes()[:200])
     (folder / '2.png').write_text('not an image')
     user = visit(live.address)
@@ -283,7 +283,7 @@ def test_broken_image_is_told_and_the_others_work(folder, project, live, visit):
     user.wait_text('#toasts', '2 could not be read')
 
 
-def test_full_disk_is_told_until_there_is_room(live, visit, monkeypatch):
+def test_page_reports_a_full_disk_until_changes_are_saved(live, visit, monkeypatch):
     user = visit(live.address)
 
     def full(*args, **kwargs):
@@ -300,7 +300,7 @@ def test_full_disk_is_told_until_there_is_room(live, visit, monkeypatch):
     assert len(accepted(live)) == 1
 
 
-def test_names_are_text_and_not_markup(tmp_path, open_project, serve, visit):
+def test_page_shows_names_as_text_and_not_as_markup(tmp_path, open_project, serve, visit):
     name = '<img src=x onerror=alert(1)>.png'
     folder = tmp_path / 'images'
     folder.mkdir()
@@ -340,7 +340,7 @@ def test_import_by_dialog_shows_the_boxes(live, visit, tmp_path):
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('size', [(1280, 800), (1060, 700), (800, 600)])
 def test_page_fits_into_the_window(live, visit, scheme, size):
-    """Nothing is cut off, and text and background differ enough (WCAG AA)."""
+    """No control is cut off, and the contrast between text and background is sufficient (WCAG AA)."""
     user = visit(live.address, color_scheme=scheme)
     user.page.set_viewport_size(dict(width=size[0], height=size[1]))
     image = next(iter(live.project.files))
@@ -380,8 +380,8 @@ def test_page_fits_into_the_window(live, visit, scheme, size):
     assert contrast >= 4.5
 
 
-def test_patches_merge_what_does_not_collide(live, visit):
-    """The module behind undo and merging, against cases by hand."""
+def test_patches_merge_changes_without_conflict(live, visit):
+    """The module for undo and merging, compared with cases written by hand."""
     user = visit(live.address)
     result = user.page.evaluate("""async () => {
         const { apply, diff, invert } = await import('/static/js/patch.js');
@@ -395,5 +395,5 @@ def test_patches_merge_what_does_not_collide(live, visit):
         const same = diff(base, base).boxes.length;
         return [show(merged), merged.checked, merged.conflicts, show(back), back.checked, same];
     }""")
-    # Mine: a moved, b removed, d added. Theirs: b moved (my removal gives way), c removed, e added.
+    # Mine: a moved, b removed, d added. Theirs: b moved (which overrides my removal), c removed, e added.
     assert result == ['a1 b11 d30 e40', True, 1, 'a0 b10 c20', False, 0]

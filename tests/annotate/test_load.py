@@ -1,4 +1,4 @@
-"""The server under load: many searches in a row, several clients at once, requests that are broken off."""
+"""The server under load: many searches, several clients at the same time, and requests that end early."""
 
 import gc
 import os
@@ -40,7 +40,7 @@ def client_of(live):
 
 
 def search(live, client, image):
-    """Search an image, and return the state of the job."""
+    """Search an image; returns the state of the job."""
     answer = client.post('/api/find', json=dict(images=[image]))
     assert answer.status_code == 200, answer.text
     job = live.runner.get(answer.json()['id'])
@@ -56,7 +56,7 @@ def resident_mib():
 @pytest.mark.slow
 @pytest.mark.skipif(LOAD not in os.environ, reason=f'takes minutes: set {LOAD}=1, or to the number of requests')
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs the memory figures of Linux')
-def test_memory_is_flat_over_ten_thousand_searches(live):
+def test_memory_is_constant_over_ten_thousand_searches(live):
     count = max(int(os.environ[LOAD]), 1)
     count = 10_000 if count == 1 else count
     images = list(live.project.files)
@@ -74,7 +74,7 @@ def test_memory_is_flat_over_ten_thousand_searches(live):
     assert growth < 24
 
 
-def test_eight_clients_search_at_once(live):
+def test_find_by_eight_clients_at_the_same_time(live):
     images = list(live.project.files)
 
     def use(number):
@@ -87,8 +87,8 @@ def test_eight_clients_search_at_once(live):
     assert len(live.runner.recent()) == 1
 
 
-def test_requests_that_are_broken_off_leave_nothing_behind(live):
-    """Connections that end within the header, within the body, and before the answer."""
+def test_server_survives_requests_that_end_early(live):
+    """Connections end within the header, within the body, and before the response."""
     image = next(iter(live.project.files))
     start = f'PUT /api/images/{image} HTTP/1.1\r\nHost: 127.0.0.1:{live.session.port}\r\n'
     session = f'Cookie: {live.session.cookie_name}={live.session.cookie}\r\n{TOKEN_HEADER}: {live.session.header}\r\n'
@@ -101,7 +101,7 @@ def test_requests_that_are_broken_off_leave_nothing_behind(live):
             with socket.create_connection(('127.0.0.1', live.session.port)) as connection:
                 connection.sendall(text.encode())
         assert live.project.record(image).revision == 0
-        # A whole request counts, although its client does not read the answer.
+        # A complete request is processed, although its client does not read the response.
         with socket.create_connection(('127.0.0.1', live.session.port)) as connection:
             connection.sendall(full.encode())
             connection.recv(1)
@@ -111,14 +111,14 @@ def test_requests_that_are_broken_off_leave_nothing_behind(live):
             wait_until(lambda: len(os.listdir('/proc/self/fd')) <= before + 5)
 
 
-def test_jobs_that_wait_are_limited(live, monkeypatch):
-    """A client that submits without end is refused, and can go on later."""
+def test_number_of_waiting_jobs_is_limited(live, monkeypatch):
+    """Requests of a client that submits too many jobs are rejected until jobs are finished."""
     image, go_on = next(iter(live.project.files)), threading.Event()
     monkeypatch.setattr(live.detector, 'find', lambda *args: go_on.wait(60) and [])
     with client_of(live) as client:
         answers = [client.post('/api/find', json=dict(images=[image])) for _ in range(103)]
         assert [answer.status_code for answer in answers[-1:]] == [400]
-        assert '100 jobs wait already' in answers[-1].json()['error']
+        assert '100 jobs are already waiting' in answers[-1].json()['error']
         go_on.set()
         accepted = [answer for answer in answers if answer.status_code == 200]
         assert live.runner.get(accepted[-1].json()['id']).wait(60)

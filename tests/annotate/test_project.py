@@ -1,4 +1,4 @@
-"""The state of a labelled folder: revisions, autosave, damaged and full disks, images that may not be read."""
+"""The state of a labelled folder: revisions, saving, damaged files, full disks, and images that may not be read."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ from tests.annotate.conftest import box, write_images
 from tests.model_files import random_image
 
 
-def test_project_survives_reopening(folder, open_project):
+def test_project_is_equal_after_it_is_opened_again(folder, open_project):
     project = open_project(folder)
     first, second, _ = project.files
     coin = project.add_class(' Coin ')
@@ -71,7 +71,7 @@ def test_update_image_with_old_revision_changes_nothing(project):
         ([3], 'expected an object'),
     ],
 )
-def test_update_image_refuses_invalid_boxes(project, boxes, message):
+def test_update_image_rejects_invalid_boxes(project, boxes, message):
     image = next(iter(project.files))
     with pytest.raises(InputError) as caught:
         project.update_image(image, 0, boxes, False)
@@ -109,9 +109,9 @@ def test_iou_of_two_boxes():
     assert iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
 
 
-def test_classes_are_distinct_and_kept_while_used(project):
+def test_classes_have_distinct_names_and_stay_while_they_are_used(project):
     image = next(iter(project.files))
-    with pytest.raises(InputError, match="there is a class 'coin' already"):
+    with pytest.raises(InputError, match="a class named 'coin' already exists"):
         project.add_class(' COIN')
     with pytest.raises(InputError, match='one line of at most 100 characters'):
         project.add_class('a\u2063b')
@@ -141,7 +141,7 @@ def test_changed_images_since_a_sequence_number(project):
 def test_exemplars_are_distinct_and_removable(project):
     image = next(iter(project.files))
     exemplar = project.add_exemplar(image, [1, 1, 20, 20], 1)
-    with pytest.raises(InputError, match='is an exemplar of'):
+    with pytest.raises(InputError, match='is already an exemplar of'):
         project.add_exemplar(image, [1, 1, 20, 20], 1)
     assert project.change_exemplar(exemplar.id, True).negative
     project.remove_exemplar(exemplar.id)
@@ -160,8 +160,8 @@ def test_work_dir_belongs_to_one_process(folder, project):
         Project(folder)
 
 
-def test_full_disk_keeps_changes_until_there_is_room(folder, project, open_project, monkeypatch):
-    """The disk refuses writes, then has room again: every change is there, on the page and on the disk."""
+def test_project_keeps_changes_in_memory_while_the_disk_is_full(folder, project, open_project, monkeypatch):
+    """Writes fail, then the disk has space again: every change exists in memory and on the disk."""
     first, second, _ = project.files
 
     def full(*args, **kwargs):
@@ -183,7 +183,7 @@ def test_full_disk_keeps_changes_until_there_is_room(folder, project, open_proje
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
 def test_failed_write_leaves_the_old_file(folder, project, monkeypatch):
-    """A real write error: the temporary file cannot be filled."""
+    """An error of the operating system: the temporary file cannot be written."""
     image = next(iter(project.files))
     project.update_image(image, 0, [box(1, 1, 20, 20)], False)
     path = folder / '.dinor1' / 'images' / f'{image}.json'
@@ -201,8 +201,8 @@ def test_failed_write_leaves_the_old_file(folder, project, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_killed_process_loses_nothing_that_it_confirmed(folder, open_project):
-    """A process saves boxes as fast as it can and is killed: all confirmed boxes and whole files are there."""
+def test_confirmed_changes_exist_after_the_process_is_killed(folder, open_project):
+    """A process saves boxes continuously and is killed: all confirmed boxes exist, and no file is incomplete."""
     code = """if True:
         import sys
         from pathlib import Path
@@ -227,7 +227,7 @@ def test_killed_process_loses_nothing_that_it_confirmed(folder, open_project):
     assert record.boxes[-1].id == f'b{record.revision - 1}'
 
 
-def test_damaged_record_is_one_line(folder, open_project):
+def test_damaged_record_is_an_error_of_one_line(folder, open_project):
     project = open_project(folder)
     image = next(iter(project.files))
     project.update_image(image, 0, [], True)
@@ -260,7 +260,7 @@ def test_work_dir_elsewhere_leaves_the_folder_untouched(folder, tmp_path, open_p
 # ---------------------------------------------------------------- the images
 
 
-def test_image_files_refuse_links_out_of_the_folder(folder, tmp_path):
+def test_image_files_reject_links_to_files_outside_of_the_folder(folder, tmp_path):
     cv2.imwrite(str(tmp_path / 'secret.png'), random_image(20, 20))
     (folder / 'link.png').symlink_to(tmp_path / 'secret.png')
     (folder / 'inner.png').symlink_to(folder / '0.png')
@@ -274,7 +274,7 @@ def test_image_files_refuse_links_out_of_the_folder(folder, tmp_path):
         files.path('../secret.png')
 
 
-def test_image_files_refuse_decompression_bombs(folder, monkeypatch):
+def test_image_files_reject_decompression_bombs(folder, monkeypatch):
     Image.new('1', (20_000, 20_000)).save(folder / 'bomb.png')
     assert (folder / 'bomb.png').stat().st_size < 100_000
     files = ImageFiles(folder)
@@ -283,13 +283,13 @@ def test_image_files_refuse_decompression_bombs(folder, monkeypatch):
     for read in (files.size, files.content, files.thumbnail, lambda image: files.crop(image, (0, 0, 9, 9))):
         with pytest.raises(InputError, match='more than 100 million pixels'):
             read(bomb)
-    assert time.monotonic() - started < 10  # to decode it four times takes longer
+    assert time.monotonic() - started < 10  # decoding the image four times takes longer
     monkeypatch.setattr(image_access, 'MAX_BYTES', 100)
-    with pytest.raises(InputError, match='at most 0 are read'):
+    with pytest.raises(InputError, match='the limit is 0 MiB'):
         files.size(bomb)
 
 
-def test_image_files_turn_images_as_the_detector_sees_them(folder):
+def test_image_files_rotate_images_like_the_detector(folder):
     """A JPEG with an EXIF orientation and an image of 16 bits are shown with the pixels of the detector."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -320,7 +320,7 @@ def test_thumbnail_and_crop_are_small_jpegs(folder):
             read(image)
 
 
-def test_folder_without_images_is_one_line(tmp_path):
+def test_folder_without_images_is_an_error_of_one_line(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(InputError, match='no image in this folder'):
         Project(tmp_path / 'empty')
@@ -329,7 +329,7 @@ def test_folder_without_images_is_one_line(tmp_path):
     assert not (tmp_path / 'empty' / '.dinor1').exists()
 
 
-def test_work_dir_that_cannot_be_created_is_one_line(folder, tmp_path):
+def test_work_dir_that_cannot_be_created_is_an_error_of_one_line(folder, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='is not a folder'):
         Project(folder, tmp_path / 'file' / 'state')

@@ -1,4 +1,4 @@
-"""The rules of the page's server, each with a request that keeps it and one that breaks it."""
+"""The security rules of the server, each with a valid and an invalid request."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_reading_needs_the_cookie(page, path):
 
 
 @pytest.mark.parametrize('path', ['/?token=wrong', '/?token=', '/', '/?token=the-token2'])
-def test_entrance_refuses_wrong_tokens(page, path):
+def test_entrance_rejects_wrong_tokens(page, path):
     answer = page.stranger.get(path)
     assert answer.status_code == 403
     assert 'set-cookie' not in answer.headers
@@ -68,7 +68,7 @@ def test_every_write_needs_cookie_and_header(page, method, path, body):
 
 
 @pytest.mark.parametrize('host', ['evil.example', f'evil.example:{PORT}', '127.0.0.1', '127.0.0.1:1', f'[::1]:{PORT}'])
-def test_foreign_hosts_are_refused(page, host):
+def test_foreign_hosts_are_rejected(page, host):
     for path in ('/', '/api/state', '/?token=the-token'):
         assert page.client.get(path, headers={'host': host}).status_code == 421
 
@@ -78,15 +78,15 @@ def test_localhost_is_a_name_of_this_server(page):
 
 
 @pytest.mark.parametrize('origin', ['http://evil.example', 'null', 'http://127.0.0.1:1', f'https://127.0.0.1:{PORT}'])
-def test_foreign_origins_are_refused(page, origin):
+def test_foreign_origins_are_rejected(page, origin):
     assert page.client.post('/api/classes', json=dict(name='key'), headers={'origin': origin}).status_code == 403
     assert page.client.get('/api/state', headers={'origin': origin}).status_code == 403
     assert page.client.post('/api/classes', json=dict(name='key'), headers={'origin': ADDRESS}).status_code == 200
 
 
 @pytest.mark.parametrize('site', ['cross-site', 'same-site'])
-def test_requests_that_other_pages_make_are_refused(page, site):
-    """An image of another page that names an address of this server, for example."""
+def test_requests_that_other_pages_make_are_rejected(page, site):
+    """For example, another page contains an image with an address of this server."""
     path = f'/api/images/{page.images[0]}/file'
     assert page.client.get(path, headers={'sec-fetch-site': site}).status_code == 403
     assert page.client.get(path, headers={'sec-fetch-site': 'same-origin'}).status_code == 200
@@ -98,7 +98,7 @@ def test_bodies_are_limited(page, monkeypatch):
     assert page.client.post('/api/classes', content=b' ' * 1001).status_code == 413
     assert page.client.post('/api/import', content=b' ' * 1500).status_code == 400
     assert page.client.post('/api/import', content=b' ' * 2001).status_code == 413
-    # A body without a length, in chunks.
+    # Send a body in chunks, without its length.
     assert page.client.post('/api/classes', content=iter([b'{}'])).status_code == 411
 
 
@@ -114,11 +114,11 @@ def test_bodies_are_limited(page, monkeypatch):
         '/.dinor1/project.json',
     ],
 )
-def test_no_path_leads_out_of_the_folder(page, path):
+def test_server_rejects_paths_outside_of_the_folder(page, path):
     assert page.client.get(path).status_code == 404
 
 
-def test_link_out_of_the_folder_is_not_served(page, folder, tmp_path, open_project):
+def test_server_rejects_links_to_files_outside_of_the_folder(page, folder, tmp_path, open_project):
     image = page.images[0]
     (tmp_path / 'secret.png').write_bytes((folder / '0.png').read_bytes())
     (folder / '0.png').unlink()
@@ -137,17 +137,17 @@ def test_answers_forbid_foreign_content(page):
     assert "frame-ancestors 'none'" in policy
     assert headers['x-content-type-options'] == 'nosniff'
     assert page.client.get('/api/state').headers['cache-control'] == 'no-store'
-    # Refusals have them too.
+    # Error responses have these headers too.
     assert page.stranger.get('/api/state').headers['x-frame-options'] == 'DENY'
 
 
 @pytest.mark.parametrize('body', [b'', b'{', b'[]', b'\xff', b'[' * 100_000])
-def test_bodies_that_are_no_object_are_refused(page, body):
+def test_bodies_that_are_not_json_objects_are_rejected(page, body):
     assert page.client.post('/api/classes', content=body).status_code == 400
 
 
-def test_pickled_files_are_refused(page, tmp_path):
-    """A prompt bank is safetensors and nothing else."""
+def test_pickled_files_are_rejected(page, tmp_path):
+    """A prompt bank must be a safetensors file."""
     import pickle
 
     class Bad:
@@ -161,12 +161,12 @@ def test_pickled_files_are_refused(page, tmp_path):
     assert page.project.attachments == {}
 
 
-def test_addresses_of_the_documentation_are_off(page):
+def test_documentation_pages_of_the_framework_do_not_exist(page):
     for path in ('/docs', '/redoc', '/openapi.json'):
         assert page.client.get(path).status_code == 404
 
 
-def test_failed_write_is_told(page, monkeypatch):
+def test_update_image_reports_a_failed_write(page, monkeypatch):
     from dinor1.annotate import store
 
     def full(*args, **kwargs):

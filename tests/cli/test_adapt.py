@@ -41,7 +41,7 @@ def test_read_annotated_returns_corners_and_names(annotations):
     assert found.num_without_boxes == 1
 
 
-def test_read_annotated_refuses_defective_files(annotations):
+def test_read_annotated_rejects_defective_files(annotations):
     content = json.loads(annotations.read_text())
     content['annotations'][0]['bbox'] = [5, 5, 0, 35]
     annotations.write_text(json.dumps(content))
@@ -64,7 +64,7 @@ def test_adapt_writes_a_bank_with_its_origin(annotations, model_files, tmp_path,
     bank = PromptBank.load(out)
     assert (bank.names, bank.num_exemplars) == (('cat', 'dog'), (3, 3))
     assert bank.adaptations[0]['images'] == [str(tmp_path / f'{i}.png') for i in range(3)]
-    # Start from this bank; without an improvement nothing is written.
+    # Start from this bank. Without an improvement, no file is written.
     second = tmp_path / 'second.safetensors'
     with pytest.raises(SystemExit) as stop:
         main([*arguments[:-4], '--bank', str(out), '--lr', '0', '--out', str(second), '--steps', '1'])
@@ -87,7 +87,7 @@ def test_adapt_of_the_head_writes_a_second_file_that_detect_needs(annotations, m
     assert (tmp_path / 'out/preds/0.json').is_file()
 
 
-def test_adapt_refuses_a_bank_of_another_suffix(annotations, model_files, tmp_path, capsys):
+def test_adapt_rejects_a_bank_of_another_suffix(annotations, model_files, tmp_path, capsys):
     files = ['--config', model_files.config, '--checkpoint', model_files.checkpoint]
     with pytest.raises(SystemExit) as stop:
         main(['adapt', str(annotations), *files, '--out', str(tmp_path / 'bank.json')])

@@ -1,4 +1,4 @@
-"""`dinor1 annotate`: bad input in one line, and a server that starts, answers and ends."""
+"""`dinor1 annotate`: errors of one line, and a server that starts, responds and stops."""
 
 import importlib.util
 import signal
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def refused(capsys, *arguments):
-    """Run the command, and return its error line."""
+    """Run the command; returns its error line."""
     with pytest.raises(SystemExit) as stop:
         main(['annotate', *map(str, arguments)])
     message = capsys.readouterr().err
@@ -43,12 +43,12 @@ def test_annotate_bad_input_is_one_line(folder, tmp_path, capsys):
     assert 'no such config' in refused(capsys, folder, '--config', 'missing.py', '--checkpoint', 'missing.pth')
 
 
-def test_annotate_taken_port_is_one_line(folder, capsys):
+def test_annotate_port_in_use_is_an_error_of_one_line(folder, capsys):
     with socket.socket() as other:
         other.bind(('127.0.0.1', 0))
         other.listen()
         port = other.getsockname()[1]
-        assert f'--port {port}: is taken; give another, or 0' in refused(capsys, folder, '--port', port)
+        assert f'--port {port}: already in use; give another port, or 0' in refused(capsys, folder, '--port', port)
 
 
 def test_annotate_without_its_packages_says_how_to_install_them(folder, capsys, monkeypatch):

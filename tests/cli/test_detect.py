@@ -229,7 +229,7 @@ def test_detect_bad_video_option_is_one_line(detect, clip, prompt, tmp_path, opt
         ('{image}', ['--resume'], '--resume keeps results of an earlier --export, or of videos'),
     ],
 )
-def test_detect_refuses_a_target_beside_a_video(detect, clip, prompt, image_folder, tmp_path, target, options, message):
+def test_detect_rejects_a_target_beside_a_video(detect, clip, prompt, image_folder, tmp_path, target, options, message):
     targets = [clip, target.format(image=image_folder / '0.png')]
     assert_refused(detect(*prompt, *options, target=targets), message)
     assert not (tmp_path / 'out').exists()

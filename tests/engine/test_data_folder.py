@@ -81,7 +81,7 @@ def test_use_folder_rejects_unsuitable_folders_and_configs(tmp_path):
         use_folder(load_config(name), tmp_path, name)
 
 
-def test_evaluate_without_test_images_is_refused(tmp_path, model_files):
+def test_evaluate_without_test_images_is_rejected(tmp_path, model_files):
     write_split(tmp_path, 'annotations/train.json', 'images')
     with pytest.raises(InputError, match='no annotations of test or validation images'):
         evaluate('lite/fine-tune', model_files.checkpoint, data=tmp_path)

@@ -111,7 +111,7 @@ def test_loss_balance_hook_resumes(train):
     assert sum(history, []) == whole.history
 
 
-def test_loss_balance_hook_refuses_a_loss_that_the_head_lacks(train):
+def test_loss_balance_hook_rejects_a_loss_that_the_head_lacks(train):
     with pytest.raises(InputError, match=r'^LossBalanceHook: model.bbox_head has no loss_ranking with a weight'):
         train('run', **HOOK)
 
@@ -126,6 +126,6 @@ def test_loss_balance_hook_refuses_a_loss_that_the_head_lacks(train):
     ],
     ids=str,
 )
-def test_loss_balance_hook_refuses_settings_out_of_range(settings):
+def test_loss_balance_hook_rejects_settings_out_of_range(settings):
     with pytest.raises(InputError, match='^LossBalanceHook: '):
         LossBalanceHook(**settings)

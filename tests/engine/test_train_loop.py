@@ -23,7 +23,7 @@ def test_batches_are_counted_on_after_a_resume(train):
     assert rest.batches == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
 
 
-def test_resume_with_a_schedule_of_another_length_is_refused(train):
+def test_resume_with_a_schedule_of_another_length_is_rejected(train):
     """MMEngine would take the schedule of the checkpoint, and fail at its end."""
     train('run', **{'train_cfg.max_epochs': 1, 'param_scheduler.0.total_steps': 1})
     with pytest.raises(InputError, match=r'epoch_1.pth: its schedule has (\d+) steps, .* config has \d+; resume with'):

@@ -148,7 +148,7 @@ def test_visual_generic_keeps_its_weighting_with_another_seed(write):  # noqa: F
 @pytest.mark.parametrize(
     'settings', [dict(tau=0.0), dict(num_false_positives=0), dict(false_positive_weight=-1.0), dict(taw=1.0)], ids=str
 )
-def test_exemplar_weighting_refuses_settings_out_of_range(write, settings):  # noqa: F811
+def test_exemplar_weighting_rejects_settings_out_of_range(write, settings):  # noqa: F811
     with pytest.raises(InputError, match='^exemplar_weighting: ') as caught:
         VisualGeneric(write(), 3, exemplar_weighting=settings)
     assert '\n' not in str(caught.value)

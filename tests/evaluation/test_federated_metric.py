@@ -93,6 +93,6 @@ def test_federated_ap_is_that_of_lvis_on_lists_written_by_hand(path, tmp_path):
         assert metrics[f'lvis/{key}'] == pytest.approx(reference.get_results()[key], abs=1e-6)
 
 
-def test_federated_metric_refuses_an_unknown_source(path):
+def test_federated_metric_rejects_an_unknown_source(path):
     with pytest.raises(InputError, match="not_exhaustive names the source 'q'"):
         LVISFixedMetric(str(path), not_exhaustive=['q'])

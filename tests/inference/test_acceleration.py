@@ -126,14 +126,14 @@ def test_bfloat16_with_selective_fusion_is_finite(build_tiny, batch, threshold):
     assert ((boxes > 0) & (boxes < 1)).all()
 
 
-def test_compile_refuses_a_missing_compiler(model, monkeypatch):
+def test_compile_rejects_a_missing_compiler(model, monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(InputError, match=r'--compile: there is no C\+\+ compiler \(no-such-compiler\).*leave'):
         compile_detector(model, 'cpu', '--compile')
     assert 'extract_feat' not in vars(model)
 
 
-def test_acceleration_refuses_other_models():
+def test_acceleration_rejects_other_models():
     for function in (lambda m: compile_detector(m, 'cpu'), lambda m: set_inference_dtype(m, 'bfloat16', 'dtype')):
         with pytest.raises(InputError, match='not available for a Linear; use the config of a DINOR1'):
             function(nn.Linear(1, 1))
@@ -212,6 +212,6 @@ def test_inferencer_in_bfloat16_is_close_to_float32(inferencers, image_folder):
     assert 0 < (found['float32'] - found['bfloat16']).abs().mean() < 0.01
 
 
-def test_inferencer_refuses_unknown_dtypes(model_files):
+def test_inferencer_rejects_unknown_dtypes(model_files):
     with pytest.raises(InputError, match='dtype float16: must be one of float32, bfloat16'):
         DINOR1Inferencer(*model_files, 'cpu', dtype='float16')

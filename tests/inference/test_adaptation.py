@@ -129,13 +129,13 @@ def test_tune_of_no_steps_returns_the_embeddings(inferencer):
         (dict(names=['a', 'b', 'c']), 'no class is on two of the images'),
     ],
 )
-def test_adapt_refuses_bad_arguments(inferencer, arguments, message):
+def test_adapt_rejects_bad_arguments(inferencer, arguments, message):
     with pytest.raises(InputError, match=message):
         inferencer.adapt(**dict(images=IMAGES, boxes=ALL_BOXES, steps=1) | arguments)
     assert inferencer.prompts is None
 
 
-def test_adapt_refuses_prompts_that_are_not_visual(inferencer):
+def test_adapt_rejects_prompts_that_are_not_visual(inferencer):
     inferencer.set_prompts(visual=[(IMAGES[0], BOXES, NAMES)])
     inferencer(IMAGES[0], prompts=PromptSet.from_classes(torch.randn(2, 32), NAMES))
     with pytest.raises(InputError, match='visual prompts only'):

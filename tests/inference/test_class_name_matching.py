@@ -41,7 +41,7 @@ def test_split_text_gives_distinct_names(text, names):
     assert split_text(text) == names
 
 
-def test_split_text_refuses_invalid_unicode():
+def test_split_text_rejects_invalid_unicode():
     with pytest.raises(InputError, match=r"the class name 'a\\udcff' is not valid Unicode"):
         split_text('cat . a\udcff')
 

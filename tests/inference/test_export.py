@@ -126,7 +126,7 @@ def test_export_counts_boxes_without_area(records, tmp_path, format):
     assert written[0].exists()
 
 
-def test_export_refuses_unknown_formats_and_classes(records, tmp_path):
+def test_export_rejects_unknown_formats_and_classes(records, tmp_path):
     with pytest.raises(InputError, match="unknown format 'voc'; give one of coco"):
         export(records, tmp_path, 'voc')
     with pytest.raises(InputError, match="class 'cat' is not among dog"):

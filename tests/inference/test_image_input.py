@@ -48,26 +48,26 @@ def test_list_images_counts_other_files(tmp_path, logged_warnings):
         ),
     ],
 )
-def test_list_images_refuses_folders_without_images(tmp_path, names, message):
+def test_list_images_rejects_folders_without_images(tmp_path, names, message):
     with pytest.raises(InputError, match=message) as error:
         list_images(fill(tmp_path / 'a', *names))
     assert '\n' not in str(error.value)
 
 
-def test_list_images_refuses_a_folder_of_folders(tmp_path):
+def test_list_images_rejects_a_folder_of_folders(tmp_path):
     (tmp_path / 'inner').mkdir()
     with pytest.raises(InputError, match='only sub-folders, which are not searched'):
         list_images(tmp_path)
 
 
 @pytest.mark.parametrize('path', ['absent', 'absent\udcff', f'absent{chr(0xD800)}', 'absent\0', 'a' * 5000])
-def test_list_images_refuses_missing_paths(tmp_path, path):
+def test_list_images_rejects_missing_paths(tmp_path, path):
     with pytest.raises(InputError, match='no such image; check the path'):
         list_images(f'{tmp_path}/{path}')
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='an administrator may read every folder')
-def test_list_images_refuses_a_folder_without_permission(tmp_path):
+def test_list_images_rejects_a_folder_without_permission(tmp_path):
     folder = fill(tmp_path / 'a', 'a.png')
     folder.chmod(0)
     with pytest.raises(InputError, match='cannot be listed'):

@@ -138,7 +138,7 @@ def test_predict_reports_the_best_score_of_every_class(prompted, image_folder):
     assert sample.best_scores == pytest.approx(expected)
 
 
-def test_predict_refuses_missing_prompts(inferencer, image_folder):
+def test_predict_rejects_missing_prompts(inferencer, image_folder):
     with pytest.raises(InputError, match='no prompts are set'):
         inferencer.predict(image_folder / '0.png')
     with pytest.raises(InputError, match='no prompts'):
@@ -215,7 +215,7 @@ def test_to_dict_is_json_serialisable_and_complete(prompted, image_folder):
         (7, 'got int'),
     ],
 )
-def test_predict_refuses_invalid_images(prompted, image, message):
+def test_predict_rejects_invalid_images(prompted, image, message):
     with pytest.raises(InputError, match=message):
         prompted.predict([random_image(30, 30), image])
 
@@ -356,7 +356,7 @@ def test_call_equals_set_prompts_and_predict(inferencer, image_folder, tmp_path)
         (PromptSet.from_exemplars(torch.zeros(1, 7), torch.tensor([0]), ['a']), 'embeddings of width 7'),
     ],
 )
-def test_call_refuses_invalid_prompts(prompted, image_folder, prompts, message):
+def test_call_rejects_invalid_prompts(prompted, image_folder, prompts, message):
     before = prompted.prompts
     with pytest.raises(InputError, match=message):
         prompted(image_folder / '0.png', prompts=prompts)
@@ -372,7 +372,7 @@ def test_package_exports_the_inferencer():
         _ = dinor1.inferencer_of_things
 
 
-def test_set_prompts_refuses_bank_of_other_weights(prompted, other_files, tmp_path):
+def test_set_prompts_rejects_bank_of_other_weights(prompted, other_files, tmp_path):
     prompted.save_bank(tmp_path / 'bank.safetensors')
     other = DINOR1Inferencer(other_files.config, other_files.checkpoint, device='cpu')
     for bank in (tmp_path / 'bank.safetensors', PromptBank.load(tmp_path / 'bank.safetensors')):
@@ -405,7 +405,7 @@ def test_set_prompts_refuses_bank_of_other_weights(prompted, other_files, tmp_pa
         ([500, 500, 600, 600], 'leaves the image'),
     ],
 )
-def test_set_prompts_refuses_invalid_boxes_and_keeps_old_prompts(prompted, box, message):
+def test_set_prompts_rejects_invalid_boxes_and_keeps_old_prompts(prompted, box, message):
     before = prompted.prompts
     with pytest.raises(InputError, match=message) as error:
         prompted.set_prompts(visual=[(random_image(60, 80), box, 'cat')])
@@ -435,7 +435,7 @@ def test_set_prompts_accepts_boxes_one_pixel_beyond_the_edge(inferencer):
         ('\udcff', 'not valid Unicode'),
     ],
 )
-def test_set_prompts_refuses_names_that_do_not_fit_the_boxes(inferencer, names, message):
+def test_set_prompts_rejects_names_that_do_not_fit_the_boxes(inferencer, names, message):
     with pytest.raises(InputError, match=message):
         inferencer.set_prompts(visual=[(random_image(60, 80), BOXES, names)])
 
@@ -456,7 +456,7 @@ def test_set_prompts_refuses_names_that_do_not_fit_the_boxes(inferencer, names, 
         (dict(visual=[(random_image(60, 80), BOXES, NAMES)], negative=0), 'negative: expected a list'),
     ],
 )
-def test_set_prompts_refuses_invalid_arguments(inferencer, arguments, message):
+def test_set_prompts_rejects_invalid_arguments(inferencer, arguments, message):
     with pytest.raises(InputError, match=message) as error:
         inferencer.set_prompts(**arguments)
     assert '\n' not in str(error.value)
@@ -485,7 +485,7 @@ def test_set_prompts_scales_normalized_boxes(inferencer):
         ([0.5, 0.1, 0.505, 0.5], 'thinner than 1 pixel'),
     ],
 )
-def test_set_prompts_refuses_invalid_normalized_boxes(inferencer, box, message):
+def test_set_prompts_rejects_invalid_normalized_boxes(inferencer, box, message):
     with pytest.raises(InputError, match=message):
         inferencer.set_prompts(visual=[VisualPrompt(random_image(60, 80), box, 'cat', normalized=True)])
 
@@ -526,7 +526,7 @@ def test_negative_prompts_are_offered_but_not_reported(inferencer, image_folder)
         assert not same_sets(detections(found), detections(absent))
 
 
-def test_set_prompts_refuses_unknown_negatives_and_no_positives(inferencer):
+def test_set_prompts_rejects_unknown_negatives_and_no_positives(inferencer):
     visual = [(random_image(60, 80), BOXES, NAMES)]
     with pytest.raises(InputError, match="'dig' is not among the prompts; did you mean 'dog'"):
         inferencer.set_prompts(visual=visual, negative='dig')
@@ -594,7 +594,7 @@ def test_set_prompts_averages_text_and_boxes_of_a_class(reader, image_folder, tm
     assert_same(reader.predict(image_folder, score_thr=0, as_dict=True), results)
 
 
-def test_set_prompts_refuses_text_without_a_language_model(inferencer):
+def test_set_prompts_rejects_text_without_a_language_model(inferencer):
     with pytest.raises(InputError, match='no language model'):
         inferencer.set_prompts(text='cat . dog')
 
@@ -640,14 +640,14 @@ def test_inferencer_prepares_images_equally_with_load_resized_image(model_files,
         (lambda cfg: cfg.test_dataloader.dataset.pipeline.pop(0), 'must begin with LoadImageFromFile'),
     ],
 )
-def test_inferencer_refuses_incomplete_configs(model_files, spoil, message):
+def test_inferencer_rejects_incomplete_configs(model_files, spoil, message):
     cfg = Config.fromfile(model_files.config)
     spoil(cfg)
     with pytest.raises(InputError, match=message):
         DINOR1Inferencer(cfg, model_files.checkpoint, device='cpu')
 
 
-def test_inferencer_refuses_unknown_devices(model_files):
+def test_inferencer_rejects_unknown_devices(model_files):
     with pytest.raises(InputError, match="'gpu'"):
         DINOR1Inferencer(model_files.config, model_files.checkpoint, device='gpu')
     with pytest.raises(InputError, match='CUDA devices'):
@@ -667,7 +667,7 @@ def test_predict_on_gpu_equals_cpu(prompted, model_files, image_folder):
         np.testing.assert_allclose(one['scores'], two['scores'], rtol=0, atol=5e-3)
 
 
-def test_set_prompts_refuses_bank_of_another_width(inferencer):
+def test_set_prompts_rejects_bank_of_another_width(inferencer):
     bank = PromptBank(torch.zeros(1, 7), ('a',), (1,), fingerprint(inferencer.model))
     with pytest.raises(InputError, match='embeddings of width 7'):
         inferencer.set_prompts(bank=bank)
@@ -683,7 +683,7 @@ def test_predict_of_16_bit_pil_image_equals_its_file(prompted, tmp_path, mode):
     assert_same(by_image, by_path)
 
 
-def test_predict_refuses_pil_images_of_unknown_range(prompted):
+def test_predict_rejects_pil_images_of_unknown_range(prompted):
     for values in (np.zeros((9, 9), np.float32), np.full((9, 9), 2**20, np.int32)):
         with pytest.raises(InputError, match='convert it to 8 bits first'):
             prompted.predict(Image.fromarray(values))
@@ -702,7 +702,7 @@ def test_predict_refuses_pil_images_of_unknown_range(prompted):
         (dict(batch_size='8'), 'batch_size must be an integer'),
     ],
 )
-def test_predict_refuses_options_out_of_range(prompted, image_folder, options, message):
+def test_predict_rejects_options_out_of_range(prompted, image_folder, options, message):
     with pytest.raises(InputError, match=message):
         prompted.predict(image_folder / '0.png', **options)
 
@@ -747,14 +747,14 @@ def test_predict_reads_files_that_only_pillow_reads(prompted, tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'), [(dict(score_thr=None), 'score_thr must be'), (dict(batch_size=1.0), 'batch_size must be')]
 )
-def test_detect_files_refuses_options_out_of_range(prompted, image_folder, tmp_path, options, message):
+def test_detect_files_rejects_options_out_of_range(prompted, image_folder, tmp_path, options, message):
     targets = [str(image_folder / '0.png')]
     with pytest.raises(InputError, match=message):
         detect_files(prompted, targets, output_paths(targets, tmp_path), **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_set_prompts_refuses_a_truncated_reference_image(prompted, tmp_path):
+def test_set_prompts_rejects_a_truncated_reference_image(prompted, tmp_path):
     cv2.imwrite(str(tmp_path / 'a.jpg'), random_image(60, 80))
     content = (tmp_path / 'a.jpg').read_bytes()
     (tmp_path / 'a.jpg').write_bytes(content[: len(content) // 2])

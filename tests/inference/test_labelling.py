@@ -78,7 +78,7 @@ def test_label_files_resumes_where_it_stopped(inferencer, searched, image_folder
     assert searched == []
 
 
-def test_label_files_refuses_to_resume_results_of_other_settings(inferencer, searched, image_folder, tmp_path):
+def test_label_files_rejects_to_resume_results_of_other_settings(inferencer, searched, image_folder, tmp_path):
     targets = [str(image_folder / '0.png')]
     label_files(inferencer, targets, tmp_path, 'coco', 0.3, nms_thr=0.7)
     before = (tmp_path / 'settings.json').read_text()
@@ -115,7 +115,7 @@ def test_label_files_names_unreadable_images_and_labels_the_others(inferencer, i
     assert [image['file_name'].rsplit('/', 1)[-1] for image in images] == ['0.png', '2.png']
 
 
-def test_label_files_refuses_missing_prompts_and_unknown_formats(inferencer, tmp_path):
+def test_label_files_rejects_missing_prompts_and_unknown_formats(inferencer, tmp_path):
     with pytest.raises(InputError, match="unknown format 'voc'"):
         label_files(inferencer, [], tmp_path, 'voc')
     inferencer.reset_prompts()
@@ -136,6 +136,6 @@ def test_list_targets_takes_files_folders_and_patterns(image_folder, tmp_path):
 @pytest.mark.parametrize(
     ('target', 'message'), [('absent.jpg', 'no such image'), ('*.gif', r'\*.gif: no image or vid')]
 )
-def test_list_targets_refuses_what_is_not_there(target, message, tmp_path):
+def test_list_targets_rejects_missing_targets(target, message, tmp_path):
     with pytest.raises(InputError, match=message):
         list_targets([str(tmp_path / target)])

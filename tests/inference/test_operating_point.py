@@ -74,7 +74,7 @@ def test_operating_points_are_pooled_below_ten_detections():
     assert kept.tolist() == [True, False, True]
 
 
-def test_operating_points_refuse_bad_input():
+def test_operating_points_reject_bad_input():
     with pytest.raises(InputError, match=r'scores must be in \[0, 1\]'):
         operating_points([1.5], ['cat'], [True])
     with pytest.raises(InputError, match='scores must be in'):

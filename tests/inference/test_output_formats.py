@@ -61,7 +61,7 @@ def test_to_coco_is_readable_by_pycocotools(sample, empty):
     assert not coco.getAnnIds(imgIds=[2])
 
 
-def test_to_coco_refuses_images_without_a_path(sample):
+def test_to_coco_rejects_images_without_a_path(sample):
     sample.set_metainfo(dict(img_path=None))
     with pytest.raises(InputError, match='sample 0 has no path'):
         to_coco([sample], ['cat', 'dog'])

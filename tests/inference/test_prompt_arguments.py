@@ -53,7 +53,7 @@ def test_parse_box_reads_valid_arguments(argument, expected):
         ('ref.jpg:1,2,3,4:a\udcff', 'not valid Unicode'),
     ],
 )
-def test_parse_box_refuses_invalid_arguments(argument, message):
+def test_parse_box_rejects_invalid_arguments(argument, message):
     with pytest.raises(InputError, match=message) as error:
         parse_box(argument)
     assert f'--prompt {argument}' in str(error.value)
@@ -101,7 +101,7 @@ def test_gather_prompts_groups_boxes_by_image():
         (['a.jpg:1,2,3,4:Cat'], [], '-cat'),
     ],
 )
-def test_gather_prompts_refuses_a_class_that_is_positive_and_negative(arguments):
+def test_gather_prompts_rejects_a_class_that_is_positive_and_negative(arguments):
     with pytest.raises(InputError, match="'cat' is given as positive and as negative"):
         gather_prompts(*arguments)
 
@@ -114,6 +114,6 @@ def test_gather_prompts_accepts_normalized_boxes():
         gather_prompts(['a.jpg:10,20,60,70'], normalized=True)
 
 
-def test_parse_text_refuses_a_minus_without_a_name():
+def test_parse_text_rejects_a_minus_without_a_name():
     with pytest.raises(InputError, match='a - without a name'):
         parse_text('cat . -')

@@ -56,7 +56,7 @@ def test_region_boxes_of_masks_contain_all_their_pixels():
         (np.ones((20, 10), dtype=bool), 'masks of 10 x 20 pixels on an image of 400 x 200'),
     ],
 )
-def test_regions_refuse_bad_input(regions, message):
+def test_regions_reject_bad_input(regions, message):
     with pytest.raises(InputError, match=message):
         boxes(regions)
 

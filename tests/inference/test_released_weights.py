@@ -50,7 +50,7 @@ def test_weights_file_has_half_precision_without_language_model(cfg, model_files
                 assert torch.equal(file.get_tensor(name), tensor.half())
 
 
-def test_weights_beyond_half_precision_are_refused(tmp_path):
+def test_weights_beyond_half_precision_are_rejected(tmp_path):
     with pytest.raises(InputError, match='neck.weight: has values that half precision cannot represent'):
         write_weights_file(tmp_path / 'out.safetensors', {'neck.weight': torch.tensor([1e6])}, 'some/config')
     assert not list(tmp_path.iterdir())
@@ -82,7 +82,7 @@ def test_default_detector_is_that_of_the_released_weights(folder, model_files):
         ) == (expected)
 
 
-def test_unknown_names_and_files_are_refused(folder, model_files):
+def test_unknown_names_and_files_are_rejected(folder, model_files):
     with pytest.raises(
         InputError, match='dinor1://light: no weights of this name come with dinor1; did you mean dinor1://lite'
     ):

@@ -74,7 +74,7 @@ def test_views_cover_the_image_with_the_required_overlap():
         (640, float('nan'), r'overlap must be a number in \[0, 0.9\]'),
     ],
 )
-def test_views_refuse_bad_tiles(tile, overlap, message):
+def test_views_reject_bad_tiles(tile, overlap, message):
     with pytest.raises(InputError, match=message):
         image_views(1000, 1000, tile, overlap)
 

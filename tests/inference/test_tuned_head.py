@@ -112,7 +112,7 @@ def head_file(inferencer, tmp_path):
     return tmp_path / 'head.safetensors'
 
 
-def test_load_head_refuses_other_models_and_damaged_files(inferencer, other_files, head_file, tmp_path):
+def test_load_head_rejects_other_models_and_damaged_files(inferencer, other_files, head_file, tmp_path):
     other = DINOR1Inferencer(other_files.config, other_files.checkpoint, device='cpu')
     with pytest.raises(InputError, match=r'head\.safetensors: this head was tuned on another model'):
         other.load_head(head_file)
@@ -142,7 +142,7 @@ def test_load_head_refuses_other_models_and_damaged_files(inferencer, other_file
     assert weights(inferencer) == before
 
 
-def test_adapt_of_the_head_refuses_two_images_and_unknown_parts(inferencer, tmp_path):
+def test_adapt_of_the_head_rejects_two_images_and_unknown_parts(inferencer, tmp_path):
     with pytest.raises(InputError, match='at least 3 images'):
         inferencer.adapt(IMAGES[:2], ALL_BOXES[:2], ALL_NAMES[:2], parts='head')
     with pytest.raises(InputError, match="parts must be 'embeddings' or 'head', got 'all'"):

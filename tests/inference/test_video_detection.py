@@ -96,7 +96,7 @@ def test_detect_videos_stops_after_max_frames(inferencer, searched, clip, tmp_pa
         (dict(batch_size=0), 'batch_size must be an integer of at least 1, got 0'),
     ],
 )
-def test_detect_videos_refuses_numbers_out_of_range(inferencer, clip, tmp_path, options, message):
+def test_detect_videos_rejects_numbers_out_of_range(inferencer, clip, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         detect(inferencer, clip, tmp_path, **options)
     assert not (tmp_path / 'vis').exists()
@@ -211,7 +211,7 @@ def test_video_outputs_of_equal_names_are_distinct(clip, tmp_path):
     assert [output.name for output in outputs] == ['clip_2', 'clip_4']
 
 
-def test_video_outputs_refuse_to_overwrite_a_video(clip, tmp_path):
+def test_video_outputs_reject_to_overwrite_a_video(clip, tmp_path):
     (tmp_path / 'vis').mkdir()
     video = shutil.copy(clip, tmp_path / 'vis')
     with pytest.raises(InputError, match='is a target and would be overwritten'):

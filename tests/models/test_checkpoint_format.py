@@ -53,7 +53,7 @@ def test_upgrade_does_not_change_the_current_format(models):
     assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 
-def test_resume_refuses_the_first_format(models, tmp_path):
+def test_resume_rejects_the_first_format(models, tmp_path):
     trained, other = models
     path = tmp_path / 'old.pth'
     meta = dict(epoch=1, iter=2)
@@ -63,7 +63,7 @@ def test_resume_refuses_the_first_format(models, tmp_path):
         check_checkpoint(other, str(path), resume=True)
 
 
-def test_load_refuses_later_formats(models):
+def test_load_rejects_later_formats(models):
     trained, other = models
     weights = trained.state_dict()
     assert weights._metadata['']['version'] == DINOR1._version

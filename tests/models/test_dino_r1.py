@@ -232,7 +232,7 @@ def test_predict_accepts_boxes_and_prompt_sets_in_one_batch(build_tiny, make_bat
 
 
 @pytest.mark.parametrize('mode', ['tensor', 'predict', 'predict_and_output'])
-def test_forward_without_prompts_is_refused(build_tiny, make_batch, mode):
+def test_forward_without_prompts_is_rejected(build_tiny, make_batch, mode):
     with pytest.raises(InputError, match='^DINOR1: no prompts; .*PromptedValLoop') as caught:
         build_tiny().eval()(*make_batch((1,)), mode=mode)
     assert '\n' not in str(caught.value)
@@ -253,12 +253,12 @@ def test_predict_moves_prompts_to_the_gpu(build_tiny, make_batch):
         torch.testing.assert_close(mine.pred_instances.scores.cpu(), scores, atol=5e-3, rtol=0)
 
 
-def test_predict_refuses_images_without_prompts(build_tiny, make_batch):
+def test_predict_rejects_images_without_prompts(build_tiny, make_batch):
     with pytest.raises(ValueError, match='prompts for 2 images, got 1'):
         build_tiny().eval().predict(*make_batch((1, 1)), [prompt_set()])
 
 
-def test_text_prompts_without_a_language_model_are_refused(build_tiny):
+def test_text_prompts_without_a_language_model_are_rejected(build_tiny):
     with pytest.raises(InputError, match='no language model'):
         build_tiny().text_prompt_set(['cat'])
     with pytest.raises(InputError, match='alignment'):
@@ -460,7 +460,7 @@ def test_predict_adds_only_detections_to_samples(build_tiny, make_batch):
         ),
     ],
 )
-def test_dino_r1_refuses_invalid_settings(build_tiny, overrides, message):
+def test_dino_r1_rejects_invalid_settings(build_tiny, overrides, message):
     with pytest.raises(InputError, match=message) as error:
         build_tiny(**overrides)
     assert '\n' not in str(error.value)

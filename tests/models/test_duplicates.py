@@ -56,7 +56,7 @@ def test_remove_duplicates_without_settings_keeps_everything(found):
         (dict(class_agnostic=1), 'must be True or False'),
     ],
 )
-def test_duplicate_removal_refuses_bad_settings(settings, message):
+def test_duplicate_removal_rejects_bad_settings(settings, message):
     with pytest.raises(InputError, match=message):
         duplicate_removal(settings)
 

@@ -183,7 +183,7 @@ def test_exemplar_group_loss_in_half_precision_is_that_of_rounded_logits(dtype):
     [dict(weights='other'), dict(group_size=0), dict(tau=0.0), dict(column_weight=-1.0), dict(loss_weight=math.nan)],
     ids=str,
 )
-def test_exemplar_group_refuses_settings_out_of_range(settings):
+def test_exemplar_group_rejects_settings_out_of_range(settings):
     with pytest.raises(InputError, match='^ExemplarGroupLoss: ') as caught:
         MODELS.build(dict(type='ExemplarGroupLoss') | settings)
     assert '\n' not in str(caught.value)
@@ -273,6 +273,6 @@ def test_exemplar_group_of_one_image_has_nothing_to_compare(build_tiny, make_bat
     ],
     ids=['aggregating', 'world'],
 )
-def test_exemplar_group_refuses_prompts_of_several_boxes(build_tiny, prompts):
+def test_exemplar_group_rejects_prompts_of_several_boxes(build_tiny, prompts):
     with pytest.raises(InputError, match=r'^model.bbox_head.loss_exemplar_group compares'):
         build_tiny(**LOSS, **prompts)

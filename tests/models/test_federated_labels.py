@@ -225,7 +225,7 @@ def test_unverified_weight_counts_negatives_of_present_classes_in_part(build_tin
     assert none < 0.9 * all_of_them
 
 
-def test_unverified_weight_out_of_range_is_refused(build_tiny):
+def test_unverified_weight_out_of_range_is_rejected(build_tiny):
     with pytest.raises(InputError, match=r'unverified_weight must be in \[0, 1\], got 2'):
         build_tiny(**{'model.train_cfg.unverified_weight': 2})
 
@@ -277,7 +277,7 @@ def test_rewards_of_an_image_with_incomplete_labels_are_zero():
     assert gain[0, 1] != 0
 
 
-def test_info_nce_contrasts_only_classes_told_apart():
+def test_info_nce_contrasts_only_distinguishable_classes():
     visual, text = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), torch.eye(6)[:4]
     scale = torch.tensor(1.5)
     apart = torch.block_diag(torch.ones(3, 3), torch.ones(1, 1)).bool()

@@ -82,7 +82,7 @@ def test_group_advantage_mutes_the_last_queries():
 
 
 @pytest.mark.parametrize('num_mute', [-1, 9, 10])
-def test_group_advantage_refuses_to_mute_all_queries(num_mute):
+def test_group_advantage_rejects_to_mute_all_queries(num_mute):
     with pytest.raises(ValueError, match='num_mute'):
         group_advantage(torch.randn(1, 1, 9), num_mute)
 
@@ -191,7 +191,7 @@ def test_clipped_objective_has_no_gradient_beyond_the_clip():
         (dict(eps_high=-0.1), 'eps_high'),
     ],
 )
-def test_grqo_loss_refuses_invalid_settings(settings, text):
+def test_grqo_loss_rejects_invalid_settings(settings, text):
     with pytest.raises(InputError, match=text):
         GRQOLoss(**settings)
 

@@ -70,7 +70,7 @@ def test_grqo_loss_clips_as_computed_by_hand(rewards, logit, settings, expected)
 
 
 @pytest.mark.parametrize('settings', [{}, dict(objective='policy'), dict(objective='clipped', beta=0.0)], ids=str)
-def test_grqo_loss_refuses_a_missing_reference(settings):
+def test_grqo_loss_rejects_a_missing_reference(settings):
     _, cost, targets, tokens, _ = scene()
     loss = GRQOLoss(**settings)
     assert loss.needs_reference
@@ -151,7 +151,7 @@ def losses_of(model, batch):
     return model.loss(*copy.deepcopy(batch))
 
 
-def test_detector_refuses_a_missing_reference(build_tiny, make_batch):
+def test_detector_rejects_a_missing_reference(build_tiny, make_batch):
     model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
     with pytest.raises(InputError, match='need a reference model'):
         model.loss(*make_batch((2, 1)))

@@ -142,7 +142,7 @@ def test_candidate_weights_have_no_gradient():
     [dict(weights='other'), dict(size=0), dict(min_iou=1.0), dict(iou_share=-0.1), dict(loss_weight=math.inf)],
     ids=str,
 )
-def test_one_to_many_refuses_settings_out_of_range(settings):
+def test_one_to_many_rejects_settings_out_of_range(settings):
     with pytest.raises(InputError, match='^OneToManyLoss: ') as caught:
         MODELS.build(dict(type='OneToManyLoss') | settings)
     assert '\n' not in str(caught.value)
@@ -184,7 +184,7 @@ def test_decoder_branch_of_the_first_layer_does_not_see_other_queries(build_tiny
     assert ((before - after).abs().amax(-1) > 1e-5).all()
 
 
-def test_one_to_many_loss_without_the_order_is_refused(build_tiny):
+def test_one_to_many_loss_without_the_order_is_rejected(build_tiny):
     with pytest.raises(InputError, match=r"set model.decoder.layer_order='cross_first'$"):
         build_tiny(**HEAD, **{'model.bbox_head.loss_one_to_many': dict(type='OneToManyLoss')})
     with pytest.raises(InputError, match='layer_order must be'):

@@ -161,7 +161,7 @@ def test_prompt_groups_of_equal_rewards_give_no_loss_and_no_gradient():
     assert torch.equal(cost.grad, torch.zeros_like(cost))
 
 
-def test_grqo_loss_refuses_a_vanishing_reward_by_default():
+def test_grqo_loss_rejects_a_vanishing_reward_by_default():
     with pytest.raises(InputError, match='identically zero'):
         GRQOLoss(mute=0.0)
     assert GRQOLoss(mute=0.0, allow_vanishing=True).num_mute(40) == 0
@@ -170,7 +170,7 @@ def test_grqo_loss_refuses_a_vanishing_reward_by_default():
 @pytest.mark.parametrize(
     ('settings', 'text'), [(dict(groups='class'), 'groups'), (dict(groups='prompt', mute=0.1), 'mutes no query')]
 )
-def test_grqo_loss_refuses_invalid_groups(settings, text):
+def test_grqo_loss_rejects_invalid_groups(settings, text):
     with pytest.raises(InputError, match=text):
         GRQOLoss(**settings)
 

@@ -164,7 +164,7 @@ def test_relation_loss_needs_no_text(build_tiny, make_batch):
         build_tiny(**{'model.prompts.relation_distill': dict(target='text')})
 
 
-def test_relation_loss_does_not_compare_classes_that_are_not_told_apart(build_tiny, make_batch):
+def test_relation_loss_does_not_compare_indistinguishable_classes(build_tiny, make_batch):
     """Image 0 was annotated for class 1 only and image 1 for class 6 only: there is no pair left to compare."""
     model = build_tiny(**WORDS, **{'model.prompts.relation_distill': dict()})
     inputs, samples = make_batch((1, 1))
@@ -187,7 +187,7 @@ def test_relation_loss_does_not_compare_classes_that_are_not_told_apart(build_ti
     ('settings', 'message'),
     [(dict(target='name'), "must be 'text' or 'label', got 'name'"), (dict(tau_v=0), 'must be greater than 0')],
 )
-def test_relation_distillation_refuses_invalid_settings(settings, message):
+def test_relation_distillation_rejects_invalid_settings(settings, message):
     with pytest.raises(InputError, match=message):
         RelationDistillation(**settings)
 
@@ -245,7 +245,7 @@ def test_language_alignment_with_a_fixed_scale_has_no_parameters():
 
 
 @pytest.mark.parametrize('settings', [dict(scale=0.0), dict(pairs='box')])
-def test_language_alignment_refuses_invalid_settings(settings):
+def test_language_alignment_rejects_invalid_settings(settings):
     with pytest.raises(InputError, match=f'LanguageAlignment: {next(iter(settings))} must be'):
         LanguageAlignment(**settings)
 
@@ -309,7 +309,7 @@ def test_instance_contrast_pairs_exemplars_with_their_matched_queries():
     assert wrong.item() == pytest.approx(2 * math.log1p(math.exp(10)), rel=1e-5)
 
 
-def test_instance_contrast_refuses_invalid_settings():
+def test_instance_contrast_rejects_invalid_settings():
     with pytest.raises(InputError, match=r'instance_contrast: weight and tau must be greater than 0, .* tau=0'):
         InstanceContrast(4, tau=0)
 

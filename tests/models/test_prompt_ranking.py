@@ -257,7 +257,7 @@ def test_quality_aware_loss_has_the_values_computed_by_hand():
     ],
     ids=str,
 )
-def test_ranking_refuses_settings_out_of_range(settings, message):
+def test_ranking_rejects_settings_out_of_range(settings, message):
     with pytest.raises(InputError, match=message) as caught:
         MODELS.build(dict(type='PromptRankingLoss') | settings)
     assert '\n' not in str(caught.value)

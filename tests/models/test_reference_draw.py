@@ -124,7 +124,7 @@ def test_kl_with_another_draw_has_the_value_computed_by_hand():
     torch.testing.assert_close(per_layer(loss, cost, targets, tokens, ref), expected, atol=1e-9, rtol=0)
 
 
-def test_reference_draw_that_does_not_exist_is_refused():
+def test_reference_draw_that_does_not_exist_is_rejected():
     with pytest.raises(
         InputError, match=r"^ReferenceModelHook: reference_draw must be 'shared' or 'own', got 'other'$"
     ):
@@ -142,7 +142,7 @@ def test_reference_draw_keeps_prompts_of_a_memory():
     assert len(other.box) == 1
 
 
-def test_reference_draw_of_several_processes_is_refused(build_tiny):
+def test_reference_draw_of_several_processes_is_rejected(build_tiny):
     world = {'model.prompts.prompt_gather': 'world', 'model.prompts.prompt_sampling': 'class_prototype'}
     model = build_tiny(**world, **{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
     with pytest.raises(
@@ -151,7 +151,7 @@ def test_reference_draw_of_several_processes_is_refused(build_tiny):
         ReferenceModelHook(reference_draw='own').before_train(SimpleNamespace(model=model))
 
 
-def test_reference_draw_without_prompts_is_refused():
+def test_reference_draw_without_prompts_is_rejected():
     head = SimpleNamespace(loss_grqo=GRQOLoss())
     model = SimpleNamespace(bbox_head=head, objectness=None, num_queries=12)
     with pytest.raises(

@@ -189,7 +189,7 @@ def test_encoder_loads_fusion_layers_under_the_numbers_of_grounding_dino():
         ({'model.decoder.fusion_threshold': -1}, r'model\.decoder\.fusion_threshold must be a probability'),
     ],
 )
-def test_fusion_refuses_invalid_settings(build_tiny, overrides, message):
+def test_fusion_rejects_invalid_settings(build_tiny, overrides, message):
     with pytest.raises(InputError, match=message):
         build_tiny(**overrides)
 

@@ -51,7 +51,7 @@ def test_encode_text_gives_the_norm_of_visual_prompts(build_tiny, make_batch):
 @pytest.mark.parametrize(
     ('names', 'said'), [([], 'class names'), (['cat', ' '], 'class names'), (['cat', '(animal)'], r"'\(animal\)'")]
 )
-def test_encode_text_refuses_empty_names(names, said):
+def test_encode_text_rejects_empty_names(names, said):
     with pytest.raises(InputError, match=said):
         encode_text(names, WordHashModel(), torch.nn.Identity())
 
@@ -158,14 +158,14 @@ def test_loss_of_two_vocabularies_equals_one_numbering(build_tiny, make_batch):
         torch.testing.assert_close(losses[0][name], losses[1][name], msg=name)
 
 
-def test_loss_refuses_names_on_some_images_only(build_tiny, make_batch):
+def test_loss_rejects_names_on_some_images_only(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     samples[0].set_metainfo(dict(text=[f'class {i}' for i in range(8)]))
     with pytest.raises(InputError, match='with and without class names'):
         build_tiny().loss(inputs, samples)
 
 
-def test_loss_refuses_captions(build_tiny, make_batch):
+def test_loss_rejects_captions(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     for sample in samples:
         sample.set_metainfo(dict(text='a man with a dog'))
@@ -173,7 +173,7 @@ def test_loss_refuses_captions(build_tiny, make_batch):
         build_tiny().loss(inputs, samples)
 
 
-def test_loss_refuses_alignment_without_names(build_tiny, make_batch):
+def test_loss_rejects_alignment_without_names(build_tiny, make_batch):
     inputs, samples = make_batch((3, 3))
     with pytest.raises(InputError, match='return_classes=True'):
         build_tiny(**WORDS, **{'model.prompts.alignment': dict()}).loss(inputs, samples)

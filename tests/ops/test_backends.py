@@ -38,7 +38,7 @@ def test_backend_block_takes_precedence_over_variable(monkeypatch):
     assert ms_deform_attn_backend('cpu') == 'reference'
 
 
-def test_backend_refuses_unknown_names(monkeypatch):
+def test_backend_rejects_unknown_names(monkeypatch):
     names = 'auto, reference, embedding_bag, triton'
     with (
         pytest.raises(ValueError, match=f"the backend must be one of {names}, got 'cuda'"),
@@ -53,7 +53,7 @@ def test_backend_refuses_unknown_names(monkeypatch):
 
 
 @pytest.mark.parametrize(('old', 'new'), [('definition', 'reference'), ('bags', 'embedding_bag')])
-def test_backend_refuses_names_of_earlier_versions(old, new, monkeypatch):
+def test_backend_rejects_names_of_earlier_versions(old, new, monkeypatch):
     sentence = f"{{}}: '{old}' is now called '{new}'; use the new name"
     with pytest.raises(ValueError) as error, use_ms_deform_attn_backend(old):  # noqa: PT011  (compared below)
         pass

@@ -118,7 +118,7 @@ def test_roi_align_equals_torchvision(aligned, sampling_ratio):
 
 
 @stand_in_only
-def test_roi_align_refuses_max_pooling():
+def test_roi_align_rejects_max_pooling():
     from mmcv.ops import RoIAlign
 
     with pytest.raises(NotImplementedError, match="pool_mode='max' needs compiled operators.*use .*'avg'"):
@@ -158,7 +158,7 @@ def test_sigmoid_focal_loss_equals_its_formula(dtype, atol, reduction):
 
 
 @stand_in_only
-def test_sigmoid_focal_loss_refuses_class_weights():
+def test_sigmoid_focal_loss_rejects_class_weights():
     from mmcv.ops import SigmoidFocalLoss
 
     with pytest.raises(NotImplementedError, match='class weights needs compiled operators'):

@@ -233,6 +233,6 @@ def wrong(position, change):
         (wrong(4, lambda w: w.flatten(3)), r'attention_weights must be \(B, Q, H, L, P\)'),
     ],
 )
-def test_attention_refuses_invalid_input(inputs, message):
+def test_attention_rejects_invalid_input(inputs, message):
     with pytest.raises(ValueError, match=message):
         ms_deform_attn(*inputs)

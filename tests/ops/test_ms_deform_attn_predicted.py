@@ -113,6 +113,6 @@ def wrong(position, change):
         (wrong(3, lambda w: w[:, 1:]), r'attention_logits must be \(2, 5, 3, 2, 2\)'),
     ],
 )
-def test_predicted_refuses_invalid_input(inputs, message):
+def test_predicted_rejects_invalid_input(inputs, message):
     with pytest.raises(ValueError, match=message):
         ms_deform_attn_predicted(inputs[0], SHAPES, STARTS, *inputs[1:])

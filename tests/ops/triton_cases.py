@@ -84,7 +84,7 @@ def test_kernels_sample_half_precision_in_float32():
     torch.testing.assert_close(output, exact.half(), rtol=0, atol=0)
 
 
-def test_kernels_refuse_too_large_values():
+def test_kernels_reject_too_large_values():
     huge = torch.empty(1, dtype=torch.float16).expand(1, 2**20, 64, 32)
     inputs = (torch.zeros(1, 1, 64, 1, 1, 2), torch.zeros(1, 1, 64, 1, 1))
     with pytest.raises(ValueError, match="the kernels address fewer than 2\\*\\*31; name the backend 'reference'"):

@@ -144,7 +144,7 @@ def entries(path, out) -> dict:
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_malformed_annotations_are_refused(tmp_path, seed):
+def test_malformed_annotations_are_rejected(tmp_path, seed):
     """Every reader refuses a file with one line or reads it; what training or evaluation refuses, so does validate."""
     generator = random.Random(seed)
     path, out = tmp_path / 'a.json', tmp_path / 'out' / 'a.jsonl'
@@ -161,7 +161,7 @@ def test_malformed_annotations_are_refused(tmp_path, seed):
         shutil.rmtree(out.parent, ignore_errors=True)
 
 
-def test_malformed_images_are_refused(inferencer, images, tmp_path):
+def test_malformed_images_are_rejected(inferencer, images, tmp_path):
     generator = random.Random(0)
     inferencer.set_prompts(visual=[VisualPrompt(str(images / '0.png'), [[5, 5, 40, 40]], ['cat'])])
     before = inferencer.prompts
@@ -177,7 +177,7 @@ def test_malformed_images_are_refused(inferencer, images, tmp_path):
     assert inferencer.prompts is before
 
 
-def test_malformed_configs_are_refused(repo, tmp_path, monkeypatch):
+def test_malformed_configs_are_rejected(repo, tmp_path, monkeypatch):
     from mmengine.config import Config
 
     generator = random.Random(0)
@@ -193,7 +193,7 @@ def test_malformed_configs_are_refused(repo, tmp_path, monkeypatch):
         refuses('configs', lambda: check_training(load_config(path), str(path)))
 
 
-def test_malformed_checkpoints_are_refused(build_tiny, model_files, tmp_path):
+def test_malformed_checkpoints_are_rejected(build_tiny, model_files, tmp_path):
     generator = random.Random(0)
     model = build_tiny()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -223,7 +223,7 @@ def test_malformed_checkpoints_are_refused(build_tiny, model_files, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_malformed_prompt_banks_are_refused(inferencer, images, tmp_path):
+def test_malformed_prompt_banks_are_rejected(inferencer, images, tmp_path):
     generator = random.Random(0)
     path = tmp_path / 'bank.safetensors'
     inferencer.set_prompts(visual=[VisualPrompt(str(images / '0.png'), [[5, 5, 40, 40]], ['cat'])])
@@ -249,7 +249,7 @@ BAD_BOXES = [
 ]
 
 
-def test_malformed_prompts_are_refused(inferencer, images):
+def test_malformed_prompts_are_rejected(inferencer, images):
     image = str(images / '0.png')
     inferencer.set_prompts(visual=[VisualPrompt(image, [[5, 5, 40, 40]], ['cat'])])
     before = inferencer.prompts

@@ -24,14 +24,14 @@ def token_set():
     )
 
 
-def test_prompt_set_refuses_no_prompts():
+def test_prompt_set_rejects_no_prompts():
     with pytest.raises(InputError, match='empty'):
         PromptSet.from_classes(torch.zeros(0, 4), [])
     with pytest.raises(InputError, match='empty'):
         prompts(mask=torch.zeros(3, dtype=torch.bool))
 
 
-def test_prompt_set_refuses_fields_of_wrong_length():
+def test_prompt_set_rejects_fields_of_wrong_length():
     with pytest.raises(ValueError, match='mask'):
         prompts(mask=torch.ones(2, dtype=torch.bool))
 
@@ -116,7 +116,7 @@ class TestBank:
         assert [p.name for p in tmp_path.iterdir()] == ['bank.safetensors']
 
     @pytest.mark.parametrize('character', ['\udcff', chr(0xD800)])
-    def test_save_and_load_refuse_paths_that_are_not_utf8(self, tmp_path, character):
+    def test_save_and_load_reject_paths_that_are_not_utf8(self, tmp_path, character):
         path = f'{tmp_path}/{character}.safetensors'
         with pytest.raises(InputError, match='not valid UTF-8; give another name'):
             self.bank.save(path)
@@ -144,12 +144,12 @@ class TestBank:
         prompts = self.bank.prompt_set(['x', 'X'])
         assert prompts.mask.tolist() == [True, False]
 
-    def test_load_refuses_bank_of_another_model(self, tmp_path):
+    def test_load_rejects_bank_of_another_model(self, tmp_path):
         self.bank.save(tmp_path / 'bank.safetensors')
         with pytest.raises(InputError, match='another model'):
             PromptBank.load(tmp_path / 'bank.safetensors', fingerprint='0' * 64)
 
-    def test_load_refuses_files_that_are_not_banks(self, tmp_path):
+    def test_load_rejects_files_that_are_not_banks(self, tmp_path):
         from safetensors.torch import save_file
 
         with pytest.raises(InputError, match='no such prompt bank'):
@@ -178,7 +178,7 @@ class TestBank:
             (dict(embeddings=torch.full((3, 2), torch.nan)), 'not finite'),
         ],
     )
-    def test_load_refuses_damaged_bank(self, tmp_path, changes, message):
+    def test_load_rejects_damaged_bank(self, tmp_path, changes, message):
         from safetensors import safe_open
         from safetensors.torch import save_file
 
@@ -201,7 +201,7 @@ class TestBank:
         with pytest.raises(InputError, match='none of the classes'):
             self.bank.prompt_set(['unknown'])
 
-    def test_bank_refuses_no_names_and_repeated_names(self):
+    def test_bank_rejects_no_names_and_repeated_names(self):
         with pytest.raises(InputError, match='no class'):
             PromptBank(torch.zeros(0, 2), (), (), '')
         with pytest.raises(ValueError, match='distinct'):
@@ -264,7 +264,7 @@ def test_concat_equals_one_text_of_all_names():
     assert torch.equal(together[of_class][:, of_class], same_class[of_class][:, of_class])
 
 
-def test_concat_refuses_repeated_names():
+def test_concat_rejects_repeated_names():
     with pytest.raises(ValueError, match='more than one'):
         PromptSet.concat([framed_text('ab'), framed_text('bc')])
 

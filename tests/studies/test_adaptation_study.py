@@ -59,7 +59,7 @@ def test_measure_adaptation_counts_what_cannot_be_checked_as_refused(inferencer,
     assert result['metrics']['adapted_AP50'] == result['metrics']['exemplars_AP50']
 
 
-def test_measure_adaptation_refuses_too_few_images(inferencer, root):
+def test_measure_adaptation_rejects_too_few_images(inferencer, root):
     with pytest.raises(InputError, match='has 4 training images with objects'):
         measure_adaptation(root, inferencer, 5, seed=0)
 

@@ -119,7 +119,7 @@ def test_encoded_images_detect_what_predict_finds(small_world, cfg, build_tiny):
         ('val_novel', {}, 'must be at least 1'),
     ],
 )
-def test_measure_icons_refuses_bad_arguments(tmp_path, cfg, split, draws, message):
+def test_measure_icons_rejects_bad_arguments(tmp_path, cfg, split, draws, message):
     with pytest.raises(InputError, match=message):
         measure_icons(tmp_path, Oracle(), cfg, split, draws)
 

@@ -325,7 +325,7 @@ def test_train_resume_in_copied_folder_keeps_original(call, run_config, tmp_path
 
 
 @pytest.mark.parametrize('recorded', ['', 'elsewhere/epoch_2.pth'])
-def test_train_resume_refuses_checkpoint_outside_of_work_directory(call, run_config, tmp_path, recorded):
+def test_train_resume_rejects_checkpoint_outside_of_work_directory(call, run_config, tmp_path, recorded):
     """A copied folder without its latest checkpoint: the original must not be continued."""
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'elsewhere/epoch_2.pth').touch()

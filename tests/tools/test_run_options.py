@@ -63,7 +63,7 @@ def test_subset_of_test_images_is_counted(run_test):
     assert 'coco/images_evaluated' not in metrics
 
 
-def test_repeated_test_images_are_refused(run_test, data_dir):
+def test_repeated_test_images_are_rejected(run_test, data_dir):
     inner = dict(
         type='CocoPromptDataset',
         data_root=str(data_dir / 'shapes'),
@@ -94,7 +94,7 @@ def no_optional_packages(monkeypatch):
 
 @pytest.mark.parametrize('backend', ['Wandb', 'MLflow', 'ClearML', 'Neptune', 'DVCLive', 'Aim'])
 @pytest.mark.usefixtures('no_optional_packages')
-def test_visualizer_without_its_package_is_refused(run_train, tmp_path, backend):
+def test_visualizer_without_its_package_is_rejected(run_train, tmp_path, backend):
     options = [f"visualizer.vis_backends=[dict(type='LocalVisBackend'), dict(type='{backend}VisBackend')]"]
     outcome = run_train('a', options=options)
     assert_refused(outcome, f'visualizer.vis_backends.1: {backend}VisBackend needs the package', 'pip install')
@@ -117,7 +117,7 @@ def test_visualizer_without_its_package_is_refused(run_train, tmp_path, backend)
     ],
 )
 @pytest.mark.usefixtures('no_optional_packages')
-def test_file_backend_without_its_package_is_refused(run_test, setting, message, tmp_path):
+def test_file_backend_without_its_package_is_rejected(run_test, setting, message, tmp_path):
     outcome, _ = run_test('remote', f'test_dataloader.{setting}')
     assert_refused(outcome, message, 'test_dataloader.')
     assert not (tmp_path / 'remote').exists()

@@ -60,7 +60,7 @@ def test_can_decode_is_false_for_files_that_only_pillow_reads(tmp_path):
 
 @pytest.mark.parametrize('suffix', [*LOSSLESS, *LOSSY, '.gif'])
 @pytest.mark.parametrize('part', [0.3, 0.8])
-def test_read_image_refuses_truncated_files(tmp_path, suffix, part):
+def test_read_image_rejects_truncated_files(tmp_path, suffix, part):
     path = write(tmp_path / f'a{suffix}')
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
@@ -133,7 +133,7 @@ def test_read_image_of_a_video_gives_the_command(tmp_path):
         ('\0', 'cannot be read'),
     ],
 )
-def test_read_image_refuses_paths_that_are_no_file(tmp_path, name, message):
+def test_read_image_rejects_paths_that_are_not_files(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         read_image(f'{tmp_path}/{name}')
 

@@ -53,7 +53,7 @@ def test_reader_ignores_a_wrong_number_of_frames(tmp_path):
         (None, 'no such video'),
     ],
 )
-def test_reader_refuses_files_in_one_line(tmp_path, content, message):
+def test_reader_rejects_files_in_one_line(tmp_path, content, message):
     path = tmp_path / 'a.mp4'
     if content is not None:
         path.write_bytes(content)
@@ -72,7 +72,7 @@ def test_reader_prints_nothing_about_a_damaged_file(tmp_path):
     assert (result.stdout, result.stderr) == ('1\n', '')
 
 
-def test_reader_refuses_a_truncated_file(clip, tmp_path):
+def test_reader_rejects_a_truncated_file(clip, tmp_path):
     (tmp_path / 'a.mp4').write_bytes(clip.read_bytes()[:-200])  # without its index
     with pytest.raises(InputError, match='a damaged video'):
         check_video(tmp_path / 'a.mp4')
@@ -85,12 +85,12 @@ def test_reader_takes_no_path_for_a_series_of_images(tmp_path):
         check_video(tmp_path / 'a%d.png')
 
 
-def test_reader_refuses_an_absent_camera():
+def test_reader_rejects_an_absent_camera():
     with pytest.raises(InputError, match='webcam:77: no such camera'):
         check_video('webcam:77')
 
 
-def test_read_frame_is_exact_and_refuses_what_is_beyond_the_end(clip):
+def test_read_frame_is_exact_and_rejects_frames_beyond_the_end(clip):
     assert [frame_index(read_frame(clip, index)) for index in (0, 7, 9)] == [0, 7, 9]
     with pytest.raises(InputError, match=r'clip.mp4@10: the video has no such frame'):
         read_frame(clip, 10)

@@ -16,7 +16,7 @@ def drawn(text, corner=(2, 2), shape=(24, 200)):
     return canvas
 
 
-def test_draw_text_of_nothing_draws_nothing():
+def test_draw_text_of_an_empty_text_draws_nothing():
     assert (drawn('') == 255).all()
     assert text_size('', 13)[0] == 0
 

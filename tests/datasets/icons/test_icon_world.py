@@ -343,7 +343,7 @@ def test_command_draws_a_sheet(installed_tiny, tmp_path, monkeypatch, capsys):
         (['--sheet', '.'], 'is a folder'),
     ],
 )
-def test_command_refuses_bad_options(installed_tiny, tmp_path, monkeypatch, capsys, arguments, message):
+def test_command_rejects_bad_options(installed_tiny, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         run_command(monkeypatch, *arguments)

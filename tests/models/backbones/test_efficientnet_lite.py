@@ -121,7 +121,7 @@ def test_to_timm_names_gives_the_names_of_timm(size):
         (lambda names: [*names, 'head.weight'], 'head.weight is not a parameter'),
     ],
 )
-def test_to_timm_names_refuses_other_networks(change, said):
+def test_to_timm_names_rejects_other_networks(change, said):
     with pytest.raises(InputError, match=said):
         to_timm_names(dict.fromkeys(change(original_names(16)), torch.zeros(())))
 
@@ -129,7 +129,7 @@ def test_to_timm_names_refuses_other_networks(change, said):
 # The packages ----------------------------------------------------------------------------------------------
 
 
-def test_init_weights_refuses_a_file_with_a_wrong_checksum(weights_file, tmp_path):
+def test_init_weights_rejects_a_file_with_a_wrong_checksum(weights_file, tmp_path):
     original = weights_file('tf_efficientnet_lite0')
     path = tmp_path / original.name
     shutil.copy(original, path)
@@ -142,7 +142,7 @@ def test_init_weights_refuses_a_file_with_a_wrong_checksum(weights_file, tmp_pat
     assert '\n' not in str(caught.value)
 
 
-def test_init_weights_refuses_weights_of_another_size(weights_file):
+def test_init_weights_rejects_weights_of_another_size(weights_file):
     with pytest.raises(InputError, match='efficientnet-lite2.*weights of another network'):
         backbone(pretrained=str(weights_file('tf_efficientnet_lite2'))).init_weights()
 

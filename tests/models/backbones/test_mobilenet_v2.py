@@ -43,7 +43,7 @@ def test_to_mmdet_names_uses_the_order_of_tensors(network):
     assert all(torch.equal(renamed[name], value) for name, value in to_mmdet_names(network.state_dict()).items())
 
 
-def test_to_mmdet_names_refuses_other_weights(network):
+def test_to_mmdet_names_rejects_other_weights(network):
     weights = network.state_dict()
     with pytest.raises(InputError, match='0 tensors besides the classifier, but MobileNetV2 has 312'):
         to_mmdet_names({})

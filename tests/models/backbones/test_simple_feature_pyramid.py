@@ -67,6 +67,6 @@ def test_simple_feature_pyramid_has_the_expected_sizes(scales, num_outs):
         (dict(num_outs=2), 'num_outs=2 is less than the 3 scales'),
     ],
 )
-def test_simple_feature_pyramid_refuses_invalid_arguments(kwargs, said):
+def test_simple_feature_pyramid_rejects_invalid_arguments(kwargs, said):
     with pytest.raises(InputError, match=said):
         build(**kwargs)

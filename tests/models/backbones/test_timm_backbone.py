@@ -220,7 +220,7 @@ def test_timm_backbone_trains_in_the_detector(detector, make_batch):
     assert layers(with_gradient) == {'layer2', 'layer3', 'layer4'}
 
 
-def test_detector_refuses_a_neck_of_other_channels(detector, build_tiny):
+def test_detector_rejects_a_neck_of_other_channels(detector, build_tiny):
     with pytest.raises(InputError, match=r'in_channels=\[48, 96\] .* its levels have \[48, 192, 96\] channels'):
         detector(neck=(48, 96))
     transformer = dict(model_name='test_vit', out_indices=(2, 5))
@@ -250,7 +250,7 @@ def test_detector_trains_vision_transformer_with_simple_feature_pyramid(build_ti
 # Bad input -------------------------------------------------------------------------------------------------
 
 
-def test_timm_backbone_without_timm_is_refused(monkeypatch):
+def test_timm_backbone_without_timm_is_rejected(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     refused(r"not installed; run pip install 'dinor1\[lite\]'")
 
@@ -280,11 +280,11 @@ def test_timm_backbone_without_timm_is_refused(monkeypatch):
         ),
     ],
 )
-def test_timm_backbone_refuses_invalid_arguments(kwargs, said):
+def test_timm_backbone_rejects_invalid_arguments(kwargs, said):
     refused(said, **kwargs)
 
 
-def test_init_weights_refuses_files_that_do_not_fit(tmp_path):
+def test_init_weights_rejects_files_that_do_not_fit(tmp_path):
     path = tmp_path / 'weights.pth'
     weights = whole_network('test_resnet').state_dict()
     torch.save(whole_network('test_convnext').state_dict(), path)

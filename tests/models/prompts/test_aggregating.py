@@ -112,7 +112,7 @@ def test_class_token_depends_on_every_box_of_its_group(features):
     assert (boxes.grad.abs().amax(-1) > 0).tolist() == [[True, True, False], [False] * 3]
 
 
-def test_settings_out_of_range_are_refused(build_tiny):
+def test_settings_out_of_range_are_rejected(build_tiny):
     dims = TransformerDims(**SIZES)
     with pytest.raises(InputError, match="aggregator must be 'class_token' or .*, got 'token'"):
         AggregatingPromptEncoder(dims, 'token')

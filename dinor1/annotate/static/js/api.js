@@ -1,18 +1,18 @@
 // Requests to the server of this page.
 
-/** The server refused a request; `body` is its answer. */
+/** The server rejected a request; `body` is its response. */
 export class ApiError extends Error {
   constructor(status, body) {
-    super(body?.error ?? `the server answered ${status}`);
+    super(body?.error ?? `the server responded with status ${status}`);
     this.status = status;
     this.body = body;
   }
 }
 
-/** The server did not answer. */
+/** The server did not respond. */
 export class OfflineError extends Error {
   constructor() {
-    super('The server does not answer.');
+    super('The server does not respond.');
   }
 }
 
@@ -26,7 +26,7 @@ async function send(method, path, body, isFile) {
     content = isFile ? body : JSON.stringify(body ?? {});
     headers['content-type'] = isFile ? 'application/octet-stream' : 'application/json';
   }
-  // A write of a tab that is being closed is still sent; browsers allow this for up to 64 KiB.
+  // A write is sent even if the tab is being closed. Browsers allow this for up to 64 KiB.
   const keepalive = typeof content === 'string' && content.length < 60_000;
   let answer;
   try {
@@ -43,14 +43,14 @@ async function request(method, path, body, isFile = false) {
   try {
     return await send(method, path, body, isFile);
   } catch (error) {
-    // After a restart of the server and a visit of its new address, this tab needs the new token.
+    // After the server was restarted and its new address was opened, this tab needs the new token.
     if (method === 'GET' || error.status !== 403) throw error;
     await openSession();
     return send(method, path, body, isFile);
   }
 }
 
-/** Start a session; gives what does not change while the server runs. */
+/** Start a session; returns the values that do not change while the server runs. */
 export async function openSession() {
   const session = await send('GET', '/api/session');
   token = session.token;
@@ -80,7 +80,7 @@ export const api = {
   exportAll: (format, images) => request('POST', '/api/export', { format, images }),
 };
 
-/** Address of an image; it changes when the file does. */
+/** Address of an image; it changes when the file changes. */
 export const fileAddress = (image) => `/api/images/${image.id}/file?v=${image.version}`;
 export const thumbnailAddress = (image) => `/api/images/${image.id}/thumbnail?v=${image.version}`;
 export const cropAddress = (exemplar) => `/api/exemplars/${exemplar.id}/crop`;

@@ -1,4 +1,4 @@
-// The controller of the page: what the user can do, whether by key, button or pointer.
+// The controller of the page: all actions of the user, by key, button or pointer.
 
 import { api, fileAddress } from './api.js';
 import { confirm, isDialogOpen, showExport, showHelp, showImport } from './dialogs.js';
@@ -20,7 +20,7 @@ export class App extends EventTarget {
   selected = null;
   classId = null;
   message = ''; // shown in place of the image
-  #documents = new Map(); // id -> document, the last used one last; keeps undo and what is not saved
+  #documents = new Map(); // id -> document in order of use; keeps the undo history and unsaved changes
   #bitmaps = new Map(); // address -> promise of an image
   #opening = null;
   #adding = null; // promise of the last exemplar
@@ -49,7 +49,7 @@ export class App extends EventTarget {
     return boxes.filter((box) => box.status === 'proposed' && isVisible(box, this.model.threshold));
   }
 
-  /** Whether a change of some image is not on the server yet. */
+  /** Whether a change of any image is not on the server yet. */
   get hasUnsaved() {
     return [...this.#documents.values()].some((document) => document.isDirty || document.isSaving);
   }
@@ -92,7 +92,7 @@ export class App extends EventTarget {
   nextUnchecked() {
     const image = this.list.neighbour(1, (candidate) => candidate.state !== 'checked');
     if (image) this.open(image.id);
-    else toast('No image below is unchecked.');
+    else toast('All following images are checked.');
   }
 
   #openNeighbour(step) {
@@ -108,7 +108,7 @@ export class App extends EventTarget {
     this.#announce('document');
   }
 
-  /** Keep documents of the last images, and all that are not saved. */
+  /** Keep the documents of the last images, and all documents with unsaved changes. */
   #remember(document) {
     document.addEventListener('change', () => this.#documentChanged(document));
     document.addEventListener('status', () => this.#announce('status'));
@@ -123,8 +123,8 @@ export class App extends EventTarget {
   }
 
   #tellConflict(document, count) {
-    const kept = count ? `; ${count} of your changes gave way to it` : ', and your changes were added to it';
-    toast(`${document.name} was changed elsewhere${kept}.`, count ? 'error' : 'info');
+    const kept = count ? `; ${count} of your changes were discarded` : ', and your changes were merged';
+    toast(`${document.name} was changed in another tab${kept}.`, count ? 'error' : 'info');
   }
 
   #bitmap(summary) {
@@ -151,7 +151,7 @@ export class App extends EventTarget {
 
   #prefetch() {
     const image = this.list.neighbour(1);
-    if (image) this.#bitmap(image).catch(() => {}); // told when it is opened
+    if (image) this.#bitmap(image).catch(() => {}); // an error is reported when the image is opened
   }
 
   /** Read the image again if a search or another tab has changed it. */
@@ -181,7 +181,7 @@ export class App extends EventTarget {
     this.#announce('selection');
   }
 
-  /** Select the next or previous visible box, from left to right in lines. */
+  /** Select the next or previous visible box, in reading order. */
   cycleBox(step) {
     const boxes = (this.document?.boxes ?? []).filter((box) => isVisible(box, this.model.threshold));
     if (boxes.length === 0) return;
@@ -191,7 +191,7 @@ export class App extends EventTarget {
     this.selectBox(boxes[next].id);
   }
 
-  /** Add a box of the current class; without a class, one named "object" is made. */
+  /** Add a box of the current class; if there is no class, a class named "object" is created. */
   async #draw(bbox) {
     const document = this.document;
     const id = newId();
@@ -283,7 +283,7 @@ export class App extends EventTarget {
     this.#changeBox(id, { status });
   }
 
-  /** Go on to the next proposal when the selected one is decided on. */
+  /** Select the next proposal after the selected one was accepted or rejected. */
   #selectAfter(id) {
     if (id !== this.selected) return;
     const proposals = this.visibleProposals;
@@ -297,7 +297,7 @@ export class App extends EventTarget {
     if (chosen.size === 0) return;
     const document = this.document;
     document.change(document.boxes.map((box) => (chosen.has(box.id) ? { ...box, status } : box)));
-    toast(`${chosen.size} ${chosen.size === 1 ? 'proposal' : 'proposals'} ${status}. Ctrl+Z takes it back.`);
+    toast(`${chosen.size} ${chosen.size === 1 ? 'proposal' : 'proposals'} ${status}. Ctrl+Z undoes this.`);
   }
 
   undo() {
@@ -308,7 +308,7 @@ export class App extends EventTarget {
     if (this.document && !this.document.redo()) toast('Nothing to redo on this image.');
   }
 
-  /** Mark the image as finished and go on, or as unfinished and stay. */
+  /** Mark the image as finished and open the next one, or mark it as unfinished and stay. */
   check() {
     const document = this.document;
     if (!document) return;
@@ -316,15 +316,15 @@ export class App extends EventTarget {
     document.change(document.boxes, isDone);
     if (!isDone) return;
     const open = this.visibleProposals.length;
-    if (open > 0) toast(`${document.name} is checked; its ${open} proposals are not accepted, and not exported.`);
+    if (open > 0) toast(`${document.name} is checked. Its ${open} open proposals will not be exported.`);
     const next = this.list.neighbour(1, (image) => image.state !== 'checked') ?? this.list.neighbour(1);
     if (next) this.open(next.id);
-    else toast('That was the last image.');
+    else toast('This was the last image.');
   }
 
   // ---------------------------------------------------------------- exemplars and searches
 
-  /** Make the selected box an exemplar; gives a promise of whether that is done. */
+  /** Make the selected box an exemplar; returns a promise of whether this succeeded. */
   addExemplar(negative = false) {
     this.#adding = this.#addExemplar(negative);
     return this.#adding;
@@ -356,7 +356,7 @@ export class App extends EventTarget {
     if (!this.document) return;
     const { id } = this.document;
     const box = this.box;
-    await this.#adding; // E and then F at once
+    await this.#adding; // the user may press F immediately after E
     if (box?.status === 'accepted' && !this.#isExemplar(box, id) && !(await this.addExemplar())) return;
     await this.#start(() => api.find([id]));
   }
@@ -389,7 +389,7 @@ export class App extends EventTarget {
   }
 
   async #jobFinished(job) {
-    // What was found on this image is part of the message.
+    // The message has the number of proposals on this image.
     await this.document?.refresh().catch(showError);
     if (job.state === 'failed') toast(job.message, 'error');
     else if (job.kind === 'adapt') toast(`Adaptation ${job.message}`);
@@ -401,7 +401,7 @@ export class App extends EventTarget {
 
   #tellFound(job) {
     const shown = this.visibleProposals.length;
-    if (job.found === 0) toast('Nothing found. Try another or a further exemplar.');
+    if (job.found === 0) toast('Nothing found. Try another exemplar, or add one.');
     else if (shown === 0) toast(`${job.found} proposals, all below the threshold. Lower it with the [ key.`);
   }
 
@@ -423,8 +423,8 @@ export class App extends EventTarget {
   }
 
   async forgetRun() {
-    const text = 'The images that were not searched yet stay as they are.';
-    if (!(await confirm('Do not continue?', text, 'Do not continue'))) return;
+    const text = 'The images that were not searched yet will not be changed.';
+    if (!(await confirm('Discard the interrupted search?', text, 'Discard'))) return;
     await api.forgetRun().catch(showError);
     await this.model.poll();
   }

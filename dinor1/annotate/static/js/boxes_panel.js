@@ -1,11 +1,11 @@
-// The boxes of the image as a list, which also shows rejected ones.
+// The list of the boxes of the image, which also shows rejected boxes.
 
 import { h, icon, setStyle } from './dom.js';
 import { isVisible } from './model.js';
 
 const MAX_ROWS = 300;
 
-/** Proposals first, the best on top. */
+/** Proposals come first, in descending order of score. */
 function byUrgency(a, b) {
   if (a.status === b.status) return (b.score ?? 2) - (a.score ?? 2);
   return a.status === 'proposed' ? -1 : 1;

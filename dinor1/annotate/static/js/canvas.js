@@ -1,4 +1,4 @@
-// The image with its boxes: drawing, selecting, moving and resizing by pointer; zoom and pan.
+// The image with its boxes: draw, select, move and resize boxes by pointer; zoom and pan.
 
 import { textOn } from './dom.js';
 import { area, between, contains, HANDLES, handlePoint, isLargeEnough, move, resize, rounded } from './geometry.js';
@@ -44,7 +44,7 @@ export class ImageCanvas extends EventTarget {
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.redraw());
   }
 
-  /** Show an image; null: none, for example while it is being loaded. */
+  /** Show an image; null: show no image, for example while it is being loaded. */
   show(document, bitmap) {
     const isNew = document?.id !== this.#document?.id || bitmap !== this.#bitmap;
     this.#document = document;
@@ -80,13 +80,13 @@ export class ImageCanvas extends EventTarget {
     this.redraw();
   }
 
-  /** While it is held, dragging moves the image. */
+  /** While the key is held, dragging moves the image. */
   setPanKey(isDown) {
     this.#isPanKeyDown = isDown;
     this.#setCursor();
   }
 
-  /** End a gesture without a change; gives whether there was one. */
+  /** End a gesture without a change; returns whether there was a gesture. */
   cancel() {
     const had = this.#gesture !== null;
     this.#gesture = null;
@@ -94,7 +94,7 @@ export class ImageCanvas extends EventTarget {
     return had;
   }
 
-  /** A box in the middle of what is visible, for drawing by keyboard. */
+  /** A box in the middle of the visible part of the image, for drawing by keyboard. */
   centralBox() {
     const { width, height } = this.#canvas.getBoundingClientRect();
     const [x1, y1] = this.viewport.toImage([width * 0.4, height * 0.4]);
@@ -130,7 +130,7 @@ export class ImageCanvas extends EventTarget {
       const [x, y] = this.viewport.toScreen(handlePoint(box.bbox, handle));
       return Math.max(Math.abs(x - screen[0]), Math.abs(y - screen[1])) <= GRAB;
     };
-    // Corners first: on a small box the handles of edges overlap them.
+    // Test the corners first, because on a small box the handles of the edges overlap them.
     return [...CORNERS, 'n', 'e', 's', 'w'].find(near) ?? null;
   }
 
@@ -167,7 +167,7 @@ export class ImageCanvas extends EventTarget {
     this.redraw();
   }
 
-  /** The box that a gesture makes when the pointer is at a point of the image. */
+  /** The box that results from a gesture when the pointer is at a point of the image. */
   #dragged({ kind, start, box, handle }, point) {
     const size = this.#document.size;
     if (kind === 'resize') return resize(box.bbox, handle, point, size);
@@ -187,7 +187,7 @@ export class ImageCanvas extends EventTarget {
     this.#hover(this.#point(event));
   }
 
-  /** Select what is under the pointer; repeated clicks go through boxes that lie on each other. */
+  /** Select the box under the pointer; repeated clicks cycle through overlapping boxes. */
   #click({ start }) {
     const under = this.#visibleBoxes().filter((box) => contains(box.bbox, start));
     under.sort((a, b) => area(a.bbox) - area(b.bbox));
@@ -250,13 +250,13 @@ export class ImageCanvas extends EventTarget {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     if (!this.#document || !this.#bitmap) return;
-    // The image: sharp pixels when they are large.
+    // Draw the image, without smoothing if pixels are large.
     const { scale, x, y } = this.viewport;
     const [width, height] = this.#document.size;
     context.imageSmoothingEnabled = scale < 3;
     context.imageSmoothingQuality = 'high';
     context.drawImage(this.#bitmap, x, y, width * scale, height * scale);
-    // Boxes, the selected one last.
+    // Draw the boxes, the selected box last.
     const drawn = this.#gesture?.bbox;
     const boxes = this.#visibleBoxes();
     for (const box of boxes) if (box.id !== this.#selected) this.#drawBox(box, box.bbox);
@@ -276,7 +276,7 @@ export class ImageCanvas extends EventTarget {
     const color = this.#model.classOf(box.class_id)?.color ?? '#ffffff';
     const [x, y, width, height] = this.#screenBox(bbox);
     const isProposed = box.status === 'proposed';
-    // A dark line below makes the colour visible on every image.
+    // A dark line below the coloured line makes it visible on every image.
     context.lineJoin = 'round';
     context.setLineDash([]);
     context.lineWidth = isSelected ? 5 : 4;
@@ -298,7 +298,7 @@ export class ImageCanvas extends EventTarget {
     if (isFocused || (this.showLabels && hasRoom)) this.#drawLabel(box, color, x, y, isFocused ? Infinity : width);
   }
 
-  /** Name and score above a box; where the room is short, the score alone, because the colour shows the class. */
+  /** Draw name and score above a box; only the score if space is limited, because the colour shows the class. */
   #drawLabel(box, color, x, y, room) {
     const context = this.#context;
     const name = this.#model.classOf(box.class_id)?.name ?? '?';
@@ -324,7 +324,7 @@ export class ImageCanvas extends EventTarget {
     this.#drawBox(box, bbox, true);
     const context = this.#context;
     context.lineWidth = 1.5;
-    // A small box has room for the handles of its corners only.
+    // A small box only has space for the handles of its corners.
     const [, , width, height] = this.#screenBox(bbox);
     const isSmall = Math.min(width, height) < 4 * HANDLE_SIZE;
     for (const handle of isSmall ? CORNERS : HANDLES) {
@@ -338,7 +338,7 @@ export class ImageCanvas extends EventTarget {
     }
   }
 
-  /** The box that is being drawn, with its size. */
+  /** Draw the new box of a gesture, with its size. */
   #drawNew(bbox) {
     const context = this.#context;
     const [x, y, width, height] = this.#screenBox(bbox);

@@ -1,4 +1,4 @@
-// The classes: choosing, adding, renaming, colouring and removing them.
+// The list of classes: choose, add, rename, colour and remove classes.
 
 import { api } from './api.js';
 import { ask } from './dialogs.js';
@@ -46,7 +46,7 @@ export class ClassesPanel extends EventTarget {
   }
 
   render() {
-    // A field that is being edited keeps the focus, because only the list is made anew.
+    // The text field keeps the focus, because only the list is rebuilt.
     const focused = this.#root.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     this.#list.replaceChildren(...this.#model.common.classes.map((info, i) => this.#item(info, i)));
     if (focused) this.#list.querySelector(`[data-key="${focused}"]`)?.focus();
@@ -94,7 +94,7 @@ export class ClassesPanel extends EventTarget {
     event.preventDefault();
     const name = this.#input.value.trim();
     if (!name) return;
-    // Leave the field at once: the next keys are commands.
+    // Leave the text field immediately, so that the next keys are commands.
     this.#input.value = '';
     this.#input.blur();
     const info = await this.#attempt(api.addClass(name));
@@ -114,7 +114,7 @@ export class ClassesPanel extends EventTarget {
     return this.#attempt(api.changeClass(id, changes));
   }
 
-  /** Show an error, or what has changed; gives the answer, or null. */
+  /** Wait for a request, and show its effect or its error; returns the response, or null after an error. */
   async #attempt(request) {
     try {
       const answer = await request;

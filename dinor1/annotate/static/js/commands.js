@@ -1,16 +1,17 @@
-// Every command with its keys: the one source of the keyboard, the buttons' hints and the help.
+// All commands with their keys: the source of the keyboard shortcuts, the hints of the buttons, and the help.
 
 const ZOOM = 1.25;
 const FINE = 0.02;
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** Pixels of an arrow key; ten with Shift. */
+/** Pixels that an arrow key moves a box: one, or ten with Shift. */
 const arrow = (event) => STEPS[event.key].map((step) => step * (event.shiftKey ? 10 : 1));
 
 /**
- * List the commands: `group`, `keys`, `title`, and unless they belong to the mouse `id` and `run(event, commands)`.
+ * List the commands with `group`, `keys` and `title`; commands of the keyboard also have `id` and
+ * `run(event, commands)`.
  *
- * Keys are written as in the help, divided by blanks. `pattern` matches the keys of a command that has many.
+ * Keys are written as in the help, separated by blanks. If a command has many keys, `pattern` matches them.
  */
 export function makeCommands(app) {
   const { canvas, model } = app;
@@ -30,7 +31,7 @@ export function makeCommands(app) {
       [
         'negative',
         'Shift+E',
-        'Make it a negative exemplar: must not be taken for the class',
+        'Make it a negative exemplar, which must not be mistaken for the class',
         () => app.addExemplar(true),
       ],
       ['lower', '[', 'Lower the threshold', () => threshold(-FINE)],
@@ -41,19 +42,19 @@ export function makeCommands(app) {
       ['reject', 'X Delete Backspace', 'Reject the selected proposal, or delete the box', () => app.reject()],
       ['accept-all', 'Shift+A', 'Accept all visible proposals', () => app.decideAll('accepted')],
       ['reject-all', 'Shift+X', 'Reject all visible proposals', () => app.decideAll('rejected')],
-      ['check', 'C', 'Image is finished, go on; again: not finished', () => app.check()],
+      ['check', 'C', 'Mark the image as finished and open the next; again: reopen it', () => app.check()],
       ['undo', 'Ctrl+Z', 'Undo', () => app.undo()],
       ['redo', 'Ctrl+Shift+Z Ctrl+Y', 'Redo', () => app.redo()],
     ],
     Boxes: [
       ['class', '1…9', 'Choose the class of the selected and of new boxes', chooseClass, /^[1-9]$/],
-      ['draw', 'B', 'New box in the middle; then move and stretch it', () => app.drawInTheMiddle()],
+      ['draw', 'B', 'Add a box in the middle; then move and resize it', () => app.drawInTheMiddle()],
       ['next-box', '.', 'Select the next box', () => app.cycleBox(1)],
       ['previous-box', ',', 'Select the previous box', () => app.cycleBox(-1)],
       [
         'nudge',
         '← ↑ ↓ →',
-        'Move the box by a pixel, with Shift by ten; without a box, the image',
+        'Move the selected box by a pixel, with Shift by ten; without a box, move the image',
         (event) => app.nudge(...arrow(event)),
         /^(Shift\+)?Arrow/,
       ],
@@ -75,7 +76,7 @@ export function makeCommands(app) {
       ['new-class', 'Shift+C', 'New class', () => focus('#classes input[type=text]')],
       ['import', 'I', 'Import annotations', () => app.importFile()],
       ['export', 'Shift+S', 'Export annotations', () => app.exportAll()],
-      ['help', '?', 'This help', (event, commands) => app.help(commands)],
+      ['help', '?', 'Show this help', (event, commands) => app.help(commands)],
     ],
     View: [
       ['zoom-in', '+ =', 'Zoom in', () => canvas.zoom(ZOOM)],
@@ -83,8 +84,8 @@ export function makeCommands(app) {
       ['fit', '0', 'Show the whole image', () => canvas.fit()],
       [null, 'Wheel', 'Zoom at the pointer; with Shift, move sideways'],
       [null, 'Space+drag', 'Move the image; the middle button does the same'],
-      [null, 'Drag', 'Draw a box; on the selected one, move or resize it'],
-      [null, 'Alt+drag', 'Draw within the selected box'],
+      [null, 'Drag', 'Draw a box; on the selected box, move or resize it'],
+      [null, 'Alt+drag', 'Draw a box inside the selected box'],
     ],
   };
   const named = ([group, members]) =>

@@ -4,7 +4,7 @@ import { api } from './api.js';
 import { h } from './dom.js';
 import { showError } from './toasts.js';
 
-/** Show a modal dialog; gives a promise of the value of the button that closes it ('' for Escape). */
+/** Show a modal dialog; returns a promise of the value of the button that closes it ('' for Escape). */
 function show(title, content, buttons) {
   const titleId = 'dialog-title';
   const form = h('form', { method: 'dialog' }, h('h2', { id: titleId, text: title }), ...content);
@@ -40,7 +40,7 @@ export async function confirm(title, text, action) {
   return (await show(title, [h('p', { text })], buttons)) === 'yes';
 }
 
-/** Ask for a line of text; gives null if it is empty or the dialog is left. */
+/** Ask for a line of text; returns null if the text is empty or the dialog is cancelled. */
 export async function ask(title, label, value = '') {
   const input = h('input', { type: 'text', value, maxlength: 100, autocomplete: 'off' });
   const buttons = [
@@ -50,7 +50,7 @@ export async function ask(title, label, value = '') {
   const answer = show(title, [h('label', { class: 'field' }, h('span', { text: label }), input)], buttons);
   input.focus();
   input.select();
-  // Enter in a text field presses the first button of a form, which is Cancel here.
+  // In a text field, Enter presses the first button of the form, which is Cancel here.
   input.addEventListener('keydown', (event) => {
     if (event.key !== 'Enter') return;
     event.preventDefault();
@@ -59,7 +59,7 @@ export async function ask(title, label, value = '') {
   return (await answer) === 'ok' ? input.value.trim() || null : null;
 }
 
-/** All commands with their keys. */
+/** Show all commands with their keys. */
 export function showHelp(commands) {
   const groups = Map.groupBy
     ? Map.groupBy(commands, (command) => command.group)
@@ -82,12 +82,12 @@ export function showHelp(commands) {
   return show('Keyboard and mouse', [h('div', { class: 'help' }, ...sections)], [{ label: 'Close', value: '' }]);
 }
 
-/** Choose an annotation file and import it; gives a message, or null. */
+/** Choose an annotation file and import it; returns a message, or null. */
 export async function showImport() {
   const file = h('input', { type: 'file', accept: '.json,.jsonl' });
   const text =
-    'Boxes of a COCO or ODVG file are added to the images of the same name. Boxes with a score below 1, as ' +
-    'dinor1 detect writes them, become proposals. Boxes that are there already are not added twice.';
+    'The boxes of a COCO or ODVG file are added to the images of the same name. Boxes with a score below 1, as ' +
+    'dinor1 detect writes them, become proposals. Boxes that exist already are not added again.';
   const answer = await show(
     'Import annotations',
     [h('p', { text }), h('label', { class: 'field' }, h('span', { text: 'File' }), file)],
@@ -112,7 +112,7 @@ function choice(name, legend, options) {
   return h('fieldset', { class: 'choice' }, h('legend', { text: legend }), ...labels);
 }
 
-/** Choose a format, export, and say where the files are. */
+/** Choose a format, export the annotations, and show the path of the files. */
 export async function showExport() {
   const format = choice('format', 'Format', [
     ['coco', 'COCO (annotations.json)'],
@@ -149,7 +149,8 @@ async function showExported(done) {
     h('label', { class: 'field' }, h('span', { text: 'File' }), field),
   ];
   if (done.num_proposals) {
-    content.push(h('p', { class: 'muted', text: `${done.num_proposals} proposals on them are not part of it.` }));
+    const text = `${done.num_proposals} proposals on these images were not exported.`;
+    content.push(h('p', { class: 'muted', text }));
   }
   if (done.unreadable.length) {
     content.push(h('p', { class: 'warning', text: `Left out: ${done.unreadable.join('; ')}` }));

@@ -1,10 +1,10 @@
-// Elements without a framework.
+// Functions that create elements of the page without a framework.
 
 /**
- * Make an element.
+ * Create an element.
  * @param {string} tag
- * @param {object} properties `class`, `text`, `on` (event -> listener), `data` (name -> value); anything else is an
- *   attribute: true sets it, false and null leave it out.
+ * @param {object} properties `class`, `text`, `on` (event -> listener), `data` (name -> value). Other properties are
+ *   attributes: true sets an attribute, false and null omit it.
  * @param {...(Node|string|null)} children
  */
 export function h(tag, properties = {}, ...children) {
@@ -21,13 +21,13 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Set a custom property of CSS, which the policy of the page allows where a style attribute is not. */
+/** Set a custom property of CSS. The policy of the page allows this, but no style attribute. */
 export function setStyle(element, name, value) {
   element.style.setProperty(name, value);
   return element;
 }
 
-/** Black or white, whichever is easier to read on a colour `#rrggbb` (relative luminance of WCAG). */
+/** The one of black and white that is easier to read on a colour `#rrggbb` (relative luminance of WCAG). */
 export function textOn(color) {
   const linear = [1, 3, 5].map((i) => {
     const value = parseInt(color.slice(i, i + 2), 16) / 255;

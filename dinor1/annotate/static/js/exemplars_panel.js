@@ -1,4 +1,4 @@
-// The exemplars that say what to find, the prompt bank, and the adaptation.
+// The exemplars of the search, the prompt bank, and the adaptation.
 
 import { api, cropAddress } from './api.js';
 import { h, icon, setStyle } from './dom.js';
@@ -18,7 +18,7 @@ export class ExemplarsPanel extends EventTarget {
     this.#file = h('input', { type: 'file', accept: '.safetensors', hidden: true, 'aria-label': 'Prompt bank' });
     this.#file.addEventListener('change', () => this.#addBank());
     const bankTitle = 'Add the classes of a prompt bank (.safetensors) made by dinor1 bank';
-    const adaptTitle = 'Tune the exemplars on the checked images; kept only if it helps';
+    const adaptTitle = 'Tune the exemplars on the checked images; the result is kept only if it is better';
     const buttons = h(
       'div',
       { class: 'button-row' },
@@ -43,10 +43,10 @@ export class ExemplarsPanel extends EventTarget {
     this.#tiles = tiles;
     this.#strip.replaceChildren(...[...tiles.values()].map(([tile]) => tile));
     this.#strip.hidden = exemplars.length === 0;
-    // Notes.
+    // Show the prompt bank and the adaptation.
     const notes = [];
     if (exemplars.length === 0 && !bank) {
-      const text = ['Draw a box around one object, then press ', h('kbd', { text: 'F' }), ' to find others like it.'];
+      const text = ['Draw a box around one object, then press ', h('kbd', { text: 'F' }), ' to find similar objects.'];
       notes.push(h('p', { class: 'empty' }, ...text));
     }
     if (bank) {
@@ -63,7 +63,7 @@ export class ExemplarsPanel extends EventTarget {
   #tile(exemplar, info, isAdapted) {
     const what = `${exemplar.negative ? 'Not ' : ''}${info?.name ?? '?'}, from ${exemplar.image_name}`;
     const open = () => this.dispatchEvent(new CustomEvent('open', { detail: exemplar }));
-    const sign = exemplar.negative ? 'Make it positive' : 'Make it negative: must not be taken for the class';
+    const sign = exemplar.negative ? 'Make it positive' : 'Make it negative: it must not be mistaken for the class';
     const invert = () => api.changeExemplar(exemplar.id, !exemplar.negative);
     const tile = h(
       'li',

@@ -1,4 +1,4 @@
-// An image that is being edited: its boxes, undo and redo, and saving after every change.
+// An image that is being edited: its boxes, undo and redo; every change is saved immediately.
 
 import { api, ApiError, OfflineError } from './api.js';
 import { apply, diff, invert, isEmpty } from './patch.js';
@@ -7,11 +7,11 @@ const RETRY_MS = 2000;
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Events: `change` (boxes or state), `status` (saving, offline), `conflict` (detail: number of boxes that stay as
- * another tab left them), `refused` (detail: message).
+ * Events: `change` (boxes or state), `status` (saving, offline), `conflict` (detail: number of boxes that keep the
+ * changes of another tab), `refused` (detail: message).
  */
 export class ImageDocument extends EventTarget {
-  #saved; // the record that the server confirmed last
+  #saved; // the last record that the server confirmed
   #undo = [];
   #redo = [];
   #isSaving = false;
@@ -42,7 +42,7 @@ export class ImageDocument extends EventTarget {
     return this.#saved.version;
   }
 
-  /** Whether there is something that the server has not confirmed. */
+  /** Whether there are changes that the server has not confirmed. */
   get isDirty() {
     return this.boxes !== this.#saved.boxes || this.checked !== this.#saved.checked;
   }
@@ -63,7 +63,7 @@ export class ImageDocument extends EventTarget {
     return this.boxes.find((box) => box.id === id) ?? null;
   }
 
-  /** Replace boxes and state, as one step of undo. */
+  /** Replace boxes and state in one step of the undo history. */
   change(boxes, checked = this.checked) {
     const patch = diff(this, { boxes, checked });
     if (isEmpty(patch)) return;
@@ -72,7 +72,7 @@ export class ImageDocument extends EventTarget {
     this.#set(boxes, checked);
   }
 
-  /** Take the last change back; gives false if there is none. */
+  /** Undo the last change; returns false if there is none. */
   undo() {
     return this.#move(this.#undo, this.#redo);
   }
@@ -81,7 +81,7 @@ export class ImageDocument extends EventTarget {
     return this.#move(this.#redo, this.#undo);
   }
 
-  /** Read the image again after a change elsewhere; changes that are being saved are merged instead. */
+  /** Read the image again after a change by another tab or a search; unsaved changes are merged. */
   async refresh() {
     if (this.isDirty || this.#isSaving) return;
     const record = await api.image(this.id);
@@ -114,7 +114,7 @@ export class ImageDocument extends EventTarget {
     this.#save();
   }
 
-  /** Send changes until the server has them all. */
+  /** Send changes until the server has all of them. */
   async #save() {
     if (this.#isSaving) return;
     this.#isSaving = true;
@@ -147,7 +147,7 @@ export class ImageDocument extends EventTarget {
     await wait(RETRY_MS);
   }
 
-  /** Another tab or a search was faster: make the change again on what it left. */
+  /** Another tab or a search was faster: apply the changes again to the current record of the server. */
   #merge(theirs) {
     const mine = diff(this.#saved, this);
     const { boxes, checked, conflicts } = apply(theirs, mine);
@@ -160,7 +160,7 @@ export class ImageDocument extends EventTarget {
     this.dispatchEvent(new Event('change'));
   }
 
-  /** The server refuses the change itself: return to what it has. */
+  /** The server rejects the change: return to the record of the server. */
   #giveUp(error) {
     this.#adopt(this.#saved);
     this.#undo.pop();

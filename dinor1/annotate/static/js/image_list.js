@@ -1,4 +1,4 @@
-// The list of images: only the rows that are visible exist, so that thousands of images cost nothing.
+// The list of images. Only visible rows exist as elements, so that thousands of images take no time.
 
 import { thumbnailAddress } from './api.js';
 import { h } from './dom.js';
@@ -60,7 +60,7 @@ export class ImageList extends EventTarget {
     this.#render();
   }
 
-  /** The image after or before the current one; `accept` chooses among them. */
+  /** The next or previous image for which `accept` is true. */
   neighbour(step, accept = () => true) {
     const start = this.#shown.findIndex((image) => image.id === this.#current);
     for (let i = start + step; i >= 0 && i < this.#shown.length; i += step) {

@@ -1,4 +1,4 @@
-// Keys to commands.
+// Map keys to commands.
 
 import { isDialogOpen } from './dialogs.js';
 
@@ -10,12 +10,12 @@ function pressed(event) {
   const modifiers = [];
   if (event.ctrlKey || event.metaKey) modifiers.push('Ctrl');
   if (event.altKey) modifiers.push('Alt');
-  // Shift is part of a sign such as `?`, and of its own on letters and named keys.
+  // Shift is part of a character such as `?`, and a separate modifier for letters and named keys.
   if (event.shiftKey && (isLetter || isNamed)) modifiers.push('Shift');
   return [...modifiers, isLetter ? key.toUpperCase() : key].join('+');
 }
 
-/** Whether an element needs the key for itself. */
+/** Whether an element processes the key itself. */
 function isTakenBy(element, key) {
   if (element.matches('input[type=range]')) return /Arrow|Page|Home|End/.test(key);
   if (element.matches('input, textarea, select')) return true;

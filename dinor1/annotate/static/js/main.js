@@ -131,7 +131,7 @@ function showJob() {
   const bar = h('progress', job.total > 1 ? { max: job.total, value: job.done } : {});
   const on = { click: () => app.cancel() };
   const cancel = h('button', { type: 'button', text: 'Cancel', title: 'Shift+Escape', on });
-  // Keep the button while it has the focus or is being pressed.
+  // Keep the button element while it has the focus or is being pressed.
   if (element.children.length === 3 && element.lastChild.matches('button') === job.can_cancel) {
     element.firstChild.textContent = JOB_NAMES[job.kind] + part;
     element.children[1].replaceWith(bar);
@@ -159,14 +159,14 @@ function showBanners() {
   const shown = [];
   const { run } = model.common;
   if (!model.isOnline && model.refusal === 'session') {
-    const text = 'The server was started again. Open the address that it printed, then return to this tab.';
+    const text = 'The server was restarted. Open the address that it printed, then return to this tab.';
     shown.push(banner('error', text));
   } else if (!model.isOnline) {
-    const waiting = app.hasUnsaved ? ' Your changes are kept in this tab and saved when it answers.' : '';
-    shown.push(banner('error', `The server does not answer.${waiting}`));
+    const waiting = app.hasUnsaved ? ' Your changes are kept in this tab and saved when it responds.' : '';
+    shown.push(banner('error', `The server does not respond.${waiting}`));
   }
   if (model.problem) {
-    const advice = 'Nothing is lost while the server runs: make room, then save again.';
+    const advice = 'All changes are kept while the server runs: free disk space, then save again.';
     const text = `Not saved on the disk (${model.problem}). ${advice}`;
     shown.push(banner('error', text, bannerButton('Save again', () => app.saveAgain())));
   }

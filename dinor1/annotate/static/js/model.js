@@ -1,4 +1,4 @@
-// What the page knows of the project, kept up to date by asking the server for changes.
+// The page's copy of the project, which is updated by requests for changes.
 
 import { api, openSession } from './api.js';
 
@@ -19,8 +19,8 @@ export class Model extends EventTarget {
   #sequence = 0;
   #timer = 0;
   #polling = null;
-  #next = null; // the request after the one on its way
-  #threshold = null; // chosen here and not yet confirmed
+  #next = null; // the request after the pending one
+  #threshold = null; // chosen in this tab and not confirmed yet
   #thresholdTimer = 0;
   #awaited = new Set();
 
@@ -41,7 +41,7 @@ export class Model extends EventTarget {
     return this.#threshold ?? this.common.settings.threshold;
   }
 
-  /** Filter proposals at once, and save the threshold when it no longer moves. */
+  /** Filter proposals immediately, and save the threshold when it does not change any more. */
   setThreshold(value) {
     this.#threshold = Math.min(Math.max(value, 0), 1);
     this.dispatchEvent(new Event('threshold'));
@@ -52,7 +52,7 @@ export class Model extends EventTarget {
         this.common.settings = await api.settings({ threshold: sent });
         if (this.#threshold === sent) this.#threshold = null;
       } catch {
-        // It stays in this tab, and is saved with the next move.
+        // The threshold stays in this tab, and is saved with its next change.
       }
     }, 400);
   }
@@ -61,7 +61,7 @@ export class Model extends EventTarget {
     return this.jobs.find((job) => job.state === 'queued' || job.state === 'running') ?? null;
   }
 
-  /** Ask for changes soon, and report the job when it is finished. */
+  /** Request changes soon, and report the job when it is finished. */
   follow(job) {
     this.#awaited.add(job.id);
     this.jobs = [...this.jobs, job];
@@ -69,9 +69,9 @@ export class Model extends EventTarget {
     return this.poll();
   }
 
-  /** Ask for changes now, and again after a while; the answer has everything that happened before the call. */
+  /** Request changes now, and again later; the response has all changes before the call. */
   poll() {
-    // A request that is on its way may have been answered before what the caller waits for.
+    // The response to a pending request may lack the change that the caller waits for.
     if (this.#polling) return (this.#next ??= this.#polling.then(() => this.poll()));
     this.#next = null;
     this.#polling = this.#ask().finally(() => {
@@ -141,6 +141,6 @@ export class Model extends EventTarget {
   }
 }
 
-/** Whether a box is drawn, and counts for "accept all" and "reject all". */
+/** Whether a box is visible, and affected by "accept all" and "reject all". */
 export const isVisible = (box, threshold) =>
   box.status === 'accepted' || (box.status === 'proposed' && (box.score ?? 1) >= threshold);

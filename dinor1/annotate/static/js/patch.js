@@ -1,4 +1,4 @@
-// Changes of the boxes of an image. Undo, redo and merging with the changes of another tab are all the same operation.
+// Changes of the boxes of an image. Undo, redo and the merge with changes of another tab are the same operation.
 
 /** Whether two boxes are equal, or both absent. */
 export function sameBox(a, b) {
@@ -13,7 +13,7 @@ export function sameBox(a, b) {
 }
 
 /**
- * What changed between two states `{boxes, checked}` of an image.
+ * The difference between two states `{boxes, checked}` of an image.
  * @returns {{boxes: {id, before, after}[], checked: boolean[] | null}} `before` or `after` is null for a box that was
  *   added or removed; `checked` has the values before and after if they differ.
  */
@@ -39,9 +39,9 @@ export function invert(patch) {
 }
 
 /**
- * Make a change on another state than the one it was made on.
+ * Apply a change to a state other than the original one.
  *
- * A box that is not as it was before the change has been changed elsewhere: it stays as it is.
+ * A box that differs from its state before the change was changed by another tab, and is not modified.
  * @returns {{boxes: object[], checked: boolean, conflicts: number}}
  */
 export function apply(state, patch) {

@@ -5,7 +5,7 @@ import { h, icon } from './dom.js';
 const SHOWN_MS = { info: 5000, error: 10000 };
 
 /**
- * Show a message; an error stays longer. An equal message that is still shown is not repeated.
+ * Show a message; errors are shown longer. A message that is still shown is not repeated.
  * @param {string} text
  * @param {'info'|'error'} kind
  */

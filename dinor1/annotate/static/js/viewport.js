@@ -1,4 +1,4 @@
-// Which part of the image is visible: a scale and an offset in pixels of the screen.
+// The visible part of the image: a scale, and an offset in pixels of the screen.
 
 const MAX_SCALE = 40;
 const MARGIN = 16;
@@ -39,7 +39,7 @@ export class Viewport {
     this.#isFitted = true;
   }
 
-  /** Multiply the scale; the point of the screen stays where it is. */
+  /** Multiply the scale; the part of the image at a point of the screen stays there. */
   zoom(factor, point = [this.#screen[0] / 2, this.#screen[1] / 2]) {
     const fixed = this.toImage(point);
     const smallest = Math.min(this.#fitScale(), 1);
@@ -57,7 +57,7 @@ export class Viewport {
     this.#limit();
   }
 
-  /** Pan just as far as a box needs to be visible. */
+  /** Pan by the smallest distance that makes a box visible. */
   reveal([x1, y1, x2, y2]) {
     const [left, top] = this.toScreen([x1, y1]);
     const [right, bottom] = this.toScreen([x2, y2]);
@@ -75,7 +75,7 @@ export class Viewport {
     return Math.min(room[0] / this.#image[0], room[1] / this.#image[1], 8);
   }
 
-  /** Keep the image in sight: centred if it is smaller than the screen, else without an empty border. */
+  /** Keep the image visible: centred if it is smaller than the screen, otherwise without an empty border. */
   #limit() {
     const limit = (offset, image, screen) => {
       const free = screen - image * this.scale;
