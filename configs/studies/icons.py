@@ -2,8 +2,8 @@ title = 'The icon world: baselines, and each ingredient of the strong recipe alo
 _sft = 'configs/vis_gdino/vis-gdino_nano-lite0_1xb16_3e_icons.py'
 _grqo = 'configs/dino_r1/dino-r1_nano-lite0_1xb16_3e_icons.py'
 
-# All arms evaluate the moving average of the weights, which reduces the noise between seeds. Every decision is taken on
-# val_novel.
+# All arms evaluate the moving average of the weights, which reduces the noise between seeds. All decisions use the
+# scores on val_novel.
 _ema = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=2e-3, gamma=100, update_buffers=True, priority=49)
 options = [f'custom_hooks=[{_ema}]']
 

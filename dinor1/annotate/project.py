@@ -332,8 +332,10 @@ class Project:
             UnknownIdError: no image has this id.
             InputError: a value is invalid, the exemplar already exists, or there are too many exemplars.
         """
+        # The size is read before the lock is taken, because this may take long.
         size = self.image_size(image)
         with self._lock:
+            # Check the values.
             info = self.class_of(class_id)
             bbox = check_bbox(bbox, 'exemplar', size)
             if not isinstance(negative, bool):
@@ -342,6 +344,7 @@ class Project:
                 raise InputError(f'this box is already an exemplar of {info.name!r}; draw a box around another object')
             if len(self._exemplars) >= MAX_EXEMPLARS:
                 raise InputError(f'at most {MAX_EXEMPLARS} exemplars are possible; remove one first')
+            # Add the exemplar.
             exemplar = Exemplar(new_id(), image, bbox, info.id, negative)
             self._exemplars.append(exemplar)
             self._save_common()

@@ -52,6 +52,7 @@ def create_app(project: Project, detector: ExemplarDetector, runner: JobRunner, 
         runner: Runs the jobs.
         session: The secrets of the server.
     """
+    # Map errors to responses, and serve the static files.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(InputError, _user_error)
     app.add_exception_handler(UnknownIdError, _unknown_id)
@@ -59,6 +60,7 @@ def create_app(project: Project, detector: ExemplarDetector, runner: JobRunner, 
     app.add_exception_handler(HTTPException, _http_error)
     app.mount('/static', StaticFiles(directory=STATIC))
 
+    # Add the page, and the values that do not change while the server runs.
     @app.get('/')
     def index() -> FileResponse:
         return FileResponse(STATIC / 'index.html')
@@ -73,6 +75,7 @@ def create_app(project: Project, detector: ExemplarDetector, runner: JobRunner, 
             version=dinor1.__version__,
         )
 
+    # Add the other routes, and protect all of them.
     _add_state(app, project, runner)
     _add_images(app, project)
     _add_classes_and_exemplars(app, project)
@@ -108,6 +111,8 @@ def _add_state(app: FastAPI, project: Project, runner: JobRunner) -> None:
 
 
 def _add_images(app: FastAPI, project: Project) -> None:
+    """Add the routes of an image: its boxes, its file and its thumbnail."""
+
     @app.get('/api/images/{image}')
     def get_image(image: str) -> Body:
         project.image_size(image)
@@ -133,6 +138,9 @@ def _add_images(app: FastAPI, project: Project) -> None:
 
 
 def _add_classes_and_exemplars(app: FastAPI, project: Project) -> None:
+    """Add the routes that add, change and remove classes and exemplars."""
+
+    # Classes.
     @app.post('/api/classes')
     def add_class(body: Json) -> Body:
         return to_json(project.add_class(body.get('name'), body.get('color')))
@@ -146,6 +154,7 @@ def _add_classes_and_exemplars(app: FastAPI, project: Project) -> None:
         project.remove_class(class_id)
         return {}
 
+    # Exemplars. A change of an exemplar removes the adaptation that was made with it.
     @app.post('/api/exemplars')
     def add_exemplar(body: Json) -> Body:
         image, bbox, class_id = str(body.get('image')), body.get('bbox'), body.get('class_id')
@@ -172,6 +181,8 @@ def _add_classes_and_exemplars(app: FastAPI, project: Project) -> None:
 
 
 def _add_jobs(app: FastAPI, project: Project, detector: ExemplarDetector, runner: JobRunner) -> None:
+    """Add the routes that start, cancel and discard searches and adaptations."""
+
     @app.post('/api/find')
     def find(body: Json) -> Body:
         images = body.get('images')
@@ -199,6 +210,8 @@ def _add_jobs(app: FastAPI, project: Project, detector: ExemplarDetector, runner
 
 
 def _add_files(app: FastAPI, project: Project, detector: ExemplarDetector) -> None:
+    """Add the routes for annotation files and prompt banks."""
+
     @app.post('/api/import')
     async def import_file(request: Request, name: str = 'annotations.json') -> Body:
         def work(path: Path) -> str:

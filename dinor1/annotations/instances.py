@@ -133,12 +133,14 @@ def _incomplete(annotations: list) -> Defects:
 
 def _bad_value(annotation: dict) -> tuple[str, str] | None:
     """Defect of a value of a complete annotation, other than its box; None if there is none."""
+    # Check the ids.
     for key in ('id', 'image_id', 'category_id'):
         value = annotation[key]
         if type(value) not in _ID_TYPES or not fits_int64(value):
             return 'wrong type', f'{key} {value!r} is neither a number of 64 bits nor text'
         if type(value) is float:
             return 'fractional type of id', f'{key} {value!r}'
+    # Check the optional values.
     iscrowd, area = annotation.get('iscrowd', 0), annotation.get('area')
     if type(iscrowd) not in (int, bool) or iscrowd not in (0, 1):
         return 'invalid iscrowd', f'iscrowd {iscrowd!r} is neither 0 nor 1'

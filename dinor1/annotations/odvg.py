@@ -193,10 +193,12 @@ def _caption(record: dict) -> str:
 
 def to_lines(content: Content) -> str:
     """Text of an ODVG file with detection boxes, for a content that was read from such a file and repaired."""
+    # Group the annotations by image.
     by_image = defaultdict(list)
     for annotation in content.data['annotations']:
         by_image[annotation['image_id']].append(annotation)
     names = {category['id']: category['name'] for category in content.data['categories']}
+    # Write a line per image, and keep the additional fields of the file that was read.
     lines = []
     for image in content.data['images']:
         size = {'filename': image['file_name'], 'height': image['height'], 'width': image['width']}

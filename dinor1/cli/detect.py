@@ -40,10 +40,12 @@ EXPORTS = ('coco', 'yolo', 'odvg', 'labelme')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
+    # Add the targets and the detector.
     parser.add_argument(
         'targets', nargs='+', metavar='TARGET', help='image, folder of images, pattern in quotes, video, or webcam:N'
     )
     add_detector(parser)
+    # Add the prompts.
     parser.add_argument(
         '--prompt',
         action='append',
@@ -71,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--bank', metavar='FILE', help='prompt bank made by `dinor1 bank`')
     parser.add_argument('--head', metavar='FILE', help='tuned head made by `dinor1 adapt --parts head`')
+    # Add the settings of the detection and of the output.
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='smallest score of a detection (default: %(default)s)'
     )

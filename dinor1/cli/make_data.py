@@ -32,6 +32,7 @@ from dinor1.utils.io import check_output, read_json, write_image
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     sets = parser.add_subparsers(dest='dataset', required=True, metavar='DATASET')
+    # Add the shapes world.
     shapes = sets.add_parser('shapes', help='the shapes world', allow_abbrev=False)
     shapes.add_argument('--out', default='data/shapes', help='folder of the data set (default: %(default)s)')
     shapes.add_argument(
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--force', action='store_true', help='replace a shapes world with other settings (default: an error)'
     )
     shapes.set_defaults(make=_make_shapes)
+    # Add its warped copies.
     warped = sets.add_parser('shapes-warped', help='warped copies of images of the shapes world', allow_abbrev=False)
     warped.add_argument('--out', default='data/shapes_warped', help='folder to make (default: %(default)s)')
     warped.add_argument('--variants', nargs='+', choices=list(VARIANTS), default=list(VARIANTS), help='default: all')
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     warped.add_argument('--size', type=int, help='number of images (default: all of the split)')
     warped.add_argument('--seed', type=int, default=0, help='seed of the shapes world (default: %(default)s)')
     warped.set_defaults(make=_make_warped)
+    # Add the icon world.
     icons = sets.add_parser('icons', help="the icon world; needs pip install 'dinor1[icons]'", allow_abbrev=False)
     icons.add_argument('--out', default='data/icons', help='folder of the data set (default: %(default)s)')
     icons.add_argument(

@@ -18,12 +18,13 @@ from dinor1 import studies
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
+    # Add the action that trains and measures.
     run = actions.add_parser('run', help='train the unfinished runs, and print the table', allow_abbrev=False)
     run.add_argument('study', help='study file, see dinor1/studies/study.py')
     run.add_argument('--results', default='results', help='folder of the table STUDY.jsonl (default: results)')
     run.add_argument('--work-dir', default='work_dirs/studies', help='folder for logs and checkpoints')
-    run.add_argument('--only', nargs='+', metavar='ARM', help='run these arms only, and those that they start from')
-    run.add_argument('--seeds', nargs='+', type=int, metavar='N', help='run these seeds only')
+    run.add_argument('--only', nargs='+', metavar='ARM', help='run only these arms, and those that they start from')
+    run.add_argument('--seeds', nargs='+', type=int, metavar='N', help='run only these seeds')
     run.add_argument('--jobs', type=int, default=1, help='number of parallel runs (default: 1)')
     run.add_argument('--table', action='store_true', help='print the table without training')
     run.add_argument(
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='write the table between the lines <!-- STUDY:begin --> and <!-- STUDY:end -->',
     )
     run.set_defaults(act=_run)
+    # Add the action that collects runs from elsewhere.
     collect = actions.add_parser('collect', help='add finished runs to a table', allow_abbrev=False)
     collect.add_argument('work_dir', help='work directory of a run, or the parent of several')
     collect.add_argument('table', metavar='TABLE.jsonl', help='table of the study')

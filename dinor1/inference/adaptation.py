@@ -1,4 +1,4 @@
-"""Tuning of prompt embeddings, and if wanted of a small part of the detector, on a few annotated images."""
+"""Tune prompt embeddings, and optionally a small part of the detector, on a few annotated images."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,21 +21,21 @@ from .tuned_head import TunedHead, copy_head, head_parameters, restored_head
 if TYPE_CHECKING:
     from dinor1.inference.inferencer import DINOR1Inferencer
 
-# Images that a step computes the loss of, and the number of groups that the check leaves out in turn.
+# Number of images of a step, and maximum number of folds of the check.
 BATCH_SIZE, MAX_FOLDS = 4, 5
-# With fewer images nothing can be checked on images that were not used.
+# With fewer than MIN_CHECKED images, the result cannot be checked on images that were left out of the tuning.
 MIN_CHECKED, CHECKED_STEPS, UNCHECKED_STEPS = 3, 30, 10
 PARTS = ('embeddings', 'head')
-# Learning rate of the head, relative to that of the embeddings: its parameters act on all classes and images.
+# Learning rate of the head relative to that of the embeddings; lower, because the head affects all classes and images.
 HEAD_LR = 0.1
 
 
 class AnnotatedImage(NamedTuple):
-    """An image whose objects are known, encoded once.
+    """An annotated image, which is encoded once.
 
     Attributes:
         features: Features of the image, a batch of one.
-        sample: Its sizes.
+        sample: Sizes of the image.
         boxes: (m, 4) pixel xyxy of the network input, m >= 1; every object of the prompts' classes.
         names: m class names.
         embeddings: (m, C) prompt embedding of each box.
@@ -53,13 +53,14 @@ class Adaptation(NamedTuple):
 
     Attributes:
         kept: Whether the tuned embeddings are in use.
-        checked: Whether they were compared on images that were left out of the tuning.
-        loss_before: Mean loss before: with ``checked`` on the images left out, else on the given images.
-        loss_after: The same after the tuning.
+        checked: Whether the losses were compared on images that were left out of the tuning.
+        loss_before: Mean loss before the tuning: with ``checked`` on images that were left out, otherwise on the given
+            images.
+        loss_after: Mean loss on the same images after the tuning.
         num_images: Number of images.
         num_boxes: Number of boxes.
         steps: Number of steps of the optimizer.
-        parts: What was tuned: ``'embeddings'``, or ``'head'`` for these and the head.
+        parts: The parameters that were tuned: ``'embeddings'``, or ``'head'`` for embeddings and head.
     """
 
     kept: bool
@@ -89,7 +90,7 @@ def adapt_prompts(
     lr: float,
     parts: str = 'embeddings',
 ) -> Adaptation:
-    """:meth:`~dinor1.inference.DINOR1Inferencer.adapt`."""
+    """Implementation of :meth:`~dinor1.inference.DINOR1Inferencer.adapt`, which documents the arguments."""
     # Check the arguments.
     images = list(images) if isinstance(images, list | tuple) else [images]
     per_image = [names] * len(images) if isinstance(names, str) else list(names)
@@ -108,11 +109,11 @@ def adapt_prompts(
         raise InputError(f'adapt: parts must be {" or ".join(map(repr, PARTS))}, got {parts!r}')
     with_head = parts == 'head'
     if with_head and not checked:
-        raise InputError(f'adapt: a head is tuned with at least {MIN_CHECKED} images, which check it; give more images')
+        raise InputError(f'adapt: the head needs at least {MIN_CHECKED} images for the check; give more images')
     hidden = _check_tunable(inferencer)
     encoded, digest = inferencer.encode_annotated(images, boxes, per_image), fingerprint(inferencer.model)
 
-    # Start from the current prompts, with the boxes as further exemplars.
+    # Start from the current prompts, with the boxes as additional exemplars.
     def bank_with(some: Sequence[AnnotatedImage]) -> PromptBank:
         own = _exemplar_bank(some, digest)
         return own if inferencer.bank is None else PromptBank.merge([inferencer.bank, own])
@@ -121,7 +122,7 @@ def adapt_prompts(
         negative = torch.tensor([name in hidden for name in bank.names])
         return replace(bank.prompt_set(), negative=negative).to(inferencer.device)
 
-    # Tune, and compare.
+    # Tune the parameters, and compare the losses before and after.
     model, bank = inferencer.model, bank_with(encoded)
     start = as_prompts(bank)
     if checked:
@@ -135,7 +136,7 @@ def adapt_prompts(
             before, after = (mean_loss(model, encoded, prompts) for prompts in (start, tuned))
     kept, num_boxes = not checked or after < before, sum(len(image.boxes) for image in encoded)
     result = Adaptation(kept, checked, before, after, len(images), num_boxes, steps, parts)
-    # Use the result, and note where it comes from.
+    # Use the result, and record its origin.
     if kept:
         paths = [str(image) if isinstance(image, str | PathLike) else None for image in images]
         origin = result._asdict() | dict(lr=lr, images=paths)
@@ -143,7 +144,7 @@ def adapt_prompts(
         if with_head:
             own = inferencer.head.adaptations if inferencer.head is not None else ()
             inferencer.use_head(TunedHead(head, inferencer.weights_digest, (*own, origin)))
-            # The bank fits this head, and no longer the one before it.
+            # The bank belongs to this head, and not to the previous one any more.
             earlier = tuple({key: value for key, value in item.items() if key != 'head'} for item in earlier)
         if inferencer.head is not None:
             origin = origin | dict(head=inferencer.head.digest)
@@ -153,16 +154,19 @@ def adapt_prompts(
 
 
 def _check_tunable(inferencer: 'DINOR1Inferencer') -> set[str]:
-    """Check that the model has losses and that all prompts are visual; returns the negative classes.
+    """Check that the model has losses, and that all prompts are visual.
+
+    Returns:
+        The names of the negative classes.
 
     Raises:
-        InputError: this is not so.
+        InputError: the model has no losses or is not in float32, or a prompt is not visual.
     """
     model, prompts, bank = inferencer.model, inferencer.prompts, inferencer.bank
     if model.inference_dtype is not None:
         raise InputError("adapt: needs a model in float32; make the inferencer with dtype='float32'")
     if not model.train_cfg:
-        raise InputError('adapt: the config has no model.train_cfg, which the losses need; give one with it')
+        raise InputError('adapt: the config has no model.train_cfg, which the losses need; give a config with it')
     if prompts is None:
         return set()
     if bank is None or not torch.equal(bank.embeddings, prompts.embeddings.cpu()):
@@ -171,7 +175,7 @@ def _check_tunable(inferencer: 'DINOR1Inferencer') -> set[str]:
 
 
 def _exemplar_bank(images: Sequence[AnnotatedImage], digest: str) -> PromptBank:
-    """The bank of the boxes of the images: the mean embedding of each class."""
+    """Bank with the mean embedding of the boxes of each class of the images."""
     labels = [name for image in images for name in image.names]
     names = list(dict.fromkeys(labels))
     index = torch.tensor([names.index(name) for name in labels])
@@ -185,7 +189,7 @@ def supervised_loss(model: Any, image: AnnotatedImage, prompts: PromptSet) -> Te
 
     Args:
         model: The detector.
-        image: The image; its boxes of classes that are not offered are left out.
+        image: The image. Boxes of classes that are not offered are left out.
         prompts: Prompts with one embedding per class.
     """
     # Find the prompt of each box.
@@ -194,7 +198,7 @@ def supervised_loss(model: Any, image: AnnotatedImage, prompts: PromptSet) -> Te
     positive = image.boxes.new_zeros(len(known), len(prompts.embeddings))
     for row, i in enumerate(known):
         positive[row, index[image.names[i]]] = 1
-    # Detect, and compare with the boxes.
+    # Compute the predictions, and their loss for the boxes.
     sets = model.prompt_sets(image.features, [image.sample], prompts)
     output = model.transform(image.features, PromptBatch.stack(sets))
     targets = pad_targets([image.boxes[known]], [positive], [image.sample.img_shape])
@@ -211,17 +215,20 @@ def tune(
     lr: float,
     with_head: bool = False,
 ) -> PromptSet:
-    """Prompts whose embeddings were tuned by AdamW steps on the images; the same every time.
+    """Tune the embeddings of prompts on images by AdamW; the result is deterministic.
 
     Args:
-        model: The detector, in evaluation mode; its weights are not changed, except those of the head if it is tuned.
+        model: The detector, in evaluation mode. Only the weights of the head are changed, and only with ``with_head``.
         images: At least one image.
         prompts: Prompts with one embedding per class.
-        steps: Number of steps, each on up to four images in turn.
+        steps: Number of steps. A step uses up to four images; consecutive steps cycle through the images.
         lr: Learning rate; the elements of an embedding are of the order of 1.
         with_head: Whether to tune the head too (:mod:`dinor1.inference.tuned_head`), at a tenth of the learning rate.
+
+    Returns:
+        Prompts with the tuned embeddings.
     """
-    # Collect what is tuned.
+    # Collect the parameters.
     embeddings = prompts.embeddings.detach().clone().requires_grad_(True)
     head = list(head_parameters(model).values()) if with_head else []
     groups = [dict(params=[embeddings], lr=lr)] + ([dict(params=head, lr=HEAD_LR * lr)] if head else [])
@@ -252,40 +259,40 @@ def check_on_left_out_images(
     lr: float,
     with_head: bool = False,
 ) -> tuple[float, float]:
-    """Loss on images that were left out of the tuning, before and after it.
+    """Cross-validate a tuning: the loss on images that are left out, before and after the tuning.
 
-    Each image is left out in turn; of more than five images, each of five groups.
+    Each image is left out once; with more than five images, each of five groups is left out once.
 
     Args:
         model: The detector.
         images: At least three images.
-        start: Gives the prompts to start from, made of some images only.
+        start: Function that makes the initial prompts of the given images only.
         steps: Number of steps of each tuning.
         lr: Learning rate.
         with_head: Whether the head is tuned too; it is restored after each tuning.
 
     Returns:
-        Mean loss before and after, over the images that show a class which the other images have prompts for.
+        Mean loss before and after, over the images that show a class for which the other images have a prompt.
 
     Raises:
-        InputError: there is no such image.
+        InputError: no two images show the same class.
     """
     before, after = [], []
     folds = min(len(images), MAX_FOLDS)
     for fold in range(folds):
-        # Start without the images that are left out, so that they are new to the prompts too.
+        # Make the initial prompts without the images that are left out.
         rest = [image for i, image in enumerate(images) if i % folds != fold]
         prompts = start(rest)
         left_out = [image for image in images[fold::folds] if set(prompts.names) & set(image.names)]
         if not left_out:
             continue
-        # Compare the loss on them.
+        # Compute the loss on the images that are left out, before and after the tuning.
         before += [mean_loss(model, [image], prompts) for image in left_out]
         with restored_head(model):
             tuned = tune(model, rest, prompts, steps, lr, with_head)
             after += [mean_loss(model, [image], tuned) for image in left_out]
     if not before:
-        raise InputError('adapt: no class is on two of the images, so that nothing can be checked; give more images')
+        raise InputError('adapt: no two images show the same class, so that no check is possible; give more images')
     return sum(before) / len(before), sum(after) / len(after)
 
 
@@ -295,7 +302,7 @@ def _with_embeddings(prompts: PromptSet, embeddings: Tensor) -> PromptSet:
 
 @contextlib.contextmanager
 def _only_trained(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Switch off the gradients of all weights but some, and remove those of the others at the end."""
+    """Switch off the gradients of all weights except some, and delete the gradients of these at the end."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     chosen = {id(parameter) for parameter in trained}
     try:

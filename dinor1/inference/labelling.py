@@ -1,4 +1,4 @@
-"""Labels for many images: detect, keep what is done, and export."""
+"""Label many images and videos: detect objects, keep the results of earlier runs, and export annotations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ from dinor1.utils.io import read_json, write_json
 
 
 class Labelled(NamedTuple):
-    """What :func:`label_files` did.
+    """Result of :func:`label_files`.
 
     Attributes:
-        counts: Number of detections per class, over the images of earlier runs too.
-        written: The files or folders of the export, most important first.
-        num_resumed: Number of images whose result was there already.
-        num_without_area: Number of detections that the export lacks, because their boxes have no area.
+        counts: Number of detections per class, including the images of earlier runs.
+        written: The files or folders of the export; the most important one comes first.
+        num_resumed: Number of images whose result existed already.
+        num_without_area: Number of detections that are not exported, because their boxes have no area.
         unreadable: Images that cannot be read, and therefore have no result.
         drawings: The videos with detections.
-        notes: A line for each video that ends before its announced end.
+        notes: A line for each video that has fewer frames than its header states.
     """
 
     counts: DetectionCount
@@ -48,11 +48,11 @@ def label_files(
     video_options: VideoOptions | None = None,
     **options: Any,
 ) -> Labelled:
-    """Detect on images and videos, with a progress bar on standard error, and write the detections as annotations.
+    """Detect objects on images and videos and write annotations, with a progress bar on standard error.
 
-    ``preds/NAME.json`` of the folder has the result of each image, written when it is found, and ``settings.json`` the
-    prompts and settings that all of them share. With ``resume``, images that have a result of the same settings are not
-    searched again. The annotations are written at the end, see
+    In the folder, ``preds/NAME.json`` has the result of an image, which is written as soon as the image is processed.
+    ``settings.json`` has the prompts and settings that all results share. With ``resume``, images that have a result
+    with the same settings are not processed again. The annotations are written at the end, see
     :func:`~dinor1.inference.export.export_detections`. The frames of a video become images in ``frames/``, see
     :func:`~dinor1.inference.video_detection.detect_videos`.
 
@@ -64,7 +64,7 @@ def label_files(
         score_thr: Minimum score of a detection, in [0, 1].
         batch_size: Maximum number of images per forward pass.
         resume: Whether to keep the results of earlier runs.
-        video_options: Which frames of videos to search. Default: all.
+        video_options: The frames of videos that are searched. Default: all.
         **options: Further arguments of :meth:`~dinor1.inference.DINOR1Inferencer.predict`, such as ``nms_thr``.
 
     Raises:
@@ -80,7 +80,7 @@ def label_files(
     paths = [result for _, result in output_paths(images, out_dir)]
     outputs = video_outputs(images, videos, out_dir, keep_frames=True)
     settings = open_run(inferencer, out_dir, score_thr, options, resume)
-    # Detect on the images that are not done.
+    # Detect objects on the images that have no result yet.
     done = [settings.is_done(path, img_path=image) for path, image in zip(paths, images, strict=True)]
     remaining = [i for i, is_done in enumerate(done) if not is_done]
     unreadable: set[int] = set()
@@ -94,7 +94,7 @@ def label_files(
                 record = inferencer.to_dict(sample) | settings.request
                 write_json(record | dict(best_scores=sample.best_scores, settings=settings.digest), paths[i], indent=2)
             progress.update(len(indices))
-    # Count the detections on the images, and detect on the videos.
+    # Count the detections on the images, and detect objects on the videos.
     counts = DetectionCount(score_thr)
     results = [path for i, path in enumerate(paths) if i not in unreadable]
     for path in results:
@@ -117,15 +117,15 @@ def label_files(
 def _predict_readable(
     inferencer: DINOR1Inferencer, images: list[str], batch_size: int, score_thr: float, options: dict[str, Any]
 ) -> tuple[list[Any], list[int]]:
-    """Detect on the images that can be read.
+    """Detect objects on the images that can be read.
 
     Returns:
-        Their samples; and the indices of the other images.
+        The samples of these images, and the indices of the unreadable images.
     """
     try:
         return inferencer.predict(images, batch_size, score_thr, **options), []
     except InputError:
-        # Look for the unreadable images only now, because it means to decode all of them.
+        # Search for the unreadable images only after an error, because this decodes all images.
         bad = [i for i, image in enumerate(images) if not can_decode(image)]
         if not bad:
             raise

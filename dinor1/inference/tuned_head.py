@@ -1,9 +1,10 @@
-"""The small part of the detector that an adaptation may tune beside the prompts, and its file.
+"""The small part of the detector that an adaptation may tune in addition to the prompts, and its file.
 
-It is what lies between the last layer of the decoder and the logits: the norm of the decoder's output, and the biases
-and query maps of the classification branches. In ``lite`` these are 260 of 5.5 million parameters. A prompt bank holds
-embeddings only; a tuned head therefore has a file of its own. It fits the weights that it was tuned on, and a bank that
-was tuned with it names it and is refused without it.
+This part consists of the parameters between the last layer of the decoder and the logits: the norm of the decoder's
+output, and the biases and query maps of the classification branches. In ``lite`` these are 260 of 5.5 million
+parameters. A prompt bank only holds embeddings. Therefore a tuned head has its own file. It can only be used with the
+weights with which it was tuned. A bank that was tuned together with a head records this head, and is rejected without
+it.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ def set_head(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def restored_head(model: nn.Module) -> Iterator[None]:
-    """Restore the head's parameters at the end, to the bit."""
+    """Restore the head's parameters at the end; they are bitwise identical to the previous ones."""
     before = copy_head(model)
     try:
         yield
@@ -60,13 +61,13 @@ def restored_head(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TunedHead:
-    """Values of the head's parameters, with what shows which model they fit.
+    """Values of the head's parameters, and the fingerprint of the model to which they belong.
 
     Attributes:
         tensors: Values by name of the parameter, on the CPU.
         fingerprint: Digest of all weights of the model before the tuning
             (:func:`dinor1.utils.fingerprint.fingerprint`).
-        adaptations: How they were tuned, one dict per adaptation.
+        adaptations: A dict for each adaptation that tuned the head.
     """
 
     tensors: dict[str, Tensor]

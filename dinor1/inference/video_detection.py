@@ -1,6 +1,6 @@
 """Detection on videos and webcams: a JSON file per frame, a video with the detections, and the frames as images.
 
-Frames are read, searched and written batch by batch: the memory does not grow with the length of the video.
+Frames are read, searched and written in batches, so that memory does not grow with the length of the video.
 """
 
 import itertools
@@ -22,11 +22,11 @@ from dinor1.utils.video_file import Frame, VideoReader, VideoWriter, check_video
 
 
 class VideoOptions(NamedTuple):
-    """Which frames to search.
+    """The frames of a video that are searched.
 
     Attributes:
-        step: The first frame, and every ``step``-th after it, at least 1.
-        max_frames: Maximum number of frames of a video that are searched; None: all, and a webcam until Ctrl-C.
+        step: The first frame and every ``step``-th frame after it are searched; at least 1.
+        max_frames: Maximum number of frames of a video that are searched; None: all frames, on a webcam until Ctrl-C.
     """
 
     step: int = 1
@@ -38,7 +38,7 @@ class VideoOutput(NamedTuple):
 
     Attributes:
         source: Path of the video, or ``webcam:N``.
-        name: First part of the names of its files.
+        name: First part of the names of its result files.
         out_dir: Folder of the results.
         keep_frames: Whether the searched frames are written as images.
     """
@@ -50,25 +50,25 @@ class VideoOutput(NamedTuple):
 
     @property
     def drawing(self) -> Path:
-        """The video with the detections."""
+        """Path of the video with the detections."""
         return self.out_dir / 'vis' / f'{self.name}.mp4'
 
     def result(self, index: int) -> Path:
-        """The JSON file of a frame."""
+        """Path of the JSON file of a frame."""
         return self.out_dir / 'preds' / f'{self.name}_{index:06d}.json'
 
     def frame(self, index: int) -> Path | None:
-        """The image of a frame; None: it is not written."""
+        """Path of the image of a frame; None: the image is not written."""
         return self.out_dir / 'frames' / f'{self.name}_{index:06d}.jpg' if self.keep_frames else None
 
 
 class VideoResult(NamedTuple):
-    """What was found on a video.
+    """Result of a detection on a video.
 
     Attributes:
-        counts: Number of detections per class, over the frames.
+        counts: Number of detections per class, over all frames.
         results: The JSON file of each frame that was searched.
-        num_resumed: Number of frames whose result was there already.
+        num_resumed: Number of frames whose result existed already.
         note: A line about frames that could not be decoded; empty if there are none.
     """
 
@@ -79,7 +79,7 @@ class VideoResult(NamedTuple):
 
 
 def split_videos(targets: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Image files; and video files and webcams (``webcam:N``)."""
+    """Split targets into image files, and video files or webcams (``webcam:N``)."""
     found = {target for target in targets if webcam_number(target) is not None or is_video(target)}
     return [target for target in targets if target not in found], [target for target in targets if target in found]
 
@@ -89,10 +89,10 @@ def readable_videos(videos: Sequence[str], skip: bool = False) -> tuple[list[str
 
     Args:
         videos: Paths of videos, and webcams.
-        skip: Leave out unreadable videos instead of raising an error.
+        skip: Whether to leave out unreadable videos instead of raising an error.
 
     Returns:
-        The videos that can be read, and one message per other video.
+        The videos that can be read, and one message for each unreadable video.
 
     Raises:
         InputError: a video cannot be read and ``skip`` is False, or no video can be read.
@@ -125,7 +125,7 @@ def video_outputs(
     Raises:
         InputError: a result would overwrite a video.
     """
-    # Name the files of a frame unlike those of any image and of any other video.
+    # Choose names that differ from those of the images and of the other videos.
     taken = {result.stem for _, result in output_paths(images, out_dir)}
     outputs: list[VideoOutput] = []
     for video in videos:
@@ -142,7 +142,7 @@ def video_outputs(
     for output in outputs:
         if output.drawing.resolve() in sources:
             raise InputError(
-                f'--out-dir {out_dir}: {output.drawing} is a target and would be overwritten; choose another'
+                f'--out-dir {out_dir}: {output.drawing} is a target and would be overwritten; choose another folder'
             )
     return outputs
 
@@ -157,15 +157,15 @@ def detect_videos(
     videos: VideoOptions | None = None,
     **options: Any,
 ) -> list[VideoResult]:
-    """Detect on videos, with a progress bar on standard error, and write the results of each.
+    """Detect objects on videos and write the results, with a progress bar on standard error.
 
-    ``preds/NAME_000120.json`` of the folder has the result of frame 120, and ``vis/NAME.mp4`` the searched frames with
-    their detections. ``settings.json`` has the settings that all results share.
+    In the folder, ``preds/NAME_000120.json`` has the result of frame 120, ``vis/NAME.mp4`` has the searched frames with
+    their detections, and ``settings.json`` has the settings that all results share.
 
     Args:
         inferencer: Inferencer with prompts.
         outputs: The videos, see :func:`video_outputs`.
-        out_dir: Their folder.
+        out_dir: Folder of the results.
         score_thr: Minimum score of a detection, in [0, 1].
         batch_size: Maximum number of frames per forward pass.
         resume: Whether to keep the results of earlier runs.
@@ -189,10 +189,10 @@ def detect_video(
     batch_size: int = 8,
     videos: VideoOptions | None = None,
 ) -> VideoResult:
-    """As :func:`detect_videos`, for one video of a run.
+    """Detect objects on one video of a run, as :func:`detect_videos` does.
 
-    Ctrl-C ends a webcam, and its video is kept; on a file it raises ``KeyboardInterrupt``, the video with the
-    detections is not written, and the JSON files are kept.
+    Ctrl-C ends the recording of a webcam, and its video is kept. On a file, Ctrl-C raises ``KeyboardInterrupt``: the
+    video with the detections is not written, and the JSON files are kept.
 
     Args:
         inferencer: Inferencer with prompts.
@@ -211,7 +211,7 @@ def detect_video(
             raise InputError(f'{name} must be an integer of at least 1, got {value!r}')
     result = VideoResult(DetectionCount(settings.score_thr), [], 0, '')
     with VideoReader(output.source) as reader:
-        # Read, detect and draw batch by batch.
+        # Read, detect and draw in batches.
         num_frames, fps = reader.info.num_frames, reader.info.fps
         totals = [math.ceil(num_frames / videos.step)] if num_frames is not None else []
         totals += [videos.max_frames] if videos.max_frames is not None else []
@@ -226,10 +226,10 @@ def detect_video(
             except KeyboardInterrupt:
                 if not is_camera or not result.results:
                     raise
-        # Compare the number of frames with what the file says.
+        # Compare the number of decoded frames with the number in the header of the file.
         stopped = videos.max_frames is not None and len(result.results) == videos.max_frames
         if num_frames is not None and reader.num_read < num_frames and not stopped:
-            note = f'{output.source}: {reader.num_read} of the {num_frames} frames that the file announces can be read'
+            note = f'{output.source}: only {reader.num_read} of the {num_frames} frames of the header can be read'
             result = result._replace(note=note)
     return result
 
@@ -243,11 +243,15 @@ def _detect_batch(
     writer: VideoWriter,
     is_camera: bool,
 ) -> VideoResult:
-    """Detect on a few frames, write their files, and append them to the video; returns the result so far."""
-    # Find out which frames are done.
+    """Detect objects on a batch of frames, write their files, and append them to the video.
+
+    Returns:
+        The result of the video up to this batch.
+    """
+    # Find the frames that have a result already.
     done = [_is_done(output, settings, frame.number) for frame in batch]
     new = [frame for frame, is_done in zip(batch, done, strict=True) if not is_done]
-    # Detect on the others.
+    # Detect objects on the other frames.
     images = [frame.image for frame in new]
     samples: list[Any] = inferencer.predict(images, max(len(new), 1), settings.score_thr, **settings.options)
     for frame, sample in zip(new, samples, strict=True):
@@ -258,7 +262,7 @@ def _detect_batch(
         record = to_record(sample) | where | dict(seconds=frame.seconds) | settings.request
         record |= dict(best_scores=sample.best_scores, settings=settings.digest)
         write_json(record, output.result(frame.number), indent=2)
-    # Count and draw the detections of all of them.
+    # Count and draw the detections of all frames of the batch.
     num_classes = inferencer.prompts.num_classes if inferencer.prompts is not None else 0
     for frame in batch:
         record = read_json(output.result(frame.number))
@@ -269,7 +273,7 @@ def _detect_batch(
 
 
 def _is_done(output: VideoOutput, settings: RunSettings, index: int) -> bool:
-    """Whether the result of a frame, and its image if it is wanted, are there already."""
+    """Whether the result of a frame exists, and its image if images are written."""
     image = output.frame(index)
     expected: dict[str, Any] = dict(video=output.source, frame=index)
     if image is not None:

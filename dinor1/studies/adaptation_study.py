@@ -31,14 +31,18 @@ def measure_adaptation(
         root: Folder with ``images`` and ``annotations/{train,test}.json``.
         inferencer: The detector.
         num_images: Number of annotated training images, at least 1; only images with objects are drawn.
-        seed: Seed of their choice.
+        seed: Seed of the draw of these images.
         max_test_images: Maximum number of test images, evenly spaced.
         **options: Further arguments of :meth:`~dinor1.inference.DINOR1Inferencer.adapt`.
 
     Returns:
-        ``metrics``: AP50 and AP with the boxes as ``exemplars``, and ``adapted``, equal to these if the adaptation was
-        rejected or refused, the mean over the classes that the test images show, without exemplar 0; ``adaptation``:
-        its result, and ``cpu_seconds``, the processor time of all threads. ``test_images`` and ``boxes``: numbers.
+        A dict with these keys:
+
+        - ``metrics``: AP50 and AP, with the boxes as ``exemplars`` and with the ``adapted`` prompts, as means over the
+          classes that the test images show. A class without an exemplar counts as 0. Both are equal if the adaptation
+          was rejected or not possible.
+        - ``adaptation``: the result of the adaptation, and ``cpu_seconds``, the processor time of all threads.
+        - ``test_images`` and ``boxes``: the numbers of these.
 
     Raises:
         InputError: annotations are missing or broken, or there are too few images.
@@ -48,7 +52,7 @@ def measure_adaptation(
     order = np.random.default_rng(seed).permutation(len(train.paths))
     chosen = [int(i) for i in order if len(train.objects[i].boxes)][:num_images]
     if len(chosen) < num_images:
-        raise InputError(f'{root}: has {len(chosen)} training images with objects; ask for at most as many')
+        raise InputError(f'{root}: only {len(chosen)} training images have objects; give at most this number')
     # Measure the boxes as exemplars, and then the tuned prompts.
     train.set_prompts(inferencer, chosen)
     metrics = {f'exemplars_{key}': value for key, value in _quality(test, inferencer).items()}
@@ -56,7 +60,7 @@ def measure_adaptation(
     begin = time.process_time()
     labels = [set(train.objects[i].labels.tolist()) for i in chosen]
     shown = [label for own in labels for label in own]
-    # Three images of which no two show the same class cannot be checked, and are refused.
+    # If no two of at least three images show the same class, no check and therefore no adaptation is possible.
     refused = num_images >= MIN_CHECKED and len(set(shown)) == len(shown)
     result = None if refused else inferencer.adapt(**train.labelled(chosen), **options)
     seconds = time.process_time() - begin
@@ -79,7 +83,7 @@ def _quality(test: AnnotatedImages, inferencer: DINOR1Inferencer) -> dict[str, f
 
 
 def adaptation_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """AP50 of both per set and number of images, the mean over the draws, and the mean over the sets.
+    """Table of AP50 with and without adaptation: means over the draws per set and number of images, and over the sets.
 
     Args:
         rows: Rows of :func:`measure_adaptation` with ``set`` and ``num_images``.
@@ -88,7 +92,7 @@ def adaptation_table(rows: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row['set'], row['num_images']].append(row)
-    # A row per group.
+    # Make a row per group.
     lines, means = [], defaultdict(list)
     for (name, count), own in sorted(groups.items()):
         plain = [row['metrics']['exemplars_AP50'] for row in own]
@@ -101,7 +105,7 @@ def adaptation_table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells += [f'{statistics.mean(differences):+.3f}{spread}', f'{kept} of {len(own)}', f'{seconds:.0f}']
         lines.append([name, own[0]['test_images'], count, *cells])
         means[count].append((statistics.mean(plain), statistics.mean(adapted)))
-    # A row per number of images, over the sets.
+    # Make a row per number of images, with means over the sets.
     for count, values in sorted(means.items()):
         plain_mean, adapted_mean = (statistics.mean(column) for column in zip(*values, strict=True))
         cells = [f'{plain_mean:.3f}', f'{adapted_mean:.3f}', f'{adapted_mean - plain_mean:+.3f}', '', '']

@@ -1,4 +1,4 @@
-"""Images of a small set as an annotator sees them: paths, boxes, and the detections of an inferencer."""
+"""Images of a small set with the boxes of all objects, and detections of an inferencer on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ NMS_THR = 0.7
 
 @dataclass
 class AnnotatedImages:
-    """Images with all of their objects, without crowds.
+    """Images with all of their objects, without crowd boxes.
 
     Attributes:
-        paths: n files.
+        paths: n image files.
         objects: The objects of each image.
         names: Class names by label.
         image_ids: n ids in the annotation file.
@@ -87,6 +87,6 @@ class AnnotatedImages:
 
 
 def shown_set(root: str) -> str:
-    """The folder of a set as the documentation names it: from its last folder ``data`` on."""
+    """Path of the folder of a set for the documentation: the part from the last folder ``data`` on."""
     parts = Path(root).parts
     return '/'.join(('data', *parts[len(parts) - parts[::-1].index('data') :])) if 'data' in parts else root

@@ -1,4 +1,4 @@
-"""A simulated annotator who labels a set of images with the help of a detector, and the time that it takes.
+"""A simulated annotator who labels a set of images with the help of a detector, and the time of this work.
 
 The policy was fixed before the first measurement:
 
@@ -9,16 +9,16 @@ The policy was fixed before the first measurement:
    (:func:`~dinor1.inference.operating_point.operating_points`).
 4. On all other images, look at the detections that reach the threshold of their class.
 
-A detection is right if its IoU with an object of its class is at least 0.7. Of the other detections, one whose IoU with
-an object of another class is at least 0.7 gets the right class by one click; the rest is removed by one click each.
-Objects that are then missing are drawn. Three ways to use the detections differ in how much of this is done:
+A detection is right if its IoU with an object of its class is at least 0.7. If its IoU with an object of another class
+is at least 0.7, one click gives it the right class. All other detections are removed by one click each. Then missing
+objects are drawn. There are three ways to use the detections:
 
-- ``correct``: all of it, on the images of step 3 too. The labels are those of the annotator.
-- ``reject``: wrong detections are removed, and nothing is drawn after step 1. Objects are missing.
-- ``unchecked``: after step 3 nothing is looked at. The labels are those of the detector, with their scores.
+- ``correct``: all of these actions are done, also on the images of step 3. The labels are those of the annotator.
+- ``reject``: wrong detections are removed, and no box is drawn after step 1. Some objects are therefore missing.
+- ``unchecked``: no image is inspected after step 3. The labels are the detections with their scores.
 
-The reference is to draw every box by hand. In both cases the annotator looks over each image once, to see whether an
-object is missing; ``unchecked`` images are not looked at.
+The reference is to draw every box by hand. With ``correct``, ``reject`` and the reference, the annotator inspects each
+image once to find missing objects. ``unchecked`` images are not inspected.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,19 +40,19 @@ WAYS = ('correct', 'reject', 'unchecked')
 class Costs:
     """Seconds of the annotator's actions.
 
-    The sources are cited from memory and were not looked up again:
+    The sources are cited from memory and were not verified:
 
     - Drawing a box: 34.5 s for boxes of ImageNet, 25.5 s to draw and 9.0 s to verify it (Su, Deng and Fei-Fei,
       "Crowdsourcing annotations for visual object detection", 2012); 7 s by clicks on the four extreme points
       (Papadopoulos et al., "Extreme clicking for efficient object annotation", ICCV 2017).
     - A click: 1.6 s to accept or reject a shown box (Papadopoulos et al., "We don't need no bounding-boxes", CVPR
       2016).
-    - Looking over an image for missing objects: 7.8 s (coverage verification of Su et al.).
+    - Inspecting an image for missing objects: 7.8 s (coverage verification of Su et al.).
 
     Attributes:
         draw: Seconds to draw a box.
         click: Seconds to confirm, remove or relabel a detection.
-        check: Seconds to look over an image.
+        check: Seconds to inspect an image.
     """
 
     draw: float = 7.0
@@ -62,12 +62,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Work:
-    """What an annotator did.
+    """Work of an annotator.
 
     Attributes:
-        drawn: Number of boxes drawn.
+        drawn: Number of boxes that were drawn.
         clicks: Number of clicks on detections.
-        checks: Number of images looked over.
+        checks: Number of images that were inspected.
     """
 
     drawn: int = 0
@@ -78,7 +78,7 @@ class Work:
         return Work(self.drawn + other.drawn, self.clicks + other.clicks, self.checks + other.checks)
 
     def hours(self, costs: Costs) -> float:
-        """Time in hours."""
+        """Time of the work in hours."""
         return (self.drawn * costs.draw + self.clicks * costs.click + self.checks * costs.check) / 3600
 
 
@@ -88,7 +88,7 @@ class Objects(NamedTuple):
     Attributes:
         boxes: (n, 4) pixel xyxy.
         labels: (n,) indices of classes.
-        scores: (n,) in [0, 1]; 1 for what a person has drawn or confirmed.
+        scores: (n,) in [0, 1]; 1 for boxes that an annotator has drawn or confirmed.
     """
 
     boxes: np.ndarray
@@ -97,13 +97,13 @@ class Objects(NamedTuple):
 
     @classmethod
     def of(cls, boxes: Any, labels: Any, scores: Any = None) -> 'Objects':
-        """Objects of lists; the scores are 1 if none are given."""
+        """Make objects of lists; the scores are 1 if none are given."""
         array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         scores = np.ones(len(array)) if scores is None else np.asarray(scores, dtype=np.float64).reshape(-1)
         return cls(array, np.asarray(labels, dtype=np.int64).reshape(-1), scores)
 
     def select(self, rows: np.ndarray) -> 'Objects':
-        """Some of the objects, by a mask or by indices."""
+        """Select some of the objects by a mask or by indices."""
         return Objects(self.boxes[rows], self.labels[rows], self.scores[rows])
 
 
@@ -113,9 +113,9 @@ class Corrected(NamedTuple):
     Attributes:
         labels: Right and relabelled detections, then the drawn boxes; scores are 1.
         confirmed: Right detections only; scores are 1.
-        right: (n,) True = the detection is right as it is.
-        work: What the annotator did.
-        rejecting: What the annotator does who only removes detections.
+        right: (n,) True = the detection is right.
+        work: Work of the annotator.
+        rejecting: Work of an annotator who only removes detections.
     """
 
     labels: Objects
@@ -129,9 +129,9 @@ class Simulation(NamedTuple):
     """Result of :func:`simulate`.
 
     Attributes:
-        work: Per way what the annotator did; ``draw all`` is the reference.
-        labels: Per way the objects of each image.
-        thresholds: Per class the threshold of step 3.
+        work: Work of the annotator for each way; ``draw all`` is the reference.
+        labels: Objects of each image for each way.
+        thresholds: Threshold of step 3 for each class.
     """
 
     work: dict[str, Work]
@@ -140,7 +140,7 @@ class Simulation(NamedTuple):
 
 
 def correct_image(found: Objects, truth: Objects) -> Corrected:
-    """What an annotator does with the detections on one image.
+    """Simulate an annotator who corrects the detections on one image.
 
     Args:
         found: The detections.
@@ -154,12 +154,12 @@ def correct_image(found: Objects, truth: Objects) -> Corrected:
         matched = _matches(found.boxes[rows], truth.boxes[objects])
         right[rows[matched >= 0]] = True
         free[objects[matched[matched >= 0]]] = False
-    # Among the others, find those on an object of another class.
+    # Find wrong detections that are on an object of another class.
     rows, objects = order[~right[order]], np.flatnonzero(free)
     matched = _matches(found.boxes[rows], truth.boxes[objects])
     relabelled, new_labels = rows[matched >= 0], truth.labels[objects[matched[matched >= 0]]]
     free[objects[matched[matched >= 0]]] = False
-    # Join what is kept, relabelled and drawn.
+    # Collect the boxes that are kept, relabelled and drawn.
     kept, drawn = found.select(right), truth.select(free)
     labels = Objects.of(
         np.concatenate([kept.boxes, found.boxes[relabelled], drawn.boxes]),
@@ -190,18 +190,18 @@ def simulate(
     Args:
         truth: The objects of each image.
         names: Class names by label.
-        detect: Function of the indices of the annotated images and of those to search; returns the detections with a
-            score of at least 0.1 on the latter, prompted by all boxes of the former.
+        detect: Function of the indices of the annotated images and of the images to search. It returns the detections
+            with a score of at least 0.1 on the images to search, prompted by all boxes of the annotated images.
         num_drawn: Number of images annotated by hand, at least 1.
         seed: Seed of the order of the images.
         num_checked: Number of images on which every detection is confirmed or removed.
     """
-    # Step 1: draw by hand. Images without objects give no prompts, and are passed over.
+    # Step 1: draw by hand. Images without objects give no prompts, and are skipped.
     order = np.random.default_rng(seed).permutation(len(truth))
     by_hand = [int(i) for i in order if len(truth[i].boxes)][:num_drawn]
     others = [int(i) for i in order if int(i) not in by_hand]
     hand = Work(sum(len(truth[i].boxes) for i in by_hand), 0, len(by_hand))
-    # Step 2: detect.
+    # Step 2: detect objects with these prompts.
     found = dict(zip(others, detect(by_hand, others), strict=True))
     # Step 3: confirm or remove, and choose thresholds.
     scores, labels, flags, confirming = [], [], [], Work()
@@ -212,7 +212,7 @@ def simulate(
         flags += right.tolist()
         confirming += Work(0, len(right), 1)
     points = operating_points(scores, labels, flags) if scores else {}
-    # A class without a checked detection gets the threshold of all of them together.
+    # A class without a checked detection gets the threshold of all classes together.
     pooled = operating_points(scores, ['all'] * len(scores), flags)['all'].threshold if scores else 0.3
     thresholds = {name: points[name].threshold if name in points else pooled for name in names}
     # Step 4: use the detections in each way.
@@ -224,7 +224,7 @@ def simulate(
         shown = found[i].select(found[i].scores >= minimum[found[i].labels])
         corrected = correct_image(shown, truth[i])
         if number < num_checked:
-            # All detections were clicked on: the annotator knows which are right. Relabelling one costs another click.
+            # Step 3 has already cost a click for each detection. Relabelling a detection costs another click.
             corrected = correct_image(found[i], truth[i])
             num_drawn_here = corrected.work.drawn
             num_relabelled = len(corrected.labels.boxes) - len(corrected.confirmed.boxes) - num_drawn_here
@@ -242,10 +242,10 @@ def simulate(
 def label_quality(
     labels: Sequence[Objects], content: Mapping[str, Any], image_ids: Sequence[int], category_ids: np.ndarray
 ) -> dict[str, float]:
-    """AP50 and AP of labels against the annotations, the mean over the classes that the images show.
+    """AP50 and AP of labels compared with the annotations, as means over the classes that the images show.
 
     Args:
-        labels: The objects of each image; boxes without a score of their own have 1.
+        labels: The objects of each image; drawn and confirmed boxes have the score 1.
         content: Content of the annotation file, with these images only.
         image_ids: Id of each image.
         category_ids: (K,) category id of each label.
@@ -260,5 +260,5 @@ def label_quality(
 
 
 def counts(work: Mapping[str, Work]) -> dict[str, dict[str, int]]:
-    """The work of each way as a dict, for a row of results."""
+    """The work of each way as dicts, for a row of results."""
     return {way: asdict(own) for way, own in work.items()}

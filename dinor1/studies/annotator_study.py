@@ -1,4 +1,4 @@
-"""Rows and table of the simulated annotator of :mod:`dinor1.studies.annotator`."""
+"""Measure the simulated annotator of :mod:`dinor1.studies.annotator`, and make its tables."""
 
 import statistics
 from collections import defaultdict
@@ -11,7 +11,7 @@ from dinor1.studies.annotated_images import AnnotatedImages
 from dinor1.studies.annotator import MIN_SCORE, WAYS, Costs, Work, counts, label_quality, simulate
 from dinor1.utils.markdown import table
 
-# Costs that the table shows: the default, then the cheapest and the dearest drawing, click and check.
+# Costs of the table: the default costs, then extreme values of the costs of drawing, clicks and checks.
 RANGE = (
     Costs(),
     Costs(draw=34.5),
@@ -36,7 +36,7 @@ def measure_annotator(
         root: Folder with ``images`` and ``annotations/SPLIT.json``.
         inferencer: The detector.
         num_drawn: Number of images annotated by hand first.
-        seed: Seed of their choice.
+        seed: Seed of the draw of these images.
         splits: Splits to label.
         count: Maximum number of images, evenly spaced.
 
@@ -67,7 +67,7 @@ def measure_annotator(
 
 
 def annotator_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Two tables: hours and AP50 of each way at the default costs; and hours saved by ``correct`` over the range.
+    """Two tables: hours and AP50 of each way at the default costs, and hours saved by ``correct`` for other costs.
 
     Args:
         rows: Rows of :func:`measure_annotator` with ``set``, ``num_drawn`` and ``seed``; draws are averaged.
@@ -85,7 +85,7 @@ def annotator_table(rows: Sequence[Mapping[str, Any]]) -> str:
             quality = statistics.mean(row['metrics'][f'{way}_AP50'] for row in own)
             cells += [f'{_hours(own, way, Costs()):.2f}', f'{quality:.3f}']
         first.append(cells)
-        # Hours that are saved over the range of costs.
+        # Hours that are saved with each of the costs.
         saved = []
         for costs in RANGE:
             reference = _hours(own, 'draw all', costs)

@@ -1,7 +1,7 @@
-"""A detector on a split of the icon world, under all prompt protocols.
+"""Evaluate a detector on a split of the icon world with all prompt protocols.
 
-Images are encoded once, and so are the instances of a support set: every number of exemplars and every draw is a mean
-of the same embeddings.
+Images and the instances of a support set are encoded once. The prompts of every number of exemplars and of every draw
+are means of the same embeddings.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from dinor1.models import DINOR1
 from dinor1.structures import ImageFeatures, Prompts, PromptSet
 from dinor1.utils.errors import InputError
 
-# Split -> support sets of its concepts, by the relation of their drawings to those of the targets.
+# Split -> support sets of its concepts. Keys state how their drawings are related to those of the targets.
 SUPPORT = {
     'val_base': {'known': 'support_base'},
     'test_base': {'known': 'support_base'},
@@ -35,7 +35,7 @@ SUPPORT = {
     'test_novel': {'cross': 'support_test_novel', 'same': 'support_test_novel_same'},
     'test_style': {'cross': 'support_base', 'same': 'support_test_style_same'},
 }
-# Exemplars per class -> draws that the result is a mean of.
+# Number of exemplars per class -> number of draws, over which results are averaged.
 DRAWS = {1: 8, 4: 3, 16: 1}
 REPORTED = ('AP', 'AP50', 'APr', 'APc', 'APf')
 BATCH_SIZE = 8
@@ -126,8 +126,8 @@ def measure_icons(
         model: The detector, in evaluation mode.
         cfg: Its config, for the preparation of images.
         split: A key of :data:`SUPPORT`.
-        draws: Number of exemplars per class -> number of draws, of which results are means.
-        interactive_draws: Draws of the prompts on the images themselves.
+        draws: Number of exemplars per class -> number of draws, over which results are averaged.
+        interactive_draws: Number of draws of the prompts on the images themselves.
         progress: Called with a line after each protocol.
 
     Returns:
@@ -141,7 +141,7 @@ def measure_icons(
         InputError: the split is unknown, or its files are missing.
     """
     if split not in SUPPORT:
-        raise InputError(f'{split}: no split of the icon world; give one of {", ".join(SUPPORT)}')
+        raise InputError(f'{split}: not a split of the icon world; give one of {", ".join(SUPPORT)}')
     if not draws or min(draws) < 1 or min(draws.values()) < 1:
         raise InputError(f'numbers of exemplars and of draws must be at least 1, got {dict(draws)}')
     # Encode the images.
@@ -200,7 +200,7 @@ def read_split(root: str | Path, split: str, pipeline: Sequence[dict]) -> CocoPr
 
 
 def average_precision(truth: LVISGroundTruth, names: Sequence[str], found: Detections) -> dict[str, float]:
-    """AP, AP50, APr, APc and APf of detections by image id, with the 300 best of each image, as LVIS has it."""
+    """AP, AP50, APr, APc and APf of the 300 best detections of each image, as defined by LVIS."""
     truth = truth.select(names)
     found = found.select(found.rank < 300)
     indexed = replace(found, image=np.searchsorted(truth.image_ids, found.image))

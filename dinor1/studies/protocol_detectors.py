@@ -1,4 +1,4 @@
-"""A trained detector under all prompt protocols on a data set, in rows like those of its baselines.
+"""Evaluate a trained detector on a data set with all prompt protocols; rows have the form of those of its baselines.
 
 The baselines are in :mod:`dinor1.studies.protocol_baselines`.
 """

@@ -215,6 +215,7 @@ def accepts(annotation: Any, value: Any) -> bool:
 
 def _described(annotation: Any) -> str:
     """Describe an annotation in words."""
+    # Describe alternatives and simple types.
     origin, options = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return ' or '.join(dict.fromkeys(_described(option) for option in options))
@@ -223,6 +224,7 @@ def _described(annotation: Any) -> str:
     words = {int: 'an integer', float: 'a number', bool: 'True or False', str: 'a string', type(None): 'None'}
     if annotation in words:
         return words[annotation]
+    # Describe containers, and use the name of any other type.
     container = origin or annotation
     if container in (dict, collections.abc.Mapping):
         return 'a dict'

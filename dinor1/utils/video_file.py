@@ -1,4 +1,4 @@
-"""Frames of video files and webcams, one after the other, and a writer of MP4 files."""
+"""Read frames of video files and webcams, and write MP4 files."""
 
 import contextlib
 import math
@@ -18,19 +18,19 @@ from dinor1.utils.io import atomic_path, check_utf8
 
 _WEBCAM = re.compile(r'webcam:(\d+)')
 _FRAME = re.compile(r'(.+)@(\d+)', re.DOTALL)
-# Slowest frame rate that is written, and the fastest whose thousandths the codec can express.
+# Slowest frame rate that is written, and the fastest rate that is not rounded to hundredths for the codec.
 _SLOWEST, _EXACT = 0.1, 60.0
-# Frame rates outside of this range are no rates: containers without one give 0, infinity or a clock of 90,000.
+# Rates above the maximum are not frame rates: containers without a rate give 0, infinity or a clock of 90,000.
 _MAX_FPS, _DEFAULT_FPS = 1000.0, 25.0
 _CONVERT = 'restore it, or convert it: ffmpeg -i VIDEO -c:v libx264 new.mp4'
 
 
 class VideoInfo(NamedTuple):
-    """What the container of a video says about it.
+    """Information in the container of a video.
 
     Attributes:
-        fps: Frames per second; 25 if the container gives no rate.
-        num_frames: Number of frames, which need not be right; None if the container gives none, as of a webcam.
+        fps: Frames per second; 25 if the container has no rate.
+        num_frames: Number of frames, which may be wrong; None if the container has no number, as for a webcam.
     """
 
     fps: float
@@ -41,8 +41,8 @@ class Frame(NamedTuple):
     """A frame.
 
     Attributes:
-        number: Its position in the video, from 0.
-        seconds: Its time in the video, or since the first frame of a webcam.
+        number: Index of the frame in the video, from 0.
+        seconds: Time of the frame in the video, or since the first frame of a webcam.
         image: (H, W, 3) BGR of uint8.
     """
 
@@ -52,13 +52,13 @@ class Frame(NamedTuple):
 
 
 def webcam_number(source: str | os.PathLike) -> int | None:
-    """The N of ``webcam:N``; None: the source is something else."""
+    """The number N of ``webcam:N``; None: the source is not a webcam."""
     match = _WEBCAM.fullmatch(str(source))
     return int(match[1]) if match else None
 
 
 def split_frame(path: str) -> tuple[str, int] | None:
-    """Video and index of ``clip.mp4@120``; None: the path is that of a file, or does not name a frame."""
+    """Video and index of ``clip.mp4@120``; None: the path is that of an existing file, or does not name a frame."""
     match = _FRAME.fullmatch(path)
     if match is None or os.path.exists(path) or not is_video(match[1]):
         return None
@@ -72,9 +72,9 @@ class VideoReader:
         source: Path of a video, or ``webcam:N``.
 
     Attributes:
-        source: The same.
-        info: What the container says.
-        num_read: Number of frames that :meth:`frames` has decoded or passed over.
+        source: Path of the video, or ``webcam:N``.
+        info: Information in the container.
+        num_read: Number of frames that :meth:`frames` has decoded or skipped.
 
     Raises:
         InputError: the file is missing, empty or damaged, or there is no such camera.
@@ -90,11 +90,11 @@ class VideoReader:
         else:
             check_utf8(self.source)
             _check_file(Path(source))
-            # An absolute path is never taken for an address, and FFmpeg, unlike others, not for a series of images.
+            # An absolute path is never interpreted as a URL. FFmpeg does not interpret it as a series of images.
             self._capture = _open(os.path.abspath(source), cv2.CAP_FFMPEG)
             if not self._capture.isOpened():
                 raise InputError(f'{source}: a damaged video, or of a format that OpenCV does not decode; {_CONVERT}')
-        # Read what the container says.
+        # Read the information in the container.
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         is_count = self._camera is None and math.isfinite(count) and count >= 1
@@ -109,15 +109,16 @@ class VideoReader:
     def frames(self, step: int = 1, start: int = 0) -> Iterator[Frame]:
         """Frames ``start``, ``start + step``, and so on, until no further frame can be decoded.
 
-        The frames between them are decoded too, or dropped by the camera: seeking is inexact in many formats.
+        The frames between them are decoded too, because seeking is inexact in many formats. A camera may drop frames.
 
         Args:
-            step: At least 1.
-            start: At least 0.
+            step: Distance between two frames, at least 1.
+            start: Index of the first frame, at least 0.
 
         Raises:
             InputError: the video has no frame that can be decoded.
         """
+        # Decode every frame, and yield those of the range.
         begin = time.monotonic()
         while self._capture.grab():
             index = self.num_read
@@ -131,16 +132,16 @@ class VideoReader:
             else:
                 self.num_read += 1
         if self.num_read == 0:
-            reason = 'the camera gives no image; check it' if self._camera is not None else f'no frame; {_CONVERT}'
+            reason = 'the camera gives no image; check it' if self._camera is not None else f'has no frame; {_CONVERT}'
             raise InputError(f'{self.source}: {reason}')
 
 
 def read_frame(video: str | os.PathLike, index: int) -> np.ndarray:
-    """One frame of a video file, (H, W, 3) BGR of uint8.
+    """Read one frame of a video file, (H, W, 3) BGR of uint8.
 
     Args:
-        video: Path.
-        index: Position of the frame, from 0.
+        video: Path of the video.
+        index: Index of the frame, from 0.
 
     Raises:
         InputError: the video cannot be read, or has fewer frames.
@@ -166,7 +167,7 @@ class VideoWriter:
 
     Args:
         path: The file.
-        fps: Frames per second; at least 0.1 is written.
+        fps: Frames per second; lower rates than 0.1 become 0.1.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -180,7 +181,8 @@ class VideoWriter:
 
         Args:
             image: (H, W, 3) BGR of uint8. Frames of another size than the first are resized.
-            seconds: Its time. The frame is repeated until the video is as long; None: it is written once.
+            seconds: Time of the frame. The frame is repeated until the video has this duration; None: it is written
+                once.
 
         Raises:
             InputError: OpenCV cannot write MP4 files here.
@@ -226,15 +228,15 @@ def video_writer(path: str | os.PathLike, fps: float) -> Iterator[VideoWriter]:
             yield writer
         finally:
             writer.close()
-        # OpenCV raises no error on a full disk; what it leaves has no index, and cannot be opened.
+        # On a full disk, OpenCV raises no error and writes a file without an index, which cannot be opened.
         try:
             check_video(temporary)
         except InputError:
-            raise InputError(f'{path}: the video cannot be written completely; make room on the disk') from None
+            raise InputError(f'{path}: the video cannot be written completely; free disk space') from None
 
 
 def _open(*arguments: Any) -> cv2.VideoCapture:
-    """OpenCV's capture, without the messages of OpenCV and FFmpeg about damaged files: our errors name the file."""
+    """Open OpenCV's capture without the messages of OpenCV and FFmpeg; our errors name the file."""
     # FFmpeg reads the variable when OpenCV loads it.
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
     level = cv2.getLogLevel()
@@ -246,10 +248,10 @@ def _open(*arguments: Any) -> cv2.VideoCapture:
 
 
 def _check_file(path: Path) -> None:
-    """Raise an error for a file that is missing or empty.
+    """Check that a file exists and is not empty.
 
     Raises:
-        InputError: it is.
+        InputError: the file is missing or empty.
     """
     if path.is_dir():
         raise InputError(f'{path}: a folder where a video is expected; give a file')

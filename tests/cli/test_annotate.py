@@ -66,5 +66,5 @@ def test_annotate_serves_until_it_is_interrupted(folder, model_files):
         assert 'dinor1 annotate' in client.get(running.address).text
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0
-    assert 'The same command continues.' in running.process.stdout.read()
+    assert 'Run the same command again to continue.' in running.process.stdout.read()
     assert (folder.parent / 'state' / 'README.md').is_file()

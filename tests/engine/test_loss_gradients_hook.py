@@ -163,5 +163,5 @@ def test_loss_gradient_hook_bad_input():
     class Runner:
         model = torch.nn.Linear(1, 1)
 
-    with pytest.raises(InputError, match='no detector that GRQO trains'):
+    with pytest.raises(InputError, match='cannot be trained with GRQO'):
         LossGradientHook().before_train(Runner)

@@ -1,4 +1,4 @@
-"""Adaptation of prompts on annotated images: what changes, what does not, and when it is rejected."""
+"""Adaptation of prompts on annotated images: changed and unchanged state, and rejected results."""
 
 import copy
 
@@ -14,7 +14,7 @@ from tests.model_files import random_image
 
 BOXES = [[5, 5, 30, 40], [40, 10, 70, 50]]
 NAMES = ['cat', 'dog']
-# Three copies of one image: what helps on two of them helps on the third.
+# Three copies of one image: a tuning that lowers the loss on two of them also lowers it on the third.
 IMAGES, ALL_BOXES = [random_image(60, 80)] * 3, [BOXES] * 3
 
 
@@ -51,7 +51,7 @@ def test_adapt_is_reproducible_and_in_the_bank(inferencer, tmp_path):
         inferencer.save_bank(tmp_path / f'{name}.safetensors')
         found.append(inferencer.predict(IMAGES[0], score_thr=0, as_dict=True))
     assert found[0] == found[1]
-    # The bank has the tuned embeddings, and says where they come from.
+    # The bank has the tuned embeddings, and records their origin.
     bank = PromptBank.load(tmp_path / 'a.safetensors')
     assert torch.equal(bank.embeddings, PromptBank.load(tmp_path / 'b.safetensors').embeddings)
     assert bank.num_exemplars == (1, 1)
@@ -126,7 +126,7 @@ def test_tune_of_no_steps_returns_the_embeddings(inferencer):
         (dict(steps=0), 'steps must be an integer of at least 1'),
         (dict(lr=-1), 'lr must be a number of at least 0'),
         (dict(boxes=[BOXES, BOXES, [[0, 0, 90, 90]]]), r'box \(0, 0, 90, 90\) leaves the image'),
-        (dict(names=['a', 'b', 'c']), 'no class is on two of the images'),
+        (dict(names=['a', 'b', 'c']), 'no two images show the same class'),
     ],
 )
 def test_adapt_rejects_bad_arguments(inferencer, arguments, message):

@@ -1,4 +1,4 @@
-"""label_files: what it writes, what it resumes, and what it refuses; and the targets of the command line."""
+"""label_files: output files, resumed runs, errors, and the targets of the command line."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def test_label_files_rejects_to_resume_results_of_other_settings(inferencer, sea
     with pytest.raises(InputError, match=r'other settings \(embeddings\)'):
         label_files(inferencer, targets, tmp_path, 'coco', 0.3, resume=True, nms_thr=0.7)
     assert (tmp_path / 'settings.json').read_text() == before
-    # Without resume, results are replaced, and none of the old ones is ever mixed in.
+    # Without resume, all results are replaced, and no old result remains.
     searched.clear()
     label_files(inferencer, targets, tmp_path, 'coco', 0.2, nms_thr=0.6)
     assert searched == targets

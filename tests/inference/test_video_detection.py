@@ -1,4 +1,4 @@
-"""Detection on videos: files of the frames, the annotated video, what is kept, and how much is in memory."""
+"""Detection on videos: files of the frames, the video with detections, interrupted runs, and memory."""
 
 import json
 import shutil
@@ -75,7 +75,7 @@ def test_detect_videos_equals_predict_on_the_frames(inferencer, clip, tmp_path, 
         total += len(found['names'])
     assert sum(result.counts.counts.values()) == total > 0
     assert (result.counts.num_images, result.num_resumed, result.note) == (3, 0, '')
-    # The annotated video has the searched frames, at the speed of the original.
+    # The video with detections has the searched frames, at the speed of the original.
     drawing = tmp_path / 'vis/clip.mp4'
     assert len(decoded(drawing)) == 3
     assert cv2.VideoCapture(str(drawing)).get(cv2.CAP_PROP_FPS) == pytest.approx(2.5)
@@ -107,7 +107,7 @@ def test_detect_videos_notes_frames_that_are_missing(inferencer, tmp_path):
     (tmp_path / 'cut.avi').write_bytes(whole[: int(0.85 * len(whole))])
     result = detect(inferencer, str(tmp_path / 'cut.avi'), tmp_path / 'out')
     assert 0 < len(result.results) < 12
-    assert result.note.endswith(f'{len(result.results)} of the 12 frames that the file announces can be read')
+    assert result.note.endswith(f'{len(result.results)} of the 12 frames of the header can be read')
 
 
 def test_detect_videos_resumes_where_it_stopped(inferencer, searched, clip, tmp_path):
@@ -120,7 +120,7 @@ def test_detect_videos_resumes_where_it_stopped(inferencer, searched, clip, tmp_
     assert len(decoded(tmp_path / 'vis/clip.mp4')) == 10
     with pytest.raises(InputError, match=r'other settings \(score_thr\)'):
         detect(inferencer, clip, tmp_path, score_thr=0.2, resume=True)
-    # Without resume, everything is searched again.
+    # Without resume, all frames are searched again.
     searched.clear()
     detect(inferencer, clip, tmp_path, batch_size=10)
     assert searched == [[*range(10)]]
@@ -155,7 +155,7 @@ def test_detect_videos_holds_one_batch_of_frames(inferencer, clip, tmp_path, mon
     monkeypatch.setattr(inferencer, 'predict', counted)
     detect(inferencer, clip, tmp_path, batch_size=1)
     assert len(alive) == 10
-    assert max(alive) <= 2  # the frame that is searched, and the one that was drawn last
+    assert max(alive) <= 2  # the frame that is searched, and the last frame that was drawn
 
 
 def test_webcam_ends_with_ctrl_c_and_keeps_its_video(inferencer, tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_label_files_exports_frames_as_images(inferencer, clip, image_folder, tm
     frames = {path.name: path for path in (tmp_path / 'frames').iterdir()}
     assert sorted(frames) == ['clip_000000.jpg', 'clip_000005.jpg']
     assert [frame_index(cv2.imread(str(frames[name]))) for name in sorted(frames)] == [0, 5]
-    # The labels name the images, relative to their own file.
+    # The labels have the paths of the images relative to their own file.
     if format == 'coco':
         images = json.loads((tmp_path / 'annotations.json').read_text())['images']
         assert [image['file_name'] for image in images][1:] == ['frames/clip_000000.jpg', 'frames/clip_000005.jpg']

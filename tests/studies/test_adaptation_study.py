@@ -1,4 +1,4 @@
-"""Measurement of adaptations: what is compared, and the table."""
+"""Measurement of adaptations: the metrics, and the table."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_measure_adaptation_of_a_rejected_tuning_changes_nothing(inferencer, roo
 
 
 def test_measure_adaptation_measures_the_tuned_prompts(inferencer, root, monkeypatch):
-    # A detector that finds the objects if its prompts were tuned, and nothing before.
+    # This detector finds the objects if its prompts were tuned, and otherwise nothing.
     def predict(paths, **options):
         boxes = [[x, y, x + w, y + h] for x, y, w, h in BOXES] if inferencer.bank.adaptations else []
         names = ['cat', 'dog'][: len(boxes)]
@@ -44,7 +44,7 @@ def test_measure_adaptation_measures_the_tuned_prompts(inferencer, root, monkeyp
 
 def test_measure_adaptation_counts_what_cannot_be_checked_as_refused(inferencer, tmp_path):
     root = write_small_set(tmp_path / 'small', train=3, test=1)
-    # Three images, each with a class of its own.
+    # The three images show three different classes.
     path = root / 'annotations/train.json'
     content = json.loads(path.read_text())
     content['categories'] += [dict(id=3, name='cup')]

@@ -1,4 +1,4 @@
-"""The simulated annotator: each action on detections by hand, its cost, the ways, and the tables."""
+"""The simulated annotator: actions, costs and ways, compared with values computed by hand, and the tables."""
 
 import json
 
@@ -91,7 +91,7 @@ def test_simulate_with_a_perfect_detector_draws_one_image():
     result = simulate(TRUTH, NAMES, detect, num_drawn=1, seed=0, num_checked=3)
     assert [images for _, images in asked] == [list(range(10))]
     assert result.work['draw all'] == Work(20, 0, 10)
-    # Two boxes are drawn, six detections confirmed, and all images looked over.
+    # Two boxes are drawn, six detections are confirmed, and all images are inspected.
     assert result.work['correct'] == result.work['reject'] == Work(2, 6, 10)
     assert result.work['unchecked'] == Work(2, 6, 4)
     for labels in result.labels.values():
@@ -112,7 +112,7 @@ def test_simulate_chooses_thresholds_from_the_checked_images():
     found = Objects.of([A, B, C], [0, 1, 0], [0.6, 0.6, 0.4])
     result = simulate(TRUTH, NAMES, lambda _, others: [found] * len(others), 1, seed=0, num_checked=5)
     assert result.thresholds['cat'] == pytest.approx(0.5)
-    # The false cat costs a click on the five checked images only.
+    # The false cat only costs a click on the five checked images.
     assert result.work['correct'] == Work(2, 15, 10)
     assert quality(result.labels['unchecked'], TRUTH)['AP50'] == 1
 
@@ -147,7 +147,7 @@ def test_measure_annotator_gives_rows_for_the_table(inferencer, tmp_path):
         assert 0 <= result['metrics']['reject_AP50'] <= 1
         rows.append(json.loads(json.dumps(dict(set='small', num_drawn=1, seed=seed) | result)))
     assert measure_annotator(root, inferencer, 1, 0, count=3)['images'] == 3
-    # Numbers by hand: 16 boxes of 7 s, and 8 images of 7.8 s; saved are the boxes that are not drawn, minus the clicks.
+    # Expected: 16 boxes of 7 s and 8 images of 7.8 s. The boxes that are not drawn are saved, and the clicks are added.
     text = annotator_table(rows)
     assert f'| small | 8 | 16 | 1 | 2 | {(16 * 7 + 8 * 7.8) / 3600:.2f} |' in text
     saved = [16 * 7 - row['work']['correct']['drawn'] * 7 - row['work']['correct']['clicks'] * 1.6 for row in rows]

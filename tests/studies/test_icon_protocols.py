@@ -114,7 +114,7 @@ def test_encoded_images_detect_what_predict_finds(small_world, cfg, build_tiny):
 @pytest.mark.parametrize(
     ('split', 'draws', 'message'),
     [
-        ('train', {1: 1}, 'train: no split of the icon world; give one of val_base'),
+        ('train', {1: 1}, 'train: not a split of the icon world; give one of val_base'),
         ('val_novel', {0: 1}, r'numbers of exemplars and of draws must be at least 1, got {0: 1}'),
         ('val_novel', {}, 'must be at least 1'),
     ],

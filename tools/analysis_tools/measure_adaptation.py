@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure `dinor1 adapt`: AP50 on test images, with prompts tuned on a few training images and without tuning.
 
-The same boxes serve as exemplars in both arms; test images are never used. Finished draws are not measured again.
+Both arms use the same boxes. Test images are used for nothing else. Finished draws are not measured again.
 
 Examples:
     python tools/analysis_tools/measure_adaptation.py data/raccoon data/bccd --out results/adapt.jsonl
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--seeds', type=int, default=DRAWS, metavar='N', help='draws of these images (default: %(default)s)'
     )
-    parser.add_argument('--test-images', type=int, default=60, help='at most this many (default: %(default)s)')
+    parser.add_argument('--test-images', type=int, default=60, help='maximum number (default: %(default)s)')
     parser.add_argument('--checkpoint', default='lite', help='released weights (default: %(default)s)')
     parser.add_argument('--update', metavar='FILE.md', help=f'write the table between <!-- {NAME}:begin --> and :end')
     return parser.parse_args()
@@ -46,7 +46,7 @@ def main() -> None:
 
     if min([args.seeds, args.test_images, *args.annotated]) < 1:
         raise InputError('--seeds, --annotated and --test-images must be at least 1')
-    # Measure the draws that are missing, draw by draw, so that every set has some at any time.
+    # Measure the missing draws. The first draw of all sets precedes the second, so that early results cover all sets.
     if args.sets:
         done = {(row['arm'], row['seed']) for row in read_rows(args.out)} if Path(args.out).is_file() else set()
         inferencer = DINOR1Inferencer(checkpoint=args.checkpoint)

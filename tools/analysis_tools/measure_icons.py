@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure a checkpoint on the icon world under all prompt protocols.
+"""Measure a checkpoint on the icon world with all prompt protocols.
 
 Examples:
     python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --out work_dirs/run1/icons.json
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=['1=8', '4=3', '16=1'],
         metavar='N=DRAWS',
-        help='exemplars per class, and draws that the result is a mean of (default: 1=8 4=3 16=1)',
+        help='exemplars per class, and draws over which results are averaged (default: 1=8 4=3 16=1)',
     )
     parser.add_argument(
         '--interactive-draws', type=int, default=3, help='draws of prompts on the images themselves (default: 3)'

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Measure how much time an annotator saves who labels a set by example, and how good the labels are.
+"""Measure the time that an annotator saves by labelling a set by example, and the quality of the labels.
 
-The annotator draws the boxes of a few images by hand, prompts the released detector with them, chooses thresholds by
-confirming or removing detections on five images, and checks the detections on all others. The policy, the costs of a
-drawn box (7 s), of a click (1.6 s) and of looking over an image (7.8 s), and their sources are in
-dinor1/studies/annotator.py; they were fixed before the first measurement. Finished draws are not measured again.
+The simulated annotator draws the boxes of a few images by hand, prompts the released detector with them, confirms or
+removes detections on five images to choose thresholds, and checks the detections on all others. A drawn box costs 7 s,
+a click 1.6 s, and the inspection of an image 7.8 s. The policy, the costs and their sources are in
+dinor1/studies/annotator.py, and were fixed before the first measurement. Finished draws are not measured again.
 
 Examples:
     python tools/analysis_tools/simulated_annotator.py data/raccoon data/chess_pieces --out FILE.jsonl
@@ -50,7 +50,7 @@ def main() -> None:
 
     if min([args.seeds, *args.by_hand, args.images or 1]) < 1:
         raise InputError('--seeds, --by-hand and --images must be at least 1')
-    # Measure the draws that are missing.
+    # Measure the missing draws.
     if args.sets:
         done = {(row['arm'], row['seed']) for row in read_rows(args.out)} if Path(args.out).is_file() else set()
         inferencer = DINOR1Inferencer(checkpoint=args.checkpoint)

@@ -1,10 +1,10 @@
-r"""Draw the images of the page of `dinor1 annotate` in docs/images: five screens, and a short recording.
+r"""Make the images of the page of `dinor1 annotate` in docs/images: five screenshots and a short recording.
 
 Example:
     python tools/misc/annotate_screenshots.py --out-dir docs/images
 
-The page is used in the system's chromium on photographs of coins (scikit-image, no known copyright restrictions) with
-the released detector. Needs: pip install -e '.[dev]' scikit-image, and chromium.
+The script uses the page in the chromium of the system, with photographs of coins (scikit-image, no known copyright
+restrictions) and the released detector. Requires: pip install -e '.[dev]' scikit-image, and chromium.
 """
 
 import argparse
@@ -33,7 +33,7 @@ POINTER = ((0, 0), (0, 17), (4, 13), (7, 19), (10, 18), (7, 12), (12, 12))
 
 
 def write_photographs(folder: Path) -> None:
-    """Write the photograph of coins, mirrored and turned copies, and its quarters."""
+    """Write the photograph of coins, mirrored and rotated copies, and its quarters."""
     from skimage import data
 
     whole = cv2.cvtColor(data.coins(), cv2.COLOR_GRAY2BGR)
@@ -47,7 +47,7 @@ def write_photographs(folder: Path) -> None:
 
 @contextmanager
 def running_page(folder: Path) -> Iterator[str]:
-    """Address of the page of a folder."""
+    """Start the page of a folder; yields its address."""
     command = [sys.executable, '-m', 'dinor1', 'annotate', str(folder), '--no-browser']
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -103,7 +103,7 @@ class Recorder:
 
 
 def point(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Position on the page of a point of the first photograph, which is shown as a whole."""
+    """Position on the page of a point of the first photograph, which is shown completely."""
     frame = page.locator('#canvas').bounding_box()
     scale = min((frame['width'] - 32) / SIZE[0], (frame['height'] - 32) / SIZE[1], 8)
     left, top = (frame['width'] - SIZE[0] * scale) / 2, (frame['height'] - SIZE[1] * scale) / 2
@@ -138,7 +138,8 @@ def save_screen(page: Page, path: Path) -> None:
 
 
 def record(page: Page, path: Path) -> None:
-    """Draw a box, find the other coins, accept them, and go on."""
+    """Record an animation: draw a box, find the other coins, accept them, and search all images."""
+    # Draw a box around a coin.
     recorder = Recorder(page, 0.8)
     (x1, y1), (x2, y2) = point(page, *COIN[:2]), point(page, *COIN[2:])
     recorder.move(x1 - 60, y1 + 90)
@@ -148,11 +149,13 @@ def record(page: Page, path: Path) -> None:
     page.mouse.up()
     page.wait_for_timeout(700)
     recorder.shot(900)
+    # Find the other coins.
     page.keyboard.press('f')
     page.wait_for_timeout(300)
     recorder.shot(500)
     wait_job(page)
     recorder.shot(1000)
+    # Lower the threshold, and accept all proposals.
     slider = page.locator('#threshold').bounding_box()
     y = slider['y'] + slider['height'] / 2
     for value in (0.3, 0.27, 0.24, 0.21, 0.18, THRESHOLD):
@@ -166,6 +169,7 @@ def record(page: Page, path: Path) -> None:
     page.wait_for_timeout(500)
     hide_toasts(page)
     recorder.shot(1000)
+    # Finish the image, and search all others.
     page.keyboard.press('c')
     page.wait_for_timeout(900)
     recorder.shot(700)
@@ -182,20 +186,20 @@ def record(page: Page, path: Path) -> None:
 
 
 def draw_screens(page: Page, out_dir: Path) -> None:
-    """Save the screens, from the state that the recording leaves."""
-    # Proposals on an image, and the selected one.
+    """Save the screenshots, which continue from the state after the recording."""
+    # Show proposals on an image, and select one.
     page.set_viewport_size(dict(width=1280, height=800))
     page.wait_for_timeout(300)
     page.mouse.click(*point(page, 215, 130))
     page.wait_for_timeout(300)
     save_screen(page, out_dir / 'annotate_find.png')
-    # A finished image in the dark.
+    # Show a finished image in the dark mode.
     page.emulate_media(color_scheme='dark')
     page.keyboard.press('k')
     page.wait_for_timeout(900)
     save_screen(page, out_dir / 'annotate_dark.png')
     page.emulate_media(color_scheme='light')
-    # Dialogs.
+    # Show the dialogs.
     page.keyboard.press('?')
     page.wait_for_timeout(300)
     save_screen(page, out_dir / 'annotate_help.png')
@@ -204,7 +208,7 @@ def draw_screens(page: Page, out_dir: Path) -> None:
     page.wait_for_timeout(300)
     save_screen(page, out_dir / 'annotate_export.png')
     page.keyboard.press('Escape')
-    # A small window.
+    # Show a small window.
     page.set_viewport_size(dict(width=800, height=600))
     page.keyboard.press('j')
     page.wait_for_timeout(900)

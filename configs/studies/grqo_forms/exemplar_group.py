@@ -1,4 +1,4 @@
-# Four exemplars per class score the queries, weak ones with a larger weight. Controls: weights, or column_weight=0.
+# Four exemplars per class score the queries, weak exemplars with a larger weight. Controls: weights, column_weight=0.
 _base_ = [
     '../../_base_/models/dino_r1_nano.py',
     '../../_base_/datasets/icons.py',

@@ -1,4 +1,4 @@
-# A branch with several queries per object, normalised per object. Controls: weights, or no loss_one_to_many.
+# A branch with several queries per object, which form a group. Controls: weights, no loss_one_to_many.
 _base_ = [
     '../../_base_/models/dino_r1_nano.py',
     '../../_base_/datasets/icons.py',

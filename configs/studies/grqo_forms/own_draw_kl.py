@@ -1,4 +1,4 @@
-# The KL of GRQO alone, to a reference with exemplars of its own, and with the total weight of the release.
+# GRQO with only the KL, to a reference model with exemplars of its own, and with the total weight of the release.
 _base_ = [
     '../../_base_/models/dino_r1_nano.py',
     '../../_base_/datasets/icons.py',

@@ -1,4 +1,4 @@
-# Ranking of the queries of each prompt. Controls: groups, weights, or type=QualityAwareLoss.
+# A loss ranks the queries of each prompt. Controls: groups, weights, type=QualityAwareLoss.
 _base_ = [
     '../../_base_/models/dino_r1_nano.py',
     '../../_base_/datasets/icons.py',

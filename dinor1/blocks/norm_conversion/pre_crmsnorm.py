@@ -214,6 +214,7 @@ def _convert_norm(model: nn.Module, norm: nn.LayerNorm, name: str, readers: tupl
     if not plan.compress:
         replace_module(model, norm, as_rms_norm(norm))
         return 'now RMSNorm'
+    # Replace the norm, and let its readers use one channel less.
     compressed = CRMSNorm(plan.stream.width - 1, norm.eps).train(norm.training)
     if plan.modes[name] == 'narrow':
         fold_norm_affine(model, norm, readers)
@@ -221,6 +222,7 @@ def _convert_norm(model: nn.Module, norm: nn.LayerNorm, name: str, readers: tupl
             linear_map(model.get_submodule(reader)).drop_last_input()
         replace_module(model, norm, compressed)
         return f'now CRMSNorm, weight and bias folded into {", ".join(readers)}'
+    # Restore the last channel if a reader needs the full width.
     parts = [compressed, RestoreChannel()]
     if norm.weight is not None:
         parts.append(ChannelAffine(norm.weight, norm.bias))

@@ -12,6 +12,7 @@ def smooth_field(rng: np.random.Generator, height: int, width: int, cells: int, 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Colour texture of two scales with a few lines, (H, W, 3) float32, BGR in [0, 255]."""
+    # Add a coarse texture for each channel and a fine one for all channels to a plain colour.
     strength = rng.uniform(0.2, 1.0)
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:] = rng.uniform(40, 215, size=3)
@@ -19,6 +20,7 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     fine = smooth_field(rng, height, width, int(rng.integers(12, 40)), 26 * strength)
     for channel in range(3):
         canvas[..., channel] += smooth_field(rng, height, width, cells, 70 * strength) + fine
+    # Draw the lines.
     for _ in range(rng.integers(0, 6)):
         start = rng.integers(0, [width, height])
         steps = rng.integers(-60, 61, size=(rng.integers(1, 3), 2))
@@ -54,14 +56,14 @@ def screen(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def text_line(rng: np.random.Generator, canvas: np.ndarray, x: int, y: int, length: int, thickness: int) -> None:
-    """Draw blocks of the size of words, which stand for a line of text.
+    """Draw blocks of the size of words, which represent a line of text.
 
     Args:
         rng: Source of lengths and of the colour.
         canvas: (H, W, 3) float32, which is drawn on.
         x: Left end, in pixels.
         y: Upper edge, in pixels.
-        length: Of the line, in pixels.
+        length: Length of the line, in pixels.
         thickness: Height of the letters, in pixels.
     """
     height, width = canvas.shape[:2]

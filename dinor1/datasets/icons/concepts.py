@@ -17,7 +17,7 @@ STYLE_WORDS = _words(
     outline outlined filled fill rounded round sharp twotone variant alt solid icon sign symbol
     """
 )
-# Words that packs use for the same thing.
+# Words that packs use for the same object or state.
 SYNONYMS = {'slash': 'off', 'add': 'plus', 'person': 'account', 'user': 'account', 'close': 'x'}
 # Words for the same object whose drawings differ too much for one concept. They have one head word, so that at most one
 # of them is novel and no other is trained on.
@@ -129,12 +129,12 @@ def normalise(name: str) -> str:
 
 
 def is_brand(concept: str, brands: Collection[str]) -> bool:
-    """Whether a concept is the logo of a brand: one of the packs' logos, or a name that begins with a brand."""
+    """Whether a concept is a logo: the packs mark it as one, or its name begins with the name of a brand."""
     return concept.split()[0] in BRANDS or concept.replace(' ', '-') in brands
 
 
 def is_sign(concept: str) -> bool:
-    """Whether a name is a letter, a number or the like, whose drawings are text and no objects."""
+    """Whether a name is that of a letter or a number, whose drawings show text and not an object."""
     words = concept.split()
     if len(concept) == 1 and concept != 'x':
         return True
@@ -144,8 +144,9 @@ def is_sign(concept: str) -> bool:
 def head_words(concept: str) -> frozenset[str]:
     """Words that name the object, in the singular, at most two.
 
-    Names of icons begin with the object ("account plus") and English compounds end with it ("shopping cart"): without
-    modifiers, both the first and the last word count. A name of modifiers alone has the whole name as its head.
+    Names of icons begin with the object ("account plus"), and English compounds end with it ("shopping cart").
+    Therefore both the first and the last word count, without modifiers. If a name only has modifiers, the whole name is
+    its head.
     """
     words = [singular(word) for word in concept.split()]
     objects = [word for word in words if word not in MODIFIERS]
@@ -163,7 +164,7 @@ def singular(word: str) -> str:
 
 
 def group_by_concept(drawings: Iterable[Drawing], brands: Collection[str] = ()) -> dict[str, list[Drawing]]:
-    """Drawings of each concept, by name in alphabetical order; without brands, letters and numbers."""
+    """Group drawings by concept, in alphabetical order, without brands, letters and numbers."""
     groups: dict[str, list[Drawing]] = defaultdict(list)
     known = {normalise(name).replace(' ', '-') for name in brands}
     for drawing in drawings:

@@ -1,4 +1,4 @@
-"""The rendered drawings of the icon world and their assignment to splits."""
+"""The rendered drawings of the icon world, and their assignment to splits."""
 
 import os
 from collections import defaultdict
@@ -23,12 +23,12 @@ _CLUTTER_CANDIDATES = 5
 
 @dataclass(frozen=True)
 class IconLibrary:
-    """Drawings, rendered, and the splits.
+    """Rendered drawings and splits.
 
     Attributes:
         keys: N keys of drawings, such as ``phosphor/bold/bicycle``.
-        rendered: Their pixels.
-        silhouettes: (N, P) bool.
+        rendered: Pixels of the drawings.
+        silhouettes: (N, P) bool, True = covered.
         splits: Concepts and drawings of each split.
         versions: Versions of the packs and of the renderer.
     """
@@ -80,16 +80,16 @@ def build_library(
     """Render drawings and assign their concepts to splits.
 
     Args:
-        drawings: With unique keys.
+        drawings: Drawings with unique keys.
         brands: Names that are logos.
-        versions: Of packs and renderer, for the cache and the manifest.
-        cache: Folder of rendered drawings; None: none are kept.
+        versions: Versions of packs and renderer, for the cache and the manifest.
+        cache: Folder of rendered drawings; None: drawings are not stored.
         sizes: Numbers of concepts.
         workers: Number of processes.
         show_progress: Show a progress bar.
 
     Raises:
-        InputError: a drawing is not valid, or there are too few.
+        InputError: a drawing is not valid, or there are too few concepts.
     """
     sizes, versions = sizes or SplitSizes(), dict(versions or {})
     groups = group_by_concept(drawings, brands)

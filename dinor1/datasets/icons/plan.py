@@ -15,13 +15,13 @@ _REPEATS = (1, 1, 2, 3)
 # The concept of rank r, from 0, occurs in training images in proportion to (r + RANK_OFFSET) ** -EXPONENT.
 RANK_OFFSET = 10
 EXPONENT = 0.8
-# LVIS calls a category rare, common or frequent by its number of training images. These limits are for 4,000 training
-# images, and grow with their number.
+# LVIS defines rare, common and frequent categories by their number of training images. These limits are for 4,000
+# training images, and are scaled for other numbers.
 RARE_BELOW, FREQUENT_FROM, REFERENCE_IMAGES = 10, 40, 4000
 
 
 def generator(seed: int, split: str, *index: int) -> np.random.Generator:
-    """Random generator of one image, or without ``index`` that of the split's plan."""
+    """Random generator of one image; without ``index``, that of the plan of the split."""
     key = (SPLITS.index(split), *index)
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
@@ -29,14 +29,14 @@ def generator(seed: int, split: str, *index: int) -> np.random.Generator:
 def plan_split(seed: int, split: str, size: int, concepts: Sequence[str]) -> Iterator[list[str]]:
     """Yield the concepts of the objects of each image.
 
-    The plan of an image does not depend on how many follow. In training, frequencies follow a power law. In all other
-    splits every concept occurs equally often, up to a few instances.
+    The plan of an image does not depend on the number of images. In training, frequencies follow a power law. In all
+    other splits every concept occurs equally often, up to a few instances.
 
     Args:
-        seed: Of the world.
+        seed: Seed of the world.
         split: One of ``SPLITS``.
         size: Number of images.
-        concepts: Those that the split annotates, in training from the most to the least frequent one.
+        concepts: Concepts that the split annotates, in training from the most to the least frequent one.
     """
     rng = generator(seed, split)
     groups = _by_frequency(rng, concepts) if split == 'train' else _equally(rng, concepts)
@@ -56,7 +56,7 @@ def frequency(num_images: int, size: int) -> str:
 
 
 def _by_frequency(rng: np.random.Generator, concepts: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield concepts with their numbers of instances without end, by the power law."""
+    """Yield an infinite series of concepts with numbers of instances, by the power law."""
     weights = (np.arange(len(concepts)) + RANK_OFFSET) ** -EXPONENT
     limits = np.cumsum(weights) / weights.sum()
     while True:
@@ -65,9 +65,9 @@ def _by_frequency(rng: np.random.Generator, concepts: Sequence[str]) -> Iterator
 
 
 def _equally(rng: np.random.Generator, concepts: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield concepts with their numbers of instances without end, from shuffled decks."""
+    """Yield an infinite series of concepts with numbers of instances, from shuffled lists of all concepts."""
     while True:
-        # Every concept takes each number of repetitions once in four decks.
+        # In four lists, every concept has each number of repetitions once.
         shift = rng.integers(len(_REPEATS), size=len(concepts))
         for turn in range(len(_REPEATS)):
             for i in rng.permutation(len(concepts)):

@@ -24,7 +24,7 @@ from dinor1.utils.io import atomic_path
 
 # Pixels of a rendered drawing, (SIDE, SIDE).
 SIDE = 96
-# Raise it when the same drawing gives other pixels.
+# Increase it if the same drawing gives other pixels than before.
 RENDER_VERSION = 1
 _CHUNK = 64
 
@@ -57,7 +57,7 @@ def render(svg: str, side: int = SIDE) -> np.ndarray:
     content = image[y : y + height, x : x + width]
     scale = side / max(width, height)
     size = [max(1, round(length * scale)) for length in (width, height)]
-    # Colours of transparent pixels are black: they are weighted with the opacity while they are interpolated.
+    # Weight colours with the opacity during the interpolation, because the colour of transparent pixels is black.
     weighted = content.astype(np.float32)
     weighted[..., :3] *= weighted[..., 3:] / 255
     weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_LINEAR)
@@ -83,12 +83,11 @@ class Rendered(NamedTuple):
 
 
 class DrawingCache:
-    """Rendered drawings, kept in a file from one run to the next.
+    """Rendered drawings, which are stored in a file for later runs.
 
     Args:
-        folder: Folder of the file; None keeps the drawings only in memory. A folder that cannot be written is the
-            same as None.
-        versions: Versions of the packs and the renderer, which the name of the file depends on.
+        folder: Folder of the file; None: drawings are only kept in memory, as for a folder that cannot be written.
+        versions: Versions of the packs and the renderer. The name of the file depends on them.
     """
 
     def __init__(self, folder: str | os.PathLike | None, versions: Mapping[str, str]) -> None:
@@ -96,7 +95,7 @@ class DrawingCache:
         self.path = None if folder is None else Path(folder, f'drawings-{digest}.npz')
 
     def render(self, drawings: Sequence[Drawing], workers: int = 1, show_progress: bool = False) -> Rendered:
-        """Render drawings or take them from the file, which then holds exactly these.
+        """Render drawings, or read them from the file. Afterwards the file has exactly these drawings.
 
         Args:
             drawings: N drawings with unique keys.
@@ -106,11 +105,12 @@ class DrawingCache:
         Raises:
             InputError: see :func:`render`.
         """
-        # The sources are a part of the key, so that a pack that was changed by hand is rendered again.
+        # Read the stored drawings. The sources are part of the key, so that a pack changed by hand is rendered again.
         keys = hashlib.sha256(repr([(drawing.key, drawing.svg) for drawing in drawings]).encode()).hexdigest()
         stored = self._read(keys)
         if stored is not None:
             return stored
+        # Render the drawings in chunks.
         coloured = np.array([drawing.pack == COLOUR_PACK for drawing in drawings], dtype=bool)
         result = Rendered(
             np.zeros((len(drawings), SIDE, SIDE), np.uint8),
@@ -131,7 +131,7 @@ class DrawingCache:
         return result
 
     def _read(self, keys: str) -> Rendered | None:
-        """The stored drawings if the file has exactly these."""
+        """Read the stored drawings; None if the file does not have exactly these drawings."""
         if self.path is None or not self.path.is_file():
             return None
         try:
@@ -154,7 +154,7 @@ class DrawingCache:
 def process_pool(
     workers: int, initializer: Callable[..., None] | None = None, arguments: tuple = ()
 ) -> Iterator[ProcessPoolExecutor | None]:
-    """Yield a pool of processes, or None for a single worker; tasks that wait are cancelled at the end."""
+    """Yield a pool of processes, or None for a single worker; waiting tasks are cancelled at the end."""
     if workers <= 1:
         yield None
         return

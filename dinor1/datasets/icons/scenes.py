@@ -54,7 +54,7 @@ def compose(
     """Draw an image.
 
     Args:
-        rng: Source of everything that varies, the size of the image included.
+        rng: Source of all random choices, including the size of the image.
         rendered: All drawings.
         objects: Drawing of each object; entries may repeat.
         clutter: Drawings that are not annotated. Those without space are left out.
@@ -121,7 +121,7 @@ def _background(rng: np.random.Generator, layout: str, height: int, width: int) 
 
 
 def _screen_appearance(rng: np.random.Generator, canvas: np.ndarray) -> Appearance:
-    """Icons of one screen share colours: all of one colour, all on tiles of one kind, or each with its own colour."""
+    """Choose the colours of the icons of a screen: one colour, one kind of tile, or a different colour for each."""
     behind = canvas.mean(axis=(0, 1))
     shape = ('square', 'round', 'circle')[rng.integers(3)]
     kind = rng.random()
@@ -142,8 +142,8 @@ def _place_freely(
     width: int,
     look: Appearance,
 ) -> list[_Placed]:
-    """Random sizes and positions; later objects may cover earlier ones, and the border may cut an object."""
-    # The topmost item of each pixel, counted from 1, and the area of the box of each item inside the image.
+    """Choose random sizes and positions; later objects may cover earlier ones, and the border may truncate objects."""
+    # For each pixel the number of the topmost item, from 1; and the area of the box of each item inside the image.
     top = np.zeros((height, width), np.int32)
     sizes_of_boxes: list[int] = []
     placed: list[_Placed] = []
@@ -165,13 +165,15 @@ def _place_freely(
 def _find_position(
     rng: np.random.Generator, request: int, sprite: Sprite, margin: int, top: np.ndarray, sizes: list[int]
 ) -> _Placed | None:
-    """Try positions for one more item; None if all cover too much. ``top`` and ``sizes`` are updated."""
+    """Find a position for one more item; None if all tested positions cover too much. Updates ``top`` and ``sizes``."""
+    # Choose whether the item may cover others, and whether the border may truncate it.
     height, width = top.shape
     h, w = sprite.opacity.shape
     may_overlap, may_be_cut = rng.random() < 0.3, rng.random() < 0.12
     cut_x, cut_y = (int(MAX_OUTSIDE * w), int(MAX_OUTSIDE * h)) if may_be_cut else (-1, -1)
     if width - w + cut_x < 1 - cut_x or height - h + cut_y < 1 - cut_y:
         return None
+    # Test random positions.
     for _ in range(12):
         x = int(rng.integers(-cut_x, width - w + cut_x + 1)) if may_be_cut else int(rng.integers(0, width - w + 1))
         y = int(rng.integers(-cut_y, height - h + cut_y + 1)) if may_be_cut else int(rng.integers(0, height - h + 1))
@@ -179,7 +181,7 @@ def _find_position(
         inside = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
         if inside < (1 - MAX_OUTSIDE) * h * w:
             continue
-        # With its tile, the item covers a larger part of the others.
+        # Reject the position if the item, with its tile, covers too much of another one.
         outer = (
             slice(max(y - margin, 0), min(y + h + margin, height)),
             slice(max(x - margin, 0), min(x + w + margin, width)),
@@ -209,7 +211,7 @@ def _place_on_screen(
     layout: str,
     look: Appearance,
 ) -> list[_Placed]:
-    """Equal sizes in rows (toolbar), in columns with text (menu), or in a grid with labels."""
+    """Place icons of equal size in rows (toolbar), in columns with text (menu), or in a grid with labels."""
     height, width = canvas.shape[:2]
     # Choose the positions.
     size, slots = _slots(rng, layout, len(requests), height, width)

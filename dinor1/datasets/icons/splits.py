@@ -39,14 +39,14 @@ MIN_NOVEL_DRAWINGS = 4
 MIN_DRAWINGS = 2
 # Maximum number of known concepts with the same first word: packs have hundreds of "account ..." and "folder ...".
 MAX_PER_WORD = 8
-# Choosing a novel concept excludes its neighbours from the known ones. A neighbour that test_style could use counts as
-# this many more.
+# A novel concept excludes its neighbours from the known concepts. Concepts that test_style could use have this
+# additional cost, so that few of them become novel.
 _STYLE_COST = 10
 
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Numbers of concepts: training, novel ones for validation and for the test, and clutter."""
+    """Numbers of concepts: for training, novel concepts for validation and test, and clutter."""
 
     train: int = 1200
     val_novel: int = 150
@@ -102,7 +102,7 @@ def split_concepts(
         clutter: Candidates for clutter alone -> indices of drawings; candidates that no split annotates are added.
         neighbours: Concept -> concepts with similar silhouettes or the same head word.
         silhouettes: (N, P) bool, of all drawings.
-        sizes: How many concepts of each group.
+        sizes: Number of concepts of each group.
 
     Raises:
         InputError: there are too few concepts.
@@ -148,7 +148,7 @@ def split_concepts(
         ('training', sizes.train, len(known)),
     ):
         if found < wanted:
-            raise InputError(f'the drawings give {found} {group} concepts and {wanted} are wanted; ask for fewer')
+            raise InputError(f'the drawings give {found} {group} concepts, but {wanted} are requested; request fewer')
     known.sort(key=lambda name: shuffled(name, 'frequency'))
 
     # 3. Choose the clutter, which has no neighbour among the annotated concepts.
@@ -248,5 +248,5 @@ def leakage(splits: ConceptSplits, silhouettes: np.ndarray) -> dict[str, float]:
 
 
 def shuffled(name: str, purpose: str = '') -> str:
-    """Sort key of an order that is random and the same everywhere."""
+    """Sort key of a random order that is the same on all machines."""
     return hashlib.sha256(f'{purpose}/{name}'.encode()).hexdigest()

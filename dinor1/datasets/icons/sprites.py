@@ -28,14 +28,14 @@ class Sprite(NamedTuple):
 
 @dataclass(frozen=True)
 class Appearance:
-    """How objects are drawn.
+    """Settings for drawing objects.
 
     Attributes:
-        distort: Rotate, shear and stretch them, and change the perspective.
-        glyph: (3,) BGR colour of all objects; None: a random one each.
+        distort: Whether to rotate, shear and stretch objects, and change the perspective.
+        glyph: (3,) BGR colour of all objects; None: a random colour for each object.
         tile: Probability of a tile behind an object.
-        tile_colour: (3,) BGR colour of all tiles; None: a random one each.
-        tile_shape: ``square``, ``round`` or ``circle``; None: any.
+        tile_colour: (3,) BGR colour of all tiles; None: a random colour for each tile.
+        tile_shape: ``square``, ``round`` or ``circle``; None: a random shape for each tile.
     """
 
     distort: bool = True
@@ -51,7 +51,7 @@ def make_sprite(rng: np.random.Generator, rendered: Rendered, index: int, size: 
     Args:
         rng: Source of the distortion.
         rendered: All drawings.
-        index: Of the drawing.
+        index: Index of the drawing.
         size: Length of its longer side before it is distorted, in pixels.
         distort: Rotate by up to 25 degrees, shear by up to 0.2, stretch by up to 1.2 and move each corner by up to 6 %.
             Drawings are never mirrored, because left and right are different concepts.
@@ -77,7 +77,7 @@ def make_sprite(rng: np.random.Generator, rendered: Rendered, index: int, size: 
             colours = cv2.warpPerspective(
                 colours, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )
-    # Thin lines fade when they shrink; at least one pixel of every drawing is opaque.
+    # Thin lines fade when they shrink. Scale the opacity, so that at least one pixel of every drawing is opaque.
     peak = int(opacity.max())
     if 0 < peak < 255:
         opacity = cv2.convertScaleAbs(opacity, alpha=255 / peak)
@@ -98,7 +98,7 @@ def contrasting_colour(rng: np.random.Generator, behind: np.ndarray) -> np.ndarr
 def paint(
     rng: np.random.Generator, canvas: np.ndarray, sprite: Sprite, x: int, y: int, look: Appearance, margin: int
 ) -> None:
-    """Blend a sprite, and perhaps a tile behind it, into an image.
+    """Blend a sprite, and optionally a tile behind it, into an image.
 
     Args:
         rng: Source of colours, light and blur.
@@ -109,6 +109,7 @@ def paint(
         look: Colours.
         margin: Pixels of the tile around the object; 0: no tile.
     """
+    # Paint the tile, and find the visible part of the object.
     height, width = canvas.shape[:2]
     h, w = sprite.opacity.shape
     if margin:
@@ -120,6 +121,7 @@ def paint(
     if look.distort and rng.random() < 0.1:
         opacity = cv2.GaussianBlur(opacity, (0, 0), rng.uniform(0.4, 0.9))
     share = opacity[inside][..., None] * np.float32(1 / 255)
+    # Choose the colours, and blend them into the image.
     behind = region.mean(axis=(0, 1))
     if sprite.colours is not None:
         # Change the brightness and the balance of the channels of coloured drawings.

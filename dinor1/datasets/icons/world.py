@@ -92,7 +92,7 @@ def generate(
     cache: str | os.PathLike | None = None,
     library: IconLibrary | None = None,
 ) -> bool:
-    """Write the data set: first to a temporary folder next to ``out_dir``, which is renamed at the end.
+    """Write the data set to a temporary folder next to ``out_dir``, which is renamed at the end.
 
     Args:
         out_dir: Folder of the data set.
@@ -103,8 +103,8 @@ def generate(
         show_progress: Show progress bars with the remaining time.
         workers: Number of processes; the bytes do not depend on it. With more than one, a script has to call this
             function inside ``if __name__ == '__main__':``, because new processes import the script.
-        cache: Folder of rendered drawings; None: the user's cache folder.
-        library: Drawings to use instead of the installed packs.
+        cache: Folder of rendered drawings; None: a folder in the user's cache folder.
+        library: Drawings that are used instead of the installed packs.
 
     Returns:
         True if the data set was written, False if ``out_dir`` held it already.
@@ -115,7 +115,7 @@ def generate(
     """
     sizes, sides = check_arguments(preset, seed, sizes, workers)
     versions = dict(library.versions) if library is not None else packs.versions()
-    # A link to a folder on another disk is followed: its target is what gets replaced.
+    # Follow a link to a folder on another disk: the target of the link is replaced.
     root = Path(out_dir).resolve()
     manifest: dict[str, Any] = {
         'generator': _GENERATOR_NAME,
@@ -128,6 +128,7 @@ def generate(
     check_folder(root)
     if library is None:
         library = load_library(cache, workers, show_progress)
+    # Write the data set to a temporary folder, and rename the folder.
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
@@ -169,7 +170,7 @@ def check_arguments(
 
 
 def check_folder(root: Path) -> None:
-    """Check, before drawings are rendered, that a folder can be made.
+    """Check that a folder can be created, before the drawings are rendered.
 
     Raises:
         InputError: the folder cannot be created.
@@ -220,7 +221,8 @@ def _write_splits(
     workers: int,
     show_progress: bool,
 ) -> dict[str, Any]:
-    """Write images and annotations; returns what the manifest says about them."""
+    """Write images and annotations; returns their entries in the manifest."""
+    # Plan and draw the images.
     jobs = []
     for split in SPLITS:
         (root / 'images' / split).mkdir(parents=True)
@@ -236,7 +238,7 @@ def _write_splits(
         for job, part in zip(jobs, results, strict=True):
             drawn[job.split] += part
 
-    # Frequencies are those of the training images.
+    # Write the annotations. Frequencies are those of the training images.
     in_images = Counter(name for image in drawn['train'] for name in {name for name, *_ in image.objects})
     instances = Counter(name for image in drawn['train'] for name, *_ in image.objects)
     ids = {name: i for i, name in enumerate(all_concepts(library), start=1)}
@@ -357,7 +359,7 @@ def draw_images(
 
     Args:
         library: The drawings.
-        seed: Of the world.
+        seed: Seed of the world.
         split: One of ``SPLITS``.
         sides: Smallest and largest side of an image, in pixels.
         start: Index of the first image, from 0.
@@ -374,7 +376,7 @@ def draw_images(
         chosen: list[int] = []
         latest: dict[str, int] = {}
         for name in names:
-            # Instances of a concept in an image have the same drawing or different ones, equally often.
+            # With probability 1/2, an instance has the drawing of the previous instance of its concept in the image.
             drawings = available[name]
             if name not in latest or rng.random() < 0.5:
                 latest[name] = drawings[rng.integers(len(drawings))]

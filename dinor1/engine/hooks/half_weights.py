@@ -65,7 +65,7 @@ class HalfWeightsHook(Hook):
 
 
 def half_precision(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU in float16; integers, and tensors with values too large for float16, keep their type."""
+    """Copy weights to the CPU in float16; integers, and tensors with values too large for float16, keep their type."""
     made = {}
     for name, value in state_dict.items():
         value = value.detach().cpu()

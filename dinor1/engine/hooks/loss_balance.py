@@ -33,16 +33,16 @@ class LossBalanceHook(Hook):
     """Sets ``loss_weight`` of losses of the head from their gradients, and keeps it.
 
     After ``warmup`` iterations, each of the next ``num_batches`` batches also runs through the model for a measurement,
-    with the same random numbers; buffers and random state are restored. The weight of a loss is its share times the
-    median of the ratios of the norms of the gradients, of the detection losses of the decoder layers and of the loss
-    with weight 1, by the decoder's outputs for the selected queries. A batch where one of them is 0, for instance
-    without objects, does not count. Until it is known, the weight is 0. A measurement costs about as much as an
-    iteration.
+    with the same random numbers; buffers and random state are restored. A measurement compares two gradients with
+    respect to the decoder's outputs for the selected queries: that of the detection losses of all decoder layers, and
+    that of the loss with weight 1. The weight of the loss is its share times the median of the ratios of their norms. A
+    batch in which one of the norms is 0, for example without objects, does not count. Until the weight is known, it is
+    0. A measurement costs about as much as an iteration.
 
     The hook saves weights and measurements with every checkpoint, and a resumed training continues with them.
 
     Args:
-        shares: Name of a loss of the head, such as ``loss_ranking``, -> its share s > 0 of the gradient.
+        shares: Name of a loss of the head, such as ``loss_ranking`` -> its share s > 0 of the gradient.
         warmup: Number of iterations before the first measurement, >= 0.
         num_batches: Number of measurements, >= 1.
 
@@ -83,7 +83,7 @@ class LossBalanceHook(Hook):
             if not hasattr(getattr(head, name, None), 'loss_weight'):
                 raise InputError(
                     f'LossBalanceHook: model.bbox_head has no {name} with a weight; set model.bbox_head.{name}, or '
-                    'take it out of shares'
+                    'remove it from shares'
                 )
             getattr(head, name).loss_weight = self.weights.get(name, 0.0)
 
@@ -125,7 +125,7 @@ class LossBalanceHook(Hook):
 
 
 def gradient_ratios(model: Any, data_batch: dict, names: Sequence[str]) -> dict[str, float | None]:
-    """Ratio of the norms of two gradients by the decoder's outputs: of the detection losses, and of another loss.
+    """Ratio of the gradient norms of the detection losses and of other losses, with respect to the decoder's outputs.
 
     The model does not change. In distributed training the squared norms are summed over the processes.
 
@@ -149,7 +149,7 @@ def gradient_ratios(model: Any, data_batch: dict, names: Sequence[str]) -> dict[
         finally:
             for module, weight in zip(modules, weights, strict=True):
                 module.loss_weight = weight
-        # Differentiate them by the decoder's outputs.
+        # Differentiate them with respect to the decoder's outputs.
         states = [output.hidden_states]
         if getattr(output, 'branch_states', None) is not None:
             states.append(output.branch_states)
@@ -166,7 +166,13 @@ def gradient_ratios(model: Any, data_batch: dict, names: Sequence[str]) -> dict[
 
 
 def _squared_norm(loss: Tensor | None, states: Sequence[Tensor], num_dn: int) -> Tensor:
-    """Squared norm of the gradient of a loss by states (L, bs, num_dn + Q, C), without the denoising queries."""
+    """Squared norm of the gradient of a loss with respect to states, without the denoising queries.
+
+    Args:
+        loss: Scalar; None: the norm is 0.
+        states: Outputs (L, bs, num_dn + Q, C) of the decoder.
+        num_dn: Number of denoising queries.
+    """
     zero = states[0].new_zeros((), dtype=torch.float64)
     if loss is None or not loss.requires_grad:
         return zero

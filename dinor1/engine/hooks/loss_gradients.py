@@ -34,7 +34,7 @@ TERMS = {
     'denoising': r'(d\d+\.)?dn_loss_.*',
     'alignment': r'loss_alignment',
 }
-# The same for the losses that are not part of the detector; a model has those of its config.
+# Patterns of the optional losses; a model has only those of its config.
 FORMS = {
     'ranking': r'(d\d+\.|enc_)?loss_ranking',
     'one_to_many': r'(d\d+\.)?loss_one_to_many',
@@ -89,7 +89,7 @@ class LossGradientHook(Hook):
             raise InputError('LossGradientHook: a sharded model has no gradient of a single term; remove the hook')
         if not hasattr(unwrapped(runner.model), 'loss_and_output'):
             raise InputError(
-                f'LossGradientHook: {type(runner.model).__name__} is no detector that GRQO trains; remove the hook'
+                f'LossGradientHook: {type(runner.model).__name__} cannot be trained with GRQO; remove the hook'
             )
         path = Path(runner.work_dir) / _FILE
         if runner.iter and path.is_file():

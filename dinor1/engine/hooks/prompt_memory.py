@@ -74,7 +74,7 @@ class PromptMemoryHook(Hook):
             self.memory.store([prompt._replace(embedding=prompt.embedding.to(device)) for prompt in prompts])
 
     def after_train(self, runner: Runner) -> None:
-        """Take the memory from the model."""
+        """Remove the memory from the model."""
         unwrapped(runner.model).prompt_memory = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

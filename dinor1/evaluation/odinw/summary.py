@@ -130,12 +130,14 @@ def read_result(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or broken, or has an invalid value.
     """
+    # Check the fields.
     result = read_json(path)
     if not isinstance(result, dict):
         raise InputError(f'{path}: not a result of tools/test_odinw.py; run it again with --redo')
     absent = [field for field in _FIELDS if field not in result]
     if absent:
         raise InputError(f'{path}: not a result of tools/test_odinw.py, it has no {", ".join(absent)}; use --redo')
+    # Check the values.
     protocol = result['protocol']
     if not isinstance(protocol, dict) or protocol.get('protocol') not in PROTOCOLS:
         raise InputError(f'{path}: unknown protocol {protocol!r}; expected {", ".join(PROTOCOLS)}')

@@ -154,8 +154,8 @@ def grouped_gain(
     Returns:
         (L, B); 0 for an image without objects.
     """
-    # Weigh the present prompts equally. Classes whose instances may lack boxes do not count: their queries cannot be
-    # judged.
+    # Weight the present prompts equally. Classes whose instances may lack boxes do not count, because it is unknown
+    # whether their queries are right.
     judged = groups.present & targets.verified
     num_present = judged.sum(1).clamp(min=1)
     size = groups.member.sum(1).clamp(min=1)

@@ -1,7 +1,7 @@
 """Quality-aware classification: the target of a matched query is a power of its IoU.
 
-The matchability-aware loss of S. Huang et al., *DEIM*, arXiv 2412.04234, section 3.2; here a control of the ranking of
-queries (:mod:`.prompt_ranking`) that knows the quality of a box and compares no queries.
+The matchability-aware loss of S. Huang et al., *DEIM*, arXiv 2412.04234, section 3.2. Here it is a control for the
+ranking of queries (:mod:`.prompt_ranking`): it uses the quality of a box, but does not compare queries.
 """
 
 import math
@@ -25,7 +25,7 @@ def quality_aware_loss(logits: Tensor, positive: Tensor, negative: Tensor, quali
     where the factor has no gradient.
 
     Args:
-        logits: (..., Q, K), any value where neither positive nor negative.
+        logits: (..., Q, K); pairs that are neither positive nor negative may have any value.
         positive: (..., Q, K) True = positive.
         negative: (..., Q, K) True = negative.
         quality: (..., Q) IoU u in [0, 1].
@@ -45,7 +45,7 @@ def quality_aware_loss(logits: Tensor, positive: Tensor, negative: Tensor, quali
 class QualityAwareLoss(nn.Module):
     """:func:`quality_aware_loss` of every stage, divided by the number of positives.
 
-    It has the arguments and results of :class:`~dinor1.models.losses.PromptRankingLoss`, and takes its place in a head.
+    It has the arguments and results of :class:`~dinor1.models.losses.PromptRankingLoss`, and can replace it in a head.
 
     Args:
         loss_weight: Weight of the loss, >= 0.

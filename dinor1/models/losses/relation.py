@@ -1,4 +1,4 @@
-"""Relation distillation: visual prompts take over how similar their classes are in text.
+"""Relation distillation: visual prompts learn the similarities of the names of their classes.
 
 B. Qian, D. Shi, X. Wei, *DETR-ViP*, arXiv 2604.14684.
 """

@@ -1,4 +1,4 @@
-"""A learned policy over the exemplars of a class: which of them make a good prompt."""
+"""A learned policy over the exemplars of a class, with higher probabilities for exemplars that are better prompts."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class ExemplarPolicy(nn.Module):
     """Probabilities pi = softmax(w^T LN(v)) over the exemplars v of a class.
 
     It is trained by :class:`~dinor1.models.losses.ExemplarGroupLoss` with the loss -sum_g pi_g A_g, the exact mean over
-    the choices instead of a sample, and no gradient to the exemplars. At test time it weighs the exemplars of a prompt,
+    the choices instead of a sample, and no gradient to the exemplars. At test time it weights the exemplars of a class,
     see ``exemplar_weighting`` of :class:`dinor1.evaluation.VisualGeneric`. It starts with equal probabilities.
 
     Args:
