@@ -407,7 +407,7 @@ def test_the_aligned_recipe_brings_class_names_to_the_loss(small_bert, build_tin
     model = build_tiny(**{f'model.prompts.{key}': prompts[key] for key in keys})
     data = model.data_preprocessor(batch, True)
     losses = model.loss(data['inputs'], data['data_samples'])
-    # Two classes, hence a choice between two that is not free of doubt.
+    # There are two classes, so that the choice between them is not certain.
     assert 0 < losses['loss_alignment'].item() < math.inf
     losses['loss_alignment'].backward()
     assert model.prompt_encoder.content_query.grad.abs().sum() > 0

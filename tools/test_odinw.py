@@ -179,7 +179,7 @@ def execute(job: 'Job') -> tuple[str, dict[str, Any] | str]:
     names. It is not written by MMEngine, which takes seconds to format it.
 
     Returns:
-        The command line for the record; and the metrics file of the run, or the last line of its output if it failed.
+        The command line; and the metrics file of the run, or the last line of its output if it failed.
     """
     from dinor1.utils.io import atomic_path, read_json
 

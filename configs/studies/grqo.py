@@ -3,7 +3,7 @@ _sft = 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes.py'
 _grqo = 'configs/dino_r1/dino-r1_nano_1xb8_6e_shapes.py'
 _novel = 'configs/vis_gdino/vis-gdino_nano_1xb8_6e_shapes-novel.py'
 
-# Validate twice per run, for the record; the results are the measurements at the end of the run.
+# Validate only twice per run. The results are the measurements at the end of the run.
 options = ['default_hooks.gradients.type=LossGradientHook', 'default_hooks.visualization.num_images=4']
 _shapes = ['train_cfg.val_interval=3', 'default_hooks.gradients.interval=125']
 _last_only = ['default_hooks.checkpoint.max_keep_ckpts=1']

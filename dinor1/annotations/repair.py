@@ -70,7 +70,7 @@ def repair(checked: Checked) -> Repairs:
     left_out = Counter(finding.kind for finding in checked.content.findings)
     checked.content.findings = []
     before = len(checked.content.records('annotations'))
-    # Repair and check in turn.
+    # Repair and check alternately.
     between_files = [f for f in checked.findings if f.kind == 'category ids differ between files']
     for _ in range(_MAX_ROUNDS):
         one = _Round(checked)

@@ -226,7 +226,7 @@ def _run(
             row['result'] = found
             save()
 
-    # Run it, and collect results meanwhile.
+    # Run it, and collect results while it runs.
     limit = end - start
     status = run_logged(command, log, collect, limit, environment=environment)
     collect()

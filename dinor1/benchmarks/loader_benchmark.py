@@ -147,7 +147,7 @@ def _collate(items: list[tuple[Any, int, float]]) -> tuple[Any, int, float]:
 
 
 def measure(datasets: dict[str, Dataset], workers: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Time whole epochs of every data set, in turns, with persistent worker processes.
+    """Time whole epochs of every data set alternately, with persistent worker processes.
 
     Args:
         datasets: Name -> data set; the first one is the baseline.

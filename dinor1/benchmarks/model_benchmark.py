@@ -155,7 +155,7 @@ def measure(
     with_flops: bool = True,
     with_memory: bool = True,
 ) -> list[dict[str, Any]]:
-    """Measure all arms in turns; returns one row per arm.
+    """Measure all arms alternately; returns one row per arm.
 
     Args:
         arms: Arms to compare; times are relative to the first arm that can run.
@@ -198,7 +198,7 @@ def measure(
             row['flops'] = flops[arm.model]
         if with_memory:
             row['peak_mib'] = peak_of(arm, kind, workload, step)
-    # Time the arms in turns.
+    # Time the arms alternately.
     measured = take_turns(steps, rounds, workload.device, clock, warmup=0)
     for name, one in measured.items():
         per_image = [1e3 * s / workload.batch for s in one.times]

@@ -244,7 +244,7 @@ class Timing:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        rounds: Timed rounds of every arm; the arms take turns.
+        rounds: Timed rounds of every arm; the arms alternate.
         clock: See :func:`dinor1.benchmarks.timing.timed`.
         calls_per_round: Calls between two readings of the clock, so that the launch overhead does not count.
         deadline: Value of ``time.monotonic()`` after which no other arm and no other round begins.
@@ -291,7 +291,7 @@ def measure(
             continue
         steps[name] = step
 
-    # Time the other arms in turns.
+    # Time the other arms alternately.
     measured = take_turns(
         steps,
         timing.rounds,

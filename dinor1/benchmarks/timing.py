@@ -1,6 +1,6 @@
-"""Time functions with ``torch.utils.benchmark``, one alone or several in turns.
+"""Time functions with ``torch.utils.benchmark``, a single one or several alternately.
 
-:func:`timed` calls torch's ``Timer``. :func:`take_turns` compares several functions, which take turns, round after
+:func:`timed` calls torch's ``Timer``. :func:`take_turns` compares several functions, which alternate, round after
 round, so that other load on the machine affects all of them alike; a ratio is the median over the rounds of the ratio
 within a round. Torch does not offer this. Its ``Timer`` measures one function completely before the next, and calls it
 twice before every measurement, which would triple the cost of a training step that is timed once per round. Its

@@ -1,6 +1,6 @@
 """Errors of the command line: user errors print one line and end with status 2, anything else prints a traceback.
 
-This module imports no deep-learning library, so that the commands for annotation files start at once.
+This module imports no deep-learning library, so that the commands for annotation files start immediately.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import cv2
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import DISK_ERRORS
 
-_NO_SPACE = 'make room, or give another path'
+_NO_SPACE = 'free disk space, or give another path'
 _PERMISSION = 'change its permissions, or give another path'
 _OPENMMLAB = ('mmengine', 'mmcv', 'mmdet')
 # Error number of a file or disk error -> advice. Other system errors, such as network errors, print a traceback.

@@ -89,7 +89,7 @@ class LVISFixedMetric(BaseMetric):
             raise InputError(f'max_per_image and budget must be positive, got {max_per_image} and {budget}')
         self.max_per_image, self.budget, self.outfile_prefix = max_per_image, budget, outfile_prefix
         self.prune_every = prune_every
-        # Read the file before hours of inference, so that a bad file is an error at once.
+        # Read the file before hours of inference, so that a bad file is an error immediately.
         with get_local_path(ann_file, backend_args=backend_args) as path:
             content = read_json(path)
         if isinstance(content, dict) and 'sources' in content:
@@ -191,7 +191,7 @@ class LVISFixedMetric(BaseMetric):
 def _merge(parts: Sequence[_Part], size: int) -> tuple[list[tuple[int, str]], Detections]:
     """Images and detections of all processes, without the repetitions that fill the last batch of a sampler.
 
-    As in MMEngine's ``collect_results``, the images are those that the processes have in turn, and the first ``size``
+    As in MMEngine's ``collect_results``, the images of the processes alternate, and the first ``size``
     of them count.
     """
     # Put the images in the order of the data set.

@@ -19,7 +19,7 @@ def collect_runs(work_dir: str | Path, table: str | Path) -> list[RowKey]:
     """Add the finished runs of a work directory to a table, all of them or none.
 
     A finished run is a folder with a ``result.json``: ``work_dir`` itself, or folders directly in it. Runs that are
-    already in the table are left out. Several processes may add to one table at once.
+    already in the table are left out. Several processes may add to one table at the same time.
 
     Args:
         work_dir: Work directory of a run, or the parent of several work directories.

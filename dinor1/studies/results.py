@@ -97,7 +97,7 @@ def read_rows(table: str | Path) -> list[dict[str, Any]]:
 def add_rows(table: str | Path, rows: Iterable[Mapping[str, Any]]) -> list[RowKey]:
     """Add rows to a table, all of them or none, without replacing a row.
 
-    Several processes may add to the same table at once: they wait for each other.
+    Several processes may add to the same table at the same time: they wait for each other.
 
     Args:
         table: The file; it is created if necessary.

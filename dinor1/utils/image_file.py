@@ -113,7 +113,7 @@ def _content(path: str | os.PathLike, backend_args: dict | None = None) -> bytes
     try:
         if not backend_args:
             return Path(path).read_bytes()
-        from mmengine import fileio  # imported here, so that the commands for annotation files start at once
+        from mmengine import fileio  # imported here, so that the commands for annotation files start immediately
 
         content: bytes | None = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError:

@@ -28,7 +28,7 @@ def test_defect_report_has_location_and_remedy(validate, root, kind, damage, sho
 
 
 # Defects that a training run cannot detect at its start, because it does not open the images, and those that only
-# evaluation or a language model refuses.
+# evaluation or a language model rejects.
 NOT_SEEN_AT_LOAD = {
     'image under another name',
     'missing image',

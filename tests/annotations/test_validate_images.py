@@ -58,7 +58,7 @@ def test_sample_opens_fewer_images_and_searches_all(validate, root):
 def test_image_of_absurd_size_is_not_decoded(validate, root, monkeypatch):
     path = root / 'images/2.png'
     path.write_bytes(path.read_bytes()[:900])
-    # By default, PIL refuses to open it.
+    # By default, PIL raises an error.
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
     assert validate(root).status == 1
     monkeypatch.setattr(images, 'MAX_PIXELS', 2000)

@@ -107,7 +107,7 @@ def test_batches_are_distributed_over_ranks(world_size):
     ranks = [list(build(rank=rank, world_size=world_size)) for rank in range(world_size)]
     length = -(-7 // world_size)
     assert [len(own) for own in ranks] == [length] * world_size == [len(build(0, world_size))] * world_size
-    # Ranks take batches in turn; the first batches pad the last turn.
+    # Batches are distributed to the ranks alternately; the first batches pad the last round.
     dealt = [ranks[i % world_size][i // world_size] for i in range(length * world_size)]
     assert dealt == (whole * world_size)[: length * world_size]
 

@@ -55,7 +55,7 @@ def test_resumed_run_equals_uninterrupted_one(train, text_iterations):
     assert len(first.history) == ITERS + 1
     resumed, second = train('parts', **overrides, resume=True)
     assert first.history + second.history == whole.history
-    # The memories are the same to the bit, and there is something in them.
+    # The memories are bitwise identical, and not empty.
     states = []
     for one in (runner, resumed):
         checkpoint = torch.load(Path(one.work_dir) / 'epoch_2.pth', map_location='cpu', weights_only=False)

@@ -1,4 +1,4 @@
-"""Folders of images: what is listed, ignored, left out and refused."""
+"""Folders of images: listed, ignored, skipped and rejected files."""
 
 import os
 

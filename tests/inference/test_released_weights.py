@@ -140,7 +140,7 @@ def test_publish_tool_writes_a_file_of_the_default_detector(folder, model_files,
         logits.append(found[0].pred_instances.scores.logit())
     shift = torch.tensor(0.3).logit() - torch.tensor(0.1).logit()
     torch.testing.assert_close(logits[1], logits[0] + shift, rtol=0, atol=4e-3)  # the bias in half precision
-    # Another architecture is refused, and nothing is written.
+    # Another architecture is rejected, and nothing is written.
     shutil.copy(model_files.checkpoint, folder / 'copy.pth')
     wrong = subprocess.run(
         [*tool[:2], str(folder / 'copy.pth'), str(folder / 'new.safetensors'), '--config']

@@ -1,4 +1,4 @@
-"""Checkpoint formats: weights of the first format are converted on loading; later formats are refused."""
+"""Checkpoint formats: weights of the first format are converted on loading; later formats are rejected."""
 
 import copy
 

@@ -18,7 +18,7 @@ def instances(boxes, scores, labels) -> InstanceData:
 
 @pytest.fixture
 def found() -> InstanceData:
-    """Boxes A and B of one class with IoU 80 / 120 = 2/3, B's equal C of another class, and a distant D."""
+    """Boxes A and B of one class with IoU 80 / 120 = 2/3, box C of another class equal to B, and a distant box D."""
     boxes = [[0, 0, 10, 10], [2, 0, 12, 10], [2, 0, 12, 10], [50, 50, 60, 60]]
     return instances(boxes, [0.9, 0.8, 0.7, 0.6], [0, 0, 1, 0])
 

@@ -1,4 +1,4 @@
-"""Exemplars that score the queries as additional columns: draw, rewards, weights, loss, and what the image sees."""
+"""Exemplars that score the queries as additional columns: draw, rewards, weights, loss, and no effect on the image."""
 
 import copy
 import math
@@ -47,7 +47,7 @@ def test_exemplar_reward_is_the_advantage_in_loss_over_the_others():
     label = torch.tensor([0, 0, 2])
     counted = torch.ones(3, 2, dtype=torch.bool)
     assert exemplar_rewards(loss, counted, label, 3).tolist() == [[0.5, -0.5], [0.0, 0.0], [-2.0, 2.0]]
-    # A harder object changes nothing.
+    # A more difficult object changes nothing.
     harder = loss + torch.tensor([[7.0], [0.0], [1.0]])
     assert exemplar_rewards(harder, counted, label, 3).tolist() == [[0.5, -0.5], [0.0, 0.0], [-2.0, 2.0]]
 
@@ -75,7 +75,7 @@ def test_exemplar_weights_are_larger_for_weak_exemplars():
 def test_exemplar_weights_are_limited_and_have_mean_one():
     rewards = torch.tensor([[9.0, 0.0, 0.0, -9.0]]).double()
     found = exemplar_weights(rewards, torch.zeros(1).double(), torch.ones(1, 4, dtype=torch.bool), tau=0.1)
-    # The last one would have all the weight: the limits are 2 and 0.25.
+    # Without the limits 2 and 0.25, the last exemplar would have all the weight.
     mean = (3 * 0.25 + 2) / 4
     assert found[0].tolist() == pytest.approx([0.25 / mean] * 3 + [2 / mean])
 
@@ -211,7 +211,7 @@ def losses_of(model, batch):
 
 
 @pytest.mark.parametrize('encoder', [{}, {'model.encoder': SELECTIVE}], ids=['full', 'selective'])
-def test_hidden_prompts_read_the_image_which_does_not_see_them(build_tiny, make_batch, encoder):
+def test_hidden_prompts_attend_to_the_image_without_changing_it(build_tiny, make_batch, encoder):
     model = build_tiny(**encoder).eval()
     inputs, samples = make_batch((1, 1))
     features = model.encode_image(inputs, samples)
@@ -226,7 +226,7 @@ def test_hidden_prompts_read_the_image_which_does_not_see_them(build_tiny, make_
     assert torch.equal(found.prompts.groups, expected.prompts.groups)
     assert [gate.shape for gate in found.gates] == [gate.shape for gate in expected.gates]
     assert [x.shape for x in found.gate_logits] == [x.shape for x in expected.gate_logits]
-    # It is refined by the image as the offered one is.
+    # The image refines it like the offered prompt.
     torch.testing.assert_close(refined[:, 0], expected.prompts.embeddings[:, 1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(refined[0, 0], refined[1, 0], atol=1e-4)
 
@@ -259,7 +259,7 @@ def test_exemplar_group_loss_trains_prompt_encoder_and_decoder(build_tiny, make_
 
 def test_exemplar_group_of_one_image_has_nothing_to_compare(build_tiny, make_batch):
     losses = build_tiny(**LOSS).loss(*make_batch((3, 0)))
-    # Every column is trained by the other image, which has negatives alone.
+    # Every column is trained by the other image, which only has negatives.
     assert losses['loss_exemplar_group'] > 0
     losses = build_tiny(**LOSS).loss(*make_batch((3,)))
     assert losses['loss_exemplar_group'] == 0

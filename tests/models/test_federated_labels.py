@@ -281,7 +281,7 @@ def test_info_nce_contrasts_only_distinguishable_classes():
     visual, text = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), torch.eye(6)[:4]
     scale = torch.tensor(1.5)
     apart = torch.block_diag(torch.ones(3, 3), torch.ones(1, 1)).bool()
-    # Three classes are told apart; the fourth is not told apart from any other, and has loss 0.
+    # Three classes are distinguishable. The fourth is not distinguishable from any other, and has loss 0.
     expected = symmetric_info_nce(visual[:3], text[:3], scale) * 3 / 4
     torch.testing.assert_close(symmetric_info_nce(visual, text, scale, apart), expected)
     everything = torch.ones(4, 4, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Identities of GRQO's reward term and KL that docs/method.md derives, against autograd in double precision."""
+"""Identities of GRQO's reward term and KL in docs/method.md, compared with autograd in double precision."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_reward_term_is_a_correlation_with_the_kept_queries(seed):
 
 
 def test_reward_term_is_bounded_by_the_share_of_kept_queries():
-    # Rewards that depend on the mute alone reach the bound, however far apart they are.
+    # Rewards that depend only on muting reach the bound, for any difference between them.
     bound = math.sqrt(KAPPA * (1 - KAPPA) * (N - 1) / N)
     for distance in (1.0, 1000.0):
         assert reward_term(distance * KEPT.double()).item() == pytest.approx(bound, abs=1e-8)
@@ -73,7 +73,7 @@ def test_reward_term_gradient_cannot_raise_the_mean_reward():
 
 
 def test_reward_term_pushes_kept_queries_down_above_the_threshold():
-    # One excellent query, as a matched one is, among kept queries that are better than the muted ones.
+    # One kept query is much better than the others, like a matched query. The kept queries are better than the muted.
     rewards = torch.tensor([9.0, 2, 2, 1, 1, 1, 1, 0, -1, -1, -1, -1], dtype=torch.float64)
     advantage = group_advantage(rewards, 0)
     mean_kept = reward_term(rewards)
@@ -91,7 +91,7 @@ def test_reward_term_pushes_average_queries_by_the_share_of_the_mute():
 
 
 def test_positive_advantages_alone_push_the_best_queries_down():
-    # The quantiles of a normal distribution stand for rewards that are normally distributed.
+    # Use the quantiles of a normal distribution as normally distributed rewards.
     levels = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     rewards = torch.special.ndtri(levels).requires_grad_()
     advantage = group_advantage(rewards, 0)

@@ -43,7 +43,7 @@ def test_candidate_score_mixes_iou_and_probability():
 
 def test_candidates_exceed_an_iou_unless_they_are_the_best():
     assert assigned([[0.9], [0.5], [0.6]], [[0.8], [0.41], [0.4]]) == [(0, 0), (1, 0)]
-    # None covers the object: the best one serves it all the same.
+    # No query covers the object, but the best query is assigned to it.
     assert assigned([[0.1], [0.2], [0.0]], [[0.1], [0.3], [0.0]]) == [(1, 0)]
 
 
@@ -54,7 +54,7 @@ def test_candidates_serve_the_object_of_the_highest_score():
 
 
 def test_candidates_give_every_object_a_query_of_its_own():
-    # Both objects want query 0; the total score is larger if the first one takes query 1.
+    # Query 0 is the best query of both objects. The total score is larger if query 1 is assigned to the first object.
     assert assigned([[0.9, 0.8], [0.8, 0.1]], [[0.7, 0.7], [0.7, 0.7]]) == [(0, 1), (1, 0)]
 
 
@@ -74,7 +74,7 @@ def test_candidates_of_stages_and_images_have_groups_of_their_own():
     score, iou = candidate_scores(logits, boxes, targets)
     candidates = one_to_many_candidates(score, iou, targets, min_iou=0.1)
     match = candidates.match
-    # Three objects in each of two stages, and no query serves two.
+    # There are three objects in each of two stages, and no query is assigned to two of them.
     assert len(candidates.group.unique()) == 6
     assert set(match.image.tolist()) == {0, 2}
     served = list(zip(match.stage.tolist(), match.image.tolist(), match.query.tolist(), strict=True))

@@ -176,7 +176,7 @@ def test_relation_loss_does_not_compare_indistinguishable_classes(build_tiny, ma
         sample.set_metainfo(dict(exhaustive_labels=[label], annotated_labels=[label]))
     assert together > 0
     assert model.loss(inputs, samples)['loss_relation'] == 0
-    # It takes both images to tell the classes apart.
+    # Both images are needed to distinguish the classes.
     samples[0].set_metainfo(dict(exhaustive_labels=[1, 6], annotated_labels=[1, 6]))
     assert model.loss(inputs, samples)['loss_relation'] == 0
     samples[1].set_metainfo(dict(exhaustive_labels=[1, 6], annotated_labels=[1, 6]))

@@ -1,4 +1,4 @@
-"""Ranking of the queries of each prompt, against numbers computed by hand."""
+"""Ranking of the queries of each prompt, compared with numbers computed by hand."""
 
 import copy
 import math
@@ -56,7 +56,7 @@ def test_ranking_of_two_positives_prefers_the_better_box():
     assert loss == pytest.approx(math.log(2) + 0.5 * 0.4 * math.log(2))
     above, pair = 0.5 * 0.5, 0.5 * 0.4 * 0.5
     assert gradient == pytest.approx([-1.4 * above - pair, -0.6 * above + pair, 2 * above])
-    # Without weights and pairs, both positives are alike.
+    # Without weights and pairs, both positives are treated equally.
     _, gradient = rank([0.0, 0.0, 0.0], positive, negative, quality, weighted=False, pair_weight=0.0)
     assert gradient == pytest.approx([-above, -above, 2 * above])
 
@@ -68,7 +68,7 @@ def test_ranking_pairs_need_a_difference_of_iou():
 
 
 def test_ranking_averages_over_the_groups_with_positives():
-    # Group 0 has a positive at the height of its negative, group 1 has negatives alone, group 2 a positive alone.
+    # Group 0 has a positive and a negative of equal score, group 1 only has negatives, and group 2 only has a positive.
     loss, gradient = rank(
         [2.0, 2.0, 5.0, 1.0], [YES, NO, NO, YES], [NO, YES, YES, NO], group=[0, 0, 1, 2], num_groups=4
     )
@@ -137,7 +137,7 @@ def test_ranking_sets_leave_out_duplicates_of_the_own_class_alone():
     assert sets.negative[0, 0].tolist() == [[NO, YES, YES], [NO, YES, YES], [YES, NO, YES], [YES, YES, YES]]
     assert sets.negative[0, 1].all()
     torch.testing.assert_close(sets.quality[0, 0], torch.tensor([0.8, 0.0, 1.0, 0.0]))
-    # With a higher limit it is no duplicate.
+    # With a higher limit it is not a duplicate.
     assert ranking_sets(boxes, targets, match, torch.ones(2, 3, dtype=torch.bool), 0.76).negative[0, 0, 1, 0]
 
 

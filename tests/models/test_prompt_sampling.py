@@ -187,7 +187,7 @@ def test_settings_that_do_not_fit_are_rejected():
         PromptsConfig(prompt_sampling='per_image', refiner=dict(type='CategoryGraphPrompts'))
 
 
-# Everything off ---------------------------------------------------------------------------------------------
+# All settings off ------------------------------------------------------------------------------------------
 
 BASELINE = dict(
     encoder=dict(type='VisualPromptEncoder', source='neck'),
@@ -202,7 +202,7 @@ BASELINE = dict(
 
 @pytest.mark.parametrize('aligned', [False, True])
 def test_baseline_values_are_the_network_without_the_switches(build_tiny, make_batch, aligned):
-    """Parameter names, losses and gradients are equal to the bit."""
+    """Parameter names, losses and gradients are bitwise identical."""
     text = dict(language_model=dict(type='WordHashModel'), alignment=dict(type='LanguageAlignment'))
     inputs, samples = make_batch((3, 0, 2))
     for sample in samples:

@@ -132,7 +132,7 @@ def test_closed_prompt_leaves_image_features_exactly_unchanged():
     without = PromptBatch(without.embeddings[:, :2], without.mask[:, :2], without.groups[:, :2])
     torch.testing.assert_close(encoder(features, without).memory, output.memory, atol=1e-13, rtol=0)
     assert (full(features, without).memory - whole).abs().max() > 1e-3
-    # The closed prompt is refined by the image all the same.
+    # The image refines the closed prompt too.
     assert not torch.equal(output.prompts.embeddings[0, 2], output.prompts.embeddings[1, 2])
 
 

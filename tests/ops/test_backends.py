@@ -1,4 +1,4 @@
-"""Choice of the backend: automatic, by the user, and refused names."""
+"""Choice of the backend: automatic, by the user, and rejected names."""
 
 import logging
 

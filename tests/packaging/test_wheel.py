@@ -103,7 +103,7 @@ def test_installed_library_reads_configs_by_name(installed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(FULL not in os.environ, reason=f'downloads several GB: set {FULL}=1 to install everything anew')
+@pytest.mark.skipif(FULL not in os.environ, reason=f'downloads several GB: set {FULL}=1 to install everything again')
 def test_full_installation_in_empty_environment(wheel, model_files, image_folder, tmp_path):
     venv.create(tmp_path / 'environment', with_pip=True)
     scripts = tmp_path / 'environment' / ('Scripts' if os.name == 'nt' else 'bin')

@@ -1,7 +1,7 @@
 """Malformed files and arguments: an error of one line, no other exception, and no output.
 
 The cases are drawn by a seeded generator from one valid input of each kind: a value is replaced, a key or an entry is
-removed or repeated, bytes are cut off or changed. Some of these inputs are still valid; the others must be refused.
+removed or repeated, bytes are cut off or changed. Some of these inputs are still valid; the others must be rejected.
 """
 
 import copy
@@ -145,7 +145,7 @@ def entries(path, out) -> dict:
 
 @pytest.mark.parametrize('seed', range(4))
 def test_malformed_annotations_are_rejected(tmp_path, seed):
-    """Every reader refuses a file with one line or reads it; what training or evaluation refuses, so does validate."""
+    """Readers accept a file or reject it with one line; `validate` rejects what training or evaluation rejects."""
     generator = random.Random(seed)
     path, out = tmp_path / 'a.json', tmp_path / 'out' / 'a.jsonl'
     for _ in range(15):
@@ -264,10 +264,10 @@ def test_malformed_prompts_are_rejected(inferencer, images):
     assert inferencer.prompts is before
 
 
-def test_number_of_refused_inputs():
+def test_number_of_rejected_inputs():
     """Runs last, and only together with the tests above."""
     if set(REFUSED) != {'annotations', 'images', 'configs', 'checkpoints', 'banks', 'prompts'}:
         pytest.skip('needs the results of the other tests of this file')
-    print(f'{sum(REFUSED.values())} malformed inputs were refused: {REFUSED}')
+    print(f'{sum(REFUSED.values())} malformed inputs were rejected: {REFUSED}')
     assert sum(REFUSED.values()) >= 200
     assert min(REFUSED.values()) >= 5

@@ -1,4 +1,4 @@
-"""Table files of studies: order, keys, errors, and two processes that collect at once."""
+"""Table files of studies: order, keys, errors, and two processes that collect at the same time."""
 
 import hashlib
 import json

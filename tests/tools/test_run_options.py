@@ -48,7 +48,7 @@ def assert_refused(outcome, *parts):
 
 
 def test_no_workers_needs_no_other_setting(run_train, tmp_path):
-    """Base configs set ``persistent_workers``, which torch refuses without workers."""
+    """Base configs set ``persistent_workers``, which torch rejects without workers."""
     loaders = ('train_dataloader', 'val_dataloader')
     options = [f'{loader}.{key}' for loader in loaders for key in ('num_workers=0', 'persistent_workers=True')]
     assert run_train('a', options=[*options, 'train_dataloader.prefetch_factor=4']).status == 0

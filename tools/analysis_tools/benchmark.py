@@ -4,7 +4,7 @@ r"""Measure parameters, FLOPs, latency, training time and peak memory of detecto
 Weights are random. Prompts come from a bank, so that a prediction runs neither prompt encoder nor text model; the
 baselines (MMDetection's and transformers' Grounding DINO, with Swin-T and at nano size) get stored text features
 instead. A prediction goes from normalised images to final boxes; a training step is loss, backward pass and AdamW. The
-models take turns.
+models alternate.
 
 Examples:
     python tools/analysis_tools/benchmark.py configs/_base_/models/dino_r1_nano.py --size 128 128 \

@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--heads', type=int, default=8, help='attention heads (default: 8)')
     parser.add_argument('--layers', type=int, default=10, help='layers of the network (default: 10)')
     parser.add_argument(
-        '--repeat', type=int, default=5, help='rounds, in which all implementations take turns (default: 5)'
+        '--repeat', type=int, default=5, help='rounds, in which all implementations alternate (default: 5)'
     )
     parser.add_argument('--device', default='cpu', help='default: cpu')
     parser.add_argument('--out', metavar='FILE.json', help='also write the numbers to a file')

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""Measure images per second of a worker that loads training images, and compare with the needs of a training.
 
-Four ways of loading take turns: MMDetection's data set with LoadImageFromFile and Resize, LoadResizedImage with full
+Four ways of loading alternate: MMDetection's data set with LoadImageFromFile and Resize, LoadResizedImage with full
 and with reduced decoding, and its cache. The images are generated, with a spectrum like photographs, or come from
 folders.
 

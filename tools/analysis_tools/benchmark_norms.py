@@ -4,7 +4,7 @@
 The models are a ViT-S/16 and a detector, with random weights. RMSNorm and CRMSNorm in the ViT are exact conversions of
 the LayerNorm model. The post-norm layers of the detector cannot be converted; there the norms are replaced, as in a
 model that was trained with them. UN is folded where this is exact, and elsewhere becomes a constant scale and shift.
-Forward passes take turns; a ratio is the median over the rounds of the ratio within a round. Memory is the peak, beyond
+Forward passes alternate; a ratio is the median over the rounds of the ratio within a round. Memory is the peak, beyond
 the memory in use before, of a forward pass and of a forward and backward pass in training mode (a folded norm is not
 trained).
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time deformable attention: our backends, the compiled reference, and third-party implementations if installed.
 
-All arms take turns, round after round, and all start from reference points, offsets and logits. ``encoder`` and
+All arms alternate, round after round, and all start from reference points, offsets and logits. ``encoder`` and
 ``decoder`` have the sizes of an 800 x 1333 image in the Swin-T model, the other workloads those of the nano model.
 
 Examples:

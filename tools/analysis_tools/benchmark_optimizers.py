@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time one step of AdamP and SGDP against the authors' package and torch's own optimizers.
 
-All optimizers of a device take turns, round after round, so that other load affects all of them alike; a ratio is the
+All optimizers of a device alternate, round after round, so that other load affects all of them alike; a ratio is the
 median over the rounds of the ratio within a round. The weights have the shapes of the backbone in a config (default:
 Swin-T) and random values. About one in twelve tensors is projected, or all with --tangent. The authors' package is
 left out if it is not installed (pip install adamp).

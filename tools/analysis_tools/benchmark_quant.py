@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time integer products and steps of whole layers against float32 and bfloat16 on the same machine.
 
-All arms take turns, round after round, so that other load affects all of them alike; a ratio is the median over the
+All arms alternate, round after round, so that other load affects all of them alike; a ratio is the median over the
 rounds of the ratio within a round. For every shape the tool times:
 
 - product: one matrix product of quantized operands.

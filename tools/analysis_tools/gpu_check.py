@@ -4,7 +4,7 @@
 Outputs and gradients of every backend are compared with the reference in double precision, for unusual sizes,
 non-finite numbers and all precisions. Deterministic gradients must be bitwise identical, and torch.compile must trace
 one operator. Then our backends, the compiled reference and, if installed, MMCV's operator, msda-triton and deformops
-take turns on the workloads of a detector. The results are printed as a table and written to a JSON file. The exit
+alternate on the workloads of a detector. The results are printed as a table and written to a JSON file. The exit
 status is 1 if a check failed, and 2 if there is no GPU.
 
 The cases come from the tests: run this tool from a checkout. The other requirements of the tests are not needed.

@@ -35,7 +35,7 @@ _CASTS = frozenset(
     ]
 )
 _PADS = frozenset(['pad', 'constant_pad_nd'])
-# Averages have weights with sum 1: they do not change constants, hence nor the shadow unless zeros were padded.
+# Averages have weights with sum 1: they change neither constants nor the shadow, unless zeros were padded.
 _AVERAGES = frozenset(
     [
         'mean',

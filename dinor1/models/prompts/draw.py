@@ -32,7 +32,7 @@ def draw_prompts(
         config: How to sample.
         pairs: Whether the prompt encoder aggregates the exemplars of a class on an image.
         text: Whether the prompts are class names: those of the batch, and others up to ``config.text_classes``. The
-            exemplars are drawn all the same, for the losses that compare them with the names.
+            exemplars are drawn in this case too, for the losses that compare them with the names.
         memory: Prompts of earlier iterations, which follow those of the batch; not used with ``text``.
         gather: Exchange with other processes: prompts are those of the classes of all of them; None: of this process.
             Not used with ``text``.

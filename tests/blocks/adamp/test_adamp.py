@@ -373,7 +373,7 @@ def test_adamp_amp_wrapper_in_bfloat16_on_cpu(monkeypatch):
     from mmengine.optim import AmpOptimWrapper
     from mmengine.optim.optimizer import amp_optimizer_wrapper
 
-    # MMEngine refuses to build the wrapper without a GPU, although autocast to bfloat16 works without one.
+    # MMEngine does not build the wrapper without a GPU, although autocast to bfloat16 works without one.
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     model, inputs = net(), torch.randn(8, 6)
     optimizer = AdamP(model.parameters(), lr=0.01)

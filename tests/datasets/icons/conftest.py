@@ -28,7 +28,7 @@ def draw():
 
 @pytest.fixture(scope='session')
 def installed_library(tmp_path_factory):
-    """The whole library of the installed packs, rendered anew."""
+    """The whole library of the installed packs, rendered again."""
     if not HAS_PACKS:
         pytest.skip("needs pip install 'dinor1[icons]'")
     return load_library(tmp_path_factory.mktemp('cache'), workers=2)

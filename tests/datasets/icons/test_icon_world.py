@@ -61,7 +61,7 @@ def test_cache_returns_the_rendered_drawings(tiny_library, tiny_drawings, tmp_pa
     for a, b in zip(first, cache.render(drawings), strict=True):
         np.testing.assert_array_equal(a, b)
     monkeypatch.undo()
-    # Other drawings, a damaged file and another version are rendered anew.
+    # Other drawings, a damaged file and another version are rendered again.
     assert len(cache.render(drawings[:2]).opacity) == 2
     cache.path.write_bytes(b'nothing')
     np.testing.assert_array_equal(cache.render(drawings).opacity, first.opacity)

@@ -1,4 +1,4 @@
-"""The prompt encoder that aggregates boxes: against the release, alone and in the detector."""
+"""The prompt encoder that aggregates boxes, compared with the release, alone and in the detector."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Learned policy over exemplars: probabilities, training by advantages, and prompts that it weighs."""
+"""Learned policy over exemplars: probabilities, training by advantages, and weighted prompts."""
 
 import copy
 import math
@@ -74,7 +74,7 @@ def test_policy_without_its_loss_is_rejected(build_tiny):
         build_tiny(**{'model.prompts.exemplar_policy': dict(type='ExemplarPolicy')})
 
 
-def test_policy_weighs_the_exemplars_of_an_evaluation(write, build_tiny):  # noqa: F811
+def test_policy_weights_the_exemplars_of_an_evaluation(write, build_tiny):  # noqa: F811
     dataset, model = write(), build_tiny(**POLICY)
     protocol = VisualGeneric(dataset, 3, exemplar_weighting=dict(source='policy'))
     plain = VisualGeneric(dataset, 3).prepare(model, dataset).shared.embeddings

@@ -69,7 +69,7 @@ export class App extends EventTarget {
     try {
       const document = this.#documents.get(id) ?? this.#remember(new ImageDocument(await api.image(id)));
       const bitmap = await this.#bitmap(summary);
-      if (this.#opening !== id) return; // another image was chosen meanwhile
+      if (this.#opening !== id) return; // the user has chosen another image
       this.#show(document, bitmap, '');
       this.selectBox(boxId);
       this.#refresh();
