@@ -51,7 +51,7 @@ class Checked:
 
 
 def read(path: Path, label_map: Path | None = None) -> Content:
-    """Read a file of any format; a broken file has a finding that says so.
+    """Read a file of any format; a broken file gives a finding.
 
     Raises:
         InputError: there is no such file, or its label map cannot be used.

@@ -46,7 +46,7 @@ def read_label_map(path: Path) -> list[dict]:
     """Categories (``id`` and ``name``) of a label map, in the order of the file.
 
     Raises:
-        InputError: it is missing, or not an object of names.
+        InputError: the file is missing, or does not contain an object of names.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):

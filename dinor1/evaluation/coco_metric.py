@@ -161,7 +161,7 @@ def checked_coco(content: dict, ann_file: str) -> dict:
         ``content``.
 
     Raises:
-        InputError: it is not in COCO format.
+        InputError: the file is not in COCO format.
     """
     for section in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(section), list):

@@ -1,4 +1,4 @@
-"""The images that an evaluation has seen: each once, and perhaps not all of the annotation file."""
+"""The images of an evaluation: every image occurs once, and images of the annotation file may be missing."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,8 @@ class EvaluatedImage:
 
     Attributes:
         image_id: Id in the annotation file.
-        path: File of the image; empty if the data set does not say.
-        detections: Its detections.
+        path: File of the image; empty if the data set does not state it.
+        detections: Detections on the image.
     """
 
     image_id: int
@@ -100,9 +100,9 @@ def subset(content: dict, seen: Sequence[int]) -> dict:
 
 
 def count_images(num_seen: int, num_known: int, ann_file: str) -> dict[str, float]:
-    """Entries of a result that say how many images of the annotation file were scored; empty if it was all of them.
+    """Entries of a result with the numbers of evaluated and of all images; empty if all images were evaluated.
 
-    A warning says the same in the log.
+    The log has a warning with the same numbers.
     """
     if num_seen == num_known:
         return {}

@@ -1,8 +1,8 @@
 """Weights of the exemplars of a class from their success on the other support images.
 
-A mean over exemplars gives a bad one the weight of a good one. The images that exemplars come from have boxes of the
-class, so that each exemplar can be tried on the images of the others, also for classes that training never showed. This
-is not in the paper of DINO-R1.
+A mean over exemplars gives good and bad exemplars the same weight. The images of the exemplars have boxes of the class.
+Therefore each exemplar can be tested on the images of the other exemplars, also for classes that never occur in
+training. This is not in the paper of DINO-R1.
 
 - reward      R_g = mean log p at the matched queries - 0.5 mean log-odds of the 5 best false positives
 - advantage   A_g = (R_g - mean_g R) / (std_g R + 0.05)
@@ -153,14 +153,14 @@ def weigh_exemplars(
         exemplars: From :func:`~dinor1.evaluation.visual_generic.draw_exemplars`.
         embeddings: (n, C) from :func:`~dinor1.evaluation.visual_generic.embed_exemplars`.
         labels: (n,) class indices of the rows.
-        settings: What counts, and the temperature.
+        settings: Definition of the success, and the temperature.
         progress: Called after each image.
 
     Returns:
         (n,) > 0; the weights of a class sum to 1. An exemplar whose class has no other image has the mean advantage.
 
     Raises:
-        InputError: the model has no learned policy, and ``settings`` ask for it.
+        InputError: the model has no learned policy, but ``settings`` require one.
     """
     if settings.source == 'policy':
         return _learned_weights(model, embeddings, labels)

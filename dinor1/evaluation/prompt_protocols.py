@@ -108,7 +108,7 @@ class PromptProtocol(ABC):
         """Check that a :class:`dinor1.models.DINOR1` supports these prompts.
 
         Raises:
-            InputError: it does not.
+            InputError: the model does not support them.
         """
 
     def with_seed(self, seed: int) -> 'PromptProtocol':

@@ -81,7 +81,7 @@ def _find(exemplar: Exemplar, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarra
     """The exemplar as (1, 4), (x, y, width, height).
 
     Raises:
-        InputError: it is not one of the boxes.
+        InputError: an exemplar is not one of the boxes.
     """
     corners = np.array(exemplar.bbox, dtype=np.float64)
     box = np.concatenate([corners[:2], corners[2:] - corners[:2]])[None]

@@ -114,7 +114,7 @@ def _compare(model: nn.Module, state_dict: dict[str, torch.Tensor], path: str, p
     """Compare names, shapes and values of weights with a model.
 
     Raises:
-        InputError: they do not fit, or contain NaN.
+        InputError: the weights do not fit, or contain NaN.
     """
     # Sort the weights.
     own = model.state_dict()

@@ -28,8 +28,9 @@ class GracefulStopHook(Hook):
 
     With gradient accumulation the hook waits for the next optimizer step, because checkpoints do not contain gradients.
     A second signal ends the process immediately, except a SIGTERM within five seconds, because launchers send one in
-    addition to that of the scheduler. In a distributed run all ranks stop at the same iteration, even if only one received the signal,
-    and none exits before the checkpoint is written, because a launcher ends all processes as soon as one has exited.
+    addition to that of the scheduler. In a distributed run all ranks stop at the same iteration, even if only one
+    received the signal, and none exits before the checkpoint is written, because a launcher ends all processes as soon
+    as one has exited.
 
     torchrun and a terminal send signals to whole process groups. The workers of the data loaders leave the group,
     because the iteration would fail without them; they still end with their parent process.

@@ -152,7 +152,7 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     """Read all results that ``tools/test_odinw.py`` wrote to its ``--out-dir``.
 
     Raises:
-        InputError: there is none, or one is broken.
+        InputError: there is no result, or a result is broken.
     """
     paths = visible(folder, 'runs/*/*.json')
     if not paths:

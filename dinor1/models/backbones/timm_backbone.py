@@ -145,7 +145,7 @@ class TimmBackbone(BaseModule):
             close = difflib.get_close_matches(self.model_name, timm.list_models(), n=1)
             hint = f'did you mean {close[0]!r}?' if close else 'timm.list_models() lists all names'
             raise InputError(f'backbone: timm {timm.__version__} has no model {self.model_name!r}; {hint}')
-        # Build the network, and turn any failure into an error that says what to do.
+        # Build the network, and convert any failure into an error that states what to do.
         try:
             return timm.create_model(self.model_name, pretrained=pretrained, features_only=True, **self._model_args)
         except Exception as error:

@@ -111,7 +111,7 @@ class PromptsConfig:
 
     @property
     def text_side(self) -> dict[str, Any] | None:
-        """Config of the language model, or of the table that stands in for it; None: there is no text side."""
+        """Config of the language model, or of the table that replaces it; None: there is no text side."""
         if self.class_embeddings is not None:
             return dict(type='ClassEmbeddings', file=self.class_embeddings)
         return self.language_model

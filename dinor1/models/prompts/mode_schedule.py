@@ -22,7 +22,7 @@ def prompt_mode(schedule: str, seed: int, iteration: int) -> str:
         ``visual`` or ``text``.
 
     Raises:
-        InputError: the schedule is none of these.
+        InputError: the schedule is unknown.
     """
     if schedule == 'visual':
         return 'visual'

@@ -26,11 +26,11 @@ class PromptDraw(NamedTuple):
         weights: (K, n) or (bs, K, n) weight of each of the n boxes of the batch, in the order of the images, in the
             embedding of each prompt (of each image); None: the embedding of a prompt is that of its exemplar.
         exemplars: If the draw consists of pairs of an image and a class instead of boxes, per image (m,) class index of
-            the boxes that are exemplars, -1: the box is none. ``box`` is then the index of the class among the classes
+            the boxes that are exemplars, -1: not an exemplar. ``box`` is then the index of the class among the classes
             of the image, ascending, and the columns of ``weights`` are the pairs, image by image, of all processes.
             None: the draw consists of boxes.
         memory: (bs, R, C) embeddings of earlier iterations, the last R of the prompts; None: there are none.
-        text: (K, C) text embeddings that take the place of the exemplars; None: the exemplars are the prompts.
+        text: (K, C) text embeddings that replace the exemplars; None: the exemplars are the prompts.
     """
 
     image: Tensor

@@ -26,7 +26,7 @@ def check_source(source: str) -> str:
     in PET-DINO (arXiv 2604.00503); it must then not depend on the prompts, which do not exist yet when it runs.
 
     Raises:
-        InputError: it is neither.
+        InputError: ``source`` has another value.
     """
     if source not in ('neck', 'encoder'):
         raise InputError(f"model.prompts.encoder.source must be 'neck' or 'encoder', got {source!r}")
