@@ -1,4 +1,4 @@
-"""What the reader of the source has to be told for the API reference: lazy exports, and the roles in docstrings.
+"""Extensions of the reader of the source for the API reference: lazy exports, and the roles in docstrings.
 
 An extension of griffe, which mkdocstrings reads the package with; see ``mkdocs.yml``.
 """

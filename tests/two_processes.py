@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
-    """What torchrun tells a process."""
+    """The environment variables that torchrun sets for a process."""
     variables = dict(MASTER_ADDR='localhost', MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2)
     return {name: str(value) for name, value in variables.items()}
 

@@ -17,7 +17,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         """Run one epoch, or the rest of an interrupted one."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        # ReproducibilityHook has told the sampler how many batches were seen before the resume.
+        # ReproducibilityHook has set the number of batches that were seen before the resume.
         first = getattr(self.dataloader.batch_sampler, 'num_skipped', 0)
         for index, batch in enumerate(self.dataloader, first):
             self.run_iter(index, batch)

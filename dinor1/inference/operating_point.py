@@ -143,7 +143,7 @@ def operating_points(
 
 
 class Absence(NamedTuple):
-    """How well an image-level threshold tells images with and without a class apart.
+    """How well an image-level threshold separates images with and without a class.
 
     Attributes:
         threshold: A class is absent if its best score on the image is not above it. It minimises half of the sum of the

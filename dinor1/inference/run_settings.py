@@ -1,4 +1,4 @@
-"""Settings of a run of many images, so that a later run can tell which results it may keep."""
+"""Settings of a run of many images, by which a later run decides which results it may keep."""
 
 import hashlib
 from pathlib import Path
