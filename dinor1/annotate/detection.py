@@ -139,12 +139,14 @@ class ExemplarDetector:
             InputError: the detector or the prompts cannot be tuned.
         """
         with self._lock:
+            # Set the initial prompts, and tune them.
             self._current = ''
             if prompts.has_positive:
                 self._set_prompts(prompts)
             else:
                 self._inferencer.reset_prompts()
             result = self._inferencer.adapt([str(path) for path in images], list(boxes), list(names))
+            # Write the tuned prompts if they are kept.
             bank = self._inferencer.bank
             if not result.kept or bank is None:
                 return Adapted(False, str(result), ())

@@ -78,12 +78,14 @@ class ImageFiles:
             UnknownIdError: no image has this id.
             InputError: the file is missing, too large, or outside of the folder.
         """
+        # Follow all links.
         name = self.name(image)
         try:
             path = (self.folder / name).resolve(strict=True)
             size = path.stat().st_size
         except (OSError, RuntimeError):
             raise InputError(f'{name}: the file does not exist any more; restore it') from None
+        # Check that the file is inside the folder, and not too large.
         if not path.is_relative_to(self.folder):
             raise InputError(f'{name}: a link to a file outside of the folder; copy the file into the folder')
         if not path.is_file():

@@ -192,7 +192,7 @@ def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Co
 
 
 def _image_findings(checked: Checked) -> list[Finding]:
-    # Records of the images.
+    # Check the records of the images.
     content = checked.content
     findings = [
         Finding('image id as text', f'id {image["id"]!r}', 'images', index)
@@ -203,18 +203,20 @@ def _image_findings(checked: Checked) -> list[Finding]:
     findings += [finding for index, image in images for finding in size_warnings(index, image)]
     if content.named:
         findings += _repeated_files(images)
-    # Files of the images.
+    # Check whether the files were opened and found.
     if not checked.images_checked or not images:
         return findings
     if checked.img_dir is None:
         detail = f'no image was found near the file, for example {images[0][1]["file_name"]}'
         return [*findings, Finding('missing image', detail, 'images')]
     folder = Folder(checked.img_dir)
+    # Collect the boxes of each image, which show whether width and height are exchanged.
     boxes = defaultdict(list)
     for annotation in content.records('annotations'):
         image_id = annotation.get('image_id') if isinstance(annotation, dict) else None
         if type(image_id) in (int, str) and is_box(annotation.get('bbox')):
             boxes[image_id].append(annotation['bbox'])
+    # Check the file of each image.
     for index, image in images:
         names = content.file_names(image)
         missing = f'no file {checked.img_dir / names[0]}'

@@ -190,6 +190,7 @@ def image_file_findings(index: int, image: dict, image_file: ImageFile, boxes: C
         image_file: The file on disk.
         boxes: ``[x, y, width, height]`` of its annotations.
     """
+    # Report a file that cannot be read.
     name, size, orientation = image['file_name'], image_file.size, image_file.orientation
     if image_file.problem:
         yield Finding('unreadable image', f'{name}: {image_file.problem}', 'images', index)

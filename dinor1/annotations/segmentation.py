@@ -36,9 +36,11 @@ def segmentation_box(segmentation: Any, height: float, width: float) -> list[flo
 
 
 def _box_of_runs(runs: dict, height: float, width: float) -> list[float] | None:
+    # Check the size of the image.
     size, counts = runs.get('size'), runs.get('counts')
     if not isinstance(size, list) or [float(v) for v in size if type(v) in (int, float)] != [height, width]:
         return None
+    # Decode the runs, and compute their box.
     try:
         if isinstance(counts, list):
             if sum(counts) != height * width or min(counts) < 0:

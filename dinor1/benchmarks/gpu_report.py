@@ -76,6 +76,7 @@ def _checks(result: Mapping[str, Any]) -> str:
 
 
 def _operator(result: Mapping[str, Any]) -> list[str]:
+    # Make a row per measurement, or with the error of a failed one.
     rows = []
     for row in result['rows']:
         head = [row['workload'], row['dtype'], str(row['batch']), row['kind'], row['arm']]
@@ -85,6 +86,7 @@ def _operator(result: Mapping[str, Any]) -> list[str]:
         relative = '' if row['relative'] is None else f'{row["relative"]:.3f}'
         peak = f'{row["peak_mib"]:.0f}' if 'peak_mib' in row else ''
         rows.append([*head, f'{row["milliseconds"]:.3f}', relative, peak])
+    # Add the table, and the implementations that were not measured.
     text = [table(['workload', 'dtype', 'batch', 'pass', 'implementation', 'ms', 'relative', 'peak MiB'], rows)]
     if result['not_measured']:
         reasons = '; '.join(f'{name} ({reason})' for name, reason in result['not_measured'].items())

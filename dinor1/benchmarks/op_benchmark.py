@@ -171,6 +171,7 @@ def not_measured(device: str) -> dict[str, str]:
 
 def arms(device: str, with_compile: bool) -> dict[str, Callable[[Call], Tensor]]:
     """Name -> implementation that can run on this machine; third-party implementations if they are installed."""
+    # Collect the implementations by device and installed packages.
     made = {name: functools.partial(_backend, name) for name in (BASELINE, 'embedding_bag')}
     if device == 'cuda':
         if not why_not_triton(device):

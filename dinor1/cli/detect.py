@@ -123,6 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    # Check the options.
     require_at_least(1, args, 'batch_size')
     require_detector(args)
     if not 0 <= args.score_thr <= 1:
@@ -139,13 +140,14 @@ def run(args: argparse.Namespace) -> None:
         options |= dict(flip=True)
     require_at_least(1, args, 'frame_step', 'max_frames')
     video_options = inference.VideoOptions(args.frame_step, args.max_frames)
-    # Check the input before the model is loaded, which takes a while.
+    # Check the input first, because loading the model takes several seconds.
     prompts = inference.gather_prompts(args.prompt, args.negative_prompt, args.text, args.normalized)
     images, videos = inference.split_videos(inference.list_targets(args.targets))
     if args.resume and images and not args.export:
         raise InputError('--resume keeps results of an earlier --export, or of videos; give --export too')
     if args.resume and any(webcam_number(video) is not None for video in videos):
         raise InputError('--resume: a webcam shows other frames each time; leave out --resume')
+    # Check that the targets can be read, and that the results can be written.
     images, unreadable = inference.readable_images(images, args.skip_unreadable)
     videos, unreadable_videos = inference.readable_videos(videos, args.skip_unreadable)
     unreadable += unreadable_videos
@@ -162,7 +164,7 @@ def run(args: argparse.Namespace) -> None:
     hidden = inferencer.prompts.negative.tolist()
     names = list(zip(inferencer.prompts.names, hidden, strict=True))
     print(f'Classes: {", ".join(repr(name) + (" (negative)" if is_hidden else "") for name, is_hidden in names)}')
-    # Detect.
+    # Detect objects, and write labels or drawings.
     if args.export:
         labelled = inference.label_files(
             inferencer,
@@ -187,7 +189,7 @@ def run(args: argparse.Namespace) -> None:
             )
         for result in found:
             counts.include(result.counts)
-    # Report.
+    # Report the numbers of detections, the files that were written, and unreadable targets.
     print(counts.report([name for name, is_hidden in names if not is_hidden]))
     if args.export:
         _report_export(labelled, counts.num_images)
@@ -207,12 +209,14 @@ def _report_files(
     out_dir: Path,
 ) -> None:
     """Print what was written without --export."""
+    # Report results that were kept, and videos with missing frames.
     num_resumed = sum(result.num_resumed for result in found)
     if num_resumed:
         print(f'Kept from an earlier run: {num_resumed} frames')
     for result in found:
         if result.note:
             print(f'Note: {result.note}')
+    # Report single files by their paths, and several files by their folders.
     if len(outputs) == 1 and not video_outputs:
         print(f'Drawing: {outputs[0][0]}; boxes: {outputs[0][1]}')
     elif len(video_outputs) == 1 and not outputs:

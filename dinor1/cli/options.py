@@ -78,6 +78,7 @@ def _split(text: str) -> list[str]:
     Raises:
         _UnbalancedError: brackets do not match.
     """
+    # Split at commas while no bracket is open.
     parts, open_brackets = [''], []
     for character in text:
         if character in '([':

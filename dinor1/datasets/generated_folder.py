@@ -22,6 +22,7 @@ def read_manifest(path: Path, generator: str, kind: str) -> dict[str, Any] | Non
     Raises:
         InputError: the folder is a file, or has files that are not such a data set.
     """
+    # An absent or empty folder may be written to.
     root = path.parent
     if not root.exists():
         return None
@@ -29,6 +30,7 @@ def read_manifest(path: Path, generator: str, kind: str) -> dict[str, Any] | Non
         raise InputError(f'{root}: is a file; give the name of a folder')
     if not any(root.iterdir()):
         return None
+    # Check that the folder has a data set of this kind.
     found = read_json(path) if path.exists() else None
     if not isinstance(found, dict) or found.get('generator') != generator:
         raise InputError(f'{root}: holds files that are not {kind}; choose another folder')

@@ -105,11 +105,13 @@ class ImageCache:
                 'image cache: has not been built; use CocoPromptDataset or a subclass, and put the transform with the '
                 'cache directly into its pipeline'
             )
+        # Look up the image, and check that its file has not changed.
         entry = self._index.get(path)
         if entry is None or _version(path) != entry['version']:
             return None
         if self._pixels is None and os.path.getsize(self.file):
             self._pixels = np.memmap(self.file, np.uint8, mode='r')
+        # Copy its pixels.
         height, width = entry['shape']
         start = entry['offset']
         pixels = np.array(self._pixels[start : start + height * width * 3]).reshape(height, width, 3)

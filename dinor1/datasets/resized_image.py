@@ -86,6 +86,7 @@ class LoadResizedImage(Resize):
         Raises:
             InputError: the file is not an image, or there is a cache that has not been built.
         """
+        # Read the prepared image from the cache, or load it.
         path = results['img_path']
         prepared = None if self.cache is None else self.cache.get(path)
         if prepared is None:
@@ -95,6 +96,7 @@ class LoadResizedImage(Resize):
                 if self.loader.ignore_empty:
                     return None
                 raise
+        # Resize the image and the boxes.
         results['img'], results['ori_shape'] = prepared
         resized: dict[str, Any] = super().transform(results)
         return resized

@@ -139,6 +139,7 @@ def evaluate(
 
 def _use_prompt_seeds(cfg: Config, options: TestOptions) -> None:
     """Let the test loop repeat the test with consecutive seeds, starting with the seed of the config."""
+    # Check the option and the config.
     if options.prompt_seeds < 1:
         raise InputError(f'--prompt-seeds must be at least 1, got {options.prompt_seeds}')
     if options.prompt_seeds == 1:
@@ -148,6 +149,7 @@ def _use_prompt_seeds(cfg: Config, options: TestOptions) -> None:
         raise InputError('--prompt-seeds: this config draws no visual prompts; leave the option out')
     if options.out:
         raise InputError('--out holds the predictions of one draw; leave out --prompt-seeds or --out')
+    # Set the seeds.
     first = prompts.get('seed', 0)
     cfg.test_cfg.seeds = list(range(first, first + options.prompt_seeds))
 

@@ -125,11 +125,13 @@ def detect_files(
     Raises:
         InputError: no prompts are set, an option is out of range, or an image cannot be read.
     """
+    # Check the arguments.
     prompts, counts = inferencer.prompts, DetectionCount(score_thr)
     if prompts is None:
         raise InputError('no prompts are set: call set_prompts before detect_files')
     check_batch_size(batch_size)
     class_thresholds(score_thr, prompts)
+    # Process the images in batches.
     bar = ProgressBar(len(targets), file=sys.stdout)
     try:
         for start in range(0, len(targets), batch_size):

@@ -32,12 +32,14 @@ class Progress:
 
     def update(self, count: int = 1) -> None:
         """Count further items, at least one."""
+        # Show the bar only after a delay.
         self._done += count
         if not self._shown:
             if time.monotonic() - self._begin < self._delay:
                 return
             self._show()
             count = self._done
+        # Without a known total, print the count. A total that is too small grows.
         if self._bar is None:
             seconds = round(time.monotonic() - self._begin)
             print(f'\r{self._done} done, elapsed: {seconds}s', end='', file=sys.stderr, flush=True)

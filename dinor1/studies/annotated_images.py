@@ -46,14 +46,17 @@ class AnnotatedImages:
         Raises:
             InputError: none of the splits has a file.
         """
+        # Choose the images.
         small = SmallSet.read(root, splits)
         total = len(small.dataset)
         chosen = np.unique(np.linspace(0, total - 1, min(count or total, total)).astype(int))
         infos = [small.dataset.get_data_info(int(i)) for i in chosen]
+        # Collect their objects.
         objects = []
         for info in infos:
             own = [instance for instance in info['instances'] if not instance.get('ignore_flag', 0)]
             objects.append(Objects.of([i['bbox'] for i in own], [i['bbox_label'] for i in own]))
+        # Restrict the content of the annotation file to these images.
         ids = [info['img_id'] for info in infos]
         kept = set(ids)
         content = small.content | dict(

@@ -26,12 +26,14 @@ def with_defaults(given: Settings | Mapping[str, Any] | None, default: Settings,
         InputError: a key of the mapping is not a field, or ``given`` has another type.
         ValueError: the dataclass rejects a value.
     """
+    # Return a dataclass as it is.
     if given is None or isinstance(given, type(default)):
         return default if given is None else given
     if not isinstance(given, Mapping):
         raise InputError(
             f'{name} must be a dict, a {type(default).__name__} or None, got {type(given).__name__} {given!r}'
         )
+    # Check the keys, and replace the fields.
     known = [field.name for field in fields(default)]
     for key in given:
         if key not in known:

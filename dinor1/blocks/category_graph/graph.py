@@ -146,6 +146,7 @@ class CategoryGraph:
         Raises:
             InputError: no such file, or not a category graph.
         """
+        # Read the file.
         hint = 'make one with tools/build_category_graph.py'
         try:
             with safe_open(path, framework='pt') as file:
@@ -157,6 +158,7 @@ class CategoryGraph:
             raise InputError(f'{path}: no such category graph; {hint}') from None
         except (SafetensorError, OSError) as error:
             raise InputError(f'{path}: not a readable safetensors file ({error})') from None
+        # Build the graph.
         names, relations = (tuple(json.loads(metadata[key])) for key in ('names', 'relations'))
         return cls(names, int(metadata['num_classes']), relations=relations, **tensors)
 

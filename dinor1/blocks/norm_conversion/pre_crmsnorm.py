@@ -126,6 +126,7 @@ def _choose(
     model: nn.Module, earlier: list[_Plan], stream: ResidualStream, calls: list[Call]
 ) -> tuple[_Plan, str | None]:
     """Cheapest plan for ``stream`` that works, and the reason if the stream is not compressed."""
+    # Keep the width of a stream with a writer that cannot be compressed.
     plain = _Plan(stream, compress=False)
     refusal = _refusal(model, stream)
     if refusal is not None:

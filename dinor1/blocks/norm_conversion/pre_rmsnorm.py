@@ -187,6 +187,7 @@ def _centre(model: nn.Module, target: LinearMap, trainable: bool) -> None:
 
 def _take_scale(model: nn.Module, name: str) -> Tensor:
     """Take the vector out of a LayerScale, which becomes the identity."""
+    # The scale may be a parameter of its parent.
     owner, _, leaf = name.rpartition('.')
     parent = model.get_submodule(owner)
     if leaf in parent._parameters:
@@ -195,6 +196,7 @@ def _take_scale(model: nn.Module, name: str) -> Tensor:
         parameter.data.fill_(1)
         parameter.requires_grad_(False)
         return factor
+    # Otherwise it is a module with one parameter.
     module = model.get_submodule(name)
     factor = next(iter(module._parameters.values())).detach().flatten()
     replace_module(model, module, nn.Identity())

@@ -113,6 +113,7 @@ def collect_ln_std(
     Raises:
         ValueError: the loader yields nothing.
     """
+    # Accumulate the sum and the number of deviations for each norm.
     sums: dict[str, tuple[Tensor, int]] = {}
 
     def measure(name: str) -> Callable:
@@ -140,6 +141,7 @@ def collect_ln_std(
             handle.remove()
         for module, mode in modes.items():
             module.training = mode
+    # Divide the sums by the numbers.
     if batches == 0:
         raise ValueError('collect_ln_std: the loader has no batch; check the data')
     return {name: float(sums[name][0]) / sums[name][1] for name in norms if sums.get(name, (0, 0))[1]}

@@ -123,6 +123,7 @@ def _as_predicate(name_filter: str | Callable[[str], bool] | None) -> Callable[[
 
 def _refusal(norm: nn.Module, sources: tuple[type[nn.Module], ...], target: type[nn.Module]) -> str | None:
     """Reason why ``norm`` is kept, or None."""
+    # Check that the input of the norm is known.
     if type(norm) not in sources:
         return 'a subclass, which may read its input in another layout'
     width, axis = _width(norm), _channel_axis(norm)
@@ -130,6 +131,7 @@ def _refusal(norm: nn.Module, sources: tuple[type[nn.Module], ...], target: type
         return f'normalises {len(norm.normalized_shape)} axes together' if _is_last_axis(norm) else 'has no known width'
     if axis is None:
         return 'the axis of its channels is unknown'
+    # Check that the target supports this input.
     if issubclass(target, EvoNorm):
         if not isinstance(norm, (*_IMAGE_NORMS, EvoNorm)):
             return f'{target.__name__} normalises images (B, C, H, W), and this norm does not'

@@ -143,12 +143,14 @@ class ModuleTracer(FunctionTracer):
 
     def _scale(self, module: nn.Module, name: str, args: tuple, kwargs: dict, output: Tensor) -> None:
         """Trace a module with one vector of parameters: a LayerScale if it multiplies its input by it, else unknown."""
+        # Find the input, and its parameters.
         tensor = next(tensors_in((args, kwargs)), None)
         value = self.get(tensor)
         if value is None:
             return
         factor = next(iter(module._parameters.values()))
         axis = value.channel_axis()
+        # Test numerically whether the module multiplies its input by the vector.
         fits = axis is not None and tensor.shape[axis] == factor.numel() and output is not tensor
         if fits and torch.allclose(output, tensor * factor.reshape(-1, *[1] * (-1 - axis))):
             self.use(value, 'scale', f'{type(module).__name__} {name}', name=name)
@@ -198,6 +200,7 @@ class _Hooks:
 
 def _leaf_kind(module: nn.Module, norms: tuple[type[nn.Module], ...]) -> str | None:
     """Rule of the tracer for ``module``; None: its functions are traced one by one."""
+    # Recognise modules with a rule of their own.
     if isinstance(module, norms):
         return 'norm'
     if isinstance(module, nn.MultiheadAttention):
@@ -206,6 +209,7 @@ def _leaf_kind(module: nn.Module, norms: tuple[type[nn.Module], ...]) -> str | N
         return 'embedding'
     if linear_map(module) is not None:
         return 'linear'
+    # A module with a single vector of parameters may be a LayerScale.
     own = [p for p in module._parameters.values() if p is not None]
     is_vector = len(own) == 1 and not module._modules and own[0].numel() == max(own[0].shape, default=0)
     return 'scale' if is_vector else None

@@ -45,12 +45,14 @@ class _L1Norm(StatisticsModule):
 
     def _normalise(self, centred: Tensor, deviation: Tensor, keep: Tensor | None = None) -> Tensor:
         """Divide ``centred`` by a ``deviation`` that broadcasts against it, and apply the affine part."""
+        # Normalise, with quantized statistics and output if quantization is on.
         if self.quant is not None:
             deviation = fake_quantize(deviation, _STATISTICS_BITS)
         z = centred / (self.factor * deviation + self.eps)
         if self.quant is not None:
             z = fake_quantize(z, self.quant['bits'], keep)
             z = _QuantizeGradient.apply(z, self.quant['bits'], self.quant['grad_rounding'] == 'stochastic', keep)
+        # Apply weight and bias.
         if self.weight is None:
             return z
         weight = self.weight.to(z.dtype)

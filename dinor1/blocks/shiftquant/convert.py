@@ -124,6 +124,7 @@ def _integer_class(module: nn.Module, norm: str | None, aliases: tuple[type, ...
 
 def _why_kept(module: nn.Module, kind: type[nn.Module] | None, norm: str | None) -> str | None:
     """Reason to report why ``module`` is kept; None for layers to replace and for irrelevant modules."""
+    # Handle modules without an integer counterpart.
     if isinstance(module, (IntegerLayer, *_NORMS.values())):
         return 'already an integer layer'
     if kind is None:
@@ -134,6 +135,7 @@ def _why_kept(module: nn.Module, kind: type[nn.Module] | None, norm: str | None)
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             return 'a subclass, which may compute something different'
         return 'no L1 counterpart' if norm == 'l1' and isinstance(module, _L2_NORMS) else None
+    # Handle modules whose settings the counterpart does not support.
     if kind is IntConv2d and module.groups > 1 and module.groups == module.in_channels:
         return 'depthwise'
     if isinstance(module, _L2_NORMS):
@@ -187,6 +189,7 @@ def _unnamed_ends(model: nn.Module) -> tuple[str, ...]:
     layers = [(name, m) for name, m in model.named_modules() if name and isinstance(m, nn.Linear | nn.Conv2d)]
     if len(layers) < 3:
         return ()
+    # Find the first and the last layer, unless a layer has a usual name of these.
     found = []
     if not any(re.fullmatch(_STEMS, name) for name, _ in layers):
         name, first = layers[0]

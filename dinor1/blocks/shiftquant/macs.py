@@ -60,6 +60,7 @@ class MacMeter:
 
     def start(self) -> None:
         """Start counting."""
+        # Calls of modules that are not part of this model are counted separately.
         own = set(self._model.modules())
 
         def enter_foreign(module: nn.Module, args: tuple) -> None:
@@ -81,6 +82,7 @@ class MacMeter:
             if isinstance(module, IntegerLayer) and FLOAT_BITS not in module.recipe.bits[:2]:
                 self._handles.append(module.register_forward_pre_hook(self._enter))
                 self._handles.append(module.register_forward_hook(self._leave(name)))
+        # Start the counter of all operations.
         self._counter = _Counter()
         self._counter.__enter__()
 

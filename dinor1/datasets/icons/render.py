@@ -42,6 +42,7 @@ def render(svg: str, side: int = SIDE) -> np.ndarray:
     Raises:
         InputError: resvg is not installed, or the source is not valid SVG.
     """
+    # Render the drawing.
     try:
         import resvg_py  # Imported here, because the package works without it.
     except ImportError:
@@ -50,6 +51,7 @@ def render(svg: str, side: int = SIDE) -> np.ndarray:
         png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, skip_system_fonts=True)
     except ValueError as error:
         raise InputError(f'a drawing is not valid SVG ({error}); remove it, or install its pack again') from None
+    # Crop it to its content.
     image = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
     x, y, width, height = cv2.boundingRect((image[..., 3] >= 16).astype(np.uint8))
     if width == 0:
@@ -62,6 +64,7 @@ def render(svg: str, side: int = SIDE) -> np.ndarray:
     weighted[..., :3] *= weighted[..., 3:] / 255
     weighted = cv2.resize(weighted, size, interpolation=cv2.INTER_LINEAR)
     weighted[..., :3] *= 255 / np.maximum(weighted[..., 3:], 1)
+    # Centre the drawing.
     canvas = np.zeros((side, side, 4), np.uint8)
     left, top = (side - size[0]) // 2, (side - size[1]) // 2
     canvas[top : top + size[1], left : left + size[0]] = np.clip(np.rint(weighted), 0, 255)

@@ -38,10 +38,12 @@ def contact_sheet(
     Raises:
         InputError: an unknown split, or a number below 1.
     """
+    # Check the arguments.
     if split not in SPLITS:
         raise InputError(f'unknown split {split!r}; the icon world has {", ".join(SPLITS)}')
     if columns < 1 or (limit is not None and limit < 1):
         raise InputError(f'{columns} columns, {limit} concepts; give at least 1')
+    # Choose the drawings of each concept.
     allowed = {pack.name for pack in PACKS if pack.licence in PERMISSIVE_LICENCES} if permissive else None
     support = library.splits.drawings.get(f'support_{split}', {}) if split.endswith('novel') else {}
     shown = []
@@ -52,6 +54,7 @@ def contact_sheet(
             shown.append((name, exemplars, targets))
     shown = shown[:limit]
 
+    # Draw the concepts.
     rows = -(-len(shown) // columns)
     cell_width, cell_height = _MAX_DRAWINGS * _CELL + 12, _CELL + _LABEL + 8
     sheet = np.full((max(rows, 1) * cell_height, columns * cell_width, 3), 255, np.uint8)

@@ -190,12 +190,14 @@ def support_and_targets(
         Indices of support drawings (at least one) and of target drawings (at least two); None if there are fewer than
         four drawings, or too few that differ.
     """
+    # Group drawings with similar silhouettes.
     if len(drawings) < MIN_NOVEL_DRAWINGS:
         return None
     near = np.argwhere(pairwise_iou(silhouettes[list(drawings)], silhouettes[list(drawings)]) >= MAX_IOU)
     names = [str(i) for i in range(len(drawings))]
     edges = [(names[i], names[j]) for i, j in near.tolist()]
     groups = sorted(cluster(names, edges, heads=defaultdict(tuple)), key=lambda group: (len(group), int(group[0])))
+    # Assign the smallest groups to the exemplars: at least one group, and up to a third of the drawings.
     support: list[int] = []
     while len(groups) > 1 and (not support or 3 * (len(support) + len(groups[0])) <= len(drawings)):
         support += [drawings[int(i)] for i in groups.pop(0)]

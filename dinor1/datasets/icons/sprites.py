@@ -56,11 +56,13 @@ def make_sprite(rng: np.random.Generator, rendered: Rendered, index: int, size: 
         distort: Rotate by up to 25 degrees, shear by up to 0.2, stretch by up to 1.2 and move each corner by up to 6 %.
             Drawings are never mirrored, because left and right are different concepts.
     """
+    # Resize the drawing.
     opacity = cv2.resize(rendered.opacity[index], (size, size), interpolation=cv2.INTER_AREA)
     palette = rendered.colour_index[index]
     colours = None
     if palette >= 0:
         colours = cv2.resize(rendered.colours[palette], (size, size), interpolation=cv2.INTER_AREA)
+    # Move the corners by a random linear map and random offsets, and warp the drawing.
     if distort:
         angle, shear = np.deg2rad(rng.uniform(-25, 25)), rng.uniform(-0.2, 0.2)
         stretch = np.exp(rng.uniform(-0.18, 0.18))
@@ -81,6 +83,7 @@ def make_sprite(rng: np.random.Generator, rendered: Rendered, index: int, size: 
     peak = int(opacity.max())
     if 0 < peak < 255:
         opacity = cv2.convertScaleAbs(opacity, alpha=255 / peak)
+    # Crop to the visible pixels.
     x, y, w, h = cv2.boundingRect((opacity >= MIN_OPACITY).view(np.uint8))
     opacity = opacity[y : y + h, x : x + w]
     return Sprite(opacity, None if colours is None else colours[y : y + h, x : x + w].astype(np.float32))

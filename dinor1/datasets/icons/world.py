@@ -262,6 +262,7 @@ def _write_splits(
         digests = ''.join(image.digest for image in drawn[split])
         checksums[split] = hashlib.sha256((digests + sha256(path)).encode()).hexdigest()
         counts[split] = _count(content)
+    # Describe the data set for the manifest.
     groups = {name: library.splits.drawings[name] for name in (*SPLITS, 'clutter_train', 'clutter_test')}
     return {
         'checksums': checksums,
@@ -373,6 +374,7 @@ def draw_images(
     clutter_names = list(clutter)
     for index, names in enumerate(plans, start=start):
         rng = generator(seed, split, index)
+        # Choose a drawing for each object.
         chosen: list[int] = []
         latest: dict[str, int] = {}
         for name in names:
@@ -381,6 +383,7 @@ def draw_images(
             if name not in latest or rng.random() < 0.5:
                 latest[name] = drawings[rng.integers(len(drawings))]
             chosen.append(latest[name])
+        # Choose the clutter.
         others = []
         if clutter_names:
             for i in rng.integers(len(clutter_names), size=rng.integers(0, _MAX_CLUTTER + 1)).tolist():
