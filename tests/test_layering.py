@@ -153,7 +153,7 @@ def test_core_imports_no_block(modules, imports):
     assert found == []
 
 
-def test_blocks_stand_alone(imports):
+def test_blocks_work_without_the_detector(imports):
     """A block never imports the detector, and another block only where its paper builds on it."""
     found = []
     for statement in imports:

@@ -128,7 +128,7 @@ def test_page_draws_finds_corrects_exports_and_reloads(live, visit):
     assert user.hosts == {f'127.0.0.1:{live.session.port}'}
 
 
-def test_page_works_by_keyboard_alone(live, visit):
+def test_page_works_without_a_mouse(live, visit):
     user = visit(live.address)
     user.add_class('key')
     # Draw, move and resize a box of the second class, then change its class to the first.

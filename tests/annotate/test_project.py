@@ -86,7 +86,7 @@ def test_update_image_clips_to_the_image(project):
     assert record.boxes[0].bbox == (0, 0, 80, 60)
 
 
-def test_set_proposals_replaces_proposals_and_respects_decisions(project):
+def test_set_proposals_replaces_proposals_and_keeps_decisions(project):
     image = next(iter(project.files))
     project.add_class('key')
     decided = [box(0, 0, 20, 20), box(40, 0, 60, 20, id='b', status='rejected'), box(0, 40, 9, 49, 1, 'c', score=0.5)]

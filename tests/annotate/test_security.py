@@ -23,13 +23,13 @@ def test_token_in_the_address_becomes_a_cookie(page):
 
 
 @pytest.mark.parametrize('path', READS)
-def test_reading_needs_the_cookie(page, path):
+def test_read_requests_need_the_cookie(page, path):
     assert page.stranger.get(path).status_code == 403
     assert page.client.get(path).status_code == 200
 
 
 @pytest.mark.parametrize('path', ['/?token=wrong', '/?token=', '/', '/?token=the-token2'])
-def test_entrance_rejects_wrong_tokens(page, path):
+def test_page_rejects_wrong_tokens(page, path):
     answer = page.stranger.get(path)
     assert answer.status_code == 403
     assert 'set-cookie' not in answer.headers
@@ -53,7 +53,7 @@ def test_cookie_and_header_do_not_reveal_each_other(page):
         ('POST', '/api/import', dict()),
     ],
 )
-def test_every_write_needs_cookie_and_header(page, method, path, body):
+def test_write_requests_need_cookie_and_header(page, method, path, body):
     path = path.format(image=page.images[0])
     before = page.client.get('/api/state').json()
     cookie = {page.session.cookie_name: page.session.cookie}
@@ -92,7 +92,7 @@ def test_requests_that_other_pages_make_are_rejected(page, site):
     assert page.client.get(path, headers={'sec-fetch-site': 'same-origin'}).status_code == 200
 
 
-def test_bodies_are_limited(page, monkeypatch):
+def test_size_of_bodies_is_limited(page, monkeypatch):
     monkeypatch.setattr(security, 'MAX_BODY', 1000)
     monkeypatch.setattr(security, 'MAX_UPLOAD', 2000)
     assert page.client.post('/api/classes', content=b' ' * 1001).status_code == 413

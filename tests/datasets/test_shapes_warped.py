@@ -91,7 +91,7 @@ def test_render_split_equals_written_files(tmp_path):
         assert np.array_equal(image.pixels, written)
 
 
-def test_bad_arguments_are_rejected(tmp_path):
+def test_generate_warped_rejects_bad_arguments(tmp_path):
     with pytest.raises(InputError, match='unknown variant'):
         generate_warped(tmp_path / 'a', ['rotation-31'])
     with pytest.raises(InputError, match='unknown variant'):

@@ -78,7 +78,7 @@ def test_label_files_resumes_where_it_stopped(inferencer, searched, image_folder
     assert searched == []
 
 
-def test_label_files_rejects_to_resume_results_of_other_settings(inferencer, searched, image_folder, tmp_path):
+def test_label_files_rejects_resuming_with_other_settings(inferencer, searched, image_folder, tmp_path):
     targets = [str(image_folder / '0.png')]
     label_files(inferencer, targets, tmp_path, 'coco', 0.3, nms_thr=0.7)
     before = (tmp_path / 'settings.json').read_text()

@@ -211,7 +211,7 @@ def test_video_outputs_of_equal_names_are_distinct(clip, tmp_path):
     assert [output.name for output in outputs] == ['clip_2', 'clip_4']
 
 
-def test_video_outputs_reject_to_overwrite_a_video(clip, tmp_path):
+def test_video_outputs_reject_folders_in_which_a_video_is_overwritten(clip, tmp_path):
     (tmp_path / 'vis').mkdir()
     video = shutil.copy(clip, tmp_path / 'vis')
     with pytest.raises(InputError, match='is a target and would be overwritten'):

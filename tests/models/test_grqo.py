@@ -82,7 +82,7 @@ def test_group_advantage_mutes_the_last_queries():
 
 
 @pytest.mark.parametrize('num_mute', [-1, 9, 10])
-def test_group_advantage_rejects_to_mute_all_queries(num_mute):
+def test_group_advantage_rejects_muting_of_all_queries(num_mute):
     with pytest.raises(ValueError, match='num_mute'):
         group_advantage(torch.randn(1, 1, 9), num_mute)
 

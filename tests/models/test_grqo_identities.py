@@ -83,7 +83,7 @@ def test_reward_term_pushes_kept_queries_down_above_the_threshold():
     assert pushed_down.tolist() == [True] + 7 * [False]
 
 
-def test_reward_term_pushes_average_queries_by_the_share_of_the_mute():
+def test_reward_term_pushes_average_queries_by_the_muted_share():
     # Two queries of average reward, the first kept and the last muted.
     rewards = torch.tensor([0.0, 1, -2, 3, 1, -1, 2, -1, -1, -1, -1, 0], dtype=torch.float64)
     found = gradient(rewards) * N * rewards.std()

@@ -169,7 +169,7 @@ def test_decoder_order_changes_no_weights_and_no_losses_by_name(build_tiny, make
     assert not torch.equal(found['loss_cls'], expected['loss_cls'])
 
 
-def test_decoder_branch_of_the_first_layer_does_not_see_other_queries(build_tiny, make_batch):
+def test_decoder_branch_of_the_first_layer_does_not_depend_on_other_queries(build_tiny, make_batch):
     model = build_tiny(**CROSS_FIRST)
     inputs, samples = make_batch((2, 1))
     with torch.no_grad():

@@ -182,7 +182,7 @@ def test_ranking_gradients_sum_to_zero_for_every_prompt(weights):
     assert gradient.abs().max() > 1e-3
 
 
-def test_ranking_gradient_reaches_logits_alone():
+def test_ranking_gradient_only_reaches_logits():
     logits, boxes, *rest = inputs_of()
     loss = PromptRankingLoss()(logits, boxes, *rest).sum()
     assert torch.autograd.grad(loss, boxes, allow_unused=True)[0] is None

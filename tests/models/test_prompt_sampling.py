@@ -26,14 +26,14 @@ def total(losses):
 # Class prototypes -------------------------------------------------------------------------------------------
 
 
-def test_prototype_gives_every_image_one_vote():
+def test_prototype_gives_every_image_the_same_weight():
     torch.manual_seed(0)
     seen = set()
     for _ in range(100):
         weights = prototype_weights(LABELS, CLASSES)
         seen.add(tuple(weights[0].tolist()))
         assert weights[1].tolist() == [0, 1, 0, 0]
-    # Image 0 has one or two exemplars of class 4, which share its vote.
+    # Image 0 has one or two exemplars of class 4, which have its weight together.
     assert seen == {(0.5, 0, 0, 0.5), (0, 0, 0.5, 0.5), (0.25, 0, 0.25, 0.5)}
 
 
@@ -176,7 +176,7 @@ def test_single_offered_prompt_gives_the_loss_of_its_class_alone(build_tiny, mak
     assert min(abs(value - dropped['enc_loss_cls'].item()) for value in chosen) < 1e-5
 
 
-def test_settings_that_do_not_fit_are_rejected():
+def test_prompts_config_rejects_settings_that_do_not_fit():
     with pytest.raises(InputError, match=r"prompt_sampling must be 'single_instance' or .*, got 'mean'"):
         PromptsConfig(prompt_sampling='mean')
     with pytest.raises(InputError, match=r'prompt_dropout must be in \[0, 1\], got 2'):
@@ -224,7 +224,7 @@ def test_baseline_values_are_the_network_without_the_switches(build_tiny, make_b
     assert not [name for name in results[1][1] if 'aggregator' in name or 'exemplar' in name]
 
 
-def test_world_and_refiner_settings_that_do_not_fit_are_rejected():
+def test_prompts_config_rejects_world_and_refiner_settings_that_do_not_fit():
     with pytest.raises(InputError, match="needs model.prompts.prompt_sampling='class_prototype'"):
         PromptsConfig(prompt_gather='world')
     with pytest.raises(InputError, match=r"prompt_gather must be 'device' or 'world', got 'all'"):

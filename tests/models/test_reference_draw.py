@@ -52,7 +52,7 @@ def test_redraw_of_prototypes_has_weights_of_its_own():
     config = PromptsConfig(prompt_sampling='class_prototype')
     draw, labels, _ = draw_prompts(samples_of(LABELS), config)
     first_rows = {tuple(redraw_exemplars(draw, labels, config).weights[0].tolist()) for _ in range(60)}
-    # Image 0 has one or two exemplars of class 4, which share its vote.
+    # Image 0 has one or two exemplars of class 4, which have its weight together.
     assert first_rows == {(0.5, 0, 0, 0.5), (0, 0, 0.5, 0.5), (0.25, 0, 0.25, 0.5)}
 
 
@@ -95,7 +95,7 @@ def test_reference_draw_with_one_exemplar_per_class_is_shared(build_tiny, make_b
     assert all(torch.equal(shared[name], own[name]) for name in shared)
 
 
-def test_reference_draw_of_its_own_changes_the_kl_alone(build_tiny, make_batch):
+def test_reference_draw_of_its_own_only_changes_the_kl(build_tiny, make_batch):
     model = build_tiny(**{'model.bbox_head.loss_grqo': dict(type='GRQOLoss')})
     inputs, samples = make_batch((4, 4))
     for sample in samples:

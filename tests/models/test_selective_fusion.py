@@ -83,7 +83,7 @@ def test_selective_gate_opens_for_prompts_with_a_similar_token():
     assert not selective_gate(logits, valid, 1.0).any()
 
 
-def test_threshold_zero_equals_full_fusion_bit_by_bit():
+def test_threshold_zero_equals_full_fusion_bitwise():
     full = encoder_of(encoder_fusion='full', num_fusion_layers=2)
     gated = encoder_of(1, num_fusion_layers=2, fusion_threshold=0.0)
     missing, unexpected = gated.load_state_dict(full.state_dict(), strict=False)

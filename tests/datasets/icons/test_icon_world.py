@@ -229,7 +229,7 @@ def test_configs_read_it(small_world, monkeypatch, name):
         ({'sizes': {'test': 5}}, "unknown split 'test'"),
     ],
 )
-def test_bad_arguments(tmp_path, arguments, message):
+def test_generate_icons_rejects_bad_arguments(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         generate(tmp_path / 'icons', **arguments)
     assert not list(tmp_path.iterdir())

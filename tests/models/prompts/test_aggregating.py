@@ -85,7 +85,7 @@ def test_class_token_equals_the_release(shared_dir):
 
 
 @pytest.mark.parametrize('aggregator', ['class_token', 'mean'])
-def test_group_does_not_see_other_groups_and_images(features, aggregator):
+def test_group_embedding_does_not_depend_on_other_groups_and_images(features, aggregator):
     encoder = encoder_of(aggregator, num_layers=2)
     boxes, groups = boxes_of(2, 5), torch.tensor([[0, 1, 0, 1, 1], [0, -1, -1, -1, -1]])
     together = encoder(boxes, features, groups)
@@ -112,7 +112,7 @@ def test_class_token_depends_on_every_box_of_its_group(features):
     assert (boxes.grad.abs().amax(-1) > 0).tolist() == [[True, True, False], [False] * 3]
 
 
-def test_settings_out_of_range_are_rejected(build_tiny):
+def test_aggregating_encoder_rejects_settings_out_of_range(build_tiny):
     dims = TransformerDims(**SIZES)
     with pytest.raises(InputError, match="aggregator must be 'class_token' or .*, got 'token'"):
         AggregatingPromptEncoder(dims, 'token')

@@ -51,7 +51,7 @@ def test_files_without_class_embeddings_are_rejected(tmp_path, file):
         ClassEmbeddings(file).class_embeddings(['ant', 'owl'])
 
 
-def test_bad_sources_are_rejected(tmp_path):
+def test_write_class_embeddings_rejects_bad_sources(tmp_path):
     (tmp_path / 'a.json').write_text('[1]')
     (tmp_path / 'b.txt').write_text('cat\n(dog)\n')
     out = tmp_path / 'out.safetensors'

@@ -88,7 +88,7 @@ def test_remembered_prompts_are_means_per_image_and_class():
     assert remembered_prompts(torch.ones(1, 1), [labels[2]], ['x'], NAMES) == []
 
 
-def test_numbers_out_of_range_are_rejected():
+def test_prompt_memory_rejects_numbers_out_of_range():
     with pytest.raises(InputError, match='at least 1, got 0 and 40'):
         PromptMemory(length=0)
 
