@@ -21,9 +21,9 @@ LAYERS = (
     ('__main__',),
 )
 LAYER_OF = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
-# Rooms of one layer that must not know each other.
+# Folders of one layer that must not import each other.
 FORBIDDEN = {('models', 'datasets')}
-# What blocks may import besides themselves, and the blocks whose papers build on another one.
+# Folders that blocks may import in addition to their own, and the blocks whose papers build on another block.
 BELOW_BLOCKS = {*LAYERS[0], 'structures', ''}
 BLOCKS_OF_BLOCK = {
     'category_graph': {'graph_transformer', 'nfe'},
@@ -116,7 +116,7 @@ def imports(modules) -> list[Import]:
     ]
 
 
-def test_every_room_has_a_layer(modules):
+def test_every_folder_has_a_layer(modules):
     rooms = {room_of(module) for module in modules} - {'', 'blocks'}
     assert rooms == set(LAYER_OF)
 
