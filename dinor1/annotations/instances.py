@@ -193,7 +193,7 @@ def _bad_boxes(annotations: list, sizes: Sizes, indices: list[int]) -> Defects:
     with np.errstate(invalid='ignore'):  # infinity minus infinity, in malformed boxes
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
 
-    # Find all defects at once.
+    # Find all defects in one pass.
     malformed = ~np.isfinite(boxes).all(1)
     flat = (boxes[:, 2:] <= 0).any(1)
     outside = (high <= 0).any(1) | (low >= limits).any(1)

@@ -77,7 +77,7 @@ class SeededPipelineMixin:
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) whose augmentations are drawn next, in all worker processes at once."""
+        """Choose the epoch (from 0) whose augmentations are drawn next, in all worker processes."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, idx: int) -> Any:

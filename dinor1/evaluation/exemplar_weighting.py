@@ -142,7 +142,7 @@ def weigh_exemplars(
     settings: ExemplarWeighting,
     progress: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Try each exemplar on the images of the other exemplars of its class, and weigh it by its success.
+    """Try each exemplar on the images of the other exemplars of its class, and weight it by its success.
 
     The exemplars of a class from other images are offered together, as separate prompts; this reads all boxes of the
     class on the images of the exemplars, more than the exemplars themselves.

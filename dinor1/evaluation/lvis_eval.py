@@ -11,7 +11,7 @@ The caller chooses the detections: the 300 best of each image, or, for fixed AP 
 the 10,000 best of each class over the whole set, without a limit per image.
 
 Three ideas make it fast. Only pairs of a detection and a box with an IoU of 0.5 or more are kept, because no other pair
-can match. Matching handles the best detections of all images and classes at once, then the second best and so on, at
+can match. Matching handles the best detections of all images and classes together, then the second best and so on, at
 all thresholds and area ranges together. A precision-recall curve is computed from its true positives alone: precision
 falls between them, so that other detections never change the interpolated curve.
 

@@ -88,7 +88,7 @@ class Passed(NamedTuple):
 
 
 def which_pass(weights: Tensor, grads: Tensor, delta: float, eps: float, scratch: Tensor | None = None) -> Passed:
-    """Test many tensors at once, without host synchronisation.
+    """Test many tensors together, without host synchronisation.
 
     The layer view adds up the sums of the channel view, so that each operand is read once per product.
 

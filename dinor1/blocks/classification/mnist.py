@@ -83,7 +83,7 @@ class MNIST(Dataset):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the maps of an epoch, for all digits at once; persistent workers of a loader would not see them."""
+        """Draw the maps of an epoch, for all digits together; persistent workers of a loader would not see them."""
         if self._affine is not None and (self._redraw or epoch == 0):
             self.images = affine_images(self._originals, self._affine, seed=self.seed * 100_003 + epoch)
 

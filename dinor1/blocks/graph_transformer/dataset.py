@@ -21,7 +21,7 @@ SPLITS = ('train', 'val', 'test')
 TASKS = ('cluster', 'pattern')
 # Sizes of the published splits.
 NUM_GRAPHS = {'cluster': (10_000, 1_000, 1_000), 'pattern': (10_000, 2_000, 2_000)}
-# Graphs generated at once; limits the memory before they are packed.
+# Number of graphs generated together; limits the memory before they are packed.
 CHUNK = 500
 
 

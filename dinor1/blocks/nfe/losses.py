@@ -42,7 +42,7 @@ def logistic_loss(
         positive: ``(P, K)`` and ``(P,)``, the positives' side of the score.
         weight: Weight of the sum over ``key``.
         counted: ``(P,)`` bool, which positives are among ``key``; ``None`` = all of them.
-        piece: Scores in memory at once.
+        piece: Number of scores that are in memory together.
 
     Returns:
         A scalar, differentiable once.
@@ -67,7 +67,7 @@ def softplus_sum(query: Features, key: Features, piece: int = PIECE) -> Tensor:
     Args:
         query: ``(B, K)`` and ``(B,)``.
         key: ``(M, K)`` and ``(M,)``.
-        piece: Scores in memory at once.
+        piece: Number of scores that are in memory together.
 
     Returns:
         A scalar, differentiable once.

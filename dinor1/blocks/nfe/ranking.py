@@ -41,7 +41,7 @@ def filtered_ranking(
         num_relations: Number of relations without reciprocals.
         both_directions: Also rank the head, as tail of the query (tail, relation + num_relations).
         ties: See :func:`filtered_ranks`.
-        batch_size: Largest number of queries at once.
+        batch_size: Largest number of queries that are processed together.
         max_scores: Largest number of scores in memory: with many entities the batch shrinks, down to one query.
 
     Returns:

@@ -37,7 +37,7 @@ class LayerNormRemovalHook(Hook):
     Args:
         order: Stages in the order of their removal. ``mlp``, ``attention``: norms before these; ``values``: attention
             norms as read by values (``attention`` then means queries and keys only); ``final``: all other norms;
-            ``first``: the separate divisor of the first position, all norms at once (needs ``per_position``).
+            ``first``: the separate divisor of the first position, all norms together (needs ``per_position``).
         start: Optimizer step, from 0, before which the first norm of each stage is switched: one number per stage, or
             one for the first stage. In the latter case each other stage begins when the one before has ended, as in the
             papers, ``start + gap * number of norms``.

@@ -1,7 +1,7 @@
 """Deformable attention by ``embedding_bag``, in plain torch: the backend for CPUs.
 
 Every output row, one query of one head, is a weighted sum of ``4 L P`` rows of features, four corners per sample.
-``embedding_bag`` computes this sum over all levels and points at once, with the channels last as in ``value``, and
+``embedding_bag`` computes this sum over all levels and points together, with the channels last as in ``value``, and
 writes no sampled value to memory. Row indices and weights are computed for blocks of queries that fit into the cache.
 
 The features are copied once, onto a canvas slightly wider than the widest level, which holds all levels of all images
@@ -29,13 +29,13 @@ from dinor1.ops.ms_deform_attn.sampling import Sampling
 
 
 class BlockSizes(NamedTuple):
-    """Sizes of the blocks that are computed at once, and the method; they change results only by rounding.
+    """Sizes of the blocks that are computed together, and the method; they change results only by rounding.
 
     Attributes:
         samples: Number of sampling points per block, in the forward pass and in the gradients of the samples.
-        rows: Number of feature rows gathered at once, on a GPU.
-        numbers: Number of elements of the gradient of ``value`` that are summed at once.
-        sorted_samples: Number of sampling points that are sorted at once; it bounds the memory.
+        rows: Number of feature rows gathered together, on a GPU.
+        numbers: Number of elements of the gradient of ``value`` that are summed together.
+        sorted_samples: Number of sampling points that are sorted together; it bounds the memory.
         sorts: Whether the gradient of ``value`` is summed over sorted rows, instead of by scipy, which needs a CPU.
     """
 
@@ -199,7 +199,7 @@ def forward(
         value: ``(B, N, H, D)``.
         shapes: (height, width) of each level.
         sampling: Locations and weights.
-        blocks: Sizes of the blocks that are computed at once. Default: :func:`default_blocks`.
+        blocks: Sizes of the blocks that are computed together. Default: :func:`default_blocks`.
 
     Returns:
         ``(B, Q, H * D)`` in the dtype of ``value``.

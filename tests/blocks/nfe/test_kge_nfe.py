@@ -233,7 +233,7 @@ def test_softplus_sum_in_pieces_gradcheck():
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
     def run(a, b, c, d):
-        # 6 scores at once, in pieces of 2, 2, 2 and 1 keys.
+        # 6 scores together, in pieces of 2, 2, 2 and 1 keys.
         return softplus_sum(Features(a, b), Features(c, d), piece=6)
 
     assert torch.autograd.gradcheck(run, inputs)
