@@ -32,5 +32,5 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(_mmdet.OPTIM_WRAPPER_CONSTRUCTORS)
 PARAM_SCHEDULERS = _child(_mmdet.PARAM_SCHEDULERS)
 VISUALIZERS = _child(_mmdet.VISUALIZERS, 'dinor1.visualization')
 VISBACKENDS = _child(_mmdet.VISBACKENDS)
-# What `model_converters` of a config may name, see dinor1.utils.model_converters; blocks register theirs.
+# Converters for `model_converters` of a config, see dinor1.utils.model_converters. Blocks register their converters.
 MODEL_CONVERTERS = Registry('model converter', scope='dinor1')

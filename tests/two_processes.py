@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def join(rank: int, port: int) -> None:
-    """What a target does first; it leaves by :func:`leave`."""
+    """Join the process group; every target calls this first, and :func:`leave` at the end."""
     os.environ.update(environment(rank, port))
     torch.set_num_threads(1)
     dist.init_process_group('gloo')

@@ -25,7 +25,7 @@ _NEGATIVE = '\u2063negative'
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a project searches for.
+    """The prompts of a search in a project.
 
     Attributes:
         visual: Image files with boxes and the class name of each box.
@@ -93,7 +93,7 @@ class ExemplarDetector:
 
         Args:
             path: The file.
-            prompts: What to search for.
+            prompts: Prompts of the search.
             nms_thr: A detection is removed if its IoU with a detection of higher score is larger, in [0, 1].
             class_agnostic: Whether detections of different classes are compared too.
 

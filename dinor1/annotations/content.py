@@ -44,7 +44,7 @@ class Content:
         return [(i, record) for i, record in enumerate(self.records(section)) if is_valid(section, record)]
 
     def location(self, finding: Finding) -> str:
-        """Where a finding is, in the terms of the file's format; empty for a finding of the whole file."""
+        """Location of a finding, in the terms of the file's format; empty for a finding of the whole file."""
         return self.locate(self, finding)
 
 

@@ -14,7 +14,7 @@ from .findings import Finding
 
 
 class LabelScope(NamedTuple):
-    """What the annotations of an image cover.
+    """The categories that the annotations of an image cover.
 
     Attributes:
         annotated: Ids of the categories that annotators looked for, whether or not they marked every instance. An

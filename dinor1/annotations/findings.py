@@ -11,8 +11,8 @@ class Kind(NamedTuple):
     Attributes:
         severity: ``error``: the file cannot be read, or training and evaluation on it would be wrong; ``warning``:
             legal, but often a mistake.
-        remedy: What the owner of the file should do, as the end of a sentence.
-        repair: How a repair corrects it; empty if it does not, because a tool cannot know the correct value.
+        remedy: Action that the owner of the file should take, as the end of a sentence.
+        repair: Correction by a repair; empty if there is none, because a tool cannot know the correct value.
         blocking: Whether a person must resolve this defect before anything is repaired: other repairs would hide it.
     """
 
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: Key of :data:`KINDS`.
-        detail: What is wrong, with the values.
+        detail: Description of the defect, with the values.
         section: ``images``, ``annotations`` or ``categories``; empty for the file as a whole.
         entry: Index in that section, from 0; -1 for the section or the file as a whole.
     """
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What to do about it."""
+        """Remedy for the finding."""
         return KINDS[self.kind].remedy
 
 

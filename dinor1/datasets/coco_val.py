@@ -17,7 +17,7 @@ class Archive(NamedTuple):
     """A zip file and the members to unpack from it.
 
     Attributes:
-        url: Where it is published.
+        url: Address of the published file.
         checksum: Its SHA-256.
         members: Prefix of the paths of these members; they have the same paths below the data folder.
     """

@@ -16,7 +16,7 @@ LAYOUTS = (
     ('{split}.json', 'images'),
     ('{roboflow}/_annotations.coco.json', '{roboflow}'),
 )
-# The same for a folder without splits, in which all images are for training.
+# Layouts of a folder without splits, in which all images are for training.
 WHOLE = (
     ('annotations.json', 'images'),
     ('_annotations.coco.json', ''),

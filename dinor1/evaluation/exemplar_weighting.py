@@ -84,7 +84,7 @@ def rewards_on_image(
         boxes: (Q, 4) boxes of the queries, normalised cxcywh.
         truth: (m, 4) all boxes of the class on the image, pixel xyxy; at least one.
         img_hw: Height and width of the image in pixels.
-        settings: What counts.
+        settings: Definition of the success.
 
     Returns:
         (G,).

@@ -146,7 +146,7 @@ def _images_of_folder(folder: Path) -> list[str | np.ndarray]:
                 level=logging.WARNING,
             )
         return [str(path) for path in images]
-    # Say what the folder has instead.
+    # Describe the content of the folder.
     if VIDEO_SUFFIXES & counts.keys():
         raise InputError(
             f'{folder}: no image in this folder, but videos ({others}); `dinor1 detect` takes them by a pattern in '

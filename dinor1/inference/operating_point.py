@@ -19,7 +19,7 @@ _TEMPERATURES = (0.05, 20.0)
 
 
 class OperatingPoint(NamedTuple):
-    """How to use the scores of a class.
+    """Threshold and calibration of the scores of a class.
 
     Attributes:
         threshold: Score that gives the highest F1 among the checked detections, in [0, 1].
@@ -191,7 +191,7 @@ def absence_threshold(
 
 
 class ExemplarSimilarity(NamedTuple):
-    """How an exemplar compares with the others.
+    """Similarity of an exemplar to the exemplars of its own and of the other classes.
 
     Attributes:
         own: Cosine similarity to the mean of the other exemplars of its class, in [-1, 1]; NaN without other exemplars.

@@ -25,7 +25,7 @@ def check_class_name(name: Any, where: str) -> str:
 
     Args:
         name: The name.
-        where: Where the name was given, for error messages.
+        where: Origin of the name, for error messages.
 
     Raises:
         InputError: it is not a string, is empty, or has characters that are not valid Unicode.

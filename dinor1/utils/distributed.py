@@ -38,7 +38,7 @@ def broadcast_buffers(model: nn.Module) -> None:
 
 
 class RankGather(NamedTuple):
-    """What a model needs to use values of all processes, without knowing of processes; all must call each function.
+    """Functions by which a model uses values of all processes; all processes must call each function.
 
     Attributes:
         rank: Index of this process in the results.

@@ -145,7 +145,7 @@ def _by_pillow(content: bytes, where: str) -> np.ndarray | None:
 
 
 def _why_not_decoded(path: str | os.PathLike, content: bytes) -> str:
-    """What is wrong with a file that neither library decodes, and what to do."""
+    """Describe the defect of a file that neither library can decode, and its remedy."""
     if not content:
         return 'an empty file; restore it'
     if _has_video_content(content) or Path(path).suffix.lower() in VIDEO_SUFFIXES:

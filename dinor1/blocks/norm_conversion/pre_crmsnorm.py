@@ -21,7 +21,7 @@ from .linear_maps import linear_map, output_map, replace_module
 from .pre_rmsnorm import as_rms_norm, centre_stream, describe, fold_norm_affine, report_on
 from .residual_streams import Branch, Exit, ResidualStream
 
-# How a branch is connected to the narrow stream, from the cheapest:
+# Ways to connect a branch to the narrow stream, from the cheapest:
 # 'narrow': reads and writes d - 1 channels.
 # 'narrow output': reads d channels (the last one is restored after the norm) and writes d - 1.
 # 'wide': reads and writes d channels; the last one is dropped after the branch's module.

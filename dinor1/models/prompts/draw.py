@@ -29,7 +29,7 @@ def draw_prompts(
 
     Args:
         samples: Samples with ground truth, and class names if the model needs them.
-        config: How to sample.
+        config: Settings of the sampling.
         pairs: Whether the prompt encoder aggregates the exemplars of a class on an image.
         text: Whether the prompts are class names: those of the batch, and others up to ``config.text_classes``. The
             exemplars are drawn in this case too, for the losses that compare them with the names.
@@ -93,7 +93,7 @@ def redraw_exemplars(
         draw: The first draw, of one process. Without exemplars (text prompts, or a batch without boxes) it is returned
             as it is.
         labels: Per image (m,) class indices of its boxes, numbered as in the draw.
-        config: How the draw was sampled.
+        config: Settings with which the draw was sampled.
         pairs: Whether the prompt encoder aggregates the exemplars of a class on an image.
     """
     if draw.text is not None or draw.box[0] < 0:

@@ -17,7 +17,7 @@ from .sampling import PromptDraw
 
 
 class BatchScope(NamedTuple):
-    """What the annotations of a batch of B images say about its K prompts.
+    """Information of the annotations of a batch of B images about its K prompts.
 
     Attributes:
         offered: (B, K) True = the image is known to show, or known not to show, the class of the prompt. If this holds
@@ -58,7 +58,7 @@ def batch_scope(samples: Sequence[DetDataSample], labels: Sequence[Tensor], draw
     present = torch.stack([(label[:, None] == draw.labels).any(0) for label in labels])
     offered = present | exhaustive
     annotated = annotated | offered
-    # Tell classes i and j apart if an image with a box of class i was annotated for class j.
+    # Classes i and j are distinguishable if an image with a box of class i was annotated for class j.
     told_apart = (present.float().t() @ annotated.float()) > 0
     itself = torch.eye(len(classes), dtype=torch.bool, device=told_apart.device)
     return BatchScope(offered | ~offered.any(1, keepdim=True), exhaustive, told_apart | itself)
