@@ -148,11 +148,12 @@ def shape_phases(out: Path, data: Path, quick: bool) -> list[Phase]:
 
 
 def icon_table(out: Path) -> str:
-    """Return the measurements of both detectors as a table."""
+    """Return the measurements of both detectors as a table; '-' where a metric is undefined."""
     rows: list[Sequence[str]] = []
     for arm, title in TITLES.items():
         metrics = read_json(out / f'{arm}.json')['metrics']
-        rows.append([title, *(f'{metrics[f"val_novel/{key}"]:.3f}' for key in COLUMNS.values())])
+        values = [metrics[f'val_novel/{key}'] for key in COLUMNS.values()]
+        rows.append([title, *('-' if value < 0 else f'{value:.3f}' for value in values)])
     return table(['detector', *COLUMNS], rows)
 
 
