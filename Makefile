@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow check lint types docs
+.PHONY: help demo demo-shapes test test-slow check lint types docs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 TARGET"
 
-demo: $(VENV)/installed-demo ## generate data, train VIS-GDINO and DINO-R1, evaluate, draw detections
+demo: $(VENV)/installed-demo ## generate icons, train VIS-GDINO and DINO-R1, find icons that they never saw
 	$(BIN)/python tools/demo.py
+
+demo-shapes: $(VENV)/installed-demo ## the same on the shapes world, where recipes of small data sets start
+	$(BIN)/python tools/demo.py --world shapes
 
 test: $(VENV)/installed-dev ## run the tests, without those that take more than 20 seconds each
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
