@@ -60,7 +60,7 @@ def test_measure_adaptation_counts_what_cannot_be_checked_as_refused(inferencer,
 
 
 def test_measure_adaptation_rejects_too_few_images(inferencer, root):
-    with pytest.raises(InputError, match='has 4 training images with objects'):
+    with pytest.raises(InputError, match='only 4 training images have objects'):
         measure_adaptation(root, inferencer, 5, seed=0)
 
 

@@ -116,7 +116,7 @@ def test_similar_drawing_is_not_novel(tiny_library, tiny_drawings):
 
 
 def test_too_few_concepts_is_one_line(tiny_library, tiny_drawings):
-    with pytest.raises(InputError, match='the drawings give .* novel concepts and 100 are wanted'):
+    with pytest.raises(InputError, match='the drawings give .* novel concepts, but 100 are requested'):
         build_library(tiny_drawings, sizes=SplitSizes(10, 50, 50, 0))
 
 
