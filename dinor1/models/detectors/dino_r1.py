@@ -59,12 +59,12 @@ from ..transformer import (
     score_tokens,
     select_queries,
 )
-from .duplicates import duplicate_removal, remove_duplicates
+from .duplicates import duplicate_removal
 from .initialization import initialize_transformer
+from .prediction import batch_detections, inference_output
 from .prompt_parts import build_prompt_parts
 from .reference import ReferenceModel
 from .training import batch_losses, prompted_objectness
-from .vocabulary_parts import best_of_passes, split_vocabulary
 
 
 @MODELS.register_module()
@@ -143,15 +143,8 @@ class DINOR1(BaseDetector):
         self.backbone = MODELS.build(backbone)
         check_neck_channels(self.backbone, neck)
         self.neck = MODELS.build(dict(out_channels=dims.embed_dims, num_outs=dims.num_feature_levels) | neck)
-        self.bbox_head = MODELS.build(
-            dict(
-                embed_dims=dims.embed_dims,
-                num_pred_layer=built_decoder.num_layers + 1,
-                train_cfg=train_cfg,
-                test_cfg=self.test_cfg,
-            )
-            | bbox_head
-        )
+        shared = dict(embed_dims=dims.embed_dims, train_cfg=train_cfg, test_cfg=self.test_cfg)
+        self.bbox_head = MODELS.build(shared | dict(num_pred_layer=built_decoder.num_layers + 1) | bbox_head)
 
         # Build the transformer.
         self.positional_encoding = CachedSinePositions(num_feats=dims.embed_dims // 2, **positional_encoding)
@@ -178,12 +171,8 @@ class DINOR1(BaseDetector):
         self.prompt_refiner = parts.refiner
 
         # Build the generator of denoising queries.
-        self.dn_query_generator = CdnQueryGenerator(
-            num_classes=self.bbox_head.num_classes,
-            embed_dims=dims.embed_dims,
-            num_matching_queries=num_queries,
-            **dn_cfg,
-        )
+        sizes = dict(num_classes=self.bbox_head.num_classes, embed_dims=dims.embed_dims)
+        self.dn_query_generator = CdnQueryGenerator(num_matching_queries=num_queries, **sizes, **dn_cfg)
 
     @staticmethod
     def upgrade_state_dict(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
@@ -284,7 +273,7 @@ class DINOR1(BaseDetector):
 
         They are those of the neck; or those of the encoder, if the prompt encoder reads these.
         """
-        with self._inference_precision():
+        with self.inference_precision():
             features = flatten_levels(
                 self.extract_feat(batch_inputs),
                 [sample.img_shape for sample in batch_data_samples],
@@ -308,7 +297,7 @@ class DINOR1(BaseDetector):
             boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
             image_shapes: Per image (height, width) in pixels, without padding.
         """
-        with self._inference_precision():
+        with self.inference_precision():
             return at_least_float32(encode_boxes(self.prompt_encoder, features, boxes, image_shapes))
 
     def encode_exemplars(
@@ -323,7 +312,7 @@ class DINOR1(BaseDetector):
         The prompt of a class is the mean of its rows. The arguments are those of :meth:`encode_boxes`, with ``labels``:
         per image (m,) class index of each box.
         """
-        with self._inference_precision():
+        with self.inference_precision():
             rows, classes = encode_exemplars(self.prompt_encoder, features, boxes, labels, image_shapes)
         return at_least_float32(rows), classes
 
@@ -350,7 +339,7 @@ class DINOR1(BaseDetector):
         refine = None if self.prompt_refiner is None else self.prompt_refiner.refine
         return prompts_per_image(prompts, features, shapes, self.encode_exemplars, refine)
 
-    def _inference_precision(self) -> contextlib.AbstractContextManager:
+    def inference_precision(self) -> contextlib.AbstractContextManager:
         """Autocast to :attr:`inference_dtype`; in training, the optimizer wrapper sets the precision."""
         if self.training or self.inference_dtype is None:
             return contextlib.nullcontext()
@@ -412,27 +401,7 @@ class DINOR1(BaseDetector):
             prompts: See :meth:`predict`.
             rescale: See :meth:`predict`.
         """
-        prompt_sets = self.prompt_sets(features, batch_data_samples, prompts)
-        # Detect the classes of each part of the vocabulary.
-        passes, found = [], []
-        for offered in split_vocabulary(prompt_sets, self.test_cfg.get('chunked_size', -1)):
-            output = self._detect(features, offered)
-            with full_precision(features.feat.device):
-                found.append(self.bbox_head.predict(output, offered, batch_data_samples, rescale))
-            passes.append((output, offered))
-        # Merge the passes of each image, and remove duplicates if that is configured.
-        for sample, instances, whole in zip(batch_data_samples, zip(*found, strict=True), prompt_sets, strict=True):
-            merged = best_of_passes(instances, self.test_cfg.get('max_per_img'))
-            sample.pred_instances = remove_duplicates(merged, self.duplicate_removal)
-            sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
-        return batch_data_samples, passes
-
-    def _detect(self, features: ImageFeatures, prompt_sets: list[PromptSet]) -> DetectorOutput:
-        """Output of the decoder for one prompt set per image; hidden states and prompts are at least in float32."""
-        with self._inference_precision():
-            output = self.transform(features, PromptBatch.stack(prompt_sets))
-        prompts = output.prompts._replace(embeddings=at_least_float32(output.prompts.embeddings))
-        return output._replace(hidden_states=at_least_float32(output.hidden_states), prompts=prompts)
+        return batch_detections(self, features, batch_data_samples, prompts, rescale)
 
     def transform(self, features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
         """Run encoder, query selection and decoder: a function of tensors only, which ``torch.compile`` can capture.
@@ -467,13 +436,9 @@ class DINOR1(BaseDetector):
 
     def token_scores(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> TokenScores:
         """Score all encoder tokens (bs, T, C) against the prompts after the encoder."""
-        stage = self.decoder.num_layers
+        cls_branch = self.bbox_head.cls_branches[self.decoder.num_layers]
         return score_tokens(
-            memory,
-            features,
-            prompts,
-            lambda tokens: self.memory_trans_norm(self.memory_trans_fc(tokens)),
-            self.bbox_head.cls_branches[stage],
+            memory, features, prompts, lambda tokens: self.memory_trans_norm(self.memory_trans_fc(tokens)), cls_branch
         )
 
     def select(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> QuerySelection:
@@ -497,6 +462,6 @@ class DINOR1(BaseDetector):
     ) -> tuple[Tensor, Tensor]:
         """Raw outputs of all decoder layers: logits (L, bs, N, K) and boxes (L, bs, N, 4), normalised cxcywh."""
         features = self.encode_image(batch_inputs, batch_data_samples)
-        output = self._detect(features, self.prompt_sets(features, batch_data_samples, prompts))
+        output = inference_output(self, features, self.prompt_sets(features, batch_data_samples, prompts))
         with full_precision(batch_inputs.device):
             return self.bbox_head(output)
