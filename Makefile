@@ -5,20 +5,25 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check lint types docs
+.PHONY: help demo demo-shapes test test-slow check lint types docs
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 TARGET"
 
-demo: $(VENV)/installed-demo ## generate data, train VIS-GDINO and DINO-R1, evaluate, draw detections
+demo: $(VENV)/installed-demo ## generate icons, train VIS-GDINO and DINO-R1, find icons that they never saw
 	$(BIN)/python tools/demo.py
 
-test: $(VENV)/installed-dev ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+demo-shapes: $(VENV)/installed-demo ## the same on the shapes world, where recipes of small data sets start
+	$(BIN)/python tools/demo.py --world shapes
 
-check: lint types docs ## everything that must pass before a commit: style, types, documentation, fast tests
+test: $(VENV)/installed-dev ## run the tests, without those that take more than 20 seconds each
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/installed-dev ## run the other tests: kills, memory over 10,000 predictions, plans, studies
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow
+
+check: lint types docs test ## everything that must pass before a commit: style, types, documentation, tests
 
 lint: $(VENV)/installed-dev ## check style, format and words
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ arms = {
     **{name: dict(config=_sft, options=own) for name, own in _ingredients.items()},
 }
 seeds = [0, 1, 2]
-after = {'icons': ['tools/analysis_tools/measure_icons.py', _sft, '{checkpoint}', '--out', '{out}']}
+after = {'icons': ['tools/analysis_tools/measure_icons.py', '{config}', '{checkpoint}', '--out', '{out}']}
 metrics = {
     'val_novel/cross1/AP': 'novel, 1 exemplar',
     'val_novel/cross4/AP': '4',

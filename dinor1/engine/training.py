@@ -171,8 +171,8 @@ def _check_start(cfg: Config) -> None:
         hint = (
             'check --resume'
             if cfg.get('resume')
-            else 'the config starts from it: make it first, as `make demo` does for the recipes of small data sets, '
-            'or start without it by --cfg-options load_from=None'
+            else 'the config starts from it: make it first, as `make demo-shapes` does for the recipes of small data '
+            'sets, or start without it by --cfg-options load_from=None'
         )
         raise InputError(f'{path}: no such checkpoint; {hint}')
 

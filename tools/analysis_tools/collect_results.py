@@ -2,7 +2,7 @@
 """Print a table of test results.
 
 Examples:
-    python tools/analysis_tools/collect_results.py work_dirs/demo/test/*
+    python tools/analysis_tools/collect_results.py work_dirs/demo_shapes/test/*
     python tools/analysis_tools/collect_results.py work_dirs/*/test_* --out results.md
 """
 

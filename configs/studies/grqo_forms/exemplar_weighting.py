@@ -1,10 +1,17 @@
 # The supervised baseline, tested with exemplars that are weighted by their success on the other support images.
 _base_ = [
     '../../_base_/models/dino_r1_nano.py',
+    '../../_base_/models/lite0_backbone.py',
     '../../_base_/datasets/icons.py',
     '../../_base_/schedules/nano_3e.py',
     '../../_base_/default_runtime.py',
 ]
 
-model = dict(test_cfg=dict(chunked_size=80))
+model = dict(
+    data_preprocessor=_base_.lite0_pixels,
+    backbone=dict(_delete_=True, **_base_.lite0_backbone),
+    neck=dict(in_channels=_base_.lite0_channels),
+    test_cfg=dict(chunked_size=80),
+)
 test_cfg = dict(prompts=dict(exemplar_weighting=dict(tau=1.0)))
+optim_wrapper = dict(paramwise_cfg=_base_.lite0_rates)
