@@ -88,7 +88,7 @@ class ImagePreparation:
                 yield indices, self._preprocess(data, False)
 
 
-def _transformed(image: str | np.ndarray, transform: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _transformed(image: str | np.ndarray, transform: Callable[[Any], Any]) -> dict[str, Any]:
     """Run the test pipeline, or one of its transforms, on one image.
 
     Raises:

@@ -35,7 +35,12 @@ def build_prompt_parts(config: PromptsConfig, embed_dims: int) -> PromptParts:
         config: Settings of the prompts.
         embed_dims: Width C of the prompts.
     """
-    policy = language_model = text_feat_map = alignment = relation_distill = refiner = None
+    policy: Any = None
+    language_model: Any = None
+    text_feat_map: Any = None
+    alignment: Any = None
+    relation_distill: Any = None
+    refiner: Any = None
     if config.exemplar_policy is not None:
         policy = MODELS.build(dict(config.exemplar_policy, embed_dims=embed_dims))
     # Build the text side; its map is trained in text iterations, or with the gradient of the alignment.

@@ -38,9 +38,9 @@ class GroupRelativeHead(DINOR1Head):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.loss_ranking = None if loss_ranking is None else MODELS.build(loss_ranking)
-        self.loss_one_to_many = None if loss_one_to_many is None else MODELS.build(loss_one_to_many)
-        self.loss_exemplar_group = None if loss_exemplar_group is None else MODELS.build(loss_exemplar_group)
+        self.loss_ranking: Any = None if loss_ranking is None else MODELS.build(loss_ranking)
+        self.loss_one_to_many: Any = None if loss_one_to_many is None else MODELS.build(loss_one_to_many)
+        self.loss_exemplar_group: Any = None if loss_exemplar_group is None else MODELS.build(loss_exemplar_group)
 
     @property
     def exemplar_group_size(self) -> int:
