@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'detect_files': '.image_files',
         'detect_videos': '.video_detection',
         'export_detections': '.export',
-        'gather_prompts': '.prompt_arguments',
+        'gather_prompts': '.command_line_prompts',
         'label_files': '.labelling',
         'list_images': '.image_input',
         'list_targets': '.targets',

@@ -1,4 +1,4 @@
-"""Arguments of the inferencer: their short forms, and checks."""
+"""Arguments of the methods of the inferencer: their short forms, and checks."""
 
 import difflib
 import os
@@ -52,6 +52,17 @@ def class_thresholds(score_thr: Any, prompts: PromptSet) -> Tensor:
         if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
             raise InputError(f'score_thr must be a number in [0, 1], got {value!r}')
     return torch.tensor(values, dtype=torch.float32)
+
+
+def check_width(prompts: PromptSet, embed_dims: int) -> None:
+    """Raise an error for prompts of another width than that of the model.
+
+    Raises:
+        InputError: the widths differ.
+    """
+    width = prompts.embeddings.shape[-1]
+    if width != embed_dims:
+        raise InputError(f'prompts: embeddings of width {width}, not {embed_dims}; make them with this model')
 
 
 def prompt_arguments(prompts: Any) -> dict[str, Any]:

@@ -74,6 +74,18 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
+def check_views(tile: int | None, overlap: float, flip: bool) -> None:
+    """Check the arguments of :func:`detect_views` before the first image is read.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if tile is not None:
+        image_views(1, 1, tile, overlap)
+    if not isinstance(flip, bool):
+        raise InputError(f'flip must be True or False, got {flip!r}')
+
+
 def detect_views(
     image: np.ndarray,
     detect: Callable[[Sequence[np.ndarray]], Sequence[InstanceData]],

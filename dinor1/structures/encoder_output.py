@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .prompt_set import PromptBatch
@@ -22,3 +23,10 @@ class EncoderOutput(NamedTuple):
     prompts: PromptBatch
     gates: tuple[Tensor, ...] = ()
     gate_logits: tuple[Tensor, ...] = ()
+
+    def gate_logits_at(self, tokens: Tensor) -> Tensor | None:
+        """Logits (G, bs, N, K) of the G gates at tokens (bs, N); None: there are none."""
+        if not self.gate_logits:
+            return None
+        index = tokens[..., None].expand(-1, -1, self.gate_logits[0].shape[-1])
+        return torch.stack([logits.gather(1, index) for logits in self.gate_logits])

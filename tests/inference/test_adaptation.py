@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dinor1.inference.adaptation import AnnotatedImage, supervised_loss, tune
-from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
@@ -16,17 +15,6 @@ BOXES = [[5, 5, 30, 40], [40, 10, 70, 50]]
 NAMES = ['cat', 'dog']
 # Three copies of one image: a tuning that lowers the loss on two of them also lowers it on the third.
 IMAGES, ALL_BOXES = [random_image(60, 80)] * 3, [BOXES] * 3
-
-
-@pytest.fixture(scope='module')
-def loaded(model_files):
-    return DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
-
-
-@pytest.fixture
-def inferencer(loaded):
-    loaded.reset_prompts()
-    return loaded
 
 
 def test_adapt_lowers_the_loss_without_changing_the_model(inferencer):

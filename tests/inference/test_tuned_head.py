@@ -16,11 +16,6 @@ BOXES, NAMES = [[5, 5, 30, 40], [40, 10, 70, 50]], ['cat', 'dog']
 IMAGES, ALL_BOXES, ALL_NAMES = [random_image(60, 80)] * 3, [BOXES] * 3, [NAMES] * 3
 
 
-@pytest.fixture(scope='module')
-def loaded(model_files):
-    return DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
-
-
 @pytest.fixture
 def inferencer(loaded):
     loaded.use_head(None)

@@ -16,9 +16,7 @@ from dinor1.inference import (
     split_videos,
     video_outputs,
 )
-from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.utils.errors import InputError
-from tests.model_files import random_image
 from tests.videos import Camera, decoded, frame_index, write_video
 
 
@@ -27,32 +25,21 @@ def clip(tmp_path_factory):
     return str(write_video(tmp_path_factory.mktemp('videos') / 'clip.mp4', 10))
 
 
-@pytest.fixture(scope='module')
-def loaded(model_files):
-    return DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
-
-
 @pytest.fixture
-def inferencer(loaded):
-    loaded.set_prompts(visual=[(random_image(60, 80), [[5, 5, 30, 40], [40, 10, 70, 50]], ['cat', 'dog'])])
-    return loaded
-
-
-@pytest.fixture
-def searched(inferencer, monkeypatch):
+def searched(detector, monkeypatch):
     """Lists of the indices of the frames that the detector searches, one per call."""
-    calls, predict = [], inferencer.predict
+    calls, predict = [], detector.predict
 
     def recorded(sources, *args, **kwargs):
         calls.append([frame_index(source) for source in sources])
         return predict(sources, *args, **kwargs)
 
-    monkeypatch.setattr(inferencer, 'predict', recorded)
+    monkeypatch.setattr(detector, 'predict', recorded)
     return calls
 
 
-def detect(inferencer, source, out_dir, **options):
-    (result,) = detect_videos(inferencer, video_outputs([], [source], out_dir), out_dir, **options)
+def detect(detector, source, out_dir, **options):
+    (result,) = detect_videos(detector, video_outputs([], [source], out_dir), out_dir, **options)
     return result
 
 
@@ -60,12 +47,12 @@ def record(path):
     return json.loads(path.read_text())
 
 
-def test_detect_videos_equals_predict_on_the_frames(inferencer, clip, tmp_path, capsys):
-    result = detect(inferencer, clip, tmp_path, score_thr=0.01, batch_size=2, videos=VideoOptions(step=4), nms_thr=0.5)
+def test_detect_videos_equals_predict_on_the_frames(detector, clip, tmp_path, capsys):
+    result = detect(detector, clip, tmp_path, score_thr=0.01, batch_size=2, videos=VideoOptions(step=4), nms_thr=0.5)
     assert 'ETA' in capsys.readouterr().err
     assert [path.name for path in result.results] == ['clip_000000.json', 'clip_000004.json', 'clip_000008.json']
     frames = decoded(clip)
-    expected = inferencer.predict(frames[::4], 2, 0.01, nms_thr=0.5, as_dict=True)
+    expected = detector.predict(frames[::4], 2, 0.01, nms_thr=0.5, as_dict=True)
     total = 0
     for index, path, found in zip((0, 4, 8), result.results, expected, strict=True):
         written = record(path)
@@ -82,8 +69,8 @@ def test_detect_videos_equals_predict_on_the_frames(inferencer, clip, tmp_path, 
     assert not (tmp_path / 'frames').exists()
 
 
-def test_detect_videos_stops_after_max_frames(inferencer, searched, clip, tmp_path):
-    result = detect(inferencer, clip, tmp_path, batch_size=4, videos=VideoOptions(max_frames=6))
+def test_detect_videos_stops_after_max_frames(detector, searched, clip, tmp_path):
+    result = detect(detector, clip, tmp_path, batch_size=4, videos=VideoOptions(max_frames=6))
     assert searched == [[0, 1, 2, 3], [4, 5]]
     assert result.note == ''
 
@@ -96,84 +83,84 @@ def test_detect_videos_stops_after_max_frames(inferencer, searched, clip, tmp_pa
         (dict(batch_size=0), 'batch_size must be an integer of at least 1, got 0'),
     ],
 )
-def test_detect_videos_rejects_numbers_out_of_range(inferencer, clip, tmp_path, options, message):
+def test_detect_videos_rejects_numbers_out_of_range(detector, clip, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        detect(inferencer, clip, tmp_path, **options)
+        detect(detector, clip, tmp_path, **options)
     assert not (tmp_path / 'vis').exists()
 
 
-def test_detect_videos_notes_frames_that_are_missing(inferencer, tmp_path):
+def test_detect_videos_notes_frames_that_are_missing(detector, tmp_path):
     whole = write_video(tmp_path / 'whole.avi', 12, codec='MJPG').read_bytes()
     (tmp_path / 'cut.avi').write_bytes(whole[: int(0.85 * len(whole))])
-    result = detect(inferencer, str(tmp_path / 'cut.avi'), tmp_path / 'out')
+    result = detect(detector, str(tmp_path / 'cut.avi'), tmp_path / 'out')
     assert 0 < len(result.results) < 12
     assert result.note.endswith(f'{len(result.results)} of the 12 frames of the header can be read')
 
 
-def test_detect_videos_resumes_where_it_stopped(inferencer, searched, clip, tmp_path):
-    detect(inferencer, clip, tmp_path, batch_size=2, videos=VideoOptions(max_frames=5))
+def test_detect_videos_resumes_where_it_stopped(detector, searched, clip, tmp_path):
+    detect(detector, clip, tmp_path, batch_size=2, videos=VideoOptions(max_frames=5))
     (tmp_path / 'preds/clip_000001.json').write_text('{"names": ')  # damaged
     searched.clear()
-    result = detect(inferencer, clip, tmp_path, batch_size=5, resume=True)
+    result = detect(detector, clip, tmp_path, batch_size=5, resume=True)
     assert searched == [[1], [5, 6, 7, 8, 9]]
     assert result.num_resumed == 4
     assert len(decoded(tmp_path / 'vis/clip.mp4')) == 10
     with pytest.raises(InputError, match=r'other settings \(score_thr\)'):
-        detect(inferencer, clip, tmp_path, score_thr=0.2, resume=True)
+        detect(detector, clip, tmp_path, score_thr=0.2, resume=True)
     # Without resume, all frames are searched again.
     searched.clear()
-    detect(inferencer, clip, tmp_path, batch_size=10)
+    detect(detector, clip, tmp_path, batch_size=10)
     assert searched == [[*range(10)]]
 
 
-def test_detect_videos_keeps_results_of_an_interrupted_run(inferencer, searched, clip, tmp_path, monkeypatch):
-    recorded = inferencer.predict
+def test_detect_videos_keeps_results_of_an_interrupted_run(detector, searched, clip, tmp_path, monkeypatch):
+    recorded = detector.predict
 
     def interrupted(sources, *args, **kwargs):
         if frame_index(sources[0]) >= 4:
             raise KeyboardInterrupt
         return recorded(sources, *args, **kwargs)
 
-    monkeypatch.setattr(inferencer, 'predict', interrupted)
+    monkeypatch.setattr(detector, 'predict', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        detect(inferencer, clip, tmp_path, batch_size=2)
+        detect(detector, clip, tmp_path, batch_size=2)
     assert list((tmp_path / 'vis').iterdir()) == []
-    monkeypatch.setattr(inferencer, 'predict', recorded)
+    monkeypatch.setattr(detector, 'predict', recorded)
     searched.clear()
-    assert detect(inferencer, clip, tmp_path, batch_size=10, resume=True).num_resumed == 4
+    assert detect(detector, clip, tmp_path, batch_size=10, resume=True).num_resumed == 4
     assert searched == [[4, 5, 6, 7, 8, 9]]
 
 
-def test_detect_videos_holds_one_batch_of_frames(inferencer, clip, tmp_path, monkeypatch):
-    alive, seen, predict = [], [], inferencer.predict
+def test_detect_videos_holds_one_batch_of_frames(detector, clip, tmp_path, monkeypatch):
+    alive, seen, predict = [], [], detector.predict
 
     def counted(sources, *args, **kwargs):
         seen.extend(weakref.ref(source) for source in sources)
         alive.append(sum(reference() is not None for reference in seen))
         return predict(sources, *args, **kwargs)
 
-    monkeypatch.setattr(inferencer, 'predict', counted)
-    detect(inferencer, clip, tmp_path, batch_size=1)
+    monkeypatch.setattr(detector, 'predict', counted)
+    detect(detector, clip, tmp_path, batch_size=1)
     assert len(alive) == 10
     assert max(alive) <= 2  # the frame that is searched, and the last frame that was drawn
 
 
-def test_webcam_ends_with_ctrl_c_and_keeps_its_video(inferencer, tmp_path, monkeypatch):
+def test_webcam_ends_with_ctrl_c_and_keeps_its_video(detector, tmp_path, monkeypatch):
     capture = cv2.VideoCapture
 
     def opened(*arguments):
         return Camera(0, interrupted=True) if arguments == (0,) else capture(*arguments)
 
     monkeypatch.setattr(cv2, 'VideoCapture', opened)
-    result = detect(inferencer, 'webcam:0', tmp_path, batch_size=1)
+    result = detect(detector, 'webcam:0', tmp_path, batch_size=1)
     assert [path.name for path in result.results] == [f'webcam_0_{index:06d}.json' for index in range(3)]
     assert len(decoded(tmp_path / 'vis/webcam_0.mp4')) >= 3
 
 
 @pytest.mark.parametrize('format', ['coco', 'yolo', 'odvg', 'labelme'])
-def test_label_files_exports_frames_as_images(inferencer, clip, image_folder, tmp_path, format):
+def test_label_files_exports_frames_as_images(detector, clip, image_folder, tmp_path, format):
     targets = [str(image_folder / '0.png'), clip]
-    labelled = label_files(inferencer, targets, tmp_path, format, 0.01, video_options=VideoOptions(step=5), nms_thr=0.5)
+    labelled = label_files(detector, targets, tmp_path, format, 0.01, video_options=VideoOptions(step=5), nms_thr=0.5)
     assert labelled.counts.num_images == 3
     assert labelled.drawings == [tmp_path / 'vis/clip.mp4']
     frames = {path.name: path for path in (tmp_path / 'frames').iterdir()}
@@ -194,11 +181,11 @@ def test_label_files_exports_frames_as_images(inferencer, clip, image_folder, tm
         assert json.loads(lines[2])['filename'] == 'frames/clip_000005.jpg'
 
 
-def test_label_files_detects_frames_again_whose_image_is_missing(inferencer, searched, clip, tmp_path):
-    label_files(inferencer, [clip], tmp_path, 'coco', batch_size=10)
+def test_label_files_detects_frames_again_whose_image_is_missing(detector, searched, clip, tmp_path):
+    label_files(detector, [clip], tmp_path, 'coco', batch_size=10)
     (tmp_path / 'frames/clip_000003.jpg').unlink()
     searched.clear()
-    labelled = label_files(inferencer, [clip], tmp_path, 'coco', resume=True)
+    labelled = label_files(detector, [clip], tmp_path, 'coco', resume=True)
     assert [call for call in searched if call] == [[3]]
     assert labelled.num_resumed == 9
     assert (tmp_path / 'frames/clip_000003.jpg').is_file()

@@ -31,13 +31,11 @@ def main() -> None:
     import numpy as np
 
     from dinor1.studies.protocol_detectors import threshold_curve
-    from dinor1.utils.checkpoint import load_model
-    from dinor1.utils.config import load_config
+    from dinor1.studies.trained_detector import trained_detector
     from dinor1.utils.markdown import table
 
     # Compute the curve of each set.
-    cfg = load_config(args.config)
-    model = load_model(cfg, args.checkpoint)
+    model, cfg = trained_detector(args.config, args.checkpoint)
     curves = {Path(root).name: threshold_curve(root, model, cfg, THRESHOLDS, args.splits) for root in args.sets}
     # Print the curves, and the threshold of the best mean.
     mean = np.mean(list(curves.values()), axis=0)

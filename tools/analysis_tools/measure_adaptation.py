@@ -9,7 +9,6 @@ Examples:
 """
 
 import argparse
-from pathlib import Path
 
 NAME, DRAWS = 'adapt', 5
 
@@ -36,11 +35,11 @@ def main() -> None:
     import dinor1
 
     dinor1.register_all()  # before MMDetection is imported
-    from dinor1.evaluation.odinw.runs import environment
     from dinor1.inference import DINOR1Inferencer
     from dinor1.studies.adaptation_study import adaptation_table, measure_adaptation
     from dinor1.studies.annotated_images import shown_set
-    from dinor1.studies.results import add_rows, read_rows
+    from dinor1.studies.draws import measure_missing_draws
+    from dinor1.studies.results import read_rows
     from dinor1.studies.study import insert
     from dinor1.utils.errors import InputError
 
@@ -48,20 +47,16 @@ def main() -> None:
         raise InputError('--seeds, --annotated and --test-images must be at least 1')
     # Measure the missing draws. The first draw of all sets precedes the second, so that early results cover all sets.
     if args.sets:
-        done = {(row['arm'], row['seed']) for row in read_rows(args.out)} if Path(args.out).is_file() else set()
         inferencer = DINOR1Inferencer(checkpoint=args.checkpoint)
-        runs = [(root, k, seed) for seed in range(args.seeds) for k in args.annotated for root in args.sets]
-        for root, num_images, seed in runs:
-            name = Path(root).name
-            arm = f'{name}/{num_images}'
-            if (arm, seed) in done:
-                continue
-            result = measure_adaptation(root, inferencer, num_images, seed, args.test_images)
+
+        def measure(root: str, num_images: int, seed: int) -> dict:
             command = f'python tools/analysis_tools/measure_adaptation.py {shown_set(root)} --out {args.out}'
             command += '' if args.test_images == 60 else f' --test-images {args.test_images}'
-            row = dict(arm=arm, seed=seed, set=name, num_images=num_images, command=command)
-            add_rows(args.out, [row | result | dict(checkpoint=args.checkpoint, environment=environment())])
-            print(f'{arm}, draw {seed}: {result["metrics"]}', flush=True)
+            result = measure_adaptation(root, inferencer, num_images, seed, args.test_images)
+            return result | dict(num_images=num_images, command=command, checkpoint=args.checkpoint)
+
+        runs = [(root, k, seed) for seed in range(args.seeds) for k in args.annotated for root in args.sets]
+        measure_missing_draws(args.out, runs, measure, progress=lambda line: print(line, flush=True))
     # Make the table.
     text = adaptation_table(read_rows(args.out))
     if args.update:

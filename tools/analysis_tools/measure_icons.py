@@ -38,8 +38,7 @@ def main() -> None:
 
     dinor1.register_all()  # before MMDetection is imported
     from dinor1.studies.icon_protocols import measure_icons
-    from dinor1.utils.checkpoint import load_model
-    from dinor1.utils.config import load_config
+    from dinor1.studies.trained_detector import trained_detector
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import check_output, write_json
 
@@ -50,8 +49,7 @@ def main() -> None:
     except ValueError:
         raise InputError(f'--draws {" ".join(args.draws)}: expected N=DRAWS, such as 1=8') from None
     # Measure each split.
-    cfg = load_config(args.config)
-    model = load_model(cfg, args.checkpoint)
+    model, cfg = trained_detector(args.config, args.checkpoint)
     root = args.data or cfg.data_root
     metrics, start = {}, time.process_time()
     for split in args.splits:

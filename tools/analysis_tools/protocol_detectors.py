@@ -44,13 +44,19 @@ def main() -> None:
     from dinor1.studies.protocol_detectors import measure_detector
     from dinor1.studies.results import add_rows, read_rows
     from dinor1.studies.study import insert
+    from dinor1.studies.trained_detector import trained_detector, untrained_detector
     from dinor1.utils.errors import InputError
+    from dinor1.utils.io import sha256
 
     if args.seeds < 1:
         raise InputError(f'--seeds must be at least 1, got {args.seeds}')
     # Measure each set, and add its row.
     if args.sets:
-        model, cfg, digest = load(args.config, args.checkpoint)
+        if args.checkpoint == 'none':
+            (model, cfg), digest = untrained_detector(args.config), None
+        else:
+            model, cfg = trained_detector(args.config, args.checkpoint)
+            digest = sha256(args.checkpoint) if Path(args.checkpoint).is_file() else None
         options = dict(only_categories=args.only_categories) if args.only_categories else {}
         shared = dict(splits=args.splits, draws=args.seeds, checkpoint_sha256=digest, environment=environment())
         for root in args.sets:
@@ -75,25 +81,6 @@ def main() -> None:
     if args.update:
         insert(args.update, NAME, text)
     print(text)
-
-
-def load(config: str, checkpoint: str) -> tuple:
-    """The detector in evaluation mode, its config, and the SHA-256 of the checkpoint."""
-    import torch
-
-    from dinor1.registry import MODELS
-    from dinor1.utils.checkpoint import load_model
-    from dinor1.utils.config import load_config
-    from dinor1.utils.io import sha256
-
-    cfg = load_config(config)
-    if checkpoint != 'none':
-        return load_model(cfg, checkpoint), cfg, sha256(checkpoint) if Path(checkpoint).is_file() else None
-    # Build an untrained detector.
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    return model.eval(), cfg, None
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ Examples:
 """
 
 import argparse
-from pathlib import Path
 
 NAME, DRAWS = 'annotator', 5
 
@@ -40,11 +39,11 @@ def main() -> None:
     import dinor1
 
     dinor1.register_all()  # before MMDetection is imported
-    from dinor1.evaluation.odinw.runs import environment
     from dinor1.inference import DINOR1Inferencer
     from dinor1.studies.annotated_images import shown_set
     from dinor1.studies.annotator_study import annotator_table, measure_annotator
-    from dinor1.studies.results import add_rows, read_rows
+    from dinor1.studies.draws import measure_missing_draws
+    from dinor1.studies.results import read_rows
     from dinor1.studies.study import insert
     from dinor1.utils.errors import InputError
 
@@ -52,20 +51,16 @@ def main() -> None:
         raise InputError('--seeds, --by-hand and --images must be at least 1')
     # Measure the missing draws.
     if args.sets:
-        done = {(row['arm'], row['seed']) for row in read_rows(args.out)} if Path(args.out).is_file() else set()
         inferencer = DINOR1Inferencer(checkpoint=args.checkpoint)
-        runs = [(root, k, seed) for seed in range(args.seeds) for root in args.sets for k in args.by_hand]
-        for root, num_drawn, seed in runs:
-            name = Path(root).name
-            arm = f'{name}/{num_drawn}'
-            if (arm, seed) in done:
-                continue
-            result = measure_annotator(root, inferencer, num_drawn, seed, args.splits, args.images)
+
+        def measure(root: str, num_drawn: int, seed: int) -> dict:
             command = f'python tools/analysis_tools/simulated_annotator.py {shown_set(root)} --out {args.out}'
             command += '' if args.images is None else f' --images {args.images}'
-            row = dict(arm=arm, seed=seed, set=name, num_drawn=num_drawn, splits=args.splits, command=command)
-            add_rows(args.out, [row | result | dict(checkpoint=args.checkpoint, environment=environment())])
-            print(f'{arm}, draw {seed}: {result["metrics"]}', flush=True)
+            result = measure_annotator(root, inferencer, num_drawn, seed, args.splits, args.images)
+            return result | dict(num_drawn=num_drawn, splits=args.splits, command=command, checkpoint=args.checkpoint)
+
+        runs = [(root, k, seed) for seed in range(args.seeds) for root in args.sets for k in args.by_hand]
+        measure_missing_draws(args.out, runs, measure, progress=lambda line: print(line, flush=True))
     # Make the table.
     text = annotator_table(read_rows(args.out))
     if args.update:

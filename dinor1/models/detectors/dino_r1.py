@@ -18,7 +18,6 @@ from mmcv.cnn import build_norm_layer
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.layers import CdnQueryGenerator
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
@@ -38,46 +37,34 @@ from dinor1.utils.file_format import check_format
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from ..backbones import check_neck_channels
-from ..losses import ExemplarColumns, LanguageAlignment, RelationDistillation, pad_targets
 from ..prompts import (
     PromptDraw,
     PromptMemory,
     PromptsConfig,
     TextTable,
-    append_hidden,
-    build_text_side,
-    caption_names,
-    class_prompts,
-    draw_exemplar_group,
-    draw_prompts,
-    drawn_prompts,
     encode_boxes,
     encode_exemplars,
     encode_text,
-    image_keys,
-    offered_boxes,
-    positive_maps,
     prompts_per_image,
-    redraw_exemplars,
-    remembered_prompts,
-    split_hidden,
+    sample_text_prompts,
     upgrade_prompt_encoder,
 )
 from ..transformer import (
     CachedSinePositions,
     DenoisingQueries,
-    MSDeformAttention,
     TokenScores,
     TransformerDims,
-    denoising_queries,
+    decode_queries,
     flatten_levels,
     score_tokens,
     select_queries,
 )
-from . import prompt_losses
-from .duplicates import duplicate_removal, remove_duplicates
+from .duplicates import duplicate_removal
+from .initialization import initialize_transformer
+from .prediction import batch_detections, inference_output
+from .prompt_parts import build_prompt_parts
 from .reference import ReferenceModel
-from .vocabulary_parts import best_of_passes, split_vocabulary
+from .training import batch_losses, prompted_objectness
 
 
 @MODELS.register_module()
@@ -156,15 +143,8 @@ class DINOR1(BaseDetector):
         self.backbone = MODELS.build(backbone)
         check_neck_channels(self.backbone, neck)
         self.neck = MODELS.build(dict(out_channels=dims.embed_dims, num_outs=dims.num_feature_levels) | neck)
-        self.bbox_head = MODELS.build(
-            dict(
-                embed_dims=dims.embed_dims,
-                num_pred_layer=built_decoder.num_layers + 1,
-                train_cfg=train_cfg,
-                test_cfg=self.test_cfg,
-            )
-            | bbox_head
-        )
+        shared = dict(embed_dims=dims.embed_dims, train_cfg=train_cfg, test_cfg=self.test_cfg)
+        self.bbox_head = MODELS.build(shared | dict(num_pred_layer=built_decoder.num_layers + 1) | bbox_head)
 
         # Build the transformer.
         self.positional_encoding = CachedSinePositions(num_feats=dims.embed_dims // 2, **positional_encoding)
@@ -182,63 +162,17 @@ class DINOR1(BaseDetector):
                 "model.prompts.encoder.source='encoder' reads the output of the encoder, which must not depend on the "
                 "prompts; set model.encoder.encoder_fusion='none', or source='neck'"
             )
-        if self.bbox_head.instance_contrast is not None and (
-            self.prompt_encoder.aggregates or self.prompts_cfg.prompt_gather == 'world'
-        ):
-            raise InputError(
-                'model.bbox_head.instance_contrast compares single exemplars with their objects, and the prompts are '
-                "means over boxes; set it to None, or use the VisualPromptEncoder and prompt_gather='device'"
-            )
-        if self.bbox_head.loss_one_to_many is not None and not built_decoder.cross_first:
-            raise InputError(
-                'model.bbox_head.loss_one_to_many supervises the queries before they attend to each other; set '
-                "model.decoder.layer_order='cross_first'"
-            )
-        if self.bbox_head.loss_exemplar_group is not None and (
-            self.prompt_encoder.aggregates
-            or self.prompts_cfg.prompt_gather == 'world'
-            or self.prompts_cfg.refiner is not None
-        ):
-            raise InputError(
-                'model.bbox_head.loss_exemplar_group compares the embeddings of single boxes of one process; set it to '
-                "None, or use the VisualPromptEncoder, prompt_gather='device' and refiner=None"
-            )
-        self.exemplar_policy: Any = None
-        if self.prompts_cfg.exemplar_policy is not None:
-            if self.bbox_head.loss_exemplar_group is None:
-                raise InputError(
-                    'model.prompts.exemplar_policy is trained by model.bbox_head.loss_exemplar_group; set it, or set '
-                    'exemplar_policy=None'
-                )
-            self.exemplar_policy = MODELS.build(dict(self.prompts_cfg.exemplar_policy, embed_dims=dims.embed_dims))
-        self.language_model: Any = None
-        self.text_feat_map: Any = None
-        self.alignment: LanguageAlignment | None = None
-        self.relation_distill: RelationDistillation | None = None
-        self.prompt_refiner: Any = None
-        if self.prompts_cfg.text_side is not None:
-            self.language_model, self.text_feat_map = build_text_side(self.prompts_cfg.text_side, dims.embed_dims)
-            self.text_feat_map.requires_grad_(self.prompts_cfg.trains_text)
-            self.text_table, self.raw_text_table = TextTable(), TextTable()
-        if self.prompts_cfg.alignment is not None:
-            self.alignment = MODELS.build(dict(type='LanguageAlignment') | self.prompts_cfg.alignment)
-            if self.alignment.text_gradient:
-                self.text_feat_map.requires_grad_(True)
-        if self.prompts_cfg.relation_distill is not None:
-            target = 'label' if self.language_model is None else 'text'
-            self.relation_distill = MODELS.build(
-                dict(type='RelationDistillation', target=target) | self.prompts_cfg.relation_distill
-            )
-        if self.prompts_cfg.refiner is not None:
-            self.prompt_refiner = MODELS.build(dict(self.prompts_cfg.refiner, embed_dim=dims.embed_dims))
+        self.bbox_head.check_settings(self.prompts_cfg, self.prompt_encoder.aggregates, built_decoder.cross_first)
+        parts = build_prompt_parts(self.prompts_cfg, dims.embed_dims)
+        self.exemplar_policy = parts.exemplar_policy
+        self.language_model, self.text_feat_map = parts.language_model, parts.text_feat_map
+        self.text_table, self.raw_text_table = TextTable(), TextTable()
+        self.alignment, self.relation_distill = parts.alignment, parts.relation_distill
+        self.prompt_refiner = parts.refiner
 
         # Build the generator of denoising queries.
-        self.dn_query_generator = CdnQueryGenerator(
-            num_classes=self.bbox_head.num_classes,
-            embed_dims=dims.embed_dims,
-            num_matching_queries=num_queries,
-            **dn_cfg,
-        )
+        sizes = dict(num_classes=self.bbox_head.num_classes, embed_dims=dims.embed_dims)
+        self.dn_query_generator = CdnQueryGenerator(num_matching_queries=num_queries, **sizes, **dn_cfg)
 
     @staticmethod
     def upgrade_state_dict(state_dict: dict[str, Tensor], prefix: str = '') -> bool:
@@ -255,21 +189,7 @@ class DINOR1(BaseDetector):
     def init_weights(self) -> None:
         """Initialise the weights as Grounding DINO does; the prompt encoder initialises itself."""
         super().init_weights()
-        # Initialise all matrices of the transformer, then the attention modules that have their own scheme.
-        for part in (self.encoder, self.decoder):
-            for parameter in part.parameters():
-                if parameter.dim() > 1:
-                    nn.init.xavier_uniform_(parameter)
-        for module in self.modules():
-            if isinstance(module, MSDeformAttention):
-                module.init_weights()
-        # Initialise query selection, embeddings and the map of text embeddings.
-        nn.init.xavier_uniform_(self.memory_trans_fc.weight)
-        nn.init.xavier_uniform_(self.query_embedding.weight)
-        nn.init.normal_(self.level_embed)
-        if self.text_feat_map is not None:
-            nn.init.xavier_uniform_(self.text_feat_map.weight)
-            nn.init.zeros_(self.text_feat_map.bias)
+        initialize_transformer(self)
 
     def train(self, mode: bool = True) -> 'DINOR1':
         """Set the mode of all modules except the language model, which is frozen and stays in evaluation mode."""
@@ -300,7 +220,7 @@ class DINOR1(BaseDetector):
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if prompts is None:
-            prompts = self._prompts_of(data_samples)
+            prompts = sample_text_prompts(data_samples, self.text_prompt_set, type(self).__name__)
         if mode == 'predict':
             return self.predict(inputs, data_samples, prompts)
         if mode == 'predict_and_output':
@@ -327,69 +247,8 @@ class DINOR1(BaseDetector):
     def loss_and_output(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]
     ) -> tuple[dict[str, Tensor], DetectorOutput]:
-        """:meth:`loss`, and the decoder's output that the losses were computed from."""
-        shapes = [sample.img_shape for sample in batch_data_samples]
-        boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
-
-        # Draw the exemplars of each class of the batch, and encode them.
-        text = self.prompt_mode == 'text'
-        draw, labels, scope = draw_prompts(
-            batch_data_samples,
-            self.prompts_cfg,
-            pairs=self.prompt_encoder.aggregates,
-            text=text,
-            memory=self.prompt_memory,
-            gather=self.rank_gather,
-        )
-        if text:
-            draw = draw._replace(text=self._text_embeddings(draw))
-        features = self.encode_image(batch_inputs, batch_data_samples)
-        prompts, instances = self._encode_drawn(features, boxes, shapes, draw, every_box=self._needs_every_box)
-        instance_labels = draw.instance_labels(labels, every_box=self._needs_every_box)
-        if self.prompt_memory is not None:
-            images = image_keys(batch_data_samples)
-            self.prompt_memory.pending = remembered_prompts(instances, instance_labels, images, draw.classes)
-
-        # Keep the boxes whose class is offered to their image.
-        kept = offered_boxes(labels, draw)
-        kept_boxes, kept_labels, dataset_labels = (
-            [tensor[keep] for tensor, keep in zip(tensors, kept, strict=True)]
-            for tensors in (boxes, labels, [sample.gt_instances.labels for sample in batch_data_samples])
-        )
-
-        # Encode, select queries, and put noised ground truth in front of them.
-        encoded, columns = self._fuse_with_exemplars(features, prompts, instances, labels)
-        selection = self._select(encoded.memory, features, encoded.prompts)
-        noised = denoising_queries(self.dn_query_generator, kept_boxes, dataset_labels, shapes)
-        output = self._decode(encoded, features, selection, noised)
-
-        # Compute the losses; the reference model scores the same tokens under the same prompts, and with the same
-        # gates: a gate that only one of the two opens would change the KL by a jump.
-        verified = None if scope is None else scope.exhaustive
-        targets = pad_targets(kept_boxes, positive_maps(kept_labels, draw), shapes, verified)
-        ref_logits = None
-        if self.bbox_head.active_grqo is not None and self.reference is not None:
-            ref_draw = draw
-            if self.reference.own_draw:
-                ref_draw = redraw_exemplars(draw, labels, self.prompts_cfg, pairs=self.prompt_encoder.aggregates)
-            shared = (ref_draw, encoded.gates)
-            ref_logits = self.reference.logits(selection.tokens, batch_inputs, batch_data_samples, *shared)
-        exemplars = None
-        if self.bbox_head.instance_contrast is not None and not text:
-            exemplars = prompt_losses.exemplars(instances, labels, kept, draw)
-        losses = self.bbox_head.loss(output, targets, ref_logits, exemplars, columns)
-        if self.alignment is not None:
-            losses['loss_alignment'] = prompt_losses.alignment(self, instances, instance_labels, draw, scope)
-        if self.relation_distill is not None:
-            losses |= prompt_losses.relation(self, instances, instance_labels, draw, scope)
-        return losses, output
-
-    @property
-    def _needs_every_box(self) -> bool:
-        """Whether a loss compares all boxes of the batch, not only the drawn ones."""
-        head = self.bbox_head
-        losses = (self.alignment, self.relation_distill, head.instance_contrast, head.loss_exemplar_group)
-        return any(loss is not None for loss in losses)
+        """:meth:`loss`, and the decoder's output that the losses were computed from; see :func:`.batch_losses`."""
+        return batch_losses(self, batch_inputs, batch_data_samples)
 
     def objectness(
         self,
@@ -399,102 +258,8 @@ class DINOR1(BaseDetector):
         draw: PromptDraw,
         gates: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Highest logit of encoder tokens, for the prompts of the student's classes.
-
-        Args:
-            tokens: (bs, N) token indices.
-            batch_inputs: (bs, 3, H, W).
-            batch_data_samples: The student's samples.
-            draw: The student's draw, or one with other exemplars for the same classes.
-            gates: Gates of the student's encoder, see :class:`~dinor1.structures.EncoderOutput`; empty: compute them.
-
-        Returns:
-            (bs, N).
-        """
-        shapes = [sample.img_shape for sample in batch_data_samples]
-        boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
-        features = self.encode_image(batch_inputs, batch_data_samples)
-        prompts, _ = self._encode_drawn(features, boxes, shapes, draw)
-        encoded = self._fuse(features, prompts, tokens, gates)
-        memory, prompts = encoded.memory, encoded.prompts
-        return self.token_scores(memory, features, prompts).objectness.gather(1, tokens)
-
-    def _encode_drawn(
-        self,
-        features: ImageFeatures,
-        boxes: Sequence[Tensor],
-        shapes: Sequence[tuple[int, int]],
-        draw: PromptDraw,
-        every_box: bool = False,
-    ) -> tuple[PromptBatch, Tensor]:
-        """The drawn prompts, as they are offered to the images, and the embeddings (n, C) of all boxes or pairs."""
-        # Encode the exemplars.
-        gather = None if self.rank_gather is None or draw.text is not None else self.rank_gather.rows
-        embeddings, instances = drawn_prompts(self.prompt_encoder, features, boxes, shapes, draw, every_box, gather)
-        if not self.training:
-            embeddings = at_least_float32(embeddings)
-        # Put text in their place. The products with 0 keep all parameters in the graph, as DDP requires.
-        if draw.text is not None:
-            embeddings = draw.text.to(embeddings.dtype) + embeddings.sum() * 0
-        elif self.prompts_cfg.trains_text:
-            embeddings = embeddings + sum(parameter.sum() for parameter in self.text_feat_map.parameters()) * 0
-        if self.exemplar_policy is not None:
-            embeddings = embeddings + sum(parameter.sum() for parameter in self.exemplar_policy.parameters()) * 0
-        if self.prompt_refiner is not None:
-            embeddings = self.prompt_refiner(embeddings, draw.names())
-        # Append the prompts of earlier iterations.
-        if draw.memory is not None:
-            own = embeddings.expand(features.batch_size, -1, -1)
-            embeddings = torch.cat([own, draw.memory.to(own.dtype)], 1)
-        return PromptBatch.shared(embeddings, features.batch_size, draw.offered), instances
-
-    def _fuse(
-        self,
-        features: ImageFeatures,
-        prompts: PromptBatch,
-        tokens: Tensor | None = None,
-        gates: Sequence[Tensor] = (),
-    ) -> EncoderOutput:
-        """Encode images with prompts, or return the features if :meth:`encode_image` has encoded them already."""
-        if self.prompt_encoder.source == 'encoder':
-            return EncoderOutput(features.feat, prompts)
-        encoded: EncoderOutput = self.encoder(features, prompts, tokens=tokens, gates=gates)
-        return encoded
-
-    def _fuse_with_exemplars(
-        self, features: ImageFeatures, prompts: PromptBatch, instances: Tensor, labels: Sequence[Tensor]
-    ) -> tuple[EncoderOutput, ExemplarColumns | None]:
-        """Encode images with prompts, and with the exemplars of the head's ``loss_exemplar_group``.
-
-        Args:
-            features: Features of the batch.
-            prompts: Prompts of the batch.
-            instances: (n, C) embeddings of all boxes.
-            labels: Per image (m,) class indices of its boxes.
-
-        Returns:
-            Output of the encoder, which does not depend on these exemplars, and the exemplars after the encoder; None
-            without the loss, for a batch without boxes, and in text iterations.
-        """
-        loss = self.bbox_head.loss_exemplar_group
-        if loss is None or self.prompt_mode == 'text' or not any(len(label) for label in labels):
-            return self._fuse(features, prompts), None
-        group = draw_exemplar_group(labels, loss.group_size)
-        extra = instances[group.box.flatten()]
-        encoded = self._fuse(features, append_hidden(prompts, extra))
-        encoded, refined = split_hidden(encoded, prompts.mask.shape[1])
-        columns = ExemplarColumns(refined.unflatten(1, group.box.shape), group.image, group.valid)
-        if self.exemplar_policy is not None:
-            policy = self.exemplar_policy(extra.unflatten(0, group.box.shape), group.valid)
-            columns = columns._replace(policy=policy)
-        return encoded, columns
-
-    def _text_embeddings(self, draw: PromptDraw) -> Tensor:
-        """Prompts (K, C) of the class names of a draw, as :meth:`text_prompt_set` makes them."""
-        names = [str(name) for name in draw.names()]
-        if self.prompts_cfg.trains_text:
-            return encode_text(names, self.language_model, self.text_feat_map, per_token=False).embeddings
-        return class_prompts(self.text_table(names, self.language_model, self.text_feat_map), names).embeddings
+        """Highest logit (bs, N) of encoder tokens for the prompts of a draw, see :func:`.prompted_objectness`."""
+        return prompted_objectness(self, tokens, batch_inputs, batch_data_samples, draw, gates)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """L feature maps of the neck, each (bs, C, height, width), from images (bs, 3, H, W)."""
@@ -508,7 +273,7 @@ class DINOR1(BaseDetector):
 
         They are those of the neck; or those of the encoder, if the prompt encoder reads these.
         """
-        with self._inference_precision():
+        with self.inference_precision():
             features = flatten_levels(
                 self.extract_feat(batch_inputs),
                 [sample.img_shape for sample in batch_data_samples],
@@ -525,17 +290,14 @@ class DINOR1(BaseDetector):
     def encode_boxes(
         self, features: ImageFeatures, boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """Visual prompt embeddings of boxes on the images of ``features``, at least in float32.
+        """:func:`~dinor1.models.prompts.encode_boxes` with the prompt encoder, at least in float32.
 
         Args:
             features: From :meth:`encode_image`.
             boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
             image_shapes: Per image (height, width) in pixels, without padding.
-
-        Returns:
-            (sum of m, C) in the order of the images.
         """
-        with self._inference_precision():
+        with self.inference_precision():
             return at_least_float32(encode_boxes(self.prompt_encoder, features, boxes, image_shapes))
 
     def encode_exemplars(
@@ -545,19 +307,12 @@ class DINOR1(BaseDetector):
         labels: Sequence[Tensor],
         image_shapes: Sequence[tuple[int, int]],
     ) -> tuple[Tensor, list[Tensor]]:
-        """Visual prompt embeddings of boxes whose classes are known, at least in float32.
+        """:func:`~dinor1.models.prompts.encode_exemplars` with the prompt encoder, at least in float32.
 
-        Args:
-            features: From :meth:`encode_image`.
-            boxes: Per image (m, 4) pixel xyxy of the network input; not all may be empty.
-            labels: Per image (m,) class index of each box.
-            image_shapes: Per image (height, width) in pixels, without padding.
-
-        Returns:
-            (n, C) in the order of the images, and per image the class indices of its rows: one row per box, or one per
-            class, ascending, if the prompt encoder aggregates boxes. The prompt of a class is the mean of its rows.
+        The prompt of a class is the mean of its rows. The arguments are those of :meth:`encode_boxes`, with ``labels``:
+        per image (m,) class index of each box.
         """
-        with self._inference_precision():
+        with self.inference_precision():
             rows, classes = encode_exemplars(self.prompt_encoder, features, boxes, labels, image_shapes)
         return at_least_float32(rows), classes
 
@@ -572,23 +327,6 @@ class DINOR1(BaseDetector):
         per_token = self.prompts_cfg.text_prompts == 'token'
         return encode_text(names, self.language_model, self.text_feat_map, per_token=per_token)
 
-    def _prompts_of(self, data_samples: list[DetDataSample]) -> list[PromptSet]:
-        """Prompts from ``text`` of every sample: class names, or a caption that contains them.
-
-        Raises:
-            InputError: a sample has no text, or the model takes no text prompts.
-        """
-        texts = [sample.get('text') for sample in data_samples]
-        names = [caption_names(text) if isinstance(text, str) else list(text or ()) for text in texts]
-        if not all(names):
-            raise InputError(
-                f'{type(self).__name__}: no prompts; evaluate with val_cfg and test_cfg of type PromptedValLoop and '
-                'PromptedTestLoop, which give every image its prompts; for the inferencers of MMDetection, give class '
-                "names as text, and add 'text' to meta_keys of PackDetInputs in the test pipeline"
-            )
-        sets = {text: self.text_prompt_set(text) for text in dict.fromkeys(map(tuple, names))}
-        return [sets[tuple(text)] for text in names]
-
     def prompt_sets(
         self, features: ImageFeatures, batch_data_samples: list[DetDataSample], prompts: Prompts
     ) -> list[PromptSet]:
@@ -601,65 +339,11 @@ class DINOR1(BaseDetector):
         refine = None if self.prompt_refiner is None else self.prompt_refiner.refine
         return prompts_per_image(prompts, features, shapes, self.encode_exemplars, refine)
 
-    def _inference_precision(self) -> contextlib.AbstractContextManager:
+    def inference_precision(self) -> contextlib.AbstractContextManager:
         """Autocast to :attr:`inference_dtype`; in training, the optimizer wrapper sets the precision."""
         if self.training or self.inference_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.level_embed.device.type, dtype=self.inference_dtype)
-
-    def token_scores(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> TokenScores:
-        """Score all encoder tokens (bs, T, C) against the prompts after the encoder."""
-        stage = self.decoder.num_layers
-        return score_tokens(
-            memory,
-            features,
-            prompts,
-            lambda tokens: self.memory_trans_norm(self.memory_trans_fc(tokens)),
-            self.bbox_head.cls_branches[stage],
-        )
-
-    def _select(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> QuerySelection:
-        scores = self.token_scores(memory, features, prompts)
-        return select_queries(scores, self.bbox_head.reg_branches[self.decoder.num_layers], self.num_queries)
-
-    def _decode(
-        self,
-        encoded: EncoderOutput,
-        features: ImageFeatures,
-        selection: QuerySelection,
-        noised: DenoisingQueries | None = None,
-    ) -> DetectorOutput:
-        """Decode the selected queries; in training the denoising queries come before them."""
-        # Start from the boxes of the selected tokens, without gradient.
-        bs, num_selected = selection.tokens.shape
-        query = self.query_embedding.weight[:num_selected].expand(bs, -1, -1)
-        reference_points = selection.boxes.detach()
-        # Put the denoising queries in front.
-        self_attn_mask = None
-        if noised is not None:
-            query, reference_points, self_attn_mask = noised.before(query, reference_points)
-            # A batch without boxes has no denoising queries, but DDP needs the label embedding in the graph.
-            query = query + self.dn_query_generator.label_embedding.weight[0, 0] * 0
-        # Run the decoder layers.
-        memory, prompts = encoded.memory, encoded.prompts
-        hidden_states, references, branch_states = self.decoder(
-            query,
-            reference_points,
-            memory,
-            features,
-            prompts,
-            self.bbox_head.reg_branches,
-            selection.cls_logits,
-            self_attn_mask,
-        )
-        if noised is None:
-            return DetectorOutput(hidden_states, references, prompts, selection)
-        # In training, keep the logits of the gates at the selected tokens for their loss.
-        gate_logits = None
-        if encoded.gate_logits:
-            index = selection.tokens[..., None].expand_as(selection.cls_logits)
-            gate_logits = torch.stack([logits.gather(1, index) for logits in encoded.gate_logits])
-        return DetectorOutput(hidden_states, references, prompts, selection, noised.groups, gate_logits, branch_states)
 
     def predict(
         self,
@@ -717,30 +401,7 @@ class DINOR1(BaseDetector):
             prompts: See :meth:`predict`.
             rescale: See :meth:`predict`.
         """
-        prompt_sets = self.prompt_sets(features, batch_data_samples, prompts)
-        # Detect the classes of each part of the vocabulary.
-        passes = []
-        found: list[list[InstanceData]] = [[] for _ in batch_data_samples]
-        for offered in split_vocabulary(prompt_sets, self.test_cfg.get('chunked_size', -1)):
-            output = self._detect(features, offered)
-            with full_precision(features.feat.device):
-                results = self.bbox_head.predict(output, offered, batch_data_samples, rescale)
-            for instances, result in zip(found, results, strict=True):
-                instances.append(result)
-            passes.append((output, offered))
-        # Merge the passes of each image, and remove duplicates if that is configured.
-        for sample, instances, whole in zip(batch_data_samples, found, prompt_sets, strict=True):
-            merged = best_of_passes(instances, self.test_cfg.get('max_per_img'))
-            sample.pred_instances = remove_duplicates(merged, self.duplicate_removal)
-            sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
-        return batch_data_samples, passes
-
-    def _detect(self, features: ImageFeatures, prompt_sets: list[PromptSet]) -> DetectorOutput:
-        """Output of the decoder for one prompt set per image; hidden states and prompts are at least in float32."""
-        with self._inference_precision():
-            output = self.transform(features, PromptBatch.stack(prompt_sets))
-        prompts = output.prompts._replace(embeddings=at_least_float32(output.prompts.embeddings))
-        return output._replace(hidden_states=at_least_float32(output.hidden_states), prompts=prompts)
+        return batch_detections(self, features, batch_data_samples, prompts, rescale)
 
     def transform(self, features: ImageFeatures, prompts: PromptBatch) -> DetectorOutput:
         """Run encoder, query selection and decoder: a function of tensors only, which ``torch.compile`` can capture.
@@ -749,15 +410,58 @@ class DINOR1(BaseDetector):
             features: From :meth:`encode_image`.
             prompts: Prompts of the batch.
         """
-        encoded = self._fuse(features, prompts)
-        selection = self._select(encoded.memory, features, encoded.prompts)
-        return self._decode(encoded, features, selection)
+        encoded = self.fuse(features, prompts)
+        selection = self.select(encoded.memory, features, encoded.prompts)
+        return self.decode(encoded, features, selection)
+
+    def fuse(
+        self,
+        features: ImageFeatures,
+        prompts: PromptBatch,
+        tokens: Tensor | None = None,
+        gates: Sequence[Tensor] = (),
+    ) -> EncoderOutput:
+        """Encode images with prompts, or return the features if :meth:`encode_image` has encoded them already.
+
+        Args:
+            features: From :meth:`encode_image`.
+            prompts: Prompts of the batch.
+            tokens: (bs, N) tokens whose memory is used; None: all. See the encoder.
+            gates: Gates to use instead of computing them, see :class:`~dinor1.structures.EncoderOutput`.
+        """
+        if self.prompt_encoder.source == 'encoder':
+            return EncoderOutput(features.feat, prompts)
+        encoded: EncoderOutput = self.encoder(features, prompts, tokens=tokens, gates=gates)
+        return encoded
+
+    def token_scores(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> TokenScores:
+        """Score all encoder tokens (bs, T, C) against the prompts after the encoder."""
+        cls_branch = self.bbox_head.cls_branches[self.decoder.num_layers]
+        return score_tokens(
+            memory, features, prompts, lambda tokens: self.memory_trans_norm(self.memory_trans_fc(tokens)), cls_branch
+        )
+
+    def select(self, memory: Tensor, features: ImageFeatures, prompts: PromptBatch) -> QuerySelection:
+        """Select the encoder tokens (bs, T, C) that match the prompts best."""
+        scores = self.token_scores(memory, features, prompts)
+        return select_queries(scores, self.bbox_head.reg_branches[self.decoder.num_layers], self.num_queries)
+
+    def decode(
+        self,
+        encoded: EncoderOutput,
+        features: ImageFeatures,
+        selection: QuerySelection,
+        noised: DenoisingQueries | None = None,
+    ) -> DetectorOutput:
+        """Decode the selected queries; in training the denoising queries come before them."""
+        branches, embedding = self.bbox_head.reg_branches, self.query_embedding.weight
+        return decode_queries(self.decoder, branches, embedding, encoded, features, selection, noised)
 
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample], prompts: Prompts
     ) -> tuple[Tensor, Tensor]:
         """Raw outputs of all decoder layers: logits (L, bs, N, K) and boxes (L, bs, N, 4), normalised cxcywh."""
         features = self.encode_image(batch_inputs, batch_data_samples)
-        output = self._detect(features, self.prompt_sets(features, batch_data_samples, prompts))
+        output = inference_output(self, features, self.prompt_sets(features, batch_data_samples, prompts))
         with full_precision(batch_inputs.device):
             return self.bbox_head(output)

@@ -24,9 +24,11 @@ from ..losses import (
     InstanceContrast,
     Match,
     Targets,
+    denoising_match,
     hungarian_match,
     matching_cost,
 )
+from ..prompts import PromptsConfig
 from ..transformer.similarity import PromptSimilarity
 from .cost_weights import cost_weights
 
@@ -93,10 +95,6 @@ class DINOR1Head(BaseModule):
         self.loss_bbox: Any = MODELS.build(loss_bbox)
         self.loss_iou: Any = MODELS.build(loss_iou)
         self.loss_grqo: GRQOLoss | None = None if loss_grqo is None else MODELS.build(loss_grqo)
-        # Losses of GroupRelativeHead.
-        self.loss_ranking: Any = None
-        self.loss_one_to_many: Any = None
-        self.loss_exemplar_group: Any = None
         # Build one classification and one box branch per stage.
         contrastive_cfg = contrastive_cfg or dict(log_scale='auto', bias=True)
         width = embed_dims if query_map else None
@@ -121,6 +119,33 @@ class DINOR1Head(BaseModule):
     def active_grqo(self) -> GRQOLoss | None:
         """The GRQO loss, or None if it is not configured or not enabled."""
         return self.loss_grqo if self.loss_grqo is not None and self.loss_grqo.enabled else None
+
+    @property
+    def exemplar_group_size(self) -> int:
+        """Number of exemplars per class that :meth:`added_losses` needs besides the prompts; 0: none."""
+        return 0
+
+    def check_settings(self, prompts: PromptsConfig, aggregates: bool, cross_first: bool) -> None:
+        """Check that the losses fit the other parts of the detector.
+
+        Args:
+            prompts: Settings of the prompts.
+            aggregates: Whether the prompt encoder encodes several boxes together.
+            cross_first: Whether the queries of the decoder attend to the image before they attend to each other.
+
+        Raises:
+            InputError: a loss needs other settings.
+        """
+        if self.instance_contrast is not None and (aggregates or prompts.prompt_gather == 'world'):
+            raise InputError(
+                'model.bbox_head.instance_contrast compares single exemplars with their objects, and the prompts are '
+                "means over boxes; set it to None, or use the VisualPromptEncoder and prompt_gather='device'"
+            )
+        if prompts.exemplar_policy is not None and not self.exemplar_group_size:
+            raise InputError(
+                'model.prompts.exemplar_policy is trained by model.bbox_head.loss_exemplar_group; set it, or set '
+                'exemplar_policy=None'
+            )
 
     def loss(
         self,
@@ -160,7 +185,7 @@ class DINOR1Head(BaseModule):
         losses = self._set_losses(stage_logits, stage_boxes, targets, match, prompt_mask, names)
 
         # Compute the losses of the denoising queries, whose assignment is known without matching.
-        dn_match = _denoising_match(targets, num_layers, denoising)
+        dn_match = denoising_match(targets, num_layers, denoising)
         names = [f'd{i}.dn_' for i in range(num_layers - 1)] + ['dn_']
         losses |= self._set_losses(
             cls_logits[:, :, :num_dn], boxes[:, :, :num_dn], targets, dn_match, prompt_mask, names
@@ -375,18 +400,3 @@ def _box_branch(embed_dims: int) -> nn.Sequential:
     """Three linear layers (..., C) -> (..., 4)."""
     hidden = [(Linear(embed_dims, embed_dims), nn.ReLU()) for _ in range(2)]
     return nn.Sequential(*(part for pair in hidden for part in pair), Linear(embed_dims, 4))
-
-
-def _denoising_match(targets: Targets, num_layers: int, groups: DenoisingGroups) -> Match:
-    """Assignment of the denoising queries: in each group, the first M of the 2 M queries are the positives."""
-    # Locate the objects, and the first query of each group.
-    image, target = targets.indices()
-    num_groups = groups.num_groups if len(image) else 0
-    device = image.device
-    first = torch.arange(num_groups, device=device) * (2 * targets.valid.shape[1])
-    # Combine every decoder layer with every group and every object.
-    stage = torch.arange(num_layers, device=device)
-    stage, first, pair = (
-        t.flatten() for t in torch.meshgrid(stage, first, torch.arange(len(image), device=device), indexing='ij')
-    )
-    return Match(stage, image[pair], first + target[pair], target[pair])

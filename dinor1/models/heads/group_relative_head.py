@@ -7,8 +7,10 @@ from torch import Tensor
 
 from dinor1.registry import MODELS
 from dinor1.structures import DetectorOutput
+from dinor1.utils.errors import InputError
 
 from ..losses import ExemplarColumns, Match, Targets
+from ..prompts import PromptsConfig
 from .dino_r1_head import DINOR1Head
 
 
@@ -36,9 +38,30 @@ class GroupRelativeHead(DINOR1Head):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.loss_ranking = None if loss_ranking is None else MODELS.build(loss_ranking)
-        self.loss_one_to_many = None if loss_one_to_many is None else MODELS.build(loss_one_to_many)
-        self.loss_exemplar_group = None if loss_exemplar_group is None else MODELS.build(loss_exemplar_group)
+        self.loss_ranking: Any = None if loss_ranking is None else MODELS.build(loss_ranking)
+        self.loss_one_to_many: Any = None if loss_one_to_many is None else MODELS.build(loss_one_to_many)
+        self.loss_exemplar_group: Any = None if loss_exemplar_group is None else MODELS.build(loss_exemplar_group)
+
+    @property
+    def exemplar_group_size(self) -> int:
+        """Number of exemplars per class for ``loss_exemplar_group``; 0: none."""
+        return 0 if self.loss_exemplar_group is None else int(self.loss_exemplar_group.group_size)
+
+    def check_settings(self, prompts: PromptsConfig, aggregates: bool, cross_first: bool) -> None:
+        """See :meth:`DINOR1Head.check_settings`; the additional losses are checked too."""
+        super().check_settings(prompts, aggregates, cross_first)
+        if self.loss_one_to_many is not None and not cross_first:
+            raise InputError(
+                'model.bbox_head.loss_one_to_many supervises the queries before they attend to each other; set '
+                "model.decoder.layer_order='cross_first'"
+            )
+        if self.loss_exemplar_group is not None and (
+            aggregates or prompts.prompt_gather == 'world' or prompts.refiner is not None
+        ):
+            raise InputError(
+                'model.bbox_head.loss_exemplar_group compares the embeddings of single boxes of one process; set it to '
+                "None, or use the VisualPromptEncoder, prompt_gather='device' and refiner=None"
+            )
 
     def added_losses(
         self,

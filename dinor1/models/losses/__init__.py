@@ -18,7 +18,7 @@ from .grqo import (
     rewards_from_cost,
 )
 from .instance_contrast import Exemplars, InstanceContrast, instance_contrast_loss
-from .matching import Match, Targets, hungarian_match, matching_cost, pad_targets
+from .matching import Match, Targets, denoising_match, hungarian_match, matching_cost, pad_targets
 from .one_to_many import OneToManyLoss, candidate_scores, candidate_weights, one_to_many_candidates
 from .prompt_ranking import PromptRankingLoss, quality_weights, ranking_loss, ranking_sets
 from .quality_aware import QualityAwareLoss, quality_aware_loss
@@ -40,6 +40,7 @@ __all__ = [
     'alignment_loss',
     'candidate_scores',
     'candidate_weights',
+    'denoising_match',
     'exemplar_advantages',
     'exemplar_group_loss',
     'exemplar_rewards',

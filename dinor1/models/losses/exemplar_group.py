@@ -23,6 +23,8 @@ from dinor1.registry import MODELS
 from dinor1.utils.errors import InputError
 from dinor1.utils.precision import at_least_float32, full_precision
 
+from .settings import AT_LEAST_1, POSITIVE, check_choice, check_ranges
+
 ExemplarWeights = Literal['advantage', 'uniform', 'shuffled', 'flipped']
 EXEMPLAR_WEIGHTS: tuple[ExemplarWeights, ...] = ('advantage', 'uniform', 'shuffled', 'flipped')
 # Part of the mean loss that is added to the deviation of the rewards.
@@ -202,12 +204,8 @@ class ExemplarGroupLoss(nn.Module):
         consistency_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        if weights not in EXEMPLAR_WEIGHTS:
-            raise InputError(
-                f'ExemplarGroupLoss: weights must be one of {", ".join(EXEMPLAR_WEIGHTS)}; got {weights!r}'
-            )
-        if group_size < 1 or not 0 < tau < math.inf:
-            raise InputError(f'ExemplarGroupLoss: expected group_size >= 1 and tau > 0; got {group_size} and {tau}')
+        check_choice('ExemplarGroupLoss', 'weights', weights, EXEMPLAR_WEIGHTS)
+        check_ranges('ExemplarGroupLoss', group_size=(group_size, AT_LEAST_1), tau=(tau, POSITIVE))
         if not all(0 <= value < math.inf for value in (loss_weight, column_weight, consistency_weight)):
             raise InputError(
                 'ExemplarGroupLoss: loss_weight, column_weight and consistency_weight must be finite and at least 0; '

@@ -29,6 +29,7 @@ from dinor1.utils.precision import compute_dtype
 
 from .matching import Match, Targets, matching_cost, pad_targets
 from .prompt_groups import MIN_GROUP, Gain, grouped_gain, one_sided, prompt_groups
+from .settings import BELOW_1, NOT_NEGATIVE, check_choice, check_ranges
 
 Objective = Literal['contrast', 'policy', 'clipped']
 OBJECTIVES: tuple[Objective, ...] = ('contrast', 'policy', 'clipped')
@@ -234,19 +235,14 @@ class GRQOLoss(nn.Module):
 
     def _check(self) -> None:
         # Reject settings out of range.
-        if self.objective not in OBJECTIVES:
-            raise InputError(f'GRQOLoss: objective must be one of {", ".join(OBJECTIVES)}; got {self.objective!r}')
+        check_choice('GRQOLoss', 'objective', self.objective, OBJECTIVES)
         if not (0 <= self.alpha < math.inf and 0 <= self.beta < math.inf and 0 <= self.mute < 1):
             raise InputError(
                 f'GRQOLoss: expected alpha >= 0, beta >= 0 and mute in [0, 1); got alpha={self.alpha}, '
                 f'beta={self.beta}, mute={self.mute}'
             )
-        if not (0 <= self.eps_low < 1 and 0 <= self.eps_high < math.inf):
-            raise InputError(
-                f'GRQOLoss: expected eps_low in [0, 1) and eps_high >= 0; got {self.eps_low} and {self.eps_high}'
-            )
-        if self.groups not in GROUPS:
-            raise InputError(f'GRQOLoss: groups must be one of {", ".join(GROUPS)}; got {self.groups!r}')
+        check_ranges('GRQOLoss', eps_low=(self.eps_low, BELOW_1), eps_high=(self.eps_high, NOT_NEGATIVE))
+        check_choice('GRQOLoss', 'groups', self.groups, GROUPS)
         # Reject settings that make the reward term vanish.
         if self._needs_mute and self.mute == 0:
             raise InputError(

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from dinor1.structures import DenoisingGroups
 from dinor1.utils.precision import compute_dtype, full_precision
 
 
@@ -194,3 +195,24 @@ def hungarian_match(cost: Tensor, targets: Targets) -> Match:
         for query, target in zip(*linear_sum_assignment(host[stage, image, :, :count]), strict=True)
     ]
     return Match(*torch.tensor(pairs, dtype=torch.long, device=cost.device).reshape(-1, 4).unbind(-1))
+
+
+def denoising_match(targets: Targets, num_layers: int, groups: DenoisingGroups) -> Match:
+    """Assignment of the denoising queries: in each group, the first M of the 2 M queries are the positives.
+
+    Args:
+        targets: Ground truth that the queries were made of.
+        num_layers: Number of decoder layers, which all have the same assignment.
+        groups: Layout of the denoising queries.
+    """
+    # Locate the objects, and the first query of each group.
+    image, target = targets.indices()
+    num_groups = groups.num_groups if len(image) else 0
+    device = image.device
+    first = torch.arange(num_groups, device=device) * (2 * targets.valid.shape[1])
+    # Combine every decoder layer with every group and every object.
+    stage = torch.arange(num_layers, device=device)
+    stage, first, pair = (
+        t.flatten() for t in torch.meshgrid(stage, first, torch.arange(len(image), device=device), indexing='ij')
+    )
+    return Match(stage, image[pair], first + target[pair], target[pair])

@@ -19,10 +19,10 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
-from dinor1.utils.errors import InputError
 from dinor1.utils.precision import compute_dtype
 
 from .matching import Match, Targets, hungarian_match
+from .settings import AT_LEAST_1, BELOW_1, FRACTION, NOT_NEGATIVE, check_choice, check_ranges
 
 CandidateWeights = Literal['advantage', 'uniform', 'shuffled']
 CANDIDATE_WEIGHTS: tuple[CandidateWeights, ...] = ('advantage', 'uniform', 'shuffled')
@@ -165,13 +165,14 @@ class OneToManyLoss(nn.Module):
         iou_share: float = 0.7,
     ) -> None:
         super().__init__()
-        if weights not in CANDIDATE_WEIGHTS:
-            raise InputError(f'OneToManyLoss: weights must be one of {", ".join(CANDIDATE_WEIGHTS)}; got {weights!r}')
-        if not (0 <= loss_weight < math.inf and size >= 1 and 0 <= min_iou < 1 and 0 <= iou_share <= 1):
-            raise InputError(
-                'OneToManyLoss: expected loss_weight >= 0, size >= 1, min_iou in [0, 1) and iou_share in [0, 1]; got '
-                f'{loss_weight}, {size}, {min_iou} and {iou_share}'
-            )
+        check_choice('OneToManyLoss', 'weights', weights, CANDIDATE_WEIGHTS)
+        check_ranges(
+            'OneToManyLoss',
+            loss_weight=(loss_weight, NOT_NEGATIVE),
+            size=(size, AT_LEAST_1),
+            min_iou=(min_iou, BELOW_1),
+            iou_share=(iou_share, FRACTION),
+        )
         self.loss_weight, self.weights, self.size = loss_weight, weights, size
         self.min_iou, self.iou_share = min_iou, iou_share
 

@@ -27,6 +27,7 @@ from dinor1.utils.errors import InputError
 from dinor1.utils.precision import at_least_float32, compute_dtype, full_precision
 
 from .matching import Match, Targets
+from .settings import NOT_NEGATIVE, POSITIVE, check_choice, check_ranges
 
 RankingGroup = Literal['prompt', 'all', 'random']
 RANKING_GROUPS: tuple[RankingGroup, ...] = ('prompt', 'all', 'random')
@@ -197,15 +198,15 @@ class PromptRankingLoss(nn.Module):
         duplicate_iou: float = 0.5,
     ) -> None:
         super().__init__()
-        if groups not in RANKING_GROUPS:
-            raise InputError(f'PromptRankingLoss: groups must be one of {", ".join(RANKING_GROUPS)}; got {groups!r}')
+        check_choice('PromptRankingLoss', 'groups', groups, RANKING_GROUPS)
         if weights not in ('quality', 'uniform'):
             raise InputError(f"PromptRankingLoss: weights must be 'quality' or 'uniform', got {weights!r}")
-        if not (0 <= loss_weight < math.inf and 0 <= pair_weight < math.inf and 0 < temperature < math.inf):
-            raise InputError(
-                'PromptRankingLoss: expected loss_weight >= 0, pair_weight >= 0 and temperature > 0; got '
-                f'{loss_weight}, {pair_weight} and {temperature}'
-            )
+        check_ranges(
+            'PromptRankingLoss',
+            loss_weight=(loss_weight, NOT_NEGATIVE),
+            pair_weight=(pair_weight, NOT_NEGATIVE),
+            temperature=(temperature, POSITIVE),
+        )
         if not 0 <= duplicate_iou <= 1:
             raise InputError(f'PromptRankingLoss: duplicate_iou must be in [0, 1], got {duplicate_iou}')
         self.loss_weight, self.groups, self.weighted = loss_weight, groups, weights == 'quality'

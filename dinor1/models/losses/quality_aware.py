@@ -4,18 +4,16 @@ The matchability-aware loss of S. Huang et al., *DEIM*, arXiv 2412.04234, sectio
 ranking of queries (:mod:`.prompt_ranking`): it uses the quality of a box, but does not compare queries.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinor1.registry import MODELS
-from dinor1.utils.errors import InputError
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from .matching import Match, Targets
 from .prompt_ranking import ranking_sets
+from .settings import FRACTION, NOT_NEGATIVE, POSITIVE, check_ranges
 
 
 def quality_aware_loss(logits: Tensor, positive: Tensor, negative: Tensor, quality: Tensor, gamma: float) -> Tensor:
@@ -61,11 +59,12 @@ class QualityAwareLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0, gamma: float = 1.5, duplicate_iou: float = 0.5) -> None:
         super().__init__()
-        if not (0 <= loss_weight < math.inf and 0 < gamma < math.inf and 0 <= duplicate_iou <= 1):
-            raise InputError(
-                'QualityAwareLoss: expected loss_weight >= 0, gamma > 0 and duplicate_iou in [0, 1]; got '
-                f'{loss_weight}, {gamma} and {duplicate_iou}'
-            )
+        check_ranges(
+            'QualityAwareLoss',
+            loss_weight=(loss_weight, NOT_NEGATIVE),
+            gamma=(gamma, POSITIVE),
+            duplicate_iou=(duplicate_iou, FRACTION),
+        )
         self.loss_weight, self.gamma, self.duplicate_iou = loss_weight, gamma, duplicate_iou
 
     def forward(self, logits: Tensor, boxes: Tensor, targets: Targets, match: Match, offered: Tensor) -> Tensor:

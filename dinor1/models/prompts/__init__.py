@@ -21,6 +21,7 @@ from .minilm import MiniLM, minilm_folder
 from .mode_schedule import prompt_mode
 from .per_image import prompts_per_image
 from .prototypes import class_prototypes
+from .sample_texts import sample_text_prompts
 from .sampling import (
     PromptDraw,
     common_vocabulary,
@@ -89,6 +90,7 @@ __all__ = [
     'image_keys',
     'remembered_prompts',
     'sample_prompts',
+    'sample_text_prompts',
     'save_class_embeddings',
     'split_hidden',
     'upgrade_prompt_encoder',

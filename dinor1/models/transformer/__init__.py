@@ -2,6 +2,7 @@
 
 from .attention import BatchFirstMultiheadAttention
 from .decoder import PromptedDecoder
+from .decoding import decode_queries
 from .deformable_attention import MSDeformAttention
 from .denoising import DenoisingQueries, denoising_queries
 from .dims import TransformerDims
@@ -25,6 +26,7 @@ __all__ = [
     'SelectiveEncoder',
     'TokenScores',
     'TransformerDims',
+    'decode_queries',
     'denoising_queries',
     'flatten_levels',
     'score_tokens',

@@ -23,12 +23,15 @@ class DenoisingQueries(NamedTuple):
         boxes: (bs, num_dn, 4) normalised cxcywh.
         attention_mask: (num_dn + num_queries, num_dn + num_queries) True = may not attend.
         groups: Layout of the denoising queries.
+        zero: Scalar 0 that keeps the label embedding in the graph: a batch without boxes has no denoising queries, but
+            DDP needs all parameters.
     """
 
     content: Tensor
     boxes: Tensor
     attention_mask: Tensor
     groups: DenoisingGroups
+    zero: Tensor
 
     def before(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Put these queries in front of the selected queries, in the dtype of the selected queries.
@@ -40,7 +43,7 @@ class DenoisingQueries(NamedTuple):
         Returns:
             Queries (bs, num_dn + N, C), reference points (bs, num_dn + N, 4), and the attention mask of all queries.
         """
-        query = torch.cat([self.content.to(query.dtype), query], 1)
+        query = torch.cat([self.content.to(query.dtype), query], 1) + self.zero
         reference_points = torch.cat([self.boxes.to(reference_points.dtype), reference_points], 1)
         # The mask covers num_queries selected queries; crop it, since an image with few tokens has fewer.
         return query, reference_points, self.attention_mask[: query.shape[1], : query.shape[1]]
@@ -75,4 +78,5 @@ def denoising_queries(
     # Draw the noised queries.
     content, box_logits, attention_mask, meta = generator(samples)
     groups = DenoisingGroups(meta['num_denoising_queries'], meta['num_denoising_groups'])
-    return DenoisingQueries(content, box_logits.sigmoid(), attention_mask, groups)
+    zero = generator.label_embedding.weight[0, 0] * 0
+    return DenoisingQueries(content, box_logits.sigmoid(), attention_mask, groups, zero)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinor1.inference.prompt_arguments import gather_prompts, parse_box, parse_text
+from dinor1.inference.command_line_prompts import gather_prompts, parse_box, parse_text
 from dinor1.utils.errors import InputError
 
 

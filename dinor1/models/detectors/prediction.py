@@ -1,0 +1,48 @@
+"""Detections of a batch: passes over the parts of a large vocabulary, and their merged results."""
+
+from typing import TYPE_CHECKING
+
+from mmdet.structures import DetDataSample
+
+from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch, Prompts, PromptSet
+from dinor1.utils.precision import at_least_float32, full_precision
+
+from .duplicates import remove_duplicates
+from .vocabulary_parts import best_of_passes, split_vocabulary
+
+if TYPE_CHECKING:
+    from .dino_r1 import DINOR1
+
+
+def batch_detections(
+    model: 'DINOR1', features: ImageFeatures, samples: list[DetDataSample], prompts: Prompts, rescale: bool = True
+) -> tuple[list[DetDataSample], list[tuple[DetectorOutput, list[PromptSet]]]]:
+    """Detections of encoded images, and the intermediate results; arguments and results of ``DINOR1.detect``."""
+    prompt_sets = model.prompt_sets(features, samples, prompts)
+    # Detect the classes of each part of the vocabulary.
+    passes, found = [], []
+    for offered in split_vocabulary(prompt_sets, model.test_cfg.get('chunked_size', -1)):
+        output = inference_output(model, features, offered)
+        with full_precision(features.feat.device):
+            found.append(model.bbox_head.predict(output, offered, samples, rescale))
+        passes.append((output, offered))
+    # Merge the passes of each image, and remove duplicates if that is configured.
+    for sample, instances, whole in zip(samples, zip(*found, strict=True), prompt_sets, strict=True):
+        merged = best_of_passes(instances, model.test_cfg.get('max_per_img'))
+        sample.pred_instances = remove_duplicates(merged, model.duplicate_removal)
+        sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
+    return samples, passes
+
+
+def inference_output(model: 'DINOR1', features: ImageFeatures, prompt_sets: list[PromptSet]) -> DetectorOutput:
+    """Output of the decoder for one prompt set per image; hidden states and prompts are at least in float32.
+
+    Args:
+        model: The detector.
+        features: Features of the batch.
+        prompt_sets: The prompts of each image.
+    """
+    with model.inference_precision():
+        output = model.transform(features, PromptBatch.stack(prompt_sets))
+    prompts = output.prompts._replace(embeddings=at_least_float32(output.prompts.embeddings))
+    return output._replace(hidden_states=at_least_float32(output.hidden_states), prompts=prompts)
