@@ -26,7 +26,7 @@ from dinor1.utils.config import load_config
 from dinor1.utils.devices import as_device
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
-from dinor1.utils.image_file import can_decode, read_image
+from dinor1.utils.image_file import can_decode, check_depth, read_image
 from dinor1.utils.released_weights import DEFAULT
 
 from .acceleration import compile_detector, set_inference_dtype
@@ -342,8 +342,14 @@ class DINOR1Inferencer:
             names: Per image one name, or m names.
 
         Raises:
-            InputError: an image, a box or a name is invalid.
+            InputError: there is no image, the lengths differ, or an image, a box or a name is invalid.
         """
+        images, boxes, names = as_list(images, 'images'), as_list(boxes, 'boxes'), as_list(names, 'names')
+        if not images or not len(images) == len(boxes) == len(names):
+            raise InputError(
+                f'expected boxes and names for each of {len(images)} images, at least one, got {len(boxes)} and '
+                f'{len(names)}'
+            )
         encoded = []
         for i, (item, box, name) in enumerate(zip(images, boxes, names, strict=True)):
             image = as_path_or_array(item, f'image {i}')
@@ -579,9 +585,11 @@ class DINOR1Inferencer:
         """Run the test pipeline, or one of its transforms, on one image.
 
         Raises:
-            InputError: the file cannot be read.
+            InputError: the file cannot be read, or has floating-point pixels.
         """
         transform = transform or self._transform
+        if isinstance(image, str):
+            check_depth(image)
         try:
             return transform(image)
         except Exception:

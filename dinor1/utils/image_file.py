@@ -124,8 +124,27 @@ def bgr_from_pil(image: Image.Image, where: str) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
 
 
+def check_depth(path: str | os.PathLike) -> None:
+    """Warn about a 16-bit file that is nearly black in 8 bits, or reject one with floating-point pixels.
+
+    For the loading transforms of data sets, which reduce such files to 8 bits without a word. Only the header of other
+    files is read.
+
+    Raises:
+        InputError: see :func:`read_image`.
+    """
+    try:
+        with Image.open(path) as image:
+            deep = image.mode.startswith(('I', 'F')) or ';16' in str(image.tile)
+    except Exception:  # not recognised by Pillow, such as a TIFF file of 16-bit colours
+        deep = True
+    if deep:
+        read_image(path)
+
+
+@functools.lru_cache(maxsize=4096)
 def _warn_of_unused_range(largest: int, where: str) -> None:
-    """Warn about a 16-bit image that is nearly black in 8 bits, such as one of 12 bits in a file of 16 bits."""
+    """Warn once about a 16-bit image that is nearly black in 8 bits, such as one of 12 bits in a file of 16 bits."""
     if not 0 < largest < _DARK << 8:
         return
     from mmengine.logging import print_log  # imported here, so that the commands for annotation files start at once

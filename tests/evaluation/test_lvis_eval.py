@@ -136,7 +136,7 @@ def test_each_federated_rule_changes_the_result(lvis_package):
     assert len(set(numbers)) == 3
 
 
-def test_boxes_and_detections_without_area_are_left_out(lvis_package):
+def test_boxes_and_detections_without_area_are_left_out(lvis_package, logged_warnings):
     content, results = federated(np.random.default_rng(4), **SPARSE)
     for annotation in content['annotations'][::3]:
         annotation['area'] = 0.0
@@ -144,6 +144,9 @@ def test_boxes_and_detections_without_area_are_left_out(lvis_package):
         result['bbox'][2] = 0.0
     truth = LVISGroundTruth.from_content(content)
     assert len(truth.label) < len(content['annotations'])
+    (message,) = logged_warnings()
+    lost = len(content['annotations'][::3])
+    assert f'{lost} of {len(content["annotations"])} annotations have an area that is not positive' in message
     assert_same(evaluate_lvis(truth, columns(truth, results)), lvis_package(content, results, -1))
 
 
@@ -409,6 +412,14 @@ BAD_FILES = {
         lambda c: c | dict(annotations=[a | dict(bbox=[1, 2, 3]) for a in c['annotations'][:4]]),
         "'bbox' of four numbers",
     ),
+    'box of a huge number': (
+        lambda c: with_value(c, 'annotations', 'bbox', [1, 2, 10**400, 4]),
+        "'bbox' of four numbers",
+    ),
+    'box of NaN': (lambda c: with_value(c, 'annotations', 'bbox', [1, 2, float('nan'), 4]), 'they are not finite'),
+    'huge area': (lambda c: with_value(c, 'annotations', 'area', 10**400), 'they are not finite'),
+    'huge image id': (lambda c: with_value(c, 'images', 'id', 10**20), "no integer 'id' of 64 bits"),
+    'huge reference': (lambda c: with_value(c, 'annotations', 'image_id', 10**20), "no integer 'image_id' of 64 bits"),
     'no area': (lambda c: without(c, 'annotations', 'area'), "no 'area'"),
     'no name': (lambda c: without(c, 'categories', 'name'), "no 'name'"),
 }

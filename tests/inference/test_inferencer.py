@@ -131,6 +131,19 @@ def test_exemplar_similarity_names_a_box_with_the_wrong_name(inferencer):
     assert found.is_outlier.tolist() == [False, False, False, False, True, False]
 
 
+@pytest.mark.parametrize(
+    ('boxes', 'names', 'message'),
+    [
+        ([], ['cat'], 'boxes and names for each of 1 images, at least one, got 0 and 1'),
+        ([[5, 5, 30, 40]], 'cat', "names: expected a list, got 'cat'"),
+        (7, ['cat'], 'boxes: expected a list, got 7'),
+    ],
+)
+def test_exemplar_similarity_refuses_bad_lists(inferencer, boxes, names, message):
+    with pytest.raises(InputError, match=message):
+        inferencer.exemplar_similarity([random_image(60, 80)], boxes, names)
+
+
 def test_predict_reports_the_best_score_of_every_class(prompted, image_folder):
     (everything,) = prompted.predict(image_folder / '0.png', score_thr=0, as_dict=True)
     (sample,) = prompted.predict(image_folder / '0.png', score_thr=1)
@@ -681,6 +694,14 @@ def test_predict_of_16_bit_pil_image_equals_its_file(prompted, tmp_path, mode):
     assert image.mode == mode
     by_path, by_image = (prompted.predict(one, score_thr=0, as_dict=True) for one in (tmp_path / 'grey16.png', image))
     assert_same(by_image, by_path)
+
+
+def test_predict_warns_of_a_12_bit_image_in_a_16_bit_file(prompted, tmp_path, logged_warnings):
+    path = tmp_path / 'grey12.png'
+    cv2.imwrite(str(path), random_image(60, 80)[..., 0].astype(np.uint16) * 16)
+    prompted.predict(path, tile=32)
+    (message,) = logged_warnings()
+    assert message.startswith(f'{path}: a 16-bit image with no pixel above')
 
 
 def test_predict_refuses_pil_images_of_unknown_range(prompted):

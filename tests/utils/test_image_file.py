@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from dinor1.utils.errors import InputError
-from dinor1.utils.image_file import bgr_from_pil, can_decode, check_image, image_suffixes, read_image
+from dinor1.utils.image_file import bgr_from_pil, can_decode, check_depth, check_image, image_suffixes, read_image
 from tests.model_files import random_image
 
 IMAGE = random_image(24, 32)
@@ -53,7 +53,7 @@ def test_read_image_applies_the_exif_rotation(tmp_path):
 
 
 def with_mode(mode, image):
-    """A BGR image in a mode of Pillow, by way of the modes that Pillow needs; modes of 16 bits have its first channel."""
+    """A BGR image in a mode of Pillow, by way of the modes that Pillow needs; in 16 bits, its first channel."""
     if mode.startswith('I'):
         pixels = image[..., 0].astype(np.int32) * 257
         if mode == 'I':
@@ -124,27 +124,28 @@ def test_bgr_from_pil_of_modes_without_a_file_format(mode):
 def test_unused_range_of_16_bits_gives_a_warning(tmp_path, logged_warnings, bits, warned):
     """A 12-bit image in a 16-bit file is nearly black."""
     pixels = np.linspace(0, 2**bits - 1, 24 * 32).astype(np.uint16).reshape(24, 32)
-    messages = []
-    for suffix in ('.png', '.tif'):
-        path = tmp_path / f'a{suffix}'
-        cv2.imwrite(str(path), pixels)
-        image = read_image(path)
-        messages += [f'{path}: '] * warned
-        for mode in ('I;16', 'I'):
-            same = Image.fromarray(pixels if mode == 'I;16' else pixels.astype(np.int32))
-            assert same.mode == mode
-            assert (bgr_from_pil(same, 'image 0') == image).all()
-            messages += ['image 0: '] * warned
+    colour, expected = np.stack([pixels] * 3, axis=2), []
+    for name, values in (('a.png', pixels), ('a.tif', pixels), ('b.png', colour), ('b.tif', colour)):
+        path = tmp_path / name
+        cv2.imwrite(str(path), values)
+        check_depth(path)
+        assert (read_image(path) == colour >> 8).all()
+        expected.append(f'{path}: ')
+    for mode, values in (('I;16', pixels), ('I', pixels.astype(np.int32))):
+        image = Image.fromarray(values)
+        assert image.mode == mode
+        assert (bgr_from_pil(image, f'{mode} of {bits}') == colour >> 8).all()
+        expected.append(f'{mode} of {bits}: ')
     logged = logged_warnings()
-    assert len(logged) == len(messages)
-    for message, start in zip(logged, messages, strict=True):
+    assert len(logged) == (len(expected) if warned else 0)
+    for message, start in zip(logged, expected, strict=warned):
         assert message.startswith(f'{start}a 16-bit image with no pixel above {2**bits - 1}, which is nearly black')
     # A dark image of 8 bits, and a black one of 16 bits, use their range.
     cv2.imwrite(str(tmp_path / 'dark.png'), np.full((9, 9, 3), 5, np.uint8))
     cv2.imwrite(str(tmp_path / 'black.png'), np.zeros((9, 9), np.uint16))
     assert read_image(tmp_path / 'dark.png').max() == 5
     assert read_image(tmp_path / 'black.png').max() == 0
-    assert len(logged_warnings()) == len(messages)
+    assert len(logged_warnings()) == len(logged)
 
 
 @pytest.mark.parametrize('suffix', ['.tif', '.pfm'])
@@ -152,7 +153,7 @@ def test_read_image_refuses_floating_point_pixels(tmp_path, suffix):
     """Their range is unknown; OpenCV would take pixels in 0..1 as black."""
     path = tmp_path / f'a{suffix}'
     assert cv2.imwrite(str(path), IMAGE[..., 0].astype(np.float32) / 255)
-    for read in (read_image, check_image):
+    for read in (read_image, check_image, check_depth):
         with pytest.raises(InputError, match=f'a{suffix}: .*floating-point numbers; convert it to 8 bits'):
             read(path)
 
