@@ -129,7 +129,8 @@ def test_unused_range_of_16_bits_gives_a_warning(tmp_path, logged_warnings, bits
         path = tmp_path / name
         cv2.imwrite(str(path), values)
         check_depth(path)
-        assert (read_image(path) == colour >> 8).all()
+        # OpenCV rounds the 16-bit colours of TIFF files.
+        np.testing.assert_allclose(read_image(path).astype(int), colour >> 8, rtol=0, atol=1)
         expected.append(f'{path}: ')
     for mode, values in (('I;16', pixels), ('I', pixels.astype(np.int32))):
         image = Image.fromarray(values)
