@@ -56,8 +56,8 @@ def read_image(path: str | os.PathLike, backend_args: dict | None = None) -> np.
     # Decode the file.
     content = _content(path, backend_args)
     image = _by_opencv(content, cv2.IMREAD_COLOR)
-    if image is not None and image.max() < _DARK:
-        # OpenCV keeps the upper 8 of 16 bits, too.
+    if image is not None and image.max() <= _DARK:
+        # OpenCV keeps the upper 8 of 16 bits, or rounds to 8 bits.
         pixels = _by_opencv(content, cv2.IMREAD_UNCHANGED)
         if pixels is not None and pixels.dtype == np.uint16:
             _warn_of_unused_range(int(pixels.max()), str(path))
