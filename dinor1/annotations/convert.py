@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import atomic_path, check_output, read_json
@@ -10,9 +11,11 @@ from dinor1.utils.io import atomic_path, check_output, read_json
 from .check import read
 from .coco import lvis_image_path
 from .content import COCO, LVIS, ODVG, Content
+from .instances import is_box, is_id
 from .odvg import from_coco, own_label_map
 from .report import format_counts
 from .segmentation import segmentation_box
+from .structure import is_finite
 from .training_check import check_for_training
 
 
@@ -87,16 +90,26 @@ def to_odvg(source: Path, out: Path, source_format: str, label_map: Path | None 
 
 
 def _complete(content: Content) -> None:
-    """Number annotations without an id, which ODVG does not need, and compute missing boxes from segmentations."""
+    """Number annotations without a valid id, which ODVG does not need, and compute boxes from segmentations.
+
+    A box is computed if it is missing or has no area, as in a repair.
+    """
     images = {image['id']: image for _, image in content.valid('images')}
     for number, annotation in enumerate(content.records('annotations'), 1):
-        if isinstance(annotation, dict):
-            annotation.setdefault('id', -number)
-            image_id = annotation.get('image_id')
-            image = images.get(image_id) if 'bbox' not in annotation and isinstance(image_id, int | str) else None
-            box = image and segmentation_box(annotation.get('segmentation'), image['height'], image['width'])
+        if not isinstance(annotation, dict):
+            continue
+        if not is_id(annotation.get('id')) or isinstance(annotation['id'], float):
+            annotation['id'] = -number
+        image_id = annotation.get('image_id')
+        image = images.get(image_id) if isinstance(image_id, int | float | str) else None
+        if image and not _has_area(annotation.get('bbox')):
+            box = segmentation_box(annotation.get('segmentation'), image['height'], image['width'])
             if box:
                 annotation['bbox'] = box
+
+
+def _has_area(box: Any) -> bool:
+    return is_box(box) and all(map(is_finite, box)) and min(box[2:]) > 0
 
 
 def _reason(annotation: dict) -> str:

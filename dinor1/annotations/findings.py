@@ -94,12 +94,18 @@ KINDS: dict[str, Kind] = {
         ERROR, 'correct the sources, or remove them if all images were annotated for the same categories', blocking=True
     ),
     # Annotations
-    'wrong type': Kind(ERROR, 'make it an object with id, image_id, category_id and bbox', _DROP),
+    'wrong type': Kind(
+        ERROR,
+        'make it an object with id, image_id, category_id and bbox',
+        f'it gets a new id if only its own id is wrong; otherwise {_DROP}',
+    ),
     'missing key': Kind(ERROR, 'complete it or remove it', _DROP),
     'no id': Kind(ERROR, 'give each annotation an id of its own', 'it gets a new id'),
     'no box': Kind(ERROR, 'write the box of its segmentation', _BOX),
     'fractional type of id': Kind(
-        ERROR, 'write ids as 1, not 1.0; tables with missing values write 1.0', 'a whole number is written'
+        ERROR,
+        'write ids as 1, not 1.0; tables with missing values write 1.0',
+        f'a whole number is written; an annotation whose own id is no whole number gets a new one; otherwise {_DROP}',
     ),
     'invalid iscrowd': Kind(ERROR, 'write 0 or 1', 'text that is 0 or 1 becomes a number, anything else 0'),
     'invalid area': Kind(

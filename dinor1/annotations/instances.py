@@ -136,7 +136,7 @@ def _bad_value(annotation: dict) -> tuple[str, str] | None:
     # Check the ids.
     for key in ('id', 'image_id', 'category_id'):
         value = annotation[key]
-        if type(value) not in _ID_TYPES or not fits_int64(value):
+        if not is_id(value):
             return 'wrong type', f'{key} {value!r} is neither a number of 64 bits nor text'
         if type(value) is float:
             return 'fractional type of id', f'{key} {value!r}'
@@ -149,6 +149,11 @@ def _bad_value(annotation: dict) -> tuple[str, str] | None:
     if area is not None and not is_finite(area):
         return 'invalid area', 'area is not finite'
     return None
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value may be an id: text, or a number of 64 bits, perhaps written as 1.0."""
+    return type(value) in _ID_TYPES and fits_int64(value)
 
 
 def _known(image_id: Any, sizes: Sizes) -> bool:

@@ -14,7 +14,7 @@ from .coco import DERIVED_NAME, to_json
 from .content import ODVG, Content
 from .findings import KINDS, Finding
 from .images import Folder, inspect
-from .instances import as_listed, box_array
+from .instances import as_listed, box_array, is_id
 from .odvg import own_label_map, to_lines
 from .report import format_counts
 from .segmentation import segmentation_box
@@ -110,7 +110,7 @@ class _Round:
         self.checked, self.content = checked, checked.content
         self.dropped: dict[str, set[int]] = {'images': set(), 'annotations': set(), 'categories': set()}
         ids = [a['id'] for a in self.content.records('annotations') if isinstance(a, dict) and type(a.get('id')) is int]
-        self.next_id = max(ids, default=0) + 1
+        self.next_id = max((number for number in ids if fits_int64(number + 1)), default=0) + 1
         self.images = {image['id']: image for _, image in self.content.valid('images')}
         self.by_image: dict[str, list[dict]] | None = None
         self.corrected: Counter = Counter()
@@ -232,7 +232,15 @@ class _Round:
         size = self.images.get(image_id) if isinstance(image_id, int | float | str) else None
         return None if size is None else segmentation_box(record.get('segmentation'), size['height'], size['width'])
 
+    def number_or_drop(self, finding: Finding, record: Any) -> bool:
+        """Number an annotation whose own id cannot be used; leave out one with another value of a wrong type."""
+        if isinstance(record, dict) and not is_id(record.get('id')):
+            return self.new_id(finding, record)
+        return self.drop(finding, record)
+
     def whole_ids(self, finding: Finding, record: dict) -> bool:
+        if type(record['id']) is float and not is_whole_float(record['id']):
+            self.new_id(finding, record)
         keys = [key for key in ('id', 'image_id', 'category_id') if type(record.get(key)) is float]
         if not all(is_whole_float(record[key]) for key in keys):
             return self.drop(finding, record)
@@ -298,7 +306,7 @@ _ACTIONS: dict[str, Callable[[_Round, Finding, Any], bool]] = {
     'duplicate image id': _Round.drop_copy,
     'duplicate category name': _Round.merge_category,
     'untrimmed class name': _Round.strip_name,
-    'wrong type': _Round.drop,
+    'wrong type': _Round.number_or_drop,
     'missing key': _Round.drop,
     'duplicate id': _Round.new_id,
     'no id': _Round.new_id,

@@ -1,9 +1,14 @@
 """Boxes of segmentations: polygons and run-length encodings of COCO."""
 
-import math
+import re
 from typing import Any
 
 from pycocotools import mask as coco_mask
+
+from .structure import is_finite
+
+# COCO's compressed run lengths: a character from 0 to o has five bits of a number; P to o continue it.
+_COMPRESSED = re.compile('[0-o]*[0-O]')
 
 
 def segmentation_box(segmentation: Any, height: float, width: float) -> list[float] | None:
@@ -25,7 +30,7 @@ def segmentation_box(segmentation: Any, height: float, width: float) -> list[flo
     points: list[tuple[float, float]] = []
     for polygon in polygons:
         is_polygon = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-        if not is_polygon or not all(type(v) in (int, float) and math.isfinite(v) for v in polygon):
+        if not is_polygon or not all(type(v) in (int, float) and is_finite(v) for v in polygon):
             return None
         points += zip(polygon[::2], polygon[1::2], strict=True)
     if not points:
@@ -38,7 +43,7 @@ def segmentation_box(segmentation: Any, height: float, width: float) -> list[flo
 def _box_of_runs(runs: dict, height: float, width: float) -> list[float] | None:
     # Check the size of the image.
     size, counts = runs.get('size'), runs.get('counts')
-    if not isinstance(size, list) or [float(v) for v in size if type(v) in (int, float)] != [height, width]:
+    if not isinstance(size, list) or [v for v in size if type(v) in (int, float)] != [height, width]:
         return None
     # Decode the runs, and compute their box.
     try:
@@ -46,8 +51,8 @@ def _box_of_runs(runs: dict, height: float, width: float) -> list[float] | None:
             if sum(counts) != height * width or min(counts) < 0:
                 return None
             runs = coco_mask.frPyObjects(runs, int(height), int(width))
-        elif not isinstance(counts, str):
-            return None
+        elif not isinstance(counts, str) or not _COMPRESSED.fullmatch(counts):
+            return None  # pycocotools would read beyond the end of such a text
         box = coco_mask.toBbox(runs).tolist()
     except (TypeError, ValueError):
         return None

@@ -68,7 +68,8 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
 
     Attributes:
         num_annotations: Number of annotations in the file.
-        num_left_out: Number of those that were left out because they, or their images, are defective.
+        num_left_out: Number of those that were left out because they, or their images, are defective, or because their
+            boxes are thinner than one pixel.
 
     Raises:
         InputError: the file or an image cannot be used, a chosen class is not in the file, or no image remains.
@@ -107,7 +108,9 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         img_dir = self.data_prefix['img'] if image_backend_args(self) is None else None
         images, annotations = check_coco(data, self.ann_file, img_dir, skip=self.bad_annotations == 'skip')
         self.num_annotations = len(data['annotations'])
-        self.num_left_out = self.num_annotations - len(annotations)
+        # MMDetection leaves out boxes under one pixel.
+        too_small = sum(min(annotation['bbox'][2:]) < 1 for annotation in annotations)
+        self.num_left_out = self.num_annotations - len(annotations) + too_small
         if self.test_mode and (image := next((i for i in images if isinstance(i['id'], str)), None)):
             raise InputError(
                 f'{self.ann_file}: the image id {image["id"]!r} is text, and evaluation needs numbers; '

@@ -53,10 +53,12 @@ def check_boxes(dataset: Any) -> None:
 
 
 def left_out_lines(dataset: Any) -> list[str]:
-    """One line for each data set in which more than 1 % of the annotations were left out as defective."""
+    """One line for each data set in which more than 1 % of the annotations were left out: defective or tiny ones."""
     lines = []
     for one in data_sets_within(dataset):
         left_out, total = getattr(one, 'num_left_out', 0), getattr(one, 'num_annotations', 0)
         if left_out > MAX_SHARE_LEFT_OUT * total:
-            lines.append(f'{one.ann_file}: {left_out:,} of {total:,} annotations were left out as defective')
+            lines.append(
+                f'{one.ann_file}: {left_out:,} of {total:,} annotations were left out as defective or under one pixel'
+            )
     return lines

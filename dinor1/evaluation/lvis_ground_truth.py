@@ -1,12 +1,15 @@
 """LVIS annotations as arrays: boxes, and the categories that were annotated in each image."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
+from dinor1.annotations.structure import fits_int64
 from dinor1.evaluation.predictions import match_classes
 from dinor1.utils.errors import InputError
 from dinor1.utils.io import read_json
@@ -21,7 +24,8 @@ _LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
 class LVISGroundTruth:
     """The ground truth of a federated data set (Gupta et al. 2019, arXiv 1908.03195, Section 2).
 
-    There are I images, K classes and G boxes. Boxes without area are left out, as in the ``lvis`` package.
+    There are I images, K classes and G boxes. Boxes without area are left out, as in the ``lvis`` package,
+    with a warning.
 
     Attributes:
         path: The annotation file, for messages.
@@ -82,11 +86,21 @@ class LVISGroundTruth:
             box = np.array([annotation['bbox'] for annotation in annotations], dtype=np.float64)
             box = box.reshape(len(annotations), 4)
             area = np.array([annotation['area'] for annotation in annotations], dtype=np.float64)
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{path}: an annotation has no 'bbox' of four numbers or no 'area'; add it") from None
+            if not (np.isfinite(box).all() and np.isfinite(area).all()):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise InputError(
+                f"{path}: an annotation has no 'bbox' of four numbers or no 'area', or they are not finite; correct it"
+            ) from None
         ignore = np.array([bool(annotation.get('ignore', 0)) for annotation in annotations], dtype=bool)
-
         kept = area > 0
+        if not kept.all():
+            print_log(
+                f'{path}: {(~kept).sum():,} of {len(kept):,} annotations have an area that is not positive, and are '
+                'left out of the ground truth as in the lvis package; `dinor1 validate --fix` writes that of their box',
+                logger='current',
+                level=logging.WARNING,
+            )
         image, label, box, area, ignore = (column[kept] for column in (image, label, box, area, ignore))
         # Classes that were annotated in each image.
         judged, not_exhaustive = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
@@ -191,8 +205,8 @@ def _sections(content: Any, path: str) -> tuple[list[dict], list[dict], list[dic
 def _ids(records: list[dict], key: str, path: str, section: str) -> np.ndarray:
     values = [record.get(key) for record in records]
     for index, value in enumerate(values):
-        if type(value) is not int:
-            raise InputError(f"{path}: entry {index} of '{section}' has no integer '{key}'; add it")
+        if type(value) is not int or not fits_int64(value):
+            raise InputError(f"{path}: entry {index} of '{section}' has no integer '{key}' of 64 bits; correct it")
     return np.array(values, dtype=np.int64)
 
 

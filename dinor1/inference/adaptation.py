@@ -16,6 +16,7 @@ from dinor1.structures import ImageFeatures, PromptBank, PromptBatch, PromptSet
 from dinor1.utils.errors import InputError
 from dinor1.utils.fingerprint import fingerprint
 
+from .arguments import as_list
 from .tuned_head import TunedHead, copy_head, head_parameters, restored_head
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def adapt_prompts(
     """Implementation of :meth:`~dinor1.inference.DINOR1Inferencer.adapt`, which documents the arguments."""
     # Check the arguments.
     images = list(images) if isinstance(images, list | tuple) else [images]
-    per_image = [names] * len(images) if isinstance(names, str) else list(names)
+    boxes = as_list(boxes, 'adapt: boxes')
+    per_image = [names] * len(images) if isinstance(names, str) else as_list(names, 'adapt: names')
     if not images or not len(images) == len(boxes) == len(per_image):
         raise InputError(
             f'adapt: expected boxes and names for each of {len(images)} images, at least one, got '
@@ -103,7 +105,7 @@ def adapt_prompts(
     steps = (CHECKED_STEPS if checked else UNCHECKED_STEPS) if steps is None else steps
     if type(steps) is not int or steps < 1:
         raise InputError(f'adapt: steps must be an integer of at least 1, got {steps!r}')
-    if not isinstance(lr, Real) or not 0 <= lr < float('inf'):
+    if not isinstance(lr, Real) or isinstance(lr, bool) or not 0 <= lr < float('inf'):
         raise InputError(f'adapt: lr must be a number of at least 0, got {lr!r}')
     if parts not in PARTS:
         raise InputError(f'adapt: parts must be {" or ".join(map(repr, PARTS))}, got {parts!r}')

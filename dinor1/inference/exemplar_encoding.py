@@ -10,8 +10,10 @@ from torch import Tensor
 from dinor1.models import DINOR1
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.class_names import class_key, distinct_names
+from dinor1.utils.errors import InputError
 
 from .adaptation import AnnotatedImage
+from .arguments import as_list
 from .image_input import ImageLike, as_path_or_array
 from .operating_point import ExemplarSimilarity, exemplar_similarity
 from .preparation import ImagePreparation
@@ -86,8 +88,15 @@ def encode_annotated(
         names: Per image one name, or m names.
 
     Raises:
-        InputError: an image, a box or a name is invalid.
+        InputError: there is no image, the lengths differ, or an image, a box or a name is invalid.
     """
+    # Check the arguments.
+    images, boxes, names = as_list(images, 'images'), as_list(boxes, 'boxes'), as_list(names, 'names')
+    if not images or not len(images) == len(boxes) == len(names):
+        raise InputError(
+            f'expected boxes and names for each of {len(images)} images, at least one, got {len(boxes)} and '
+            f'{len(names)}'
+        )
     encoded = []
     for i, (item, box, name) in enumerate(zip(images, boxes, names, strict=True)):
         # Scale the boxes to the network input.

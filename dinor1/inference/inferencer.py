@@ -259,7 +259,7 @@ class DINOR1Inferencer:
             names: Per image one name, or m names.
 
         Raises:
-            InputError: an image, a box or a name is invalid.
+            InputError: there is no image, the lengths differ, or an image, a box or a name is invalid.
         """
         return encode_annotated(self.model, self._preparation, images, boxes, names)
 

@@ -11,7 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from dinor1.datasets.resized_image import two_step_pipeline
 from dinor1.registry import TRANSFORMS
 from dinor1.utils.errors import InputError
-from dinor1.utils.image_file import can_decode, read_image
+from dinor1.utils.image_file import can_decode, check_depth, read_image
 
 
 def array_pipeline(cfg: Config, name: str) -> Compose:
@@ -92,8 +92,10 @@ def _transformed(image: str | np.ndarray, transform: Callable[[Any], Any]) -> di
     """Run the test pipeline, or one of its transforms, on one image.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or has floating-point pixels.
     """
+    if isinstance(image, str):
+        check_depth(image)
     try:
         return transform(image)
     except Exception:

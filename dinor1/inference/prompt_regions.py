@@ -9,7 +9,7 @@ from torchvision.ops import masks_to_boxes
 
 from dinor1.utils.errors import InputError
 
-from .visual_prompt import as_boxes, clip_boxes, scale_boxes
+from .visual_prompt import as_boxes, clip_boxes, has_boolean, scale_boxes
 
 # Side of the box around a point, as a fraction of the shorter side of the image.
 POINT_SIDE = 0.05
@@ -28,7 +28,8 @@ def as_regions(regions: Any, where: str, normalized: bool = False) -> np.ndarray
         (m, 4) or (m, 2) of float64, or (m, H, W) of bool; m >= 1.
 
     Raises:
-        InputError: there is no region, a number is not finite, a box has no area, or a mask is empty.
+        InputError: there is no region, a number is not finite, a box has no area, a mask is empty, or boxes or points
+            look normalised because their numbers are at most 1.
     """
     if isinstance(regions, Tensor):
         regions = regions.detach().cpu().numpy()
@@ -42,6 +43,8 @@ def as_regions(regions: Any, where: str, normalized: bool = False) -> np.ndarray
         return masks
     # Points have two numbers.
     try:
+        if has_boolean(regions):
+            raise TypeError
         array = np.atleast_2d(np.asarray(regions, dtype=np.float64))
     except (TypeError, ValueError, OverflowError):  # as_boxes raises an error that describes the problem
         return as_boxes(regions, where, normalized)
@@ -51,6 +54,12 @@ def as_regions(regions: Any, where: str, normalized: bool = False) -> np.ndarray
         raise InputError(f'{where}: points are pixels x,y; give boxes, or points without --normalized')
     if not np.isfinite(array).all():
         raise InputError(f'{where}: point {tuple(map(float, array[0]))} is not two finite numbers x, y')
+    for x, y in array:
+        if max(x, y) <= 1:
+            raise InputError(
+                f'{where}: points are pixels x,y, and both numbers of point ({x:g}, {y:g}) are at most 1; multiply '
+                'them by width and height'
+            )
     return array
 
 

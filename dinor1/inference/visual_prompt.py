@@ -54,7 +54,7 @@ def as_boxes(boxes: Any, where: str, normalized: bool = False) -> np.ndarray:
     if isinstance(boxes, Tensor):
         boxes = boxes.detach().cpu()
     try:
-        if _has_boolean(boxes):
+        if has_boolean(boxes):
             raise TypeError
         array = np.atleast_2d(np.asarray(boxes, dtype=np.float64))
     except (TypeError, ValueError, OverflowError):
@@ -148,12 +148,12 @@ def as_names(names: str | Sequence[str], num_boxes: int, where: str) -> list[str
     return [check_class_name(name, where) for name in as_list]
 
 
-def _has_boolean(boxes: Any) -> bool:
-    """Whether a box has a boolean, which would count as 0 or 1."""
+def has_boolean(boxes: Any) -> bool:
+    """Whether a box or a point has a boolean, which would count as 0 or 1."""
     if isinstance(boxes, list | tuple):
-        return any(_has_boolean(item) for item in boxes)
+        return any(has_boolean(item) for item in boxes)
     if isinstance(boxes, np.ndarray) and boxes.dtype == object:
-        return _has_boolean(boxes.tolist())
+        return has_boolean(boxes.tolist())
     return isinstance(boxes, bool) or getattr(boxes, 'dtype', None) in (np.bool_, torch.bool)
 
 

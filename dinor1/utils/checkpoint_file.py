@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from torch.hub import load_state_dict_from_url
+from torch.hub import download_url_to_file, get_dir
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from dinor1.utils.errors import InputError
@@ -42,18 +43,25 @@ def load_file(file: Any, map_location: Any = None, weights_only: bool | None = N
         return torch.load(file, map_location=map_location, weights_only=True)
 
 
-def load_url(url: str, **kwargs: Any) -> Any:
-    """Download a checkpoint, unless it is in torch's hub folder, and load it in torch's safe mode.
+def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+    """Download a checkpoint, unless it was downloaded before, and load it as :func:`load_file` does.
 
     Args:
         url: Address.
-        **kwargs: As for ``torch.hub.load_state_dict_from_url``.
+        model_dir: Folder of downloaded files; default: ``checkpoints`` in torch's hub folder.
+        map_location: As for ``torch.load``.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
         InputError: as :func:`load_file`.
+        UnpicklingError: the file is damaged.
     """
-    with _one_line(url, list):
-        return load_state_dict_from_url(url, **(kwargs | dict(weights_only=True)))
+    # Download the file, under the name that torch.hub gives it.
+    path = Path(model_dir or Path(get_dir()) / 'checkpoints') / Path(urlparse(url).path).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download_url_to_file(url, str(path), progress=progress)
+    return load_file(path, map_location)
 
 
 def allowed_classes() -> list[Any]:
@@ -127,8 +135,10 @@ def _check_size(path: Path) -> None:
     # Reject a compressed archive, whose content may be much larger than the file.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            packed = [entry for entry in archive.infolist() if entry.file_size > entry.compress_size]
-        if packed:
+            entries = archive.infolist()
+        # Entries may also share the same bytes of the file.
+        packed = any(entry.file_size > entry.compress_size for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise InputError(f'{path}: a compressed archive, not a checkpoint; unpack it, or download it again')
     # Compare the size with the memory of this machine.
     if hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image, ImageOps
 
 from dinor1.utils.errors import InputError
 
+# A 16-bit image whose pixels become smaller than this in 8 bits uses less than a quarter of its range.
+_DARK = 64
 # Formats that Pillow recognises and does not decode by itself: containers of data, videos and documents.
 _NOT_DECODED = {'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'}
 _OPENCV_SUFFIXES = {'.avif', '.exr', '.hdr', '.jp2', '.pfm', '.pic', '.pxm', '.ras', '.sr'}
@@ -22,6 +25,8 @@ VIDEO_SUFFIXES = frozenset(
     ('.3gp', '.asf', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.ogv', '.vob')
     + ('.webm', '.wmv')
 )
+# First bytes of PFM files, whose floating-point pixels OpenCV takes as 0 to 255.
+_FLOAT_SIGNATURES = (b'PF', b'Pf')
 # First bytes of Matroska and WebM, Flash, Windows Media, and MPEG files.
 _VIDEO_SIGNATURES = (b'\x1a\x45\xdf\xa3', b'FLV\x01', b'\x30\x26\xb2\x75\x8e\x66\xcf\x11', b'\x00\x00\x01\xba')
 
@@ -42,13 +47,20 @@ def read_image(path: str | os.PathLike, backend_args: dict | None = None) -> np.
         backend_args: Arguments of MMEngine's file client.
 
     Returns:
-        BGR array (H, W, 3) of uint8, rotated by the EXIF entry.
+        BGR array (H, W, 3) of uint8, rotated by the EXIF entry. Of 16 bits, the upper 8 are kept, with a warning if
+        these are nearly unused.
 
     Raises:
-        InputError: the file is missing, is a video, or cannot be decoded.
+        InputError: the file is missing, is a video, has floating-point pixels, or cannot be decoded.
     """
+    # Decode the file.
     content = _content(path, backend_args)
     image = _by_opencv(content, cv2.IMREAD_COLOR)
+    if image is not None and image.max() <= _DARK:
+        # OpenCV keeps the upper 8 of 16 bits, or rounds to 8 bits.
+        pixels = _by_opencv(content, cv2.IMREAD_UNCHANGED)
+        if pixels is not None and pixels.dtype == np.uint16:
+            _warn_of_unused_range(int(pixels.max()), str(path))
     if image is None:
         image = _by_pillow(content, str(path))
     if image is None:
@@ -86,7 +98,8 @@ def bgr_from_pil(image: Image.Image, where: str) -> np.ndarray:
     """Convert a PIL image as OpenCV reads its file.
 
     Args:
-        image: Image of any mode; 16 bits per pixel are reduced to the upper 8.
+        image: Image of any mode; 16 bits per pixel are reduced to the upper 8, with a warning if these are nearly
+            unused.
         where: Name of the image, for error messages.
 
     Returns:
@@ -104,9 +117,44 @@ def bgr_from_pil(image: Image.Image, where: str) -> np.ndarray:
         pixels = np.asarray(image).astype(np.int64)
         if pixels.size and not 0 <= pixels.min() <= pixels.max() < 2**16:
             raise InputError(f'{where}: a PIL image with pixels outside of 16 bits; convert it to 8 bits first')
+        _warn_of_unused_range(int(pixels.max(initial=0)), where)
         image = Image.fromarray((pixels >> 8).astype(np.uint8))
-    # Convert to BGR.
+    # Convert to BGR; Pillow has no conversion of grey with premultiplied alpha to RGB.
+    image = image.convert('LA') if image.mode == 'La' else image
     return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+
+
+def check_depth(path: str | os.PathLike) -> None:
+    """Warn about a 16-bit file that is nearly black in 8 bits, or reject one with floating-point pixels.
+
+    For the loading transforms of data sets, which reduce such files to 8 bits without a word. Only the header of other
+    files is read.
+
+    Raises:
+        InputError: see :func:`read_image`.
+    """
+    try:
+        with Image.open(path) as image:
+            deep = image.mode.startswith(('I', 'F')) or ';16' in str(image.tile)
+    except Exception:  # not recognised by Pillow, such as a TIFF file of 16-bit colours
+        deep = True
+    if deep:
+        read_image(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _warn_of_unused_range(largest: int, where: str) -> None:
+    """Warn once about a 16-bit image that is nearly black in 8 bits, such as one of 12 bits in a file of 16 bits."""
+    if not 0 < largest < _DARK << 8:
+        return
+    from mmengine.logging import print_log  # imported here, so that the commands for annotation files start at once
+
+    print_log(
+        f'{where}: a 16-bit image with no pixel above {largest}, which is nearly black in 8 bits; scale its pixels to '
+        '0..65535',
+        logger='current',
+        level=logging.WARNING,
+    )
 
 
 def _content(path: str | os.PathLike, backend_args: dict | None = None) -> bytes:
@@ -128,6 +176,8 @@ def _content(path: str | os.PathLike, backend_args: dict | None = None) -> bytes
 
 
 def _by_opencv(content: bytes, flag: int) -> np.ndarray | None:
+    if content.startswith(_FLOAT_SIGNATURES):
+        return None
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except cv2.error:  # an empty file

@@ -152,7 +152,12 @@ def runs(compressed):
 
 @pytest.mark.parametrize(
     ('segmentation', 'box'),
-    [(POLYGON, [5, 12, 25, 28.5]), (runs(True), [10, 12, 20, 28]), (runs(False), [10, 12, 20, 28])],
+    [
+        (POLYGON, [5, 12, 25, 28.5]),
+        (runs(True), [10, 12, 20, 28]),
+        (runs(False), [10, 12, 20, 28]),
+        (runs(True) | dict(size=[48.0, 64.0]), [10, 12, 20, 28]),
+    ],
 )
 def test_repair_adds_boxes_of_segmentations_and_ids(validate, root, segmentation, box):
     """Some tools write annotations without id and box: none may be lost."""
@@ -179,6 +184,13 @@ def test_repair_adds_boxes_of_segmentations_and_ids(validate, root, segmentation
         [[1, 2, 3, 4, 5, 'x']],
         dict(size=[48, 64], counts=[1, 2]),
         dict(size=[9, 9], counts='1'),
+        dict(size=[48, 64], counts=[[1]]),
+        dict(size=[10**400, 64], counts=[1, 2]),
+        [[1, 2, 10**400, 4, 5, 6]],
+        # Texts that end within a number, or are not of this encoding.
+        dict(size=[48, 64], counts='1P'),
+        dict(size=[48, 64], counts='中'),
+        dict(size=[48, 64], counts=''),
     ],
 )
 def test_repair_that_leaves_no_annotation_is_rejected(validate, root, segmentation):
@@ -190,6 +202,22 @@ def test_repair_that_leaves_no_annotation_is_rejected(validate, root, segmentati
     assert outcome.status == 1
     assert 'not repaired, because no annotation would be left (left out: 12 x no box)' in outcome.err
     assert not (root / 'fixed.json').exists()
+
+
+@pytest.mark.parametrize('wrong', [None, True, [1], float('nan'), 1.5, 10**20])
+def test_repair_numbers_annotations_with_an_unusable_id(validate, root, wrong):
+    """Tables write a missing id as null or NaN; the boxes are kept."""
+    content = make_content()
+    for annotation in content['annotations'][:5]:
+        annotation['id'] = wrong
+    content['annotations'][5]['id'] = 2**63 - 1
+    fixed = root / 'annotations/fixed.json'
+    outcome = validate(save(root, content), '--fix', fixed, '--img-dir', root / 'images')
+    assert '0 of 12 annotations were removed' in outcome.err
+    repaired = json.loads(fixed.read_text())['annotations']
+    assert [a['bbox'] for a in repaired] == [a['bbox'] for a in make_content()['annotations']]
+    assert len({a['id'] for a in repaired}) == 12
+    assert validate(fixed, '--img-dir', root / 'images').status == 0
 
 
 def test_repair_counts_left_out_and_corrected_records(validate, root):

@@ -53,13 +53,14 @@ def test_training_uses_boxes_with_area_field_zero(train, tmp_path):
     assert (tmp_path / 'run/epoch_1.pth').is_file()
 
 
-def test_left_out_annotations_are_reported_at_start_and_end(train):
+@pytest.mark.parametrize('box', [[1, 2, 0, 9], [1, 2, 0.5, 9]])
+def test_left_out_annotations_are_reported_at_start_and_end(train, box):
     def spoil(i, annotation):
         if i < 2:
-            annotation['bbox'] = [1, 2, 0, 9]
+            annotation['bbox'] = box
 
     outcome = train(spoil, bad_annotations='skip')
     assert outcome.status == 0
     text = outcome.out + outcome.err
-    assert text.count('train.json: 2 of 15 annotations were left out as defective') == 2
+    assert text.count('train.json: 2 of 15 annotations were left out as defective or under one pixel') == 2
     assert outcome.out.splitlines()[-2].startswith('Warning: ')

@@ -147,6 +147,19 @@ def test_boxes_and_detections_without_area_are_left_out(lvis_package):
     assert_same(evaluate_lvis(truth, columns(truth, results)), lvis_package(content, results, -1))
 
 
+def test_boxes_without_area_give_a_warning(logged_warnings):
+    content, _ = federated(np.random.default_rng(4), **SPARSE)
+    LVISGroundTruth.from_content(content)
+    assert logged_warnings() == []
+    for annotation in content['annotations'][:5]:
+        annotation['area'] = 0.0
+    truth = LVISGroundTruth.from_content(content, 'val.json')
+    total = len(content['annotations'])
+    assert len(truth.label) == total - 5
+    (message,) = logged_warnings()
+    assert message.startswith(f'val.json: 5 of {total} annotations have an area that is not positive')
+
+
 def test_evaluate_lvis_of_no_detections_and_no_objects():
     content, _ = federated(np.random.default_rng(0), **SPARSE)
     truth = LVISGroundTruth.from_content(content)
@@ -409,6 +422,14 @@ BAD_FILES = {
         lambda c: c | dict(annotations=[a | dict(bbox=[1, 2, 3]) for a in c['annotations'][:4]]),
         "'bbox' of four numbers",
     ),
+    'box of a huge number': (
+        lambda c: with_value(c, 'annotations', 'bbox', [1, 2, 10**400, 4]),
+        "'bbox' of four numbers",
+    ),
+    'box of NaN': (lambda c: with_value(c, 'annotations', 'bbox', [1, 2, float('nan'), 4]), 'they are not finite'),
+    'huge area': (lambda c: with_value(c, 'annotations', 'area', 10**400), 'they are not finite'),
+    'huge image id': (lambda c: with_value(c, 'images', 'id', 10**20), "no integer 'id' of 64 bits"),
+    'huge reference': (lambda c: with_value(c, 'annotations', 'image_id', 10**20), "no integer 'image_id' of 64 bits"),
     'no area': (lambda c: without(c, 'annotations', 'area'), "no 'area'"),
     'no name': (lambda c: without(c, 'categories', 'name'), "no 'name'"),
 }

@@ -48,6 +48,7 @@ def test_parse_box_reads_valid_arguments(argument, expected):
         ('ref.jpg:3,2,1,4', 'has no area'),
         ('ref.jpg:0.1,0.2,0.6,0.7:cat', 'boxes are pixels x1,y1,x2,y2, and all numbers .* --normalized'),
         ('ref.jpg:0,0,1,1', 'boxes are pixels x1,y1,x2,y2'),
+        ('ref.jpg:0.1,0.2:cat', 'points are pixels x,y, and both numbers .* multiply them by width and height'),
         ('ref.jpg:10,10,10.3,40', 'thinner than 1 pixel'),
         ('ref.jpg:True,False,5,5', 'not four numbers'),
         ('ref.jpg:1,2,3,4:a\udcff', 'not valid Unicode'),

@@ -80,6 +80,19 @@ def test_exemplar_similarity_names_a_box_with_the_wrong_name(inferencer):
     assert found.is_outlier.tolist() == [False, False, False, False, True, False]
 
 
+@pytest.mark.parametrize(
+    ('boxes', 'names', 'message'),
+    [
+        ([], ['cat'], 'boxes and names for each of 1 images, at least one, got 0 and 1'),
+        ([[5, 5, 30, 40]], 'cat', "names: expected a list, got 'cat'"),
+        (7, ['cat'], 'boxes: expected a list, got 7'),
+    ],
+)
+def test_exemplar_similarity_rejects_bad_lists(inferencer, boxes, names, message):
+    with pytest.raises(InputError, match=message):
+        inferencer.exemplar_similarity([random_image(60, 80)], boxes, names)
+
+
 def test_predict_reports_the_best_score_of_every_class(prompted, image_folder):
     (everything,) = prompted.predict(image_folder / '0.png', score_thr=0, as_dict=True)
     (sample,) = prompted.predict(image_folder / '0.png', score_thr=1)

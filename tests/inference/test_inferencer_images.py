@@ -85,6 +85,14 @@ def test_predict_of_16_bit_pil_image_equals_its_file(prompted, tmp_path, mode):
     assert_same(by_image, by_path)
 
 
+def test_predict_warns_of_a_12_bit_image_in_a_16_bit_file(prompted, tmp_path, logged_warnings):
+    path = tmp_path / 'grey12.png'
+    cv2.imwrite(str(path), random_image(60, 80)[..., 0].astype(np.uint16) * 16)
+    prompted.predict(path, tile=32)
+    (message,) = logged_warnings()
+    assert message.startswith(f'{path}: a 16-bit image with no pixel above')
+
+
 def test_predict_rejects_pil_images_of_unknown_range(prompted):
     for values in (np.zeros((9, 9), np.float32), np.full((9, 9), 2**20, np.int32)):
         with pytest.raises(InputError, match='convert it to 8 bits first'):

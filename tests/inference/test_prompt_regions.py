@@ -50,6 +50,10 @@ def test_region_boxes_of_masks_contain_all_their_pixels():
     [
         ([401, 5], r'point \(401, 5\) leaves the image of 400 x 200 pixels'),
         ([5, float('nan')], 'not two finite numbers'),
+        ([0.3, 0.4], r'points are pixels x,y, and both numbers of point \(0.3, 0.4\) are at most 1; multiply'),
+        ([[100, 50], [0, 1]], r'both numbers of point \(0, 1\) are at most 1'),
+        ([5, True], 'not four numbers'),
+        ([[True, True]], 'not four numbers'),
         ([1, 2, 3], 'at least one box of four numbers'),
         ([[1, 2], [1, 2, 3, 4]], 'not four numbers'),
         (np.zeros(SIZE, dtype=bool), 'mask 0 is empty'),

@@ -170,6 +170,18 @@ def test_coco2odvg_without_ids_and_boxes(call, tmp_path):
     np.testing.assert_allclose(found, [[2.3, 3.1, 12.7, 11.8], [30, 20, 64, 48]])
 
 
+@pytest.mark.parametrize('wrong', [None, True, float('nan'), 10**20])
+@pytest.mark.parametrize('box', [None, [], [0, 0, 0, 0], [1, float('nan'), 3, 4]])
+def test_coco2odvg_with_unusable_ids_and_boxes(call, tmp_path, wrong, box):
+    content = make_content()
+    content['annotations'] = content['annotations'][-1:]
+    content['annotations'][0].update(id=wrong, bbox=box, segmentation=[[30, 20, 64, 20, 64, 48]])
+    outcome = call('dataset_converters/coco2odvg', save(tmp_path / 'train.json', content), tmp_path / 'od.jsonl')
+    assert outcome.status == 0, outcome.err
+    assert 'left out: nothing' in outcome.out
+    assert [i['bbox'] for i in lines_of(tmp_path / 'od.jsonl')[0]['detection']['instances']] == [[30, 20, 64, 48]]
+
+
 def test_coco2odvg_with_only_defective_annotations(call, tmp_path):
     content = make_content()
     for annotation in content['annotations']:

@@ -5,6 +5,7 @@ import json
 import zipfile
 
 import pytest
+import torch
 
 from tests.model_files import PIPELINE
 
@@ -53,6 +54,13 @@ def test_no_workers_needs_no_other_setting(run_train, tmp_path):
     options = [f'{loader}.{key}' for loader in loaders for key in ('num_workers=0', 'persistent_workers=True')]
     assert run_train('a', options=[*options, 'train_dataloader.prefetch_factor=4']).status == 0
     assert (tmp_path / 'run/epoch_1.pth').is_file()
+
+
+def test_hooks_of_the_command_line_are_used(run_train, tmp_path):
+    assert run_train('a', options=["custom_hooks=[dict(type='EMAHook', momentum=0.5)]"]).status == 0
+    checkpoint = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)
+    averaged = {name.removeprefix('module.') for name in checkpoint['ema_state_dict']}
+    assert averaged >= checkpoint['state_dict'].keys()
 
 
 def test_subset_of_test_images_is_counted(run_test):

@@ -5,10 +5,10 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from dinor1.utils.errors import InputError
-from dinor1.utils.image_file import can_decode, check_image, image_suffixes, read_image
+from dinor1.utils.image_file import bgr_from_pil, can_decode, check_depth, check_image, image_suffixes, read_image
 from tests.model_files import random_image
 
 IMAGE = random_image(24, 32)
@@ -50,6 +50,113 @@ def test_read_image_applies_the_exif_rotation(tmp_path):
     exif[0x0112] = 6  # orientation: rotate by 90 degrees clockwise
     Image.fromarray(IMAGE).save(tmp_path / 'turned.png', exif=exif)
     assert (read_image(tmp_path / 'turned.png') == np.rot90(IMAGE, -1)[..., ::-1]).all()
+
+
+def with_mode(mode, image):
+    """A BGR image in a mode of Pillow, by way of the modes that Pillow needs; in 16 bits, its first channel."""
+    if mode.startswith('I'):
+        pixels = image[..., 0].astype(np.int32) * 257
+        if mode == 'I':
+            return Image.fromarray(pixels)
+        order = '>' if mode == 'I;16B' else '<'
+        return Image.frombytes(mode, pixels.shape[::-1], pixels.astype(f'{order}u2').tobytes())
+    result = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    between = {'LA': ['L'], 'La': ['L', 'LA'], 'P': ['L'], 'PA': ['L', 'P'], 'RGBa': ['RGBA']}
+    for step in [*between.get(mode, []), mode]:
+        result = result.convert(step)
+    return result
+
+
+@pytest.mark.parametrize(
+    ('mode', 'suffixes'),
+    [
+        ('1', ['.png', '.tif', '.bmp', '.tga']),
+        ('L', ['.png', '.tif', '.bmp', '.tga', '.ppm']),
+        ('LA', ['.png', '.tif', '.tga']),
+        ('P', ['.png', '.tif', '.bmp', '.tga']),
+        ('PA', ['.tif']),
+        ('RGB', ['.png', '.tif', '.bmp', '.tga', '.ppm', '.webp']),
+        ('RGBA', ['.png', '.tif', '.tga', '.webp']),
+        ('RGBX', ['.tif']),
+        ('CMYK', ['.tif', '.jpg']),
+        ('YCbCr', ['.tif']),
+        ('I;16', ['.png', '.tif', '.ppm']),
+        ('I;16B', ['.png', '.tif']),
+        ('I', ['.tif', '.ppm']),
+    ],
+)
+def test_path_array_and_pil_image_of_every_mode_are_equal(tmp_path, mode, suffixes, logged_warnings):
+    # All modes can show a grey image; mode 1 only black and white.
+    grey = np.repeat(IMAGE[..., :1], 3, axis=2)
+    grey = np.where(grey > 127, np.uint8(255), np.uint8(0)) if mode == '1' else grey
+    image = with_mode(mode, grey)
+    assert image.mode == mode
+    array = bgr_from_pil(image, 'a')
+    np.testing.assert_allclose(array.astype(int), grey, rtol=0, atol=1)
+    for suffix in suffixes:
+        path = tmp_path / f'a{suffix}'
+        image.save(path, **(dict(lossless=True) if suffix == '.webp' else {}))
+        with Image.open(path) as opened:
+            own = bgr_from_pil(opened, 'a')
+        read = read_image(path)
+        # The conversions of CMYK and YCbCr round differently; JPEG loses details.
+        np.testing.assert_allclose(read.astype(int), own, rtol=0, atol=1)
+        if suffix != '.jpg':
+            np.testing.assert_allclose(read.astype(int), array, rtol=0, atol=1)
+    assert logged_warnings() == []
+
+
+@pytest.mark.parametrize('mode', ['La', 'RGBa', 'LAB', 'HSV'])
+def test_bgr_from_pil_of_modes_without_a_file_format(mode):
+    """The conversion from RGB to these modes and back loses a few levels."""
+    colour = Image.fromarray(np.ascontiguousarray(IMAGE[..., ::-1]))
+    if mode == 'LAB':
+        image = ImageCms.profileToProfile(
+            colour, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'), outputMode='LAB'
+        )
+    else:
+        image = with_mode(mode, IMAGE)
+    expected = bgr_from_pil(colour.convert('L') if mode == 'La' else colour, 'a')
+    assert np.abs(bgr_from_pil(image, 'a').astype(int) - expected).mean() < 4
+
+
+@pytest.mark.parametrize(('bits', 'warned'), [(8, True), (10, True), (12, True), (14, True), (15, False), (16, False)])
+def test_unused_range_of_16_bits_gives_a_warning(tmp_path, logged_warnings, bits, warned):
+    """A 12-bit image in a 16-bit file is nearly black."""
+    pixels = np.linspace(0, 2**bits - 1, 24 * 32).astype(np.uint16).reshape(24, 32)
+    colour, expected = np.stack([pixels] * 3, axis=2), []
+    for name, values in (('a.png', pixels), ('a.tif', pixels), ('b.png', colour), ('b.tif', colour)):
+        path = tmp_path / name
+        cv2.imwrite(str(path), values)
+        check_depth(path)
+        # OpenCV rounds the 16-bit colours of TIFF files.
+        np.testing.assert_allclose(read_image(path).astype(int), colour >> 8, rtol=0, atol=1)
+        expected.append(f'{path}: ')
+    for mode, values in (('I;16', pixels), ('I', pixels.astype(np.int32))):
+        image = Image.fromarray(values)
+        assert image.mode == mode
+        assert (bgr_from_pil(image, f'{mode} of {bits}') == colour >> 8).all()
+        expected.append(f'{mode} of {bits}: ')
+    logged = logged_warnings()
+    assert len(logged) == (len(expected) if warned else 0)
+    for message, start in zip(logged, expected, strict=warned):
+        assert message.startswith(f'{start}a 16-bit image with no pixel above {2**bits - 1}, which is nearly black')
+    # A dark image of 8 bits, and a black one of 16 bits, use their range.
+    cv2.imwrite(str(tmp_path / 'dark.png'), np.full((9, 9, 3), 5, np.uint8))
+    cv2.imwrite(str(tmp_path / 'black.png'), np.zeros((9, 9), np.uint16))
+    assert read_image(tmp_path / 'dark.png').max() == 5
+    assert read_image(tmp_path / 'black.png').max() == 0
+    assert len(logged_warnings()) == len(logged)
+
+
+@pytest.mark.parametrize('suffix', ['.tif', '.pfm'])
+def test_read_image_refuses_floating_point_pixels(tmp_path, suffix):
+    """Their range is unknown; OpenCV would take pixels in 0..1 as black."""
+    path = tmp_path / f'a{suffix}'
+    assert cv2.imwrite(str(path), IMAGE[..., 0].astype(np.float32) / 255)
+    for read in (read_image, check_image, check_depth):
+        with pytest.raises(InputError, match=f'a{suffix}: .*floating-point numbers; convert it to 8 bits'):
+            read(path)
 
 
 def test_can_decode_is_false_for_files_that_only_pillow_reads(tmp_path):
