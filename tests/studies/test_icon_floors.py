@@ -9,6 +9,7 @@ import torch
 from dinor1.evaluation.coco_metric import read_coco
 from dinor1.studies.icon_floors import floor_table, measure_floors
 from dinor1.studies.icon_protocols import SUPPORT
+from dinor1.studies.results import read_rows
 from dinor1.utils.errors import InputError
 from dinor1.utils.image_file import read_image
 from tests.icon_files import small_world, tiny_drawings, tiny_library  # noqa: F401, fixtures
@@ -70,3 +71,9 @@ def test_floor_table_has_a_line_for_each_support_set():
     lines = floor_table([dict(arm='val_novel', metrics=metrics)]).splitlines()
     assert lines[2] == '| val_novel | 150 | 3000 | 0.500 | cross | 0.010 | 0.040 | 0.160 | 0.007 |'
     assert len(lines) == 4
+
+
+def test_page_has_the_table_of_the_committed_results(repo):
+    text = floor_table(read_rows(repo / 'results/icon_floors.jsonl'))
+    page = (repo / 'docs/icon_world.md').read_text()
+    assert f'<!-- icon_floors:begin -->\n\n{text}\n\n<!-- icon_floors:end -->' in page

@@ -13,7 +13,8 @@ from dinor1.studies.results import add_rows, read_rows
 from dinor1.studies.study import insert, load_study, read_runs, table
 from dinor1.utils.errors import InputError
 
-STUDIES = sorted((Path(__file__).parents[2] / 'configs/studies').glob('*.py'))
+_FOLDER = Path(__file__).parents[2] / 'configs/studies'
+STUDIES = [*sorted(_FOLDER.glob('*.py')), _FOLDER / 'grqo_forms/grqo_screening.py']
 
 
 @pytest.fixture
