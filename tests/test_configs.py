@@ -34,7 +34,7 @@ CONFIGS = ROOT / 'configs'
 # Studies are lists of arms over recipes (tests/tools/test_run_study.py); zero-shot files evaluate and train nothing.
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'studies'} & set(path.parts))
 # Examples of the forms of GRQO, for the arms of studies.
-FORMS = sorted((CONFIGS / 'studies/grqo_forms').glob('*.py'))
+FORMS = [path for path in sorted((CONFIGS / 'studies/grqo_forms').glob('*.py')) if path.stem != 'grqo_screening']
 ZERO_SHOT = [path for path in FILES if '_zero-shot_' in path.name]
 RECIPES = [path for path in FILES if path not in ZERO_SHOT]
 DETECTORS = [path for path in RECIPES if path.parent.name in ('dino_r1', 'vis_gdino', 'category_graph')]

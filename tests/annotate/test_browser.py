@@ -151,6 +151,8 @@ def test_page_works_without_a_mouse(live, visit):
     user.press(*['['] * 20)
     user.wait_text('#threshold-value', '0.0')
     count = len(live.record('0.png').with_status('proposed'))
+    # On a slow machine the page learns of the proposals later.
+    user.wait_for(f"document.querySelectorAll('.box-row.proposed').length === {count}")
     user.press('Escape', '.', 'Shift+X')
     wait_until(lambda: len(live.record('0.png').with_status('rejected')) == count)
     user.press('Control+z', 'Shift+A')

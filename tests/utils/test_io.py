@@ -146,7 +146,7 @@ def test_write_image_is_complete_or_an_error(tmp_path, monkeypatch):
     ('error', 'status', 'line'),
     [
         (InputError('x: bad'), 2, 'error: x: bad'),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'a.json'), 2, 'error: a.json: No space left on device; make'),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'a.json'), 2, 'error: a.json: No space left on device; free'),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), 'a.json'), 2, 'error: a.json: Read-only file system; give'),
         (PermissionError(errno.EACCES, 'Permission denied', 'a.json'), 2, 'error: a.json: Permission denied; change'),
         (KeyboardInterrupt(), 130, 'interrupted'),
