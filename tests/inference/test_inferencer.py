@@ -70,6 +70,9 @@ def test_calibrate_separates_confirmed_from_removed_detections(prompted, image_f
         assert len(sample.pred_instances) == sum(flags)
     with pytest.raises(InputError, match='image 0 has 36 detections, but 1 flags'):
         prompted.calibrate([(samples[0], [True])])
+    for wrong, message in ((7, 'expected a list'), ([7], 'must be a pair'), ([(samples[0], 7)], 'flags of image 0')):
+        with pytest.raises(InputError, match=message):
+            prompted.calibrate(wrong)
 
 
 def test_exemplar_similarity_names_a_box_with_the_wrong_name(inferencer):
