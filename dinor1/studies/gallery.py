@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinor1.evaluation.box_matching import match_image, pairwise_iou
+from dinor1.evaluation.box_matching import boxes_by_cell, match_image, pairwise_iou
 from dinor1.evaluation.coco_metric import read_coco
 from dinor1.inference import DINOR1Inferencer
 from dinor1.utils.errors import InputError
@@ -44,14 +44,14 @@ def read_annotated(ann_file: str | Path, images: str | Path) -> list[Annotated]:
     content = read_coco(str(ann_file))
     names = {category['id']: category['name'] for category in content['categories']}
     paths = {image['id']: str(Path(images) / image['file_name']) for image in content['images']}
-    # Collect the boxes.
-    boxes: dict[tuple[int, int], list] = {}
-    for annotation in content['annotations']:
-        if not annotation.get('iscrowd'):
-            x, y, width, height = annotation['bbox']
-            cell = boxes.setdefault((annotation['image_id'], annotation['category_id']), [])
-            cell.append([x, y, x + width, y + height])
-    return [Annotated(paths[image], names[c], np.array(own, dtype=np.float64)) for (image, c), own in boxes.items()]
+    # Group the boxes, and leave out crowds.
+    groups = []
+    for (image, category), (boxes, crowd) in boxes_by_cell(content, {number: number for number in names}).items():
+        kept = boxes[~crowd]
+        if len(kept):
+            kept[:, 2:] += kept[:, :2]
+            groups.append(Annotated(paths[image], names[category], kept))
+    return groups
 
 
 def draw_targets(annotated: Sequence[Annotated], count: int, seed: int, min_boxes: int) -> list[Annotated]:
@@ -84,7 +84,7 @@ def draw_targets(annotated: Sequence[Annotated], count: int, seed: int, min_boxe
     return chosen
 
 
-def judge(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, exemplar: np.ndarray) -> FoundObjects:
+def match_objects(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, exemplar: np.ndarray) -> FoundObjects:
     """Match detections of one class with objects; the exemplar on the image counts neither as found nor as missed.
 
     Args:
@@ -145,7 +145,7 @@ def gallery(
         )
         instances = sample.pred_instances
         exemplar, truth = (np.zeros((0, 4)), target.boxes) if support else (box, np.delete(target.boxes, index, axis=0))
-        objects = judge(instances.bboxes.numpy().astype(np.float64), instances.scores.numpy(), truth, exemplar)
+        objects = match_objects(instances.bboxes.numpy().astype(np.float64), instances.scores.numpy(), truth, exemplar)
         image = read_image(target.path)
         yield draw_found(image, objects, f'{target.name}: {objects.summary()}'), objects
 

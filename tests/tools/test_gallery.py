@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dinor1.studies.gallery import Annotated, draw_targets, judge, read_annotated
+from dinor1.studies.gallery import Annotated, draw_targets, match_objects, read_annotated
 from dinor1.utils.errors import InputError
 from dinor1.visualization.found_objects import FALSE, FOUND, MISSED, FoundObjects, draw_found
 from tests.model_files import random_image
@@ -45,11 +45,11 @@ def test_read_annotated_groups_boxes_by_image_and_class(annotation_file, tmp_pat
     ]  # fmt: skip
 
 
-def test_judge_separates_found_missed_and_false():
+def test_match_objects_separates_found_missed_and_false():
     """Of the objects B, C and D one is found twice, one is missed; detections of the exemplar A do not count."""
     near = [21, 0, 31, 10]
     detections = boxes(A, B, [0, 1, 10, 10], near, C, [70, 20, 80, 30])
-    objects = judge(detections, np.linspace(0.9, 0.4, 6), boxes(B, C, D), boxes(A))
+    objects = match_objects(detections, np.linspace(0.9, 0.4, 6), boxes(B, C, D), boxes(A))
     assert objects.found.tolist() == [B, C]
     assert objects.missed.tolist() == [D]
     assert objects.false.tolist() == [near, [70, 20, 80, 30]]
@@ -58,11 +58,11 @@ def test_judge_separates_found_missed_and_false():
     assert objects.summary() == 'found 2 of 3, 2 false'
 
 
-def test_judge_without_detections_misses_all():
-    objects = judge(boxes(), np.zeros(0), boxes(B), boxes())
+def test_match_objects_without_detections_misses_all():
+    objects = match_objects(boxes(), np.zeros(0), boxes(B), boxes())
     assert objects.summary() == 'found 0 of 1, 0 false'
     # A lone detection on an image without other objects is false.
-    assert judge(boxes(B), np.ones(1), boxes(), boxes(A)).summary() == 'found 0 of 0, 1 false'
+    assert match_objects(boxes(B), np.ones(1), boxes(), boxes(A)).summary() == 'found 0 of 0, 1 false'
 
 
 def test_draw_targets_alternates_classes_and_repeats_no_image():
