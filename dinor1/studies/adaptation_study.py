@@ -36,13 +36,10 @@ def measure_adaptation(
         **options: Further arguments of :meth:`~dinor1.inference.DINOR1Inferencer.adapt`.
 
     Returns:
-        A dict with these keys:
-
-        - ``metrics``: AP50 and AP, with the boxes as ``exemplars`` and with the ``adapted`` prompts, as means over the
-          classes that the test images show. A class without an exemplar counts as 0. Both are equal if the adaptation
-          was rejected or not possible.
-        - ``adaptation``: the result of the adaptation, and ``cpu_seconds``, the processor time of all threads.
-        - ``test_images`` and ``boxes``: the numbers of these.
+        A dict: ``metrics`` has AP50 and AP, with the boxes as ``exemplars`` and with the ``adapted`` prompts. They are
+        means over the classes that the test images show, where a class without an exemplar counts as 0. Both are
+        equal if the adaptation was rejected or not possible. ``adaptation`` is the result of the adaptation,
+        ``cpu_seconds`` the processor time of all threads, ``test_images`` and ``boxes`` the numbers of these.
 
     Raises:
         InputError: annotations are missing or broken, or there are too few images.
