@@ -101,9 +101,11 @@ class ExemplarDetector:
             InputError: an image, a box or the bank cannot be used.
         """
         with self._lock:
+            # Encode the prompts, unless the previous image had the same ones.
             if prompts.key != self._current:
                 self._set_prompts(prompts)
                 self._current = prompts.key
+            # Detect objects, and convert them to plain numbers.
             options: dict[str, Any] = dict(nms_thr=nms_thr, class_agnostic_nms=class_agnostic)
             (sample,) = self._inferencer.predict(str(path), 1, self._min_score, **options)
             found: Any = sample.pred_instances

@@ -155,12 +155,15 @@ class ImageFiles:
             UnknownIdError: no image has this id.
             InputError: the image cannot be read, or the box is outside of it.
         """
+        # Round the box outward to whole pixels, and clip it to the image.
         pixels = self._read(image)
         height, width = pixels.shape[:2]
         x1, y1 = max(0, int(bbox[0])), max(0, int(bbox[1]))
         x2, y2 = min(width, int(np.ceil(bbox[2]))), min(height, int(np.ceil(bbox[3])))
+        # The file may have been replaced by a smaller image.
         if x2 <= x1 or y2 <= y1:
             raise InputError(f'{self.name(image)}: the exemplar is outside of the replaced image; remove it')
+        # Cut the box out; the pixels are BGR, and Pillow expects RGB.
         return _jpeg(Image.fromarray(pixels[y1:y2, x1:x2, ::-1]), _CROP)
 
     def _make_thumbnail(self, image: str, version: int) -> bytes:
@@ -186,6 +189,7 @@ class ImageFiles:
             InputError: the header cannot be read, or the image has too many pixels.
         """
         path, name = self.path(image), self.name(image)
+        # Read the header without Pillow's warning about large images, whose size is checked below.
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -194,6 +198,7 @@ class ImageFiles:
             raise InputError(_too_large(name)) from None
         except Exception:  # decoders raise various errors on damaged files
             raise InputError(f'{name}: not an image that Pillow can read; restore it, or convert it to PNG') from None
+        # Reject an image that is too large to decode.
         if opened.width * opened.height > MAX_PIXELS:
             raise InputError(_too_large(name))
         return opened

@@ -75,10 +75,12 @@ class JobRunner:
 
     def __init__(self) -> None:
         self.is_closing = False
+        # All jobs that the page can show, and the queue of those that wait.
         self._numbers = itertools.count(1)
         self._jobs: OrderedDict[int, Job] = OrderedDict()
         self._queue: queue.Queue[tuple[Job, Callable[[Job], str]] | None] = queue.Queue()
         self._lock = threading.Lock()
+        # One thread runs the jobs, one after another.
         self._thread = threading.Thread(target=self._work, name='annotate jobs', daemon=True)
         self._thread.start()
 
@@ -96,10 +98,12 @@ class JobRunner:
             InputError: 100 jobs are already waiting.
         """
         with self._lock:
+            # Queue the job, unless too many are waiting.
             if self._queue.qsize() >= _MAX_QUEUED:
                 raise InputError(f'{_MAX_QUEUED} jobs are already waiting; try again when some are done')
             job = Job(next(self._numbers), kind, total, can_cancel=can_cancel)
             self._jobs[job.id] = job
+            # Forget the oldest finished jobs.
             finished = [number for number, old in self._jobs.items() if old.state in FINISHED]
             for number in finished[: max(0, len(self._jobs) - _MAX_KEPT)]:
                 del self._jobs[number]
@@ -169,4 +173,5 @@ class JobRunner:
             job.state = FAILED
         else:
             job.message = message
+            # A job that was cancelled after its last image is complete.
             job.state = CANCELLED if job.is_cancelled and job.done < job.total else DONE

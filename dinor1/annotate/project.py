@@ -74,9 +74,11 @@ class Project:
     _settings: Settings
 
     def __init__(self, folder: Path, work_dir: Path | None = None) -> None:
+        # Find the images, and check the work directory before anything is written.
         self.files = ImageFiles(folder)
         work_dir = work_dir or folder / WORK_DIR
         check_work_dir(work_dir)
+        # Open the work directory, and release it if the project cannot be read.
         self._lock = threading.RLock()
         self._store = Store(work_dir)
         try:
@@ -199,9 +201,11 @@ class Project:
         """
         size = self.image_size(image)
         with self._lock:
+            # Reject changes to an older state of the image.
             record = self.record(image)
             if revision != record.revision:
                 raise StaleRevisionError(record)
+            # Check the new state, and write it.
             if not isinstance(checked, bool):
                 raise InputError(f'{self.files.name(image)}: checked must be true or false, got {checked!r}')
             valid = boxes_from_json(boxes, self.files.name(image), size, [c.id for c in self._classes])
@@ -238,11 +242,13 @@ class Project:
             The number of boxes that were added.
         """
         with self._lock:
+            # Leave out the boxes that the image already has.
             record = self.record(image)
             new: list[Box] = []
             for box in boxes:
                 if not any(old.class_id == box.class_id and iou(old.bbox, box.bbox) > 0.99 for old in record.boxes):
                     new.append(box)
+            # Write the record only if it changes.
             if new:
                 self._save_image(image, replace(record, boxes=(*record.boxes, *new)))
             return len(new)
@@ -260,9 +266,11 @@ class Project:
             InputError: the name is invalid or already used, or there are too many classes.
         """
         with self._lock:
+            # Check the name and the number of classes.
             name = self._free_name(name)
             if len(self._classes) >= MAX_CLASSES:
                 raise InputError(f'at most {MAX_CLASSES} classes are possible; remove one first')
+            # Take the next id, which also determines the default color.
             number = max((c.id for c in self._classes), default=0) + 1
             color = PALETTE[(number - 1) % len(PALETTE)] if color is None else check_color(color, 'new class')
             info = ClassInfo(number, name, color)
@@ -278,6 +286,7 @@ class Project:
         """
         with self._lock:
             info = self.class_of(class_id)
+            # Check the changes, and apply them to a copy.
             for field, value in changes.items():
                 if field == 'name':
                     info = replace(info, name=self._free_name(value, class_id))
@@ -287,6 +296,7 @@ class Project:
                     info = replace(info, by_name=value)
                 else:
                     raise InputError(f'class {info.name!r}: {field}={value!r} is not possible; load the page again')
+            # Replace the class now that all changes are valid.
             self._classes = [info if c.id == class_id else c for c in self._classes]
             self._save_common()
             return info

@@ -190,12 +190,15 @@ def check_bbox(value: Any, where: str, size: tuple[int, int] | None) -> tuple[fl
     Raises:
         InputError: the value is not four finite numbers, or the box is thinner than one pixel within the image.
     """
+    # Check the form.
     is_box = isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value))
     if not is_box:
         raise InputError(f'{where}: a box is four finite numbers x1, y1, x2, y2, got {str(value)[:80]}')
+    # Clip the box to the image, if its size is known.
     width, height = size or (math.inf, math.inf)
     limits = (width, height, width, height)
     x1, y1, x2, y2 = (min(max(float(v), 0.0), limit) for v, limit in zip(value, limits, strict=True))
+    # Reject a box of which less than one pixel remains.
     if x2 - x1 < 1 or y2 - y1 < 1:
         numbers = ', '.join(f'{v:g}' for v in value)
         raise InputError(f'{where}: box ({numbers}) is thinner than 1 pixel within the image; draw a larger one')
@@ -208,11 +211,13 @@ def image_from_json(value: Any, where: str, class_ids: Sequence[int]) -> ImageRe
     Raises:
         InputError: a field is missing or invalid.
     """
+    # Check the numbers and flags.
     fields = _fields(value, where, ('revision', 'checked', 'boxes', 'searched', 'width', 'height'))
     numbers = [fields[key] for key in ('revision', 'width', 'height')]
     is_valid = all(type(number) is int and number >= 0 for number in numbers)
     if not is_valid or not isinstance(fields['checked'], bool) or not isinstance(fields['searched'], str):
         raise InputError(f'{where}: not a record of an image; restore the file, or remove it to start again')
+    # Check the boxes; a size of 0 means that the size is unknown.
     revision, width, height = numbers
     boxes = boxes_from_json(fields['boxes'], where, (width, height) if width and height else None, class_ids)
     return ImageRecord(revision, fields['checked'], boxes, fields['searched'], width, height)

@@ -40,6 +40,7 @@ def submit_find(
         chosen = list(images)
         for image in chosen:
             project.record(image)
+    # Queue the search with the settings of this moment.
     settings = project.settings
 
     def work(job: Job) -> str:

@@ -75,15 +75,18 @@ class Guard:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Reject a request, or pass it to the application."""
+        # The start and the end of the server pass; web sockets are rejected.
         if scope['type'] == 'lifespan':
             await self._app(scope, receive, send)
             return
         if scope['type'] != 'http':  # no web sockets
             return
+        # Decide whether the request is rejected, or brings the token.
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         answer = refusal or self._entrance(scope)
 
+        # Add the security headers to every response.
         async def send_with_headers(message: Any) -> None:
             if message['type'] == 'http.response.start':
                 given = MutableHeaders(scope=message)
@@ -131,11 +134,13 @@ class Guard:
 
     def _entrance(self, scope: Any) -> Response | None:
         """Response that sets the cookie and removes the token from the address; None: the address has no token."""
+        # Read the token, which only the address of the page can have.
         token = self._token(scope) if scope['path'] == '/' and scope['method'] in _READING else None
         if token is None:
             return None
         if not _equal(token, self._session.token):
             return PlainTextResponse('Open the address that dinor1 annotate printed last in its terminal.\n', 403)
+        # Set the cookie, and load the page again without the token in the address.
         answer = RedirectResponse('/', 303)
         answer.set_cookie(self._session.cookie_name, self._session.cookie, httponly=True, samesite='strict', path='/')
         return answer

@@ -89,6 +89,7 @@ def _add_state(app: FastAPI, project: Project, runner: JobRunner) -> None:
 
     @app.get('/api/state')
     def state(since: int = 0) -> Body:
+        # Read the sequence first: a change that happens during this function is then reported again, not lost.
         sequence = project.sequence
         answer: Body = dict(
             sequence=sequence,
@@ -212,6 +213,7 @@ def _add_jobs(app: FastAPI, project: Project, detector: ExemplarDetector, runner
 def _add_files(app: FastAPI, project: Project, detector: ExemplarDetector) -> None:
     """Add the routes for annotation files and prompt banks."""
 
+    # Import of annotations.
     @app.post('/api/import')
     async def import_file(request: Request, name: str = 'annotations.json') -> Body:
         def work(path: Path) -> str:
@@ -219,6 +221,7 @@ def _add_files(app: FastAPI, project: Project, detector: ExemplarDetector) -> No
 
         return dict(message=await _with_upload(request, name, work))
 
+    # Prompt banks.
     @app.post('/api/bank')
     async def add_bank(request: Request, name: str = 'bank.safetensors') -> Body:
         content = await request.body()
@@ -230,6 +233,7 @@ def _add_files(app: FastAPI, project: Project, detector: ExemplarDetector) -> No
         project.attach(BANK, None)
         return {}
 
+    # Export of annotations.
     @app.post('/api/export')
     def export(body: Json) -> Body:
         done = export_project(project, str(body.get('format')), body.get('images') == 'all')
@@ -293,6 +297,7 @@ async def _with_upload(request: Request, name: str, work: Callable[[Path], str])
     """Call a function with an uploaded file, which has its original name in a temporary folder."""
     content = await request.body()
 
+    # Work in a thread, so that the server can respond to other requests.
     def run() -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / (Path(name).name.replace('\0', '').strip('.')[-100:] or 'annotations.json')

@@ -97,9 +97,11 @@ def check_work_dir(folder: Path) -> None:
     Raises:
         InputError: the folder cannot be created or written to.
     """
+    # Find the nearest folder that exists.
     existing = folder.absolute()
     while not os.path.lexists(existing):
         existing = existing.parent
+    # Check that files can be created in it.
     if not existing.is_dir():
         raise InputError(f'--work-dir {folder}: {existing} is not a folder; give another path')
     if not os.access(existing, os.W_OK | os.X_OK):

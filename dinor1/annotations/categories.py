@@ -117,6 +117,7 @@ def differences(ids_by_file: Mapping[str, Mapping[str, int]]) -> dict[str, Findi
     Returns:
         File -> finding, for the files that contradict an earlier one: the first with the same name or id.
     """
+    # Remember the first file with each name and with each id.
     found: dict[str, Finding] = {}
     first_id: dict[str, tuple[int, str]] = {}
     first_name: dict[int, tuple[str, str]] = {}

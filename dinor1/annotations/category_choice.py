@@ -63,11 +63,13 @@ def read_category_names(path: str) -> list[str]:
     Raises:
         InputError: the file cannot be read, or has no name.
     """
+    # Read the lines.
     try:
         with open(path, encoding='utf-8') as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: cannot be read as a list of category names ({error}); correct the path') from error
+    # Leave out comments; of a line with columns, the second one is the name.
     rows = [line.split('\t') for line in lines if line.strip() and not line.startswith('#')]
     names = [(row[1] if len(row) > 1 else row[0]).strip() for row in rows]
     if not names:

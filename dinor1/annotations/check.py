@@ -56,10 +56,12 @@ def read(path: Path, label_map: Path | None = None) -> Content:
     Raises:
         InputError: there is no such file, or its label map cannot be used.
     """
+    # Read the text.
     try:
         text = read_text(path)
     except UnicodeDecodeError as error:
         return Content(path, COCO, None, [Finding('broken JSON', not_utf8(error))])
+    # JSON lines are ODVG; everything else is one JSON document.
     if looks_like_odvg(path, text):
         return from_lines(path, text, label_map)
     data, problem = parse_json(text)
@@ -164,6 +166,7 @@ def check(checked: Checked, used_elsewhere: Collection[str] = ()) -> list[Findin
 
 
 def _annotation_findings(content: Content, claimed: set[int], used_elsewhere: Collection[str]) -> list[Finding]:
+    # Find the defects of each annotation.
     annotations, sizes = content.records('annotations'), _sizes(content)
     known = _ids(content, 'categories')
     defects = annotation_defects(annotations, sizes, known)
@@ -270,6 +273,7 @@ def _is_annotation_file(content: Content) -> bool:
     """Whether a file of a folder is meant as annotations with boxes; True for a broken file, which may be one."""
     if any(finding.kind == 'broken JSON' for finding in content.findings):
         return True
+    # Files of captions and of panoptic segmentations have other keys.
     annotations = content.records('annotations')
     first = annotations[0] if annotations and isinstance(annotations[0], dict) else {}
     other = not first.keys().isdisjoint(('caption', 'segments_info'))

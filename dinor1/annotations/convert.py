@@ -98,8 +98,10 @@ def _complete(content: Content) -> None:
     for number, annotation in enumerate(content.records('annotations'), 1):
         if not isinstance(annotation, dict):
             continue
+        # Replace an id that is missing or invalid.
         if not is_id(annotation.get('id')) or isinstance(annotation['id'], float):
             annotation['id'] = -number
+        # Compute a box that is missing or without area.
         image_id = annotation.get('image_id')
         image = images.get(image_id) if isinstance(image_id, int | float | str) else None
         if image and not _has_area(annotation.get('bbox')):

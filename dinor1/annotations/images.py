@@ -104,6 +104,7 @@ class Folder:
     def nearest(self, candidates: Sequence[str]) -> str | None:
         """A file whose name differs from a candidate only in case, suffix, folder or kind of slash, or None."""
         for name in candidates:
+            # Search the folder of the candidate, and then the top folder.
             slashed = name.replace('\\', '/')
             for form in (slashed, os.path.basename(slashed)):
                 head, tail = os.path.split(form)
@@ -134,11 +135,13 @@ def inspect(path: Path) -> ImageFile:
             if too_large and image.format == 'PNG':  # EXIF data of a PNG file may follow the pixels
                 return ImageFile(size)
             orientation = image.getexif().get(_ORIENTATION, 1)
+            # An invalid orientation counts as upright.
             orientation = orientation if orientation in range(1, 9) else 1
             if too_large:
                 return ImageFile(size, orientation)
             common = image.format in _COMMON
             image.load()
+        # Pillow decodes some formats that OpenCV cannot.
         if not common and not can_decode(path):
             return ImageFile(size, orientation, 'OpenCV, which reads it in training, cannot')
         return ImageFile(size, orientation)

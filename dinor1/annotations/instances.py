@@ -223,12 +223,14 @@ def box_array(boxes: list) -> np.ndarray:
     """Boxes as a float64 array (n, 4); a box that is not four numbers becomes a row of NaN."""
     if not boxes:
         return np.empty((0, 4))
+    # Convert all boxes together, which is fast and nearly always possible.
     try:
         array = np.array(boxes)
     except (ValueError, OverflowError):  # of different lengths, or with a huge number
         array = np.empty(0)
     if array.shape == (len(boxes), 4) and array.dtype.kind in 'iuf':
         return array.astype(np.float64)
+    # Otherwise check them one by one.
     readable = [is_box(box) and not any(type(value) is int and not is_finite(value) for value in box) for box in boxes]
     rows = [box if good else [np.nan] * 4 for box, good in zip(boxes, readable, strict=True)]
     return np.array(rows, dtype=np.float64)

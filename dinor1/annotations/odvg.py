@@ -245,6 +245,7 @@ def from_coco(
     for annotation in annotations:
         by_image[annotation['image_id']].append(annotation)
 
+    # Make the line of an image when it is written, so that not all lines are in memory.
     def lines() -> Iterator[str]:
         for image in images:
             instances = []

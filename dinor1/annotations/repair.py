@@ -109,10 +109,12 @@ class _Round:
     def __init__(self, checked: Checked) -> None:
         self.checked, self.content = checked, checked.content
         self.dropped: dict[str, set[int]] = {'images': set(), 'annotations': set(), 'categories': set()}
+        # Find the first id that is free for new annotations.
         ids = [a['id'] for a in self.content.records('annotations') if isinstance(a, dict) and type(a.get('id')) is int]
         self.next_id = max((number for number in ids if fits_int64(number + 1)), default=0) + 1
         self.images = {image['id']: image for _, image in self.content.valid('images')}
         self.by_image: dict[str, list[dict]] | None = None
+        # Count the changes for the report.
         self.corrected: Counter = Counter()
         self.left_out: Counter = Counter()
 
@@ -239,11 +241,13 @@ class _Round:
         return self.drop(finding, record)
 
     def whole_ids(self, finding: Finding, record: dict) -> bool:
+        # Replace an id with a fraction; a reference with a fraction cannot be repaired.
         if type(record['id']) is float and not is_whole_float(record['id']):
             self.new_id(finding, record)
         keys = [key for key in ('id', 'image_id', 'category_id') if type(record.get(key)) is float]
         if not all(is_whole_float(record[key]) for key in keys):
             return self.drop(finding, record)
+        # Write whole numbers as integers.
         record.update({key: int(record[key]) for key in keys})
         return True
 

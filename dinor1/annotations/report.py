@@ -18,6 +18,7 @@ def text_report(results: Iterable[Checked], limit: int = 5) -> str:
     lines = []
     for checked in results:
         lines.append(_headline(checked))
+        # Group the findings by kind, errors first.
         by_kind = defaultdict(list)
         for finding in sorted(checked.findings, key=lambda finding: finding.severity != ERROR):
             by_kind[finding.kind].append(finding)
@@ -30,9 +31,11 @@ def text_report(results: Iterable[Checked], limit: int = 5) -> str:
 
 def _headline(checked: Checked) -> str:
     content = checked.content
+    # Count the records.
     nouns = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
     sizes = [_number(len(content.records(section)), noun) for section, noun in nouns.items()]
     parts = [f'{content.path} ({content.format}): {", ".join(sizes)}']
+    # State whether the images were checked.
     if checked.images_checked and checked.img_dir is not None:
         parts.append(f'{_number(len(checked.image_files), "image")} opened in {checked.img_dir}')
     elif not checked.images_checked:
@@ -41,14 +44,17 @@ def _headline(checked: Checked) -> str:
 
 
 def _kind_lines(checked: Checked, kind: str, findings: list[Finding], limit: int) -> list[str]:
+    # State the kind and its number of cases.
     count = f', {len(findings):,} times' if len(findings) > 1 else ''
     repair = _repair_of(findings[0])
     lines = [f'  {KINDS[kind].severity}: {kind}{count}']
+    # List the first cases.
     for finding in findings[:limit]:
         location = checked.content.location(finding)
         lines.append(f'    {location + ": " if location else ""}{finding.detail}')
     if len(findings) > limit:
         lines.append(f'    and {len(findings) - limit:,} more')
+    # State the remedy, and what --fix does.
     lines.append(f'    remedy: {findings[0].advice}' + (f'; --fix: {repair}' if repair else ''))
     return lines
 

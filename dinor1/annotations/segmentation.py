@@ -23,6 +23,7 @@ def segmentation_box(segmentation: Any, height: float, width: float) -> list[flo
     Returns:
         (x, y, width, height) in pixels; None if there is no segmentation, or it is not in one of COCO's formats.
     """
+    # COCO's run-length encoding is a dict.
     if isinstance(segmentation, dict):
         return _box_of_runs(segmentation, height, width)
     # Collect the corners of all polygons.

@@ -94,6 +94,7 @@ def _incomplete(section: str, records: list) -> Iterator[Finding]:
         if key is None:
             continue
         detail = f"entry {index} of '{section}' has no valid '{key}'"
+        # Distinguish numbers of another type, which can be converted.
         value = record.get(key) if isinstance(record, dict) else None
         if key == 'id' and is_whole_float(value):
             yield Finding('fractional type of id', f'{detail}, but {value!r}', section, index)
@@ -115,10 +116,12 @@ def as_number(text: str) -> int | float | None:
 
 
 def _repeats(section: str, key: str, kind: str, records: list) -> Iterator[Finding]:
+    # Count the values; usually none is repeated.
     values = [record[key] if is_valid(section, record) else None for record in records]
     counts = Counter(value for value in values if value is not None)
     if len(counts) == len(records):
         return
+    # Report every occurrence except the first.
     seen = set()
     for index, value in enumerate(values):
         if value in seen:

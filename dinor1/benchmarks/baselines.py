@@ -101,6 +101,7 @@ def _mmdetection_backbone(size: Size) -> tuple[dict, list[int]]:
 
 def _mmdetection_cfg(size: Size) -> ConfigDict:
     """MMDetection's ``grounding_dino_swin-t`` without its text model, in the given size."""
+    # Settings that several modules share.
     attention = dict(embed_dims=256, num_heads=8, dropout=0.0)
     deformable = dict(attention, num_levels=size.num_levels)
     ffn = dict(embed_dims=256, feedforward_channels=size.feedforward_channels, ffn_drop=0.0)
@@ -112,6 +113,7 @@ def _mmdetection_cfg(size: Size) -> ConfigDict:
         dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
         dict(type='IoUCost', iou_mode='giou', weight=2.0),
     ]
+    # The detector in the structure of MMDetection's config.
     return ConfigDict(
         type='mmdet.GroundingDINO',
         num_queries=size.num_queries,
@@ -278,9 +280,11 @@ def _transformers(workload: Workload, size: Size = SWIN_T) -> BenchmarkModel:
     def predict() -> list[tuple[Tensor, Tensor]]:
         """Scores of the best pairs of query and name, with boxes in pixels like those of the other models."""
         outputs = model(**inputs)
+        # Choose the best pairs; the tokens with odd index are the names.
         scores = outputs.logits[..., 1 : 2 * workload.prompts : 2].sigmoid().flatten(1)
         best, index = scores.topk(min(size.max_per_img, scores.shape[1]))
         boxes = outputs.pred_boxes.gather(1, (index // workload.prompts)[..., None].expand(-1, -1, 4))
+        # Convert the boxes from normalised cxcywh to pixel xyxy.
         scale = boxes.new_tensor([width, height])
         centre, half = boxes[..., :2] * scale, boxes[..., 2:] * scale / 2
         return list(zip(best, torch.cat([centre - half, centre + half], -1), strict=True))

@@ -98,6 +98,7 @@ def _models(result: Mapping[str, Any]) -> str:
     rows = []
     for row in result['rows']:
         head = [row['title'], row['precision'], 'compiled' if row['compiled'] else 'eager', str(result['batch'])]
+        # A model that could not be measured has an error instead of times.
         if 'error' in row:
             rows.append([*head, row['error'], '', ''])
             continue
@@ -110,6 +111,7 @@ def _models(result: Mapping[str, Any]) -> str:
 
 
 def _training(result: Mapping[str, Any]) -> list[str]:
+    # Summarise the log of the training.
     curve, last = result['curve'], result['curve'][-1]
     memory = f', {last["memory"]} MiB of GPU memory' if last.get('memory') else ''
     seconds = sorted(line['time'] for line in curve)[len(curve) // 2]
@@ -117,6 +119,7 @@ def _training(result: Mapping[str, Any]) -> list[str]:
         f'{last["iter"]} iterations, {seconds:.3f} s each (median of the log); loss {curve[0]["loss"]:.2f} at '
         f'iteration {curve[0]["iter"]}, {last["loss"]:.2f} at {last["iter"]}{memory}.'
     ]
+    # Tabulate the metrics of the validations.
     rows = []
     for line in result['validations']:
         found = {key.split('/')[-1]: value for key, value in line.items()}

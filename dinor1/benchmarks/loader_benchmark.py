@@ -90,6 +90,7 @@ def write_annotations(paths: list[Path], file: Path) -> tuple[int, int]:
         if header is None:
             raise InputError(f'{path}: not an image that can be read; remove it, or name another folder')
         images.append(dict(id=i, file_name=str(path.absolute()), width=header.width, height=header.height))
+        # Draw boxes with a quarter of the image's width and height, all inside the image.
         for corner in rng.uniform(0, 0.5, (BOXES_PER_IMAGE, 2)) * (header.width, header.height):
             box = [*corner.tolist(), header.width / 4, header.height / 4]
             boxes.append(dict(id=len(boxes), image_id=i, category_id=1, bbox=box, area=box[2] * box[3], iscrowd=0))
@@ -181,6 +182,7 @@ def _epoch(dataset: Dataset, workers: int, cpu: list[float]) -> Callable[[], Non
     loader = DataLoader(
         _Clocked(dataset), BATCH_SIZE, shuffle=False, num_workers=workers, collate_fn=_collate, persistent_workers=True
     )
+    # Workers persist and report their total processor time; an epoch's time is the difference of two totals.
     latest = dict.fromkeys(range(workers), 0.0)
 
     def run() -> None:

@@ -82,6 +82,7 @@ def make_step(arm: Arm, kind: str, workload: Workload) -> tuple[BenchmarkModel, 
         compile_detector(detector.model, workload.device, '--compile')
     optimizer = torch.optim.AdamW(detector.model.parameters(), lr=1e-6) if kind == 'training' else None
 
+    # Set the precision and the operator for one step.
     @contextlib.contextmanager
     def setting() -> Iterator[None]:
         dtype, device = INFERENCE_DTYPES[arm.precision], workload.device.split(':')[0]

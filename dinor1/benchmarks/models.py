@@ -48,6 +48,7 @@ class Workload:
         """Normalised xyxy boxes (m, 4) and class indices (m,) of each image."""
         generator, truth = torch.Generator().manual_seed(1), []
         for _ in range(self.batch):
+            # Draw boxes inside the image, with sides between 0.05 and 0.35.
             corner = 0.6 * torch.rand(self.boxes, 2, generator=generator)
             side = 0.05 + 0.3 * torch.rand(self.boxes, 2, generator=generator)
             labels = torch.randint(self.prompts, (self.boxes,), generator=generator)

@@ -233,10 +233,12 @@ def _checksum(checkpoint: str, url: str) -> str:
 
 def _first_images(data: CocoVal, number: int, work_dir: Path) -> CocoVal:
     """Write an annotation file of the first images of the validation set to the work directory."""
+    # Choose the first images and their annotations.
     content = read_json(data.ann_file)
     images = content['images'][:number]
     ids = {image['id'] for image in images}
     annotations = [annotation for annotation in content['annotations'] if annotation['image_id'] in ids]
+    # Write them to a file whose name states the number of images.
     ann_file = work_dir / f'{data.ann_file.stem}_first_{len(images)}.json'
     write_json(content | dict(images=images, annotations=annotations), ann_file)
     return CocoVal(ann_file, data.img_dir, len(images))

@@ -91,9 +91,11 @@ class FrozenFeatures:
         height, width = image.shape[:2]
         crops = []
         for x1, y1, x2, y2 in boxes:
+            # Round the box outward, and keep at least one pixel inside the image.
             left, top = min(max(int(x1), 0), width - 1), min(max(int(y1), 0), height - 1)
             right, bottom = max(int(np.ceil(x2)), left + 1), max(int(np.ceil(y2)), top + 1)
             crops.append(_to_tensor(cv2.resize(image[top:bottom, left:right], (self.crop_size,) * 2)))
+        # Describe each crop by the mean of the last level.
         return F.normalize(self.backbone(torch.stack(crops))[-1].mean((2, 3)), dim=-1)
 
 

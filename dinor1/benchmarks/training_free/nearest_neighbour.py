@@ -36,8 +36,10 @@ def accuracy_interval(
     """
     if not len(right):
         return Interval(np.nan, np.nan, np.nan)
+    # Count the hits and the boxes of each image.
     images, index = np.unique(image, return_inverse=True)
     hits, counts = np.bincount(index, weights=right), np.bincount(index)
+    # Draw images with replacement, as weights of the images.
     weights = sample_weights(len(images), num_samples)
     low, high = np.percentile((weights @ hits) / (weights @ counts), [50 * (1 - confidence), 50 * (1 + confidence)])
     return Interval(float(np.mean(right)), float(low), float(high))

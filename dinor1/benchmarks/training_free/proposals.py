@@ -63,10 +63,12 @@ def selective_search(image: np.ndarray, image_id: int = 0) -> np.ndarray:
             'selective search needs OpenCV with its extra modules; install opencv-contrib-python in place of '
             'opencv-python, or use sliding windows'
         )
+    # Run the search.
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(image)
     search.switchToSelectiveSearchFast()
     boxes = np.asarray(search.process(), dtype=np.float64).reshape(-1, 4)
+    # Convert xywh to xyxy.
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
 
 
@@ -84,6 +86,7 @@ def boxes_of_results(path: str) -> Proposals:
     Raises:
         InputError: the file is missing, or has no results.
     """
+    # Collect the boxes of each image as xyxy; the inner dict keeps each box once, in the order of the file.
     found: dict[int, dict[tuple[float, ...], None]] = {}
     results = read_json(path)
     try:
@@ -93,6 +96,7 @@ def boxes_of_results(path: str) -> Proposals:
     except (TypeError, KeyError, ValueError):
         raise InputError(f'{path}: not COCO results, a list of dicts with image_id, bbox and score') from None
 
+    # An image without results has no proposals.
     def look_up(image: np.ndarray, image_id: int) -> np.ndarray:
         return np.array([*found.get(image_id, {})], dtype=np.float64).reshape(-1, 4)
 

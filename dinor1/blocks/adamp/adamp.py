@@ -147,9 +147,11 @@ class AdamP(ProjectedOptimizer):
 
     def _step_plain(self, group: dict[str, Any], batch: Batch) -> None:
         """Step without projection (AdamW)."""
+        # Prefer torch's fused kernel.
         if _can_fuse(group, batch):
             _fused_adamw_(group, batch, batch.params, group['weight_decay'])
             return
+        # Decay the weights independently of the gradient, and add the moves.
         moves = self._moves(group, batch)
         if group['weight_decay'] > 0:
             torch._foreach_mul_(batch.params, 1 - group['lr'] * group['weight_decay'])
@@ -169,9 +171,11 @@ class AdamP(ProjectedOptimizer):
         steps = [state['step'] for state in batch.states]
         # Fold -lr / c1 into the numerator, so that the quotient is the complete step.
         sizes = [-group['lr'] / (1 - beta1**step) for step in steps]
+        # The denominator is sqrt(v / c2) + eps.
         denominator = torch._foreach_sqrt([tensor.to(dtype) for tensor in second])
         torch._foreach_mul_(denominator, [(1 - beta2**step) ** -0.5 for step in steps])
         torch._foreach_add_(denominator, group['eps'])
+        # The numerator is the first moment, or the look-ahead of Nesterov's momentum.
         if group['nesterov']:
             moves = torch._foreach_mul([tensor.to(dtype) for tensor in first], beta1)
             torch._foreach_add_(moves, [grad.to(dtype) for grad in batch.grads], alpha=1 - beta1)

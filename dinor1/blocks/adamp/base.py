@@ -143,6 +143,7 @@ class ProjectedOptimizer(Optimizer):
             for param in params:
                 if len(self.state[param]) == 0:
                     self._init_state(self.state[param], param)
+            # Batches need plain tensors; subclasses are updated tensor by tensor.
             foreach = group['foreach']
             if foreach is None:
                 foreach = all(type(tensor) in (Tensor, Parameter) for p in params for tensor in (p, p.grad))
@@ -166,6 +167,7 @@ class ProjectedOptimizer(Optimizer):
             tested, because the tensor has no rows.
         """
         counts = dict(self._counts)
+        # Add the decisions of the batches, whose tensors stay on the device until they are counted.
         for channel, layer in self._decisions:
             size = len(channel)
             channel, layer = int(channel.sum()), int(layer.sum())

@@ -30,11 +30,13 @@ class WeightNormHook(Hook):
     """
 
     def __init__(self, patterns: dict[str, str], interval: int = 50) -> None:
+        # Check the arguments.
         if not patterns:
             raise InputError("WeightNormHook: no patterns; give at least one, e.g. patterns=dict(all='weight$')")
         if interval < 1:
             raise InputError(f'WeightNormHook: interval must be at least 1, got {interval}')
         self.interval = interval
+        # Compile the patterns.
         self._patterns: dict[str, re.Pattern] = {}
         for label, pattern in patterns.items():
             try:

@@ -146,11 +146,14 @@ def word_parents(names: Sequence[str], min_count: int = 2) -> dict[str, list[str
         names: Class names; underscores are spaces.
         min_count: Names that must contain a word for it to become a parent.
     """
+    # Split the names into words, each once.
     words = {name: list(dict.fromkeys(name.replace('_', ' ').split())) for name in names}
+    # Count the names that contain each word.
     count: dict[str, int] = defaultdict(int)
     for of_name in words.values():
         for word in of_name:
             count[word] += 1
+    # Keep the shared words; a name is not its own parent.
     shared = {name: [w for w in of_name if count[w] >= min_count and w != name] for name, of_name in words.items()}
     return {name: parents for name, parents in shared.items() if parents}
 

@@ -38,11 +38,13 @@ class AffineRange:
 
 def random_affine(count: int, ranges: AffineRange, generator: torch.Generator) -> Tensor:
     """(count, 2, 2) matrices diag(s_x, s_y) [[1, shear], [0, 1]] R(angle), which map source to target."""
+    # Draw angle in radians, shear and scales uniformly from their ranges.
     uniform = torch.rand(4, count, generator=generator)
     angle = (2 * uniform[0] - 1) * torch.pi * ranges.rotation / 180
     shear = (2 * uniform[1] - 1) * ranges.shear
     low, high = ranges.scale
     scale_x, scale_y = low + (high - low) * uniform[2:]
+    # Multiply the matrices.
     cos, sin = angle.cos(), angle.sin()
     rotation = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
     one, zero = torch.ones(count), torch.zeros(count)
@@ -112,8 +114,10 @@ def affine_images(images: Tensor, ranges: AffineRange, seed: int, chunk: int = 4
     Returns:
         (B, C, H, W) uint8.
     """
+    # Draw all matrices first, so that they do not depend on the size of the chunks.
     generator = torch.Generator().manual_seed(seed)
     matrices = random_affine(len(images), ranges, generator)
+    # Warp chunk by chunk, which limits the memory.
     warped = torch.empty_like(images)
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)

@@ -60,9 +60,11 @@ class ImageClassifier(BaseModel):
 
     def logits(self, inputs: Tensor) -> Tensor:
         """(B, num_classes) for images (B, in_channels, H, W)."""
+        # Use the last level of a backbone with several.
         features = self.backbone((inputs.float() - self.mean) / self.std)
         if isinstance(features, list | tuple):
             features = features[-1]
+        # Average over the pixels of a map, or over tokens.
         if features.dim() == 4:
             features = features.mean((2, 3))
         elif features.dim() == 3:

@@ -44,6 +44,7 @@ class GraphPredictor(BaseModel):
         **network: Any,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
+        # Check the task and its readout.
         if task not in TASKS or sign_flip not in FLIPS:
             raise InputError(
                 f'GraphPredictor: expected a task of {", ".join(TASKS)} and a sign_flip of {", ".join(FLIPS)}; '
@@ -52,6 +53,7 @@ class GraphPredictor(BaseModel):
         network.setdefault('readout', None if task == 'node' else 'mean')
         if (network['readout'] is None) != (task == 'node'):
             raise InputError(f'GraphPredictor: readout {network["readout"]!r} does not fit the task {task!r}')
+        # Build the network, and report its errors as errors of the config.
         try:
             self.network = GraphTransformer(out_dim=out_dim, pe_dim=pe_dim, **network)
         except ValueError as error:
@@ -93,6 +95,7 @@ class GraphPredictor(BaseModel):
         elif self.training and pe is not None:
             pe = random_sign_flip(pe, batch=batch if self.sign_flip == 'graph' else None)
         out = self.network(x, edge_index, edge_attr=edge_attr, pe=pe, batch=batch, num_graphs=len(sizes))
+        # Return losses, one prediction per graph, or the raw output.
         if mode == 'loss':
             if self.task == 'graph':
                 return dict(loss_l1=F.l1_loss(out, y))

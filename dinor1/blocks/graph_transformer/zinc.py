@@ -65,6 +65,7 @@ class ZINC(Dataset):
         if subset:
             numbers = _read_index(path.with_suffix('.index'), len(molecules))
             molecules = [molecules[number] for number in numbers]
+        # Convert the molecules to graphs.
         self._graphs = []
         for number, molecule in enumerate(molecules):
             try:
