@@ -64,6 +64,7 @@ def run_phases(phases: Sequence[Phase], folder: Path, environment: Mapping[str, 
         SystemExit: a phase failed; the exit status is that of the phase, and the end of its log was printed.
         KeyboardInterrupt: the phase was interrupted, and has ended.
     """
+    # Read the durations of earlier runs.
     times = folder / 'phases.json'
     seconds: dict[str, float] = read_json(times) if times.is_file() else {}
     for i, phase in enumerate(phases):
@@ -85,13 +86,16 @@ def run_phases(phases: Sequence[Phase], folder: Path, environment: Mapping[str, 
 def _run(phase: Phase, label: str, log: Path, environment: Mapping[str, str] | None) -> None:
     """Run one phase; see :func:`run_phases`."""
     line, remaining, start = Line(), RemainingTime(), time.monotonic()
+    # Logs of earlier runs are continued, and not reported again.
     offset = log.stat().st_size if log.is_file() else 0
 
     def tick() -> None:
+        # Estimate the remaining time from the progress in the log.
         now = time.monotonic()
         progress = read_progress(read_log(log, offset))
         remaining.observe(progress.fraction if progress else None, now)
         left = remaining.seconds(now)
+        # Show both.
         parts = [str(progress) if progress else '', f'{duration(now - start)} so far']
         parts += [f'ETA {duration(left)}'] if left is not None else []
         line.show(f'{label} ... {", ".join(filter(None, parts))}')

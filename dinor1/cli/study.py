@@ -46,11 +46,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    # Choose the runs of the study.
     study = studies.load_study(args.study)
     results = Path(args.results) / f'{study.path.stem}.jsonl'
     runs = studies.select(study, args.only, args.seeds)
+    # Run those without a result, unless only the table is requested.
     if not args.table:
         studies.run_all(study, runs, results, Path(args.work_dir) / study.path.stem, args.jobs, _show)
+    # Print the table, and write it to a page.
     text = studies.table(study, results)
     print(text)
     if args.update:

@@ -90,12 +90,14 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         exclude_sources: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        # Check the arguments.
         if bad_annotations not in ('error', 'skip'):
             raise InputError(f"bad_annotations must be 'error' or 'skip', not {bad_annotations!r}")
         if not_exhaustive and not federated:
             raise InputError('not_exhaustive has no effect without federated=True; set both')
         if exclude_categories and only_categories:
             raise InputError('exclude_categories and only_categories cannot be combined; give one of them')
+        # Set the attributes first, because the base class reads the file.
         self.bad_annotations, self.federated, self.not_exhaustive = bad_annotations, federated, not_exhaustive
         self.exclude_categories, self.only_categories = exclude_categories, only_categories
         self.exclude_sources = exclude_sources
@@ -180,17 +182,20 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
         listed = self.exclude_categories or self.only_categories
         if not listed:
             return None
+        # Check that nothing else chooses classes.
         if 'classes' in self._metainfo:
             raise InputError(
                 f"{self.ann_file}: metainfo['classes'] and exclude_categories or only_categories both choose classes; "
                 'give one of them'
             )
+        # A text file may be shared by several data sets; then names of other sets are ignored.
         shared = isinstance(listed, str)
         names = read_category_names(os.path.join(self.data_root, listed)) if shared else listed
         return choose_categories(data, self.ann_file, names, bool(self.exclude_categories), shared)
 
     def _without_sources(self, images: list[dict]) -> list[dict]:
         """The images that are of none of ``exclude_sources``."""
+        # Check that the sources exist.
         known = sorted({str(image['source']) for image in images if 'source' in image})
         unknown = [name for name in self.exclude_sources if name not in known]
         if unknown:
@@ -198,6 +203,7 @@ class CocoPromptDataset(SeededPipelineMixin, CocoDataset):
             raise InputError(
                 f"{self.ann_file}: no image has the source '{unknown[0]}': {choices}; correct exclude_sources"
             )
+        # Leave out their images.
         kept = [image for image in images if image.get('source') not in self.exclude_sources]
         if not kept:
             raise InputError(f'{self.ann_file}: exclude_sources leaves no image; shorten it')

@@ -26,9 +26,11 @@ class LVISPromptDataset(CocoPromptDataset):
     def read_annotations(self, path: str) -> dict:
         """The file in COCO format: images named by their path, no masks."""
         data = read_json(path)
+        # Name the images.
         for image in _records(data, 'images'):
             if isinstance(image.get('coco_url'), str):
                 image['file_name'] = path_from_url(image['coco_url'])
+        # Delete the masks, which take most of the memory.
         for annotation in _records(data, 'annotations'):
             annotation.pop('segmentation', None)
         return data

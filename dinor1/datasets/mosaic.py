@@ -32,8 +32,10 @@ class SameSourceMosaic(Mosaic):
         """Combine the image with three others, or return it unchanged."""
         if random.random() >= self.mosaic_prob:
             return results
+        # Combine four images.
         others = self.load(results, 3)
         results = super().transform(results | dict(mix_results=others))
         del results['mix_results']
+        # Only classes that all four images were annotated for are known to be absent.
         restrict_scope(results, others)
         return results

@@ -40,9 +40,11 @@ class ODVGPromptDataset(CocoPromptDataset):
         Raises:
             InputError: a line is broken, or a label contradicts the category name beside it.
         """
+        # Read the file.
         content = read(Path(path), self.label_map_file)
         if content.format != ODVG and not content.findings:
             raise InputError(f'{self.ann_file}: is a file in {content.format} format, not ODVG; use its data set class')
+        # Report its first defect.
         for finding in itertools.chain(content.findings, odvg_findings(content)):
             location = content.location(finding)
             location = f'{location}: ' if location else ''

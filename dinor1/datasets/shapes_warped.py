@@ -133,6 +133,7 @@ def generate_warped(
         contents = {name: _empty(name, split, seed) for name in variants}
         for name in variants:
             (written / 'images' / name).mkdir(parents=True)
+        # Render each image once, and warp it for every variant.
         images = track(render_split(seed, split, size), 'Warping', total=size, disable=not show_progress)
         for categories, image in images:
             for name in variants:

@@ -48,10 +48,12 @@ def build_protocol(prompts: dict | PromptProtocol, cfg: Config) -> PromptProtoco
     Raises:
         InputError: ``prompts`` is not a dict with a type, or there is no data set to draw exemplars from.
     """
+    # Check the type.
     if isinstance(prompts, PromptProtocol):
         return prompts
     if not isinstance(prompts, Mapping) or 'type' not in prompts:
         raise InputError(f"prompts must be a dict with a type, such as dict(type='VisualGeneric'), got {prompts!r}")
+    # Take exemplars from the prompt data set of the config.
     kind = TASK_UTILS.get(prompts['type'])
     if kind in (VisualGeneric, SingleClass) and 'dataset' not in prompts:
         if cfg.get('prompt_dataset') is None:
@@ -181,12 +183,14 @@ class PromptedTestLoop(TestLoop):
         merge_views: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
+        # Check the arguments, and that the protocol fits the data set.
         if seeds is not None and not seeds:
             raise InputError('PromptedTestLoop: seeds is empty; give at least one seed, or None')
         self.protocol, self.seeds = build_protocol(prompts, runner.cfg), seeds
         check_protocol(runner, self.protocol, self.dataloader.dataset)
         self.prompts: EvaluationPrompts | None = None
         self.recorder = build_recorder(query_recorder)
+        # The results of a run, and the protocol and recorder, which `evaluate` may replace.
         self.results: list[dict[str, Any]] = []
         self._protocol, self._recorder = self.protocol, self.recorder
         self.merge_views = merge_views

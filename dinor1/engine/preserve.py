@@ -17,6 +17,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     state, and ``set_host_state(state)`` restores it. Weights, gradients and torch's global random state are not
     covered.
     """
+    # Remember the buffers, and the state that modules keep in Python.
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     modules: list[Any] = list(model.modules())
     hosts: list[tuple[Any, Any]] = [(m, m.host_state()) for m in modules if hasattr(m, 'host_state')]

@@ -66,9 +66,11 @@ class QueryRecorder:
         """
         cls_logits, boxes = self._head(output)
         for i, (sample, prompts) in enumerate(zip(samples, prompt_sets, strict=True)):
+            # Measure the entropy of the objectness, and the share of detections whose class is not on the image.
             entropy = bernoulli_entropy(output.selection.objectness[i].float()).mean().item()
             predicted, shown = sample.pred_instances.labels, sample.gt_instances.labels
             absent = (~torch.isin(predicted, shown)).float().mean().item() if len(predicted) else None
+            # Compute the statistics of the queries from logits of classes.
             logits = _by_class(cls_logits[:, i], prompts)
             self._images.append((self._count(logits[:, None], boxes[:, i, None], sample, prompts), entropy, absent))
 

@@ -26,9 +26,11 @@ class RecognitionTestLoop(PromptedTestLoop):
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
         """Recognise the boxes of one batch."""
+        # Compute the prompts before the first batch.
         if self.prompts is None:
             self.prompts = prepare_prompts(self.runner, self._protocol, self.dataloader.dataset)
             tell_metrics(self.evaluator, self.prompts)
+        # Recognise the boxes, and pass them to the metrics.
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
         with autocast(enabled=self.fp16):
             samples = recognize_batch(self.runner, data_batch, self.prompts)

@@ -94,12 +94,14 @@ class Runner(mmengine.runner.Runner):
         Raises:
             InputError: the optimizer wrapper does not work with sharded parameters.
         """
+        # A sharded model needs another wrapper.
         if isinstance(self.model, FullyShardedDataParallel) and isinstance(optim_wrapper, dict):
             kind = optim_wrapper.get('type', 'OptimWrapper')
             if kind not in ('OptimWrapper', 'ShardedOptimWrapper'):
                 raise InputError(f'optim_wrapper.type={kind!r}: a model that FSDP shards needs ShardedOptimWrapper')
             optim_wrapper = dict(optim_wrapper, type='ShardedOptimWrapper')
         built = super().build_optim_wrapper(optim_wrapper)
+        # That wrapper clips and saves the parameters of the model.
         if isinstance(built, ShardedOptimWrapper):
             built.model = self.model
         return built
@@ -145,6 +147,7 @@ class Runner(mmengine.runner.Runner):
         A file of this machine is written completely or not at all: a run that is killed, or a disk that is full, leaves
         the earlier checkpoints as they are.
         """
+        # All processes take part in collecting the state of the optimizer.
         if isinstance(self.optim_wrapper, ShardedOptimWrapper):
             self.optim_wrapper.gather_state()
         remote = file_client_args is not None or kwargs.get('backend_args') is not None or '://' in str(out_dir)
@@ -152,6 +155,7 @@ class Runner(mmengine.runner.Runner):
             if remote or not is_main_process():
                 super().save_checkpoint(out_dir, filename, file_client_args, *args, **kwargs)
                 return
+            # A local file is written completely or not at all.
             with atomic_path(Path(out_dir) / filename) as temporary:
                 super().save_checkpoint(out_dir, temporary.name, None, *args, **kwargs)
 

@@ -107,6 +107,7 @@ def _use_amp(cfg: Config, dtype: str) -> None:
         return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.dtype = dtype
+    # Small gradients become 0 in float16, unless the loss is scaled.
     if dtype == 'float16':
         cfg.optim_wrapper.loss_scale = 'dynamic'
 

@@ -160,12 +160,15 @@ class AbsenceMetric(CocoPromptMetric, PromptedMetric):
 
     def evaluate_detections(self, content: dict, detections: Detections) -> dict[str, float]:
         """Metrics of the images that were evaluated."""
+        # Collect the results of the evaluated images.
         seen = {image['id'] for image in content['images']}
         asked = {image: label for image, label in self._asked.items() if image in seen}
         answers = collect_answers(content, detections, asked, self.category_ids, self.score_thr)
+        # Compute the scores, with intervals if they are requested.
         scores = absence_scores(answers)
         if self.num_samples:
             scores |= _intervals(answers, self.num_samples)
+        # Log the scores, and add the numbers of images.
         print_log(', '.join(f'{name} {value:.3f}' for name, value in scores.items()), logger='current')
         count = int(answers.shown.sum())
         return scores | dict(images_with=float(count), images_without=float(len(answers.shown) - count))

@@ -48,9 +48,11 @@ def pairwise_iou(detections: np.ndarray, boxes: np.ndarray, crowd: np.ndarray | 
     Returns:
         (D, G) in [0, 1]; 0 where both boxes have no area.
     """
+    # Intersect all pairs of boxes, which are xywh.
     a, b = detections[:, None], boxes[None]
     sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     overlap = sides.clip(min=0).prod(-1)
+    # Divide by the union; for a crowd, divide by the area of the detection.
     area = a[..., 2:].prod(-1)
     union = area + b[..., 2:].prod(-1) - overlap
     if crowd is not None:

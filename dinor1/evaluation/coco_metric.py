@@ -249,6 +249,7 @@ class CocoPromptMetric(BaseMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Check the arguments.
         if backend not in BACKENDS:
             raise InputError(f'CocoPromptMetric: backend must be one of {", ".join(BACKENDS)}, not {backend!r}')
         if format_only and outfile_prefix is None:
@@ -256,6 +257,7 @@ class CocoPromptMetric(BaseMetric):
         self.backend, self.classwise = backend, classwise
         self.ann_file = str(ann_file) if isinstance(ann_file, str | os.PathLike) else ', '.join(map(str, ann_file))
         self.outfile_prefix, self.format_only = outfile_prefix, format_only
+        # Read the file before hours of inference, so that a bad file is an error immediately.
         self._content = read_coco(ann_file, backend_args)
         self._known = frozenset(image['id'] for image in self._content['images'])
         self._seen = SeenImages(self.ann_file)

@@ -58,10 +58,13 @@ class ErrorMetric(CocoPromptMetric, PromptedMetric):
     def evaluate_detections(self, content: dict, detections: Detections) -> dict[str, float]:
         """Metrics of the images that were evaluated."""
         ids, everything = self.category_ids, content
+        # Leave out the exemplars, because the prompts show them.
         if self._prompts is not None and self._prompts.boxes:
             content, detections = without_exemplars(content, detections, self._prompts.boxes, ids)
+        # Compute recall and causes of errors.
         recall = class_agnostic_recall(content, detections, self.backend)
         split = error_split(content, detections, ids, self.score_thr, context=everything)
+        # Log the shares of the causes.
         for what, names in (('detection', DETECTION_CAUSES), ('object', OBJECT_CAUSES)):
             line = ', '.join(f'{name} {100 * split[f"{what}_{name}"]:.1f}' for name in names)
             print_log(f'{split[f"{what}s"]:.0f} {what}s: {line}', logger='current')

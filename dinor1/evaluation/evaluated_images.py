@@ -76,11 +76,13 @@ def check_unique(images: Iterable[tuple[int, str]], ann_file: str) -> None:
 
 def _repeated(repeated: dict[int, list[str]], ann_file: str) -> str:
     """Error message for images that occur more than once; two files with one id belong to two data sets."""
+    # List the first images with their files.
     shown = []
     for image_id, paths in list(repeated.items())[:_SHOWN]:
         files = [path for path in dict.fromkeys(paths) if path]
         shown.append(f'{image_id} ({" and ".join(files)})' if files else str(image_id))
     more = f' and {len(repeated) - _SHOWN} more' if len(repeated) > _SHOWN else ''
+    # Recognise the cause.
     if any(len(set(paths)) > 1 for paths in repeated.values()):
         advice = 'two data sets use the same ids: evaluate them one after the other, or give them as one list ann_file'
     else:

@@ -124,6 +124,7 @@ def policy_weights(rewards: Tensor, labels: Tensor, tau: float) -> Tensor:
     weights = torch.ones_like(rewards)
     for label in labels.unique():
         own = labels == label
+        # Standardise the rewards of the exemplars that were tried; the others have the mean, an advantage of 0.
         known = own & ~rewards.isnan()
         advantage = torch.zeros_like(rewards)
         if bool(known.any()):
@@ -174,6 +175,7 @@ def weigh_exemplars(
     model.eval()
     try:
         for index, group in groupby(sorted(set(units)), key=lambda unit: unit[0]):
+            # Encode the image.
             data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
             sample, inputs = data['data_samples'][0], data['inputs']
             features = model.encode_image(inputs, [sample])

@@ -266,6 +266,7 @@ def _from_right(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     values = values.copy()
     longest = np.bincount(group).max(initial=0)
     step = 1
+    # Each value is the largest of `step` positions: combine it with the one `step` positions later.
     while step < longest:
         same = group[:-step] == group[step:]
         values[:-step] = np.maximum(values[:-step], np.where(same, values[step:], 0.0))

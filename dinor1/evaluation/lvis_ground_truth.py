@@ -226,11 +226,14 @@ def _mark(
     table: np.ndarray, key: str, images: list[dict], image_ids: np.ndarray, category_ids: np.ndarray, path: str
 ) -> None:
     """Set ``table[image, class]`` for the categories that the images list under ``key``."""
+    # Collect the categories that all images list.
     rows = np.searchsorted(image_ids, [image['id'] for image in images])
     counts = [len(image[key]) for image in images]
     listed = [category for image in images for category in image[key]]
+    # Report the first one that is not a category.
     if set(map(type, listed)) - {int} or not np.isin(listed, category_ids).all():
         known = set(category_ids.tolist())
         image, value = next((i['id'], c) for i in images for c in i[key] if type(c) is not int or c not in known)
         raise InputError(f"{path}: image {image} lists {value!r} in '{key}', not a category of the file; correct it")
+    # Mark all pairs of image and category.
     table[np.repeat(rows, counts), np.searchsorted(category_ids, np.array(listed, dtype=np.int64))] = True

@@ -92,6 +92,7 @@ class LVISFixedMetric(BaseMetric):
         # Read the file before hours of inference, so that a bad file is an error immediately.
         with get_local_path(ann_file, backend_args=backend_args) as path:
             content = read_json(path)
+        # Convert a file that was merged from several sources.
         if isinstance(content, dict) and 'sources' in content:
             check_for_training(content, ann_file)
             content = as_lvis(content, ann_file, not_exhaustive)

@@ -36,13 +36,16 @@ class Affine:
             TypeError: the matrix is not floating point.
             ValueError: shapes do not fit, or the matrix is not in H (values are read on CPU only).
         """
+        # Check the matrix.
         check_square(h, self.n, 'h')
         if values_are_readable(h):
             self.group.validate(h)
+        # Check the shift, which is 0 by default.
         if x is None:
             x = h.new_zeros(*h.shape[:-2], self.n)
         if x.shape[-1:] != (self.n,):
             raise ValueError(f'a shift must be (..., {self.n}), got {tuple(x.shape)}')
+        # Broadcast both to one batch, and join them to (..., n, n + 1).
         batch = torch.broadcast_shapes(h.shape[:-2], x.shape[:-1])
         return torch.cat([h.expand(*batch, self.n, self.n), x.expand(*batch, self.n).unsqueeze(-1)], dim=-1)
 

@@ -139,6 +139,7 @@ def invariance_error(
         for _ in range(repeats):
             samples = draw()
             expected = response(x, samples)
+            # Without transport, the response to the moved images has a draw of its own.
             got = response(moved, samples.transport(h) if transport else draw())
             errors.append((got - expected).norm() / expected.norm().clamp(min=1e-30))
     return torch.stack(errors).mean().item()

@@ -94,6 +94,7 @@ class KernelConv(EquivariantModule):
         self.k, self.padding, self.stride, self.padding_mode = k, padding, stride, padding_mode
         self.mask, self.support_radius = kernel.mask, kernel.support_radius
         self.group_width = kernel.group_width if self.mixes else None
+        # The kernel reads two planar coordinates and, if it mixes the group, those of the Lie algebra.
         d_in = 2 + group.dim if self.mixes else 2
         self.net = (
             SirenKernel(d_in, c_in, c_out, k, kernel.hidden, w0=kernel.w0)

@@ -62,6 +62,7 @@ class SirenKernel(nn.Module):
         super().__init__()
         self.d_in, self.c_in, self.c_out, self.k = d_in, c_in, c_out, k
         self.w0, self.gain = w0, gain
+        # Sine layers, and a linear layer with an output for each pair of channels.
         sizes = [d_in] + [hidden] * (n_hidden + 1)
         self.sines = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         self.final = nn.Linear(hidden, c_out * c_in)
@@ -74,13 +75,16 @@ class SirenKernel(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw initial values with the bounds of the published code."""
+        # The first layer reads coordinates.
         first, *others = self.sines
         first.reset_parameters()
         first.weight.uniform_(-1 / self.d_in, 1 / self.d_in)
+        # The other sine layers compensate the frequency w0.
         bound = math.sqrt(self.gain / self.final.in_features)
         for layer in others:
             layer.weight.uniform_(-bound / self.w0, bound / self.w0)
             layer.bias.zero_()
+        # A convolution sums over k^2 points and c_in channels, so the last layer is smaller.
         last = bound / math.sqrt(self.c_in * self.k**2)
         self.final.weight.uniform_(-last, last)
         self.final.bias.zero_()
@@ -115,6 +119,7 @@ class SplineKernel(nn.Module):
         if knots < 1 or not width > 0:
             raise ValueError(f'knots must be at least 1 and width positive, got {knots} and {width}')
         self.d_in, self.c_in, self.c_out, self.knots, self.width = d_in, c_in, c_out, knots, width
+        # Functions on H: the Gaussian, and its product with each coordinate.
         self.num_group = 1 + (d_in - 2)
         self.weight = nn.Parameter(torch.empty(c_out * c_in, knots**2 * self.num_group))
         self.reset_parameters()

@@ -37,6 +37,7 @@ def window_mask(mask: Mask | None, spatial: Tensor, offsets: Tensor | None, radi
         return (square <= radius**2).to(spatial)
     if mask == 'bump':
         return (1 - square / radius**2).clamp(min=0).square()
+    # The smooth mask also decays with the distance on the group.
     if offsets is not None:
         square = square + offsets.square().sum(-1)
     return torch.sigmoid(2 * (radius - square.sqrt()))

@@ -195,6 +195,7 @@ class MatrixGroup:
         check_square(a, self.n, 'a')
         if values_are_readable(a):
             self.validate(a)
+        # Use a closed form for 2 x 2 matrices, and the coordinates for others.
         if self.n == 2:
             return sym2.general_log(a)
         if self.spd is not None and self.rotations:
@@ -311,6 +312,7 @@ class MatrixGroup:
             TypeError: ``a`` is not floating point.
             ValueError: a matrix has another shape, NaN or a determinant <= 0, is singular or outside of the group.
         """
+        # Check the properties that all groups have in common.
         name = f'an element of {type(self).__name__}'
         check_square(a, self.n, name)
         check_finite(a, name)

@@ -62,6 +62,7 @@ class PlainConvNet(nn.Module):
         layers: LayerConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        # Fill in the defaults.
         stem = with_defaults(stem, StemConfig(), 'stem')
         layers = with_defaults(layers, LayerConfig(), 'layers')
 

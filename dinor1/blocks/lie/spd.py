@@ -96,8 +96,10 @@ class SPD:
         x = self.hat(v)
         if self.part == 'isotropic':
             return torch.ones_like(v[..., 0])
+        # For 2 x 2 matrices, half the difference of the eigenvalues has a closed form.
         if self.n == 2:
             return sym2.sinhc(((x[..., 0, 0] - x[..., 1, 1]) / 2).square() + x[..., 0, 1].square())
+        # In general, multiply over all pairs of eigenvalues.
         eigenvalues = torch.linalg.eigvalsh(x)
         i, j = torch.triu_indices(self.n, self.n, 1, device=v.device)
         return sym2.sinhc(((eigenvalues[..., i] - eigenvalues[..., j]) / 2).square()).prod(-1)

@@ -40,6 +40,7 @@ def fit(
     """
     if not len(triples):
         raise ValueError('triples is empty; give at least one')
+    # A model with reciprocal relations also learns each triple in the other direction.
     if nfe.reciprocal:
         triples = with_reciprocals(triples, nfe.num_relations)
     optimizer = torch.optim.Adam(nfe.parameters(), lr=lr)

@@ -43,12 +43,14 @@ class NFELinkPredictor(BaseModel):
         **nfe: Any,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
+        # Check the arguments.
         if num_negatives is not None and not 0 < num_negatives <= num_entities:
             raise InputError(
                 f'num_negatives must be in [1, {num_entities}], the number of entities; got {num_negatives}'
             )
         if ties not in TIES:
             raise InputError(f'ties must be one of {", ".join(TIES)}; got {ties!r}')
+        # Build the model, and report its errors as errors of the config.
         try:
             self.nfe = NFE(num_entities, num_relations, reciprocal=True, **nfe)
         except ValueError as error:
@@ -81,9 +83,11 @@ class NFELinkPredictor(BaseModel):
 
     def loss(self, triple: Tensor) -> dict[str, Tensor]:
         """Losses of ``(B, 3)`` triples: ``loss_link``, and ``loss_penalty`` with ``penalty``."""
+        # Draw the entities that are negatives of the whole batch.
         negatives = None
         if self.num_negatives is not None:
             negatives = torch.randperm(self.nfe.num_entities, device=triple.device)[: self.num_negatives]
+        # Compute the losses.
         losses = dict(loss_link=self.nfe.loss(*triple.unbind(1), negatives=negatives))
         if self.penalty is not None:
             settings = dict(self.penalty)

@@ -32,8 +32,10 @@ class LinkPredictionMetric(BaseMetric):
 
     def compute_metrics(self, results: list[tuple[float, int]]) -> dict[str, float]:
         """Average over the queries."""
+        # Average over all queries.
         ranks, relations = torch.tensor(results, dtype=torch.float64).unbind(1)
         metrics = ranking_metrics(ranks)
+        # Average over the queries of each relation, which include those of its reciprocal.
         if self.per_relation:
             names = self.dataset_meta['relations']
             for number, name in enumerate(names):

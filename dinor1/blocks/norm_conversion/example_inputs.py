@@ -123,6 +123,7 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
     for a, b in zip(expected, actual, strict=True):
         if a.shape != b.shape:
             return float('inf')
+        # Compare floating-point numbers relative to the largest finite magnitude; all others must be equal.
         if a.numel() and a.is_floating_point():
             if not bool(a.isfinite().any()):
                 return float('inf')  # nothing to compare
@@ -179,10 +180,12 @@ def _guesses(model: nn.Module) -> Iterator[Call]:
     if isinstance(first, nn.Embedding):
         yield (torch.randint(first.num_embeddings, (2, 8), generator=generator),), {}
     if isinstance(first, nn.Linear):
+        # A learned table of positions, perhaps with one for a class token, determines the number of tokens.
         positions = {n for p in model.parameters() if p.dim() > 1 for n in (p.shape[-2], p.shape[-2] - 1) if n > 0}
         for length in (8, *sorted(positions)):
             yield (noise(2, length, first.in_features),), {}
         yield (noise(4, first.in_features),), {}
+    # Try the size that the model states before common sizes.
     sides = list(_IMAGE_SIDES)
     for owner in (model, getattr(model, 'patch_embed', None)):
         for size in (getattr(owner, 'img_size', None), getattr(owner, 'image_size', None)):

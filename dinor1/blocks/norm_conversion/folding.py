@@ -56,6 +56,7 @@ class ChannelAffine(nn.Module):
         super().__init__()
         self.centre = centre
         self.channel_dim = channel_dim
+        # A trained scale or shift stays a parameter; a constant becomes a buffer.
         for name, values in (('scale', scale), ('shift', shift)):
             if isinstance(values, nn.Parameter):
                 self.register_parameter(name, values)
@@ -125,6 +126,7 @@ def find_fold(trace: Trace, name: str) -> Fold | str:
 
 
 def _find_readers(trace: Trace, name: str) -> Fold | str:
+    # Find the norm in the trace.
     source = trace.norm(name)
     if source is None or not source.uses:
         return 'the example inputs do not reach it'
@@ -146,22 +148,26 @@ def _find_readers(trace: Trace, name: str) -> Fold | str:
 
 def reader_conflict(trace: Trace, reader: str, rows: slice | None, norm: str) -> str | None:
     """Reason why ``reader`` cannot absorb the constants of ``norm``; None: it can."""
+    # The constants would also change the other inputs of the reader.
     for other_rows, value in trace.inputs[reader]:
         if rows is not None and other_rows is not None and other_rows != rows:
             continue
         if value is None or value.alone is None or (value.alone.kind, value.alone.name) != ('norm', norm):
             return f'its reader {reader} also reads something else'
+    # A folded weight must not be used elsewhere.
     loose = trace.loose_use(reader)
     return None if loose is None else f'the weight of its reader {reader} is also read by {loose}'
 
 
 def _find_producer(trace: Trace, name: str) -> Fold | None:
+    # The norm must always read the same linear layer, whose weight nothing else uses.
     values = [value for _, value in trace.inputs.get(name, ())]
     source = values[0].alone if values and values[0] is not None else None
     if source is None or source.kind != 'linear' or trace.loose_use(source.name):
         return None
     if any(value is None or value.alone is not source for value in values):
         return None
+    # Nothing but the norm may read the layer.
     if any((use.kind, use.name) != ('norm', name) or use.padded for use in source.uses):
         return None
     return Fold(producer=source.name)
@@ -203,6 +209,7 @@ def _apply(model: nn.Module, norm: nn.Module, constants: Constants, fold: Fold |
             return f'became {_describe(constants)}: zeros are padded before {names} reads it'
         rest = _like(norm, ChannelAffine(None, shift / constants.scale, channel_dim=constants.channel_dim))
         shift = None
+    # Fold the shift first, because it is multiplied by the original weight.
     for target in targets:
         untie(model, target)
         if shift is not None:

@@ -219,8 +219,10 @@ class FunctionTracer(TorchFunctionMode):
         """Value of ``tensor``, if known; a parameter of the model becomes a source at its first use."""
         if not isinstance(tensor, Tensor):
             return None
+        # The value of a traced tensor is known.
         if id(tensor) in self.values:
             return self.values[id(tensor)][1]
+        # Start to trace a parameter.
         name = self.parameter_names.get(id(tensor))
         if name is None or tensor.dim() == 0:
             return None
@@ -328,10 +330,13 @@ class FunctionTracer(TorchFunctionMode):
 
     def _factor(self, op: _Operation) -> bool:
         """Trace a factor that is equal for all channels of a position: the result is a scaled sum of the sources."""
+        # Only one of the factors may be traced.
         tensor, value = op.known[0]
         if len(op.known) > 1 or value.shadow.dim() > op.output.dim():
             return False
+        # The product has the sources of the traced factor.
         value = dataclasses.replace(value, shadow=value.shadow.broadcast_to(op.output.shape), scaled=True)
+        # The other factor must be the same for all channels.
         axis = value.channel_axis()
         for other in op.given:
             if other is not tensor and (axis is None or (other.dim() >= -axis and other.shape[axis] != 1)):

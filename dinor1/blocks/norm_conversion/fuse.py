@@ -96,12 +96,14 @@ def _not_constant(norm: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _constants(norm: nn.Module) -> Constants:
+    # Divide by the running statistics, in float64.
     if isinstance(norm, L1BatchNorm):
         scale = 1 / (norm.factor * norm.running_mad.double() + norm.eps)
         shift = -norm.running_mean.double() * scale
     else:
         scale = (norm.running_moment().double() + norm.eps).rsqrt()
         shift = None
+    # Include weight and bias.
     if norm.weight is not None:
         scale = scale * norm.weight.double()
         shift = norm.bias.double() + (0 if shift is None else shift * norm.weight.double())

@@ -171,6 +171,7 @@ def split_values(model: nn.Module, example_inputs: Any = None) -> dict[str, str]
 
 def _value_reader(model: nn.Module, readers: dict[str, Any]) -> tuple[str, slice | None] | None:
     """Name of the reader that projects values, and its rows for values."""
+    # A single reader projects queries, keys and values together.
     if len(readers) == 1:
         name = next(iter(readers))
         module = model.get_submodule(name)
@@ -178,6 +179,7 @@ def _value_reader(model: nn.Module, readers: dict[str, Any]) -> tuple[str, slice
             return name, None
         outputs, inputs = linear_map(module).read()[0].shape[:2]
         return (name, slice(2 * inputs, 3 * inputs)) if outputs == 3 * inputs else None
+    # Of several readers, the name tells which one projects values.
     values = [name for name in readers if _VALUE_NAMES.search(name)]
     return (values[0], None) if len(values) == 1 else None
 

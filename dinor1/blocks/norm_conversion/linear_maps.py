@@ -49,9 +49,11 @@ class LinearMap:
 
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
         """Store a changed result of :meth:`read`; sizes may differ, and a bias may be new."""
+        # Store the parameters.
         _set_parameter(self.module, self.weight, weight.movedim(0, self.out_axis))
         if bias is not None:
             _set_parameter(self.module, self.bias, bias)
+        # Correct the sizes that the module states.
         if self.out_size is not None:
             setattr(self.module, self.out_size, weight.shape[0])
         if self.in_size is not None:
@@ -120,6 +122,7 @@ def linear_map(module: nn.Module, rows: slice | None = None) -> LinearMap | None
     if isinstance(module, nn.Linear):
         return LinearMap(module, out_size='out_features', in_size='in_features')
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1:
+        # Padded zeros are not shifted with the other inputs.
         padded = module.padding_mode == 'zeros' and module.padding != 'valid'
         padded = padded and (module.padding == 'same' or any(module.padding))
         axis = -1 - len(module.kernel_size)
@@ -136,6 +139,7 @@ def output_map(model: nn.Module, name: str) -> LinearMap | None:
     """Map that writes ``name`` in ``model``: a linear layer, an embedding, a parameter or a buffer."""
     owner, _, leaf = name.rpartition('.')
     parent = model.get_submodule(owner)
+    # A parameter or buffer, such as a position embedding, has its channels last.
     if leaf in parent._parameters or leaf in parent._buffers:
         return LinearMap(parent, leaf, None, out_axis=-1, in_axis=None)
     module = model.get_submodule(name)

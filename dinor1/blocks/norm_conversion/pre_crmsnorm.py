@@ -168,6 +168,7 @@ def _refusal(model: nn.Module, stream: ResidualStream) -> str | None:
 
 def _combinations(groups: dict[type, list[Branch | Exit]]) -> Iterator[dict[type, Mode]]:
     """Combinations of modes, one mode per kind of module around the branches, from the cheapest."""
+    # Find the modes that all members of a group support.
     choices: list[list[Mode]] = []
     for items in groups.values():
         modes: list[Mode] = ['narrow'] if all(item.readers for item in items) else []
@@ -175,6 +176,7 @@ def _combinations(groups: dict[type, list[Branch | Exit]]) -> Iterator[dict[type
         if all(getattr(item, 'module', None) is not None for item in items):
             modes.append('wide')
         choices.append(modes)
+    # Sort the combinations by their costs.
     cost: dict[Mode, int] = {'narrow': 0, 'narrow output': 1, 'wide': 2}
     for combination in sorted(product(*choices), key=lambda modes: sum(cost[mode] for mode in modes)):
         yield dict(zip(groups, combination, strict=True))

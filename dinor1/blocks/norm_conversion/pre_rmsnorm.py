@@ -94,6 +94,7 @@ def describe(
     model: nn.Module, streams: Sequence[ResidualStream] | None, example_inputs: Any, needs_calls: bool
 ) -> tuple[list[ResidualStream], dict[str, str], list[Call]]:
     """Streams by name, the reason for every LayerNorm outside of them, and calls for the check."""
+    # Find the streams by tracing the model.
     if streams is None:
         calls = example_calls(model, example_inputs)
         probe = portable_copy(model)
@@ -101,6 +102,7 @@ def describe(
         streams, reasons = find_streams(probe, result)
         _warn_of_unseen(model, streams, result)
         return streams, reasons, calls
+    # Given streams need only names, and the calls only for the check.
     streams = named_streams(model, streams)
     calls = example_calls(model, example_inputs) if needs_calls else []
     return streams, {}, calls
@@ -180,6 +182,7 @@ def _centre(model: nn.Module, target: LinearMap, trainable: bool) -> None:
         untie(model, target)
         target.centre_outputs()
         return
+    # Training would move the mean, so the parameters are centred whenever they are read.
     parametrize.register_parametrization(target.module, target.weight, CentredParameter(target.out_axis))
     if target.bias is not None and getattr(target.module, target.bias) is not None:
         parametrize.register_parametrization(target.module, target.bias, CentredParameter(0))
@@ -225,6 +228,7 @@ def fold_norm_affine(model: nn.Module, norm: nn.LayerNorm, readers: Sequence[str
     for reader in readers:
         target = linear_map(model.get_submodule(reader))
         untie(model, target)
+        # Fold the bias first, because it is multiplied by the original weight.
         if norm.bias is not None:
             target.shift_inputs(norm.bias.detach())
         if norm.weight is not None:

@@ -133,8 +133,10 @@ class LayerNormRemovalHook(Hook):
         schedule = []
         begin = self.start if isinstance(self.start, int) else 0
         for i, (stage, names) in enumerate(stages.items()):
+            # A stage begins at its given step, or when the previous stage ends.
             if not isinstance(self.start, int):
                 begin = self.start[i]
+            # Switch the norms of a stage one after the other, except those of the first stage.
             together = stage == 'first'
             schedule += [(begin + (0 if together else k * self.gap[i]), stage, name) for k, name in enumerate(names)]
             begin += self.gap[i] * (1 if together else len(names))

@@ -118,9 +118,11 @@ def collect_ln_std(
 
     def measure(name: str) -> Callable:
         def hook(norm: nn.Module, args: tuple) -> None:
+            # Compute the deviation of every position, perhaps without the first.
             x = args[0].to(compute_dtype(args[0]))
             x = x[..., 1:, :] if skip_first else x
             sigma = (x.var(-1, correction=0) + norm.eps).sqrt()
+            # Add to the sum and number over all batches.
             total, count = sums.get(name, (0, 0))
             sums[name] = (total + sigma.sum(dtype=torch.float64), count + sigma.numel())
 
@@ -243,10 +245,12 @@ def _set_constants(model: nn.Module, stats: Mapping[str, float | Tensor]) -> Non
     """Switch the norms in ``stats`` to their S; switched norms need no second output for values."""
     for name, value in stats.items():
         norm = model.get_submodule(name)
+        # A plain LayerNorm must become one that can be switched.
         if isinstance(norm, nn.LayerNorm):
             replacement = FixedStdLayerNorm.from_layer_norm(norm)
             replace_module(model, norm, replacement)
             norm = replacement
+        # Switch the norm to S.
         norm.std.fill_(float(value))
         norm.fix()
     drop_finished_splits(model)

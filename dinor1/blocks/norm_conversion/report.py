@@ -74,6 +74,7 @@ class ConversionReport:
         it is a ``UserWarning`` with the first reason.
         """
         model.norm_report = self
+        # Warn if all requested norms were kept; log a summary otherwise.
         refused = [record for record in self.records if record.status == 'kept' and record.asked]
         if refused and not self.names('converted'):
             first = refused[0]

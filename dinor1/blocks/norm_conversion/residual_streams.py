@@ -83,6 +83,7 @@ def named_streams(model: nn.Module, streams: Iterable[ResidualStream]) -> list[R
         ValueError: an item is not part of ``model``, a norm is not a LayerNorm over exactly the stream's width, or a
             writer is not a linear map, embedding or parameter.
     """
+    # Find the names of all parameters and modules.
     names = {id(item): name for name, item in [*model.named_parameters(), *model.named_modules()]}
 
     def name_of(item: Any) -> str | None:
@@ -107,10 +108,12 @@ def named_streams(model: nn.Module, streams: Iterable[ResidualStream]) -> list[R
 
 
 def _check(model: nn.Module, stream: ResidualStream) -> None:
+    # The norms must have the width of the stream.
     for name in stream.norms():
         norm = model.get_submodule(name)
         if not is_layer_norm(norm) or tuple(norm.normalized_shape) != (stream.width,):
             raise ValueError(f'ResidualStream: {name} is not a LayerNorm over exactly {stream.width} channels: {norm}')
+    # The writers must have outputs that can be centred.
     for name in stream.writers():
         if _layer_norm(model, name) is None and output_map(model, name) is None:
             raise ValueError(f'ResidualStream: {name} is not a plain linear layer, embedding, parameter or LayerNorm')
@@ -145,6 +148,7 @@ class _StreamFinder:
         self.model, self.trace = model, trace
         self.reasons: dict[str, str] = {}
         self.inputs: dict[str, list[Source]] = {}
+        # Find the inputs of every LayerNorm, or the reason why it cannot be converted.
         for name, norm in model.named_modules():
             if isinstance(norm, nn.LayerNorm):
                 self._judge(name, norm)

@@ -28,12 +28,14 @@ class PythonTopics(Dataset):
     """
 
     def __init__(self, split: str = 'train', block_size: int = 64, num_samples: int = 4096, seed: int = 0) -> None:
+        # Check the arguments.
         if split not in ('train', 'test'):
             raise InputError(f'PythonTopics: split must be train or test, got {split!r}')
         if block_size < 2 or num_samples < 1:
             raise InputError(
                 f'PythonTopics: expected block_size >= 2 and num_samples >= 1, got {block_size} and {num_samples}'
             )
+        # Train on the first 90 % of the text, and test on the rest.
         text = '\n'.join(topics[name] for name in sorted(topics)).encode()
         cut = len(text) * 9 // 10
         self._bytes = np.frombuffer(text[:cut] if split == 'train' else text[cut:], np.uint8)

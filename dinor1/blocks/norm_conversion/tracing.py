@@ -77,6 +77,7 @@ class ModuleTracer(FunctionTracer):
         left = self.get(next(tensors_in(output), None))
         if left is None or entered.alone is None or left.alone is None or left.channel_axis() != -1:
             return
+        # A branch reads one norm, and one linear layer writes its output.
         if entered.alone.kind == 'norm' and left.alone.kind in ('linear', 'scaled'):
             self.result.branches[entered.alone.name, left.alone.name] = name
 

@@ -222,4 +222,5 @@ def _num_groups(name: str, num_features: int, groups: int, group_size: int | Non
         return num_features // group_size
     if groups < 1:
         raise ValueError(f'{name}: groups must be at least 1, got {groups}')
+    # Reduce the number of groups until it divides the channels.
     return next(number for number in range(min(groups, num_features), 0, -1) if num_features % number == 0)

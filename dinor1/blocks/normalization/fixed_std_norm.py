@@ -62,6 +62,7 @@ class FixedStdLayerNorm(StatisticsModule):
         self.per_position = per_position
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine and bias else None
+        # Divisor and switches are buffers, so that checkpoints contain them; values have a switch of their own.
         self.register_buffer('std', torch.zeros(() if per_position is None else per_position))
         self.register_buffer('is_fixed', torch.tensor(False))
         self.register_buffer('v_is_fixed', torch.tensor(False))
@@ -77,9 +78,11 @@ class FixedStdLayerNorm(StatisticsModule):
         """
         if len(norm.normalized_shape) != 1:
             raise ValueError(f'FixedStdLayerNorm works on one axis, got LayerNorm over {tuple(norm.normalized_shape)}')
+        # Make the layer on the device of the norm.
         layer = cls(norm.normalized_shape[0], norm.eps, momentum, per_position, affine=False)
         if norm.weight is not None:
             layer.to(norm.weight.device, compute_dtype(norm.weight))
+        # Share the parameters.
         layer.weight, layer.bias = norm.weight, norm.bias
         return layer.train(norm.training)
 
@@ -97,14 +100,17 @@ class FixedStdLayerNorm(StatisticsModule):
         """
         check_channels(self, x, -1)
         with full_precision(x.device):
+            # Compute the deviation of each position, in float32 at least.
             full = x.to(compute_dtype(x))
             centred = full - full.mean(-1, keepdim=True)
             sigma = (centred.square().mean(-1, keepdim=True) + self.eps).sqrt()
             constant = self._divisor(x, first_std_mask).to(sigma.dtype)
             # Choose on the device: the switches are buffers, and reading them would stall a GPU at every norm.
             y = centred / torch.where(self.v_is_fixed if values else self.is_fixed, constant, sigma)
+            # Track the deviation, once per training step.
             if self.training and not values and not is_recomputing():
                 self._track(sigma.detach().squeeze(-1))
+            # Apply weight and bias.
             if self.weight is not None:
                 y = y * self.weight.to(y.dtype)
             if self.bias is not None:

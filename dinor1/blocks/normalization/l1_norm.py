@@ -171,9 +171,11 @@ class L1BatchNorm(_L1Norm):
         check_channels(self, x, self.channel_dim, min_dim=2)
         keep = None if pad_mask is None else position_mask(self, x, pad_mask)
         with full_precision(x.device):
+            # Read input and running statistics in float32 at least.
             full = self._read(x, keep)
             mean = self._per_channel(self.running_mean.to(full.dtype), full)
             deviation = self._per_channel(self.running_mad.to(full.dtype), full)
+            # In evaluation, or without any position, normalise by the running statistics.
             if not self.training or x.numel() == 0:
                 y = self._normalise(self._centre(full, mean), deviation, keep)
             else:

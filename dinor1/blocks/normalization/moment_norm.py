@@ -133,6 +133,7 @@ class MomentNorm(StatisticsModule):
         keep = None if pad_mask is None else position_mask(self, x, pad_mask)
         with full_precision(x.device):
             full = self._prepare(x.to(compute_dtype(x)))
+            # In training, measure the batch first; without positions there is nothing to measure.
             call = self._begin(full.detach(), keep) if self.training else None
             if call is None:
                 y = self._infer(full)
@@ -265,9 +266,11 @@ class _MomentNormFunction(torch.autograd.Function):
         layer: MomentNorm,
         call: Call,
     ) -> Tensor:
+        # Divide by the root of the moment.
         z = x * layer._per_channel(layer.inverse_root(call, call.forward_moment), x)
         ctx.save_for_backward(z, weight, keep)
         ctx.layer, ctx.call = layer, call
+        # Apply weight and bias.
         if weight is None:
             return z
         weight, bias = weight.to(z.dtype), bias.to(z.dtype)

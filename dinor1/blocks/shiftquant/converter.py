@@ -62,10 +62,12 @@ class IntegerTraining(ModelConverter):
         stats_interval: int = 0,
         **options: Any,
     ) -> None:
+        # Reject unknown settings, and propose a similar name.
         known = {*_ARGUMENTS, *(field.name for field in dataclasses.fields(IntegerRecipe))}
         for name in options.keys() - known:
             close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
             raise InputError(f'IntegerTraining: unknown setting {name!r}; did you mean {close!r}?')
+        # Check and store the settings.
         check_intervals(start_iter, stats_interval)
         self.recipe = IntegerRecipe(bits, **options)
         self.skip, self.norm, self.seed = skip, norm, seed

@@ -81,9 +81,11 @@ def _plain_strides(x: Tensor) -> Tensor:
 def _cuda_int_mm(a: Tensor, b: Tensor) -> Tensor:
     """Multiply padded operands, the first row-major and the second column-major, which is the fast layout."""
     (rows, inner), columns = a.shape, b.shape[1]
+    # The kernel needs a minimum of rows, and multiples of a number for the other sides.
     inner_padding = -inner % _CUDA_SIDES
     row_padding = max(0, _CUDA_ROWS - rows)
     column_padding = -columns % _CUDA_SIDES
+    # Pad with zeros, multiply, and cut the padding off.
     a = torch.nn.functional.pad(a, (0, inner_padding, 0, row_padding)).contiguous()
     b = torch.nn.functional.pad(b.t(), (0, inner_padding, 0, column_padding)).contiguous().t()
     return torch._int_mm(a, b)[:rows, :columns]

@@ -65,6 +65,7 @@ class IntegerProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Quantize the gradient (once for both products by default) and multiply."""
+        # Restore the operands of the forward pass.
         values, scale, rows, row_scale = ctx.saved_tensors
         activation, kernel = Operand(values, scale, ctx.tops[0]), Operand(rows, row_scale, ctx.tops[1])
         recipe, geometry = ctx.recipe, ctx.geometry

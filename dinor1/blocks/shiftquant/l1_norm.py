@@ -62,6 +62,7 @@ class _L1Norm(nn.Module):
         """Normalise ``x`` with channels last; returns the result, the mean and the deviation."""
         if self.enabled:
             return L1Normalise.apply(x, self.weight, self.bias, axes, self.kappa, self.eps, self.recipe, self.noise)
+        # Without quantization, normalise in float32 at least.
         full = x.to(compute_dtype(x))
         mean = full.mean(axes, keepdim=True)
         centred = full - mean
@@ -143,8 +144,10 @@ class _L1BatchNorm(_L1Norm):
                 f'{" or ".join(map(str, self._dims))} axes, got {tuple(x.shape)}'
             )
         rows = x.movedim(1, -1)
+        # In training, normalise by the batch.
         if self.training and x.numel():
             y, mean, sigma = self._normalise(rows, tuple(range(x.dim() - 1)))
+            # A forward pass that is repeated must not update the statistics twice.
             if not is_recomputing():
                 self.running_mean.lerp_(mean.flatten().to(self.running_mean.dtype), self.momentum)
                 self.running_sigma.lerp_(sigma.flatten().to(self.running_sigma.dtype), self.momentum)

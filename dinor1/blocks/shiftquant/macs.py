@@ -30,6 +30,7 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        # Add the operation; torch's registry counts two operations per multiply-accumulate.
         packet = func._overloadpacket
         if packet is torch.ops.aten.grid_sampler_2d:
             self.macs += 4 * out.numel()
@@ -100,6 +101,7 @@ class MacMeter:
         def leave(layer: IntegerLayer, args: tuple, output: Tensor) -> None:
             if not layer.enabled:
                 return
+            # The shapes of the layer replace what the counter saw inside it.
             self._inside += self._counter.macs - self._before
             macs = output.numel() * layer.weight[0].numel()
             self._integer[name] = self._integer.get(name, 0) + macs

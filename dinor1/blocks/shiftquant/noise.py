@@ -23,8 +23,10 @@ class NoiseSource:
 
     def next_generator(self, device: torch.device) -> torch.Generator:
         """Make a generator on ``device`` for one quantization."""
+        # The seed of the run is the default.
         if self.seed is None:
             self.seed = torch.initial_seed()
+        # Hash seed, rank, position and name, so that all quantizations have different noise.
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         words = f'{self.seed}/{rank}/{self.position}/{self.name}'
         self.position += 1

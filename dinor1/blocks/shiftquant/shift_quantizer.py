@@ -99,6 +99,7 @@ class ShiftQuantizer:
         """Quantize and dequantize ``x``; float32 or better."""
         if self.groups != 'channel':
             return self(x, generator).dequantize()
+        # With a step for each channel, there are no groups.
         x, dim = self._checked(x)
         if x.numel() == 0:
             return x
@@ -110,6 +111,7 @@ class ShiftQuantizer:
         rows = _rows_per_block(x) if inverse.dim() == 0 or inverse.shape[0] == 1 else len(x)
         if rows >= len(x):
             return self._round(x * inverse, generator).to(torch.int8)
+        # Round block by block, which limits the memory.
         codes = torch.empty_like(x, dtype=torch.int8)
         for block, target in zip(x.split(rows), codes.split(rows), strict=True):
             target.copy_(self._round(block * inverse, generator))

@@ -52,10 +52,13 @@ class IntegerTrainingHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the noise of the iteration, and switch measurements on or off."""
+        # Switch integer training on when it begins.
         model = unwrapped(runner.model)
         set_enabled(model, runner.iter >= self.start_iter)
+        # The noise depends on the iteration alone, so that a resumed run has the same.
         for source in noise_sources(model).values():
             source.position = runner.iter * _DRAWS_PER_ITERATION
+        # Measure gradients at intervals.
         watched = self.stats_interval > 0 and self.every_n_train_iters(runner, self.stats_interval)
         for layer in _integer_layers(model):
             layer.stats = GradientStats() if watched else None
@@ -66,8 +69,10 @@ class IntegerTrainingHook(Hook):
     ) -> None:
         """Log the measurements of the iteration."""
         self._drop_handles()
+        # Collect the measurements of all layers.
         stats = [layer.stats for layer in _integer_layers(unwrapped(runner.model)) if layer.stats is not None]
         shares = [s.group_shares() for s in stats if s.group_shares()]
+        # Log the mean share of zeros and of each group.
         if shares:
             zeros = sum(s.zero_share() for s in stats) / len(stats)
             runner.message_hub.update_scalar('train/grad_zeros', zeros)

@@ -42,10 +42,12 @@ def gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def screen(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A plain light or dark surface with up to two panels, (H, W, 3) float32, BGR in [0, 255]."""
+    # Draw the surface.
     dark = rng.random() < 0.4
     base = rng.uniform(20, 70) if dark else rng.uniform(215, 252)
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:] = np.clip(base + rng.uniform(-10, 10, size=3), 0, 255)
+    # Draw the panels at its sides.
     for _ in range(rng.integers(0, 3)):
         shade = np.clip(base + rng.uniform(-35, 35, size=3), 0, 255)
         edge = int(rng.integers(20, max(21, min(height, width) // 2)))
@@ -66,11 +68,14 @@ def text_line(rng: np.random.Generator, canvas: np.ndarray, x: int, y: int, leng
         length: Length of the line, in pixels.
         thickness: Height of the letters, in pixels.
     """
+    # Leave out a line that does not fit.
     height, width = canvas.shape[:2]
     if not (0 <= y < height - thickness) or x >= width - 4:
         return
+    # Choose a shade that contrasts with the background.
     below = canvas[y, min(max(x, 0), width - 1)]
     shade = 60.0 if below.mean() > 128 else 190.0
+    # Draw the words.
     end = min(x + length, width - 2)
     while x < end:
         word = int(rng.integers(4, 16))

@@ -92,6 +92,7 @@ def build_library(
         InputError: a drawing is not valid, or there are too few concepts.
     """
     sizes, versions = sizes or SplitSizes(), dict(versions or {})
+    # Separate concepts with enough drawings from those that can only be clutter.
     groups = group_by_concept(drawings, brands)
     candidates, few = {}, {}
     for concept, members in groups.items():
@@ -100,6 +101,7 @@ def build_library(
             candidates[concept] = members
         elif count:
             few[concept] = [drawing for drawing in members if drawing.pack != STYLE_PACK]
+    # Choose clutter that shares no head word with a concept.
     heads = {head for concept in candidates for head in head_words(concept)}
     clutter_names = sorted((name for name in few if not heads & head_words(name)), key=shuffled)
     clutter_names = clutter_names[: _CLUTTER_CANDIDATES * sizes.clutter]
@@ -116,6 +118,7 @@ def build_library(
     for index, (concept, drawing) in enumerate(used):
         if visible[index]:
             (style if drawing.pack == STYLE_PACK else members)[concept].append(index)
+    # Keep the concepts that still have enough drawings, and assign them to splits.
     concepts = {name: members[name] for name in candidates if len(members[name]) >= MIN_DRAWINGS}
     clutter = {name: members[name] for name in clutter_names if members[name]}
 

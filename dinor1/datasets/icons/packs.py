@@ -134,6 +134,7 @@ def _files(pack: Pack) -> Iterator[tuple[PurePosixPath, str]]:
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     if not folders:
         raise InputError(f'{pack.distribution}: is not installed, and the icon world needs it; {INSTALL_HINT}')
+    # Read the SVG files of an archive or a folder.
     source = Path(folders[0], pack.location)
     try:
         if source.suffix == '.zip':

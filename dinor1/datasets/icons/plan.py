@@ -41,8 +41,10 @@ def plan_split(seed: int, split: str, size: int, concepts: Sequence[str]) -> Ite
     rng = generator(seed, split)
     groups = _by_frequency(rng, concepts) if split == 'train' else _equally(rng, concepts)
     for _ in range(size):
+        # Draw the number of objects; small numbers are more frequent.
         count = MIN_OBJECTS + int((MAX_OBJECTS - MIN_OBJECTS + 1) * rng.random() ** _SKEW)
         names: list[str] = []
+        # Fill the image with groups of one concept.
         while len(names) < count:
             concept, repeats = next(groups)
             names += [concept] * repeats

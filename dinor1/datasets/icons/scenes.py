@@ -101,6 +101,7 @@ def compose(
     if layout == 'free':
         level = int(rng.integers(0, 8))
         canvas += rng.integers(-level, level, size=canvas.shape, dtype=np.int8, endpoint=True)
+    # 4. Convert the pixels, and sort the objects in the order of the arguments.
     pixels = np.clip(canvas, 0, 255).astype(np.uint8)
     rank = np.argsort(found, kind='stable') if found else np.zeros(0, int)
     return Scene(
@@ -196,6 +197,7 @@ def _find_position(
             if (visible < (1 - MAX_OCCLUSION) * np.array(sizes)).any():
                 top[:] = before
                 continue
+        # Place the item.
         sizes.append(inside)
         top[box] = len(sizes)
         return _Placed(request, sprite, x, y, margin)

@@ -79,11 +79,13 @@ def _put(sheet: np.ndarray, library: IconLibrary, index: int, x: int, y: int) ->
     """Blend a drawing, black if it has no colours, into the sheet at column ``x`` and row ``y``."""
     side = _CELL - 4
     rendered = library.rendered
+    # Scale opacity and colours to the cell.
     share = cv2.resize(rendered.opacity[index], (side, side), interpolation=cv2.INTER_AREA)[..., None] / 255
     colours = np.zeros((side, side, 3), np.float32)
     if rendered.colour_index[index] >= 0:
         colours[:] = cv2.resize(
             rendered.colours[rendered.colour_index[index]], (side, side), interpolation=cv2.INTER_AREA
         )
+    # Blend them into the sheet.
     region = sheet[y : y + side, x : x + side]
     region[:] = np.rint(region * (1 - share) + colours * share).astype(np.uint8)

@@ -143,12 +143,14 @@ def split_concepts(
         ):
             known.append(concept)
             per_word[word] += 1
+    # Check that there are enough concepts.
     for group, wanted, found in (
         ('novel', sizes.val_novel + sizes.test_novel, len(chosen)),
         ('training', sizes.train, len(known)),
     ):
         if found < wanted:
             raise InputError(f'the drawings give {found} {group} concepts, but {wanted} are requested; request fewer')
+    # The order determines the frequencies in the training set.
     known.sort(key=lambda name: shuffled(name, 'frequency'))
 
     # 3. Choose the clutter, which has no neighbour among the annotated concepts.
@@ -230,8 +232,10 @@ def leakage(splits: ConceptSplits, silhouettes: np.ndarray) -> dict[str, float]:
             return 0.0
         return float(pairwise_iou(silhouettes[list(first)], silhouettes[list(second)]).max())
 
+    # Collect the drawings of each group.
     val, test = (indices(f'support_{name}', name) for name in ('val_novel', 'test_novel'))
     train, clutter = indices('train'), indices('clutter_train', 'clutter_test')
+    # Pair drawings of the same concept.
     within = [
         (splits.drawings[f'support_{name}'][concept], splits.drawings[name][concept])
         for name in ('val_novel', 'test_novel')

@@ -123,6 +123,7 @@ def generate(
         'arguments': {'preset': preset, 'seed': seed, 'sizes': sizes},
         'packages': versions,
     }
+    # Keep a data set that is complete.
     if _holds(root, manifest, force):
         return False
     check_folder(root)
@@ -191,12 +192,14 @@ def _holds(root: Path, manifest: Mapping[str, Any], force: bool) -> bool:
     found = read_manifest(root / MANIFEST_NAME, _GENERATOR_NAME, 'an icon world')
     if found is None or force:
         return False
+    # Only force replaces a data set with other arguments.
     for key in ('version', 'arguments', 'packages'):
         if found.get(key) != manifest[key]:
             raise InputError(
                 f'{root}: holds an icon world with another {key.removesuffix("s")} '
                 f'({_difference(found, manifest, key)}); use --force to replace it or choose another folder'
             )
+    # Check that no file is missing.
     check_complete(root, manifest['arguments']['sizes'], '.jpg')
     return True
 

@@ -85,12 +85,14 @@ class LossGradientHook(Hook):
         Raises:
             InputError: the model is sharded, or is not a detector that GRQO can train.
         """
+        # Check the model.
         if isinstance(runner.model, FullyShardedDataParallel):
             raise InputError('LossGradientHook: a sharded model has no gradient of a single term; remove the hook')
         if not hasattr(unwrapped(runner.model), 'loss_and_output'):
             raise InputError(
                 f'LossGradientHook: {type(runner.model).__name__} cannot be trained with GRQO; remove the hook'
             )
+        # After a resume, keep the records of the iterations before it.
         path = Path(runner.work_dir) / _FILE
         if runner.iter and path.is_file():
             self.records = [record for record in read_json(path) if record['iter'] < runner.iter]
@@ -99,8 +101,10 @@ class LossGradientHook(Hook):
         """Measure, every ``interval`` iterations."""
         if runner.iter % self.interval:
             return
+        # Measure in the precision of the training.
         with runner.optim_wrapper.optim_context(runner.model):
             measured = measure_terms(unwrapped(runner.model), data_batch)
+        # Record and log the results.
         self.records.append(dict(iter=runner.iter, **measured))
         for term, value in measured['norm'].items():
             runner.message_hub.update_scalar(f'train/gradient/{term}', value)
@@ -118,6 +122,7 @@ def measure_terms(model: Any, data_batch: dict) -> dict[str, Any]:
     Returns:
         ``norm``, ``cosine`` and ``queries``, each by term; ``alpha`` of the advantage; ``figures``, GRQO's statistics.
     """
+    # Where GRQO is not active, measure its terms with default settings.
     head = model.bbox_head
     own = head.loss_grqo
     active = head.active_grqo

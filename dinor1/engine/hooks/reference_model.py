@@ -69,6 +69,7 @@ class ReferenceModelHook(Hook):
         dtype: str | None = None,
         reference_draw: str = 'shared',
     ) -> None:
+        # Check the arguments.
         if mode not in ('eval', 'train'):
             raise InputError(f"ReferenceModelHook: mode must be 'eval' or 'train', got {mode!r}")
         if dtype not in _DTYPES:
@@ -83,6 +84,7 @@ class ReferenceModelHook(Hook):
             )
         self.warmup, self.refresh, self.by_epoch, self.mode = warmup, refresh, by_epoch, mode
         self.dtype, self.own_draw = _DTYPES[dtype], reference_draw == 'own'
+        # The reference, and what a checkpoint restores.
         self.reference: ReferenceModel | None = None
         self._began = False
         self.refreshed_at: int | None = None
@@ -200,9 +202,11 @@ class ReferenceModelHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the reference to a file beside the checkpoint if a resumed run would need it."""
+        # A resumed run makes a new reference if one is due.
         resumes_at = checkpoint['meta']['epoch' if self.by_epoch else 'iter']
         if self.reference is None or self._due(resumes_at):
             return
+        # Record which reference belongs to the checkpoint, and write it.
         digest = fingerprint(self.reference.model, whole=True)
         checkpoint[_KEY] = dict(refreshed_at=self.refreshed_at, fingerprint=digest, file=_FILE)
         if is_main_process():
