@@ -78,6 +78,7 @@ class RecognitionMetric(BaseMetric, PromptedMetric):
         if not count:
             return dict(accuracy=-1.0, chance=-1.0, boxes=0.0)
         accuracy = sum(float(right.sum()) for right, _ in results) / count
+        # By chance, a box is recognised with probability 1 / offered.
         chance = sum(len(right) / offered for right, offered in results if len(right)) / count
         print_log(f'recognition of {count} boxes: {100 * accuracy:.2f}, by chance {100 * chance:.2f}', logger='current')
         return dict(accuracy=accuracy, chance=chance, boxes=float(count))

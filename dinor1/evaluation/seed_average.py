@@ -24,6 +24,7 @@ def mean_and_std(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], di
     mean, std = {}, {}
     for name in runs[0]:
         values = np.array([run[name] for run in runs], dtype=np.float64)
+        # A metric is -1 where it is undefined.
         undefined = bool((values == -1).any())
         mean[name] = -1.0 if undefined else float(values.mean())
         std[name] = 0.0 if undefined or len(values) == 1 else float(values.std(ddof=1))

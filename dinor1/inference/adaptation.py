@@ -171,6 +171,7 @@ def _check_tunable(inferencer: 'DINOR1Inferencer') -> set[str]:
         raise InputError('adapt: the config has no model.train_cfg, which the losses need; give a config with it')
     if prompts is None:
         return set()
+    # Prompts that differ from the bank include text.
     if bank is None or not torch.equal(bank.embeddings, prompts.embeddings.cpu()):
         raise InputError('adapt: tunes visual prompts only; set prompts without text first, or reset_prompts')
     return {name for name, is_hidden in zip(prompts.names, prompts.negative.tolist(), strict=True) if is_hidden}

@@ -41,6 +41,7 @@ def class_thresholds(score_thr: Any, prompts: PromptSet) -> Tensor:
     Raises:
         InputError: a threshold is not a number in [0, 1], or a class has none.
     """
+    # Expand the threshold to all classes; a class that is not reported needs none.
     if isinstance(score_thr, Mapping):
         reported = [prompts.names[i] for i in prompts.reported.tolist()]
         if missing := [name for name in reported if name not in score_thr]:
@@ -48,6 +49,7 @@ def class_thresholds(score_thr: Any, prompts: PromptSet) -> Tensor:
         values = [score_thr.get(name, 0.0) for name in prompts.names]
     else:
         values = [score_thr] * max(prompts.num_classes, 1)
+    # Check the numbers.
     for value in values:
         if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
             raise InputError(f'score_thr must be a number in [0, 1], got {value!r}')

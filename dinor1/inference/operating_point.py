@@ -54,9 +54,11 @@ def fit_temperature(scores: ArrayLike, confirmed: ArrayLike) -> float:
     scores, confirmed = _checked(scores, confirmed)
 
     def negative_log_likelihood(log_temperature: float) -> float:
+        # Keep the logarithms finite.
         p = np.clip(with_temperature(scores, np.exp(log_temperature)), 1e-12, 1 - 1e-12)
         return float(-np.where(confirmed, np.log(p), np.log1p(-p)).sum())
 
+    # Search on a logarithmic scale, on which the limits are symmetric around 1.
     bounds = tuple(np.log(_TEMPERATURES))
     found = minimize_scalar(negative_log_likelihood, bounds=bounds, method='bounded', options=dict(xatol=1e-6))
     return float(np.exp(found.x))
@@ -179,10 +181,12 @@ def absence_threshold(
     # Try the middle between all neighbouring scores.
     edges = np.concatenate([[0.0], np.unique(best_scores), [1.0]])
     candidates = (edges[:-1] + edges[1:]) / 2
+    # Choose the threshold with the fewest misses and false alarms.
     above = best_scores[None] > candidates[:, None]
     misses, alarms = 1 - above[:, present].mean(1), above[:, ~present].mean(1)
     best = int(np.argmin(misses + alarms))
     threshold = float(candidates[best])
+    # Count the detections above the threshold on images without the class.
     false_positives = None
     if scores_without is not None:
         counts = [int((np.asarray(scores) > threshold).sum()) for scores in scores_without]
@@ -215,10 +219,12 @@ def exemplar_similarity(embeddings: ArrayLike, labels: ArrayLike) -> ExemplarSim
         Three arrays (n,).
     """
     rows, labels = np.asarray(embeddings, dtype=np.float64), np.asarray(labels)
+    # Sum the embeddings of each class.
     classes = np.unique(labels)
     member = labels[:, None] == classes[None]  # (n, K)
     sums, counts = member.T.astype(float) @ rows, member.sum(0)
     own, other = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    # Compare each exemplar with the means of the classes.
     for i, row in enumerate(rows):
         k = int(np.flatnonzero(member[i])[0])
         if counts[k] > 1:

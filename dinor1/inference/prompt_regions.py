@@ -50,6 +50,7 @@ def as_regions(regions: Any, where: str, normalized: bool = False) -> np.ndarray
         return as_boxes(regions, where, normalized)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         return as_boxes(regions, where, normalized)
+    # Check the numbers.
     if normalized:
         raise InputError(f'{where}: points are pixels x,y; give boxes, or points without --normalized')
     if not np.isfinite(array).all():

@@ -204,6 +204,7 @@ def detect_video(
     Raises:
         InputError: the video cannot be read or written, or a number is out of range.
     """
+    # Check the arguments.
     videos = videos or VideoOptions()
     check_batch_size(batch_size)
     for name, value in zip(('step', 'max_frames'), videos, strict=True):
@@ -224,6 +225,7 @@ def detect_video(
                     result = _detect_batch(inferencer, output, settings, batch, result, writer, is_camera)
                     progress.update(len(batch))
             except KeyboardInterrupt:
+                # An interrupt is the usual end of a webcam.
                 if not is_camera or not result.results:
                     raise
         # Compare the number of decoded frames with the number in the header of the file.

@@ -62,6 +62,7 @@ class PromptBank:
             InputError: the path is not valid UTF-8.
         """
         check_utf8(path)
+        # Describe the bank in the metadata.
         metadata = dict(
             format=f'{_KIND}/{_VERSION}',
             names=json.dumps(self.names),
@@ -70,6 +71,7 @@ class PromptBank:
         )
         if self.adaptations:
             metadata['adaptations'] = json.dumps(self.adaptations)
+        # Write the embeddings as float32.
         tensors = {'embeddings': self.embeddings.detach().to('cpu', torch.float32).contiguous()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)

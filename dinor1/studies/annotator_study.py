@@ -48,11 +48,13 @@ def measure_annotator(
     """
     images = AnnotatedImages.read(root, splits, count)
 
+    # Simulate the annotator; boxes that were drawn by hand prompt the detector.
     def detect(by_hand: Sequence[int], others: Sequence[int]) -> list:
         images.set_prompts(inferencer, by_hand)
         return images.detect(inferencer, others, MIN_SCORE)
 
     result = simulate(images.objects, images.names, detect, num_drawn, seed)
+    # Evaluate the labels of each way to annotate.
     metrics = {}
     for way in WAYS:
         quality = label_quality(result.labels[way], images.content, images.image_ids, images.category_ids)

@@ -79,12 +79,14 @@ def _measure_set(
     dataset, first = loop.protocol.dataset, loop.protocol.seed
 
     def test(protocol: PromptProtocol, recorder: QueryRecorder | None = None) -> dict[str, float]:
+        # Evaluate, and check that AP is reported.
         tested = loop.evaluate(protocol, recorder)
         metrics, description = tested['metrics'], tested['prompts']
         if missing := set(_AP.values()) - set(metrics):
             raise InputError(
                 f'{name}: the test evaluator reports no {", ".join(sorted(missing))}; use CocoPromptMetric'
             )
+        # Record the metrics with the settings of the protocol.
         known = ('protocol', 'seed', 'num_exemplars')
         settings = dict(set=name) | {key: description[key] for key in known if key in description}
         result['runs'].append(settings | dict(metrics=metrics))

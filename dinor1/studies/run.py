@@ -125,9 +125,11 @@ def remaining(runs: Sequence[Run], known: Sequence[dict[str, Any]]) -> float:
     """
     if not known:
         return 0.0
+    # Group the durations by config.
     seconds: dict[str, list[float]] = {}
     for record in known:
         seconds.setdefault(record['config'], []).append(record['seconds'])
+    # A config without a finished run gets the mean of all.
     everything = [value for values in seconds.values() for value in values]
     return sum(statistics.fmean(seconds.get(run.config, everything)) for run in runs)
 

@@ -120,10 +120,12 @@ def _find_study(path: Path) -> Path:
     """
     if path.is_file():
         return path
+    # Otherwise look for the name among the studies of dinor1.
     folder = CONFIGS / 'studies'
     named = folder / f'{path.name.removesuffix(".py")}.py'
     if named.is_file():
         return named
+    # Propose a similar name.
     names = sorted(file.stem for file in folder.glob('*.py'))
     close = difflib.get_close_matches(path.stem, names, n=1)
     hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(names)}'

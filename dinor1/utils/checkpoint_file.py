@@ -35,10 +35,12 @@ def load_file(file: Any, map_location: Any = None, weights_only: bool | None = N
         UnpicklingError: the file is damaged.
     """
     name = str(file) if isinstance(file, str | os.PathLike) else 'checkpoint'
+    # Check a file on the disk, and read safetensors.
     if isinstance(file, str | os.PathLike):
         _check_size(Path(file))
         if Path(file).suffix == '.safetensors':
             return as_checkpoint(file, map_location)
+    # Load everything else in torch's safe mode.
     with _one_line(name, lambda: get_unsafe_globals_in_checkpoint(file)):
         return torch.load(file, map_location=map_location, weights_only=True)
 

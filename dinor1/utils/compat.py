@@ -46,6 +46,7 @@ class _Deferred(types.ModuleType):
         if submodule is not None:
             return submodule
 
+        # Import the module when the function is called for the first time.
         def call(*args: Any, **kwargs: Any) -> Any:
             return getattr(importlib.import_module(self.__name__), name)(*args, **kwargs)
 
@@ -94,9 +95,11 @@ def import_transformers_with_language_models() -> None:
     from mmdet.models.language_models import bert
     from mmengine.registry import OPTIMIZERS
 
+    # Delay the import until one of the components is built.
     for component in (bert.BertModel, text_transformers.RandomSamplingNegPos):
         if not hasattr(component.__init__, '__wrapped__'):
             component.__init__ = _after(fill_transformers, component.__init__)
+    # MMEngine registers Adafactor only if it can import transformers, which is delayed.
     if 'Adafactor' not in OPTIMIZERS and _major_release('transformers'):
         OPTIMIZERS.register_module(name='Adafactor', module=_adafactor)
 
@@ -226,6 +229,7 @@ def fill_lvis_numpy_float() -> None:
         return
     import lvis.eval
 
+    # Give lvis a copy of the namespace, so that NumPy itself does not change.
     namespace = types.ModuleType('numpy', 'NumPy with the names that lvis needs.')
     vars(namespace).update(vars(np), float=float)
     lvis.eval.np = namespace
@@ -311,9 +315,11 @@ def let_configs_inherit_from_dinor1() -> None:
 
     if 'dinor1' in MODULE2PACKAGE:
         return
+    # Let MMEngine know the package.
     MODULE2PACKAGE['dinor1'] = 'dinor1'
     original = config._get_external_cfg_path
 
+    # Find our configs in their folder, and leave other packages to MMEngine.
     @functools.wraps(original)
     def get_external_cfg_path(package_path: str, cfg_file: str) -> str:
         ours = Path(package_path).resolve() == CONFIGS.parents[1].resolve()

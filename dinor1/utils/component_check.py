@@ -89,6 +89,7 @@ def arguments(constructor: Any) -> dict[str, Any]:
     for function in _initialisers(constructor):
         hints = _hints(function)
         for parameter in inspect.signature(function).parameters.values():
+            # The base class gets kwargs; variable arguments with another name accept everything.
             if parameter.kind is parameter.VAR_KEYWORD and parameter.name != 'kwargs':
                 found[f'**{parameter.name}'] = Any
             elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -149,6 +150,7 @@ def _initialisers(constructor: Any) -> Iterator[Any]:
         initialiser = vars(base).get('__init__')
         if initialiser is not None and base is not object:
             yield initialiser
+            # A base class gets arguments only through kwargs.
             passed_on = inspect.signature(initialiser).parameters.get('kwargs')
             if passed_on is None or passed_on.kind is not passed_on.VAR_KEYWORD:
                 return

@@ -21,8 +21,10 @@ def fingerprint(model: nn.Module, whole: bool = False) -> str:
         whole: Whether to digest all weights of the model instead.
     """
     digest = hashlib.blake2b(digest_size=32)
+    # Choose the modules that prompts depend on.
     reads_encoder = getattr(getattr(model, 'prompt_encoder', None), 'source', 'neck') == 'encoder'
     modules = _PROMPT_MODULES + (_ENCODER_MODULES if reads_encoder else ())
+    # Hash their weights.
     for name, tensor in sorted(model.state_dict().items()):
         if whole or name.split('.')[0] in modules:
             digest.update(name.encode())

@@ -217,9 +217,11 @@ def _why_not_decoded(path: str | os.PathLike, content: bytes) -> str:
 
 def is_video(path: str | os.PathLike) -> bool:
     """Whether a file is a video by its suffix, or by its first bytes without the suffix of an image."""
+    # Decide by the suffix.
     suffix = Path(path).suffix.lower()
     if suffix in VIDEO_SUFFIXES or suffix in image_suffixes():
         return suffix in VIDEO_SUFFIXES and os.path.isfile(path)
+    # Otherwise decide by the first bytes.
     try:
         with open(path, 'rb') as file:
             return _has_video_content(file.read(16))

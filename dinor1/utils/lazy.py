@@ -25,8 +25,10 @@ def lazy_exports(
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
+        # Apply the fixes before a module imports MMDetection.
         compat.apply()
         value = getattr(importlib.import_module(homes[name], package), name)
+        # Store the value, so that Python does not call this function for it again.
         setattr(sys.modules[package], name, value)
         return value
 

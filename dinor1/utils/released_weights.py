@@ -87,6 +87,7 @@ def write_weights_file(path: str | PathLike, state_dict: Mapping[str, Tensor], c
         InputError: a weight does not fit into half precision.
     """
     tensors = {}
+    # Convert the weights to half precision.
     for name, tensor in state_dict.items():
         if name.startswith(LANGUAGE_MODEL):
             continue
@@ -94,6 +95,7 @@ def write_weights_file(path: str | PathLike, state_dict: Mapping[str, Tensor], c
         if half.is_floating_point() and not half.isfinite().all():
             raise InputError(f'{name}: has values that half precision cannot represent; train again with weight decay')
         tensors[name] = half.contiguous()
+    # Write them with the name of their config.
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=dict(format=_FORMAT, config=config, **meta))
 

@@ -131,6 +131,7 @@ class VideoReader:
                 yield Frame(index, seconds, image)
             else:
                 self.num_read += 1
+        # A source without any frame is an error.
         if self.num_read == 0:
             reason = 'the camera gives no image; check it' if self._camera is not None else f'has no frame; {_CONVERT}'
             raise InputError(f'{self.source}: {reason}')

@@ -21,6 +21,7 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("a figure needs matplotlib: pip install 'dinor1[demo]'") from None
+    # Give the figure a canvas that draws to files only.
     figure = Figure(figsize=(width, height), layout='constrained')
     FigureCanvasAgg(figure)
     return figure

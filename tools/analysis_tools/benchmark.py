@@ -91,6 +91,7 @@ def check(args: argparse.Namespace) -> None:
     """Check the options before the first measurement."""
     from dinor1.utils.errors import InputError
 
+    # Check which options belong together.
     if args.table:
         if args.configs or args.baselines:
             raise InputError('--table: makes a table of files and measures nothing; leave out configs and --baselines')
@@ -183,12 +184,14 @@ def measurements(record: dict) -> str:
     """Table of one run."""
     rows = []
     for row in record['rows']:
+        # Describe the setting.
         mode = 'compiled' if row['compiled'] else 'eager'
         size = ' x '.join(map(str, record['size']))
         setting = [row['title'], row['kind'], size, str(record['batch']), row['precision'], row['backend'], mode]
         if 'error' in row:
             rows.append([*setting, row['error'], '', '', '', ''])
             continue
+        # Format the measured numbers.
         times = row['milliseconds']
         numbers = [
             f'{times["median"]:.1f} ({times["low"]:.1f} to {times["high"]:.1f})',

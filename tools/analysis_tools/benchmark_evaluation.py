@@ -156,9 +156,11 @@ def prepare(name: str, ann_file: str, columns: dict[str, np.ndarray]) -> Callabl
         def run() -> float:
             truth = LVISGroundTruth.read(ann_file)
             image = np.searchsorted(truth.image_ids, columns['image'])
+            # Rank the detections of each image by score.
             order = np.lexsort((-columns['score'], image))
             rank = np.empty(len(image), dtype=np.int64)
             rank[order] = np.arange(len(image)) - np.searchsorted(image, image)
+            # Evaluate the 300 best detections of each image.
             box = columns['box'].astype(np.float64)
             found = Detections(image, columns['label'], columns['score'], box, rank)
             return evaluate_lvis(truth, found.select(rank < 300)).summary()['AP']
@@ -168,6 +170,7 @@ def prepare(name: str, ann_file: str, columns: dict[str, np.ndarray]) -> Callabl
 
         from dinor1.evaluation.lvis_metric import LVISFixedMetric
 
+        # Split the detections by image, as a detector returns them.
         ids, starts = np.unique(columns['image'], return_index=True)
         corners = columns['box'].copy()
         corners[:, 2:] += corners[:, :2]

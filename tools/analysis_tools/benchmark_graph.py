@@ -61,10 +61,12 @@ def build(args: argparse.Namespace, conv: type | None):
             return self.node(x, self.conv(x, edge_index))
 
     def network(dense: bool):
+        # The same seed gives all networks the same weights.
         torch.manual_seed(0)
         sizes = dict(dim=args.dim, num_layers=args.layers, num_heads=args.heads, out_dim=6)
         return GraphTransformer(num_node_types=7, dense=dense, **sizes).to(args.device)
 
+    # Build the networks, and replace the attention of one.
     networks = {'ours': network(False), 'ours, dense': network(True)}
     if conv is not None:
         networks['TransformerConv'] = network(False)

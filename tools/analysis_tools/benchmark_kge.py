@@ -53,6 +53,7 @@ def rank_one_by_one(score: Callable, queries, known: dict) -> list[int]:
     ranks = []
     for head, relation, tail in queries.tolist():
         scores = score(head, relation)
+        # Leave out all known tails; ties count against the searched one.
         target = scores[tail].clone()
         scores[known[head, relation]] = -float('inf')
         ranks.append(1 + int((scores >= target).sum()))

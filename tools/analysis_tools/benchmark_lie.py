@@ -63,6 +63,7 @@ def escnn_trunk(n_samples: int, width: int):
     import torch
     from escnn import gspaces, nn
 
+    # The image has one channel, and the maps have one for each rotation.
     space = gspaces.rot2dOnR2(N=n_samples)
     image = nn.FieldType(space, [space.trivial_repr])
     maps = nn.FieldType(space, width * [space.regular_repr])

@@ -201,9 +201,11 @@ def table(file: str) -> str:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import read_json
 
+    # Read the result.
     record = read_rows(file)[-1] if file.endswith('.jsonl') else read_json(file)
     if not isinstance(record, dict) or not {'command', 'environment', 'step_ms', 'rows'} <= set(record):
         raise InputError(f'{file}: not a result of this tool; make one with --out')
+    # Describe the machine, the needs of the training and the command.
     where, step = record['environment'], record['step_ms']
     load = '' if where.get('load') is None else f', load {where["load"]} at the end'
     scale = ' x '.join(map(str, record['scale']))

@@ -146,6 +146,7 @@ def peaks(calls: Calls, arm: str, device: str) -> dict[str, float | None]:
         if kind == 'training' and arm == FOLDED:
             found[kind] = None
             continue
+        # The first call allocates what stays in memory.
         call()
         values = [peak_memory(call, device) for _ in range(3)]
         found[kind] = None if None in values else statistics.median(values)

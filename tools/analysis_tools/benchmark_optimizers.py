@@ -84,6 +84,7 @@ def backbone_shapes(config: str) -> list[torch.Size]:
     cfg = load_config(config)
     if 'backbone' not in cfg.get('model', {}):
         raise InputError(f'{config}: no model.backbone in this config; give a config with a backbone')
+    # Only the shapes are needed: load no weights.
     cfg.model.backbone.pop('init_cfg', None)
     return [p.shape for p in MODELS.build(cfg.model.backbone).parameters() if p.requires_grad]
 
@@ -133,6 +134,7 @@ def report(seconds: dict[str, list[float]], num_elements: int, roof: float) -> d
     for name, times in seconds.items():
         family = made[name][0]
         base = seconds[first.setdefault(family, name)]
+        # Reading and writing these float32 arrays takes at least this time.
         least = LEAST_ARRAYS[family] * 4 * num_elements / roof
         table[name] = dict(
             milliseconds=1e3 * statistics.median(times),

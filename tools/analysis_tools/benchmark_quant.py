@@ -137,6 +137,7 @@ def step_arms(shape: tuple[int, ...], bits: int, device: str) -> dict[str, Calla
 
         return call
 
+    # Make the integer layers from the float32 layer.
     options = dict(bits=(bits,) * 3, seed=0)
     return {
         'float32': step(plain),

@@ -141,9 +141,11 @@ def state(study, records) -> str:
     """Number of finished runs per arm, and the machines of the runs."""
     from dinor1.utils.markdown import table
 
+    # Count the planned and the finished runs.
     planned = {arm: [run.seed for run in study.runs if run.arm == arm] for arm in records}
     rows = [[arm, str(len(planned[arm])), str(len(own))] for arm, own in records.items()]
     done = sum(map(len, records.values()))
+    # Name the machines.
     machines = sorted({_machine(record) for own in records.values() for record in own})
     lines = [f'{done} of {len(study.runs)} runs are finished.', table(['arm', 'seeds planned', 'finished'], rows)]
     return '\n\n'.join(lines + [f'Made on: {machine}.' for machine in machines])
@@ -369,6 +371,7 @@ def real_data(records) -> str:
     if not any(records.values()):
         return NOTHING
     tables = [means(records, metrics)]
+    # Compare the arms on each data set.
     for data in dict.fromkeys(arm.split(', ')[1] for arm in records):
         arms = _comparable({arm: own for arm, own in records.items() if arm.endswith(data)}, f'{SFT}, {data}')
         if arms:

@@ -43,6 +43,7 @@ def main() -> None:
     from dinor1.studies.study import insert
     from dinor1.utils.errors import InputError
 
+    # Check the options.
     if min([args.seeds, args.test_images, *args.annotated]) < 1:
         raise InputError('--seeds, --annotated and --test-images must be at least 1')
     # Measure the missing draws. The first draw of all sets precedes the second, so that early results cover all sets.

@@ -24,9 +24,11 @@ def report(folders: list[str]) -> str:
     Raises:
         InputError: a folder has no result or a broken one, or two folders have the same run.
     """
+    # Read the results, and order the sets as in their layouts.
     results = [result for folder in folders for result in read_results(folder)]
     order = [name for layout in LAYOUTS for name in load_sets(layout)]
     parts = [tables(summarize(results, order)), '\n'.join(_notes(results, order))]
+    # Add the commands, each once.
     commands = dict.fromkeys(result['suite_command'] for result in results if result.get('suite_command'))
     if commands:
         parts.append('\n'.join(['```bash', *commands, '```']))

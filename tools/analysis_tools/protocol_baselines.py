@@ -47,6 +47,7 @@ def main() -> None:
     from dinor1.studies.study import insert
     from dinor1.utils.errors import InputError
 
+    # Check the options.
     if args.seeds < 1:
         raise InputError(f'--seeds must be at least 1, got {args.seeds}')
     # Measure each set and add its rows.

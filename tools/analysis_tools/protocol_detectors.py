@@ -48,6 +48,7 @@ def main() -> None:
     from dinor1.utils.errors import InputError
     from dinor1.utils.io import sha256
 
+    # Check the options.
     if args.seeds < 1:
         raise InputError(f'--seeds must be at least 1, got {args.seeds}')
     # Measure each set, and add its row.

@@ -50,6 +50,7 @@ def find_tool(name: str | None) -> Path:
     """
     from dinor1.utils.errors import InputError
 
+    # Find the tools without importing MMDetection.
     package = Path(importlib.util.find_spec('mmdet').submodule_search_locations[0])
     tools = {path.stem: path for path in sorted((package / '.mim/tools/analysis_tools').glob('*.py'))}
     if name not in tools:

@@ -47,6 +47,7 @@ def main() -> None:
     from dinor1.studies.study import insert
     from dinor1.utils.errors import InputError
 
+    # Check the options.
     if min([args.seeds, *args.by_hand, args.images or 1]) < 1:
         raise InputError('--seeds, --by-hand and --images must be at least 1')
     # Measure the missing draws.

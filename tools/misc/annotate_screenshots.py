@@ -38,7 +38,9 @@ def write_photographs(folder: Path) -> None:
 
     whole = cv2.cvtColor(data.coins(), cv2.COLOR_GRAY2BGR)
     height, width = whole.shape[:2]
+    # Make mirrored and rotated copies.
     images = [whole, whole[:, ::-1], cv2.rotate(whole, cv2.ROTATE_180), cv2.rotate(whole, cv2.ROTATE_90_CLOCKWISE)]
+    # Cut out the four corners.
     rows, columns = (slice(0, 160), slice(height - 160, height)), (slice(0, 200), slice(width - 200, width))
     images += [whole[y, x] for y in rows for x in columns]
     for i, image in enumerate(images, 1):
@@ -73,11 +75,13 @@ class Recorder:
 
     def shot(self, milliseconds: int) -> None:
         """Add a frame that is shown for this time."""
+        # Take a screenshot, and draw the pointer.
         frame = Image.open(io.BytesIO(self._page.screenshot())).convert('RGB')
         if self.pointer is not None:
             x, y = self.pointer
             outline = [(x + dx, y + dy) for dx, dy in POINTER]
             ImageDraw.Draw(frame).polygon(outline, fill='white', outline='black')
+        # Scale the frame, and add it.
         size = (round(frame.width * self._scale), round(frame.height * self._scale))
         self._frames.append(frame.resize(size, Image.Resampling.LANCZOS))
         self._durations.append(milliseconds)
@@ -92,11 +96,13 @@ class Recorder:
 
     def save(self, path: Path) -> None:
         """Write the frames as a GIF with one palette, so that equal parts of frames stay equal."""
+        # Compute one palette for every fourth frame.
         chosen = self._frames[::4]
         sheet = Image.new('RGB', (chosen[0].width, chosen[0].height * len(chosen)))
         for i, frame in enumerate(chosen):
             sheet.paste(frame, (0, i * frame.height))
         palette = sheet.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        # Convert all frames to this palette.
         frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self._frames]
         with atomic_path(path) as temporary:
             frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=self._durations, loop=0)
@@ -220,14 +226,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out-dir', type=Path, default=Path('docs/images'), help='folder (default: %(default)s)')
     args = parser.parse_args()
+    # Find the browser.
     chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
     if chromium is None:
         raise InputError('chromium is not installed; apt-get install chromium')
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as driver:
+        # Write the photographs.
         folder = Path(temporary) / 'coins'
         folder.mkdir()
         write_photographs(folder)
         with running_page(folder) as address:
+            # Open the page, and add a class.
             browser = driver.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
             page = browser.new_page(viewport=dict(width=1100, height=690), color_scheme='light')
             page.set_default_timeout(300_000)
@@ -236,6 +245,7 @@ def main() -> None:
             page.locator('#classes input[type=text]').fill('coin')
             page.keyboard.press('Enter')
             page.wait_for_timeout(1500)
+            # Record the animation, and draw the screens.
             record(page, args.out_dir / 'annotate.gif')
             draw_screens(page, args.out_dir)
             browser.close()

@@ -48,6 +48,7 @@ def main() -> None:
     register_all()
     model = load_model(load_config(args.config), args.source)
     state_dict, shift = model.state_dict(), 0.0
+    # Shift the logits so that the given score becomes SHOWN.
     if args.threshold is not None:
         shift = math.log(SHOWN / (1 - SHOWN)) - math.log(args.threshold / (1 - args.threshold))
         name = f'bbox_head.cls_branches.{model.decoder.num_layers - 1}.bias'

@@ -276,6 +276,7 @@ def store(job: Job, command: str, record: Mapping[str, Any]) -> list[dict[str, A
     Raises:
         InputError: there is no AP, for example because the annotation file has no box.
     """
+    # A test without a list of seeds has one run.
     runs = record.get('runs') or [dict(prompts=record['protocol'], metrics=record['metrics'])]
     results = []
     for path, seed, one in zip(job.paths, job.seeds, runs, strict=True):

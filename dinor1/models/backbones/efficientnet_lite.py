@@ -55,6 +55,7 @@ def packaged_weights(model_name: str) -> Path:
     Raises:
         InputError: no package has weights of this model, or the package is not installed.
     """
+    # timm states the training recipe after a dot.
     name = model_name.split('.')[0]
     if name not in _PACKAGED:
         raise InputError(

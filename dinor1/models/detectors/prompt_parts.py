@@ -51,6 +51,7 @@ def build_prompt_parts(config: PromptsConfig, embed_dims: int) -> PromptParts:
         alignment = MODELS.build(dict(type='LanguageAlignment') | config.alignment)
         if alignment.text_gradient:
             text_feat_map.requires_grad_(True)
+    # Build the distillation, whose targets are texts if there is a language model.
     if config.relation_distill is not None:
         target = 'label' if language_model is None else 'text'
         relation_distill = MODELS.build(dict(type='RelationDistillation', target=target) | config.relation_distill)

@@ -109,6 +109,7 @@ class LanguageAlignment(nn.Module):
         pairs: str = 'class',
     ) -> None:
         super().__init__()
+        # Check the arguments.
         if not 0 <= loss_weight < math.inf:
             raise InputError(f'LanguageAlignment: loss_weight must be a finite number of at least 0, got {loss_weight}')
         if scale is not None and not 0 < scale < math.inf:
@@ -117,6 +118,7 @@ class LanguageAlignment(nn.Module):
             raise InputError(f"LanguageAlignment: pairs must be 'class' or 'image', got {pairs!r}")
         self.loss_weight, self.normalize, self.symmetric = loss_weight, normalize, symmetric
         self.scale, self.text_gradient, self.pairs = scale, text_gradient, pairs
+        # A learned scale starts as in CLIP.
         if scale is None:
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 

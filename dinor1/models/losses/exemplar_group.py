@@ -110,9 +110,12 @@ def exemplar_weights(
     advantage = exemplar_advantages(rewards, scale, valid)
     sign = 1.0 if kind == 'flipped' else -1.0
     score = (sign * advantage / tau).masked_fill(~valid, -math.inf)
+    # A softmax over no exemplar would be NaN.
     score = score.masked_fill(~valid.any(1, keepdim=True), 0.0)
     weights = (size * score.softmax(1)).clamp(0.25, 2.0) * present
+    # Scale the limited weights back to a mean of 1.
     weights = weights / ((weights.sum(1, keepdim=True)) / size).clamp(min=1e-12)
+    # As a control, permute the weights within each class.
     if kind == 'shuffled':
         order = torch.rand(valid.shape).to(valid.device).masked_fill(~valid, 2.0).argsort(1)
         weights = weights.gather(1, order)

@@ -106,10 +106,12 @@ def _padded(
     features: ImageFeatures, boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, Tensor]:
     """Boxes (bs, M, 4) as normalised cxcywh, padded to the largest number in an image, and (bs, M) True = a box."""
+    # Padding is a box in the middle of the image, so that all numbers are finite.
     longest = max(len(box) for box in boxes)
     dtype = compute_dtype(features.feat)
     padded = features.feat.new_full((len(boxes), longest, 4), 0.5, dtype=dtype)
     valid = torch.zeros(len(boxes), longest, dtype=torch.bool, device=padded.device)
+    # Fill in the boxes of each image.
     for i, (box, (height, width)) in enumerate(zip(boxes, image_shapes, strict=True)):
         normalised = box / box.new_tensor([width, height, width, height])
         padded[i, : len(box)] = box_convert(normalised, 'xyxy', 'cxcywh')

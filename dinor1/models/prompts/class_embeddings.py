@@ -112,12 +112,14 @@ def write_class_embeddings(sources: Sequence[str | PathLike], language_model: st
 
 def _names_in(source: str | PathLike) -> list[str]:
     """Class names in an annotation file or a text file."""
+    # A text file has one name per line.
     if not str(source).endswith('.json'):
         try:
             lines = read_text(source).splitlines()
         except UnicodeDecodeError:
             raise InputError(f'{source}: not UTF-8; give text with a class name per line') from None
         return [line.strip() for line in lines if line.strip()]
+    # An annotation file has categories.
     content = read_json(source)
     categories = content.get('categories') if isinstance(content, dict) else None
     if not isinstance(categories, list) or not all(

@@ -127,6 +127,7 @@ class PromptsConfig:
         Raises:
             InputError: there are text iterations, but no text side with one prompt per class.
         """
+        # Reject an unknown schedule.
         prompt_mode(self.prompt_mode_schedule, 0, 0)
         if self.text_classes < 1:
             raise InputError(f'model.prompts.text_classes must be at least 1, got {self.text_classes}')

@@ -180,8 +180,10 @@ def _with_memory(
     recalled = memory.recall(image_keys(samples))
     if recalled is None:
         return draw, None
+    # Number the recalled classes after those of the batch.
     vocabulary = {name: i for i, name in enumerate(draw.classes or ())}
     indices = [vocabulary.setdefault(name, len(vocabulary)) for name in recalled.names]
+    # Append their prompts; those of the batch are for all images.
     device = draw.labels.device
     own = torch.ones(len(samples), len(draw.labels), dtype=torch.bool, device=device)
     draw = draw._replace(

@@ -52,6 +52,7 @@ class PromptedDecoderLayer(BaseModule):
         self.cross_attn = MSDeformAttention(**dims.deformable_attention())
         self.ffn = FFN(**dims.ffn())
         self.norms = ModuleList(build_norm_layer(dims.norm_cfg, dims.embed_dims)[1] for _ in range(4))
+        # Without the attention to prompts, its norm is left out; the others keep their index in checkpoints.
         if not prompt_attention:
             self.norms[1] = nn.Identity()
 
@@ -158,12 +159,14 @@ class PromptedDecoder(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        # Check the arguments.
         if layer_order not in ('self_first', 'cross_first'):
             raise InputError(f"model.decoder.layer_order must be 'self_first' or 'cross_first', got {layer_order!r}")
         self.cross_first = layer_order == 'cross_first'
         check_fusion('model.decoder.decoder_fusion', decoder_fusion, fusion_threshold)
         self.embed_dims, self.num_layers = dims.embed_dims, num_layers
         self.decoder_fusion, self.fusion_threshold = decoder_fusion, fusion_threshold
+        # Build the layers, and the map from the code of a reference box to the position of its query.
         self.layers = ModuleList(
             PromptedDecoderLayer(dims, decoder_fusion != 'none', self.cross_first) for _ in range(num_layers)
         )

@@ -97,6 +97,7 @@ class PromptFusionBlock(nn.Module):
         self.layer_norm_l = build_norm_layer(norm_cfg, width)[1]
         self.attn = PromptBiAttention(width, width, embed_dims or 4 * width, num_heads, dropout)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        # Small initial factors let the layer start close to the identity.
         self.gamma_v = nn.Parameter(torch.full((width,), init_values))
         self.gamma_l = nn.Parameter(torch.full((width,), init_values))
 

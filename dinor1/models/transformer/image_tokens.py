@@ -102,7 +102,7 @@ def token_proposals(features: ImageFeatures) -> tuple[Tensor, Tensor]:
             box = torch.stack([x / valid_width, y / valid_height, side, side], -1)
         boxes.append(box)
     # Convert the boxes to logits, and mark those that are usable.
-    proposals = torch.cat(boxes, 1)
+    proposals = torch.cat(boxes, 1)  # (bs, N, 4)
     inside = (proposals > _PROPOSAL_MARGIN) & (proposals < 1 - _PROPOSAL_MARGIN)
     usable = inside.sum(-1, keepdim=True) == proposals.shape[-1]
     logits = torch.log(proposals / (1 - proposals))

@@ -32,12 +32,14 @@ class PromptSimilarity(ContrastiveEmbed):
         if self.query_map is not None:
             visual_feat = self.query_map(visual_feat)
         logits = visual_feat @ prompts.transpose(-1, -2)
+        # Scale by a learned factor, or by the root of the width.
         if isinstance(self.log_scale, nn.Parameter):
             logits = logits * self.log_scale.exp()
         elif self.log_scale == 'auto':
             logits = logits / math.sqrt(visual_feat.shape[-1])
         if self.bias is not None:
             logits = logits + self.bias
+        # Padding has probability 0.
         return logits.masked_fill(~prompt_mask[:, None], float('-inf'))
 
 

@@ -76,8 +76,10 @@ def _pixel_coordinates(
     ACC: tl.constexpr,
 ):
     """Coordinates in pixels, and for boxes the factors that convert offsets to fractions of the level."""
+    # The centre of pixel i is at (i + 0.5) / width, hence the difference of 0.5.
     step_x, step_y = sampling_x, sampling_y
     if PREDICTED:
+        # Offsets are pixels from a reference point, or parts of a reference box.
         centre_x, centre_y = _load_pair(reference, query_mask, ACC)
         if REFERENCE_DIM == 2:
             x = centre_x * width + sampling_x - 0.5
@@ -188,6 +190,7 @@ def forward_kernel(
     BLOCK_S: tl.constexpr,
 ):
     """Write ``output``."""
+    # Locate the queries, samples and features of this program.
     image, head, query, query_mask, channels, channel_mask = _program_block(num_queries, CHANNELS, BLOCK_Q, BLOCK_D)
     row_stride = NUM_HEADS * CHANNELS
     first_sample = (query * NUM_HEADS + head) * (NUM_LEVELS * NUM_POINTS)
