@@ -210,11 +210,13 @@ def write_summary(
     """Write the rows and averages of all protocols to ``summary.json``."""
     from dinor1.utils.io import write_json
 
+    # List the rows and averages of each protocol.
     protocols = []
     for summary in summaries:
         rows = [row._asdict() | dict(means=row.means, stds=row.stds) for row in summary.rows]
         averages = [average._asdict() for average in summary.averages]
         protocols.append(dict(title=summary.title, protocol=summary.protocol, rows=rows, averages=averages))
+    # Add the settings, and write the file.
     keys = ('arm', 'config', 'checkpoint', 'command', 'layout', 'split')
     record = {key: getattr(settings, key) for key in keys}
     record |= dict(missing=missing, failed=failed, protocols=protocols)

@@ -75,7 +75,7 @@ class JobRunner:
 
     def __init__(self) -> None:
         self.is_closing = False
-        # All jobs that the page can show, and the queue of those that wait.
+        # Keep the jobs that the page can show, and a queue of those that wait.
         self._numbers = itertools.count(1)
         self._jobs: OrderedDict[int, Job] = OrderedDict()
         self._queue: queue.Queue[tuple[Job, Callable[[Job], str]] | None] = queue.Queue()

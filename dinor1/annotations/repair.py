@@ -175,6 +175,7 @@ class _Round:
         return True
 
     def make_number(self, finding: Finding, record: dict) -> bool:
+        # Read the numbers; references must be ids of the file.
         if finding.section == 'annotations':
             known = {
                 'image_id': self.images,
@@ -185,6 +186,7 @@ class _Round:
             numbers = {key: as_number(record[key]) for key in ('id', 'width', 'height') if type(record.get(key)) is str}
             if finding.section == 'images':
                 numbers.pop('id', None)
+        # Write those that can be read.
         record.update({key: value for key, value in numbers.items() if value is not None})
         return True
 

@@ -101,7 +101,7 @@ def _mmdetection_backbone(size: Size) -> tuple[dict, list[int]]:
 
 def _mmdetection_cfg(size: Size) -> ConfigDict:
     """MMDetection's ``grounding_dino_swin-t`` without its text model, in the given size."""
-    # Settings that several modules share.
+    # Collect the settings that several modules share.
     attention = dict(embed_dims=256, num_heads=8, dropout=0.0)
     deformable = dict(attention, num_levels=size.num_levels)
     ffn = dict(embed_dims=256, feedforward_channels=size.feedforward_channels, ffn_drop=0.0)
@@ -113,7 +113,7 @@ def _mmdetection_cfg(size: Size) -> ConfigDict:
         dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
         dict(type='IoUCost', iou_mode='giou', weight=2.0),
     ]
-    # The detector in the structure of MMDetection's config.
+    # Describe the detector as MMDetection's config does.
     return ConfigDict(
         type='mmdet.GroundingDINO',
         num_queries=size.num_queries,

@@ -31,7 +31,7 @@ def machine(device: str = 'cuda') -> dict[str, Any]:
         device: ``cpu`` or ``cuda``; with ``cuda``, the GPU with its driver is included.
     """
     found: dict[str, Any] = dict(processor=processor_name(), cores=os.cpu_count(), python=platform.python_version())
-    # The GPU with its driver.
+    # Name the GPU and its driver.
     if device != 'cpu':
         found.update(
             gpu=torch.cuda.get_device_name(),
@@ -39,7 +39,7 @@ def machine(device: str = 'cuda') -> dict[str, Any]:
             driver=_driver(),
             cuda=torch.version.cuda,
         )
-    # The libraries, and the time of the measurement.
+    # Name the libraries, and the time of the measurement.
     found['torch'] = torch.__version__
     found.update({name: version(name) for name in LIBRARIES})
     found['date'] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')

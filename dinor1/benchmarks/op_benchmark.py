@@ -312,9 +312,11 @@ def measure(
 
 def _peak(step: Callable[[], object], device: str) -> dict[str, float]:
     """Run once to compile; on a GPU, run again and measure the peak memory."""
+    # Compile, and allocate what stays in memory.
     step()
     if device != 'cuda':
         return {}
+    # Measure the second run.
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

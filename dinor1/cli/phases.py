@@ -86,7 +86,7 @@ def run_phases(phases: Sequence[Phase], folder: Path, environment: Mapping[str, 
 def _run(phase: Phase, label: str, log: Path, environment: Mapping[str, str] | None) -> None:
     """Run one phase; see :func:`run_phases`."""
     line, remaining, start = Line(), RemainingTime(), time.monotonic()
-    # Logs of earlier runs are continued, and not reported again.
+    # The log of an earlier run is continued, but not reported again.
     offset = log.stat().st_size if log.is_file() else 0
 
     def tick() -> None:

@@ -190,7 +190,7 @@ class PromptedTestLoop(TestLoop):
         check_protocol(runner, self.protocol, self.dataloader.dataset)
         self.prompts: EvaluationPrompts | None = None
         self.recorder = build_recorder(query_recorder)
-        # The results of a run, and the protocol and recorder, which `evaluate` may replace.
+        # Keep the results of a run, and its protocol and recorder, which `evaluate` may replace.
         self.results: list[dict[str, Any]] = []
         self._protocol, self._recorder = self.protocol, self.recorder
         self.merge_views = merge_views

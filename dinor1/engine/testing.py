@@ -158,9 +158,11 @@ def _write_predictions(cfg: Config, out: str | None) -> None:
     """Let MMDetection's ``DumpDetResults`` write the raw predictions."""
     if out is None:
         return
+    # Check the path before hours of inference.
     if not out.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out {out}: expected a file name that ends in .pkl')
     check_output(out, '--out')
+    # Add the metric that writes the file.
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
 

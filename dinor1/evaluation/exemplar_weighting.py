@@ -212,6 +212,7 @@ def _learned_weights(model: nn.Module, embeddings: Tensor, labels: Tensor) -> Te
         )
     weights = torch.ones(len(labels))
     device = next(policy.parameters()).device
+    # The policy compares the exemplars of one class.
     for label in labels.unique():
         own = labels == label
         rows = embeddings[own][None].to(device)

@@ -315,7 +315,7 @@ def let_configs_inherit_from_dinor1() -> None:
 
     if 'dinor1' in MODULE2PACKAGE:
         return
-    # Let MMEngine know the package.
+    # Tell MMEngine the name of the package.
     MODULE2PACKAGE['dinor1'] = 'dinor1'
     original = config._get_external_cfg_path
 

@@ -47,6 +47,7 @@ class Progress(NamedTuple):
 def read_progress(text: str) -> Progress | None:
     """Return the progress from the last line of a log that contains it; None if there is none yet."""
     found = None
+    # Keep the last match.
     for found in _LINE.finditer(text):  # noqa: B007
         pass
     if found is None:

@@ -227,6 +227,7 @@ def table(records: list[dict]) -> str:
     """Tables of several runs, each with its machine and command."""
     parts = [NOTE]
     for record in records:
+        # Describe the machine and the clock.
         where = record['environment']
         clock = 'processor time' if record['clock'] == 'cpu' else 'wall-clock time'
         load = '' if where.get('load') is None else f', load {where["load"]} at the end'
@@ -234,6 +235,7 @@ def table(records: list[dict]) -> str:
             f'{where["device"]}, {where["threads"]} threads, torch {where["torch"]}, {where["date"]}; {clock}, median '
             f'of {record["rounds"]} rounds{load}:'
         )
+        # Add the times and the command.
         parts.append(measurements(record))
         parts.append(f'```bash\n{record["command"]}\n```')
     return '\n\n'.join(parts)

@@ -69,6 +69,7 @@ def vit_arms(batch: int, device: str) -> dict[str, Calls]:
 
     from dinor1.blocks.norm_conversion import fuse_unified_norm, replace_norm, to_pre_crmsnorm, to_pre_rmsnorm
 
+    # Build the model, and convert it.
     sizes = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
     model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).eval()
     un = replace_norm(model, cfg=dict(type='UN'))
@@ -79,6 +80,7 @@ def vit_arms(batch: int, device: str) -> dict[str, Calls]:
         'UN, not folded': un,
         FOLDED: fuse_unified_norm(un, check=False),
     }
+    # Give all models the same images.
     images = torch.randn(batch, 3, 224, 224, device=device)
     return _calls(models, dict(pixel_values=images), device)
 

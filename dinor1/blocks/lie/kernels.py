@@ -62,7 +62,7 @@ class SirenKernel(nn.Module):
         super().__init__()
         self.d_in, self.c_in, self.c_out, self.k = d_in, c_in, c_out, k
         self.w0, self.gain = w0, gain
-        # Sine layers, and a linear layer with an output for each pair of channels.
+        # Build the sine layers, and a linear layer with an output for each pair of channels.
         sizes = [d_in] + [hidden] * (n_hidden + 1)
         self.sines = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         self.final = nn.Linear(hidden, c_out * c_in)
@@ -119,7 +119,7 @@ class SplineKernel(nn.Module):
         if knots < 1 or not width > 0:
             raise ValueError(f'knots must be at least 1 and width positive, got {knots} and {width}')
         self.d_in, self.c_in, self.c_out, self.knots, self.width = d_in, c_in, c_out, knots, width
-        # Functions on H: the Gaussian, and its product with each coordinate.
+        # The functions on H are the Gaussian, and its product with each coordinate.
         self.num_group = 1 + (d_in - 2)
         self.weight = nn.Parameter(torch.empty(c_out * c_in, knots**2 * self.num_group))
         self.reset_parameters()

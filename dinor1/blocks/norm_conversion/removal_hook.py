@@ -136,7 +136,7 @@ class LayerNormRemovalHook(Hook):
             # A stage begins at its given step, or when the previous stage ends.
             if not isinstance(self.start, int):
                 begin = self.start[i]
-            # Switch the norms of a stage one after the other, except those of the first stage.
+            # Switch the norms of a stage one after the other, but those of the stage `first` together.
             together = stage == 'first'
             schedule += [(begin + (0 if together else k * self.gap[i]), stage, name) for k, name in enumerate(names)]
             begin += self.gap[i] * (1 if together else len(names))

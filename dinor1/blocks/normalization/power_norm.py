@@ -95,8 +95,8 @@ class PowerNorm(MomentNorm):
         # The batch divides during the warm-up, and if the backward pass is exact; otherwise the running moment does.
         batch_divides = iteration <= self.warmup_iters or not self.approx_backward
         call = Call(iteration, moment if batch_divides else phi.clone(), moment)
+        # Average the moments of the warm-up, and mix in the moment of the batch.
         if iteration < self.warmup_iters:
-            # Average the moments of the warm-up, and mix in the moment of the batch.
             phi = phi * ((iteration - 1) / iteration) + moment / iteration
         self.running_phi.copy_(self.alpha_fwd * phi + (1 - self.alpha_fwd) * moment)
         return call

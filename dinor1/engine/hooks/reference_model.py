@@ -84,7 +84,7 @@ class ReferenceModelHook(Hook):
             )
         self.warmup, self.refresh, self.by_epoch, self.mode = warmup, refresh, by_epoch, mode
         self.dtype, self.own_draw = _DTYPES[dtype], reference_draw == 'own'
-        # The reference, and what a checkpoint restores.
+        # Keep the reference, and what a checkpoint restores.
         self.reference: ReferenceModel | None = None
         self._began = False
         self.refreshed_at: int | None = None

@@ -155,6 +155,7 @@ def choose_sets(sets: dict[str, BenchmarkSet], names: Sequence[str] | None) -> d
     if names is None:
         return sets
     chosen = set()
+    # A name is that of a benchmark, or of a single set.
     for name in names:
         if name in BENCHMARKS:
             chosen |= {s.name for s in sets.values() if s.member in members(name)}
@@ -184,6 +185,7 @@ def find_sets(
     Raises:
         InputError: no set has its files.
     """
+    # Find the first missing file of each set.
     missing = {}
     for name, s in sets.items():
         for split in dict.fromkeys([s.split_for(policy), *(['train'] if with_train else [])]):

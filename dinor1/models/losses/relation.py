@@ -26,12 +26,14 @@ def soft_targets(text_or_labels: Tensor, tau_t: float, comparable: Tensor | None
     Returns:
         (M, M) without gradient; rows sum to 1.
     """
+    # Compare the texts or the labels.
     if text_or_labels.is_floating_point():
         unit = F.normalize(text_or_labels.detach(), dim=-1)
         similarity = unit @ unit.t() / tau_t
     else:
         same = text_or_labels[:, None] == text_or_labels
         similarity = torch.zeros(same.shape, device=same.device).masked_fill(~same, float('-inf'))
+    # Leave out pairs that cannot be compared.
     if comparable is not None:
         similarity = similarity.masked_fill(~comparable, float('-inf'))
     return similarity.softmax(-1)

@@ -64,8 +64,10 @@ def remembered_prompts(
     """
     if classes is None or not any(len(label) for label in labels):
         return []
+    # Split the embeddings by image.
     rows = at_least_float32(instances.detach()).split([len(label) for label in labels])
     prompts = []
+    # Average the embeddings of each class on an image.
     for embeddings, label, image in zip(rows, labels, images, strict=True):
         means, distinct = class_prototypes(embeddings, label)
         names = [classes[i] for i in distinct.tolist()]
