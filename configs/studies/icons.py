@@ -14,8 +14,13 @@ def _fusion(kind):
     return [f'model.encoder={encoder}', f'model.decoder.decoder_fusion={kind}']
 
 
+# Prompts of an image are exemplars of other images where the batch shows the class on several.
+_other_images = ['model.prompts.prompt_sampling=class_prototype', 'model.prompts.exclude_self=True']
+_shared_classes = ["train_dataloader.batch_sampler.type='SharedClassBatchSampler'"]
 _ingredients = {
     'class prototypes': ['model.prompts.prompt_sampling=class_prototype'],
+    'prompts of other images': _other_images,
+    'shared classes': [*_other_images, *_shared_classes],
     'prompts per image': ['model.prompts.prompt_sampling=per_image', 'model.prompts.prompt_dropout=0.5'],
     'no fusion': _fusion('none'),
     'selective fusion': _fusion('selective'),

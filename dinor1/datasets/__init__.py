@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         'ResumableBatchSampler': '.samplers',
         'SameSourceMosaic': '.mosaic',
         'SeededPipelineMixin': '.seeding',
+        'SharedClassBatchSampler': '.shared_class_batches',
         'SourceBatchSampler': '.source_batches',
         'ZipBackend': '.zip_backend',
     },
