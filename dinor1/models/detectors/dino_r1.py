@@ -64,6 +64,7 @@ from .initialization import initialize_transformer
 from .prediction import batch_detections, inference_output
 from .prompt_parts import build_prompt_parts
 from .reference import ReferenceModel
+from .rescoring import rescoring
 from .training import batch_losses, prompted_objectness
 
 
@@ -88,8 +89,9 @@ class DINOR1(BaseDetector):
         dn_cfg: Arguments of ``CdnQueryGenerator``.
         train_cfg: Training settings of the head: the assigner.
         test_cfg: ``max_per_img``, the maximum number of detections, and ``chunked_size``, the maximum number of classes
-            in one pass (-1: all). ``nms``, a dict of
-            :class:`~dinor1.models.detectors.duplicates.DuplicateRemoval`, removes duplicates (default: off).
+            in one pass (-1: all). ``rescoring``, a dict of :class:`~dinor1.models.detectors.rescoring.Rescoring`,
+            compares the detected boxes with the prompts; ``nms``, a dict of
+            :class:`~dinor1.models.detectors.duplicates.DuplicateRemoval`, removes duplicates (both are off by default).
         **kwargs: ``data_preprocessor`` and ``init_cfg`` of MMDetection's ``BaseDetector``.
 
     Attributes:
@@ -137,6 +139,7 @@ class DINOR1(BaseDetector):
         self.embed_dims, self.num_queries = dims.embed_dims, num_queries
         self.train_cfg, self.test_cfg = train_cfg, test_cfg or {}
         self.duplicate_removal = duplicate_removal(self.test_cfg.get('nms'))
+        self.rescoring = rescoring(self.test_cfg.get('rescoring'))
 
         # Build backbone, neck and head. The head has a branch per decoder layer and one for the encoder's tokens.
         built_decoder = MODELS.build(dict(decoder, dims=dims))

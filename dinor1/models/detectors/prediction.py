@@ -8,6 +8,7 @@ from dinor1.structures import DetectorOutput, ImageFeatures, PromptBatch, Prompt
 from dinor1.utils.precision import at_least_float32, full_precision
 
 from .duplicates import remove_duplicates
+from .rescoring import rescored_detections
 from .vocabulary_parts import best_of_passes, split_vocabulary
 
 if TYPE_CHECKING:
@@ -20,16 +21,21 @@ def batch_detections(
     """Detections of encoded images, and the intermediate results; arguments and results of ``DINOR1.detect``."""
     prompt_sets = model.prompt_sets(features, samples, prompts)
     # Detect the classes of each part of the vocabulary.
-    passes, found = [], []
-    for offered in split_vocabulary(prompt_sets, model.test_cfg.get('chunked_size', -1)):
-        output = inference_output(model, features, offered)
-        with full_precision(features.feat.device):
-            found.append(model.bbox_head.predict(output, offered, samples, rescale))
-        passes.append((output, offered))
-    # Merge the passes of each image, and remove duplicates if that is configured.
-    for sample, instances, whole in zip(samples, zip(*found, strict=True), prompt_sets, strict=True):
-        merged = best_of_passes(instances, model.test_cfg.get('max_per_img'))
-        sample.pred_instances = remove_duplicates(merged, model.duplicate_removal)
+    parts = split_vocabulary(prompt_sets, model.test_cfg.get('chunked_size', -1))
+    passes = [(inference_output(model, features, offered), offered) for offered in parts]
+    with full_precision(features.feat.device):
+        if model.rescoring is not None:
+            # Compare the boxes of all passes with the whole vocabulary.
+            shared = (prompt_sets, passes, model.rescoring, rescale)
+            found = rescored_detections(model, features, samples, *shared)
+        else:
+            # Merge the detections of all passes.
+            single = [model.bbox_head.predict(*one, samples, rescale) for one in passes]
+            limit = model.test_cfg.get('max_per_img')
+            found = [best_of_passes(instances, limit) for instances in zip(*single, strict=True)]
+    # Remove duplicates if that is configured.
+    for sample, instances, whole in zip(samples, found, prompt_sets, strict=True):
+        sample.pred_instances = remove_duplicates(instances, model.duplicate_removal)
         sample.pred_instances.label_names = [whole.names[i] for i in sample.pred_instances.labels.tolist()]
     return samples, passes
 

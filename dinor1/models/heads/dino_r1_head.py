@@ -351,12 +351,12 @@ class DINOR1Head(BaseModule):
             prompt set's names, by descending score; n <= ``test_cfg.max_per_img``.
         """
         cls_logits, boxes = self(output, layers=[len(output.hidden_states) - 1])
-        return [
-            self._select_detections(logits[:, : len(prompts.embeddings)], box, prompts, sample.metainfo, rescale)
-            for logits, box, prompts, sample in zip(
-                cls_logits[0], boxes[0], prompt_sets, batch_data_samples, strict=True
-            )
-        ]
+        found = []
+        for logits, box, prompts, sample in zip(cls_logits[0], boxes[0], prompt_sets, batch_data_samples, strict=True):
+            class_map = prompts.class_map()[:, prompts.reported].float()
+            scores = logits[:, : len(prompts.embeddings)].float().sigmoid() @ class_map
+            found.append(self.select_detections(scores, box, prompts, sample.metainfo, rescale))
+        return found
 
     def forward(self, output: DetectorOutput, layers: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Predictions of decoder layers.
@@ -375,12 +375,23 @@ class DINOR1Head(BaseModule):
         boxes = [(self.reg_branches[i](hidden_states[i]) + inverse_sigmoid(references[i])).sigmoid() for i in layers]
         return torch.stack(cls_logits), torch.stack(boxes)
 
-    def _select_detections(
-        self, logits: Tensor, boxes: Tensor, prompts: PromptSet, img_meta: dict, rescale: bool
+    def select_detections(
+        self, scores: Tensor, boxes: Tensor, prompts: PromptSet, img_meta: dict, rescale: bool
     ) -> InstanceData:
-        # Take the highest scores over all pairs of query and class.
+        """The highest scores over all pairs of query and class of one image.
+
+        Args:
+            scores: (Q, R) of the reported classes, in [0, 1].
+            boxes: (Q, 4) normalised cxcywh.
+            prompts: The prompts of the image.
+            img_meta: Image size and scale factor.
+            rescale: Return pixels of the original image instead of the network input.
+
+        Returns:
+            See :meth:`predict`.
+        """
+        # Take the highest scores.
         reported = prompts.reported
-        scores = logits.float().sigmoid() @ prompts.class_map()[:, reported].float()
         limit = min(self.test_cfg.get('max_per_img', len(boxes)), scores.numel())
         scores, index = scores.flatten().topk(limit)
         num_reported = max(len(reported), 1)
