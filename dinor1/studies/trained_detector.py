@@ -1,5 +1,6 @@
 """The detector that a tool measures: that of a checkpoint, or one before its training."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from dinor1.utils.checkpoint import load_model
 from dinor1.utils.config import load_config
 
 
-def trained_detector(config: str, checkpoint: str) -> tuple[Any, Config]:
+def trained_detector(config: str, checkpoint: str, cfg_options: Mapping[str, Any] | None = None) -> tuple[Any, Config]:
     """Load a detector.
 
     Args:
         config: Config file, or name of a config of dinor1.
         checkpoint: Checkpoint, or address of released weights.
+        cfg_options: Settings of the config to override, by dotted key.
 
     Returns:
         The detector in evaluation mode, and its config.
@@ -23,7 +25,7 @@ def trained_detector(config: str, checkpoint: str) -> tuple[Any, Config]:
     Raises:
         InputError: config or checkpoint cannot be read, or do not fit each other.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, cfg_options)
     return load_model(cfg, checkpoint), cfg
 
 

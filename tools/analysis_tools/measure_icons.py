@@ -5,10 +5,14 @@ Examples:
     python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --out work_dirs/run1/icons.json
     python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --splits test_novel test_style --out FILE.json
     python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --draws 1=8 4=3 16=1 --out FILE.json
+    python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --out FILE.json \\
+        --cfg-options "model.test_cfg.rescoring=dict()"
 """
 
 import argparse
 import time
+
+from dinor1.cli.options import ConfigOptions
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +31,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--interactive-draws', type=int, default=3, help='draws of prompts on the images themselves (default: 3)'
+    )
+    parser.add_argument('--prefix', help='text before the names of the metrics, such as rescored (default: none)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
     )
     return parser.parse_args()
 
@@ -49,7 +57,7 @@ def main() -> None:
     except ValueError:
         raise InputError(f'--draws {" ".join(args.draws)}: expected N=DRAWS, such as 1=8') from None
     # Measure each split.
-    model, cfg = trained_detector(args.config, args.checkpoint)
+    model, cfg = trained_detector(args.config, args.checkpoint, args.cfg_options)
     root = args.data or cfg.data_root
     metrics, start = {}, time.process_time()
     for split in args.splits:
@@ -62,7 +70,8 @@ def main() -> None:
             args.interactive_draws,
             progress=lambda line: print(f'{line} ({time.process_time() - start:.0f} s)', flush=True),
         )
-        metrics |= {f'{split}/{key}': value for key, value in scores.items()}
+        prefix = f'{args.prefix}/{split}' if args.prefix else split
+        metrics |= {f'{prefix}/{key}': value for key, value in scores.items()}
     write_json(dict(metrics=metrics), args.out, indent=1)
     print(f'Measures: {args.out}')
 
