@@ -8,7 +8,6 @@ image encoder for the same reason.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +46,7 @@ class Rescoring:
         limits = dict(temperature=(1e-3, 1e3), background=(-1, 1), objectness_power=(0, 10))
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not low <= value <= high:
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
                 raise InputError(f'rescoring: {name} must be a number in [{low:g}, {high:g}], got {value!r}')
 
 
