@@ -5,7 +5,7 @@ Examples:
     python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --out work_dirs/run1/icons.json
     python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --splits test_novel test_style --out FILE.json
     python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --draws 1=8 4=3 16=1 --out FILE.json
-    python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --out F.json --cfg-options model.test_cfg.nms.type=nms
+    python tools/analysis_tools/measure_icons.py CONFIG CHECKPOINT --out FILE --cfg-options model.test_cfg.nms.type=nms
 """
 
 import argparse
