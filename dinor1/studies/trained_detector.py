@@ -29,13 +29,13 @@ def trained_detector(config: str, checkpoint: str, cfg_options: Mapping[str, Any
     return load_model(cfg, checkpoint), cfg
 
 
-def untrained_detector(config: str) -> tuple[Any, Config]:
+def untrained_detector(config: str, cfg_options: Mapping[str, Any] | None = None) -> tuple[Any, Config]:
     """Build a detector with the weights before a training, of seed 0; see :func:`trained_detector`.
 
     Raises:
         InputError: the config cannot be read.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, cfg_options)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()

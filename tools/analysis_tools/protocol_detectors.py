@@ -10,6 +10,8 @@ Examples:
 import argparse
 from pathlib import Path
 
+from dinor1.cli.options import ConfigOptions
+
 NAME, DRAWS = 'detectors', 3
 
 
@@ -27,6 +29,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--seeds', type=int, default=DRAWS, metavar='N', help='draws of the prompts (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
     )
     parser.add_argument('--baselines', default='results/protocols.jsonl', help='results of protocol_baselines.py')
     parser.add_argument('--update', metavar='FILE.md', help=f'write the tables between <!-- {NAME}:begin --> and :end')
@@ -54,9 +59,9 @@ def main() -> None:
     # Measure each set, and add its row.
     if args.sets:
         if args.checkpoint == 'none':
-            (model, cfg), digest = untrained_detector(args.config), None
+            (model, cfg), digest = untrained_detector(args.config, args.cfg_options), None
         else:
-            model, cfg = trained_detector(args.config, args.checkpoint)
+            model, cfg = trained_detector(args.config, args.checkpoint, args.cfg_options)
             digest = sha256(args.checkpoint) if Path(args.checkpoint).is_file() else None
         options = dict(only_categories=args.only_categories) if args.only_categories else {}
         shared = dict(splits=args.splits, draws=args.seeds, checkpoint_sha256=digest, environment=environment())
