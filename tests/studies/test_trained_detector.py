@@ -21,3 +21,9 @@ def test_untrained_detector_has_the_same_weights_every_time(model_files):
     second = untrained_detector(model_files.config)[0]
     assert all(torch.equal(value, first[name]) for name, value in second.state_dict().items())
     assert not second.training
+
+
+def test_trained_detector_applies_overrides(model_files):
+    overrides = {'model.test_cfg.rescoring': dict(background=0.25)}
+    model, cfg = trained_detector(model_files.config, model_files.checkpoint, overrides)
+    assert model.rescoring.background == cfg.model.test_cfg.rescoring.background == 0.25
