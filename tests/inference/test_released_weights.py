@@ -167,7 +167,7 @@ def test_lite_finds_all_discs_from_one(repo):
         cv2.circle(image, (x, y), 18, (120, 130, 150), 2)
     image = cv2.GaussianBlur(image, (3, 3), 1)
     found = DINOR1Inferencer(device='cpu')(
-        image, [(image, [[34, 34, 86, 86]], 'disc')], score_thr=0.1, nms_thr=0.7, as_dict=True
+        image, [(image, [[34, 34, 86, 86]], 'disc')], score_thr=0.2, nms_thr=0.7, as_dict=True
     )[0]
     # Every disc has a box whose corners are within five pixels, and there are no others.
     expected = np.array([[x - 26, y - 26, x + 26, y + 26] for x, y in centres])
