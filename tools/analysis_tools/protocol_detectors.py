@@ -34,6 +34,9 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override settings of the config'
     )
     parser.add_argument('--baselines', default='results/protocols.jsonl', help='results of protocol_baselines.py')
+    parser.add_argument(
+        '--compare', nargs='+', default=['training-free'], metavar='NAME', help='further columns of the tables'
+    )
     parser.add_argument('--update', metavar='FILE.md', help=f'write the tables between <!-- {NAME}:begin --> and :end')
     return parser.parse_args()
 
@@ -83,7 +86,7 @@ def main() -> None:
     rows = read_rows(args.out)
     sets = [row['set'] for row in rows if row['baseline'] == args.name]
     others = [row for row in read_rows(args.baselines) if row['set'] in sets]
-    text = detector_tables([*rows, *others], [args.name, 'training-free'], sets)
+    text = detector_tables([*rows, *others], [args.name, *args.compare], sets)
     if args.update:
         insert(args.update, NAME, text)
     print(text)

@@ -28,7 +28,7 @@ from dinor1.utils.io import atomic_path
 
 # A coin of the first photograph, x1, y1, x2, y2 in pixels.
 COIN, SIZE = (191, 29, 241, 74), (384, 303)
-THRESHOLD = 0.16
+THRESHOLD = 0.25
 POINTER = ((0, 0), (0, 17), (4, 13), (7, 19), (10, 18), (7, 12), (12, 12))
 
 
@@ -164,7 +164,7 @@ def record(page: Page, path: Path) -> None:
     # Lower the threshold, and accept all proposals.
     slider = page.locator('#threshold').bounding_box()
     y = slider['y'] + slider['height'] / 2
-    for value in (0.3, 0.27, 0.24, 0.21, 0.18, THRESHOLD):
+    for value in (0.3, 0.29, 0.28, 0.27, 0.26, THRESHOLD):
         recorder.pointer = (slider['x'] + 8 + (slider['width'] - 16) * (value - 0.05) / 0.9, y)
         set_threshold(page, value)
         recorder.shot(200)
