@@ -1,6 +1,7 @@
 """Detection in three steps: load a model, set prompts, predict."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -11,7 +12,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 import dinor1
-from dinor1.models.detectors.duplicates import DuplicateRemoval, remove_duplicates
+from dinor1.models.detectors.duplicates import DuplicateRemoval, duplicates_kept, remove_duplicates
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.class_names import check_class_name
 from dinor1.utils.errors import InputError
@@ -355,8 +356,9 @@ class DINOR1Inferencer:
                 :meth:`calibrate`.
             as_dict: Whether to return :meth:`to_dict` of each sample.
             nms_thr: A detection is removed if its IoU with one of the same class and a higher score is larger, in
-                [0, 1]. None, 1: none is removed.
-            class_agnostic_nms: Whether detections of different classes remove each other too.
+                [0, 1]; 1: none is removed. It replaces ``model.test_cfg.nms`` of the config. None: as in the config,
+                which is 0.5 for ``lite``; other configs remove none.
+            class_agnostic_nms: Whether detections of different classes remove each other too; needs ``nms_thr``.
             tile: Detect on the whole image and on overlapping tiles of this many pixels, and merge the detections, see
                 :mod:`dinor1.inference.tiling`. None: only on the whole image. The prompts are the same for all tiles.
             overlap: Fraction of a tile that the next one covers too, in [0, 0.9].
@@ -379,10 +381,12 @@ class DINOR1Inferencer:
         thresholds = class_thresholds(score_thr, self.prompts)
         max_iou = 1 if nms_thr is None else nms_thr
         removal = DuplicateRemoval(iou_threshold=max_iou, class_agnostic=class_agnostic_nms)
+        own_rule = nullcontext() if nms_thr is None else duplicates_kept(self.model)
         check_views(tile, overlap, flip)
         # Detect, on whole images or in several views of each.
         detection = ImageDetection(self.model, self._preparation, self.prompts, thresholds, batch_size)
-        results = detection.on_all(list_images(images), tile, overlap, flip)
+        with own_rule:
+            results = detection.on_all(list_images(images), tile, overlap, flip)
         # Remove duplicates.
         for sample in results:
             sample.pred_instances = remove_duplicates(sample.pred_instances, removal)

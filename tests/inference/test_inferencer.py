@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 from dinor1.inference import detect_files, output_paths
 from dinor1.inference.inferencer import DINOR1Inferencer
 from dinor1.inference.visual_prompt import VisualPrompt
+from dinor1.models.detectors.duplicates import DuplicateRemoval
 from dinor1.structures import PromptBank, PromptSet
 from dinor1.utils.errors import InputError
 from tests.inference.comparisons import BOXES, NAMES, assert_same, detections, same_sets
@@ -43,6 +44,22 @@ def test_predict_removes_duplicates_per_class_or_of_all_classes(prompted, image_
         assert len(kept) < len(everything)
     with pytest.raises(InputError, match=r'IoU threshold must be a number in \[0, 1\]'):
         predict(nms_thr=2)
+
+
+def test_nms_threshold_of_predict_replaces_that_of_the_config(prompted, image_folder, monkeypatch):
+    def count(**options):
+        (sample,) = prompted.predict(image_folder / '0.png', score_thr=0, **options)
+        return len(sample.pred_instances)
+
+    whole, reduced = count(), count(nms_thr=0.1)
+    assert reduced < whole
+    monkeypatch.setattr(prompted.model, 'duplicate_removal', DuplicateRemoval(iou_threshold=0.1))
+    assert count() == reduced
+    assert count(nms_thr=1) == whole
+    # The rule of the config is in force again, also after an error.
+    with pytest.raises(InputError, match='no such image'):
+        prompted.predict('missing.png', nms_thr=1)
+    assert count() == reduced
 
 
 def test_predict_uses_a_threshold_per_class(prompted, image_folder):

@@ -25,10 +25,10 @@ model = dict(
     # Photographs whose annotations miss instances lower scores too, but less.
     train_cfg=dict(unverified_weight=0.25),
     dn_cfg=dict(group_cfg=dict(num_dn_queries=40)),
-    # The prompt encoder classifies the detected boxes, and of boxes that overlap by more than half, one is kept.
+    # The prompt encoder classifies the detected boxes, and duplicates are removed.
     test_cfg=dict(
         max_per_img=100,
         rescoring=dict(),
-        nms=dict(type='nms', iou_threshold=0.5, class_agnostic=True),
+        nms=dict(type='nms', iou_threshold=0.5),
     ),
 )

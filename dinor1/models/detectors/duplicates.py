@@ -1,6 +1,7 @@
 """Non-maximum suppression of detections; a detector of set predictions needs it only where duplicates disturb."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -47,6 +48,20 @@ def duplicate_removal(given: Mapping[str, Any] | None) -> DuplicateRemoval | Non
         InputError: a key is unknown, or a value is out of range.
     """
     return None if given is None else with_defaults(given, DuplicateRemoval(), 'model.test_cfg.nms')
+
+
+@contextmanager
+def duplicates_kept(model: Any) -> Iterator[None]:
+    """Let a detector return duplicates although its config removes them, to remove them later by another rule.
+
+    Args:
+        model: A :class:`~dinor1.models.DINOR1`.
+    """
+    before, model.duplicate_removal = model.duplicate_removal, None
+    try:
+        yield
+    finally:
+        model.duplicate_removal = before
 
 
 def remove_duplicates(instances: InstanceData, settings: DuplicateRemoval | None) -> InstanceData:
