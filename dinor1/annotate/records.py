@@ -132,7 +132,7 @@ class Settings:
     """
 
     threshold: float = 0.3
-    nms_thr: float = 0.7
+    nms_thr: float = 0.5
     class_agnostic: bool = True
 
 

@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--nms-thr',
         type=float,
-        default=0.7,
+        default=0.5,
         help='remove a detection if its IoU with a better one of its class is larger; 1: off (default: %(default)s)',
     )
     parser.add_argument(

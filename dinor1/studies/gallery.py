@@ -112,7 +112,7 @@ def gallery(
     support: Sequence[Annotated] = (),
     seed: int = 0,
     score_thr: float = 0.3,
-    nms_thr: float | None = 0.7,
+    nms_thr: float | None = 0.5,
 ) -> Iterator[tuple[np.ndarray, FoundObjects]]:
     """Detect with one exemplar per image, and draw the result.
 

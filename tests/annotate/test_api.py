@@ -51,7 +51,7 @@ def test_find_equals_the_detections_of_the_inferencer(page, model_files, folder)
         str(folder / '1.png'),
         [(str(folder / '0.png'), [WHOLE], 'coin')],
         score_thr=0,
-        nms_thr=0.7,
+        nms_thr=0.5,
         class_agnostic_nms=True,
         as_dict=True,
     )

@@ -41,8 +41,8 @@ def test_image_demo_on_folder(call, model_files, image_folder, reference, tmp_pa
     inferencer = DINOR1Inferencer(model_files.config, model_files.checkpoint, device='cpu')
     visual = [(image_folder / '0.png', [5, 5, 30, 40], 'cat'), (image_folder / '1.png', [5, 5, 30, 40], 'dog')]
     inferencer.set_prompts(visual=visual, negative='dog')
-    request = dict(prompts=['cat'], negative_prompts=['dog'], score_thr=0.01, nms_thr=0.7, class_agnostic_nms=False)
-    for i, result in enumerate(inferencer.predict(image_folder, score_thr=0.01, nms_thr=0.7, as_dict=True)):
+    request = dict(prompts=['cat'], negative_prompts=['dog'], score_thr=0.01, nms_thr=0.5, class_agnostic_nms=False)
+    for i, result in enumerate(inferencer.predict(image_folder, score_thr=0.01, nms_thr=0.5, as_dict=True)):
         written = json.loads((tmp_path / f'preds/{i}.json').read_text())
         assert result['bboxes']
         assert set(result['names']) == {'cat'}
