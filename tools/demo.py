@@ -29,9 +29,10 @@ TITLES = {'sft': 'VIS-GDINO', 'grqo': 'DINO-R1'}
 # A longer warm-up of the learning rate: a tenth of so few iterations is too short.
 QUICK_SCHEDULE = ('param_scheduler.0.total_steps=2', 'param_scheduler.0.pct_start=0.5')
 
+# The strong recipe of docs/strong_recipe.md.
 ICON_CONFIGS = {
-    'sft': 'configs/vis_gdino/vis-gdino_nano-lite0_1xb16_2e_icons.py',
-    'grqo': 'configs/dino_r1/dino-r1_nano-lite0_1xb16_2e_icons.py',
+    'sft': 'configs/strong/strong_nano-lite0_1xb16_2e_icons.py',
+    'grqo': 'configs/strong/strong-grqo_nano-lite0_1xb16_2e_icons.py',
 }
 # Fewer images of each split.
 QUICK_ICONS = ('train=32', 'val_base=4', 'test_base=4', 'val_novel=8', 'test_novel=8', 'test_style=4') + tuple(
@@ -118,7 +119,7 @@ def icon_phases(out: Path, data: Path, quick: bool) -> list[Phase]:
         ('other_image', 'one exemplar on another image', 'support_val_novel_same'),
     ):
         files = [str(root / 'annotations/val_novel.json'), str(root / 'images/val_novel')]
-        options = ['--score-thr', '0.15', '--model', ICON_CONFIGS['grqo'], str(out / 'grqo/epoch_2.pth')]
+        options = ['--score-thr', '0.3', '--model', ICON_CONFIGS['grqo'], str(out / 'grqo/epoch_2.pth')]
         if support:
             options += ['--support', str(root / f'annotations/{support}.json'), str(root / 'images' / support)]
         command = ['tools/analysis_tools/draw_gallery.py', *files, *options, '--out', str(out / f'{name}.png')]
