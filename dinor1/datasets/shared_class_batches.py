@@ -27,7 +27,7 @@ class SharedClassBatchSampler(ResumableBatchSampler):
 
     Args:
         sampler: Source of indices with ``dataset``, whose ``get_data_info(i)['instances']`` have ``bbox_label``; such
-            as MMEngine's ``DefaultSampler`` on a COCO data set.
+            as MMEngine's ``DefaultSampler`` on a COCO data set. A label must mean the same class in every image.
         batch_size: Images per batch.
         drop_last: Leave out the last batch if it is not full.
         lookahead: Number of images among which an image is chosen, at least 1. With 1, batches are those of
