@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--baselines', default='results/protocols.jsonl', help='results of protocol_baselines.py')
     parser.add_argument(
-        '--compare', nargs='+', default=['lite without rescoring', 'training-free'], metavar='NAME', help='further columns of the tables'
+        '--compare', nargs='+', default=['training-free'], metavar='NAME', help='further columns of the tables'
     )
     parser.add_argument('--update', metavar='FILE.md', help=f'write the tables between <!-- {NAME}:begin --> and :end')
     return parser.parse_args()
