@@ -379,6 +379,8 @@ class DINOR1Inferencer:
             raise InputError('no prompts are set: call set_prompts before predict')
         check_batch_size(batch_size)
         thresholds = class_thresholds(score_thr, self.prompts)
+        if class_agnostic_nms and nms_thr is None:
+            raise InputError('class_agnostic_nms needs nms_thr; give a threshold, such as 0.5')
         max_iou = 1 if nms_thr is None else nms_thr
         removal = DuplicateRemoval(iou_threshold=max_iou, class_agnostic=class_agnostic_nms)
         own_rule = nullcontext() if nms_thr is None else duplicates_kept(self.model)

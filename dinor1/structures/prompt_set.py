@@ -29,6 +29,7 @@ class PromptSet:
         mask: (K,) True = valid, False = not offered to the detector.
         groups: (K,) group index; in the encoder, prompts attend only to the prompts of their own group.
         negative: (num_classes,) True = the class is searched for, but its detections are not reported.
+        visual: Whether all embeddings are those of boxes; False: some come from names, or are mixed with names.
 
     Raises:
         ValueError: the fields have inconsistent shapes.
@@ -41,6 +42,7 @@ class PromptSet:
     mask: Tensor
     groups: Tensor
     negative: Tensor
+    visual: bool = True
 
     def __post_init__(self) -> None:
         num_prompts = len(self.embeddings)
@@ -135,7 +137,8 @@ class PromptSet:
             num_classes, num_groups = num_classes + len(s.names), num_groups + int(s.groups.max()) + 1
         # Concatenate the fields.
         embeddings, labels, mask, groups, negative = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return cls(embeddings, names, labels, mask, groups, negative)
+        visual = all(s.visual for s in sets)
+        return cls(embeddings, names, labels, mask, groups, negative, visual)
 
     def split(self, max_classes: int) -> list['PromptSet']:
         """Split into sets of at most ``max_classes`` offered classes; each keeps the names of all classes.
@@ -211,9 +214,10 @@ class PromptSet:
             mask.append(bool(found))
             negative.append(bool(found) and all(hidden for _, hidden in found))
         device = self.embeddings.device
-        return PromptSet.from_classes(
+        mixed = PromptSet.from_classes(
             torch.stack(rows), names, torch.tensor(mask, device=device), torch.tensor(negative, device=device)
         )
+        return replace(mixed, visual=self.visual and other.visual)
 
     def _offers(self) -> dict[str, list[tuple[Tensor, bool]]]:
         """Embedding (C,) of each offered class, and whether it is negative, by the key of the class's name."""

@@ -44,6 +44,8 @@ def test_predict_removes_duplicates_per_class_or_of_all_classes(prompted, image_
         assert len(kept) < len(everything)
     with pytest.raises(InputError, match=r'IoU threshold must be a number in \[0, 1\]'):
         predict(nms_thr=2)
+    with pytest.raises(InputError, match='class_agnostic_nms needs nms_thr'):
+        predict(class_agnostic_nms=True)
 
 
 def test_nms_threshold_of_predict_replaces_that_of_the_config(prompted, image_folder, monkeypatch):

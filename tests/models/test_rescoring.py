@@ -146,3 +146,22 @@ def test_pass_without_classes_of_an_image_adds_no_detection(build_tiny, make_bat
     _, second = model.predict(inputs, samples, [prompts, few])
     num_queries = model.num_queries
     assert (second.pred_instances.scores > 0).sum() == 2 * num_queries
+
+
+@torch.no_grad()
+def test_prompts_with_names_keep_the_scores_of_the_decoder(build_tiny, make_batch):
+    """Text prompts, and any set that contains some."""
+    model = build_tiny(**{'model.test_cfg.rescoring': {}}).eval()
+    inputs, samples = make_batch((1,))
+    visual = PromptSet.from_classes(torch.randn(2, model.embed_dims), ['a', 'b'])
+    text = replace(PromptSet.from_classes(torch.randn(2, model.embed_dims), ['b', 'c']), visual=False)
+    only_c = replace(PromptSet.from_classes(torch.randn(1, model.embed_dims), ['c']), visual=False)
+
+    def scores(prompts, rescoring):
+        model.rescoring = rescoring
+        return model.predict(inputs, samples, prompts)[0].pred_instances.scores
+
+    for prompts in (text, visual.mix(text), PromptSet.concat([visual, only_c])):
+        assert not prompts.visual
+        assert torch.equal(scores(prompts, Rescoring()), scores(prompts, None))
+    assert not torch.equal(scores(visual, Rescoring()), scores(visual, None))

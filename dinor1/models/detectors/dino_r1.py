@@ -11,6 +11,7 @@ arXiv 2505.24025. Visual prompt embeddings take the place of the text tokens of 
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -328,7 +329,8 @@ class DINOR1(BaseDetector):
         if self.language_model is None:
             raise InputError('this model has no language model and takes no text prompts; prompt it with boxes')
         per_token = self.prompts_cfg.text_prompts == 'token'
-        return encode_text(names, self.language_model, self.text_feat_map, per_token=per_token)
+        prompts = encode_text(names, self.language_model, self.text_feat_map, per_token=per_token)
+        return replace(prompts, visual=False)
 
     def prompt_sets(
         self, features: ImageFeatures, batch_data_samples: list[DetDataSample], prompts: Prompts

@@ -24,10 +24,9 @@ def batch_detections(
     parts = split_vocabulary(prompt_sets, model.test_cfg.get('chunked_size', -1))
     passes = [(inference_output(model, features, offered), offered) for offered in parts]
     with full_precision(features.feat.device):
-        if model.rescoring is not None:
-            # Compare the boxes of all passes with the whole vocabulary.
-            shared = (prompt_sets, passes, model.rescoring, rescale)
-            found = rescored_detections(model, features, samples, *shared)
+        if model.rescoring is not None and all(prompts.visual for prompts in prompt_sets):
+            # Compare the boxes of all passes with the whole vocabulary; embeddings of names are too dissimilar to them.
+            found = rescored_detections(model, features, samples, prompt_sets, passes, model.rescoring, rescale)
         else:
             # Merge the detections of all passes.
             single = [model.bbox_head.predict(*one, samples, rescale) for one in passes]

@@ -1,9 +1,9 @@
 """Rescoring of detections: their boxes are encoded like exemplars, and compared with the prompts.
 
-The decoder's classification compares queries with prompts; at the end of a short training it tells objects from
-background, but hardly distinguishes classes. The prompt encoder, which embeds the exemplars, does so earlier. Therefore
-it embeds the detected boxes too. F-VLM (arXiv 2209.15639) combines the scores of a detector with those of a frozen
-image encoder for the same reason.
+The decoder's classification compares queries with prompts. After a short training on the icon world it tells objects
+from background, but hardly distinguishes classes, which the prompt encoder does. Therefore the prompt encoder, which
+embeds the exemplars, embeds the detected boxes too. F-VLM (arXiv 2209.15639) combines the scores of a detector with
+those of a frozen image encoder for the same reason. Prompts with names keep the scores of the decoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -105,6 +105,9 @@ def rescored_detections(
         passes: The decoder's output of each pass, and the prompts of each image in it.
         settings: Settings of the scores.
         rescale: Return pixels of the original image instead of the network input.
+
+    Returns:
+        Per image, the detections in the form of the head's ``predict``.
     """
     # Collect the boxes of all passes, and the highest score that their pass gives them.
     objectness, boxes = [], []
@@ -119,12 +122,11 @@ def rescored_detections(
     pixels = bbox_cxcywh_to_xyxy(cxcywh) * sizes[:, None]
     embeddings = model.encode_boxes(features, list(pixels), shapes).view(*scores.shape, -1)
     # Compare them with the prompts.
-    return [
-        model.bbox_head.select_detections(rescore(*row, prompts, settings), box, prompts, sample.metainfo, rescale)
-        for row, box, prompts, sample in zip(
-            zip(scores, embeddings, strict=True), cxcywh, prompt_sets, samples, strict=True
-        )
-    ]
+    found = []
+    for i, (prompts, sample) in enumerate(zip(prompt_sets, samples, strict=True)):
+        rescored = rescore(scores[i], embeddings[i], prompts, settings)
+        found.append(model.bbox_head.select_detections(rescored, cxcywh[i], prompts, sample.metainfo, rescale))
+    return found
 
 
 def _highest(logits: Tensor, offered: PromptSet) -> Tensor:
