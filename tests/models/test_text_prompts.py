@@ -43,7 +43,9 @@ def test_encode_text_gives_the_norm_of_visual_prompts(build_tiny, make_batch):
     prompts = encode_text(['a b', 'c'], model.language_model, model.text_feat_map)
     torch.testing.assert_close(prompts.embeddings.norm(dim=-1), torch.full((2,), 32**0.5))
     inputs, samples = make_batch((1,))
-    found = model.predict(inputs, samples, model.text_prompt_set(['red cup', 'blue cup']))[0].pred_instances
+    prompts = model.text_prompt_set(['red cup', 'blue cup'])
+    assert not prompts.visual
+    found = model.predict(inputs, samples, prompts)[0].pred_instances
     assert set(found.label_names) <= {'red cup', 'blue cup'}
     assert len(found) == 10
 
